@@ -116,7 +116,6 @@ class EptEntry {
   constexpr bool suppress_ve() const { return Has(ept::kSuppressVe); }
   constexpr bool sub_page_write() const { return Has(ept::kSubPageWrite); }
   constexpr bool host_writable() const { return Has(ept::kSoftHostWritable); }
-  constexpr bool write_protected() const { return Has(ept::kSoftWriteProtected); }
   constexpr bool access_tracked() const { return Has(ept::kSoftAccessTracked); }
   constexpr uint64_t mmio_generation() const {
     return (raw_ >> ept::kMmioGenerationLowShift &
@@ -142,8 +141,6 @@ class EptEntry {
   constexpr EptEntry WithoutSuppressVe() const { return Without(ept::kSuppressVe); }
   constexpr EptEntry WithHostWritable() const { return With(ept::kSoftHostWritable); }
   constexpr EptEntry WithoutHostWritable() const { return Without(ept::kSoftHostWritable); }
-  constexpr EptEntry WithWriteProtected() const { return With(ept::kSoftWriteProtected); }
-  constexpr EptEntry WithoutWriteProtected() const { return Without(ept::kSoftWriteProtected); }
   constexpr EptEntry WithMemoryType(MemoryType type) const {
     return EptEntry((raw_ & ~ept::kMemoryTypeMask) |
                     static_cast<uint64_t>(type) << ept::kMemoryTypeShift);

@@ -44,7 +44,8 @@ inline constexpr uint64_t kRightsMask = kRead | kWrite | kExecute;
 inline constexpr uint64_t kTableReservedLow = Bits(6, 3);
 
 // --- Entries, bits that hardware ignores and the engine uses -------------------------------------
-// The host lets the page be written: W may be given back without asking the host again.
+// The host lets the page be written: a W that logging or aging took may be given back without asking
+// the host again.
 inline constexpr uint64_t kSoftHostWritable = Bit(11);
 // The leaf was made for a shared page of a guest with private memory.
 inline constexpr uint64_t kSoftShared = Bit(52);
@@ -53,10 +54,10 @@ inline constexpr int kSoftSavedRightsShift = 53;
 inline constexpr uint64_t kSoftSavedRightsMask = Bits(56, 53);
 // The leaf's rights stand in the saved bits.
 inline constexpr uint64_t kSoftAccessTracked = Bit(59);
-// W is missing because writes here are being logged, not because the page is read-only.
-inline constexpr uint64_t kSoftWriteProtected = Bit(62);
 inline constexpr uint64_t kSoftMask = kSoftHostWritable | kSoftShared | kSoftSavedRightsMask |
-                                      kSoftAccessTracked | kSoftWriteProtected;
+                                      kSoftAccessTracked;
+// Ignored by hardware and not used.
+inline constexpr uint64_t kUnused = Bit(62);
 
 // An MMIO entry is a misconfiguration on purpose: W and X without R, which no capability allows. All
 // its other bits are the engine's: a slot generation in two pieces, and the frame number.
@@ -121,9 +122,9 @@ inline constexpr uint64_t kHardwareLeafBits =
     kRightsMask | kMemoryTypeMask | kIgnorePat | kLargePage | kAccessed | kDirty | kUserExecute |
     kAddressMask | kVerifyGuestPaging | kPagingWrite | kSupervisorShadowStack | kSubPageWrite |
     kSuppressVe;
-static_assert((kHardwareLeafBits & kSoftMask) == 0, "a software bit stands on a hardware bit");
-static_assert(std::popcount(kSoftMask) == 8, "software bits overlap");
-static_assert((kHardwareLeafBits | kSoftMask) == ~uint64_t{0}, "a bit has no owner");
+static_assert((kHardwareLeafBits & (kSoftMask | kUnused)) == 0, "a software bit stands on a hardware bit");
+static_assert(std::popcount(kSoftMask) == 7, "software bits overlap");
+static_assert((kHardwareLeafBits | kSoftMask | kUnused) == ~uint64_t{0}, "a bit has no owner");
 static_assert(((Bits(kMmioGenerationLowShift + kMmioGenerationLowBits - 1, 3) |
                 Bits(kMmioGenerationHighShift + kMmioGenerationHighBits - 1, 52)) &
                (kRightsMask | kAddressMask | kSuppressVe)) == 0,
