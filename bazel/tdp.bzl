@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The rules that every BUILD file of libtdp uses: one place for warnings and include paths."""
+
+load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
+
+# .bazelrc turns them into errors in our own checkout, so that a newer compiler's new warning
+# cannot break an embedder's build.
+_WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wcast-qual",
+    "-Wnon-virtual-dtor",
+    "-Woverloaded-virtual",
+    "-Wshadow",
+    "-Wvla",
+]
+
+# base, memslot, rmap and mmu must link into kernels and hypervisors that have neither.
+_CORE = [
+    "-fno-exceptions",
+    "-fno-rtti",
+]
+
+def tdp_library(name, hdrs = [], srcs = [], deps = [], core = False, copts = [], **kwargs):
+    """A library whose headers are included as "tdp/<package>/<header>".
+
+    Args:
+      name: the one concept it holds.
+      hdrs: its public headers.
+      srcs: its sources.
+      deps: what it uses.
+      core: whether it builds without exceptions and RTTI.
+      copts: further compiler options.
+      **kwargs: whatever else cc_library takes.
+    """
+    package = native.package_name()
+    cc_library(
+        name = name,
+        hdrs = hdrs,
+        srcs = srcs,
+        copts = _WARNINGS + (_CORE if core else []) + copts,
+        include_prefix = "tdp/" + package if package else "tdp",
+        strip_include_prefix = "/" + package,
+        deps = deps,
+        **kwargs
+    )
+
+def tdp_binary(name, copts = [], **kwargs):
+    """A program."""
+    cc_binary(
+        name = name,
+        copts = _WARNINGS + copts,
+        **kwargs
+    )
+
+def tdp_test(name, deps = [], size = "small", copts = [], **kwargs):
+    """A GoogleTest program; main() comes with it."""
+    cc_test(
+        name = name,
+        size = size,
+        copts = _WARNINGS + copts,
+        deps = deps + ["@com_google_googletest//:gtest_main"],
+        **kwargs
+    )
+
+def tdp_benchmark(name, deps = [], copts = [], **kwargs):
+    """A Google Benchmark program; main() comes with it. `./run bench` runs them all."""
+    cc_binary(
+        name = name,
+        testonly = True,
+        copts = _WARNINGS + copts,
+        deps = deps + ["@com_github_google_benchmark//:benchmark_main"],
+        **kwargs
+    )
+
+def tdp_fuzz_test(name, deps = [], copts = [], linkopts = [], tags = [], **kwargs):
+    """A libFuzzer program, for `./run fuzz` alone: it needs --config=fuzz."""
+    cc_binary(
+        name = name,
+        testonly = True,
+        copts = _WARNINGS + copts,
+        linkopts = linkopts + ["-fsanitize=fuzzer"],
+        tags = tags + ["manual"],
+        deps = deps,
+        **kwargs
+    )
