@@ -18,7 +18,8 @@ using AddressSpaceId = uint16_t;
 inline constexpr uint32_t kSlotLogDirtyPages = 1;
 inline constexpr uint32_t kSlotReadOnly = 2;
 
-// What an embedder asks for; `size` 0 deletes the slot. Sizes and addresses in bytes, 4 KiB aligned.
+// What an embedder asks for; `size` 0 deletes the slot. Sizes and addresses in bytes, 4 KiB
+// aligned.
 struct MemoryRegion {
   uint32_t slot = 0;  // below the VM's slot limit
   AddressSpaceId address_space = 0;
@@ -41,16 +42,19 @@ struct MemorySlot {
   PageCount pages;
   Hva hva;
   // The slot's dirty log and large-page permits. Alive while the change sequence of the `Vm` stands
-  // where it stood when the slot was looked up; touch it only inside an MMU section that checked so.
+  // where it stood when the slot was looked up; touch it only inside an MMU section that checked
+  // so.
   SlotState* state = nullptr;
 
   constexpr Gfn end() const { return base + pages; }
-  constexpr bool Contains(Gfn gfn) const { return gfn >= base && gfn < end(); }
+  constexpr bool Contains(Gfn gfn) const { return gfn - base < pages; }
   constexpr bool logs_dirty_pages() const { return (flags & kSlotLogDirtyPages) != 0; }
   constexpr bool is_read_only() const { return (flags & kSlotReadOnly) != 0; }
   constexpr Hva HvaOf(Gfn gfn) const { return hva + (gfn - base).bytes(); }
   // Index of a contained frame in the slot, for per-page state.
   constexpr uint64_t IndexOf(Gfn gfn) const { return (gfn - base).raw(); }
+
+  friend constexpr bool operator==(const MemorySlot&, const MemorySlot&) = default;
 };
 
 }  // namespace tdp

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The dirty bitmap of a slot: which of its pages were written since they were last taken.
+//
+// A radix tree over 64-page words. A chunk holds the words of 128 MiB of guest memory, a directory
+// 512 chunks; both come to be when a page in them is about to be written, so a slot costs what it
+// touches. On every floor a summary bit says which words, chunks and directories may hold a dirty
+// page: taking the log costs what is dirty, not what the slot spans.
+//
+// Marking goes bottom up (word, then summaries), taking goes top down (summaries, then word), and
+// all of it is sequentially consistent. So a page whose `Mark` returned before a `Take` began is in
+// that `Take`: had the marker seen a summary bit that the taker has since cleared, the taker reads
+// the word after the marker wrote it.
+
+#ifndef TDP_MEMSLOT_DIRTY_LOG_H_
+#define TDP_MEMSLOT_DIRTY_LOG_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/base/optimization.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/base/address.h"
+
+namespace tdp {
+
+class DirtyLog {
+ public:
+  static constexpr uint64_t kPagesPerWord = 64;
+  static constexpr uint64_t kPagesPerChunk = kPagesPerWord * 512;
+  static constexpr uint64_t kPagesPerDirectory = kPagesPerChunk * 512;
+
+  enum class Initial { kClean, kAllDirty };
+
+  // Receives dirty pages a word at a time: page `base + i` of the slot for every bit i of `mask`.
+  // `base` is a multiple of 64, `mask` is not 0, and bases ascend.
+  using Visitor = absl::FunctionRef<void(uint64_t base, uint64_t mask)>;
+
+  // ResourceExhausted if there is no memory. `kAllDirty` starts with every page dirty and costs no
+  // more.
+  static absl::StatusOr<std::unique_ptr<DirtyLog>> Create(PageCount pages, Initial initial);
+
+  ~DirtyLog();
+  DirtyLog(const DirtyLog&) = delete;
+  DirtyLog& operator=(const DirtyLog&) = delete;
+
+  PageCount pages() const { return PageCount(pages_); }
+
+  // Makes room for marking page `index`. Allocates, so it belongs before any section; any thread.
+  // ResourceExhausted if there is no memory. Cheap when there is room.
+  absl::Status Prepare(uint64_t index) {
+    if (ABSL_PREDICT_TRUE(IsPrepared(index))) return absl::OkStatus();
+    return PrepareSlow(index);
+  }
+  bool IsPrepared(uint64_t index) const { return absent_is_dirty_ || FindChunk(index) != nullptr; }
+
+  // Marks page `index`, which has been prepared. Any thread; lock-free, never allocates; loads
+  // alone if the page is dirty already. Make the page writable first, then mark it
+  // (docs/locking.md).
+  void Mark(uint64_t index) {
+    MarkWord(index & ~(kPagesPerWord - 1), uint64_t{1} << (index % kPagesPerWord));
+  }
+  // Marks page `base + i` for every bit i of `mask`; `base` is a multiple of 64 and prepared, and
+  // no bit stands for a page beyond the slot.
+  void MarkWord(uint64_t base, uint64_t mask);
+
+  bool IsDirty(uint64_t index) const;
+  uint64_t CountDirty() const;
+
+  // Takes every dirty page out of the log and shows it to `visit`, which write-protects it. After
+  // that come the flush and the hand-out, in this order (docs/locking.md). One taker or clearer at
+  // a time. ResourceExhausted, with nothing taken, is possible only in a log that started all
+  // dirty.
+  absl::Status Take(Visitor visit);
+
+  // Shows every dirty page to `visit` and leaves it dirty.
+  void Copy(Visitor visit) const;
+
+  // Takes the pages of [first, first + count) whose bit in `bits` is set (bit 0 is page `first`)
+  // out of the log, and shows those that were dirty to `visit`. `first` is a multiple of 64; `bits`
+  // has a bit for each page, at least. One taker or clearer at a time. ResourceExhausted, with
+  // nothing taken, as `Take`.
+  absl::Status Clear(uint64_t first, uint64_t count, absl::Span<const uint64_t> bits,
+                     Visitor visit);
+
+  // Memory in use, this object included.
+  size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  using Word = std::atomic<uint64_t>;
+
+  struct Chunk {
+    std::array<Word, 512 / 64> summary;  // which words may be dirty
+    std::array<Word, 512> words;
+  };
+  struct Directory {
+    ~Directory();
+    std::array<Word, 512 / 64> summary;  // which chunks may be dirty
+    std::array<std::atomic<Chunk*>, 512> chunks;
+  };
+  // 2^31 pages, the most that a slot has, are 128 directories.
+  struct Root {
+    std::array<Word, 2> summary;
+    std::unique_ptr<std::atomic<Directory*>[]> directories;
+  };
+
+  DirtyLog(PageCount pages, Initial initial);
+
+  Directory* FindDirectory(uint64_t index) const {
+    return root_.directories[index / kPagesPerDirectory].load(std::memory_order_acquire);
+  }
+  Chunk* FindChunk(uint64_t index) const {
+    Directory* directory = FindDirectory(index);
+    if (directory == nullptr) return nullptr;
+    return directory->chunks[index / kPagesPerChunk % 512].load(std::memory_order_acquire);
+  }
+
+  absl::Status PrepareSlow(uint64_t index);
+  // Gives every absent chunk of [first, last) that counts as dirty its memory.
+  absl::Status Materialize(uint64_t first, uint64_t last);
+  Directory* MakeDirectory(uint64_t index);
+  Chunk* MakeChunk(Directory* directory, uint64_t index);
+  void TakeDirectory(Directory* directory, uint64_t base, Visitor visit);
+  static void TakeChunk(Chunk* chunk, uint64_t base, Visitor visit);
+  void CopyDirectory(const Directory* directory, uint64_t base, Visitor visit) const;
+  void CopyChunk(const Chunk* chunk, uint64_t base, Visitor visit) const;
+  void ClearWord(uint64_t base, uint64_t mask, Visitor visit);
+  // Bits of the pages of the word at `base` that lie inside the slot.
+  uint64_t WordMask(uint64_t base) const;
+
+  const uint64_t pages_;
+  // In a log that started all dirty, pages without a chunk are dirty.
+  const bool absent_is_dirty_;
+  const uint64_t directories_;
+  Root root_;
+  std::atomic<size_t> bytes_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MEMSLOT_DIRTY_LOG_H_

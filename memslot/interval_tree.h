@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A persistent B+ tree of intervals: an edit copies the nodes from the root to one leaf and leaves
+// the old tree as it was, so that readers of the old root see the old intervals.
+//
+// Nodes are wide (up to 20 children or 15 cells in eight cache lines): 32764 slots are four levels
+// deep, and the search of a node is a run of independent compares without a branch. Inner nodes
+// know the greatest end below them, which makes the tree an interval tree (Cormen et al., 14.3):
+// intervals may overlap, and those that meet a range are found in O(log n) each.
+//
+// A node that an edit replaced may be filled again while a reader still looks at it. So a reader
+// brings `unchanged`, a predicate that says whether its tree is still the published one, and
+// everything that is read is asked for again before it is used. The writer needs none.
+
+#ifndef TDP_MEMSLOT_INTERVAL_TREE_H_
+#define TDP_MEMSLOT_INTERVAL_TREE_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "tdp/memslot/interval_node.h"
+
+namespace tdp::internal {
+
+// One interval with what the user stores beside it. Keys are unique; `key >> shift` of the tree is
+// where the interval begins, and the low 32 bits of `words[0]` are its length.
+struct IntervalCell {
+  uint64_t key = 0;
+  uint64_t words[3] = {};
+
+  uint64_t length() const { return words[0] & 0xffffffff; }
+};
+
+// The root of a tree in one word: the address of the node and, in the bits that its alignment
+// leaves free, the number of inner levels. Zero is the empty tree.
+class IntervalRoot {
+ public:
+  constexpr IntervalRoot() = default;
+  constexpr explicit IntervalRoot(uint64_t raw) : raw_(raw) {}
+  IntervalRoot(IntervalNode* node, int inner_levels)
+      : raw_(reinterpret_cast<uintptr_t>(node) | static_cast<unsigned>(inner_levels)) {}
+
+  constexpr uint64_t raw() const { return raw_; }
+  constexpr bool is_empty() const { return raw_ == 0; }
+  IntervalNode* node() const { return reinterpret_cast<IntervalNode*>(raw_ & ~kLevelMask); }
+  constexpr int inner_levels() const { return static_cast<int>(raw_ & kLevelMask); }
+
+  friend constexpr bool operator==(IntervalRoot, IntervalRoot) = default;
+
+ private:
+  static constexpr uint64_t kLevelMask = alignof(IntervalNode) - 1;
+
+  uint64_t raw_ = 0;
+};
+
+// Where a node keeps what. Unused keys hold `kNoKey`, which is greater than every key.
+struct IntervalLayout {
+  static constexpr int kLeafCapacity = 15;
+  static constexpr int kInnerCapacity = 20;
+  static constexpr int kCount = 0;  // word 0: number of cells or children
+  static constexpr int kKeys = 1;
+  static constexpr int kCells = kKeys + kLeafCapacity;   // leaf: three words each
+  static constexpr int kEnds = kKeys + kInnerCapacity;   // inner: greatest end below each child
+  static constexpr int kNodes = kEnds + kInnerCapacity;  // inner: the children
+  static constexpr uint64_t kNoKey = ~uint64_t{0};
+
+  static_assert(kCells + 3 * kLeafCapacity <= IntervalNode::kWords);
+  static_assert(kNodes + kInnerCapacity <= IntervalNode::kWords);
+};
+
+enum class IntervalSearch { kFound, kAbsent, kChanged };
+
+// Nodes that a sequence of edits made, and those of older trees that it made superfluous. A node
+// that one edit made and a later one replaced stands in both.
+struct IntervalEdits {
+  std::vector<IntervalNode*> made;
+  std::vector<IntervalNode*> replaced;
+};
+
+class IntervalTree {
+ public:
+  using Cell = IntervalCell;
+  using Layout = IntervalLayout;
+
+  // `pool` outlives the tree. `key_shift`: how far the begin of an interval stands above bit 0 of
+  // keys.
+  IntervalTree(IntervalNodePool* pool, int key_shift) : pool_(pool), key_shift_(key_shift) {}
+
+  // Nodes to reserve in the pool for one edit of the tree of `root`.
+  static int NodesForEdit(IntervalRoot root) { return 2 * (root.inner_levels() + 1) + 1; }
+
+  // Each returns the root of a new tree and adds to `edits`; the caller has reserved the nodes. The
+  // key must be absent for `Insert` and present for the others.
+  IntervalRoot Insert(IntervalRoot root, const Cell& cell, IntervalEdits* edits) const;
+  IntervalRoot Replace(IntervalRoot root, const Cell& cell, IntervalEdits* edits) const;
+  IntervalRoot Remove(IntervalRoot root, uint64_t key, IntervalEdits* edits) const;
+
+  // The cell with the greatest key that is not above `key`.
+  template <typename Unchanged>
+  static IntervalSearch FindAtOrBelow(IntervalRoot root, uint64_t key, Cell* cell,
+                                      const Unchanged& unchanged);
+
+  // The cell with the smallest key, at least `min_key`, whose interval meets [begin, end).
+  template <typename Unchanged>
+  IntervalSearch FindOverlap(IntervalRoot root, uint64_t begin, uint64_t end, uint64_t min_key,
+                             Cell* cell, const Unchanged& unchanged) const {
+    if (root.is_empty()) return IntervalSearch::kAbsent;
+    return FindOverlapBelow(root.node(), root.inner_levels(), Range{begin, end, min_key}, cell,
+                            unchanged);
+  }
+
+  // Calls `visit(cell)` for every cell whose interval meets [begin, end), by ascending key. For the
+  // writer.
+  template <typename Visit>
+  void ForEachOverlap(IntervalRoot root, uint64_t begin, uint64_t end, const Visit& visit) const;
+
+  uint64_t BeginOf(const Cell& cell) const { return cell.key >> key_shift_; }
+  uint64_t EndOf(const Cell& cell) const { return BeginOf(cell) + cell.length(); }
+
+ private:
+  struct Range {
+    uint64_t begin;
+    uint64_t end;
+    uint64_t min_key;
+  };
+
+  // How many of the first `kCapacity` keys are at most `key`.
+  template <int kCapacity>
+  static int CountAtOrBelow(const IntervalNode& node, uint64_t key) {
+    int count = 0;
+    for (int i = 0; i < kCapacity; ++i) count += node.Load(Layout::kKeys + i) <= key ? 1 : 0;
+    return count;
+  }
+
+  static Cell LoadCell(const IntervalNode& node, int i) {
+    const int at = Layout::kCells + 3 * i;
+    return {node.Load(Layout::kKeys + i), {node.Load(at), node.Load(at + 1), node.Load(at + 2)}};
+  }
+
+  static const IntervalNode* LoadChild(const IntervalNode& node, int i) {
+    return reinterpret_cast<const IntervalNode*>(node.Load(Layout::kNodes + i));
+  }
+
+  template <typename Unchanged>
+  IntervalSearch FindOverlapBelow(const IntervalNode* node, int inner_levels, const Range& range,
+                                  Cell* cell, const Unchanged& unchanged) const;
+  template <typename Unchanged>
+  IntervalSearch FindOverlapInLeaf(const IntervalNode& node, const Range& range, Cell* cell,
+                                   const Unchanged& unchanged) const;
+
+  IntervalNodePool* pool_;
+  int key_shift_;
+};
+
+template <typename Unchanged>
+IntervalSearch IntervalTree::FindAtOrBelow(IntervalRoot root, uint64_t key, Cell* cell,
+                                           const Unchanged& unchanged) {
+  if (root.is_empty()) return IntervalSearch::kAbsent;
+  key = std::min(key, Layout::kNoKey - 1);
+  const IntervalNode* node = root.node();
+  for (int level = root.inner_levels(); level > 0; --level) {
+    const int below = CountAtOrBelow<Layout::kInnerCapacity>(*node, key);
+    const IntervalNode* child = LoadChild(*node, std::max(below, 1) - 1);
+    if (!unchanged()) return IntervalSearch::kChanged;
+    if (below == 0) return IntervalSearch::kAbsent;
+    node = child;
+  }
+  const int below = CountAtOrBelow<Layout::kLeafCapacity>(*node, key);
+  *cell = LoadCell(*node, std::max(below, 1) - 1);
+  if (!unchanged()) return IntervalSearch::kChanged;
+  return below == 0 ? IntervalSearch::kAbsent : IntervalSearch::kFound;
+}
+
+template <typename Unchanged>
+IntervalSearch IntervalTree::FindOverlapBelow(const IntervalNode* node, int inner_levels,
+                                              const Range& range, Cell* cell,
+                                              const Unchanged& unchanged) const {
+  if (inner_levels == 0) return FindOverlapInLeaf(*node, range, cell, unchanged);
+  // The last child that begins at or below `min_key` may hold it; those before it cannot.
+  const int first = std::max(CountAtOrBelow<Layout::kInnerCapacity>(*node, range.min_key), 1) - 1;
+  for (int i = first; i < Layout::kInnerCapacity; ++i) {
+    const uint64_t key = node->Load(Layout::kKeys + i);
+    const uint64_t last_end = node->Load(Layout::kEnds + i);
+    const IntervalNode* child = LoadChild(*node, i);
+    if (!unchanged()) return IntervalSearch::kChanged;
+    if (key == Layout::kNoKey || key >> key_shift_ >= range.end) break;
+    if (last_end <= range.begin) continue;
+    const IntervalSearch found = FindOverlapBelow(child, inner_levels - 1, range, cell, unchanged);
+    if (found != IntervalSearch::kAbsent) return found;
+  }
+  return IntervalSearch::kAbsent;
+}
+
+template <typename Unchanged>
+IntervalSearch IntervalTree::FindOverlapInLeaf(const IntervalNode& node, const Range& range,
+                                               Cell* cell, const Unchanged& unchanged) const {
+  for (int i = 0; i < Layout::kLeafCapacity; ++i) {
+    const Cell candidate = LoadCell(node, i);
+    if (!unchanged()) return IntervalSearch::kChanged;
+    if (candidate.key == Layout::kNoKey || BeginOf(candidate) >= range.end) break;
+    if (candidate.key < range.min_key || EndOf(candidate) <= range.begin) continue;
+    *cell = candidate;
+    return IntervalSearch::kFound;
+  }
+  return IntervalSearch::kAbsent;
+}
+
+template <typename Visit>
+void IntervalTree::ForEachOverlap(IntervalRoot root, uint64_t begin, uint64_t end,
+                                  const Visit& visit) const {
+  constexpr auto kUnchanged = [] { return true; };
+  Cell cell;
+  for (uint64_t key = 0;
+       FindOverlap(root, begin, end, key, &cell, kUnchanged) == IntervalSearch::kFound;
+       key = cell.key + 1) {
+    visit(cell);
+  }
+}
+
+}  // namespace tdp::internal
+
+#endif  // TDP_MEMSLOT_INTERVAL_TREE_H_

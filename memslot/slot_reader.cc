@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/memslot/slot_reader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "tdp/base/address.h"
+#include "tdp/base/check.h"
+#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_cell.h"
+
+namespace tdp {
+
+using internal::IntervalCell;
+using internal::IntervalSearch;
+
+const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
+  TDP_DCHECK(address_space < set_.limits().address_spaces);
+  IntervalCell cell;
+  IntervalSearch found;
+  do {
+    answer_generation_ = set_.generation(address_space);
+    found = internal::IntervalTree::FindAtOrBelow(
+        set_.GfnRoot(address_space), gfn.raw(), &cell,
+        [&] { return set_.generation(address_space) == answer_generation_; });
+  } while (ABSL_PREDICT_FALSE(found == IntervalSearch::kChanged));
+  if (found == IntervalSearch::kAbsent) return nullptr;
+  if (gfn.raw() - cell.key >= cell.length()) return nullptr;
+  hit_ = internal::SlotOfGfnCell(cell);
+  hit_generation_ = answer_generation_;
+  return &hit_;
+}
+
+bool SlotReader::FindHostSlot(Hva begin, Hva end, uint64_t min_key, IntervalCell* cell) const {
+  IntervalSearch found;
+  do {
+    const uint64_t version = set_.hva_version_.load(std::memory_order_acquire);
+    found = set_.hva_tree_.FindOverlap(
+        set_.HvaRoot(), begin.raw() >> kPageShift, end.raw() >> kPageShift, min_key, cell,
+        [&] { return set_.hva_version_.load(std::memory_order_acquire) == version; });
+  } while (ABSL_PREDICT_FALSE(found == IntervalSearch::kChanged));
+  return found == IntervalSearch::kFound;
+}
+
+void SlotReader::ForEachInHostRange(
+    Hva begin, Hva end,
+    absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
+  IntervalCell cell;
+  for (uint64_t key = 0; FindHostSlot(begin, end, key, &cell); key = cell.key + 1) {
+    const MemorySlot slot = internal::SlotOfHvaCell(cell);
+    const Hva first = std::max(begin, slot.hva);
+    const Hva last = std::min(end, slot.hva + slot.pages.bytes());
+    visit(slot, slot.base + PageCount::FromBytes(first - slot.hva),
+          PageCount::FromBytes(last - first));
+  }
+}
+
+}  // namespace tdp

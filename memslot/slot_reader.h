@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Looking slots up while they change.
+
+#ifndef TDP_MEMSLOT_SLOT_READER_H_
+#define TDP_MEMSLOT_SLOT_READER_H_
+
+#include <cstdint>
+
+#include "absl/base/optimization.h"
+#include "absl/functional/function_ref.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_set.h"
+
+namespace tdp {
+
+// One per vCPU or thread; the set must outlive it. It never locks, waits or allocates, and the set
+// does not know of it: a lookup works on a copy of what it read, and starts over in the rare case
+// that a change was published in between.
+class alignas(64) SlotReader {
+ public:
+  explicit SlotReader(const SlotSet& set) : set_(set) {}
+  SlotReader(const SlotReader&) = delete;
+  SlotReader& operator=(const SlotReader&) = delete;
+
+  // The slot that holds `gfn`, or null for a hole. It may be `invalid`: going away or moving. The
+  // result is this reader's own copy and stands until its next call. `address_space` is one that
+  // the VM offers.
+  const MemorySlot* Find(AddressSpaceId address_space, Gfn gfn) {
+    answer_generation_ = set_.generation(address_space);
+    // No two address spaces ever have the same generation, so the compare answers for both.
+    if (ABSL_PREDICT_TRUE(answer_generation_ == hit_generation_ && hit_.Contains(gfn))) {
+      return &hit_;
+    }
+    return Search(address_space, gfn);
+  }
+
+  // The generation of the slots that the last `Find` answered from: keep it with an MMIO entry.
+  uint64_t generation() const { return answer_generation_; }
+
+  // Calls `visit(slot, first, pages)` for the part of each slot that the host range [begin, end)
+  // backs, by ascending hva. A slot that stands during the whole call is visited; one that comes or
+  // goes meanwhile may be. `begin` and `end` are page aligned.
+  void ForEachInHostRange(
+      Hva begin, Hva end,
+      absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
+
+ private:
+  // No generation has this value: all its bits are set.
+  static constexpr uint64_t kNoGeneration = ~uint64_t{0};
+
+  const MemorySlot* Search(AddressSpaceId address_space, Gfn gfn);
+  bool FindHostSlot(Hva begin, Hva end, uint64_t min_key, internal::IntervalCell* cell) const;
+
+  const SlotSet& set_;
+  uint64_t answer_generation_ = kNoGeneration;
+  uint64_t hit_generation_ = kNoGeneration;
+  MemorySlot hit_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MEMSLOT_SLOT_READER_H_

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/memslot/slot_set.h"
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/address.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/large_page_permits.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_cell.h"
+#include "tdp/memslot/slot_limits.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/memslot/slot_update.h"
+
+namespace tdp {
+namespace {
+
+using internal::GfnCellOf;
+using internal::HvaCellOf;
+using internal::IntervalCell;
+using internal::IntervalEdits;
+using internal::IntervalRoot;
+using internal::IntervalSearch;
+using internal::IntervalTree;
+
+// A search by the writer: nothing changes meanwhile.
+constexpr auto kUnchanged = [] { return true; };
+
+MemorySlot SlotOf(const MemoryRegion& region) {
+  return {.id = region.slot,
+          .address_space = region.address_space,
+          .flags = region.flags,
+          .base = Gfn::Of(region.gpa),
+          .pages = PageCount::FromBytes(region.size),
+          .hva = region.hva};
+}
+
+absl::Status DiffersError(const char* field, uint64_t old_value, uint64_t new_value, uint32_t id) {
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s = 0x%x: slot %d has 0x%x there, which only deleting it can change", field,
+                      new_value, id, old_value));
+}
+
+}  // namespace
+
+SlotSet::SlotSet(const SlotLimits& limits)
+    : limits_(limits), gfn_tree_(&pool_, 0), hva_tree_(&pool_, internal::kHvaKeyShift) {
+  // Each address space counts in steps of their number from its own start, so values never meet.
+  for (int i = 0; i < limits.address_spaces; ++i) {
+    spaces_[i].generation.store(static_cast<uint64_t>(i), std::memory_order_release);
+  }
+}
+
+absl::StatusOr<SlotUpdate> SlotSet::Prepare(const MemoryRegion& region) {
+  TDP_RETURN_IF_ERROR(CheckRequest(region, limits_));
+  const Entry* const old = FindEntry(region.address_space, region.slot);
+  if (region.size == 0) return PrepareDelete(region, old);
+  if (old == nullptr) return PrepareCreate(region);
+  return PrepareChange(region, *old);
+}
+
+absl::StatusOr<SlotUpdate> SlotSet::PrepareDelete(const MemoryRegion& region, const Entry* old) {
+  if (old == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("slot = %d: deleted, but there is no such slot in address space %d",
+                        region.slot, region.address_space));
+  }
+  SlotUpdate update(this, SlotChange::kDelete);
+  update.old_slot_ = old->slot;
+  TDP_RETURN_IF_ERROR(BuildTrees(&update));
+  return update;
+}
+
+absl::StatusOr<SlotUpdate> SlotSet::PrepareCreate(const MemoryRegion& region) {
+  SlotUpdate update(this, SlotChange::kCreate);
+  update.new_slot_ = SlotOf(region);
+  if (update.new_slot_.pages > limits_.total_pages - total_pages_) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("size = 0x%x: the slots have %d of %d pages already", region.size,
+                        total_pages_.raw(), limits_.total_pages.raw()));
+  }
+  TDP_RETURN_IF_ERROR(CheckPlace(region));
+  TDP_RETURN_IF_ERROR(AddNewState(&update, nullptr));
+  TDP_RETURN_IF_ERROR(BuildTrees(&update));
+  return update;
+}
+
+absl::StatusOr<SlotUpdate> SlotSet::PrepareChange(const MemoryRegion& region, const Entry& old) {
+  const MemorySlot& was = old.slot;
+  if (region.hva != was.hva) {
+    return DiffersError("hva", was.hva.raw(), region.hva.raw(), was.id);
+  }
+  if (region.size != was.pages.bytes()) {
+    return DiffersError("size", was.pages.bytes(), region.size, was.id);
+  }
+  if (((region.flags ^ was.flags) & kSlotReadOnly) != 0) {
+    return DiffersError("flags", was.flags, region.flags, was.id);
+  }
+  const bool moves = Gfn::Of(region.gpa) != was.base;
+  if (!moves && region.flags == was.flags) return SlotUpdate(this, SlotChange::kNone);
+  if (moves) TDP_RETURN_IF_ERROR(CheckPlace(region));
+  SlotUpdate update(this, moves ? SlotChange::kMove : SlotChange::kFlagsOnly);
+  update.old_slot_ = was;
+  update.new_slot_ = SlotOf(region);
+  TDP_RETURN_IF_ERROR(AddNewState(&update, &old));
+  TDP_RETURN_IF_ERROR(BuildTrees(&update));
+  return update;
+}
+
+// Slots do not overlap, so the last one that begins before the end of the range is the only one,
+// but for the moving slot itself, that can reach into it.
+absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
+  const MemorySlot wanted = SlotOf(region);
+  const IntervalRoot root = GfnRoot(region.address_space);
+  IntervalCell cell;
+  uint64_t below = wanted.end().raw();
+  while (IntervalTree::FindAtOrBelow(root, below - 1, &cell, kUnchanged) ==
+         IntervalSearch::kFound) {
+    const MemorySlot other = internal::SlotOfGfnCell(cell);
+    if (other.end() <= wanted.base) break;
+    if (other.id != wanted.id) {
+      return absl::AlreadyExistsError(absl::StrFormat(
+          "gpa = 0x%x, size = 0x%x: overlaps slot %d at 0x%x to 0x%x", region.gpa.raw(),
+          region.size, other.id, other.base.address().raw(), other.end().address().raw()));
+    }
+    if (cell.key == 0) break;
+    below = cell.key;
+  }
+  if (wanted.end() > limits_.gfn_end()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("gpa = 0x%x, size = 0x%x: beyond the guest's %d physical address bits",
+                        region.gpa.raw(), region.size, limits_.guest_physical_address_bits));
+  }
+  return absl::OkStatus();
+}
+
+// A move keeps the dirty log and makes new permits, which depend on the place; a change of flags
+// keeps the permits. A log that is switched on is new.
+absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old) const {
+  MemorySlot& slot = update->new_slot_;
+  std::shared_ptr<DirtyLog> log;
+  if (slot.logs_dirty_pages() && dirty_bitmap_policy_ != DirtyBitmapPolicy::kNoBitmap) {
+    if (old != nullptr) log = old->state->shared_dirty_log();
+    if (log == nullptr) {
+      TDP_ASSIGN_OR_RETURN(
+          log, DirtyLog::Create(slot.pages, dirty_bitmap_policy_ == DirtyBitmapPolicy::kAllDirty
+                                                ? DirtyLog::Initial::kAllDirty
+                                                : DirtyLog::Initial::kClean));
+    }
+  }
+  std::shared_ptr<LargePagePermits> permits;
+  if (update->kind_ == SlotChange::kFlagsOnly) {
+    permits = old->state->shared_permits();
+  } else {
+    permits = std::make_shared<LargePagePermits>(slot.base, slot.pages, slot.hva);
+  }
+  update->new_state_ = std::make_unique<SlotState>(std::move(permits), std::move(log));
+  slot.state = update->new_state_.get();
+  return absl::OkStatus();
+}
+
+bool SlotSet::ReserveNodes(const SlotUpdate& update) {
+  const MemorySlot& slot = update.takes_away() ? update.old_slot_ : update.new_slot_;
+  // At most three edits by gfn (mark invalid, remove, insert) and two by hva; a tree grows by a
+  // level at most in each.
+  const int by_gfn = IntervalTree::NodesForEdit(GfnRoot(slot.address_space)) + 4;
+  const int by_hva = IntervalTree::NodesForEdit(HvaRoot()) + 4;
+  return pool_.Reserve(3 * by_gfn + 2 * by_hva);
+}
+
+absl::Status SlotSet::BuildTrees(SlotUpdate* update) {
+  if (!ReserveNodes(*update)) {
+    return absl::ResourceExhaustedError("no memory for the index of memory slots");
+  }
+  const MemorySlot& old_slot = update->old_slot_;
+  const MemorySlot& new_slot = update->new_slot_;
+  IntervalEdits* const edits = &update->edits_;
+  const bool creates = update->kind_ == SlotChange::kCreate;
+  IntervalRoot gfn_root = GfnRoot(creates ? new_slot.address_space : old_slot.address_space);
+  IntervalRoot hva_root = HvaRoot();
+  update->original_root_ = gfn_root;
+  if (update->takes_away()) {
+    MemorySlot invalid = old_slot;
+    invalid.invalid = true;
+    gfn_root = gfn_tree_.Replace(gfn_root, GfnCellOf(invalid), edits);
+    update->invalid_root_ = gfn_root;
+    gfn_root = gfn_tree_.Remove(gfn_root, old_slot.base.raw(), edits);
+  }
+  switch (update->kind_) {
+    case SlotChange::kNone:
+      break;
+    case SlotChange::kDelete:
+      hva_root = hva_tree_.Remove(hva_root, internal::HvaKeyOf(old_slot), edits);
+      break;
+    case SlotChange::kCreate:
+      gfn_root = gfn_tree_.Insert(gfn_root, GfnCellOf(new_slot), edits);
+      hva_root = hva_tree_.Insert(hva_root, HvaCellOf(new_slot), edits);
+      by_id_.reserve(by_id_.size() + 1);
+      break;
+    case SlotChange::kMove:
+      gfn_root = gfn_tree_.Insert(gfn_root, GfnCellOf(new_slot), edits);
+      hva_root = hva_tree_.Replace(hva_root, HvaCellOf(new_slot), edits);
+      break;
+    case SlotChange::kFlagsOnly:
+      gfn_root = gfn_tree_.Replace(gfn_root, GfnCellOf(new_slot), edits);
+      hva_root = hva_tree_.Replace(hva_root, HvaCellOf(new_slot), edits);
+      break;
+  }
+  update->gfn_root_ = gfn_root;
+  update->hva_root_ = hva_root;
+  return absl::OkStatus();
+}
+
+void SlotSet::BeginGeneration(Space& space) {
+  const uint64_t generation = space.generation.load(std::memory_order_relaxed);
+  space.generation.store(generation | kSlotUpdateInProgress, std::memory_order_release);
+}
+
+void SlotSet::EndGeneration(Space& space) {
+  const uint64_t generation = space.generation.load(std::memory_order_relaxed);
+  const uint64_t next = (generation & ~kSlotUpdateInProgress) + limits_.address_spaces;
+  space.generation.store(next, std::memory_order_release);
+}
+
+// The root goes first: a reader that finds the new generation finds the new root too. The other way
+// round, it could keep an old slot under the new generation.
+void SlotSet::PublishInvalid(SlotUpdate& update) {
+  TDP_CHECK(update.set_ == this && update.takes_away() && !update.invalid_published_);
+  Space& space = spaces_[update.old_slot_.address_space];
+  space.root.store(update.invalid_root_.raw(), std::memory_order_release);
+  BeginGeneration(space);
+  update.invalid_published_ = true;
+}
+
+std::unique_ptr<SlotState> SlotSet::Publish(SlotUpdate update) {
+  TDP_CHECK(update.set_ == this);
+  update.set_ = nullptr;
+  if (update.kind_ == SlotChange::kNone) return nullptr;
+  const bool deletes = update.kind_ == SlotChange::kDelete;
+  Space& space = spaces_[(deletes ? update.old_slot_ : update.new_slot_).address_space];
+  BeginGeneration(space);
+  space.root.store(update.gfn_root_.raw(), std::memory_order_release);
+  EndGeneration(space);
+  hva_root_.store(update.hva_root_.raw(), std::memory_order_release);
+  hva_version_.store(hva_version_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  // Only now may the old nodes be filled again: whoever still reads them finds that the generation
+  // or the version has moved.
+  for (internal::IntervalNode* node : update.edits_.replaced) pool_.Give(node);
+  return ExchangeEntry(update);
+}
+
+std::unique_ptr<SlotState> SlotSet::ExchangeEntry(SlotUpdate& update) {
+  std::unique_ptr<SlotState> retired = std::move(update.new_state_);
+  const MemorySlot& old_slot = update.old_slot_;
+  const MemorySlot& new_slot = update.new_slot_;
+  total_pages_ = total_pages_ - old_slot.pages + new_slot.pages;
+  if (update.kind_ == SlotChange::kDelete) {
+    const auto it = by_id_.find(KeyOf(old_slot.address_space, old_slot.id));
+    retired = std::move(it->second.state);
+    by_id_.erase(it);
+    return retired;
+  }
+  Entry& entry = by_id_[KeyOf(new_slot.address_space, new_slot.id)];
+  entry.slot = new_slot;
+  std::swap(entry.state, retired);
+  return retired;
+}
+
+void SlotSet::Abandon(SlotUpdate& update) {
+  update.set_ = nullptr;
+  if (update.invalid_published_) {
+    const MemorySlot& slot = update.old_slot_;
+    Space& space = spaces_[slot.address_space];
+    space.root.store(update.original_root_.raw(), std::memory_order_release);
+    EndGeneration(space);
+  }
+  for (internal::IntervalNode* node : update.edits_.made) pool_.Give(node);
+}
+
+const SlotSet::Entry* SlotSet::FindEntry(AddressSpaceId address_space, uint32_t id) const {
+  const auto it = by_id_.find(KeyOf(address_space, id));
+  return it == by_id_.end() ? nullptr : &it->second;
+}
+
+std::optional<MemorySlot> SlotSet::FindById(AddressSpaceId address_space, uint32_t id) const {
+  if (id >= limits_.slots || address_space >= limits_.address_spaces) return std::nullopt;
+  const Entry* const entry = FindEntry(address_space, id);
+  if (entry == nullptr) return std::nullopt;
+  return entry->slot;
+}
+
+std::optional<MemorySlot> SlotSet::FindByGfn(AddressSpaceId address_space, Gfn gfn) const {
+  IntervalCell cell;
+  if (IntervalTree::FindAtOrBelow(GfnRoot(address_space), gfn.raw(), &cell, kUnchanged) !=
+      IntervalSearch::kFound) {
+    return std::nullopt;
+  }
+  const MemorySlot slot = internal::SlotOfGfnCell(cell);
+  if (!slot.Contains(gfn)) return std::nullopt;
+  return slot;
+}
+
+void SlotSet::ForEach(AddressSpaceId address_space,
+                      absl::FunctionRef<void(const MemorySlot&)> visit) const {
+  gfn_tree_.ForEachOverlap(GfnRoot(address_space), 0, limits_.gfn_end().raw(),
+                           [&](const IntervalCell& cell) { visit(internal::SlotOfGfnCell(cell)); });
+}
+
+size_t SlotSet::bytes() const {
+  size_t bytes = sizeof(*this) + pool_.nodes() * sizeof(internal::IntervalNode) +
+                 by_id_.capacity() * (sizeof(Entry) + sizeof(uint32_t) + 1);
+  for (const auto& [key, entry] : by_id_) bytes += entry.state->bytes();
+  return bytes;
+}
+
+absl::Status SlotSet::CheckInvariants() const {
+  size_t in_tree = 0;
+  absl::Status status;
+  for (int space = 0; space < limits_.address_spaces; ++space) {
+    Gfn end;
+    ForEach(static_cast<AddressSpaceId>(space), [&](const MemorySlot& slot) {
+      ++in_tree;
+      const Entry* const entry = FindEntry(slot.address_space, slot.id);
+      if (entry == nullptr || entry->slot != slot || entry->state.get() != slot.state) {
+        status =
+            absl::InternalError(absl::StrFormat("slot %d differs between its indexes", slot.id));
+      }
+      if (slot.base < end) {
+        status = absl::InternalError(absl::StrFormat("slot %d overlaps the one below", slot.id));
+      }
+      end = slot.end();
+    });
+  }
+  size_t by_hva = 0;
+  hva_tree_.ForEachOverlap(HvaRoot(), 0, ~uint64_t{0}, [&](const IntervalCell& cell) {
+    ++by_hva;
+    const MemorySlot slot = internal::SlotOfHvaCell(cell);
+    const Entry* const entry = FindEntry(slot.address_space, slot.id);
+    if (entry == nullptr || entry->slot != slot) {
+      status = absl::InternalError(absl::StrFormat("slot %d differs in the index by hva", slot.id));
+    }
+  });
+  if (in_tree != by_id_.size() || by_hva != by_id_.size()) {
+    status = absl::InternalError(
+        absl::StrFormat("%d slots by id, %d by gfn, %d by hva", by_id_.size(), in_tree, by_hva));
+  }
+  return status;
+}
+
+}  // namespace tdp

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The memory slots of a VM: checked like KVM_SET_USER_MEMORY_REGION, changed by one writer in O(log
+// n), looked up by any number of readers that take no lock, wait for nobody and hold nothing.
+//
+// Two persistent interval trees, one by gfn for each address space and one by hva, stand behind
+// atomic roots. A change is built beside them and published by a store of the roots and of the
+// generation. docs/locking_slots.md has the protocol and its timelines.
+
+#ifndef TDP_MEMSLOT_SLOT_SET_H_
+#define TDP_MEMSLOT_SLOT_SET_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/interval_node.h"
+#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_limits.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/memslot/slot_update.h"
+
+namespace tdp {
+
+// Set in a generation while a slot is being changed. What is derived from the slots then (an MMIO
+// entry, say) must not be kept.
+inline constexpr uint64_t kSlotUpdateInProgress = uint64_t{1} << 63;
+
+// How slots that log dirty pages start out.
+enum class DirtyBitmapPolicy {
+  kClean,
+  kAllDirty,  // KVM_DIRTY_LOG_INITIALLY_SET
+  kNoBitmap,  // dirty pages go to rings
+};
+
+// "Writer" below: calls of one thread at a time, under the slots mutex of the `Vm`. The rest may be
+// called by any thread at any time.
+class SlotSet {
+ public:
+  // `limits` have passed `CheckLimits`.
+  explicit SlotSet(const SlotLimits& limits);
+  SlotSet(const SlotSet&) = delete;
+  SlotSet& operator=(const SlotSet&) = delete;
+
+  const SlotLimits& limits() const { return limits_; }
+
+  // Writer. Checks `region` in KVM's order, decides what it changes and builds the result; nothing
+  // is published. The first check that fails answers: InvalidArgument for what `CheckRequest`
+  // lists, for deleting a slot that is not there, for more pages than `SlotLimits::total_pages`,
+  // and for a change of hva, size or read-only of a slot that is there; AlreadyExists for a range
+  // that overlaps another slot of its address space; InvalidArgument for a range beyond the guest
+  // physical width; ResourceExhausted without memory. The message names field and value.
+  absl::StatusOr<SlotUpdate> Prepare(const MemoryRegion& region);
+
+  // Writer, for an update that `takes_away()`. Readers see the old slot as invalid from here on,
+  // and the generation as in progress.
+  void PublishInvalid(SlotUpdate& update);
+
+  // Writer. Readers see the result, and the generation has moved on. Cannot fail. Returns the state
+  // that no slot refers to any more, if there is one: free it when no fault that looked the old
+  // slot up can be running.
+  std::unique_ptr<SlotState> Publish(SlotUpdate update);
+
+  // Writer. Applies to dirty logs that are made from now on.
+  void set_dirty_bitmap_policy(DirtyBitmapPolicy policy) { dirty_bitmap_policy_ = policy; }
+  DirtyBitmapPolicy dirty_bitmap_policy() const { return dirty_bitmap_policy_; }
+
+  // The generation of an address space: it moves with every change of its slots and never takes a
+  // value that this or another address space has had. Acquire: what is read afterwards is at least
+  // as new.
+  uint64_t generation(AddressSpaceId address_space) const {
+    return spaces_[address_space].generation.load(std::memory_order_acquire);
+  }
+
+  // Writer. Nothing if there is no such slot.
+  std::optional<MemorySlot> FindById(AddressSpaceId address_space, uint32_t id) const;
+
+  // Writer. The slot that holds `gfn`.
+  std::optional<MemorySlot> FindByGfn(AddressSpaceId address_space, Gfn gfn) const;
+
+  // Writer. Every slot of `address_space`, by ascending frame.
+  void ForEach(AddressSpaceId address_space,
+               absl::FunctionRef<void(const MemorySlot&)> visit) const;
+
+  // Writer. Number of slots, and of pages in them, in all address spaces.
+  size_t size() const { return by_id_.size(); }
+  PageCount total_pages() const { return total_pages_; }
+
+  // Writer. Memory in use for the trees, the index by id and the states.
+  size_t bytes() const;
+
+  // Writer. Compares the trees with the index by id; Internal, saying what disagrees.
+  absl::Status CheckInvariants() const;
+
+ private:
+  friend class SlotReader;
+  friend class SlotUpdate;
+
+  struct alignas(64) Space {
+    std::atomic<uint64_t> generation{0};
+    std::atomic<uint64_t> root{0};
+  };
+  struct Entry {
+    MemorySlot slot;
+    std::unique_ptr<SlotState> state;
+  };
+
+  static uint32_t KeyOf(AddressSpaceId address_space, uint32_t id) {
+    return uint32_t{address_space} << 16 | id;
+  }
+
+  const Entry* FindEntry(AddressSpaceId address_space, uint32_t id) const;
+  absl::StatusOr<SlotUpdate> PrepareDelete(const MemoryRegion& region, const Entry* old);
+  absl::StatusOr<SlotUpdate> PrepareCreate(const MemoryRegion& region);
+  absl::StatusOr<SlotUpdate> PrepareChange(const MemoryRegion& region, const Entry& old);
+  absl::Status CheckPlace(const MemoryRegion& region) const;
+  absl::Status AddNewState(SlotUpdate* update, const Entry* old) const;
+  absl::Status BuildTrees(SlotUpdate* update);
+  bool ReserveNodes(const SlotUpdate& update);
+
+  internal::IntervalRoot GfnRoot(AddressSpaceId address_space) const {
+    return internal::IntervalRoot(spaces_[address_space].root.load(std::memory_order_acquire));
+  }
+  internal::IntervalRoot HvaRoot() const {
+    return internal::IntervalRoot(hva_root_.load(std::memory_order_acquire));
+  }
+  void BeginGeneration(Space& space);
+  void EndGeneration(Space& space);
+  void Abandon(SlotUpdate& update);
+  std::unique_ptr<SlotState> ExchangeEntry(SlotUpdate& update);
+
+  const SlotLimits limits_;
+  DirtyBitmapPolicy dirty_bitmap_policy_ = DirtyBitmapPolicy::kClean;
+  internal::IntervalNodePool pool_;
+  const internal::IntervalTree gfn_tree_;
+  const internal::IntervalTree hva_tree_;
+  std::array<Space, kMaxAddressSpaces> spaces_;
+  alignas(64) std::atomic<uint64_t> hva_root_{0};
+  // Moves with every change of `hva_root_`, as generations do with theirs.
+  std::atomic<uint64_t> hva_version_{0};
+  alignas(64) absl::flat_hash_map<uint32_t, Entry> by_id_;
+  PageCount total_pages_;
+};
+
+inline void SlotUpdate::Abandon() {
+  if (set_ != nullptr) set_->Abandon(*this);
+}
+
+}  // namespace tdp
+
+#endif  // TDP_MEMSLOT_SLOT_SET_H_

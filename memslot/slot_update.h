@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A slot change that has been checked and built, and waits to be published.
+
+#ifndef TDP_MEMSLOT_SLOT_UPDATE_H_
+#define TDP_MEMSLOT_SLOT_UPDATE_H_
+
+#include <memory>
+#include <utility>
+
+#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_state.h"
+
+namespace tdp {
+
+class SlotSet;
+
+// kNone: the request asks for what is there.
+enum class SlotChange { kNone, kCreate, kDelete, kMove, kFlagsOnly };
+
+// Made by `SlotSet::Prepare`, ended by `SlotSet::Publish` or, on every other path, by the
+// destructor, which leaves the slots as they were. One at a time per set.
+class SlotUpdate {
+ public:
+  SlotUpdate(SlotUpdate&& other) noexcept
+      : set_(std::exchange(other.set_, nullptr)),
+        kind_(other.kind_),
+        old_slot_(other.old_slot_),
+        new_slot_(other.new_slot_),
+        new_state_(std::move(other.new_state_)),
+        original_root_(other.original_root_),
+        invalid_root_(other.invalid_root_),
+        gfn_root_(other.gfn_root_),
+        hva_root_(other.hva_root_),
+        edits_(std::move(other.edits_)),
+        invalid_published_(other.invalid_published_) {}
+  SlotUpdate& operator=(SlotUpdate&&) = delete;
+  ~SlotUpdate() { Abandon(); }
+
+  SlotChange kind() const { return kind_; }
+
+  // The slot before and after. No `old_slot` for kCreate and no `new_slot` for kDelete (0 pages).
+  const MemorySlot& old_slot() const { return old_slot_; }
+  const MemorySlot& new_slot() const { return new_slot_; }
+
+  // Whether the old slot's mappings must go: publish it as invalid first, zap, then publish.
+  bool takes_away() const { return kind_ == SlotChange::kDelete || kind_ == SlotChange::kMove; }
+
+  // Drops the change. If the invalid slot was published, the old one is published again. Does
+  // nothing to an update that was published or moved from.
+  inline void Abandon();
+
+ private:
+  friend class SlotSet;
+
+  explicit SlotUpdate(SlotSet* set, SlotChange kind) : set_(set), kind_(kind) {}
+
+  SlotSet* set_;  // null once ended
+  SlotChange kind_;
+  MemorySlot old_slot_;
+  MemorySlot new_slot_;
+  std::unique_ptr<SlotState> new_state_;
+  // The gfn tree as it was and with the old slot marked invalid; the two trees of the result.
+  internal::IntervalRoot original_root_;
+  internal::IntervalRoot invalid_root_;
+  internal::IntervalRoot gfn_root_;
+  internal::IntervalRoot hva_root_;
+  internal::IntervalEdits edits_;
+  bool invalid_published_ = false;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MEMSLOT_SLOT_UPDATE_H_

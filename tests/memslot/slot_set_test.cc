@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/memslot/slot_set.h"
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "gtest/gtest.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_limits.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/memslot/slot_update.h"
+
+namespace tdp {
+namespace {
+
+constexpr uint64_t kHva = 0x100000000000;
+
+MemoryRegion Region(uint32_t slot, uint64_t gpa, uint64_t size, uint64_t hva = kHva,
+                    uint32_t flags = 0) {
+  return {.slot = slot, .flags = flags, .gpa = Gpa(gpa), .size = size, .hva = Hva(hva)};
+}
+
+// Prepares and publishes, with the invalid step where it belongs.
+absl::StatusOr<SlotChange> Apply(SlotSet& set, const MemoryRegion& region) {
+  absl::StatusOr<SlotUpdate> update = set.Prepare(region);
+  if (!update.ok()) return update.status();
+  const SlotChange kind = update->kind();
+  if (update->takes_away()) set.PublishInvalid(*update);
+  set.Publish(*std::move(update));
+  return kind;
+}
+
+// The status of `region` has `code` and speaks of `words`; nothing changes.
+void ExpectRefused(SlotSet& set, const MemoryRegion& region, absl::StatusCode code,
+                   const std::string& words) {
+  const uint64_t generation = set.generation(0);
+  const size_t size = set.size();
+  const absl::StatusOr<SlotUpdate> update = set.Prepare(region);
+  ASSERT_FALSE(update.ok());
+  EXPECT_EQ(update.status().code(), code) << update.status();
+  EXPECT_TRUE(absl::StrContains(update.status().message(), words)) << update.status();
+  EXPECT_EQ(set.generation(0), generation);
+  EXPECT_EQ(set.size(), size);
+}
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+
+TEST(SlotSet, NamesFieldAndValueOfABadRequest) {
+  SlotSet set(SlotLimits{});
+  ExpectRefused(set, Region(32764, 0, 0x1000), kInvalid, "slot = 32764");
+  ExpectRefused(set, Region(0, 0, 0x1000, kHva, 4), kInvalid, "flags = 0x4");
+  ExpectRefused(set, Region(0, 0, 0x1001), kInvalid, "size = 0x1001");
+  ExpectRefused(set, Region(0, 0x10, 0x1000), kInvalid, "gpa = 0x10");
+  ExpectRefused(set, Region(0, 0, 0x1000, kHva + 1), kInvalid, "hva = 0x100000000001");
+  ExpectRefused(set, Region(0, 0, 0x2000, 0x7fffffffe000), kInvalid, "hva = 0x7fffffffe000");
+  ExpectRefused(set, Region(0, 0, 0x2000, ~uint64_t{0xfff}), kInvalid, "hva = 0xfffffffffffff000");
+  ExpectRefused(set, Region(0, 1ull << 52, 0x1000), kInvalid, "gpa = 0x10000000000000");
+  ExpectRefused(set, Region(0, ~uint64_t{0xfff}, 0x2000), kInvalid, "wraps");
+  ExpectRefused(set, Region(0, 0, TiB(8)), kInvalid, "2^31");
+  MemoryRegion smm = Region(0, 0, 0x1000);
+  smm.address_space = 1;
+  ExpectRefused(set, smm, kInvalid, "address_space = 1");
+}
+
+TEST(SlotSet, ChecksInTheKernelsOrder) {
+  SlotSet set(SlotLimits{});
+  // Each request breaks a rule and all that come after it; mending the first leaves the next.
+  MemoryRegion region{.slot = 40000,
+                      .address_space = 3,
+                      .flags = 8,
+                      .gpa = Gpa(~uint64_t{0}),
+                      .size = TiB(9) + 1,
+                      .hva = Hva(~uint64_t{0})};
+  ExpectRefused(set, region, kInvalid, "slot =");
+  region.slot = 1;
+  ExpectRefused(set, region, kInvalid, "flags =");
+  region.flags = 0;
+  ExpectRefused(set, region, kInvalid, "size =");
+  region.size = TiB(9);
+  ExpectRefused(set, region, kInvalid, "gpa =");
+  region.gpa = Gpa(~uint64_t{0xfff});
+  ExpectRefused(set, region, kInvalid, "hva =");
+  region.hva = Hva(kHva);
+  ExpectRefused(set, region, kInvalid, "address_space =");
+  region.address_space = 0;
+  ExpectRefused(set, region, kInvalid, "wraps");
+  region.gpa = Gpa(0);
+  ExpectRefused(set, region, kInvalid, "2^31");
+}
+
+TEST(SlotSet, DeletingAnUnknownSlotIsInvalidArgument) {
+  SlotSet set(SlotLimits{});
+  ExpectRefused(set, Region(5, 0, 0), kInvalid, "slot = 5");
+}
+
+TEST(SlotSet, HvaSizeAndReadOnlyOfASlotStand) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(3, 0x10000, 0x4000)).ok());
+  ASSERT_TRUE(Apply(set, Region(4, 0x20000, 0x4000)).ok());
+  ExpectRefused(set, Region(3, 0x10000, 0x4000, kHva + 0x1000), kInvalid, "hva");
+  ExpectRefused(set, Region(3, 0x10000, 0x5000), kInvalid, "size");
+  ExpectRefused(set, Region(3, 0x10000, 0x4000, kHva, kSlotReadOnly), kInvalid, "flags");
+  // Even where the new place is another slot's.
+  ExpectRefused(set, Region(3, 0x20000, 0x5000), kInvalid, "size");
+}
+
+TEST(SlotSet, OverlapComesBeforeTheGuestsAddressWidth) {
+  SlotSet set(SlotLimits{.guest_physical_address_bits = 36});
+  const uint64_t end = uint64_t{1} << 36;
+  ASSERT_TRUE(Apply(set, Region(0, end - 0x1000, 0x1000)).ok());
+  ExpectRefused(set, Region(1, end - 0x1000, 0x2000), absl::StatusCode::kAlreadyExists, "slot 0");
+  ExpectRefused(set, Region(1, end, 0x1000), kInvalid, "36 physical address bits");
+}
+
+TEST(SlotSet, AMovingSlotMayOverlapItself) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000)).ok());
+  ASSERT_TRUE(Apply(set, Region(1, 0x8000, 0x2000)).ok());
+  EXPECT_EQ(*Apply(set, Region(0, 0x12000, 0x4000)), SlotChange::kMove);
+  EXPECT_EQ(*Apply(set, Region(0, 0xf000, 0x4000)), SlotChange::kMove);
+  ExpectRefused(set, Region(0, 0x9000, 0x4000), absl::StatusCode::kAlreadyExists, "slot 1");
+  EXPECT_EQ(set.FindById(0, 0)->base, Gfn(0xf));
+}
+
+TEST(SlotSet, TheSameRequestTwiceChangesNothing) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000)).ok());
+  const uint64_t generation = set.generation(0);
+  EXPECT_EQ(*Apply(set, Region(0, 0x10000, 0x4000)), SlotChange::kNone);
+  EXPECT_EQ(set.generation(0), generation);
+}
+
+TEST(SlotSet, RefusesMorePagesThanItsTotal) {
+  SlotSet set(SlotLimits{.total_pages = PageCount(10)});
+  ASSERT_TRUE(Apply(set, Region(0, 0, 0x8000)).ok());
+  ExpectRefused(set, Region(1, 0x10000, 0x3000), kInvalid, "size = 0x3000");
+  ASSERT_TRUE(Apply(set, Region(1, 0x10000, 0x2000)).ok());
+  EXPECT_EQ(set.total_pages(), PageCount(10));
+}
+
+TEST(SlotSet, LimitsOutsideTheirRangesAreNamed) {
+  EXPECT_TRUE(CheckLimits(SlotLimits{}).ok());
+  for (const auto& [limits, field] : std::vector<std::pair<SlotLimits, std::string>>{
+           {{.slots = 0}, "slots"},
+           {{.slots = 65537}, "slots"},
+           {{.address_spaces = 0}, "address_spaces"},
+           {{.address_spaces = 17}, "address_spaces"},
+           {{.guest_physical_address_bits = 31}, "guest_physical_address_bits"},
+           {{.guest_physical_address_bits = 53}, "guest_physical_address_bits"},
+           {{.user_address_end = Hva(0x1001)}, "user_address_end"},
+           {{.user_address_end = Hva(uint64_t{1} << 57)}, "user_address_end"}}) {
+    const absl::Status status = CheckLimits(limits);
+    EXPECT_EQ(status.code(), kInvalid);
+    EXPECT_TRUE(absl::StrContains(status.message(), field)) << status;
+  }
+}
+
+TEST(SlotSet, GenerationsOfAddressSpacesNeverMeet) {
+  SlotSet set(SlotLimits{.address_spaces = 2});
+  std::map<uint64_t, int> seen;
+  ++seen[set.generation(0)];
+  ++seen[set.generation(1)];
+  for (int i = 0; i < 20; ++i) {
+    MemoryRegion region = Region(0, 0x1000u * static_cast<unsigned>(i + 1), 0x1000);
+    region.address_space = static_cast<AddressSpaceId>(i % 2);
+    ASSERT_TRUE(Apply(set, region).ok());
+    ++seen[set.generation(region.address_space)];
+  }
+  for (const auto& [generation, times] : seen) EXPECT_EQ(times, 1) << generation;
+}
+
+TEST(SlotSet, ADeletedSlotIsInvalidBeforeItIsGone) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000)).ok());
+  const uint64_t before = set.generation(0);
+  absl::StatusOr<SlotUpdate> update = set.Prepare(Region(0, 0, 0));
+  ASSERT_TRUE(update.ok());
+  EXPECT_TRUE(update->takes_away());
+  EXPECT_FALSE(set.FindByGfn(0, Gfn(0x11))->invalid);
+  EXPECT_EQ(set.generation(0), before);
+  set.PublishInvalid(*update);
+  EXPECT_TRUE(set.FindByGfn(0, Gfn(0x11))->invalid);
+  EXPECT_EQ(set.generation(0), before | kSlotUpdateInProgress);
+  const std::unique_ptr<SlotState> retired = set.Publish(*std::move(update));
+  EXPECT_NE(retired, nullptr);
+  EXPECT_FALSE(set.FindByGfn(0, Gfn(0x11)).has_value());
+  EXPECT_NE(set.generation(0) & ~kSlotUpdateInProgress, before);
+  EXPECT_EQ(set.generation(0) & kSlotUpdateInProgress, 0u);
+}
+
+TEST(SlotSet, AnAbandonedMoveLeavesTheSlotWhereItWas) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000)).ok());
+  const MemorySlot slot = *set.FindById(0, 0);
+  const uint64_t before = set.generation(0);
+  for (bool invalid_first : {false, true}) {
+    absl::StatusOr<SlotUpdate> update = set.Prepare(Region(0, 0x80000, 0x4000));
+    ASSERT_TRUE(update.ok());
+    if (invalid_first) set.PublishInvalid(*update);
+    update->Abandon();
+    EXPECT_EQ(*set.FindByGfn(0, Gfn(0x10)), slot);
+    EXPECT_FALSE(set.FindByGfn(0, Gfn(0x80)).has_value());
+    EXPECT_EQ(set.generation(0) & kSlotUpdateInProgress, 0u);
+    EXPECT_EQ(set.generation(0) != before, invalid_first);
+    EXPECT_TRUE(set.CheckInvariants().ok());
+  }
+}
+
+TEST(SlotSet, TheDirtyLogSurvivesAMoveAndIsFreshAfterOffAndOn) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000, kHva, kSlotLogDirtyPages)).ok());
+  DirtyLog* log = set.FindById(0, 0)->state->dirty_log();
+  ASSERT_TRUE(log->Prepare(2).ok());
+  log->Mark(2);
+  ASSERT_TRUE(Apply(set, Region(0, 0x20000, 0x4000, kHva, kSlotLogDirtyPages)).ok());
+  EXPECT_EQ(set.FindById(0, 0)->state->dirty_log(), log);
+  EXPECT_TRUE(log->IsDirty(2));
+  ASSERT_TRUE(Apply(set, Region(0, 0x20000, 0x4000)).ok());
+  EXPECT_EQ(set.FindById(0, 0)->state->dirty_log(), nullptr);
+  ASSERT_TRUE(Apply(set, Region(0, 0x20000, 0x4000, kHva, kSlotLogDirtyPages)).ok());
+  EXPECT_EQ(set.FindById(0, 0)->state->dirty_log()->CountDirty(), 0u);
+}
+
+TEST(SlotSet, AMoveMayChangeTheDirtyLog) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000)).ok());
+  EXPECT_EQ(*Apply(set, Region(0, 0x20000, 0x4000, kHva, kSlotLogDirtyPages)), SlotChange::kMove);
+  EXPECT_NE(set.FindById(0, 0)->state->dirty_log(), nullptr);
+  EXPECT_EQ(*Apply(set, Region(0, 0x10000, 0x4000)), SlotChange::kMove);
+  EXPECT_EQ(set.FindById(0, 0)->state->dirty_log(), nullptr);
+}
+
+TEST(SlotSet, PermitsFollowTheSlotAndWriteTrackingSurvivesAChangeOfFlags) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, MiB(2), MiB(2))).ok());
+  EXPECT_EQ(set.FindById(0, 0)->state->MaxLevel(Gfn(512)), kLevel2M);
+  ASSERT_TRUE(set.FindById(0, 0)->state->permits().AddWriteTracking(Gfn(513)).ok());
+  ASSERT_TRUE(Apply(set, Region(0, MiB(2), MiB(2), kHva, kSlotLogDirtyPages)).ok());
+  EXPECT_EQ(set.FindById(0, 0)->state->MaxLevel(Gfn(512)), kLevel4K);
+  ASSERT_TRUE(Apply(set, Region(0, MiB(2) + KiB(4), MiB(2))).ok());
+  EXPECT_EQ(set.FindById(0, 0)->state->MaxLevel(Gfn(513)), kLevel4K);
+  EXPECT_FALSE(set.FindById(0, 0)->state->permits().IsWriteTracked(Gfn(513)));
+}
+
+TEST(SlotSet, ARingVmKeepsNoBitmapAndAnInitiallySetOneStartsFull) {
+  SlotSet set(SlotLimits{});
+  set.set_dirty_bitmap_policy(DirtyBitmapPolicy::kNoBitmap);
+  ASSERT_TRUE(Apply(set, Region(0, 0, 0x4000, kHva, kSlotLogDirtyPages)).ok());
+  EXPECT_EQ(set.FindById(0, 0)->state->dirty_log(), nullptr);
+  set.set_dirty_bitmap_policy(DirtyBitmapPolicy::kAllDirty);
+  ASSERT_TRUE(Apply(set, Region(1, 0x10000, 0x4000, kHva, kSlotLogDirtyPages)).ok());
+  EXPECT_EQ(set.FindById(0, 1)->state->dirty_log()->CountDirty(), 4u);
+}
+
+TEST(SlotSet, AnEightTebibyteSlotCostsAFewKibibytesUntilTouched) {
+  SlotSet set(SlotLimits{});
+  const size_t empty = set.bytes();
+  ASSERT_TRUE(Apply(set, Region(0, 0, TiB(8) - KiB(4), GiB(4), kSlotLogDirtyPages)).ok());
+  EXPECT_LT(set.FindById(0, 0)->state->bytes(), KiB(4));
+  EXPECT_LT(set.bytes() - empty, KiB(64));
+}
+
+// Slots as a page-by-page map: what KVM's rules come to.
+class SlotModel {
+ public:
+  void Set(const MemoryRegion& region) {
+    std::erase_if(pages_, [&](const auto& page) { return page.second.id == region.slot; });
+    for (uint64_t i = 0; i < region.size >> kPageShift; ++i) {
+      pages_[(region.gpa.raw() >> kPageShift) + i] = {region.slot,
+                                                      (region.hva.raw() >> kPageShift) + i};
+    }
+  }
+  bool Overlaps(const MemoryRegion& region) const {
+    for (uint64_t i = 0; i < region.size >> kPageShift; ++i) {
+      const auto it = pages_.find((region.gpa.raw() >> kPageShift) + i);
+      if (it != pages_.end() && it->second.id != region.slot) return true;
+    }
+    return false;
+  }
+  void ExpectSame(const SlotSet& set, uint64_t gfn) const {
+    const std::optional<MemorySlot> slot = set.FindByGfn(0, Gfn(gfn));
+    const auto it = pages_.find(gfn);
+    ASSERT_EQ(slot.has_value(), it != pages_.end()) << gfn;
+    if (!slot.has_value()) return;
+    EXPECT_EQ(slot->id, it->second.id);
+    EXPECT_EQ(slot->HvaOf(Gfn(gfn)).raw() >> kPageShift, it->second.hva_page);
+  }
+
+ private:
+  struct Page {
+    uint32_t id;
+    uint64_t hva_page;
+  };
+  std::map<uint64_t, Page> pages_;
+};
+
+TEST(SlotSet, AgreesWithAMapOfPagesUnderRandomRequests) {
+  std::mt19937_64 random(11);
+  SlotSet set(SlotLimits{});
+  SlotModel model;
+  std::map<uint32_t, MemoryRegion> present;
+  for (int i = 0; i < 20000; ++i) {
+    const uint32_t id = static_cast<uint32_t>(random() % 60);
+    MemoryRegion region = Region(id, random() % 512 << kPageShift, (1 + random() % 12) * KiB(4),
+                                 kHva + (random() % 4096 << kPageShift));
+    const auto old = present.find(id);
+    if (old != present.end() && random() % 4 != 0) {
+      const Gpa place = region.gpa;
+      region = old->second;
+      if (random() % 2 == 0) region.size = 0;
+      region.gpa = place;
+    }
+    const absl::StatusOr<SlotChange> change = Apply(set, region);
+    if (change.ok()) {
+      ASSERT_FALSE(region.size != 0 && model.Overlaps(region));
+      model.Set(region);
+      region.size == 0 ? static_cast<void>(present.erase(id))
+                       : static_cast<void>(present[id] = region);
+    } else if (absl::IsAlreadyExists(change.status())) {
+      ASSERT_TRUE(model.Overlaps(region));
+    }
+    for (int look = 0; look < 4; ++look) model.ExpectSame(set, random() % 530);
+    if (i % 256 != 0) continue;
+    ASSERT_TRUE(set.CheckInvariants().ok()) << set.CheckInvariants();
+  }
+  EXPECT_EQ(set.size(), present.size());
+}
+
+}  // namespace
+}  // namespace tdp
