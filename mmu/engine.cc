@@ -28,6 +28,7 @@ SlotLimits LimitsOf(const VmOptions& options) {
 
 Engine::Engine(Backend& backend, const VmOptions& options)
     : slots(LimitsOf(options)),
+      mmu_lock(options.section_clock),
       pool(backend, options.table_quota, EptEntry::Empty()),
       clock(backend, *this),
       backend_(backend),

@@ -35,8 +35,8 @@ class ExitQualification {
   constexpr bool is_read() const { return Has(ept::kQualRead); }
   constexpr bool is_write() const { return Has(ept::kQualWrite); }
   constexpr bool is_fetch() const { return Has(ept::kQualFetch); }
-  // The kinds of access that failed, a set: with EPT A/D bits a guest-table access is read and write.
-  // A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
+  // The kinds of access that failed, a set: with EPT A/D bits a guest-table access is read and
+  // write. A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
   constexpr Access access() const { return Access::FromRaw(raw_ & 7); }
   // The AND of the rights over the walk; user execution is meaningful only under MBEC.
   constexpr Access allowed() const {

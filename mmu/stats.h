@@ -38,6 +38,7 @@ struct VmStats {
   size_t tables_in_use = 0;            // linked, detached and not freed yet, or in a vCPU's cache
   ByteCount table_bytes_reserved = 0;  // held from the backend, metadata and free tables included
   uint64_t flush_generation = 0;
+  uint64_t writer_section_ns = 0;  // by `VmOptions::section_clock`; 0 without one
 };
 
 // A counter that its one writer increments without a locked instruction and others may read.
