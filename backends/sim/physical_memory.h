@@ -22,6 +22,8 @@ class FrameProvider {
   // The 4 KiB behind the page-aligned `frame`, or null if there is no memory. Called from every
   // CPU.
   virtual std::byte* Frame(Hpa frame) = 0;
+  // A walk has set a flag in the paging-structure entry at `entry`, now `value`.
+  virtual void OnEntryWrite(Hpa /*entry*/, uint64_t /*value*/) {}
 };
 
 // A view; copies are cheap and mean the same memory. Words are reached by atomic loads and
@@ -57,8 +59,10 @@ class PhysicalMemory {
   bool CompareExchange(uint64_t hpa, Word expected, Word desired) const {
     Word* word = At<Word>(hpa);
     if (ABSL_PREDICT_FALSE(word == nullptr)) return true;
-    return std::atomic_ref<Word>(*word).compare_exchange_strong(
+    const bool done = std::atomic_ref<Word>(*word).compare_exchange_strong(
         expected, desired, std::memory_order_acq_rel, std::memory_order_acquire);
+    if (ABSL_PREDICT_FALSE(beyond_ != nullptr) && done) beyond_->OnEntryWrite(Hpa(hpa), desired);
+    return done;
   }
 
  private:
