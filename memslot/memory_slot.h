@@ -24,9 +24,9 @@ struct MemoryRegion {
   uint32_t slot = 0;  // below the VM's slot limit
   AddressSpaceId address_space = 0;
   uint32_t flags = 0;
-  Gpa gpa;
+  Gpa gpa{};
   ByteCount size = 0;
-  Hva hva;
+  Hva hva{};
 };
 
 class SlotState;
@@ -38,9 +38,9 @@ struct MemorySlot {
   uint32_t flags = 0;
   // Published while the slot is being deleted or moved: readers treat it as absent, for now.
   bool invalid = false;
-  Gfn base;
-  PageCount pages;
-  Hva hva;
+  Gfn base{};
+  PageCount pages{};
+  Hva hva{};
   // The slot's dirty log and large-page permits. Alive while the change sequence of the `Vm` stands
   // where it stood when the slot was looked up; touch it only inside an MMU section that checked
   // so.
