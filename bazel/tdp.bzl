@@ -75,13 +75,16 @@ def tdp_benchmark(name, deps = [], copts = [], **kwargs):
     )
 
 def tdp_fuzz_test(name, deps = [], copts = [], linkopts = [], tags = [], **kwargs):
-    """A libFuzzer program, for `./run fuzz` alone: it needs --config=fuzz."""
+    """A libFuzzer program <target>_fuzz for `./run fuzz <target>` alone: needs --config=fuzz."""
     cc_binary(
         name = name,
         testonly = True,
         copts = _WARNINGS + copts,
         linkopts = linkopts + ["-fsanitize=fuzzer"],
-        tags = tags + ["manual"],
+        tags = tags + [
+            "fuzz",
+            "manual",
+        ],
         deps = deps,
         **kwargs
     )

@@ -38,8 +38,8 @@ struct MemorySlot {
   uint32_t flags = 0;
   // Published while the slot is being deleted or moved: readers treat it as absent, for now.
   bool invalid = false;
-  Gfn base{};
-  PageCount pages{};
+  Gfn base;
+  PageCount pages;
   Hva hva{};
   // The slot's dirty log and large-page permits. Alive while the change sequence of the `Vm` stands
   // where it stood when the slot was looked up; touch it only inside an MMU section that checked

@@ -93,7 +93,8 @@ class EptEntry {
   }
   constexpr bool is_hole() const { return (raw_ & ~ept::kSuppressVe) == 0; }
   constexpr bool is_mmio() const { return (raw_ & ept::kRightsMask) == ept::kMmioPattern; }
-  // Whether hardware takes the entry for present (SDM 29.3.2: any of bits 2:0, or bit 10 under MBEC).
+  // Whether hardware takes the entry for present (SDM 29.3.2: any of bits 2:0, or bit 10 under
+  // MBEC).
   constexpr bool is_present(bool mbec = false) const {
     return (raw_ & (ept::kRightsMask | (mbec ? ept::kUserExecute : 0))) != 0;
   }
@@ -142,8 +143,8 @@ class EptEntry {
   constexpr EptEntry WithHostWritable() const { return With(ept::kSoftHostWritable); }
   constexpr EptEntry WithoutHostWritable() const { return Without(ept::kSoftHostWritable); }
   constexpr EptEntry WithMemoryType(MemoryType type) const {
-    return EptEntry((raw_ & ~ept::kMemoryTypeMask) |
-                    static_cast<uint64_t>(type) << ept::kMemoryTypeShift);
+    return EptEntry((raw_ & ~ept::kMemoryTypeMask) | static_cast<uint64_t>(type)
+                                                         << ept::kMemoryTypeShift);
   }
   // The leaf with its rights moved to the saved bits, so that any access is a violation.
   constexpr EptEntry WithAccessTracked() const {
@@ -153,8 +154,8 @@ class EptEntry {
   }
   // The reverse of `WithAccessTracked`.
   constexpr EptEntry WithRightsRestored() const {
-    const auto saved = static_cast<uint8_t>((raw_ & ept::kSoftSavedRightsMask) >>
-                                            ept::kSoftSavedRightsShift);
+    const auto saved =
+        static_cast<uint8_t>((raw_ & ept::kSoftSavedRightsMask) >> ept::kSoftSavedRightsShift);
     return EptEntry(raw_ & ~(ept::kSoftAccessTracked | ept::kSoftSavedRightsMask))
         .WithAccess(Access::FromRaw(saved));
   }
@@ -164,6 +165,17 @@ class EptEntry {
     uint64_t raw = raw_ + static_cast<uint64_t>(index) * level.below().bytes();
     if (level == kLevel2M) raw &= ~ept::kLargePage;
     return EptEntry(raw);
+  }
+
+  // This leaf with the rights, the host's permission to write, and the A and D bits of `other`
+  // added.
+  constexpr EptEntry WithGrantsOf(EptEntry other) const {
+    return With(other.raw_ & (ept::kRightsMask | ept::kUserExecute | ept::kAccessed | ept::kDirty |
+                              ept::kSoftHostWritable));
+  }
+  // This 4 KiB leaf as one at `level`, 2 or 3: the aligned page around its frame.
+  constexpr EptEntry EnlargedTo(Level level) const {
+    return EptEntry((raw_ & ~ept::Bits(level.shift() - 1, kPageShift)) | ept::kLargePage);
   }
 
   // The first rule that a present entry at `level` breaks; a not-present one breaks none.
@@ -222,7 +234,7 @@ constexpr EntryDefect EptEntry::Check(Level level, const EntryRules& rules) cons
   if (level == kLevel4K) return CheckLeaf(level, rules);
   if (level > kLevel1G) {
     return (raw_ & (ept::kTableReservedLow | ept::kLargePage)) != 0 ? EntryDefect::kReservedBit
-                                                                     : EntryDefect::kNone;
+                                                                    : EntryDefect::kNone;
   }
   if (Has(ept::kLargePage)) return CheckLeaf(level, rules);
   return (raw_ & ept::kTableReservedLow) != 0 ? EntryDefect::kReservedBit : EntryDefect::kNone;

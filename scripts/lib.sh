@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts share. Sourced, with the root of the checkout as working directory.
+# What the scripts share. Sourced by ./run, with the root of the checkout as working directory.
 
 say() { printf '%s\n' "== $*" >&2; }
 
@@ -24,4 +24,21 @@ phase() {
 print_phases() {
   printf 'Where the time went:\n'
   printf '%s\n' "${PHASES[@]}"
+}
+
+# Bazel's progress lines are for people at a terminal.
+BAZEL_QUIET=()
+[[ -t 2 ]] || BAZEL_QUIET=(--noshow_progress --color=no)
+
+# build_opt LABEL…: builds what ships, the benchmarks and the demo, quietly unless it takes long.
+build_opt() {
+  bazel build --config=opt --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" "$@" ||
+    die "the build of $* failed" "see the compiler's messages above"
+}
+
+# Files under version control or about to be, one per line, that match the given patterns.
+project_files() {
+  git ls-files --cached --others --exclude-standard -- "$@" | while IFS= read -r file; do
+    [[ -f $file ]] && printf '%s\n' "$file"
+  done
 }

@@ -80,7 +80,8 @@ unpack_source() {
 
 cached_archive() {
   mkdir -p "$SOURCE_CACHE"
-  find "$SOURCE_CACHE" -maxdepth 1 -name "$1_*.orig.tar.*" ! -name '*.asc' | sort | tail -1
+  find "$SOURCE_CACHE" -maxdepth 1 -name "$1_*.orig.tar.*" ! -name '*.asc' |
+    sort | tail -1
 }
 
 # A fresh Debian has no deb-src entry. One for each of Debian's own suites among the configured deb
@@ -113,7 +114,13 @@ source_entries() {
     sed -n 's/^Debian|yes|\([^|]*\)|\([^|]*\)|\([^|]*\)$/deb-src \1 \2 \3/p' | sort -u
 }
 
+# setup_build [PACKAGE…]: what every build needs, and the packages named.
 setup_build() {
   require "${BUILD_PACKAGES[@]}" "$@"
   fetch_sources
+}
+
+setup_all() {
+  setup_build "${FORMAT_PACKAGES[@]}" "${TIDY_PACKAGES[@]}" "${FUZZ_PACKAGES[@]}" \
+    "${RECORD_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}"
 }

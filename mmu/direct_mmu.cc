@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/direct_mmu.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "tdp/base/check.h"
+
+namespace tdp {
+namespace {
+
+constexpr PageCount TablePages(Level level) {
+  return PageCount(level.pages().raw() * Level::kEntries);
+}
+
+bool IsTableEmpty(const uint64_t* table, EptEntry empty) {
+  // Most tables that are asked about are not: the first entries tell.
+  return std::all_of(table, table + Level::kEntries,
+                     [empty](uint64_t raw) { return raw == empty.raw(); });
+}
+
+}  // namespace
+
+DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage* root)
+    : options_(options), pool_(pool), root_(nullptr), eptp_(0) {
+  ReplaceRoot(root);
+}
+
+// --- Readers' side
+// --------------------------------------------------------------------------------
+
+// Goes down to the entry of `gfn` at `target`, or to the first above it that is no table.
+EntryPosition DirectMmu::Descend(EntryPosition at, Gfn gfn, Level target) const {
+  while (at.level > target) {
+    const EptEntry entry = at.entry(gfn).Load();
+    if (entry.kind(at.level) != EntryKind::kTable) break;
+    at = {TableAt(entry), at.level.below(), at.above & entry.access()};
+  }
+  return at;
+}
+
+Translation DirectMmu::Walk(Gfn gfn) const {
+  const EntryPosition at = Descend(Root(), gfn, kLevel4K);
+  const EptEntry entry = at.entry(gfn).Load();
+  const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
+  return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
+}
+
+// Where to map `gfn`. For a write, the way there is writable afterwards.
+EntryPosition DirectMmu::Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
+                              bool& flush_owed) const {
+  if (memo.structure == structure() && memo.region == gfn.raw() >> Level::kIndexBits &&
+      (!needed.can_write() || memo.position.above.can_write())) {
+    return memo.position;
+  }
+  EntryPosition at = Descend(Root(), gfn, target);
+  while (needed.can_write() && !at.above.can_write()) {
+    flush_owed |= PushDownProtection(gfn);
+    at = Descend(Root(), gfn, target);
+  }
+  return at;
+}
+
+void DirectMmu::Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const {
+  if (position.level != kLevel4K) return;
+  memo = {structure(), gfn.raw() >> Level::kIndexBits, position};
+}
+
+// Moves the highest missing W on the way to `gfn` one level down: off on every child, and only then
+// on at the parent, so that no child is writable in between that was not before. True if another
+// push was faster: this one may then have taken W back that a fault had given, and CPUs must hear
+// of it.
+bool DirectMmu::PushDownProtection(Gfn gfn) const {
+  EntryPosition at = Root();
+  EptEntry parent = at.entry(gfn).Load();
+  while (parent.kind(at.level) == EntryKind::kTable && parent.is_writable()) {
+    at = {TableAt(parent), at.level.below(), at.above};
+    parent = at.entry(gfn).Load();
+  }
+  if (parent.kind(at.level) != EntryKind::kTable) return false;
+  uint64_t* children = TableAt(parent);
+  for (int i = 0; i < Level::kEntries; ++i) {
+    const EptEntry child = EntryRef(children + i).Load();
+    if (child.is_writable() && !child.is_mmio()) EntryRef(children + i).FetchAnd(~ept::kWrite);
+  }
+  while (!parent.is_writable()) {
+    if (at.entry(gfn).CompareExchange(parent, parent.WithWrite())) return false;
+  }
+  return true;
+}
+
+MapResult DirectMmu::Map(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
+  MapResult result;
+  Level target = request.level;
+  for (;;) {
+    const EntryPosition at = Find(request.gfn, target, request.needed, memo, result.flush_owed);
+    const EptEntry old = at.entry(request.gfn).Load();
+    result.level = std::min(at.level, request.level);
+    switch (old.kind(at.level)) {
+      case EntryKind::kTable:
+        target = at.level.below();  // smaller pages stand here already
+        continue;
+      case EntryKind::kHole:
+      case EntryKind::kMmio:
+        result.outcome = Install(at, old, request, memo, cache);
+        break;
+      case EntryKind::kLeaf:
+        result.level = at.level;
+        result.outcome = Widen(at, old, request, cache, result.flush_owed);
+        Note(request.gfn, at, memo);
+        break;
+    }
+    if (result.outcome != MapOutcome::kRaced) return result;
+  }
+}
+
+struct DirectMmu::Path {
+  EptEntry top;  // what links it
+  int size = 0;
+  std::array<TablePage*, TableCache::kFaultMaximum> tables;  // lowest first
+};
+
+MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                              LeafMemo& memo, TableCache& cache) const {
+  if (at.level.raw() - std::min(at.level, request.level).raw() > cache.size()) {
+    return MapOutcome::kNeedsTables;
+  }
+  const Path path = BuildPath(request, at.level, cache);
+  if (!at.entry(request.gfn).CompareExchange(old, path.top)) {
+    Unbuild(path, request.gfn, cache);
+    return MapOutcome::kRaced;
+  }
+  if (path.size == 0) {
+    Note(request.gfn, at, memo);
+  } else {
+    const TablePage* lowest = path.tables[0];
+    Note(request.gfn, {lowest->entries(), lowest->level(), at.above}, memo);
+  }
+  return MapOutcome::kInstalled;
+}
+
+// Builds the leaf and every table between it and an entry of level `top`, with plain stores: nobody
+// can see them before the one compare-exchange that links `Path::top`.
+DirectMmu::Path DirectMmu::BuildPath(const LeafRequest& request, Level top,
+                                     TableCache& cache) const {
+  Path path;
+  Level level = std::min(top, request.level);
+  path.top = level == kLevel4K ? request.leaf : request.leaf.EnlargedTo(level);
+  for (; level < top; level = level.above()) {
+    TablePage* table = NewTable(request.gfn, level, cache);
+    table->entries()[level.IndexOf(request.gfn)] = path.top.raw();
+    path.tables[static_cast<size_t>(path.size++)] = table;
+    path.top = EptEntry::Table(pool_.HpaOf(table->entries()));
+  }
+  return path;
+}
+
+void DirectMmu::Unbuild(const Path& path, Gfn gfn, TableCache& cache) const {
+  for (int i = 0; i < path.size; ++i) {
+    TablePage* table = path.tables[static_cast<size_t>(i)];
+    table->entries()[table->level().IndexOf(gfn)] = pool_.empty_entry().raw();
+    table->in_use = false;
+    cache.PushUnused(table);
+  }
+}
+
+TablePage* DirectMmu::NewTable(Gfn gfn, Level level, TableCache& cache) const {
+  TablePage* table = cache.Pop();
+  table->base = gfn.AlignDown(TablePages(level));
+  table->role = PageRole::Direct(level, options_.address_space, options_.accessed_dirty);
+  table->in_use = true;
+  return table;
+}
+
+// An existing leaf gets what `request` needs. It may only grow as a whole if the request is about
+// the whole of it; else it is split first.
+MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                            TableCache& cache, bool& flush_owed) const {
+  const EptEntry full = old.access_tracked() ? old.WithRightsRestored() : old;
+  if (old == full && full.access().Covers(request.needed)) return MapOutcome::kSpurious;
+  if (at.level > request.level && !full.access().Covers(request.needed)) {
+    if (cache.size() == 0) return MapOutcome::kNeedsTables;
+    flush_owed |= Split(at, request.gfn, old, cache);
+    return MapOutcome::kRaced;
+  }
+  if (Translation{full, at.level, {}}.FrameOf(request.gfn) != request.leaf.frame()) {
+    return MapOutcome::kFrameChanged;
+  }
+  const EptEntry wider = full.WithGrantsOf(request.leaf);
+  return at.entry(request.gfn).CompareExchange(old, wider) ? MapOutcome::kInstalled
+                                                           : MapOutcome::kRaced;
+}
+
+// Replaces a large leaf by a table of the same frames, rights and A/D bits. False if someone else
+// changed the leaf first.
+bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry leaf, TableCache& cache) const {
+  TablePage* table = NewTable(gfn, at.level.below(), cache);
+  for (int i = 0; i < Level::kEntries; ++i) {
+    table->entries()[i] = leaf.SplitChild(at.level, i).raw();
+  }
+  const EptEntry link = EptEntry::Table(pool_.HpaOf(table->entries()));
+  if (at.entry(gfn).CompareExchange(leaf, leaf.accessed() ? link.WithAccessed() : link))
+    return true;
+  std::fill_n(table->entries(), Level::kEntries, pool_.empty_entry().raw());
+  table->in_use = false;
+  cache.PushUnused(table);
+  return false;
+}
+
+MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, LeafMemo& memo) {
+  MapResult result;
+  for (;;) {
+    const EntryPosition at = Find(gfn, kLevel4K, needed, memo, result.flush_owed);
+    EptEntry old = at.entry(gfn).Load();
+    result.level = at.level;
+    result.outcome = MapOutcome::kNeedsTables;
+    if (old.kind(at.level) != EntryKind::kLeaf) return result;
+    EptEntry wider = old.access_tracked() ? old.WithRightsRestored().WithAccessed() : old;
+    if (needed.can_write() && wider.host_writable() && at.level <= largest) {
+      wider = options_.accessed_dirty ? wider.WithWrite().WithDirty() : wider.WithWrite();
+    }
+    if (!wider.access().Covers(needed)) return result;
+    result.outcome = old.access().Covers(needed) ? MapOutcome::kSpurious : MapOutcome::kInstalled;
+    Note(gfn, at, memo);
+    if (result.outcome == MapOutcome::kSpurious || at.entry(gfn).CompareExchange(old, wider)) {
+      return result;
+    }
+  }
+}
+
+bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
+  const LeafRequest request{gfn, kLevel4K, Access::None(), EptEntry::Mmio(gfn, generation)};
+  LeafMemo unused;
+  for (;;) {
+    const EntryPosition at = Descend(Root(), gfn, kLevel4K);
+    const EptEntry old = at.entry(gfn).Load();
+    if (old.kind(at.level) == EntryKind::kTable) continue;
+    if (old.kind(at.level) == EntryKind::kLeaf) return false;
+    const MapOutcome outcome = Install(at, old, request, unused, cache);
+    if (outcome != MapOutcome::kRaced) return outcome == MapOutcome::kInstalled;
+  }
+}
+
+// --- Writer's side
+// ----------------------------------------------------------------------------------
+
+struct DirectMmu::Range {
+  Gfn first;
+  Gfn end;
+
+  bool Holds(Gfn base, PageCount pages) const { return base >= first && base + pages <= end; }
+  // The indexes, both included, that a table of `level` from `base` on has in the range.
+  int FirstIndex(Gfn base, Level level) const { return first <= base ? 0 : level.IndexOf(first); }
+  int LastIndex(Gfn base, Level level) const {
+    return end >= base + TablePages(level) ? Level::kEntries - 1
+                                           : level.IndexOf(end - PageCount(1));
+  }
+};
+
+bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached) {
+  if (first >= end) return false;
+  StructureChanged();
+  return DetachIn(root_->entries(), root_level(), Gfn(0), {first, end}, spare, detached);
+}
+
+bool DirectMmu::DetachIn(uint64_t* table, Level level, Gfn base, const Range& range,
+                         TableCache& spare, TableList& detached) {
+  bool any = false;
+  const int last = range.LastIndex(base, level);
+  for (int i = range.FirstIndex(base, level); i <= last; ++i) {
+    const EntryPosition at{table, level, Access::All()};
+    const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
+    EptEntry old = at.entry(gfn).Load();
+    if (old.is_hole()) continue;
+    any = true;
+    if (!range.Holds(gfn, level.pages())) {
+      old = SplitForEdge(at, gfn, old, spare);
+      if (old.kind(level) == EntryKind::kTable) {
+        DetachIn(TableAt(old), level.below(), gfn, range, spare, detached);
+        if (!IsTableEmpty(TableAt(old), pool_.empty_entry())) continue;
+      }
+    }
+    at.entry(gfn).Exchange(pool_.empty_entry());
+    if (old.kind(level) == EntryKind::kTable) detached.Push(TablePage::Of(TableAt(old)));
+  }
+  return any;
+}
+
+// What stands at an entry that reaches over an end of the range, after its large leaf was split if
+// a table is there for it.
+EptEntry DirectMmu::SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old,
+                                 TableCache& spare) const {
+  while (old.kind(at.level) == EntryKind::kLeaf && spare.size() > 0) {
+    Split(at, gfn, old, spare);  // fails only where the CPU sets A or D meanwhile
+    old = at.entry(gfn).Load();
+  }
+  return old;
+}
+
+TablePage* DirectMmu::ReplaceRoot(TablePage* root) {
+  root->base = Gfn(0);
+  root->role = PageRole::Direct(root_level(), options_.address_space, options_.accessed_dirty);
+  root->in_use = true;
+  StructureChanged();
+  const Eptp eptp =
+      Eptp::Make(pool_.HpaOf(root->entries()), options_.levels, options_.accessed_dirty);
+  eptp_.store(eptp.raw(), std::memory_order_release);
+  return std::exchange(root_, root);
+}
+
+TablePage* DirectMmu::TakeRoot() { return std::exchange(root_, nullptr); }
+
+bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
+  if (first >= end) return false;
+  StructureChanged();
+  return WriteProtectIn(root_->entries(), root_level(), Gfn(0), {first, end});
+}
+
+bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range) {
+  bool any = false;
+  const int last = range.LastIndex(base, level);
+  for (int i = range.FirstIndex(base, level); i <= last; ++i) {
+    const EntryRef entry(table + i);
+    const EptEntry old = entry.Load();
+    if (!old.is_writable() || old.is_mmio()) continue;
+    const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
+    if (!range.Holds(gfn, level.pages()) && old.kind(level) == EntryKind::kTable) {
+      any |= WriteProtectIn(TableAt(old), level.below(), gfn, range);
+    } else {
+      entry.FetchAnd(~ept::kWrite);
+      any = true;
+    }
+  }
+  return any;
+}
+
+namespace {
+
+void VisitTable(const TablePool& pool, TablePage* table, DirectMmu::Visitor visit) {
+  const Level level = table->level();
+  for (int i = 0; i < Level::kEntries; ++i) {
+    const EptEntry entry = table->entry(i).Load();
+    if (entry.is_hole()) continue;
+    visit(table, i, entry, level);
+    if (entry.kind(level) == EntryKind::kTable) {
+      VisitTable(pool, TablePage::Of(pool.EntriesOf(entry.address())), visit);
+    }
+  }
+}
+
+}  // namespace
+
+void DirectMmu::ForEach(Visitor visit) const { VisitTable(pool_, root_, visit); }
+
+}  // namespace tdp

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The direct (TDP) tables of one address space: guest frame to host frame, with nothing in between.
+//
+// A table's place says which frames it maps, so there is no reverse map. docs/locking.md says which
+// side of `MmuLock` each function needs; each comment here repeats it.
+
+#ifndef TDP_MMU_DIRECT_MMU_H_
+#define TDP_MMU_DIRECT_MMU_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/functional/function_ref.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/page_role.h"
+#include "tdp/mmu/table_page.h"
+#include "tdp/mmu/table_pool.h"
+
+namespace tdp {
+
+// Where a walk ended: an entry, its level, and the AND of the rights of the tables above it.
+struct EntryPosition {
+  uint64_t* table = nullptr;
+  Level level = kLevel4K;
+  Access above = Access::All();
+
+  EntryRef entry(Gfn gfn) const { return EntryRef(table + level.IndexOf(gfn)); }
+};
+
+// What a lookup found.
+struct Translation {
+  EptEntry entry;
+  Level level = kLevel4K;
+  Access access;  // the AND over the whole walk; empty where nothing is mapped
+  bool is_mapped() const { return entry.kind(level) == EntryKind::kLeaf; }
+  // The host frame of `gfn`, which the lookup was for.
+  Hfn FrameOf(Gfn gfn) const {
+    return entry.frame() + PageCount(gfn.raw() & (level.pages().raw() - 1));
+  }
+};
+
+// A vCPU's note of the last leaf table it used: neighbours are found without a walk. Valid while
+// the structure of the tables it was noted from stands.
+struct LeafMemo {
+  uint64_t structure = 0;  // 0: holds nothing
+  uint64_t region = 0;     // gfn >> 9
+  EntryPosition position;
+};
+
+// What a fault wants mapped.
+struct LeafRequest {
+  Gfn gfn;
+  Level level = kLevel4K;  // the largest leaf that may be installed, or given more rights
+  Access needed;           // what the guest tried
+  EptEntry leaf;           // the leaf for `gfn` at 4 KiB; larger ones are made from it
+};
+
+enum class MapOutcome : uint8_t {
+  kInstalled,
+  kSpurious,
+  kRaced,         // another reader was faster with this entry: look again
+  kNeedsTables,   // more tables than the cache holds; nothing was changed
+  kFrameChanged,  // another frame is mapped here: only a structural operation may replace it
+};
+
+struct MapResult {
+  MapOutcome outcome = MapOutcome::kInstalled;
+  Level level = kLevel4K;
+  bool flush_owed = false;  // a large leaf became a table, or two pushes of a protection met
+};
+
+struct DirectMmuOptions {
+  int levels = 4;              // 4 or 5
+  bool accessed_dirty = true;  // EPTP bit 6
+  uint16_t address_space = 0;
+};
+
+class DirectMmu {
+ public:
+  // `root` is a table of `pool` and comes back from `ReplaceRoot` or `TakeRoot`.
+  DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage* root);
+
+  DirectMmu(const DirectMmu&) = delete;
+  DirectMmu& operator=(const DirectMmu&) = delete;
+
+  // Any thread, no lock: the pointer to load now.
+  Eptp eptp() const { return Eptp(eptp_.load(std::memory_order_acquire)); }
+  Level root_level() const { return Level(options_.levels); }
+  // The first frame beyond what the tables can name.
+  Gfn end() const { return Gfn(uint64_t{1} << (root_level().above().shift() - kPageShift)); }
+
+  // --- Readers' side
+  // ------------------------------------------------------------------------------
+
+  // What the tables say of `gfn`.
+  Translation Walk(Gfn gfn) const;
+
+  // Makes `request` true, taking tables from `cache`; notes the leaf table in `memo`.
+  MapResult Map(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
+
+  // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
+  // was taken for logging, rights that were taken for aging. kNeedsTables if that is not the case,
+  // or only after a split: the whole fault has to run then, and nothing was changed.
+  MapResult WidenInPlace(Gfn gfn, Access needed, Level largest, LeafMemo& memo);
+
+  // Remembers that `gfn` has no memory, as of slot generation `generation`. True if the entry is
+  // there now; false if tables are missing or something is mapped.
+  bool MapMmio(Gfn gfn, uint64_t generation, TableCache& cache);
+
+  // --- Writer's side
+  // ------------------------------------------------------------------------------
+
+  // Takes every mapping of [first, end) away: whole subtrees at the highest entries inside, and the
+  // ragged edges entry by entry. A large leaf that reaches over an edge is split first with a table
+  // from `spare`, or taken away whole where there is none (the guest faults it in again). Detached
+  // tables go to `detached`. Returns whether anything was there.
+  bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached);
+
+  // Puts an empty root in place and returns the old one, with everything below it.
+  TablePage* ReplaceRoot(TablePage* root);
+
+  // Takes W from the highest entries inside [first, end), O(1) in its size: rights combine by AND.
+  // Returns whether anything was writable.
+  bool WriteProtect(Gfn first, Gfn end);
+
+  // --- Nobody else is there
+  // -----------------------------------------------------------------------
+
+  // Ends the use of this object and gives the root back.
+  TablePage* TakeRoot();
+
+  // Visits every entry that is no hole, tables before what is below them: (table, index, level).
+  using Visitor = absl::FunctionRef<void(TablePage* table, int index, EptEntry entry, Level level)>;
+  // Writer's side, or any moment when no one changes the tables.
+  void ForEach(Visitor visit) const;
+
+  TablePage* root() const { return root_; }
+  // Moves whenever a note in a `LeafMemo` may have become wrong.
+  uint64_t structure() const { return structure_.load(std::memory_order_relaxed); }
+  const DirectMmuOptions& options() const { return options_; }
+
+ private:
+  struct Path;  // tables built below one entry, not linked yet
+
+  EntryPosition Root() const { return {root_->entries(), root_level(), Access::All()}; }
+  EntryPosition Descend(EntryPosition from, Gfn gfn, Level target) const;
+  EntryPosition Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
+                     bool& flush_owed) const;
+  bool PushDownProtection(Gfn gfn) const;
+  void Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const;
+
+  MapOutcome Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                     LeafMemo& memo, TableCache& cache) const;
+  Path BuildPath(const LeafRequest& request, Level top, TableCache& cache) const;
+  void Unbuild(const Path& path, Gfn gfn, TableCache& cache) const;
+  TablePage* NewTable(Gfn gfn, Level level, TableCache& cache) const;
+  MapOutcome Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                   TableCache& cache, bool& flush_owed) const;
+  bool Split(const EntryPosition& at, Gfn gfn, EptEntry leaf, TableCache& cache) const;
+
+  struct Range;  // of frames, for structural operations
+  bool DetachIn(uint64_t* table, Level level, Gfn base, const Range& range, TableCache& spare,
+                TableList& detached);
+  EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
+  bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range);
+  uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
+  void StructureChanged() { structure_.fetch_add(1, std::memory_order_relaxed); }
+
+  const DirectMmuOptions options_;
+  TablePool& pool_;
+  TablePage* root_;
+  std::atomic<uint64_t> eptp_;
+  std::atomic<uint64_t> structure_{1};
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_DIRECT_MMU_H_

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/engine.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+namespace {
+
+SlotLimits LimitsOf(const VmOptions& options) {
+  SlotLimits limits;
+  limits.slots = options.slot_limit;
+  limits.address_spaces = options.address_spaces;
+  limits.guest_physical_address_bits = GuestPhysicalBits(options);
+  limits.user_address_end = options.host_address_end;
+  return limits;
+}
+
+}  // namespace
+
+Engine::Engine(Backend& backend, const VmOptions& options)
+    : slots(LimitsOf(options)),
+      pool(backend, options.table_quota, EptEntry::Empty()),
+      clock(backend, *this),
+      backend_(backend),
+      options_(options),
+      accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
+      max_leaf_level_(MaxLeafLevel(options, backend.capabilities())),
+      guest_physical_bits_(GuestPhysicalBits(options)) {}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const VmOptions& options) {
+  TDP_RETURN_IF_ERROR(CheckVmOptions(options, backend.capabilities()));
+  auto engine = absl::WrapUnique(new Engine(backend, options));
+  for (int space = 0; space < options.address_spaces; ++space) {
+    TDP_ASSIGN_OR_RETURN(TablePage * root, engine->NewRoot());
+    DirectMmuOptions mmu;
+    mmu.levels = options.ept_levels;
+    mmu.accessed_dirty = engine->accessed_dirty_;
+    mmu.address_space = static_cast<AddressSpaceId>(space);
+    engine->mmus_.push_back(std::make_unique<DirectMmu>(mmu, engine->pool, root));
+  }
+  return engine;
+}
+
+Engine::~Engine() {
+  clock.Reclaim();  // no vCPU is left, so everything that waited can go
+  TableList roots;
+  for (const auto& mmu : mmus_) roots.Push(mmu->TakeRoot());
+  Reclaim(std::move(roots));
+}
+
+absl::StatusOr<TablePage*> Engine::NewRoot() {
+  TableList one;
+  TDP_RETURN_IF_ERROR(pool.Take(1, one));
+  return one.Pop();
+}
+
+EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
+  const Capabilities& capabilities = backend_.capabilities();
+  EntryRules rules;
+  rules.capabilities = capabilities.ept;
+  rules.physical_address_bits = capabilities.physical_address_bits;
+  rules.mbec = false;
+  return entry.Check(level, rules);
+}
+
+PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
+  TableCache spare(pool);
+  const auto is_ragged = [](Gfn gfn) { return !gfn.is_aligned(kLevel1G.pages()); };
+  // Only an unaligned end can meet a large leaf that reaches over it. Without tables to split it
+  // the leaf goes as a whole, which is as correct and only costs a fault more.
+  if (is_ragged(first) || is_ragged(end)) spare.Refill().IgnoreError();
+  TableList detached;
+  PendingFlush flush;
+  {
+    MmuWriteSection section(mmu_lock);
+    if (mmu(space).Detach(first, std::min(end, mmu(space).end()), spare, detached)) {
+      flush = clock.Advance();
+    }
+  }
+  if (flush.is_owed()) zaps.fetch_add(1, std::memory_order_relaxed);
+  clock.Retire(std::move(detached), flush);
+  return flush;
+}
+
+absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
+  TDP_ASSIGN_OR_RETURN(TablePage * root, NewRoot());
+  TableList detached;
+  PendingFlush flush;
+  {
+    MmuWriteSection section(mmu_lock);
+    detached.Push(mmu(space).ReplaceRoot(root));
+    flush = clock.AdvanceAllRoots();
+  }
+  zaps.fetch_add(1, std::memory_order_relaxed);
+  clock.Retire(std::move(detached), flush);
+  return flush;
+}
+
+// Every table is followed by its children in the list, so that the list is both the work and the
+// result.
+void Engine::Reclaim(TableList&& subtrees) {
+  TableList work = std::exchange(subtrees, TableList());
+  TableList done;
+  while (TablePage* table = work.Pop()) {
+    const Level level = table->level();
+    for (int i = 0; level > kLevel4K && i < Level::kEntries; ++i) {
+      const EptEntry entry = table->entry(i).Load();
+      if (entry.kind(level) == EntryKind::kTable) {
+        work.Push(TablePage::Of(pool.EntriesOf(entry.address())));
+      }
+    }
+    done.Push(table);
+  }
+  tables_freed.fetch_add(done.size(), std::memory_order_relaxed);
+  pool.Return(std::move(done));
+}
+
+}  // namespace tdp

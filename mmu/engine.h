@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the vCPUs of one `Vm` share: the parts of its MMU, in the order of docs/locking.md.
+// Embedders see `Vm` and `Vcpu`; this is how those two reach the same state.
+
+#ifndef TDP_MMU_ENGINE_H_
+#define TDP_MMU_ENGINE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "tdp/memslot/slot_set.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/change_sequence.h"
+#include "tdp/mmu/direct_mmu.h"
+#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/stats.h"
+#include "tdp/mmu/table_pool.h"
+#include "tdp/mmu/vm_options.h"
+
+namespace tdp {
+
+class Vcpu;
+
+class Engine : public TableReclaimer {
+ public:
+  // Options are checked. ResourceExhausted if the roots can not be had.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend& backend, const VmOptions& options);
+  ~Engine() override;
+
+  Backend& backend() { return backend_; }
+  const VmOptions& options() const { return options_; }
+  bool accessed_dirty() const { return accessed_dirty_; }
+  Level max_leaf_level() const { return max_leaf_level_; }
+  Gpa guest_end() const { return Gpa(uint64_t{1} << guest_physical_bits_); }
+  DirectMmu& mmu(AddressSpaceId space) { return *mmus_[space]; }
+  const DirectMmu& mmu(AddressSpaceId space) const { return *mmus_[space]; }
+  size_t address_spaces() const { return mmus_.size(); }
+
+  // Which rule of the SDM a present entry at `level` breaks.
+  EntryDefect CheckEntry(EptEntry entry, Level level) const;
+
+  // Takes every mapping of [first, end) away. Returns the flush that this owes.
+  PendingFlush Zap(AddressSpaceId space, Gfn first, Gfn end);
+  // The same for everything at once, in O(1): the root is replaced.
+  absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space);
+
+  // Called with detached subtrees that no CPU can reach: frees every table of them.
+  void Reclaim(TableList&& subtrees) override;
+
+  // The parts. Each is thread-safe by its own rules.
+  absl::Mutex slots_mutex;  // slot changes
+  SlotSet slots;
+  MmuLock mmu_lock;
+  ChangeSequence sequence;
+  TablePool pool;
+  FlushClock clock;
+
+  std::atomic<uint64_t> zaps{0};
+  std::atomic<uint64_t> tables_freed{0};
+
+  // The vCPUs there are, by id, and what those that are gone had counted.
+  mutable absl::Mutex vcpus_mutex;
+  std::vector<Vcpu*> vcpus ABSL_GUARDED_BY(vcpus_mutex);
+  FaultStats retired_stats ABSL_GUARDED_BY(vcpus_mutex);
+
+ private:
+  Engine(Backend& backend, const VmOptions& options);
+  absl::StatusOr<TablePage*> NewRoot();
+
+  Backend& backend_;
+  const VmOptions options_;
+  const bool accessed_dirty_;
+  const Level max_leaf_level_;
+  const int guest_physical_bits_;
+  std::vector<std::unique_ptr<DirectMmu>> mmus_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_ENGINE_H_

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/invariants.h"
+
+#include <cstdint>
+#include <string>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/slot_reader.h"
+
+namespace tdp {
+namespace {
+
+// Checks one address space; keeps the first complaint.
+class Checker {
+ public:
+  Checker(Engine& engine, AddressSpaceId space, absl::flat_hash_set<const TablePage*>& seen)
+      : engine_(engine), space_(space), slots_(engine.slots), seen_(seen) {}
+
+  absl::Status Run() {
+    const DirectMmu& mmu = engine_.mmu(space_);
+    CheckTable(mmu.root(), Gfn(0), mmu.root_level());
+    if (mmu.eptp().root() != engine_.pool.HpaOf(mmu.root()->entries())) {
+      Complain("the EPTP names another root");
+    }
+    mmu.ForEach([this](TablePage* table, int index, EptEntry entry, Level level) {
+      CheckEntry(table, index, entry, level);
+    });
+    return status_;
+  }
+
+ private:
+  void CheckEntry(TablePage* table, int index, EptEntry entry, Level level) {
+    const Gfn gfn = table->base + PageCount(static_cast<uint64_t>(index) * level.pages().raw());
+    where_ = absl::StrFormat("space %u gfn 0x%x level %d entry 0x%x", space_, gfn.raw(),
+                             level.raw(), entry.raw());
+    switch (entry.kind(level)) {
+      case EntryKind::kHole:
+        break;
+      case EntryKind::kMmio:
+        CheckMmio(gfn, level, entry);
+        break;
+      case EntryKind::kTable:
+        CheckLegal(entry, level);
+        CheckTable(TablePage::Of(engine_.pool.EntriesOf(entry.address())), gfn, level.below());
+        break;
+      case EntryKind::kLeaf:
+        CheckLegal(entry, level);
+        CheckLeaf(gfn, level, entry);
+        break;
+    }
+  }
+
+  // Every table is linked once and knows its place.
+  void CheckTable(const TablePage* table, Gfn base, Level level) {
+    if (!seen_.insert(table).second) Complain("a table is linked twice");
+    if (!table->in_use) Complain("a table is linked that counts as free");
+    if (table->base != base) Complain("a table does not know its first frame");
+    if (table->role.level() != level) Complain("a table does not know its level");
+    if (table->role.address_space() != space_) Complain("a table does not know its address space");
+  }
+
+  void CheckLegal(EptEntry entry, Level level) {
+    const EntryDefect defect = engine_.CheckEntry(entry, level);
+    if (defect != EntryDefect::kNone) Complain(EntryDefectName(defect));
+  }
+
+  void CheckMmio(Gfn gfn, Level level, EptEntry entry) {
+    if (level != kLevel4K) Complain("an MMIO entry above level 1");
+    if (entry.mmio_gfn() != gfn) Complain("an MMIO entry remembers another frame");
+    const bool current = entry == EptEntry::Mmio(gfn, engine_.slots.generation(space_));
+    if (current && slots_.Find(space_, gfn) != nullptr) {
+      Complain("a current MMIO entry where a slot has memory");
+    }
+  }
+
+  // A leaf lies inside one slot and has no right that the slot or the host denies.
+  void CheckLeaf(Gfn gfn, Level level, EptEntry entry) {
+    const MemorySlot* slot = slots_.Find(space_, gfn);
+    if (slot == nullptr || slot->end() < gfn + level.pages()) {
+      Complain("a leaf that is not inside one slot");
+      return;
+    }
+    if (entry.is_writable() && slot->is_read_only())
+      Complain("a writable leaf in a read-only slot");
+    if (entry.is_writable() && !entry.host_writable())
+      Complain("a writable leaf of a page that is not");
+    if (level > slot->state->MaxLevel(gfn)) Complain("a leaf larger than the slot permits");
+  }
+
+  void Complain(std::string_view what) {
+    if (status_.ok()) status_ = absl::InternalError(absl::StrFormat("%s: %s", where_, what));
+  }
+
+  Engine& engine_;
+  const AddressSpaceId space_;
+  SlotReader slots_;
+  absl::flat_hash_set<const TablePage*>& seen_;
+  std::string where_ = "root";
+  absl::Status status_;
+};
+
+}  // namespace
+
+absl::Status CheckEngineInvariants(Engine& engine) {
+  absl::flat_hash_set<const TablePage*> seen;
+  for (size_t space = 0; space < engine.address_spaces(); ++space) {
+    TDP_RETURN_IF_ERROR(Checker(engine, static_cast<AddressSpaceId>(space), seen).Run());
+  }
+  if (seen.size() > engine.pool.taken()) {
+    return absl::InternalError(absl::StrFormat("%u tables are linked but the pool gave out %u",
+                                               seen.size(), engine.pool.taken()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tdp

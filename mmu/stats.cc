@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/stats.h"
+
+namespace tdp {
+
+FaultStats& FaultStats::operator+=(const FaultStats& other) {
+  fixed += other.fixed;
+  spurious += other.spurious;
+  retry += other.retry;
+  mmio += other.mmio;
+  blocked += other.blocked;
+  errors += other.errors;
+  fast += other.fast;
+  splits += other.splits;
+  flushes += other.flushes;
+  for (size_t i = 0; i < leaves_installed.size(); ++i)
+    leaves_installed[i] += other.leaves_installed[i];
+  return *this;
+}
+
+}  // namespace tdp

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Counters of a `Vm`.
+
+#ifndef TDP_MMU_STATS_H_
+#define TDP_MMU_STATS_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "tdp/base/address.h"
+
+namespace tdp {
+
+// What one vCPU counts, or the sum over all. Plain numbers since the VM was made.
+struct FaultStats {
+  uint64_t fixed = 0;
+  uint64_t spurious = 0;
+  uint64_t retry = 0;
+  uint64_t mmio = 0;
+  uint64_t blocked = 0;
+  uint64_t errors = 0;
+  uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
+  uint64_t splits = 0;   // large leaves split, or protections pushed twice: a flush each
+  uint64_t flushes = 0;  // made as the guest was entered
+  std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G
+
+  FaultStats& operator+=(const FaultStats& other);
+};
+
+// A snapshot; the parts are read one after the other while vCPUs run.
+struct VmStats {
+  FaultStats faults;                   // vCPUs that are gone included
+  uint64_t zaps = 0;                   // structural operations that took mappings away
+  uint64_t tables_freed = 0;           // after their flush
+  size_t tables_in_use = 0;            // linked, detached and not freed yet, or in a vCPU's cache
+  ByteCount table_bytes_reserved = 0;  // held from the backend, metadata and free tables included
+  uint64_t flush_generation = 0;
+};
+
+// A counter that its one writer increments without a locked instruction and others may read.
+class Counter {
+ public:
+  void Add(uint64_t n = 1) {
+    value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+  }
+  uint64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_STATS_H_

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The memory of a `Vm`'s tables: blocks from the backend, a list of free tables, and a small cache
+// of them for each vCPU so that a fault never allocates.
+
+#ifndef TDP_MMU_TABLE_POOL_H_
+#define TDP_MMU_TABLE_POOL_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/table_page.h"
+
+namespace tdp {
+
+// Thread-safe. A free table always holds `empty_entry` in every entry: clearing happens when tables
+// come back, in batches and outside every other lock.
+class TablePool {
+ public:
+  // `quota` limits the tables in use or in caches; `empty_entry` fills fresh tables.
+  TablePool(Backend& backend, size_t quota, EptEntry empty_entry);
+  // Every table has come back.
+  ~TablePool();
+
+  TablePool(const TablePool&) = delete;
+  TablePool& operator=(const TablePool&) = delete;
+
+  // Moves `count` tables to `out`. ResourceExhausted, with nothing moved, if the quota or the
+  // backend has no room. May call the backend; hold no lock.
+  absl::Status Take(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Takes tables back, whatever they hold, and makes them empty again. No CPU can reach them.
+  void Return(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same for tables that were never linked and are still empty.
+  void ReturnUnused(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  size_t quota() const { return quota_.load(std::memory_order_relaxed); }
+  // A quota below the number in use stops further allocation and takes nothing away.
+  void set_quota(size_t tables) { quota_.store(tables, std::memory_order_relaxed); }
+  // Tables taken and not returned: linked, detached or in a cache.
+  size_t taken() const { return taken_.load(std::memory_order_relaxed); }
+  // Bytes held from the backend, free tables and metadata included.
+  ByteCount reserved_bytes() const {
+    return blocks_.load(std::memory_order_relaxed) * kTableBlockBytes;
+  }
+
+  Hpa HpaOf(const uint64_t* table) const {
+    return Hpa(reinterpret_cast<uintptr_t>(table) - direct_map_offset_);
+  }
+  uint64_t* EntriesOf(Hpa table) const {
+    return reinterpret_cast<uint64_t*>(table.raw() + direct_map_offset_);
+  }
+  EptEntry empty_entry() const { return empty_entry_; }
+
+ private:
+  void Fill(TablePage* page) const;
+  absl::Status AddBlock() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  Backend& backend_;
+  const uintptr_t direct_map_offset_;
+  const EptEntry empty_entry_;
+  std::atomic<size_t> quota_;
+  std::atomic<size_t> taken_ = 0;
+  std::atomic<size_t> blocks_ = 0;
+  absl::Mutex mutex_;
+  TableList free_ ABSL_GUARDED_BY(mutex_);
+  TablePage* block_list_ ABSL_GUARDED_BY(mutex_) = nullptr;  // the blocks' own records
+};
+
+// A vCPU's stock of free tables. Belongs to one thread at a time.
+class TableCache {
+ public:
+  // The most tables that one fault can need: a whole path below the root, and one to split a leaf.
+  static constexpr int kFaultMaximum = 5;
+  // A refill brings the stock to this many.
+  static constexpr int kCapacity = 32;
+
+  explicit TableCache(TablePool& pool) : pool_(pool) {}
+  ~TableCache();
+
+  TableCache(const TableCache&) = delete;
+  TableCache& operator=(const TableCache&) = delete;
+
+  // Sees to it that `kFaultMaximum` tables are here: one compare where they are. ResourceExhausted
+  // if they can not be had; what was here stays. Hold no lock.
+  absl::Status Refill() {
+    if (size_ >= kFaultMaximum) return absl::OkStatus();
+    return RefillSlow();
+  }
+
+  int size() const { return size_; }
+  // `size()` is above 0.
+  TablePage* Pop() { return stock_[--size_]; }
+  // Gives back a table that was popped and not linked, still empty.
+  void PushUnused(TablePage* page) { stock_[size_++] = page; }
+
+ private:
+  absl::Status RefillSlow();
+
+  TablePool& pool_;
+  int size_ = 0;
+  std::array<TablePage*, kCapacity> stock_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_TABLE_POOL_H_

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/vcpu.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+namespace {
+
+FaultResult Error(absl::Status status) {
+  return {FaultOutcome::kError, kLevel4K, std::move(status)};
+}
+
+// The embedder waits for a page that may come later; other answers of the host are its errors.
+FaultResult FromResolveError(absl::Status status) {
+  if (absl::IsUnavailable(status)) return {FaultOutcome::kBlocked};
+  return Error(std::move(status));
+}
+
+bool IsMapped(const MapResult& mapped) {
+  return mapped.outcome == MapOutcome::kInstalled || mapped.outcome == MapOutcome::kSpurious;
+}
+
+FaultResult ResultOf(const MapResult& mapped) {
+  return {mapped.outcome == MapOutcome::kInstalled ? FaultOutcome::kFixed : FaultOutcome::kSpurious,
+          mapped.level};
+}
+
+// Whether the host page covers the whole leaf of `level` around the frame, from a host frame that
+// is aligned alike.
+bool HostPageHolds(const PageFault& fault, Level level) {
+  const uint64_t inside = level.pages().raw() - 1;
+  return fault.page.order >= level.shift() - kPageShift &&
+         (fault.gfn.raw() & inside) == (fault.page.hfn.raw() & inside);
+}
+
+}  // namespace
+
+Vcpu::Vcpu(Engine& engine, VcpuId id)
+    : engine_(engine),
+      id_(id),
+      reader_(engine.mmu_lock),
+      slots_(engine.slots),
+      tables_(engine.pool),
+      flush_member_(engine.clock, id) {}
+
+Vcpu::~Vcpu() {
+  TDP_CHECK(!is_in_guest());
+  absl::MutexLock lock(&engine_.vcpus_mutex);
+  engine_.vcpus[id_] = nullptr;
+  engine_.retired_stats += stats();
+}
+
+GuestEntry Vcpu::EnterGuest() {
+  const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
+  // The root is read after the vCPU counts as in the guest: whoever replaces it from here on will
+  // kick.
+  const Eptp eptp = mmu().eptp();
+  if (ABSL_PREDICT_FALSE(owed != FlushClock::Member::Owed::kNothing)) {
+    counters_.flushes.Add();
+    if (owed == FlushClock::Member::Owed::kAllRoots) {
+      engine_.backend().InvalidateAll(id_);
+    } else {
+      engine_.backend().Invalidate(id_, eptp);
+    }
+  }
+  return GuestEntry(this, eptp);
+}
+
+absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
+  if (is_in_guest()) return absl::FailedPreconditionError("the vCPU is in the guest");
+  if (space >= engine_.address_spaces()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
+  }
+  address_space_ = space;
+  memo_ = LeafMemo();
+  flush_member_.ForgetCpu();  // flushes so far were of the other root
+  return absl::OkStatus();
+}
+
+FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
+  FaultResult result = Fault(gpa, qualification);
+  while (ABSL_PREDICT_FALSE(short_of_room_ != nullptr)) {
+    // Memory for the log is allocated outside every section. The shared pointer keeps the log while
+    // it is.
+    const std::shared_ptr<DirtyLog> log = std::exchange(short_of_room_, nullptr);
+    const absl::Status room = log->Prepare(index_without_room_);
+    result = room.ok() ? Fault(gpa, qualification) : Error(room);
+  }
+  Count(result);
+  return result;
+}
+
+// Life of a fault, top to bottom. docs/design.md has the same list with the reasons for its order.
+FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
+  PageFault fault;
+  if (absl::Status bad = Classify(gpa, qualification, fault); !bad.ok()) return Error(bad);
+
+  fault.sequence = engine_.sequence.Current();
+  fault.slot = slots_.Find(address_space_, fault.gfn);
+  if (fault.slot == nullptr) return Mmio(fault);
+  if (fault.slot->invalid) return {FaultOutcome::kRetry};
+  if (fault.access.can_write() && fault.slot->is_read_only()) return {FaultOutcome::kMmio};
+  fault.hva = fault.slot->HvaOf(fault.gfn);
+  fault.log_write = fault.slot->logs_dirty_pages() && fault.access.can_write();
+
+  if (FaultResult fast; fault.reached_leaf && TryWidenInPlace(fault, fast)) return fast;
+
+  // Whether tables are needed at all shows in the section; without them it may still go well.
+  const absl::Status refill = tables_.Refill();
+  absl::StatusOr<HostPage> page = engine_.backend().Resolve(fault.hva, fault.access);
+  if (!page.ok()) return FromResolveError(page.status());
+  fault.page = *page;
+
+  MapResult mapped;
+  {
+    MmuReadSection section(reader_);
+    if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
+    if (fault.log_write && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
+    ChooseLevel(fault);
+    mapped = mmu().Map(RequestFor(fault), memo_, tables_);
+    if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
+  }
+  return Finish(fault, mapped, refill);
+}
+
+absl::Status Vcpu::CheckAddress(Gpa gpa) const {
+  if (is_in_guest()) {
+    return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
+  }
+  if (gpa < engine_.guest_end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat("gpa 0x%x is beyond the guest's width (0x%x)",
+                                                    gpa.raw(), engine_.guest_end().raw()));
+}
+
+absl::Status Vcpu::Classify(Gpa gpa, ExitQualification qualification, PageFault& fault) const {
+  TDP_RETURN_IF_ERROR(CheckAddress(gpa));
+  TDP_RETURN_IF_ERROR(qualification.Check());
+  fault.gpa = gpa;
+  fault.gfn = Gfn::Of(gpa);
+  fault.access = qualification.access();
+  fault.reached_leaf = qualification.reached_leaf();
+  return absl::OkStatus();
+}
+
+// A frame without memory. Remembering it is only a help, so no table for it is no error.
+FaultResult Vcpu::Mmio(const PageFault& fault) {
+  const uint64_t generation = slots_.generation();
+  const bool settled = (generation & kSlotUpdateInProgress) == 0;
+  if (settled && engine_.options().mmio_caching && tables_.Refill().ok()) {
+    MmuReadSection section(reader_);
+    if (!engine_.sequence.MovedSince(fault.sequence, Hva(0))) {
+      mmu().MapMmio(fault.gfn, generation, tables_);
+    }
+  }
+  return {FaultOutcome::kMmio};
+}
+
+FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
+  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return Error(bad);
+  Translation found;
+  {
+    MmuReadSection section(reader_);
+    found = mmu().Walk(Gfn::Of(gpa));
+  }
+  FaultResult result{FaultOutcome::kRetry};
+  if (found.entry.is_mmio() && IsMmioCurrent(found.entry)) {
+    result.outcome = FaultOutcome::kMmio;
+  } else if (found.entry.is_mmio()) {
+    // Memory may be here by now: answer as for a violation by a read.
+    result = Fault(gpa, ExitQualification::Make(Access::Read(), Access::None(), false, false));
+  } else if (engine_.CheckEntry(found.entry, found.level) != EntryDefect::kNone) {
+    result = Error(
+        absl::InternalError(absl::StrFormat("misconfigured entry 0x%x at level %d for gpa 0x%x",
+                                            found.entry.raw(), found.level.raw(), gpa.raw())));
+  }
+  Count(result);
+  return result;
+}
+
+bool Vcpu::IsMmioCurrent(EptEntry entry) const {
+  return entry == EptEntry::Mmio(entry.mmio_gfn(), engine_.slots.generation(address_space_));
+}
+
+// The leaf is there and lacks a right that was taken for logging or aging: the host need not be
+// asked. False if the whole fault has to run.
+bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
+  MapResult mapped;
+  {
+    MmuReadSection section(reader_);
+    if (engine_.sequence.MovedSince(fault.sequence, fault.hva) ||
+        (fault.log_write && !HasRoomToLog(fault))) {
+      result.outcome = FaultOutcome::kRetry;
+      return true;
+    }
+    // A large leaf must not become writable as a whole where each 4 KiB page is logged.
+    const Level largest = fault.log_write ? kLevel4K : kLevel1G;
+    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest, memo_);
+    if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
+  }
+  SettleSplit(mapped);
+  if (!IsMapped(mapped)) return false;
+  counters_.fast.Add();
+  result = ResultOf(mapped);
+  return true;
+}
+
+// The largest leaf that the slot, the host page and the policy allow for this frame.
+void Vcpu::ChooseLevel(PageFault& fault) const {
+  Level level = std::min(engine_.max_leaf_level(), fault.slot->state->MaxLevel(fault.gfn));
+  if (fault.slot->logs_dirty_pages()) level = kLevel4K;
+  while (level > kLevel4K && !HostPageHolds(fault, level)) level = level.below();
+  fault.max_level = level;
+}
+
+LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
+  const bool writable = fault.page.writable && !fault.slot->is_read_only();
+  // Where writes are logged a page becomes writable only by the write that marks it.
+  const bool give_write = writable && (fault.access.can_write() || !fault.slot->logs_dirty_pages());
+  const Access access = give_write ? Access::All() : Access::All().Without(Access::Write());
+  EptEntry leaf =
+      EptEntry::Leaf(fault.page.hfn, kLevel4K, access, fault.page.memory_type).WithIgnorePat();
+  if (writable) leaf = leaf.WithHostWritable();
+  if (engine_.accessed_dirty()) {
+    // Saves the CPU its own locked updates of the entry.
+    leaf = leaf.WithAccessed();
+    if (fault.access.can_write()) leaf = leaf.WithDirty();
+  }
+  return {fault.gfn, fault.max_level, fault.access, leaf};
+}
+
+// Whether the page of a logged write can be marked; if not, notes the log that needs memory.
+bool Vcpu::HasRoomToLog(const PageFault& fault) {
+  DirtyLog* log = fault.slot->state->dirty_log();
+  const uint64_t index = fault.slot->IndexOf(fault.gfn);
+  if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return true;
+  short_of_room_ = fault.slot->state->shared_dirty_log();
+  index_without_room_ = index;
+  return false;
+}
+
+// After the page was made writable, not before: docs/locking.md shows what the other order loses.
+void Vcpu::MarkDirty(const PageFault& fault) {
+  DirtyLog* log = fault.slot->state->dirty_log();
+  if (log != nullptr) log->Mark(fault.slot->IndexOf(fault.gfn));
+}
+
+void Vcpu::SettleSplit(const MapResult& mapped) {
+  if (ABSL_PREDICT_TRUE(!mapped.flush_owed)) return;
+  counters_.splits.Add();
+  engine_.clock.Advance().Settle();
+}
+
+FaultResult Vcpu::Finish(const PageFault& fault, const MapResult& mapped,
+                         const absl::Status& refill) {
+  SettleSplit(mapped);
+  switch (mapped.outcome) {
+    case MapOutcome::kInstalled:
+      counters_.leaves[mapped.level.raw() - 1].Add();
+      return ResultOf(mapped);
+    case MapOutcome::kSpurious:
+      return ResultOf(mapped);
+    case MapOutcome::kNeedsTables:
+      return Error(refill.ok() ? absl::InternalError("a fault needed more tables than its maximum")
+                               : refill);
+    case MapOutcome::kFrameChanged:
+      // The host put another page there and its notice is on the way or was never sent. Growing
+      // cannot replace a frame, so the page is taken away and the guest faults again.
+      engine_.Zap(address_space_, fault.gfn, fault.gfn + PageCount(1)).Settle();
+      return {FaultOutcome::kRetry};
+    case MapOutcome::kRaced:
+      break;
+  }
+  return Error(absl::InternalError("Map returned an inner outcome"));
+}
+
+void Vcpu::Count(const FaultResult& result) {
+  counters_.outcomes[static_cast<size_t>(result.outcome)].Add();
+}
+
+FaultStats Vcpu::stats() const {
+  FaultStats stats;
+  const auto outcome = [this](FaultOutcome o) {
+    return counters_.outcomes[static_cast<size_t>(o)].value();
+  };
+  stats.fixed = outcome(FaultOutcome::kFixed);
+  stats.spurious = outcome(FaultOutcome::kSpurious);
+  stats.retry = outcome(FaultOutcome::kRetry);
+  stats.mmio = outcome(FaultOutcome::kMmio);
+  stats.blocked = outcome(FaultOutcome::kBlocked);
+  stats.errors = outcome(FaultOutcome::kError);
+  stats.fast = counters_.fast.value();
+  stats.splits = counters_.splits.value();
+  stats.flushes = counters_.flushes.value();
+  for (size_t i = 0; i < stats.leaves_installed.size(); ++i) {
+    stats.leaves_installed[i] = counters_.leaves[i].value();
+  }
+  return stats;
+}
+
+}  // namespace tdp

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A virtual CPU's side of the MMU: what an embedder's run loop calls.
+
+#ifndef TDP_MMU_VCPU_H_
+#define TDP_MMU_VCPU_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/direct_mmu.h"
+#include "tdp/mmu/engine.h"
+#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/exit_qualification.h"
+#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/stats.h"
+#include "tdp/mmu/table_pool.h"
+
+namespace tdp {
+
+class Vcpu;
+
+// The time between a VM entry and the exit that ends it. While it lives the vCPU counts as in the
+// guest: structural operations kick it and wait for this object's end. Its thread calls nothing
+// else of the `Vm` until then.
+class [[nodiscard]] GuestEntry {
+ public:
+  GuestEntry(GuestEntry&& other) noexcept
+      : vcpu_(std::exchange(other.vcpu_, nullptr)), eptp_(other.eptp_) {}
+  GuestEntry& operator=(GuestEntry&& other) noexcept {
+    Leave();
+    vcpu_ = std::exchange(other.vcpu_, nullptr);
+    eptp_ = other.eptp_;
+    return *this;
+  }
+  ~GuestEntry() { Leave(); }
+
+  // What to load into the VMCS.
+  Eptp eptp() const { return eptp_; }
+  // Ends it before the destructor does.
+  void Leave();
+
+ private:
+  friend class Vcpu;
+  GuestEntry(Vcpu* vcpu, Eptp eptp) : vcpu_(vcpu), eptp_(eptp) {}
+
+  Vcpu* vcpu_;
+  Eptp eptp_;
+};
+
+// Made by `Vm::CreateVcpu`, destroyed before its `Vm`. Used by one thread at a time; that thread
+// may change.
+class Vcpu {
+ public:
+  // The vCPU is not in the guest.
+  ~Vcpu();
+
+  Vcpu(const Vcpu&) = delete;
+  Vcpu& operator=(const Vcpu&) = delete;
+
+  VcpuId id() const { return id_; }
+
+  // Settles the flushes that this CPU owes and says which tables to run on. The vCPU is not in the
+  // guest yet. A kick that comes between this and the entry itself must make the entry exit at
+  // once.
+  GuestEntry EnterGuest();
+  bool is_in_guest() const { return flush_member_.is_in_guest(); }
+
+  // Answers an EPT violation (exit 48) at `gpa`. May call `Backend::Resolve` and so block; never
+  // allocates by itself. The vCPU is not in the guest. Statuses with `FaultOutcome::kError`:
+  // InvalidArgument (a qualification that hardware cannot report, or an address beyond the guest's
+  // width), FailedPrecondition (the vCPU is in the guest), ResourceExhausted (no table memory:
+  // nothing was changed, the same fault can be tried again), and what `Resolve` answers.
+  FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
+
+  // Answers an EPT misconfiguration (exit 49) at `gpa`: kMmio if the engine made it so and the
+  // slots still say so; kRetry if the memory there has changed since (run on: the next access is a
+  // violation); else kError with Internal: the tables are corrupt.
+  FaultResult HandleEptMisconfiguration(Gpa gpa);
+
+  // The address space whose slots and tables the guest uses from its next entry on (1 in SMM).
+  // InvalidArgument if the `Vm` has no such space, FailedPrecondition in the guest.
+  absl::Status SetAddressSpace(AddressSpaceId space);
+  AddressSpaceId address_space() const { return address_space_; }
+
+  // The thread of this vCPU moved to another CPU, whose TLB may still hold what this vCPU left
+  // there in the past: the next entry flushes all of it.
+  void OnCpuChanged() { flush_member_.ForgetCpu(); }
+
+  // Any thread.
+  FaultStats stats() const;
+
+ private:
+  friend class GuestEntry;
+  friend class Vm;
+
+  Vcpu(Engine& engine, VcpuId id);
+
+  FaultResult Fault(Gpa gpa, ExitQualification qualification);
+  absl::Status CheckAddress(Gpa gpa) const;
+  absl::Status Classify(Gpa gpa, ExitQualification qualification, PageFault& fault) const;
+  FaultResult Mmio(const PageFault& fault);
+  bool IsMmioCurrent(EptEntry entry) const;
+  bool TryWidenInPlace(const PageFault& fault, FaultResult& result);
+  void ChooseLevel(PageFault& fault) const;
+  LeafRequest RequestFor(const PageFault& fault) const;
+  bool HasRoomToLog(const PageFault& fault);
+  void MarkDirty(const PageFault& fault);
+  void SettleSplit(const MapResult& mapped);
+  FaultResult Finish(const PageFault& fault, const MapResult& mapped, const absl::Status& refill);
+  void Count(const FaultResult& result);
+  void LeaveGuest() { flush_member_.LeaveGuest(); }
+  DirectMmu& mmu() { return engine_.mmu(address_space_); }
+  const DirectMmu& mmu() const { return engine_.mmu(address_space_); }
+
+  struct Counters {
+    Counter outcomes[6];
+    Counter fast;
+    Counter splits;
+    Counter flushes;
+    Counter leaves[3];
+  };
+
+  Engine& engine_;
+  const VcpuId id_;
+  AddressSpaceId address_space_ = 0;
+  MmuLock::Reader reader_;
+  SlotReader slots_;
+  TableCache tables_;
+  LeafMemo memo_;
+  FlushClock::Member flush_member_;
+  // Set where a fault left its section because a dirty log needed memory.
+  std::shared_ptr<DirtyLog> short_of_room_;
+  uint64_t index_without_room_ = 0;
+  Counters counters_;
+};
+
+inline void GuestEntry::Leave() {
+  if (Vcpu* vcpu = std::exchange(vcpu_, nullptr)) vcpu->LeaveGuest();
+}
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_VCPU_H_

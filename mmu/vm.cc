@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/vm.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/invariants.h"
+
+namespace tdp {
+
+absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(Backend& backend, const VmOptions& options) {
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(backend, options));
+  return absl::WrapUnique(new Vm(std::move(engine)));
+}
+
+Vm::Vm(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+
+Vm::~Vm() {
+  absl::MutexLock lock(&engine_->vcpus_mutex);
+  for (const Vcpu* vcpu : engine_->vcpus) TDP_CHECK(vcpu == nullptr);
+}
+
+absl::Status Vm::CheckSpace(AddressSpaceId space) const {
+  if (space < engine_->address_spaces()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("address space %u: the VM has %u", space, engine_->address_spaces()));
+}
+
+// --- Slots
+// ----------------------------------------------------------------------------------------
+
+absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
+  absl::MutexLock lock(&engine_->slots_mutex);
+  TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine_->slots.Prepare(region));
+  switch (update.kind()) {
+    case SlotChange::kNone:
+      return absl::OkStatus();
+    case SlotChange::kDelete:
+    case SlotChange::kMove: {
+      const MemorySlot old = update.old_slot();
+      engine_->slots.PublishInvalid(update);
+      ZapSlot(old);
+      break;
+    }
+    case SlotChange::kCreate:
+    case SlotChange::kFlagsOnly:
+      break;
+  }
+  PublishSlot(std::move(update));
+  return absl::OkStatus();
+}
+
+// Faults that saw the slot valid cannot install after this, and nothing they had installed is left.
+void Vm::ZapSlot(const MemorySlot& slot) {
+  {
+    MmuWriteSection section(engine_->mmu_lock);
+    engine_->sequence.Move();
+  }
+  engine_->Zap(slot.address_space, slot.base, slot.end()).Settle();
+}
+
+void Vm::PublishSlot(SlotUpdate update) {
+  const SlotChange kind = update.kind();
+  const MemorySlot slot = update.new_slot();
+  // The old state lives until faults that may still use it are over: until the section has been.
+  const std::unique_ptr<SlotState> retired = engine_->slots.Publish(std::move(update));
+  PendingFlush flush;
+  {
+    MmuWriteSection section(engine_->mmu_lock);
+    engine_->sequence.Move();
+    if (kind == SlotChange::kFlagsOnly && slot.logs_dirty_pages() &&
+        engine_->mmu(slot.address_space).WriteProtect(slot.base, slot.end())) {
+      flush = engine_->clock.Advance();
+    }
+  }
+  flush.Settle();
+}
+
+// --- vCPUs
+// ----------------------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
+  constexpr size_t kMostVcpus = size_t{1} << 20;
+  absl::MutexLock lock(&engine_->vcpus_mutex);
+  std::vector<Vcpu*>& vcpus = engine_->vcpus;
+  const size_t id =
+      static_cast<size_t>(std::find(vcpus.begin(), vcpus.end(), nullptr) - vcpus.begin());
+  if (id == kMostVcpus) {
+    return absl::ResourceExhaustedError(absl::StrFormat("vCPUs: the VM has %u already", id));
+  }
+  if (id == vcpus.size()) vcpus.push_back(nullptr);
+  auto vcpu = absl::WrapUnique(new Vcpu(*engine_, static_cast<VcpuId>(id)));
+  vcpus[id] = vcpu.get();
+  return vcpu;
+}
+
+// --- Taking mappings away
+// -------------------------------------------------------------------------
+
+absl::StatusOr<PendingFlush> Vm::ZapRange(Gfn first, PageCount count, AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  const Gfn limit = engine_->mmu(space).end();
+  if (first >= limit) return PendingFlush();
+  const Gfn end = count > limit - first ? limit : first + count;
+  return engine_->Zap(space, first, end);
+}
+
+absl::StatusOr<PendingFlush> Vm::ZapAll(AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  return engine_->ZapAll(space);
+}
+
+absl::Status Vm::CheckHostRange(Hva start, ByteCount size) const {
+  if (!start.is_page_aligned()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("start 0x%x is not page aligned", start.raw()));
+  }
+  if (size == 0 || size % kPageSize != 0 || start.raw() + size - 1 < start.raw()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("size 0x%x from start 0x%x: must be whole pages, not none, and not wrap",
+                        size, start.raw()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::InvalidateHostRange(Hva start, ByteCount size) {
+  TDP_RETURN_IF_ERROR(BeginHostInvalidation(start, size));
+  EndHostInvalidation();
+  return absl::OkStatus();
+}
+
+absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
+  TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
+  TableCache spare(engine_->pool);
+  spare.Refill().IgnoreError();  // without tables, large leaves on the edges go as a whole
+  TableList detached;
+  PendingFlush flush;
+  {
+    // A slot change under way would otherwise miss this, or be missed: it publishes what it has
+    // checked.
+    absl::MutexLock slots_lock(&engine_->slots_mutex);
+    MmuWriteSection section(engine_->mmu_lock);
+    engine_->sequence.Begin(start, start + size);
+    if (DetachHostRange(start, start + size, spare, detached)) flush = engine_->clock.Advance();
+  }
+  if (flush.is_owed()) engine_->zaps.fetch_add(1, std::memory_order_relaxed);
+  engine_->clock.Retire(std::move(detached), flush);
+  flush.Settle();
+  return absl::OkStatus();
+}
+
+bool Vm::DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached) {
+  bool any = false;
+  SlotReader(engine_->slots)
+      .ForEachInHostRange(start, end, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+        any |= engine_->mmu(slot.address_space).Detach(first, first + pages, spare, detached);
+      });
+  return any;
+}
+
+void Vm::EndHostInvalidation() {
+  MmuWriteSection section(engine_->mmu_lock);
+  TDP_CHECK(engine_->sequence.in_progress() != 0);
+  engine_->sequence.End();
+}
+
+// --- Looking
+// --------------------------------------------------------------------------------------
+
+absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  if (gpa >= engine_->guest_end()) {
+    return absl::InvalidArgumentError(absl::StrFormat("gpa 0x%x is beyond the guest's width (0x%x)",
+                                                      gpa.raw(), engine_->guest_end().raw()));
+  }
+  MmuLock::Reader reader(engine_->mmu_lock);
+  MmuReadSection section(reader);
+  const Translation found = engine_->mmu(space).Walk(Gfn::Of(gpa));
+  if (found.is_mapped()) return found;
+  return absl::NotFoundError(absl::StrFormat("gpa 0x%x is not mapped", gpa.raw()));
+}
+
+VmStats Vm::Stats() const {
+  VmStats stats;
+  {
+    absl::MutexLock lock(&engine_->vcpus_mutex);
+    stats.faults = engine_->retired_stats;
+    for (const Vcpu* vcpu : engine_->vcpus) {
+      if (vcpu != nullptr) stats.faults += vcpu->stats();
+    }
+  }
+  stats.zaps = engine_->zaps.load(std::memory_order_relaxed);
+  stats.tables_freed = engine_->tables_freed.load(std::memory_order_relaxed);
+  stats.tables_in_use = engine_->pool.taken();
+  stats.table_bytes_reserved = engine_->pool.reserved_bytes();
+  stats.flush_generation = engine_->clock.generation();
+  return stats;
+}
+
+absl::Status Vm::CheckInvariants() {
+  absl::MutexLock slots_lock(&engine_->slots_mutex);
+  MmuWriteSection section(engine_->mmu_lock);
+  return CheckEngineInvariants(*engine_);
+}
+
+}  // namespace tdp

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The public face of the engine: one guest's physical memory.
+
+#ifndef TDP_MMU_VM_H_
+#define TDP_MMU_VM_H_
+
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/direct_mmu.h"
+#include "tdp/mmu/engine.h"
+#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/stats.h"
+#include "tdp/mmu/vcpu.h"
+#include "tdp/mmu/vm_options.h"
+
+namespace tdp {
+
+// Thread-safe. A thread that holds a `GuestEntry` of this `Vm` calls nothing here but `Stats` and
+// `Translate`: what waits for vCPUs to leave the guest would wait for the caller.
+class Vm {
+ public:
+  // `backend` outlives the `Vm`. InvalidArgument or FailedPrecondition, naming field and value, for
+  // options out of range or beyond the backend's powers; ResourceExhausted without memory for the
+  // root tables.
+  static absl::StatusOr<std::unique_ptr<Vm>> Create(Backend& backend,
+                                                    const VmOptions& options = {});
+  // Every `Vcpu` is gone and every `PendingFlush` is settled.
+  ~Vm();
+
+  Vm(const Vm&) = delete;
+  Vm& operator=(const Vm&) = delete;
+
+  // Creates, deletes (size 0), moves or re-flags a slot, by the rules of KVM_SET_USER_MEMORY_REGION
+  // in their order. When it returns no vCPU can use what was taken away. InvalidArgument (a bad
+  // field, named with its value), AlreadyExists (an overlap), ResourceExhausted (no memory); the
+  // slots are then as they were.
+  absl::Status SetMemoryRegion(const MemoryRegion& region);
+
+  // A new vCPU. ResourceExhausted beyond 2^20 vCPUs.
+  absl::StatusOr<std::unique_ptr<Vcpu>> CreateVcpu();
+
+  // Takes the mappings of `count` frames from `first` on away; the guest faults them in again. A
+  // large page that reaches over an end is split, not dropped. Frames beyond the guest's width are
+  // ignored. InvalidArgument for an address space that is not there.
+  absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
+  // The same for every frame, at a cost that does not depend on their number. ResourceExhausted
+  // without memory for a new root.
+  absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space = 0);
+
+  // The host takes [start, start + size) of its virtual memory back or changes what stands there
+  // (the MMU notifier of KVM): when this returns, no vCPU can reach the old pages, and no fault
+  // that asked for them before can install them any more. Bytes; page aligned, else
+  // InvalidArgument.
+  absl::Status InvalidateHostRange(Hva start, ByteCount size);
+  // The same in two calls around the change itself, for hosts that are told before and after:
+  // between them faults on the range end with kRetry. Each Begin that succeeds is followed by one
+  // End.
+  absl::Status BeginHostInvalidation(Hva start, ByteCount size);
+  void EndHostInvalidation();
+
+  // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing;
+  // InvalidArgument beyond the guest's width.
+  absl::StatusOr<Translation> Translate(Gpa gpa, AddressSpaceId space = 0);
+
+  // The pointer a vCPU would load now.
+  Eptp eptp(AddressSpaceId space = 0) const { return engine_->mmu(space).eptp(); }
+
+  VmStats Stats() const;
+
+  // Walks everything and says what does not hold: Internal, naming the entry and the rule. Every
+  // entry is legal by the SDM; every leaf lies in a slot, maps the frame that the host gives for it
+  // and has no right that the slot denies; every table knows its place; no table is lost or linked
+  // twice. For tests and debugging: O(everything), and it stops faults meanwhile.
+  absl::Status CheckInvariants();
+
+  const VmOptions& options() const { return engine_->options(); }
+
+ private:
+  explicit Vm(std::unique_ptr<Engine> engine);
+
+  absl::Status CheckSpace(AddressSpaceId space) const;
+  absl::Status CheckHostRange(Hva start, ByteCount size) const;
+  void ZapSlot(const MemorySlot& slot);
+  void PublishSlot(SlotUpdate update);
+  bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);
+
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_VM_H_

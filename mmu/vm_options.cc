@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/vm_options.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+namespace {
+
+absl::Status CheckRange(std::string_view field, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("VmOptions.%s is %d: must be %d to %d", field, value, low, high));
+}
+
+absl::Status Lacks(std::string_view field, std::string_view what) {
+  return absl::FailedPreconditionError(
+      absl::StrFormat("VmOptions.%s: the backend does not offer %s", field, what));
+}
+
+absl::Status CheckRanges(const VmOptions& o) {
+  TDP_RETURN_IF_ERROR(CheckRange("ept_levels", o.ept_levels, 4, 5));
+  TDP_RETURN_IF_ERROR(CheckRange("max_leaf_level", o.max_leaf_level.raw(), 1, 3));
+  TDP_RETURN_IF_ERROR(CheckRange("address_spaces", o.address_spaces, 1, 2));
+  TDP_RETURN_IF_ERROR(CheckRange("slot_limit", o.slot_limit, 1, 32764));
+  const int width = o.ept_levels == 4 ? 48 : 52;
+  if (o.guest_physical_bits != 0) {
+    TDP_RETURN_IF_ERROR(CheckRange("guest_physical_bits", o.guest_physical_bits, 32, width));
+  }
+  if (!o.host_address_end.is_page_aligned() || o.host_address_end == Hva(0)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("VmOptions.host_address_end is 0x%x: must be page aligned and not 0",
+                        o.host_address_end.raw()));
+  }
+  return CheckRange("table_quota",
+                    static_cast<int64_t>(std::min<uint64_t>(o.table_quota, INT64_MAX)), 1,
+                    INT64_MAX);
+}
+
+}  // namespace
+
+absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
+  TDP_RETURN_IF_ERROR(CheckRanges(options));
+  const EptCapabilities ept = capabilities.ept;
+  if (options.ept_levels == 4 && !ept.walk_4()) return Lacks("ept_levels", "4-level tables");
+  if (options.ept_levels == 5 && !ept.walk_5()) return Lacks("ept_levels", "5-level tables");
+  if (!ept.write_back_tables()) return Lacks("ept_levels", "write-back tables");
+  if (options.accessed_dirty == Use::kRequire && !ept.accessed_dirty()) {
+    return Lacks("accessed_dirty", "A and D bits");
+  }
+  const int bits = capabilities.physical_address_bits;
+  if (bits < 32 || bits > 52) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Capabilities.physical_address_bits is %d: must be 32 to 52", bits));
+  }
+  return absl::OkStatus();
+}
+
+int GuestPhysicalBits(const VmOptions& options) {
+  if (options.guest_physical_bits != 0) return options.guest_physical_bits;
+  return options.ept_levels == 4 ? 48 : 52;
+}
+
+bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities) {
+  return options.accessed_dirty != Use::kNever && capabilities.ept.accessed_dirty();
+}
+
+Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities) {
+  Level level = options.max_leaf_level;
+  while (!capabilities.ept.OffersLeafAt(level)) level = level.below();
+  return level;
+}
+
+}  // namespace tdp

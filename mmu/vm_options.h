@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What an embedder decides when it makes a `Vm`.
+
+#ifndef TDP_MMU_VM_OPTIONS_H_
+#define TDP_MMU_VM_OPTIONS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/mmu/backend.h"
+
+namespace tdp {
+
+// A power of the hardware that an embedder may want.
+enum class Use : uint8_t {
+  kIfOffered,  // use it where the backend has it
+  kRequire,    // making the VM fails where the backend lacks it
+  kNever,
+};
+
+struct VmOptions {
+  // Levels of the EPT: 4 (guest physical addresses below 2^48) or 5 (below 2^57).
+  int ept_levels = 4;
+  // Hardware A and D bits (EPTP bit 6).
+  Use accessed_dirty = Use::kIfOffered;
+  // The largest leaf: 1, 2 or 3. Larger than the backend offers is cut to what it offers.
+  Level max_leaf_level = kLevel1G;
+  // Address spaces: 1, or 2 with SMM as the second.
+  int address_spaces = 1;
+  // Slots per address space, 1 to 32764 (KVM's limit).
+  uint32_t slot_limit = 32764;
+  // Width of a guest physical address in bits, 32 to 52; 0: what the EPT can name, at most 52.
+  int guest_physical_bits = 0;
+  // The first host virtual address that is not the user's; slots lie below it.
+  Hva host_address_end{0x7ffffffff000};
+  // The most tables that may be in use, 4 KiB each.
+  size_t table_quota = ~size_t{0} >> 1;
+  // Remember frames without memory as misconfigured entries: their next access is a cheap exit 49.
+  bool mmio_caching = true;
+};
+
+// OK, or InvalidArgument (a value out of range) or FailedPrecondition (a power that the backend
+// lacks), naming field and value.
+absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities);
+
+// Width of a guest physical address that `options` ask for, in bits.
+int GuestPhysicalBits(const VmOptions& options);
+// Whether to use A and D bits.
+bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities);
+// The largest leaf level in use.
+Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities);
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_VM_OPTIONS_H_

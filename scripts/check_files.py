@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of every file that need no compiler: licence line, size, width, header guard, bad words.
+
+Usage: check_files.py [ROOT]
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+SOURCE = re.compile(r"\.(h|cc|S|s|ld|bzl|py|sh|pml)$|(^|/)(BUILD\.bazel|WORKSPACE|MODULE\.bazel|run)$")
+CXX = re.compile(r"\.(h|cc)$")
+SPDX = "SPDX-License-Identifier: Apache-2.0"
+SPDX_WITHIN_LINES = 3
+
+MAX_COLUMNS = 100
+MAX_LINES = 700
+MAX_TEST_LINES = 1200
+MAX_BYTES = 16 << 20
+
+# What reviewers would send back, by the files it applies to.
+BAD_WORDS = [
+    (SOURCE, re.compile(r"\b(TODO|FIXME|XXX)\b"), "unfinished work belongs in a tracker"),
+    (CXX, re.compile(r"^#pragma once"), "use a header guard"),
+    (CXX, re.compile(r"^using namespace\b"), "name what you use"),
+    (CXX, re.compile(r"\b(SleepFor|sleep_for|sleep_until|usleep|nanosleep)\b"),
+     "a sleep is no synchronisation"),
+    (CXX, re.compile(r"\bDISABLED_"), "a test runs, or says with GTEST_SKIP why it cannot"),
+    (CXX, re.compile(r"\bGTEST_SKIP\(\)\s*;"), "GTEST_SKIP needs its reason"),
+    (CXX, re.compile(r"NOLINT(NEXTLINE)?(?!(NEXTLINE)?\([a-z])"), "NOLINT names its check"),
+    (SOURCE, re.compile(r"(?<![\w.])/(home|root)/\w"), "no path of one machine"),
+    (SOURCE, re.compile(r"^(<{7}|>{7}) "), "unresolved merge"),
+]
+
+
+def guard_of(path):
+    return "TDP_" + re.sub(r"[^A-Za-z0-9]", "_", path).upper() + "_"
+
+
+def check_guard(path, text):
+    guard = guard_of(path)
+    if f"\n#ifndef {guard}\n#define {guard}\n" not in text:
+        return [f"{path}: the header guard must be {guard}"]
+    return []
+
+
+def check_lines(path, lines):
+    problems = []
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_COLUMNS:
+            problems.append(f"{path}:{number}: {len(line)} columns, more than {MAX_COLUMNS}")
+        if line != line.rstrip():
+            problems.append(f"{path}:{number}: blanks at the end of the line")
+        for applies_to, pattern, why in BAD_WORDS:
+            if applies_to.search(path) and pattern.search(line):
+                problems.append(f"{path}:{number}: {pattern.search(line).group(0).strip()!r}: {why}")
+    return problems
+
+
+def check_source(path, text):
+    """All problems of one source file, as "path[:line]: what is wrong"."""
+    problems = []
+    lines = text.split("\n")
+    if SPDX not in "\n".join(lines[:SPDX_WITHIN_LINES]):
+        problems.append(f"{path}: no '{SPDX}' in its first {SPDX_WITHIN_LINES} lines")
+    if not text.endswith("\n") or text.endswith("\n\n"):
+        problems.append(f"{path}: must end with exactly one newline")
+    limit = MAX_TEST_LINES if path.startswith("tests/") else MAX_LINES
+    if len(lines) - 1 > limit:
+        problems.append(f"{path}: {len(lines) - 1} lines, more than {limit}: split it by concept")
+    if path.endswith(".h"):
+        problems += check_guard(path, text)
+    return problems + check_lines(path, lines)
+
+
+def check_file(root, path):
+    full = os.path.join(root, path)
+    size = os.path.getsize(full)
+    if size > MAX_BYTES:
+        return [f"{path}: {size} bytes, more than {MAX_BYTES}"]
+    # The checks' own words would trip over themselves.
+    if not SOURCE.search(path) or path.startswith("scripts/check_files"):
+        return []
+    with open(full, encoding="utf-8") as file:
+        return check_source(path, file.read())
+
+
+def project_files(root):
+    listed = subprocess.run(
+        ["git", "-C", root, "ls-files", "--cached", "--others", "--exclude-standard"],
+        check=True, stdout=subprocess.PIPE, text=True)
+    return [path for path in listed.stdout.split("\n")
+            if path and os.path.isfile(os.path.join(root, path))]
+
+
+def main(argv):
+    root = argv[1] if len(argv) > 1 else "."
+    problems = [p for path in project_files(root) for p in check_file(root, path)]
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

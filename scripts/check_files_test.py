@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import unittest
+
+import check_files
+
+GOOD = """// SPDX-License-Identifier: Apache-2.0
+
+#ifndef TDP_MMU_VM_H_
+#define TDP_MMU_VM_H_
+
+#endif  // TDP_MMU_VM_H_
+"""
+
+
+class CheckFiles(unittest.TestCase):
+
+    def test_a_good_header_has_no_problem(self):
+        self.assertEqual([], check_files.check_source("mmu/vm.h", GOOD))
+
+    def one_problem(self, path, text, word):
+        problems = check_files.check_source(path, text)
+        self.assertEqual(1, len(problems), problems)
+        self.assertIn(word, problems[0])
+
+    def test_each_fault_is_named(self):
+        self.one_problem("mmu/vm.h", GOOD.replace("Apache-2.0", "MIT"), "SPDX")
+        self.one_problem("mmu/vm2.h", GOOD, "TDP_MMU_VM2_H_")
+        self.one_problem("mmu/vm.h", GOOD.rstrip("\n"), "newline")
+        self.one_problem("mmu/vm.h", GOOD + "// " + "x" * 98 + "\n", "101 columns")
+        self.one_problem("mmu/vm.h", GOOD + "int x; \n", "blanks")
+        self.one_problem("mmu/vm.h", GOOD + "// x\n" * 700, "706 lines")
+        self.one_problem("mmu/vm.h", GOOD + "// TODO\n", "vm.h:7: 'TODO'")
+        self.one_problem("mmu/vm.h", GOOD + "f();  // NOLINT\n", "NOLINT")
+        self.one_problem("tests/a.h", GOOD.replace("MMU_VM", "TESTS_A") + "GTEST_SKIP();\n", "reason")
+
+    def test_a_nolint_with_its_check_is_fine(self):
+        self.assertEqual([], check_files.check_source(
+            "mmu/vm.h", GOOD + "f();  // NOLINT(google-x)\n// NOLINTNEXTLINE(google-x)\n"))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Checks every #include of the project against its layers (docs/design.md).
+
+A folder includes only from itself and from the folders below; our headers are named
+"tdp/<folder>/<file>.h"; and the core, which must build for bare metal, includes no header of an
+operating system. Bazel's visibility says the first of these of targets, this script of lines.
+
+Usage: check_layers.py [ROOT]
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+# Lowest first. A folder may include itself and what stands here.
+MAY_INCLUDE = {
+    "base": set(),
+    "memslot": {"base"},
+    "rmap": {"base"},
+    "mmu": {"base", "memslot", "rmap"},
+    "backends": {"base", "memslot", "rmap", "mmu"},
+    "tools": {"base", "memslot", "rmap", "mmu", "backends"},
+}
+# Nothing may include these; they may include everything.
+TOP = {"examples", "benchmarks", "tests"}
+
+CORE = {"base", "memslot", "rmap", "mmu"}
+NOT_IN_CORE = re.compile(r"^(sys|linux|asm|netinet|arpa|gtest|gmock|benchmark|nlohmann)/|"
+                         r"^(unistd|pthread|fcntl|signal|sched|dlfcn|poll|zstd)\.h$|"
+                         r"^(iostream|fstream|filesystem|regex)$")
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
+
+
+def check_include(folder, header):
+    """What is wrong with a file of `folder` including `header`, or None."""
+    parts = header.split("/")
+    known = set(MAY_INCLUDE) | TOP
+    if parts[0] in known or header.startswith(".") or len(parts) == 1 and header.endswith(".inc"):
+        return f'"{header}" must be named "tdp/<folder>/<file>.h"'
+    if parts[0] == "tdp":
+        target = parts[1] if len(parts) > 2 else ""
+        if target not in known:
+            return f'"{header}": there is no layer "{target}"'
+        if folder in TOP or target == folder:
+            return None
+        if target not in MAY_INCLUDE[folder]:
+            allowed = ", ".join(sorted(MAY_INCLUDE[folder])) or "nothing of ours"
+            return f'{folder}/ may not include "{header}" (only {allowed})'
+        return None
+    if folder in CORE and NOT_IN_CORE.search(header):
+        return f"{folder}/ is part of the core, which may not include <{header}>"
+    return None
+
+
+def check_text(path, text):
+    """All violations in one file, as "path:line: what is wrong"."""
+    folder = path.split("/")[0]
+    if folder not in MAY_INCLUDE and folder not in TOP:
+        return []
+    problems = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        match = INCLUDE.match(line)
+        problem = check_include(folder, match.group(1)) if match else None
+        if problem:
+            problems.append(f"{path}:{number}: {problem}")
+    return problems
+
+
+def source_files(root):
+    listed = subprocess.run(
+        ["git", "-C", root, "ls-files", "--cached", "--others", "--exclude-standard",
+         "*.h", "*.cc"],
+        check=True, stdout=subprocess.PIPE, text=True)
+    return [path for path in listed.stdout.split("\n")
+            if path and os.path.exists(os.path.join(root, path))]
+
+
+def main(argv):
+    root = argv[1] if len(argv) > 1 else "."
+    problems = []
+    for path in source_files(root):
+        with open(os.path.join(root, path), encoding="utf-8") as file:
+            problems += check_text(path, file.read())
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

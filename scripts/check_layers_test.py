@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import unittest
+
+import check_layers
+
+
+class CheckLayers(unittest.TestCase):
+
+    def problems(self, path, *includes):
+        return check_layers.check_text(path, "\n".join(f"#include {name}" for name in includes))
+
+    def test_a_lower_layer_and_the_own_folder_may_be_included(self):
+        self.assertEqual([], self.problems(
+            "mmu/vm.cc", '"tdp/mmu/vm.h"', '"tdp/base/level.h"', '"tdp/rmap/rmap.h"',
+            "<cstdint>", '"absl/status/status.h"'))
+
+    def test_a_higher_layer_is_named_with_its_line(self):
+        self.assertEqual(
+            ['base/level.h:2: base/ may not include "tdp/mmu/vm.h" (only nothing of ours)'],
+            self.problems("base/level.h", "<cstdint>", '"tdp/mmu/vm.h"'))
+
+    def test_memslot_and_rmap_know_nothing_of_each_other(self):
+        self.assertEqual(1, len(self.problems("rmap/rmap.h", '"tdp/memslot/slot_set.h"')))
+        self.assertEqual(1, len(self.problems("memslot/slot_set.h", '"tdp/rmap/rmap.h"')))
+
+    def test_the_engine_knows_no_backend(self):
+        self.assertEqual(1, len(self.problems("mmu/vm.h", '"tdp/backends/sim/cpu.h"')))
+
+    def test_nothing_includes_tests_or_benchmarks(self):
+        self.assertEqual(1, len(self.problems("tools/replay.cc", '"tdp/tests/model.h"')))
+        self.assertEqual(1, len(self.problems("backends/sim/cpu.cc", '"tdp/benchmarks/util.h"')))
+
+    def test_tests_may_include_everything(self):
+        self.assertEqual([], self.problems("tests/mmu/vm_test.cc", '"tdp/backends/sim/cpu.h"',
+                                           '"tdp/tests/model.h"', '"gtest/gtest.h"'))
+
+    def test_our_headers_carry_the_prefix(self):
+        self.assertEqual(1, len(self.problems("mmu/vm.cc", '"mmu/vm.h"')))
+        self.assertEqual(1, len(self.problems("mmu/vm.cc", '"../base/level.h"')))
+
+    def test_an_unknown_layer_is_a_violation(self):
+        self.assertEqual(1, len(self.problems("mmu/vm.cc", '"tdp/util/x.h"')))
+
+    def test_the_core_includes_no_operating_system(self):
+        self.assertEqual(1, len(self.problems("mmu/vm.cc", "<sys/mman.h>")))
+        self.assertEqual(1, len(self.problems("base/spin.h", "<unistd.h>")))
+        self.assertEqual([], self.problems("backends/linux_host/host.cc", "<sys/mman.h>"))
+
+    def test_an_include_with_blanks_is_seen(self):
+        self.assertEqual(1, len(check_layers.check_text("base/a.h", '  #  include "tdp/mmu/vm.h"')))
+
+    def test_a_comment_is_no_include(self):
+        self.assertEqual([], check_layers.check_text("base/a.h", '// #include "tdp/mmu/vm.h"'))
+
+
+if __name__ == "__main__":
+    unittest.main()

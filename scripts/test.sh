@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# ./run test: the checks, then the tests as shipped, under ASan+UBSan and under TSan. Sourced after
+# lib.sh, setup.sh and lint.sh.
+
+# bazel_test CONFIG COUNTS_FILE [BAZEL OPTION…]: runs the tests and appends a line of counts.
+bazel_test() {
+  local config=$1 counts=$2 events status=0
+  shift 2
+  events=$(mktemp)
+  bazel test --config="$config" --keep_going --build_event_json_file="$events" \
+    --test_summary=terse --show_result=0 --ui_event_filters=-info "${BAZEL_QUIET[@]}" \
+    "$@" //... || status=$?
+  python3 scripts/test_counts.py "$config" "$status" "$events" >>"$counts" || status=1
+  rm -f "$events"
+  return "$status"
+}
+
+# Kernels that randomize more address bits than gcc 12's TSan expects need a fixed layout.
+tsan_options() {
+  local bits
+  bits=$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 28)
+  ((bits <= 28)) || echo "--run_under=setarch --addr-no-randomize"
+}
+
+# print_totals COUNTS_FILE: a line for each part, and last the plain line that sums them up.
+print_totals() {
+  awk '{ printf "%-8s %d passed, %d failed, %d skipped\n", $1 ":", $2, $3, $4
+         passed += $2; failed += $3; skipped += $4 }
+       END { printf "%d passed, %d failed", passed, failed
+             if (skipped) printf ", %d skipped", skipped
+             print ""; exit failed > 0 }' "$1"
+}
+
+run_tests() {
+  local counts failed=0 options
+  [[ $# == 0 || ( $# == 1 && $1 == --quick ) ]] ||
+    die "unknown option '$*'" "use './run test' or './run test --quick'"
+  counts=$(mktemp)
+  phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}"
+  phase "format, files, layers" quick_checks "$counts" || failed=1
+  phase "tests as shipped" bazel_test opt "$counts" || failed=1
+  if [[ ${1:-} != --quick ]]; then
+    phase "tests under ASan and UBSan" bazel_test asan "$counts" \
+      --build_tests_only --test_tag_filters=-no-asan || failed=1
+    mapfile -t options < <(tsan_options)
+    phase "concurrent tests under TSan" bazel_test tsan "$counts" \
+      --build_tests_only --test_tag_filters=tsan "${options[@]}" || failed=1
+  fi
+  print_phases
+  print_totals "$counts" || failed=1
+  rm -f "$counts"
+  return "$failed"
+}

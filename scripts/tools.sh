@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The commands of ./run that build one program and run it. Sourced after lib.sh and setup.sh.
+
+demo() {
+  setup_build
+  build_opt //tools:tdp
+  bazel-bin/tools/tdp demo "$@"
+}
+
+bench() {
+  local labels label
+  setup_build
+  labels=$(bazel query --noshow_progress --ui_event_filters=-info \
+    'kind("cc_binary", //benchmarks/...)') ||
+    die "the benchmarks could not be listed" "see Bazel's message above"
+  # shellcheck disable=SC2086
+  build_opt $labels
+  for label in $labels; do
+    label=${label#//}
+    "bazel-bin/${label/://}" --benchmark_filter="${1:-.}"
+  done
+}
+
+# record [-o FILE] -- CMD…: valgrind's text goes straight into the packer; no text is stored.
+record() {
+  local out="" status=0
+  if [[ ${1:-} == -o ]]; then
+    out=${2:?-o needs the name of a file}
+    shift 2
+  fi
+  [[ ${1:-} == -- && $# -ge 2 ]] ||
+    die "record needs a command" "try './run record -o ls.trace.zst -- ls -l'"
+  shift
+  command -v "$1" >/dev/null || die "there is no command '$1'" "check its name or give its path"
+  out=${out:-$(basename "$1").trace.zst}
+  setup_build "${RECORD_PACKAGES[@]}"
+  build_opt //tools:tdp
+
+  local dir
+  dir=$(mktemp -d)
+  mkfifo "$dir/lackey"
+  bazel-bin/tools/tdp pack "$dir/lackey" "$out" &
+  local packer=$!
+  valgrind --tool=lackey --trace-mem=yes --log-file="$dir/lackey" "$@" || status=$?
+  wait "$packer" || die "the trace could not be written to $out" "see the message above"
+  rm -rf "$dir"
+  say "wrote $out; the command ended with status $status; replay it with" \
+    "'bazel-bin/tools/tdp replay $out'"
+}
+
+vtx() {
+  setup_build "${VTX_PACKAGES[@]}"
+  bash backends/vtx/run_bochs.sh "$@"
+}
+
+fuzz_targets() {
+  bazel query --noshow_progress --ui_event_filters=-info \
+    'attr("tags", "fuzz", kind("cc_binary", //tests/...))'
+}
+
+# fuzz NAME SECONDS: NAME is the label's last part without _fuzz. What it learns is kept in .fuzz/.
+fuzz() {
+  local label seconds=${2:-60}
+  setup_build "${FUZZ_PACKAGES[@]}"
+  if [[ $# == 0 ]]; then
+    fuzz_targets | sed 's/.*:\(.*\)_fuzz$/\1/'
+    return
+  fi
+  label=$(fuzz_targets | grep ":$1_fuzz\$") ||
+    die "there is no fuzz target '$1'" "'./run fuzz' lists them"
+  bazel build --config=fuzz --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" "$label" ||
+    die "the build of $label failed" "see the compiler's messages above"
+  mkdir -p ".fuzz/$1"
+  label=${label#//}
+  "bazel-bin/${label/://}" -max_total_time="$seconds" -artifact_prefix=".fuzz/$1-" -timeout=20 \
+    ".fuzz/$1"
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/exit_qualification.h"
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+
+namespace tdp {
+namespace {
+
+TEST(ExitQualification, DecodesAccessAndRights) {
+  // A write to a page that may be read and executed, through a valid linear address.
+  constexpr ExitQualification kWrite(0x1aa);
+  static_assert(kWrite.is_write() && !kWrite.is_read() && kWrite.access() == Access::Write());
+  static_assert(kWrite.allowed() == (Access::Read() | Access::Execute()));
+  static_assert(kWrite.reached_leaf() && kWrite.linear_address_valid() && kWrite.final_address());
+  EXPECT_TRUE(kWrite.Check().ok());
+}
+
+TEST(ExitQualification, MakeIsTheInverseOfTheGetters) {
+  for (uint8_t access = 1; access < 8; ++access) {
+    for (uint8_t allowed = 0; allowed < 16; ++allowed) {
+      const auto q =
+          ExitQualification::Make(Access::FromRaw(access), Access::FromRaw(allowed), true, false);
+      EXPECT_EQ(q.access(), Access::FromRaw(access));
+      EXPECT_EQ(q.allowed(), Access::FromRaw(allowed));
+      EXPECT_TRUE(q.linear_address_valid());
+      EXPECT_FALSE(q.final_address());
+    }
+  }
+}
+
+TEST(ExitQualification, CheckRefusesWhatHardwareCannotReport) {
+  EXPECT_TRUE(absl::IsInvalidArgument(ExitQualification(0).Check()));
+  EXPECT_TRUE(absl::IsInvalidArgument(ExitQualification(0x5).Check())) << "read and fetch";
+  EXPECT_TRUE(absl::IsInvalidArgument(ExitQualification(0x101).Check())) << "bit 8 without 7";
+  EXPECT_TRUE(absl::IsInvalidArgument(ExitQualification(0x20001).Check())) << "undefined bit";
+  EXPECT_TRUE(ExitQualification(0x83).Check().ok()) << "guest-table access with EPT A/D";
+}
+
+TEST(ExitQualification, PrintsInWords) {
+  EXPECT_EQ(ExitQualification(0x1aa).DebugString(), "write to r-x-, final address");
+}
+
+}  // namespace
+}  // namespace tdp

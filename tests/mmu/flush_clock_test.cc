@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/flush_clock.h"
+
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+
+namespace tdp {
+namespace {
+
+using Owed = FlushClock::Member::Owed;
+
+// Counts what comes back and who is kicked.
+class FakeMachine : public MinimalBackend, public TableReclaimer {
+ public:
+  void Kick(absl::Span<const VcpuId> vcpus) override {
+    kicked.insert(kicked.end(), vcpus.begin(), vcpus.end());
+    if (on_kick) on_kick();
+  }
+  void Reclaim(TableList&& subtrees) override {
+    while (subtrees.Pop() != nullptr) ++reclaimed;
+  }
+
+  std::vector<VcpuId> kicked;
+  std::function<void()> on_kick;
+  int reclaimed = 0;
+};
+
+TEST(FlushClock, TheFirstEntryFlushesEverything) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 0);
+  EXPECT_EQ(vcpu.EnterGuest(), Owed::kAllRoots);
+  vcpu.LeaveGuest();
+  EXPECT_EQ(vcpu.EnterGuest(), Owed::kNothing);
+  vcpu.LeaveGuest();
+}
+
+TEST(FlushClock, AVcpuOutsideTheGuestIsNotKickedAndFlushesAsItEnters) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 7);
+  static_cast<void>(vcpu.EnterGuest());
+  vcpu.LeaveGuest();
+  clock.Advance().Settle();
+  EXPECT_TRUE(machine.kicked.empty());
+  EXPECT_EQ(vcpu.EnterGuest(), Owed::kRoot);
+  vcpu.LeaveGuest();
+}
+
+TEST(FlushClock, AVcpuInTheGuestIsKickedAndWaitedFor) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 7);
+  static_cast<void>(vcpu.EnterGuest());
+  machine.on_kick = [&] { vcpu.LeaveGuest(); };
+  clock.Advance().Settle();
+  EXPECT_EQ(machine.kicked, std::vector<VcpuId>{7});
+  EXPECT_FALSE(vcpu.is_in_guest());
+}
+
+TEST(FlushClock, AReplacedRootFlushesAllRootsOnce) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 0);
+  static_cast<void>(vcpu.EnterGuest());
+  vcpu.LeaveGuest();
+  clock.AdvanceAllRoots().Settle();
+  clock.Advance().Settle();
+  EXPECT_EQ(vcpu.EnterGuest(), Owed::kAllRoots);
+  vcpu.LeaveGuest();
+  clock.Advance().Settle();
+  EXPECT_EQ(vcpu.EnterGuest(), Owed::kRoot);
+  vcpu.LeaveGuest();
+}
+
+TEST(FlushClock, ATableIsFreedOnlyWhenEveryVcpuHasPassed) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 0);
+  TablePage page;
+  static_cast<void>(vcpu.EnterGuest());
+  PendingFlush flush = clock.Advance();
+  TableList list;
+  list.Push(&page);
+  clock.Retire(std::move(list), flush);
+  clock.Reclaim();
+  EXPECT_EQ(machine.reclaimed, 0) << "the vCPU may still walk it";
+  vcpu.LeaveGuest();
+  clock.Reclaim();
+  EXPECT_EQ(machine.reclaimed, 1) << "it flushes before it can walk again";
+  flush.Settle();
+}
+
+TEST(FlushClock, MergedFlushesArePaidOnce) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  PendingFlush flush;
+  EXPECT_FALSE(flush.is_owed());
+  flush.Merge(clock.Advance());
+  flush.Merge(clock.Advance());
+  flush.Merge(PendingFlush());
+  EXPECT_TRUE(flush.is_owed());
+  flush.Settle();
+  EXPECT_FALSE(flush.is_owed());
+  flush.Settle();  // owes nothing: does nothing
+}
+
+TEST(FlushClockDeathTest, DroppingAFlushThatIsOwedAborts) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  EXPECT_DEATH({ PendingFlush flush = clock.Advance(); }, "dropped without Settle");
+}
+
+TEST(FlushClockDeathTest, EnteringTheGuestTwiceAborts) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  EXPECT_DEATH(
+      {
+        FlushClock::Member vcpu(clock, 0);
+        static_cast<void>(vcpu.EnterGuest());
+        static_cast<void>(vcpu.EnterGuest());
+      },
+      "check failed: !is_in_guest");
+}
+
+// The promise of the clock: once `Settle` has returned, no vCPU runs on what it had cached before.
+TEST(FlushClock, AfterSettleNoVcpuUsesAnOlderGeneration) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  std::atomic<bool> kick{false};
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> oldest_allowed{0};
+  std::atomic<int> violations{0};
+  machine.on_kick = [&] { kick.store(true); };
+  std::thread vcpu_thread([&] {
+    FlushClock::Member vcpu(clock, 0);
+    uint64_t cached = 0;  // what this CPU's TLB would hold
+    while (!stop.load()) {
+      if (vcpu.EnterGuest() != Owed::kNothing) cached = clock.generation();
+      for (int i = 0; i < 100 && !kick.exchange(false); ++i) {
+        if (cached < oldest_allowed.load()) violations.fetch_add(1);
+      }
+      vcpu.LeaveGuest();
+    }
+  });
+  for (int i = 0; i < 2000; ++i) {
+    PendingFlush flush = clock.Advance();
+    const uint64_t generation = clock.generation();
+    flush.Settle();
+    oldest_allowed.store(generation);
+  }
+  stop.store(true);
+  vcpu_thread.join();
+  EXPECT_EQ(violations.load(), 0);
+}
+
+}  // namespace
+}  // namespace tdp

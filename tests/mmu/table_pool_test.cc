@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/table_pool.h"
+
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+
+namespace tdp {
+namespace {
+
+// Hands out at most `budget` blocks.
+class PoorBackend : public MinimalBackend {
+ public:
+  absl::StatusOr<Hpa> AllocateTableBlock() override {
+    if (budget == 0) return absl::ResourceExhaustedError("no block left");
+    --budget;
+    return MinimalBackend::AllocateTableBlock();
+  }
+  int budget = 0;
+};
+
+constexpr size_t kPlenty = 1 << 20;
+
+TEST(TablePool, TablesAreDistinctEmptyAndKnowTheirRecord) {
+  MinimalBackend backend;
+  TablePool pool(backend, kPlenty, EptEntry::Empty(true));
+  TableList list;
+  ASSERT_TRUE(pool.Take(200, list).ok());
+  std::set<uint64_t*> seen;
+  for (TablePage* page = list.head(); page != nullptr; page = page->next) {
+    EXPECT_TRUE(seen.insert(page->entries()).second);
+    EXPECT_EQ(TablePage::Of(page->entries()), page);
+    EXPECT_EQ(pool.EntriesOf(pool.HpaOf(page->entries())), page->entries());
+    EXPECT_EQ(page->entry(511).Load(), EptEntry::Empty(true));
+  }
+  EXPECT_EQ(seen.size(), 200u);
+  pool.ReturnUnused(std::move(list));
+}
+
+TEST(TablePool, ReturnedTablesAreEmptyAgain) {
+  MinimalBackend backend;
+  TablePool pool(backend, kPlenty, EptEntry::Empty());
+  TableList list;
+  ASSERT_TRUE(pool.Take(1, list).ok());
+  list.head()->entries()[17] = 0x1234;
+  pool.Return(std::move(list));
+  TableList again;
+  ASSERT_TRUE(pool.Take(static_cast<size_t>(kTablesPerBlock), again).ok());
+  EXPECT_EQ(pool.reserved_bytes(), kTableBlockBytes) << "the same block";
+  for (TablePage* page = again.head(); page != nullptr; page = page->next) {
+    for (int i = 0; i < Level::kEntries; ++i) ASSERT_TRUE(page->entry(i).Load().is_hole());
+  }
+  pool.ReturnUnused(std::move(again));
+}
+
+TEST(TablePool, TakesAllOrNothingFromAPoorBackend) {
+  PoorBackend backend;
+  TablePool pool(backend, kPlenty, EptEntry::Empty());
+  backend.budget = 1;
+  TableList list;
+  EXPECT_TRUE(absl::IsResourceExhausted(pool.Take(kTablesPerBlock + 1, list)));
+  EXPECT_TRUE(list.empty());
+  EXPECT_EQ(pool.taken(), 0u);
+  ASSERT_TRUE(pool.Take(kTablesPerBlock, list).ok()) << "what was there can still be had";
+  backend.budget = 1;
+  ASSERT_TRUE(pool.Take(1, list).ok()) << "and more once there is memory";
+  pool.ReturnUnused(std::move(list));
+}
+
+TEST(TablePool, KeepsToItsQuota) {
+  MinimalBackend backend;
+  TablePool pool(backend, 10, EptEntry::Empty());
+  TableList list;
+  EXPECT_TRUE(absl::IsResourceExhausted(pool.Take(11, list)));
+  ASSERT_TRUE(pool.Take(10, list).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(pool.Take(1, list)));
+  pool.set_quota(11);
+  EXPECT_TRUE(pool.Take(1, list).ok());
+  pool.ReturnUnused(std::move(list));
+}
+
+TEST(TableCache, RefillsToWhatAFaultCanNeedEvenNearTheQuota) {
+  MinimalBackend backend;
+  TablePool pool(backend, TableCache::kFaultMaximum, EptEntry::Empty());
+  TableCache cache(pool);
+  ASSERT_TRUE(cache.Refill().ok());
+  EXPECT_EQ(cache.size(), TableCache::kFaultMaximum);
+  TableList one;
+  one.Push(cache.Pop());
+  EXPECT_TRUE(absl::IsResourceExhausted(cache.Refill()));
+  EXPECT_EQ(cache.size(), TableCache::kFaultMaximum - 1) << "what was there stays";
+  pool.ReturnUnused(std::move(one));
+  EXPECT_TRUE(cache.Refill().ok());
+}
+
+TEST(TableList, SpliceKeepsEveryTable) {
+  TablePage pages[4];
+  TableList a;
+  TableList b;
+  a.Push(&pages[0]);
+  a.Push(&pages[1]);
+  b.Push(&pages[2]);
+  b.Push(&pages[3]);
+  a.Splice(std::move(b));
+  a.Splice(TableList());
+  std::set<TablePage*> seen;
+  while (TablePage* page = a.Pop()) seen.insert(page);
+  EXPECT_EQ(seen.size(), 4u);
+}
+
+}  // namespace
+}  // namespace tdp

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/vm.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr Hva kRam{0x7f0000000000};
+constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
+
+ExitQualification WriteTo(Access allowed) {
+  return ExitQualification::Make(Access::Write(), allowed, true, true);
+}
+
+// A host whose answers the test decides.
+class FakeHost : public MinimalBackend {
+ public:
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+    ++resolves;
+    if (on_resolve) on_resolve();
+    if (!answer.ok()) return answer;
+    HostPage page;
+    page.hfn = Hfn((hva.raw() + offset) >> kPageShift);
+    page.order = order;
+    page.writable = writable || access.can_write();
+    return page;
+  }
+  absl::StatusOr<Hpa> AllocateTableBlock() override {
+    if (blocks == 0) return absl::ResourceExhaustedError("no block left");
+    --blocks;
+    return MinimalBackend::AllocateTableBlock();
+  }
+
+  int resolves = 0;
+  int order = 0;
+  bool writable = true;
+  uint64_t offset = 0;
+  int blocks = 1000;
+  absl::Status answer;
+  std::function<void()> on_resolve;
+};
+
+class VmTest : public testing::Test {
+ protected:
+  void Start(VmOptions options = {}) {
+    vm_ = *Vm::Create(host_, options);
+    vcpu_ = *vm_->CreateVcpu();
+  }
+  void TearDown() override {
+    if (vm_ == nullptr) return;
+    EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+  }
+  absl::Status SetRam(Gpa gpa, ByteCount size, uint32_t flags = 0, uint32_t slot = 0,
+                      Hva hva = kRam) {
+    return vm_->SetMemoryRegion(
+        {.slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = hva});
+  }
+  FaultOutcome Fault(Gpa gpa, ExitQualification q = kWriteFault) {
+    return vcpu_->HandleEptViolation(gpa, q).outcome;
+  }
+  // The level that maps `gpa`, 0 if none does.
+  int LevelOf(Gpa gpa) {
+    const auto found = vm_->Translate(gpa);
+    return found.ok() ? found->level.raw() : 0;
+  }
+  Hfn FrameOf(Gpa gpa) { return vm_->Translate(gpa)->FrameOf(Gfn::Of(gpa)); }
+
+  FakeHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+TEST_F(VmTest, AFaultMapsTheHostFrameBehindTheSlot) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  EXPECT_EQ(Fault(Gpa(0x3456)), FaultOutcome::kFixed);
+  EXPECT_EQ(FrameOf(Gpa(0x3456)), Hfn((kRam.raw() + 0x3000) >> kPageShift));
+  EXPECT_TRUE(vm_->Translate(Gpa(0x3456))->entry.dirty());
+  EXPECT_EQ(LevelOf(Gpa(0x4000)), 0);
+}
+
+TEST_F(VmTest, TheSameFaultAgainIsSpuriousAndAsksTheHostNothingWhereTheLeafWasSeen) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  const int before = host_.resolves;
+  EXPECT_EQ(Fault(Gpa(0x3000), WriteTo(Access::Read())), FaultOutcome::kSpurious);
+  EXPECT_EQ(host_.resolves, before);
+}
+
+TEST_F(VmTest, LeavesAreAsLargeAsSlotHostAndOptionsAllow) {
+  host_.order = 18;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), GiB(3) + MiB(2) + KiB(4), 0, 0, Hva(GiB(1024))).ok());
+  Fault(Gpa(GiB(1) + 5));
+  EXPECT_EQ(LevelOf(Gpa(GiB(1))), 3);
+  EXPECT_EQ(FrameOf(Gpa(GiB(1) + MiB(7))), Hfn::Of(Hpa(GiB(1025) + MiB(7))));
+  Fault(Gpa(GiB(3)));
+  EXPECT_EQ(LevelOf(Gpa(GiB(3))), 2) << "the slot ends inside this GiB";
+  Fault(Gpa(GiB(3) + MiB(2)));
+  EXPECT_EQ(LevelOf(Gpa(GiB(3) + MiB(2))), 1) << "the slot ends inside these 2 MiB";
+  host_.order = 9;
+  Fault(Gpa(GiB(2)));
+  EXPECT_EQ(LevelOf(Gpa(GiB(2))), 2) << "the host page is 2 MiB";
+}
+
+TEST_F(VmTest, OptionsLimitTheLeaf) {
+  host_.order = 18;
+  Start({.max_leaf_level = kLevel4K});
+  ASSERT_TRUE(SetRam(Gpa(0), GiB(1), 0, 0, Hva(GiB(1024))).ok());
+  Fault(Gpa(0));
+  EXPECT_EQ(LevelOf(Gpa(0)), 1);
+}
+
+TEST_F(VmTest, AnIncongruentSlotGetsSmallLeaves) {
+  host_.order = 18;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), GiB(1), 0, 0, Hva(GiB(1024) + KiB(4))).ok());
+  Fault(Gpa(MiB(2)));
+  EXPECT_EQ(LevelOf(Gpa(MiB(2))), 1);
+}
+
+TEST_F(VmTest, AHoleIsMmioAndRemembersItUntilASlotComes) {
+  Start();
+  EXPECT_EQ(Fault(Gpa(0xfee00000)), FaultOutcome::kMmio);
+  EXPECT_EQ(vcpu_->HandleEptMisconfiguration(Gpa(0xfee00000)).outcome, FaultOutcome::kMmio);
+  ASSERT_TRUE(SetRam(Gpa(0xfee00000), KiB(4)).ok());
+  EXPECT_EQ(vcpu_->HandleEptMisconfiguration(Gpa(0xfee00000)).outcome, FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(0xfee00000)), 1);
+}
+
+TEST_F(VmTest, AWriteToAReadOnlySlotIsMmioAndReadsAreMappedWithoutW) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2), kSlotReadOnly).ok());
+  EXPECT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);
+  EXPECT_FALSE(vm_->Translate(Gpa(0))->access.can_write());
+  EXPECT_EQ(Fault(Gpa(0), WriteTo(Access::ReadExecute())), FaultOutcome::kMmio);
+}
+
+TEST_F(VmTest, AReadOnlyHostPageIsMappedReadOnlyUntilTheWriteThatBreaksItsSharing) {
+  host_.writable = false;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  EXPECT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);
+  EXPECT_FALSE(vm_->Translate(Gpa(0))->access.can_write());
+  EXPECT_EQ(Fault(Gpa(0), WriteTo(Access::ReadExecute())), FaultOutcome::kFixed);
+  EXPECT_TRUE(vm_->Translate(Gpa(0))->access.can_write());
+}
+
+TEST_F(VmTest, AFrameThatTheHostChangedIsReplacedNotMixed) {
+  host_.writable = false;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  EXPECT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);
+  host_.offset = MiB(64);  // copy on write gave another frame
+  EXPECT_EQ(Fault(Gpa(0), WriteTo(Access::ReadExecute())), FaultOutcome::kRetry);
+  EXPECT_EQ(LevelOf(Gpa(0)), 0);
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
+  EXPECT_EQ(FrameOf(Gpa(0)), Hfn((kRam.raw() + MiB(64)) >> kPageShift));
+}
+
+// HAXM kept the old memory.
+TEST_F(VmTest, ASlotMadeAnewOverOtherMemoryShowsTheNewMemory) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  Fault(Gpa(0));
+  ASSERT_TRUE(SetRam(Gpa(0), 0).ok());
+  EXPECT_EQ(LevelOf(Gpa(0)), 0);
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2), 0, 0, kRam + MiB(16)).ok());
+  Fault(Gpa(0));
+  EXPECT_EQ(FrameOf(Gpa(0)), Hfn((kRam.raw() + MiB(16)) >> kPageShift));
+}
+
+TEST_F(VmTest, AMovedSlotLeavesNothingBehind) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  Fault(Gpa(0x1000));
+  ASSERT_TRUE(SetRam(Gpa(GiB(1)), MiB(2)).ok());
+  EXPECT_EQ(LevelOf(Gpa(0x1000)), 0);
+  EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kMmio);
+  EXPECT_EQ(Fault(Gpa(GiB(1) + 0x1000)), FaultOutcome::kFixed);
+}
+
+// ArceOS dropped the whole 2 MiB.
+TEST_F(VmTest, ZappingAPartOfALargeLeafKeepsTheRest) {
+  host_.order = 9;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), 0, 0, Hva(GiB(1024))).ok());
+  Fault(Gpa(0));
+  ASSERT_EQ(LevelOf(Gpa(0)), 2);
+  vm_->ZapRange(Gfn(5), PageCount(1))->Settle();
+  EXPECT_EQ(LevelOf(Gpa(0x5000)), 0);
+  EXPECT_EQ(LevelOf(Gpa(0x4000)), 1);
+  EXPECT_EQ(FrameOf(Gpa(0x6000)), Hfn::Of(Hpa(GiB(1024) + 0x6000)));
+  EXPECT_TRUE(vm_->Translate(Gpa(0x4000))->entry.dirty()) << "a split keeps A and D";
+}
+
+TEST_F(VmTest, ZappingPartOfALargeLeafWithoutMemoryForTheSplitDropsTheLeafWhole) {
+  host_.order = 9;
+  Start({.table_quota = 8});
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), 0, 0, Hva(GiB(1024))).ok());
+  Fault(Gpa(0));
+  ASSERT_EQ(LevelOf(Gpa(0)), 2);
+  vm_->ZapRange(Gfn(5), PageCount(1))->Settle();
+  EXPECT_EQ(LevelOf(Gpa(0x4000)), 0) << "the guest faults it in again";
+  EXPECT_EQ(Fault(Gpa(0x4000)), FaultOutcome::kFixed);
+}
+
+// hvpp wrote the new entry into the guest's memory.
+TEST_F(VmTest, ASmallMappingUnderALargeLeafSplitsIt) {
+  host_.order = 9;
+  host_.writable = false;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), 0, 0, Hva(GiB(1024))).ok());
+  Fault(Gpa(0), kReadFault);
+  ASSERT_EQ(LevelOf(Gpa(0)), 2);
+  host_.order = 0;  // the host has split its page: only this one becomes writable
+  EXPECT_EQ(Fault(Gpa(0x3000), WriteTo(Access::ReadExecute())), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 1);
+  EXPECT_TRUE(vm_->Translate(Gpa(0x3000))->access.can_write());
+  EXPECT_FALSE(vm_->Translate(Gpa(0x4000))->access.can_write());
+  EXPECT_EQ(FrameOf(Gpa(0x4000)), Hfn::Of(Hpa(GiB(1024) + 0x4000)));
+}
+
+TEST_F(VmTest, ZapAllTakesEverythingAtOnce) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), GiB(1)).ok());
+  const Eptp before = vm_->eptp();
+  for (uint64_t i = 0; i < 100; ++i) Fault(Gpa(i * MiB(2)));
+  vm_->ZapAll()->Settle();
+  EXPECT_NE(vm_->eptp(), before);
+  for (uint64_t i = 0; i < 100; ++i) EXPECT_EQ(LevelOf(Gpa(i * MiB(2))), 0);
+  EXPECT_GE(vm_->Stats().tables_freed, 100u);
+}
+
+TEST_F(VmTest, AnInvalidatedHostRangeIsUnmappedWhereverItIsMapped) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2), 0, 0).ok());
+  ASSERT_TRUE(SetRam(Gpa(GiB(1)), MiB(2), 0, 1).ok()) << "the same memory at a second place";
+  Fault(Gpa(0x3000));
+  Fault(Gpa(GiB(1) + 0x3000));
+  Fault(Gpa(0x5000));
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + 0x3000, KiB(4)).ok());
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 0);
+  EXPECT_EQ(LevelOf(Gpa(GiB(1) + 0x3000)), 0);
+  EXPECT_EQ(LevelOf(Gpa(0x5000)), 1);
+}
+
+TEST_F(VmTest, AFaultWhosePageIsInvalidatedWhileItResolvesInstallsNothing) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  host_.on_resolve = [this] { ASSERT_TRUE(vm_->InvalidateHostRange(kRam, MiB(2)).ok()); };
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kRetry);
+  EXPECT_EQ(LevelOf(Gpa(0)), 0);
+  host_.on_resolve = nullptr;
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
+}
+
+TEST_F(VmTest, AFaultWhoseSlotIsDeletedWhileItResolvesInstallsNothing) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  host_.on_resolve = [this] { ASSERT_TRUE(SetRam(Gpa(0), 0).ok()); };
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kRetry);
+  EXPECT_EQ(LevelOf(Gpa(0)), 0);
+}
+
+TEST_F(VmTest, BetweenBeginAndEndFaultsOnTheRangeAreRetriedAndOthersAreNot) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  ASSERT_TRUE(vm_->BeginHostInvalidation(kRam, KiB(8)).ok());
+  EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kRetry);
+  EXPECT_EQ(Fault(Gpa(0x2000)), FaultOutcome::kFixed);
+  vm_->EndHostInvalidation();
+  EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
+}
+
+TEST_F(VmTest, WithoutTableMemoryAFaultChangesNothingAndTheNextTrySucceeds) {
+  Start({.table_quota = 2});  // the root and one more: a path needs three
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  const FaultResult result = vcpu_->HandleEptViolation(Gpa(0), kWriteFault);
+  EXPECT_EQ(result.outcome, FaultOutcome::kError);
+  EXPECT_TRUE(absl::IsResourceExhausted(result.status)) << result.status;
+  EXPECT_EQ(LevelOf(Gpa(0)), 0);
+}
+
+TEST_F(VmTest, EveryBudgetOfTablesIsAllOrNothing) {
+  for (size_t quota = 1; quota < 12; ++quota) {
+    FakeHost host;
+    auto vm = *Vm::Create(host, {.table_quota = quota});
+    auto vcpu = *vm->CreateVcpu();
+    ASSERT_TRUE(vm->SetMemoryRegion({.size = GiB(4), .hva = kRam}).ok());
+    for (uint64_t i = 0; i < 4; ++i) {
+      const Gpa gpa(i * GiB(1));
+      const FaultResult result = vcpu->HandleEptViolation(gpa, kWriteFault);
+      const bool mapped = vm->Translate(gpa).ok();
+      EXPECT_EQ(result.outcome, mapped ? FaultOutcome::kFixed : FaultOutcome::kError) << quota;
+      EXPECT_EQ(absl::IsResourceExhausted(result.status), !mapped);
+    }
+    EXPECT_TRUE(vm->CheckInvariants().ok()) << vm->CheckInvariants();
+  }
+}
+
+TEST_F(VmTest, WhereTheTablesStandAFaultNeedsNoTableMemory) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
+  auto poor = *vm_->CreateVcpu();
+  host_.blocks = 0;
+  EXPECT_EQ(poor->HandleEptViolation(Gpa(0x1000), kWriteFault).outcome, FaultOutcome::kFixed);
+}
+
+TEST_F(VmTest, BlockedPagesAndHostErrorsReachTheEmbedderAsWhatTheyAre) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  host_.answer = absl::UnavailableError("still on disk");
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kBlocked);
+  host_.answer = absl::PermissionDeniedError("no");
+  EXPECT_TRUE(absl::IsPermissionDenied(vcpu_->HandleEptViolation(Gpa(0), kWriteFault).status));
+}
+
+TEST_F(VmTest, MisuseIsAWordedErrorAtTheCallThatMadeIt) {
+  Start();
+  EXPECT_THAT(
+      std::string(vcpu_->HandleEptViolation(Gpa(uint64_t{1} << 48), kReadFault).status.message()),
+      HasSubstr("gpa 0x1000000000000 is beyond the guest's width"));
+  EXPECT_THAT(std::string(vcpu_->HandleEptViolation(Gpa(0), ExitQualification(0)).status.message()),
+              HasSubstr("exit qualification 0x0"));
+  EXPECT_THAT(std::string(vm_->ZapRange(Gfn(0), PageCount(1), 3).status().message()),
+              HasSubstr("address space 3"));
+  EXPECT_THAT(std::string(vm_->InvalidateHostRange(Hva(0x123), KiB(4)).message()),
+              HasSubstr("start 0x123"));
+  const GuestEntry entry = vcpu_->EnterGuest();
+  EXPECT_THAT(std::string(vcpu_->HandleEptViolation(Gpa(0), kReadFault).status.message()),
+              HasSubstr("in the guest"));
+}
+
+TEST(Vm, CreateRefusesOptionsBeyondTheBackendByName) {
+  MinimalBackend backend;
+  const auto message = [&](VmOptions options) {
+    return std::string(Vm::Create(backend, options).status().message());
+  };
+  EXPECT_THAT(message({.ept_levels = 3}), HasSubstr("ept_levels is 3"));
+  EXPECT_THAT(message({.max_leaf_level = Level(4)}), HasSubstr("max_leaf_level is 4"));
+  EXPECT_THAT(message({.address_spaces = 0}), HasSubstr("address_spaces is 0"));
+  EXPECT_THAT(message({.guest_physical_bits = 49}), HasSubstr("guest_physical_bits is 49"));
+}
+
+TEST(Vm, FiveLevelsReachBeyond48Bits) {
+  FakeHost host;
+  auto vm = *Vm::Create(host, {.ept_levels = 5});
+  auto vcpu = *vm->CreateVcpu();
+  const Gpa far(uint64_t{1} << 51);
+  ASSERT_TRUE(vm->SetMemoryRegion({.gpa = far, .size = MiB(2), .hva = kRam}).ok());
+  EXPECT_EQ(vcpu->HandleEptViolation(far, kWriteFault).outcome, FaultOutcome::kFixed);
+  EXPECT_TRUE(vm->Translate(far).ok());
+  EXPECT_TRUE(vm->CheckInvariants().ok()) << vm->CheckInvariants();
+}
+
+TEST(Vm, TwoAddressSpacesHaveTheirOwnSlotsAndTables) {
+  FakeHost host;
+  auto vm = *Vm::Create(host, {.address_spaces = 2});
+  auto vcpu = *vm->CreateVcpu();
+  ASSERT_TRUE(vm->SetMemoryRegion({.address_space = 1, .size = MiB(2), .hva = kRam}).ok());
+  EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kReadFault).outcome, FaultOutcome::kMmio);
+  ASSERT_TRUE(vcpu->SetAddressSpace(1).ok());
+  EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kReadFault).outcome, FaultOutcome::kFixed);
+  EXPECT_NE(vm->eptp(0), vm->eptp(1));
+  EXPECT_FALSE(vcpu->SetAddressSpace(2).ok());
+}
+
+TEST(Vm, StatsCountWhatHappened) {
+  FakeHost host;
+  auto vm = *Vm::Create(host, {});
+  {
+    auto vcpu = *vm->CreateVcpu();
+    ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(2), .hva = kRam}).ok());
+    EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kWriteFault).outcome, FaultOutcome::kFixed);
+    EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kWriteFault).outcome, FaultOutcome::kSpurious);
+    EXPECT_EQ(vcpu->HandleEptViolation(Gpa(GiB(1)), kWriteFault).outcome, FaultOutcome::kMmio);
+  }
+  const VmStats stats = vm->Stats();
+  EXPECT_EQ(stats.faults.fixed, 1u);
+  EXPECT_EQ(stats.faults.spurious, 1u);
+  EXPECT_EQ(stats.faults.mmio, 1u);
+  EXPECT_EQ(stats.faults.leaves_installed[0], 1u);
+}
+
+}  // namespace
+}  // namespace tdp
