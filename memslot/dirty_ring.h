@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The dirty ring of a vCPU: a queue of the pages it wrote, in place of the slots' bitmaps.
+
+#ifndef TDP_MEMSLOT_DIRTY_RING_H_
+#define TDP_MEMSLOT_DIRTY_RING_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/memslot/memory_slot.h"
+
+namespace tdp {
+
+// A page that was written.
+struct DirtyRingEntry {
+  AddressSpaceId address_space = 0;
+  uint32_t slot = 0;
+  uint64_t index = 0;  // of the page, in the slot
+
+  friend constexpr bool operator==(const DirtyRingEntry&, const DirtyRingEntry&) = default;
+};
+
+// An entry is free, then dirty (pushed by the vCPU), then harvested (read by the collector), then
+// free again (its page re-protected by `Reset`). A page stays writable from the push to the reset,
+// so its contents are to be read after the reset and its flush.
+//
+// One thread pushes and one thread harvests and resets, at the same time if they like. (KVM's
+// KVM_CAP_DIRTY_LOG_RING, with calls in place of shared memory.)
+class DirtyRing {
+ public:
+  // What a vCPU may still push after it was told that the ring is nearly full: one fault's pages
+  // and a full page-modification log.
+  static constexpr uint32_t kReservedEntries = 64 + 512;
+  static constexpr uint32_t kMaxEntries = 65536;
+
+  // InvalidArgument unless `entries` is a power of two above `kReservedEntries`, OutOfRange if it
+  // is above `kMaxEntries`.
+  static absl::Status CheckSize(uint64_t entries);
+
+  // `entries` has passed `CheckSize`. ResourceExhausted if there is no memory.
+  static absl::StatusOr<std::unique_ptr<DirtyRing>> Create(uint32_t entries);
+
+  uint32_t size() const { return mask_ + 1; }
+
+  // The vCPU's thread. False if the ring is full, which a vCPU that honours `is_nearly_full` never
+  // sees.
+  [[nodiscard]] bool Push(const DirtyRingEntry& entry);
+
+  // Whether the vCPU must leave the guest until the collector has been here. Any thread.
+  bool is_nearly_full() const { return used() >= size() - kReservedEntries; }
+
+  // Entries that are not free. Any thread.
+  uint32_t used() const {
+    return pushed_.load(std::memory_order_acquire) - reset_.load(std::memory_order_acquire);
+  }
+
+  // The collector. Moves the oldest dirty entries to `entries`, as many as there are or fit, and
+  // returns how many.
+  uint32_t Harvest(absl::Span<DirtyRingEntry> entries);
+
+  // The collector. Frees every harvested entry after `protect(first, mask)` has been called for it:
+  // the pages `first.index + i` for every bit i of `mask` are to be write-protected; neighbours
+  // come together. Flush afterwards. Returns how many entries became free.
+  uint32_t Reset(absl::FunctionRef<void(const DirtyRingEntry& first, uint64_t mask)> protect);
+
+ private:
+  explicit DirtyRing(uint32_t entries);
+
+  const uint32_t mask_;
+  std::unique_ptr<DirtyRingEntry[]> entries_;
+  // Counts of entries, which wrap. The two sides write different cache lines.
+  alignas(64) std::atomic<uint32_t> pushed_{0};
+  alignas(64) std::atomic<uint32_t> reset_{0};
+  uint32_t harvested_ = 0;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MEMSLOT_DIRTY_RING_H_

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/memslot/slot_reader.h"
+
+#include <atomic>
+#include <cstdint>
+#include <random>
+#include <set>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gtest/gtest.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_limits.h"
+#include "tdp/memslot/slot_set.h"
+#include "tdp/memslot/slot_update.h"
+
+namespace tdp {
+namespace {
+
+constexpr uint64_t kHva = 0x100000000000;
+
+void Apply(SlotSet& set, const MemoryRegion& region) {
+  absl::StatusOr<SlotUpdate> update = set.Prepare(region);
+  ASSERT_TRUE(update.ok()) << update.status();
+  if (update->takes_away()) set.PublishInvalid(*update);
+  set.Publish(*std::move(update));
+}
+
+MemoryRegion Region(uint32_t slot, uint64_t gfn, uint64_t pages, uint64_t hva_page) {
+  return {.slot = slot,
+          .gpa = Gfn(gfn).address(),
+          .size = PageCount(pages).bytes(),
+          .hva = Hva(kHva + hva_page * kPageSize)};
+}
+
+TEST(SlotReader, FindsSlotsAndHoles) {
+  SlotSet set(SlotLimits{});
+  SlotReader reader(set);
+  EXPECT_EQ(reader.Find(0, Gfn(0)), nullptr);
+  Apply(set, Region(4, 0x10, 0x10, 0));
+  EXPECT_EQ(reader.Find(0, Gfn(0xf)), nullptr);
+  ASSERT_NE(reader.Find(0, Gfn(0x10)), nullptr);
+  EXPECT_EQ(reader.Find(0, Gfn(0x1f))->id, 4u);
+  EXPECT_EQ(reader.Find(0, Gfn(0x1f))->HvaOf(Gfn(0x1f)), Hva(kHva + 0xf000));
+  EXPECT_EQ(reader.Find(0, Gfn(0x20)), nullptr);
+  EXPECT_EQ(reader.Find(0, Gfn(~uint64_t{0})), nullptr);
+}
+
+TEST(SlotReader, SeesAChangeInItsNextLookup) {
+  SlotSet set(SlotLimits{});
+  SlotReader reader(set);
+  Apply(set, Region(4, 0x10, 0x10, 0));
+  EXPECT_EQ(reader.Find(0, Gfn(0x10))->base, Gfn(0x10));
+  Apply(set, Region(4, 0x18, 0x10, 0));
+  EXPECT_EQ(reader.Find(0, Gfn(0x10)), nullptr);
+  EXPECT_EQ(reader.Find(0, Gfn(0x18))->base, Gfn(0x18));
+  Apply(set, Region(4, 0, 0, 0));
+  EXPECT_EQ(reader.Find(0, Gfn(0x18)), nullptr);
+}
+
+TEST(SlotReader, SeesASlotThatIsGoingAwayAsInvalid) {
+  SlotSet set(SlotLimits{});
+  SlotReader reader(set);
+  Apply(set, Region(4, 0x10, 0x10, 0));
+  ASSERT_FALSE(reader.Find(0, Gfn(0x10))->invalid);
+  absl::StatusOr<SlotUpdate> update = set.Prepare(Region(4, 0, 0, 0));
+  ASSERT_TRUE(update.ok());
+  set.PublishInvalid(*update);
+  EXPECT_TRUE(reader.Find(0, Gfn(0x10))->invalid);
+  EXPECT_NE(reader.generation() & kSlotUpdateInProgress, 0u);
+  update->Abandon();
+  EXPECT_FALSE(reader.Find(0, Gfn(0x10))->invalid);
+  EXPECT_EQ(reader.generation() & kSlotUpdateInProgress, 0u);
+}
+
+TEST(SlotReader, TheGenerationOfAHoleMovesWithTheSlots) {
+  SlotSet set(SlotLimits{});
+  SlotReader reader(set);
+  EXPECT_EQ(reader.Find(0, Gfn(7)), nullptr);
+  const uint64_t hole = reader.generation();
+  EXPECT_EQ(hole, set.generation(0));
+  Apply(set, Region(0, 100, 1, 0));
+  EXPECT_NE(set.generation(0), hole);
+}
+
+TEST(SlotReader, KeepsAddressSpacesApart) {
+  SlotSet set(SlotLimits{.address_spaces = 2});
+  SlotReader reader(set);
+  MemoryRegion smm = Region(0, 0xa0, 0x20, 0x500);
+  smm.address_space = 1;
+  Apply(set, smm);
+  Apply(set, Region(0, 0, 0x90, 0));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(reader.Find(0, Gfn(0xa0)), nullptr);
+    ASSERT_NE(reader.Find(1, Gfn(0xa0)), nullptr);
+    EXPECT_EQ(reader.Find(1, Gfn(0xa0))->address_space, 1);
+    EXPECT_EQ(reader.Find(0, Gfn(0x10))->address_space, 0);
+    EXPECT_EQ(reader.Find(1, Gfn(0x10)), nullptr);
+  }
+}
+
+using HostPart = std::tuple<uint32_t, uint64_t, uint64_t>;  // slot, first gfn, pages
+
+std::multiset<HostPart> HostRange(const SlotReader& reader, uint64_t first_page, uint64_t pages) {
+  std::multiset<HostPart> parts;
+  reader.ForEachInHostRange(Hva(kHva + first_page * kPageSize),
+                            Hva(kHva + (first_page + pages) * kPageSize),
+                            [&](const MemorySlot& slot, Gfn first, PageCount count) {
+                              parts.emplace(slot.id, first.raw(), count.raw());
+                            });
+  return parts;
+}
+
+TEST(SlotReader, FindsEverySlotOverAHostRange) {
+  SlotSet set(SlotLimits{});
+  SlotReader reader(set);
+  EXPECT_TRUE(HostRange(reader, 0, 1000).empty());
+  Apply(set, Region(1, 0x100, 0x20, 0x40));
+  Apply(set, Region(2, 0x200, 0x20, 0x40));  // the same memory once more
+  Apply(set, Region(3, 0x300, 0x100, 0));    // and around it
+  Apply(set, Region(4, 0x500, 0x10, 0x60));
+  EXPECT_EQ(HostRange(reader, 0x48, 2),
+            (std::multiset<HostPart>{{1, 0x108, 2}, {2, 0x208, 2}, {3, 0x348, 2}}));
+  EXPECT_EQ(HostRange(reader, 0x5f, 2),
+            (std::multiset<HostPart>{{1, 0x11f, 1}, {2, 0x21f, 1}, {3, 0x35f, 2}, {4, 0x500, 1}}));
+  EXPECT_TRUE(HostRange(reader, 0x100, 10).empty());
+  Apply(set, Region(3, 0x1300, 0x100, 0));
+  Apply(set, Region(1, 0, 0, 0));
+  EXPECT_EQ(HostRange(reader, 0x40, 1), (std::multiset<HostPart>{{2, 0x200, 1}, {3, 0x1340, 1}}));
+}
+
+TEST(SlotReader, HostRangesAgreeWithAListOfSlots) {
+  std::mt19937_64 random(17);
+  SlotSet set(SlotLimits{});
+  SlotReader reader(set);
+  std::vector<MemoryRegion> regions;
+  for (uint32_t id = 0; id < 400; ++id) {
+    regions.push_back(Region(id, id * 64, 1 + random() % 64, random() % 3000));
+    Apply(set, regions.back());
+  }
+  for (int i = 0; i < 2000; ++i) {
+    const uint64_t first = random() % 3100;
+    const uint64_t pages = 1 + random() % 40;
+    std::multiset<HostPart> want;
+    for (const MemoryRegion& region : regions) {
+      const uint64_t from = (region.hva.raw() - kHva) / kPageSize;
+      const uint64_t low = std::max(first, from);
+      const uint64_t high = std::min(first + pages, from + region.size / kPageSize);
+      if (low >= high) continue;
+      want.emplace(region.slot, region.gpa.raw() / kPageSize + low - from, high - low);
+    }
+    ASSERT_EQ(HostRange(reader, first, pages), want);
+  }
+}
+
+// Slot i stands at frame 16 * i and moves to 16 * i + 8 and back; slots of odd id come and go. A
+// reader may find a slot at either place or not at all, but never a mixture, and never a wrong one.
+TEST(SlotReader, NeverReturnsAMixtureBesideAWriter) {
+  constexpr uint32_t kSlots = 600;
+  constexpr uint64_t kPages = 4;
+  SlotSet set(SlotLimits{});
+  for (uint32_t id = 0; id < kSlots; ++id) Apply(set, Region(id, id * 16, kPages, id * 100));
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> lookups{0};
+  std::thread thread([&] {
+    SlotReader reader(set);
+    std::mt19937_64 random(23);
+    while (!stop) {
+      const uint64_t gfn = random() % (kSlots * 16);
+      const MemorySlot* const slot = reader.Find(0, Gfn(gfn));
+      ++lookups;
+      const bool stands_still = gfn / 16 % 4 == 2 && gfn % 16 < kPages;
+      ASSERT_FALSE(stands_still && slot == nullptr);
+      if (slot == nullptr) continue;
+      ASSERT_TRUE(slot->Contains(Gfn(gfn)));
+      ASSERT_EQ(slot->id, gfn / 16);
+      ASSERT_EQ(slot->pages, PageCount(kPages));
+      ASSERT_TRUE(slot->base == Gfn(slot->id * 16) || slot->base == Gfn(slot->id * 16 + 8));
+      ASSERT_EQ(slot->hva, Hva(kHva + slot->id * 100 * kPageSize));
+      if (gfn % 8 == 0) {
+        const std::multiset<HostPart> parts = HostRange(reader, slot->id * 100, 2);
+        for (const auto& [id, first, pages] : parts) {
+          ASSERT_EQ(id, slot->id);
+          ASSERT_EQ(pages, 2u);
+        }
+        ASSERT_LE(parts.size(), 1u + slot->id % 2);
+      }
+    }
+  });
+  std::mt19937_64 random(29);
+  for (int i = 0; i < 30000 || lookups < 30000; ++i) {
+    const uint32_t id = static_cast<uint32_t>(random() % kSlots);
+    if (id % 2 == 1) {
+      Apply(set, set.FindById(0, id).has_value() ? Region(id, 0, 0, 0)
+                                                 : Region(id, id * 16, kPages, id * 100));
+    } else if (id % 4 == 0) {
+      Apply(set, Region(id, id * 16 + random() % 2 * 8, kPages, id * 100));
+    }
+  }
+  stop = true;
+  thread.join();
+  EXPECT_TRUE(set.CheckInvariants().ok()) << set.CheckInvariants();
+}
+
+}  // namespace
+}  // namespace tdp
