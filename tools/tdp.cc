@@ -11,8 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "tdp/tools/command.h"
-#include "tdp/tools/convert_command.h"
 #include "tdp/tools/demo_command.h"
+#include "tdp/tools/pack_command.h"
 #include "tdp/tools/replay_command.h"
 
 namespace tdp::tools {
@@ -21,7 +21,7 @@ namespace {
 constexpr Command kCommands[] = {
     {"demo", "replay the bundled trace natively and under EPT, side by side", RunDemo},
     {"replay", "replay a recorded program through two dimensions of paging", RunReplay},
-    {"convert", "turn a text trace into the compressed binary format", RunConvert},
+    {"pack", "turn a text trace into the compressed binary format", RunPack},
 };
 
 std::string Usage() {

@@ -11,8 +11,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/tools/trace/binary_trace.h"
 #include "tdp/tests/tools/trace_files.h"
+#include "tdp/tools/trace/binary_trace.h"
 
 namespace tdp::tools {
 namespace {

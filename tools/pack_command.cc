@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#include "tdp/tools/convert_command.h"
+#include "tdp/tools/pack_command.h"
 
 #include <unistd.h>
 
@@ -26,13 +26,13 @@ namespace {
 
 constexpr size_t kBatch = size_t{1} << 16;
 
-struct ConvertOptions {
+struct PackOptions {
   TraceFormat format = TraceFormat::kAuto;
   uint64_t limit = 0;
   bool help = false;
 };
 
-OptionParser MakeParser(ConvertOptions* options) {
+OptionParser MakeParser(PackOptions* options) {
   OptionParser parser;
   AddFormatOption(parser, &options->format);
   parser.AddInteger("limit", "stop after N accesses; 0 for all", &options->limit, 0, ~uint64_t{0});
@@ -60,8 +60,8 @@ absl::StatusOr<uint64_t> Copy(TraceReader& reader, BinaryTraceWriter& writer, ui
   return done;
 }
 
-absl::StatusOr<uint64_t> Convert(const ConvertOptions& options, const std::string& input,
-                                 const std::string& output) {
+absl::StatusOr<uint64_t> Pack(const PackOptions& options, const std::string& input,
+                              const std::string& output) {
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(input, options.format));
   // Under another name until it is whole: an interrupted run leaves no trace that looks good, and
   // input and output may be one file.
@@ -78,22 +78,22 @@ absl::StatusOr<uint64_t> Convert(const ConvertOptions& options, const std::strin
 
 }  // namespace
 
-absl::StatusOr<int> RunConvert(absl::Span<const std::string_view> arguments) {
-  ConvertOptions options;
+absl::StatusOr<int> RunPack(absl::Span<const std::string_view> arguments) {
+  PackOptions options;
   const OptionParser parser = MakeParser(&options);
   TDP_ASSIGN_OR_RETURN(std::vector<std::string> files, parser.Parse(arguments));
   if (options.help) {
     absl::PrintF(
-        "usage: tdp convert [OPTION...] INPUT OUTPUT\n\n"
+        "usage: tdp pack [OPTION...] INPUT OUTPUT\n\n"
         "Writes the trace INPUT (\"-\" for standard input) in the binary format, compressed with\n"
         "zstd, to OUTPUT.\n\n%s",
         parser.Help());
     return kExitOk;
   }
   if (files.size() != 2) {
-    return absl::InvalidArgumentError("needs an INPUT and an OUTPUT; see tdp convert --help");
+    return absl::InvalidArgumentError("needs an INPUT and an OUTPUT; see tdp pack --help");
   }
-  TDP_ASSIGN_OR_RETURN(uint64_t copied, Convert(options, files[0], files[1]));
+  TDP_ASSIGN_OR_RETURN(uint64_t copied, Pack(options, files[0], files[1]));
   absl::PrintF("%s: %d accesses\n", files[1], copied);
   return kExitOk;
 }
