@@ -15,7 +15,9 @@ inline void AddFormatOption(OptionParser& parser, TraceFormat* format) {
   parser.AddChoice("format", "how the trace is written", format,
                    {{"auto", TraceFormat::kAuto},
                     {"binary", TraceFormat::kBinary},
-                    {"lackey", TraceFormat::kLackey}});
+                    {"lackey", TraceFormat::kLackey},
+                    {"dynamorio", TraceFormat::kDynamorio},
+                    {"champsim", TraceFormat::kChampsim}});
 }
 
 }  // namespace tdp::tools

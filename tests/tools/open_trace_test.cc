@@ -3,6 +3,7 @@
 #include "tdp/tools/trace/open_trace.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -188,15 +189,73 @@ TEST(OpenTrace, ALineThatIsNoRecordIsNamedByItsNumber) {
         " X 04001090,3", " L ,3", " L 04001090,0", " L 04001090,5000", " L 04001090,3 ",
         " L ffffffff81000000,8", " L 11112222333344445,8", "hello", " L -4,8"}) {
     EXPECT_THAT(ErrorOf(good + good + bad + "\n" + good),
-                AllOf(HasSubstr(":3: not a lackey record"), HasSubstr(bad)));
+                AllOf(HasSubstr(":3: not a Lackey record"), HasSubstr(bad)));
   }
 }
 
 TEST(OpenTrace, ABinaryFileReadAsTextIsRefusedInOneShortLine) {
   const std::string error = ErrorOf(std::string(100000, '\xfe'), TraceFormat::kLackey);
-  EXPECT_THAT(error, HasSubstr(":1: not a lackey record"));
+  EXPECT_THAT(error, HasSubstr(":1: not a Lackey record"));
   EXPECT_LT(error.size(), 500u);
   EXPECT_EQ(error.find('\xfe'), std::string::npos) << "control characters reach the terminal";
+}
+
+TEST(OpenTrace, ReadsDynamorioText) {
+  const std::string text =
+      "Output format:\n"
+      "<--record#-> <--instr#->: <---tid---> <record details>\n"
+      "------------------------------------------------------------\n"
+      "           1           0:        4321 <marker: version 6>\n"
+      "           2           1:        4321 ifetch       3 byte(s) @ 0x0000000000401026 48 89 e7 "
+      "mov\n"
+      "           3           2:        4321 ifetch       8 byte(s) @ 0x0000000000401029 48 8d 34 "
+      "lea\n"
+      "           3           2:        4321                                             00\n"
+      "           4           2:        4321 write        8 byte(s) @ 0x00007fff8f9d5f48 by PC "
+      "0x1\n"
+      "           5           2:        4321 read        16 byte(s) @ 0x00007f86ef03d090 by PC "
+      "0x1\n"
+      "           6           2:        4321 <thread 4321 exited>\n"
+      "View tool results:\n"
+      "              2 : total instructions\n";
+  const std::vector<TraceRecord> want = {
+      TraceRecord(AccessKind::kFetch, 2, Gva(0x401026)),
+      TraceRecord(AccessKind::kFetch, 3, Gva(0x401029)),
+      TraceRecord(AccessKind::kStore, 3, Gva(0x7fff8f9d5f48)),
+      TraceRecord(AccessKind::kLoad, 4, Gva(0x7f86ef03d090)),
+  };
+  EXPECT_EQ(ReadPath(WriteFile("text", text)).value(), want);
+  for (const char* bad :
+       {"  6  2:  4321 jump  8 byte(s) @ 0x1", "  6  2:  4321 read 8 bytes @ 0x1",
+        "  6  2:  4321 read 8 byte(s) @ 0x", "  6  2:  4321 read 8 byte(s) @ 0xffffffff81000000",
+        "  6  2;  4321 read 8 byte(s) @ 0x1000", "I  04001090,3", "garbage"}) {
+    EXPECT_THAT(ErrorOf(text + bad + "\n"), HasSubstr(":13: not a DynamoRIO record")) << bad;
+  }
+}
+
+// One ChampSim instruction.
+std::string Instruction(uint64_t pointer, std::array<uint64_t, 2> writes,
+                        std::array<uint64_t, 4> reads) {
+  const uint64_t words[8] = {pointer,  0x0101,   writes[0], writes[1],
+                             reads[0], reads[1], reads[2],  reads[3]};
+  return {reinterpret_cast<const char*>(words), sizeof(words)};
+}
+
+TEST(OpenTrace, ReadsChampsimInstructions) {
+  const std::string bytes = Instruction(0x401000, {0x7000, 0x8000}, {0, 0x7000, 0x9000, 0}) +
+                            Instruction(0x401005, {}, {});
+  const std::vector<TraceRecord> want = {
+      TraceRecord(AccessKind::kFetch, 2, Gva(0x401000)),
+      TraceRecord(AccessKind::kModify, 3, Gva(0x7000)),
+      TraceRecord(AccessKind::kLoad, 3, Gva(0x9000)),
+      TraceRecord(AccessKind::kStore, 3, Gva(0x8000)),
+      TraceRecord(AccessKind::kFetch, 2, Gva(0x401005)),
+  };
+  EXPECT_EQ(ReadPath(WriteFile("trace", bytes), TraceFormat::kChampsim).value(), want);
+  EXPECT_THAT(ErrorOf(bytes.substr(0, 100), TraceFormat::kChampsim),
+              AllOf(HasSubstr("truncated"), HasSubstr("byte 100")));
+  EXPECT_THAT(ErrorOf(bytes + Instruction(~uint64_t{0}, {}, {}), TraceFormat::kChampsim),
+              AllOf(HasSubstr("byte 128"), HasSubstr("not a ChampSim record")));
 }
 
 TEST(OpenTrace, TheBundledTracesAreWhatTheirDescriptionSays) {

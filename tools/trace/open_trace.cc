@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/trace/binary_trace.h"
+#include "tdp/tools/trace/champsim_trace.h"
+#include "tdp/tools/trace/dynamorio_trace.h"
 #include "tdp/tools/trace/lackey_trace.h"
 #include "tdp/tools/trace/text_trace.h"
 
@@ -16,7 +18,8 @@ namespace {
 
 // Text holds no zero byte, and the second highest byte of a user address is always one.
 TraceFormat Guess(const std::string& first) {
-  return first.find('\0') != std::string::npos ? TraceFormat::kBinary : TraceFormat::kLackey;
+  if (first.find('\0') != std::string::npos) return TraceFormat::kBinary;
+  return kDynamorioHeading.starts_with(first) ? TraceFormat::kDynamorio : TraceFormat::kLackey;
 }
 
 }  // namespace
@@ -31,10 +34,19 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
     return absl::InvalidArgumentError(absl::StrCat(source->name(), ": empty: no access in it"));
   }
   if (format == TraceFormat::kAuto) format = Guess(first);
-  if (format == TraceFormat::kBinary) {
-    return MakeBinaryTraceReader(std::move(source), std::move(first));
+  switch (format) {
+    case TraceFormat::kLackey:
+      return MakeTextTraceReader(std::move(source), std::move(first), "Lackey", ParseLackeyLine);
+    case TraceFormat::kDynamorio:
+      return MakeTextTraceReader(std::move(source), std::move(first), "DynamoRIO",
+                                 ParseDynamorioLine);
+    case TraceFormat::kChampsim:
+      return MakeChampsimTraceReader(std::move(source), std::move(first));
+    case TraceFormat::kBinary:
+    case TraceFormat::kAuto:
+      break;
   }
-  return MakeTextTraceReader(std::move(source), std::move(first), "lackey", ParseLackeyLine);
+  return MakeBinaryTraceReader(std::move(source), std::move(first));
 }
 
 }  // namespace tdp::tools

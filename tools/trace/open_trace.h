@@ -14,9 +14,11 @@
 namespace tdp::tools {
 
 enum class TraceFormat {
-  kAuto,    // a zero byte among the first eight tells binary from text, the first record which text
-  kBinary,  // little-endian words as in TraceRecord
-  kLackey,  // valgrind --tool=lackey --trace-mem=yes
+  kAuto,       // binary, Lackey or DynamoRIO, by the first bytes
+  kBinary,     // little-endian words as in TraceRecord
+  kLackey,     // valgrind --tool=lackey --trace-mem=yes
+  kDynamorio,  // DynamoRIO's view of a drmemtrace trace
+  kChampsim,   // ChampSim's binary instruction records
 };
 
 // Opens the trace at `path` ("-" for standard input). NotFound if it cannot be opened,
