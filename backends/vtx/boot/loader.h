@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "loader_layout.h"
+#include "layout.h"
 
 namespace boot {
 
@@ -46,7 +46,7 @@ struct SystemCallFrame {
 
 void InitSystemCalls(const Machine& machine, uint64_t program_end);
 
-// --- Processors (processor.cc) --------------------------------------------------------------------
+// --- Processors (processors.cc) --------------------------------------------------------------------
 // The number of the processor this runs on: its local APIC's id.
 int CurrentProcessor();
 // What a new thread starts with: registers, thread pointer, and the word to clear at its end.

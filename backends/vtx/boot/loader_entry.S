@@ -3,7 +3,7 @@
 // What the loader cannot say in C++: where a processor starts, where an exception and a system call
 // arrive, and how a thread begins and ends.
 
-#include "loader_layout.h"
+#include "layout.h"
 
         .section .start, "ax"
         .globl  loader_start

@@ -2,8 +2,8 @@
 //
 // Numbers that the loader's assembly and its C++ share: the memory map and the descriptor table.
 
-#ifndef TDP_BACKENDS_VTX_BOOT_LOADER_LAYOUT_H_
-#define TDP_BACKENDS_VTX_BOOT_LOADER_LAYOUT_H_
+#ifndef TDP_BACKENDS_VTX_BOOT_LAYOUT_H_
+#define TDP_BACKENDS_VTX_BOOT_LAYOUT_H_
 
 #define MAX_PROCESSORS 8
 #define BOOT_STACK_BYTES 8192
@@ -20,4 +20,4 @@
 #define DATA_SELECTOR 0x10
 #define TASK_SELECTOR 0x18
 
-#endif  // TDP_BACKENDS_VTX_BOOT_LOADER_LAYOUT_H_
+#endif  // TDP_BACKENDS_VTX_BOOT_LAYOUT_H_
