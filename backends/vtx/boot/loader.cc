@@ -81,10 +81,14 @@ uint64_t BuildStack(const Elf64_Ehdr& elf) {
   *out++ = 0;
   *out++ = reinterpret_cast<uint64_t>(arena_limit);
   *out++ = 0;
-  const uint64_t auxiliary[][2] = {
-      {AT_PHDR, HeadersInMemory(elf)}, {AT_PHENT, elf.e_phentsize}, {AT_PHNUM, elf.e_phnum},
-      {AT_PAGESZ, 4096},               {AT_ENTRY, elf.e_entry},     {AT_SECURE, 0},
-      {AT_RANDOM, reinterpret_cast<uint64_t>(random_bytes)},        {AT_NULL, 0}};
+  const uint64_t auxiliary[][2] = {{AT_PHDR, HeadersInMemory(elf)},
+                                   {AT_PHENT, elf.e_phentsize},
+                                   {AT_PHNUM, elf.e_phnum},
+                                   {AT_PAGESZ, 4096},
+                                   {AT_ENTRY, elf.e_entry},
+                                   {AT_SECURE, 0},
+                                   {AT_RANDOM, reinterpret_cast<uint64_t>(random_bytes)},
+                                   {AT_NULL, 0}};
   for (const auto& pair : auxiliary) {
     *out++ = pair[0];
     *out++ = pair[1];

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ring-0 loader: it runs an unchanged static Linux program, threads included, on the bare machine.
+// The ring-0 loader: it runs an unchanged static Linux program, threads included, on the bare
+// machine.
 //
-// A program's thread is a processor: `clone` starts the next idle one, and there are no more threads
-// than processors. There are no files, no signals and no time slices. Freestanding code.
+// A program's thread is a processor: `clone` starts the next idle one, and there are no more
+// threads than processors. There are no files, no signals and no time slices. Freestanding code.
 
 #ifndef TDP_BACKENDS_VTX_BOOT_LOADER_H_
 #define TDP_BACKENDS_VTX_BOOT_LOADER_H_
@@ -23,7 +24,8 @@ struct Machine {
   const char* arguments = nullptr;  // one after another, each with its NUL
 };
 
-// --- Console (console.cc) -------------------------------------------------------------------------
+// --- Console (console.cc)
+// -------------------------------------------------------------------------
 void Print(const char* text);
 void PrintBytes(const char* text, size_t size);
 void PrintHex(uint64_t value);
@@ -31,23 +33,25 @@ void PrintHex(uint64_t value);
 [[noreturn]] void Finish(const char* why);
 [[noreturn]] void FinishWithNumber(const char* why, uint64_t number);
 
-// --- Memory (memory.cc) ---------------------------------------------------------------------------
-// Gives out [start, end), page by page.
+// --- Memory (memory.cc)
+// --------------------------------------------------------------------------- Gives out [start,
+// end), page by page.
 void InitMemory(uint64_t start, uint64_t end);
 // `size` bytes of zeros, page aligned; 0 if there is no such run of pages.
 uint64_t AllocatePages(uint64_t size);
 void FreePages(uint64_t start, uint64_t size);
 
-// --- System calls (system_calls.cc) ---------------------------------------------------------------
-// As system_call_entry pushes it.
+// --- System calls (system_calls.cc)
+// --------------------------------------------------------------- As system_call_entry pushes it.
 struct SystemCallFrame {
   uint64_t r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi, rax, rcx, r11;
 };
 
 void InitSystemCalls(const Machine& machine, uint64_t program_end);
 
-// --- Processors (processors.cc) --------------------------------------------------------------------
-// The number of the processor this runs on: its local APIC's id.
+// --- Processors (processors.cc)
+// -------------------------------------------------------------------- The number of the processor
+// this runs on: its local APIC's id.
 int CurrentProcessor();
 // What a new thread starts with: registers, thread pointer, and the word to clear at its end.
 struct ThreadStart {

@@ -75,7 +75,8 @@ void FillInterrupts() {
 
 void FillDescriptors(Processor& self) {
   const auto base = reinterpret_cast<uint64_t>(&self.task);
-  self.task.ist[0] = reinterpret_cast<uint64_t>(self.exception_stack + sizeof(self.exception_stack));
+  self.task.ist[0] =
+      reinterpret_cast<uint64_t>(self.exception_stack + sizeof(self.exception_stack));
   self.task.ist[1] = reinterpret_cast<uint64_t>(self.nmi_stack + sizeof(self.nmi_stack));
   self.task.io_map = sizeof(TaskState);
   self.gdt[1] = 0x00af9b000000ffff;  // 64-bit code
@@ -197,8 +198,12 @@ extern "C" void ExceptionInLoader(const ExceptionFrame* frame, uint64_t rbp) {
   const struct {
     const char* name;
     uint64_t value;
-  } words[] = {{"vector ", frame->vector}, {" error ", frame->error}, {" rip ", frame->rip},
-               {" rsp ", frame->rsp},      {" rbp ", rbp},            {" cr2 ", cr2}};
+  } words[] = {{"vector ", frame->vector},
+               {" error ", frame->error},
+               {" rip ", frame->rip},
+               {" rsp ", frame->rsp},
+               {" rbp ", rbp},
+               {" cr2 ", cr2}};
   for (const auto& word : words) {
     boot::Print(word.name);
     boot::PrintHex(word.value);

@@ -116,8 +116,8 @@ int64_t Clone(const SystemCallFrame& frame) {
   auto* child = reinterpret_cast<SystemCallFrame*>(frame.rsi - 128 - sizeof(SystemCallFrame));
   *child = frame;
   child->rax = 0;
-  const int processor = StartThread(
-      machine.processors, {child, frame.r8, reinterpret_cast<uint32_t*>(frame.r10)});
+  const int processor =
+      StartThread(machine.processors, {child, frame.r8, reinterpret_cast<uint32_t*>(frame.r10)});
   if (processor < 0) return -EAGAIN;
   *reinterpret_cast<uint32_t*>(frame.rdx) = kTid + processor;
   return kTid + processor;
