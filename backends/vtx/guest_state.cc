@@ -92,7 +92,10 @@ absl::Status WriteEntryMode(const GuestState& state) {
 }  // namespace
 
 GuestState GuestState::RealMode(uint16_t rip, uint16_t rsp) {
-  GuestState state = {.rip = rip, .rsp = rsp, .cr0 = kCr0Et};
+  GuestState state;
+  state.rip = rip;
+  state.rsp = rsp;
+  state.cr0 = kCr0Et;
   SetSegments(state, {.limit = 0xffff, .rights = kRightsCode16},
               {.limit = 0xffff, .rights = kRightsData16});
   state.idtr.limit = 0x3ff;
@@ -100,7 +103,11 @@ GuestState GuestState::RealMode(uint16_t rip, uint16_t rsp) {
 }
 
 GuestState GuestState::Flat32(uint32_t rip, uint32_t rsp) {
-  GuestState state = {.rip = rip, .rsp = rsp, .cr0 = kCr0Pe | kCr0Et | kCr0Ne, .cr4 = kCr4Sse};
+  GuestState state;
+  state.rip = rip;
+  state.rsp = rsp;
+  state.cr0 = kCr0Pe | kCr0Et | kCr0Ne;
+  state.cr4 = kCr4Sse;
   SetSegments(state, {.selector = 0x08, .limit = 0xffffffff, .rights = kRightsCode32},
               {.selector = 0x10, .limit = 0xffffffff, .rights = kRightsData32});
   return state;
