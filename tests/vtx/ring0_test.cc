@@ -101,7 +101,11 @@ TEST(Ring0, ThreadLocalVariablesAreOfTheThread) {
 TEST(Ring0, MoreThreadsThanProcessorsAreRefused) {
   std::atomic<bool> stop = false;
   std::vector<std::thread> threads;
-  for (int i = 0; i < 3; ++i) threads.emplace_back([&] { while (!stop) {} });
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([&] {
+      while (!stop) {
+      }
+    });
   EXPECT_THROW(std::thread([] {}), std::system_error);
   stop = true;
   for (std::thread& thread : threads) thread.join();
