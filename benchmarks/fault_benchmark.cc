@@ -159,7 +159,7 @@ void BM_FaultThreads(benchmark::State& state) {
   for (uint64_t i = 0; i < threads; ++i) vcpus.push_back(*guest.vm->CreateVcpu());
   guest.Populate();
   const uint64_t share = guest.pages / threads;
-  Stopwatch watch;
+  Stopwatch watch(Stopwatch::By::kWall);
   for (auto _ : state) {
     guest.ClearLeaves();
     watch.Start();

@@ -7,7 +7,8 @@
 #ifndef TDP_BENCHMARKS_FLOORS_H_
 #define TDP_BENCHMARKS_FLOORS_H_
 
-#include <chrono>
+#include <time.h>
+
 #include <cstdint>
 
 #include "benchmark/benchmark.h"
@@ -28,17 +29,28 @@ enum class Floor {
 // short rounds.
 double FloorNs(Floor floor);
 
-// Times the measured parts of a benchmark by itself, so that the ratio to a floor can be a counter.
+// Times the measured parts of a benchmark by itself, so that the ratio to a floor can be a counter. By the CPU time of the
+// calling thread, which a busy neighbour disturbs least; by the wall where several threads work.
 class Stopwatch {
  public:
-  void Start() { start_ = Clock::now(); }
-  void Stop() { total_ += Clock::now() - start_; }
-  double ns() const { return std::chrono::duration<double, std::nano>(total_).count(); }
+  enum class By { kThreadTime, kWall };
+  explicit Stopwatch(By by = By::kThreadTime)
+      : clock_(by == By::kThreadTime ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC) {}
+
+  void Start() { start_ = Now(); }
+  void Stop() { total_ += Now() - start_; }
+  double ns() const { return total_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point start_;
-  Clock::duration total_{};
+  double Now() const {
+    timespec now;
+    clock_gettime(clock_, &now);
+    return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+  }
+
+  const clockid_t clock_;
+  double start_ = 0;
+  double total_ = 0;
 };
 
 // Sets `ns_per_item` and `x_floor`, the time of an item as a multiple of `floor`.

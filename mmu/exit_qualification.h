@@ -60,6 +60,13 @@ class ExitQualification {
   }
   constexpr bool asynchronous() const { return Has(ept::kQualAsynchronous); }
 
+  // Whether hardware can report this word; `Check` says why not.
+  constexpr bool is_possible() const {
+    const bool names_access = (raw_ & (ept::kQualRead | ept::kQualWrite | ept::kQualFetch)) != 0;
+    return (raw_ & ~ept::kQualDefined) == 0 && (names_access || asynchronous()) &&
+           !(is_fetch() && (is_read() || is_write())) &&
+           (linear_address_valid() || !final_address());
+  }
   // OK if hardware can report this word; else InvalidArgument naming the rule and the word: no kind
   // of access at all, a fetch mixed with a data access, a final address without a linear one, or
   // undefined bits.

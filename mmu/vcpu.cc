@@ -16,7 +16,7 @@
 namespace tdp {
 namespace {
 
-FaultResult Error(absl::Status status) {
+ABSL_ATTRIBUTE_NOINLINE FaultResult Error(absl::Status status) {
   return {FaultOutcome::kError, kLevel4K, std::move(status)};
 }
 
@@ -43,11 +43,21 @@ bool HostPageHolds(const PageFault& fault, Level level) {
          (fault.gfn.raw() & inside) == (fault.page.hfn.raw() & inside);
 }
 
+PageFault Classify(Gpa gpa, ExitQualification qualification) {
+  PageFault fault;
+  fault.gpa = gpa;
+  fault.gfn = Gfn::Of(gpa);
+  fault.access = qualification.access();
+  fault.reached_leaf = qualification.reached_leaf();
+  return fault;
+}
+
 }  // namespace
 
 Vcpu::Vcpu(Engine& engine, VcpuId id)
     : engine_(engine),
       id_(id),
+      mmu_(&engine.mmu(0)),
       reader_(engine.mmu_lock),
       slots_(engine.slots),
       tables_(engine.pool),
@@ -83,6 +93,7 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
   address_space_ = space;
+  mmu_ = &engine_.mmu(space);
   memo_ = LeafMemo();
   flush_member_.ForgetCpu();  // flushes so far were of the other root
   return absl::OkStatus();
@@ -103,8 +114,8 @@ FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
 
 // Life of a fault, top to bottom. docs/design.md has the same list with the reasons for its order.
 FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
-  PageFault fault;
-  if (absl::Status bad = Classify(gpa, qualification, fault); !bad.ok()) return Error(bad);
+  if (ABSL_PREDICT_FALSE(!IsPlausible(gpa, qualification))) return Refuse(gpa, qualification);
+  PageFault fault = Classify(gpa, qualification);
 
   fault.sequence = engine_.sequence.Current();
   fault.slot = slots_.Find(address_space_, fault.gfn);
@@ -143,14 +154,13 @@ absl::Status Vcpu::CheckAddress(Gpa gpa) const {
                                                     gpa.raw(), engine_.guest_end().raw()));
 }
 
-absl::Status Vcpu::Classify(Gpa gpa, ExitQualification qualification, PageFault& fault) const {
-  TDP_RETURN_IF_ERROR(CheckAddress(gpa));
-  TDP_RETURN_IF_ERROR(qualification.Check());
-  fault.gpa = gpa;
-  fault.gfn = Gfn::Of(gpa);
-  fault.access = qualification.access();
-  fault.reached_leaf = qualification.reached_leaf();
-  return absl::OkStatus();
+bool Vcpu::IsPlausible(Gpa gpa, ExitQualification qualification) const {
+  return gpa < engine_.guest_end() && qualification.is_possible() && !is_in_guest();
+}
+
+FaultResult Vcpu::Refuse(Gpa gpa, ExitQualification qualification) const {
+  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return Error(std::move(bad));
+  return Error(qualification.Check());
 }
 
 // A frame without memory. Remembering it is only a help, so no table for it is no error.
@@ -217,9 +227,10 @@ bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
 
 // The largest leaf that the slot, the host page and the policy allow for this frame.
 void Vcpu::ChooseLevel(PageFault& fault) const {
-  Level level = std::min(engine_.max_leaf_level(), fault.slot->state->MaxLevel(fault.gfn));
-  if (fault.slot->logs_dirty_pages()) level = kLevel4K;
+  Level level = fault.slot->logs_dirty_pages() ? kLevel4K : engine_.max_leaf_level();
   while (level > kLevel4K && !HostPageHolds(fault, level)) level = level.below();
+  // The slot is asked last: most small pages are small because the host's are.
+  if (level > kLevel4K) level = std::min(level, fault.slot->state->MaxLevel(fault.gfn));
   fault.max_level = level;
 }
 
