@@ -36,46 +36,41 @@ class AssocCache {
     TDP_CHECK(geometry.ways >= 1 && geometry.ways <= 16);
     geometry_ = geometry;
     // A cache of no entries is one that never matches, so that a lookup needs no branch for it.
-    const int sets = geometry.sets == 0 ? 1 : geometry.sets;
+    const size_t sets = geometry.sets == 0 ? 1 : geometry.sets;
     ways_ = geometry.sets == 0 ? 1 : geometry.ways;
-    set_mask_ = static_cast<uint64_t>(sets) - 1;
-    tags_.assign(static_cast<size_t>(sets) * ways_, 0);
-    values_.assign(tags_.size(), Value());
-    if (!notes_.empty()) notes_.assign(tags_.size(), Note());
-    order_.assign(sets, kIdentityOrder);
+    set_mask_ = sets - 1;
+    sets_.assign(sets * (ways_ + 1), 0);
+    for (size_t set = 0; set < sets; ++set) sets_[set * (ways_ + 1)] = kIdentityOrder;
+    values_.assign(sets * ways_, Value());
+    if (!notes_.empty()) notes_.assign(values_.size(), Note());
     live_ = 0;
   }
 
   CacheGeometry geometry() const { return geometry_; }
   int live() const { return live_; }
   void EnableNotes() {
-    if (notes_.size() != tags_.size()) notes_.assign(tags_.size(), Note());
+    if (notes_.size() != values_.size()) notes_.assign(values_.size(), Note());
   }
 
   // The value under `tag`, now the most recently used of its set; null if there is none.
   Value* Find(uint64_t tag) {
     const uint64_t set = tag & set_mask_;
-    const uint64_t* tags = &tags_[set * ways_];
-    const unsigned newest = order_[set] & 15;
-    if (ABSL_PREDICT_TRUE(tags[newest] == tag)) return &values_[set * ways_ + newest];
+    const uint64_t* block = &sets_[set * (ways_ + 1)];
+    const uint64_t newest = block[0] & 15;
+    if (ABSL_PREDICT_TRUE(block[1 + newest] == tag)) return &values_[set * ways_ + newest];
     return FindOlder(tag, set);
   }
 
-  // The value kept under `tag`, which was not there, in place of an unused or the oldest one.
+  // Keeps `value` under `tag`, in place of what was there, of nothing, or of the oldest of the set.
+  // Null if the cache has no entries at all.
   Value* Insert(uint64_t tag, const Value& value) {
     if (geometry_.sets == 0) return nullptr;
     const uint64_t set = tag & set_mask_;
-    uint64_t* tags = &tags_[set * ways_];
-    unsigned way = order_[set] >> 4 * (ways_ - 1) & 15;
-    for (unsigned i = 0; i < static_cast<unsigned>(ways_); ++i) {
-      if (tags[i] == 0) {
-        way = i;
-        break;
-      }
-    }
-    if (tags[way] == 0) ++live_;
-    tags[way] = tag;
-    Touch(set, way);
+    uint64_t* block = &sets_[set * (ways_ + 1)];
+    const uint64_t way = WayFor(tag, block);
+    if (block[1 + way] == 0) ++live_;
+    block[1 + way] = tag;
+    Touch(block, way);
     Value& slot = values_[set * ways_ + way];
     slot = value;
     return &slot;
@@ -85,9 +80,9 @@ class AssocCache {
   Note& NoteOf(const Value* value) { return notes_[value - values_.data()]; }
 
   void Erase(uint64_t tag) {
-    const uint64_t first = (tag & set_mask_) * ways_;
-    for (uint64_t i = first; i < first + ways_; ++i) {
-      if (tags_[i] == tag) Drop(i);
+    uint64_t* block = &sets_[(tag & set_mask_) * (ways_ + 1)];
+    for (uint64_t way = 0; way < ways_; ++way) {
+      if (block[1 + way] == tag) Drop(block[1 + way]);
     }
   }
 
@@ -95,64 +90,79 @@ class AssocCache {
   template <typename Predicate>
   void EraseIf(Predicate predicate) {
     if (live_ == 0) return;
-    for (size_t i = 0; i < tags_.size(); ++i) {
-      if (tags_[i] != 0 && predicate(tags_[i], values_[i])) Drop(i);
-    }
+    ForEachSlot([&](uint64_t& tag, const Value& value) {
+      if (predicate(tag, value)) Drop(tag);
+    });
   }
 
   void Clear() {
-    if (live_ == 0) return;
-    tags_.assign(tags_.size(), 0);
-    live_ = 0;
+    EraseIf([](uint64_t, const Value&) { return true; });
   }
 
   // Calls `visit(tag, value)` for every entry.
   template <typename Visit>
-  void ForEach(Visit visit) const {
-    for (size_t i = 0; i < tags_.size(); ++i) {
-      if (tags_[i] != 0) visit(tags_[i], values_[i]);
-    }
+  void ForEach(Visit visit) {
+    ForEachSlot([&](uint64_t& tag, const Value& value) { visit(tag, value); });
   }
 
  private:
   // Sixteen way numbers, the most recently used in the lowest nibble.
   static constexpr uint64_t kIdentityOrder = 0xfedcba9876543210;
 
+  template <typename Visit>
+  void ForEachSlot(Visit visit) {
+    const Value* value = values_.data();
+    for (size_t first = 0; first < sets_.size(); first += ways_ + 1) {
+      for (uint64_t way = 0; way < ways_; ++way, ++value) {
+        if (sets_[first + 1 + way] != 0) visit(sets_[first + 1 + way], *value);
+      }
+    }
+  }
+
   Value* FindOlder(uint64_t tag, uint64_t set) {
-    const uint64_t* tags = &tags_[set * ways_];
-    for (unsigned way = 0; way < static_cast<unsigned>(ways_); ++way) {
-      if (tags[way] == tag) {
-        Touch(set, way);
+    uint64_t* block = &sets_[set * (ways_ + 1)];
+    for (uint64_t way = 0; way < ways_; ++way) {
+      if (block[1 + way] == tag) {
+        Touch(block, way);
         return &values_[set * ways_ + way];
       }
     }
     return nullptr;
   }
 
+  uint64_t WayFor(uint64_t tag, const uint64_t* block) const {
+    uint64_t unused = ways_;
+    for (uint64_t way = 0; way < ways_; ++way) {
+      if (block[1 + way] == tag) return way;
+      if (block[1 + way] == 0 && unused == ways_) unused = way;
+    }
+    return unused != ways_ ? unused : block[0] >> 4 * (ways_ - 1) & 15;
+  }
+
   // Moves `way` to the front of the order; the nibbles before its old place move back by one.
-  void Touch(uint64_t set, unsigned way) {
+  static void Touch(uint64_t* block, uint64_t way) {
     constexpr uint64_t kOnes = 0x1111111111111111;
-    const uint64_t order = order_[set];
+    const uint64_t order = block[0];
     // Find the nibble equal to `way`: the lowest zero nibble of the difference.
     const uint64_t difference = order ^ kOnes * way;
     const uint64_t zeros = (difference - kOnes) & ~difference & kOnes << 3;
     const int place = std::countr_zero(zeros) / 4;
     const uint64_t before = place == 0 ? 0 : ~uint64_t{0} >> (64 - 4 * place);
     const uint64_t through = before << 4 | 15;
-    order_[set] = (order & ~through) | (order & before) << 4 | way;
+    block[0] = (order & ~through) | (order & before) << 4 | way;
   }
 
-  void Drop(uint64_t index) {
-    tags_[index] = 0;
+  void Drop(uint64_t& tag) {
+    tag = 0;
     --live_;
   }
 
   CacheGeometry geometry_;
-  int ways_ = 1;
-  int live_ = 0;
+  uint64_t ways_ = 1;
   uint64_t set_mask_ = 0;
-  std::vector<uint64_t> tags_;
-  std::vector<uint64_t> order_;
+  int live_ = 0;
+  // Block after block: the order of a set, then the tags of its ways; tag 0 is an unused way.
+  std::vector<uint64_t> sets_;
   std::vector<Value> values_;
   std::vector<Note> notes_;
 };

@@ -146,8 +146,14 @@ AccessResult Cpu::Fail(Event event) {
   return {.hpa = Hpa(0), .event = event};
 }
 
-Cpu::TlbHit Cpu::LookUpGlobal(uint64_t gva) {
-  for (int level = 1; level <= 3; ++level) {
+// The rest of `LookUp`: larger pages, then global ones.
+Cpu::TlbHit Cpu::LookUpLarge(uint64_t gva) {
+  for (int level = 2; level <= 3; ++level) {
+    if (tlb_[level].live() == 0) continue;
+    TlbEntry* entry = tlb_[level].Find(ContextTable::Tag(context_, gva, ShiftOf(level)));
+    if (entry != nullptr) return {entry, level};
+  }
+  for (int level = 1; has_globals_ && level <= 3; ++level) {
     TlbEntry* entry = tlb_[level].Find(ContextTable::Tag(global_context_, gva, ShiftOf(level)));
     if (entry != nullptr) return {entry, level};
   }
@@ -186,7 +192,6 @@ AccessResult Cpu::AccessSlowly(const GuestRequest& request) {
 
 // An access within one page.
 AccessResult Cpu::AccessPage(const GuestRequest& request) {
-  ++state_.counters.accesses;
   const TlbHit hit = request.shadow_stack ? TlbHit() : LookUp(request.gva);
   if (hit.entry != nullptr) {
     if (!IsFresh(hit)) {
@@ -194,7 +199,10 @@ AccessResult Cpu::AccessPage(const GuestRequest& request) {
                            state_.memory);
     }
     bool usable = false;
-    if (Event event = UseWeakHit(request, hit, usable); event != Event::kNone) return Fail(event);
+    if (Event event = UseWeakHit(request, hit, usable); event != Event::kNone) {
+      ++state_.counters.tlb_hits;
+      return Fail(event);
+    }
     if (usable) {
       ++state_.counters.tlb_hits;
       return ResultOf(*hit.entry, request.gva, hit.level);
@@ -310,11 +318,12 @@ AccessResult Cpu::Fill(const GuestRequest& request, const GuestTranslation& gues
       (state_.registers.cr0 & kCr0Cd) != 0);
   const bool dirty = !ept || !state_.eptp.accessed_dirty() || (found.leaf & ept::kDirty) != 0;
   TlbEntry entry;
-  entry.hpa = (ept ? found.HpaOf(guest.gpa) : guest.gpa) & ~offset;
+  entry.result.hpa = Hpa((ept ? found.HpaOf(guest.gpa) : guest.gpa) & ~offset);
+  entry.result.memory_type = type;
+  entry.result.ept_level = ept ? found.level : 0;
+  entry.result.guest_level = static_cast<uint8_t>(guest.level);
   entry.gpa = guest.gpa & ~offset;
-  entry.attributes = guest.attributes | static_cast<uint32_t>(type) << kAttrMemoryTypeShift |
-                     (ept ? uint32_t{found.level} : 0) << kAttrEptLevelShift |
-                     ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
+  entry.attributes = guest.attributes | ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
                      ((found.rights & kRightWrite) != 0 ? kAttrEptWrite : 0) |
                      ((found.rights & execute) != 0 ? kAttrEptExecute : 0) |
                      (dirty ? kAttrEptDirty : 0) |
@@ -337,9 +346,8 @@ AccessResult Cpu::Fill(const GuestRequest& request, const GuestTranslation& gues
 
 AccessResult Cpu::AccessGpa(Gpa gpa, AccessKind kind, unsigned size) {
   if (kicked_.load(std::memory_order_relaxed)) return TakeKick();
-  ++state_.counters.accesses;
-  if (!state_.controls.ept) return {.hpa = Hpa(gpa.raw())};
   ++state_.counters.walks;
+  if (!state_.controls.ept) return {.hpa = Hpa(gpa.raw())};
   EptTranslation found;
   EptRequest request;
   request.gpa = gpa.raw();

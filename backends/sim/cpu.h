@@ -130,7 +130,7 @@ class Cpu {
  private:
   // A combined or linear mapping of one page.
   struct TlbEntry {
-    uint64_t hpa = 0;
+    AccessResult result;  // of an access to its first byte
     uint64_t gpa = 0;
     uint32_t attributes = 0;
   };
@@ -143,9 +143,9 @@ class Cpu {
   static constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
 
   TlbHit LookUp(uint64_t gva);
-  TlbHit LookUpGlobal(uint64_t gva);
+  TlbHit LookUpLarge(uint64_t gva);
   bool IsFresh(const TlbHit& hit);
-  AccessResult ResultOf(const TlbEntry& entry, uint64_t gva, int level) const;
+  static AccessResult ResultOf(const TlbEntry& entry, uint64_t gva, int level);
 
   AccessResult AccessSlowly(const GuestRequest& request);
   AccessResult AccessPage(const GuestRequest& request);
@@ -199,22 +199,15 @@ void Cpu::DropLinearIf(Predicate predicate) {
 // --- the fast path ---
 
 inline Cpu::TlbHit Cpu::LookUp(uint64_t gva) {
-  for (int level = 1; level <= 3; ++level) {
-    if (level > 1 && tlb_[level].live() == 0) continue;
-    TlbEntry* entry = tlb_[level].Find(ContextTable::Tag(context_, gva, ShiftOf(level)));
-    if (ABSL_PREDICT_TRUE(entry != nullptr)) return {entry, level};
-  }
-  return has_globals_ ? LookUpGlobal(gva) : TlbHit();
+  TlbEntry* entry = tlb_[1].Find(ContextTable::Tag(context_, gva, kPageShift));
+  if (ABSL_PREDICT_TRUE(entry != nullptr)) return {entry, 1};
+  return LookUpLarge(gva);
 }
 
-inline AccessResult Cpu::ResultOf(const TlbEntry& entry, uint64_t gva, int level) const {
-  const uint64_t offset = (uint64_t{1} << ShiftOf(level)) - 1;
-  const uint32_t attributes = entry.attributes;
-  return {.hpa = Hpa(entry.hpa | (gva & offset)),
-          .event = Event::kNone,
-          .memory_type = static_cast<MemoryType>(attributes >> kAttrMemoryTypeShift & 7),
-          .ept_level = static_cast<uint8_t>(attributes >> kAttrEptLevelShift & 7),
-          .guest_level = static_cast<uint8_t>(attributes >> kAttrGuestLevelShift & 7)};
+inline AccessResult Cpu::ResultOf(const TlbEntry& entry, uint64_t gva, int level) {
+  AccessResult result = entry.result;
+  result.hpa = Hpa(result.hpa.raw() | (gva & ((uint64_t{1} << ShiftOf(level)) - 1)));
+  return result;
 }
 
 inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
@@ -226,7 +219,6 @@ inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
     const uint32_t need = needs_[static_cast<int>(kind)];
     if (ABSL_PREDICT_TRUE(hit.entry != nullptr && (hit.entry->attributes & need) == need &&
                           IsFresh(hit))) {
-      ++state_.counters.accesses;
       ++state_.counters.tlb_hits;
       return ResultOf(*hit.entry, linear, hit.level);
     }

@@ -20,6 +20,7 @@ EptRules::EptRules(const CpuFeatures& features, bool mbec, bool paging_write)
     // Bits 6:3 of a table entry; bit 7 too where no page can be mapped.
     table_reserved_[level] = beyond | ept::Bits(6, 3) | (level >= 4 ? ept::Bits(7, 7) : 0);
     leaf_reserved_[level] = beyond;
+    if (level > 1) plain_table_mask_[level] = table_reserved_[level] | ept::Bits(7, 7) | 7;
   }
   leaf_reserved_[2] |= ept::Bits(20, 12) | (features.ept.pages_2m() ? 0 : ept::Bits(7, 7));
   leaf_reserved_[3] |= ept::Bits(29, 12) | (features.ept.pages_1g() ? 0 : ept::Bits(7, 7));

@@ -14,9 +14,15 @@ constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
 }  // namespace
 
 void EptWalker::Configure(const EptCacheConfig& config) {
-  for (int level = 2; level <= 5; ++level) structures_[level].Configure(config.structures[level]);
-  for (int level = 1; level <= 3; ++level)
+  has_structures_ = has_translations_ = false;
+  for (int level = 2; level <= 5; ++level) {
+    structures_[level].Configure(config.structures[level]);
+    has_structures_ |= config.structures[level].sets != 0;
+  }
+  for (int level = 1; level <= 3; ++level) {
     translations_[level].Configure(config.translations[level]);
+    has_translations_ |= config.translations[level].sets != 0;
+  }
 }
 
 void EptWalker::Reload(ContextId context) {
@@ -31,7 +37,7 @@ void EptWalker::Reload(ContextId context) {
 
 // --- rights ---
 
-bool EptWalker::Permits(const EptTranslation& found, const EptRequest& request) const {
+inline bool EptWalker::Permits(const EptTranslation& found, const EptRequest& request) const {
   const unsigned rights = found.rights;
   if (request.shadow_stack && state_.eptp.supervisor_shadow_stack()) {
     // Readable, writable above the leaf, and marked in the leaf; the leaf's own W does not matter.
@@ -43,9 +49,9 @@ bool EptWalker::Permits(const EptTranslation& found, const EptRequest& request) 
     return (rights & (user ? kRightUserExecute : kRightExecute)) != 0;
   }
   if ((request.access & ~rights) == 0) return true;
-  // Paging-write access: the leaf lets guest paging structures be updated though data is not.
-  return request.guest_table && state_.controls.paging_write && (rights & kRightRead) != 0 &&
-         (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kPagingWrite) != 0;
+  // A guest-table access that lacks W alone.
+  return request.guest_table && (request.access & ~rights) == kRightWrite &&
+         PermitsTableWrite(found);
 }
 
 Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t suppress_ve_entry) {
@@ -129,7 +135,7 @@ void EptWalker::Fill(const EptRequest& request, const Walk& walk, const EptTrans
       path->steps[path->count++] = {walk.addresses[level], value | accessed};
     }
   }
-  unsigned rights = walk.rights;  // of the entries above `top`, which a cache supplied
+  unsigned rights = walk.top_rights;
   for (int level = walk.top; level > found.level; --level) {
     rights &= RightsOf(walk.values[level]);
     if (structures_[level].geometry().sets == 0) continue;
@@ -143,19 +149,14 @@ void EptWalker::Fill(const EptRequest& request, const Walk& walk, const EptTrans
   }
   if (translations_[found.level].geometry().sets == 0) return;
   const uint64_t tag = ContextTable::Tag(context_, request.gpa, found.shift());
-  EptTranslation* kept = translations_[found.level].Find(tag);
-  if (kept != nullptr) {
-    *kept = found;
-  } else {
-    kept = translations_[found.level].Insert(tag, found);
-  }
+  const EptTranslation* kept = translations_[found.level].Insert(tag, found);
   if (path != nullptr) translations_[found.level].NoteOf(kept) = *path;
 }
 
 // --- the walk ---
 
 // Starts below the deepest cached upper entry, or at the root.
-void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* path) {
+inline void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* path) {
   const uint64_t gpa = request.gpa;
   if (path != nullptr) {
     *path = {.gpa = gpa,
@@ -163,7 +164,7 @@ void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* path) {
              .verified = state_.oracle->clock(),
              .root_level = static_cast<uint8_t>(levels_)};
   }
-  for (int level = 2; level <= levels_; ++level) {
+  for (int level = 2; has_structures_ && level <= levels_; ++level) {
     if (structures_[level].live() == 0) continue;
     const Structure* structure =
         structures_[level].Find(ContextTable::Tag(context_, gpa, ShiftOf(level)));
@@ -179,27 +180,34 @@ void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* path) {
     ++state_.counters.ept_cache_hits;
     walk.table = structure->table;
     walk.level = walk.top = level - 1;
-    walk.rights = structure->rights;
+    walk.top_rights = walk.upper_rights = structure->rights;
     return;
   }
   walk.table = state_.eptp.raw() & ept::kAddressMask;
   walk.level = walk.top = levels_;
+  walk.top_rights = walk.upper_rights = 15;
 }
 
 // Reads entries down to the leaf; kNone with the walk at the leaf's level, or the event that ends
 // it.
-Event EptWalker::Descend(const EptRequest& request, Walk& walk) {
+inline Event EptWalker::Descend(const EptRequest& request, Walk& walk) {
   uint64_t* const counts = state_.counters.references.ept[request.row].data();
-  for (;; --walk.level) {
-    const int level = walk.level;
-    const uint64_t address = walk.table + (request.gpa >> ShiftOf(level) & 511) * 8;
+  uint64_t table = walk.table;
+  for (int level = walk.level;; --level) {
+    const uint64_t address = table + (request.gpa >> ShiftOf(level) & 511) * 8;
     const uint64_t value = state_.ReadEntry(address, counts[level]);
     walk.addresses[level] = address;
     walk.values[level] = value;
-    if (ABSL_PREDICT_FALSE(!rules_.IsPresent(value))) return Violation(request, 0, value);
-    if (ABSL_PREDICT_FALSE(rules_.IsMisconfigured(value, level))) return Misconfiguration(request);
-    if (EptRules::IsLeaf(value, level)) return Event::kNone;
-    walk.table = value & ept::kAddressMask;
+    if (ABSL_PREDICT_FALSE(!rules_.IsPlainTable(value, level))) {
+      if (!rules_.IsPresent(value)) return Violation(request, 0, value);
+      if (rules_.IsMisconfigured(value, level)) return Misconfiguration(request);
+      if (EptRules::IsLeaf(value, level)) {
+        walk.level = level;
+        return Event::kNone;
+      }
+    }
+    walk.upper_rights &= RightsOf(value);
+    table = value & ept::kAddressMask;
   }
 }
 
@@ -238,16 +246,13 @@ Event EptWalker::SetFlags(const EptRequest& request, const Walk& walk, bool& aga
 Event EptWalker::WalkTables(const EptRequest& request, EptTranslation& found, EptPath* path) {
   Walk walk;
   for (bool again = true; again;) {
-    walk.rights = 15;
     Begin(request, walk, path);
     if (Event event = Descend(request, walk); event != Event::kNone) return event;
-    unsigned upper = walk.rights;
-    for (int level = walk.top; level > walk.level; --level) upper &= RightsOf(walk.values[level]);
     const uint64_t leaf = walk.values[walk.level];
-    found = {.leaf = leaf,
-             .level = static_cast<uint8_t>(walk.level),
-             .rights = static_cast<uint8_t>(upper & RightsOf(leaf)),
-             .upper_rights = static_cast<uint8_t>(upper)};
+    found.leaf = leaf;
+    found.level = static_cast<uint8_t>(walk.level);
+    found.rights = static_cast<uint8_t>(walk.upper_rights & RightsOf(leaf));
+    found.upper_rights = static_cast<uint8_t>(walk.upper_rights);
     if (ABSL_PREDICT_FALSE(!Permits(found, request))) {
       bool allowed = false;
       if (Event event = AllowBySubPage(request, found, allowed); event != Event::kNone)
@@ -258,13 +263,13 @@ Event EptWalker::WalkTables(const EptRequest& request, EptTranslation& found, Ep
     if (Event event = SetFlags(request, walk, again); event != Event::kNone) return event;
     if ((request.access & kRightWrite) != 0) found.leaf |= ept::kDirty;
   }
-  Fill(request, walk, found, path);
+  if (has_structures_ || has_translations_ || path != nullptr) Fill(request, walk, found, path);
   return Event::kNone;
 }
 
 Event EptWalker::Translate(const EptRequest& request, EptTranslation& found, EptPath* path) {
   if (state_.oracle == nullptr) path = nullptr;
-  if (const EptTranslation* cached = FindTranslation(request, path)) {
+  if (const EptTranslation* cached = has_translations_ ? FindTranslation(request, path) : nullptr) {
     const bool permits = Permits(*cached, request);
     if (permits && !NeedsDirty(request, cached->leaf)) {
       ++state_.counters.nested_tlb_hits;

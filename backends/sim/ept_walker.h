@@ -66,6 +66,13 @@ class EptWalker {
 
   // Whether the rights of `found` suffice; SPP is not asked.
   bool Permits(const EptTranslation& found, const EptRequest& request) const;
+  // Whether A and D flags of guest entries in that page may be written.
+  bool PermitsTableWrite(const EptTranslation& found) const {
+    if ((found.rights & kRightWrite) != 0) return true;
+    // Paging-write access: the leaf lets guest paging structures be updated though data is not.
+    return state_.controls.paging_write && (found.rights & kRightRead) != 0 &&
+           (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kPagingWrite) != 0;
+  }
   // Reports the violation of a translation that does not permit the access.
   Event Violation(const EptRequest& request, unsigned rights, uint64_t suppress_ve_entry);
 
@@ -90,12 +97,13 @@ class EptWalker {
   // A walk under way.
   struct Walk {
     uint64_t table = 0;
-    int level = 0;         // of `table`
-    int top = 0;           // of the first entry read
-    unsigned rights = 15;  // AND so far
-    uint64_t value = 0;    // the entry last read
-    std::array<uint64_t, 6> addresses{};
-    std::array<uint64_t, 6> values{};
+    int level = 0;               // of `table`
+    int top = 0;                 // of the first entry read
+    unsigned top_rights = 15;    // AND over the entries above `top`, which a cache supplied
+    unsigned upper_rights = 15;  // AND over the entries above the leaf
+    // From `top` down to the leaf, the rest not set.
+    std::array<uint64_t, 6> addresses;
+    std::array<uint64_t, 6> values;
   };
 
   EptTranslation* FindTranslation(const EptRequest& request, EptPath* path);
@@ -117,6 +125,8 @@ class EptWalker {
   bool accessed_dirty_ = false;
   int levels_ = 4;
   ContextId context_ = 0;
+  bool has_structures_ = false;  // some cache of the kind has entries
+  bool has_translations_ = false;
   std::array<AssocCache<Structure, EptPath>, 6> structures_;         // [2] to [5]
   std::array<AssocCache<EptTranslation, EptPath>, 4> translations_;  // [1] to [3]
 };

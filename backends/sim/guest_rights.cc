@@ -2,16 +2,7 @@
 
 #include "tdp/backends/sim/guest_rights.h"
 
-#include "tdp/backends/sim/exit.h"
-
 namespace tdp::sim {
-namespace {
-
-// What only decides whether a hit is plain, not whether the access is allowed.
-constexpr uint32_t kNotARight = kAttrDirty | kAttrKeyFree | kAttrNever | kAttrEptAll;
-
-}  // namespace
-
 void GuestRights::Reload(const Registers& registers) {
   registers_ = registers;
   const PagingMode mode = PagingModeOf(registers);
@@ -58,18 +49,6 @@ bool GuestRights::KeyForbids(uint32_t attributes, AccessKind kind, Accessor acce
   if ((rights & 1) != 0) return true;  // access disable
   const bool write_checked = accessor == Accessor::kUser || (registers_.cr0 & kCr0Wp) != 0;
   return (rights & 2) != 0 && Writes(kind) && write_checked;
-}
-
-uint32_t GuestRights::ErrorCodeOf(AccessKind kind, Accessor accessor) const {
-  return (Writes(kind) ? kFaultWrite : 0) | (accessor == Accessor::kUser ? kFaultUser : 0) |
-         (kind == AccessKind::kFetch && reports_fetch_ ? kFaultFetch : 0);
-}
-
-uint32_t GuestRights::FaultOf(uint32_t attributes, AccessKind kind, Accessor accessor) const {
-  const uint32_t rights_needed = NeedOf(kind, accessor) & ~kNotARight;
-  const bool key_forbids = KeyForbids(attributes, kind, accessor);
-  if ((attributes & rights_needed) == rights_needed && !key_forbids) return 0;
-  return kFaultPresent | ErrorCodeOf(kind, accessor) | (key_forbids ? kFaultProtectionKey : 0);
 }
 
 }  // namespace tdp::sim

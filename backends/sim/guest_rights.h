@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 
+#include "tdp/backends/sim/exit.h"
 #include "tdp/backends/sim/registers.h"
 
 namespace tdp::sim {
@@ -36,10 +37,7 @@ inline constexpr uint32_t kAttrNever = 1u << 11;  // no translation has it
 inline constexpr uint32_t kAttrEptAll =
     kAttrEptRead | kAttrEptWrite | kAttrEptExecute | kAttrEptDirty;
 inline constexpr int kAttrKeyShift = 12;               // protection key, 4 bits
-inline constexpr int kAttrMemoryTypeShift = 16;        // combined type, 3 bits
-inline constexpr int kAttrEptLevelShift = 20;          // 3 bits
-inline constexpr int kAttrGuestLevelShift = 24;        // 3 bits
-inline constexpr uint32_t kAttrSuppressVe = 1u << 28;  // of the EPT leaf
+inline constexpr uint32_t kAttrSuppressVe = 1u << 16;  // of the EPT leaf
 
 // The guest half of an unpaged address, which no guest rule restricts.
 inline constexpr uint32_t kAttrUnpaged =
@@ -63,12 +61,25 @@ class GuestRights {
 
   // The error code of the page fault that a present translation of these attributes causes, 0 if
   // none.
-  uint32_t FaultOf(uint32_t attributes, AccessKind kind, Accessor accessor) const;
+  uint32_t FaultOf(uint32_t attributes, AccessKind kind, Accessor accessor) const {
+    const uint32_t rights_needed = NeedOf(kind, accessor) & ~kNotARight;
+    const bool has_rights = (attributes & rights_needed) == rights_needed;
+    if (has_rights && !user_keys_ && !supervisor_keys_) return 0;
+    const bool key_forbids = KeyForbids(attributes, kind, accessor);
+    if (has_rights && !key_forbids) return 0;
+    return kFaultPresent | ErrorCodeOf(kind, accessor) | (key_forbids ? kFaultProtectionKey : 0);
+  }
 
   // The bits W, U and I that every page fault of this access reports.
-  uint32_t ErrorCodeOf(AccessKind kind, Accessor accessor) const;
+  uint32_t ErrorCodeOf(AccessKind kind, Accessor accessor) const {
+    return (Writes(kind) ? kFaultWrite : 0) | (accessor == Accessor::kUser ? kFaultUser : 0) |
+           (kind == AccessKind::kFetch && reports_fetch_ ? kFaultFetch : 0);
+  }
 
  private:
+  // What only decides whether a hit is plain, not whether the access is allowed.
+  static constexpr uint32_t kNotARight = kAttrDirty | kAttrKeyFree | kAttrNever | kAttrEptAll;
+
   uint32_t ComputeNeed(AccessKind kind, Accessor accessor) const;
   bool KeyForbids(uint32_t attributes, AccessKind kind, Accessor accessor) const;
 

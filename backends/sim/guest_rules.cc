@@ -32,6 +32,7 @@ GuestRules::GuestRules(const Registers& registers, const CpuFeatures& features)
     large_levels_ = (registers.cr4 & kCr4Pse) != 0 ? 1u << 2 : 0;
     const int high_bits = std::clamp(width - 32, 0, kPse36Bits);
     leaf_reserved_[2] = Bits(21, kPse36Shift + high_bits);
+    plain_table_mask_[2] = kGuestPresent | (large_levels_ != 0 ? kGuestLargePage : 0);
     return;
   }
   const bool wide = Is64Bit(mode_);
@@ -42,6 +43,8 @@ GuestRules::GuestRules(const Registers& registers, const CpuFeatures& features)
   leaf_reserved_[2] |= Bits(20, 13);
   leaf_reserved_[3] |= Bits(29, 13);
   large_levels_ = 1u << 2;
+  plain_table_mask_.fill(common | kGuestPresent | kGuestLargePage);
+  plain_table_mask_[1] = 0;
   if (!wide) return;
   if (features.guest_pages_1g) {
     large_levels_ |= 1u << 3;

@@ -38,6 +38,11 @@ class GuestRules {
     return table + (gva >> shift(level) & index_mask_) * entry_bytes_;
   }
 
+  // Whether the entry is a legal one that points to a table: what most steps of a walk find, in one
+  // compare.
+  bool IsPlainTable(uint64_t entry, int level) const {
+    return (entry & plain_table_mask_[level]) == kGuestPresent;
+  }
   // Whether a present entry of `level` maps a page.
   bool IsLeaf(uint64_t entry, int level) const {
     return level == 1 || ((entry & kGuestLargePage) != 0 && (large_levels_ >> level & 1) != 0);
@@ -79,6 +84,7 @@ class GuestRules {
   int canonical_shift_ = 0;
   uint64_t linear_mask_ = 0xffffffff;
   uint64_t pdpte_reserved_ = 0;
+  std::array<uint64_t, 6> plain_table_mask_{};  // [1] is 0, which never matches
   std::array<uint64_t, 6> table_reserved_{};
   std::array<uint64_t, 6> leaf_reserved_{};
 };

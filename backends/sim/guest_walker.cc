@@ -26,7 +26,11 @@ uint64_t RightsOfAttributes(uint32_t attributes) {
 }  // namespace
 
 void GuestWalker::Configure(const std::array<CacheGeometry, 6>& structures) {
-  for (int level = 2; level <= 5; ++level) structures_[level].Configure(structures[level]);
+  has_structures_ = false;
+  for (int level = 2; level <= 5; ++level) {
+    structures_[level].Configure(structures[level]);
+    has_structures_ |= structures[level].sets != 0;
+  }
 }
 
 void GuestWalker::Reload(ContextId context) {
@@ -54,9 +58,8 @@ Event GuestWalker::PageFault(const GuestRequest& request, uint32_t error_code) {
 }
 
 // Starts below the deepest cached upper entry, or at the root. False if there is no root (PAE).
-bool GuestWalker::Begin(const GuestRequest& request, Walk& walk) {
-  walk = Walk();
-  for (int level = 2; level <= rules_.levels(); ++level) {
+inline bool GuestWalker::Begin(const GuestRequest& request, Walk& walk) {
+  for (int level = 2; has_structures_ && level <= rules_.levels(); ++level) {
     if (structures_[level].live() == 0) continue;
     const Structure* structure =
         structures_[level].Find(ContextTable::Tag(context_, request.gva, rules_.shift(level)));
@@ -82,14 +85,15 @@ bool GuestWalker::Begin(const GuestRequest& request, Walk& walk) {
     root = state_.registers.pdptes[request.gva >> 30 & 3];
     if ((root & kGuestPresent) == 0) return false;
   }
-  walk.tables[walk.top].gpa = GuestRules::TableOf(root);
+  walk.tables_verified = walk.top_verified = true;
+  walk.tables[walk.top] = UnknownTable(GuestRules::TableOf(root));
   return true;
 }
 
 // Translates the address of the walk's entry at its level. A read of a guest table counts as a
 // write too when EPT A/D flags are on (SDM 29.3.5); `to_write` asks for the update of an A or D
 // flag.
-Event GuestWalker::ReachTable(const GuestRequest& request, Walk& walk, bool to_write) {
+inline Event GuestWalker::ReachTable(const GuestRequest& request, Walk& walk, bool to_write) {
   Table& table = walk.tables[walk.level];
   if (!state_.controls.ept) {
     table.hpa = table.gpa;
@@ -113,20 +117,18 @@ Event GuestWalker::ReachTable(const GuestRequest& request, Walk& walk, bool to_w
   table.hpa = found.HpaOf(table.gpa);
   table.known = true;
   table.paging_write = (found.leaf & ept::kPagingWrite) != 0;
-  EptRequest write_request = ept_request;
-  write_request.access = kRightWrite;
-  table.writable = table_access_is_write_ || ept_.Permits(found, write_request);
+  table.writable = table_access_is_write_ || ept_.PermitsTableWrite(found);
   return Event::kNone;
 }
 
-uint64_t GuestWalker::ReadEntry(const GuestRequest& request, Walk& walk) {
+inline uint64_t GuestWalker::ReadEntry(const GuestRequest& request, Walk& walk) {
   const uint64_t hpa = rules_.EntryAddress(walk.tables[walk.level].hpa, request.gva, walk.level);
   uint64_t& count = state_.counters.references.guest[walk.level];
   if (rules_.entry_bytes() == 4) return state_.ReadEntry<uint32_t>(hpa, count);
   return state_.ReadEntry(hpa, count);
 }
 
-Event GuestWalker::Descend(const GuestRequest& request, Walk& walk) {
+inline Event GuestWalker::Descend(const GuestRequest& request, Walk& walk) {
   for (;; --walk.level) {
     Table& table = walk.tables[walk.level];
     if (!table.known) {
@@ -135,20 +137,20 @@ Event GuestWalker::Descend(const GuestRequest& request, Walk& walk) {
     walk.tables_verified &= table.paging_write;
     const uint64_t entry = ReadEntry(request, walk);
     walk.entries[walk.level] = entry;
-    if (ABSL_PREDICT_FALSE((entry & kGuestPresent) == 0)) {
-      return PageFault(request, rights_.ErrorCodeOf(request.kind, request.accessor));
-    }
-    if (ABSL_PREDICT_FALSE(rules_.HasReservedBit(entry, walk.level))) {
-      return PageFault(request, kFaultPresent | kFaultReserved |
-                                    rights_.ErrorCodeOf(request.kind, request.accessor));
+    if (!rules_.IsPlainTable(entry, walk.level)) {
+      const uint32_t error = rights_.ErrorCodeOf(request.kind, request.accessor);
+      if ((entry & kGuestPresent) == 0) return PageFault(request, error);
+      if (ABSL_PREDICT_FALSE(rules_.HasReservedBit(entry, walk.level))) {
+        return PageFault(request, kFaultPresent | kFaultReserved | error);
+      }
     }
     walk.rights &= RightsOfEntry(entry);
     if (rules_.IsLeaf(entry, walk.level)) return Event::kNone;
-    walk.tables[walk.level - 1].gpa = GuestRules::TableOf(entry);
+    walk.tables[walk.level - 1] = UnknownTable(GuestRules::TableOf(entry));
   }
 }
 
-bool GuestWalker::WriteEntry(uint64_t hpa, uint64_t value, uint64_t flagged) {
+inline bool GuestWalker::WriteEntry(uint64_t hpa, uint64_t value, uint64_t flagged) {
   if (rules_.entry_bytes() == 4) {
     return state_.memory.CompareExchange<uint32_t>(hpa, static_cast<uint32_t>(value),
                                                    static_cast<uint32_t>(flagged));
@@ -180,7 +182,7 @@ Event GuestWalker::SetFlags(const GuestRequest& request, Walk& walk, bool& again
   return Event::kNone;
 }
 
-uint32_t GuestWalker::AttributesOf(const Walk& walk) const {
+inline uint32_t GuestWalker::AttributesOf(const Walk& walk) const {
   const uint64_t leaf = walk.entries[walk.level];
   uint32_t attributes = AttributesOfRights(walk.rights);
   if ((state_.registers.cr4 & kCr4Pge) != 0 && (leaf & kGuestGlobal) != 0)
@@ -188,8 +190,7 @@ uint32_t GuestWalker::AttributesOf(const Walk& walk) const {
   if ((leaf & kGuestDirty) != 0) attributes |= kAttrDirty;
   const unsigned key = Is64Bit(rules_.mode()) ? leaf >> 59 & 15 : 0;
   if (key == 0) attributes |= kAttrKeyFree;
-  return attributes | key << kAttrKeyShift |
-         static_cast<uint32_t>(walk.level) << kAttrGuestLevelShift;
+  return attributes | key << kAttrKeyShift;
 }
 
 // Keeps the upper entries: the rights of each are the AND from the root down to it.
@@ -218,18 +219,19 @@ Event GuestWalker::Translate(const GuestRequest& request, GuestTranslation& foun
       return PageFault(request, rights_.ErrorCodeOf(request.kind, request.accessor));
     }
     if (Event event = Descend(request, walk); event != Event::kNone) return event;
-    const uint32_t error = rights_.FaultOf(AttributesOf(walk), request.kind, request.accessor);
+    found.attributes = AttributesOf(walk);
+    const uint32_t error = rights_.FaultOf(found.attributes, request.kind, request.accessor);
     if (ABSL_PREDICT_FALSE(error != 0)) return PageFault(request, error);
     if (Event event = SetFlags(request, walk, again); event != Event::kNone) return event;
   }
   const uint64_t leaf = walk.entries[walk.level];
-  found = {.gpa = rules_.GpaOf(leaf, walk.level, request.gva),
-           .attributes = AttributesOf(walk) | (Writes(request.kind) ? kAttrDirty : 0),
-           .level = walk.level,
-           .shift = rules_.shift(walk.level),
-           .pat_index = GuestRules::PatIndex(leaf, walk.level),
-           .tables_verified = walk.tables_verified};
-  Fill(request, walk);
+  found.gpa = rules_.GpaOf(leaf, walk.level, request.gva);
+  if (Writes(request.kind)) found.attributes |= kAttrDirty;
+  found.level = walk.level;
+  found.shift = rules_.shift(walk.level);
+  found.pat_index = GuestRules::PatIndex(leaf, walk.level);
+  found.tables_verified = walk.tables_verified;
+  if (has_structures_) Fill(request, walk);
   return Event::kNone;
 }
 

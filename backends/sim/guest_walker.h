@@ -69,15 +69,17 @@ class GuestWalker {
  private:
   // A guest table, and what its EPT translation allows.
   struct Table {
-    uint64_t gpa = 0;
-    uint64_t hpa = 0;  // of the page, once `known`
-    bool known = false;
-    bool writable = true;      // its guest A and D flags may be written
-    bool paging_write = true;  // its EPT leaf has the paging-write bit
+    uint64_t gpa;
+    uint64_t hpa;  // of the page, once `known`
+    bool known;
+    bool writable;      // its guest A and D flags may be written
+    bool paging_write;  // its EPT leaf has the paging-write bit
   };
+  static Table UnknownTable(uint64_t gpa) { return {gpa, 0, false, true, true}; }
+
   // An upper entry in a paging-structure cache.
   struct Structure {
-    Table table;
+    Table table{};
     uint32_t attributes = 0;
     bool tables_verified = true;
   };
@@ -88,8 +90,9 @@ class GuestWalker {
     bool tables_verified = true;
     uint64_t top_rights = 0;  // AND of the entries above `top`, which a cache supplied
     bool top_verified = true;
-    std::array<Table, 6> tables{};
-    std::array<uint64_t, 6> entries{};
+    // From `top` down to the leaf, the rest not set.
+    std::array<Table, 6> tables;
+    std::array<uint64_t, 6> entries;
   };
 
   bool Begin(const GuestRequest& request, Walk& walk);
@@ -107,7 +110,8 @@ class GuestWalker {
   GuestRules rules_;
   GuestRights rights_;
   ContextId context_ = 0;
-  bool table_access_is_write_ = false;                        // EPT A/D flags are on
+  bool has_structures_ = false;         // some paging-structure cache has entries
+  bool table_access_is_write_ = false;  // EPT A/D flags are on
   std::array<AssocCache<Structure, EptPath>, 6> structures_;  // [2] to [5]
   std::array<EptPath, 6> table_paths_;                        // of the walk under way
 };

@@ -46,7 +46,7 @@ struct ReferenceCounts {
 
 // What a CPU did since its counters were last cleared.
 struct CpuCounters {
-  uint64_t accesses = 0;  // pieces of an access that crosses a page count one each
+  // Pieces of an access that crosses a page count one each.
   uint64_t tlb_hits = 0;
   uint64_t walks = 0;             // accesses that were not hits, whether they ended well or not
   uint64_t nested_tlb_hits = 0;   // guest-physical addresses found without an EPT walk
@@ -56,8 +56,9 @@ struct CpuCounters {
   uint64_t walk_cycles = 0;       // by the cost model, if there is one
   ReferenceCounts references;
 
+  uint64_t accesses() const { return tlb_hits + walks; }
+
   CpuCounters& operator+=(const CpuCounters& other) {
-    accesses += other.accesses;
     tlb_hits += other.tlb_hits;
     walks += other.walks;
     nested_tlb_hits += other.nested_tlb_hits;
