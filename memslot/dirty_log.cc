@@ -131,7 +131,7 @@ DirtyLog::Directory* DirtyLog::MakeDirectory(uint64_t index) {
 }
 
 DirtyLog::Chunk* DirtyLog::MakeChunk(Directory* directory, uint64_t index) {
-  std::atomic<Chunk*>& place = directory->chunks[index / kPagesPerChunk % 512];
+  std::atomic<Chunk*>& place = directory->chunks[index / kPagesPerChunk % kChunksPerDirectory];
   if (Chunk* present = place.load(std::memory_order_acquire); present != nullptr) return present;
   std::unique_ptr<Chunk> fresh(new (std::nothrow) Chunk());
   if (fresh == nullptr) return nullptr;
@@ -161,7 +161,7 @@ absl::Status DirtyLog::Materialize(uint64_t first, uint64_t last) {
 void DirtyLog::MarkWord(uint64_t base, uint64_t mask) {
   TDP_DCHECK((mask & ~WordMask(base)) == 0 && base % kPagesPerWord == 0);
   Directory* const directory = FindDirectory(base);
-  const uint64_t chunk_index = base / kPagesPerChunk % 512;
+  const uint64_t chunk_index = base / kPagesPerChunk % kChunksPerDirectory;
   Chunk* const chunk = directory == nullptr
                            ? nullptr
                            : directory->chunks[chunk_index].load(std::memory_order_acquire);
@@ -170,7 +170,7 @@ void DirtyLog::MarkWord(uint64_t base, uint64_t mask) {
     TDP_CHECK(absent_is_dirty_);
     return;
   }
-  const uint64_t word_index = base / kPagesPerWord % 512;
+  const uint64_t word_index = base / kPagesPerWord % kWordsPerChunk;
   Word& word = chunk->words[word_index];
   if ((~word.load(std::memory_order_seq_cst) & mask) != 0) {
     word.fetch_or(mask, std::memory_order_seq_cst);
@@ -184,7 +184,8 @@ void DirtyLog::MarkWord(uint64_t base, uint64_t mask) {
 bool DirtyLog::IsDirty(uint64_t index) const {
   const Chunk* chunk = FindChunk(index);
   if (chunk == nullptr) return absent_is_dirty_;
-  const uint64_t word = chunk->words[index / kPagesPerWord % 512].load(std::memory_order_seq_cst);
+  const uint64_t word =
+      chunk->words[index / kPagesPerWord % kWordsPerChunk].load(std::memory_order_seq_cst);
   return (word >> (index % kPagesPerWord) & 1) != 0;
 }
 
@@ -225,7 +226,8 @@ void DirtyLog::Copy(Visitor visit) const {
 }
 
 void DirtyLog::CopyDirectory(const Directory* directory, uint64_t base, Visitor visit) const {
-  const uint64_t chunks = std::min<uint64_t>(512, DivideUp(pages_ - base, kPagesPerChunk));
+  const uint64_t chunks =
+      std::min<uint64_t>(kChunksPerDirectory, DivideUp(pages_ - base, kPagesPerChunk));
   if (directory == nullptr) {
     for (uint64_t i = 0; i < chunks; ++i) CopyChunk(nullptr, base + i * kPagesPerChunk, visit);
     return;
@@ -264,7 +266,7 @@ absl::Status DirtyLog::Clear(uint64_t first, uint64_t count, absl::Span<const ui
 void DirtyLog::ClearWord(uint64_t base, uint64_t mask, Visitor visit) {
   Chunk* const chunk = mask == 0 ? nullptr : FindChunk(base);
   if (chunk == nullptr) return;
-  Word& word = chunk->words[base / kPagesPerWord % 512];
+  Word& word = chunk->words[base / kPagesPerWord % kWordsPerChunk];
   if ((word.load(std::memory_order_seq_cst) & mask) == 0) return;
   const uint64_t taken = word.fetch_and(~mask, std::memory_order_seq_cst) & mask;
   if (taken != 0) visit(base, taken);

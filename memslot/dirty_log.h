@@ -33,8 +33,10 @@ namespace tdp {
 class DirtyLog {
  public:
   static constexpr uint64_t kPagesPerWord = 64;
-  static constexpr uint64_t kPagesPerChunk = kPagesPerWord * 512;
-  static constexpr uint64_t kPagesPerDirectory = kPagesPerChunk * 512;
+  static constexpr uint64_t kWordsPerChunk = 64;
+  static constexpr uint64_t kChunksPerDirectory = 512;
+  static constexpr uint64_t kPagesPerChunk = kPagesPerWord * kWordsPerChunk;
+  static constexpr uint64_t kPagesPerDirectory = kPagesPerChunk * kChunksPerDirectory;
 
   enum class Initial { kClean, kAllDirty };
 
@@ -96,17 +98,17 @@ class DirtyLog {
   using Word = std::atomic<uint64_t>;
 
   struct Chunk {
-    std::array<Word, 512 / 64> summary;  // which words may be dirty
-    std::array<Word, 512> words;
+    std::array<Word, kWordsPerChunk / 64> summary;  // which words may be dirty
+    std::array<Word, kWordsPerChunk> words;
   };
   struct Directory {
     ~Directory();
-    std::array<Word, 512 / 64> summary;  // which chunks may be dirty
-    std::array<std::atomic<Chunk*>, 512> chunks;
+    std::array<Word, kChunksPerDirectory / 64> summary;  // which chunks may be dirty
+    std::array<std::atomic<Chunk*>, kChunksPerDirectory> chunks;
   };
-  // 2^31 pages, the most that a slot has, are 128 directories.
+  // 2^31 pages, the most that a slot has, are 1024 directories.
   struct Root {
-    std::array<Word, 2> summary;
+    std::array<Word, 1024 / 64> summary;
     std::unique_ptr<std::atomic<Directory*>[]> directories;
   };
 
@@ -118,7 +120,8 @@ class DirtyLog {
   Chunk* FindChunk(uint64_t index) const {
     Directory* directory = FindDirectory(index);
     if (directory == nullptr) return nullptr;
-    return directory->chunks[index / kPagesPerChunk % 512].load(std::memory_order_acquire);
+    return directory->chunks[index / kPagesPerChunk % kChunksPerDirectory].load(
+        std::memory_order_acquire);
   }
 
   absl::Status PrepareSlow(uint64_t index);

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -17,10 +18,10 @@ namespace tdp::internal {
 // writer has taken back and fills again (docs/locking_slots.md). Loads acquire and stores release,
 // plain moves on x86.
 struct alignas(64) IntervalNode {
-  static constexpr int kWords = 64;
+  static constexpr size_t kWords = 64;
 
-  uint64_t Load(int word) const { return words[word].load(std::memory_order_acquire); }
-  void Store(int word, uint64_t value) { words[word].store(value, std::memory_order_release); }
+  uint64_t Load(size_t word) const { return words[word].load(std::memory_order_acquire); }
+  void Store(size_t word, uint64_t value) { words[word].store(value, std::memory_order_release); }
 
   std::array<std::atomic<uint64_t>, kWords> words;
 };

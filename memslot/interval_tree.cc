@@ -3,6 +3,7 @@
 #include "tdp/memslot/interval_tree.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "tdp/base/check.h"
@@ -24,6 +25,7 @@ struct Child {
 template <typename Entry, int kCapacity>
 struct Unpacked {
   static constexpr int kMax = kCapacity;
+  static constexpr int kKeys = (kCapacity + Layout::kGroup - 1) / Layout::kGroup * Layout::kGroup;
 
   // The entry with the greatest key not above `key`, or -1.
   int Find(uint64_t key) const {
@@ -51,9 +53,9 @@ using Inner = Unpacked<Child, Layout::kInnerCapacity>;
 void Unpack(const IntervalNode& node, Leaf* leaf) {
   leaf->count = static_cast<int>(node.Load(Layout::kCount));
   for (int i = 0; i < leaf->count; ++i) {
-    const int at = Layout::kCells + 3 * i;
     leaf->entries[i] = {node.Load(Layout::kKeys + i),
-                        {node.Load(at), node.Load(at + 1), node.Load(at + 2)}};
+                        {node.Load(Layout::CellWord(i, 0)), node.Load(Layout::CellWord(i, 1)),
+                         node.Load(Layout::CellWord(i, 2))}};
   }
 }
 
@@ -65,12 +67,12 @@ void Unpack(const IntervalNode& node, Inner* inner) {
   }
 }
 
-void StoreEntry(const IntervalCell& cell, int i, IntervalNode* node) {
+void StoreEntry(const IntervalCell& cell, size_t i, IntervalNode* node) {
   node->Store(Layout::kKeys + i, cell.key);
-  for (int word = 0; word < 3; ++word) node->Store(Layout::kCells + 3 * i + word, cell.words[word]);
+  for (size_t word = 0; word < 3; ++word) node->Store(Layout::CellWord(i, word), cell.words[word]);
 }
 
-void StoreEntry(const Child& child, int i, IntervalNode* node) {
+void StoreEntry(const Child& child, size_t i, IntervalNode* node) {
   node->Store(Layout::kKeys + i, child.key);
   node->Store(Layout::kEnds + i, child.end);
   node->Store(Layout::kNodes + i, reinterpret_cast<uintptr_t>(child.node));
@@ -98,12 +100,15 @@ class Editor {
       edit_leaf(&leaf);
       return Pack(leaf, key);
     }
+    const size_t at = ChildFor(*node, key);
+    const Result below = Edit(ChildAt(*node, at), inner_levels - 1, key, edit_leaf);
+    if (below.count == 1 && !IsSmall(below.children[0], inner_levels - 1)) {
+      return {1, {CopyWithChild(*node, at, below.children[0])}};
+    }
     Inner inner;
     Unpack(*node, &inner);
-    const int at = std::max(inner.Find(key), 0);
-    const Result below = Edit(inner.entries[at].node, inner_levels - 1, key, edit_leaf);
-    ReplaceChild(at, below, &inner);
-    if (below.count == 1) MergeIfSmall(at, inner_levels - 1, &inner);
+    ReplaceChild(static_cast<int>(at), below, &inner);
+    if (below.count == 1) MergeSmall(static_cast<int>(at), inner_levels - 1, &inner);
     return Pack(inner, key);
   }
 
@@ -127,9 +132,49 @@ class Editor {
  private:
   // Two neighbours are merged if one is no more than a quarter full and both fit into three
   // quarters of a node: an edit right after does not split what was just merged.
+  static bool IsSmall(const Child& child, int inner_levels) {
+    const size_t capacity = inner_levels == 0 ? Layout::kLeafCapacity : Layout::kInnerCapacity;
+    return child.node->Load(Layout::kCount) <= capacity / 4;
+  }
   template <typename Node>
-  static bool ShouldMerge(int count, int neighbour_count) {
-    return count <= Node::kMax / 4 && count + neighbour_count <= Node::kMax * 3 / 4;
+  static bool FitTogether(const Node& left, const Node& right) {
+    return left.count + right.count <= Node::kMax * 3 / 4;
+  }
+
+  static size_t ChildFor(const IntervalNode& node, uint64_t key) {
+    const size_t count = node.Load(Layout::kCount);
+    size_t at = 0;
+    while (at + 1 < count && node.Load(Layout::kKeys + at + 1) <= key) ++at;
+    return at;
+  }
+  static IntervalNode* ChildAt(const IntervalNode& node, size_t at) {
+    return reinterpret_cast<IntervalNode*>(node.Load(Layout::kNodes + at));
+  }
+
+  // The common case of an edit, without unpacking: one child is another one now.
+  Child CopyWithChild(const IntervalNode& from, size_t at, const Child& child) {
+    IntervalNode* const node = TakeNode();
+    const size_t count = from.Load(Layout::kCount);
+    node->Store(Layout::kCount, count);
+    for (size_t i = 0; i < Layout::kInnerCapacity; ++i) {
+      node->Store(Layout::kKeys + i, from.Load(Layout::kKeys + i));
+    }
+    Child copy{0, child.end, node};
+    for (size_t i = 0; i < count; ++i) {
+      const uint64_t end = from.Load(Layout::kEnds + i);
+      if (i != at) copy.end = std::max(copy.end, end);
+      node->Store(Layout::kEnds + i, end);
+      node->Store(Layout::kNodes + i, from.Load(Layout::kNodes + i));
+    }
+    StoreEntry(child, at, node);
+    copy.key = node->Load(Layout::kKeys);
+    return copy;
+  }
+
+  IntervalNode* TakeNode() {
+    IntervalNode* const node = pool_->Take();
+    edits_->made.push_back(node);
+    return node;
   }
 
   void ReplaceChild(int at, const Result& with, Inner* inner) {
@@ -141,24 +186,20 @@ class Editor {
     if (with.count == 2) inner->InsertAt(at + 1, with.children[1]);
   }
 
-  void MergeIfSmall(int at, int inner_levels, Inner* inner) {
-    if (inner_levels == 0) {
-      MergeIfSmall<Leaf>(at, inner);
-    } else {
-      MergeIfSmall<Inner>(at, inner);
-    }
+  void MergeSmall(int at, int inner_levels, Inner* inner) {
+    inner_levels == 0 ? MergeSmallOf<Leaf>(at, inner) : MergeSmallOf<Inner>(at, inner);
   }
 
+  // Merges child `at` with its neighbour if both fit.
   template <typename Node>
-  void MergeIfSmall(int at, Inner* inner) {
-    const int count = static_cast<int>(inner->entries[at].node->Load(Layout::kCount));
-    if (count > Node::kMax / 4 || inner->count < 2) return;
+  void MergeSmallOf(int at, Inner* inner) {
+    if (inner->count < 2) return;
     const int left = at == 0 ? 0 : at - 1;
     Node merged;
     Node right;
     Unpack(*inner->entries[left].node, &merged);
     Unpack(*inner->entries[left + 1].node, &right);
-    if (!ShouldMerge<Node>(count, merged.count + right.count - count)) return;
+    if (!FitTogether(merged, right)) return;
     for (int i = 0; i < right.count; ++i) merged.InsertAt(merged.count, right.entries[i]);
     edits_->replaced.push_back(inner->entries[left].node);
     edits_->replaced.push_back(inner->entries[left + 1].node);
@@ -188,15 +229,14 @@ class Editor {
 
   template <typename Node>
   Child PackRange(const Node& from, int first, int last) {
-    IntervalNode* node = pool_->Take();
-    edits_->made.push_back(node);
+    IntervalNode* const node = TakeNode();
     Child child{from.entries[first].key, 0, node};
     node->Store(Layout::kCount, static_cast<uint64_t>(last - first));
     for (int i = first; i < last; ++i) {
       StoreEntry(from.entries[i], i - first, node);
       child.end = std::max(child.end, EndOf(from.entries[i]));
     }
-    for (int i = last - first; i < Node::kMax; ++i) node->Store(Layout::kKeys + i, Layout::kNoKey);
+    for (int i = last - first; i < Node::kKeys; ++i) node->Store(Layout::kKeys + i, Layout::kNoKey);
     return child;
   }
 

@@ -16,7 +16,9 @@
 #define TDP_MEMSLOT_INTERVAL_TREE_H_
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "tdp/memslot/interval_node.h"
@@ -56,15 +58,21 @@ class IntervalRoot {
 
 // Where a node keeps what. Unused keys hold `kNoKey`, which is greater than every key.
 struct IntervalLayout {
-  static constexpr int kLeafCapacity = 15;
-  static constexpr int kInnerCapacity = 20;
-  static constexpr int kCount = 0;  // word 0: number of cells or children
-  static constexpr int kKeys = 1;
-  static constexpr int kCells = kKeys + kLeafCapacity;   // leaf: three words each
-  static constexpr int kEnds = kKeys + kInnerCapacity;   // inner: greatest end below each child
-  static constexpr int kNodes = kEnds + kInnerCapacity;  // inner: the children
+  static constexpr size_t kLeafCapacity = 15;
+  static constexpr size_t kInnerCapacity = 20;
+  static constexpr size_t kCount = 0;  // word 0: number of cells or children
+  static constexpr size_t kKeys = 1;
+  static constexpr size_t kGroup = 4;                          // keys are searched four at a time
+  static constexpr size_t kCells = kKeys + kLeafCapacity + 1;  // leaf: three words each
+  static constexpr size_t kEnds = kKeys + kInnerCapacity;   // inner: greatest end below each child
+  static constexpr size_t kNodes = kEnds + kInnerCapacity;  // inner: the children
   static constexpr uint64_t kNoKey = ~uint64_t{0};
 
+  // Word `n` of cell `i`: the first words of all cells, then the second, then the third.
+  static constexpr size_t CellWord(size_t i, size_t n) { return kCells + n * kLeafCapacity + i; }
+
+  // A leaf has one key more than cells, which stays `kNoKey`, to make whole groups.
+  static_assert((kLeafCapacity + 1) % kGroup == 0 && kInnerCapacity % kGroup == 0);
   static_assert(kCells + 3 * kLeafCapacity <= IntervalNode::kWords);
   static_assert(kNodes + kInnerCapacity <= IntervalNode::kWords);
 };
@@ -125,20 +133,33 @@ class IntervalTree {
     uint64_t min_key;
   };
 
-  // How many of the first `kCapacity` keys are at most `key`.
-  template <int kCapacity>
-  static int CountAtOrBelow(const IntervalNode& node, uint64_t key) {
-    int count = 0;
-    for (int i = 0; i < kCapacity; ++i) count += node.Load(Layout::kKeys + i) <= key ? 1 : 0;
-    return count;
+  // How many of the keys at `from`, `from + kStep`, ... are at most `key`. Written out, since
+  // compilers keep small loops over atomics.
+  template <size_t kStep, size_t... kIndex>
+  static size_t CountAtOrBelow(const IntervalNode& node, size_t from, uint64_t key,
+                               std::index_sequence<kIndex...>) {
+    return (size_t{0} + ... + static_cast<size_t>(node.Load(from + kStep * kIndex) <= key));
   }
 
-  static Cell LoadCell(const IntervalNode& node, int i) {
-    const int at = Layout::kCells + 3 * i;
-    return {node.Load(Layout::kKeys + i), {node.Load(at), node.Load(at + 1), node.Load(at + 2)}};
+  // The last of `kKeyCount` ascending keys that is at most `key`, or the first if none is: first
+  // the group, then in the group. No branch depends on the keys.
+  template <size_t kKeyCount>
+  static size_t Locate(const IntervalNode& node, uint64_t key) {
+    constexpr size_t kGroup = Layout::kGroup;
+    using Groups = std::make_index_sequence<kKeyCount / kGroup - 1>;
+    using InGroup = std::make_index_sequence<kGroup - 1>;
+    const size_t first =
+        kGroup * CountAtOrBelow<kGroup>(node, Layout::kKeys + kGroup, key, Groups());
+    return first + CountAtOrBelow<1>(node, Layout::kKeys + first + 1, key, InGroup());
   }
 
-  static const IntervalNode* LoadChild(const IntervalNode& node, int i) {
+  static Cell LoadCell(const IntervalNode& node, size_t i) {
+    return {node.Load(Layout::kKeys + i),
+            {node.Load(Layout::CellWord(i, 0)), node.Load(Layout::CellWord(i, 1)),
+             node.Load(Layout::CellWord(i, 2))}};
+  }
+
+  static const IntervalNode* LoadChild(const IntervalNode& node, size_t i) {
     return reinterpret_cast<const IntervalNode*>(node.Load(Layout::kNodes + i));
   }
 
@@ -160,16 +181,13 @@ IntervalSearch IntervalTree::FindAtOrBelow(IntervalRoot root, uint64_t key, Cell
   key = std::min(key, Layout::kNoKey - 1);
   const IntervalNode* node = root.node();
   for (int level = root.inner_levels(); level > 0; --level) {
-    const int below = CountAtOrBelow<Layout::kInnerCapacity>(*node, key);
-    const IntervalNode* child = LoadChild(*node, std::max(below, 1) - 1);
+    const IntervalNode* child = LoadChild(*node, Locate<Layout::kInnerCapacity>(*node, key));
     if (!unchanged()) return IntervalSearch::kChanged;
-    if (below == 0) return IntervalSearch::kAbsent;
     node = child;
   }
-  const int below = CountAtOrBelow<Layout::kLeafCapacity>(*node, key);
-  *cell = LoadCell(*node, std::max(below, 1) - 1);
+  *cell = LoadCell(*node, Locate<Layout::kLeafCapacity + 1>(*node, key));
   if (!unchanged()) return IntervalSearch::kChanged;
-  return below == 0 ? IntervalSearch::kAbsent : IntervalSearch::kFound;
+  return cell->key <= key ? IntervalSearch::kFound : IntervalSearch::kAbsent;
 }
 
 template <typename Unchanged>
@@ -178,8 +196,8 @@ IntervalSearch IntervalTree::FindOverlapBelow(const IntervalNode* node, int inne
                                               const Unchanged& unchanged) const {
   if (inner_levels == 0) return FindOverlapInLeaf(*node, range, cell, unchanged);
   // The last child that begins at or below `min_key` may hold it; those before it cannot.
-  const int first = std::max(CountAtOrBelow<Layout::kInnerCapacity>(*node, range.min_key), 1) - 1;
-  for (int i = first; i < Layout::kInnerCapacity; ++i) {
+  const size_t first = Locate<Layout::kInnerCapacity>(*node, range.min_key);
+  for (size_t i = first; i < Layout::kInnerCapacity; ++i) {
     const uint64_t key = node->Load(Layout::kKeys + i);
     const uint64_t last_end = node->Load(Layout::kEnds + i);
     const IntervalNode* child = LoadChild(*node, i);
@@ -195,7 +213,7 @@ IntervalSearch IntervalTree::FindOverlapBelow(const IntervalNode* node, int inne
 template <typename Unchanged>
 IntervalSearch IntervalTree::FindOverlapInLeaf(const IntervalNode& node, const Range& range,
                                                Cell* cell, const Unchanged& unchanged) const {
-  for (int i = 0; i < Layout::kLeafCapacity; ++i) {
+  for (size_t i = 0; i < Layout::kLeafCapacity; ++i) {
     const Cell candidate = LoadCell(node, i);
     if (!unchanged()) return IntervalSearch::kChanged;
     if (candidate.key == Layout::kNoKey || BeginOf(candidate) >= range.end) break;

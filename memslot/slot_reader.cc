@@ -19,18 +19,21 @@ using internal::IntervalSearch;
 
 const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
   TDP_DCHECK(address_space < set_.limits().address_spaces);
+  const SlotSet& set = set_;
   IntervalCell cell;
   IntervalSearch found;
+  uint64_t generation;
   do {
-    answer_generation_ = set_.generation(address_space);
+    generation = set.generation(address_space);
     found = internal::IntervalTree::FindAtOrBelow(
-        set_.GfnRoot(address_space), gfn.raw(), &cell,
-        [&] { return set_.generation(address_space) == answer_generation_; });
+        set.GfnRoot(address_space), gfn.raw(), &cell,
+        [&] { return set.generation(address_space) == generation; });
   } while (ABSL_PREDICT_FALSE(found == IntervalSearch::kChanged));
+  answer_generation_ = generation;
   if (found == IntervalSearch::kAbsent) return nullptr;
   if (gfn.raw() - cell.key >= cell.length()) return nullptr;
   hit_ = internal::SlotOfGfnCell(cell);
-  hit_generation_ = answer_generation_;
+  hit_generation_ = generation;
   return &hit_;
 }
 

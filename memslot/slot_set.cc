@@ -172,17 +172,20 @@ absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old) const {
   return absl::OkStatus();
 }
 
-bool SlotSet::ReserveNodes(const SlotUpdate& update) {
-  const MemorySlot& slot = update.takes_away() ? update.old_slot_ : update.new_slot_;
+bool SlotSet::ReserveNodes(SlotUpdate* update) {
+  const MemorySlot& slot = update->takes_away() ? update->old_slot_ : update->new_slot_;
   // At most three edits by gfn (mark invalid, remove, insert) and two by hva; a tree grows by a
   // level at most in each.
   const int by_gfn = IntervalTree::NodesForEdit(GfnRoot(slot.address_space)) + 4;
   const int by_hva = IntervalTree::NodesForEdit(HvaRoot()) + 4;
-  return pool_.Reserve(3 * by_gfn + 2 * by_hva);
+  const int nodes = 3 * by_gfn + 2 * by_hva;
+  update->edits_.made.reserve(nodes);
+  update->edits_.replaced.reserve(nodes);
+  return pool_.Reserve(nodes);
 }
 
 absl::Status SlotSet::BuildTrees(SlotUpdate* update) {
-  if (!ReserveNodes(*update)) {
+  if (!ReserveNodes(update)) {
     return absl::ResourceExhaustedError("no memory for the index of memory slots");
   }
   const MemorySlot& old_slot = update->old_slot_;

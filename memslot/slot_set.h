@@ -125,7 +125,7 @@ class SlotSet {
   absl::Status CheckPlace(const MemoryRegion& region) const;
   absl::Status AddNewState(SlotUpdate* update, const Entry* old) const;
   absl::Status BuildTrees(SlotUpdate* update);
-  bool ReserveNodes(const SlotUpdate& update);
+  bool ReserveNodes(SlotUpdate* update);
 
   internal::IntervalRoot GfnRoot(AddressSpaceId address_space) const {
     return internal::IntervalRoot(spaces_[address_space].root.load(std::memory_order_acquire));
