@@ -25,9 +25,9 @@ std::vector<TraceRecord> RandomRecords(size_t count) {
   std::mt19937_64 random(7);
   std::vector<TraceRecord> records;
   while (records.size() < count) {
-    const TraceRecord record(static_cast<AccessKind>(random() % 4), static_cast<int>(random() % 7),
-                             Gva(random() >> 17));
-    if (record.valid()) records.push_back(record);
+    const auto kind = static_cast<AccessKind>(random() % 4);
+    const auto record = TraceRecord::Make(Gva(random() >> 17), kind, random() % 7);
+    if (IsUserRecord(record)) records.push_back(record);
   }
   return records;
 }
@@ -128,13 +128,14 @@ TEST(OpenTrace, AnUnknownRecordIsNamedWithItsByteAndItsWord) {
 }
 
 TEST(OpenTrace, AKernelAddressOrAHugeSizeIsAnUnknownRecord) {
-  EXPECT_THAT(ErrorOf(Words({TraceRecord(AccessKind::kLoad, 3, Gva(uint64_t{1} << 47))})),
+  EXPECT_THAT(ErrorOf(Words({TraceRecord::Make(Gva(uint64_t{1} << 47), AccessKind::kLoad, 3)})),
               HasSubstr("unknown record"));
-  EXPECT_THAT(ErrorOf(Words({TraceRecord(AccessKind::kLoad, 13, Gva(0x1000))})),
+  EXPECT_THAT(ErrorOf(Words({TraceRecord::Make(Gva(0x1000), AccessKind::kLoad, 13)})),
               HasSubstr("unknown record"));
   // Its last byte is beyond the user's half.
-  EXPECT_THAT(ErrorOf(Words({TraceRecord(AccessKind::kLoad, 3, Gva((uint64_t{1} << 47) - 4))})),
-              HasSubstr("unknown record"));
+  EXPECT_THAT(
+      ErrorOf(Words({TraceRecord::Make(Gva((uint64_t{1} << 47) - 4), AccessKind::kLoad, 3)})),
+      HasSubstr("unknown record"));
 }
 
 TEST(OpenTrace, AnEmptyFileIsAnError) {
@@ -163,10 +164,10 @@ TEST(OpenTrace, ReadsLackeyTextPlainOrCompressed) {
       "==12== Exit code: 0\n";
   const std::vector<TraceRecord> want = {
       // A size that is no power of two is rounded up.
-      TraceRecord(AccessKind::kFetch, 2, Gva(0x4001090)),
-      TraceRecord(AccessKind::kStore, 3, Gva(0x1ffefffd28)),
-      TraceRecord(AccessKind::kLoad, 4, Gva(0x402a4e0)),
-      TraceRecord(AccessKind::kModify, 2, Gva(0x1ffefffd20)),
+      TraceRecord::Make(Gva(0x4001090), AccessKind::kFetch, 2),
+      TraceRecord::Make(Gva(0x1ffefffd28), AccessKind::kStore, 3),
+      TraceRecord::Make(Gva(0x402a4e0), AccessKind::kLoad, 4),
+      TraceRecord::Make(Gva(0x1ffefffd20), AccessKind::kModify, 2),
   };
   EXPECT_EQ(ReadPath(WriteFile("text", text)).value(), want);
   EXPECT_EQ(ReadPath(WriteFile("zst", Zstd(text))).value(), want);
@@ -177,7 +178,7 @@ TEST(OpenTrace, ReadsLackeyTextOfManyChunks) {
   std::vector<TraceRecord> want;
   for (uint64_t i = 0; i < 60000; ++i) {
     absl::StrAppend(&text, " L ", absl::Hex(0x1000 + i * 24), ",8\n");
-    want.emplace_back(AccessKind::kLoad, 3, Gva(0x1000 + i * 24));
+    want.push_back(TraceRecord::Make(Gva(0x1000 + i * 24), AccessKind::kLoad, 3));
   }
   EXPECT_EQ(ReadPath(WriteFile("text", text)).value(), want);
 }
@@ -219,10 +220,10 @@ TEST(OpenTrace, ReadsDynamorioText) {
       "View tool results:\n"
       "              2 : total instructions\n";
   const std::vector<TraceRecord> want = {
-      TraceRecord(AccessKind::kFetch, 2, Gva(0x401026)),
-      TraceRecord(AccessKind::kFetch, 3, Gva(0x401029)),
-      TraceRecord(AccessKind::kStore, 3, Gva(0x7fff8f9d5f48)),
-      TraceRecord(AccessKind::kLoad, 4, Gva(0x7f86ef03d090)),
+      TraceRecord::Make(Gva(0x401026), AccessKind::kFetch, 2),
+      TraceRecord::Make(Gva(0x401029), AccessKind::kFetch, 3),
+      TraceRecord::Make(Gva(0x7fff8f9d5f48), AccessKind::kStore, 3),
+      TraceRecord::Make(Gva(0x7f86ef03d090), AccessKind::kLoad, 4),
   };
   EXPECT_EQ(ReadPath(WriteFile("text", text)).value(), want);
   for (const char* bad :
@@ -245,11 +246,11 @@ TEST(OpenTrace, ReadsChampsimInstructions) {
   const std::string bytes = Instruction(0x401000, {0x7000, 0x8000}, {0, 0x7000, 0x9000, 0}) +
                             Instruction(0x401005, {}, {});
   const std::vector<TraceRecord> want = {
-      TraceRecord(AccessKind::kFetch, 2, Gva(0x401000)),
-      TraceRecord(AccessKind::kModify, 3, Gva(0x7000)),
-      TraceRecord(AccessKind::kLoad, 3, Gva(0x9000)),
-      TraceRecord(AccessKind::kStore, 3, Gva(0x8000)),
-      TraceRecord(AccessKind::kFetch, 2, Gva(0x401005)),
+      TraceRecord::Make(Gva(0x401000), AccessKind::kFetch, 2),
+      TraceRecord::Make(Gva(0x7000), AccessKind::kModify, 3),
+      TraceRecord::Make(Gva(0x9000), AccessKind::kLoad, 3),
+      TraceRecord::Make(Gva(0x8000), AccessKind::kStore, 3),
+      TraceRecord::Make(Gva(0x401005), AccessKind::kFetch, 2),
   };
   EXPECT_EQ(ReadPath(WriteFile("trace", bytes), TraceFormat::kChampsim).value(), want);
   EXPECT_THAT(ErrorOf(bytes.substr(0, 100), TraceFormat::kChampsim),
@@ -269,7 +270,7 @@ TEST(OpenTrace, TheBundledTracesAreWhatTheirDescriptionSays) {
     EXPECT_EQ(records->size(), 8000000u);
     std::vector<uint64_t> pages;
     for (TraceRecord record : *records) {
-      const uint64_t page = record.address().raw() >> kPageShift;
+      const uint64_t page = record.gva().raw() >> kPageShift;
       if (pages.empty() || pages.back() != page) pages.push_back(page);
     }
     std::sort(pages.begin(), pages.end());

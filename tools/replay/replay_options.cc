@@ -50,7 +50,7 @@ void AddMemoryOptions(OptionParser& parser, ReplayOptions* options) {
 void AddReplayOptions(OptionParser& parser, ReplayOptions* options) {
   AddDimensionOptions(parser, options);
   AddMemoryOptions(parser, options);
-  AddCacheOptions(parser, options);
+  AddCacheOptions(parser, &options->cache);
   parser.AddInteger("cpus", "CPUs that the trace is dealt out to, a batch each in turn",
                     &options->cpus, 1, 256);
   parser.AddInteger("seed", "of everything random", &options->seed, 0, ~uint64_t{0});
@@ -62,7 +62,7 @@ absl::Status CheckReplayOptions(const ReplayOptions& options) {
   if ((options.fault_around & (options.fault_around - 1)) != 0) {
     return absl::InvalidArgumentError("--fault-around must be a power of two");
   }
-  return CheckCacheOptions(options);
+  return absl::OkStatus();
 }
 
 const char* PagingName(Paging paging) { return paging == Paging::kNative ? "native" : "ept"; }

@@ -6,12 +6,12 @@
 #define TDP_TOOLS_REPLAY_REPLAY_OPTIONS_H_
 
 #include <cstdint>
-#include <string>
 
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/replay/cache_options.h"
 
 namespace tdp::tools {
 
@@ -32,9 +32,7 @@ struct ReplayOptions {
   double host_fragmentation = 0;   // the same of the host
   bool huge_host_pages = true;     // the host backs memory with pages up to ept_page, else with 4K
   uint64_t fault_around = 1;       // 4 KiB pages that one EPT violation maps, a power of two
-  std::string caches = "skylake";  // preset of TLB and walk caches
-  std::string tlb;                 // SETSxWAYS in place of the preset's last-level TLB
-  std::string latency = "none";    // preset of the data caches that table references go through
+  CacheOptions cache;
   uint64_t cpus = 1;
   uint64_t seed = 1;
 };

@@ -13,8 +13,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr ViolationCause kCauses[] = {ViolationCause::kGuestTable, ViolationCause::kFetch,
-                                      ViolationCause::kRead, ViolationCause::kWrite};
 constexpr std::string_view kKinds[] = {"fetches", "loads", "stores", "modifies"};
 constexpr std::string_view kLevels[] = {"4k", "2m", "1g"};
 
@@ -59,14 +57,14 @@ void AddSetup(std::string& out, const ReplayReport& report) {
 void AddWalks(std::string& out, const ReplayReport& report) {
   const sim::CpuCounters& cpu = report.cpu;
   Line(out, "TLB", "%s hits (%.2f %%), %s misses, caches \"%s\"", WithCommas(cpu.tlb_hits),
-       Percent(cpu.tlb_hits, cpu.accesses), WithCommas(cpu.walks), report.options.caches);
+       Percent(cpu.tlb_hits, cpu.accesses), WithCommas(cpu.walks), report.options.cache.caches);
   Line(out, "walks", "%.2f references each: %.2f to guest tables, %.2f to the EPT",
        report.references_per_walk(), PerWalk(cpu.references.guest_total(), report),
        PerWalk(cpu.references.ept_total(), report));
   if (cpu.walk_cycles != 0) {
-    Line(out, "cycles", "%.2f a walk, %.3f an access (%s)", PerWalk(cpu.walk_cycles, report),
+    Line(out, "cycles", "%.2f a walk, %.3f an access (%s)", report.cycles_per_walk(),
          Ratio(static_cast<double>(cpu.walk_cycles), static_cast<double>(cpu.accesses)),
-         report.options.latency);
+         report.options.cache.cost);
   }
 }
 
@@ -76,10 +74,11 @@ void AddViolations(std::string& out, const ReplayReport& report) {
        WithCommas(violations.total()), report.nanoseconds_per_violation(),
        WithCommas(violations.spurious));
   Line(out, "", "%-12s %9s %9s %9s", "mapped as", "4 KiB", "2 MiB", "1 GiB");
-  for (ViolationCause cause : kCauses) {
-    const auto& levels = violations.fixed[static_cast<int>(cause)];
-    Line(out, "", "%-12s %9s %9s %9s", ViolationCauseName(cause), WithCommas(levels[0]),
-         WithCommas(levels[1]), WithCommas(levels[2]));
+  for (ViolationCause cause : kViolationCauses) {
+    Line(out, "", "%-12s %9s %9s %9s", ViolationCauseName(cause),
+         WithCommas(violations.fixed_by(cause, kLevel4K)),
+         WithCommas(violations.fixed_by(cause, kLevel2M)),
+         WithCommas(violations.fixed_by(cause, kLevel1G)));
   }
 }
 
@@ -115,9 +114,11 @@ Json OptionsJson(const ReplayOptions& options) {
           {"frames", options.shuffled ? "shuffled" : "sequential"},
           {"guest_fragmentation", options.guest_fragmentation},
           {"host_fragmentation", options.host_fragmentation},
-          {"caches", options.caches},
-          {"tlb", options.tlb},
-          {"latency", options.latency},
+          {"huge_host_pages", options.huge_host_pages},
+          {"fault_around", options.fault_around},
+          {"caches", options.cache.caches},
+          {"tlb", options.cache.tlb},
+          {"cost", options.cache.cost},
           {"cpus", options.cpus},
           {"seed", options.seed}};
 }
@@ -139,16 +140,17 @@ Json ReferencesJson(const sim::ReferenceCounts& references) {
 Json ViolationsJson(const ReplayReport& report) {
   const ViolationCounts& violations = report.violations;
   Json by_cause = Json::object();
-  for (ViolationCause cause : kCauses) {
+  for (ViolationCause cause : kViolationCauses) {
     Json levels = Json::object();
     for (int i = 0; i < 3; ++i) {
-      levels[std::string(kLevels[i])] = violations.fixed[static_cast<int>(cause)][i];
+      levels[std::string(kLevels[i])] = violations.fixed_by(cause, Level(i + 1));
     }
     by_cause[ViolationCauseName(cause)] = levels;
   }
   return {{"total", violations.total()},
           {"spurious", violations.spurious},
           {"retry", violations.retry},
+          {"mapped_around", violations.around},
           {"ns_each", report.nanoseconds_per_violation()},
           {"mapped_by_cause_and_page", by_cause}};
 }
@@ -164,38 +166,14 @@ Json TablesJson(const ReplayReport& report) {
 
 }  // namespace
 
-const char* ViolationCauseName(ViolationCause cause) {
-  static constexpr const char* kNames[] = {"guest table", "fetch", "read", "write"};
-  return kNames[static_cast<int>(cause)];
-}
-
-uint64_t ViolationCounts::fixed_by_cause(ViolationCause cause) const {
-  const auto& levels = fixed[static_cast<int>(cause)];
-  return levels[0] + levels[1] + levels[2];
-}
-
-uint64_t ViolationCounts::total() const {
-  uint64_t sum = spurious + retry;
-  for (ViolationCause cause : kCauses) sum += fixed_by_cause(cause);
-  return sum;
-}
-
-ViolationCounts& ViolationCounts::operator+=(const ViolationCounts& other) {
-  for (int cause = 0; cause < kViolationCauses; ++cause) {
-    for (int level = 0; level < 3; ++level) fixed[cause][level] += other.fixed[cause][level];
-  }
-  spurious += other.spurious;
-  retry += other.retry;
-  time += other.time;
-  return *this;
-}
-
 uint64_t ReplayReport::accesses_per_second() const {
   return static_cast<uint64_t>(
       Ratio(static_cast<double>(accesses()), absl::ToDoubleSeconds(run_time)));
 }
 
 double ReplayReport::references_per_walk() const { return PerWalk(cpu.references.total(), *this); }
+
+double ReplayReport::cycles_per_walk() const { return PerWalk(cpu.walk_cycles, *this); }
 
 double ReplayReport::nanoseconds_per_violation() const {
   return Ratio(absl::ToDoubleNanoseconds(violations.time), static_cast<double>(violations.total()));
@@ -245,7 +223,7 @@ std::string ReportJson(const ReplayReport& report) {
 std::string WithCommas(uint64_t n) {
   std::string text = absl::StrCat(n);
   for (ptrdiff_t i = static_cast<ptrdiff_t>(text.size()) - 3; i > 0; i -= 3) {
-    text.insert(static_cast<size_t>(i), ",");
+    text.insert(static_cast<size_t>(i), 1, ',');
   }
   return text;
 }

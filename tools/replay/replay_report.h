@@ -15,26 +15,9 @@
 #include "tdp/tools/replay/cold_check.h"
 #include "tdp/tools/replay/ept_census.h"
 #include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/replay/violation_counts.h"
 
 namespace tdp::tools {
-
-// What the access that met an EPT violation was for.
-enum class ViolationCause : uint8_t { kGuestTable, kFetch, kRead, kWrite };
-inline constexpr int kViolationCauses = 4;
-const char* ViolationCauseName(ViolationCause cause);
-
-// EPT violations and what became of them.
-struct ViolationCounts {
-  // Answered with a mapping: by cause, then by the level of the mapping, 4 KiB first.
-  std::array<std::array<uint64_t, 3>, kViolationCauses> fixed{};
-  uint64_t spurious = 0;  // another CPU had mapped it already
-  uint64_t retry = 0;
-  absl::Duration time;  // spent in the engine
-
-  uint64_t total() const;
-  uint64_t fixed_by_cause(ViolationCause cause) const;
-  ViolationCounts& operator+=(const ViolationCounts& other);
-};
 
 struct ReplayReport {
   std::string trace;
@@ -54,6 +37,7 @@ struct ReplayReport {
   uint64_t accesses_per_second() const;
   // 0 if there was no walk, or no violation.
   double references_per_walk() const;
+  double cycles_per_walk() const;
   double nanoseconds_per_violation() const;
 };
 

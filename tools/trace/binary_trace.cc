@@ -46,15 +46,14 @@ class BinaryTraceReader final : public TraceReader {
  private:
   absl::Status CheckAll(absl::Span<const TraceRecord> records) const {
     bool valid = true;
-    for (TraceRecord record : records) valid &= record.valid();
+    for (TraceRecord record : records) valid &= IsUserRecord(record);
     if (valid) return absl::OkStatus();
     size_t bad = 0;
-    while (records[bad].valid()) ++bad;
+    while (IsUserRecord(records[bad])) ++bad;
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: byte %d of the trace: unknown record 0x%016x (kind %d, size 2^%d, address 0x%x)",
         source_->name(), offset_ + bad * sizeof(TraceRecord), records[bad].raw(),
-        static_cast<int>(records[bad].kind()), records[bad].size_log2(),
-        records[bad].address().raw()));
+        static_cast<int>(records[bad].kind()), records[bad].log2_size(), records[bad].gva().raw()));
   }
 
   absl::Status Truncated(size_t got) const {

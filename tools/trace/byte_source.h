@@ -36,6 +36,10 @@ class ByteSource {
 // by its magic number. NotFound and the like if it cannot be opened.
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path);
 
+// The same for bytes in memory, which outlive the source; `name` is for messages.
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(std::string name,
+                                                      absl::Span<const char> bytes);
+
 }  // namespace tdp::tools
 
 #endif  // TDP_TOOLS_TRACE_BYTE_SOURCE_H_

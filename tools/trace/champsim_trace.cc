@@ -88,8 +88,8 @@ class ChampsimTraceReader final : public TraceReader {
   }
 
   absl::Status AppendOne(AccessKind kind, int size_log2, uint64_t address) {
-    const TraceRecord record(kind, size_log2, Gva(address));
-    if (address >> TraceRecord::kAddressBits != 0 || !record.valid()) {
+    const auto record = TraceRecord::Make(Gva(address), kind, size_log2);
+    if (address >> kUserAddressBits != 0 || !IsUserRecord(record)) {
       return absl::InvalidArgumentError(absl::StrCat(source_->name(), ": byte ", offset_,
                                                      " of the trace: not a ChampSim record: 0x",
                                                      absl::Hex(address), " is no user address"));

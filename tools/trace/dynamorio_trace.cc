@@ -60,10 +60,10 @@ bool IsSilent(std::string_view details) {
 // Heading, rulers and summary.
 bool IsProse(std::string_view line) {
   if (line.empty()) return true;
-  for (std::string_view known : {kDynamorioHeading, std::string_view("<--record#->"),
-                                 std::string_view("----"), std::string_view("===="),
-                                 std::string_view("View tool results:"),
-                                 std::string_view("Trace invariant checks passed")}) {
+  for (std::string_view known :
+       {kDynamorioHeading, std::string_view("<--record#->"), std::string_view("----"),
+        std::string_view("===="), std::string_view("View tool results:"),
+        std::string_view("Trace invariant checks passed")}) {
     if (line.starts_with(known)) return true;
   }
   return TakeNumber(line, 10).has_value() && TakeWord(line, ": total ");

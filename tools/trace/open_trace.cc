@@ -27,6 +27,11 @@ TraceFormat Guess(const std::string& first) {
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
                                                        TraceFormat format) {
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(path));
+  return OpenTrace(std::move(source), format);
+}
+
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSource> source,
+                                                       TraceFormat format) {
   std::string first(sizeof(TraceRecord), '\0');
   TDP_ASSIGN_OR_RETURN(size_t got, source->Read(absl::MakeSpan(first)));
   first.resize(got);

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "tdp/tools/trace/byte_source.h"
 #include "tdp/tools/trace/trace_reader.h"
 
 namespace tdp::tools {
@@ -24,6 +25,10 @@ enum class TraceFormat {
 // Opens the trace at `path` ("-" for standard input). NotFound if it cannot be opened,
 // InvalidArgument if it is empty.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path, TraceFormat format);
+
+// The same of a source that is open.
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSource> source,
+                                                       TraceFormat format);
 
 }  // namespace tdp::tools
 

@@ -96,9 +96,9 @@ std::unique_ptr<TraceReader> MakeTextTraceReader(std::unique_ptr<ByteSource> sou
 
 bool AppendAccess(AccessKind kind, uint64_t address, uint64_t size,
                   std::vector<TraceRecord>& records) {
-  if (size == 0 || size > kPageSize || address >> TraceRecord::kAddressBits != 0) return false;
-  const TraceRecord record(kind, std::bit_width(size - 1), Gva(address));
-  if (!record.valid()) return false;
+  if (size == 0 || size > kPageSize || address >> kUserAddressBits != 0) return false;
+  const auto record = TraceRecord::Make(Gva(address), kind, std::bit_width(size - 1));
+  if (!IsUserRecord(record)) return false;
   records.push_back(record);
   return true;
 }
