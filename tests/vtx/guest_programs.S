@@ -49,6 +49,13 @@ guest_read_pages_end:
         hlt
 guest_scatter_end:
 
+        program keep_vector
+        movq    %rax, %xmm7
+        movq    %rax, (%rdi)
+        movq    %xmm7, %rbx
+        hlt
+guest_keep_vector_end:
+
         program call
         call    *%rdi
         hlt

@@ -26,6 +26,8 @@ TDP_GUEST_PROGRAM(WritePagesProgram, write_pages)
 TDP_GUEST_PROGRAM(ReadPagesProgram, read_pages)
 // rcx times: rax = NextScatter(rax); *(rdi + (rax >> 20 & rsi)) = rax.
 TDP_GUEST_PROGRAM(ScatterProgram, scatter)
+// xmm7 = rax; *rdi = rax; rbx = xmm7.
+TDP_GUEST_PROGRAM(KeepVectorProgram, keep_vector)
 // Calls rdi.
 TDP_GUEST_PROGRAM(CallProgram, call)
 // Writes the string at rsi to the byte at rdi; then bl = the byte at rdi + 1.
