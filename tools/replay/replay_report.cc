@@ -57,13 +57,13 @@ void AddSetup(std::string& out, const ReplayReport& report) {
 void AddWalks(std::string& out, const ReplayReport& report) {
   const sim::CpuCounters& cpu = report.cpu;
   Line(out, "TLB", "%s hits (%.2f %%), %s misses, caches \"%s\"", WithCommas(cpu.tlb_hits),
-       Percent(cpu.tlb_hits, cpu.accesses), WithCommas(cpu.walks), report.options.cache.caches);
+       Percent(cpu.tlb_hits, cpu.accesses()), WithCommas(cpu.walks), report.options.cache.caches);
   Line(out, "walks", "%.2f references each: %.2f to guest tables, %.2f to the EPT",
        report.references_per_walk(), PerWalk(cpu.references.guest_total(), report),
        PerWalk(cpu.references.ept_total(), report));
   if (cpu.walk_cycles != 0) {
     Line(out, "cycles", "%.2f a walk, %.3f an access (%s)", report.cycles_per_walk(),
-         Ratio(static_cast<double>(cpu.walk_cycles), static_cast<double>(cpu.accesses)),
+         Ratio(static_cast<double>(cpu.walk_cycles), static_cast<double>(cpu.accesses())),
          report.options.cache.cost);
   }
 }
@@ -197,7 +197,7 @@ std::string ReportJson(const ReplayReport& report) {
       {"options", OptionsJson(report.options)},
       {"accesses", report.accesses()},
       {"records", records},
-      {"tlb", {{"lookups", cpu.accesses}, {"hits", cpu.tlb_hits}, {"misses", cpu.walks}}},
+      {"tlb", {{"lookups", cpu.accesses()}, {"hits", cpu.tlb_hits}, {"misses", cpu.walks}}},
       {"walks",
        {{"count", cpu.walks},
         {"references_each", report.references_per_walk()},
