@@ -52,8 +52,8 @@ changed_sources() {
     done
 }
 
-# clang-tidy reads the compile commands of the daily configuration. Not on tests: GoogleTest's macros
-# take it half a minute each.
+# clang-tidy reads the compile commands of the daily configuration. Not on tests: it takes half a
+# minute for the macros of each.
 tidy() {
   local files
   files=$(if [[ ${1:-} == --all ]]; then project_files '*.cc'; else changed_sources; fi |
