@@ -55,7 +55,7 @@ Engine::~Engine() {
   clock.Reclaim();  // no vCPU is left, so everything that waited can go
   TableList roots;
   for (const auto& mmu : mmus_) roots.Push(mmu->TakeRoot());
-  Reclaim(std::move(roots));
+  Engine::Reclaim(std::move(roots));
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -109,7 +109,7 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
 // Every table is followed by its children in the list, so that the list is both the work and the
 // result.
 void Engine::Reclaim(TableList&& subtrees) {
-  TableList work = std::exchange(subtrees, TableList());
+  TableList work = std::move(subtrees);
   TableList done;
   while (TablePage* table = work.Pop()) {
     const Level level = table->level();

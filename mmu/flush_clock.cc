@@ -91,7 +91,7 @@ void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
   if (subtrees.empty()) return;
   TDP_CHECK(flush.is_owed());
   absl::MutexLock lock(&mutex_);
-  retired_.push_back({flush.generation_, std::exchange(subtrees, TableList())});
+  retired_.push_back({flush.generation_, std::move(subtrees)});
 }
 
 void FlushClock::Settle(uint64_t generation) {
@@ -129,7 +129,7 @@ void FlushClock::Reclaim() {
     const uint64_t passed = retired_.empty() ? 0 : PassedByAll();
     std::erase_if(retired_, [&](Retired& retired) {
       if (retired.generation > passed) return false;
-      free.Splice(std::exchange(retired.subtrees, TableList()));
+      free.Splice(std::move(retired.subtrees));
       return true;
     });
   }

@@ -11,8 +11,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "tdp/base/address.h"
+#include "tdp/base/check.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/entry_ref.h"
@@ -58,6 +60,16 @@ static_assert((kTablesPerBlock + 1) * sizeof(TablePage) == kPageSize);
 // A list of tables that nobody else holds, linked through `TablePage::next`.
 class TableList {
  public:
+  TableList() = default;
+  TableList(TableList&& other) noexcept { Splice(std::move(other)); }
+  // Only onto an empty list: tables are not dropped.
+  TableList& operator=(TableList&& other) noexcept {
+    TDP_DCHECK(empty());
+    Splice(std::move(other));
+    return *this;
+  }
+  ~TableList() = default;
+
   bool empty() const { return head_ == nullptr; }
   size_t size() const { return size_; }
   TablePage* head() const { return head_; }
