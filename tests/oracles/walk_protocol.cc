@@ -2,8 +2,10 @@
 
 #include "tests/oracles/walk_protocol.h"
 
+#include <cstring>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <utility>
 
 #include "absl/flags/flag.h"
@@ -63,15 +65,21 @@ void WalkProtocol::Reset() {
   cpu_ = nullptr;
 }
 
-absl::Status WalkProtocol::LoadRecords(const std::string& path) {
+void WalkProtocol::LoadRecords(std::string_view records) {
+  constexpr size_t kRecord = sizeof(uint64_t) + kPageSize;
+  for (; records.size() >= kRecord; records.remove_prefix(kRecord)) {
+    uint64_t gpa = 0;
+    std::memcpy(&gpa, records.data(), sizeof(gpa));
+    std::memcpy(memory_.Frame(Hpa(gpa & ~kPageOffsetMask)), records.data() + sizeof(gpa),
+                kPageSize);
+  }
+}
+
+absl::Status WalkProtocol::LoadRecordFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  uint64_t gpa = 0;
-  char page[kPageSize];
-  while (file.read(reinterpret_cast<char*>(&gpa), sizeof(gpa)) && file.read(page, sizeof(page))) {
-    std::copy(page, page + sizeof(page),
-              reinterpret_cast<char*>(memory_.Frame(Hpa(gpa & ~kPageOffsetMask))));
-  }
+  LoadRecords(
+      std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>()));
   return absl::OkStatus();
 }
 
@@ -83,7 +91,7 @@ absl::StatusOr<bool> WalkProtocol::Set(const Words& words) {
   }
   if (words.size() < 2) return false;
   if (name == "loadrec") {
-    TDP_RETURN_IF_ERROR(LoadRecords(std::string(words[1])));
+    TDP_RETURN_IF_ERROR(LoadRecordFile(std::string(words[1])));
     return true;
   }
   TDP_ASSIGN_OR_RETURN(const uint64_t value, Number(words[1], name == "maxpa" ? 10 : 16));
