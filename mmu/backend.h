@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The seam between the engine and the machine it runs on. A port implements `Backend` and nothing
-// else; `backends/minimal` is the smallest one that works and docs/writing_a_backend.md walks through
-// it.
+// else; `backends/minimal` is the smallest one that works and docs/writing_a_backend.md walks
+// through it.
 //
-// Every call here is rare: tables come in blocks, the host is asked once per fault, and what is hot (a
-// walk) is loads and adds through the direct map.
+// Every call here is rare: tables come in blocks, the host is asked once per fault, and what is hot
+// (a walk) is loads and adds through the direct map.
 
 #ifndef TDP_MMU_BACKEND_H_
 #define TDP_MMU_BACKEND_H_
@@ -29,31 +29,31 @@ using VcpuId = uint32_t;
 // first page, their metadata.
 inline constexpr ByteCount kTableBlockBytes = KiB(256);
 
-// What the machine offers. Read once, when the `Vm` is made: asking for a power that is not here fails
-// there, not at the first fault.
+// What the machine offers. Read once, when the `Vm` is made: asking for a power that is not here
+// fails there, not at the first fault.
 struct Capabilities {
-  EptCapabilities ept;              // walk lengths, 2M/1G leaves, A/D, execute-only, INVEPT types
-  int physical_address_bits = 46;   // MAXPHYADDR, 32 to 52
-  bool mbec = false;                // mode-based execute control for EPT
-  bool pml = false;                 // page-modification logging
-  bool spp = false;                 // sub-page write permissions
-  bool ve = false;                  // EPT-violation #VE
-  bool eptp_switching = false;      // VMFUNC leaf 0
+  EptCapabilities ept;             // walk lengths, 2M/1G leaves, A/D, execute-only, INVEPT types
+  int physical_address_bits = 46;  // MAXPHYADDR, 32 to 52
+  bool mbec = false;               // mode-based execute control for EPT
+  bool pml = false;                // page-modification logging
+  bool spp = false;                // sub-page write permissions
+  bool ve = false;                 // EPT-violation #VE
+  bool eptp_switching = false;     // VMFUNC leaf 0
   // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64).
   uintptr_t direct_map_offset = 0;
 };
 
 // A host page: what stands behind a host virtual address.
 struct HostPage {
-  Hfn hfn;             // the frame of the address asked for
-  int order = 0;       // the naturally aligned 2^order frames around `hfn` are one piece of host memory,
-                       // contiguous in hva too and with the same rights; 0 to 18, larger is cut to 18
+  Hfn hfn;        // the frame of the address asked for
+  int order = 0;  // the naturally aligned 2^order frames around `hfn` are one piece of host memory,
+                  // contiguous in hva too and with the same rights; 0 to 18, larger is cut to 18
   bool writable = true;
   MemoryType memory_type = MemoryType::kWriteBack;
 };
 
-// What the engine needs of its machine. Thread-safe: any thread may make any call at any time, except
-// where a call says otherwise. No call may call back into the `Vm`.
+// What the engine needs of its machine. Thread-safe: any thread may make any call at any time,
+// except where a call says otherwise. No call may call back into the `Vm`.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -61,32 +61,33 @@ class Backend {
   // Constant for the life of the backend.
   virtual const Capabilities& capabilities() const = 0;
 
-  // `kTableBlockBytes` of memory, aligned to that, physically contiguous and inside the direct map; its
-  // content does not matter. ResourceExhausted if there is none: the operation under way then fails
-  // as a whole and can be tried again. Called with no lock of the engine held.
+  // `kTableBlockBytes` of memory, aligned to that, physically contiguous and inside the direct map;
+  // its content does not matter. ResourceExhausted if there is none: the operation under way then
+  // fails as a whole and can be tried again. Called with no lock of the engine held.
   virtual absl::StatusOr<Hpa> AllocateTableBlock() = 0;
 
   // Takes back a block. No CPU can reach it any more.
   virtual void FreeTableBlock(Hpa block) = 0;
 
-  // The host page behind `hva` for an access of `access`: brings it in, breaks its sharing, and so on.
-  // May block; called with no lock held, and may be called again for the same page. The engine calls
-  // `Vm::InvalidateHostRange`'s rules upon the answer: whoever takes the page away tells the `Vm`.
-  // Errors: PermissionDenied if the host has no such right there, NotFound if nothing is mapped there
-  // (both reach the embedder as the fault's status); Unavailable if the page may come later (the fault
-  // ends as `FaultOutcome::kBlocked`).
+  // The host page behind `hva` for an access of `access`: brings it in, breaks its sharing, and so
+  // on. May block; called with no lock held, and may be called again for the same page. The engine
+  // calls `Vm::InvalidateHostRange`'s rules upon the answer: whoever takes the page away tells the
+  // `Vm`. Errors: PermissionDenied if the host has no such right there, NotFound if nothing is
+  // mapped there (both reach the embedder as the fault's status); Unavailable if the page may come
+  // later (the fault ends as `FaultOutcome::kBlocked`).
   virtual absl::StatusOr<HostPage> Resolve(Hva hva, Access access) = 0;
 
-  // Drops the guest-physical and combined translations of `root` (INVEPT single-context) from the CPU
-  // this is called on, which is about to run `vcpu`. Called outside the guest, by the vCPU's thread.
+  // Drops the guest-physical and combined translations of `root` (INVEPT single-context) from the
+  // CPU this is called on, which is about to run `vcpu`. Called outside the guest, by the vCPU's
+  // thread.
   virtual void Invalidate(VcpuId vcpu, Eptp root) = 0;
 
   // The same for every root (INVEPT all-context).
   virtual void InvalidateAll(VcpuId vcpu) = 0;
 
-  // Makes each of `vcpus` leave the guest soon (an IPI or NMI that causes an exit). A kick that arrives
-  // between `Vcpu::EnterGuest` and the entry itself must not be lost: the entry then exits at once.
-  // Need not wait: the engine waits for the vCPU to hand its `GuestEntry` back.
+  // Makes each of `vcpus` leave the guest soon (an IPI or NMI that causes an exit). A kick that
+  // arrives between `Vcpu::EnterGuest` and the entry itself must not be lost: the entry then exits
+  // at once. Need not wait: the engine waits for the vCPU to hand its `GuestEntry` back.
   virtual void Kick(absl::Span<const VcpuId> vcpus) = 0;
 };
 

@@ -52,8 +52,7 @@ Translation DirectMmu::Walk(Gfn gfn) const {
 // Where to map `gfn`. For a write, the way there is writable afterwards.
 EntryPosition DirectMmu::Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
                               bool& flush_owed) const {
-  if (memo.structure == structure() && memo.region == gfn.raw() >> Level::kIndexBits &&
-      (!needed.can_write() || memo.position.above.can_write())) {
+  if (memo.LeadsTo(gfn, needed, structure())) {
     return memo.position;
   }
   EntryPosition at = Descend(Root(), gfn, target);
@@ -92,7 +91,7 @@ bool DirectMmu::PushDownProtection(Gfn gfn) const {
   return true;
 }
 
-MapResult DirectMmu::Map(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
+MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
   MapResult result;
   Level target = request.level;
   for (;;) {

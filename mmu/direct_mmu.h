@@ -50,6 +50,12 @@ struct LeafMemo {
   uint64_t structure = 0;  // 0: holds nothing
   uint64_t region = 0;     // gfn >> 9
   EntryPosition position;
+
+  // Whether it leads to `gfn`, writably if `needed` says so, while the tables' structure is `now`.
+  bool LeadsTo(Gfn gfn, Access needed, uint64_t now) const {
+    return structure == now && region == gfn.raw() >> Level::kIndexBits &&
+           (!needed.can_write() || position.above.can_write());
+  }
 };
 
 // What a fault wants mapped.
@@ -101,7 +107,15 @@ class DirectMmu {
   Translation Walk(Gfn gfn) const;
 
   // Makes `request` true, taking tables from `cache`; notes the leaf table in `memo`.
-  MapResult Map(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
+  MapResult Map(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
+    // The neighbour of the last leaf, and a hole: one load and one compare-exchange.
+    if (request.level == kLevel4K && memo.LeadsTo(request.gfn, request.needed, structure())) {
+      const EntryRef entry(memo.position.table + kLevel4K.IndexOf(request.gfn));
+      EptEntry old = entry.Load();
+      if (old.is_hole() && entry.CompareExchange(old, request.leaf)) return MapResult();
+    }
+    return MapFromRoot(request, memo, cache);
+  }
 
   // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
   // was taken for logging, rights that were taken for aging. kNeedsTables if that is not the case,
@@ -148,6 +162,7 @@ class DirectMmu {
   struct Path;  // tables built below one entry, not linked yet
 
   EntryPosition Root() const { return {root_->entries(), root_level(), Access::All()}; }
+  MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
   EntryPosition Descend(EntryPosition from, Gfn gfn, Level target) const;
   EntryPosition Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
                      bool& flush_owed) const;

@@ -28,13 +28,14 @@ SlotLimits LimitsOf(const VmOptions& options) {
 
 Engine::Engine(Backend& backend, const VmOptions& options)
     : slots(LimitsOf(options)),
+      mmu_lock(options.section_clock),
       pool(backend, options.table_quota, EptEntry::Empty()),
       clock(backend, *this),
       backend_(backend),
       options_(options),
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
       max_leaf_level_(MaxLeafLevel(options, backend.capabilities())),
-      guest_physical_bits_(GuestPhysicalBits(options)) {}
+      guest_end_(uint64_t{1} << GuestPhysicalBits(options)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const VmOptions& options) {
   TDP_RETURN_IF_ERROR(CheckVmOptions(options, backend.capabilities()));

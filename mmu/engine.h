@@ -40,7 +40,7 @@ class Engine : public TableReclaimer {
   const VmOptions& options() const { return options_; }
   bool accessed_dirty() const { return accessed_dirty_; }
   Level max_leaf_level() const { return max_leaf_level_; }
-  Gpa guest_end() const { return Gpa(uint64_t{1} << guest_physical_bits_); }
+  Gpa guest_end() const { return guest_end_; }
   DirectMmu& mmu(AddressSpaceId space) { return *mmus_[space]; }
   const DirectMmu& mmu(AddressSpaceId space) const { return *mmus_[space]; }
   size_t address_spaces() const { return mmus_.size(); }
@@ -80,7 +80,7 @@ class Engine : public TableReclaimer {
   const VmOptions options_;
   const bool accessed_dirty_;
   const Level max_leaf_level_;
-  const int guest_physical_bits_;
+  const Gpa guest_end_;
   std::vector<std::unique_ptr<DirectMmu>> mmus_;
 };
 

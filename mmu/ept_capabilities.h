@@ -38,9 +38,7 @@ class EptCapabilities {
   constexpr bool pages_2m() const { return Has(ept::kCap2M); }
   constexpr bool pages_1g() const { return Has(ept::kCap1G); }
   constexpr bool accessed_dirty() const { return Has(ept::kCapAccessedDirty); }
-  constexpr bool advanced_exit_information() const {
-    return Has(ept::kCapAdvancedExitInformation);
-  }
+  constexpr bool advanced_exit_information() const { return Has(ept::kCapAdvancedExitInformation); }
   constexpr bool supervisor_shadow_stack() const { return Has(ept::kCapSupervisorShadowStack); }
   // INVEPT exists and offers the single-context and the all-context type.
   constexpr bool invept_single() const { return Has(ept::kCapInvept | ept::kCapInveptSingle); }

@@ -44,8 +44,8 @@ inline constexpr uint64_t kRightsMask = kRead | kWrite | kExecute;
 inline constexpr uint64_t kTableReservedLow = Bits(6, 3);
 
 // --- Entries, bits that hardware ignores and the engine uses -------------------------------------
-// The host lets the page be written: a W that logging or aging took may be given back without asking
-// the host again.
+// The host lets the page be written: a W that logging or aging took may be given back without
+// asking the host again.
 inline constexpr uint64_t kSoftHostWritable = Bit(11);
 // The leaf was made for a shared page of a guest with private memory.
 inline constexpr uint64_t kSoftShared = Bit(52);
@@ -54,13 +54,13 @@ inline constexpr int kSoftSavedRightsShift = 53;
 inline constexpr uint64_t kSoftSavedRightsMask = Bits(56, 53);
 // The leaf's rights stand in the saved bits.
 inline constexpr uint64_t kSoftAccessTracked = Bit(59);
-inline constexpr uint64_t kSoftMask = kSoftHostWritable | kSoftShared | kSoftSavedRightsMask |
-                                      kSoftAccessTracked;
+inline constexpr uint64_t kSoftMask =
+    kSoftHostWritable | kSoftShared | kSoftSavedRightsMask | kSoftAccessTracked;
 // Ignored by hardware and not used.
 inline constexpr uint64_t kUnused = Bit(62);
 
-// An MMIO entry is a misconfiguration on purpose: W and X without R, which no capability allows. All
-// its other bits are the engine's: a slot generation in two pieces, and the frame number.
+// An MMIO entry is a misconfiguration on purpose: W and X without R, which no capability allows.
+// All its other bits are the engine's: a slot generation in two pieces, and the frame number.
 inline constexpr uint64_t kMmioPattern = kWrite | kExecute;
 inline constexpr int kMmioGenerationLowShift = 3;
 inline constexpr int kMmioGenerationLowBits = 9;
@@ -68,7 +68,8 @@ inline constexpr int kMmioGenerationHighShift = 52;
 inline constexpr int kMmioGenerationHighBits = 11;
 inline constexpr int kMmioGenerationBits = kMmioGenerationLowBits + kMmioGenerationHighBits;
 
-// --- EPTP ------------------------------------------------------------------------------------------
+// --- EPTP
+// ------------------------------------------------------------------------------------------
 inline constexpr uint64_t kEptpMemoryTypeMask = Bits(2, 0);
 inline constexpr int kEptpLevelsShift = 3;
 inline constexpr uint64_t kEptpLevelsMask = Bits(5, 3);
@@ -76,7 +77,8 @@ inline constexpr uint64_t kEptpAccessedDirty = Bit(6);
 inline constexpr uint64_t kEptpSupervisorShadowStack = Bit(7);
 inline constexpr uint64_t kEptpReserved = Bits(11, 8);
 
-// --- IA32_VMX_EPT_VPID_CAP -------------------------------------------------------------------------
+// --- IA32_VMX_EPT_VPID_CAP
+// -------------------------------------------------------------------------
 inline constexpr uint64_t kCapExecuteOnly = Bit(0);
 inline constexpr uint64_t kCapWalk4 = Bit(6);
 inline constexpr uint64_t kCapWalk5 = Bit(7);
@@ -96,7 +98,8 @@ inline constexpr uint64_t kCapInvvpidSingle = Bit(41);
 inline constexpr uint64_t kCapInvvpidAll = Bit(42);
 inline constexpr uint64_t kCapInvvpidSingleKeepGlobals = Bit(43);
 
-// --- Exit qualification of an EPT violation -------------------------------------------------------
+// --- Exit qualification of an EPT violation
+// -------------------------------------------------------
 inline constexpr uint64_t kQualRead = Bit(0);
 inline constexpr uint64_t kQualWrite = Bit(1);
 inline constexpr uint64_t kQualFetch = Bit(2);
@@ -117,12 +120,14 @@ inline constexpr uint64_t kQualGuestPagingVerification = Bit(15);
 inline constexpr uint64_t kQualAsynchronous = Bit(16);
 inline constexpr uint64_t kQualDefined = Bits(16, 0);
 
-// --- Proofs -----------------------------------------------------------------------------------------
-inline constexpr uint64_t kHardwareLeafBits =
-    kRightsMask | kMemoryTypeMask | kIgnorePat | kLargePage | kAccessed | kDirty | kUserExecute |
-    kAddressMask | kVerifyGuestPaging | kPagingWrite | kSupervisorShadowStack | kSubPageWrite |
-    kSuppressVe;
-static_assert((kHardwareLeafBits & (kSoftMask | kUnused)) == 0, "a software bit stands on a hardware bit");
+// --- Proofs
+// -----------------------------------------------------------------------------------------
+inline constexpr uint64_t kHardwareLeafBits = kRightsMask | kMemoryTypeMask | kIgnorePat |
+                                              kLargePage | kAccessed | kDirty | kUserExecute |
+                                              kAddressMask | kVerifyGuestPaging | kPagingWrite |
+                                              kSupervisorShadowStack | kSubPageWrite | kSuppressVe;
+static_assert((kHardwareLeafBits & (kSoftMask | kUnused)) == 0,
+              "a software bit stands on a hardware bit");
 static_assert(std::popcount(kSoftMask) == 7, "software bits overlap");
 static_assert((kHardwareLeafBits | kSoftMask | kUnused) == ~uint64_t{0}, "a bit has no owner");
 static_assert(((Bits(kMmioGenerationLowShift + kMmioGenerationLowBits - 1, 3) |

@@ -35,8 +35,8 @@ class ExitQualification {
   constexpr bool is_read() const { return Has(ept::kQualRead); }
   constexpr bool is_write() const { return Has(ept::kQualWrite); }
   constexpr bool is_fetch() const { return Has(ept::kQualFetch); }
-  // The kinds of access that failed, a set: with EPT A/D bits a guest-table access is read and write.
-  // A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
+  // The kinds of access that failed, a set: with EPT A/D bits a guest-table access is read and
+  // write. A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
   constexpr Access access() const { return Access::FromRaw(raw_ & 7); }
   // The AND of the rights over the walk; user execution is meaningful only under MBEC.
   constexpr Access allowed() const {
@@ -60,6 +60,13 @@ class ExitQualification {
   }
   constexpr bool asynchronous() const { return Has(ept::kQualAsynchronous); }
 
+  // Whether hardware can report this word; `Check` says why not.
+  constexpr bool is_possible() const {
+    const bool names_access = (raw_ & (ept::kQualRead | ept::kQualWrite | ept::kQualFetch)) != 0;
+    return (raw_ & ~ept::kQualDefined) == 0 && (names_access || asynchronous()) &&
+           !(is_fetch() && (is_read() || is_write())) &&
+           (linear_address_valid() || !final_address());
+  }
   // OK if hardware can report this word; else InvalidArgument naming the rule and the word: no kind
   // of access at all, a fetch mixed with a data access, a final address without a linear one, or
   // undefined bits.

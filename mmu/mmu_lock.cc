@@ -18,6 +18,7 @@ MmuLock::~MmuLock() {
 void MmuLock::WriterLock() {
   writers_mutex_.Lock();
   writer_.store(1, std::memory_order_seq_cst);
+  if (clock_ != nullptr) entered_at_ = clock_();
   absl::MutexLock lock(&readers_mutex_);
   for (Reader* reader = readers_; reader != nullptr; reader = reader->next_) {
     SpinUntil([reader] { return reader->inside_.load(std::memory_order_seq_cst) == 0; });
@@ -25,6 +26,9 @@ void MmuLock::WriterLock() {
 }
 
 void MmuLock::WriterUnlock() {
+  if (clock_ != nullptr) {
+    writer_ns_.fetch_add(clock_() - entered_at_, std::memory_order_relaxed);
+  }
   writer_.store(0, std::memory_order_release);
   writers_mutex_.Unlock();
 }

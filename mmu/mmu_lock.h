@@ -20,7 +20,8 @@ class ABSL_LOCKABLE MmuLock {
  public:
   class Reader;
 
-  MmuLock() = default;
+  // Writers' sections are timed by `clock`, if there is one.
+  explicit MmuLock(uint64_t (*clock)() = nullptr) : clock_(clock) {}
   // Every reader is gone.
   ~MmuLock();
 
@@ -31,6 +32,9 @@ class ABSL_LOCKABLE MmuLock {
   void WriterLock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
   void WriterUnlock() ABSL_UNLOCK_FUNCTION();
 
+  // What writers have spent inside, by the clock.
+  uint64_t writer_ns() const { return writer_ns_.load(std::memory_order_relaxed); }
+
  private:
   void Register(Reader* reader);
   void Unregister(Reader* reader);
@@ -40,6 +44,9 @@ class ABSL_LOCKABLE MmuLock {
   alignas(64) absl::Mutex writers_mutex_;
   absl::Mutex readers_mutex_;
   Reader* readers_ ABSL_GUARDED_BY(readers_mutex_) = nullptr;
+  uint64_t (*const clock_)();
+  uint64_t entered_at_ = 0;
+  std::atomic<uint64_t> writer_ns_{0};
 };
 
 // One thread's (or one vCPU's) side of the lock. Not thread-safe: used by one thread at a time.

@@ -53,7 +53,7 @@ struct PageFault {
   Level max_level = kLevel4K;  // what slot, host page and policy permit
 
   // What was found.
-  HostPage page;
+  const HostPage* page = nullptr;  // by pointer: copying its small fields stalls on their stores
 };
 
 }  // namespace tdp

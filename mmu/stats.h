@@ -25,7 +25,7 @@ struct FaultStats {
   uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
   uint64_t splits = 0;   // large leaves split, or protections pushed twice: a flush each
   uint64_t flushes = 0;  // made as the guest was entered
-  std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G
+  std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G; given more rights in place included
 
   FaultStats& operator+=(const FaultStats& other);
 };
@@ -38,6 +38,7 @@ struct VmStats {
   size_t tables_in_use = 0;            // linked, detached and not freed yet, or in a vCPU's cache
   ByteCount table_bytes_reserved = 0;  // held from the backend, metadata and free tables included
   uint64_t flush_generation = 0;
+  uint64_t writer_section_ns = 0;  // by `VmOptions::section_clock`; 0 without one
 };
 
 // A counter that its one writer increments without a locked instruction and others may read.

@@ -16,7 +16,7 @@
 namespace tdp {
 namespace {
 
-FaultResult Error(absl::Status status) {
+ABSL_ATTRIBUTE_NOINLINE FaultResult Error(absl::Status status) {
   return {FaultOutcome::kError, kLevel4K, std::move(status)};
 }
 
@@ -39,8 +39,17 @@ FaultResult ResultOf(const MapResult& mapped) {
 // is aligned alike.
 bool HostPageHolds(const PageFault& fault, Level level) {
   const uint64_t inside = level.pages().raw() - 1;
-  return fault.page.order >= level.shift() - kPageShift &&
-         (fault.gfn.raw() & inside) == (fault.page.hfn.raw() & inside);
+  return fault.page->order >= level.shift() - kPageShift &&
+         (fault.gfn.raw() & inside) == (fault.page->hfn.raw() & inside);
+}
+
+PageFault Classify(Gpa gpa, ExitQualification qualification) {
+  PageFault fault;
+  fault.gpa = gpa;
+  fault.gfn = Gfn::Of(gpa);
+  fault.access = qualification.access();
+  fault.reached_leaf = qualification.reached_leaf();
+  return fault;
 }
 
 }  // namespace
@@ -48,6 +57,7 @@ bool HostPageHolds(const PageFault& fault, Level level) {
 Vcpu::Vcpu(Engine& engine, VcpuId id)
     : engine_(engine),
       id_(id),
+      mmu_(&engine.mmu(0)),
       reader_(engine.mmu_lock),
       slots_(engine.slots),
       tables_(engine.pool),
@@ -83,9 +93,43 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
   address_space_ = space;
+  mmu_ = &engine_.mmu(space);
   memo_ = LeafMemo();
   flush_member_.ForgetCpu();  // flushes so far were of the other root
   return absl::OkStatus();
+}
+
+// The steps of a fault that every fault takes are inlined into it: the path is short enough for
+// calls to show.
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlausible(Gpa gpa,
+                                                           ExitQualification qualification) const {
+  return gpa < engine_.guest_end() && qualification.is_possible() && !is_in_guest();
+}
+
+// The largest leaf that the slot, the host page and the policy allow for this frame.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Vcpu::ChooseLevel(PageFault& fault) const {
+  Level level = fault.slot->logs_dirty_pages() ? kLevel4K : engine_.max_leaf_level();
+  while (level > kLevel4K && !HostPageHolds(fault, level)) level = level.below();
+  // The slot is asked last: most small pages are small because the host's are.
+  if (level > kLevel4K) level = std::min(level, fault.slot->state->MaxLevel(fault.gfn));
+  fault.max_level = level;
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
+  const bool writable = fault.page->writable && !fault.slot->is_read_only();
+  // Where writes are logged a page becomes writable only by the write that marks it.
+  const bool give_write = writable && (fault.access.can_write() || !fault.slot->logs_dirty_pages());
+  const Access access = give_write ? Access::All() : Access::All().Without(Access::Write());
+  EptEntry leaf =
+      EptEntry::Leaf(fault.page->hfn, kLevel4K, access, fault.page->memory_type).WithIgnorePat();
+  if (writable) leaf = leaf.WithHostWritable();
+  if (engine_.accessed_dirty()) {
+    // Saves the CPU its own locked updates of the entry.
+    leaf = leaf.WithAccessed();
+    if (fault.access.can_write()) leaf = leaf.WithDirty();
+  }
+  return {fault.gfn, fault.max_level, fault.access, leaf};
 }
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
@@ -103,8 +147,8 @@ FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
 
 // Life of a fault, top to bottom. docs/design.md has the same list with the reasons for its order.
 FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
-  PageFault fault;
-  if (absl::Status bad = Classify(gpa, qualification, fault); !bad.ok()) return Error(bad);
+  if (ABSL_PREDICT_FALSE(!IsPlausible(gpa, qualification))) return Refuse(gpa, qualification);
+  PageFault fault = Classify(gpa, qualification);
 
   fault.sequence = engine_.sequence.Current();
   fault.slot = slots_.Find(address_space_, fault.gfn);
@@ -120,7 +164,7 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
   const absl::Status refill = tables_.Refill();
   absl::StatusOr<HostPage> page = engine_.backend().Resolve(fault.hva, fault.access);
   if (!page.ok()) return FromResolveError(page.status());
-  fault.page = *page;
+  fault.page = &*page;
 
   MapResult mapped;
   {
@@ -131,7 +175,9 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
     mapped = mmu().Map(RequestFor(fault), memo_, tables_);
     if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
   }
-  return Finish(fault, mapped, refill);
+  if (ABSL_PREDICT_FALSE(!IsMapped(mapped) || mapped.flush_owed))
+    return Finish(fault, mapped, refill);
+  return ResultOf(mapped);
 }
 
 absl::Status Vcpu::CheckAddress(Gpa gpa) const {
@@ -143,14 +189,9 @@ absl::Status Vcpu::CheckAddress(Gpa gpa) const {
                                                     gpa.raw(), engine_.guest_end().raw()));
 }
 
-absl::Status Vcpu::Classify(Gpa gpa, ExitQualification qualification, PageFault& fault) const {
-  TDP_RETURN_IF_ERROR(CheckAddress(gpa));
-  TDP_RETURN_IF_ERROR(qualification.Check());
-  fault.gpa = gpa;
-  fault.gfn = Gfn::Of(gpa);
-  fault.access = qualification.access();
-  fault.reached_leaf = qualification.reached_leaf();
-  return absl::OkStatus();
+FaultResult Vcpu::Refuse(Gpa gpa, ExitQualification qualification) const {
+  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return Error(std::move(bad));
+  return Error(qualification.Check());
 }
 
 // A frame without memory. Remembering it is only a help, so no table for it is no error.
@@ -215,30 +256,6 @@ bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
   return true;
 }
 
-// The largest leaf that the slot, the host page and the policy allow for this frame.
-void Vcpu::ChooseLevel(PageFault& fault) const {
-  Level level = std::min(engine_.max_leaf_level(), fault.slot->state->MaxLevel(fault.gfn));
-  if (fault.slot->logs_dirty_pages()) level = kLevel4K;
-  while (level > kLevel4K && !HostPageHolds(fault, level)) level = level.below();
-  fault.max_level = level;
-}
-
-LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
-  const bool writable = fault.page.writable && !fault.slot->is_read_only();
-  // Where writes are logged a page becomes writable only by the write that marks it.
-  const bool give_write = writable && (fault.access.can_write() || !fault.slot->logs_dirty_pages());
-  const Access access = give_write ? Access::All() : Access::All().Without(Access::Write());
-  EptEntry leaf =
-      EptEntry::Leaf(fault.page.hfn, kLevel4K, access, fault.page.memory_type).WithIgnorePat();
-  if (writable) leaf = leaf.WithHostWritable();
-  if (engine_.accessed_dirty()) {
-    // Saves the CPU its own locked updates of the entry.
-    leaf = leaf.WithAccessed();
-    if (fault.access.can_write()) leaf = leaf.WithDirty();
-  }
-  return {fault.gfn, fault.max_level, fault.access, leaf};
-}
-
 // Whether the page of a logged write can be marked; if not, notes the log that needs memory.
 bool Vcpu::HasRoomToLog(const PageFault& fault) {
   DirtyLog* log = fault.slot->state->dirty_log();
@@ -261,31 +278,24 @@ void Vcpu::SettleSplit(const MapResult& mapped) {
   engine_.clock.Advance().Settle();
 }
 
+// What is left to do where a fault did not simply map its page.
 FaultResult Vcpu::Finish(const PageFault& fault, const MapResult& mapped,
                          const absl::Status& refill) {
   SettleSplit(mapped);
-  switch (mapped.outcome) {
-    case MapOutcome::kInstalled:
-      counters_.leaves[mapped.level.raw() - 1].Add();
-      return ResultOf(mapped);
-    case MapOutcome::kSpurious:
-      return ResultOf(mapped);
-    case MapOutcome::kNeedsTables:
-      return Error(refill.ok() ? absl::InternalError("a fault needed more tables than its maximum")
-                               : refill);
-    case MapOutcome::kFrameChanged:
-      // The host put another page there and its notice is on the way or was never sent. Growing
-      // cannot replace a frame, so the page is taken away and the guest faults again.
-      engine_.Zap(address_space_, fault.gfn, fault.gfn + PageCount(1)).Settle();
-      return {FaultOutcome::kRetry};
-    case MapOutcome::kRaced:
-      break;
+  if (IsMapped(mapped)) return ResultOf(mapped);
+  if (mapped.outcome == MapOutcome::kNeedsTables) {
+    return Error(refill.ok() ? absl::InternalError("a fault needed more tables than its maximum")
+                             : refill);
   }
-  return Error(absl::InternalError("Map returned an inner outcome"));
+  // Another frame is mapped: the host put one there and its notice is on the way or was never sent.
+  // Growing cannot replace a frame, so the page is taken away and the guest faults again.
+  engine_.Zap(address_space_, fault.gfn, fault.gfn + PageCount(1)).Settle();
+  return {FaultOutcome::kRetry};
 }
 
 void Vcpu::Count(const FaultResult& result) {
   counters_.outcomes[static_cast<size_t>(result.outcome)].Add();
+  if (result.outcome == FaultOutcome::kFixed) counters_.leaves[result.level.raw() - 1].Add();
 }
 
 FaultStats Vcpu::stats() const {

@@ -104,7 +104,8 @@ class Vcpu {
 
   FaultResult Fault(Gpa gpa, ExitQualification qualification);
   absl::Status CheckAddress(Gpa gpa) const;
-  absl::Status Classify(Gpa gpa, ExitQualification qualification, PageFault& fault) const;
+  bool IsPlausible(Gpa gpa, ExitQualification qualification) const;
+  FaultResult Refuse(Gpa gpa, ExitQualification qualification) const;
   FaultResult Mmio(const PageFault& fault);
   bool IsMmioCurrent(EptEntry entry) const;
   bool TryWidenInPlace(const PageFault& fault, FaultResult& result);
@@ -116,8 +117,7 @@ class Vcpu {
   FaultResult Finish(const PageFault& fault, const MapResult& mapped, const absl::Status& refill);
   void Count(const FaultResult& result);
   void LeaveGuest() { flush_member_.LeaveGuest(); }
-  DirectMmu& mmu() { return engine_.mmu(address_space_); }
-  const DirectMmu& mmu() const { return engine_.mmu(address_space_); }
+  DirectMmu& mmu() { return *mmu_; }
 
   struct Counters {
     Counter outcomes[6];
@@ -130,6 +130,7 @@ class Vcpu {
   Engine& engine_;
   const VcpuId id_;
   AddressSpaceId address_space_ = 0;
+  DirectMmu* mmu_;  // of that address space
   MmuLock::Reader reader_;
   SlotReader slots_;
   TableCache tables_;

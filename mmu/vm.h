@@ -84,6 +84,8 @@ class Vm {
   const VmOptions& options() const { return engine_->options(); }
 
  private:
+  friend class Walker;
+
   explicit Vm(std::unique_ptr<Engine> engine);
 
   absl::Status CheckSpace(AddressSpaceId space) const;

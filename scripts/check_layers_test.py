@@ -34,6 +34,8 @@ class CheckLayers(unittest.TestCase):
     def test_tests_may_include_everything(self):
         self.assertEqual([], self.problems("tests/mmu/vm_test.cc", '"tdp/backends/sim/cpu.h"',
                                            '"tdp/tests/model.h"', '"gtest/gtest.h"'))
+        self.assertEqual([], self.problems("tests/mmu/vm_test.cc", '"tests/mmu/model.h"'))
+        self.assertEqual(1, len(self.problems("tests/mmu/vm_test.cc", '"mmu/vm.h"')))
 
     def test_our_headers_carry_the_prefix(self):
         self.assertEqual(1, len(self.problems("mmu/vm.cc", '"mmu/vm.h"')))

@@ -6,15 +6,22 @@ import json
 import subprocess
 import sys
 
+# What Bazel tells gcc for reproducible output and clang does not understand or warns of.
+NOT_FOR_CLANG = ("-fno-canonical-system-headers", "-D__DATE__", "-D__TIME")
+
 
 def bazel(*args):
-    return subprocess.run(["bazel", *args], check=True, stdout=subprocess.PIPE).stdout
+    done = subprocess.run(["bazel", *args, "--noshow_progress", "--ui_event_filters=-info"],
+                          check=False, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+    return done.stdout
 
 
 def main():
-    root = bazel("info", "execution_root", "--noshow_progress").decode().strip()
+    root = bazel("info", "execution_root").decode().strip()
     query = 'mnemonic("CppCompile", kind("cc_.* rule", //...))'
-    answer = json.loads(bazel("aquery", "--output=jsonproto", "--noshow_progress", query))
+    answer = json.loads(bazel("aquery", "--output=jsonproto", query))
     commands = {}
     for action in answer["actions"]:
         arguments = action["arguments"]
@@ -23,8 +30,7 @@ def main():
             commands[source] = {
                 "directory": root,
                 "file": source,
-                # -fno-canonical-system-headers is gcc's alone; clang need not know gcc's warnings.
-                "arguments": [a for a in arguments if a != "-fno-canonical-system-headers"]
+                "arguments": [a for a in arguments if not a.startswith(NOT_FOR_CLANG)]
                 + ["-Wno-unknown-warning-option"],
             }
     json.dump(list(commands.values()), sys.stdout, indent=1)

@@ -102,7 +102,8 @@ download_sources() {
     -o APT::Sandbox::User=root
   )
   apt-get "${options[@]}" update >/dev/null &&
-    (cd "$SOURCE_CACHE" && apt-get "${options[@]}" source --download-only "${SOURCES[@]}" >/dev/null)
+    (cd "$SOURCE_CACHE" &&
+      apt-get "${options[@]}" source --download-only "${SOURCES[@]}" >/dev/null)
   local status=$?
   rm -rf "$apt"
   return "$status"

@@ -49,9 +49,13 @@ record() {
     "'bazel-bin/tools/tdp replay $out'"
 }
 
+readonly VTX_DEMO=//examples:vtx_demo
+
 vtx() {
   setup_build "${VTX_PACKAGES[@]}"
-  bash backends/vtx/run_bochs.sh "$@"
+  build_opt "$VTX_DEMO"
+  bazel run --config=opt --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" \
+    "$VTX_DEMO" -- "$@"
 }
 
 fuzz_targets() {

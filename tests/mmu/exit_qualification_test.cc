@@ -38,6 +38,12 @@ TEST(ExitQualification, CheckRefusesWhatHardwareCannotReport) {
   EXPECT_TRUE(ExitQualification(0x83).Check().ok()) << "guest-table access with EPT A/D";
 }
 
+TEST(ExitQualification, TheQuickTestAndTheWordedCheckAgree) {
+  for (uint64_t raw = 0; raw < uint64_t{1} << 18; ++raw) {
+    ASSERT_EQ(ExitQualification(raw).is_possible(), ExitQualification(raw).Check().ok()) << raw;
+  }
+}
+
 TEST(ExitQualification, PrintsInWords) {
   EXPECT_EQ(ExitQualification(0x1aa).DebugString(), "write to r-x-, final address");
 }

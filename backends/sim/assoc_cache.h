@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A set-associative cache with true LRU replacement: the shape of every TLB and paging-structure
+// cache of the model.
+
+#ifndef TDP_BACKENDS_SIM_ASSOC_CACHE_H_
+#define TDP_BACKENDS_SIM_ASSOC_CACHE_H_
+
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "absl/base/optimization.h"
+#include "tdp/base/check.h"
+
+namespace tdp::sim {
+
+struct CacheGeometry {
+  int sets = 0;  // a power of two, or 0: no cache
+  int ways = 1;  // 1 to 16
+
+  int entries() const { return sets * ways; }
+  friend bool operator==(const CacheGeometry&, const CacheGeometry&) = default;
+};
+
+// `Value` is what is kept; `Note` is kept beside it once `EnableNotes` was called, and costs
+// nothing before. Tags are not 0; the set follows from their low bits.
+template <typename Value, typename Note>
+class AssocCache {
+ public:
+  AssocCache() { Configure({}); }
+
+  // Empties the cache and gives it a new shape.
+  void Configure(CacheGeometry geometry) {
+    TDP_CHECK(geometry.sets == 0 || std::has_single_bit(static_cast<unsigned>(geometry.sets)));
+    TDP_CHECK(geometry.ways >= 1 && geometry.ways <= 16);
+    geometry_ = geometry;
+    // A cache of no entries is one that never matches, so that a lookup needs no branch for it.
+    const size_t sets = geometry.sets == 0 ? 1 : geometry.sets;
+    ways_ = geometry.sets == 0 ? 1 : geometry.ways;
+    set_mask_ = sets - 1;
+    sets_.assign(sets * (ways_ + 1), 0);
+    for (size_t set = 0; set < sets; ++set) sets_[set * (ways_ + 1)] = kIdentityOrder;
+    values_.assign(sets * ways_, Value());
+    if (!notes_.empty()) notes_.assign(values_.size(), Note());
+    live_ = 0;
+  }
+
+  CacheGeometry geometry() const { return geometry_; }
+  int live() const { return live_; }
+  void EnableNotes() {
+    if (notes_.size() != values_.size()) notes_.assign(values_.size(), Note());
+  }
+
+  // The value under `tag`, now the most recently used of its set; null if there is none.
+  Value* Find(uint64_t tag) {
+    const uint64_t set = tag & set_mask_;
+    const uint64_t* block = &sets_[set * (ways_ + 1)];
+    const uint64_t newest = block[0] & 15;
+    if (ABSL_PREDICT_TRUE(block[1 + newest] == tag)) return &values_[set * ways_ + newest];
+    return FindOlder(tag, set);
+  }
+
+  // Keeps `value` under `tag`, in place of what was there, of nothing, or of the oldest of the set.
+  // Null if the cache has no entries at all.
+  Value* Insert(uint64_t tag, const Value& value) {
+    if (geometry_.sets == 0) return nullptr;
+    const uint64_t set = tag & set_mask_;
+    uint64_t* block = &sets_[set * (ways_ + 1)];
+    const uint64_t way = WayFor(tag, block);
+    if (block[1 + way] == 0) ++live_;
+    block[1 + way] = tag;
+    Touch(block, way);
+    Value& slot = values_[set * ways_ + way];
+    slot = value;
+    return &slot;
+  }
+
+  // The note beside a value that `Find` or `Insert` returned. Notes are enabled.
+  Note& NoteOf(const Value* value) { return notes_[value - values_.data()]; }
+
+  void Erase(uint64_t tag) {
+    uint64_t* block = &sets_[(tag & set_mask_) * (ways_ + 1)];
+    for (uint64_t way = 0; way < ways_; ++way) {
+      if (block[1 + way] == tag) Drop(block[1 + way]);
+    }
+  }
+
+  // Drops every entry for which `predicate(tag, value)` holds.
+  template <typename Predicate>
+  void EraseIf(Predicate predicate) {
+    if (live_ == 0) return;
+    ForEachSlot([&](uint64_t& tag, const Value& value) {
+      if (predicate(tag, value)) Drop(tag);
+    });
+  }
+
+  void Clear() {
+    EraseIf([](uint64_t, const Value&) { return true; });
+  }
+
+  // Calls `visit(tag, value)` for every entry.
+  template <typename Visit>
+  void ForEach(Visit visit) {
+    ForEachSlot([&](uint64_t& tag, const Value& value) { visit(tag, value); });
+  }
+
+ private:
+  // Sixteen way numbers, the most recently used in the lowest nibble.
+  static constexpr uint64_t kIdentityOrder = 0xfedcba9876543210;
+
+  template <typename Visit>
+  void ForEachSlot(Visit visit) {
+    const Value* value = values_.data();
+    for (size_t first = 0; first < sets_.size(); first += ways_ + 1) {
+      for (uint64_t way = 0; way < ways_; ++way, ++value) {
+        if (sets_[first + 1 + way] != 0) visit(sets_[first + 1 + way], *value);
+      }
+    }
+  }
+
+  Value* FindOlder(uint64_t tag, uint64_t set) {
+    uint64_t* block = &sets_[set * (ways_ + 1)];
+    for (uint64_t way = 0; way < ways_; ++way) {
+      if (block[1 + way] == tag) {
+        Touch(block, way);
+        return &values_[set * ways_ + way];
+      }
+    }
+    return nullptr;
+  }
+
+  uint64_t WayFor(uint64_t tag, const uint64_t* block) const {
+    uint64_t unused = ways_;
+    for (uint64_t way = 0; way < ways_; ++way) {
+      if (block[1 + way] == tag) return way;
+      if (block[1 + way] == 0 && unused == ways_) unused = way;
+    }
+    return unused != ways_ ? unused : block[0] >> 4 * (ways_ - 1) & 15;
+  }
+
+  // Moves `way` to the front of the order; the nibbles before its old place move back by one.
+  static void Touch(uint64_t* block, uint64_t way) {
+    constexpr uint64_t kOnes = 0x1111111111111111;
+    const uint64_t order = block[0];
+    // Find the nibble equal to `way`: the lowest zero nibble of the difference.
+    const uint64_t difference = order ^ kOnes * way;
+    const uint64_t zeros = (difference - kOnes) & ~difference & kOnes << 3;
+    const int place = std::countr_zero(zeros) / 4;
+    const uint64_t before = place == 0 ? 0 : ~uint64_t{0} >> (64 - 4 * place);
+    const uint64_t through = before << 4 | 15;
+    block[0] = (order & ~through) | (order & before) << 4 | way;
+  }
+
+  void Drop(uint64_t& tag) {
+    tag = 0;
+    --live_;
+  }
+
+  CacheGeometry geometry_;
+  uint64_t ways_ = 1;
+  uint64_t set_mask_ = 0;
+  int live_ = 0;
+  // Block after block: the order of a set, then the tags of its ways; tag 0 is an unused way.
+  std::vector<uint64_t> sets_;
+  std::vector<Value> values_;
+  std::vector<Note> notes_;
+};
+
+}  // namespace tdp::sim
+
+#endif  // TDP_BACKENDS_SIM_ASSOC_CACHE_H_

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/backends/sim/cpu.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "tdp/backends/sim/ept_rules.h"
+#include "tdp/backends/sim/memory_types.h"
+#include "tdp/backends/sim/virtualization_exception.h"
+#include "tdp/base/check.h"
+#include "tdp/mmu/ept_format.h"
+
+namespace tdp::sim {
+namespace {
+
+// With no EPT the memory is write-back to the MTRRs.
+constexpr uint64_t kWriteBackLeaf = uint64_t{6} << ept::kMemoryTypeShift;
+constexpr uint8_t kPatWriteBack = 6;
+
+unsigned EptAccessOf(AccessKind kind) {
+  constexpr unsigned kAccesses[] = {kRightExecute, kRightRead, kRightWrite,
+                                    kRightRead | kRightWrite};
+  return kAccesses[static_cast<int>(kind)];
+}
+
+}  // namespace
+
+Cpu::Cpu(const PhysicalMemory& memory, const CpuConfig& config)
+    : state_(memory), ept_(state_), guest_(state_, ept_), config_(config) {
+  state_.policy = config.policy;
+  SetFeatures(config.features);
+}
+
+// --- set-up ---
+
+void Cpu::SetFeatures(const CpuFeatures& features) {
+  state_.features = features;
+  eptp_accepted_ = false;
+  ClearCaches();
+}
+
+void Cpu::ClearCaches() {
+  for (int level = 1; level <= 3; ++level) tlb_[level].Configure(config_.caches.tlb[level]);
+  guest_.Configure(config_.caches.guest_structures);
+  ept_.Configure(config_.caches.ept);
+  state_.contexts.Clear();
+  has_globals_ = false;
+  Reload();
+}
+
+void Cpu::SetFlushOracle(FlushOracle* oracle) {
+  state_.oracle = oracle;
+  ClearCaches();
+}
+
+void Cpu::SetCostModel(const DataCacheConfig& config) {
+  cost_ = std::make_unique<DataCacheModel>(config);
+  state_.cost = cost_.get();
+}
+
+void Cpu::ClearCostModel() {
+  cost_ = nullptr;
+  state_.cost = nullptr;
+}
+
+void Cpu::SetRegisters(const Registers& registers) {
+  state_.registers = registers;
+  Reload();
+}
+
+absl::Status Cpu::SetControls(const Controls& controls) {
+  const CpuFeatures& can = state_.features;
+  const std::pair<bool, const char*> missing[] = {
+      {controls.mbec && !can.mbec, "mbec"},
+      {controls.pml && !can.pml, "pml"},
+      {controls.ve && !can.ve, "ve"},
+      {controls.spp && !can.spp, "spp"},
+      {controls.eptp_switching && !can.eptp_switching, "eptp_switching"}};
+  for (const auto& [lacks, name] : missing) {
+    if (lacks) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("control ", name, " is not a feature of the CPU"));
+    }
+  }
+  state_.controls = controls;
+  Reload();
+  return absl::OkStatus();
+}
+
+void Cpu::Reload() {
+  const Registers& registers = state_.registers;
+  const uint64_t ep4ta = state_.controls.ept ? state_.eptp.root().raw() : kNoEp4ta;
+  const bool pcids = (registers.cr4 & kCr4Pcide) != 0;
+  const uint16_t pcid = pcids ? registers.cr3 & 0xfff : 0;
+  ContextTable& contexts = state_.contexts;
+  if (contexts.HasFewerThan(3)) {
+    // Hardware may always drop everything.
+    const auto all = [](const Context&) { return true; };
+    DropLinearIf(all);
+    ept_.DropIf(all);
+    contexts.Clear();
+  }
+  ept_.Reload(contexts.Intern({ep4ta, 0, kGuestPhysicalPcid}));
+  context_ = contexts.Intern({ep4ta, state_.controls.vpid, pcid});
+  global_context_ = contexts.Intern({ep4ta, state_.controls.vpid, kGlobalPcid});
+  guest_.Reload(context_);
+  linear_mask_ = guest_.rules().linear_mask();
+  const Accessor accessor = registers.cpl == 3 ? Accessor::kUser : Accessor::kSupervisor;
+  for (int kind = 0; kind < 4; ++kind) {
+    needs_[kind] = guest_.rights().NeedOf(static_cast<AccessKind>(kind), accessor);
+  }
+  if (state_.oracle == nullptr) return;
+  for (Tlb& tlb : tlb_) tlb.EnableNotes();
+}
+
+// --- entry and kicks ---
+
+AccessResult Cpu::TakeKick() {
+  kicked_.store(false, std::memory_order_relaxed);
+  state_.exit = {.event = Event::kKick};
+  return Fail(Event::kKick);
+}
+
+Event Cpu::Enter(Eptp eptp) {
+  if (kicked_.load(std::memory_order_acquire)) return TakeKick().event;
+  if (state_.controls.ept && !(eptp == state_.eptp && eptp_accepted_)) {
+    if (!IsValidEptp(eptp, state_.features)) {
+      state_.exit = {.event = Event::kEntryFailure};
+      return Fail(Event::kEntryFailure).event;
+    }
+    const bool same_root = eptp.root() == state_.eptp.root();
+    state_.eptp = eptp;
+    eptp_accepted_ = true;
+    if (same_root && state_.oracle != nullptr) state_.oracle->OnEptpChange();
+    Reload();
+  }
+  if (state_.controls.vpid == 0) DropVpid(0);
+  return Event::kNone;
+}
+
+// --- accesses ---
+
+AccessResult Cpu::Fail(Event event) {
+  ++state_.counters.events;
+  return {.hpa = Hpa(0), .event = event};
+}
+
+// The rest of `LookUp`: larger pages, then global ones.
+Cpu::TlbHit Cpu::LookUpLarge(uint64_t gva) {
+  for (int level = 2; level <= 3; ++level) {
+    if (tlb_[level].live() == 0) continue;
+    TlbEntry* entry = tlb_[level].Find(ContextTable::Tag(context_, gva, ShiftOf(level)));
+    if (entry != nullptr) return {entry, level};
+  }
+  for (int level = 1; has_globals_ && level <= 3; ++level) {
+    TlbEntry* entry = tlb_[level].Find(ContextTable::Tag(global_context_, gva, ShiftOf(level)));
+    if (entry != nullptr) return {entry, level};
+  }
+  return {};
+}
+
+AccessResult Cpu::Access(const AccessRequest& request) {
+  if (kicked_.load(std::memory_order_relaxed)) return TakeKick();
+  GuestRequest masked = request;
+  masked.gva &= linear_mask_;
+  return AccessSlowly(masked);
+}
+
+AccessResult Cpu::AccessSlowly(const GuestRequest& request) {
+  TDP_DCHECK_LE(request.size, kPageSize);
+  if (!guest_.rules().IsCanonical(request.gva)) {
+    state_.exit = {.event = Event::kGeneralProtection};
+    return Fail(Event::kGeneralProtection);
+  }
+  const uint64_t in_page = kPageSize - (request.gva & kPageOffsetMask);
+  if (request.size <= in_page) return AccessPage(request);
+  GuestRequest first = request;
+  first.size = static_cast<unsigned>(in_page);
+  GuestRequest second = request;
+  second.gva = (request.gva + in_page) & linear_mask_;
+  second.size = request.size - first.size;
+  const AccessResult result = AccessPage(first);
+  if (!result.ok()) return result;
+  if (!guest_.rules().IsCanonical(second.gva)) {
+    state_.exit = {.event = Event::kGeneralProtection};
+    return Fail(Event::kGeneralProtection);
+  }
+  const AccessResult rest = AccessPage(second);
+  return rest.ok() ? result : rest;
+}
+
+// An access within one page.
+AccessResult Cpu::AccessPage(const GuestRequest& request) {
+  const TlbHit hit = request.shadow_stack ? TlbHit() : LookUp(request.gva);
+  if (hit.entry != nullptr) {
+    if (!IsFresh(hit)) {
+      state_.oracle->Check(tlb_[hit.level].NoteOf(hit.entry), state_.eptp, Gva(request.gva),
+                           state_.memory);
+    }
+    bool usable = false;
+    if (Event event = UseWeakHit(request, hit, usable); event != Event::kNone) {
+      ++state_.counters.tlb_hits;
+      return Fail(event);
+    }
+    if (usable) {
+      ++state_.counters.tlb_hits;
+      return ResultOf(*hit.entry, request.gva, hit.level);
+    }
+  }
+  return WalkPage(request);
+}
+
+// A cached translation that may lack a right: usable after a closer look, to be walked again, or
+// (by the adversarial policy) the reason of a fault that the tables no longer justify.
+Event Cpu::UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usable) {
+  constexpr uint32_t kDirtyBits = kAttrDirty | kAttrEptDirty;
+  const uint32_t attributes = hit.entry->attributes;
+  const uint32_t lacking = guest_.rights().NeedOf(request.kind, request.accessor) & ~attributes;
+  const uint32_t error = guest_.rights().FaultOf(attributes, request.kind, request.accessor);
+  const uint32_t ept_lacking = lacking & kAttrEptAll & ~kDirtyBits;
+  usable = error == 0 && ept_lacking == 0 && (lacking & kDirtyBits) == 0;
+  if (usable || state_.policy == CachePolicy::kRealistic) return Event::kNone;
+  if (error != 0) {
+    state_.exit = {.event = Event::kPageFault,
+                   .error_code = error,
+                   .gva = Gva(request.gva),
+                   .length = request.size};
+    DropPage(request.gva);
+    return Event::kPageFault;
+  }
+  // Sub-pages and two kinds of X cannot be told from the attributes: the walk decides.
+  if (ept_lacking == 0 || state_.controls.spp || state_.controls.mbec) return Event::kNone;
+  return ViolationOfHit(request, hit);
+}
+
+// The violation that a cached translation without the right causes, with the cached rights.
+Event Cpu::ViolationOfHit(const GuestRequest& request, const TlbHit& hit) {
+  const TlbEntry& entry = *hit.entry;
+  const uint32_t attributes = entry.attributes;
+  GuestTranslation guest;
+  guest.gpa = entry.gpa | (request.gva & ((uint64_t{1} << ShiftOf(hit.level)) - 1));
+  guest.attributes = attributes;
+  const unsigned rights = ((attributes & kAttrEptRead) != 0 ? kRightRead : 0) |
+                          ((attributes & kAttrEptWrite) != 0 ? kRightWrite : 0) |
+                          ((attributes & kAttrEptExecute) != 0 ? kRightExecute : 0);
+  const uint64_t leaf = (attributes & kAttrSuppressVe) != 0 ? ept::kSuppressVe : 0;
+  ept_.Violation(FinalRequest(request, guest), rights, leaf);
+  DropPage(request.gva);
+  return DeliverVirtualizationException(state_);
+}
+
+EptRequest Cpu::FinalRequest(const GuestRequest& request, const GuestTranslation& guest) const {
+  uint64_t qualification = ept::kQualLinearAddressValid | ept::kQualFinalAddress;
+  if (state_.features.ept.advanced_exit_information()) {
+    if ((guest.attributes & kAttrUser) != 0) qualification |= ept::kQualUserAddress;
+    if ((guest.attributes & kAttrWrite) != 0) qualification |= ept::kQualGuestWritable;
+    if ((guest.attributes & kAttrExecute) == 0) qualification |= ept::kQualGuestNoExecute;
+  }
+  return {.gpa = guest.gpa,
+          .access = EptAccessOf(request.kind),
+          .row = 0,
+          .qualification = qualification,
+          .gva = request.gva,
+          .size = request.size,
+          .user_page = (guest.attributes & kAttrUser) != 0,
+          .guest_table = false,
+          .shadow_stack = request.shadow_stack};
+}
+
+// Guest-paging verification (SDM 29.3.3.2): a page that demands it may only be reached through
+// guest tables in paging-write pages.
+Event Cpu::VerifyGuestPaging(const EptRequest& request, const GuestTranslation& guest,
+                             const EptTranslation& found) {
+  const bool demanded =
+      state_.controls.guest_paging_verification && (found.leaf & ept::kVerifyGuestPaging) != 0;
+  if (!demanded || guest.tables_verified) return Event::kNone;
+  EptRequest verification = request;
+  verification.qualification |= ept::kQualGuestPagingVerification;
+  return ept_.Violation(verification, found.rights, found.leaf);
+}
+
+AccessResult Cpu::WalkPage(const GuestRequest& request) {
+  ++state_.counters.walks;
+  GuestTranslation guest;
+  Event event = guest_.Translate(request, guest);
+  EptTranslation found = {.leaf = (guest.gpa & ~kPageOffsetMask) | kWriteBackLeaf | ept::kDirty,
+                          .level = 3,
+                          .rights = 15,
+                          .upper_rights = 15};
+  if (event == Event::kNone && state_.controls.ept) {
+    const EptRequest final_request = FinalRequest(request, guest);
+    event = ept_.Translate(final_request, found, &final_path_);
+    if (event == Event::kNone) event = VerifyGuestPaging(final_request, guest, found);
+  }
+  if (ABSL_PREDICT_TRUE(event == Event::kNone)) return Fill(request, guest, found);
+  // The fault drops the mappings that led to it (SDM vol. 3A 5.10.4.1, vol. 3C 30.4.3.1).
+  DropPage(request.gva);
+  guest_.DropAddress(request.gva);
+  if (event == Event::kEptViolation) event = DeliverVirtualizationException(state_);
+  return Fail(event);
+}
+
+AccessResult Cpu::Fill(const GuestRequest& request, const GuestTranslation& guest,
+                       const EptTranslation& found) {
+  const bool ept = state_.controls.ept;
+  const int smallest = std::min(guest.shift, ept ? found.shift() : 30);
+  const int level = smallest >= 30 ? 3 : smallest >= 21 ? 2 : 1;
+  const uint64_t offset = (uint64_t{1} << ShiftOf(level)) - 1;
+  const unsigned execute = state_.controls.mbec && (guest.attributes & kAttrUser) != 0
+                               ? kRightUserExecute
+                               : kRightExecute;
+  const bool paged = guest.level != 0;
+  const auto type = CombineMemoryTypes(
+      static_cast<MemoryType>((found.leaf & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift),
+      (found.leaf & ept::kIgnorePat) != 0,
+      paged ? PatType(state_.registers.pat, guest.pat_index) : kPatWriteBack,
+      (state_.registers.cr0 & kCr0Cd) != 0);
+  const bool dirty = !ept || !state_.eptp.accessed_dirty() || (found.leaf & ept::kDirty) != 0;
+  TlbEntry entry;
+  entry.result.hpa = Hpa((ept ? found.HpaOf(guest.gpa) : guest.gpa) & ~offset);
+  entry.result.memory_type = type;
+  entry.result.ept_level = ept ? found.level : 0;
+  entry.result.guest_level = static_cast<uint8_t>(guest.level);
+  entry.gpa = guest.gpa & ~offset;
+  entry.attributes = guest.attributes | ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
+                     ((found.rights & kRightWrite) != 0 ? kAttrEptWrite : 0) |
+                     ((found.rights & execute) != 0 ? kAttrEptExecute : 0) |
+                     (dirty ? kAttrEptDirty : 0) |
+                     ((found.leaf & ept::kSuppressVe) != 0 ? kAttrSuppressVe : 0);
+  const AccessResult result = ResultOf(entry, request.gva, level);
+  if (request.shadow_stack || tlb_[level].geometry().sets == 0) return result;
+  const bool global = (entry.attributes & kAttrGlobal) != 0;
+  has_globals_ |= global;
+  DropPage(request.gva);
+  const uint64_t tag =
+      ContextTable::Tag(global ? global_context_ : context_, request.gva, ShiftOf(level));
+  const TlbEntry* kept = tlb_[level].Insert(tag, entry);
+  if (state_.oracle != nullptr) {
+    EptPath& note = tlb_[level].NoteOf(kept);
+    note = final_path_;
+    if (!ept) note.count = 0;
+  }
+  return result;
+}
+
+AccessResult Cpu::AccessGpa(Gpa gpa, AccessKind kind, unsigned size) {
+  if (kicked_.load(std::memory_order_relaxed)) return TakeKick();
+  ++state_.counters.walks;
+  if (!state_.controls.ept) return {.hpa = Hpa(gpa.raw())};
+  EptTranslation found;
+  EptRequest request;
+  request.gpa = gpa.raw();
+  request.access = EptAccessOf(kind);
+  request.size = size;
+  Event event = ept_.Translate(request, found, nullptr);
+  if (event == Event::kEptViolation) event = DeliverVirtualizationException(state_);
+  if (event != Event::kNone) return Fail(event);
+  return {.hpa = Hpa(found.HpaOf(gpa.raw())),
+          .memory_type =
+              static_cast<MemoryType>((found.leaf & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift),
+          .ept_level = found.level};
+}
+
+size_t Cpu::Run(absl::Span<const TraceRecord> records) {
+  for (size_t done = 0; done < records.size(); ++done) {
+    const TraceRecord record = records[done];
+    if (ABSL_PREDICT_FALSE(!Access(record.gva(), record.kind(), record.size()).ok())) return done;
+  }
+  state_.exit.event = Event::kNone;
+  return records.size();
+}
+
+}  // namespace tdp::sim

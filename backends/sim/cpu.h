@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A simulated CPU in VMX non-root operation: it makes memory accesses through guest paging and EPT
+// as hardware would, keeps translations until told to drop them, and exits when the tables say so.
+//
+// An embedder's loop:
+//
+//   GuestEntry entry = vcpu->EnterGuest();
+//   if (cpu.Enter(entry.eptp()) == Event::kNone) result = cpu.Access(gva, AccessKind::kStore, 8);
+//   … leave the entry; cpu.exit() has the fields of `result.event` …
+
+#ifndef TDP_BACKENDS_SIM_CPU_H_
+#define TDP_BACKENDS_SIM_CPU_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/base/optimization.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "tdp/backends/sim/assoc_cache.h"
+#include "tdp/backends/sim/cache_presets.h"
+#include "tdp/backends/sim/cost_model.h"
+#include "tdp/backends/sim/ept_walker.h"
+#include "tdp/backends/sim/exit.h"
+#include "tdp/backends/sim/features.h"
+#include "tdp/backends/sim/flush_oracle.h"
+#include "tdp/backends/sim/guest_walker.h"
+#include "tdp/backends/sim/machine_state.h"
+#include "tdp/backends/sim/physical_memory.h"
+#include "tdp/backends/sim/trace_record.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/eptp.h"
+
+namespace tdp::sim {
+
+struct CpuConfig {
+  CpuFeatures features;
+  CacheConfig caches = *CachePreset("skylake");
+  CachePolicy policy = CachePolicy::kRealistic;
+};
+
+// One linear-address access in full; `Access` takes the usual ones.
+using AccessRequest = GuestRequest;
+
+// Used by one thread at a time, except `Kick`.
+class Cpu {
+ public:
+  explicit Cpu(const PhysicalMemory& memory, const CpuConfig& config = {});
+  Cpu(const Cpu&) = delete;
+  Cpu& operator=(const Cpu&) = delete;
+
+  // --- set-up: the VMCS and the guest's registers. Nothing of this drops a translation ---
+
+  const Registers& registers() const { return state_.registers; }
+  // As VM entry loads them. PAE guests: the PDPTEs are part of them (or call `LoadPdptes`).
+  void SetRegisters(const Registers& registers);
+  const Controls& controls() const { return state_.controls; }
+  // InvalidArgument, naming the control, if the CPU's features lack one that is asked for.
+  absl::Status SetControls(const Controls& controls);
+  const CpuFeatures& features() const { return state_.features; }
+  // Empties every cache.
+  void SetFeatures(const CpuFeatures& features);
+  uint16_t pml_index() const { return state_.pml_index; }
+  void set_pml_index(uint16_t index) { state_.pml_index = index; }
+  uint16_t eptp_index() const { return state_.eptp_index; }
+  void set_eptp_index(uint16_t index) { state_.eptp_index = index; }
+
+  // Reports stale translations to `oracle` from now on; null: to nobody. Empties every cache.
+  void SetFlushOracle(FlushOracle* oracle);
+  // Charges walks with the latencies of `config`.
+  void SetCostModel(const DataCacheConfig& config);
+  void ClearCostModel();
+
+  // --- running ---
+
+  // VM entry with this EPTP (ignored with EPT off). kNone: the guest runs; kKick: a kick came
+  // before; kEntryFailure: the EPTP is one that VM entry refuses. With VPID 0 it drops what the
+  // architecture says; otherwise entries and exits drop nothing.
+  Event Enter(Eptp eptp);
+  Eptp eptp() const { return state_.eptp; }
+
+  // A data access or fetch of 1 to 4096 bytes at the current CPL. One that crosses a page needs
+  // both.
+  AccessResult Access(Gva gva, AccessKind kind, unsigned size = 1);
+  AccessResult Access(const AccessRequest& request);
+  // An access within one page to a guest-physical address that no linear address stands behind.
+  AccessResult AccessGpa(Gpa gpa, AccessKind kind, unsigned size = 1);
+
+  // Makes the accesses of `records` one by one until one ends in an event; the number that were
+  // done. `exit().event` is kNone if all were.
+  size_t Run(absl::Span<const TraceRecord> records);
+
+  // The fields of the last event.
+  const Exit& exit() const { return state_.exit; }
+
+  // From any thread: the CPU exits before its next access or at its next entry, once.
+  void Kick() { kicked_.store(true, std::memory_order_release); }
+
+  // --- instructions of the guest (SDM vol. 3A, 5.10.4; all keep what they may keep) ---
+  Event WriteCr0(uint64_t value);
+  // With CR4.PCIDE, bit 63 set keeps the translations of the new PCID.
+  Event WriteCr3(uint64_t value);
+  Event WriteCr4(uint64_t value);
+  void SetPkru(uint32_t pkru);
+  Event LoadPdptes();
+  void Invlpg(Gva gva);
+  // Type 0 address, 1 single PCID, 2 all with globals, 3 all but globals. kGeneralProtection for
+  // another type, a PCID above 4095 (or not 0 without CR4.PCIDE) or a non-canonical address.
+  Event Invpcid(int type, uint16_t pcid, Gva gva);
+  // EPTP switching: takes entry `index` of the EPTP list. kVmfunc if it is refused.
+  Event Vmfunc(uint32_t leaf, uint32_t index);
+
+  // --- instructions of the hypervisor (SDM vol. 3C, 31.3). False: the instruction fails ---
+  bool InveptSingle(Eptp eptp);
+  bool InveptAll();
+  // Type 0 one address, 1 one VPID, 2 all, 3 one VPID but globals.
+  bool Invvpid(int type, uint16_t vpid, Gva gva = Gva(0));
+
+  // --- what happened ---
+  const CpuCounters& counters() const { return state_.counters; }
+  void ClearCounters() { state_.counters = {}; }
+  // Drops every cached translation, for tests and experiments; no instruction does it.
+  void ClearCaches();
+
+ private:
+  // A combined or linear mapping of one page.
+  struct TlbEntry {
+    AccessResult result;  // of an access to its first byte
+    uint64_t gpa = 0;
+    uint32_t attributes = 0;
+  };
+  struct TlbHit {
+    TlbEntry* entry = nullptr;
+    int level = 0;  // of the page: 1, 2, 3
+  };
+  using Tlb = AssocCache<TlbEntry, EptPath>;
+
+  static constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
+
+  TlbHit LookUp(uint64_t gva);
+  TlbHit LookUpLarge(uint64_t gva);
+  bool IsFresh(const TlbHit& hit);
+  static AccessResult ResultOf(const TlbEntry& entry, uint64_t gva, int level);
+
+  AccessResult AccessSlowly(const GuestRequest& request);
+  AccessResult AccessPage(const GuestRequest& request);
+  Event UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usable);
+  Event ViolationOfHit(const GuestRequest& request, const TlbHit& hit);
+  AccessResult WalkPage(const GuestRequest& request);
+  EptRequest FinalRequest(const GuestRequest& request, const GuestTranslation& guest) const;
+  Event VerifyGuestPaging(const EptRequest& request, const GuestTranslation& guest,
+                          const EptTranslation& found);
+  AccessResult Fill(const GuestRequest& request, const GuestTranslation& guest,
+                    const EptTranslation& found);
+  AccessResult Fail(Event event);
+  AccessResult TakeKick();
+
+  void Reload();
+  void DropPage(uint64_t gva);
+  template <typename Predicate>
+  void DropLinearIf(Predicate predicate);
+  void DropLinearAddressIf(uint64_t gva, uint16_t vpid, bool any_pcid, uint16_t pcid);
+  void DropVpid(uint16_t vpid);
+  Event ReloadPdptesIf(bool needed);
+
+  MachineState state_;
+  EptWalker ept_;
+  GuestWalker guest_;
+  std::array<Tlb, 4> tlb_;  // [1] to [3]
+  CpuConfig config_;
+  std::unique_ptr<DataCacheModel> cost_;
+  EptPath final_path_;  // of the walk under way, while the oracle is on
+
+  // What the fast path reads.
+  std::atomic<bool> kicked_{false};
+  ContextId context_ = 0;         // of the current VPID, PCID and EP4TA
+  ContextId global_context_ = 0;  // the same for global pages
+  bool has_globals_ = false;      // the TLB may hold some
+  uint64_t linear_mask_ = 0;
+  bool eptp_accepted_ = false;       // an entry with this EPTP was not refused
+  std::array<uint32_t, 4> needs_{};  // by kind, at the current CPL
+};
+
+// Drops the linear and combined mappings whose context satisfies `predicate`.
+template <typename Predicate>
+void Cpu::DropLinearIf(Predicate predicate) {
+  for (int level = 1; level <= 3; ++level) {
+    tlb_[level].EraseIf(
+        [&](uint64_t tag, const TlbEntry&) { return predicate(state_.contexts.OfTag(tag)); });
+  }
+  guest_.DropIf(predicate);
+}
+
+// --- the fast path ---
+
+inline Cpu::TlbHit Cpu::LookUp(uint64_t gva) {
+  TlbEntry* entry = tlb_[1].Find(ContextTable::Tag(context_, gva, kPageShift));
+  if (ABSL_PREDICT_TRUE(entry != nullptr)) return {entry, 1};
+  return LookUpLarge(gva);
+}
+
+inline AccessResult Cpu::ResultOf(const TlbEntry& entry, uint64_t gva, int level) {
+  AccessResult result = entry.result;
+  result.hpa = Hpa(result.hpa.raw() | (gva & ((uint64_t{1} << ShiftOf(level)) - 1)));
+  return result;
+}
+
+inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
+  if (ABSL_PREDICT_FALSE(kicked_.load(std::memory_order_relaxed))) return TakeKick();
+  const uint64_t linear = gva.raw() & linear_mask_;
+  if (ABSL_PREDICT_TRUE((linear & kPageOffsetMask) + size <= kPageSize &&
+                        guest_.rules().IsCanonical(linear))) {
+    const TlbHit hit = LookUp(linear);
+    const uint32_t need = needs_[static_cast<int>(kind)];
+    if (ABSL_PREDICT_TRUE(hit.entry != nullptr && (hit.entry->attributes & need) == need &&
+                          IsFresh(hit))) {
+      ++state_.counters.tlb_hits;
+      return ResultOf(*hit.entry, linear, hit.level);
+    }
+  }
+  const Accessor accessor = state_.registers.cpl == 3 ? Accessor::kUser : Accessor::kSupervisor;
+  return AccessSlowly({.gva = linear, .kind = kind, .accessor = accessor, .size = size});
+}
+
+// Whether the hit needs no look at the tables by the oracle.
+inline bool Cpu::IsFresh(const TlbHit& hit) {
+  return ABSL_PREDICT_TRUE(state_.oracle == nullptr) ||
+         state_.oracle->IsFresh(tlb_[hit.level].NoteOf(hit.entry));
+}
+
+}  // namespace tdp::sim
+
+#endif  // TDP_BACKENDS_SIM_CPU_H_

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The instructions that change translations or drop them. Each drops what the SDM requires (vol. 3A
+// 5.10.4.1, vol. 3C 30.4.3.1) and nothing else.
+
+#include "tdp/backends/sim/cpu.h"
+#include "tdp/backends/sim/ept_rules.h"
+
+namespace tdp::sim {
+namespace {
+
+constexpr uint64_t kCr3KeepTranslations = uint64_t{1} << 63;
+constexpr uint64_t kEptpListEntries = 512;
+
+bool Changed(uint64_t a, uint64_t b, uint64_t bits) { return ((a ^ b) & bits) != 0; }
+
+}  // namespace
+
+void Cpu::DropVpid(uint16_t vpid) {
+  DropLinearIf([vpid](const Context& context) { return context.vpid == vpid; });
+}
+
+// Drops the current context's mappings of the page at `gva`, of every size.
+void Cpu::DropPage(uint64_t gva) {
+  for (int level = 1; level <= 3; ++level) {
+    if (tlb_[level].live() == 0) continue;
+    tlb_[level].Erase(ContextTable::Tag(context_, gva, ShiftOf(level)));
+    if (has_globals_) tlb_[level].Erase(ContextTable::Tag(global_context_, gva, ShiftOf(level)));
+  }
+}
+
+// Drops one address's mappings under `vpid` and `pcid` (or any PCID), and global ones.
+void Cpu::DropLinearAddressIf(uint64_t gva, uint16_t vpid, bool any_pcid, uint16_t pcid) {
+  for (int level = 1; level <= 3; ++level) {
+    const uint64_t page = ContextTable::Tag(0, gva, ShiftOf(level));
+    tlb_[level].EraseIf([&](uint64_t tag, const TlbEntry&) {
+      const Context& context = state_.contexts.OfTag(tag);
+      const bool matches = any_pcid || context.pcid == pcid || context.pcid == kGlobalPcid;
+      return matches && context.vpid == vpid && context.pcid != kGuestPhysicalPcid &&
+             ContextTable::PageOfTag(tag) == page;
+    });
+  }
+}
+
+// --- the guest's ---
+
+Event Cpu::ReloadPdptesIf(bool needed) {
+  if (!needed || PagingModeOf(state_.registers) != PagingMode::kPae) return Event::kNone;
+  return LoadPdptes();
+}
+
+Event Cpu::LoadPdptes() {
+  const Event event = guest_.LoadPdptes();
+  if (event != Event::kNone) return Fail(event).event;
+  return Event::kNone;
+}
+
+Event Cpu::WriteCr0(uint64_t value) {
+  const Registers before = state_.registers;
+  state_.registers.cr0 = value;
+  Reload();
+  const Event event = ReloadPdptesIf(Changed(before.cr0, value, kCr0Pg | kCr0Cd));
+  if (event != Event::kNone) {
+    SetRegisters(before);
+    return event;
+  }
+  if (Changed(before.cr0, value, kCr0Pg)) DropVpid(state_.controls.vpid);
+  return Event::kNone;
+}
+
+Event Cpu::WriteCr3(uint64_t value) {
+  const Registers before = state_.registers;
+  const bool pcids = (before.cr4 & kCr4Pcide) != 0;
+  const bool keep = pcids && (value & kCr3KeepTranslations) != 0;
+  state_.registers.cr3 = pcids ? value & ~kCr3KeepTranslations : value;
+  Reload();
+  const Event event = ReloadPdptesIf(true);
+  if (event != Event::kNone) {
+    SetRegisters(before);
+    return event;
+  }
+  if (keep) return Event::kNone;
+  const uint16_t pcid = pcids ? value & 0xfff : 0;
+  DropLinearIf([vpid = state_.controls.vpid, pcid](const Context& context) {
+    return context.vpid == vpid && context.pcid == pcid;
+  });
+  return Event::kNone;
+}
+
+Event Cpu::WriteCr4(uint64_t value) {
+  const Registers before = state_.registers;
+  const uint64_t set = value & ~before.cr4;
+  const uint64_t cleared = before.cr4 & ~value;
+  state_.registers.cr4 = value;
+  Reload();
+  constexpr uint64_t kEither = kCr4Pse | kCr4Pae | kCr4Pge;
+  const Event event = ReloadPdptesIf(Changed(before.cr4, value, kEither | kCr4Smep));
+  if (event != Event::kNone) {
+    SetRegisters(before);
+    return event;
+  }
+  if (((set | cleared) & kEither) != 0 || (set & kCr4Smep) != 0 || (cleared & kCr4Pcide) != 0) {
+    DropVpid(state_.controls.vpid);
+  }
+  return Event::kNone;
+}
+
+void Cpu::SetPkru(uint32_t pkru) {
+  state_.registers.pkru = pkru;
+  Reload();
+}
+
+void Cpu::Invlpg(Gva gva) {
+  // All EP4TAs of the current VPID; upper entries go for the whole PCID.
+  const uint16_t vpid = state_.controls.vpid;
+  const uint16_t pcid = state_.contexts.Of(context_).pcid;
+  DropLinearAddressIf(gva.raw() & linear_mask_, vpid, false, pcid);
+  guest_.DropIf([vpid, pcid](const Context& context) {
+    return context.vpid == vpid && context.pcid == pcid;
+  });
+}
+
+Event Cpu::Invpcid(int type, uint16_t pcid, Gva gva) {
+  const bool pcids = (state_.registers.cr4 & kCr4Pcide) != 0;
+  const bool bad_pcid = pcid > 0xfff || (type <= 1 && pcid != 0 && !pcids);
+  const bool bad_address = type == 0 && !guest_.rules().IsCanonical(gva.raw());
+  if (type < 0 || type > 3 || bad_pcid || bad_address) {
+    state_.exit = {.event = Event::kGeneralProtection};
+    return Fail(Event::kGeneralProtection).event;
+  }
+  const uint16_t vpid = state_.controls.vpid;
+  if (type == 0) {
+    // Global translations of the address may stay: only this PCID's go.
+    for (int level = 1; level <= 3; ++level) {
+      const uint64_t page = ContextTable::Tag(0, gva.raw(), ShiftOf(level));
+      tlb_[level].EraseIf([&](uint64_t tag, const TlbEntry&) {
+        const Context& context = state_.contexts.OfTag(tag);
+        return context.vpid == vpid && context.pcid == pcid && ContextTable::PageOfTag(tag) == page;
+      });
+    }
+    guest_.DropIf([vpid, pcid](const Context& context) {
+      return context.vpid == vpid && context.pcid == pcid;
+    });
+    return Event::kNone;
+  }
+  DropLinearIf([type, vpid, pcid](const Context& context) {
+    if (context.vpid != vpid) return false;
+    if (type == 1) return context.pcid == pcid;
+    return type == 2 || context.pcid != kGlobalPcid;
+  });
+  return Event::kNone;
+}
+
+// SDM vol. 3C, 26.5.6.3. The new EPTP takes effect without a flush.
+Event Cpu::Vmfunc(uint32_t leaf, uint32_t index) {
+  const bool offered = state_.controls.eptp_switching && state_.controls.ept && leaf == 0;
+  Eptp eptp;
+  if (offered && index < kEptpListEntries) {
+    eptp = Eptp(state_.memory.Load(state_.controls.eptp_list.raw() + uint64_t{8} * index));
+  }
+  if (!offered || index >= kEptpListEntries || !IsValidEptp(eptp, state_.features)) {
+    state_.exit = {.event = Event::kVmfunc};
+    return Fail(Event::kVmfunc).event;
+  }
+  const bool same_root = eptp.root() == state_.eptp.root() && !(eptp == state_.eptp);
+  state_.eptp = eptp;
+  state_.eptp_index = static_cast<uint16_t>(index);
+  if (same_root && state_.oracle != nullptr) state_.oracle->OnEptpChange();
+  Reload();
+  return Event::kNone;
+}
+
+// --- the hypervisor's ---
+
+bool Cpu::InveptSingle(Eptp eptp) {
+  if (!state_.features.ept.invept_single() || !IsValidEptp(eptp, state_.features)) return false;
+  const uint64_t ep4ta = eptp.root().raw();
+  const auto matches = [ep4ta](const Context& context) { return context.ep4ta == ep4ta; };
+  DropLinearIf(matches);
+  ept_.DropIf(matches);
+  return true;
+}
+
+bool Cpu::InveptAll() {
+  if (!state_.features.ept.invept_all()) return false;
+  const auto matches = [](const Context& context) { return context.ep4ta != kNoEp4ta; };
+  DropLinearIf(matches);
+  ept_.DropIf(matches);
+  return true;
+}
+
+bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
+  if (!state_.features.ept.invvpid(type) || (vpid == 0 && type != 2)) return false;
+  if (type == 0) {
+    if (!guest_.rules().IsCanonical(gva.raw())) return false;
+    DropLinearAddressIf(gva.raw(), vpid, true, 0);
+    guest_.DropIf([vpid](const Context& context) { return context.vpid == vpid; });
+    return true;
+  }
+  DropLinearIf([type, vpid](const Context& context) {
+    if (type == 2) return context.vpid != 0;
+    return context.vpid == vpid && (type == 1 || context.pcid != kGlobalPcid);
+  });
+  return true;
+}
+
+}  // namespace tdp::sim

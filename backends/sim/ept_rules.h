@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which EPT entries and pointers hardware refuses (SDM vol. 3C, 29.3.3.1 and 27.2.1.1), laid out as
+// masks for a walker that asks at every step.
+//
+// Written from the SDM's tables alone and on purpose without `EptEntry::Check`: the two are
+// compared in the tests.
+
+#ifndef TDP_BACKENDS_SIM_EPT_RULES_H_
+#define TDP_BACKENDS_SIM_EPT_RULES_H_
+
+#include <array>
+#include <cstdint>
+
+#include "tdp/backends/sim/features.h"
+#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/eptp.h"
+
+namespace tdp::sim {
+
+// Rights of a walk as a set: R, W, X as in bits 2:0 of an entry, user X (bit 10) as 8.
+inline constexpr unsigned kRightRead = 1;
+inline constexpr unsigned kRightWrite = 2;
+inline constexpr unsigned kRightExecute = 4;
+inline constexpr unsigned kRightUserExecute = 8;
+
+constexpr unsigned RightsOf(uint64_t entry) {
+  return static_cast<unsigned>((entry & 7) | (entry >> 7 & 8));
+}
+
+class EptRules {
+ public:
+  EptRules() = default;
+  // `mbec`, `paging_write`: those VM-execution controls are on.
+  EptRules(const CpuFeatures& features, bool mbec, bool paging_write);
+
+  bool IsPresent(uint64_t entry) const { return (entry & present_mask_) != 0; }
+
+  // Whether the entry is a legal one that points to a table and has R, W and X: what most steps of
+  // a walk find, in one compare.
+  bool IsPlainTable(uint64_t entry, int level) const {
+    return (entry & plain_table_mask_[level]) == ept::kRightsMask;
+  }
+
+  // Whether a present entry of `level` ends the walk: it maps a page.
+  static bool IsLeaf(uint64_t entry, int level) {
+    return level == 1 || (level <= 3 && (entry & ept::kLargePage) != 0);
+  }
+
+  // Whether a present entry of `level` is one that causes an EPT misconfiguration.
+  bool IsMisconfigured(uint64_t entry, int level) const {
+    if ((illegal_rights_ >> RightsOf(entry) & 1) != 0) return true;
+    if (!IsLeaf(entry, level)) return (entry & table_reserved_[level]) != 0;
+    return (entry & leaf_reserved_[level]) != 0 ||
+           (illegal_types_ >> ((entry & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift) & 1) != 0 ||
+           (entry & (paging_write_mask_ | ept::kRead)) == ept::kPagingWrite;
+  }
+
+ private:
+  uint64_t present_mask_ = 7;
+  uint64_t paging_write_mask_ = 0;              // bit 58 if the control is on
+  uint32_t illegal_rights_ = 0;                 // bit r: the set of rights r is illegal
+  uint32_t illegal_types_ = 0;                  // bit t: the memory type t is reserved
+  std::array<uint64_t, 6> plain_table_mask_{};  // [1] is 0, which never matches
+  std::array<uint64_t, 6> table_reserved_{};
+  std::array<uint64_t, 6> leaf_reserved_{};
+};
+
+// Whether VM entry and VMFUNC accept the pointer.
+bool IsValidEptp(Eptp eptp, const CpuFeatures& features);
+
+}  // namespace tdp::sim
+
+#endif  // TDP_BACKENDS_SIM_EPT_RULES_H_

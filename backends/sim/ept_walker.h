@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The second dimension: from a guest-physical to a host-physical address, through the EPT or what
+// is cached of it (SDM vol. 3C, 29.3 and 30.4).
+
+#ifndef TDP_BACKENDS_SIM_EPT_WALKER_H_
+#define TDP_BACKENDS_SIM_EPT_WALKER_H_
+
+#include <array>
+#include <cstdint>
+
+#include "tdp/backends/sim/assoc_cache.h"
+#include "tdp/backends/sim/ept_rules.h"
+#include "tdp/backends/sim/machine_state.h"
+#include "tdp/mmu/ept_format.h"
+
+namespace tdp::sim {
+
+// One guest-physical access.
+struct EptRequest {
+  uint64_t gpa = 0;
+  unsigned access = kRightRead;  // kRightRead, kRightWrite, both, or kRightExecute
+  int row = 0;  // of ReferenceCounts::ept: the guest level of a table, 0: final address
+  uint64_t qualification = 0;  // bits 7 and up, as a violation reports them
+  uint64_t gva = 0;            // reported if the qualification says it is valid
+  unsigned size = 1;           // bytes; matters for sub-page permissions
+  bool user_page = false;      // the linear address is a user-mode one: chooses X under MBEC
+  bool guest_table = false;    // an access to a guest paging structure
+  bool shadow_stack = false;   // a supervisor shadow-stack access
+};
+
+// Where a guest-physical address leads: what a nested TLB keeps.
+struct EptTranslation {
+  uint64_t leaf = 0;         // the entry that maps the page
+  uint8_t level = 0;         // of it, 1 to 3
+  uint8_t rights = 0;        // AND over the walk, `kRight…`
+  uint8_t upper_rights = 0;  // AND over the entries above the leaf
+
+  int shift() const { return 12 + 9 * (level - 1); }
+  uint64_t HpaOf(uint64_t gpa) const {
+    const uint64_t offset = (uint64_t{1} << shift()) - 1;
+    return (leaf & ept::kAddressMask & ~offset) | (gpa & offset);
+  }
+};
+
+struct EptCacheConfig {
+  // Upper entries by level, [2] for PDEs to [5] for PML5Es.
+  std::array<CacheGeometry, 6> structures{};
+  // The nested TLB: translations of guest-physical pages by page level, [1] to [3].
+  std::array<CacheGeometry, 4> translations{};
+};
+
+class EptWalker {
+ public:
+  explicit EptWalker(MachineState& state) : state_(state) {}
+
+  void Configure(const EptCacheConfig& config);
+  // Takes over features, controls, EPTP and oracle of the state after they changed. `context` tags
+  // the guest-physical mappings of the EPTP.
+  void Reload(ContextId context);
+
+  // Translates, sets A and D flags and writes the PML as the access demands. On kNone, `found` is
+  // the translation and `path` (if the oracle is on and `path` is not null) the entries behind it.
+  // Otherwise `state.exit` is filled and the mappings of the address are dropped.
+  Event Translate(const EptRequest& request, EptTranslation& found, EptPath* path);
+
+  // Whether the rights of `found` suffice; SPP is not asked.
+  bool Permits(const EptTranslation& found, const EptRequest& request) const;
+  // Whether A and D flags of guest entries in that page may be written.
+  bool PermitsTableWrite(const EptTranslation& found) const {
+    if ((found.rights & kRightWrite) != 0) return true;
+    // Paging-write access: the leaf lets guest paging structures be updated though data is not.
+    return state_.controls.paging_write && (found.rights & kRightRead) != 0 &&
+           (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kPagingWrite) != 0;
+  }
+  // Reports the violation of a translation that does not permit the access.
+  Event Violation(const EptRequest& request, unsigned rights, uint64_t suppress_ve_entry);
+
+  // Drops the mappings that would translate `gpa` under the current EPTP.
+  void DropAddress(uint64_t gpa);
+  // Drops every mapping whose context satisfies `predicate(const Context&)`.
+  template <typename Predicate>
+  void DropIf(Predicate predicate) {
+    const auto drop = [&](uint64_t tag, const auto&) {
+      return predicate(state_.contexts.OfTag(tag));
+    };
+    for (auto& cache : structures_) cache.EraseIf(drop);
+    for (auto& cache : translations_) cache.EraseIf(drop);
+  }
+
+ private:
+  // An upper entry in a paging-structure cache: the table it points to and the rights down to it.
+  struct Structure {
+    uint64_t table = 0;
+    uint8_t rights = 0;
+  };
+  // A walk under way.
+  struct Walk {
+    uint64_t table = 0;
+    int level = 0;               // of `table`
+    int top = 0;                 // of the first entry read
+    unsigned top_rights = 15;    // AND over the entries above `top`, which a cache supplied
+    unsigned upper_rights = 15;  // AND over the entries above the leaf
+    // From `top` down to the leaf, the rest not set.
+    std::array<uint64_t, 6> addresses;
+    std::array<uint64_t, 6> values;
+  };
+
+  EptTranslation* FindTranslation(const EptRequest& request, EptPath* path);
+  Event WalkTables(const EptRequest& request, EptTranslation& found, EptPath* path);
+  void Begin(const EptRequest& request, Walk& walk, EptPath* path);
+  Event Descend(const EptRequest& request, Walk& walk);
+  Event AllowBySubPage(const EptRequest& request, const EptTranslation& found, bool& allowed);
+  // kNone with `again` set if another CPU changed an entry under the walk.
+  Event SetFlags(const EptRequest& request, const Walk& walk, bool& again);
+  void Fill(const EptRequest& request, const Walk& walk, const EptTranslation& found,
+            EptPath* path);
+  Event Misconfiguration(const EptRequest& request);
+  bool NeedsDirty(const EptRequest& request, uint64_t leaf) const {
+    return accessed_dirty_ && (request.access & kRightWrite) != 0 && (leaf & ept::kDirty) == 0;
+  }
+
+  MachineState& state_;
+  EptRules rules_;
+  bool accessed_dirty_ = false;
+  int levels_ = 4;
+  ContextId context_ = 0;
+  bool has_structures_ = false;  // some cache of the kind has entries
+  bool has_translations_ = false;
+  std::array<AssocCache<Structure, EptPath>, 6> structures_;         // [2] to [5]
+  std::array<AssocCache<EptTranslation, EptPath>, 4> translations_;  // [1] to [3]
+};
+
+}  // namespace tdp::sim
+
+#endif  // TDP_BACKENDS_SIM_EPT_WALKER_H_

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/backends/sim/flush_oracle.h"
+
+#include "absl/strings/str_format.h"
+#include "tdp/mmu/ept_format.h"
+
+namespace tdp::sim {
+namespace {
+
+constexpr uint64_t kRights = ept::kRightsMask | ept::kUserExecute;
+// A run that never looks at its reports must not eat all memory.
+constexpr size_t kMaxReports = 1000;
+
+uint32_t ThisThread() {
+  static std::atomic<uint32_t> next{1};
+  thread_local const uint32_t number = next.fetch_add(1, std::memory_order_relaxed);
+  return number;
+}
+
+unsigned RightsSet(uint64_t entry) {
+  return static_cast<unsigned>((entry & ept::kRightsMask) | (entry >> 7 & 8));
+}
+
+bool MapsPage(uint64_t entry, int level) {
+  return level == 1 || (level <= 3 && (entry & ept::kLargePage) != 0);
+}
+
+// Without the level: whether the change could owe a flush at all.
+bool MayOweFlush(uint64_t before, uint64_t after) {
+  if ((before & kRights) == 0) return false;
+  constexpr uint64_t kWatched = kRights | ept::kMemoryTypeMask | ept::kIgnorePat | ept::kLargePage |
+                                ept::kAddressMask | ept::kAccessed | ept::kDirty |
+                                ept::kSubPageWrite | ept::kPagingWrite |
+                                ept::kSupervisorShadowStack;
+  constexpr uint64_t kOnlyWhenCleared = kRights | ept::kAccessed | ept::kDirty |
+                                        ept::kSubPageWrite | ept::kPagingWrite |
+                                        ept::kSupervisorShadowStack;
+  const uint64_t changed = (before ^ after) & kWatched;
+  return (changed & ~kOnlyWhenCleared) != 0 || (changed & before) != 0;
+}
+
+}  // namespace
+
+const char* ChangeKindName(ChangeKind kind) {
+  switch (kind) {
+    case ChangeKind::kNone:
+      return "none";
+    case ChangeKind::kRightRemoved:
+      return "right removed";
+    case ChangeKind::kAddressChanged:
+      return "address changed";
+    case ChangeKind::kLeafTableChanged:
+      return "leaf and table exchanged";
+    case ChangeKind::kMemoryTypeChanged:
+      return "memory type changed";
+    case ChangeKind::kIgnorePatChanged:
+      return "ignore-PAT changed";
+    case ChangeKind::kAccessedCleared:
+      return "accessed flag cleared";
+    case ChangeKind::kDirtyCleared:
+      return "dirty flag cleared";
+    case ChangeKind::kWalkLengthChanged:
+      return "walk length changed";
+    case ChangeKind::kAccessedDirtyEnabled:
+      return "accessed and dirty flags enabled";
+  }
+  return "?";
+}
+
+ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool accessed_dirty,
+                          unsigned rights) {
+  if ((after & kRights) == 0) return ChangeKind::kRightRemoved;
+  const bool leaf = MapsPage(before, level);
+  if (leaf != MapsPage(after, level)) return ChangeKind::kLeafTableChanged;
+  const uint64_t changed = before ^ after;
+  if ((changed & ept::kAddressMask) != 0) return ChangeKind::kAddressChanged;
+  if ((RightsSet(before) & rights & ~RightsSet(after)) != 0) return ChangeKind::kRightRemoved;
+  const uint64_t cleared = before & ~after;
+  if (leaf) {
+    constexpr uint64_t kLeafRights =
+        ept::kSubPageWrite | ept::kPagingWrite | ept::kSupervisorShadowStack;
+    if ((changed & ept::kMemoryTypeMask) != 0) return ChangeKind::kMemoryTypeChanged;
+    if ((changed & ept::kIgnorePat) != 0) return ChangeKind::kIgnorePatChanged;
+    if ((cleared & kLeafRights) != 0) return ChangeKind::kRightRemoved;
+  }
+  if (!accessed_dirty) return ChangeKind::kNone;
+  if (leaf && (cleared & ept::kDirty) != 0) return ChangeKind::kDirtyCleared;
+  if ((cleared & ept::kAccessed) != 0) return ChangeKind::kAccessedCleared;
+  return ChangeKind::kNone;
+}
+
+std::string StaleUse::DebugString() const {
+  return absl::StrFormat(
+      "stale translation used (%s): gva %#x gpa %#x, level-%d entry at hpa %#x was %#x, is %#x%s%s",
+      ChangeKindName(kind), gva.raw(), gpa.raw(), level, entry.raw(), cached, now,
+      where.empty() ? "" : ", changed by ", where);
+}
+
+void FlushOracle::OnStore(Hpa entry, uint64_t before, uint64_t after, const char* where) {
+  if (!MayOweFlush(before, after)) return;
+  absl::MutexLock lock(&mutex_);
+  const uint64_t number = clock_.load(std::memory_order_relaxed);
+  changes_[entry.raw()].push_back({number, before, after, ThisThread(), where});
+  clock_.store(number + 1, std::memory_order_release);
+}
+
+void FlushOracle::OnEptpChange() {
+  absl::MutexLock lock(&mutex_);
+  clock_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void FlushOracle::Settle() {
+  absl::MutexLock lock(&mutex_);
+  settled_[ThisThread()] = clock_.load(std::memory_order_relaxed);
+  settles_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void FlushOracle::SettleAll() {
+  absl::MutexLock lock(&mutex_);
+  settled_all_ = clock_.load(std::memory_order_relaxed);
+  settles_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+// The first step of the path that no longer says the same, with effective rights: a right that
+// another entry of the walk withholds anyway is not missed.
+ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
+                                       StaleUse& use) const {
+  if (Eptp(path.eptp).levels() != eptp.levels()) return ChangeKind::kWalkLengthChanged;
+  const bool accessed_dirty = eptp.accessed_dirty();
+  if (accessed_dirty && !Eptp(path.eptp).accessed_dirty()) return ChangeKind::kAccessedDirtyEnabled;
+  unsigned rights = 15;
+  for (int i = 0; i < path.count; ++i) rights &= RightsSet(path.steps[i].value);
+  for (int i = 0; i < path.count; ++i) {
+    const auto& [address, value] = path.steps[i];
+    const uint64_t now = memory.Load(address);
+    if (now == value) continue;
+    const ChangeKind kind = ClassifyChange(value, now, path.level_of(i), accessed_dirty, rights);
+    if (kind == ChangeKind::kNone) continue;
+    if (kind == ChangeKind::kAccessedCleared && !options_.accessed_clear_owed) continue;
+    use.entry = Hpa(address);
+    use.level = path.level_of(i);
+    use.cached = value;
+    use.now = now;
+    return kind;
+  }
+  return ChangeKind::kNone;
+}
+
+// The earliest change of the entry, made after the translation was last known good, that is due.
+const FlushOracle::Change* FlushOracle::DueChange(const StaleUse& use, uint64_t since) const {
+  const auto it = changes_.find(use.entry.raw());
+  if (it == changes_.end()) return nullptr;
+  for (const Change& change : it->second) {
+    if (change.number < since) continue;
+    const auto settled = settled_.find(change.thread);
+    const uint64_t due = settled == settled_.end() ? 0 : settled->second;
+    if (options_.settle_at_once || change.number < due || change.number < settled_all_) {
+      return &change;
+    }
+  }
+  return nullptr;
+}
+
+bool FlushOracle::IsDue(EptPath& path, StaleUse& use) {
+  // The EPTP is the CPU's own: entering the guest with it made the flush due.
+  if (use.kind == ChangeKind::kWalkLengthChanged || use.kind == ChangeKind::kAccessedDirtyEnabled) {
+    return true;
+  }
+  absl::MutexLock lock(&mutex_);
+  if (const Change* change = DueChange(use, path.verified)) {
+    use.where = change->where;
+    use.change = change->number;
+    return true;
+  }
+  if (!options_.every_use) return false;
+  if (options_.settle_at_once) return true;
+  const uint64_t settles = settles_.load(std::memory_order_acquire);
+  if (path.seen_at == 0) path.seen_at = settles;
+  return path.seen_at != settles;
+}
+
+void FlushOracle::Check(EptPath& path, Eptp eptp, Gva gva, const PhysicalMemory& memory) {
+  const uint64_t now = clock();
+  if (path.count == 0) {
+    path.verified = now;
+    return;
+  }
+  StaleUse use;
+  use.kind = FindDifference(path, eptp, memory, use);
+  if (use.kind == ChangeKind::kNone) {
+    path.verified = now;
+    path.seen_at = 0;
+    return;
+  }
+  if (!IsDue(path, use)) return;
+  use.gva = gva;
+  use.gpa = Gpa(path.gpa);
+  absl::MutexLock lock(&mutex_);
+  report_count_.fetch_add(1, std::memory_order_acq_rel);
+  if (reports_.size() < kMaxReports) reports_.push_back(std::move(use));
+}
+
+std::vector<StaleUse> FlushOracle::reports() const {
+  absl::MutexLock lock(&mutex_);
+  return reports_;
+}
+
+void FlushOracle::ClearReports() {
+  absl::MutexLock lock(&mutex_);
+  reports_.clear();
+  report_count_.store(0, std::memory_order_release);
+}
+
+}  // namespace tdp::sim

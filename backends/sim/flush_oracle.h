@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The flush oracle: catches the use of a cached translation whose flush was owed and not done.
+//
+// With each translation a CPU keeps the EPT entries that it was made from. When it uses the
+// translation, the oracle compares them with what the tables hold now; `ClassifyChange` says
+// whether a difference is of the kind that owes a flush (a right taken away, an address changed,
+// …).
+//
+// A difference alone is no fault, since a flush is due only when the operation that made the change
+// returns. So a change has a life:
+//
+//   OnStore(entry, old, new)    the change is made; using the old translation is still legal
+//   Settle()                    every change this thread made is due: whoever uses an old
+//   translation
+//                               from now on has broken the contract
+//
+// Connect OnStore to the engine's hook on entry stores and call Settle when an operation of the
+// `Vm` has returned. Without a hook (`every_use`) the oracle finds changes by itself: a difference
+// that it saw at one settle count and sees again at a later one is due.
+
+#ifndef TDP_BACKENDS_SIM_FLUSH_ORACLE_H_
+#define TDP_BACKENDS_SIM_FLUSH_ORACLE_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "tdp/backends/sim/physical_memory.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/eptp.h"
+
+namespace tdp::sim {
+
+// Why a flush is owed.
+enum class ChangeKind : uint8_t {
+  kNone,              // no flush is owed
+  kRightRemoved,      // a right went from 1 to 0 (all of them: the entry is gone)
+  kAddressChanged,    // another table or another page
+  kLeafTableChanged,  // a leaf became a table or a table a leaf
+  kMemoryTypeChanged,
+  kIgnorePatChanged,
+  kAccessedCleared,      // with A/D flags on
+  kDirtyCleared,         // with A/D flags on
+  kWalkLengthChanged,    // the same root is used with another walk length
+  kAccessedDirtyEnabled  // the same root is used with A/D flags newly on
+};
+
+const char* ChangeKindName(ChangeKind kind);
+
+// The kind of the change of one present entry at `level` from `before` to `after`. `rights` is the
+// set of rights that matter: those which the rest of the walk allows.
+ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool accessed_dirty,
+                          unsigned rights = 15);
+
+// The EPT entries behind a cached translation, from the root down.
+struct EptPath {
+  struct Step {
+    uint64_t address = 0;  // of the entry
+    uint64_t value = 0;    // when it was used
+  };
+  uint64_t gpa = 0;
+  uint64_t eptp = 0;
+  uint64_t verified = 0;   // the oracle's clock when the path was last known to be good
+  uint64_t seen_at = 0;    // settle count + 1 at which a difference was first seen; 0: none
+  uint8_t root_level = 0;  // of steps[0]
+  uint8_t count = 0;       // steps used; 0: the path is unknown
+  std::array<Step, 5> steps{};
+
+  int level_of(int step) const { return root_level - step; }
+};
+
+// One broken promise.
+struct StaleUse {
+  ChangeKind kind = ChangeKind::kNone;
+  Gva gva;  // of the access; 0 for a physical one
+  Gpa gpa;
+  Hpa entry;  // the entry that changed
+  int level = 0;
+  uint64_t cached = 0;  // its value behind the cached translation
+  uint64_t now = 0;     // and now
+  std::string where;    // as given to `OnStore`; empty if not known
+  uint64_t change = 0;  // number of the change, counted from 1; 0 if not known
+
+  std::string DebugString() const;
+};
+
+struct FlushOracleOptions {
+  bool every_use = false;           // compare at each use, for tables whose stores nobody announces
+  bool settle_at_once = false;      // a change is due as soon as it is made
+  bool accessed_clear_owed = true;  // false: an engine that lets aging be late on purpose
+};
+
+// One for all CPUs of a machine. Thread-safe.
+class FlushOracle {
+ public:
+  explicit FlushOracle(const FlushOracleOptions& options = {}) : options_(options) {}
+
+  // An entry was changed by this thread. `where` says by whom and must outlive the oracle.
+  void OnStore(Hpa entry, uint64_t before, uint64_t after, const char* where = "");
+
+  // Every change that this thread made so far is due. `SettleAll`: that any thread made.
+  void Settle();
+  void SettleAll();
+
+  // --- for the CPU ---
+
+  // Moves when a change is made that may have made some translation stale.
+  uint64_t clock() const { return clock_.load(std::memory_order_acquire); }
+
+  // An EPTP with other attributes is about to be used: every path must be looked at again.
+  void OnEptpChange();
+
+  // Whether `path` may be used without a look at the tables.
+  bool IsFresh(const EptPath& path) const {
+    return !options_.every_use && path.verified == clock();
+  }
+
+  // Compares `path`, about to be used under `eptp`, with the tables in `memory`, and reports.
+  void Check(EptPath& path, Eptp eptp, Gva gva, const PhysicalMemory& memory);
+
+  // --- for the test ---
+  std::vector<StaleUse> reports() const;
+  size_t report_count() const { return report_count_.load(std::memory_order_acquire); }
+  void ClearReports();
+
+ private:
+  struct Change {
+    uint64_t number;
+    uint64_t before;
+    uint64_t after;
+    uint32_t thread;
+    const char* where;
+  };
+
+  ChangeKind FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
+                            StaleUse& use) const;
+  bool IsDue(EptPath& path, StaleUse& use);
+  const Change* DueChange(const StaleUse& use, uint64_t since) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const FlushOracleOptions options_;
+  std::atomic<uint64_t> clock_{1};
+  std::atomic<uint64_t> settles_{1};
+  std::atomic<size_t> report_count_{0};
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<uint64_t, std::vector<Change>> changes_ ABSL_GUARDED_BY(mutex_);
+  // By thread number: changes up to this one are due.
+  absl::flat_hash_map<uint32_t, uint64_t> settled_ ABSL_GUARDED_BY(mutex_);
+  uint64_t settled_all_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<StaleUse> reports_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace tdp::sim
+
+#endif  // TDP_BACKENDS_SIM_FLUSH_ORACLE_H_

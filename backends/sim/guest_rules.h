@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The guest's paging-structure entries: where their fields stand and which bits are reserved, for
+// each paging mode (SDM vol. 3A, 5.3 to 5.5).
+
+#ifndef TDP_BACKENDS_SIM_GUEST_RULES_H_
+#define TDP_BACKENDS_SIM_GUEST_RULES_H_
+
+#include <array>
+#include <cstdint>
+
+#include "tdp/backends/sim/features.h"
+#include "tdp/backends/sim/registers.h"
+
+namespace tdp::sim {
+
+inline constexpr uint64_t kGuestPresent = uint64_t{1} << 0;
+inline constexpr uint64_t kGuestWrite = uint64_t{1} << 1;
+inline constexpr uint64_t kGuestUser = uint64_t{1} << 2;
+inline constexpr uint64_t kGuestAccessed = uint64_t{1} << 5;
+inline constexpr uint64_t kGuestDirty = uint64_t{1} << 6;
+inline constexpr uint64_t kGuestLargePage = uint64_t{1} << 7;
+inline constexpr uint64_t kGuestGlobal = uint64_t{1} << 8;
+inline constexpr uint64_t kGuestNoExecute = uint64_t{1} << 63;
+
+class GuestRules {
+ public:
+  GuestRules() = default;
+  GuestRules(const Registers& registers, const CpuFeatures& features);
+
+  PagingMode mode() const { return mode_; }
+  int levels() const { return levels_; }
+  // Bits of an address below what an entry of `level` maps.
+  int shift(int level) const { return 12 + index_bits_ * (level - 1); }
+  unsigned entry_bytes() const { return entry_bytes_; }
+  // The gpa of the entry of the table at `table` on the way to `gva`.
+  uint64_t EntryAddress(uint64_t table, uint64_t gva, int level) const {
+    return table + (gva >> shift(level) & index_mask_) * entry_bytes_;
+  }
+
+  // Whether the entry is a legal one that points to a table: what most steps of a walk find, in one
+  // compare.
+  bool IsPlainTable(uint64_t entry, int level) const {
+    return (entry & plain_table_mask_[level]) == kGuestPresent;
+  }
+  // Whether a present entry of `level` maps a page.
+  bool IsLeaf(uint64_t entry, int level) const {
+    return level == 1 || ((entry & kGuestLargePage) != 0 && (large_levels_ >> level & 1) != 0);
+  }
+  // Whether a present entry sets a reserved bit.
+  bool HasReservedBit(uint64_t entry, int level) const {
+    return (entry & (IsLeaf(entry, level) ? leaf_reserved_ : table_reserved_)[level]) != 0;
+  }
+  // The table that an entry points to.
+  static uint64_t TableOf(uint64_t entry) { return entry & kTableMask; }
+  // The gpa that a leaf at `level` maps `gva` to.
+  uint64_t GpaOf(uint64_t leaf, int level, uint64_t gva) const;
+  // The bits PAT, PCD and PWT of a leaf as an index of IA32_PAT.
+  static unsigned PatIndex(uint64_t leaf, int level) {
+    return static_cast<unsigned>((leaf >> 3 & 3) | (leaf >> (level == 1 ? 5 : 10) & 4));
+  }
+
+  // Whether `gva` is a legal linear address: canonical in 64-bit modes.
+  bool IsCanonical(uint64_t gva) const {
+    return static_cast<uint64_t>(static_cast<int64_t>(gva << canonical_shift_) >>
+                                 canonical_shift_) == gva;
+  }
+  // Bits of a linear address that exist: 32 of them outside 64-bit modes.
+  uint64_t linear_mask() const { return linear_mask_; }
+  // Whether a PDPTE of PAE paging may be loaded; a not-present one always may.
+  bool IsValidPdpte(uint64_t pdpte) const {
+    return (pdpte & kGuestPresent) == 0 || (pdpte & pdpte_reserved_) == 0;
+  }
+
+ private:
+  static constexpr uint64_t kTableMask = 0x000ffffffffff000;
+
+  PagingMode mode_ = PagingMode::kNone;
+  int levels_ = 0;
+  int index_bits_ = 9;
+  uint64_t index_mask_ = 511;
+  unsigned entry_bytes_ = 8;
+  unsigned large_levels_ = 0;  // bit l: an entry of level l may map a page
+  int canonical_shift_ = 0;
+  uint64_t linear_mask_ = 0xffffffff;
+  uint64_t pdpte_reserved_ = 0;
+  std::array<uint64_t, 6> plain_table_mask_{};  // [1] is 0, which never matches
+  std::array<uint64_t, 6> table_reserved_{};
+  std::array<uint64_t, 6> leaf_reserved_{};
+};
+
+}  // namespace tdp::sim
+
+#endif  // TDP_BACKENDS_SIM_GUEST_RULES_H_

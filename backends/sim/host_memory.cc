@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/backends/sim/host_memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::sim {
+namespace {
+
+constexpr PageCount kReservedFrames = PageCount::FromBytes(MiB(2));
+constexpr int kTableBlockOrder = std::countr_zero(kTableBlockBytes) - kPageShift;
+
+std::byte* ReserveArena(ByteCount size) {
+  TDP_CHECK(size % MiB(2) == 0 && size > MiB(2));
+  void* arena = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  TDP_CHECK(arena != MAP_FAILED);
+  return static_cast<std::byte*>(arena);
+}
+
+absl::Status CheckRange(Hva hva, ByteCount size) {
+  if (!hva.is_page_aligned()) {
+    return absl::InvalidArgumentError(absl::StrFormat("hva %#x is not page aligned", hva.raw()));
+  }
+  if (size == 0 || size % kPageSize != 0 || hva.raw() + size < hva.raw()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "size %#x is not a positive number of pages after hva %#x", size, hva.raw()));
+  }
+  return absl::OkStatus();
+}
+
+uint64_t Vpn(Hva hva) { return hva.raw() >> kPageShift; }
+
+}  // namespace
+
+HostMemory::HostMemory(const HostMemoryOptions& options)
+    : options_(options),
+      arena_(ReserveArena(options.size)),
+      allocator_({.frames = PageCount::FromBytes(options.size),
+                  .reserved = kReservedFrames,
+                  .shuffled = options.shuffled,
+                  .fragmentation = options.fragmentation,
+                  .seed = options.seed}) {}
+
+HostMemory::~HostMemory() { munmap(arena_, options_.size); }
+
+PageCount HostMemory::free_frames() const {
+  absl::MutexLock lock(&mutex_);
+  return allocator_.free_frames();
+}
+
+// --- table blocks ---
+
+absl::StatusOr<Hpa> HostMemory::AllocateTableBlock() {
+  absl::MutexLock lock(&mutex_);
+  if (table_budget_.has_value() && *table_budget_ <= 0) {
+    return absl::ResourceExhaustedError("the budget of table blocks is used up");
+  }
+  const std::optional<Hfn> frame = allocator_.Allocate(kTableBlockOrder);
+  if (!frame.has_value()) {
+    return absl::ResourceExhaustedError("no free run of frames for a table block");
+  }
+  if (table_budget_.has_value()) --*table_budget_;
+  ++table_blocks_;
+  return frame->address();
+}
+
+void HostMemory::FreeTableBlock(Hpa block) {
+  absl::MutexLock lock(&mutex_);
+  allocator_.Free(Hfn::Of(block), kTableBlockOrder);
+  --table_blocks_;
+}
+
+void HostMemory::SetTableBlockBudget(std::optional<int> blocks) {
+  absl::MutexLock lock(&mutex_);
+  table_budget_ = blocks;
+}
+
+int HostMemory::table_blocks_in_use() const {
+  absl::MutexLock lock(&mutex_);
+  return table_blocks_;
+}
+
+// --- regions ---
+
+HostMemory::Regions::iterator HostMemory::FindRegion(uint64_t vpn) {
+  auto it = regions_.upper_bound(vpn);
+  if (it == regions_.begin()) return regions_.end();
+  --it;
+  return vpn - it->first < it->second.pages.size() ? it : regions_.end();
+}
+
+void HostMemory::SplitRegionAt(uint64_t vpn) {
+  auto it = FindRegion(vpn);
+  if (it == regions_.end() || it->first == vpn) return;
+  std::vector<Page>& pages = it->second.pages;
+  const auto middle = pages.begin() + static_cast<ptrdiff_t>(vpn - it->first);
+  Region tail{it->second.mapping, std::vector<Page>(middle, pages.end())};
+  pages.erase(middle, pages.end());
+  regions_.emplace(vpn, std::move(tail));
+}
+
+template <typename Visit>
+void HostMemory::ForEachPage(uint64_t first, uint64_t last, Visit visit) {
+  auto it = FindRegion(first);
+  if (it == regions_.end()) it = regions_.lower_bound(first);
+  for (; it != regions_.end() && it->first < last; ++it) {
+    const uint64_t begin = std::max(first, it->first);
+    const uint64_t end = std::min<uint64_t>(last, it->first + it->second.pages.size());
+    for (uint64_t vpn = begin; vpn < end; ++vpn) visit(vpn, it->second.pages[vpn - it->first]);
+  }
+}
+
+absl::Status HostMemory::Map(Hva hva, ByteCount size, const HostMapping& mapping) {
+  TDP_RETURN_IF_ERROR(CheckRange(hva, size));
+  if (mapping.order != 0 && mapping.order != 9 && mapping.order != 18) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("order %d of a host mapping is not 0, 9 or 18", mapping.order));
+  }
+  absl::MutexLock lock(&mutex_);
+  bool taken = false;
+  ForEachPage(Vpn(hva), Vpn(hva + size), [&](uint64_t, Page&) { taken = true; });
+  if (taken) {
+    return absl::AlreadyExistsError(
+        absl::StrFormat("hva %#x to %#x overlaps a mapping", hva.raw(), hva.raw() + size));
+  }
+  Region region{mapping, std::vector<Page>(size >> kPageShift, Page{.writable = mapping.writable})};
+  regions_.emplace(Vpn(hva), std::move(region));
+  return absl::OkStatus();
+}
+
+// A large piece that the page at `vpn` lies in becomes single pages, as when the host splits a huge
+// page before it changes a part of it.
+void HostMemory::BreakPieceAt(uint64_t vpn) {
+  const auto it = FindRegion(vpn);
+  if (it == regions_.end()) return;
+  const int order = it->second.pages[vpn - it->first].order;
+  if (order == 0) return;
+  const uint64_t first = vpn & ~((uint64_t{1} << order) - 1);
+  ForEachPage(first, first + (uint64_t{1} << order), [](uint64_t, Page& page) { page.order = 0; });
+}
+
+void HostMemory::ReleasePages(uint64_t first, uint64_t last) {
+  BreakPieceAt(first);
+  BreakPieceAt(last - 1);
+  ForEachPage(first, last, [this](uint64_t, Page& page) {
+    mutex_.AssertHeld();
+    if (page.hfn != 0) allocator_.Free(Hfn(page.hfn), 0);
+    page.hfn = 0;
+    page.order = 0;
+  });
+}
+
+absl::Status HostMemory::Unmap(Hva hva, ByteCount size) {
+  TDP_RETURN_IF_ERROR(CheckRange(hva, size));
+  absl::MutexLock lock(&mutex_);
+  const uint64_t first = Vpn(hva);
+  const uint64_t last = Vpn(hva + size);
+  ReleasePages(first, last);
+  SplitRegionAt(first);
+  SplitRegionAt(last);
+  regions_.erase(regions_.lower_bound(first), regions_.lower_bound(last));
+  return absl::OkStatus();
+}
+
+absl::Status HostMemory::Discard(Hva hva, ByteCount size) {
+  TDP_RETURN_IF_ERROR(CheckRange(hva, size));
+  absl::MutexLock lock(&mutex_);
+  ReleasePages(Vpn(hva), Vpn(hva + size));
+  return absl::OkStatus();
+}
+
+absl::Status HostMemory::Migrate(Hva hva, ByteCount size) {
+  TDP_RETURN_IF_ERROR(CheckRange(hva, size));
+  absl::MutexLock lock(&mutex_);
+  BreakPieceAt(Vpn(hva));
+  BreakPieceAt(Vpn(hva + size) - 1);
+  bool exhausted = false;
+  ForEachPage(Vpn(hva), Vpn(hva + size), [&](uint64_t, Page& page) {
+    mutex_.AssertHeld();
+    page.order = 0;
+    if (page.hfn == 0 || exhausted) return;
+    const std::optional<Hfn> target = allocator_.Allocate(0);
+    exhausted = !target.has_value();
+    if (exhausted) return;
+    std::memcpy(At(target->address()), At(Hfn(page.hfn).address()), kPageSize);
+    allocator_.Free(Hfn(page.hfn), 0);
+    page.hfn = target->raw();
+  });
+  if (exhausted) return absl::ResourceExhaustedError("no free frame to move a page to");
+  return absl::OkStatus();
+}
+
+absl::Status HostMemory::Protect(Hva hva, ByteCount size, bool writable) {
+  TDP_RETURN_IF_ERROR(CheckRange(hva, size));
+  absl::MutexLock lock(&mutex_);
+  uint64_t mapped = 0;
+  ForEachPage(Vpn(hva), Vpn(hva + size), [&](uint64_t, Page&) { ++mapped; });
+  if (mapped != size >> kPageShift) {
+    return absl::NotFoundError(
+        absl::StrFormat("hva %#x to %#x is not wholly mapped", hva.raw(), hva.raw() + size));
+  }
+  BreakPieceAt(Vpn(hva));
+  BreakPieceAt(Vpn(hva + size) - 1);
+  ForEachPage(Vpn(hva), Vpn(hva + size),
+              [writable](uint64_t, Page& page) { page.writable = writable; });
+  return absl::OkStatus();
+}
+
+// --- the first touch ---
+
+bool HostMemory::BackPiece(Region& region, uint64_t first_vpn, uint64_t vpn, int order) {
+  const uint64_t count = uint64_t{1} << order;
+  const uint64_t start = vpn & ~(count - 1);
+  if (start < first_vpn || start + count > first_vpn + region.pages.size()) return false;
+  const auto begin = region.pages.begin() + static_cast<ptrdiff_t>(start - first_vpn);
+  const auto end = begin + static_cast<ptrdiff_t>(count);
+  const auto differs = [writable = begin->writable](const Page& page) {
+    return page.hfn != 0 || page.writable != writable;
+  };
+  if (std::any_of(begin, end, differs)) return false;
+  const std::optional<Hfn> frame = allocator_.Allocate(order);
+  if (!frame.has_value()) return false;
+  // A frame used before may hold old bytes; dropping its memory makes it zero again.
+  madvise(At(frame->address()), count * kPageSize, MADV_DONTNEED);
+  for (auto page = begin; page != end; ++page) {
+    page->hfn = frame->raw() + static_cast<uint64_t>(page - begin);
+    page->order = static_cast<int8_t>(order);
+  }
+  return true;
+}
+
+bool HostMemory::Back(Region& region, uint64_t first_vpn, uint64_t vpn) {
+  for (int order = region.mapping.order; order >= 0; order -= 9) {
+    if (BackPiece(region, first_vpn, vpn, order)) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<HostPage> HostMemory::Resolve(Hva hva, Access access) {
+  absl::MutexLock lock(&mutex_);
+  const uint64_t vpn = Vpn(hva);
+  const auto it = FindRegion(vpn);
+  if (it == regions_.end()) {
+    return absl::NotFoundError(absl::StrFormat("nothing is mapped at hva %#x", hva.raw()));
+  }
+  const Page& page = it->second.pages[vpn - it->first];
+  if (access.can_write() && !page.writable) {
+    return absl::PermissionDeniedError(absl::StrFormat("hva %#x is read-only", hva.raw()));
+  }
+  if (page.hfn == 0 && !Back(it->second, it->first, vpn)) {
+    return absl::ResourceExhaustedError(absl::StrFormat("no free frame for hva %#x", hva.raw()));
+  }
+  return HostPage{.hfn = Hfn(page.hfn), .order = page.order, .writable = page.writable};
+}
+
+absl::StatusOr<std::byte*> HostMemory::AtHva(Hva hva) {
+  TDP_ASSIGN_OR_RETURN(const HostPage page, Resolve(hva, Access::Read()));
+  return At(page.hfn.address() + hva.page_offset());
+}
+
+}  // namespace tdp::sim

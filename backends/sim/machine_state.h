@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the parts of one CPU (its walkers, caches and logs) share.
+
+#ifndef TDP_BACKENDS_SIM_MACHINE_STATE_H_
+#define TDP_BACKENDS_SIM_MACHINE_STATE_H_
+
+#include <cstdint>
+
+#include "absl/base/optimization.h"
+#include "tdp/backends/sim/contexts.h"
+#include "tdp/backends/sim/controls.h"
+#include "tdp/backends/sim/cost_model.h"
+#include "tdp/backends/sim/exit.h"
+#include "tdp/backends/sim/features.h"
+#include "tdp/backends/sim/flush_oracle.h"
+#include "tdp/backends/sim/physical_memory.h"
+#include "tdp/backends/sim/reference_counts.h"
+#include "tdp/backends/sim/registers.h"
+#include "tdp/mmu/eptp.h"
+
+namespace tdp::sim {
+
+// Touched by the CPU's own thread only.
+struct MachineState {
+  explicit MachineState(const PhysicalMemory& physical) : memory(physical) {}
+
+  // The paging-structure entry at `hpa`, counted in `count` and charged to the walk.
+  template <typename Word = uint64_t>
+  uint64_t ReadEntry(uint64_t hpa, uint64_t& count) {
+    ++count;
+    if (ABSL_PREDICT_FALSE(cost != nullptr)) counters.walk_cycles += cost->Access(hpa);
+    return memory.Load<Word>(hpa);
+  }
+
+  PhysicalMemory memory;
+  CpuFeatures features;
+  CachePolicy policy = CachePolicy::kRealistic;
+  Registers registers;
+  Controls controls;
+  Eptp eptp;
+  // The VMCS field "PML index": the entry that the next log write takes, counted down; above 511
+  // the log is full.
+  uint16_t pml_index = 511;
+  // The VMCS field "EPTP index": where VMFUNC found the EPTP in use; goes to the #VE page.
+  uint16_t eptp_index = 0;
+  ContextTable contexts;
+  CpuCounters counters;
+  Exit exit;
+  // Whether bit 63 of the entry behind the last violation keeps it a VM exit.
+  bool violation_suppresses_ve = false;
+  DataCacheModel* cost = nullptr;  // null: references cost nothing
+  FlushOracle* oracle = nullptr;   // null: stale translations are used in silence
+};
+
+}  // namespace tdp::sim
+
+#endif  // TDP_BACKENDS_SIM_MACHINE_STATE_H_

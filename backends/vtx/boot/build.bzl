@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Building for the bare machine: flat binaries, bootable images, and programs that run under Bochs."""
+
+load("@rules_cc//cc:defs.bzl", "cc_binary")
+
+# No option of the build around it applies here: sanitizers and the like need an operating system.
+_BARE_FLAGS = " ".join([
+    "-std=c++20 -O2 -Wall -Wextra -Werror",
+    "-ffreestanding -fno-pic -fno-pie -mgeneral-regs-only -mno-red-zone",
+    "-fno-stack-protector -fno-exceptions -fno-rtti -fno-asynchronous-unwind-tables",
+    "-fno-threadsafe-statics -fcf-protection=none",
+])
+
+def bare_binary(name, srcs, linker_script, hdrs = []):
+    """A flat binary, NAME.bin, of freestanding code.
+
+    Args:
+      name: the binary.
+      srcs: C++ and assembly sources.
+      linker_script: says where everything goes.
+      hdrs: what the sources include, by its plain name.
+    """
+    native.genrule(
+        name = name,
+        srcs = srcs + hdrs + [linker_script],
+        outs = [name + ".bin", name + ".elf"],
+        cmd = """
+            objects=""
+            for source in {srcs}; do
+              object=$(@D)/{name}_$$(basename $$source).o
+              language=$$([[ $$source == *.S ]] || echo "{flags}")
+              $(CC) $$language -I$$(dirname $$source) -c $$source -o $$object
+              objects+=" $$object"
+            done
+            ld -nostdlib -static -T $(location {script}) -o $(location {name}.elf) $$objects
+            objcopy -O binary $(location {name}.elf) $(location {name}.bin)
+        """.format(
+            srcs = " ".join(["$(location %s)" % src for src in srcs]),
+            flags = _BARE_FLAGS,
+            name = name,
+            script = linker_script,
+        ),
+        toolchains = ["@bazel_tools//tools/cpp:current_cc_toolchain"],
+        visibility = ["//bazel:above_backends"],
+    )
+
+def _boot_impl(ctx):
+    image = ctx.actions.declare_file(ctx.label.name + ".img")
+    ctx.actions.run_shell(
+        inputs = [ctx.file.loader, ctx.file.program],
+        outputs = [image],
+        command = "strip -o $3.elf $2 && cat $1 $3.elf >$3 && rm $3.elf",
+        arguments = [ctx.file.loader.path, ctx.file.program.path, image.path],
+        use_default_shell_env = True,
+        mnemonic = "BootImage",
+    )
+    script = ctx.actions.declare_file(ctx.label.name)
+    ctx.actions.write(script, is_executable = True, content = "\n".join([
+        "#!/bin/bash",
+        "exec python3 {runner} --name={name} --rom={rom} --image={image} --cpu-model={model} " +
+        "--cpus={cpus} --memory={memory} --timeout={timeout} -- {args} \"$@\"",
+        "",
+    ]).format(
+        runner = ctx.file.runner.short_path,
+        name = ctx.label.name,
+        rom = ctx.file.rom.short_path,
+        image = image.short_path,
+        model = ctx.attr.cpu_model,
+        cpus = ctx.attr.cpus,
+        memory = ctx.attr.memory_mib,
+        timeout = ctx.attr.timeout_seconds,
+        args = " ".join(["'%s'" % arg for arg in ctx.attr.program_args]),
+    ))
+    return [DefaultInfo(
+        executable = script,
+        files = depset([script, image]),
+        runfiles = ctx.runfiles(files = [ctx.file.runner, ctx.file.rom, image]),
+    )]
+
+_BOOT_ATTRS = {
+    "program": attr.label(allow_single_file = True, mandatory = True),
+    "cpu_model": attr.string(),
+    "cpus": attr.int(),
+    "memory_mib": attr.int(),
+    "timeout_seconds": attr.int(),
+    "program_args": attr.string_list(),
+    "loader": attr.label(allow_single_file = True, default = "//backends/vtx/boot:loader.bin"),
+    "rom": attr.label(allow_single_file = True, default = "//backends/vtx/boot:rom.bin"),
+    "runner": attr.label(allow_single_file = True, default = "//backends/vtx/boot:run_bochs.py"),
+}
+
+_boot = rule(implementation = _boot_impl, attrs = _BOOT_ATTRS, executable = True)
+_boot_test = rule(implementation = _boot_impl, attrs = _BOOT_ATTRS, test = True)
+
+# The loader's own memory ends at 32 MiB.
+_STATIC = ["-static", "-no-pie", "-Wl,-Ttext-segment=0x2000000"]
+
+def _program(name, linkopts = [], tags = [], **kwargs):
+    cc_binary(
+        name = name + "_program",
+        linkopts = linkopts + _STATIC,
+        tags = tags + ["no-asan"],
+        **kwargs
+    )
+    return ":" + name + "_program"
+
+def tdp_vtx_binary(
+        name,
+        cpu_model = "tigerlake",
+        cpus = 1,
+        memory_mib = 256,
+        timeout_seconds = 120,
+        program_args = [],
+        **kwargs):
+    """A program that boots under Bochs when it is run. See tdp_vtx_test."""
+    _boot(
+        name = name,
+        program = _program(name, **kwargs),
+        cpu_model = cpu_model,
+        cpus = cpus,
+        memory_mib = memory_mib,
+        timeout_seconds = timeout_seconds,
+        program_args = program_args,
+        tags = ["no-asan"],
+    )
+
+def tdp_vtx_test(
+        name,
+        deps = [],
+        program = None,
+        cpu_model = "tigerlake",
+        cpus = 1,
+        memory_mib = 256,
+        timeout_seconds = 240,
+        program_args = [],
+        **kwargs):
+    """A GoogleTest program that runs in ring 0 of an emulated machine; main() comes with it.
+
+    Args:
+      name: the test.
+      deps: what the program uses.
+      program: the program of another tdp_vtx_test, "NAME_program", to run it on another machine.
+      cpu_model: one of those that `bochs-bin --help cpu` lists.
+      cpus: how many; a std::thread takes one.
+      memory_mib: RAM in MiB, 64 to 512.
+      timeout_seconds: after which the emulator is killed and the test fails.
+      program_args: GoogleTest's options and the like.
+      **kwargs: what cc_binary takes.
+    """
+    if not program:
+        program = _program(
+            name,
+            testonly = True,
+            deps = deps + ["@com_google_googletest//:gtest_main"],
+            **kwargs
+        )
+    _boot_test(
+        name = name,
+        program = program,
+        cpu_model = cpu_model,
+        cpus = cpus,
+        memory_mib = memory_mib,
+        timeout_seconds = timeout_seconds,
+        program_args = program_args,
+        # No sanitizer works without an operating system.
+        tags = ["no-asan"],
+    )

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The ring-0 loader: it runs an unchanged static Linux program, threads included, on the bare
+// machine.
+//
+// A program's thread is a processor: `clone` starts the next idle one, and there are no more
+// threads than processors. There are no files, no signals and no time slices. Freestanding code.
+
+#ifndef TDP_BACKENDS_VTX_BOOT_LOADER_H_
+#define TDP_BACKENDS_VTX_BOOT_LOADER_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "layout.h"
+
+namespace boot {
+
+// What the runner tells of the machine, and the program's arguments.
+struct Machine {
+  int processors = 1;
+  uint64_t memory_bytes = 0;
+  int argument_count = 0;
+  const char* arguments = nullptr;  // one after another, each with its NUL
+};
+
+// --- Console (console.cc)
+// -------------------------------------------------------------------------
+void Print(const char* text);
+void PrintBytes(const char* text, size_t size);
+void PrintHex(uint64_t value);
+// Ends the run: prints "RESULT PASS" if `why` is null, else "RESULT FAIL " and `why`.
+[[noreturn]] void Finish(const char* why);
+[[noreturn]] void FinishWithNumber(const char* why, uint64_t number);
+
+// --- Memory (memory.cc)
+// --------------------------------------------------------------------------- Gives out [start,
+// end), page by page.
+void InitMemory(uint64_t start, uint64_t end);
+// `size` bytes of zeros, page aligned; 0 if there is no such run of pages.
+uint64_t AllocatePages(uint64_t size);
+void FreePages(uint64_t start, uint64_t size);
+
+// --- System calls (system_calls.cc)
+// --------------------------------------------------------------- As system_call_entry pushes it.
+struct SystemCallFrame {
+  uint64_t r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi, rax, rcx, r11;
+};
+
+void InitSystemCalls(const Machine& machine, uint64_t program_end);
+
+// --- Processors (processors.cc)
+// -------------------------------------------------------------------- The number of the processor
+// this runs on: its local APIC's id.
+int CurrentProcessor();
+// What a new thread starts with: registers, thread pointer, and the word to clear at its end.
+struct ThreadStart {
+  SystemCallFrame* frame = nullptr;
+  uint64_t thread_pointer = 0;
+  uint32_t* clear_at_exit = nullptr;
+};
+// Starts an idle processor among `processors`; its number, or -1 if none is idle.
+int StartThread(int processors, const ThreadStart& start);
+[[noreturn]] void ExitThread();
+void SetClearAtExit(uint32_t* where);
+
+inline uint64_t ReadMsr(uint32_t msr) {
+  uint32_t low;
+  uint32_t high;
+  asm volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(msr));
+  return low | uint64_t{high} << 32;
+}
+inline void WriteMsr(uint32_t msr, uint64_t value) {
+  asm volatile("wrmsr" ::"c"(msr), "a"(static_cast<uint32_t>(value)),
+               "d"(static_cast<uint32_t>(value >> 32)));
+}
+inline uint64_t ReadTimeStamp() {
+  uint32_t low;
+  uint32_t high;
+  asm volatile("rdtsc" : "=a"(low), "=d"(high));
+  return low | uint64_t{high} << 32;
+}
+inline void Pause() { asm volatile("pause" ::: "memory"); }
+
+inline constexpr uint32_t kMsrFsBase = 0xc0000100;
+
+}  // namespace boot
+
+// In loader_entry.S.
+extern "C" {
+[[noreturn]] void StartProgram(uint64_t entry, uint64_t stack);
+[[noreturn]] void ResumeFrame(boot::SystemCallFrame* frame);
+[[noreturn]] void StopProcessor(uint32_t* tid, uint32_t* busy);
+void system_call_entry();
+extern const char exception_stubs[];
+}
+
+#endif  // TDP_BACKENDS_VTX_BOOT_LOADER_H_

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/backends/vtx/vtx_backend.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "tdp/backends/vtx/vmx_instructions.h"
+#include "tdp/base/check.h"
+
+namespace tdp::vtx {
+namespace {
+
+// A flush that fails leaves a guest with memory it has lost: there is no going on.
+void CheckFlushed(const absl::Status& status) {
+  if (!status.ok()) internal::CheckFailed(__FILE__, __LINE__, std::string(status.message()));
+}
+
+// The largest order, at most 18, of which the aligned run around `frame` lies in [start, end).
+int LargestOrder(Hfn frame, Hfn start, Hfn end) {
+  constexpr int kLargest = 18;
+  int order = 0;
+  while (order < kLargest) {
+    const PageCount pages(uint64_t{2} << order);
+    const Hfn first = frame.AlignDown(pages);
+    if (first < start || first + pages > end) break;
+    ++order;
+  }
+  return order;
+}
+
+}  // namespace
+
+VtxBackend::VtxBackend(FrameArena& arena, const Capabilities& capabilities)
+    : arena_(arena), capabilities_(capabilities), apic_(arena.direct_map_offset()) {
+  for (std::atomic<int64_t>& cpu : cpu_of_) cpu.store(kNowhere, std::memory_order_relaxed);
+}
+
+void VtxBackend::SetRunningOn(VcpuId vcpu, ApicId apic_id) {
+  TDP_CHECK_LT(vcpu, kMaxVcpus);
+  cpu_of_[vcpu].store(apic_id, std::memory_order_seq_cst);
+}
+
+void VtxBackend::SetNotRunning(VcpuId vcpu) {
+  cpu_of_[vcpu].store(kNowhere, std::memory_order_seq_cst);
+}
+
+absl::StatusOr<Hpa> VtxBackend::AllocateTableBlock() {
+  return arena_.Allocate(kTableBlockBytes, kTableBlockBytes);
+}
+
+void VtxBackend::FreeTableBlock(Hpa block) { arena_.Free(block, kTableBlockBytes); }
+
+absl::StatusOr<HostPage> VtxBackend::Resolve(Hva hva, Access) {
+  const Hpa hpa = arena_.HpaOf(hva);
+  if (hpa < arena_.start() || hpa >= arena_.end()) {
+    return absl::NotFoundError(
+        absl::StrFormat("hva 0x%x: outside of the host's memory", hva.raw()));
+  }
+  const Hfn frame = Hfn::Of(hpa);
+  return HostPage{.hfn = frame,
+                  .order = LargestOrder(frame, Hfn::Of(arena_.start()), Hfn::Of(arena_.end()))};
+}
+
+void VtxBackend::Invalidate(VcpuId vcpu, Eptp root) {
+  if (!capabilities_.ept.invept_single()) return InvalidateAll(vcpu);
+  CheckFlushed(Invept(InveptType::kSingleContext, root));
+}
+
+void VtxBackend::InvalidateAll(VcpuId) { CheckFlushed(Invept(InveptType::kAllContexts, Eptp())); }
+
+void VtxBackend::Kick(absl::Span<const VcpuId> vcpus) {
+  for (const VcpuId vcpu : vcpus) {
+    const int64_t cpu = cpu_of_[vcpu].load(std::memory_order_seq_cst);
+    if (cpu != kNowhere) apic_.SendNmi(static_cast<ApicId>(cpu));
+  }
+}
+
+}  // namespace tdp::vtx

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The engine's backend on bare metal with VT-x.
+
+#ifndef TDP_BACKENDS_VTX_VTX_BACKEND_H_
+#define TDP_BACKENDS_VTX_VTX_BACKEND_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/backends/vtx/frame_arena.h"
+#include "tdp/backends/vtx/local_apic.h"
+#include "tdp/backends/vtx/vmx_capabilities.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/eptp.h"
+
+namespace tdp::vtx {
+
+// Host memory is an arena: an hva is a place in it, and all of it is there and writable. A
+// hypervisor that pages or shares derives from this class and overrides `Resolve`.
+class VtxBackend : public Backend {
+ public:
+  static constexpr VcpuId kMaxVcpus = 256;
+
+  // `capabilities` as `DecodeCapabilities` gives them, or less of them.
+  VtxBackend(FrameArena& arena, const Capabilities& capabilities);
+
+  // `vcpu` is about to run on the CPU with `apic_id`, and kicks go there; `NotRunning`: nowhere.
+  // Called by the vCPU's thread, outside of the guest.
+  void SetRunningOn(VcpuId vcpu, ApicId apic_id);
+  void SetNotRunning(VcpuId vcpu);
+
+  const Capabilities& capabilities() const override { return capabilities_; }
+  absl::StatusOr<Hpa> AllocateTableBlock() override;
+  void FreeTableBlock(Hpa block) override;
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override;
+  void Invalidate(VcpuId vcpu, Eptp root) override;
+  void InvalidateAll(VcpuId vcpu) override;
+  void Kick(absl::Span<const VcpuId> vcpus) override;
+
+  FrameArena& arena() { return arena_; }
+
+ private:
+  static constexpr int64_t kNowhere = -1;
+
+  FrameArena& arena_;
+  const Capabilities capabilities_;
+  const LocalApic apic_;
+  std::array<std::atomic<int64_t>, kMaxVcpus> cpu_of_;
+};
+
+}  // namespace tdp::vtx
+
+#endif  // TDP_BACKENDS_VTX_VTX_BACKEND_H_

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Taking mappings away. Freeing is part of every figure: the flush is settled and the tables come
+// back.
+
+#include <chrono>
+#include <cstdint>
+
+#include "benchmark/benchmark.h"
+#include "tdp/base/check.h"
+#include "tdp/benchmarks/floors.h"
+#include "tdp/benchmarks/guest.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp::bench {
+namespace {
+
+uint64_t NowNs() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+void ReportWriterSection(benchmark::State& state, const Guest& guest, uint64_t before) {
+  const uint64_t ns = guest.vm->Stats().writer_section_ns - before;
+  state.counters["writer_section_us"] =
+      static_cast<double>(ns) / 1000 / static_cast<double>(state.iterations());
+}
+
+void BM_ZapRange(benchmark::State& state) {
+  Guest guest(GiB(1), 0, {.max_leaf_level = kLevel4K, .section_clock = NowNs});
+  Stopwatch watch;
+  const uint64_t before = guest.vm->Stats().writer_section_ns;
+  for (auto _ : state) {
+    state.PauseTiming();
+    guest.Populate();
+    state.ResumeTiming();
+    watch.Start();
+    guest.vm->ZapRange(Gfn(0), PageCount(guest.pages))->Settle();
+    watch.Stop();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()) * guest.pages,
+         Floor::kWalkCasSequential);
+  ReportWriterSection(state, guest, before);
+}
+BENCHMARK(BM_ZapRange)->Name("BM_ZapRange/1GiB")->Unit(benchmark::kMicrosecond);
+
+void BM_ZapPage(benchmark::State& state) {
+  Guest guest(GiB(1), 0, {.max_leaf_level = kLevel4K});
+  Stopwatch watch;
+  for (auto _ : state) {
+    state.PauseTiming();
+    guest.Populate();
+    state.ResumeTiming();
+    watch.Start();
+    for (uint64_t gfn = 0; gfn < guest.pages; ++gfn) {
+      guest.vm->ZapRange(Gfn(gfn), PageCount(1))->Settle();
+    }
+    watch.Stop();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()) * guest.pages,
+         Floor::kWalkCasSequential);
+}
+BENCHMARK(BM_ZapPage)->Name("BM_ZapPage/sequential")->Unit(benchmark::kMillisecond);
+
+// What the writer's section costs must not depend on the size; the rest is freeing, off the lock.
+// The 1 TiB guest is mapped by 2 MiB leaves to fit the machine.
+void BM_ZapAll(benchmark::State& state) {
+  const ByteCount size = GiB(static_cast<uint64_t>(state.range(0)));
+  const bool small = size <= GiB(1);
+  Guest guest(size, small ? 0 : 9, {.section_clock = NowNs});
+  Stopwatch watch;
+  const uint64_t before = guest.vm->Stats().writer_section_ns;
+  for (auto _ : state) {
+    state.PauseTiming();
+    guest.Populate(small ? 1 : 512);
+    state.ResumeTiming();
+    watch.Start();
+    guest.vm->ZapAll()->Settle();
+    watch.Stop();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()), Floor::kLockedOp);
+  ReportWriterSection(state, guest, before);
+}
+BENCHMARK(BM_ZapAll)->ArgName("GiB")->Arg(1)->Arg(64)->Arg(1024)->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+}  // namespace tdp::bench

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Many lookups in a row.
+
+#ifndef TDP_MMU_WALKER_H_
+#define TDP_MMU_WALKER_H_
+
+#include "tdp/base/address.h"
+#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+
+// Holds the readers' side of the tables while it lives: lookups cost a walk and nothing else, and
+// what one of them found is still there for the next. Structural operations wait meanwhile, so keep
+// it short and block on nothing.
+class Walker {
+ public:
+  // `space` is one that the VM has.
+  explicit Walker(Vm& vm, AddressSpaceId space = 0)
+      : mmu_(vm.engine_->mmu(space)), reader_(vm.engine_->mmu_lock), section_(reader_) {}
+
+  // What the tables say of `gfn`, which lies within the guest's width. Changes no A or D bit.
+  Translation Walk(Gfn gfn) const { return mmu_.Walk(gfn); }
+
+ private:
+  const DirectMmu& mmu_;
+  MmuLock::Reader reader_;
+  MmuReadSection section_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_WALKER_H_

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The protocols that the adapter speaks, one function each.
+
+#ifndef TDP_TESTS_ORACLES_PROTOCOLS_H_
+#define TDP_TESTS_ORACLES_PROTOCOLS_H_
+
+#include <iosfwd>
+
+namespace tdp::oracles {
+
+// EPT and guest walks. Flag --walker: which code answers. Returns the exit status.
+int RunWalkProtocol(std::istream& in, std::ostream& out);
+
+}  // namespace tdp::oracles
+
+#endif  // TDP_TESTS_ORACLES_PROTOCOLS_H_

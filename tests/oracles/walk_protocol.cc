@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tests/oracles/walk_protocol.h"
+
+#include <fstream>
+#include <iostream>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "tdp/backends/sim/ept_rules.h"
+#include "tdp/backends/sim/ept_walker.h"
+#include "tdp/base/status_macros.h"
+#include "tests/oracles/protocols.h"
+
+ABSL_FLAG(std::string, walker, "sim", "which code answers `walk` lines: sim, the software CPU");
+
+namespace tdp::oracles {
+namespace {
+
+// Where the log stands; no recorded table does.
+constexpr uint64_t kLogAddress = 0xffffffffff000;
+
+absl::StatusOr<uint64_t> Number(std::string_view word, int base = 16) {
+  uint64_t value = 0;
+  const bool ok = base == 16 ? absl::SimpleHexAtoi(word, &value) : absl::SimpleAtoi(word, &value);
+  if (!ok) return absl::InvalidArgumentError(absl::StrCat("not a number: \"", word, "\""));
+  return value;
+}
+
+uint64_t HexOrZero(std::string_view word) { return Number(word).value_or(0); }
+
+unsigned AccessOf(std::string_view word) {
+  if (word == "w") return sim::kRightWrite;
+  return word == "x" ? sim::kRightExecute : sim::kRightRead;
+}
+
+sim::AccessKind KindOf(std::string_view word) {
+  if (word == "w") return sim::AccessKind::kStore;
+  return word == "x" ? sim::AccessKind::kFetch : sim::AccessKind::kLoad;
+}
+
+}  // namespace
+
+void WalkProtocol::Reset() {
+  memory_.Clear();
+  features_ = {};
+  features_.physical_address_bits = 40;
+  // The recorded walker has neither 5-level EPT nor supervisor shadow stacks.
+  features_.ept = EptCapabilities::All().Without(ept::kCapAdvancedExitInformation | ept::kCapWalk5 |
+                                                 ept::kCapSupervisorShadowStack);
+  controls_ = {};
+  controls_.pml_address = Hpa(kLogAddress);
+  registers_ = {};
+  registers_.cr0 = 0x80010033;
+  registers_.efer = 0x500;
+  eptp_ = Eptp();
+  stale_ = true;
+  cpu_ = nullptr;
+}
+
+absl::Status WalkProtocol::LoadRecords(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  uint64_t gpa = 0;
+  char page[kPageSize];
+  while (file.read(reinterpret_cast<char*>(&gpa), sizeof(gpa)) && file.read(page, sizeof(page))) {
+    std::copy(page, page + sizeof(page),
+              reinterpret_cast<char*>(memory_.Frame(Hpa(gpa & ~kPageOffsetMask))));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> WalkProtocol::Set(const Words& words) {
+  const std::string_view name = words[0];
+  if (name == "reset") {
+    Reset();
+    return true;
+  }
+  if (words.size() < 2) return false;
+  if (name == "loadrec") {
+    TDP_RETURN_IF_ERROR(LoadRecords(std::string(words[1])));
+    return true;
+  }
+  TDP_ASSIGN_OR_RETURN(const uint64_t value, Number(words[1], name == "maxpa" ? 10 : 16));
+  if (name == "mem" && words.size() == 3) {
+    TDP_ASSIGN_OR_RETURN(const uint64_t word, Number(words[2]));
+    memory_.physical().Store(value, word);
+    return true;
+  }
+  const auto capability = [&](uint64_t bit) {
+    features_.ept = value != 0 ? features_.ept.With(bit) : features_.ept.Without(bit);
+  };
+  stale_ = true;
+  if (name == "maxpa") {
+    features_.physical_address_bits = static_cast<int>(value);
+  } else if (name == "eptp") {
+    eptp_ = Eptp(value);
+  } else if (name == "cap1g") {
+    capability(ept::kCap1G);
+    features_.guest_pages_1g = value != 0;
+  } else if (name == "adv") {
+    capability(ept::kCapAdvancedExitInformation);
+  } else if (name == "pml") {
+    controls_.pml = value != 0;
+  } else if (name == "ept") {
+    controls_.ept = value != 0;
+  } else if (name == "cr0") {
+    registers_.cr0 = value;
+  } else if (name == "cr3") {
+    registers_.cr3 = value;
+  } else if (name == "cr4") {
+    registers_.cr4 = value;
+  } else if (name == "efer") {
+    registers_.efer = value;
+  } else if (name == "ac") {
+    registers_.ac = value != 0;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void WalkProtocol::Configure() {
+  if (!stale_) return;
+  if (cpu_ == nullptr) {
+    sim::CpuConfig config;
+    config.caches = *sim::CachePreset("none");
+    cpu_ = std::make_unique<sim::Cpu>(memory_.physical(), config);
+  }
+  const std::array<uint64_t, 4> pdptes = cpu_->registers().pdptes;
+  cpu_->SetFeatures(features_);
+  cpu_->SetControls(controls_).IgnoreError();  // every feature is there
+  registers_.pdptes = pdptes;
+  cpu_->SetRegisters(registers_);
+  stale_ = false;
+}
+
+std::string WalkProtocol::EventText(sim::Event event, bool with_gpa) const {
+  const sim::Exit& exit = cpu_->exit();
+  const std::string gpa = with_gpa ? absl::StrFormat(" gpa %x", exit.gpa.raw()) : "";
+  switch (event) {
+    case sim::Event::kEptViolation:
+      return absl::StrFormat("violation %x%s", exit.qualification.raw(), gpa);
+    case sim::Event::kEptMisconfiguration:
+      return absl::StrCat("misconfig", gpa);
+    case sim::Event::kPageFault:
+      return absl::StrFormat("pf %x", exit.error_code);
+    case sim::Event::kGeneralProtection:
+      return "noncanonical";
+    default:
+      return sim::EventName(event);
+  }
+}
+
+std::string WalkProtocol::Tail() {
+  std::string tail;
+  for (const auto& [address, value] : memory_.TakeWrites()) {
+    absl::StrAppend(&tail, tail.empty() ? " ad" : "", absl::StrFormat(" %x=%x", address, value));
+  }
+  for (int index = 511; index > cpu_->pml_index(); --index) {
+    absl::StrAppend(&tail, index == 511 ? " pml" : "",
+                    absl::StrFormat(" %x", memory_.physical().Load(kLogAddress + 8 * index)));
+  }
+  cpu_->set_pml_index(511);
+  return tail;
+}
+
+std::string WalkProtocol::Walk(const Words& words) {
+  sim::MachineState state(memory_.physical());
+  state.features = features_;
+  state.controls = controls_;
+  state.eptp = eptp_;
+  sim::EptWalker walker(state);
+  walker.Configure({});
+  walker.Reload(state.contexts.Intern({}));
+  const bool linear = words[3] == "1";
+  const bool guest_table = words[4] == "1";
+  sim::EptRequest request;
+  request.gpa = HexOrZero(words[1]);
+  request.access = AccessOf(words[2]);
+  // A guest-table access on behalf of a linear address is a write too under A/D flags.
+  if (linear && guest_table && eptp_.accessed_dirty()) {
+    request.access |= sim::kRightRead | sim::kRightWrite;
+  }
+  if (linear) {
+    request.qualification =
+        ept::kQualLinearAddressValid | (guest_table ? 0 : ept::kQualFinalAddress);
+  }
+  request.guest_table = guest_table;
+  sim::EptTranslation found;
+  const sim::Event event = walker.Translate(request, found, nullptr);
+  cpu_->set_pml_index(state.pml_index);
+  if (event == sim::Event::kEptViolation) {
+    return absl::StrFormat("violation %x", state.exit.qualification.raw());
+  }
+  if (event != sim::Event::kNone) return "misconfig";
+  return absl::StrFormat("ok %x mt %d ipat %d lvl %d", found.HpaOf(request.gpa),
+                         (found.leaf & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift,
+                         (found.leaf & ept::kIgnorePat) != 0 ? 1 : 0, found.level);
+}
+
+std::string WalkProtocol::Linear(const Words& words) {
+  if (cpu_->Enter(eptp_) != sim::Event::kNone) return "bad eptp";
+  const sim::AccessResult result =
+      cpu_->Access({.gva = HexOrZero(words[1]),
+                    .kind = KindOf(words[2]),
+                    .accessor = words[3] == "1" ? sim::Accessor::kUser : sim::Accessor::kSupervisor,
+                    .size = 1,
+                    .shadow_stack = false});
+  if (result.ok()) return absl::StrFormat("ok %x", result.hpa.raw());
+  return EventText(result.event, true);
+}
+
+std::string WalkProtocol::LoadPdptes() {
+  if (cpu_->Enter(eptp_) != sim::Event::kNone) return "bad eptp";
+  const sim::Event event = cpu_->LoadPdptes();
+  if (event == sim::Event::kNone) return "ok";
+  return event == sim::Event::kGeneralProtection ? "gp" : EventText(event, true);
+}
+
+absl::StatusOr<std::string> WalkProtocol::Answer(std::string_view line) {
+  const Words words = absl::StrSplit(line, ' ', absl::SkipWhitespace());
+  if (words.empty()) return std::string();
+  TDP_ASSIGN_OR_RETURN(const bool is_setting, Set(words));
+  if (is_setting) return std::string();
+  Configure();
+  std::string answer;
+  if (words[0] == "walk" && words.size() == 5) {
+    answer = Walk(words);
+  } else if (words[0] == "lin" && words.size() == 4) {
+    answer = Linear(words);
+  } else if (words[0] == "loadpdptr") {
+    answer = LoadPdptes();
+  } else if (words[0] == "chkeptp" && words.size() == 2) {
+    return sim::IsValidEptp(Eptp(HexOrZero(words[1])), features_) ? "valid" : "invalid";
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat("unknown line \"", line, "\""));
+  }
+  return answer + Tail();
+}
+
+int RunWalkProtocol(std::istream& in, std::ostream& out) {
+  if (absl::GetFlag(FLAGS_walker) != "sim") {
+    std::cerr << "--walker=" << absl::GetFlag(FLAGS_walker) << ": only sim is there\n";
+    return 2;
+  }
+  WalkProtocol protocol;
+  std::string line;
+  for (int number = 1; std::getline(in, line); ++number) {
+    const absl::StatusOr<std::string> answer = protocol.Answer(line);
+    if (!answer.ok()) {
+      std::cerr << "line " << number << ": " << answer.status().message() << "\n";
+      return 2;
+    }
+    if (!answer->empty()) out << line << " -> " << *answer << "\n";
+  }
+  return 0;
+}
+
+}  // namespace tdp::oracles

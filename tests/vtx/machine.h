@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What every test here needs: a CPU in VMX operation, host memory, a `Vm` and a vCPU with a
+// program.
+
+#ifndef TDP_TESTS_VTX_MACHINE_H_
+#define TDP_TESTS_VTX_MACHINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/backends/vtx/frame_arena.h"
+#include "tdp/backends/vtx/guest_state.h"
+#include "tdp/backends/vtx/vmx_cpu.h"
+#include "tdp/backends/vtx/vtx_backend.h"
+#include "tdp/backends/vtx/vtx_vcpu.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/base/check.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp::vtx {
+
+// The value, or the end of the test with the status's words.
+template <typename T>
+T ValueOrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) internal::CheckFailed("test", 0, value.status().ToString());
+  return *std::move(value);
+}
+void CheckOk(const absl::Status& status);
+
+// All of the host's memory in this process, and the CPU this runs on in VMX operation. Made once.
+struct Host {
+  static Host& Get();
+
+  FrameArena& arena;
+  std::unique_ptr<VmxCpu> cpu;
+};
+
+// A backend whose host pages can be limited in size, and moved elsewhere as a host does that
+// compacts its memory.
+class TestBackend : public VtxBackend {
+ public:
+  TestBackend(FrameArena& arena, const Capabilities& capabilities)
+      : VtxBackend(arena, capabilities) {}
+
+  // Larger pieces of host memory than 2^order frames are not told of.
+  void LimitOrder(int order) { max_order_ = order; }
+  // From now on `from` resolves to `to`. The caller invalidates.
+  void Move(Hva from, Hfn to) { moved_[from.AlignDown(kPageSize)] = to; }
+  // The piece of memory around [start, start + 1 GiB) counts as one, whether or not it is all
+  // there.
+  void Pretend1G(Hpa start) { pretended_ = start; }
+
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override;
+  void Kick(absl::Span<const VcpuId> vcpus) override;
+  // Leave the other CPUs alone, to see what comes of it.
+  void ForgetKicks(bool forget) { forget_kicks_ = forget; }
+  int kicks() const { return kicks_.load(); }
+
+ private:
+  int max_order_ = 18;
+  std::map<Hva, Hfn> moved_;
+  Hpa pretended_{~uint64_t{0}};
+  std::atomic<bool> forget_kicks_ = false;
+  std::atomic<int> kicks_ = 0;
+};
+
+// An exit that the engine was asked about, and what it said.
+struct SeenFault {
+  ExitReason reason;
+  Gpa gpa;
+  ExitQualification qualification;
+  FaultOutcome outcome;
+};
+
+struct MachineOptions {
+  VmOptions vm;
+  VtxVcpuOptions vcpu;
+  ByteCount ram = MiB(8);  // slot 0, from gpa 0
+  // What to take out of the CPU's capabilities.
+  uint64_t without_ept_capabilities = 0;
+  int max_order = 0;  // of host pages: 4 KiB unless a test wants more
+};
+
+// One guest with one vCPU, on the CPU of `Host`.
+class Machine {
+ public:
+  explicit Machine(const MachineOptions& options = {});
+  ~Machine();
+
+  // Where programs go, and where their stack ends.
+  static constexpr Gpa kCode{0x1000};
+  static constexpr uint64_t kStack = 0x8000;
+  // Page tables built by `IdentityMap…` begin here.
+  static constexpr Gpa kTables{0x100000};
+
+  // Guest memory of slot 0, through the host.
+  template <typename T>
+  T& At(Gpa gpa) {
+    return *reinterpret_cast<T*>(ram_ + gpa.raw());
+  }
+  Hva HvaOf(Gpa gpa) const { return Hva(reinterpret_cast<uint64_t>(ram_) + gpa.raw()); }
+  void Copy(absl::Span<const uint8_t> bytes, Gpa to);
+
+  // 4-level tables mapping the low `bytes` to themselves in pages of 4 KiB or 2 MiB; the root.
+  Gpa IdentityMap64(ByteCount bytes, bool large);
+  // The same for PAE (four PDPTEs, of which the low 2 MiB-aligned `bytes` are used) and for 32-bit
+  // two-level tables.
+  Gpa IdentityMapPae(ByteCount bytes);
+  Gpa IdentityMap32(ByteCount bytes);
+
+  // Loads `program` and makes the guest start there, in 64-bit mode on identity tables.
+  void Start64(absl::Span<const uint8_t> program, bool large_guest_pages = true);
+  void Start(absl::Span<const uint8_t> program, const GuestState& state);
+
+  // Runs until an exit that is not the engine's: faults that it fixes are noted in `faults` and the
+  // guest goes on. An MMIO fault ends it too.
+  VmExit Run();
+  // One entry, and what the engine says if the exit is for it.
+  VmExit Step();
+
+  GuestRegisters& registers() { return vcpu_->registers(); }
+  VtxVcpu& vcpu() { return *vcpu_; }
+  Vcpu& mmu() { return *mmu_; }
+  Vm& vm() { return *vm_; }
+  TestBackend& backend() { return *backend_; }
+  std::vector<SeenFault>& faults() { return faults_; }
+
+ private:
+  FaultResult Answer(const VmExit& exit);
+
+  FrameArena& arena_;
+  std::unique_ptr<TestBackend> backend_;
+  ByteCount ram_bytes_;
+  uint8_t* ram_ = nullptr;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> mmu_;
+  std::unique_ptr<VtxVcpu> vcpu_;
+  std::vector<SeenFault> faults_;
+};
+
+}  // namespace tdp::vtx
+
+#endif  // TDP_TESTS_VTX_MACHINE_H_

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/guest/guest_frames.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr PageCount kKernel = PageCount::FromBytes(MiB(2));
+
+// The allocator numbers frames from 0 without a hole: first those above it, then those below.
+sim::FrameAllocatorOptions AllocatorOptions(const MemoryMap& map,
+                                            const GuestFrames::Options& options) {
+  const ByteCount all = map.ram_below_hole() + map.ram_above_hole();
+  return {.frames = PageCount::FromBytes(all) - kKernel,
+          .reserved = PageCount(0),
+          .shuffled = options.shuffled,
+          .fragmentation = options.fragmentation,
+          .seed = options.seed};
+}
+
+}  // namespace
+
+GuestFrames::GuestFrames(const MemoryMap& map, const Options& options)
+    : above_(PageCount::FromBytes(map.ram_above_hole())),
+      allocator_(AllocatorOptions(map, options)) {}
+
+std::optional<Gfn> GuestFrames::Allocate(Level level) {
+  const std::optional<Hfn> frame = allocator_.Allocate(level.shift() - kPageShift);
+  if (!frame.has_value()) return std::nullopt;
+  const PageCount number(frame->raw());
+  if (number < above_) return Gfn::Of(Gpa(MemoryMap::kAboveHole)) + number;
+  return Gfn(0) + kKernel + (number - above_);
+}
+
+}  // namespace tdp::tools

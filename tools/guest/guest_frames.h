@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The guest kernel's free frames.
+
+#ifndef TDP_TOOLS_GUEST_GUEST_FRAMES_H_
+#define TDP_TOOLS_GUEST_GUEST_FRAMES_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "tdp/backends/sim/frame_allocator.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/tools/guest/memory_map.h"
+
+namespace tdp::tools {
+
+// All RAM but the first 2 MiB, where a kernel itself would be. RAM above the hole goes first, as
+// kernels spare the memory that 32-bit devices can reach.
+class GuestFrames {
+ public:
+  struct Options {
+    bool shuffled = false;     // frames of 4 KiB in random instead of ascending order
+    double fragmentation = 0;  // share of 2 MiB blocks that cannot be had whole, 0 to 1
+    uint64_t seed = 1;
+  };
+
+  GuestFrames(const MemoryMap& map, const Options& options);
+
+  // An aligned page of `level` (1 or 2); nothing if there is none left.
+  std::optional<Gfn> Allocate(Level level);
+
+ private:
+  PageCount above_;
+  sim::FrameAllocator allocator_;
+};
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_GUEST_GUEST_FRAMES_H_

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/guest/guest_kernel.h"
+
+#include <atomic>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+// Bits of an x86-64 paging-structure entry (SDM vol. 3A, 4.5.4).
+constexpr uint64_t kPresent = 1 << 0;
+constexpr uint64_t kWritable = 1 << 1;
+constexpr uint64_t kUser = 1 << 2;
+constexpr uint64_t kLargePage = 1 << 7;
+constexpr uint64_t kAddressMask = 0x000f'ffff'ffff'f000;
+
+uint64_t Load(uint64_t* entry) {
+  return std::atomic_ref<uint64_t>(*entry).load(std::memory_order_acquire);
+}
+
+// Other CPUs walk these tables: what the entry points to is filled before the entry is seen.
+void Store(uint64_t* entry, uint64_t value) {
+  std::atomic_ref<uint64_t>(*entry).store(value, std::memory_order_release);
+}
+
+bool IsLeaf(uint64_t entry, Level level) { return level == kLevel4K || (entry & kLargePage) != 0; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GuestKernel>> GuestKernel::Create(const MemoryMap& map,
+                                                                 GuestMemory memory,
+                                                                 const Options& options) {
+  std::unique_ptr<GuestKernel> kernel(new GuestKernel(map, std::move(memory), options));
+  absl::MutexLock lock(&kernel->mutex_);
+  TDP_ASSIGN_OR_RETURN(Gfn root, kernel->AllocateTable());
+  kernel->root_ = root.address();
+  return kernel;
+}
+
+GuestKernel::GuestKernel(const MemoryMap& map, GuestMemory memory, const Options& options)
+    : options_(options), memory_(std::move(memory)), frames_(map, options.frames) {}
+
+absl::Status GuestKernel::HandlePageFault(Gva gva) {
+  absl::MutexLock lock(&mutex_);
+  for (Level level = options_.page; level > kLevel4K; level = level.below()) {
+    TDP_ASSIGN_OR_RETURN(bool mapped, Map(gva, level));
+    if (mapped) return absl::OkStatus();
+  }
+  TDP_ASSIGN_OR_RETURN(bool mapped, Map(gva, kLevel4K));
+  if (mapped) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the guest has no memory left after ", mappings_.size(), " pages"));
+}
+
+absl::StatusOr<bool> GuestKernel::Map(Gva gva, Level level) {
+  TDP_ASSIGN_OR_RETURN(uint64_t * entry, WalkTo(gva, level));
+  const uint64_t old = Load(entry);
+  if ((old & kPresent) != 0) return IsLeaf(old, level);
+  const std::optional<Gfn> frame = frames_.Allocate(level);
+  if (!frame.has_value()) return false;
+  const uint64_t large = level > kLevel4K ? kLargePage : 0;
+  Store(entry, frame->address().raw() | kPresent | kWritable | kUser | large);
+  mappings_.push_back({gva.AlignDown(level.bytes()), frame->address(), level});
+  return true;
+}
+
+absl::StatusOr<uint64_t*> GuestKernel::WalkTo(Gva gva, Level target) {
+  Gfn table = Gfn::Of(root_);
+  for (Level level(options_.levels);; level = level.below()) {
+    TDP_ASSIGN_OR_RETURN(uint64_t * entry, EntryAt(table, level, gva));
+    uint64_t value = Load(entry);
+    if (level == target || ((value & kPresent) != 0 && IsLeaf(value, level))) return entry;
+    if ((value & kPresent) == 0) {
+      TDP_ASSIGN_OR_RETURN(Gfn made, AllocateTable());
+      value = made.address().raw() | kPresent | kWritable | kUser;
+      Store(entry, value);
+    }
+    table = Gfn::Of(Gpa(value & kAddressMask));
+  }
+}
+
+absl::StatusOr<uint64_t*> GuestKernel::EntryAt(Gfn table, Level level, Gva gva) {
+  TDP_ASSIGN_OR_RETURN(std::byte * page, memory_(table));
+  const uint64_t index = gva.raw() >> level.shift() & (Level::kEntries - 1);
+  return reinterpret_cast<uint64_t*>(page) + index;
+}
+
+absl::StatusOr<Gfn> GuestKernel::AllocateTable() {
+  const std::optional<Gfn> frame = frames_.Allocate(kLevel4K);
+  if (!frame.has_value()) {
+    return absl::ResourceExhaustedError("the guest has no memory left for its page tables");
+  }
+  table_pages_ += PageCount(1);
+  return *frame;
+}
+
+std::vector<GuestMapping> GuestKernel::mappings() const {
+  absl::MutexLock lock(&mutex_);
+  return mappings_;
+}
+
+PageCount GuestKernel::table_pages() const {
+  absl::MutexLock lock(&mutex_);
+  return table_pages_;
+}
+
+}  // namespace tdp::tools

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A model of the part of a guest kernel that paging sees: it gives a program its memory at the
+// first touch and describes it in real x86-64 page tables, in guest memory.
+
+#ifndef TDP_TOOLS_GUEST_GUEST_KERNEL_H_
+#define TDP_TOOLS_GUEST_GUEST_KERNEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/tools/guest/guest_frames.h"
+#include "tdp/tools/guest/memory_map.h"
+
+namespace tdp::tools {
+
+// The kernel's own reach to its memory: the 4 KiB page at `gfn`, zeroed before its first use.
+using GuestMemory = std::function<absl::StatusOr<std::byte*>(Gfn gfn)>;
+
+// One page of the program.
+struct GuestMapping {
+  Gva gva;
+  Gpa gpa;
+  Level level = kLevel4K;
+};
+
+// Thread-safe: each vCPU may take page faults. The kernel's own accesses are made at once and are
+// not part of what is replayed.
+class GuestKernel {
+ public:
+  struct Options {
+    Level page = kLevel4K;  // largest page for the program: where no 2 MiB frame is free, 4 KiB
+    int levels = 4;         // of the page tables, 4 or 5
+    GuestFrames::Options frames;
+  };
+
+  // Makes the root table. ResourceExhausted if there is no frame for it.
+  static absl::StatusOr<std::unique_ptr<GuestKernel>> Create(const MemoryMap& map,
+                                                             GuestMemory memory,
+                                                             const Options& options);
+
+  // What CR3 holds.
+  Gpa root() const { return root_; }
+  int levels() const { return options_.levels; }
+
+  // Maps the page of `gva`, readable, writable and executable by the user, if it is not mapped.
+  // ResourceExhausted when guest RAM is used up.
+  absl::Status HandlePageFault(Gva gva) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // All pages of the program, in the order of their first touch.
+  std::vector<GuestMapping> mappings() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Pages that hold page tables, the root included.
+  PageCount table_pages() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  GuestKernel(const MemoryMap& map, GuestMemory memory, const Options& options);
+
+  absl::StatusOr<Gfn> AllocateTable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<uint64_t*> EntryAt(Gfn table, Level level, Gva gva)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The lowest present entry on the way to `gva`, made down to `target` where it is missing: the
+  // entry of `target`, or a large leaf above it.
+  absl::StatusOr<uint64_t*> WalkTo(Gva gva, Level target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Maps the page of `gva` at `level`. False if there is no frame of that size, or smaller pages
+  // stand in its place.
+  absl::StatusOr<bool> Map(Gva gva, Level level) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  const GuestMemory memory_;
+  Gpa root_;
+  mutable absl::Mutex mutex_;
+  GuestFrames frames_ ABSL_GUARDED_BY(mutex_);
+  std::vector<GuestMapping> mappings_ ABSL_GUARDED_BY(mutex_);
+  PageCount table_pages_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_GUEST_GUEST_KERNEL_H_

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A progress line for long work, on a terminal only.
+
+#ifndef TDP_TOOLS_PROGRESS_H_
+#define TDP_TOOLS_PROGRESS_H_
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "tdp/tools/trace/byte_source.h"
+
+namespace tdp::tools {
+
+// Writes to standard error if that is a terminal, else nothing. The line is erased in the
+// destructor, so that what follows stands alone.
+class Progress {
+ public:
+  Progress();
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  // Shows the work done so far, a few times a second at most and only after the first half second.
+  void Update(uint64_t accesses, const ByteSource& source);
+
+ private:
+  const bool enabled_;
+  const absl::Time start_;
+  absl::Time next_;
+  bool shown_ = false;
+};
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_PROGRESS_H_

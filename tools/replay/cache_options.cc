@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/replay/cache_options.h"
+
+#include <bit>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/types/span.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr std::string_view kNoCost = "none";
+constexpr uint32_t kMaxSets = 65536;
+constexpr uint32_t kMaxWays = 16;
+
+// Choices whose word is their meaning.
+template <typename Preset>
+std::vector<std::pair<std::string, std::string>> NamesOf(absl::Span<const Preset> presets) {
+  std::vector<std::pair<std::string, std::string>> names;
+  for (const Preset& preset : presets) names.emplace_back(preset.name, preset.name);
+  return names;
+}
+
+absl::StatusOr<sim::CacheGeometry> ParseGeometry(std::string_view text) {
+  const std::pair<std::string_view, std::string_view> parts = absl::StrSplit(text, 'x');
+  uint32_t sets = 0;
+  uint32_t ways = 0;
+  if (!absl::SimpleAtoi(parts.first, &sets) || !absl::SimpleAtoi(parts.second, &ways) ||
+      !std::has_single_bit(sets) || sets > kMaxSets || ways < 1 || ways > kMaxWays) {
+    return absl::InvalidArgumentError(
+        "must be SETSxWAYS with a power of two up to 65536 and a number up to 16, as in 16x4");
+  }
+  return sim::CacheGeometry{static_cast<int>(sets), static_cast<int>(ways)};
+}
+
+}  // namespace
+
+absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text) {
+  const std::vector<std::string_view> parts = absl::StrSplit(text, ',');
+  if (parts.size() != 1 && parts.size() != 3) {
+    return absl::InvalidArgumentError("must have one geometry, or three with commas between");
+  }
+  std::array<sim::CacheGeometry, 4> tlb;
+  for (size_t i = 0; i < 3; ++i) {
+    TDP_ASSIGN_OR_RETURN(tlb[i + 1], ParseGeometry(parts[parts.size() == 1 ? 0 : i]));
+  }
+  return tlb;
+}
+
+void AddCacheOptions(OptionParser& parser, CacheOptions* options) {
+  parser.AddChoice("caches", "TLB and walk caches", &options->caches, NamesOf(sim::CachePresets()));
+  parser.Add("tlb", "SETSxWAYS", "another TLB for all page sizes, or A,B,C for 4K, 2M, 1G",
+             "the preset's", [options](std::string_view text) {
+               options->tlb = std::string(text);
+               return ParseTlb(text).status();
+             });
+  auto costs = NamesOf(sim::DataCachePresets());
+  costs.emplace(costs.begin(), kNoCost, kNoCost);
+  parser.AddChoice("cost", "data caches that table references go through, for cycles",
+                   &options->cost, std::move(costs));
+}
+
+absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options) {
+  TDP_ASSIGN_OR_RETURN(sim::CacheConfig config, sim::CachePreset(options.caches));
+  if (!options.tlb.empty()) {
+    TDP_ASSIGN_OR_RETURN(config.tlb, ParseTlb(options.tlb));
+  }
+  return config;
+}
+
+absl::StatusOr<std::optional<sim::DataCacheConfig>> MakeCostModel(const CacheOptions& options) {
+  if (options.cost == kNoCost) return std::nullopt;
+  return sim::DataCachePreset(options.cost);
+}
+
+}  // namespace tdp::tools

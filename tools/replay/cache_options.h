@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Options that shape the simulated CPU: its TLB, its walk caches and what a table reference costs.
+
+#ifndef TDP_TOOLS_REPLAY_CACHE_OPTIONS_H_
+#define TDP_TOOLS_REPLAY_CACHE_OPTIONS_H_
+
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "tdp/backends/sim/assoc_cache.h"
+#include "tdp/backends/sim/cache_presets.h"
+#include "tdp/backends/sim/cost_model.h"
+#include "tdp/tools/options.h"
+
+namespace tdp::tools {
+
+struct CacheOptions {
+  std::string caches = "skylake";  // preset of TLB and walk caches
+  std::string tlb;                 // as `ParseTlb` reads it; empty: the preset's
+  std::string cost = "none";       // preset of the data caches that table references go through
+};
+
+// Declares --caches, --tlb and --cost; `options` outlives the parser.
+void AddCacheOptions(OptionParser& parser, CacheOptions* options);
+
+// TLB geometries by page size, [1] 4 KiB to [3] 1 GiB, from "SETSxWAYS" for all of them or three of
+// those with commas between. InvalidArgument unless sets are a power of two from 1 to 65536 and
+// ways 1 to 16.
+absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text);
+
+// What the options say, for the CPU. InvalidArgument or NotFound for what they do not know.
+absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options);
+// Nothing for "none": references cost nothing.
+absl::StatusOr<std::optional<sim::DataCacheConfig>> MakeCostModel(const CacheOptions& options);
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REPLAY_CACHE_OPTIONS_H_

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/replay/cold_check.h"
+
+#include "absl/strings/str_cat.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+class Checker {
+ public:
+  explicit Checker(Machine& machine) : machine_(machine) {}
+
+  absl::StatusOr<ColdCheck> Run() {
+    for (const GuestMapping& mapping : machine_.kernel().mappings()) {
+      for (ByteCount offset = 0; offset < mapping.level.bytes(); offset += kPageSize) {
+        TDP_RETURN_IF_ERROR(CheckPage(mapping.gva + offset, mapping.gpa + offset));
+      }
+    }
+    if (machine_.uses_ept()) {
+      TDP_RETURN_IF_ERROR(CheckDevices());
+      CheckInvariants();
+    }
+    return check_;
+  }
+
+ private:
+  // One access of CPU 0 with no translation cached.
+  template <typename Make>
+  sim::Event AccessCold(Make make, sim::AccessResult& result) {
+    sim::Cpu& cpu = machine_.cpu(0);
+    cpu.ClearCaches();
+    if (!machine_.uses_ept()) {
+      result = make(cpu);
+      return result.event;
+    }
+    const GuestEntry entry = machine_.vcpu(0).EnterGuest();
+    const sim::Event entered = cpu.Enter(entry.eptp());
+    if (entered != sim::Event::kNone) return entered;
+    result = make(cpu);
+    return result.event;
+  }
+
+  absl::Status CheckPage(Gva gva, Gpa gpa) {
+    sim::AccessResult result;
+    const sim::Event event = AccessCold(
+        [gva](sim::Cpu& cpu) { return cpu.Access(gva, sim::AccessKind::kLoad); }, result);
+    if (event == sim::Event::kEptViolation && !IsMapped(gpa)) {
+      ++check_.untouched;
+      return absl::OkStatus();
+    }
+    ++check_.pages;
+    if (event != sim::Event::kNone) {
+      Mismatch(gva, absl::StrCat("ends in: ", machine_.cpu(0).exit().DebugString()));
+      return absl::OkStatus();
+    }
+    TDP_ASSIGN_OR_RETURN(Hpa want, machine_.HpaBySlots(gpa));
+    if (result.hpa != want) {
+      Mismatch(gva,
+               absl::StrCat("leads to ", ToString(result.hpa), ", the slots say ", ToString(want)));
+    }
+    return absl::OkStatus();
+  }
+
+  bool IsMapped(Gpa gpa) { return machine_.vm().Translate(gpa).ok(); }
+
+  // The edges of every region without plain RAM, by a guest without paging.
+  absl::Status CheckDevices() {
+    machine_.cpu(0).SetRegisters(sim::Registers());
+    for (const MapRegion& region : machine_.map().regions()) {
+      if (region.kind == RegionKind::kRam) continue;
+      for (Gpa gpa : {region.base, region.end() - 8}) {
+        for (sim::AccessKind kind : {sim::AccessKind::kLoad, sim::AccessKind::kStore}) {
+          TDP_RETURN_IF_ERROR(CheckDeviceAccess(region, gpa, kind));
+        }
+      }
+    }
+    machine_.cpu(0).SetRegisters(machine_.ProgramRegisters());
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckDeviceAccess(const MapRegion& region, Gpa gpa, sim::AccessKind kind) {
+    ++check_.device_accesses;
+    const bool memory = region.kind == RegionKind::kRom && kind == sim::AccessKind::kLoad;
+    TDP_ASSIGN_OR_RETURN(FaultOutcome outcome, DeviceOutcome(gpa, kind));
+    if (memory == (outcome == FaultOutcome::kMmio)) {
+      Mismatch(Gva(gpa.raw()), absl::StrCat("is in the ", region.name, ", but the engine says ",
+                                            FaultOutcomeName(outcome)));
+    }
+    return absl::OkStatus();
+  }
+
+  // What an access to `gpa` comes to: kMmio, or kFixed once it is done.
+  absl::StatusOr<FaultOutcome> DeviceOutcome(Gpa gpa, sim::AccessKind kind) {
+    for (int tries = 0; tries < 4; ++tries) {
+      sim::AccessResult result;
+      const sim::Event event = AccessCold(
+          [gpa, kind](sim::Cpu& cpu) { return cpu.Access(Gva(gpa.raw()), kind, 8); }, result);
+      if (event == sim::Event::kNone) return FaultOutcome::kFixed;
+      const sim::Exit& exit = machine_.cpu(0).exit();
+      const FaultResult fault =
+          event == sim::Event::kEptMisconfiguration
+              ? machine_.vcpu(0).HandleEptMisconfiguration(exit.gpa)
+              : machine_.vcpu(0).HandleEptViolation(exit.gpa, exit.qualification);
+      if (fault.outcome == FaultOutcome::kError) return fault.status;
+      if (fault.outcome == FaultOutcome::kMmio) return FaultOutcome::kMmio;
+    }
+    return absl::InternalError(absl::StrCat("the access to ", ToString(gpa), " faults for ever"));
+  }
+
+  void CheckInvariants() {
+    const absl::Status status = machine_.vm().CheckInvariants();
+    if (!status.ok()) Mismatch(Gva(0), std::string(status.message()));
+  }
+
+  void Mismatch(Gva gva, const std::string& what) {
+    if (check_.mismatches++ == 0) check_.first_mismatch = absl::StrCat(ToString(gva), " ", what);
+  }
+
+  Machine& machine_;
+  ColdCheck check_;
+};
+
+}  // namespace
+
+absl::StatusOr<ColdCheck> CheckFromCold(Machine& machine) { return Checker(machine).Run(); }
+
+}  // namespace tdp::tools

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The check after a replay: every mapping is walked again by a CPU with empty caches, and compared
+// with what the guest kernel and the slots say.
+
+#ifndef TDP_TOOLS_REPLAY_COLD_CHECK_H_
+#define TDP_TOOLS_REPLAY_COLD_CHECK_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "tdp/tools/replay/machine.h"
+
+namespace tdp::tools {
+
+struct ColdCheck {
+  uint64_t pages = 0;            // of 4 KiB, walked and found mapped
+  uint64_t untouched = 0;        // parts of larger guest pages that no EPT entry maps yet, rightly
+  uint64_t device_accesses = 0;  // to ROM and MMIO windows
+  uint64_t mismatches = 0;
+  std::string first_mismatch;  // in words; empty if there is none
+};
+
+// Walks all of `machine`, whose CPUs are idle; their counters change. Errors are those of the
+// machine.
+absl::StatusOr<ColdCheck> CheckFromCold(Machine& machine);
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REPLAY_COLD_CHECK_H_

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/replay/cpu_runner.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+// A 2D walk of five levels needs a violation for each guest table and one for the page, and the
+// access may cross into a second page; a page fault may come before each.
+constexpr int kMaxEventsWithoutProgress = 64;
+
+}  // namespace
+
+absl::Status CpuRunner::Run(absl::Span<const TraceRecord> records) {
+  while (true) {
+    TDP_ASSIGN_OR_RETURN(size_t done, RunGuest(records));
+    records.remove_prefix(done);
+    if (records.empty()) return absl::OkStatus();
+    TDP_RETURN_IF_ERROR(HandleExit());
+  }
+}
+
+absl::StatusOr<size_t> CpuRunner::RunGuest(absl::Span<const TraceRecord> records) {
+  if (!machine_.uses_ept()) return RunUntilExit(records);
+  const GuestEntry entry = machine_.vcpu(index_).EnterGuest();
+  if (cpu_.Enter(entry.eptp()) != sim::Event::kNone) return 0;
+  return RunUntilExit(records);
+}
+
+absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> records) {
+  size_t done = 0;
+  while (true) {
+    const size_t more = cpu_.Run(records.subspan(done));
+    done += more;
+    if (done == records.size()) return done;
+    events_without_progress_ = more == 0 ? events_without_progress_ + 1 : 1;
+    if (events_without_progress_ > kMaxEventsWithoutProgress) return Stuck();
+    if (cpu_.exit().event != sim::Event::kPageFault) return done;
+    ++page_faults_;
+    TDP_RETURN_IF_ERROR(machine_.kernel().HandlePageFault(cpu_.exit().gva));
+  }
+}
+
+absl::Status CpuRunner::HandleExit() {
+  const sim::Exit& exit = cpu_.exit();
+  switch (exit.event) {
+    case sim::Event::kKick:
+      return absl::OkStatus();
+    case sim::Event::kEptViolation:
+      return AnswerViolation(exit.gpa, exit.qualification);
+    default:
+      return Stuck();
+  }
+}
+
+absl::Status CpuRunner::AnswerViolation(Gpa gpa, ExitQualification qualification) {
+  const absl::Time start = absl::Now();
+  const FaultResult result = machine_.vcpu(index_).HandleEptViolation(gpa, qualification);
+  switch (result.outcome) {
+    case FaultOutcome::kFixed:
+      violations_.AddFixed(CauseOf(qualification), result.level);
+      if (result.level == kLevel4K) TDP_RETURN_IF_ERROR(MapAround(gpa, qualification));
+      break;
+    case FaultOutcome::kSpurious:
+      ++violations_.spurious;
+      break;
+    case FaultOutcome::kRetry:
+      ++violations_.retry;
+      break;
+    case FaultOutcome::kError:
+      return result.status;
+    case FaultOutcome::kMmio:
+    case FaultOutcome::kBlocked:
+      return Stuck();
+  }
+  violations_.time += absl::Now() - start;
+  return absl::OkStatus();
+}
+
+// Maps the other pages of the aligned block around `gpa`, as far as its region goes.
+absl::Status CpuRunner::MapAround(Gpa gpa, ExitQualification qualification) {
+  const ByteCount block = machine_.options().fault_around * kPageSize;
+  const MapRegion* region = machine_.map().Find(gpa);
+  const Gpa first = gpa.AlignDown(block);
+  for (Gpa next = first; next < first + block; next = next + kPageSize) {
+    if (next == gpa.AlignDown(kPageSize) || !region->Contains(next)) continue;
+    const FaultResult result = machine_.vcpu(index_).HandleEptViolation(next, qualification);
+    if (result.outcome == FaultOutcome::kError) return result.status;
+    if (result.outcome == FaultOutcome::kFixed) ++violations_.around;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuRunner::Stuck() const {
+  return absl::InternalError(
+      absl::StrCat("CPU ", index_, " gets no further after: ", cpu_.exit().DebugString()));
+}
+
+}  // namespace tdp::tools

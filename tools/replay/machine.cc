@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/replay/machine.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "tdp/backends/sim/cache_presets.h"
+#include "tdp/backends/sim/controls.h"
+#include "tdp/backends/sim/cost_model.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/memory_slot.h"
+
+namespace tdp::tools {
+namespace {
+
+// Where guest memory stands in host virtual memory. Aligned to more than 1 GiB, so that RAM is as
+// aligned there as it is in the guest and large pages are possible.
+constexpr Hva kGuestMemory{0x1000'0000'0000};
+// What the host has beside the guest's memory: for tables, and so that broken blocks are not the
+// last.
+constexpr ByteCount kSpareHostMemory = GiB(4);
+
+ByteCount HostBytes(const ReplayOptions& options, const MemoryMap& map) {
+  // Without EPT the host's physical memory is the guest's, hole included.
+  if (options.paging == Paging::kNative) return MemoryMap::kAboveHole + map.ram_above_hole();
+  return 2 * options.ram + kSpareHostMemory;
+}
+
+int OrderOf(Level level) { return level.shift() - kPageShift; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const ReplayOptions& options) {
+  TDP_RETURN_IF_ERROR(CheckReplayOptions(options));
+  TDP_ASSIGN_OR_RETURN(MemoryMap map, MemoryMap::ForPc(options.ram));
+  std::unique_ptr<Machine> machine(new Machine(options, map));
+  TDP_RETURN_IF_ERROR(machine->MakeBackend());
+  if (options.paging == Paging::kEpt) {
+    TDP_RETURN_IF_ERROR(machine->MakeVm());
+  }
+  TDP_RETURN_IF_ERROR(machine->MakeKernel());
+  TDP_RETURN_IF_ERROR(machine->StartCpus());
+  return machine;
+}
+
+Machine::Machine(const ReplayOptions& options, const MemoryMap& map)
+    : options_(options),
+      map_(map),
+      host_(std::make_unique<sim::HostMemory>(
+          sim::HostMemoryOptions{.size = HostBytes(options, map),
+                                 .shuffled = options.shuffled,
+                                 .fragmentation = options.host_fragmentation,
+                                 .seed = options.seed})) {}
+
+Machine::~Machine() = default;
+
+absl::Status Machine::MakeBackend() {
+  sim::SimBackendOptions options;
+  options.cpus = static_cast<int>(options_.cpus);
+  TDP_ASSIGN_OR_RETURN(options.cpu.caches, MakeCacheConfig(options_.cache));
+  backend_ = std::make_unique<sim::SimBackend>(*host_, options);
+  TDP_ASSIGN_OR_RETURN(std::optional<sim::DataCacheConfig> cost, MakeCostModel(options_.cache));
+  if (!cost.has_value()) return absl::OkStatus();
+  for (int i = 0; i < cpus(); ++i) cpu(i).SetCostModel(*cost);
+  return absl::OkStatus();
+}
+
+absl::Status Machine::MakeVm() {
+  const Level host_page = options_.huge_host_pages ? options_.ept_page : kLevel4K;
+  TDP_RETURN_IF_ERROR(host_->Map(kGuestMemory, map_.backing_size(), {.order = OrderOf(host_page)}));
+  TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, {.ept_levels = options_.ept_levels,
+                                                   .max_leaf_level = options_.ept_page}));
+  uint32_t slot = 0;
+  for (const MapRegion& region : map_.regions()) {
+    if (region.kind == RegionKind::kMmio) continue;
+    TDP_RETURN_IF_ERROR(
+        vm_->SetMemoryRegion({.slot = slot++,
+                              .flags = region.kind == RegionKind::kRom ? kSlotReadOnly : 0,
+                              .gpa = region.base,
+                              .size = region.size,
+                              .hva = HvaOf(region, region.base)}));
+  }
+  for (int i = 0; i < cpus(); ++i) {
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vcpu> vcpu, vm_->CreateVcpu());
+    vcpus_.push_back(std::move(vcpu));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::MakeKernel() {
+  const GuestKernel::Options options = {.page = options_.guest_page,
+                                        .levels = options_.guest_levels,
+                                        .frames = {.shuffled = options_.shuffled,
+                                                   .fragmentation = options_.guest_fragmentation,
+                                                   .seed = options_.seed}};
+  TDP_ASSIGN_OR_RETURN(kernel_, GuestKernel::Create(
+                                    map_, [this](Gfn gfn) { return GuestPage(gfn); }, options));
+  return absl::OkStatus();
+}
+
+absl::Status Machine::StartCpus() {
+  for (int i = 0; i < cpus(); ++i) {
+    sim::Controls controls;
+    controls.ept = uses_ept();
+    TDP_RETURN_IF_ERROR(cpu(i).SetControls(controls));
+    cpu(i).SetRegisters(ProgramRegisters());
+  }
+  return absl::OkStatus();
+}
+
+sim::Registers Machine::ProgramRegisters() const {
+  sim::Registers registers;
+  registers.cr0 = sim::kCr0Pe | sim::kCr0Pg | sim::kCr0Wp;
+  registers.cr3 = kernel_->root().raw();
+  registers.cr4 = sim::kCr4Pae | (kernel_->levels() == 5 ? sim::kCr4La57 : 0);
+  registers.efer = sim::kEferLme | sim::kEferLma | sim::kEferNxe;
+  registers.cpl = 3;
+  return registers;
+}
+
+Hva Machine::HvaOf(const MapRegion& region, Gpa gpa) {
+  return kGuestMemory + region.backing_offset + (gpa - region.base);
+}
+
+absl::StatusOr<Hpa> Machine::HpaBySlots(Gpa gpa) {
+  if (!uses_ept()) return Hpa(gpa.raw());
+  const MapRegion* region = map_.Find(gpa);
+  if (region == nullptr || region->kind == RegionKind::kMmio) {
+    return absl::NotFoundError(absl::StrCat("no slot holds guest address ", ToString(gpa)));
+  }
+  TDP_ASSIGN_OR_RETURN(HostPage page, host_->Resolve(HvaOf(*region, gpa), Access::Read()));
+  return page.hfn.address() + gpa.page_offset();
+}
+
+absl::StatusOr<std::byte*> Machine::GuestPage(Gfn gfn) {
+  TDP_ASSIGN_OR_RETURN(Hpa hpa, HpaBySlots(gfn.address()));
+  return host_->At(hpa);
+}
+
+}  // namespace tdp::tools

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The machine that a trace is replayed on: host memory, a PC's memory map as slots of a `Vm`, the
+// guest kernel, and CPUs that run it.
+
+#ifndef TDP_TOOLS_REPLAY_MACHINE_H_
+#define TDP_TOOLS_REPLAY_MACHINE_H_
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/backends/sim/cpu.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/registers.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/vcpu.h"
+#include "tdp/mmu/vm.h"
+#include "tdp/tools/guest/guest_kernel.h"
+#include "tdp/tools/guest/memory_map.h"
+#include "tdp/tools/replay/replay_options.h"
+
+namespace tdp::tools {
+
+class Machine {
+ public:
+  // InvalidArgument for options that do not go together; ResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<Machine>> Create(const ReplayOptions& options);
+  ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  const ReplayOptions& options() const { return options_; }
+  const MemoryMap& map() const { return map_; }
+  GuestKernel& kernel() { return *kernel_; }
+  sim::HostMemory& host() { return *host_; }
+  bool uses_ept() const { return vm_ != nullptr; }
+  // With EPT only.
+  Vm& vm() { return *vm_; }
+
+  int cpus() const { return backend_->cpus(); }
+  sim::Cpu& cpu(int index) { return backend_->cpu(static_cast<VcpuId>(index)); }
+  // With EPT only.
+  Vcpu& vcpu(int index) { return *vcpus_[index]; }
+
+  // The registers of the program: user mode, on the guest kernel's tables.
+  sim::Registers ProgramRegisters() const;
+
+  // Where the slots put `gpa`: the host's page for the slot's address, brought in if need be.
+  // NotFound if no slot holds it. Without EPT the address itself.
+  absl::StatusOr<Hpa> HpaBySlots(Gpa gpa);
+
+ private:
+  Machine(const ReplayOptions& options, const MemoryMap& map);
+
+  absl::Status MakeBackend();
+  absl::Status MakeVm();
+  absl::Status MakeKernel();
+  absl::Status StartCpus();
+  // Where the slots put the region's byte at `gpa` in host virtual memory.
+  static Hva HvaOf(const MapRegion& region, Gpa gpa);
+  absl::StatusOr<std::byte*> GuestPage(Gfn gfn);
+
+  const ReplayOptions options_;
+  const MemoryMap map_;
+  std::unique_ptr<sim::HostMemory> host_;
+  std::unique_ptr<sim::SimBackend> backend_;
+  std::unique_ptr<Vm> vm_;  // null without EPT
+  std::unique_ptr<GuestKernel> kernel_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;  // none without EPT; vCPU n runs on CPU n
+};
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REPLAY_MACHINE_H_

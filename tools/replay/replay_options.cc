@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/replay/replay_options.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tdp/base/status_macros.h"
+#include "tdp/tools/guest/memory_map.h"
+#include "tdp/tools/replay/cache_options.h"
+
+namespace tdp::tools {
+namespace {
+
+std::vector<std::pair<std::string, Level>> Pages(Level largest) {
+  std::vector<std::pair<std::string, Level>> pages = {{"4k", kLevel4K}, {"2m", kLevel2M}};
+  if (largest == kLevel1G) pages.emplace_back("1g", kLevel1G);
+  return pages;
+}
+
+void AddDimensionOptions(OptionParser& parser, ReplayOptions* options) {
+  parser.AddChoice("paging", "one dimension or two", &options->paging,
+                   {{"native", Paging::kNative}, {"ept", Paging::kEpt}});
+  parser.AddChoice("guest-page", "largest page of the guest kernel", &options->guest_page,
+                   Pages(kLevel2M));
+  parser.AddChoice("guest-levels", "levels of the guest's tables", &options->guest_levels,
+                   {{"4", 4}, {"5", 5}});
+  parser.AddChoice("ept-page", "largest EPT leaf and largest page of host memory",
+                   &options->ept_page, Pages(kLevel1G));
+  parser.AddChoice("ept-levels", "levels of the EPT", &options->ept_levels, {{"4", 4}, {"5", 5}});
+}
+
+void AddMemoryOptions(OptionParser& parser, ReplayOptions* options) {
+  parser.AddSize("ram", "guest RAM, a multiple of 2m", &options->ram);
+  parser.AddChoice("frames", "order in which the guest kernel gives frames", &options->shuffled,
+                   {{"sequential", false}, {"shuffled", true}});
+  parser.AddNumber("guest-fragmentation", "share of the guest's 2 MiB blocks that are broken",
+                   &options->guest_fragmentation, 0, 1);
+  parser.AddNumber("fragmentation", "share of the host's 2 MiB blocks that are broken",
+                   &options->host_fragmentation, 0, 1);
+  parser.AddChoice("thp", "whether the host backs memory with large pages",
+                   &options->huge_host_pages, {{"always", true}, {"never", false}});
+  parser.AddInteger("fault-around", "4 KiB pages mapped by one violation, a power of two",
+                    &options->fault_around, 1, 512);
+}
+
+}  // namespace
+
+void AddReplayOptions(OptionParser& parser, ReplayOptions* options) {
+  AddDimensionOptions(parser, options);
+  AddMemoryOptions(parser, options);
+  AddCacheOptions(parser, &options->cache);
+  parser.AddInteger("cpus", "CPUs that the trace is dealt out to, a batch each in turn",
+                    &options->cpus, 1, 256);
+  parser.AddInteger("seed", "of everything random", &options->seed, 0, ~uint64_t{0});
+}
+
+absl::Status CheckReplayOptions(const ReplayOptions& options) {
+  const absl::StatusOr<MemoryMap> map = MemoryMap::ForPc(options.ram);
+  if (!map.ok()) return map.status();
+  if ((options.fault_around & (options.fault_around - 1)) != 0) {
+    return absl::InvalidArgumentError("--fault-around must be a power of two");
+  }
+  return absl::OkStatus();
+}
+
+const char* PagingName(Paging paging) { return paging == Paging::kNative ? "native" : "ept"; }
+
+const char* PageName(Level level) {
+  static constexpr const char* kNames[] = {"4 KiB", "2 MiB", "1 GiB"};
+  return kNames[level.raw() - 1];
+}
+
+}  // namespace tdp::tools

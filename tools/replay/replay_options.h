@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a replay can be told.
+
+#ifndef TDP_TOOLS_REPLAY_REPLAY_OPTIONS_H_
+#define TDP_TOOLS_REPLAY_REPLAY_OPTIONS_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/tools/options.h"
+#include "tdp/tools/replay/cache_options.h"
+
+namespace tdp::tools {
+
+enum class Paging {
+  kNative,  // the guest's tables alone: its physical addresses are the host's
+  kEpt,     // the guest's tables over the library's EPT
+};
+
+struct ReplayOptions {
+  Paging paging = Paging::kEpt;
+  Level guest_page = kLevel4K;     // largest page of the guest kernel, 4K or 2M
+  int guest_levels = 4;            // of the guest's tables, 4 or 5
+  Level ept_page = kLevel2M;       // largest EPT leaf, and largest page of host memory
+  int ept_levels = 4;              // 4 or 5
+  ByteCount ram = GiB(4);          // of the guest
+  bool shuffled = false;           // the guest kernel gives frames in random order
+  double guest_fragmentation = 0;  // share of 2 MiB blocks that the guest cannot have whole
+  double host_fragmentation = 0;   // the same of the host
+  bool huge_host_pages = true;     // the host backs memory with pages up to ept_page, else with 4K
+  uint64_t fault_around = 1;       // 4 KiB pages that one EPT violation maps, a power of two
+  CacheOptions cache;
+  uint64_t cpus = 1;
+  uint64_t seed = 1;
+};
+
+// Declares an option for each field; `options` outlives the parser.
+void AddReplayOptions(OptionParser& parser, ReplayOptions* options);
+
+// InvalidArgument for values that do not go together, named with the option.
+absl::Status CheckReplayOptions(const ReplayOptions& options);
+
+const char* PagingName(Paging paging);
+// "4 KiB", "2 MiB" or "1 GiB".
+const char* PageName(Level level);
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REPLAY_REPLAY_OPTIONS_H_

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a replay found, and how it is shown.
+
+#ifndef TDP_TOOLS_REPLAY_REPLAY_REPORT_H_
+#define TDP_TOOLS_REPLAY_REPLAY_REPORT_H_
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+#include "tdp/backends/sim/reference_counts.h"
+#include "tdp/base/address.h"
+#include "tdp/tools/replay/cold_check.h"
+#include "tdp/tools/replay/ept_census.h"
+#include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/replay/violation_counts.h"
+
+namespace tdp::tools {
+
+struct ReplayReport {
+  std::string trace;
+  ReplayOptions options;
+  // Records by kind: fetches, loads, stores, modifies.
+  std::array<uint64_t, 4> records{};
+  sim::CpuCounters cpu;  // summed over the CPUs
+  ViolationCounts violations;
+  uint64_t page_faults = 0;                // the guest kernel's
+  std::array<uint64_t, 2> guest_leaves{};  // of 4 KiB and 2 MiB
+  PageCount guest_tables;
+  EptCensus ept;  // all zero without EPT
+  absl::Duration run_time;
+  ColdCheck check;
+
+  uint64_t accesses() const { return records[0] + records[1] + records[2] + records[3]; }
+  uint64_t accesses_per_second() const;
+  // 0 if there was no walk, or no violation.
+  double references_per_walk() const;
+  double cycles_per_walk() const;
+  double nanoseconds_per_violation() const;
+};
+
+// A page of text.
+std::string ReportText(const ReplayReport& report);
+// One JSON object, indented, with every number of the text and the options.
+std::string ReportJson(const ReplayReport& report);
+
+// "8,000,000".
+std::string WithCommas(uint64_t n);
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REPLAY_REPLAY_REPORT_H_

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/replay_command.h"
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/tools/command.h"
+#include "tdp/tools/options.h"
+#include "tdp/tools/progress.h"
+#include "tdp/tools/replay/replay.h"
+#include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/replay/replay_report.h"
+#include "tdp/tools/trace/open_trace.h"
+#include "tdp/tools/trace/trace_reader.h"
+#include "tdp/tools/trace_options.h"
+
+namespace tdp::tools {
+namespace {
+
+struct CommandOptions {
+  ReplayOptions replay;
+  TraceFormat format = TraceFormat::kAuto;
+  bool json = false;
+  bool help = false;
+};
+
+OptionParser MakeParser(CommandOptions* options) {
+  OptionParser parser;
+  AddReplayOptions(parser, &options->replay);
+  AddFormatOption(parser, &options->format);
+  parser.AddSwitch("json", "report as JSON", &options->json);
+  parser.AddSwitch("help", "show this", &options->help);
+  return parser;
+}
+
+absl::StatusOr<ReplayReport> ReplayFile(const CommandOptions& options, const std::string& path) {
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(path, options.format));
+  // Its line is gone when this returns, whether with a report or an error.
+  Progress progress;
+  return Replay(*reader, options.replay, progress);
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunReplay(absl::Span<const std::string_view> arguments) {
+  CommandOptions options;
+  const OptionParser parser = MakeParser(&options);
+  TDP_ASSIGN_OR_RETURN(std::vector<std::string> files, parser.Parse(arguments));
+  if (options.help) {
+    absl::PrintF(
+        "usage: tdp replay [OPTION...] TRACE\n\n"
+        "Replays the recorded program TRACE (\"-\" for standard input) on a software CPU: guest\n"
+        "virtual to guest physical by page tables that a small guest kernel builds, and on to "
+        "host\n"
+        "physical by the library's EPT. Exit status 1 if a check at the end finds a wrong "
+        "mapping,\n"
+        "2 for bad input.\n\n%s",
+        parser.Help());
+    return kExitOk;
+  }
+  if (files.size() != 1) {
+    return absl::InvalidArgumentError("needs one TRACE; see tdp replay --help");
+  }
+  TDP_ASSIGN_OR_RETURN(ReplayReport report, ReplayFile(options, files[0]));
+  std::fputs((options.json ? ReportJson(report) : ReportText(report)).c_str(), stdout);
+  return report.check.mismatches == 0 ? kExitOk : kExitMismatch;
+}
+
+}  // namespace tdp::tools

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The `tdp` command: a table of subcommands, each in a file of its own.
+
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "tdp/tools/command.h"
+#include "tdp/tools/demo_command.h"
+#include "tdp/tools/pack_command.h"
+#include "tdp/tools/replay_command.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr Command kCommands[] = {
+    {"demo", "replay the bundled trace natively and under EPT, side by side", RunDemo},
+    {"replay", "replay a recorded program through two dimensions of paging", RunReplay},
+    {"pack", "turn a text trace into the compressed binary format", RunPack},
+};
+
+std::string Usage() {
+  std::string usage =
+      "usage: tdp COMMAND [OPTION...] [ARGUMENT...]\n\n"
+      "Two-dimensional paging on a software CPU. The commands:\n";
+  for (const Command& command : kCommands) {
+    absl::StrAppend(&usage, absl::StrFormat("  %-8s  %s\n", command.name, command.summary));
+  }
+  absl::StrAppend(&usage, "\n`tdp COMMAND --help` lists a command's options.\n");
+  return usage;
+}
+
+const Command* FindCommand(std::string_view name) {
+  for (const Command& command : kCommands) {
+    if (name == command.name) return &command;
+  }
+  return nullptr;
+}
+
+int Run(absl::Span<const std::string_view> arguments) {
+  if (arguments.empty()) {
+    std::fputs(Usage().c_str(), stderr);
+    return kExitUsage;
+  }
+  const std::string_view name = arguments[0];
+  if (name == "help" || name == "--help" || name == "-h") {
+    std::fputs(Usage().c_str(), stdout);
+    return kExitOk;
+  }
+  const Command* command = FindCommand(name);
+  if (command == nullptr) {
+    absl::FPrintF(stderr, "tdp: there is no command \"%s\"; `tdp help` lists them\n",
+                  absl::CHexEscape(name));
+    return kExitUsage;
+  }
+  const absl::StatusOr<int> status = command->run(arguments.subspan(1));
+  if (status.ok()) return *status;
+  absl::FPrintF(stderr, "tdp %s: %s\n", name, status.status().message());
+  return kExitUsage;
+}
+
+}  // namespace
+}  // namespace tdp::tools
+
+int main(int argc, char** argv) {
+  const std::vector<std::string_view> arguments(argv + 1, argv + argc);
+  return tdp::tools::Run(arguments);
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/trace/champsim_trace.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr size_t kInstructionBytes = 64;
+constexpr size_t kBatchInstructions = 4096;
+constexpr int kFetchSizeLog2 = 2;
+constexpr int kOperandSizeLog2 = 3;
+
+struct Instruction {
+  uint64_t pointer;
+  std::array<uint8_t, 8> branch_and_registers;
+  std::array<uint64_t, 2> writes;
+  std::array<uint64_t, 4> reads;
+};
+static_assert(sizeof(Instruction) == kInstructionBytes);
+
+class ChampsimTraceReader final : public TraceReader {
+ public:
+  ChampsimTraceReader(std::unique_ptr<ByteSource> source, std::string first)
+      : source_(std::move(source)),
+        first_(std::move(first)),
+        bytes_(kBatchInstructions * kInstructionBytes) {}
+
+  absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) override {
+    while (parsed_.size() - taken_ < records.size() && !at_end_) {
+      TDP_RETURN_IF_ERROR(ParseBatch());
+    }
+    const size_t count = std::min(records.size(), parsed_.size() - taken_);
+    std::copy_n(parsed_.begin() + static_cast<ptrdiff_t>(taken_), count, records.begin());
+    taken_ += count;
+    return count;
+  }
+
+  const ByteSource& source() const override { return *source_; }
+
+ private:
+  absl::Status ParseBatch() {
+    parsed_.erase(parsed_.begin(), parsed_.begin() + static_cast<ptrdiff_t>(taken_));
+    taken_ = 0;
+    std::memcpy(bytes_.data(), first_.data(), first_.size());
+    const size_t had = std::exchange(first_, std::string()).size();
+    TDP_ASSIGN_OR_RETURN(size_t got, source_->Read(absl::MakeSpan(bytes_).subspan(had)));
+    got += had;
+    at_end_ = got < bytes_.size();
+    if (got % kInstructionBytes != 0) {
+      return absl::DataLossError(absl::StrCat(source_->name(),
+                                              ": truncated: the trace ends at byte ", offset_ + got,
+                                              " inside a ChampSim record"));
+    }
+    for (size_t at = 0; at < got; at += kInstructionBytes, offset_ += kInstructionBytes) {
+      Instruction instruction;
+      std::memcpy(&instruction, &bytes_[at], kInstructionBytes);
+      TDP_RETURN_IF_ERROR(Append(instruction));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Append(const Instruction& instruction) {
+    TDP_RETURN_IF_ERROR(AppendOne(AccessKind::kFetch, kFetchSizeLog2, instruction.pointer));
+    const auto& writes = instruction.writes;
+    for (uint64_t address : instruction.reads) {
+      if (address == 0) continue;
+      const bool written = std::find(writes.begin(), writes.end(), address) != writes.end();
+      TDP_RETURN_IF_ERROR(
+          AppendOne(written ? AccessKind::kModify : AccessKind::kLoad, kOperandSizeLog2, address));
+    }
+    const auto& reads = instruction.reads;
+    for (uint64_t address : writes) {
+      if (address == 0 || std::find(reads.begin(), reads.end(), address) != reads.end()) continue;
+      TDP_RETURN_IF_ERROR(AppendOne(AccessKind::kStore, kOperandSizeLog2, address));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AppendOne(AccessKind kind, int size_log2, uint64_t address) {
+    const auto record = TraceRecord::Make(Gva(address), kind, size_log2);
+    if (address >> kUserAddressBits != 0 || !IsUserRecord(record)) {
+      return absl::InvalidArgumentError(absl::StrCat(source_->name(), ": byte ", offset_,
+                                                     " of the trace: not a ChampSim record: 0x",
+                                                     absl::Hex(address), " is no user address"));
+    }
+    parsed_.push_back(record);
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<ByteSource> source_;
+  std::string first_;
+  std::vector<char> bytes_;
+  std::vector<TraceRecord> parsed_;
+  size_t taken_ = 0;  // of parsed_
+  uint64_t offset_ = 0;
+  bool at_end_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<TraceReader> MakeChampsimTraceReader(std::unique_ptr<ByteSource> source,
+                                                     std::string first) {
+  return std::make_unique<ChampsimTraceReader>(std::move(source), std::move(first));
+}
+
+}  // namespace tdp::tools

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Opening a trace of any format.
+
+#ifndef TDP_TOOLS_TRACE_OPEN_TRACE_H_
+#define TDP_TOOLS_TRACE_OPEN_TRACE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "tdp/tools/trace/byte_source.h"
+#include "tdp/tools/trace/trace_reader.h"
+
+namespace tdp::tools {
+
+enum class TraceFormat {
+  kAuto,       // binary, Lackey or DynamoRIO, by the first bytes
+  kBinary,     // little-endian words as in TraceRecord
+  kLackey,     // valgrind --tool=lackey --trace-mem=yes
+  kDynamorio,  // DynamoRIO's view of a drmemtrace trace
+  kChampsim,   // ChampSim's binary instruction records
+};
+
+// Opens the trace at `path` ("-" for standard input). NotFound if it cannot be opened,
+// InvalidArgument if it is empty.
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path, TraceFormat format);
+
+// The same of a source that is open.
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSource> source,
+                                                       TraceFormat format);
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_TRACE_OPEN_TRACE_H_

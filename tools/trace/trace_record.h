@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The records that every reader makes of its input.
+
+#ifndef TDP_TOOLS_TRACE_TRACE_RECORD_H_
+#define TDP_TOOLS_TRACE_TRACE_RECORD_H_
+
+#include "tdp/backends/sim/guest_rights.h"
+#include "tdp/backends/sim/trace_record.h"
+#include "tdp/base/address.h"
+
+namespace tdp::tools {
+
+using sim::AccessKind;
+using sim::TraceRecord;
+
+// User addresses under 4-level paging: the lower canonical half.
+inline constexpr int kUserAddressBits = 47;
+
+// Whether `record` follows the format and is an access that a user program can make.
+constexpr bool IsUserRecord(TraceRecord record) {
+  return record.IsValid() && (record.gva().raw() + record.size() - 1) >> kUserAddressBits == 0;
+}
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_TRACE_TRACE_RECORD_H_
