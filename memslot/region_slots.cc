@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/memslot/region_slots.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "tdp/base/address.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/flat_view.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_plan.h"
+
+namespace tdp {
+namespace {
+
+// Adds the pages of a slot's word to those of its region, where they may straddle two words.
+void AddPages(uint64_t first_page, uint64_t mask, std::map<uint64_t, uint64_t>* pages) {
+  const uint64_t shift = first_page % DirtyLog::kPagesPerWord;
+  const uint64_t base = first_page - shift;
+  if (const uint64_t low = mask << shift; low != 0) (*pages)[base] |= low;
+  if (shift == 0) return;
+  if (const uint64_t high = mask >> (DirtyLog::kPagesPerWord - shift); high != 0) {
+    (*pages)[base + DirtyLog::kPagesPerWord] |= high;
+  }
+}
+
+}  // namespace
+
+RegionSlots::RegionSlots(RegionTree* tree, const Region* root, SlotSink* sink,
+                         AddressSpaceId address_space, const SlotPlanLimits& limits)
+    : tree_(tree), root_(root), sink_(sink), address_space_(address_space), limits_(limits) {
+  tree_->AddListener(this);
+}
+
+RegionSlots::~RegionSlots() { tree_->RemoveListener(this); }
+
+absl::Status RegionSlots::OnRegionsChanged() {
+  view_ = Flatten(*root_);
+  const std::vector<PlannedSlot> wanted = PlanSlots(view_, limits_);
+  const std::vector<Applied> before = applied_;
+  std::vector<PlannedSlot> present;
+  present.reserve(before.size());
+  for (const Applied& applied : before) present.push_back(applied.slot);
+  for (const SlotStep& step : PlanSteps(present, wanted)) {
+    TDP_RETURN_IF_ERROR(Take(step, before, wanted));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RegionSlots::Take(const SlotStep& step, const std::vector<Applied>& old_slots,
+                               const std::vector<PlannedSlot>& new_slots) {
+  const bool creates = step.kind == SlotStep::Kind::kCreate;
+  const bool deletes = step.kind == SlotStep::Kind::kDelete;
+  const uint32_t id = creates ? LowestFreeId() : old_slots[step.old_slot].id;
+  const PlannedSlot& slot = deletes ? old_slots[step.old_slot].slot : new_slots[step.new_slot];
+  if (observer_) observer_(step.kind, id, slot);
+  return deletes ? Delete(old_slots[step.old_slot]) : Put(id, slot);
+}
+
+absl::Status RegionSlots::Delete(const Applied& old) {
+  TDP_RETURN_IF_ERROR(SaveDirty(old));
+  MemoryRegion region;
+  region.slot = old.id;
+  region.address_space = address_space_;
+  TDP_RETURN_IF_ERROR(sink_->SetMemoryRegion(region));
+  std::erase_if(applied_, [&](const Applied& applied) { return applied.id == old.id; });
+  return absl::OkStatus();
+}
+
+absl::Status RegionSlots::Put(uint32_t id, const PlannedSlot& slot) {
+  const auto present = std::find_if(applied_.begin(), applied_.end(),
+                                    [&](const Applied& applied) { return applied.id == id; });
+  // Switching the log off drops it.
+  if (present != applied_.end() && (slot.flags & kSlotLogDirtyPages) == 0) {
+    TDP_RETURN_IF_ERROR(SaveDirty(*present));
+  }
+  TDP_RETURN_IF_ERROR(sink_->SetMemoryRegion({.slot = id,
+                                              .address_space = address_space_,
+                                              .flags = slot.flags,
+                                              .gpa = slot.gpa,
+                                              .size = slot.size,
+                                              .hva = slot.hva}));
+  if (present != applied_.end()) applied_.erase(present);
+  const auto at =
+      std::partition_point(applied_.begin(), applied_.end(),
+                           [&](const Applied& applied) { return applied.slot.gpa < slot.gpa; });
+  applied_.insert(at, Applied{id, slot});
+  return absl::OkStatus();
+}
+
+absl::Status RegionSlots::SaveDirty(const Applied& old) {
+  if ((old.slot.flags & kSlotLogDirtyPages) == 0) return absl::OkStatus();
+  const uint64_t first_page = old.slot.offset >> kPageShift;
+  std::map<uint64_t, uint64_t>& pages = saved_[old.slot.region];
+  return sink_->TakeDirtyLog(address_space_, old.id, [&](uint64_t base, uint64_t mask) {
+    AddPages(first_page + base, mask, &pages);
+  });
+}
+
+uint32_t RegionSlots::LowestFreeId() const {
+  std::vector<bool> used(applied_.size() + 1);
+  for (const Applied& applied : applied_) {
+    if (applied.id < used.size()) used[applied.id] = true;
+  }
+  return static_cast<uint32_t>(std::find(used.begin(), used.end(), false) - used.begin());
+}
+
+absl::Status RegionSlots::TakeDirty(const Region& region, DirtyLog::Visitor visit) {
+  for (const Applied& applied : applied_) {
+    if (applied.slot.region == &region) TDP_RETURN_IF_ERROR(SaveDirty(applied));
+  }
+  const auto saved = saved_.find(&region);
+  if (saved == saved_.end()) return absl::OkStatus();
+  for (const auto& [base, mask] : saved->second) visit(base, mask);
+  saved_.erase(saved);
+  return absl::OkStatus();
+}
+
+}  // namespace tdp

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Keeps the slots of one address space in step with a tree of regions.
+
+#ifndef TDP_MEMSLOT_REGION_SLOTS_H_
+#define TDP_MEMSLOT_REGION_SLOTS_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/flat_view.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/region.h"
+#include "tdp/memslot/slot_plan.h"
+
+namespace tdp {
+
+// Who holds the slots: a `Vm`, or the kernel.
+class SlotSink {
+ public:
+  virtual ~SlotSink() = default;
+  virtual absl::Status SetMemoryRegion(const MemoryRegion& region) = 0;
+  // Takes the dirty log of a slot that logs: each dirty word to `visit`, re-protected and flushed
+  // by the time this returns.
+  virtual absl::Status TakeDirtyLog(AddressSpaceId address_space, uint32_t slot,
+                                    DirtyLog::Visitor visit) = 0;
+};
+
+// Listens to `tree` and turns each commit into the fewest slot changes. Dirty bits of a slot that
+// has to be deleted while its memory stays are kept and come with the region's next `TakeDirty`.
+class RegionSlots : public RegionListener {
+ public:
+  // All three outlive this. The slots of `address_space` belong to this object alone.
+  RegionSlots(RegionTree* tree, const Region* root, SlotSink* sink,
+              AddressSpaceId address_space = 0, const SlotPlanLimits& limits = {});
+  ~RegionSlots() override;
+
+  // Applies the difference now. If a step fails, its status; the steps before it stand, and the
+  // next commit goes on from there.
+  absl::Status OnRegionsChanged() override;
+
+  // The dirty pages of the memory of `region`, by index in it, since the last call.
+  absl::Status TakeDirty(const Region& region, DirtyLog::Visitor visit);
+
+  // Called with each step before it is taken: the slot as it will be, or, for a deletion, as it
+  // was.
+  using Observer = std::function<void(SlotStep::Kind kind, uint32_t id, const PlannedSlot& slot)>;
+  void set_observer(Observer observer) { observer_ = std::move(observer); }
+
+  const std::vector<FlatRange>& view() const { return view_; }
+
+  struct Applied {
+    uint32_t id = 0;
+    PlannedSlot slot;
+  };
+  // The slots that stand, by ascending gpa.
+  const std::vector<Applied>& slots() const { return applied_; }
+
+ private:
+  absl::Status Take(const SlotStep& step, const std::vector<Applied>& old_slots,
+                    const std::vector<PlannedSlot>& new_slots);
+  absl::Status Delete(const Applied& old);
+  absl::Status Put(uint32_t id, const PlannedSlot& slot);
+  absl::Status SaveDirty(const Applied& old);
+  uint32_t LowestFreeId() const;
+
+  RegionTree* const tree_;
+  const Region* const root_;
+  SlotSink* const sink_;
+  const AddressSpaceId address_space_;
+  const SlotPlanLimits limits_;
+  std::vector<FlatRange> view_;
+  std::vector<Applied> applied_;
+  // Saved dirty pages, by region: word index in it and mask.
+  std::map<const Region*, std::map<uint64_t, uint64_t>> saved_;
+  Observer observer_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MEMSLOT_REGION_SLOTS_H_

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/memslot/region_slots.h"
+
+#include <bit>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/flat_view.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/region.h"
+#include "tdp/memslot/slot_plan.h"
+#include "tdp/tests/memslot/region_machine.h"
+
+namespace tdp {
+namespace {
+
+using Kind = SlotStep::Kind;
+
+// A machine whose steps are written down.
+class Machine {
+ public:
+  Machine() : pc_(tree_), slots_(&tree_, pc_.system, &sink_) {
+    EXPECT_TRUE(slots_.OnRegionsChanged().ok());
+    slots_.set_observer([this](Kind kind, uint32_t, const PlannedSlot& slot) {
+      steps_.emplace_back(kind, slot.gpa.raw());
+    });
+  }
+
+  using Steps = std::vector<std::pair<Kind, uint64_t>>;
+  Steps TakeSteps() { return std::exchange(steps_, {}); }
+
+  RegionTree tree_;
+  Pc pc_;
+  SlotSetSink sink_;
+  RegionSlots slots_;
+  Steps steps_;
+};
+
+TEST(RegionSlots, APcBecomesItsSlots) {
+  Machine machine;
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (const RegionSlots::Applied& applied : machine.slots_.slots()) {
+    ranges.emplace_back(applied.slot.gpa.raw(), applied.slot.size);
+  }
+  const std::vector<std::pair<uint64_t, uint64_t>> want{{0, 0xa0000},
+                                                        {0xc0000, 0x20000},
+                                                        {0xe0000, 0x20000},
+                                                        {0x100000, GiB(3) - MiB(1)},
+                                                        {GiB(4) - KiB(256), KiB(256)},
+                                                        {GiB(4), GiB(1)}};
+  EXPECT_EQ(ranges, want);
+  EXPECT_EQ(machine.slots_.slots()[2].slot.flags, kSlotReadOnly);
+  EXPECT_EQ(machine.slots_.slots()[0].slot.flags, kSlotLogDirtyPages);
+  EXPECT_EQ(machine.slots_.slots()[5].slot.hva, Hva(0x100000000000 + GiB(3)));
+  EXPECT_TRUE(machine.sink_.set().CheckInvariants().ok());
+}
+
+TEST(RegionSlots, ShowingSmramJoinsTheRamAroundIt) {
+  Machine machine;
+  ASSERT_TRUE(machine.tree_.SetEnabled(machine.pc_.smram, true).ok());
+  EXPECT_EQ(machine.TakeSteps(),
+            (Machine::Steps{{Kind::kDelete, 0}, {Kind::kDelete, 0xc0000}, {Kind::kCreate, 0}}));
+  ASSERT_TRUE(machine.tree_.SetEnabled(machine.pc_.smram, false).ok());
+  EXPECT_EQ(machine.TakeSteps(),
+            (Machine::Steps{{Kind::kDelete, 0}, {Kind::kCreate, 0}, {Kind::kCreate, 0xc0000}}));
+}
+
+TEST(RegionSlots, OnlyTheDifferenceIsApplied) {
+  Machine machine;
+  const int calls = machine.sink_.calls();
+  machine.tree_.Begin();
+  ASSERT_TRUE(machine.tree_.SetEnabled(machine.pc_.smram, true).ok());
+  ASSERT_TRUE(machine.tree_.SetEnabled(machine.pc_.smram, false).ok());
+  ASSERT_TRUE(machine.tree_.Commit().ok());
+  EXPECT_EQ(machine.sink_.calls(), calls);
+}
+
+TEST(RegionSlots, AReadOnlyChangeIsADeletionAndACreation) {
+  Machine machine;
+  ASSERT_TRUE(machine.tree_.SetReadOnly(machine.pc_.system, true).ok());
+  for (const auto& [kind, gpa] : machine.TakeSteps()) {
+    EXPECT_TRUE(kind == Kind::kDelete || kind == Kind::kCreate);
+  }
+  EXPECT_EQ(machine.slots_.slots()[0].slot.flags, kSlotReadOnly | kSlotLogDirtyPages);
+}
+
+TEST(RegionSlots, ALoggingChangeIsAChangeOfFlags) {
+  Machine machine;
+  ASSERT_TRUE(machine.tree_.SetLogDirty(machine.pc_.ram, false).ok());
+  for (const auto& [kind, gpa] : machine.TakeSteps()) EXPECT_EQ(kind, Kind::kFlags);
+}
+
+TEST(RegionSlots, ARegionThatMovesIsOneStep) {
+  Machine machine;
+  RegionSpec spec{.name = "bar", .kind = RegionKind::kRam, .size = MiB(1)};
+  spec.host = Hva(0x300000000000);
+  Region* const bar = MustCreate(machine.tree_, std::move(spec));
+  MustAttach(machine.tree_, machine.pc_.pci, bar, 0xe0000000);
+  machine.TakeSteps();
+  ASSERT_TRUE(machine.tree_.SetOffset(bar, 0xe0080000).ok());
+  EXPECT_EQ(machine.TakeSteps(), (Machine::Steps{{Kind::kMove, 0xe0080000}}));
+}
+
+std::set<uint64_t> TakeDirty(RegionSlots& slots, const Region& region) {
+  std::set<uint64_t> pages;
+  EXPECT_TRUE(slots
+                  .TakeDirty(region,
+                             [&](uint64_t base, uint64_t mask) {
+                               for (; mask != 0; mask &= mask - 1) {
+                                 pages.insert(base + std::countr_zero(mask));
+                               }
+                             })
+                  .ok());
+  return pages;
+}
+
+TEST(RegionSlots, DirtyPagesOutliveTheirSlotWhileTheMemoryStays) {
+  Machine machine;
+  machine.sink_.Write(Gpa(0x5000));
+  machine.sink_.Write(Gpa(0xc1000));
+  machine.sink_.Write(Gpa(GiB(4) + 0x2000));
+  ASSERT_TRUE(machine.tree_.SetEnabled(machine.pc_.smram, true).ok());
+  machine.sink_.Write(Gpa(0xa3000));
+  ASSERT_TRUE(machine.tree_.SetEnabled(machine.pc_.smram, false).ok());
+  const uint64_t above = GiB(3) / kPageSize;
+  EXPECT_EQ(TakeDirty(machine.slots_, *machine.pc_.ram),
+            (std::set<uint64_t>{5, 0xa3, 0xc1, above + 2}));
+  EXPECT_TRUE(TakeDirty(machine.slots_, *machine.pc_.ram).empty());
+  machine.sink_.Write(Gpa(0x7000));
+  ASSERT_TRUE(machine.tree_.SetLogDirty(machine.pc_.ram, false).ok());
+  EXPECT_EQ(TakeDirty(machine.slots_, *machine.pc_.ram), std::set<uint64_t>{7});
+}
+
+TEST(RegionSlots, AFailedStepIsMadeUpForByTheNextCommit) {
+  for (int fail = 1; fail <= 3; ++fail) {
+    Machine machine;
+    machine.sink_.FailAt(machine.sink_.calls() + fail);
+    EXPECT_FALSE(machine.tree_.SetEnabled(machine.pc_.smram, true).ok());
+    EXPECT_EQ(machine.sink_.set().size(), machine.slots_.slots().size());
+    machine.tree_.Begin();
+    EXPECT_TRUE(machine.tree_.Commit().ok());
+    EXPECT_EQ(machine.slots_.slots().size(), 5u);
+  }
+}
+
+TEST(SlotPlan, RangesAreCutToWholePagesAndToTheLargestSlot) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+  RegionSpec spec{.name = "ram", .kind = RegionKind::kRam, .size = 0x9000};
+  spec.host = Hva(0x100000000000);
+  Region* const ram = MustCreate(tree, std::move(spec));
+  AddAlias(tree, root, "alias", ram, 0x800, 0x6000, 0x10800);
+  SlotPlanLimits limits;
+  limits.largest_slot = PageCount(2);
+  const std::vector<PlannedSlot> slots = PlanSlots(Flatten(*root), limits);
+  ASSERT_EQ(slots.size(), 3u);
+  EXPECT_EQ(slots[0].gpa, Gpa(0x11000));
+  EXPECT_EQ(slots[0].hva, Hva(0x100000001000));
+  EXPECT_EQ(slots[2].gpa, Gpa(0x15000));
+  EXPECT_EQ(slots[2].size, 0x1000u);
+}
+
+TEST(SlotPlan, MemoryAtAnOddPlaceInItsPageIsNoSlot) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+  RegionSpec spec{.name = "ram", .kind = RegionKind::kRam, .size = 0x9000};
+  Region* const ram = MustCreate(tree, std::move(spec));
+  AddAlias(tree, root, "alias", ram, 0x800, 0x6000, 0x10000);
+  EXPECT_TRUE(PlanSlots(Flatten(*root)).empty());
+}
+
+TEST(SlotPlan, MovesThatWaitForEachOtherAreBrokenByOneDeletion) {
+  std::vector<PlannedSlot> before;
+  for (uint64_t i = 0; i < 3; ++i) {
+    PlannedSlot slot;
+    slot.gpa = Gpa(i * 0x1000);
+    slot.size = 0x1000;
+    slot.hva = Hva(0x10000 + i * 0x1000);
+    before.push_back(slot);
+  }
+  std::vector<PlannedSlot> after = before;
+  for (uint64_t i = 0; i < 3; ++i) after[i].gpa = Gpa((i + 1) % 3 * 0x1000);
+  std::map<Kind, int> kinds;
+  for (const SlotStep& step : PlanSteps(before, after)) ++kinds[step.kind];
+  EXPECT_EQ(kinds, (std::map<Kind, int>{{Kind::kDelete, 1}, {Kind::kMove, 2}, {Kind::kCreate, 1}}));
+}
+
+// Steps between random layouts are accepted by a set that refuses every overlap, and lead to the
+// layout.
+TEST(SlotPlan, EveryStepIsLegalAndTheLastGivesTheNewLayout) {
+  std::mt19937_64 random(31);
+  for (int round = 0; round < 300; ++round) {
+    RegionTree tree;
+    Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+    SlotSetSink sink;
+    RegionSlots slots(&tree, root, &sink);
+    std::vector<Region*> rams;
+    for (int i = 0; i < 6; ++i) {
+      RegionSpec spec{.name = "ram", .kind = RegionKind::kRam, .size = (1 + random() % 6) * KiB(4)};
+      spec.host = Hva(0x100000000000 + static_cast<uint64_t>(i) * MiB(1));
+      spec.log_dirty = random() % 2 == 0;
+      rams.push_back(MustCreate(tree, std::move(spec)));
+      MustAttach(tree, root, rams.back(), random() % 24 * KiB(4), static_cast<int>(random() % 3));
+    }
+    for (int i = 0; i < 12; ++i) {
+      tree.Begin();
+      for (int change = 0; change < 3; ++change) {
+        Region* const ram = rams[random() % rams.size()];
+        ASSERT_TRUE(tree.SetOffset(ram, random() % 24 * KiB(4)).ok());
+        ASSERT_TRUE(tree.SetEnabled(ram, random() % 4 != 0).ok());
+        ASSERT_TRUE(tree.SetLogDirty(ram, random() % 2 == 0).ok());
+        ASSERT_TRUE(tree.SetReadOnly(ram, random() % 4 == 0).ok());
+      }
+      ASSERT_TRUE(tree.Commit().ok());
+      const std::vector<PlannedSlot> wanted = PlanSlots(Flatten(*root));
+      ASSERT_EQ(sink.set().size(), wanted.size());
+      for (const PlannedSlot& slot : wanted) {
+        const std::optional<MemorySlot> found = sink.set().FindByGfn(0, Gfn::Of(slot.gpa));
+        ASSERT_TRUE(found.has_value());
+        ASSERT_EQ(found->base.address(), slot.gpa);
+        ASSERT_EQ(found->pages.bytes(), slot.size);
+        ASSERT_EQ(found->hva, slot.hva);
+        ASSERT_EQ(found->flags, slot.flags);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tdp

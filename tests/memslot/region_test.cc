@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/memslot/region.h"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "gtest/gtest.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/flat_view.h"
+#include "tdp/tests/memslot/region_machine.h"
+
+namespace tdp {
+namespace {
+
+void ExpectError(const absl::Status& status, absl::StatusCode code, const std::string& words) {
+  EXPECT_EQ(status.code(), code) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), words)) << status;
+}
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kPrecondition = absl::StatusCode::kFailedPrecondition;
+
+TEST(RegionTree, RefusesBadRegionsByPathAndField) {
+  RegionTree tree;
+  ExpectError(tree.Create({.name = "", .size = 1}).status(), kInvalid, "no name");
+  ExpectError(tree.Create({.name = "a", .size = 0}).status(), kInvalid, "/a: size = 0x0");
+  ExpectError(tree.Create({.name = "a", .size = kWholeAddressSpace + 1}).status(), kInvalid,
+              "/a: size");
+  ExpectError(tree.Create({.name = "a", .kind = RegionKind::kAlias, .size = 1}).status(), kInvalid,
+              "/a: alias_of");
+  RegionSpec ram{.name = "a", .kind = RegionKind::kRam, .size = 0x1000};
+  ram.host = Hva(0x10);
+  ExpectError(tree.Create(ram).status(), kInvalid, "/a: host = 0x10");
+  ram.host = Hva(~uint64_t{0xfff});
+  ram.size = 0x2000;
+  ExpectError(tree.Create(ram).status(), kInvalid, "/a: host");
+  RegionSpec mmio{.name = "a", .kind = RegionKind::kMmio, .size = 1};
+  mmio.log_dirty = true;
+  ExpectError(tree.Create(mmio).status(), kInvalid, "/a: log_dirty");
+}
+
+TEST(RegionTree, RefusesWhatIsNoTree) {
+  RegionTree tree;
+  Region* const a = MustCreate(tree, {.name = "a", .size = 0x1000});
+  Region* const b = MustCreate(tree, {.name = "b", .size = 0x1000});
+  MustAttach(tree, a, b, 0);
+  ExpectError(tree.Attach(a, b, 0x10), kPrecondition, "/a/b");
+  ExpectError(tree.Attach(b, a, 0), kPrecondition, "contain itself");
+  ExpectError(tree.Attach(a, a, 0), kPrecondition, "contain itself");
+  Region* const alias =
+      AddAlias(tree, b, "alias", MustCreate(tree, {.name = "t", .size = 1}), 0, 1, 0);
+  ExpectError(tree.Attach(alias, MustCreate(tree, {.name = "x", .size = 1}), 0), kPrecondition,
+              "/a/b/alias: an alias has no children");
+  ExpectError(tree.Destroy(b), kPrecondition, "/a/b: cannot be destroyed");
+}
+
+TEST(RegionTree, RefusesACircleThroughAnAlias) {
+  RegionTree tree;
+  Region* const a = MustCreate(tree, {.name = "a", .size = 0x1000});
+  Region* const b = MustCreate(tree, {.name = "b", .size = 0x1000});
+  AddAlias(tree, b, "to-a", a, 0, 0x1000, 0);
+  ExpectError(tree.Attach(a, b, 0), kPrecondition, "/b: cannot be attached to /a");
+}
+
+TEST(RegionTree, DestroysWhatNobodyUses) {
+  RegionTree tree;
+  Region* const a = MustCreate(tree, {.name = "a", .size = 0x1000});
+  Region* const holder = MustCreate(tree, {.name = "holder", .size = 0x1000});
+  Region* const alias = AddAlias(tree, holder, "alias", a, 0, 0x1000, 0);
+  ExpectError(tree.Destroy(a), kPrecondition, "an alias shows it");
+  EXPECT_TRUE(tree.Detach(alias).ok());
+  ExpectError(tree.Detach(alias), kPrecondition, "no parent");
+  EXPECT_TRUE(tree.Destroy(alias).ok());
+  EXPECT_TRUE(tree.Destroy(a).ok());
+}
+
+class CountingListener : public RegionListener {
+ public:
+  absl::Status OnRegionsChanged() override {
+    ++heard;
+    return answer;
+  }
+  int heard = 0;
+  absl::Status answer;
+};
+
+TEST(RegionTree, ListenersHearOfATransactionOnceAndOfNothingNever) {
+  RegionTree tree;
+  CountingListener listener;
+  Region* const a = MustCreate(tree, {.name = "a", .size = 0x1000});
+  tree.AddListener(&listener);
+  tree.Begin();
+  EXPECT_TRUE(tree.SetEnabled(a, false).ok());
+  tree.Begin();
+  EXPECT_TRUE(tree.SetSize(a, 0x2000).ok());
+  EXPECT_TRUE(tree.Commit().ok());
+  EXPECT_EQ(listener.heard, 0);
+  EXPECT_TRUE(tree.Commit().ok());
+  EXPECT_EQ(listener.heard, 1);
+  EXPECT_TRUE(tree.SetEnabled(a, false).ok());
+  EXPECT_EQ(listener.heard, 1);
+  EXPECT_TRUE(tree.SetEnabled(a, true).ok());
+  EXPECT_EQ(listener.heard, 2);
+  listener.answer = absl::ResourceExhaustedError("no");
+  EXPECT_FALSE(tree.SetEnabled(a, false).ok());
+  listener.answer = absl::OkStatus();
+  tree.Begin();
+  EXPECT_TRUE(tree.Commit().ok());
+  EXPECT_EQ(listener.heard, 4);
+  tree.RemoveListener(&listener);
+}
+
+TEST(FlatView, HolesShowWhatLiesBelow) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+  Region* const low = MustCreate(tree, {.name = "low", .kind = RegionKind::kMmio, .size = 0x8000});
+  Region* const window = MustCreate(tree, {.name = "window", .size = 0x4000});
+  Region* const device =
+      MustCreate(tree, {.name = "device", .kind = RegionKind::kMmio, .size = 0x1000});
+  MustAttach(tree, root, low, 0);
+  MustAttach(tree, root, window, 0x2000, 1);
+  MustAttach(tree, window, device, 0x1000);
+  const std::vector<FlatRange> want{{0, 0x3000, low, 0, false},
+                                    {0x3000, 0x1000, device, 0, false},
+                                    {0x4000, 0x4000, low, 0x4000, false}};
+  EXPECT_EQ(Flatten(*root), want);
+}
+
+TEST(FlatView, TheLastOfEqualPriorityShows) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = 0x1000});
+  Region* const a = MustCreate(tree, {.name = "a", .kind = RegionKind::kMmio, .size = 0x1000});
+  Region* const b = MustCreate(tree, {.name = "b", .kind = RegionKind::kMmio, .size = 0x1000});
+  MustAttach(tree, root, a, 0);
+  MustAttach(tree, root, b, 0);
+  EXPECT_EQ(Flatten(*root).front().region, b);
+  EXPECT_TRUE(tree.SetPriority(a, 1).ok());
+  EXPECT_EQ(Flatten(*root).front().region, a);
+}
+
+TEST(FlatView, CoversTwoToTheSixtyFour) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+  Region* const all = MustCreate(
+      tree, {.name = "all", .kind = RegionKind::kReservation, .size = kWholeAddressSpace});
+  MustAttach(tree, root, all, 0);
+  EXPECT_EQ(Flatten(*root), (std::vector<FlatRange>{{0, kWholeAddressSpace, all, 0, false}}));
+  EXPECT_TRUE(tree.SetOffset(all, 0x1000).ok());
+  EXPECT_EQ(Flatten(*root),
+            (std::vector<FlatRange>{{0x1000, kWholeAddressSpace - 0x1000, all, 0, false}}));
+}
+
+TEST(FlatView, JoinsNeighboursThatContinueEachOther) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+  Region* const device =
+      MustCreate(tree, {.name = "device", .kind = RegionKind::kMmio, .size = 0x4000});
+  AddAlias(tree, root, "first", device, 0, 0x2000, 0x1000);
+  Region* const second = AddAlias(tree, root, "second", device, 0x2000, 0x2000, 0x3000);
+  EXPECT_EQ(Flatten(*root).size(), 1u);
+  EXPECT_TRUE(tree.SetAliasOffset(second, 0x1000).ok());
+  EXPECT_EQ(Flatten(*root).size(), 2u);
+  EXPECT_TRUE(tree.SetAliasOffset(second, 0x2000).ok());
+  EXPECT_TRUE(tree.SetReadOnly(second, true).ok());
+  EXPECT_EQ(Flatten(*root).size(), 2u);
+}
+
+// What stands at one address, by the definition alone: the first enabled child, by priority, that
+// shows something there, else the region itself.
+using Shown = std::tuple<const Region*, uint64_t, bool>;
+
+std::optional<Shown> Look(const Region& region, absl::int128 at, bool read_only) {
+  if (!region.enabled() || at < 0 || at >= static_cast<absl::int128>(region.size())) {
+    return std::nullopt;
+  }
+  read_only |= region.read_only();
+  if (region.is_alias()) {
+    return Look(*region.alias_of(), at + absl::int128(region.alias_offset()), read_only);
+  }
+  for (const Region* child : region.children()) {
+    if (auto shown = Look(*child, at - absl::int128(child->offset()), read_only)) return shown;
+  }
+  if (region.is_container()) return std::nullopt;
+  return Shown{&region, static_cast<uint64_t>(at), read_only};
+}
+
+constexpr uint64_t kSpan = 64;
+
+std::vector<Region*> RandomTree(RegionTree& tree, std::mt19937_64& random) {
+  std::vector<Region*> regions{MustCreate(tree, {.name = "root", .size = kSpan})};
+  for (int i = 0; i < 14; ++i) {
+    Region* const target = regions[random() % regions.size()];
+    RegionSpec spec{
+        .name = "r", .kind = static_cast<RegionKind>(random() % 7), .size = 1 + random() % 40};
+    spec.read_only = random() % 4 == 0;
+    if (spec.kind == RegionKind::kAlias) {
+      spec.alias_of = target;
+      spec.alias_offset = random() % 20;
+    }
+    Region* const region = MustCreate(tree, std::move(spec));
+    Region* const parent = regions[random() % regions.size()];
+    // Circles and children of aliases are refused; such regions stay unattached.
+    tree.Attach(parent, region, random() % 40, static_cast<int>(random() % 3) - 1).IgnoreError();
+    regions.push_back(region);
+  }
+  return regions;
+}
+
+void ExpectFlatViewIsPointwise(const Region& root) {
+  const std::vector<FlatRange> view = Flatten(root);
+  size_t i = 0;
+  for (uint64_t at = 0; at < kSpan + 8; ++at) {
+    while (i < view.size() && view[i].end() <= at) ++i;
+    const std::optional<Shown> shown = Look(root, absl::int128(at), false);
+    const bool covered = i < view.size() && view[i].start <= at;
+    ASSERT_EQ(shown.has_value(), covered) << at;
+    if (!covered) continue;
+    const FlatRange& range = view[i];
+    ASSERT_EQ(*shown, (Shown{range.region, range.offset + (at - range.start), range.read_only}));
+  }
+}
+
+TEST(FlatView, AgreesWithALookAtEveryAddressOfRandomTrees) {
+  for (uint64_t seed = 0; seed < 800; ++seed) {
+    std::mt19937_64 random(seed);
+    RegionTree tree;
+    const std::vector<Region*> regions = RandomTree(tree, random);
+    ExpectFlatViewIsPointwise(*regions[0]);
+    for (int i = 0; i < 10; ++i) {
+      Region* const region = regions[1 + random() % (regions.size() - 1)];
+      ASSERT_TRUE(tree.SetEnabled(region, random() % 3 != 0).ok());
+      ASSERT_TRUE(tree.SetOffset(region, random() % 40).ok());
+      ASSERT_TRUE(tree.SetSize(region, 1 + random() % 40).ok());
+      ASSERT_TRUE(tree.SetPriority(region, static_cast<int>(random() % 3)).ok());
+      ExpectFlatViewIsPointwise(*regions[0]);
+      if (HasFatalFailure()) FAIL() << "seed " << seed;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tdp
