@@ -75,9 +75,9 @@ absl::Status RunGuest() {
   }
   // [README]
 
-  const tdp::VmStats stats = vm->Stats();
-  absl::PrintF("the engine mapped %d pages of 2 MiB in %d tables\n",
-               stats.faults.leaves_installed[1], stats.tables_in_use);
+  const tdp::FaultStats faults = vm->Stats().faults;
+  absl::PrintF("the engine answered %d violations with %d pages of 2 MiB\n",
+               faults.fixed + faults.mmio, faults.leaves_installed[1]);
   return vm->CheckInvariants();
 }
 

@@ -62,7 +62,7 @@ TEST(Tdp, AloneItExplainsItself) {
   const ProgramResult help = Tdp("help");
   EXPECT_EQ(help.status, 0);
   EXPECT_EQ(help.out, alone.err);
-  for (const char* command : {"replay", "demo", "pack"}) {
+  for (const char* command : {"replay", "demo", "sweep", "pack"}) {
     EXPECT_THAT(help.out, HasSubstr(command));
     const ProgramResult own = Tdp(std::string(command) + " --help");
     EXPECT_EQ(own.status, 0) << command;
@@ -86,8 +86,8 @@ TEST(TdpReplay, NonsenseOptionsAreRefused) {
   ExpectRefusal(Tdp("replay --fault-around 3 " + trace), "power of two");
   ExpectRefusal(Tdp("replay --cpus 0 " + trace), "--cpus");
   ExpectRefusal(Tdp("replay --fragmentation 2 " + trace), "--fragmentation");
-  ExpectRefusal(Tdp("replay"), "needs one TRACE");
-  ExpectRefusal(Tdp("replay " + trace + " " + trace), "needs one TRACE");
+  ExpectRefusal(Tdp("replay"), "needs a TRACE");
+  ExpectRefusal(Tdp("replay --cpus 3 " + trace + " " + trace), "2 traces take a CPU each");
 }
 
 TEST(TdpReplay, BadTracesAreRefusedWithoutAReport) {
@@ -214,6 +214,16 @@ TEST(TdpReplay, SeveralCpusReplayEverythingOnce) {
   EXPECT_EQ(json["check"]["mismatches"], 0);
 }
 
+TEST(TdpReplay, SeveralTracesAreThreadsOfOneProgram) {
+  const std::string trace = Quoted(SmallTrace(100));
+  const std::string other =
+      Quoted(WriteFile("other", Words({TraceRecord::Make(Gva(0x9000), AccessKind::kStore, 0)})));
+  const auto json = ReplayJson("--ept-page 4k " + trace + " " + other + " " + trace);
+  EXPECT_EQ(json["options"]["cpus"], 3);
+  EXPECT_EQ(json["accesses"], 601);
+  EXPECT_EQ(json["tables"]["guest_leaves"]["4k"], 101) << "the traces share an address space";
+}
+
 TEST(TdpReplay, TheTextReportHasItsNumbers) {
   const ProgramResult result = Tdp(std::string("replay --ept-page 4k --cost skylake ") + kSqlite);
   EXPECT_EQ(result.status, 0) << result.err;
@@ -243,10 +253,35 @@ TEST(TdpPack, BadInputLeavesNoOutput) {
   ExpectRefusal(Tdp("pack " + Quoted(in) + " /no/such/folder/out"), "/no/such/folder/out");
 }
 
+TEST(TdpSweep, WritesALineForEachCombination) {
+  const std::string trace = Quoted(SmallTrace(20));
+  const ProgramResult result = Tdp("sweep --paging native,ept --ept-page 4k,2m " + trace);
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, StartsWith("cell,cells,trace,paging,"));
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 5) << result.out;
+  EXPECT_THAT(result.out, HasSubstr("\n3,4,"));
+}
+
+TEST(TdpSweep, ShardsMergeIntoTheWhole) {
+  const std::string arguments = "--ept-page 4k,2m,1g " + Quoted(SmallTrace(20));
+  const std::string first = WriteFile("first", ""), second = WriteFile("second", "");
+  EXPECT_EQ(Tdp("sweep --shard 1/2 --json " + Quoted(first) + " " + arguments).status, 0);
+  EXPECT_EQ(Tdp("sweep --shard 2/2 --json " + Quoted(second) + " " + arguments).status, 0);
+  const ProgramResult merged = Tdp("sweep --merge " + Quoted(second) + " " + Quoted(first));
+  EXPECT_EQ(merged.status, 0) << merged.err;
+  const auto json = nlohmann::json::parse(merged.out);
+  ASSERT_EQ(json.size(), 3u);
+  EXPECT_EQ(json[0]["options"]["ept_page_bytes"], 4096);
+  EXPECT_EQ(json[2]["options"]["ept_page_bytes"], 1 << 30);
+  ExpectRefusal(Tdp("sweep --merge " + Quoted(first)), "cell 1 of 3");
+  ExpectRefusal(Tdp("sweep --shard 3/2 " + arguments), "must be i/n");
+  ExpectRefusal(Tdp("sweep --cpus 1,x " + arguments), "--cpus \"x\"");
+}
+
 TEST(TdpDemo, ShowsEverySetUpSideBySide) {
   const ProgramResult result = Tdp("demo");
   EXPECT_EQ(result.status, 0) << result.err;
-  for (const char* text : {"native     4K", "ept        4K   2M", "ept        2M   2M", "23.9",
+  for (const char* text : {"native     4K    -", "ept        4K   2M", "ept        2M   2M", "23.9",
                            "What to read", "0 mismatches"}) {
     EXPECT_THAT(result.out, HasSubstr(text));
   }
