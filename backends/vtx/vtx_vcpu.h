@@ -148,6 +148,7 @@ class VtxVcpu {
   int Enter();
   absl::StatusOr<VmExit> ReadExit();
   absl::Status KeepInterruptedEvent();
+  absl::Status EndNmi();
 
   FrameArena& arena_;
   const VmxMsrs msrs_;
