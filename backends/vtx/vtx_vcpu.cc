@@ -275,6 +275,10 @@ absl::StatusOr<VmExit> VtxVcpu::Run(Eptp eptp) {
   TDP_RETURN_IF_ERROR(
       VmxStatus(static_cast<VmxResult>(result), launched_ ? "VMRESUME" : "VMLAUNCH"));
   launched_ = true;
+  if (options_.eptp_switching) {
+    TDP_ASSIGN_OR_RETURN(const uint64_t switched_to, VmRead(VmcsField::kEptPointer));
+    eptp_ = Eptp(switched_to);
+  }
   return ReadExit();
 }
 
