@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -88,7 +89,8 @@ class Lists {
   uint64_t Sum() const {
     uint64_t sum = 0;
     for (const RmapHead& head : heads_) {
-      List::ForEach(head, [&sum](const uint64_t* entry) { sum += *entry; });
+      List::ForEach(head,
+                    [&sum](const uint64_t* entry) { sum += reinterpret_cast<uintptr_t>(entry); });
     }
     return sum;
   }
@@ -163,6 +165,61 @@ void BM_PteListIterate(benchmark::State& state) {
 }
 BENCHMARK(BM_PteListIterate)->Arg(128);
 
+// The list of the textbook (Linux up to 5.16): descriptors without a count, whose entries are found
+// by looking at them one after the other.
+template <int kN>
+class TextbookList {
+ public:
+  struct alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) Descriptor {
+    uint64_t* entries[kN] = {};
+    Descriptor* more = nullptr;
+  };
+
+  static void Add(RmapHead& head, uint64_t* entry, const Tables::Places&, DescriptorCache& cache) {
+    if (head.is_empty()) {
+      head = RmapHead::Single(entry);
+    } else if (head.is_single()) {
+      auto* first = new (cache.Pop()) Descriptor;
+      first->entries[0] = head.single();
+      first->entries[1] = entry;
+      head = RmapHead::Chain(first);
+    } else {
+      auto* at = static_cast<Descriptor*>(head.chain());
+      while (at->entries[kN - 1] != nullptr && at->more != nullptr) at = at->more;
+      if (at->entries[kN - 1] != nullptr) at = at->more = new (cache.Pop()) Descriptor;
+      *std::find(at->entries, at->entries + kN, nullptr) = entry;
+    }
+  }
+
+  static void Remove(RmapHead& head, uint64_t* entry, const Tables::Places&,
+                     DescriptorCache& cache) {
+    if (head.is_single()) {
+      head = RmapHead();
+      return;
+    }
+    Descriptor* previous = nullptr;
+    for (auto* at = static_cast<Descriptor*>(head.chain());; previous = at, at = at->more) {
+      uint64_t** hole = std::find(at->entries, at->entries + kN, entry);
+      if (hole == at->entries + kN) continue;
+      uint64_t** end = std::find(hole, at->entries + kN, nullptr);
+      *hole = end[-1];
+      end[-1] = nullptr;
+      if (at->entries[0] == nullptr) Unlink(head, previous, at, cache);
+      return;
+    }
+  }
+
+ private:
+  static void Unlink(RmapHead& head, Descriptor* previous, Descriptor* at, DescriptorCache& cache) {
+    if (previous != nullptr) {
+      previous->more = at->more;
+    } else {
+      head = at->more == nullptr ? RmapHead() : RmapHead::Chain(at->more);
+    }
+    cache.Push(at);
+  }
+};
+
 // How many frames have how many entries, as KVM's rmap histogram of 4 KiB pages counted it in a
 // guest of 6 GiB that forked 500 processes.
 struct Bin {
@@ -205,9 +262,8 @@ std::vector<Mapping> HistogramMappings() {
 }
 
 // Builds the histogram and takes it down again in random order.
-template <int kN>
+template <typename List>
 void BM_RmapHistogram(benchmark::State& state) {
-  using List = RmapList<Tables::Places, kN>;
   static const auto* mappings = new std::vector<Mapping>(HistogramMappings());
   std::vector<Mapping> removals = *mappings;
   std::shuffle(removals.begin(), removals.end(), std::mt19937_64(2));
@@ -234,10 +290,15 @@ void BM_RmapHistogram(benchmark::State& state) {
   }
   Report(state, watch, items, Floor::kWalkCasRandom);
 }
-BENCHMARK_TEMPLATE(BM_RmapHistogram, 3);
-BENCHMARK_TEMPLATE(BM_RmapHistogram, 7);
-BENCHMARK_TEMPLATE(BM_RmapHistogram, 14);
-BENCHMARK_TEMPLATE(BM_RmapHistogram, 15);
+template <int kN>
+using Ours = RmapList<Tables::Places, kN>;
+
+BENCHMARK_TEMPLATE(BM_RmapHistogram, TextbookList<3>);
+BENCHMARK_TEMPLATE(BM_RmapHistogram, TextbookList<15>);
+BENCHMARK_TEMPLATE(BM_RmapHistogram, Ours<3>);
+BENCHMARK_TEMPLATE(BM_RmapHistogram, Ours<7>);
+BENCHMARK_TEMPLATE(BM_RmapHistogram, Ours<14>);
+BENCHMARK_TEMPLATE(BM_RmapHistogram, Ours<15>);
 
 }  // namespace
 }  // namespace tdp::bench

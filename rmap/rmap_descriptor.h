@@ -59,9 +59,10 @@ class alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) RmapDescriptor {
   uint64_t* entries_[kN];
 };
 
-// 15 pointers and a link are two cache lines: one prefetched pair. benchmarks/rmap_benchmark.cc
-// compares the sizes.
-inline constexpr int kRmapDescriptorEntries = 15;
+// 7 pointers and a link are one cache line. Most frames that are mapped more than once are mapped
+// two or three times, and nothing searches a chain, so a larger descriptor only wastes cache:
+// benchmarks/rmap_benchmark.cc compares the sizes.
+inline constexpr int kRmapDescriptorEntries = 7;
 
 static_assert(sizeof(RmapDescriptor<3>) == 32);
 static_assert(sizeof(RmapDescriptor<7>) == 64);
