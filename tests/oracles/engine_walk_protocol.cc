@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -120,14 +121,20 @@ void EngineWalkProtocol::Reset() {
   ac_ = false;
 }
 
-absl::Status EngineWalkProtocol::LoadRecords(const std::string& path) {
+void EngineWalkProtocol::LoadRecords(std::string_view records) {
+  constexpr size_t kRecord = sizeof(uint64_t) + kPageSize;
+  for (; records.size() >= kRecord; records.remove_prefix(kRecord)) {
+    uint64_t gpa = 0;
+    std::memcpy(&gpa, records.data(), sizeof(gpa));
+    memory_.StorePage(Gpa(gpa), records.data() + sizeof(gpa));
+  }
+}
+
+absl::Status EngineWalkProtocol::LoadRecordFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  uint64_t gpa = 0;
-  char page[kPageSize];
-  while (file.read(reinterpret_cast<char*>(&gpa), sizeof(gpa)) && file.read(page, sizeof(page))) {
-    memory_.StorePage(Gpa(gpa), page);
-  }
+  LoadRecords(
+      std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>()));
   return absl::OkStatus();
 }
 
@@ -168,8 +175,8 @@ absl::StatusOr<bool> EngineWalkProtocol::Set(const Words& words) {
     Reset();
     return true;
   }
-  if (words[0] == "loadrec") {
-    TDP_RETURN_IF_ERROR(LoadRecords(std::string(words.at(1))));
+  if (words[0] == "loadrec" && words.size() == 2) {
+    TDP_RETURN_IF_ERROR(LoadRecordFile(std::string(words[1])));
     return true;
   }
   if (words[0] == "mem" && words.size() == 3) {

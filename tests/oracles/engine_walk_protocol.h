@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The protocol of recorded EPT and guest walks (see docs/oracles.md) over the engine's own walkers:
-// the recorded EPT is EPT12, the recorded machine is L1's memory.
+// The protocol of recorded EPT and guest walks (tests/oracles/walk_protocol.h) over the engine's
+// own walkers: the recorded EPT is EPT12, the recorded machine is L1's memory. No PML: the engine
+// offers L1 none.
 
 #ifndef TDP_TESTS_ORACLES_ENGINE_WALK_PROTOCOL_H_
 #define TDP_TESTS_ORACLES_ENGINE_WALK_PROTOCOL_H_
@@ -54,13 +55,16 @@ class EngineWalkProtocol {
   // follow the protocol.
   absl::StatusOr<std::string> Answer(std::string_view line);
 
+  // Puts pages into memory: of each, 8 bytes of address and 4096 of content.
+  void LoadRecords(std::string_view records);
+
  private:
   using Words = std::vector<std::string_view>;
 
   void Reset();
   absl::StatusOr<bool> Set(const Words& words);
   bool SetControl(std::string_view name, uint64_t value);
-  absl::Status LoadRecords(const std::string& path);
+  absl::Status LoadRecordFile(const std::string& path);
   std::string Walk(const Words& words);
   std::string Linear(const Words& words);
   std::string NestedLinear(Gva gva, GuestAccess access);
