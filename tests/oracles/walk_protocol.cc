@@ -17,9 +17,11 @@
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/ept_walker.h"
 #include "tdp/base/status_macros.h"
+#include "tests/oracles/engine_walk_protocol.h"
 #include "tests/oracles/protocols.h"
 
-ABSL_FLAG(std::string, walker, "sim", "which code answers `walk` lines: sim, the software CPU");
+ABSL_FLAG(std::string, walker, "sim",
+          "which code answers `walk` lines: sim, the software CPU, or engine, the engine's walkers");
 
 namespace tdp::oracles {
 namespace {
@@ -252,12 +254,11 @@ absl::StatusOr<std::string> WalkProtocol::Answer(std::string_view line) {
   return answer + Tail();
 }
 
-int RunWalkProtocol(std::istream& in, std::ostream& out) {
-  if (absl::GetFlag(FLAGS_walker) != "sim") {
-    std::cerr << "--walker=" << absl::GetFlag(FLAGS_walker) << ": only sim is there\n";
-    return 2;
-  }
-  WalkProtocol protocol;
+namespace {
+
+template <typename Protocol>
+int AnswerLines(std::istream& in, std::ostream& out) {
+  Protocol protocol;
   std::string line;
   for (int number = 1; std::getline(in, line); ++number) {
     const absl::StatusOr<std::string> answer = protocol.Answer(line);
@@ -268,6 +269,16 @@ int RunWalkProtocol(std::istream& in, std::ostream& out) {
     if (!answer->empty()) out << line << " -> " << *answer << "\n";
   }
   return 0;
+}
+
+}  // namespace
+
+int RunWalkProtocol(std::istream& in, std::ostream& out) {
+  const std::string walker = absl::GetFlag(FLAGS_walker);
+  if (walker == "sim") return AnswerLines<WalkProtocol>(in, out);
+  if (walker == "engine") return AnswerLines<EngineWalkProtocol>(in, out);
+  std::cerr << "--walker=" << walker << ": sim and engine are there\n";
+  return 2;
 }
 
 }  // namespace tdp::oracles
