@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "tdp/base/check.h"
 
 namespace tdp {
@@ -49,15 +51,16 @@ Translation DirectMmu::Walk(Gfn gfn) const {
   return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
 }
 
-// Where to map `gfn`. For a write, the way there is writable afterwards.
+// Where to map `gfn`. For a write, the way there is writable afterwards; no table if another fault
+// is at that.
 EntryPosition DirectMmu::Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
-                              bool& flush_owed) const {
+                              Unprotect unprotect) const {
   if (memo.LeadsTo(gfn, needed, structure())) {
     return memo.position;
   }
   EntryPosition at = Descend(Root(), gfn, target);
   while (needed.can_write() && !at.above.can_write()) {
-    flush_owed |= PushDownProtection(gfn);
+    if (!RestoreWrite(gfn, unprotect)) return {};
     at = Descend(Root(), gfn, target);
   }
   return at;
@@ -68,34 +71,56 @@ void DirectMmu::Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) con
   memo = {structure(), gfn.raw() >> Level::kIndexBits, position};
 }
 
-// Moves the highest missing W on the way to `gfn` one level down: off on every child, and only then
-// on at the parent, so that no child is writable in between that was not before. True if another
-// push was faster: this one may then have taken W back that a fault had given, and CPUs must hear
-// of it.
-bool DirectMmu::PushDownProtection(Gfn gfn) const {
+// Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the
+// protection moves one level down: off on every child, and only then on at the parent, so that no
+// child is writable in between that was not before. One fault at a time does this to an entry: a
+// second one, late, would take from the children what their writes have set by now. False if
+// another fault is at it.
+bool DirectMmu::RestoreWrite(Gfn gfn, Unprotect unprotect) const {
   EntryPosition at = Root();
   EptEntry parent = at.entry(gfn).Load();
   while (parent.kind(at.level) == EntryKind::kTable && parent.is_writable()) {
     at = {TableAt(parent), at.level.below(), at.above};
     parent = at.entry(gfn).Load();
   }
-  if (parent.kind(at.level) != EntryKind::kTable) return false;
-  uint64_t* children = TableAt(parent);
-  for (int i = 0; i < Level::kEntries; ++i) {
-    const EptEntry child = EntryRef(children + i).Load();
-    if (child.is_writable() && !child.is_mmio()) EntryRef(children + i).FetchAnd(~ept::kWrite);
+  if (parent.kind(at.level) != EntryKind::kTable) return true;
+  if (unprotect != Unprotect::kLift) {
+    if (!ClaimPush(at.entry(gfn), parent)) return parent.is_writable();
+    TakeFromChildren(TableAt(parent), at.level.below(), unprotect);
   }
-  while (!parent.is_writable()) {
-    if (at.entry(gfn).CompareExchange(parent, parent.WithWrite())) return false;
+  // Fails where the CPU sets A, and, lifting, where another fault is faster.
+  while (!at.entry(gfn).CompareExchange(parent, parent.WithWritePushed())) {
   }
   return true;
+}
+
+bool DirectMmu::ClaimPush(EntryRef entry, EptEntry& parent) {
+  do {
+    if (parent.is_writable() || parent.is_pushing()) return false;
+  } while (!entry.CompareExchange(parent, parent.WithPushing()));
+  parent = parent.WithPushing();
+  return true;
+}
+
+void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect) {
+  const bool keep_write = unprotect == Unprotect::kPushDirty && level == kLevel4K;
+  const uint64_t bits = keep_write ? ept::kDirty : ept::kWrite;
+  for (int i = 0; i < Level::kEntries; ++i) {
+    const EntryRef entry(children + i);
+    const EptEntry child = entry.Load();
+    if ((child.raw() & bits) != 0 && !child.is_mmio()) entry.FetchAnd(~bits);
+  }
 }
 
 MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
   MapResult result;
   Level target = request.level;
   for (;;) {
-    const EntryPosition at = Find(request.gfn, target, request.needed, memo, result.flush_owed);
+    const EntryPosition at = Find(request.gfn, target, request.needed, memo, request.unprotect);
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) {
+      result.outcome = MapOutcome::kBusy;
+      return result;
+    }
     const EptEntry old = at.entry(request.gfn).Load();
     result.level = std::min(at.level, request.level);
     switch (old.kind(at.level)) {
@@ -182,7 +207,7 @@ MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafReq
   if (old == full && full.access().Covers(request.needed)) return MapOutcome::kSpurious;
   if (at.level > request.level && !full.access().Covers(request.needed)) {
     if (cache.size() == 0) return MapOutcome::kNeedsTables;
-    flush_owed |= Split(at, request.gfn, old, cache);
+    flush_owed |= Split(at, request.gfn, old, cache, request.unprotect);
     return MapOutcome::kRaced;
   }
   if (Translation{full, at.level, {}}.FrameOf(request.gfn) != request.leaf.frame()) {
@@ -193,26 +218,35 @@ MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafReq
                                                            : MapOutcome::kRaced;
 }
 
-// Replaces a large leaf by a table of the same frames, rights and A/D bits. False if someone else
-// changed the leaf first.
-bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry leaf, TableCache& cache) const {
+// Replaces a large leaf by a table of the same frames, rights and A/D bits; where D bits log
+// writes, 4 KiB leaves start with W and without D. False if someone else changed the leaf first.
+bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
+                      Unprotect unprotect) const {
   TablePage* table = NewTable(gfn, at.level.below(), cache);
+  EptEntry leaf = old;
+  if (unprotect == Unprotect::kPushDirty && at.level == kLevel2M) {
+    leaf = old.host_writable() ? old.WithWrite().WithoutDirty() : old.WithoutDirty();
+  }
   for (int i = 0; i < Level::kEntries; ++i) {
     table->entries()[i] = leaf.SplitChild(at.level, i).raw();
   }
   const EptEntry link = EptEntry::Table(pool_.HpaOf(table->entries()));
-  if (at.entry(gfn).CompareExchange(leaf, leaf.accessed() ? link.WithAccessed() : link))
+  if (at.entry(gfn).CompareExchange(old, old.accessed() ? link.WithAccessed() : link)) {
     return true;
+  }
   std::fill_n(table->entries(), Level::kEntries, pool_.empty_entry().raw());
   table->in_use = false;
   cache.PushUnused(table);
   return false;
 }
 
-MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, LeafMemo& memo) {
+MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
+                                  LeafMemo& memo) {
   MapResult result;
   for (;;) {
-    const EntryPosition at = Find(gfn, kLevel4K, needed, memo, result.flush_owed);
+    const EntryPosition at = Find(gfn, kLevel4K, needed, memo, unprotect);
+    result.outcome = MapOutcome::kBusy;
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return result;
     EptEntry old = at.entry(gfn).Load();
     result.level = at.level;
     result.outcome = MapOutcome::kNeedsTables;
@@ -227,6 +261,56 @@ MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, LeafMem
     if (result.outcome == MapOutcome::kSpurious || at.entry(gfn).CompareExchange(old, wider)) {
       return result;
     }
+  }
+}
+
+bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, uint64_t bits) {
+  const int in_first_table = Level::kEntries - kLevel4K.IndexOf(base);
+  const uint64_t first = in_first_table < 64 ? (uint64_t{1} << in_first_table) - 1 : ~uint64_t{0};
+  const bool any = NarrowInTable(base, mask & first, bits);
+  return NarrowInTable(base, mask & ~first, bits) || any;
+}
+
+// The same within one table.
+bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const {
+  if (mask == 0) return false;
+  const EntryPosition at =
+      Descend(Root(), base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))), kLevel4K);
+  if (at.level != kLevel4K) return false;
+  bool any = false;
+  for (; mask != 0; mask &= mask - 1) {
+    const EntryRef entry =
+        at.entry(base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))));
+    const EptEntry old = entry.Load();
+    if ((old.raw() & bits) == 0 || old.is_mmio()) continue;
+    entry.FetchAnd(~bits);
+    any = true;
+  }
+  return any;
+}
+
+DirectMmu::PushResult DirectMmu::PushDown(Gfn gfn, Unprotect unprotect, TableCache& cache) {
+  PushResult result;
+  for (;;) {
+    const EntryPosition at = Descend(Root(), gfn, kLevel4K);
+    const EptEntry entry = at.entry(gfn).Load();
+    const bool done = at.level == kLevel4K && at.above.can_write();
+    if (done || entry.is_hole()) {
+      const PageCount pages = at.level == kLevel4K ? kLevel2M.pages() : at.level.pages();
+      result.next = gfn.AlignDown(pages) + pages;
+      return result;
+    }
+    if (!at.above.can_write()) {
+      if (RestoreWrite(gfn, unprotect)) continue;
+      result.outcome = MapOutcome::kBusy;
+    } else if (cache.size() > 0) {
+      result.flush_owed |= Split(at, gfn, entry, cache, unprotect);
+      continue;
+    } else {
+      result.outcome = MapOutcome::kNeedsTables;
+    }
+    result.next = gfn;
+    return result;
   }
 }
 
@@ -259,33 +343,53 @@ struct DirectMmu::Range {
   }
 };
 
-bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached) {
+struct DirectMmu::Detachment {
+  Range range;
+  TableCache& spare;
+  TableList& detached;
+  LostDirtyLeaves* lost;
+};
+
+bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
+                       LostDirtyLeaves* lost) {
   if (first >= end) return false;
   StructureChanged();
-  return DetachIn(root_->entries(), root_level(), Gfn(0), {first, end}, spare, detached);
+  Detachment work{{first, end}, spare, detached, lost};
+  return DetachIn(root_->entries(), root_level(), Gfn(0), true, work);
 }
 
-bool DirectMmu::DetachIn(uint64_t* table, Level level, Gfn base, const Range& range,
-                         TableCache& spare, TableList& detached) {
+bool DirectMmu::DetachIn(uint64_t* table, Level level, Gfn base, bool writable,
+                         Detachment& work) const {
   bool any = false;
-  const int last = range.LastIndex(base, level);
-  for (int i = range.FirstIndex(base, level); i <= last; ++i) {
+  const int last = work.range.LastIndex(base, level);
+  for (int i = work.range.FirstIndex(base, level); i <= last; ++i) {
     const EntryPosition at{table, level, Access::All()};
     const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
     EptEntry old = at.entry(gfn).Load();
     if (old.is_hole()) continue;
     any = true;
-    if (!range.Holds(gfn, level.pages())) {
-      old = SplitForEdge(at, gfn, old, spare);
+    if (!work.range.Holds(gfn, level.pages())) {
+      old = SplitForEdge(at, gfn, old, work.spare);
       if (old.kind(level) == EntryKind::kTable) {
-        DetachIn(TableAt(old), level.below(), gfn, range, spare, detached);
+        DetachIn(TableAt(old), level.below(), gfn, writable && old.is_writable(), work);
         if (!IsTableEmpty(TableAt(old), pool_.empty_entry())) continue;
       }
     }
-    at.entry(gfn).Exchange(pool_.empty_entry());
-    if (old.kind(level) == EntryKind::kTable) detached.Push(TablePage::Of(TableAt(old)));
+    TakeOut(at, gfn, writable, work);
   }
   return any;
+}
+
+void DirectMmu::TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const {
+  const EptEntry old = at.entry(gfn).Exchange(pool_.empty_entry());
+  if (old.kind(at.level) == EntryKind::kTable) {
+    TablePage* table = TablePage::Of(TableAt(old));
+    table->may_be_dirty = writable && old.is_writable();
+    work.detached.Push(table);
+  } else if (work.lost != nullptr && writable && at.level == kLevel4K && old.dirty() &&
+             !old.is_mmio()) {
+    work.lost->OnLost(gfn);
+  }
 }
 
 // What stands at an entry that reaches over an end of the range, after its large leaf was split if
@@ -324,12 +428,13 @@ bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const Ran
   for (int i = range.FirstIndex(base, level); i <= last; ++i) {
     const EntryRef entry(table + i);
     const EptEntry old = entry.Load();
-    if (!old.is_writable() || old.is_mmio()) continue;
+    const uint64_t bits = level == kLevel4K ? ept::kWrite | ept::kDirty : ept::kWrite;
+    if ((old.raw() & bits) == 0 || old.is_mmio()) continue;
     const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
     if (!range.Holds(gfn, level.pages()) && old.kind(level) == EntryKind::kTable) {
       any |= WriteProtectIn(TableAt(old), level.below(), gfn, range);
     } else {
-      entry.FetchAnd(~ept::kWrite);
+      entry.FetchAnd(~bits);
       any = true;
     }
   }

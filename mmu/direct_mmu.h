@@ -58,12 +58,21 @@ struct LeafMemo {
   }
 };
 
+// What becomes of a W that is missing above a leaf when a write fault meets it. The frame's slot
+// decides: W is taken there by switching dirty logging on, for a whole aligned region at once.
+enum class Unprotect : uint8_t {
+  kLift,       // nobody logs any more: W comes back
+  kPushWrite,  // writes are logged by their faults: every entry one level down loses W instead
+  kPushDirty,  // they are logged by D bits: as before, but leaves of 4 KiB lose D and keep W
+};
+
 // What a fault wants mapped.
 struct LeafRequest {
   Gfn gfn;
   Level level = kLevel4K;  // the largest leaf that may be installed, or given more rights
   Access needed;           // what the guest tried
   EptEntry leaf;           // the leaf for `gfn` at 4 KiB; larger ones are made from it
+  Unprotect unprotect = Unprotect::kLift;
 };
 
 enum class MapOutcome : uint8_t {
@@ -72,18 +81,27 @@ enum class MapOutcome : uint8_t {
   kRaced,         // another reader was faster with this entry: look again
   kNeedsTables,   // more tables than the cache holds; nothing was changed
   kFrameChanged,  // another frame is mapped here: only a structural operation may replace it
+  kBusy,          // another fault is pushing a protection down here: the guest may try again
 };
 
 struct MapResult {
   MapOutcome outcome = MapOutcome::kInstalled;
   Level level = kLevel4K;
-  bool flush_owed = false;  // a large leaf became a table, or two pushes of a protection met
+  bool flush_owed = false;  // a large leaf became a table
 };
 
 struct DirectMmuOptions {
   int levels = 4;              // 4 or 5
   bool accessed_dirty = true;  // EPTP bit 6
   uint16_t address_space = 0;
+};
+
+// Hears of 4 KiB leaves that are taken out of the tables with D set: a write that no harvest of the
+// tables will find any more. Called inside the writer's section.
+class LostDirtyLeaves {
+ public:
+  virtual ~LostDirtyLeaves() = default;
+  virtual void OnLost(Gfn gfn) = 0;
 };
 
 class DirectMmu {
@@ -120,7 +138,24 @@ class DirectMmu {
   // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
   // was taken for logging, rights that were taken for aging. kNeedsTables if that is not the case,
   // or only after a split: the whole fault has to run then, and nothing was changed.
-  MapResult WidenInPlace(Gfn gfn, Access needed, Level largest, LeafMemo& memo);
+  MapResult WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
+                         LeafMemo& memo);
+
+  // Takes `bits` (W or D) from the 4 KiB leaves of the frames `base` + i for every bit i of `mask`.
+  // Frames that are mapped larger, or not at all, stay as they are. Returns whether anything
+  // changed.
+  bool NarrowPages(Gfn base, uint64_t mask, uint64_t bits);
+
+  // One step of preparing [first, end) for its first writes, as a write fault would but without
+  // one: moves missing W down and splits large leaves until a whole 2 MiB is done. Returns the
+  // first frame that is not. kNeedsTables: with tables from `cache` less than needed; kBusy: a
+  // fault is at it. `flush_owed` is set as by `Map`.
+  struct PushResult {
+    Gfn next;
+    MapOutcome outcome = MapOutcome::kInstalled;
+    bool flush_owed = false;
+  };
+  PushResult PushDown(Gfn gfn, Unprotect unprotect, TableCache& cache);
 
   // Remembers that `gfn` has no memory, as of slot generation `generation`. True if the entry is
   // there now; false if tables are missing or something is mapped.
@@ -132,14 +167,18 @@ class DirectMmu {
   // Takes every mapping of [first, end) away: whole subtrees at the highest entries inside, and the
   // ragged edges entry by entry. A large leaf that reaches over an edge is split first with a table
   // from `spare`, or taken away whole where there is none (the guest faults it in again). Detached
-  // tables go to `detached`. Returns whether anything was there.
-  bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached);
+  // tables go to `detached`; `TablePage::may_be_dirty` of each says whether D bits below it stand
+  // for writes since logging was switched on. `lost` (null: nobody) hears of leaves on the edges.
+  // Returns whether anything was there.
+  bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
+              LostDirtyLeaves* lost = nullptr);
 
   // Puts an empty root in place and returns the old one, with everything below it.
   TablePage* ReplaceRoot(TablePage* root);
 
   // Takes W from the highest entries inside [first, end), O(1) in its size: rights combine by AND.
-  // Returns whether anything was writable.
+  // 4 KiB leaves among them, which stand only at unaligned ends, lose D too: from here on D says
+  // that a page was written since. Returns whether anything was writable.
   bool WriteProtect(Gfn first, Gfn end);
 
   // --- Nobody else is there
@@ -165,8 +204,11 @@ class DirectMmu {
   MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
   EntryPosition Descend(EntryPosition from, Gfn gfn, Level target) const;
   EntryPosition Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
-                     bool& flush_owed) const;
-  bool PushDownProtection(Gfn gfn) const;
+                     Unprotect unprotect) const;
+  bool NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const;
+  bool RestoreWrite(Gfn gfn, Unprotect unprotect) const;
+  static bool ClaimPush(EntryRef entry, EptEntry& parent);
+  static void TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect);
   void Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const;
 
   MapOutcome Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
@@ -176,11 +218,13 @@ class DirectMmu {
   TablePage* NewTable(Gfn gfn, Level level, TableCache& cache) const;
   MapOutcome Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                    TableCache& cache, bool& flush_owed) const;
-  bool Split(const EntryPosition& at, Gfn gfn, EptEntry leaf, TableCache& cache) const;
+  bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
+             Unprotect unprotect = Unprotect::kLift) const;
 
-  struct Range;  // of frames, for structural operations
-  bool DetachIn(uint64_t* table, Level level, Gfn base, const Range& range, TableCache& spare,
-                TableList& detached);
+  struct Range;       // of frames, for structural operations
+  struct Detachment;  // one `Detach` under way
+  bool DetachIn(uint64_t* table, Level level, Gfn base, bool writable, Detachment& work) const;
+  void TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const;
   EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
   bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range);
   uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/detached_dirt.h"
 
 namespace tdp {
 namespace {
@@ -34,6 +36,7 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       backend_(backend),
       options_(options),
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
+      dirty_tracking_(DirtyTrackingInUse(options, backend.capabilities())),
       max_leaf_level_(MaxLeafLevel(options, backend.capabilities())),
       guest_end_(uint64_t{1} << GuestPhysicalBits(options)) {}
 
@@ -55,7 +58,7 @@ Engine::~Engine() {
   clock.Reclaim();  // no vCPU is left, so everything that waited can go
   TableList roots;
   for (const auto& mmu : mmus_) roots.Push(mmu->TakeRoot());
-  Reclaim(std::move(roots));
+  Engine::Reclaim(std::move(roots));
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -73,6 +76,13 @@ EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
   return entry.Check(level, rules);
 }
 
+bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
+                    TableList& detached) {
+  if (!HarvestsDetached()) return mmu(space).Detach(first, end, spare, detached);
+  DetachedDirt dirt(slots, space);
+  return mmu(space).Detach(first, end, spare, detached, &dirt);
+}
+
 PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
   TableCache spare(pool);
   const auto is_ragged = [](Gfn gfn) { return !gfn.is_aligned(kLevel1G.pages()); };
@@ -83,12 +93,12 @@ PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
   PendingFlush flush;
   {
     MmuWriteSection section(mmu_lock);
-    if (mmu(space).Detach(first, std::min(end, mmu(space).end()), spare, detached)) {
+    if (Detach(space, first, std::min(end, mmu(space).end()), spare, detached)) {
       flush = clock.Advance();
+      clock.Retire(std::move(detached), flush);
     }
   }
   if (flush.is_owed()) zaps.fetch_add(1, std::memory_order_relaxed);
-  clock.Retire(std::move(detached), flush);
   return flush;
 }
 
@@ -98,25 +108,32 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   PendingFlush flush;
   {
     MmuWriteSection section(mmu_lock);
-    detached.Push(mmu(space).ReplaceRoot(root));
+    TablePage* old = mmu(space).ReplaceRoot(root);
+    old->may_be_dirty = true;
+    detached.Push(old);
     flush = clock.AdvanceAllRoots();
+    clock.Retire(std::move(detached), flush);
   }
   zaps.fetch_add(1, std::memory_order_relaxed);
-  clock.Retire(std::move(detached), flush);
   return flush;
 }
 
 // Every table is followed by its children in the list, so that the list is both the work and the
 // result.
 void Engine::Reclaim(TableList&& subtrees) {
-  TableList work = std::exchange(subtrees, TableList());
+  TableList work = std::move(subtrees);
   TableList done;
+  std::optional<DetachedHarvest> harvest;
+  if (HarvestsDetached()) harvest.emplace(slots, mmu_lock);
   while (TablePage* table = work.Pop()) {
     const Level level = table->level();
+    if (level == kLevel4K && harvest && table->may_be_dirty) harvest->Take(*table);
     for (int i = 0; level > kLevel4K && i < Level::kEntries; ++i) {
       const EptEntry entry = table->entry(i).Load();
       if (entry.kind(level) == EntryKind::kTable) {
-        work.Push(TablePage::Of(pool.EntriesOf(entry.address())));
+        TablePage* below = TablePage::Of(pool.EntriesOf(entry.address()));
+        below->may_be_dirty = table->may_be_dirty && entry.is_writable();
+        work.Push(below);
       }
     }
     done.Push(table);

@@ -39,6 +39,7 @@ class Engine : public TableReclaimer {
   Backend& backend() { return backend_; }
   const VmOptions& options() const { return options_; }
   bool accessed_dirty() const { return accessed_dirty_; }
+  DirtyTracking dirty_tracking() const { return dirty_tracking_; }
   Level max_leaf_level() const { return max_leaf_level_; }
   Gpa guest_end() const { return guest_end_; }
   DirectMmu& mmu(AddressSpaceId space) { return *mmus_[space]; }
@@ -48,12 +49,16 @@ class Engine : public TableReclaimer {
   // Which rule of the SDM a present entry at `level` breaks.
   EntryDefect CheckEntry(EptEntry entry, Level level) const;
 
+  // Inside a writer's section: `DirectMmu::Detach`, with the D bits of the edges going to the logs.
+  bool Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare, TableList& detached);
+
   // Takes every mapping of [first, end) away. Returns the flush that this owes.
   PendingFlush Zap(AddressSpaceId space, Gfn first, Gfn end);
   // The same for everything at once, in O(1): the root is replaced.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space);
 
-  // Called with detached subtrees that no CPU can reach: frees every table of them.
+  // Called with detached subtrees that no CPU can reach: takes the D bits that slots log, frees
+  // every table.
   void Reclaim(TableList&& subtrees) override;
 
   // The parts. Each is thread-safe by its own rules.
@@ -63,6 +68,10 @@ class Engine : public TableReclaimer {
   ChangeSequence sequence;
   TablePool pool;
   FlushClock clock;
+
+  // How many slots log dirty pages. Moves before the first such slot is published, and after the
+  // last one is gone.
+  std::atomic<int> logging_slots{0};
 
   std::atomic<uint64_t> zaps{0};
   std::atomic<uint64_t> tables_freed{0};
@@ -75,10 +84,16 @@ class Engine : public TableReclaimer {
  private:
   Engine(Backend& backend, const VmOptions& options);
   absl::StatusOr<TablePage*> NewRoot();
+  // Whether D bits in what is detached are writes that only the tables know of.
+  bool HarvestsDetached() const {
+    return dirty_tracking_ == DirtyTracking::kDirtyBits &&
+           logging_slots.load(std::memory_order_relaxed) != 0;
+  }
 
   Backend& backend_;
   const VmOptions options_;
   const bool accessed_dirty_;
+  const DirtyTracking dirty_tracking_;
   const Level max_leaf_level_;
   const Gpa guest_end_;
   std::vector<std::unique_ptr<DirectMmu>> mmus_;

@@ -118,6 +118,9 @@ class EptEntry {
   constexpr bool sub_page_write() const { return Has(ept::kSubPageWrite); }
   constexpr bool host_writable() const { return Has(ept::kSoftHostWritable); }
   constexpr bool access_tracked() const { return Has(ept::kSoftAccessTracked); }
+  // Of entries that point to a table: `ept::kTableRevisit`, `ept::kTablePushing`.
+  constexpr bool must_revisit() const { return Has(ept::kTableRevisit); }
+  constexpr bool is_pushing() const { return Has(ept::kTablePushing); }
   constexpr uint64_t mmio_generation() const {
     return (raw_ >> ept::kMmioGenerationLowShift &
             ((uint64_t{1} << ept::kMmioGenerationLowBits) - 1)) |
@@ -142,6 +145,14 @@ class EptEntry {
   constexpr EptEntry WithoutSuppressVe() const { return Without(ept::kSuppressVe); }
   constexpr EptEntry WithHostWritable() const { return With(ept::kSoftHostWritable); }
   constexpr EptEntry WithoutHostWritable() const { return Without(ept::kSoftHostWritable); }
+  constexpr EptEntry WithPushing() const { return With(ept::kTablePushing); }
+  // The end of a push: W is back.
+  constexpr EptEntry WithWritePushed() const { return WithWrite().Without(ept::kTablePushing); }
+  // What a harvest leaves at a table entry as it goes below: A clear, and a note if it was set.
+  constexpr EptEntry WithAccessedHarvested() const {
+    return accessed() ? Without(ept::kAccessed).With(ept::kTableRevisit)
+                      : Without(ept::kTableRevisit);
+  }
   constexpr EptEntry WithMemoryType(MemoryType type) const {
     return EptEntry((raw_ & ~ept::kMemoryTypeMask) | static_cast<uint64_t>(type)
                                                          << ept::kMemoryTypeShift);

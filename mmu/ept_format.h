@@ -59,6 +59,12 @@ inline constexpr uint64_t kSoftMask =
 // Ignored by hardware and not used.
 inline constexpr uint64_t kUnused = Bit(62);
 
+// --- Entries that point to a table: bits that hardware ignores and the engine uses ---------------
+// The last harvest of D bits cleared A here: the next one looks below, whatever A says.
+inline constexpr uint64_t kTableRevisit = Bit(53);
+// A fault is moving the missing W of this entry down to the entries below.
+inline constexpr uint64_t kTablePushing = Bit(54);
+
 // An MMIO entry is a misconfiguration on purpose: W and X without R, which no capability allows.
 // All its other bits are the engine's: a slot generation in two pieces, and the frame number.
 inline constexpr uint64_t kMmioPattern = kWrite | kExecute;
@@ -128,6 +134,10 @@ inline constexpr uint64_t kHardwareLeafBits = kRightsMask | kMemoryTypeMask | kI
                                               kSupervisorShadowStack | kSubPageWrite | kSuppressVe;
 static_assert((kHardwareLeafBits & (kSoftMask | kUnused)) == 0,
               "a software bit stands on a hardware bit");
+static_assert(((kTableRevisit | kTablePushing) &
+               (kRightsMask | kTableReservedLow | kLargePage | kAccessed | kUserExecute |
+                kAddressMask | kSuppressVe)) == 0,
+              "a software bit of a table entry stands on a hardware bit");
 static_assert(std::popcount(kSoftMask) == 7, "software bits overlap");
 static_assert((kHardwareLeafBits | kSoftMask | kUnused) == ~uint64_t{0}, "a bit has no owner");
 static_assert(((Bits(kMmioGenerationLowShift + kMmioGenerationLowBits - 1, 3) |

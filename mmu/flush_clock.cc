@@ -90,8 +90,11 @@ PendingFlush FlushClock::AdvanceAllRoots() {
 void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
   if (subtrees.empty()) return;
   TDP_CHECK(flush.is_owed());
-  absl::MutexLock lock(&mutex_);
-  retired_.push_back({flush.generation_, std::exchange(subtrees, TableList())});
+  for (TablePage* table = subtrees.head(); table != nullptr; table = table->next) {
+    table->retired_at = flush.generation_;
+  }
+  absl::MutexLock lock(&retired_mutex_);
+  retired_.Splice(std::move(subtrees));
 }
 
 void FlushClock::Settle(uint64_t generation) {
@@ -122,18 +125,24 @@ uint64_t FlushClock::PassedByAll() const {
 }
 
 void FlushClock::Reclaim() {
-  TableList free;
-  {
-    absl::MutexLock lock(&mutex_);
-    // Operations may retire out of order by a step or two, so every entry is looked at.
-    const uint64_t passed = retired_.empty() ? 0 : PassedByAll();
-    std::erase_if(retired_, [&](Retired& retired) {
-      if (retired.generation > passed) return false;
-      free.Splice(std::exchange(retired.subtrees, TableList()));
-      return true;
-    });
-  }
+  absl::ReaderMutexLock reclaiming(&reclaim_mutex_);
+  TableList free = TakePassed();
   if (!free.empty()) reclaimer_.Reclaim(std::move(free));
 }
+
+TableList FlushClock::TakePassed() {
+  TableList free;
+  absl::MutexLock lock(&mutex_);
+  absl::MutexLock retired_lock(&retired_mutex_);
+  if (retired_.empty()) return free;
+  const uint64_t passed = PassedByAll();
+  TableList all = std::exchange(retired_, TableList());
+  while (TablePage* table = all.Pop()) {
+    (table->retired_at <= passed ? free : retired_).Push(table);
+  }
+  return free;
+}
+
+void FlushClock::WaitForReclaims() { absl::WriterMutexLock none_reclaims(&reclaim_mutex_); }
 
 }  // namespace tdp

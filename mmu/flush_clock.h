@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -38,6 +37,8 @@ class [[nodiscard]] PendingFlush {
   ~PendingFlush();
 
   bool is_owed() const { return clock_ != nullptr; }
+  // What `FlushClock::generation` has to reach; meaningful while it is owed.
+  uint64_t generation() const { return generation_; }
 
   // Takes over the debt of `other`, of the same clock: one `Settle` pays both.
   void Merge(PendingFlush&& other);
@@ -112,11 +113,16 @@ class FlushClock {
   // the table may serve as another root later.
   PendingFlush AdvanceAllRoots();
 
-  // Detached subtrees, to be freed once every vCPU has passed `flush`.
+  // Detached subtrees, to be freed once every vCPU has passed `flush`. Call inside the section that
+  // detached them: whoever enters one later finds them either in the tables or here.
   void Retire(TableList&& subtrees, const PendingFlush& flush);
 
   // Frees what every vCPU has passed. `Settle` does this too.
   void Reclaim();
+
+  // Returns when what other threads' `Reclaim` has taken from here has gone through the reclaimer.
+  // After a `Settle` of one's own, everything retired before it has then. Hold no lock.
+  void WaitForReclaims();
 
   uint64_t generation() const { return generation_.load(std::memory_order_relaxed); }
 
@@ -125,19 +131,20 @@ class FlushClock {
 
   void Settle(uint64_t generation);
   void WaitForVcpus(uint64_t generation);
+  TableList TakePassed();
   uint64_t PassedByAll() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   Backend& backend_;
   TableReclaimer& reclaimer_;
   alignas(64) std::atomic<uint64_t> generation_{1};
   std::atomic<uint64_t> all_roots_generation_{1};
-  struct Retired {
-    uint64_t generation;
-    TableList subtrees;
-  };
   alignas(64) mutable absl::Mutex mutex_;
   std::vector<Member*> members_ ABSL_GUARDED_BY(mutex_);
-  std::deque<Retired> retired_ ABSL_GUARDED_BY(mutex_);
+  // Shared while tables go through the reclaimer.
+  absl::Mutex reclaim_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  // Taken inside sections, and never for long.
+  absl::Mutex retired_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
+  TableList retired_ ABSL_GUARDED_BY(retired_mutex_);  // each with its `retired_at`
 };
 
 }  // namespace tdp

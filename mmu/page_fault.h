@@ -50,6 +50,7 @@ struct PageFault {
   const MemorySlot* slot = nullptr;  // the vCPU's copy
   Hva hva;
   bool log_write = false;      // the slot logs dirty pages and this is a write
+  bool need_room = false;      // the log must have room for what the fault makes writable
   Level max_level = kLevel4K;  // what slot, host page and policy permit
 
   // What was found.

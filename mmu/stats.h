@@ -23,7 +23,7 @@ struct FaultStats {
   uint64_t blocked = 0;
   uint64_t errors = 0;
   uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
-  uint64_t splits = 0;   // large leaves split, or protections pushed twice: a flush each
+  uint64_t splits = 0;   // large leaves split: a flush each
   uint64_t flushes = 0;  // made as the guest was entered
   std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G; given more rights in place included
 

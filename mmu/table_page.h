@@ -11,8 +11,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "tdp/base/address.h"
+#include "tdp/base/check.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/entry_ref.h"
@@ -24,12 +26,15 @@ namespace tdp {
 // list fields belong to whoever holds the table while it is not.
 struct alignas(64) TablePage {
   TablePage* next = nullptr;  // in a free list, a cache or a list of detached tables
-  uint64_t retired_at = 0;    // flush generation after which no CPU can reach the table
+  uint64_t retired_at = 0;    // the flush generation after which no CPU can reach it, once detached
   Gfn base;                   // first frame that the table maps
   PageRole role;
   // Set where the table stands in the tables of a `Vm`, for `Vm::CheckInvariants`; cleared on
   // return.
   bool in_use = false;
+  // Of a table that was taken out of the tables: whether D bits in it stand for writes that a dirty
+  // log has not heard of. Not so below an entry without W.
+  bool may_be_dirty = false;
 
   // The table of this record.
   uint64_t* entries() const {
@@ -58,6 +63,16 @@ static_assert((kTablesPerBlock + 1) * sizeof(TablePage) == kPageSize);
 // A list of tables that nobody else holds, linked through `TablePage::next`.
 class TableList {
  public:
+  TableList() = default;
+  TableList(TableList&& other) noexcept { Splice(std::move(other)); }
+  // Only onto an empty list: tables are not dropped.
+  TableList& operator=(TableList&& other) noexcept {
+    TDP_DCHECK(empty());
+    Splice(std::move(other));
+    return *this;
+  }
+  ~TableList() = default;
+
   bool empty() const { return head_ == nullptr; }
   size_t size() const { return size_; }
   TablePage* head() const { return head_; }

@@ -116,10 +116,19 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Vcpu::ChooseLevel(PageFault& fault) con
   fault.max_level = level;
 }
 
+// How the fault opens what the start of logging has closed.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline Unprotect Vcpu::UnprotectFor(const PageFault& fault) const {
+  if (ABSL_PREDICT_TRUE(!fault.slot->logs_dirty_pages())) return Unprotect::kLift;
+  return IsByHardware(engine_.dirty_tracking()) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
+}
+
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
   const bool writable = fault.page->writable && !fault.slot->is_read_only();
-  // Where writes are logged a page becomes writable only by the write that marks it.
-  const bool give_write = writable && (fault.access.can_write() || !fault.slot->logs_dirty_pages());
+  // Where writes are logged by their faults a page becomes writable only by the write that marks
+  // it.
+  const Unprotect unprotect = UnprotectFor(fault);
+  const bool give_write =
+      writable && (fault.access.can_write() || unprotect != Unprotect::kPushWrite);
   const Access access = give_write ? Access::All() : Access::All().Without(Access::Write());
   EptEntry leaf =
       EptEntry::Leaf(fault.page->hfn, kLevel4K, access, fault.page->memory_type).WithIgnorePat();
@@ -129,16 +138,13 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault
     leaf = leaf.WithAccessed();
     if (fault.access.can_write()) leaf = leaf.WithDirty();
   }
-  return {fault.gfn, fault.max_level, fault.access, leaf};
+  return {fault.gfn, fault.max_level, fault.access, leaf, unprotect};
 }
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
   FaultResult result = Fault(gpa, qualification);
   while (ABSL_PREDICT_FALSE(short_of_room_ != nullptr)) {
-    // Memory for the log is allocated outside every section. The shared pointer keeps the log while
-    // it is.
-    const std::shared_ptr<DirtyLog> log = std::exchange(short_of_room_, nullptr);
-    const absl::Status room = log->Prepare(index_without_room_);
+    const absl::Status room = MakeRoom();
     result = room.ok() ? Fault(gpa, qualification) : Error(room);
   }
   Count(result);
@@ -157,6 +163,8 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
   if (fault.access.can_write() && fault.slot->is_read_only()) return {FaultOutcome::kMmio};
   fault.hva = fault.slot->HvaOf(fault.gfn);
   fault.log_write = fault.slot->logs_dirty_pages() && fault.access.can_write();
+  fault.need_room =
+      fault.log_write || (fault.slot->logs_dirty_pages() && IsByHardware(engine_.dirty_tracking()));
 
   if (FaultResult fast; fault.reached_leaf && TryWidenInPlace(fault, fast)) return fast;
 
@@ -170,7 +178,7 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
   {
     MmuReadSection section(reader_);
     if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
-    if (fault.log_write && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
+    if (fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
     ChooseLevel(fault);
     mapped = mmu().Map(RequestFor(fault), memo_, tables_);
     if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
@@ -184,6 +192,10 @@ absl::Status Vcpu::CheckAddress(Gpa gpa) const {
   if (is_in_guest()) {
     return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
   }
+  return CheckWidth(gpa);
+}
+
+absl::Status Vcpu::CheckWidth(Gpa gpa) const {
   if (gpa < engine_.guest_end()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrFormat("gpa 0x%x is beyond the guest's width (0x%x)",
                                                     gpa.raw(), engine_.guest_end().raw()));
@@ -240,36 +252,86 @@ bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
   {
     MmuReadSection section(reader_);
     if (engine_.sequence.MovedSince(fault.sequence, fault.hva) ||
-        (fault.log_write && !HasRoomToLog(fault))) {
+        (fault.need_room && !HasRoomToLog(fault))) {
       result.outcome = FaultOutcome::kRetry;
       return true;
     }
     // A large leaf must not become writable as a whole where each 4 KiB page is logged.
     const Level largest = fault.log_write ? kLevel4K : kLevel1G;
-    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest, memo_);
+    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest, UnprotectFor(fault), memo_);
     if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
   }
-  SettleSplit(mapped);
+  if (ABSL_PREDICT_FALSE(mapped.outcome == MapOutcome::kBusy)) {
+    result.outcome = FaultOutcome::kRetry;
+    return true;
+  }
   if (!IsMapped(mapped)) return false;
   counters_.fast.Add();
   result = ResultOf(mapped);
   return true;
 }
 
-// Whether the page of a logged write can be marked; if not, notes the log that needs memory.
+// Whether what the fault makes writable can be marked; if not, notes the log that needs memory.
+// Where the CPU finds the writes that is up to all of a table.
 bool Vcpu::HasRoomToLog(const PageFault& fault) {
-  DirtyLog* log = fault.slot->state->dirty_log();
-  const uint64_t index = fault.slot->IndexOf(fault.gfn);
+  const MemorySlot& slot = *fault.slot;
+  if (ABSL_PREDICT_TRUE(!IsByHardware(engine_.dirty_tracking()))) {
+    return HasRoomToLog(slot, fault.gfn);
+  }
+  const Gfn first = fault.gfn.AlignDown(kLevel2M.pages());
+  const Gfn last = first + kLevel2M.pages() - PageCount(1);
+  return HasRoomToLog(slot, std::max(first, slot.base)) &&
+         HasRoomToLog(slot, std::min(last, slot.end() - PageCount(1)));
+}
+
+bool Vcpu::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
+  DirtyLog* log = slot.state->dirty_log();
+  const uint64_t index = slot.IndexOf(gfn);
   if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return true;
-  short_of_room_ = fault.slot->state->shared_dirty_log();
+  short_of_room_ = slot.state->shared_dirty_log();
   index_without_room_ = index;
   return false;
+}
+
+// Memory for the log is allocated outside every section. The shared pointer keeps the log while it
+// is.
+absl::Status Vcpu::MakeRoom() {
+  const std::shared_ptr<DirtyLog> log = std::exchange(short_of_room_, nullptr);
+  return log->Prepare(index_without_room_);
 }
 
 // After the page was made writable, not before: docs/locking.md shows what the other order loses.
 void Vcpu::MarkDirty(const PageFault& fault) {
   DirtyLog* log = fault.slot->state->dirty_log();
   if (log != nullptr) log->Mark(fault.slot->IndexOf(fault.gfn));
+}
+
+absl::Status Vcpu::LogPml(absl::Span<const Gpa> pages) {
+  if (engine_.dirty_tracking() != DirtyTracking::kPml) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "VmOptions.dirty_tracking is %s, not PML", DirtyTrackingName(engine_.dirty_tracking())));
+  }
+  for (const Gpa gpa : pages) TDP_RETURN_IF_ERROR(CheckWidth(gpa));
+  while (!pages.empty()) {
+    pages.remove_prefix(MarkLogged(pages));
+    if (short_of_room_ != nullptr) TDP_RETURN_IF_ERROR(MakeRoom());
+  }
+  return absl::OkStatus();
+}
+
+// Marks pages in one section until a log lacks memory; returns how many are done with. A slot that
+// is found inside a section keeps its state until the section is over: whoever replaces it has a
+// writer's section between the two.
+size_t Vcpu::MarkLogged(absl::Span<const Gpa> pages) {
+  MmuReadSection section(reader_);
+  for (size_t i = 0; i < pages.size(); ++i) {
+    const Gfn gfn = Gfn::Of(pages[i]);
+    const MemorySlot* slot = slots_.Find(address_space_, gfn);
+    if (slot == nullptr || !slot->logs_dirty_pages()) continue;
+    if (!HasRoomToLog(*slot, gfn)) return i;
+    if (DirtyLog* log = slot->state->dirty_log()) log->Mark(slot->IndexOf(gfn));
+  }
+  return pages.size();
 }
 
 void Vcpu::SettleSplit(const MapResult& mapped) {
@@ -287,6 +349,7 @@ FaultResult Vcpu::Finish(const PageFault& fault, const MapResult& mapped,
     return Error(refill.ok() ? absl::InternalError("a fault needed more tables than its maximum")
                              : refill);
   }
+  if (mapped.outcome == MapOutcome::kBusy) return {FaultOutcome::kRetry};
   // Another frame is mapped: the host put one there and its notice is on the way or was never sent.
   // Growing cannot replace a frame, so the page is taken away and the guest faults again.
   engine_.Zap(address_space_, fault.gfn, fault.gfn + PageCount(1)).Settle();

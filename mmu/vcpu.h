@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/direct_mmu.h"
@@ -79,6 +80,14 @@ class Vcpu {
   // nothing was changed, the same fault can be tried again), and what `Resolve` answers.
   FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
 
+  // Takes the guest-physical addresses that the CPU wrote to its page-modification log: each was
+  // written for the first time since its D bit was clear. Call it at every exit, a full log's
+  // included, before the `GuestEntry` ends: taking a dirty log waits for that. Marks what lies in
+  // slots that log dirty pages. FailedPrecondition unless the VM tracks by PML; InvalidArgument for
+  // an address beyond the guest's width, ResourceExhausted without memory for a log: call it again
+  // then, marking twice does no harm.
+  absl::Status LogPml(absl::Span<const Gpa> pages);
+
   // Answers an EPT misconfiguration (exit 49) at `gpa`: kMmio if the engine made it so and the
   // slots still say so; kRetry if the memory there has changed since (run on: the next access is a
   // violation); else kError with Internal: the tables are corrupt.
@@ -104,6 +113,7 @@ class Vcpu {
 
   FaultResult Fault(Gpa gpa, ExitQualification qualification);
   absl::Status CheckAddress(Gpa gpa) const;
+  absl::Status CheckWidth(Gpa gpa) const;
   bool IsPlausible(Gpa gpa, ExitQualification qualification) const;
   FaultResult Refuse(Gpa gpa, ExitQualification qualification) const;
   FaultResult Mmio(const PageFault& fault);
@@ -111,7 +121,11 @@ class Vcpu {
   bool TryWidenInPlace(const PageFault& fault, FaultResult& result);
   void ChooseLevel(PageFault& fault) const;
   LeafRequest RequestFor(const PageFault& fault) const;
+  Unprotect UnprotectFor(const PageFault& fault) const;
   bool HasRoomToLog(const PageFault& fault);
+  bool HasRoomToLog(const MemorySlot& slot, Gfn gfn);
+  absl::Status MakeRoom();
+  size_t MarkLogged(absl::Span<const Gpa> pages);
   void MarkDirty(const PageFault& fault);
   void SettleSplit(const MapResult& mapped);
   FaultResult Finish(const PageFault& fault, const MapResult& mapped, const absl::Status& refill);
@@ -136,7 +150,7 @@ class Vcpu {
   TableCache tables_;
   LeafMemo memo_;
   FlushClock::Member flush_member_;
-  // Set where a fault left its section because a dirty log needed memory.
+  // Set where a section was left because a dirty log needed memory.
   std::shared_ptr<DirtyLog> short_of_room_;
   uint64_t index_without_room_ = 0;
   Counters counters_;

@@ -15,6 +15,9 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_reader.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/dirty_push.h"
+#include "tdp/mmu/dirty_round.h"
 #include "tdp/mmu/invariants.h"
 
 namespace tdp {
@@ -68,11 +71,15 @@ void Vm::ZapSlot(const MemorySlot& slot) {
     engine_->sequence.Move();
   }
   engine_->Zap(slot.address_space, slot.base, slot.end()).Settle();
+  // A log that moves with its slot has every page by now.
+  engine_->clock.WaitForReclaims();
 }
 
 void Vm::PublishSlot(SlotUpdate update) {
   const SlotChange kind = update.kind();
   const MemorySlot slot = update.new_slot();
+  const bool logged = update.old_slot().logs_dirty_pages();
+  if (slot.logs_dirty_pages()) engine_->logging_slots.fetch_add(1, std::memory_order_relaxed);
   // The old state lives until faults that may still use it are over: until the section has been.
   const std::unique_ptr<SlotState> retired = engine_->slots.Publish(std::move(update));
   PendingFlush flush;
@@ -84,6 +91,7 @@ void Vm::PublishSlot(SlotUpdate update) {
       flush = engine_->clock.Advance();
     }
   }
+  if (logged) engine_->logging_slots.fetch_sub(1, std::memory_order_relaxed);
   flush.Settle();
 }
 
@@ -152,10 +160,12 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
     absl::MutexLock slots_lock(&engine_->slots_mutex);
     MmuWriteSection section(engine_->mmu_lock);
     engine_->sequence.Begin(start, start + size);
-    if (DetachHostRange(start, start + size, spare, detached)) flush = engine_->clock.Advance();
+    if (DetachHostRange(start, start + size, spare, detached)) {
+      flush = engine_->clock.Advance();
+      engine_->clock.Retire(std::move(detached), flush);
+    }
   }
   if (flush.is_owed()) engine_->zaps.fetch_add(1, std::memory_order_relaxed);
-  engine_->clock.Retire(std::move(detached), flush);
   flush.Settle();
   return absl::OkStatus();
 }
@@ -164,7 +174,7 @@ bool Vm::DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detac
   bool any = false;
   SlotReader(engine_->slots)
       .ForEachInHostRange(start, end, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-        any |= engine_->mmu(slot.address_space).Detach(first, first + pages, spare, detached);
+        any |= engine_->Detach(slot.address_space, first, first + pages, spare, detached);
       });
   return any;
 }
@@ -173,6 +183,40 @@ void Vm::EndHostInvalidation() {
   MmuWriteSection section(engine_->mmu_lock);
   TDP_CHECK(engine_->sequence.in_progress() != 0);
   engine_->sequence.End();
+}
+
+// --- Dirty logging
+// --------------------------------------------------------------------------------
+
+absl::StatusOr<MemorySlot> Vm::LoggingSlot(uint32_t slot, AddressSpaceId space) const {
+  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  const std::optional<MemorySlot> found = engine_->slots.FindById(space, slot);
+  if (!found || found->state->dirty_log() == nullptr) {
+    return absl::NotFoundError(
+        absl::StrFormat("slot %u of address space %u does not log dirty pages", slot, space));
+  }
+  return *found;
+}
+
+absl::Status Vm::TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
+  absl::MutexLock lock(&engine_->slots_mutex);
+  TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
+  std::vector<std::pair<uint64_t, uint64_t>> taken;
+  DirtyRound round(*engine_, found);
+  round.Gather();
+  const absl::Status status = found.state->dirty_log()->Take([&](uint64_t base, uint64_t mask) {
+    round.Rearm(base, mask);
+    taken.emplace_back(base, mask);
+  });
+  round.Finish();
+  for (const auto& [base, mask] : taken) visit(base, mask);
+  return status;
+}
+
+absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
+  absl::MutexLock lock(&engine_->slots_mutex);
+  TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
+  return DirtyPush(*engine_, found).Run();
 }
 
 // --- Looking

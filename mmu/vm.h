@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
+#include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/direct_mmu.h"
@@ -66,6 +67,18 @@ class Vm {
   absl::Status BeginHostInvalidation(Hva start, ByteCount size);
   void EndHostInvalidation();
 
+  // Takes every page that was written since the last take, or since logging was switched on, out of
+  // the log of slot `slot`, and shows it to `visit` (`DirtyLog::Visitor`). Every write that was
+  // over before this call is in; each page that is shown will be noticed at its next write, and no
+  // CPU writes it unnoticed any more when `visit` is called. NotFound if there is no such slot or
+  // it does not log into a bitmap. Waits for vCPUs to leave the guest once.
+  absl::Status TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space = 0);
+
+  // Pays now what the first writes to slot `slot` would pay: splits its large leaves and moves the
+  // protection of its log down to every 4 KiB page that is mapped. ResourceExhausted without memory
+  // for tables or log: what is done is done, and it can be called again. NotFound as above.
+  absl::Status PushDownDirtyLog(uint32_t slot, AddressSpaceId space = 0);
+
   // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing;
   // InvalidArgument beyond the guest's width.
   absl::StatusOr<Translation> Translate(Gpa gpa, AddressSpaceId space = 0);
@@ -90,6 +103,7 @@ class Vm {
 
   absl::Status CheckSpace(AddressSpaceId space) const;
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
+  absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
   void ZapSlot(const MemorySlot& slot);
   void PublishSlot(SlotUpdate update);
   bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);

@@ -24,6 +24,21 @@ absl::Status Lacks(std::string_view field, std::string_view what) {
       absl::StrFormat("VmOptions.%s: the backend does not offer %s", field, what));
 }
 
+absl::Status CheckDirtyTracking(const VmOptions& options, const Capabilities& capabilities) {
+  if (!IsByHardware(options.dirty_tracking)) return absl::OkStatus();
+  if (options.accessed_dirty == Use::kNever) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("VmOptions.dirty_tracking is %s: needs A and D bits, and accessed_dirty is "
+                        "Use::kNever",
+                        DirtyTrackingName(options.dirty_tracking)));
+  }
+  if (!capabilities.ept.accessed_dirty()) return Lacks("dirty_tracking", "A and D bits");
+  if (options.dirty_tracking == DirtyTracking::kPml && !capabilities.pml) {
+    return Lacks("dirty_tracking", "PML");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckRanges(const VmOptions& o) {
   TDP_RETURN_IF_ERROR(CheckRange("ept_levels", o.ept_levels, 4, 5));
   TDP_RETURN_IF_ERROR(CheckRange("max_leaf_level", o.max_leaf_level.raw(), 1, 3));
@@ -54,6 +69,7 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
   if (options.accessed_dirty == Use::kRequire && !ept.accessed_dirty()) {
     return Lacks("accessed_dirty", "A and D bits");
   }
+  TDP_RETURN_IF_ERROR(CheckDirtyTracking(options, capabilities));
   const int bits = capabilities.physical_address_bits;
   if (bits < 32 || bits > 52) {
     return absl::InvalidArgumentError(
@@ -69,6 +85,12 @@ int GuestPhysicalBits(const VmOptions& options) {
 
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities) {
   return options.accessed_dirty != Use::kNever && capabilities.ept.accessed_dirty();
+}
+
+DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {
+  if (options.dirty_tracking != DirtyTracking::kBest) return options.dirty_tracking;
+  return UsesAccessedDirty(options, capabilities) ? DirtyTracking::kDirtyBits
+                                                  : DirtyTracking::kWriteProtection;
 }
 
 Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities) {

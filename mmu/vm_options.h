@@ -12,6 +12,7 @@
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/backend.h"
+#include "tdp/mmu/dirty_tracking.h"
 
 namespace tdp {
 
@@ -27,6 +28,9 @@ struct VmOptions {
   int ept_levels = 4;
   // Hardware A and D bits (EPTP bit 6).
   Use accessed_dirty = Use::kIfOffered;
+  // How slots that log dirty pages find the writes. What the backend lacks is an error; PML is used
+  // only if asked for, since it needs the backend to hand its buffers over.
+  DirtyTracking dirty_tracking = DirtyTracking::kBest;
   // The largest leaf: 1, 2 or 3. Larger than the backend offers is cut to what it offers.
   Level max_leaf_level = kLevel1G;
   // Address spaces: 1, or 2 with SMM as the second.
@@ -54,6 +58,8 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
 int GuestPhysicalBits(const VmOptions& options);
 // Whether to use A and D bits.
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities);
+// The dirty tracking in use: never `kBest`.
+DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities);
 // The largest leaf level in use.
 Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities);
 

@@ -51,7 +51,6 @@ class OptionParser {
   // A line for each option.
   std::string Help() const;
 
- private:
   struct Option {
     std::string name;
     std::string form;  // of the value; empty for a switch
@@ -59,7 +58,10 @@ class OptionParser {
     std::string default_text;
     Setter set;
   };
+  // In the order of their declaration.
+  const std::vector<Option>& options() const { return options_; }
 
+ private:
   absl::StatusOr<const Option*> Find(std::string_view name) const;
 
   std::vector<Option> options_;

@@ -4,8 +4,8 @@
 
 #include <cstdio>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -40,11 +40,16 @@ OptionParser MakeParser(CommandOptions* options) {
   return parser;
 }
 
-absl::StatusOr<ReplayReport> ReplayFile(const CommandOptions& options, const std::string& path) {
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(path, options.format));
+absl::StatusOr<ReplayReport> ReplayFiles(const CommandOptions& options,
+                                         const std::vector<std::string>& paths) {
+  TraceReaders readers;
+  for (const std::string& path : paths) {
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(path, options.format));
+    readers.push_back(std::move(reader));
+  }
   // Its line is gone when this returns, whether with a report or an error.
   Progress progress;
-  return Replay(*reader, options.replay, progress);
+  return Replay(readers, options.replay, progress);
 }
 
 }  // namespace
@@ -65,10 +70,10 @@ absl::StatusOr<int> RunReplay(absl::Span<const std::string_view> arguments) {
         parser.Help());
     return kExitOk;
   }
-  if (files.size() != 1) {
-    return absl::InvalidArgumentError("needs one TRACE; see tdp replay --help");
+  if (files.empty()) {
+    return absl::InvalidArgumentError("needs a TRACE; see tdp replay --help");
   }
-  TDP_ASSIGN_OR_RETURN(ReplayReport report, ReplayFile(options, files[0]));
+  TDP_ASSIGN_OR_RETURN(ReplayReport report, ReplayFiles(options, files));
   std::fputs((options.json ? ReportJson(report) : ReportText(report)).c_str(), stdout);
   return report.check.mismatches == 0 ? kExitOk : kExitMismatch;
 }

@@ -14,6 +14,7 @@
 #include "tdp/tools/demo_command.h"
 #include "tdp/tools/pack_command.h"
 #include "tdp/tools/replay_command.h"
+#include "tdp/tools/sweep_command.h"
 
 namespace tdp::tools {
 namespace {
@@ -21,6 +22,7 @@ namespace {
 constexpr Command kCommands[] = {
     {"demo", "replay the bundled trace natively and under EPT, side by side", RunDemo},
     {"replay", "replay a recorded program through two dimensions of paging", RunReplay},
+    {"sweep", "replay with every combination of many options, for CSV and JSON", RunSweep},
     {"pack", "turn a text trace into the compressed binary format", RunPack},
 };
 

@@ -191,11 +191,18 @@ inline void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* pat
 // Reads entries down to the leaf; kNone with the walk at the leaf's level, or the event that ends
 // it.
 inline Event EptWalker::Descend(const EptRequest& request, Walk& walk) {
+  // Copies that stay in registers over the loop, which the counters' stores could otherwise touch.
+  const PhysicalMemory memory = state_.memory;
+  DataCacheModel* const cost = state_.cost;
   uint64_t* const counts = state_.counters.references.ept[request.row].data();
+  const uint64_t gpa = request.gpa;
   uint64_t table = walk.table;
-  for (int level = walk.level;; --level) {
-    const uint64_t address = table + (request.gpa >> ShiftOf(level) & 511) * 8;
-    const uint64_t value = state_.ReadEntry(address, counts[level]);
+  int shift = ShiftOf(walk.level) - 3;  // leaves the index times eight
+  for (int level = walk.level;; --level, shift -= 9) {
+    const uint64_t address = table | (gpa >> shift & 0xff8);
+    ++counts[level];
+    if (ABSL_PREDICT_FALSE(cost != nullptr)) state_.counters.walk_cycles += cost->Access(address);
+    const uint64_t value = memory.Load(address);
     walk.addresses[level] = address;
     walk.values[level] = value;
     if (ABSL_PREDICT_FALSE(!rules_.IsPlainTable(value, level))) {
@@ -283,8 +290,7 @@ Event EptWalker::Translate(const EptRequest& request, EptTranslation& found, Ept
   }
   // Beyond the width of a 4-level EPT nothing is mapped (SDM 29.3.2).
   if (ABSL_PREDICT_FALSE(request.gpa >> ShiftOf(levels_ + 1) != 0)) return Violation(request, 0, 0);
-  EptPath local;
-  if (state_.oracle != nullptr && path == nullptr) path = &local;
+  if (ABSL_PREDICT_FALSE(state_.oracle != nullptr && path == nullptr)) path = &unused_path_;
   return WalkTables(request, found, path);
 }
 

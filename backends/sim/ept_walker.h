@@ -125,6 +125,7 @@ class EptWalker {
   bool accessed_dirty_ = false;
   int levels_ = 4;
   ContextId context_ = 0;
+  EptPath unused_path_;          // for walks whose caller keeps no path
   bool has_structures_ = false;  // some cache of the kind has entries
   bool has_translations_ = false;
   std::array<AssocCache<Structure, EptPath>, 6> structures_;         // [2] to [5]

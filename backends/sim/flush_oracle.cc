@@ -85,7 +85,10 @@ ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool acces
     if ((cleared & kLeafRights) != 0) return ChangeKind::kRightRemoved;
   }
   if (!accessed_dirty) return ChangeKind::kNone;
-  if (leaf && (cleared & ept::kDirty) != 0) return ChangeKind::kDirtyCleared;
+  // D matters to writes alone: what was cached without W is walked again before a write.
+  if (leaf && (cleared & ept::kDirty) != 0 && (RightsSet(before) & rights & ept::kWrite) != 0) {
+    return ChangeKind::kDirtyCleared;
+  }
   if ((cleared & ept::kAccessed) != 0) return ChangeKind::kAccessedCleared;
   return ChangeKind::kNone;
 }

@@ -33,9 +33,9 @@ class GuestRules {
   // Bits of an address below what an entry of `level` maps.
   int shift(int level) const { return 12 + index_bits_ * (level - 1); }
   unsigned entry_bytes() const { return entry_bytes_; }
-  // The gpa of the entry of the table at `table` on the way to `gva`.
-  uint64_t EntryAddress(uint64_t table, uint64_t gva, int level) const {
-    return table + (gva >> shift(level) & index_mask_) * entry_bytes_;
+  // The offset in its table of the entry of `level` on the way to `gva`.
+  uint64_t EntryOffset(uint64_t gva, int level) const {
+    return (gva >> shift(level) & index_mask_) * entry_bytes_;
   }
 
   // Whether the entry is a legal one that points to a table: what most steps of a walk find, in one

@@ -100,7 +100,7 @@ inline Event GuestWalker::ReachTable(const GuestRequest& request, Walk& walk, bo
     table.known = true;
     return Event::kNone;
   }
-  const EptRequest ept_request = {.gpa = rules_.EntryAddress(table.gpa, request.gva, walk.level),
+  const EptRequest ept_request = {.gpa = table.gpa + rules_.EntryOffset(request.gva, walk.level),
                                   .access = table_access_is_write_ ? kRightRead | kRightWrite
                                             : to_write             ? kRightWrite
                                                                    : kRightRead,
@@ -122,7 +122,7 @@ inline Event GuestWalker::ReachTable(const GuestRequest& request, Walk& walk, bo
 }
 
 inline uint64_t GuestWalker::ReadEntry(const GuestRequest& request, Walk& walk) {
-  const uint64_t hpa = rules_.EntryAddress(walk.tables[walk.level].hpa, request.gva, walk.level);
+  const uint64_t hpa = walk.tables[walk.level].hpa + rules_.EntryOffset(request.gva, walk.level);
   uint64_t& count = state_.counters.references.guest[walk.level];
   if (rules_.entry_bytes() == 4) return state_.ReadEntry<uint32_t>(hpa, count);
   return state_.ReadEntry(hpa, count);
@@ -172,7 +172,7 @@ Event GuestWalker::SetFlags(const GuestRequest& request, Walk& walk, bool& again
     if (!table.writable) {
       if (Event event = ReachTable(request, walk, true); event != Event::kNone) return event;
     }
-    const uint64_t hpa = rules_.EntryAddress(table.hpa, request.gva, walk.level);
+    const uint64_t hpa = table.hpa + rules_.EntryOffset(request.gva, walk.level);
     if (!WriteEntry(hpa, value, flagged)) {
       again = true;
       return Event::kNone;

@@ -19,12 +19,21 @@ namespace {
 constexpr PageCount kReservedFrames = PageCount::FromBytes(MiB(2));
 constexpr int kTableBlockOrder = std::countr_zero(kTableBlockBytes) - kPageShift;
 
+// Table blocks are aligned in physical memory and, since the direct map is one offset, must be so
+// through it too: the arena is aligned to more than a page.
+constexpr ByteCount kArenaAlignment = MiB(2);
+
 std::byte* ReserveArena(ByteCount size) {
   TDP_CHECK(size % MiB(2) == 0 && size > MiB(2));
-  void* arena = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  TDP_CHECK(arena != MAP_FAILED);
-  return static_cast<std::byte*>(arena);
+  void* reserved = mmap(nullptr, size + kArenaAlignment, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  TDP_CHECK(reserved != MAP_FAILED);
+  const auto start = reinterpret_cast<uintptr_t>(reserved);
+  const uintptr_t aligned = (start + kArenaAlignment - 1) & ~(kArenaAlignment - 1);
+  if (aligned != start) munmap(reserved, aligned - start);
+  const uintptr_t end = aligned + size;
+  munmap(reinterpret_cast<void*>(end), start + size + kArenaAlignment - end);
+  return reinterpret_cast<std::byte*>(aligned);
 }
 
 absl::Status CheckRange(Hva hva, ByteCount size) {

@@ -25,8 +25,6 @@ constexpr uint32_t kPmlEntries = 512;
 constexpr uint32_t kEventValid = 1u << 31;
 constexpr uint32_t kEventHasErrorCode = 1u << 11;
 constexpr uint32_t kEventTypeException = 3u << 8;
-constexpr uint32_t kEventTypeMask = 7u << 8;
-constexpr uint32_t kEventTypeNmi = 2u << 8;
 constexpr uint32_t kEventReserved = 1u << 12;  // IDT-vectoring information has a bit here
 constexpr uint32_t kEntryFailed = 1u << 31;    // of the exit reason
 constexpr uint64_t kBlockedByNmi = 1 << 3;     // of the interruptibility state
@@ -277,6 +275,10 @@ absl::StatusOr<VmExit> VtxVcpu::Run(Eptp eptp) {
   TDP_RETURN_IF_ERROR(
       VmxStatus(static_cast<VmxResult>(result), launched_ ? "VMRESUME" : "VMLAUNCH"));
   launched_ = true;
+  if (options_.eptp_switching) {
+    TDP_ASSIGN_OR_RETURN(const uint64_t switched_to, VmRead(VmcsField::kEptPointer));
+    eptp_ = Eptp(switched_to);
+  }
   return ReadExit();
 }
 
@@ -299,12 +301,7 @@ absl::StatusOr<VmExit> VtxVcpu::ReadExit() {
   exit.gva = Gva(read(VmcsField::kGuestLinearAddress));
   exit.interruption = static_cast<uint32_t>(read(VmcsField::kExitInterruption));
   exit.instruction_bytes = static_cast<uint32_t>(read(VmcsField::kExitInstructionLength));
-  if (exit.is_nmi()) tdp_unblock_nmi();
-  // A violation of IRET's own: the NMI that it ended is still to be blocked (SDM 28.2.3).
-  if (exit.reason == ExitReason::kEptViolation && exit.ept_qualification().nmi_unblocked()) {
-    TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kGuestInterruptibility,
-                                read(VmcsField::kGuestInterruptibility) | kBlockedByNmi));
-  }
+  if (exit.is_nmi()) TDP_RETURN_IF_ERROR(EndNmi());
   TDP_RETURN_IF_ERROR(KeepInterruptedEvent());
   return exit;
 }
@@ -319,7 +316,13 @@ absl::Status VtxVcpu::KeepInterruptedEvent() {
   event_error_code_ = static_cast<uint32_t>(error_code);
   TDP_ASSIGN_OR_RETURN(const uint64_t bytes, VmRead(VmcsField::kExitInstructionLength));
   event_instruction_bytes_ = static_cast<uint32_t>(bytes);
-  if ((event_ & kEventTypeMask) != kEventTypeNmi) return absl::OkStatus();
+  return absl::OkStatus();
+}
+
+// The NMI was the host's and has done its work. Some CPUs save the blocking that it began as the
+// guest's, which would keep the next one out; a guest that is never given NMIs never blocks them.
+absl::Status VtxVcpu::EndNmi() {
+  tdp_unblock_nmi();
   TDP_ASSIGN_OR_RETURN(const uint64_t state, VmRead(VmcsField::kGuestInterruptibility));
   return VmWrite(VmcsField::kGuestInterruptibility, state & ~kBlockedByNmi);
 }

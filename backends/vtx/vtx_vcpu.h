@@ -117,6 +117,8 @@ class VtxVcpu {
   // Runs the guest on the tables of `eptp` until its next exit. FailedPrecondition, with the CPU's
   // reason, if it cannot be entered.
   absl::StatusOr<VmExit> Run(Eptp eptp);
+  // The tables that the guest ran on last: what `Run` was given, or what the guest has switched to.
+  Eptp eptp() const { return eptp_; }
 
   // Roots for VMFUNC leaf 0 by index, at most 512; needs `eptp_switching`.
   absl::Status SetEptpList(absl::Span<const Eptp> list);
@@ -148,6 +150,7 @@ class VtxVcpu {
   int Enter();
   absl::StatusOr<VmExit> ReadExit();
   absl::Status KeepInterruptedEvent();
+  absl::Status EndNmi();
 
   FrameArena& arena_;
   const VmxMsrs msrs_;

@@ -33,7 +33,7 @@ int Main(const std::vector<char*>& arguments) {
     names += names.empty() ? "" : " | ";
     names += protocol.name;
   }
-  std::cerr << "usage: adapter " << names << " [--walker=sim] < lines\n";
+  std::cerr << "usage: adapter " << names << " [--walker=sim|engine] < lines\n";
   return 2;
 }
 

@@ -2,8 +2,10 @@
 
 #include "tests/oracles/walk_protocol.h"
 
+#include <cstring>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <utility>
 
 #include "absl/flags/flag.h"
@@ -15,9 +17,11 @@
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/ept_walker.h"
 #include "tdp/base/status_macros.h"
+#include "tests/oracles/engine_walk_protocol.h"
 #include "tests/oracles/protocols.h"
 
-ABSL_FLAG(std::string, walker, "sim", "which code answers `walk` lines: sim, the software CPU");
+ABSL_FLAG(std::string, walker, "sim",
+          "which code answers `walk` lines: sim, the software CPU, or engine, the engine's walkers");
 
 namespace tdp::oracles {
 namespace {
@@ -63,15 +67,21 @@ void WalkProtocol::Reset() {
   cpu_ = nullptr;
 }
 
-absl::Status WalkProtocol::LoadRecords(const std::string& path) {
+void WalkProtocol::LoadRecords(std::string_view records) {
+  constexpr size_t kRecord = sizeof(uint64_t) + kPageSize;
+  for (; records.size() >= kRecord; records.remove_prefix(kRecord)) {
+    uint64_t gpa = 0;
+    std::memcpy(&gpa, records.data(), sizeof(gpa));
+    std::memcpy(memory_.Frame(Hpa(gpa & ~kPageOffsetMask)), records.data() + sizeof(gpa),
+                kPageSize);
+  }
+}
+
+absl::Status WalkProtocol::LoadRecordFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  uint64_t gpa = 0;
-  char page[kPageSize];
-  while (file.read(reinterpret_cast<char*>(&gpa), sizeof(gpa)) && file.read(page, sizeof(page))) {
-    std::copy(page, page + sizeof(page),
-              reinterpret_cast<char*>(memory_.Frame(Hpa(gpa & ~kPageOffsetMask))));
-  }
+  LoadRecords(
+      std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>()));
   return absl::OkStatus();
 }
 
@@ -83,7 +93,7 @@ absl::StatusOr<bool> WalkProtocol::Set(const Words& words) {
   }
   if (words.size() < 2) return false;
   if (name == "loadrec") {
-    TDP_RETURN_IF_ERROR(LoadRecords(std::string(words[1])));
+    TDP_RETURN_IF_ERROR(LoadRecordFile(std::string(words[1])));
     return true;
   }
   TDP_ASSIGN_OR_RETURN(const uint64_t value, Number(words[1], name == "maxpa" ? 10 : 16));
@@ -244,12 +254,11 @@ absl::StatusOr<std::string> WalkProtocol::Answer(std::string_view line) {
   return answer + Tail();
 }
 
-int RunWalkProtocol(std::istream& in, std::ostream& out) {
-  if (absl::GetFlag(FLAGS_walker) != "sim") {
-    std::cerr << "--walker=" << absl::GetFlag(FLAGS_walker) << ": only sim is there\n";
-    return 2;
-  }
-  WalkProtocol protocol;
+namespace {
+
+template <typename Protocol>
+int AnswerLines(std::istream& in, std::ostream& out) {
+  Protocol protocol;
   std::string line;
   for (int number = 1; std::getline(in, line); ++number) {
     const absl::StatusOr<std::string> answer = protocol.Answer(line);
@@ -260,6 +269,16 @@ int RunWalkProtocol(std::istream& in, std::ostream& out) {
     if (!answer->empty()) out << line << " -> " << *answer << "\n";
   }
   return 0;
+}
+
+}  // namespace
+
+int RunWalkProtocol(std::istream& in, std::ostream& out) {
+  const std::string walker = absl::GetFlag(FLAGS_walker);
+  if (walker == "sim") return AnswerLines<WalkProtocol>(in, out);
+  if (walker == "engine") return AnswerLines<EngineWalkProtocol>(in, out);
+  std::cerr << "--walker=" << walker << ": sim and engine are there\n";
+  return 2;
 }
 
 }  // namespace tdp::oracles

@@ -36,13 +36,16 @@ class WalkProtocol {
   // follow the protocol.
   absl::StatusOr<std::string> Answer(std::string_view line);
 
+  // What `loadrec` does with a file's content.
+  void LoadRecords(std::string_view records);
+
  private:
   using Words = std::vector<std::string_view>;
 
   void Reset();
   // A setting's line; false if it is none.
   absl::StatusOr<bool> Set(const Words& words);
-  absl::Status LoadRecords(const std::string& path);
+  absl::Status LoadRecordFile(const std::string& path);
   void Configure();
   std::string Walk(const Words& words);
   std::string Linear(const Words& words);

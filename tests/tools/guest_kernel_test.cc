@@ -35,7 +35,9 @@ class TestGuest {
     uint64_t table = kernel_->root().raw();
     for (int level = kernel_->levels();; --level) {
       const int shift = 12 + 9 * (level - 1);
-      const uint64_t entry = (*pages_.at(table >> 12))[gva.raw() >> shift & 511];
+      const auto page = pages_.find(table >> 12);
+      if (page == pages_.end()) return std::nullopt;  // never touched, so all zero
+      const uint64_t entry = (*page->second)[gva.raw() >> shift & 511];
       if ((entry & 1) == 0) return std::nullopt;
       EXPECT_EQ(entry & 7, 7u) << "present, writable and the user's at every level";
       const uint64_t address = entry & 0x000ffffffffff000;

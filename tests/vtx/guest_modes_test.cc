@@ -26,13 +26,6 @@ void ExpectPages(Machine& machine, uint64_t first, uint64_t step) {
   CheckOk(machine.vm().CheckInvariants());
 }
 
-// The faults at `gpa`'s frame.
-int64_t FaultsAt(Machine& machine, Gpa gpa) {
-  return std::count_if(
-      machine.faults().begin(), machine.faults().end(),
-      [gpa](const SeenFault& fault) { return Gfn::Of(fault.gpa) == Gfn::Of(gpa); });
-}
-
 void StartWriting64(Machine& machine, bool large_guest_pages = true) {
   machine.Start64(WritePagesProgram(), large_guest_pages);
   machine.registers().rdi = kData.raw();
@@ -83,7 +76,7 @@ TEST(GuestModes, A32BitGuestTurnsTwoLevelPagingOnOverAnEmptyEpt) {
   machine.registers().rbx = machine.IdentityMap32(MiB(8)).raw();
   ASSERT_EQ(machine.Run().reason, ExitReason::kHlt);
   ExpectPages(machine, 7, 3);
-  EXPECT_EQ(FaultsAt(machine, Machine::kTables), 1);
+  EXPECT_EQ(machine.FaultsAt(Machine::kTables), 1);
 }
 
 TEST(GuestModes, APaeGuestLoadsItsPdptesOverAnEmptyEpt) {
@@ -126,7 +119,7 @@ TEST(GuestModes, AHostPageOf2MIsMappedByOneLeaf) {
   ExpectPages(machine, 7, 3);
   const Translation found = ValueOrDie(machine.vm().Translate(kData));
   EXPECT_EQ(found.level, kLevel2M);
-  EXPECT_EQ(FaultsAt(machine, kData), 1);
+  EXPECT_EQ(machine.FaultsAt(kData), 1);
   EXPECT_EQ(machine.faults().size(), 2u);  // the low 2 MiB and the data's
 }
 
@@ -196,8 +189,8 @@ TEST(GuestModes, AGuestThatFaultsWhileAnExceptionIsDeliveredStillGetsIt) {
   // The frame on the stack: error code, then the address of the faulting instruction.
   EXPECT_EQ(machine.At<uint64_t>(Gpa(Machine::kStack - 48)), 2u);
   EXPECT_EQ(machine.At<uint64_t>(Gpa(Machine::kStack - 40)), Machine::kCode.raw());
-  EXPECT_EQ(FaultsAt(machine, kIdt), 1);
-  EXPECT_EQ(FaultsAt(machine, Gpa(Machine::kStack - 8)), 1);
+  EXPECT_EQ(machine.FaultsAt(kIdt), 1);
+  EXPECT_EQ(machine.FaultsAt(Gpa(Machine::kStack - 8)), 1);
 }
 
 TEST(GuestModes, VectorRegistersOfGuestAndHostAreApart) {

@@ -72,10 +72,8 @@ guest_call_end:
         hlt
 guest_print_end:
 
-        // Reads one word again and again until it has the value in rax; counts in rcx.
         program wait_for
-        xorl    %ecx, %ecx
-1:      incq    %rcx
+1:      incq    (%rsi)
         movq    (%rdi), %rdx
         cmpq    %rax, %rdx
         jne     1b

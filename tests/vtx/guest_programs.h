@@ -32,7 +32,7 @@ TDP_GUEST_PROGRAM(KeepVectorProgram, keep_vector)
 TDP_GUEST_PROGRAM(CallProgram, call)
 // Writes the string at rsi to the byte at rdi; then bl = the byte at rdi + 1.
 TDP_GUEST_PROGRAM(PrintProgram, print)
-// Reads *rdi until it is rax; rcx counts the reads.
+// Reads *rdi until it is rax; *rsi counts the reads.
 TDP_GUEST_PROGRAM(WaitForProgram, wait_for)
 // Increments *rdi for ever.
 TDP_GUEST_PROGRAM(CountForeverProgram, count_forever)

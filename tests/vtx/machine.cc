@@ -2,6 +2,7 @@
 
 #include "tdp/tests/vtx/machine.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -50,6 +51,25 @@ void TestBackend::Kick(absl::Span<const VcpuId> vcpus) {
   if (!forget_kicks_) VtxBackend::Kick(vcpus);
 }
 
+GuestCpu::GuestCpu(Vm& vm, TestBackend& backend, VmxCpu& cpu, const VtxVcpuOptions& options)
+    : backend_(backend),
+      mmu_(ValueOrDie(vm.CreateVcpu())),
+      vcpu_(ValueOrDie(VtxVcpu::Create(backend.arena(), cpu.msrs(), options))) {
+  CheckOk(vcpu_->Load(cpu));
+  backend_.SetRunningOn(mmu_->id(), cpu.apic_id());
+}
+
+GuestCpu::~GuestCpu() {
+  backend_.SetNotRunning(mmu_->id());
+  if (vcpu_->is_loaded()) CheckOk(vcpu_->Unload());
+}
+
+int64_t GuestCpu::FaultsAt(Gpa gpa) const {
+  return std::count_if(faults_.begin(), faults_.end(), [gpa](const SeenFault& fault) {
+    return Gfn::Of(fault.gpa) == Gfn::Of(gpa);
+  });
+}
+
 Machine::Machine(const MachineOptions& options)
     : arena_(Host::Get().arena), ram_bytes_(options.ram) {
   VmxCpu& cpu = *Host::Get().cpu;
@@ -60,16 +80,11 @@ Machine::Machine(const MachineOptions& options)
   vm_ = ValueOrDie(Vm::Create(*backend_, options.vm));
   ram_ = arena_.PointerTo<uint8_t>(ValueOrDie(arena_.AllocateZeroed(ram_bytes_, MiB(2))));
   CheckOk(vm_->SetMemoryRegion({.gpa = Gpa(0), .size = ram_bytes_, .hva = HvaOf(Gpa(0))}));
-  mmu_ = ValueOrDie(vm_->CreateVcpu());
-  vcpu_ = ValueOrDie(VtxVcpu::Create(arena_, cpu.msrs(), options.vcpu));
-  CheckOk(vcpu_->Load(cpu));
-  backend_->SetRunningOn(mmu_->id(), cpu.apic_id());
+  guest_ = std::make_unique<GuestCpu>(*vm_, *backend_, cpu, options.vcpu);
 }
 
 Machine::~Machine() {
-  if (vcpu_->is_loaded()) CheckOk(vcpu_->Unload());
-  vcpu_.reset();
-  mmu_.reset();
+  guest_.reset();
   vm_.reset();
   arena_.Free(arena_.HpaOf(HvaOf(Gpa(0))), ram_bytes_);
 }
@@ -125,17 +140,17 @@ void Machine::Start64(absl::Span<const uint8_t> program, bool large_guest_pages)
 
 void Machine::Start(absl::Span<const uint8_t> program, const GuestState& state) {
   Copy(program, kCode);
-  CheckOk(vcpu_->SetState(state));
+  CheckOk(vcpu().SetState(state));
 }
 
-FaultResult Machine::Answer(const VmExit& exit) {
+FaultResult GuestCpu::Answer(const VmExit& exit) {
   if (exit.reason == ExitReason::kEptMisconfiguration) {
     return mmu_->HandleEptMisconfiguration(exit.gpa);
   }
   return mmu_->HandleEptViolation(exit.gpa, exit.ept_qualification());
 }
 
-VmExit Machine::Step() {
+VmExit GuestCpu::Step() {
   VmExit exit;
   {
     GuestEntry entry = mmu_->EnterGuest();
@@ -149,13 +164,31 @@ VmExit Machine::Step() {
   return exit;
 }
 
-VmExit Machine::Run() {
+VmExit GuestCpu::Run() {
   for (;;) {
     const size_t faults = faults_.size();
     const VmExit exit = Step();
     if (exit.is_kick()) continue;
     if (faults_.size() == faults || faults_.back().outcome == FaultOutcome::kMmio) return exit;
   }
+}
+
+OtherCpu::OtherCpu(Machine& machine, Gpa code, const GuestRegisters& registers)
+    : registers_(registers), thread_([this, &machine, code] { Run(machine, code); }) {}
+
+void OtherCpu::Join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void OtherCpu::Run(Machine& machine, Gpa code) {
+  const std::unique_ptr<VmxCpu> cpu = ValueOrDie(VmxCpu::Enable(machine.backend().arena()));
+  GuestCpu guest(machine.vm(), machine.backend(), *cpu, {.vpid = 2});
+  CheckOk(guest.vcpu().SetState(
+      GuestState::Long64(code.raw(), Machine::kStack, Machine::kTables.raw())));
+  guest.registers() = registers_;
+  exit_ = guest.Run();
+  registers_ = guest.registers();
+  faults_ = guest.faults();
 }
 
 }  // namespace tdp::vtx

@@ -6,10 +6,11 @@
 #ifndef TDP_TESTS_VTX_MACHINE_H_
 #define TDP_TESTS_VTX_MACHINE_H_
 
+#include <atomic>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -91,7 +92,38 @@ struct MachineOptions {
   int max_order = 0;  // of host pages: 4 KiB unless a test wants more
 };
 
-// One guest with one vCPU, on the CPU of `Host`.
+// A vCPU of a `Vm` on one CPU, used by the thread that made it.
+class GuestCpu {
+ public:
+  GuestCpu(Vm& vm, TestBackend& backend, VmxCpu& cpu, const VtxVcpuOptions& options);
+  ~GuestCpu();
+
+  GuestCpu(const GuestCpu&) = delete;
+  GuestCpu& operator=(const GuestCpu&) = delete;
+
+  // Runs until an exit that is not the engine's: faults that it answers are noted in `faults` and
+  // the guest goes on. A fault that is MMIO ends it too.
+  VmExit Run();
+  // One entry, and what the engine says if the exit is for it.
+  VmExit Step();
+
+  GuestRegisters& registers() { return vcpu_->registers(); }
+  VtxVcpu& vcpu() { return *vcpu_; }
+  Vcpu& mmu() { return *mmu_; }
+  std::vector<SeenFault>& faults() { return faults_; }
+  // Faults at the frame of `gpa`.
+  int64_t FaultsAt(Gpa gpa) const;
+
+ private:
+  FaultResult Answer(const VmExit& exit);
+
+  TestBackend& backend_;
+  std::unique_ptr<Vcpu> mmu_;
+  std::unique_ptr<VtxVcpu> vcpu_;
+  std::vector<SeenFault> faults_;
+};
+
+// One guest, with a vCPU on the CPU of `Host`.
 class Machine {
  public:
   explicit Machine(const MachineOptions& options = {});
@@ -113,8 +145,7 @@ class Machine {
 
   // 4-level tables mapping the low `bytes` to themselves in pages of 4 KiB or 2 MiB; the root.
   Gpa IdentityMap64(ByteCount bytes, bool large);
-  // The same for PAE (four PDPTEs, of which the low 2 MiB-aligned `bytes` are used) and for 32-bit
-  // two-level tables.
+  // The same for PAE and for 32-bit two-level tables, in pages of 4 KiB.
   Gpa IdentityMapPae(ByteCount bytes);
   Gpa IdentityMap32(ByteCount bytes);
 
@@ -122,30 +153,47 @@ class Machine {
   void Start64(absl::Span<const uint8_t> program, bool large_guest_pages = true);
   void Start(absl::Span<const uint8_t> program, const GuestState& state);
 
-  // Runs until an exit that is not the engine's: faults that it fixes are noted in `faults` and the
-  // guest goes on. An MMIO fault ends it too.
-  VmExit Run();
-  // One entry, and what the engine says if the exit is for it.
-  VmExit Step();
+  VmExit Run() { return guest_->Run(); }
+  VmExit Step() { return guest_->Step(); }
+  GuestRegisters& registers() { return guest_->registers(); }
+  VtxVcpu& vcpu() { return guest_->vcpu(); }
+  Vcpu& mmu() { return guest_->mmu(); }
+  std::vector<SeenFault>& faults() { return guest_->faults(); }
+  int64_t FaultsAt(Gpa gpa) const { return guest_->FaultsAt(gpa); }
 
-  GuestRegisters& registers() { return vcpu_->registers(); }
-  VtxVcpu& vcpu() { return *vcpu_; }
-  Vcpu& mmu() { return *mmu_; }
   Vm& vm() { return *vm_; }
   TestBackend& backend() { return *backend_; }
-  std::vector<SeenFault>& faults() { return faults_; }
 
  private:
-  FaultResult Answer(const VmExit& exit);
-
   FrameArena& arena_;
   std::unique_ptr<TestBackend> backend_;
   ByteCount ram_bytes_;
   uint8_t* ram_ = nullptr;
   std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> mmu_;
-  std::unique_ptr<VtxVcpu> vcpu_;
+  std::unique_ptr<GuestCpu> guest_;
+};
+
+// Another vCPU of a machine, in 64-bit mode on its identity tables, on another CPU: it runs until
+// it halts or meets MMIO. The machine's own vCPU has called `Start64`.
+class OtherCpu {
+ public:
+  OtherCpu(Machine& machine, Gpa code, const GuestRegisters& registers);
+  // Waits for the end.
+  ~OtherCpu() { Join(); }
+  void Join();
+
+  // After `Join`.
+  const VmExit& exit() const { return exit_; }
+  const GuestRegisters& registers() const { return registers_; }
+  const std::vector<SeenFault>& faults() const { return faults_; }
+
+ private:
+  void Run(Machine& machine, Gpa code);
+
+  GuestRegisters registers_;
+  VmExit exit_;
   std::vector<SeenFault> faults_;
+  std::thread thread_;
 };
 
 }  // namespace tdp::vtx

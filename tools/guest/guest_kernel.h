@@ -40,7 +40,7 @@ class GuestKernel {
   struct Options {
     Level page = kLevel4K;  // largest page for the program: where no 2 MiB frame is free, 4 KiB
     int levels = 4;         // of the page tables, 4 or 5
-    GuestFrames::Options frames;
+    GuestFrames::Options frames = {};
   };
 
   // Makes the root table. ResourceExhausted if there is no frame for it.

@@ -43,9 +43,9 @@ absl::StatusOr<sim::CacheGeometry> ParseGeometry(std::string_view text) {
 }  // namespace
 
 absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text) {
-  const std::vector<std::string_view> parts = absl::StrSplit(text, ',');
+  const std::vector<std::string_view> parts = absl::StrSplit(text, '+');
   if (parts.size() != 1 && parts.size() != 3) {
-    return absl::InvalidArgumentError("must have one geometry, or three with commas between");
+    return absl::InvalidArgumentError("must have one geometry, or three with + between");
   }
   std::array<sim::CacheGeometry, 4> tlb;
   for (size_t i = 0; i < 3; ++i) {
@@ -56,7 +56,7 @@ absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text
 
 void AddCacheOptions(OptionParser& parser, CacheOptions* options) {
   parser.AddChoice("caches", "TLB and walk caches", &options->caches, NamesOf(sim::CachePresets()));
-  parser.Add("tlb", "SETSxWAYS", "another TLB for all page sizes, or A,B,C for 4K, 2M, 1G",
+  parser.Add("tlb", "SETSxWAYS", "another TLB for all page sizes, or A+B+C for 4K, 2M, 1G",
              "the preset's", [options](std::string_view text) {
                options->tlb = std::string(text);
                return ParseTlb(text).status();

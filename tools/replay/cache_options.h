@@ -28,7 +28,7 @@ struct CacheOptions {
 void AddCacheOptions(OptionParser& parser, CacheOptions* options);
 
 // TLB geometries by page size, [1] 4 KiB to [3] 1 GiB, from "SETSxWAYS" for all of them or three of
-// those with commas between. InvalidArgument unless sets are a power of two from 1 to 65536 and
+// those with + between. InvalidArgument unless sets are a power of two from 1 to 65536 and
 // ways 1 to 16.
 absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text);
 

@@ -66,36 +66,69 @@ void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
   for (TraceRecord record : records) ++counts[static_cast<size_t>(record.kind())];
 }
 
-// Decodes the trace and deals it out until it ends or a CPU gives up.
-absl::StatusOr<RecordCounts> DealOut(TraceReader& reader, CpuThreads& threads, Progress& progress) {
-  RecordCounts counts{};
-  uint64_t accesses = 0;
-  for (size_t turn = 0;; turn = (turn + 1) % threads.size()) {
-    BatchChannel& channel = threads[turn]->channel();
-    Batch batch = channel.TakeEmpty();
+// Decodes the traces and deals them out.
+class Dealer {
+ public:
+  Dealer(const TraceReaders& readers, CpuThreads& threads, Progress& progress)
+      : readers_(readers), threads_(threads), progress_(progress), read_(readers.size(), 0) {}
+
+  // Until all traces end or a CPU gives up; the accesses by kind.
+  absl::StatusOr<RecordCounts> Run() {
+    size_t at_end = 0;
+    std::vector<bool> ended(readers_.size(), false);
+    for (size_t turn = 0; at_end < readers_.size(); ++turn) {
+      const size_t trace = turn % readers_.size();
+      if (ended[trace]) continue;
+      TDP_ASSIGN_OR_RETURN(size_t dealt, DealBatch(trace, *threads_[turn % threads_.size()]));
+      if (stopped_) break;
+      if (dealt != 0) continue;
+      ended[trace] = true;
+      ++at_end;
+      TDP_RETURN_IF_ERROR(CheckNotEmpty(trace));
+    }
+    return counts_;
+  }
+
+ private:
+  // The records dealt; 0 at the trace's end.
+  absl::StatusOr<size_t> DealBatch(size_t trace, CpuThread& thread) {
+    TraceReader& reader = *readers_[trace];
+    Batch batch = thread.channel().TakeEmpty();
     batch.resize(kBatchRecords);
     TDP_ASSIGN_OR_RETURN(size_t got, reader.Read(absl::MakeSpan(batch)));
-    if (got == 0) break;
+    if (got == 0) return 0;
     batch.resize(got);
-    CountKinds(batch, counts);
-    accesses += got;
-    progress.Update(accesses, reader.source());
-    if (!channel.Push(std::move(batch))) break;
+    CountKinds(batch, counts_);
+    read_[trace] += got;
+    accesses_ += got;
+    progress_.Update(accesses_, reader.source());
+    stopped_ = !thread.channel().Push(std::move(batch));
+    return got;
   }
-  if (accesses == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(reader.source().name(), ": no access in it"));
-  }
-  return counts;
-}
 
-absl::Status RunTrace(TraceReader& reader, Machine& machine, Progress& progress,
-                      ReplayReport& report) {
+  absl::Status CheckNotEmpty(size_t trace) const {
+    if (read_[trace] != 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(readers_[trace]->source().name(), ": no access in it"));
+  }
+
+  const TraceReaders& readers_;
+  CpuThreads& threads_;
+  Progress& progress_;
+  std::vector<uint64_t> read_;  // by trace
+  uint64_t accesses_ = 0;
+  RecordCounts counts_{};
+  bool stopped_ = false;
+};
+
+absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& progress,
+                       ReplayReport& report) {
   CpuThreads threads;
   for (int i = 0; i < machine.cpus(); ++i) {
     threads.push_back(std::make_unique<CpuThread>(machine, i));
   }
   const absl::Time start = absl::Now();
-  TDP_ASSIGN_OR_RETURN(report.records, DealOut(reader, threads, progress));
+  TDP_ASSIGN_OR_RETURN(report.records, Dealer(readers, threads, progress).Run());
   for (auto& thread : threads) TDP_RETURN_IF_ERROR(thread->Join());
   report.run_time = absl::Now() - start;
   for (int i = 0; i < machine.cpus(); ++i) {
@@ -119,13 +152,22 @@ void CountTables(Machine& machine, ReplayReport& report) {
 
 }  // namespace
 
-absl::StatusOr<ReplayReport> Replay(TraceReader& reader, const ReplayOptions& options,
+absl::StatusOr<ReplayReport> Replay(const TraceReaders& readers, const ReplayOptions& options,
                                     Progress& progress) {
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine, Machine::Create(options));
   ReplayReport report;
-  report.trace = reader.source().name();
   report.options = options;
-  TDP_RETURN_IF_ERROR(RunTrace(reader, *machine, progress, report));
+  for (const auto& reader : readers) {
+    absl::StrAppend(&report.trace, report.trace.empty() ? "" : " ", reader->source().name());
+  }
+  if (readers.size() > 1) {
+    if (options.cpus != 1 && options.cpus != readers.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("--cpus is ", options.cpus, ", but ",
+                                                     readers.size(), " traces take a CPU each"));
+    }
+    report.options.cpus = readers.size();
+  }
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine, Machine::Create(report.options));
+  TDP_RETURN_IF_ERROR(RunTraces(readers, *machine, progress, report));
   CountTables(*machine, report);
   TDP_ASSIGN_OR_RETURN(report.check, CheckFromCold(*machine));
   return report;

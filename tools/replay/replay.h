@@ -5,6 +5,9 @@
 #ifndef TDP_TOOLS_REPLAY_REPLAY_H_
 #define TDP_TOOLS_REPLAY_REPLAY_H_
 
+#include <memory>
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "tdp/tools/progress.h"
 #include "tdp/tools/replay/replay_options.h"
@@ -13,11 +16,14 @@
 
 namespace tdp::tools {
 
-// Replays all that is left in `reader` on a new machine, then checks every mapping from cold. The
-// trace is dealt out to the CPUs in batches of a fixed size in turn; with one CPU the same input
-// and options give the same counts every time. Errors are those of the reader, the options and the
-// machine, and InvalidArgument for a trace without any access.
-absl::StatusOr<ReplayReport> Replay(TraceReader& reader, const ReplayOptions& options,
+using TraceReaders = std::vector<std::unique_ptr<TraceReader>>;
+
+// Replays all that is left in `readers` on a new machine, then checks every mapping from cold. One
+// trace is dealt out to the CPUs in batches of a fixed size in turn; several are threads of one
+// program, each on a CPU of its own. With one CPU the same input and options give the same counts
+// every time. Errors are those of the readers, the options and the machine, and InvalidArgument for
+// a trace without any access or for several traces and another number of CPUs.
+absl::StatusOr<ReplayReport> Replay(const TraceReaders& readers, const ReplayOptions& options,
                                     Progress& progress);
 
 }  // namespace tdp::tools

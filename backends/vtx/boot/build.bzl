@@ -132,7 +132,7 @@ def tdp_vtx_test(
         cpu_model = "tigerlake",
         cpus = 1,
         memory_mib = 256,
-        timeout_seconds = 240,
+        timeout_seconds = 100,
         program_args = [],
         **kwargs):
     """A GoogleTest program that runs in ring 0 of an emulated machine; main() comes with it.

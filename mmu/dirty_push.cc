@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/dirty_push.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/slot_state.h"
+
+namespace tdp {
+
+DirtyPush::DirtyPush(Engine& engine, const MemorySlot& slot)
+    : engine_(engine), slot_(slot), reader_(engine.mmu_lock), tables_(engine.pool) {}
+
+absl::Status DirtyPush::Run() {
+  const Unprotect unprotect =
+      IsByHardware(engine_.dirty_tracking()) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
+  DirectMmu& mmu = engine_.mmu(slot_.address_space);
+  PendingFlush flush;
+  absl::Status status;
+  for (Gfn gfn = slot_.base; gfn < slot_.end() && status.ok();) {
+    // Without tables the step may still have nothing to split.
+    const absl::Status refill = tables_.Refill();
+    status = MakeRoom(gfn);
+    if (!status.ok()) break;
+    DirectMmu::PushResult step;
+    {
+      MmuReadSection section(reader_);
+      step = mmu.PushDown(gfn, unprotect, tables_);
+      if (step.flush_owed) flush.Merge(engine_.clock.Advance());
+    }
+    gfn = step.next;
+    if (step.outcome == MapOutcome::kNeedsTables) status = refill;
+    if (step.outcome == MapOutcome::kBusy) std::this_thread::yield();
+  }
+  flush.Settle();
+  return status;
+}
+
+// Room for what the step at `gfn` may make writable, where the CPU finds the writes.
+absl::Status DirtyPush::MakeRoom(Gfn gfn) {
+  if (!IsByHardware(engine_.dirty_tracking())) return absl::OkStatus();
+  DirtyLog& log = *slot_.state->dirty_log();
+  const Gfn first = gfn.AlignDown(kLevel2M.pages());
+  const Gfn last = first + kLevel2M.pages() - PageCount(1);
+  TDP_RETURN_IF_ERROR(log.Prepare(slot_.IndexOf(std::max(first, slot_.base))));
+  return log.Prepare(slot_.IndexOf(std::min(last, slot_.end() - PageCount(1))));
+}
+
+}  // namespace tdp

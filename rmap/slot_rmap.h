@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The reverse map of a slot: for each of its frames, at each size of leaf, the entries that map it.
+
+#ifndef TDP_RMAP_SLOT_RMAP_H_
+#define TDP_RMAP_SLOT_RMAP_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/base/optimization.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/rmap/rmap_head.h"
+
+namespace tdp {
+
+// Heads come to be 512 at a time, a page of them, before the first of them is used: a slot costs
+// what it maps, and 8 bytes a page that is mapped once.
+//
+// Any thread may `Find` and `Prepare`; the heads themselves belong to whoever holds their lock.
+class SlotRmap {
+ public:
+  static constexpr int kLevels = 3;  // 4 KiB, 2 MiB and 1 GiB leaves
+
+  // The reverse map of the `pages` (above 0) frames from `base` on. ResourceExhausted without
+  // memory for its directories (a byte for 64 pages).
+  static absl::StatusOr<std::unique_ptr<SlotRmap>> Create(Gfn base, PageCount pages);
+  // Every head is empty.
+  ~SlotRmap();
+
+  SlotRmap(const SlotRmap&) = delete;
+  SlotRmap& operator=(const SlotRmap&) = delete;
+
+  Gfn base() const { return base_; }
+  Gfn end() const { return end_; }
+
+  // Makes room for the heads of `gfn`, a frame of the slot, at every level. May allocate: hold no
+  // lock. ResourceExhausted if there is no memory. Cheap where there is room.
+  absl::Status Prepare(Gfn gfn) {
+    if (ABSL_PREDICT_TRUE(IsPrepared(gfn))) return absl::OkStatus();
+    return PrepareSlow(gfn);
+  }
+  bool IsPrepared(Gfn gfn) const { return Find(gfn, kLevel4K) != nullptr; }
+
+  // The head for leaves of `level`, 1 to 3, that map `gfn`, a frame of the slot; null if nothing
+  // there was ever prepared.
+  RmapHead* Find(Gfn gfn, Level level) const {
+    const uint64_t index = IndexOf(gfn, level);
+    Chunk* chunk = directories_[static_cast<size_t>(level.raw() - 1)][index / kHeadsPerChunk].load(
+        std::memory_order_acquire);
+    return chunk == nullptr ? nullptr : &chunk->heads[index % kHeadsPerChunk];
+  }
+
+  // Calls `visit(gfn, head)` for each head of `level` that is not empty and whose leaf touches
+  // [first, end), a range inside the slot that is not empty. `gfn` is the first frame of the leaf.
+  template <typename Visit>
+  void ForEach(Level level, Gfn first, Gfn end, Visit visit) const {
+    const uint64_t origin = Origin(level);
+    const uint64_t stop = IndexOf(end - PageCount(1), level) + 1;
+    for (uint64_t i = IndexOf(first, level); i < stop;) {
+      Chunk* chunk = directories_[static_cast<size_t>(level.raw() - 1)][i / kHeadsPerChunk].load(
+          std::memory_order_acquire);
+      const uint64_t chunk_end = (i / kHeadsPerChunk + 1) * kHeadsPerChunk;
+      const uint64_t last = chunk_end < stop ? chunk_end : stop;
+      for (; chunk != nullptr && i < last; ++i) {
+        RmapHead& head = chunk->heads[i % kHeadsPerChunk];
+        if (!head.is_empty()) visit(Gfn((origin + i) * level.pages().raw()), head);
+      }
+      i = last;
+    }
+  }
+
+  // Memory in use, this object included.
+  size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  static constexpr uint64_t kHeadsPerChunk = 512;
+  struct alignas(64) Chunk {
+    std::array<RmapHead, kHeadsPerChunk> heads;
+  };
+  using Directory = std::unique_ptr<std::atomic<Chunk*>[]>;
+
+  SlotRmap(Gfn base, PageCount pages) : base_(base), end_(base + pages) {}
+
+  // Frames of a level are counted from guest address 0, rounded down so that chunks are aligned.
+  uint64_t Origin(Level level) const {
+    return base_.raw() / level.pages().raw() / kHeadsPerChunk * kHeadsPerChunk;
+  }
+  uint64_t IndexOf(Gfn gfn, Level level) const {
+    return gfn.raw() / level.pages().raw() - Origin(level);
+  }
+  uint64_t ChunksAt(Level level) const {
+    return IndexOf(end_ - PageCount(1), level) / kHeadsPerChunk + 1;
+  }
+  bool MakeDirectories();
+  absl::Status PrepareSlow(Gfn gfn);
+
+  const Gfn base_;
+  const Gfn end_;
+  std::array<Directory, kLevels> directories_;
+  std::atomic<size_t> bytes_{sizeof(SlotRmap)};
+};
+
+}  // namespace tdp
+
+#endif  // TDP_RMAP_SLOT_RMAP_H_

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tests/model/engine_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::model {
+namespace {
+
+using sim::AccessKind;
+using sim::Event;
+
+absl::Status Wrong(std::string what) { return absl::InternalError(std::move(what)); }
+
+// A CPU that is as slow to forget as the architecture allows.
+sim::SimBackendOptions Cpus(int cpus, sim::FlushOracle* oracle) {
+  sim::SimBackendOptions options;
+  options.cpus = cpus;
+  options.cpu.policy = sim::CachePolicy::kAdversarial;
+  options.oracle = oracle;
+  return options;
+}
+
+// Never drops a translation.
+class ForgetfulBackend : public sim::SimBackend {
+ public:
+  using SimBackend::SimBackend;
+  void Invalidate(VcpuId, Eptp) override {}
+  void InvalidateAll(VcpuId) override {}
+};
+
+std::unique_ptr<sim::SimBackend> MakeBackend(sim::HostMemory& memory,
+                                             const sim::SimBackendOptions& options,
+                                             EngineModel::Mistake mistake) {
+  if (mistake == EngineModel::Mistake::kForgetsFlushes) {
+    return std::make_unique<ForgetfulBackend>(memory, options);
+  }
+  return std::make_unique<sim::SimBackend>(memory, options);
+}
+
+AccessKind KindOf(uint8_t how) {
+  constexpr AccessKind kKinds[] = {AccessKind::kLoad, AccessKind::kStore, AccessKind::kFetch};
+  return kKinds[how % 3];
+}
+
+}  // namespace
+
+EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake)
+    : memory_({.size = GiB(1), .shuffled = true, .fragmentation = 0.3}),
+      backend_(MakeBackend(memory_, Cpus(kCpus, &oracle_), mistake)) {
+  SetEntryStoreHook(this);
+  vm_ = *Vm::Create(*backend_, options);
+  for (auto& vcpu : vcpus_) vcpu = *vm_->CreateVcpu();
+  TDP_CHECK(memory_.Map(kHost, kHostPages * kPageSize, {.order = host_order}).ok());
+  for (int i = 0; i < kCpus; ++i) {
+    sim::Registers unpaged;
+    unpaged.cr0 = sim::kCr0Pe;
+    backend_->cpu(static_cast<VcpuId>(i)).SetRegisters(unpaged);
+  }
+}
+
+EngineModel::~EngineModel() {
+  for (auto& vcpu : vcpus_) vcpu.reset();
+  vm_.reset();
+  SetEntryStoreHook(nullptr);
+}
+
+void EngineModel::OnStore(const uint64_t* where, EptEntry before, EptEntry after) {
+  const Hpa entry(reinterpret_cast<uintptr_t>(where) - memory_.direct_map_offset());
+  oracle_.OnStore(entry, before.raw(), after.raw());
+}
+
+absl::Status EngineModel::Apply(const Op& op) {
+  absl::Status status;
+  switch (op.kind) {
+    case OpKind::kAccess:
+      status = Access(op);
+      break;
+    case OpKind::kSetSlot:
+      status = SetSlot(op);
+      break;
+    case OpKind::kDeleteSlot:
+      status = DeleteSlot(op);
+      break;
+    case OpKind::kZap:
+    case OpKind::kZapAll:
+      status = Zap(op);
+      break;
+    case OpKind::kDiscard:
+    case OpKind::kMigrate:
+    case OpKind::kProtect:
+      status = HostChange(op);
+      break;
+    case OpKind::kNewVcpu:
+      status = NewVcpu(op);
+      break;
+    case OpKind::kCount:
+      break;
+  }
+  oracle_.SettleAll();  // the operation has returned: what it changed is due
+  return status;
+}
+
+absl::Status EngineModel::Check() {
+  if (oracle_.report_count() != 0) {
+    return Wrong(
+        absl::StrFormat("a stale translation was used: %s", oracle_.reports()[0].DebugString()));
+  }
+  return vm_->CheckInvariants();
+}
+
+const EngineModel::Slot* EngineModel::SlotAt(uint64_t page) const {
+  for (const auto& [id, slot] : slots_) {
+    if (page >= slot.page && page - slot.page < slot.count) return &slot;
+  }
+  return nullptr;
+}
+
+bool EngineModel::OverlapsAnother(uint32_t id, uint64_t page, uint64_t count) const {
+  return std::any_of(slots_.begin(), slots_.end(), [&](const auto& other) {
+    return other.first != id && page < other.second.page + other.second.count &&
+           other.second.page < page + count;
+  });
+}
+
+// Runs the access as an embedder would, until it is done (its host address) or MMIO (nothing).
+absl::StatusOr<std::optional<Hpa>> EngineModel::AccessUntilDone(int cpu, Gpa gpa, AccessKind kind) {
+  constexpr int kTries = 8;  // a right may have to be found missing level by level, and no more
+  sim::Cpu& hardware = backend_->cpu(static_cast<VcpuId>(cpu));
+  for (int i = 0; i < kTries; ++i) {
+    sim::AccessResult access;
+    {
+      const GuestEntry entry = vcpus_[static_cast<size_t>(cpu)]->EnterGuest();
+      const Event entered = hardware.Enter(entry.eptp());
+      if (entered == Event::kKick) continue;
+      TDP_CHECK(entered == Event::kNone);
+      access = hardware.AccessGpa(gpa, kind, 8);
+    }
+    if (access.ok()) return std::optional<Hpa>(access.hpa);
+    const sim::Exit& exit = hardware.exit();
+    Vcpu& vcpu = *vcpus_[static_cast<size_t>(cpu)];
+    const FaultResult result = exit.event == Event::kEptMisconfiguration
+                                   ? vcpu.HandleEptMisconfiguration(exit.gpa)
+                                   : vcpu.HandleEptViolation(exit.gpa, exit.qualification);
+    if (result.outcome == FaultOutcome::kMmio) return std::optional<Hpa>();
+    if (result.outcome == FaultOutcome::kError) return result.status;
+  }
+  return Wrong(absl::StrFormat("gpa 0x%x is still not mapped after %d faults", gpa.raw(), kTries));
+}
+
+absl::Status EngineModel::Access(const Op& op) {
+  const uint64_t page = op.page % kGuestPages;
+  const Gpa gpa = Gfn(page).address() + (op.count % kPageSize & ~uint64_t{7});
+  const AccessKind kind = KindOf(op.how);
+  const Slot* slot = SlotAt(page);
+  const bool memory = slot != nullptr && !(Writes(kind) && (slot->flags & kSlotReadOnly) != 0);
+  auto done = AccessUntilDone(op.cpu % kCpus, gpa, kind);
+  if (absl::IsPermissionDenied(done.status()))
+    return absl::OkStatus();  // the host said no, as it may
+  TDP_RETURN_IF_ERROR(done.status());
+  if (!memory) {
+    ++accesses_mmio_;
+    return done->has_value() ? Wrong(absl::StrFormat("gpa 0x%x reached 0x%x but is MMIO", gpa.raw(),
+                                                     (*done)->raw()))
+                             : absl::OkStatus();
+  }
+  ++accesses_mapped_;
+  const Hva hva = kHost + (slot->host + page - slot->page) * kPageSize;
+  TDP_ASSIGN_OR_RETURN(const HostPage expected, memory_.Resolve(hva, Access::Read()));
+  const Hpa want = expected.hfn.address() + gpa.page_offset();
+  if (!done->has_value())
+    return Wrong(absl::StrFormat("gpa 0x%x is memory but was MMIO", gpa.raw()));
+  if (**done == want) return absl::OkStatus();
+  return Wrong(absl::StrFormat("gpa 0x%x reached 0x%x instead of 0x%x", gpa.raw(), (*done)->raw(),
+                               want.raw()));
+}
+
+absl::Status EngineModel::SetSlot(const Op& op) {
+  const uint32_t id = op.slot % kSlots;
+  // Sizes and places are multiples of 2 MiB half the time, so that large pages come about.
+  const uint64_t grain = (op.how & 4) != 0 ? 512 : 1;
+  Slot slot;
+  slot.count = std::max<uint64_t>(1, op.count % (MiB(16) >> kPageShift) / grain) * grain;
+  slot.page = op.page % (kGuestPages - slot.count) / grain * grain;
+  slot.host = op.host % (kHostPages - slot.count) / grain * grain;
+  slot.flags = op.how & 3;
+  const absl::Status status = vm_->SetMemoryRegion({.slot = id,
+                                                    .flags = slot.flags,
+                                                    .gpa = Gfn(slot.page).address(),
+                                                    .size = slot.count * kPageSize,
+                                                    .hva = kHost + slot.host * kPageSize});
+  const auto old = slots_.find(id);
+  if (old != slots_.end() && (old->second.count != slot.count || old->second.host != slot.host ||
+                              ((old->second.flags ^ slot.flags) & kSlotReadOnly) != 0)) {
+    return absl::IsInvalidArgument(status)
+               ? absl::OkStatus()
+               : Wrong("a slot changed what cannot change: " + status.ToString());
+  }
+  if (OverlapsAnother(id, slot.page, slot.count)) {
+    return absl::IsAlreadyExists(status) ? absl::OkStatus()
+                                         : Wrong("overlapping slots: " + status.ToString());
+  }
+  TDP_RETURN_IF_ERROR(status);
+  slots_[id] = slot;
+  return absl::OkStatus();
+}
+
+absl::Status EngineModel::DeleteSlot(const Op& op) {
+  const uint32_t id = op.slot % kSlots;
+  const absl::Status status = vm_->SetMemoryRegion({.slot = id, .size = 0});
+  if (slots_.erase(id) == 0) {
+    return absl::IsInvalidArgument(status) ? absl::OkStatus()
+                                           : Wrong("deleted a slot that was not there");
+  }
+  return status;
+}
+
+absl::Status EngineModel::Zap(const Op& op) {
+  auto flush = op.kind == OpKind::kZapAll
+                   ? vm_->ZapAll()
+                   : vm_->ZapRange(Gfn(op.page % kGuestPages), PageCount(op.count % 2048));
+  TDP_RETURN_IF_ERROR(flush.status());
+  flush->Settle();
+  return absl::OkStatus();
+}
+
+// The host changes what stands behind its pages, and tells the VM before and after, as the kernel
+// does.
+absl::Status EngineModel::HostChange(const Op& op) {
+  const uint64_t count = 1 + op.count % 1024;
+  const Hva start = kHost + op.host % (kHostPages - count) * kPageSize;
+  const ByteCount size = count * kPageSize;
+  TDP_RETURN_IF_ERROR(vm_->BeginHostInvalidation(start, size));
+  absl::Status status;
+  if (op.kind == OpKind::kDiscard) {
+    status = memory_.Discard(start, size);
+  } else if (op.kind == OpKind::kMigrate) {
+    status = memory_.Migrate(start, size);
+  } else {
+    status = memory_.Protect(start, size, op.how % 4 != 0);
+  }
+  vm_->EndHostInvalidation();
+  return status;
+}
+
+absl::Status EngineModel::NewVcpu(const Op& op) {
+  std::unique_ptr<Vcpu>& vcpu = vcpus_[op.cpu % kCpus];
+  vcpu.reset();
+  TDP_ASSIGN_OR_RETURN(vcpu, vm_->CreateVcpu());
+  return absl::OkStatus();
+}
+
+}  // namespace tdp::model

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tests/model/engine_model.h"
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tdp::model {
+namespace {
+
+std::vector<Op> RandomOps(uint64_t seed, size_t count) {
+  std::mt19937_64 random(seed);
+  std::vector<uint8_t> bytes(count * 11);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  return OpsFromBytes(bytes.data(), bytes.size());
+}
+
+// Where the model and the engine part, the operations up to there are printed as C++.
+testing::AssertionResult Agrees(EngineModel& model, const std::vector<Op>& ops) {
+  for (size_t i = 0; i < ops.size(); ++i) {
+    absl::Status status = model.Apply(ops[i]);
+    if (status.ok() && i % 16 == 0) status = model.Check();
+    if (!status.ok()) {
+      return testing::AssertionFailure()
+             << status << "\nafter\n"
+             << ToCpp(std::vector<Op>(ops.begin(), ops.begin() + static_cast<ptrdiff_t>(i) + 1));
+    }
+  }
+  const absl::Status status = model.Check();
+  if (!status.ok()) return testing::AssertionFailure() << status;
+  return testing::AssertionSuccess();
+}
+
+struct Setting {
+  const char* name;
+  VmOptions options;
+  int host_order;
+};
+
+class EngineModelTest : public testing::TestWithParam<Setting> {};
+
+TEST_P(EngineModelTest, RandomOperationsReachTheFrameThatTheSlotsAndTheHostSay) {
+  uint64_t mapped = 0;
+  uint64_t mmio = 0;
+  for (uint64_t seed = 1; seed <= 24; ++seed) {
+    EngineModel model(GetParam().options, GetParam().host_order);
+    ASSERT_TRUE(Agrees(model, RandomOps(seed, 500))) << "seed " << seed;
+    mapped += model.accesses_mapped();
+    mmio += model.accesses_mmio();
+  }
+  EXPECT_GT(mapped, 500u) << "the operations hardly touched memory";
+  EXPECT_GT(mmio, 500u);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Settings, EngineModelTest,
+    testing::Values(Setting{"FourLevels", {}, 9}, Setting{"FiveLevels", {.ept_levels = 5}, 9},
+                    Setting{"SmallHostPages", {}, 0},
+                    Setting{"NoAccessedDirty", {.accessed_dirty = Use::kNever}, 9},
+                    Setting{"NoMmioCaching", {.mmio_caching = false}, 9}),
+    [](const auto& param) { return param.param.name; });
+
+TEST(EngineModel, AForgottenFlushIsFound) {
+  EngineModel model({}, 9, EngineModel::Mistake::kForgetsFlushes);
+  const testing::AssertionResult result = Agrees(model, RandomOps(1, 500));
+  ASSERT_FALSE(result);
+  EXPECT_THAT(result.message(), testing::HasSubstr("kAccess")) << "and shown as C++";
+}
+
+// The shortest case: the host moves a page, and one CPU has not heard of it.
+TEST(EngineModel, AForgottenFlushIsReportedWithTheEntryAndTheChange) {
+  EngineModel model({}, 0, EngineModel::Mistake::kForgetsFlushes);
+  const std::vector<Op> ops = {{OpKind::kSetSlot, 0, 0, 0, 0, 16, 0},
+                               {OpKind::kAccess, 0, 0, 0, 3, 0, 0},
+                               {OpKind::kZap, 0, 0, 0, 3, 1, 0},
+                               {OpKind::kAccess, 0, 0, 0, 3, 0, 0}};
+  for (const Op& op : ops) ASSERT_TRUE(model.Apply(op).ok());
+  EXPECT_THAT(std::string(model.Check().message()),
+              testing::HasSubstr("a stale translation was used"));
+}
+
+TEST(EngineModel, OperationsPrintAsCpp) {
+  EXPECT_EQ(ToCpp(Op{OpKind::kZap, 0, 1, 2, 0x30, 0x4, 0}),
+            "{OpKind::kZap, 0, 1, 2, 0x30, 0x4, 0x0},");
+}
+
+}  // namespace
+}  // namespace tdp::model

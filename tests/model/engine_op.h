@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One random operation on a guest, as a value that prints as C++: what a fuzzer finds becomes a
+// named test by pasting its lines.
+
+#ifndef TDP_TESTS_MODEL_ENGINE_OP_H_
+#define TDP_TESTS_MODEL_ENGINE_OP_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tdp::model {
+
+enum class OpKind : uint8_t {
+  kAccess,      // CPU `cpu` loads, stores or fetches (`how`) at page `page`
+  kSetSlot,     // slot `slot` of `count` pages at `page` over host page `host`, with flags `how`
+  kDeleteSlot,  // slot `slot`
+  kZap,         // `count` pages from `page`
+  kZapAll,
+  kDiscard,  // the host drops `count` of its pages from `host`: the next touch finds others
+  kMigrate,  // the host moves them
+  kProtect,  // the host makes them writable or not (`how`)
+  kNewVcpu,  // CPU `cpu` gets a new vCPU
+  kCount     // not an operation
+};
+
+struct Op {
+  OpKind kind = OpKind::kAccess;
+  uint8_t cpu = 0;
+  uint8_t how = 0;
+  uint8_t slot = 0;
+  uint16_t page = 0;
+  uint16_t count = 0;
+  uint16_t host = 0;
+
+  friend bool operator==(const Op&, const Op&) = default;
+};
+
+// "{OpKind::kZap, 0, 0, 0, 0x12, 0x4, 0},"
+std::string ToCpp(const Op& op);
+std::string ToCpp(const std::vector<Op>& ops);
+
+// Operations out of arbitrary bytes, brought into range: 11 bytes each, a rest is dropped.
+std::vector<Op> OpsFromBytes(const uint8_t* data, size_t size);
+
+}  // namespace tdp::model
+
+#endif  // TDP_TESTS_MODEL_ENGINE_OP_H_

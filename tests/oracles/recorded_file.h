@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Recorded data as the tests keep it: zstd-compressed files in tests/oracles/data.
+
+#ifndef TDP_TESTS_ORACLES_RECORDED_FILE_H_
+#define TDP_TESTS_ORACLES_RECORDED_FILE_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace tdp::oracles {
+
+// The whole content of a file, decompressed if its name ends in ".zst". `path` is relative to
+// tests/oracles/data.
+absl::StatusOr<std::string> ReadRecordedFile(const std::string& path);
+
+// Its lines without their ends.
+absl::StatusOr<std::vector<std::string>> ReadRecordedLines(const std::string& path);
+
+}  // namespace tdp::oracles
+
+#endif  // TDP_TESTS_ORACLES_RECORDED_FILE_H_

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The `tdp` program from outside: what it prints, where, and how it exits.
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tdp/tests/tools/run_program.h"
+#include "tdp/tests/tools/trace_files.h"
+
+namespace tdp::tools {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr char kSqlite[] = "examples/data/sqlite3_inserts.trc.zst";
+
+ProgramResult Tdp(const std::string& arguments) { return RunProgram("tools/tdp " + arguments); }
+
+// Bad input: status 2, one line on standard error, nothing on standard output.
+void ExpectRefusal(const ProgramResult& result, const std::string& message) {
+  EXPECT_EQ(result.status, 2);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, HasSubstr(message));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_TRUE(result.err.ends_with('\n'));
+}
+
+std::string Quoted(const std::string& path) { return "'" + path + "'"; }
+
+// A program of `pages` pages, each touched by a store, a load and a fetch.
+std::string SmallTrace(int pages) {
+  std::vector<TraceRecord> records;
+  for (int i = 0; i < pages; ++i) {
+    const Gva gva(0x400000 + uint64_t{0x1000} * i);
+    records.push_back(TraceRecord::Make(gva, AccessKind::kStore, 3));
+    records.push_back(TraceRecord::Make(gva + 8, AccessKind::kLoad, 2));
+    records.push_back(TraceRecord::Make(gva + 64, AccessKind::kFetch, 1));
+  }
+  return WriteFile("small.trc.zst", Zstd(Words(records)));
+}
+
+nlohmann::json ReplayJson(const std::string& arguments) {
+  const ProgramResult result = Tdp("replay --json " + arguments);
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  return nlohmann::json::parse(result.out);
+}
+
+TEST(Tdp, AloneItExplainsItself) {
+  const ProgramResult alone = RunProgram("tools/tdp");
+  EXPECT_EQ(alone.status, 2);
+  EXPECT_THAT(alone.err, StartsWith("usage: tdp"));
+  const ProgramResult help = Tdp("help");
+  EXPECT_EQ(help.status, 0);
+  EXPECT_EQ(help.out, alone.err);
+  for (const char* command : {"replay", "demo", "sweep", "pack"}) {
+    EXPECT_THAT(help.out, HasSubstr(command));
+    const ProgramResult own = Tdp(std::string(command) + " --help");
+    EXPECT_EQ(own.status, 0) << command;
+    EXPECT_THAT(own.out, StartsWith(std::string("usage: tdp ") + command));
+  }
+}
+
+TEST(Tdp, AnUnknownCommandIsRefused) { ExpectRefusal(Tdp("rewind"), "\"rewind\""); }
+
+TEST(TdpReplay, NonsenseOptionsAreRefused) {
+  const std::string trace = Quoted(SmallTrace(3));
+  ExpectRefusal(Tdp("replay --ept-page 3m " + trace), "--ept-page \"3m\": must be 4k|2m|1g");
+  ExpectRefusal(Tdp("replay --ept-levels 6 " + trace), "--ept-levels");
+  ExpectRefusal(Tdp("replay --speed " + trace), "there is no option --speed");
+  ExpectRefusal(Tdp("replay --ram 3 " + trace), "ram is 3 bytes");
+  ExpectRefusal(Tdp("replay --ram 17m " + trace), "multiple of 2 MiB");
+  ExpectRefusal(Tdp("replay --tlb 3x4 " + trace), "power of two");
+  ExpectRefusal(Tdp("replay --tlb 16 " + trace), "SETSxWAYS");
+  ExpectRefusal(Tdp("replay --caches huge " + trace), "none|tlb|psc");
+  ExpectRefusal(Tdp("replay --seed -1 " + trace), "--seed");
+  ExpectRefusal(Tdp("replay --fault-around 3 " + trace), "power of two");
+  ExpectRefusal(Tdp("replay --cpus 0 " + trace), "--cpus");
+  ExpectRefusal(Tdp("replay --fragmentation 2 " + trace), "--fragmentation");
+  ExpectRefusal(Tdp("replay"), "needs a TRACE");
+  ExpectRefusal(Tdp("replay --cpus 3 " + trace + " " + trace), "2 traces take a CPU each");
+}
+
+TEST(TdpReplay, BadTracesAreRefusedWithoutAReport) {
+  ExpectRefusal(Tdp("replay /no/such/file"), "cannot open /no/such/file");
+  ExpectRefusal(Tdp("replay " + Quoted(testing::TempDir())), "directory");
+  ExpectRefusal(Tdp("replay " + Quoted(WriteFile("empty", ""))), "empty");
+  ExpectRefusal(Tdp("replay " + Quoted(WriteFile("prose", "once upon a time\n"))),
+                ":1: not a Lackey record");
+  ExpectRefusal(Tdp("replay " + Quoted(WriteFile("silent", "==1== nothing\n"))), "no access");
+  const std::string whole = ReadWholeFile(kSqlite);
+  ASSERT_GT(whole.size(), 100000u);
+  // Hundreds of thousands of accesses are replayed before the end is found missing.
+  ExpectRefusal(Tdp("replay " + Quoted(WriteFile("cut", whole.substr(0, whole.size() / 2)))),
+                "truncated");
+  std::string corrupt = whole;
+  for (size_t i = whole.size() / 2; i < whole.size() / 2 + 64; ++i) corrupt[i] = '\x55';
+  ExpectRefusal(Tdp("replay " + Quoted(WriteFile("corrupt", corrupt))), "corrupt");
+  std::vector<TraceRecord> records(100000, TraceRecord::Make(Gva(0x1000), AccessKind::kLoad, 0));
+  records.push_back(TraceRecord(~uint64_t{0}));
+  ExpectRefusal(Tdp("replay " + Quoted(WriteFile("unknown", Words(records)))),
+                "byte 800000 of the trace: unknown record 0xffffffffffffffff");
+}
+
+TEST(TdpReplay, AGuestWithoutMemoryIsRefused) {
+  // 8 MiB of RAM less the kernel's 2 MiB are 1536 frames.
+  ExpectRefusal(Tdp("replay --ram 8m " + Quoted(SmallTrace(2000))), "the guest has no memory left");
+}
+
+TEST(TdpReplay, ReadsStandardInput) {
+  const std::string text = WriteFile("text", "I  04001090,3\n S 1ffefffd28,8\n");
+  const auto json = nlohmann::json::parse(Tdp("replay --json - <" + Quoted(text)).out);
+  EXPECT_EQ(json["trace"], "standard input");
+  EXPECT_EQ(json["accesses"], 2);
+  EXPECT_EQ(json["records"]["stores"], 1);
+}
+
+TEST(TdpReplay, CountsWhatTheProgramDid) {
+  const auto json = ReplayJson("--ept-page 4k " + Quoted(SmallTrace(5)));
+  EXPECT_EQ(json["accesses"], 15);
+  EXPECT_EQ(json["page_faults"], 5);
+  EXPECT_EQ(json["tables"]["guest_leaves"]["4k"], 5);
+  // Four guest tables and five pages, each behind an EPT leaf of its own; the EPT needs its four
+  // tables once, since all of this is in one 2 MiB block.
+  EXPECT_EQ(json["tables"]["guest_table_bytes"], 4 * 4096);
+  EXPECT_EQ(json["tables"]["ept_leaves"]["4k"], 9);
+  EXPECT_EQ(json["tables"]["ept_table_bytes"], 4 * 4096);
+  const auto& by_cause = json["violations"]["mapped_by_cause_and_page"];
+  EXPECT_EQ(by_cause["guest table"]["4k"], 4);
+  EXPECT_EQ(by_cause["write"]["4k"], 5);
+  EXPECT_EQ(by_cause["fetch"]["4k"], 0);
+  EXPECT_EQ(json["violations"]["total"], 9);
+  EXPECT_EQ(json["check"]["pages"], 5);
+  EXPECT_EQ(json["check"]["mismatches"], 0);
+}
+
+TEST(TdpReplay, AWarmWalkWithoutCachesHasTheReferencesOfItsDimensions) {
+  // A long run over one page: nearly all walks are whole.
+  std::vector<TraceRecord> records(30000, TraceRecord::Make(Gva(0x1000), AccessKind::kLoad, 3));
+  const std::string trace = Quoted(WriteFile("one_page", Words(records)));
+  const struct {
+    const char* options;
+    double references;
+  } kCases[] = {{"--paging native", 4},
+                {"--paging native --guest-levels 5", 5},
+                {"--paging native --guest-page 2m", 3},
+                {"--ept-page 4k", 24},
+                {"--ept-page 2m", 19},
+                {"--ept-page 4k --guest-page 2m", 19},
+                {"--ept-page 2m --guest-page 2m", 15},
+                {"--ept-page 4k --ept-levels 5", 29},
+                {"--ept-page 4k --guest-levels 5", 29},
+                {"--ept-page 4k --ept-levels 5 --guest-levels 5", 35}};
+  for (const auto& c : kCases) {
+    const auto json = ReplayJson(std::string("--caches none ") + c.options + " " + trace);
+    EXPECT_NEAR(json["walks"]["references_each"].get<double>(), c.references, 0.02) << c.options;
+    EXPECT_EQ(json["tlb"]["hits"], 0);
+  }
+}
+
+TEST(TdpReplay, LargeEptPagesTakeFewerViolations) {
+  const std::string trace = Quoted(SmallTrace(1000));
+  const auto small = ReplayJson("--ept-page 4k " + trace);
+  const auto large = ReplayJson("--ept-page 2m " + trace);
+  const auto huge = ReplayJson("--ept-page 1g " + trace);
+  EXPECT_GT(small["violations"]["total"], 1000);
+  EXPECT_LT(large["violations"]["total"], 10);
+  EXPECT_GT(large["tables"]["ept_leaves"]["2m"], 1);
+  EXPECT_EQ(huge["tables"]["ept_leaves"]["1g"], 1);
+  // Broken host memory and a host without large pages leave nothing to map large.
+  for (const char* broken : {"--fragmentation 1 ", "--thp never "}) {
+    const auto json = ReplayJson(std::string("--ept-page 2m ") + broken + trace);
+    EXPECT_EQ(json["tables"]["ept_leaves"]["2m"], 0) << broken;
+    EXPECT_EQ(json["violations"]["total"], small["violations"]["total"]) << broken;
+  }
+}
+
+TEST(TdpReplay, FaultAroundTradesViolationsForPages) {
+  const std::string trace = Quoted(SmallTrace(1000));
+  const auto without = ReplayJson("--ept-page 4k " + trace);
+  const auto with = ReplayJson("--ept-page 4k --fault-around 16 " + trace);
+  EXPECT_LT(with["violations"]["total"].get<int>() * 8, without["violations"]["total"].get<int>());
+  EXPECT_GE(with["tables"]["ept_leaves"]["4k"], without["tables"]["ept_leaves"]["4k"]);
+  EXPECT_EQ(with["check"]["mismatches"], 0);
+}
+
+TEST(TdpReplay, TheSameSeedGivesTheSameCounts) {
+  const std::string arguments =
+      "--frames shuffled --ept-page 4k --seed 7 " + Quoted(SmallTrace(300));
+  auto first = ReplayJson(arguments);
+  auto second = ReplayJson(arguments);
+  for (auto* json : {&first, &second}) {
+    json->erase("seconds");
+    json->erase("accesses_per_second");
+    (*json)["violations"].erase("ns_each");
+  }
+  EXPECT_EQ(first, second);
+}
+
+TEST(TdpReplay, SeveralCpusReplayEverythingOnce) {
+  const auto json = ReplayJson(std::string("--cpus 3 --ept-page 4k ") + kSqlite);
+  EXPECT_EQ(json["accesses"], 8000000);
+  EXPECT_EQ(json["tables"]["guest_leaves"]["4k"], 582);
+  EXPECT_EQ(json["check"]["pages"], 582);
+  EXPECT_EQ(json["check"]["mismatches"], 0);
+}
+
+TEST(TdpReplay, SeveralTracesAreThreadsOfOneProgram) {
+  const std::string trace = Quoted(SmallTrace(100));
+  const std::string other =
+      Quoted(WriteFile("other", Words({TraceRecord::Make(Gva(0x9000), AccessKind::kStore, 0)})));
+  const auto json = ReplayJson("--ept-page 4k " + trace + " " + other + " " + trace);
+  EXPECT_EQ(json["options"]["cpus"], 3);
+  EXPECT_EQ(json["accesses"], 601);
+  EXPECT_EQ(json["tables"]["guest_leaves"]["4k"], 101) << "the traces share an address space";
+}
+
+TEST(TdpReplay, TheTextReportHasItsNumbers) {
+  const ProgramResult result = Tdp(std::string("replay --ept-page 4k --cost skylake ") + kSqlite);
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("8,000,000 accesses"), HasSubstr("references each"),
+                                HasSubstr("582 pages of 4 KiB"), HasSubstr("guest table"),
+                                HasSubstr("cycles"), HasSubstr(" 0 mismatches")));
+}
+
+TEST(TdpPack, PacksTextThatReplaysLikeTheText) {
+  std::string text;
+  for (int i = 0; i < 1000; ++i) absl::StrAppend(&text, " S ", absl::Hex(0x10000 + i * 64), ",8\n");
+  const std::string in = WriteFile("text", text);
+  const std::string out = WriteFile("packed", "");
+  const ProgramResult packed = Tdp("pack " + Quoted(in) + " " + Quoted(out));
+  EXPECT_EQ(packed.status, 0) << packed.err;
+  EXPECT_THAT(packed.out, HasSubstr("1000 accesses"));
+  EXPECT_EQ(ReplayJson(Quoted(out))["tlb"], ReplayJson(Quoted(in))["tlb"]);
+}
+
+TEST(TdpPack, BadInputLeavesNoOutput) {
+  const std::string in = WriteFile("text", " S 1000,8\n S 1000,\n");
+  const std::string out = testing::TempDir() + "/must_not_be_there";
+  ExpectRefusal(Tdp("pack " + Quoted(in) + " " + Quoted(out)), ":2: not a Lackey record");
+  EXPECT_FALSE(std::ifstream(out).good());
+  EXPECT_FALSE(std::ifstream(out + ".part").good());
+  ExpectRefusal(Tdp("pack " + Quoted(in)), "needs an INPUT and an OUTPUT");
+  ExpectRefusal(Tdp("pack " + Quoted(in) + " /no/such/folder/out"), "/no/such/folder/out");
+}
+
+TEST(TdpSweep, WritesALineForEachCombination) {
+  const std::string trace = Quoted(SmallTrace(20));
+  const ProgramResult result = Tdp("sweep --paging native,ept --ept-page 4k,2m " + trace);
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, StartsWith("cell,cells,trace,paging,"));
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 5) << result.out;
+  EXPECT_THAT(result.out, HasSubstr("\n3,4,"));
+}
+
+TEST(TdpSweep, ShardsMergeIntoTheWhole) {
+  const std::string arguments = "--ept-page 4k,2m,1g " + Quoted(SmallTrace(20));
+  const std::string first = WriteFile("first", ""), second = WriteFile("second", "");
+  EXPECT_EQ(Tdp("sweep --shard 1/2 --json " + Quoted(first) + " " + arguments).status, 0);
+  EXPECT_EQ(Tdp("sweep --shard 2/2 --json " + Quoted(second) + " " + arguments).status, 0);
+  const ProgramResult merged = Tdp("sweep --merge " + Quoted(second) + " " + Quoted(first));
+  EXPECT_EQ(merged.status, 0) << merged.err;
+  const auto json = nlohmann::json::parse(merged.out);
+  ASSERT_EQ(json.size(), 3u);
+  EXPECT_EQ(json[0]["options"]["ept_page_bytes"], 4096);
+  EXPECT_EQ(json[2]["options"]["ept_page_bytes"], 1 << 30);
+  ExpectRefusal(Tdp("sweep --merge " + Quoted(first)), "cell 1 of 3");
+  ExpectRefusal(Tdp("sweep --shard 3/2 " + arguments), "must be i/n");
+  ExpectRefusal(Tdp("sweep --cpus 1,x " + arguments), "--cpus \"x\"");
+}
+
+TEST(TdpDemo, ShowsEverySetUpSideBySide) {
+  const ProgramResult result = Tdp("demo");
+  EXPECT_EQ(result.status, 0) << result.err;
+  for (const char* text : {"native     4K    -", "ept        4K   2M", "ept        2M   2M", "23.9",
+                           "What to read", "0 mismatches"}) {
+    EXPECT_THAT(result.out, HasSubstr(text));
+  }
+  ExpectRefusal(Tdp("demo now"), "takes no argument");
+}
+
+}  // namespace
+}  // namespace tdp::tools

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/sweep/sweep_plan.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+OptionParser ReplayParser(ReplayOptions* options) {
+  OptionParser parser;
+  AddReplayOptions(parser, options);
+  return parser;
+}
+
+// Sets `cell.options` from its values.
+absl::Status ReadValues(SweepCell& cell) {
+  std::vector<std::string> arguments;
+  for (const auto& [name, value] : cell.values) {
+    // An empty value is a default that has no text, such as the TLB of a preset.
+    if (!value.empty()) arguments.push_back(absl::StrCat("--", name, "=", value));
+  }
+  const std::vector<std::string_view> views(arguments.begin(), arguments.end());
+  const absl::Status parsed = ReplayParser(&cell.options).Parse(views).status();
+  return parsed.ok() ? CheckReplayOptions(cell.options) : parsed;
+}
+
+}  // namespace
+
+absl::StatusOr<Shard> ParseShard(std::string_view text) {
+  const std::pair<std::string_view, std::string_view> parts = absl::StrSplit(text, '/');
+  uint64_t number = 0;
+  Shard shard;
+  if (!absl::SimpleAtoi(parts.first, &number) || !absl::SimpleAtoi(parts.second, &shard.count) ||
+      number < 1 || number > shard.count) {
+    return absl::InvalidArgumentError("must be i/n with i from 1 to n");
+  }
+  shard.index = number - 1;
+  return shard;
+}
+
+SweepPlan::SweepPlan() {
+  ReplayOptions defaults;
+  const OptionParser replay = ReplayParser(&defaults);
+  for (const OptionParser::Option& option : replay.options()) {
+    dimensions_.push_back({option.name, {option.default_text}});
+  }
+}
+
+void SweepPlan::AddOptions(OptionParser& parser) {
+  ReplayOptions defaults;
+  const OptionParser replay = ReplayParser(&defaults);
+  for (size_t i = 0; i < dimensions_.size(); ++i) {
+    const OptionParser::Option& option = replay.options()[i];
+    std::vector<std::string>* values = &dimensions_[i].values;
+    parser.Add(option.name, option.form + ",...", option.help, option.default_text,
+               [values](std::string_view text) {
+                 *values = absl::StrSplit(text, ',');
+                 return absl::OkStatus();
+               });
+  }
+}
+
+absl::StatusOr<std::vector<SweepCell>> SweepPlan::Cells(
+    const std::vector<std::string>& traces) const {
+  uint64_t count = traces.size();
+  for (const Dimension& dimension : dimensions_) {
+    count *= dimension.values.size();
+    if (count > kMaxCells) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the options make more than ", kMaxCells, " combinations"));
+    }
+  }
+  std::vector<SweepCell> cells(count);
+  for (uint64_t number = 0; number < count; ++number) {
+    SweepCell& cell = cells[number];
+    cell.number = number;
+    // The digits of the number, the last dimension's first.
+    uint64_t rest = number;
+    cell.values.resize(dimensions_.size());
+    for (size_t i = dimensions_.size(); i-- > 0;) {
+      const Dimension& dimension = dimensions_[i];
+      cell.values[i] = {dimension.name, dimension.values[rest % dimension.values.size()]};
+      rest /= dimension.values.size();
+    }
+    cell.trace = traces[rest];
+    TDP_RETURN_IF_ERROR(ReadValues(cell));
+  }
+  return cells;
+}
+
+}  // namespace tdp::tools

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/sweep/sweep_table.h"
+
+#include <map>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "nlohmann/json.hpp"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+// Names and values of the columns of a line.
+using Columns = std::vector<std::pair<std::string, std::string>>;
+
+std::string CsvField(const std::string& text) {
+  if (text.find_first_of(",\"\n") == std::string::npos) return text;
+  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
+}
+
+Columns ColumnsOf(const SweepResult& result, uint64_t all_cells) {
+  const ReplayReport& report = result.report;
+  const auto number = [](uint64_t n) { return absl::StrCat(n); };
+  const auto fraction = [](double x) { return absl::StrFormat("%.4f", x); };
+  Columns columns = {{"cell", number(result.cell.number)},
+                     {"cells", number(all_cells)},
+                     {"trace", CsvField(result.cell.trace)}};
+  for (const auto& [name, value] : result.cell.values) columns.emplace_back(name, CsvField(value));
+  const Columns figures = {{"accesses", number(report.accesses())},
+                           {"tlb_lookups", number(report.cpu.accesses)},
+                           {"tlb_hits", number(report.cpu.tlb_hits)},
+                           {"walks", number(report.cpu.walks)},
+                           {"guest_references", number(report.cpu.references.guest_total())},
+                           {"ept_references", number(report.cpu.references.ept_total())},
+                           {"references_per_walk", fraction(report.references_per_walk())},
+                           {"walk_cycles", number(report.cpu.walk_cycles)},
+                           {"cycles_per_walk", fraction(report.cycles_per_walk())},
+                           {"page_faults", number(report.page_faults)},
+                           {"violations", number(report.violations.total())},
+                           {"guest_table_bytes", number(report.guest_tables.bytes())},
+                           {"ept_table_bytes", number(report.ept.tables.bytes())},
+                           {"ept_leaves_4k", number(report.ept.leaves_at(kLevel4K))},
+                           {"ept_leaves_2m", number(report.ept.leaves_at(kLevel2M))},
+                           {"ept_leaves_1g", number(report.ept.leaves_at(kLevel1G))},
+                           {"mismatches", number(report.check.mismatches)},
+                           {"seconds", fraction(absl::ToDoubleSeconds(report.run_time))},
+                           {"accesses_per_second", number(report.accesses_per_second())},
+                           {"ns_per_violation", fraction(report.nanoseconds_per_violation())}};
+  columns.insert(columns.end(), figures.begin(), figures.end());
+  return columns;
+}
+
+// Collects the cells of all pieces, whatever their form.
+class Merger {
+ public:
+  absl::Status Add(const std::string& piece, uint64_t cell, uint64_t cells, std::string text) {
+    if (all_cells_ == 0) all_cells_ = cells;
+    if (cells != all_cells_ || cell >= cells) {
+      return absl::InvalidArgumentError(absl::StrCat(piece, ": cell ", cell, " of ", cells,
+                                                     " is of another sweep than the first, ",
+                                                     "which has ", all_cells_, " cells"));
+    }
+    if (!texts_.emplace(cell, std::move(text)).second) {
+      return absl::InvalidArgumentError(absl::StrCat(piece, ": cell ", cell, " is there twice"));
+    }
+    return absl::OkStatus();
+  }
+
+  // The texts in the order of the cells.
+  absl::StatusOr<std::vector<std::string>> Finish() {
+    std::vector<std::string> all;
+    for (auto& [cell, text] : texts_) {
+      if (cell != all.size()) break;
+      all.push_back(std::move(text));
+    }
+    if (all.size() == all_cells_) return all;
+    return absl::InvalidArgumentError(
+        absl::StrCat("cell ", all.size(), " of ", all_cells_, " is in none of the files"));
+  }
+
+ private:
+  std::map<uint64_t, std::string> texts_;
+  uint64_t all_cells_ = 0;
+};
+
+absl::Status AddCsvPiece(const SweepPiece& piece, std::string& heading, Merger& merger) {
+  const std::vector<std::string> lines = absl::StrSplit(piece.text, '\n', absl::SkipEmpty());
+  if (lines.empty() || !absl::StrContains(lines[0], "cell,cells,")) {
+    return absl::InvalidArgumentError(absl::StrCat(piece.name, ": not the result of a sweep"));
+  }
+  if (heading.empty()) heading = lines[0];
+  if (lines[0] != heading) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(piece.name, ": its columns are not those of the first file"));
+  }
+  for (size_t i = 1; i < lines.size(); ++i) {
+    const std::vector<std::string_view> fields = absl::StrSplit(lines[i], absl::MaxSplits(',', 2));
+    uint64_t cell = 0;
+    uint64_t cells = 0;
+    if (fields.size() != 3 || !absl::SimpleAtoi(fields[0], &cell) ||
+        !absl::SimpleAtoi(fields[1], &cells)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(piece.name, ":", i + 1, ": not a line of a sweep"));
+    }
+    TDP_RETURN_IF_ERROR(merger.Add(piece.name, cell, cells, lines[i]));
+  }
+  return absl::OkStatus();
+}
+
+bool IsCount(const Json& object, const char* key) {
+  return object.is_object() && object.contains(key) && object[key].is_number_unsigned();
+}
+
+absl::Status AddJsonPiece(const SweepPiece& piece, Merger& merger) {
+  const Json array = Json::parse(piece.text, nullptr, /*allow_exceptions=*/false);
+  if (!array.is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat(piece.name, ": not the result of a sweep"));
+  }
+  for (const Json& object : array) {
+    if (!IsCount(object, "cell") || !IsCount(object, "cells")) {
+      return absl::InvalidArgumentError(absl::StrCat(piece.name, ": an object has no cell number"));
+    }
+    TDP_RETURN_IF_ERROR(merger.Add(piece.name, object["cell"].get<uint64_t>(),
+                                   object["cells"].get<uint64_t>(), object.dump(2)));
+  }
+  return absl::OkStatus();
+}
+
+std::string JsonArray(const std::vector<std::string>& objects) {
+  return absl::StrCat("[\n", absl::StrJoin(objects, ",\n"), "\n]\n");
+}
+
+}  // namespace
+
+std::string SweepCsv(const std::vector<SweepResult>& results, uint64_t all_cells) {
+  std::string csv;
+  for (const SweepResult& result : results) {
+    const Columns columns = ColumnsOf(result, all_cells);
+    const auto name = [](std::string* out, const auto& column) { out->append(column.first); };
+    const auto value = [](std::string* out, const auto& column) { out->append(column.second); };
+    if (csv.empty()) csv = absl::StrJoin(columns, ",", name) + "\n";
+    absl::StrAppend(&csv, absl::StrJoin(columns, ",", value), "\n");
+  }
+  return csv;
+}
+
+std::string SweepJson(const std::vector<SweepResult>& results, uint64_t all_cells) {
+  std::vector<std::string> objects;
+  for (const SweepResult& result : results) {
+    Json object = {{"cell", result.cell.number}, {"cells", all_cells}};
+    object.update(Json::parse(ReportJson(result.report)));
+    objects.push_back(object.dump(2));
+  }
+  return JsonArray(objects);
+}
+
+absl::StatusOr<std::string> MergeSweep(const std::vector<SweepPiece>& pieces) {
+  Merger merger;
+  std::string heading;
+  const bool json = pieces[0].text.starts_with('[');
+  for (const SweepPiece& piece : pieces) {
+    TDP_RETURN_IF_ERROR(json ? AddJsonPiece(piece, merger) : AddCsvPiece(piece, heading, merger));
+  }
+  TDP_ASSIGN_OR_RETURN(std::vector<std::string> cells, merger.Finish());
+  if (json) return JsonArray(cells);
+  return absl::StrCat(heading, "\n", absl::StrJoin(cells, "\n"), "\n");
+}
+
+}  // namespace tdp::tools

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/sweep_command.h"
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/tools/command.h"
+#include "tdp/tools/options.h"
+#include "tdp/tools/progress.h"
+#include "tdp/tools/replay/replay.h"
+#include "tdp/tools/replay/replay_report.h"
+#include "tdp/tools/sweep/sweep_plan.h"
+#include "tdp/tools/sweep/sweep_table.h"
+#include "tdp/tools/trace/byte_source.h"
+#include "tdp/tools/trace/open_trace.h"
+#include "tdp/tools/trace/trace_reader.h"
+#include "tdp/tools/trace_options.h"
+
+namespace tdp::tools {
+namespace {
+
+struct CommandOptions {
+  SweepPlan plan;
+  Shard shard;
+  TraceFormat format = TraceFormat::kAuto;
+  std::string csv;
+  std::string json;
+  bool merge = false;
+  bool help = false;
+};
+
+OptionParser MakeParser(CommandOptions* options) {
+  OptionParser parser;
+  options->plan.AddOptions(parser);
+  AddFormatOption(parser, &options->format);
+  parser.Add("shard", "I/N", "run the I-th of N equal parts of the sweep", "1/1",
+             [options](std::string_view text) -> absl::Status {
+               TDP_ASSIGN_OR_RETURN(options->shard, ParseShard(text));
+               return absl::OkStatus();
+             });
+  parser.AddSwitch("merge", "put the files of all shards together", &options->merge);
+  parser.AddString("csv", "write CSV to this file; without --csv and --json to standard output",
+                   &options->csv);
+  parser.AddString("json", "write JSON to this file", &options->json);
+  parser.AddSwitch("help", "show this", &options->help);
+  return parser;
+}
+
+absl::Status WriteText(const std::string& path, const std::string& text) {
+  std::FILE* file = std::fopen(path.c_str(), "w");
+  if (file == nullptr) return absl::UnavailableError(absl::StrCat("cannot create ", path));
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  if (std::fclose(file) != 0 || !written) {
+    return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCell& cell) {
+  TraceReaders readers;
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(cell.trace, options.format));
+  readers.push_back(std::move(reader));
+  Progress progress;
+  TDP_ASSIGN_OR_RETURN(ReplayReport report, Replay(readers, cell.options, progress));
+  return SweepResult{cell, std::move(report)};
+}
+
+absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::string>& traces) {
+  TDP_ASSIGN_OR_RETURN(std::vector<SweepCell> cells, options.plan.Cells(traces));
+  std::vector<SweepResult> results;
+  int status = kExitOk;
+  for (const SweepCell& cell : cells) {
+    if (!options.shard.Has(cell.number)) continue;
+    TDP_ASSIGN_OR_RETURN(SweepResult result, RunCell(options, cell));
+    if (result.report.check.mismatches != 0) status = kExitMismatch;
+    results.push_back(std::move(result));
+  }
+  const std::string csv = SweepCsv(results, cells.size());
+  if (!options.csv.empty()) TDP_RETURN_IF_ERROR(WriteText(options.csv, csv));
+  if (!options.json.empty()) {
+    TDP_RETURN_IF_ERROR(WriteText(options.json, SweepJson(results, cells.size())));
+  }
+  if (options.csv.empty() && options.json.empty()) std::fputs(csv.c_str(), stdout);
+  return status;
+}
+
+absl::StatusOr<std::string> ReadText(const std::string& path) {
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(path));
+  std::string text;
+  while (true) {
+    constexpr size_t kChunk = size_t{1} << 16;
+    const size_t had = text.size();
+    text.resize(had + kChunk);
+    TDP_ASSIGN_OR_RETURN(size_t got, source->Read(absl::MakeSpan(text).subspan(had)));
+    text.resize(had + got);
+    if (got < kChunk) return text;
+  }
+}
+
+absl::StatusOr<int> Merge(const std::vector<std::string>& files) {
+  std::vector<SweepPiece> pieces;
+  for (const std::string& file : files) {
+    TDP_ASSIGN_OR_RETURN(std::string text, ReadText(file));
+    // A shard with no cell of its own writes nothing.
+    if (!text.empty()) pieces.push_back({file, std::move(text)});
+  }
+  if (pieces.empty()) return absl::InvalidArgumentError("the files are empty");
+  TDP_ASSIGN_OR_RETURN(std::string whole, MergeSweep(pieces));
+  std::fputs(whole.c_str(), stdout);
+  return kExitOk;
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunSweep(absl::Span<const std::string_view> arguments) {
+  CommandOptions options;
+  const OptionParser parser = MakeParser(&options);
+  TDP_ASSIGN_OR_RETURN(std::vector<std::string> files, parser.Parse(arguments));
+  if (options.help) {
+    absl::PrintF(
+        "usage: tdp sweep [OPTION...] TRACE...\n"
+        "       tdp sweep --merge FILE...\n\n"
+        "Replays every TRACE with every combination of the values given, a line of CSV for each.\n"
+        "--shard splits the work over processes or machines; --merge puts their files, all CSV or\n"
+        "all JSON, together on standard output.\n\n%s",
+        parser.Help());
+    return kExitOk;
+  }
+  if (files.empty()) {
+    return absl::InvalidArgumentError(options.merge ? "--merge needs FILEs; see tdp sweep --help"
+                                                    : "needs a TRACE; see tdp sweep --help");
+  }
+  return options.merge ? Merge(files) : Sweep(options, files);
+}
+
+}  // namespace tdp::tools
