@@ -33,9 +33,9 @@ void AddPages(uint64_t first_page, uint64_t mask, std::map<uint64_t, uint64_t>* 
 
 }  // namespace
 
-RegionSlots::RegionSlots(RegionTree* tree, const Region* root, SlotSink* sink,
+RegionSlots::RegionSlots(RegionTree* tree, const Region* root, GuestMemory* memory,
                          AddressSpaceId address_space, const SlotPlanLimits& limits)
-    : tree_(tree), root_(root), sink_(sink), address_space_(address_space), limits_(limits) {
+    : tree_(tree), root_(root), memory_(memory), address_space_(address_space), limits_(limits) {
   tree_->AddListener(this);
 }
 
@@ -69,7 +69,7 @@ absl::Status RegionSlots::Delete(const Applied& old) {
   MemoryRegion region;
   region.slot = old.id;
   region.address_space = address_space_;
-  TDP_RETURN_IF_ERROR(sink_->SetMemoryRegion(region));
+  TDP_RETURN_IF_ERROR(memory_->SetMemoryRegion(region));
   std::erase_if(applied_, [&](const Applied& applied) { return applied.id == old.id; });
   return absl::OkStatus();
 }
@@ -81,12 +81,12 @@ absl::Status RegionSlots::Put(uint32_t id, const PlannedSlot& slot) {
   if (present != applied_.end() && (slot.flags & kSlotLogDirtyPages) == 0) {
     TDP_RETURN_IF_ERROR(SaveDirty(*present));
   }
-  TDP_RETURN_IF_ERROR(sink_->SetMemoryRegion({.slot = id,
-                                              .address_space = address_space_,
-                                              .flags = slot.flags,
-                                              .gpa = slot.gpa,
-                                              .size = slot.size,
-                                              .hva = slot.hva}));
+  TDP_RETURN_IF_ERROR(memory_->SetMemoryRegion({.slot = id,
+                                                .address_space = address_space_,
+                                                .flags = slot.flags,
+                                                .gpa = slot.gpa,
+                                                .size = slot.size,
+                                                .hva = slot.hva}));
   if (present != applied_.end()) applied_.erase(present);
   const auto at =
       std::partition_point(applied_.begin(), applied_.end(),
@@ -99,9 +99,9 @@ absl::Status RegionSlots::SaveDirty(const Applied& old) {
   if ((old.slot.flags & kSlotLogDirtyPages) == 0) return absl::OkStatus();
   const uint64_t first_page = old.slot.offset >> kPageShift;
   std::map<uint64_t, uint64_t>& pages = saved_[old.slot.region];
-  return sink_->TakeDirtyLog(address_space_, old.id, [&](uint64_t base, uint64_t mask) {
-    AddPages(first_page + base, mask, &pages);
-  });
+  return memory_->GetDirtyLog(
+      old.id, [&](uint64_t base, uint64_t mask) { AddPages(first_page + base, mask, &pages); },
+      address_space_);
 }
 
 uint32_t RegionSlots::LowestFreeId() const {

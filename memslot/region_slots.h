@@ -14,29 +14,19 @@
 #include "absl/status/status.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/flat_view.h"
+#include "tdp/memslot/guest_memory.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/region.h"
 #include "tdp/memslot/slot_plan.h"
 
 namespace tdp {
 
-// Who holds the slots: a `Vm`, or the kernel.
-class SlotSink {
- public:
-  virtual ~SlotSink() = default;
-  virtual absl::Status SetMemoryRegion(const MemoryRegion& region) = 0;
-  // Takes the dirty log of a slot that logs: each dirty word to `visit`, re-protected and flushed
-  // by the time this returns.
-  virtual absl::Status TakeDirtyLog(AddressSpaceId address_space, uint32_t slot,
-                                    DirtyLog::Visitor visit) = 0;
-};
-
 // Listens to `tree` and turns each commit into the fewest slot changes. Dirty bits of a slot that
 // has to be deleted while its memory stays are kept and come with the region's next `TakeDirty`.
 class RegionSlots : public RegionListener {
  public:
   // All three outlive this. The slots of `address_space` belong to this object alone.
-  RegionSlots(RegionTree* tree, const Region* root, SlotSink* sink,
+  RegionSlots(RegionTree* tree, const Region* root, GuestMemory* memory,
               AddressSpaceId address_space = 0, const SlotPlanLimits& limits = {});
   ~RegionSlots() override;
 
@@ -71,7 +61,7 @@ class RegionSlots : public RegionListener {
 
   RegionTree* const tree_;
   const Region* const root_;
-  SlotSink* const sink_;
+  GuestMemory* const memory_;
   const AddressSpaceId address_space_;
   const SlotPlanLimits limits_;
   std::vector<FlatRange> view_;

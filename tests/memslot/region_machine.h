@@ -13,11 +13,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/dirty_log_request.h"
+#include "tdp/memslot/guest_memory.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/region.h"
 #include "tdp/memslot/region_slots.h"
@@ -28,7 +30,7 @@
 namespace tdp {
 
 // A `SlotSet` behind the interface of a VM, with writes of a guest that has no CPU.
-class SlotSetSink : public SlotSink {
+class SlotSetSink : public GuestMemory {
  public:
   absl::Status SetMemoryRegion(const MemoryRegion& region) override {
     ++calls_;
@@ -38,10 +40,21 @@ class SlotSetSink : public SlotSink {
     set_.Publish(std::move(update));
     return absl::OkStatus();
   }
-  absl::Status TakeDirtyLog(AddressSpaceId address_space, uint32_t slot,
-                            DirtyLog::Visitor visit) override {
+  absl::Status GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit,
+                           AddressSpaceId address_space) override {
     TDP_ASSIGN_OR_RETURN(const MemorySlot found, SlotToGetDirtyLog(set_, address_space, slot));
     return found.state->dirty_log()->Take(visit);
+  }
+  absl::Status ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
+                             absl::Span<const uint64_t> bits,
+                             AddressSpaceId address_space) override {
+    TDP_ASSIGN_OR_RETURN(const MemorySlot found,
+                         SlotToClearDirtyLog(set_, address_space, slot, range));
+    return found.state->dirty_log()->Clear(range.first_page, range.num_pages, bits,
+                                           [](uint64_t, uint64_t) {});
+  }
+  absl::Status SetManualDirtyLogProtect(uint64_t) override {
+    return absl::UnimplementedError("no tree of regions asks for it");
   }
 
   // A guest's write to the page of `gpa`.
