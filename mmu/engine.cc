@@ -33,6 +33,7 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       mmu_lock(options.section_clock),
       pool(backend, options.table_quota, EptEntry::Empty()),
       clock(backend, *this),
+      spare_(pool),
       backend_(backend),
       options_(options),
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
@@ -84,21 +85,18 @@ bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
 }
 
 PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
-  TableCache spare(pool);
-  const auto is_ragged = [](Gfn gfn) { return !gfn.is_aligned(kLevel1G.pages()); };
-  // Only an unaligned end can meet a large leaf that reaches over it. Without tables to split it
-  // the leaf goes as a whole, which is as correct and only costs a fault more.
-  if (is_ragged(first) || is_ragged(end)) spare.Refill().IgnoreError();
+  // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
+  // which is as correct and only costs a fault more.
+  absl::MutexLock spare_lock(&spare_mutex_);
+  spare_.Refill().IgnoreError();
   TableList detached;
   PendingFlush flush;
-  {
-    MmuWriteSection section(mmu_lock);
-    if (Detach(space, first, std::min(end, mmu(space).end()), spare, detached)) {
-      flush = clock.Advance();
-      clock.Retire(std::move(detached), flush);
-    }
+  MmuWriteSection section(mmu_lock);
+  if (Detach(space, first, std::min(end, mmu(space).end()), spare_, detached)) {
+    flush = clock.Advance();
+    clock.Retire(std::move(detached), flush);
+    zaps.fetch_add(1, std::memory_order_relaxed);
   }
-  if (flush.is_owed()) zaps.fetch_add(1, std::memory_order_relaxed);
   return flush;
 }
 

@@ -90,6 +90,10 @@ class Engine : public TableReclaimer {
            logging_slots.load(std::memory_order_relaxed) != 0;
   }
 
+  // Tables for zaps that have to split, kept from one to the next.
+  absl::Mutex spare_mutex_;
+  TableCache spare_ ABSL_GUARDED_BY(spare_mutex_);
+
   Backend& backend_;
   const VmOptions options_;
   const bool accessed_dirty_;
