@@ -162,6 +162,10 @@ bool EngineWalkProtocol::SetControl(std::string_view name, uint64_t value) {
     controls_.cr4 = value;
   } else if (name == "efer") {
     controls_.efer = value;
+  } else if (name == "pkru") {
+    roots_.pkru = static_cast<uint32_t>(value);
+  } else if (name == "pkrs") {
+    roots_.pkrs = static_cast<uint32_t>(value);
   } else if (name == "ac") {
     ac_ = value != 0;
   } else {

@@ -127,6 +127,10 @@ absl::StatusOr<bool> WalkProtocol::Set(const Words& words) {
     registers_.cr4 = value;
   } else if (name == "efer") {
     registers_.efer = value;
+  } else if (name == "pkru") {
+    registers_.pkru = static_cast<uint32_t>(value);
+  } else if (name == "pkrs") {
+    registers_.pkrs = static_cast<uint32_t>(value);
   } else if (name == "ac") {
     registers_.ac = value != 0;
   } else {

@@ -3,7 +3,7 @@
 // The protocol of recorded EPT and guest walks over the software CPU.
 //
 //   reset | maxpa N | mem HPA V | loadrec FILE | eptp V | cap1g 0/1 | adv 0/1 | pml 0/1 | ept 0/1
-//   cr0 V | cr3 V | cr4 V | efer V | ac 0/1
+//   cr0 V | cr3 V | cr4 V | efer V | ac 0/1 | pkru V | pkrs V
 //   walk GPA r|w|x LINEAR_VALID IS_PAGE_WALK -> ok HPA mt M ipat I lvl L | violation Q | misconfig
 //   lin GVA r|w|x USER -> ok HPA | pf ERR | noncanonical | violation Q gpa GPA | misconfig gpa GPA
 //   loadpdptr -> ok | gp | violation …

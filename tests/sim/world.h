@@ -66,7 +66,7 @@ class World {
     for (int l = ept_levels_;; --l) {
       const uint64_t place = table + (gpa >> (12 + 9 * (l - 1)) & 511) * 8;
       if (l == level) return place;
-      if (Load(place) == 0) Store(place, NewFrame() | kRwx);
+      if (Load(place) == 0) Store(place, NewFrame() | kRwx | ept::kUserExecute);
       table = Load(place) & ept::kAddressMask;
     }
   }

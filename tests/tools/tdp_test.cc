@@ -288,5 +288,13 @@ TEST(TdpDemo, ShowsEverySetUpSideBySide) {
   ExpectRefusal(Tdp("demo now"), "takes no argument");
 }
 
+TEST(TdpDemo, ReadmeShowsItsTable) {
+  const std::string out = Tdp("demo").out;
+  const size_t begin = out.find("\n\n") + 2;
+  const std::string table = out.substr(begin, out.find("\n\n", begin) - begin);
+  EXPECT_THAT(ReadWholeFile("README.md"), HasSubstr("```text\n" + table + "\n```\n"))
+      << "the model counts differently now; copy the table of `tdp demo` into README.md";
+}
+
 }  // namespace
 }  // namespace tdp::tools

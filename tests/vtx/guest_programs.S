@@ -56,6 +56,26 @@ guest_scatter_end:
         hlt
 guest_keep_vector_end:
 
+        // Follows a list of (address, value): bit 0 of the address means read, bit 1 VMCALL instead, 0 ends.
+        program script
+1:      movq    (%rsi), %rdi
+        movq    8(%rsi), %rax
+        addq    $16, %rsi
+        testq   %rdi, %rdi
+        jz      4f
+        btrq    $0, %rdi
+        jc      2f
+        btrq    $1, %rdi
+        jc      3f
+        movq    %rax, (%rdi)
+        jmp     1b
+2:      movq    (%rdi), %rdx
+        jmp     1b
+3:      vmcall
+        jmp     1b
+4:      hlt
+guest_script_end:
+
         program call
         call    *%rdi
         hlt

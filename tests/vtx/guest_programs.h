@@ -28,6 +28,8 @@ TDP_GUEST_PROGRAM(ReadPagesProgram, read_pages)
 TDP_GUEST_PROGRAM(ScatterProgram, scatter)
 // xmm7 = rax; *rdi = rax; rbx = xmm7.
 TDP_GUEST_PROGRAM(KeepVectorProgram, keep_vector)
+// Follows the list of `ScriptStep`s at rsi.
+TDP_GUEST_PROGRAM(ScriptProgram, script)
 // Calls rdi.
 TDP_GUEST_PROGRAM(CallProgram, call)
 // Writes the string at rsi to the byte at rdi; then bl = the byte at rdi + 1.
@@ -55,6 +57,17 @@ TDP_GUEST_PROGRAM(Flat32Program, flat32)
 TDP_GUEST_PROGRAM(Paged32Program, paged32)
 
 #undef TDP_GUEST_PROGRAM
+
+// A step of the script program: `address` (a multiple of 8) is written with `value`; with
+// kScriptRead it is read instead, with kScriptCall the guest executes VMCALL; 0 is the end.
+struct ScriptStep {
+  uint64_t address;
+  uint64_t value;
+};
+inline constexpr uint64_t kScriptRead = 1;
+inline constexpr uint64_t kScriptCall = 2;
+// Both memory accesses of a step are moves of this length.
+inline constexpr uint64_t kScriptMoveBytes = 3;
 
 // What the scatter program computes.
 constexpr uint64_t NextScatter(uint64_t state) {

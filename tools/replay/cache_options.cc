@@ -29,7 +29,8 @@ std::vector<std::pair<std::string, std::string>> NamesOf(absl::Span<const Preset
 }
 
 absl::StatusOr<sim::CacheGeometry> ParseGeometry(std::string_view text) {
-  const std::pair<std::string_view, std::string_view> parts = absl::StrSplit(text, 'x');
+  const std::pair<std::string_view, std::string_view> parts =
+      absl::StrSplit(text, absl::MaxSplits('x', 1));
   uint32_t sets = 0;
   uint32_t ways = 0;
   if (!absl::SimpleAtoi(parts.first, &sets) || !absl::SimpleAtoi(parts.second, &ways) ||
@@ -56,8 +57,8 @@ absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text
 
 void AddCacheOptions(OptionParser& parser, CacheOptions* options) {
   parser.AddChoice("caches", "TLB and walk caches", &options->caches, NamesOf(sim::CachePresets()));
-  parser.Add("tlb", "SETSxWAYS", "another TLB for all page sizes, or A+B+C for 4K, 2M, 1G",
-             "the preset's", [options](std::string_view text) {
+  parser.Add("tlb", "SETSxWAYS", "in place of the preset's TLB; A+B+C for 4K, 2M and 1G pages", "",
+             [options](std::string_view text) {
                options->tlb = std::string(text);
                return ParseTlb(text).status();
              });

@@ -31,7 +31,8 @@ absl::Status ReadValues(SweepCell& cell) {
 }  // namespace
 
 absl::StatusOr<Shard> ParseShard(std::string_view text) {
-  const std::pair<std::string_view, std::string_view> parts = absl::StrSplit(text, '/');
+  const std::pair<std::string_view, std::string_view> parts =
+      absl::StrSplit(text, absl::MaxSplits('/', 1));
   uint64_t number = 0;
   Shard shard;
   if (!absl::SimpleAtoi(parts.first, &number) || !absl::SimpleAtoi(parts.second, &shard.count) ||

@@ -37,7 +37,7 @@ Columns ColumnsOf(const SweepResult& result, uint64_t all_cells) {
                      {"trace", CsvField(result.cell.trace)}};
   for (const auto& [name, value] : result.cell.values) columns.emplace_back(name, CsvField(value));
   const Columns figures = {{"accesses", number(report.accesses())},
-                           {"tlb_lookups", number(report.cpu.accesses)},
+                           {"tlb_lookups", number(report.cpu.accesses())},
                            {"tlb_hits", number(report.cpu.tlb_hits)},
                            {"walks", number(report.cpu.walks)},
                            {"guest_references", number(report.cpu.references.guest_total())},

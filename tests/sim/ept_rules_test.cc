@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every single bit and every pair of bits of an EPT entry, at every level, on CPUs of different
+// powers, against the rules of the SDM written down here as a table and read by nothing else.
+
+#include "tdp/backends/sim/ept_rules.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "tdp/mmu/ept_entry.h"
+
+namespace tdp::sim {
+namespace {
+
+struct Machine {
+  const char* name;
+  int width;
+  bool execute_only;
+  bool pages_2m;
+  bool pages_1g;
+  bool mbec;
+  bool paging_write;
+};
+
+constexpr Machine kMachines[] = {
+    {"all", 46, true, true, true, false, false},
+    {"no_execute_only", 46, false, true, true, false, false},
+    {"no_large_pages", 46, true, false, false, false, false},
+    {"no_1g", 52, true, true, false, false, false},
+    {"narrow", 36, true, true, true, false, false},
+    {"mbec", 46, true, true, true, true, false},
+    {"mbec_no_execute_only", 40, false, true, true, true, false},
+    {"paging_write", 46, true, true, true, false, true},
+};
+
+CpuFeatures FeaturesOf(const Machine& machine) {
+  CpuFeatures features;
+  features.physical_address_bits = machine.width;
+  if (!machine.execute_only) features.ept = features.ept.Without(uint64_t{1} << 0);
+  if (!machine.pages_2m) features.ept = features.ept.Without(uint64_t{1} << 16);
+  if (!machine.pages_1g) features.ept = features.ept.Without(uint64_t{1} << 17);
+  return features;
+}
+
+bool Bit(uint64_t entry, int bit) { return (entry >> bit & 1) != 0; }
+
+// One line of the table: bits `high` to `low` must be zero in entries of these kinds.
+enum Kind { kTable5, kTable4, kTable3, kTable2, kLeaf3, kLeaf2, kLeaf1 };
+struct MustBeZero {
+  int high;
+  int low;
+  std::vector<Kind> kinds;
+};
+
+const std::vector<MustBeZero>& Reserved() {
+  static const auto* const table = new std::vector<MustBeZero>{
+      {6, 3, {kTable5, kTable4, kTable3, kTable2}},
+      {7, 7, {kTable5, kTable4}},
+      {20, 12, {kLeaf2}},
+      {29, 12, {kLeaf3}},
+  };
+  return *table;
+}
+
+Kind KindOf(uint64_t entry, int level) {
+  if (level == 1) return kLeaf1;
+  if (level == 2) return Bit(entry, 7) ? kLeaf2 : kTable2;
+  if (level == 3) return Bit(entry, 7) ? kLeaf3 : kTable3;
+  return level == 4 ? kTable4 : kTable5;
+}
+
+// The SDM's list of 29.3.3.1, in its order.
+bool ExpectMisconfigured(uint64_t entry, int level, const Machine& machine) {
+  const bool r = Bit(entry, 0);
+  const bool w = Bit(entry, 1);
+  const bool x = Bit(entry, 2) || (machine.mbec && Bit(entry, 10));
+  if (!r && w) return true;
+  if (!r && x && !machine.execute_only) return true;
+  const Kind kind = KindOf(entry, level);
+  for (int bit = machine.width; bit <= 51; ++bit) {
+    if (Bit(entry, bit)) return true;
+  }
+  for (const MustBeZero& rule : Reserved()) {
+    for (const Kind reserved_kind : rule.kinds) {
+      if (kind != reserved_kind) continue;
+      for (int bit = rule.low; bit <= rule.high; ++bit) {
+        if (Bit(entry, bit)) return true;
+      }
+    }
+  }
+  if (kind == kLeaf2 && !machine.pages_2m) return true;
+  if (kind == kLeaf3 && !machine.pages_1g) return true;
+  if (kind >= kLeaf3) {
+    const uint64_t type = entry >> 3 & 7;
+    if (type == 2 || type == 3 || type == 7) return true;
+    if (machine.paging_write && Bit(entry, 58) && !r) return true;
+  }
+  return false;
+}
+
+bool ExpectPresent(uint64_t entry, const Machine& machine) {
+  return (entry & 7) != 0 || (machine.mbec && Bit(entry, 10));
+}
+
+class EptRulesTest : public testing::TestWithParam<Machine> {
+ protected:
+  EptRulesTest() : rules_(FeaturesOf(GetParam()), GetParam().mbec, GetParam().paging_write) {}
+
+  void Check(uint64_t entry, int level) {
+    const bool present = ExpectPresent(entry, GetParam());
+    ASSERT_EQ(rules_.IsPresent(entry), present) << absl::StrFormat("%#x", entry);
+    if (!present) return;
+    const bool wrong = ExpectMisconfigured(entry, level, GetParam());
+    ASSERT_EQ(rules_.IsMisconfigured(entry, level), wrong)
+        << absl::StrFormat("%#x at level %d", entry, level);
+    const bool table = !EptRules::IsLeaf(entry, level);
+    ASSERT_EQ(table, KindOf(entry, level) < kLeaf3);
+    if (rules_.IsPlainTable(entry, level)) {
+      ASSERT_TRUE(!wrong && table && (entry & 7) == 7) << absl::StrFormat("%#x", entry);
+    }
+    // The engine's own check is another implementation: the two agree.
+    const EntryRules engine_rules = {.capabilities = FeaturesOf(GetParam()).ept,
+                                     .physical_address_bits = GetParam().width,
+                                     .mbec = GetParam().mbec,
+                                     .paging_write = GetParam().paging_write};
+    ASSERT_EQ(EptEntry(entry).Check(Level(level), engine_rules) != EntryDefect::kNone, wrong)
+        << absl::StrFormat("%#x at level %d", entry, level);
+  }
+
+  EptRules rules_;
+};
+
+// Around entries of each set of rights, with and without bit 7 and a legal memory type.
+TEST_P(EptRulesTest, EverySingleBitAndPairFollowsTheTable) {
+  for (int level = 1; level <= 5; ++level) {
+    for (uint64_t rights = 0; rights < 8; ++rights) {
+      for (const uint64_t base : {rights, rights | 0x80, rights | 0x30, rights | 0xb0}) {
+        Check(base, level);
+        for (int first = 0; first < 64; ++first) {
+          for (int second = first; second < 64; ++second) {
+            Check(base ^ (uint64_t{1} << first | uint64_t{1} << second), level);
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EptRulesTest, testing::ValuesIn(kMachines),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST(ValidEptp, EverySingleBitFollowsTheTable) {
+  for (const uint64_t capabilities : {EptCapabilities::All().raw(), uint64_t{1} << 6 | 1 << 14}) {
+    CpuFeatures features;
+    features.physical_address_bits = 40;
+    features.ept = EptCapabilities(capabilities);
+    const bool all = features.ept == EptCapabilities::All();
+    for (uint64_t low = 0; low < 4096; ++low) {
+      const uint64_t type = low & 7;
+      const uint64_t length = low >> 3 & 7;
+      const bool valid = (type == 6 || (type == 0 && all)) &&
+                         (length == 3 || (length == 4 && all)) && (!Bit(low, 6) || all) &&
+                         (!Bit(low, 7) || all) && (low >> 8) == 0;
+      EXPECT_EQ(IsValidEptp(Eptp(0x1234000 | low), features), valid) << low;
+    }
+    for (int bit = 12; bit < 64; ++bit) {
+      EXPECT_EQ(IsValidEptp(Eptp(uint64_t{1} << bit | 0x1e), features), bit < 40) << bit;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tdp::sim

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Guest paging: rights, protection keys, and what the INV instructions and register writes must
+// drop and must keep.
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+
+#include "tdp/backends/sim/cpu.h"
+#include "tests/sim/world.h"
+
+namespace tdp::sim {
+namespace {
+
+constexpr uint64_t kGva = 0x40000000;
+constexpr uint64_t kGpa = MiB(64);
+constexpr uint64_t kHpa = MiB(512);
+constexpr uint64_t kOtherHpa = MiB(640);
+constexpr uint64_t kOtherGpa = MiB(96);
+
+class GuestPaging : public testing::Test {
+ protected:
+  GuestPaging() {
+    world_.MapEpt(kGpa, kHpa);
+    world_.MapEpt(kOtherGpa, kOtherHpa);
+    entry_ = world_.MapGuest(kGva, kGpa);
+    world_.Enter();
+  }
+  void SetCr4(uint64_t bits) {
+    world_.ChangeRegisters([bits](Registers& r) { r.cr4 |= bits; });
+  }
+  AccessResult Touch(AccessKind kind = AccessKind::kLoad,
+                     Accessor accessor = Accessor::kSupervisor) {
+    return world_.cpu().Access({.gva = kGva, .kind = kind, .accessor = accessor});
+  }
+  // The error code of the page fault, or 0 if there was none.
+  uint32_t Fault(AccessKind kind, Accessor accessor) {
+    const AccessResult result = Touch(kind, accessor);
+    return result.event == Event::kPageFault ? world_.cpu().exit().error_code : 0;
+  }
+  void SetLeaf(uint64_t bits) {
+    world_.Store(entry_, kGpa | bits);
+    world_.cpu().Invlpg(Gva(kGva));
+  }
+  // Makes the guest's tables say another page, without telling the CPU.
+  void MoveSilently() { world_.Store(entry_, kOtherGpa | kGuestLeaf); }
+  bool StillCached() { return Touch().hpa == Hpa(kHpa); }
+
+  World world_;
+  uint64_t entry_ = 0;
+};
+
+TEST_F(GuestPaging, WpDecidesWhetherTheSupervisorMayWriteReadOnlyPages) {
+  SetLeaf(0x65);
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kSupervisor), 3u);
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kUser), 7u);
+  world_.ChangeRegisters([](Registers& r) { r.cr0 &= ~kCr0Wp; });
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kSupervisor), 0u);
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kUser), 7u);
+}
+
+TEST_F(GuestPaging, SmepForbidsSupervisorFetchesFromUserPages) {
+  EXPECT_EQ(Fault(AccessKind::kFetch, Accessor::kSupervisor), 0u);
+  SetCr4(kCr4Smep);
+  EXPECT_EQ(Fault(AccessKind::kFetch, Accessor::kSupervisor), 0x11u);
+  EXPECT_EQ(Fault(AccessKind::kFetch, Accessor::kUser), 0u);
+}
+
+TEST_F(GuestPaging, SmapIsExcusedByAcExceptForImplicitAccesses) {
+  SetCr4(kCr4Smap);
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kSupervisor), 1u);
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kSupervisor), 3u);
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0u);
+  world_.ChangeRegisters([](Registers& r) { r.ac = true; });
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kSupervisor), 0u);
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kImplicitSupervisor), 1u);
+}
+
+TEST_F(GuestPaging, UserKeysRestrictDataAccessesToUserPages) {
+  SetCr4(kCr4Pke);
+  SetLeaf(kGuestLeaf | uint64_t{5} << 59);
+  world_.ChangeRegisters([](Registers& r) { r.pkru = 1u << 10; });
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0x25u) << "access disable";
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kSupervisor), 0x21u);
+  EXPECT_EQ(Fault(AccessKind::kFetch, Accessor::kUser), 0u);
+  world_.ChangeRegisters([](Registers& r) { r.pkru = 2u << 10; });
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0u) << "write disable";
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kUser), 0x27u);
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kSupervisor), 0x23u);
+  world_.ChangeRegisters([](Registers& r) { r.cr0 &= ~kCr0Wp; });
+  EXPECT_EQ(Fault(AccessKind::kStore, Accessor::kSupervisor), 0u);
+}
+
+TEST_F(GuestPaging, AKeyChangeNeedsNoFlush) {
+  SetCr4(kCr4Pke);
+  SetLeaf(kGuestLeaf | uint64_t{5} << 59);
+  ASSERT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0u);
+  world_.cpu().SetPkru(1u << 10);
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0x25u);
+  world_.cpu().SetPkru(0);
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0u);
+}
+
+TEST_F(GuestPaging, SupervisorKeysRestrictSupervisorPages) {
+  SetCr4(kCr4Pks);
+  SetLeaf((kGuestLeaf & ~kGuestUser) | uint64_t{3} << 59);
+  world_.ChangeRegisters([](Registers& r) { r.pkrs = 1u << 6; });
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kSupervisor), 0x21u);
+  SetLeaf(kGuestLeaf | uint64_t{3} << 59);
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kSupervisor), 0u);
+}
+
+TEST_F(GuestPaging, AWriteSetsDirtyThroughACachedCleanTranslation) {
+  SetLeaf(0x7);
+  ASSERT_TRUE(Touch(AccessKind::kLoad).ok());
+  EXPECT_EQ(world_.Load(entry_) & 0x60, kGuestAccessed);
+  ASSERT_TRUE(Touch(AccessKind::kStore).ok());
+  EXPECT_EQ(world_.Load(entry_) & 0x60, kGuestAccessed | kGuestDirty);
+}
+
+TEST_F(GuestPaging, ANonCanonicalAddressIsAGeneralProtectionFault) {
+  EXPECT_EQ(world_.cpu().Access(Gva(uint64_t{1} << 47), AccessKind::kLoad).event,
+            Event::kGeneralProtection);
+  // A cached translation of the canonical address with the same low bits does not serve it.
+  ASSERT_TRUE(Touch().ok());
+  EXPECT_EQ(world_.cpu().Access(Gva(kGva | uint64_t{1} << 60), AccessKind::kLoad).event,
+            Event::kGeneralProtection);
+}
+
+// --- what must go and what may stay ---
+
+TEST_F(GuestPaging, ATranslationStaysUntilToldOtherwise) {
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  EXPECT_TRUE(StillCached());
+  world_.cpu().Invlpg(Gva(kGva + 0x1000));
+  EXPECT_TRUE(StillCached()) << "INVLPG of another page";
+  world_.cpu().Invlpg(Gva(kGva + 0x123));
+  EXPECT_FALSE(StillCached());
+}
+
+TEST_F(GuestPaging, ACr3WriteDropsAllButGlobalPages) {
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  ASSERT_EQ(world_.cpu().WriteCr3(world_.cpu().registers().cr3), Event::kNone);
+  EXPECT_FALSE(StillCached());
+
+  SetCr4(kCr4Pge);
+  SetLeaf(kGuestLeaf | kGuestGlobal);
+  ASSERT_TRUE(StillCached());
+  MoveSilently();
+  ASSERT_EQ(world_.cpu().WriteCr3(world_.cpu().registers().cr3), Event::kNone);
+  EXPECT_TRUE(StillCached()) << "a global page";
+  ASSERT_EQ(world_.cpu().WriteCr4(world_.cpu().registers().cr4 & ~kCr4Pge), Event::kNone);
+  EXPECT_FALSE(StillCached()) << "clearing CR4.PGE drops global pages";
+}
+
+TEST_F(GuestPaging, PcidsKeepTranslationsApart) {
+  SetCr4(kCr4Pcide);
+  const uint64_t cr3 = world_.cpu().registers().cr3;
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 1), Event::kNone);
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  constexpr uint64_t kKeep = uint64_t{1} << 63;
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 2), Event::kNone);
+  EXPECT_FALSE(StillCached()) << "PCID 2 never saw the old page";
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 1 | kKeep), Event::kNone);
+  EXPECT_TRUE(StillCached());
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 1), Event::kNone);
+  EXPECT_FALSE(StillCached());
+}
+
+TEST_F(GuestPaging, InvpcidTypesDropWhatTheyName) {
+  SetCr4(kCr4Pcide | kCr4Pge);
+  const uint64_t cr3 = world_.cpu().registers().cr3;
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 1), Event::kNone);
+  struct Case {
+    int type;
+    uint16_t pcid;
+    uint64_t gva;
+    bool global;
+    bool kept;
+  };
+  for (const Case& c :
+       {Case{0, 1, kGva, false, false}, Case{0, 2, kGva, false, true}, Case{0, 1, kGva, true, true},
+        Case{0, 1, kGva + kPageSize, false, true}, Case{1, 1, 0, false, false},
+        Case{1, 2, 0, false, true}, Case{1, 1, 0, true, true}, Case{2, 0, 0, true, false},
+        Case{3, 0, 0, false, false}, Case{3, 0, 0, true, true}}) {
+    world_.cpu().InveptAll();
+    world_.Store(entry_, kGpa | kGuestLeaf | (c.global ? kGuestGlobal : 0));
+    ASSERT_TRUE(StillCached());
+    MoveSilently();
+    ASSERT_EQ(world_.cpu().Invpcid(c.type, c.pcid, Gva(c.gva)), Event::kNone);
+    EXPECT_EQ(StillCached(), c.kept) << "type " << c.type << " pcid " << c.pcid << c.global;
+  }
+  EXPECT_EQ(world_.cpu().Invpcid(4, 0, Gva(0)), Event::kGeneralProtection);
+  EXPECT_EQ(world_.cpu().Invpcid(1, 4096, Gva(0)), Event::kGeneralProtection);
+  EXPECT_EQ(world_.cpu().Invpcid(0, 1, Gva(uint64_t{1} << 50)), Event::kGeneralProtection);
+}
+
+TEST_F(GuestPaging, InvvpidTypesDropWhatTheyName) {
+  SetCr4(kCr4Pge);
+  struct Case {
+    int type;
+    uint16_t vpid;
+    uint64_t gva;
+    bool global;
+    bool kept;
+  };
+  for (const Case& c : {Case{0, 1, kGva, true, false}, Case{0, 2, kGva, false, true},
+                        Case{0, 1, kGva + kPageSize, false, true}, Case{1, 1, 0, true, false},
+                        Case{1, 2, 0, false, true}, Case{2, 0, 0, true, false},
+                        Case{3, 1, 0, false, false}, Case{3, 1, 0, true, true}}) {
+    world_.cpu().InveptAll();
+    world_.Store(entry_, kGpa | kGuestLeaf | (c.global ? kGuestGlobal : 0));
+    ASSERT_TRUE(StillCached());
+    MoveSilently();
+    ASSERT_TRUE(world_.cpu().Invvpid(c.type, c.vpid, Gva(c.gva)));
+    EXPECT_EQ(StillCached(), c.kept) << "type " << c.type << " vpid " << c.vpid << c.global;
+  }
+  EXPECT_FALSE(world_.cpu().Invvpid(1, 0)) << "VPID 0 names nothing";
+  EXPECT_FALSE(world_.cpu().Invvpid(4, 1));
+}
+
+TEST_F(GuestPaging, InveptOfAnotherRootKeepsThisOnes) {
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  ASSERT_TRUE(world_.cpu().InveptSingle(Eptp::Make(Hpa(MiB(700)), 4, false)));
+  EXPECT_TRUE(StillCached());
+  ASSERT_TRUE(world_.cpu().InveptSingle(world_.eptp(true)));
+  EXPECT_FALSE(StillCached()) << "the other bits of the EPTP do not matter";
+}
+
+TEST_F(GuestPaging, WithVpid0AnEntryDropsLinearMappings) {
+  Controls controls;
+  controls.vpid = 0;
+  ASSERT_TRUE(world_.cpu().SetControls(controls).ok());
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  EXPECT_TRUE(StillCached());
+  ASSERT_EQ(world_.Enter(), Event::kNone);
+  EXPECT_FALSE(StillCached());
+}
+
+TEST_F(GuestPaging, LargeGuestAndEptPagesAreCachedByTheSmaller) {
+  world_.MapEpt(GiB(2), GiB(8), 2);
+  world_.MapGuest(GiB(3), GiB(2), 2);
+  const Gva first(GiB(3));
+  EXPECT_EQ(world_.cpu().Access(first, AccessKind::kLoad).hpa, Hpa(GiB(8)));
+  world_.cpu().ClearCounters();
+  EXPECT_EQ(world_.cpu().Access(first + MiB(1) + 5, AccessKind::kLoad).hpa,
+            Hpa(GiB(8) + MiB(1) + 5));
+  EXPECT_EQ(world_.cpu().counters().tlb_hits, 1u) << "2 MiB in both dimensions";
+}
+
+// --- the two policies ---
+
+TEST_F(GuestPaging, TheAdversarialPolicyFaultsOnRightsThatTheTablesHaveGivenSince) {
+  for (const CachePolicy policy : {CachePolicy::kRealistic, CachePolicy::kAdversarial}) {
+    CpuConfig config;
+    config.policy = policy;
+    World world(config);
+    const uint64_t leaf = world.MapEpt(kGpa, kHpa, 1, ept::kRead | kWriteBack);
+    world.MapGuest(kGva, kGpa);
+    world.Enter();
+    ASSERT_TRUE(world.cpu().Access(Gva(kGva), AccessKind::kLoad).ok());
+    world.Store(leaf, world.Load(leaf) | ept::kWrite);
+    const Event first = world.cpu().Access(Gva(kGva), AccessKind::kStore).event;
+    const bool adversarial = policy == CachePolicy::kAdversarial;
+    EXPECT_EQ(first, adversarial ? Event::kEptViolation : Event::kNone);
+    EXPECT_TRUE(world.cpu().Access(Gva(kGva), AccessKind::kStore).ok())
+        << "the violation drops the mapping, so the retry sees the tables";
+  }
+}
+
+// --- PAE ---
+
+TEST(PaePaging, AReservedBitOfAPdpteRefusesTheLoadAndKeepsTheOldOnes) {
+  World world(NoCaches(), PagingMode::kPae);
+  world.MapEpt(kGpa, kHpa);
+  world.Enter();
+  world.Store(kHpa, 0x1000 | 1);
+  world.ChangeRegisters([](Registers& r) { r.cr3 = kGpa; });
+  ASSERT_EQ(world.cpu().LoadPdptes(), Event::kNone);
+  EXPECT_EQ(world.cpu().registers().pdptes[0], 0x1001u);
+  for (const uint64_t reserved : {uint64_t{2}, uint64_t{4}, uint64_t{0x20}, uint64_t{1} << 63}) {
+    world.Store(kHpa + 8, 0x2000 | 1 | reserved);
+    EXPECT_EQ(world.cpu().LoadPdptes(), Event::kGeneralProtection);
+    EXPECT_EQ(world.cpu().registers().pdptes[1], 0u);
+  }
+  world.Store(kHpa + 8, 0x2000 | 0x20);
+  EXPECT_EQ(world.cpu().LoadPdptes(), Event::kNone) << "not present: reserved bits do not matter";
+}
+
+TEST(PaePaging, APdpteOutOfReachIsAViolationWithoutALinearAddress) {
+  World world(NoCaches(), PagingMode::kPae);
+  world.Enter(true);
+  world.ChangeRegisters([](Registers& r) { r.cr3 = kGpa; });
+  ASSERT_EQ(world.cpu().LoadPdptes(), Event::kEptViolation);
+  EXPECT_EQ(world.cpu().exit().qualification.raw(), 1u) << "a read, whatever the A/D flags";
+  EXPECT_EQ(world.cpu().exit().gpa, Gpa(kGpa));
+}
+
+}  // namespace
+}  // namespace tdp::sim
