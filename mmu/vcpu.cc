@@ -234,8 +234,9 @@ FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
   if (found.entry.is_mmio() && IsMmioCurrent(found.entry)) {
     result.outcome = FaultOutcome::kMmio;
   } else if (found.entry.is_mmio()) {
-    // Memory may be here by now: answer as for a violation by a read.
-    result = Fault(gpa, ExitQualification::Make(Access::Read(), Access::None(), false, false));
+    // Memory may be here by now: answer as for a violation by a read, with room for its log.
+    return HandleEptViolation(
+        gpa, ExitQualification::Make(Access::Read(), Access::None(), false, false));
   } else if (engine_.CheckEntry(found.entry, found.level) != EntryDefect::kNone) {
     result = Error(
         absl::InternalError(absl::StrFormat("misconfigured entry 0x%x at level %d for gpa 0x%x",
