@@ -64,6 +64,8 @@ class Engine : public TableReclaimer {
   // The parts. Each is thread-safe by its own rules.
   absl::Mutex slots_mutex;  // slot changes
   SlotSet slots;
+  // Whether reading a dirty log leaves it as it is (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
+  bool manual_dirty_log_protect ABSL_GUARDED_BY(slots_mutex) = false;
   MmuLock mmu_lock;
   ChangeSequence sequence;
   TablePool pool;
@@ -79,6 +81,8 @@ class Engine : public TableReclaimer {
   // The vCPUs there are, by id, and what those that are gone had counted.
   mutable absl::Mutex vcpus_mutex;
   std::vector<Vcpu*> vcpus ABSL_GUARDED_BY(vcpus_mutex);
+  // Of the dirty ring of each vCPU; 0: slots log into bitmaps.
+  uint32_t dirty_ring_entries ABSL_GUARDED_BY(vcpus_mutex) = 0;
   FaultStats retired_stats ABSL_GUARDED_BY(vcpus_mutex);
 
  private:

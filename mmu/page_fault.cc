@@ -14,6 +14,8 @@ const char* FaultOutcomeName(FaultOutcome outcome) {
       return "retry";
     case FaultOutcome::kMmio:
       return "mmio";
+    case FaultOutcome::kDirtyRingFull:
+      return "dirty ring full";
     case FaultOutcome::kBlocked:
       return "blocked";
     case FaultOutcome::kError:

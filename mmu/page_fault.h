@@ -24,7 +24,8 @@ enum class FaultOutcome : uint8_t {
   kRetry,     // memory is changing under the fault: run on, the guest will fault again if need be
   kMmio,      // no memory there, or a write to read-only memory: emulate the access
   kBlocked,   // the host page is not there yet: wait for it, then run on
-  kError,     // `FaultResult::status` says why; the tables are as they were
+  kDirtyRingFull,  // nearly: harvest and reset the rings, then run on
+  kError,          // `FaultResult::status` says why; the tables are as they were
 };
 
 const char* FaultOutcomeName(FaultOutcome outcome);

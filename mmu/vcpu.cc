@@ -163,6 +163,10 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
   if (fault.access.can_write() && fault.slot->is_read_only()) return {FaultOutcome::kMmio};
   fault.hva = fault.slot->HvaOf(fault.gfn);
   fault.log_write = fault.slot->logs_dirty_pages() && fault.access.can_write();
+  if (ABSL_PREDICT_FALSE(fault.log_write && dirty_ring_ != nullptr) &&
+      dirty_ring_->is_nearly_full()) {
+    return {FaultOutcome::kDirtyRingFull};
+  }
   fault.need_room =
       fault.log_write || (fault.slot->logs_dirty_pages() && IsByHardware(engine_.dirty_tracking()));
 
@@ -230,8 +234,9 @@ FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
   if (found.entry.is_mmio() && IsMmioCurrent(found.entry)) {
     result.outcome = FaultOutcome::kMmio;
   } else if (found.entry.is_mmio()) {
-    // Memory may be here by now: answer as for a violation by a read.
-    result = Fault(gpa, ExitQualification::Make(Access::Read(), Access::None(), false, false));
+    // Memory may be here by now: answer as for a violation by a read, with room for its log.
+    return HandleEptViolation(
+        gpa, ExitQualification::Make(Access::Read(), Access::None(), false, false));
   } else if (engine_.CheckEntry(found.entry, found.level) != EntryDefect::kNone) {
     result = Error(
         absl::InternalError(absl::StrFormat("misconfigured entry 0x%x at level %d for gpa 0x%x",
@@ -302,8 +307,13 @@ absl::Status Vcpu::MakeRoom() {
 
 // After the page was made writable, not before: docs/locking.md shows what the other order loses.
 void Vcpu::MarkDirty(const PageFault& fault) {
-  DirtyLog* log = fault.slot->state->dirty_log();
-  if (log != nullptr) log->Mark(fault.slot->IndexOf(fault.gfn));
+  const uint64_t index = fault.slot->IndexOf(fault.gfn);
+  if (ABSL_PREDICT_FALSE(dirty_ring_ != nullptr)) {
+    // The fault began with room for much more than one entry.
+    TDP_CHECK(dirty_ring_->Push({fault.slot->address_space, fault.slot->id, index}));
+  } else if (DirtyLog* log = fault.slot->state->dirty_log(); log != nullptr) {
+    log->Mark(index);
+  }
 }
 
 absl::Status Vcpu::LogPml(absl::Span<const Gpa> pages) {

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
+#include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/engine.h"
@@ -105,6 +106,10 @@ class Vcpu {
   // Any thread.
   FaultStats stats() const;
 
+  // The pages that this vCPU wrote, if the `Vm` logs into rings; else null. The collector's side
+  // belongs to one thread.
+  DirtyRing* dirty_ring() { return dirty_ring_.get(); }
+
  private:
   friend class GuestEntry;
   friend class Vm;
@@ -134,7 +139,7 @@ class Vcpu {
   DirectMmu& mmu() { return *mmu_; }
 
   struct Counters {
-    Counter outcomes[6];
+    Counter outcomes[7];
     Counter fast;
     Counter splits;
     Counter flushes;
@@ -153,6 +158,7 @@ class Vcpu {
   // Set where a section was left because a dirty log needed memory.
   std::shared_ptr<DirtyLog> short_of_room_;
   uint64_t index_without_room_ = 0;
+  std::unique_ptr<DirtyRing> dirty_ring_;
   Counters counters_;
 };
 

@@ -107,8 +107,13 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   if (id == kMostVcpus) {
     return absl::ResourceExhaustedError(absl::StrFormat("vCPUs: the VM has %u already", id));
   }
+  std::unique_ptr<DirtyRing> ring;
+  if (engine_->dirty_ring_entries != 0) {
+    TDP_ASSIGN_OR_RETURN(ring, DirtyRing::Create(engine_->dirty_ring_entries));
+  }
   if (id == vcpus.size()) vcpus.push_back(nullptr);
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, static_cast<VcpuId>(id)));
+  vcpu->dirty_ring_ = std::move(ring);
   vcpus[id] = vcpu.get();
   return vcpu;
 }
@@ -201,10 +206,14 @@ absl::StatusOr<MemorySlot> Vm::LoggingSlot(uint32_t slot, AddressSpaceId space) 
 absl::Status Vm::TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
   absl::MutexLock lock(&engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
+  return TakeFrom(found, visit);
+}
+
+absl::Status Vm::TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit) {
   std::vector<std::pair<uint64_t, uint64_t>> taken;
-  DirtyRound round(*engine_, found);
+  DirtyRound round(*engine_, slot);
   round.Gather();
-  const absl::Status status = found.state->dirty_log()->Take([&](uint64_t base, uint64_t mask) {
+  const absl::Status status = slot.state->dirty_log()->Take([&](uint64_t base, uint64_t mask) {
     round.Rearm(base, mask);
     taken.emplace_back(base, mask);
   });

@@ -10,8 +10,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/memslot/guest_memory.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/direct_mmu.h"
@@ -26,7 +29,7 @@ namespace tdp {
 
 // Thread-safe. A thread that holds a `GuestEntry` of this `Vm` calls nothing here but `Stats` and
 // `Translate`: what waits for vCPUs to leave the guest would wait for the caller.
-class Vm {
+class Vm : public GuestMemory {
  public:
   // `backend` outlives the `Vm`. InvalidArgument or FailedPrecondition, naming field and value, for
   // options out of range or beyond the backend's powers; ResourceExhausted without memory for the
@@ -34,7 +37,7 @@ class Vm {
   static absl::StatusOr<std::unique_ptr<Vm>> Create(Backend& backend,
                                                     const VmOptions& options = {});
   // Every `Vcpu` is gone and every `PendingFlush` is settled.
-  ~Vm();
+  ~Vm() override;
 
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
@@ -43,7 +46,7 @@ class Vm {
   // in their order. When it returns no vCPU can use what was taken away. InvalidArgument (a bad
   // field, named with its value), AlreadyExists (an overlap), ResourceExhausted (no memory); the
   // slots are then as they were.
-  absl::Status SetMemoryRegion(const MemoryRegion& region);
+  absl::Status SetMemoryRegion(const MemoryRegion& region) override;
 
   // A new vCPU. ResourceExhausted beyond 2^20 vCPUs.
   absl::StatusOr<std::unique_ptr<Vcpu>> CreateVcpu();
@@ -73,6 +76,24 @@ class Vm {
   // CPU writes it unnoticed any more when `visit` is called. NotFound if there is no such slot or
   // it does not log into a bitmap. Waits for vCPUs to leave the guest once.
   absl::Status TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space = 0);
+
+  // The dirty log as KVM's calls have it, with its errors (`GuestMemory`). `GetDirtyLog` does what
+  // `TakeDirtyLog` does unless manual protection is on: then it shows the dirty pages and leaves
+  // them dirty, for `ClearDirtyLog`. A write that a CPU has noted but nobody gathered (D bits, PML)
+  // is not cleared: the next call shows its page.
+  absl::Status GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit,
+                           AddressSpaceId space = 0) override;
+  absl::Status ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
+                             absl::Span<const uint64_t> bits, AddressSpaceId space = 0) override;
+  absl::Status SetManualDirtyLogProtect(uint64_t flags) override;
+
+  // Logs into a ring of `entries` for each vCPU (`Vcpu::dirty_ring`), in place of bitmaps, from now
+  // on. Once, before the first vCPU, and with write-protection (`VmOptions::dirty_tracking`): else
+  // InvalidArgument. Sizes as `DirtyRing::CheckSize` says.
+  absl::Status EnableDirtyRing(uint64_t entries);
+  // Protects the pages of all harvested entries again and frees the entries: read the pages after
+  // this. Their number. No `Harvest` of a ring may run meanwhile.
+  uint64_t ResetDirtyRings();
 
   // Pays now what the first writes to slot `slot` would pay: splits its large leaves and moves the
   // protection of its log down to every 4 KiB page that is mapped. ResourceExhausted without memory
@@ -104,6 +125,8 @@ class Vm {
   absl::Status CheckSpace(AddressSpaceId space) const;
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
+  absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);
+  uint64_t ResetDirtyRing(DirtyRing& ring);
   void ZapSlot(const MemorySlot& slot);
   void PublishSlot(SlotUpdate update);
   bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);

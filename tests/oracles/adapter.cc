@@ -22,6 +22,7 @@ struct Protocol {
 
 constexpr Protocol kProtocols[] = {
     {"walk", RunWalkProtocol},
+    {"slots", RunSlotsProtocol},
 };
 
 int Main(const std::vector<char*>& arguments) {

@@ -12,6 +12,9 @@ namespace tdp::oracles {
 // EPT and guest walks. Flag --walker: which code answers. Returns the exit status.
 int RunWalkProtocol(std::istream& in, std::ostream& out);
 
+// Memory slots, dirty logs and guest accesses. Returns the exit status.
+int RunSlotsProtocol(std::istream& in, std::ostream& out);
+
 }  // namespace tdp::oracles
 
 #endif  // TDP_TESTS_ORACLES_PROTOCOLS_H_

@@ -75,6 +75,7 @@ absl::Status CpuRunner::AnswerViolation(Gpa gpa, ExitQualification qualification
       return result.status;
     case FaultOutcome::kMmio:
     case FaultOutcome::kBlocked:
+    case FaultOutcome::kDirtyRingFull:
       return Stuck();
   }
   violations_.time += absl::Now() - start;

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// KVM's dirty log calls on a `Vm`.
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "absl/types/span.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_log_request.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/mmu/dirty_round.h"
+#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+
+absl::Status Vm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
+  absl::MutexLock lock(&engine_->slots_mutex);
+  TDP_ASSIGN_OR_RETURN(const MemorySlot found, SlotToGetDirtyLog(engine_->slots, space, slot));
+  if (!engine_->manual_dirty_log_protect) return TakeFrom(found, visit);
+  DirtyRound(*engine_, found).Gather();
+  found.state->dirty_log()->Copy(visit);
+  return absl::OkStatus();
+}
+
+absl::Status Vm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
+                               absl::Span<const uint64_t> bits, AddressSpaceId space) {
+  absl::MutexLock lock(&engine_->slots_mutex);
+  TDP_ASSIGN_OR_RETURN(const MemorySlot found,
+                       SlotToClearDirtyLog(engine_->slots, space, slot, range));
+  if (bits.size() * DirtyLog::kPagesPerWord < range.num_pages) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("bits: %d words for %d pages", bits.size(), range.num_pages));
+  }
+  DirtyRound round(*engine_, found);
+  const absl::Status status = found.state->dirty_log()->Clear(
+      range.first_page, range.num_pages, bits,
+      [&](uint64_t base, uint64_t mask) { round.Rearm(base, mask); });
+  round.Finish();
+  return status;
+}
+
+absl::Status Vm::SetManualDirtyLogProtect(uint64_t flags) {
+  TDP_RETURN_IF_ERROR(CheckManualProtectFlags(flags));
+  absl::MutexLock lock(&engine_->slots_mutex);
+  engine_->manual_dirty_log_protect = (flags & kDirtyLogManualProtect) != 0;
+  if (engine_->slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kNoBitmap) {
+    return absl::OkStatus();
+  }
+  engine_->slots.set_dirty_bitmap_policy((flags & kDirtyLogInitiallySet) != 0
+                                             ? DirtyBitmapPolicy::kAllDirty
+                                             : DirtyBitmapPolicy::kClean);
+  return absl::OkStatus();
+}
+
+absl::Status Vm::EnableDirtyRing(uint64_t entries) {
+  TDP_RETURN_IF_ERROR(DirtyRing::CheckSize(entries));
+  if (engine_->dirty_tracking() != DirtyTracking::kWriteProtection) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("dirty ring: the VM finds writes by %s, not by write-protection",
+                        DirtyTrackingName(engine_->dirty_tracking())));
+  }
+  absl::MutexLock slots_lock(&engine_->slots_mutex);
+  absl::MutexLock vcpus_lock(&engine_->vcpus_mutex);
+  if (engine_->dirty_ring_entries != 0 || !engine_->vcpus.empty()) {
+    return absl::InvalidArgumentError(
+        "dirty ring: it can be set once, and before the first vCPU is made");
+  }
+  engine_->dirty_ring_entries = static_cast<uint32_t>(entries);
+  engine_->slots.set_dirty_bitmap_policy(DirtyBitmapPolicy::kNoBitmap);
+  return absl::OkStatus();
+}
+
+uint64_t Vm::ResetDirtyRings() {
+  uint64_t freed = 0;
+  absl::MutexLock slots_lock(&engine_->slots_mutex);
+  {
+    absl::MutexLock vcpus_lock(&engine_->vcpus_mutex);
+    for (Vcpu* vcpu : engine_->vcpus) {
+      if (vcpu != nullptr && vcpu->dirty_ring() != nullptr) {
+        freed += ResetDirtyRing(*vcpu->dirty_ring());
+      }
+    }
+  }
+  if (freed != 0) engine_->clock.Advance().Settle();
+  return freed;
+}
+
+// A slot may be gone or be another one by now; a page that is not logged needs no protection.
+uint64_t Vm::ResetDirtyRing(DirtyRing& ring) {
+  MmuLock::Reader reader(engine_->mmu_lock);
+  return ring.Reset([&](const DirtyRingEntry& first, uint64_t mask) {
+    const std::optional<MemorySlot> slot = engine_->slots.FindById(first.address_space, first.slot);
+    if (!slot.has_value() || !slot->logs_dirty_pages() || first.index >= slot->pages.raw()) return;
+    const uint64_t left = slot->pages.raw() - first.index;
+    if (left < DirtyLog::kPagesPerWord) mask &= (uint64_t{1} << left) - 1;
+    MmuReadSection section(reader);
+    engine_->mmu(slot->address_space)
+        .NarrowPages(slot->base + PageCount(first.index), mask, ept::kWrite);
+  });
+}
+
+}  // namespace tdp

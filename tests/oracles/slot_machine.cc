@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tests/oracles/slot_machine.h"
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::oracles {
+namespace {
+
+sim::HostMemoryOptions MemoryOptions() {
+  sim::HostMemoryOptions options;
+  options.size = GiB(4);
+  return options;
+}
+
+}  // namespace
+
+SlotMachine::SlotMachine(DirtyTracking tracking) : tracking_(tracking), memory_(MemoryOptions()) {
+  TDP_CHECK(memory_.Map(kHostBase, kHostSize).ok());
+  TDP_CHECK(Reset().ok());
+}
+
+absl::Status SlotMachine::Reset() {
+  vcpu_.reset();
+  vm_.reset();
+  backend_ = std::make_unique<sim::SimBackend>(memory_);
+  VmOptions options;
+  options.ept_levels = 5;
+  options.guest_physical_bits = 52;
+  options.dirty_tracking = tracking_;
+  // With A and D bits in the EPT every visit of a guest table counts as a write to it (SDM vol. 3C,
+  // 29.3.5); the machines of the recordings have none.
+  if (tracking_ == DirtyTracking::kWriteProtection) options.accessed_dirty = Use::kNever;
+  TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, options));
+  TDP_ASSIGN_OR_RETURN(vcpu_, vm_->CreateVcpu());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> SlotMachine::Peek(Hva hva) {
+  TDP_ASSIGN_OR_RETURN(const std::byte* place, memory_.AtHva(hva));
+  uint64_t value;
+  std::memcpy(&value, place, sizeof(value));
+  return value;
+}
+
+absl::Status SlotMachine::Poke(Hva hva, uint64_t value) {
+  TDP_ASSIGN_OR_RETURN(std::byte * place, memory_.AtHva(hva));
+  std::memcpy(place, &value, sizeof(value));
+  return absl::OkStatus();
+}
+
+void SlotMachine::TurnPagingOff() { backend_->cpu(0).SetRegisters(sim::Registers()); }
+
+// Loading CR3 drops what the guest's tables were before.
+void SlotMachine::TurnPagingOn(uint64_t cr3, bool write_protect) {
+  sim::Registers registers;
+  registers.cr0 = sim::kCr0Pe | sim::kCr0Pg | (write_protect ? sim::kCr0Wp : 0);
+  registers.cr3 = cr3;
+  registers.cr4 = sim::kCr4Pae;
+  registers.efer = sim::kEferLme | sim::kEferLma | sim::kEferNxe;
+  backend_->cpu(0).SetRegisters(registers);
+  TDP_CHECK(backend_->cpu(0).WriteCr3(cr3) == sim::Event::kNone);
+}
+
+SlotMachine::TriedAccess SlotMachine::Try(uint64_t address, sim::AccessKind kind, unsigned size) {
+  sim::Cpu& cpu = backend_->cpu(0);
+  const GuestEntry entry = vcpu_->EnterGuest();
+  const sim::Event entered = cpu.Enter(entry.eptp());
+  if (entered != sim::Event::kNone) return {{.event = entered}, cpu.exit()};
+  const sim::AccessResult result = cpu.Access(Gva(address), kind, size);
+  return {result, cpu.exit()};
+}
+
+// Answers an exit; whether the access is MMIO.
+absl::StatusOr<bool> SlotMachine::IsMmio(const sim::Exit& exit) {
+  const FaultResult result = exit.event == sim::Event::kEptMisconfiguration
+                                 ? vcpu_->HandleEptMisconfiguration(exit.gpa)
+                                 : vcpu_->HandleEptViolation(exit.gpa, exit.qualification);
+  if (result.outcome == FaultOutcome::kError) return result.status;
+  return result.outcome == FaultOutcome::kMmio;
+}
+
+absl::StatusOr<AccessAnswer> SlotMachine::Access(uint64_t address, sim::AccessKind kind,
+                                                 unsigned size) {
+  // A walk of the guest's four levels and the access itself fault a few times each at most.
+  constexpr int kMostExits = 100;
+  for (int i = 0; i < kMostExits; ++i) {
+    const TriedAccess tried = Try(address, kind, size);
+    switch (tried.result.event) {
+      case sim::Event::kNone:
+        return AccessAnswer{AccessAnswer::Kind::kMemory, Gpa(0), memory_.At(tried.result.hpa)};
+      case sim::Event::kPageFault:
+      case sim::Event::kGeneralProtection:
+        return AccessAnswer{AccessAnswer::Kind::kFault};
+      case sim::Event::kKick:
+        break;
+      case sim::Event::kEptViolation:
+      case sim::Event::kEptMisconfiguration: {
+        TDP_ASSIGN_OR_RETURN(const bool mmio, IsMmio(tried.exit));
+        if (mmio) return AccessAnswer{AccessAnswer::Kind::kMmio, tried.exit.gpa};
+        break;
+      }
+      default:
+        return absl::InternalError(tried.exit.DebugString());
+    }
+  }
+  return absl::InternalError(absl::StrFormat("the access to 0x%x goes on faulting", address));
+}
+
+}  // namespace tdp::oracles

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A guest on the software CPU over the engine, whose memory accesses are questions with answers.
+
+#ifndef TDP_TESTS_ORACLES_SLOT_MACHINE_H_
+#define TDP_TESTS_ORACLES_SLOT_MACHINE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/backends/sim/cpu.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/vcpu.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp::oracles {
+
+// Where an access ended.
+struct AccessAnswer {
+  enum class Kind { kMemory, kMmio, kFault };
+
+  Kind kind = Kind::kMemory;
+  Gpa gpa{};                   // kMmio
+  std::byte* place = nullptr;  // kMemory: the first byte, good for the rest of its page
+};
+
+class SlotMachine {
+ public:
+  // Host memory for slots lies at [kHostBase, kHostBase + kHostSize).
+  static constexpr Hva kHostBase{0x100000000000};
+  static constexpr ByteCount kHostSize = GiB(2);
+
+  explicit SlotMachine(DirtyTracking tracking = DirtyTracking::kWriteProtection);
+
+  // A fresh VM over the same host memory.
+  absl::Status Reset();
+
+  Vm& vm() { return *vm_; }
+  // Eight bytes of host memory.
+  absl::StatusOr<uint64_t> Peek(Hva hva);
+  absl::Status Poke(Hva hva, uint64_t value);
+
+  // The guest runs without paging, or (with `cr3`) with 4-level paging at privilege 0, no-execute
+  // on.
+  void TurnPagingOff();
+  void TurnPagingOn(uint64_t cr3, bool write_protect);
+
+  // One access as the guest makes it; its linear address is a physical one while paging is off.
+  // Errors are those of the engine.
+  absl::StatusOr<AccessAnswer> Access(uint64_t address, sim::AccessKind kind, unsigned size);
+
+ private:
+  struct TriedAccess {
+    sim::AccessResult result;
+    sim::Exit exit;
+  };
+  TriedAccess Try(uint64_t address, sim::AccessKind kind, unsigned size);
+  absl::StatusOr<bool> IsMmio(const sim::Exit& exit);
+
+  const DirtyTracking tracking_;
+  sim::HostMemory memory_;
+  std::unique_ptr<sim::SimBackend> backend_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+}  // namespace tdp::oracles
+
+#endif  // TDP_TESTS_ORACLES_SLOT_MACHINE_H_
