@@ -104,6 +104,8 @@ class Vm {
   absl::Status CheckSpace(AddressSpaceId space) const;
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
+  absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const SlotUpdate& update) const;
+  void SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap);
   void ZapSlot(const MemorySlot& slot);
   void PublishSlot(SlotUpdate update);
   bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);
