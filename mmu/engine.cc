@@ -51,6 +51,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
     mmu.accessed_dirty = engine->accessed_dirty_;
     mmu.address_space = static_cast<AddressSpaceId>(space);
     engine->mmus_.push_back(std::make_unique<DirectMmu>(mmu, engine->pool, root));
+    if (!options.reverse_map) continue;
+    engine->reverse_mapped_.push_back(std::make_unique<ReverseMappedMmu>(*engine->mmus_.back()));
   }
   return engine;
 }
@@ -79,9 +81,17 @@ EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
 
 bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
                     TableList& detached) {
+  if (ReverseMappedMmu* mapped = reverse_mapped(space)) {
+    return mapped->Detach(first, end, spare, detached);
+  }
   if (!HarvestsDetached()) return mmu(space).Detach(first, end, spare, detached);
   DetachedDirt dirt(slots, space);
   return mmu(space).Detach(first, end, spare, detached, &dirt);
+}
+
+bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
+  if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
+  return mmu(space).WriteProtect(first, end);
 }
 
 PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
@@ -106,6 +116,7 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   PendingFlush flush;
   {
     MmuWriteSection section(mmu_lock);
+    if (ReverseMappedMmu* mapped = reverse_mapped(space)) mapped->ForgetAll();
     TablePage* old = mmu(space).ReplaceRoot(root);
     old->may_be_dirty = true;
     detached.Push(old);
