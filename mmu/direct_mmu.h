@@ -198,6 +198,8 @@ class DirectMmu {
   const DirectMmuOptions& options() const { return options_; }
 
  private:
+  // Keeps a reverse map of the leaves and so installs them by itself.
+  friend class ReverseMappedMmu;
   struct Path;  // tables built below one entry, not linked yet
 
   EntryPosition Root() const { return {root_->entries(), root_level(), Access::All()}; }

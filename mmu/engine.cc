@@ -33,6 +33,7 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       mmu_lock(options.section_clock),
       pool(backend, options.table_quota, EptEntry::Empty()),
       clock(backend, *this),
+      spare_(pool),
       backend_(backend),
       options_(options),
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
@@ -50,6 +51,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
     mmu.accessed_dirty = engine->accessed_dirty_;
     mmu.address_space = static_cast<AddressSpaceId>(space);
     engine->mmus_.push_back(std::make_unique<DirectMmu>(mmu, engine->pool, root));
+    if (!options.reverse_map) continue;
+    engine->reverse_mapped_.push_back(std::make_unique<ReverseMappedMmu>(*engine->mmus_.back()));
   }
   return engine;
 }
@@ -78,27 +81,32 @@ EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
 
 bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
                     TableList& detached) {
+  if (ReverseMappedMmu* mapped = reverse_mapped(space)) {
+    return mapped->Detach(first, end, spare, detached);
+  }
   if (!HarvestsDetached()) return mmu(space).Detach(first, end, spare, detached);
   DetachedDirt dirt(slots, space);
   return mmu(space).Detach(first, end, spare, detached, &dirt);
 }
 
+bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
+  if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
+  return mmu(space).WriteProtect(first, end);
+}
+
 PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
-  TableCache spare(pool);
-  const auto is_ragged = [](Gfn gfn) { return !gfn.is_aligned(kLevel1G.pages()); };
-  // Only an unaligned end can meet a large leaf that reaches over it. Without tables to split it
-  // the leaf goes as a whole, which is as correct and only costs a fault more.
-  if (is_ragged(first) || is_ragged(end)) spare.Refill().IgnoreError();
+  // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
+  // which is as correct and only costs a fault more.
+  absl::MutexLock spare_lock(&spare_mutex_);
+  spare_.Refill().IgnoreError();
   TableList detached;
   PendingFlush flush;
-  {
-    MmuWriteSection section(mmu_lock);
-    if (Detach(space, first, std::min(end, mmu(space).end()), spare, detached)) {
-      flush = clock.Advance();
-      clock.Retire(std::move(detached), flush);
-    }
+  MmuWriteSection section(mmu_lock);
+  if (Detach(space, first, std::min(end, mmu(space).end()), spare_, detached)) {
+    flush = clock.Advance();
+    clock.Retire(std::move(detached), flush);
+    zaps.fetch_add(1, std::memory_order_relaxed);
   }
-  if (flush.is_owed()) zaps.fetch_add(1, std::memory_order_relaxed);
   return flush;
 }
 
@@ -108,6 +116,7 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   PendingFlush flush;
   {
     MmuWriteSection section(mmu_lock);
+    if (ReverseMappedMmu* mapped = reverse_mapped(space)) mapped->ForgetAll();
     TablePage* old = mmu(space).ReplaceRoot(root);
     old->may_be_dirty = true;
     detached.Push(old);

@@ -22,6 +22,7 @@
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/flush_clock.h"
 #include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/reverse_mapped_mmu.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
 #include "tdp/mmu/vm_options.h"
@@ -45,12 +46,19 @@ class Engine : public TableReclaimer {
   DirectMmu& mmu(AddressSpaceId space) { return *mmus_[space]; }
   const DirectMmu& mmu(AddressSpaceId space) const { return *mmus_[space]; }
   size_t address_spaces() const { return mmus_.size(); }
+  // Null where the VM keeps no reverse map.
+  ReverseMappedMmu* reverse_mapped(AddressSpaceId space) const {
+    return options_.reverse_map ? reverse_mapped_[space].get() : nullptr;
+  }
 
   // Which rule of the SDM a present entry at `level` breaks.
   EntryDefect CheckEntry(EptEntry entry, Level level) const;
 
   // Inside a writer's section: `DirectMmu::Detach`, with the D bits of the edges going to the logs.
   bool Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare, TableList& detached);
+
+  // Inside a writer's section: takes W from [first, end). Returns whether anything had it.
+  bool WriteProtect(AddressSpaceId space, Gfn first, Gfn end);
 
   // Takes every mapping of [first, end) away. Returns the flush that this owes.
   PendingFlush Zap(AddressSpaceId space, Gfn first, Gfn end);
@@ -94,6 +102,10 @@ class Engine : public TableReclaimer {
            logging_slots.load(std::memory_order_relaxed) != 0;
   }
 
+  // Tables for zaps that have to split, kept from one to the next.
+  absl::Mutex spare_mutex_;
+  TableCache spare_ ABSL_GUARDED_BY(spare_mutex_);
+
   Backend& backend_;
   const VmOptions options_;
   const bool accessed_dirty_;
@@ -101,6 +113,7 @@ class Engine : public TableReclaimer {
   const Level max_leaf_level_;
   const Gpa guest_end_;
   std::vector<std::unique_ptr<DirectMmu>> mmus_;
+  std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of `mmus_`; may be empty
 };
 
 }  // namespace tdp

@@ -95,6 +95,7 @@ void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
   }
   absl::MutexLock lock(&retired_mutex_);
   retired_.Splice(std::move(subtrees));
+  any_retired_.store(true, std::memory_order_relaxed);
 }
 
 void FlushClock::Settle(uint64_t generation) {
@@ -125,6 +126,8 @@ uint64_t FlushClock::PassedByAll() const {
 }
 
 void FlushClock::Reclaim() {
+  // Most flushes retire no table. A thread that retired some sees its own store.
+  if (!any_retired_.load(std::memory_order_relaxed)) return;
   absl::ReaderMutexLock reclaiming(&reclaim_mutex_);
   TableList free = TakePassed();
   if (!free.empty()) reclaimer_.Reclaim(std::move(free));
@@ -140,6 +143,7 @@ TableList FlushClock::TakePassed() {
   while (TablePage* table = all.Pop()) {
     (table->retired_at <= passed ? free : retired_).Push(table);
   }
+  any_retired_.store(!retired_.empty(), std::memory_order_relaxed);
   return free;
 }
 

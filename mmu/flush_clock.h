@@ -144,6 +144,7 @@ class FlushClock {
   absl::Mutex reclaim_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   // Taken inside sections, and never for long.
   absl::Mutex retired_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
+  std::atomic<bool> any_retired_{false};               // a hint: looked at without the mutex
   TableList retired_ ABSL_GUARDED_BY(retired_mutex_);  // each with its `retired_at`
 };
 

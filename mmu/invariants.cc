@@ -108,7 +108,11 @@ class Checker {
 absl::Status CheckEngineInvariants(Engine& engine) {
   absl::flat_hash_set<const TablePage*> seen;
   for (size_t space = 0; space < engine.address_spaces(); ++space) {
-    TDP_RETURN_IF_ERROR(Checker(engine, static_cast<AddressSpaceId>(space), seen).Run());
+    const auto id = static_cast<AddressSpaceId>(space);
+    TDP_RETURN_IF_ERROR(Checker(engine, id, seen).Run());
+    if (const ReverseMappedMmu* mapped = engine.reverse_mapped(id)) {
+      TDP_RETURN_IF_ERROR(mapped->CheckInvariants());
+    }
   }
   if (seen.size() > engine.pool.taken()) {
     return absl::InternalError(absl::StrFormat("%u tables are linked but the pool gave out %u",

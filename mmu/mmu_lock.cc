@@ -11,7 +11,7 @@
 namespace tdp {
 
 MmuLock::~MmuLock() {
-  absl::MutexLock lock(&readers_mutex_);
+  absl::MutexLock lock(&writers_mutex_);
   TDP_CHECK(readers_ == nullptr);
 }
 
@@ -19,7 +19,6 @@ void MmuLock::WriterLock() {
   writers_mutex_.Lock();
   writer_.store(1, std::memory_order_seq_cst);
   if (clock_ != nullptr) entered_at_ = clock_();
-  absl::MutexLock lock(&readers_mutex_);
   for (Reader* reader = readers_; reader != nullptr; reader = reader->next_) {
     SpinUntil([reader] { return reader->inside_.load(std::memory_order_seq_cst) == 0; });
   }
@@ -45,7 +44,7 @@ void MmuLock::Reader::EnterSlow() {
 }
 
 void MmuLock::Register(Reader* reader) {
-  absl::MutexLock lock(&readers_mutex_);
+  absl::MutexLock lock(&writers_mutex_);
   reader->next_ = readers_;
   if (readers_ != nullptr) readers_->previous_ = reader;
   readers_ = reader;
@@ -53,7 +52,7 @@ void MmuLock::Register(Reader* reader) {
 
 void MmuLock::Unregister(Reader* reader) {
   TDP_CHECK(!reader->is_inside());
-  absl::MutexLock lock(&readers_mutex_);
+  absl::MutexLock lock(&writers_mutex_);
   if (reader->previous_ != nullptr) reader->previous_->next_ = reader->next_;
   if (reader->next_ != nullptr) reader->next_->previous_ = reader->previous_;
   if (readers_ == reader) readers_ = reader->next_;

@@ -41,9 +41,9 @@ class ABSL_LOCKABLE MmuLock {
 
   // Readers only load it, so it stays shared in their caches until a writer comes.
   alignas(64) std::atomic<uint32_t> writer_{0};
+  // Held by the writer, and by whoever adds or removes a reader.
   alignas(64) absl::Mutex writers_mutex_;
-  absl::Mutex readers_mutex_;
-  Reader* readers_ ABSL_GUARDED_BY(readers_mutex_) = nullptr;
+  Reader* readers_ ABSL_GUARDED_BY(writers_mutex_) = nullptr;
   uint64_t (*const clock_)();
   uint64_t entered_at_ = 0;
   std::atomic<uint64_t> writer_ns_{0};

@@ -58,6 +58,7 @@ Vcpu::Vcpu(Engine& engine, VcpuId id)
     : engine_(engine),
       id_(id),
       mmu_(&engine.mmu(0)),
+      reverse_mapped_(engine.reverse_mapped(0)),
       reader_(engine.mmu_lock),
       slots_(engine.slots),
       tables_(engine.pool),
@@ -94,6 +95,7 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
   }
   address_space_ = space;
   mmu_ = &engine_.mmu(space);
+  reverse_mapped_ = engine_.reverse_mapped(space);
   memo_ = LeafMemo();
   flush_member_.ForgetCpu();  // flushes so far were of the other root
   return absl::OkStatus();
@@ -143,8 +145,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
   FaultResult result = Fault(gpa, qualification);
-  while (ABSL_PREDICT_FALSE(short_of_room_ != nullptr)) {
-    const absl::Status room = MakeRoom();
+  while (ABSL_PREDICT_FALSE(IsShortOfRoom())) {
+    const absl::Status room = MakeRoom(gpa);
     result = room.ok() ? Fault(gpa, qualification) : Error(room);
   }
   Count(result);
@@ -184,7 +186,9 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
     if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
     if (fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
     ChooseLevel(fault);
-    mapped = mmu().Map(RequestFor(fault), memo_, tables_);
+    mapped = ABSL_PREDICT_TRUE(reverse_mapped_ == nullptr)
+                 ? mmu().Map(RequestFor(fault), memo_, tables_)
+                 : MapWithReverse(fault);
     if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
   }
   if (ABSL_PREDICT_FALSE(!IsMapped(mapped) || mapped.flush_owed))
@@ -298,11 +302,24 @@ bool Vcpu::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
   return false;
 }
 
-// Memory for the log is allocated outside every section. The shared pointer keeps the log while it
-// is.
-absl::Status Vcpu::MakeRoom() {
+MapResult Vcpu::MapWithReverse(const PageFault& fault) {
+  const std::shared_ptr<SlotRmap>& rmap = reverse_mapped_->RmapOf(*fault.slot);
+  if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(fault.gfn))) {
+    rmap_short_of_room_ = rmap;
+    MapResult result;
+    result.outcome = MapOutcome::kBusy;
+    return result;
+  }
+  return reverse_mapped_->Map(RequestFor(fault), *rmap, memo_, tables_);
+}
+
+// Memory for the log and the reverse map is allocated outside every section. The shared pointers
+// keep them while it is.
+absl::Status Vcpu::MakeRoom(Gpa gpa) {
   const std::shared_ptr<DirtyLog> log = std::exchange(short_of_room_, nullptr);
-  return log->Prepare(index_without_room_);
+  const std::shared_ptr<SlotRmap> rmap = std::exchange(rmap_short_of_room_, nullptr);
+  if (log != nullptr) TDP_RETURN_IF_ERROR(log->Prepare(index_without_room_));
+  return rmap == nullptr ? absl::OkStatus() : rmap->Prepare(Gfn::Of(gpa));
 }
 
 // After the page was made writable, not before: docs/locking.md shows what the other order loses.
@@ -324,7 +341,7 @@ absl::Status Vcpu::LogPml(absl::Span<const Gpa> pages) {
   for (const Gpa gpa : pages) TDP_RETURN_IF_ERROR(CheckWidth(gpa));
   while (!pages.empty()) {
     pages.remove_prefix(MarkLogged(pages));
-    if (short_of_room_ != nullptr) TDP_RETURN_IF_ERROR(MakeRoom());
+    if (short_of_room_ != nullptr) TDP_RETURN_IF_ERROR(MakeRoom(Gpa(0)));
   }
   return absl::OkStatus();
 }

@@ -129,7 +129,9 @@ class Vcpu {
   Unprotect UnprotectFor(const PageFault& fault) const;
   bool HasRoomToLog(const PageFault& fault);
   bool HasRoomToLog(const MemorySlot& slot, Gfn gfn);
-  absl::Status MakeRoom();
+  MapResult MapWithReverse(const PageFault& fault);
+  bool IsShortOfRoom() const { return short_of_room_ != nullptr || rmap_short_of_room_ != nullptr; }
+  absl::Status MakeRoom(Gpa gpa);
   size_t MarkLogged(absl::Span<const Gpa> pages);
   void MarkDirty(const PageFault& fault);
   void SettleSplit(const MapResult& mapped);
@@ -149,7 +151,8 @@ class Vcpu {
   Engine& engine_;
   const VcpuId id_;
   AddressSpaceId address_space_ = 0;
-  DirectMmu* mmu_;  // of that address space
+  DirectMmu* mmu_;                    // of that address space
+  ReverseMappedMmu* reverse_mapped_;  // the same, or null
   MmuLock::Reader reader_;
   SlotReader slots_;
   TableCache tables_;
@@ -159,6 +162,8 @@ class Vcpu {
   std::shared_ptr<DirtyLog> short_of_room_;
   uint64_t index_without_room_ = 0;
   std::unique_ptr<DirtyRing> dirty_ring_;
+  // The same for the reverse map.
+  std::shared_ptr<SlotRmap> rmap_short_of_room_;
   Counters counters_;
 };
 

@@ -46,6 +46,7 @@ absl::Status Vm::CheckSpace(AddressSpaceId space) const {
 absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
   absl::MutexLock lock(&engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine_->slots.Prepare(region));
+  TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap, MakeRmap(update));
   switch (update.kind()) {
     case SlotChange::kNone:
       return absl::OkStatus();
@@ -60,8 +61,24 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
     case SlotChange::kFlagsOnly:
       break;
   }
+  if (update.kind() != SlotChange::kFlagsOnly) SetRmap(region, std::move(rmap));
   PublishSlot(std::move(update));
   return absl::OkStatus();
+}
+
+// Null where none is needed: the VM keeps no reverse map, or no slot comes to a place.
+absl::StatusOr<std::shared_ptr<SlotRmap>> Vm::MakeRmap(const SlotUpdate& update) const {
+  const bool comes = update.kind() == SlotChange::kCreate || update.kind() == SlotChange::kMove;
+  if (!comes || !engine_->options().reverse_map) return std::shared_ptr<SlotRmap>();
+  return ReverseMappedMmu::MakeRmap(update.new_slot());
+}
+
+// Of a slot that readers do not see, now or yet: no fault is about to use the old one.
+void Vm::SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap) {
+  ReverseMappedMmu* mapped = engine_->reverse_mapped(region.address_space);
+  if (mapped == nullptr) return;
+  MmuWriteSection section(engine_->mmu_lock);
+  mapped->SetRmap(region.slot, std::move(rmap));
 }
 
 // Faults that saw the slot valid cannot install after this, and nothing they had installed is left.
@@ -87,7 +104,7 @@ void Vm::PublishSlot(SlotUpdate update) {
     MmuWriteSection section(engine_->mmu_lock);
     engine_->sequence.Move();
     if (kind == SlotChange::kFlagsOnly && slot.logs_dirty_pages() &&
-        engine_->mmu(slot.address_space).WriteProtect(slot.base, slot.end())) {
+        engine_->WriteProtect(slot.address_space, slot.base, slot.end())) {
       flush = engine_->clock.Advance();
     }
   }
@@ -225,6 +242,8 @@ absl::Status Vm::TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit) {
 absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
   absl::MutexLock lock(&engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
+  // With a reverse map each leaf was protected by itself: nothing waits above.
+  if (engine_->options().reverse_map) return absl::OkStatus();
   return DirtyPush(*engine_, found).Run();
 }
 

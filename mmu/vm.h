@@ -127,6 +127,8 @@ class Vm : public GuestMemory {
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
   absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);
   uint64_t ResetDirtyRing(DirtyRing& ring);
+  absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const SlotUpdate& update) const;
+  void SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap);
   void ZapSlot(const MemorySlot& slot);
   void PublishSlot(SlotUpdate update);
   bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);

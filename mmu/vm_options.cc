@@ -26,6 +26,12 @@ absl::Status Lacks(std::string_view field, std::string_view what) {
 
 absl::Status CheckDirtyTracking(const VmOptions& options, const Capabilities& capabilities) {
   if (!IsByHardware(options.dirty_tracking)) return absl::OkStatus();
+  if (options.reverse_map) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("VmOptions.dirty_tracking is %s: with reverse_map writes are tracked by "
+                        "write-protection",
+                        DirtyTrackingName(options.dirty_tracking)));
+  }
   if (options.accessed_dirty == Use::kNever) {
     return absl::InvalidArgumentError(
         absl::StrFormat("VmOptions.dirty_tracking is %s: needs A and D bits, and accessed_dirty is "
@@ -89,6 +95,7 @@ bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilitie
 
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {
   if (options.dirty_tracking != DirtyTracking::kBest) return options.dirty_tracking;
+  if (options.reverse_map) return DirtyTracking::kWriteProtection;
   return UsesAccessedDirty(options, capabilities) ? DirtyTracking::kDirtyBits
                                                   : DirtyTracking::kWriteProtection;
 }

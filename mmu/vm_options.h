@@ -45,6 +45,9 @@ struct VmOptions {
   size_t table_quota = ~size_t{0} >> 1;
   // Remember frames without memory as misconfigured entries: their next access is a cheap exit 49.
   bool mmio_caching = true;
+  // Keep a reverse map from frames to the entries that map them, as Linux 3.11 did for its direct
+  // tables: the textbook's MMU, slower by design. Writes are then tracked by write-protection.
+  bool reverse_map = false;
   // A clock in nanoseconds. If set, writers' sections are timed by it into
   // `VmStats::writer_section_ns`.
   uint64_t (*section_clock)() = nullptr;

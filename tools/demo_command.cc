@@ -14,8 +14,8 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/level.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/examples/data/sqlite3_inserts.h"
 #include "tdp/tools/command.h"
+#include "tdp/tools/data/sqlite3_inserts.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
 #include "tdp/tools/replay/replay.h"
@@ -52,8 +52,7 @@ struct Row {
 absl::StatusOr<ReplayReport> ReplayBundled(const Setup& setup, const char* caches) {
   TDP_ASSIGN_OR_RETURN(
       std::unique_ptr<ByteSource> source,
-      OpenBytes("sqlite3_inserts",
-                absl::MakeConstSpan(examples::kSqlite3Inserts, examples::kSqlite3InsertsBytes)));
+      OpenBytes("sqlite3_inserts", absl::MakeConstSpan(kSqlite3Inserts, kSqlite3InsertsBytes)));
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader,
                        OpenTrace(std::move(source), TraceFormat::kBinary));
   ReplayOptions options;

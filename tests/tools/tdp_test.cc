@@ -3,6 +3,7 @@
 // The `tdp` program from outside: what it prints, where, and how it exits.
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tdp/base/address.h"
 #include "tdp/tests/tools/run_program.h"
 #include "tdp/tests/tools/trace_files.h"
 
@@ -182,6 +184,25 @@ TEST(TdpReplay, LargeEptPagesTakeFewerViolations) {
     EXPECT_EQ(json["tables"]["ept_leaves"]["2m"], 0) << broken;
     EXPECT_EQ(json["violations"]["total"], small["violations"]["total"]) << broken;
   }
+}
+
+TEST(TdpReplay, FragmentationTurnsAShareOfTheLargePagesIntoSmallOnes) {
+  // 100 blocks of 2 MiB with eight pages touched in each.
+  std::vector<TraceRecord> records;
+  for (uint64_t i = 0; i < 800; ++i) {
+    records.push_back(TraceRecord::Make(Gva(i * MiB(2) / 8), AccessKind::kStore, 0));
+  }
+  const std::string trace = Quoted(WriteFile("wide", Words(records)));
+  uint64_t last = ~uint64_t{0};
+  for (const char* share : {"0", "0.25", "0.5", "0.75", "1"}) {
+    const auto json = ReplayJson(std::string("--guest-page 2m --ept-page 2m --fragmentation ") +
+                                 share + " " + trace);
+    const auto& leaves = json["tables"]["ept_leaves"];
+    EXPECT_LT(leaves["2m"], last) << share;
+    last = leaves["2m"];
+    EXPECT_EQ(json["check"]["mismatches"], 0);
+  }
+  EXPECT_EQ(last, 0u);
 }
 
 TEST(TdpReplay, FaultAroundTradesViolationsForPages) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -49,11 +50,8 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const ReplayOptions& op
 Machine::Machine(const ReplayOptions& options, const MemoryMap& map)
     : options_(options),
       map_(map),
-      host_(std::make_unique<sim::HostMemory>(
-          sim::HostMemoryOptions{.size = HostBytes(options, map),
-                                 .shuffled = options.shuffled,
-                                 .fragmentation = options.host_fragmentation,
-                                 .seed = options.seed})) {}
+      host_(std::make_unique<sim::HostMemory>(sim::HostMemoryOptions{
+          .size = HostBytes(options, map), .shuffled = options.shuffled, .seed = options.seed})) {}
 
 Machine::~Machine() = default;
 
@@ -68,9 +66,27 @@ absl::Status Machine::MakeBackend() {
   return absl::OkStatus();
 }
 
-absl::Status Machine::MakeVm() {
+// One host mapping for each run of blocks that are alike, so that large pages can go over many.
+absl::Status Machine::MapGuestMemory() {
   const Level host_page = options_.huge_host_pages ? options_.ept_page : kLevel4K;
-  TDP_RETURN_IF_ERROR(host_->Map(kGuestMemory, map_.backing_size(), {.order = OrderOf(host_page)}));
+  std::mt19937_64 random(options_.seed);
+  std::bernoulli_distribution is_broken(options_.host_fragmentation);
+  const ByteCount all = map_.backing_size();
+  bool broken = is_broken(random);
+  for (ByteCount begin = 0, end = 0; begin < all; begin = end) {
+    const bool run = broken;
+    while (end < all && broken == run) {
+      end = std::min(all, end + kLevel2M.bytes());
+      broken = is_broken(random);
+    }
+    const int order = run ? 0 : OrderOf(host_page);
+    TDP_RETURN_IF_ERROR(host_->Map(kGuestMemory + begin, end - begin, {.order = order}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::MakeVm() {
+  TDP_RETURN_IF_ERROR(MapGuestMemory());
   TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, {.ept_levels = options_.ept_levels,
                                                    .max_leaf_level = options_.ept_page}));
   uint32_t slot = 0;

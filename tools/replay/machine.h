@@ -57,6 +57,7 @@ class Machine {
   Machine(const ReplayOptions& options, const MemoryMap& map);
 
   absl::Status MakeBackend();
+  absl::Status MapGuestMemory();
   absl::Status MakeVm();
   absl::Status MakeKernel();
   absl::Status StartCpus();

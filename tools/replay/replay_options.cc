@@ -35,9 +35,10 @@ void AddMemoryOptions(OptionParser& parser, ReplayOptions* options) {
   parser.AddSize("ram", "guest RAM, a multiple of 2m", &options->ram);
   parser.AddChoice("frames", "order in which the guest kernel gives frames", &options->shuffled,
                    {{"sequential", false}, {"shuffled", true}});
-  parser.AddNumber("guest-fragmentation", "share of the guest's 2 MiB blocks that are broken",
+  parser.AddNumber("guest-fragmentation",
+                   "share of its 2 MiB blocks that the guest cannot have whole",
                    &options->guest_fragmentation, 0, 1);
-  parser.AddNumber("fragmentation", "share of the host's 2 MiB blocks that are broken",
+  parser.AddNumber("fragmentation", "share of guest memory that the host backs with 4K pages only",
                    &options->host_fragmentation, 0, 1);
   parser.AddChoice("thp", "whether the host backs memory with large pages",
                    &options->huge_host_pages, {{"always", true}, {"never", false}});

@@ -29,7 +29,7 @@ struct ReplayOptions {
   ByteCount ram = GiB(4);          // of the guest
   bool shuffled = false;           // the guest kernel gives frames in random order
   double guest_fragmentation = 0;  // share of 2 MiB blocks that the guest cannot have whole
-  double host_fragmentation = 0;   // the same of the host
+  double host_fragmentation = 0;   // share of its 2 MiB blocks that the host backs with 4K pages
   bool huge_host_pages = true;     // the host backs memory with pages up to ept_page, else with 4K
   uint64_t fault_around = 1;       // 4 KiB pages that one EPT violation maps, a power of two
   CacheOptions cache;

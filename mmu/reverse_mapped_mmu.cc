@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/reverse_mapped_mmu.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+
+RmapPlace& ReverseMappedMmu::NoPlaces::operator()(uint64_t* entry) const {
+  internal::CheckFailed(__FILE__, __LINE__,
+                        absl::StrFormat("two entries map one frame: the second is at %p", entry));
+}
+
+// --- Slots
+// ------------------------------------------------------------------------------------------
+
+absl::StatusOr<std::shared_ptr<SlotRmap>> ReverseMappedMmu::MakeRmap(const MemorySlot& slot) {
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<SlotRmap> rmap, SlotRmap::Create(slot.base, slot.pages));
+  return std::shared_ptr<SlotRmap>(std::move(rmap));
+}
+
+void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
+  if (id >= rmaps_.size()) rmaps_.resize(id + 1);
+  rmaps_[id] = std::move(rmap);
+}
+
+// --- Readers' side
+// ------------------------------------------------------------------------------------
+
+// The shape of Linux 3.11's __direct_map: down to the level wanted, then set the entry there.
+MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
+                                TableCache& cache) {
+  const SpinLockHolder hold(lock_);
+  MapResult result;
+  Level target = request.level;
+  for (;;) {
+    const bool known = memo.LeadsTo(request.gfn, request.needed, mmu_.structure());
+    const EntryPosition at = known ? memo.position : mmu_.Descend(mmu_.Root(), request.gfn, target);
+    const EptEntry old = at.entry(request.gfn).Load();
+    result.level = std::min(at.level, request.level);
+    switch (old.kind(at.level)) {
+      case EntryKind::kTable:
+        target = at.level.below();  // smaller pages stand here already
+        continue;
+      case EntryKind::kHole:
+      case EntryKind::kMmio:
+        result.outcome = SetLeaf(at, old, request, rmap, memo, cache);
+        break;
+      case EntryKind::kLeaf:
+        if (at.level > request.level && !old.access().Covers(request.needed)) {
+          DropLarge(at, request.gfn, rmap);
+          result.flush_owed = true;
+          continue;
+        }
+        result.level = at.level;
+        result.outcome = mmu_.Widen(at, old, request, cache, result.flush_owed);
+        break;
+    }
+    if (result.outcome != MapOutcome::kRaced) return result;
+  }
+}
+
+// mmu_set_spte where nothing stood, with the tables on the way.
+MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
+                                     const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
+                                     TableCache& cache) {
+  const MapOutcome outcome = mmu_.Install(at, old, request, memo, cache);
+  if (outcome != MapOutcome::kInstalled) return outcome;
+  const Level level = std::min(at.level, request.level);
+  const EntryPosition leaf = at.level == level ? at : mmu_.Descend(mmu_.Root(), request.gfn, level);
+  RmapHead* head = rmap.Find(request.gfn, level);
+  TDP_DCHECK(head != nullptr);
+  // A descriptor is needed for a second entry alone, and there is none.
+  TDP_CHECK(head->is_empty());
+  *head = RmapHead::Single(leaf.entry(request.gfn).where());
+  return outcome;
+}
+
+// drop_large_spte. The caller flushes before the guest runs on.
+void ReverseMappedMmu::DropLarge(const EntryPosition& at, Gfn gfn, SlotRmap& rmap) {
+  const EntryRef entry = at.entry(gfn);
+  RmapHead* head = rmap.Find(gfn, at.level);
+  TDP_CHECK(head != nullptr && head->is_single() && head->single() == entry.where());
+  *head = RmapHead();
+  entry.Exchange(EptEntry::Empty());
+}
+
+// --- Writer's side
+// ------------------------------------------------------------------------------------
+
+template <typename Visit>
+void ReverseMappedMmu::ForEachHead(Gfn first, Gfn end, Visit visit) const {
+  for (const std::shared_ptr<SlotRmap>& rmap : rmaps_) {
+    if (rmap == nullptr || rmap->end() <= first || rmap->base() >= end) continue;
+    const Gfn from = std::max(first, rmap->base());
+    const Gfn to = std::min(end, rmap->end());
+    for (int level = 1; level <= SlotRmap::kLevels; ++level) {
+      rmap->ForEach(Level(level), from, to, [&visit](Gfn, RmapHead& head) { visit(head); });
+    }
+  }
+}
+
+bool ReverseMappedMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached) {
+  bool any = false;
+  ForEachHead(first, end, [&any](RmapHead& head) {
+    Leaves::ForEach(head, [](uint64_t* entry) { EntryRef(entry).Exchange(EptEntry::Empty()); });
+    head = RmapHead();
+    any = true;
+  });
+  return mmu_.Detach(first, end, spare, detached) || any;
+}
+
+bool ReverseMappedMmu::WriteProtect(Gfn first, Gfn end) {
+  bool any = false;
+  ForEachHead(first, end, [&any](RmapHead& head) {
+    Leaves::ForEach(head, [&any](uint64_t* entry) {
+      any |= EntryRef(entry).FetchAnd(~ept::kWrite).is_writable();
+    });
+  });
+  return any;
+}
+
+void ReverseMappedMmu::ForgetAll() {
+  ForEachHead(Gfn(0), mmu_.end(), [](RmapHead& head) { head = RmapHead(); });
+}
+
+absl::Status ReverseMappedMmu::CheckInvariants() const {
+  size_t leaves = 0;
+  absl::Status status;
+  mmu_.ForEach([&](TablePage* table, int index, EptEntry entry, Level level) {
+    if (entry.kind(level) != EntryKind::kLeaf) return;
+    ++leaves;
+    const Gfn gfn = table->base + PageCount(static_cast<uint64_t>(index) * level.pages().raw());
+    const auto slot = std::find_if(rmaps_.begin(), rmaps_.end(), [gfn](const auto& rmap) {
+      return rmap != nullptr && gfn >= rmap->base() && gfn < rmap->end();
+    });
+    const RmapHead* head = slot == rmaps_.end() ? nullptr : (*slot)->Find(gfn, level);
+    if (head != nullptr && head->is_single() && head->single() == table->entry(index).where()) {
+      return;
+    }
+    status.Update(absl::InternalError(absl::StrFormat(
+        "the leaf of level %d at gfn 0x%x is not in the reverse map", level.raw(), gfn.raw())));
+  });
+  size_t mapped = 0;
+  ForEachHead(Gfn(0), mmu_.end(),
+              [&mapped](const RmapHead& head) { mapped += Leaves::Count(head); });
+  if (mapped != leaves) {
+    status.Update(absl::InternalError(
+        absl::StrFormat("the reverse map has %u entries for %u leaves", mapped, leaves)));
+  }
+  return status;
+}
+
+size_t ReverseMappedMmu::bytes() const {
+  size_t bytes = 0;
+  for (const auto& rmap : rmaps_) bytes += rmap == nullptr ? 0 : rmap->bytes();
+  return bytes;
+}
+
+}  // namespace tdp

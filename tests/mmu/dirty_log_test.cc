@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dirty logging in each of its ways, with the software CPU as the one who writes.
+
+#include "tdp/mmu/dirty_round.h"
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/mmu/dirty_tracking.h"
+#include "tdp/mmu/ept_format.h"
+#include "tdp/tests/mmu/logging_guest.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Pages = std::set<uint64_t>;
+
+std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {
+  switch (info.param) {
+    case DirtyTracking::kDirtyBits:
+      return "DirtyBits";
+    case DirtyTracking::kPml:
+      return "Pml";
+    default:
+      return "WriteProtection";
+  }
+}
+
+constexpr Gpa PageAt(Gpa base, uint64_t page) { return base + page * kPageSize; }
+
+// --- Each way of tracking -----------------------------------------------------------------------
+
+class EveryTracking : public testing::TestWithParam<DirtyTracking> {
+ protected:
+  void Start(sim::CachePolicy policy = sim::CachePolicy::kRealistic, VmOptions options = {}) {
+    guest_ = std::make_unique<LoggingGuest>(
+        LoggingGuestOptions{.tracking = GetParam(), .policy = policy}, options);
+  }
+  bool by_hardware() const { return IsByHardware(GetParam()); }
+
+  std::unique_ptr<LoggingGuest> guest_;
+};
+
+INSTANTIATE_TEST_SUITE_P(DirtyLog, EveryTracking,
+                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
+                                         DirtyTracking::kPml),
+                         NameOf);
+
+TEST_P(EveryTracking, ATakeShowsThePagesWrittenSinceTheOneBefore) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  guest_->Write(0, PageAt(Gpa(0), 5));
+  guest_->Write(1, PageAt(Gpa(0), 600));
+  guest_->Read(0, PageAt(Gpa(0), 7));
+  EXPECT_EQ(guest_->Take(0), Pages({5, 600}));
+  EXPECT_EQ(guest_->Take(0), Pages());
+  guest_->Write(0, PageAt(Gpa(0), 5));
+  guest_->Write(1, PageAt(Gpa(0), 7));
+  EXPECT_EQ(guest_->Take(0), Pages({5, 7}));
+  EXPECT_EQ(guest_->Take(0), Pages());
+}
+
+TEST_P(EveryTracking, LoggingStartsCleanWhateverWasWrittenBefore) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4));
+  for (uint64_t page = 0; page < 1024; ++page) guest_->Write(page % 2 != 0, PageAt(Gpa(0), page));
+  guest_->SetLogging(0, true);
+  EXPECT_EQ(guest_->Take(0), Pages());
+  guest_->Write(0, PageAt(Gpa(0), 3));
+  guest_->Write(1, PageAt(Gpa(0), 511));
+  guest_->Read(1, PageAt(Gpa(0), 512));
+  EXPECT_EQ(guest_->Take(0), Pages({3, 511}));
+}
+
+TEST_P(EveryTracking, LoggingStartsCleanAgainAfterATimeWithout) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  guest_->Write(0, PageAt(Gpa(0), 1));
+  guest_->SetLogging(0, false);
+  guest_->Write(0, PageAt(Gpa(0), 2));
+  guest_->Write(0, PageAt(Gpa(0), 700));
+  guest_->SetLogging(0, true);
+  EXPECT_EQ(guest_->Take(0), Pages());
+  guest_->Write(0, PageAt(Gpa(0), 700));
+  guest_->Write(0, PageAt(Gpa(0), 3));
+  EXPECT_EQ(guest_->Take(0), Pages({3, 700}));
+}
+
+TEST_P(EveryTracking, SlotsThatShareATableAreLoggedApart) {
+  Start();
+  // Both ends of both slots lie inside a table of leaves.
+  const Gpa second(MiB(3) + 8 * kPageSize);
+  guest_->AddSlot(0, Gpa(MiB(1) + 3 * kPageSize), MiB(2) + 5 * kPageSize);
+  guest_->AddSlot(1, second, MiB(2));
+  const Gpa first(MiB(1) + 3 * kPageSize);
+  const uint64_t last = guest_->PagesOf(0) - 1;
+  guest_->Write(0, PageAt(first, last));
+  guest_->Write(0, PageAt(second, 0));
+  guest_->SetLogging(0, true);
+  guest_->SetLogging(1, true);
+  EXPECT_EQ(guest_->Take(0), Pages());
+  for (int round = 0; round < 3; ++round) {
+    guest_->Write(0, PageAt(first, 0));
+    guest_->Write(0, PageAt(first, last));
+    guest_->Write(1, PageAt(second, 0));
+    guest_->Write(1, PageAt(second, 511));
+    EXPECT_EQ(guest_->Take(1), Pages({0, 511})) << round;
+    EXPECT_EQ(guest_->Take(0), Pages({0, last})) << round;
+    EXPECT_EQ(guest_->Take(0), Pages()) << round;
+  }
+}
+
+TEST_P(EveryTracking, AWriteInALargePageDirtiesItsFourKilobytesAlone) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(8), 9);
+  guest_->Write(0, Gpa(0));
+  guest_->Write(0, Gpa(MiB(2)));
+  ASSERT_EQ(guest_->vm().Translate(Gpa(MiB(2)))->level, kLevel2M);
+  guest_->StartMigration(0);
+  guest_->Write(1, PageAt(Gpa(0), 513));
+  EXPECT_EQ(guest_->Take(0), Pages({513}));
+  EXPECT_EQ(guest_->vm().Translate(Gpa(MiB(2)))->level, kLevel4K);
+  EXPECT_EQ(guest_->vm().Translate(Gpa(0))->level, kLevel2M) << "nobody wrote there";
+  guest_->Write(0, PageAt(Gpa(0), 600));
+  guest_->Write(1, PageAt(Gpa(0), 513));
+  EXPECT_EQ(guest_->Take(0), Pages({513, 600}));
+}
+
+TEST_P(EveryTracking, TheFirstWritesTakeAFaultAPageOrOneATable) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(2));
+  for (uint64_t page = 0; page < 512; ++page) guest_->Write(0, PageAt(Gpa(0), page));
+  guest_->SetLogging(0, true);
+  int faults = 0;
+  for (uint64_t page = 0; page < 512; ++page) faults += guest_->Write(0, PageAt(Gpa(0), page));
+  EXPECT_EQ(faults, by_hardware() ? 1 : 512);
+  EXPECT_EQ(guest_->Take(0).size(), 512u);
+  faults = 0;
+  for (uint64_t page = 0; page < 512; ++page) faults += guest_->Write(0, PageAt(Gpa(0), page));
+  EXPECT_EQ(faults, by_hardware() ? 0 : 512);
+  EXPECT_EQ(guest_->Take(0).size(), 512u);
+}
+
+TEST_P(EveryTracking, AfterAnEagerPushDownTheFirstWriteSplitsNothing) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(8), 9);
+  for (uint64_t at = 0; at < 4; ++at) guest_->Write(0, Gpa(at * MiB(2)));
+  guest_->SetLogging(0, true);
+  ASSERT_EQ(guest_->vm().PushDownDirtyLog(0), absl::OkStatus());
+  EXPECT_EQ(guest_->vm().Translate(Gpa(MiB(4)))->level, kLevel4K);
+  const FaultStats before = guest_->vcpu(0).stats();
+  guest_->Write(0, PageAt(Gpa(0), 77));
+  guest_->Write(0, PageAt(Gpa(0), 1077));
+  const FaultStats after = guest_->vcpu(0).stats();
+  EXPECT_EQ(after.splits, before.splits);
+  EXPECT_EQ(after.fixed - before.fixed, by_hardware() ? 0u : 2u);
+  EXPECT_EQ(after.fast - before.fast, after.fixed - before.fixed) << "without asking the host";
+  EXPECT_EQ(guest_->Take(0), Pages({77, 1077}));
+}
+
+TEST_P(EveryTracking, AnEagerPushDownWithoutTablesSaysSoAndLosesNothing) {
+  Start(sim::CachePolicy::kRealistic, {.table_quota = 45});
+  guest_->AddSlot(0, Gpa(0), MiB(64), 9);
+  for (uint64_t at = 0; at < 32; ++at) guest_->Write(0, Gpa(at * MiB(2)));
+  guest_->SetLogging(0, true);
+  EXPECT_TRUE(absl::IsResourceExhausted(guest_->vm().PushDownDirtyLog(0)));
+  EXPECT_EQ(guest_->Take(0), Pages());
+  EXPECT_TRUE(guest_->vm().Translate(Gpa(MiB(62))).ok());
+}
+
+TEST_P(EveryTracking, PagesThatAreTakenAwayKeepTheirMarks) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(8), 0, kSlotLogDirtyPages);
+  const auto write_all = [&] {
+    for (const uint64_t page : {1u, 600u, 1100u, 1600u}) guest_->Write(0, PageAt(Gpa(0), page));
+  };
+  const Pages all{1, 600, 1100, 1600};
+  write_all();
+  guest_->Settle(*guest_->vm().ZapRange(Gfn(1), PageCount(1)));
+  guest_->Settle(*guest_->vm().ZapRange(Gfn(512), PageCount(512)));
+  EXPECT_EQ(guest_->Take(0), all) << "a page and a table";
+  write_all();
+  guest_->Settle(*guest_->vm().ZapAll());
+  EXPECT_EQ(guest_->Take(0), all) << "everything";
+  write_all();
+  guest_->InvalidateHost(0, 1, 700);
+  EXPECT_EQ(guest_->Take(0), all) << "by the host";
+  EXPECT_EQ(guest_->Take(0), Pages());
+}
+
+TEST_P(EveryTracking, ATakeFindsWhatWasTakenAwayButNotFlushedYet) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(8), 0, kSlotLogDirtyPages);
+  guest_->Write(0, PageAt(Gpa(0), 3));
+  guest_->Write(0, PageAt(Gpa(0), 513));
+  PendingFlush page = *guest_->vm().ZapRange(Gfn(3), PageCount(1));
+  PendingFlush table = *guest_->vm().ZapRange(Gfn(512), PageCount(512));
+  EXPECT_EQ(guest_->Take(0), Pages({3, 513}));
+  guest_->Settle(std::move(page));
+  guest_->Settle(std::move(table));
+}
+
+TEST_P(EveryTracking, AMovedSlotTakesItsLogAlong) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  guest_->Write(0, PageAt(Gpa(0), 5));
+  ASSERT_EQ(guest_->vm().SetMemoryRegion({.slot = 0,
+                                          .flags = kSlotLogDirtyPages,
+                                          .gpa = Gpa(GiB(1)),
+                                          .size = MiB(4),
+                                          .hva = LoggingGuest::kRam}),
+            absl::OkStatus());
+  guest_->Write(0, PageAt(Gpa(GiB(1)), 6));
+  EXPECT_EQ(guest_->Take(0), Pages({5, 6}));
+}
+
+TEST_P(EveryTracking, ASlotThatDoesNotLogIsNotFound) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4));
+  const auto nothing = [](uint64_t, uint64_t) {};
+  EXPECT_TRUE(absl::IsNotFound(guest_->vm().TakeDirtyLog(0, nothing)));
+  EXPECT_TRUE(absl::IsNotFound(guest_->vm().TakeDirtyLog(7, nothing)));
+  EXPECT_TRUE(absl::IsInvalidArgument(guest_->vm().TakeDirtyLog(0, nothing, 5)));
+  EXPECT_TRUE(absl::IsNotFound(guest_->vm().PushDownDirtyLog(0)));
+}
+
+// Two CPUs that keep what they may keep, and every operation that can come between a write and its
+// take. The copy is the model: after a last take it is what the guest wrote, page by page.
+TEST_P(EveryTracking, NoWriteIsLostWhateverHappensBetween) {
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    SCOPED_TRACE(seed);
+    Start(seed % 2 != 0 ? sim::CachePolicy::kRealistic : sim::CachePolicy::kAdversarial);
+    std::mt19937_64 random(seed);
+    const Gpa base[2] = {Gpa(3 * kPageSize), Gpa(MiB(8))};
+    guest_->AddSlot(0, base[0], MiB(5) + 7 * kPageSize);
+    guest_->AddSlot(1, base[1], MiB(8), 9);
+    guest_->before_leaving = [&](int i) {
+      // The CPU works on through what it has cached, up to the last moment.
+      const uint32_t slot = random() % 2;
+      if (random() % 2 == 0)
+        guest_->cpu(i).Access(Gva(PageAt(base[slot], random() % 512).raw()), sim::AccessKind::kLoad,
+                              8);
+    };
+    guest_->StartMigration(0);
+    guest_->StartMigration(1);
+    Pages written[2];
+    for (int step = 0; step < 3000; ++step) {
+      const auto slot = static_cast<uint32_t>(random() % 2);
+      const uint64_t page = random() % 8 != 0 ? random() % 40 * 37 % guest_->PagesOf(slot)
+                                              : random() % guest_->PagesOf(slot);
+      const int cpu = static_cast<int>(random() % 2);
+      switch (random() % 64) {
+        case 0: {
+          const Pages shown = guest_->Take(slot);
+          for (const uint64_t p : shown) EXPECT_TRUE(written[slot].contains(p)) << p;
+          break;
+        }
+        case 1:
+          guest_->Settle(*guest_->vm().ZapRange(Gfn::Of(PageAt(base[slot], page)),
+                                                PageCount(1 + random() % 1024)));
+          break;
+        case 2:
+          guest_->InvalidateHost(slot, page, 1 + random() % (guest_->PagesOf(slot) - page));
+          break;
+        case 3:
+          if (random() % 4 == 0) guest_->Settle(*guest_->vm().ZapAll());
+          break;
+        case 4:
+          EXPECT_EQ(guest_->vm().PushDownDirtyLog(slot), absl::OkStatus());
+          break;
+        case 5:
+          guest_->Leave(cpu);
+          break;
+        case 6:
+          if (random() % 4 == 0) {
+            guest_->SetLogging(slot, false);
+            // With PML a CPU logs whether or not the slot does: what it still holds is older.
+            for (const int i : {0, 1}) guest_->Leave(i);
+            guest_->StartMigration(slot);
+            written[slot].clear();
+          }
+          break;
+        default:
+          if (random() % 3 == 0) {
+            guest_->Read(cpu, PageAt(base[slot], page));
+          } else {
+            guest_->Write(cpu, PageAt(base[slot], page));
+            written[slot].insert(page);
+          }
+      }
+    }
+    for (const uint32_t slot : {0u, 1u}) {
+      guest_->Take(slot);
+      EXPECT_THAT(guest_->Differences(slot), IsEmpty());
+      EXPECT_EQ(guest_->Take(slot), Pages()) << "nothing was written between";
+    }
+    guest_.reset();
+  }
+}
+
+// --- D bits
+// ------------------------------------------------------------------------------------------
+
+// The entries of level 2 and above on the way to `gpa`.
+std::vector<EntryRef> UpperEntries(LoggingGuest& guest, Gpa gpa) {
+  std::vector<EntryRef> entries;
+  uint64_t table = guest.vm().eptp().root().raw();
+  for (Level level(4); level > kLevel4K; level = level.below()) {
+    auto* const at = reinterpret_cast<uint64_t*>(guest.memory().At(Hpa(table)));
+    entries.emplace_back(at + level.IndexOf(Gfn::Of(gpa)));
+    table = entries.back().Load().address().raw();
+  }
+  return entries;
+}
+
+class DirtyBits : public testing::Test {
+ protected:
+  // A CPU writes page 1 and keeps the upper entries in its caches. The take scans; at the kick of
+  // its flush the CPU writes page 2, through what it has, and only then leaves.
+  Pages TakeWithLateWrite() {
+    guest_.AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+    guest_.Read(0, PageAt(Gpa(0), 2));
+    guest_.Write(0, PageAt(Gpa(0), 1));
+    bool late = false;
+    guest_.before_leaving = [&](int i) {
+      if (!std::exchange(late, true)) {
+        EXPECT_EQ(guest_.Write(i, PageAt(Gpa(0), 2)), 0) << "no exit";
+      }
+    };
+    return guest_.Take(0);
+  }
+
+  LoggingGuest guest_;
+};
+
+TEST_F(DirtyBits, AWriteThroughACachedUpperEntryAfterTheScanIsInTheNextTake) {
+  EXPECT_EQ(TakeWithLateWrite(), Pages({1}));
+  // Those above reach beyond the slot, so their A bits are left alone.
+  const EntryRef lowest = UpperEntries(guest_, Gpa(0)).back();
+  EXPECT_FALSE(lowest.Load().accessed()) << "the CPU set no A: it did not read the entry again";
+  EXPECT_EQ(guest_.Take(0), Pages({2}));
+  EXPECT_EQ(guest_.Take(0), Pages());
+}
+
+// What the note of the last harvest is for.
+TEST_F(DirtyBits, AHarvestGuidedByAccessedBitsAloneLosesThatWrite) {
+  EXPECT_EQ(TakeWithLateWrite(), Pages({1}));
+  for (const EntryRef entry : UpperEntries(guest_, Gpa(0))) entry.FetchAnd(~ept::kTableRevisit);
+  EXPECT_EQ(guest_.Take(0), Pages()) << "page 2 was written";
+}
+
+TEST_F(DirtyBits, AFaultThatPresetsTheBitIsInTheTakeEvenIfTheCpuNeverWalks) {
+  guest_.AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  const auto write = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+  EXPECT_EQ(guest_.vcpu(0).HandleEptViolation(PageAt(Gpa(0), 9), write).outcome,
+            FaultOutcome::kFixed);
+  EXPECT_EQ(guest_.Take(0), Pages({9}));
+}
+
+TEST_F(DirtyBits, AReadFaultMapsThePageWritableAndItsWriteNeedsNoExit) {
+  guest_.AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  EXPECT_EQ(guest_.Read(0, PageAt(Gpa(0), 4)), 1);
+  EXPECT_EQ(guest_.Write(0, PageAt(Gpa(0), 4)), 0);
+  EXPECT_EQ(guest_.Take(0), Pages({4}));
+}
+
+// --- PML
+// ---------------------------------------------------------------------------------------------
+
+TEST(Pml, AFullLogIsAnExitAndNothingOfItIsLost) {
+  LoggingGuest guest({.tracking = DirtyTracking::kPml, .vcpus = 1});
+  guest.AddSlot(0, Gpa(0), MiB(8), 0, kSlotLogDirtyPages);
+  for (uint64_t page = 0; page < 2048; ++page) guest.Read(0, PageAt(Gpa(0), page));
+  int exits = 0;
+  for (uint64_t page = 0; page < 2048; ++page) exits += guest.Write(0, PageAt(Gpa(0), page));
+  EXPECT_GE(exits, 3);
+  EXPECT_EQ(guest.Take(0).size(), 2048u);
+}
+
+TEST(Pml, MisuseIsAWordedError) {
+  LoggingGuest without({.tracking = DirtyTracking::kDirtyBits, .vcpus = 1});
+  const Gpa page(0x1000);
+  EXPECT_THAT(std::string(without.vcpu(0).LogPml({&page, 1}).message()),
+              HasSubstr("dirty_tracking is D bits, not PML"));
+  LoggingGuest guest({.tracking = DirtyTracking::kPml, .vcpus = 1, .oracle = false});
+  const Gpa far(uint64_t{1} << 48);
+  EXPECT_THAT(std::string(guest.vcpu(0).LogPml({&far, 1}).message()),
+              HasSubstr("gpa 0x1000000000000 is beyond the guest's width"));
+  EXPECT_EQ(guest.vcpu(0).LogPml({&page, 1}), absl::OkStatus()) << "no slot there: nothing to log";
+}
+
+// --- Options
+// -----------------------------------------------------------------------------------------
+
+class PoorBackend : public MinimalBackend {
+ public:
+  const Capabilities& capabilities() const override { return poor; }
+  Capabilities poor = MinimalBackend::capabilities();
+};
+
+TEST(DirtyTrackingOption, WhatTheBackendLacksIsAnErrorByName) {
+  PoorBackend backend;
+  const auto message = [&](VmOptions options) {
+    return std::string(Vm::Create(backend, options).status().message());
+  };
+  EXPECT_THAT(message({.dirty_tracking = DirtyTracking::kPml}),
+              HasSubstr("dirty_tracking: the backend does not offer PML"));
+  EXPECT_THAT(message({.accessed_dirty = Use::kNever, .dirty_tracking = DirtyTracking::kDirtyBits}),
+              HasSubstr("dirty_tracking is D bits: needs A and D bits"));
+  backend.poor.ept = backend.poor.ept.Without(ept::kCapAccessedDirty);
+  EXPECT_THAT(message({.dirty_tracking = DirtyTracking::kDirtyBits}),
+              HasSubstr("dirty_tracking: the backend does not offer A and D bits"));
+}
+
+TEST(DirtyTrackingOption, TheBestIsDirtyBitsWhereTheyAreInUse) {
+  PoorBackend backend;
+  const auto in_use = [&](VmOptions options) {
+    return DirtyTrackingInUse(options, backend.capabilities());
+  };
+  EXPECT_EQ(in_use({}), DirtyTracking::kDirtyBits);
+  EXPECT_EQ(in_use({.accessed_dirty = Use::kNever}), DirtyTracking::kWriteProtection);
+  EXPECT_EQ(in_use({.dirty_tracking = DirtyTracking::kWriteProtection}),
+            DirtyTracking::kWriteProtection);
+  backend.poor.ept = backend.poor.ept.Without(ept::kCapAccessedDirty);
+  EXPECT_EQ(in_use({}), DirtyTracking::kWriteProtection);
+}
+
+}  // namespace
+}  // namespace tdp

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The caches of the model: replacement, what each kind saves, and what a reference costs.
+
+#include "tdp/backends/sim/assoc_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <list>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tdp/backends/sim/cache_presets.h"
+#include "tdp/backends/sim/cost_model.h"
+#include "tdp/backends/sim/memory_types.h"
+#include "tests/sim/world.h"
+
+namespace tdp::sim {
+namespace {
+
+// Against a list of tags a set, the newest first.
+TEST(AssocCache, IsTrueLru) {
+  for (const CacheGeometry geometry :
+       {CacheGeometry{1, 1}, CacheGeometry{4, 3}, CacheGeometry{2, 12}, CacheGeometry{1, 16}}) {
+    AssocCache<uint64_t, int> cache;
+    cache.Configure(geometry);
+    std::vector<std::list<uint64_t>> model(geometry.sets);
+    std::mt19937_64 random(geometry.ways);
+    for (int i = 0; i < 20000; ++i) {
+      const uint64_t tag = 1 + random() % (3 * geometry.entries());
+      std::list<uint64_t>& set = model[tag % geometry.sets];
+      const bool expected = std::find(set.begin(), set.end(), tag) != set.end();
+      const uint64_t* found = cache.Find(tag);
+      ASSERT_EQ(found != nullptr, expected);
+      set.remove(tag);
+      if (random() % 16 == 0) {
+        cache.Erase(tag);
+        continue;
+      }
+      if (found == nullptr) found = cache.Insert(tag, tag * 3);
+      ASSERT_EQ(*found, tag * 3);
+      set.push_front(tag);
+      if (set.size() > static_cast<size_t>(geometry.ways)) set.pop_back();
+    }
+    size_t live = 0;
+    for (const auto& set : model) live += set.size();
+    EXPECT_EQ(static_cast<size_t>(cache.live()), live);
+    cache.Clear();
+    EXPECT_EQ(cache.live(), 0);
+  }
+}
+
+TEST(AssocCache, OfNoEntriesNeverHits) {
+  AssocCache<uint64_t, int> cache;
+  EXPECT_EQ(cache.Insert(5, 1), nullptr);
+  EXPECT_EQ(cache.Find(5), nullptr);
+}
+
+TEST(CachePresets, AnUnknownNameListsTheKnownOnes) {
+  const auto missing = CachePreset("haswell");
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
+  for (const CacheConfig& preset : CachePresets()) {
+    EXPECT_NE(missing.status().message().find(preset.name), std::string::npos);
+    EXPECT_TRUE(CachePreset(preset.name).ok());
+  }
+}
+
+// References of one walk of a page whose neighbours were walked before.
+uint64_t WarmReferences(const char* preset) {
+  CpuConfig config;
+  config.caches = *CachePreset(preset);
+  config.caches.tlb = {};
+  World world(config);
+  constexpr uint64_t kGva = 0x40000000;
+  for (int page = 0; page < 8; ++page) {
+    world.MapEpt(MiB(64) + page * kPageSize, MiB(512) + page * kPageSize);
+    world.MapGuest(kGva + page * kPageSize, MiB(64) + page * kPageSize);
+  }
+  world.Enter();
+  for (int page = 0; page < 7; ++page) {
+    EXPECT_TRUE(world.cpu().Access(Gva(kGva + page * kPageSize), AccessKind::kLoad).ok());
+  }
+  world.cpu().ClearCounters();
+  EXPECT_TRUE(world.cpu().Access(Gva(kGva + 7 * kPageSize), AccessKind::kLoad).ok());
+  return world.cpu().counters().references.total();
+}
+
+TEST(CachePresets, EachSavesMoreThanTheOneBefore) {
+  EXPECT_EQ(WarmReferences("none"), 24u);
+  // One guest entry from a known table, then one EPT entry below a known upper entry.
+  EXPECT_EQ(WarmReferences("psc"), 2u);
+  EXPECT_EQ(WarmReferences("nested"), 2u) << "the final page itself was never seen";
+}
+
+TEST(CachePresets, ANestedTlbSavesTheEptWalkOfAKnownPage) {
+  CpuConfig config;
+  config.caches = *CachePreset("nested");
+  config.caches.tlb = {};
+  World world(config);
+  world.MapEpt(MiB(64), MiB(512));
+  world.MapGuest(0x40000000, MiB(64));
+  world.Enter();
+  world.cpu().Access(Gva(0x40000000), AccessKind::kLoad);
+  world.cpu().ClearCounters();
+  world.cpu().Access(Gva(0x40000000), AccessKind::kLoad);
+  EXPECT_EQ(world.cpu().counters().references.total(), 1u);
+  EXPECT_EQ(world.cpu().counters().nested_tlb_hits, 1u);
+}
+
+TEST(DataCacheModel, ChargesTheLevelThatHoldsTheLine) {
+  DataCacheModel model({.levels = {{{2, 1}, 4}, {{4, 1}, 12}}, .memory_latency = 100});
+  EXPECT_EQ(model.Access(0x1000), 100);
+  EXPECT_EQ(model.Access(0x1038), 4) << "the same 64 bytes";
+  EXPECT_EQ(model.Access(0x1080), 100) << "takes the nearest set's only way";
+  EXPECT_EQ(model.Access(0x1000), 12) << "still in the second level";
+  EXPECT_EQ(model.Access(0x1000), 4);
+}
+
+TEST(DataCacheModel, IsChargedForEveryReferenceOfAWalk) {
+  World world(NoCaches());
+  world.MapEpt(MiB(64), MiB(512));
+  world.MapGuest(0x40000000, MiB(64));
+  world.Enter();
+  world.cpu().SetCostModel(*DataCachePreset("flat"));
+  ASSERT_TRUE(world.cpu().Access(Gva(0x40000000), AccessKind::kLoad).ok());
+  EXPECT_EQ(world.cpu().counters().walk_cycles, 24u);
+  world.cpu().ClearCostModel();
+  world.cpu().ClearCounters();
+  ASSERT_TRUE(world.cpu().Access(Gva(0x40000000), AccessKind::kLoad).ok());
+  EXPECT_EQ(world.cpu().counters().walk_cycles, 0u);
+}
+
+TEST(MemoryTypes, CombineAsTheTableSays) {
+  using enum MemoryType;
+  struct Case {
+    MemoryType ept;
+    uint8_t pat;
+    MemoryType result;
+  };
+  for (const Case& c :
+       {Case{kWriteBack, 6, kWriteBack}, Case{kWriteBack, 0, kUncacheable},
+        Case{kWriteBack, 1, kWriteCombining}, Case{kWriteBack, 4, kWriteThrough},
+        Case{kWriteBack, 5, kWriteProtected}, Case{kWriteBack, kPatUcMinus, kUncacheable},
+        Case{kUncacheable, 6, kUncacheable}, Case{kUncacheable, 1, kWriteCombining},
+        Case{kUncacheable, 4, kUncacheable}, Case{kWriteCombining, 6, kWriteCombining},
+        Case{kWriteCombining, kPatUcMinus, kWriteCombining}, Case{kWriteCombining, 0, kUncacheable},
+        Case{kWriteCombining, 4, kUncacheable}, Case{kWriteThrough, 6, kWriteThrough},
+        Case{kWriteThrough, 4, kWriteThrough}, Case{kWriteProtected, 6, kWriteProtected}}) {
+    EXPECT_EQ(CombineMemoryTypes(c.ept, false, c.pat, false), c.result)
+        << static_cast<int>(c.ept) << " with PAT " << static_cast<int>(c.pat);
+    EXPECT_EQ(CombineMemoryTypes(c.ept, true, c.pat, false), c.ept) << "IPAT";
+    EXPECT_EQ(CombineMemoryTypes(c.ept, false, c.pat, true), kUncacheable) << "CR0.CD";
+  }
+}
+
+TEST(MemoryTypes, ReachTheResultOfAnAccess) {
+  World world(NoCaches());
+  world.MapEpt(MiB(64), MiB(512));
+  // PWT chooses PAT entry 1: write-through after reset.
+  world.MapGuest(0x40000000, MiB(64), 1, kGuestLeaf | 8);
+  world.Enter();
+  EXPECT_EQ(world.cpu().Access(Gva(0x40000000), AccessKind::kLoad).memory_type,
+            MemoryType::kWriteThrough);
+}
+
+}  // namespace
+}  // namespace tdp::sim
