@@ -4,8 +4,8 @@
 
 Usage: run_bochs.py --rom=FILE --image=FILE [OPTION…] -- [PROGRAM ARGUMENT…]
 
-The program's output goes to stdout. As a Bazel test (XML_OUTPUT_FILE is set) each GoogleTest case is
-reported as a case; a machine without Bochs gives one skipped case that says so.
+The program's output goes to stdout. As a Bazel test (XML_OUTPUT_FILE is set) each GoogleTest case
+is reported as a case; a machine without Bochs gives one skipped case that says so.
 """
 
 import argparse
@@ -69,7 +69,8 @@ def isolation():
     """
     for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
         try:
-            if subprocess.run(prefix + ["true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            done = subprocess.run(prefix + ["true"], stderr=subprocess.DEVNULL, check=False)
+            if done.returncode == 0:
                 return prefix
         except OSError:
             break
