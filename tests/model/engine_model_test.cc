@@ -61,7 +61,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Setting{"FourLevels", {}, 9}, Setting{"FiveLevels", {.ept_levels = 5}, 9},
                     Setting{"SmallHostPages", {}, 0},
                     Setting{"NoAccessedDirty", {.accessed_dirty = Use::kNever}, 9},
-                    Setting{"NoMmioCaching", {.mmio_caching = false}, 9}),
+                    Setting{"NoMmioCaching", {.mmio_caching = false}, 9},
+                    Setting{"ReverseMap", {.reverse_map = true}, 9},
+                    Setting{"ReverseMapOfSmallHostPages", {.reverse_map = true}, 0}),
     [](const auto& param) { return param.param.name; });
 
 TEST(EngineModel, AForgottenFlushIsFound) {
