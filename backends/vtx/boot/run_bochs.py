@@ -37,7 +37,7 @@ log: {log}
 plugin_ctrl: speaker=0, gameport=0, parallel=0
 """
 
-CASE = re.compile(r"^\[\s+(OK|FAILED|SKIPPED)\s+\] (\w[\w/]*)\.([\w/]+)(?: \(.*\))?$")
+CASE = re.compile(r"^\[\s+(OK|FAILED|SKIPPED)\s+\] (\w[\w/]*)\.([\w/]+)(?:[, ].*)?$")
 
 
 def parse_arguments(argv):
