@@ -51,7 +51,8 @@ class RunBochsTest(unittest.TestCase):
 
     def test_the_arguments_are_written_as_the_loader_reads_them(self):
         options = run_bochs.parse_arguments(
-            ["--name=x", "--rom=r", "--image=i", "--cpus=2", "--memory=64", "--", "--flag=1", "b c"])
+            ["--name=x", "--rom=r", "--image=i", "--cpus=2", "--memory=64",
+             "--", "--flag=1", "b c"])
         self.assertEqual(run_bochs.arguments_image(options), b"2 64 3 x\0--flag=1\0b c\0")
 
 
