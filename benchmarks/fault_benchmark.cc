@@ -138,7 +138,9 @@ BENCHMARK_CAPTURE(BM_FaultSpurious, random, true)->Unit(benchmark::kMillisecond)
 
 // A write to a page whose W was taken by dirty logging.
 void BM_FaultWriteUnprotect(benchmark::State& state) {
-  Guest guest(kGuestSize, 0, {.max_leaf_level = kLevel4K}, kSlotLogDirtyPages);
+  Guest guest(kGuestSize, 0,
+              {.dirty_tracking = DirtyTracking::kWriteProtection, .max_leaf_level = kLevel4K},
+              kSlotLogDirtyPages);
   guest.Populate();
   const MemoryRegion logged{
       .flags = kSlotLogDirtyPages, .gpa = Gpa(0), .size = guest.size, .hva = Hva(TiB(16))};

@@ -18,10 +18,12 @@ constexpr PageCount TablePages(Level level) {
   return PageCount(level.pages().raw() * Level::kEntries);
 }
 
-bool IsTableEmpty(const uint64_t* table, EptEntry empty) {
+// CPUs may set A and D in it meanwhile.
+bool IsTableEmpty(uint64_t* table, EptEntry empty) {
   // Most tables that are asked about are not: the first entries tell.
-  return std::all_of(table, table + Level::kEntries,
-                     [empty](uint64_t raw) { return raw == empty.raw(); });
+  int i = 0;
+  while (i < Level::kEntries && EntryRef(table + i).Load() == empty) ++i;
+  return i == Level::kEntries;
 }
 
 }  // namespace
