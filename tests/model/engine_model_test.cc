@@ -46,14 +46,19 @@ class EngineModelTest : public testing::TestWithParam<Setting> {};
 TEST_P(EngineModelTest, RandomOperationsReachTheFrameThatTheSlotsAndTheHostSay) {
   uint64_t mapped = 0;
   uint64_t mmio = 0;
+  uint64_t collapsed = 0;
   for (uint64_t seed = 1; seed <= 24; ++seed) {
     EngineModel model(GetParam().options, GetParam().host_order);
     ASSERT_TRUE(Agrees(model, RandomOps(seed, 500))) << "seed " << seed;
     mapped += model.accesses_mapped();
     mmio += model.accesses_mmio();
+    collapsed += model.collapsed();
   }
   EXPECT_GT(mapped, 500u) << "the operations hardly touched memory";
   EXPECT_GT(mmio, 500u);
+  if (GetParam().host_order > 0) {
+    EXPECT_GT(collapsed, 20u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
