@@ -292,8 +292,9 @@ class Reader {
   absl::Status AttachAll() {
     for (const Description& region : descriptions_) {
       if (region.parent.empty()) continue;
-      TDP_RETURN_IF_ERROR(machine_.tree->Attach(by_name_[region.parent], by_name_[region.spec.name],
-                                                region.offset, region.priority));
+      const absl::Status attached = machine_.tree->Attach(
+          by_name_[region.parent], by_name_[region.spec.name], region.offset, region.priority);
+      if (!attached.ok()) return WithPath(region, attached);
     }
     return absl::OkStatus();
   }
