@@ -84,6 +84,24 @@ void BM_FaultColdTables(benchmark::State& state) {
 }
 BENCHMARK(BM_FaultColdTables)->Name("BM_FaultColdTables/sequential")->Unit(benchmark::kMillisecond);
 
+// By range, into tables that are made on the way.
+void BM_Prefault(benchmark::State& state) {
+  Guest guest(kGuestSize, 0, {.max_leaf_level = kLevel4K});
+  guest.Populate();
+  Stopwatch watch;
+  for (auto _ : state) {
+    state.PauseTiming();
+    guest.vm->ZapRange(Gfn(0), PageCount(guest.pages))->Settle();
+    state.ResumeTiming();
+    watch.Start();
+    TDP_CHECK(guest.vcpu->Prefault(Gpa(0), guest.size).value() == guest.size);
+    watch.Stop();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()) * guest.pages,
+         Floor::kStorePerEntry);
+}
+BENCHMARK(BM_Prefault)->Unit(benchmark::kMillisecond);
+
 void BM_Fault2M(benchmark::State& state) {
   Guest guest(GiB(64), 9);
   const uint64_t leaves = guest.pages / 512;
@@ -120,7 +138,9 @@ BENCHMARK_CAPTURE(BM_FaultSpurious, random, true)->Unit(benchmark::kMillisecond)
 
 // A write to a page whose W was taken by dirty logging.
 void BM_FaultWriteUnprotect(benchmark::State& state) {
-  Guest guest(kGuestSize, 0, {.max_leaf_level = kLevel4K}, kSlotLogDirtyPages);
+  Guest guest(kGuestSize, 0,
+              {.dirty_tracking = DirtyTracking::kWriteProtection, .max_leaf_level = kLevel4K},
+              kSlotLogDirtyPages);
   guest.Populate();
   const MemoryRegion logged{
       .flags = kSlotLogDirtyPages, .gpa = Gpa(0), .size = guest.size, .hva = Hva(TiB(16))};

@@ -82,5 +82,43 @@ void BM_ZapAll(benchmark::State& state) {
 }
 BENCHMARK(BM_ZapAll)->ArgName("GiB")->Arg(1)->Arg(64)->Arg(1024)->Unit(benchmark::kMicrosecond);
 
+// Per 2 MiB page; the flush is part of both.
+constexpr ByteCount kSplitSize = GiB(4);
+constexpr uint64_t kSplitLeaves = kSplitSize / MiB(2);
+
+void BM_Split2M(benchmark::State& state) {
+  Guest guest(kSplitSize, 9);
+  guest.Populate(512);
+  Stopwatch watch;
+  for (auto _ : state) {
+    watch.Start();
+    guest.vm->SplitRange(Gfn(0), PageCount(guest.pages))->Settle();
+    watch.Stop();
+    state.PauseTiming();
+    TDP_CHECK(guest.vm->CollapseRange(Gfn(0), PageCount(guest.pages)).value() == kSplitLeaves);
+    state.ResumeTiming();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()) * kSplitLeaves, Floor::kClearPage);
+}
+BENCHMARK(BM_Split2M)->Unit(benchmark::kMillisecond);
+
+void BM_Collapse2M(benchmark::State& state) {
+  Guest guest(kSplitSize, 9, {.section_clock = NowNs});
+  guest.Populate(512);
+  Stopwatch watch;
+  const uint64_t before = guest.vm->Stats().writer_section_ns;
+  for (auto _ : state) {
+    state.PauseTiming();
+    guest.vm->SplitRange(Gfn(0), PageCount(guest.pages))->Settle();
+    state.ResumeTiming();
+    watch.Start();
+    TDP_CHECK(guest.vm->CollapseRange(Gfn(0), PageCount(guest.pages)).value() == kSplitLeaves);
+    watch.Stop();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()) * kSplitLeaves, Floor::kClearPage);
+  ReportWriterSection(state, guest, before);
+}
+BENCHMARK(BM_Collapse2M)->Unit(benchmark::kMillisecond);
+
 }  // namespace
 }  // namespace tdp::bench

@@ -10,6 +10,7 @@
 #ifndef TDP_MMU_BACKEND_H_
 #define TDP_MMU_BACKEND_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/status/statusor.h"
@@ -52,6 +53,20 @@ struct HostPage {
   MemoryType memory_type = MemoryType::kWriteBack;
 };
 
+// Host pages in a row: contiguous in hva and in frames, with the same rights and type.
+struct HostRun {
+  HostPage page;  // the first
+  PageCount pages;
+};
+
+class Backend;
+
+namespace internal {
+// `Backend::ResolveRange` by calls of `Resolve`.
+absl::StatusOr<size_t> ResolveByPage(Backend& backend, Hva hva, PageCount pages, Access access,
+                                     absl::Span<HostRun> runs);
+}  // namespace internal
+
 // What the engine needs of its machine. Thread-safe: any thread may make any call at any time,
 // except where a call says otherwise. No call may call back into the `Vm`.
 class Backend {
@@ -76,6 +91,16 @@ class Backend {
   // mapped there (both reach the embedder as the fault's status); Unavailable if the page may come
   // later (the fault ends as `FaultOutcome::kBlocked`).
   virtual absl::StatusOr<HostPage> Resolve(Hva hva, Access access) = 0;
+
+  // `Resolve` for the `pages` pages from `hva` on, of which there is at least one, as far as they
+  // fit into `runs`, which is not empty: returns how many runs were filled in. The first begins at
+  // `hva`, each next one where the one before ends; fewer pages than asked for is no error. The
+  // errors are those of `Resolve` for the first page. The default asks `Resolve` page by page (a
+  // large page at once); a port that knows better makes prefault faster.
+  virtual absl::StatusOr<size_t> ResolveRange(Hva hva, PageCount pages, Access access,
+                                              absl::Span<HostRun> runs) {
+    return internal::ResolveByPage(*this, hva, pages, access, runs);
+  }
 
   // Drops the guest-physical and combined translations of `root` (INVEPT single-context) from the
   // CPU this is called on, which is about to run `vcpu`. Called outside the guest, by the vCPU's

@@ -28,6 +28,12 @@ class ChangeSequence {
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
+  // The same for all of [first, end).
+  bool MovedSince(uint64_t then, Hva first, Hva end) const {
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && end > start_ && first < end_) return true;
+    return sequence_.load(std::memory_order_relaxed) != then;
+  }
+
   // An invalidation of the host range [start, end) begins. Several may overlap in time; their
   // ranges are then taken as one.
   void Begin(Hva start, Hva end) {

@@ -18,10 +18,12 @@ constexpr PageCount TablePages(Level level) {
   return PageCount(level.pages().raw() * Level::kEntries);
 }
 
-bool IsTableEmpty(const uint64_t* table, EptEntry empty) {
+// CPUs may set A and D in it meanwhile.
+bool IsTableEmpty(uint64_t* table, EptEntry empty) {
   // Most tables that are asked about are not: the first entries tell.
-  return std::all_of(table, table + Level::kEntries,
-                     [empty](uint64_t raw) { return raw == empty.raw(); });
+  int i = 0;
+  while (i < Level::kEntries && EntryRef(table + i).Load() == empty) ++i;
+  return i == Level::kEntries;
 }
 
 }  // namespace
@@ -34,7 +36,6 @@ DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage
 // --- Readers' side
 // --------------------------------------------------------------------------------
 
-// Goes down to the entry of `gfn` at `target`, or to the first above it that is no table.
 EntryPosition DirectMmu::Descend(EntryPosition at, Gfn gfn, Level target) const {
   while (at.level > target) {
     const EptEntry entry = at.entry(gfn).Load();
@@ -149,35 +150,39 @@ struct DirectMmu::Path {
 
 MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                               LeafMemo& memo, TableCache& cache) const {
-  if (at.level.raw() - std::min(at.level, request.level).raw() > cache.size()) {
-    return MapOutcome::kNeedsTables;
-  }
-  const Path path = BuildPath(request, at.level, cache);
-  if (!at.entry(request.gfn).CompareExchange(old, path.top)) {
-    Unbuild(path, request.gfn, cache);
+  const Level level = std::min(at.level, request.level);
+  const EptEntry leaf = level == kLevel4K ? request.leaf : request.leaf.EnlargedTo(level);
+  TablePage* lowest = nullptr;
+  const MapOutcome outcome = Link(at, old, request.gfn, leaf, level, cache, lowest);
+  if (outcome != MapOutcome::kInstalled) return outcome;
+  Note(request.gfn,
+       lowest == nullptr ? at : EntryPosition{lowest->entries(), lowest->level(), at.above}, memo);
+  return outcome;
+}
+
+MapOutcome DirectMmu::Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEntry entry,
+                           Level level, TableCache& cache, TablePage*& lowest) const {
+  if (at.level.raw() - level.raw() > cache.size()) return MapOutcome::kNeedsTables;
+  const Path path = BuildPath(gfn, entry, level, at.level, cache);
+  if (!at.entry(gfn).CompareExchange(old, path.top)) {
+    Unbuild(path, gfn, cache);
     return MapOutcome::kRaced;
   }
-  if (path.size == 0) {
-    Note(request.gfn, at, memo);
-  } else {
-    const TablePage* lowest = path.tables[0];
-    Note(request.gfn, {lowest->entries(), lowest->level(), at.above}, memo);
-  }
+  if (path.size != 0) lowest = path.tables[0];
   return MapOutcome::kInstalled;
 }
 
-// Builds the leaf and every table between it and an entry of level `top`, with plain stores: nobody
-// can see them before the one compare-exchange that links `Path::top`.
-DirectMmu::Path DirectMmu::BuildPath(const LeafRequest& request, Level top,
+// Builds every table between `entry`, which is for `level`, and an entry of level `top`, with plain
+// stores: nobody can see them before the one compare-exchange that links `Path::top`.
+DirectMmu::Path DirectMmu::BuildPath(Gfn gfn, EptEntry entry, Level level, Level top,
                                      TableCache& cache) const {
   Path path;
-  Level level = std::min(top, request.level);
-  path.top = level == kLevel4K ? request.leaf : request.leaf.EnlargedTo(level);
+  path.top = entry;
   for (; level < top; level = level.above()) {
-    TablePage* table = NewTable(request.gfn, level, cache);
-    table->entries()[level.IndexOf(request.gfn)] = path.top.raw();
+    TablePage* table = NewTable(gfn, level, cache);
+    table->entries()[level.IndexOf(gfn)] = path.top.raw();
     path.tables[static_cast<size_t>(path.size++)] = table;
-    path.top = EptEntry::Table(pool_.HpaOf(table->entries()));
+    path.top = LinkTo(table);
   }
   return path;
 }
@@ -186,8 +191,7 @@ void DirectMmu::Unbuild(const Path& path, Gfn gfn, TableCache& cache) const {
   for (int i = 0; i < path.size; ++i) {
     TablePage* table = path.tables[static_cast<size_t>(i)];
     table->entries()[table->level().IndexOf(gfn)] = pool_.empty_entry().raw();
-    table->in_use = false;
-    cache.PushUnused(table);
+    DropTable(table, cache);
   }
 }
 
@@ -197,6 +201,11 @@ TablePage* DirectMmu::NewTable(Gfn gfn, Level level, TableCache& cache) const {
   table->role = PageRole::Direct(level, options_.address_space, options_.accessed_dirty);
   table->in_use = true;
   return table;
+}
+
+void DirectMmu::DropTable(TablePage* table, TableCache& cache) const {
+  table->in_use = false;
+  cache.PushUnused(table);
 }
 
 // An existing leaf gets what `request` needs. It may only grow as a whole if the request is about
@@ -218,8 +227,6 @@ MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafReq
                                                            : MapOutcome::kRaced;
 }
 
-// Replaces a large leaf by a table of the same frames, rights and A/D bits; where D bits log
-// writes, 4 KiB leaves start with W and without D. False if someone else changed the leaf first.
 bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
                       Unprotect unprotect) const {
   TablePage* table = NewTable(gfn, at.level.below(), cache);
@@ -230,13 +237,12 @@ bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache
   for (int i = 0; i < Level::kEntries; ++i) {
     table->entries()[i] = leaf.SplitChild(at.level, i).raw();
   }
-  const EptEntry link = EptEntry::Table(pool_.HpaOf(table->entries()));
+  const EptEntry link = LinkTo(table);
   if (at.entry(gfn).CompareExchange(old, old.accessed() ? link.WithAccessed() : link)) {
     return true;
   }
   std::fill_n(table->entries(), Level::kEntries, pool_.empty_entry().raw());
-  table->in_use = false;
-  cache.PushUnused(table);
+  DropTable(table, cache);
   return false;
 }
 

@@ -192,7 +192,37 @@ class DirectMmu {
   // Writer's side, or any moment when no one changes the tables.
   void ForEach(Visitor visit) const;
 
+  // --- Building blocks, for operations that have files of their own
+  // -------------------------------------------------------------------------------
+
   TablePage* root() const { return root_; }
+  EntryPosition Root() const { return {root_->entries(), root_level(), Access::All()}; }
+  // Inside a section: goes down from `from` to the entry of `gfn` at `target`, or to the first
+  // above it that is no table.
+  EntryPosition Descend(EntryPosition from, Gfn gfn, Level target) const;
+  // The table that `entry` points to.
+  uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
+  EptEntry LinkTo(const TablePage* table) const {
+    return EptEntry::Table(pool_.HpaOf(table->entries()));
+  }
+  EptEntry empty_entry() const { return pool_.empty_entry(); }
+  // A table from `cache` for the frames around `gfn`, still empty and linked nowhere.
+  TablePage* NewTable(Gfn gfn, Level level, TableCache& cache) const;
+  // Gives a table back that was not linked. Its entries are empty.
+  void DropTable(TablePage* table, TableCache& cache) const;
+  // Readers' side. Puts `entry`, one for `level`, on the way to `gfn`, with the tables that are
+  // missing between; `at` holds `old`, which maps nothing. kInstalled, kRaced or kNeedsTables;
+  // `lowest` becomes the lowest table that was made, if any was.
+  MapOutcome Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEntry entry, Level level,
+                  TableCache& cache, TablePage*& lowest) const;
+  // Readers' side. Replaces the large leaf `old` at `at` by a table of the same frames, rights and
+  // A/D bits; where D bits log writes, 4 KiB leaves start with W and without D. False if someone
+  // else changed the leaf first. `cache` is not empty.
+  bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
+             Unprotect unprotect = Unprotect::kLift) const;
+  // Writer's side: a note in a `LeafMemo` may be wrong from here on.
+  void StructureChanged() { structure_.fetch_add(1, std::memory_order_relaxed); }
+
   // Moves whenever a note in a `LeafMemo` may have become wrong.
   uint64_t structure() const { return structure_.load(std::memory_order_relaxed); }
   const DirectMmuOptions& options() const { return options_; }
@@ -202,9 +232,7 @@ class DirectMmu {
   friend class ReverseMappedMmu;
   struct Path;  // tables built below one entry, not linked yet
 
-  EntryPosition Root() const { return {root_->entries(), root_level(), Access::All()}; }
   MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
-  EntryPosition Descend(EntryPosition from, Gfn gfn, Level target) const;
   EntryPosition Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
                      Unprotect unprotect) const;
   bool NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const;
@@ -215,13 +243,10 @@ class DirectMmu {
 
   MapOutcome Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                      LeafMemo& memo, TableCache& cache) const;
-  Path BuildPath(const LeafRequest& request, Level top, TableCache& cache) const;
+  Path BuildPath(Gfn gfn, EptEntry entry, Level level, Level top, TableCache& cache) const;
   void Unbuild(const Path& path, Gfn gfn, TableCache& cache) const;
-  TablePage* NewTable(Gfn gfn, Level level, TableCache& cache) const;
   MapOutcome Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                    TableCache& cache, bool& flush_owed) const;
-  bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
-             Unprotect unprotect = Unprotect::kLift) const;
 
   struct Range;       // of frames, for structural operations
   struct Detachment;  // one `Detach` under way
@@ -229,8 +254,6 @@ class DirectMmu {
   void TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const;
   EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
   bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range);
-  uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
-  void StructureChanged() { structure_.fetch_add(1, std::memory_order_relaxed); }
 
   const DirectMmuOptions options_;
   TablePool& pool_;

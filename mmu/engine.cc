@@ -39,6 +39,7 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
       dirty_tracking_(DirtyTrackingInUse(options, backend.capabilities())),
       max_leaf_level_(MaxLeafLevel(options, backend.capabilities())),
+      policy_(accessed_dirty_, max_leaf_level_, dirty_tracking_),
       guest_end_(uint64_t{1} << GuestPhysicalBits(options)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const VmOptions& options) {

@@ -21,6 +21,7 @@
 #include "tdp/mmu/change_sequence.h"
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/leaf_policy.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/reverse_mapped_mmu.h"
 #include "tdp/mmu/stats.h"
@@ -42,6 +43,7 @@ class Engine : public TableReclaimer {
   bool accessed_dirty() const { return accessed_dirty_; }
   DirtyTracking dirty_tracking() const { return dirty_tracking_; }
   Level max_leaf_level() const { return max_leaf_level_; }
+  const LeafPolicy& policy() const { return policy_; }
   Gpa guest_end() const { return guest_end_; }
   DirectMmu& mmu(AddressSpaceId space) { return *mmus_[space]; }
   const DirectMmu& mmu(AddressSpaceId space) const { return *mmus_[space]; }
@@ -82,6 +84,9 @@ class Engine : public TableReclaimer {
   // How many slots log dirty pages. Moves before the first such slot is published, and after the
   // last one is gone.
   std::atomic<int> logging_slots{0};
+  // Leaves without rights may stand for pages that were aged: a fault that found nothing present
+  // looks at its leaf before it asks the host. Set by the first aging without A bits.
+  std::atomic<bool> tracks_access{false};
 
   std::atomic<uint64_t> zaps{0};
   std::atomic<uint64_t> tables_freed{0};
@@ -111,6 +116,7 @@ class Engine : public TableReclaimer {
   const bool accessed_dirty_;
   const DirtyTracking dirty_tracking_;
   const Level max_leaf_level_;
+  const LeafPolicy policy_;
   const Gpa guest_end_;
   std::vector<std::unique_ptr<DirectMmu>> mmus_;
   std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of `mmus_`; may be empty

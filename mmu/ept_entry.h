@@ -157,13 +157,16 @@ class EptEntry {
     return EptEntry((raw_ & ~ept::kMemoryTypeMask) | static_cast<uint64_t>(type)
                                                          << ept::kMemoryTypeShift);
   }
-  // The leaf with its rights moved to the saved bits, so that any access is a violation.
+  // The leaf with its rights moved to the saved bits, so that any access is a violation. W is not
+  // kept (KVM's mark_spte_for_access_track): only a write gives it back, since that may have to be
+  // logged.
   constexpr EptEntry WithAccessTracked() const {
+    const Access kept = access().Without(Access::Write());
     return EptEntry((raw_ & ~(ept::kRightsMask | ept::kUserExecute | ept::kSoftSavedRightsMask)) |
                     ept::kSoftAccessTracked |
-                    static_cast<uint64_t>(access().raw()) << ept::kSoftSavedRightsShift);
+                    static_cast<uint64_t>(kept.raw()) << ept::kSoftSavedRightsShift);
   }
-  // The reverse of `WithAccessTracked`.
+  // The reverse of `WithAccessTracked`, but for W.
   constexpr EptEntry WithRightsRestored() const {
     const auto saved =
         static_cast<uint8_t>((raw_ & ept::kSoftSavedRightsMask) >> ept::kSoftSavedRightsShift);

@@ -50,9 +50,8 @@ struct PageFault {
   uint64_t sequence = 0;             // taken before the slot
   const MemorySlot* slot = nullptr;  // the vCPU's copy
   Hva hva;
-  bool log_write = false;      // the slot logs dirty pages and this is a write
-  bool need_room = false;      // the log must have room for what the fault makes writable
-  Level max_level = kLevel4K;  // what slot, host page and policy permit
+  bool log_write = false;  // the slot logs dirty pages and this is a write
+  bool need_room = false;  // the log must have room for what the fault makes writable
 
   // What was found.
   const HostPage* page = nullptr;  // by pointer: copying its small fields stalls on their stores

@@ -35,14 +35,6 @@ FaultResult ResultOf(const MapResult& mapped) {
           mapped.level};
 }
 
-// Whether the host page covers the whole leaf of `level` around the frame, from a host frame that
-// is aligned alike.
-bool HostPageHolds(const PageFault& fault, Level level) {
-  const uint64_t inside = level.pages().raw() - 1;
-  return fault.page->order >= level.shift() - kPageShift &&
-         (fault.gfn.raw() & inside) == (fault.page->hfn.raw() & inside);
-}
-
 PageFault Classify(Gpa gpa, ExitQualification qualification) {
   PageFault fault;
   fault.gpa = gpa;
@@ -109,38 +101,10 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlausible(Gpa gpa,
   return gpa < engine_.guest_end() && qualification.is_possible() && !is_in_guest();
 }
 
-// The largest leaf that the slot, the host page and the policy allow for this frame.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Vcpu::ChooseLevel(PageFault& fault) const {
-  Level level = fault.slot->logs_dirty_pages() ? kLevel4K : engine_.max_leaf_level();
-  while (level > kLevel4K && !HostPageHolds(fault, level)) level = level.below();
-  // The slot is asked last: most small pages are small because the host's are.
-  if (level > kLevel4K) level = std::min(level, fault.slot->state->MaxLevel(fault.gfn));
-  fault.max_level = level;
-}
-
-// How the fault opens what the start of logging has closed.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline Unprotect Vcpu::UnprotectFor(const PageFault& fault) const {
-  if (ABSL_PREDICT_TRUE(!fault.slot->logs_dirty_pages())) return Unprotect::kLift;
-  return IsByHardware(engine_.dirty_tracking()) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
-}
-
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
-  const bool writable = fault.page->writable && !fault.slot->is_read_only();
-  // Where writes are logged by their faults a page becomes writable only by the write that marks
-  // it.
-  const Unprotect unprotect = UnprotectFor(fault);
-  const bool give_write =
-      writable && (fault.access.can_write() || unprotect != Unprotect::kPushWrite);
-  const Access access = give_write ? Access::All() : Access::All().Without(Access::Write());
-  EptEntry leaf =
-      EptEntry::Leaf(fault.page->hfn, kLevel4K, access, fault.page->memory_type).WithIgnorePat();
-  if (writable) leaf = leaf.WithHostWritable();
-  if (engine_.accessed_dirty()) {
-    // Saves the CPU its own locked updates of the entry.
-    leaf = leaf.WithAccessed();
-    if (fault.access.can_write()) leaf = leaf.WithDirty();
-  }
-  return {fault.gfn, fault.max_level, fault.access, leaf, unprotect};
+  const LeafPolicy& policy = engine_.policy();
+  return {fault.gfn, policy.LargestLevel(*fault.slot, fault.gfn, *fault.page), fault.access,
+          policy.UsedLeaf(*fault.slot, *fault.page, fault.access), policy.UnprotectIn(*fault.slot)};
 }
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
@@ -172,7 +136,7 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
   fault.need_room =
       fault.log_write || (fault.slot->logs_dirty_pages() && IsByHardware(engine_.dirty_tracking()));
 
-  if (FaultResult fast; fault.reached_leaf && TryWidenInPlace(fault, fast)) return fast;
+  if (FaultResult fast; MayWidenInPlace(fault) && TryWidenInPlace(fault, fast)) return fast;
 
   // Whether tables are needed at all shows in the section; without them it may still go well.
   const absl::Status refill = tables_.Refill();
@@ -185,7 +149,6 @@ FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
     MmuReadSection section(reader_);
     if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
     if (fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
-    ChooseLevel(fault);
     mapped = ABSL_PREDICT_TRUE(reverse_mapped_ == nullptr)
                  ? mmu().Map(RequestFor(fault), memo_, tables_)
                  : MapWithReverse(fault);
@@ -254,6 +217,11 @@ bool Vcpu::IsMmioCurrent(EptEntry entry) const {
   return entry == EptEntry::Mmio(entry.mmio_gfn(), engine_.slots.generation(address_space_));
 }
 
+// Aging leaves nothing present, so it does not show in the qualification.
+bool Vcpu::MayWidenInPlace(const PageFault& fault) const {
+  return fault.reached_leaf || engine_.tracks_access.load(std::memory_order_relaxed);
+}
+
 // The leaf is there and lacks a right that was taken for logging or aging: the host need not be
 // asked. False if the whole fault has to run.
 bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
@@ -267,7 +235,8 @@ bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
     }
     // A large leaf must not become writable as a whole where each 4 KiB page is logged.
     const Level largest = fault.log_write ? kLevel4K : kLevel1G;
-    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest, UnprotectFor(fault), memo_);
+    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest,
+                                engine_.policy().UnprotectIn(*fault.slot), memo_);
     if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
   }
   if (ABSL_PREDICT_FALSE(mapped.outcome == MapOutcome::kBusy)) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_ring.h"
@@ -21,6 +22,7 @@
 #include "tdp/mmu/flush_clock.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/staged_table.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
 
@@ -94,6 +96,16 @@ class Vcpu {
   // violation); else kError with Internal: the tables are corrupt.
   FaultResult HandleEptMisconfiguration(Gpa gpa);
 
+  // Maps [gpa, gpa + size) as faults of `access` would, without setting A and D: by whole tables
+  // where it can. Bytes, page aligned. Returns how many bytes from `gpa` on are mapped now; fewer
+  // than asked for if something is in the way there: the call for the rest then says what. So it is
+  // an error only where not even the first page could be mapped (KVM_PRE_FAULT_MEMORY).
+  // InvalidArgument (alignment, no size, wrapping, beyond the guest's width, an access that no
+  // fault has), FailedPrecondition (the vCPU is in the guest), NotFound (no memory there, or a
+  // write to read-only memory), Unavailable (the host page is not there yet, or memory keeps
+  // changing), ResourceExhausted (no table memory), and what `Backend::Resolve` answers.
+  absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access = Access::Read());
+
   // The address space whose slots and tables the guest uses from its next entry on (1 in SMM).
   // InvalidArgument if the `Vm` has no such space, FailedPrecondition in the guest.
   absl::Status SetAddressSpace(AddressSpaceId space);
@@ -123,10 +135,9 @@ class Vcpu {
   FaultResult Refuse(Gpa gpa, ExitQualification qualification) const;
   FaultResult Mmio(const PageFault& fault);
   bool IsMmioCurrent(EptEntry entry) const;
+  bool MayWidenInPlace(const PageFault& fault) const;
   bool TryWidenInPlace(const PageFault& fault, FaultResult& result);
-  void ChooseLevel(PageFault& fault) const;
   LeafRequest RequestFor(const PageFault& fault) const;
-  Unprotect UnprotectFor(const PageFault& fault) const;
   bool HasRoomToLog(const PageFault& fault);
   bool HasRoomToLog(const MemorySlot& slot, Gfn gfn);
   MapResult MapWithReverse(const PageFault& fault);
@@ -135,6 +146,14 @@ class Vcpu {
   size_t MarkLogged(absl::Span<const Gpa> pages);
   void MarkDirty(const PageFault& fault);
   void SettleSplit(const MapResult& mapped);
+  absl::Status CheckPrefault(Gpa gpa, ByteCount size, Access access) const;
+  absl::StatusOr<PageCount> PrefaultTable(Gfn gfn, PageCount most, Access access);
+  StagedTable::Published PublishRuns(const PageFault& fault, PageCount most,
+                                     absl::Span<const HostRun> runs);
+  void AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs,
+                  StagedTable& staged) const;
+  StagedTable::Published PublishStaged(const PageFault& fault, StagedTable& staged);
+  absl::StatusOr<PageCount> PrefaultPage(Gfn gfn, Access access);
   FaultResult Finish(const PageFault& fault, const MapResult& mapped, const absl::Status& refill);
   void Count(const FaultResult& result);
   void LeaveGuest() { flush_member_.LeaveGuest(); }

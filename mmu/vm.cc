@@ -139,11 +139,8 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
 // -------------------------------------------------------------------------
 
 absl::StatusOr<PendingFlush> Vm::ZapRange(Gfn first, PageCount count, AddressSpaceId space) {
-  TDP_RETURN_IF_ERROR(CheckSpace(space));
-  const Gfn limit = engine_->mmu(space).end();
-  if (first >= limit) return PendingFlush();
-  const Gfn end = count > limit - first ? limit : first + count;
-  return engine_->Zap(space, first, end);
+  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
+  return engine_->Zap(space, range.first, range.end);
 }
 
 absl::StatusOr<PendingFlush> Vm::ZapAll(AddressSpaceId space) {

@@ -21,11 +21,18 @@
 #include "tdp/mmu/engine.h"
 #include "tdp/mmu/eptp.h"
 #include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/frame_range.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/vcpu.h"
 #include "tdp/mmu/vm_options.h"
 
 namespace tdp {
+
+// What aging a range found.
+struct [[nodiscard]] AgeResult {
+  bool young = false;  // the guest has used some page of it since it was last aged
+  PendingFlush flush;
+};
 
 // Thread-safe. A thread that holds a `GuestEntry` of this `Vm` calls nothing here but `Stats` and
 // `Translate`: what waits for vCPUs to leave the guest would wait for the caller.
@@ -99,6 +106,28 @@ class Vm : public GuestMemory {
   // protection of its log down to every 4 KiB page that is mapped. ResourceExhausted without memory
   // for tables or log: what is done is done, and it can be called again. NotFound as above.
   absl::Status PushDownDirtyLog(uint32_t slot, AddressSpaceId space = 0);
+  // Makes the pages of [start, start + size) of host memory old and says whether any was young
+  // (KVM's age_gfn of its MMU notifier). Bytes, as for `InvalidateHostRange`. With A bits no flush
+  // is owed: nothing depends on them but this estimate, and a CPU that goes on using a translation
+  // it has cached makes a page look old at most until the next flush of any kind; KVM decides the
+  // same. Without A bits rights are taken away, and the flush is owed as always then: settle it
+  // before long.
+  absl::StatusOr<AgeResult> AgeHostRange(Hva start, ByteCount size);
+  // Whether any page there is young; changes nothing.
+  absl::StatusOr<bool> TestAge(Hva start, ByteCount size);
+
+  // Splits every leaf larger than `to` (1 or 2) that maps one of `count` frames from `first` on;
+  // rights, A and D stay (`PushDownDirtyLog` does more, for a slot that logs). Guest and faults go
+  // on meanwhile. InvalidArgument for an address space or a level that is not there;
+  // ResourceExhausted if tables run out: what is split by then stays so.
+  absl::StatusOr<PendingFlush> SplitRange(Gfn first, PageCount count, Level to = kLevel4K,
+                                          AddressSpaceId space = 0);
+
+  // Makes large leaves of tables in [first, first + count) where host memory, slot and the leaves
+  // that are there agree, in slots that do not log dirty pages; A and D stay. The flush is made.
+  // Returns the number of tables that became a leaf. May block in `Backend::Resolve`.
+  // InvalidArgument for an address space that is not there.
+  absl::StatusOr<uint64_t> CollapseRange(Gfn first, PageCount count, AddressSpaceId space = 0);
 
   // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing;
   // InvalidArgument beyond the guest's width.
@@ -123,12 +152,16 @@ class Vm : public GuestMemory {
   explicit Vm(std::unique_ptr<Engine> engine);
 
   absl::Status CheckSpace(AddressSpaceId space) const;
+  absl::Status CheckNoReverseMap() const;
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
   absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);
   uint64_t ResetDirtyRing(DirtyRing& ring);
   absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const SlotUpdate& update) const;
   void SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap);
+  absl::StatusOr<FrameRange> CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const;
+  template <typename Visit>
+  void ForEachBackedRange(Hva start, ByteCount size, Visit visit);
   void ZapSlot(const MemorySlot& slot);
   void PublishSlot(SlotUpdate update);
   bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);

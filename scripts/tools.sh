@@ -49,13 +49,12 @@ record() {
     "'bazel-bin/tools/tdp replay $out'"
 }
 
-readonly VTX_DEMO=//examples:vtx_demo
+readonly VTX_DEMO=examples/hypervisor
 
 vtx() {
   setup_build "${VTX_PACKAGES[@]}"
-  build_opt "$VTX_DEMO"
-  bazel run --config=opt --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" \
-    "$VTX_DEMO" -- "$@"
+  build_opt "//$VTX_DEMO"
+  "bazel-bin/$VTX_DEMO/${VTX_DEMO##*/}" "$@"
 }
 
 fuzz_targets() {

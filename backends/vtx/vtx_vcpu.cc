@@ -3,7 +3,6 @@
 #include "tdp/backends/vtx/vtx_vcpu.h"
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <utility>
 
@@ -21,7 +20,6 @@ namespace {
 
 constexpr uint64_t kNoVmcsLink = ~uint64_t{0};
 constexpr uint64_t kEptpSwitchingFunction = 1;
-constexpr uint32_t kPmlEntries = 512;
 constexpr uint32_t kEventValid = 1u << 31;
 constexpr uint32_t kEventHasErrorCode = 1u << 11;
 constexpr uint32_t kEventTypeException = 3u << 8;
@@ -344,14 +342,18 @@ absl::Status VtxVcpu::SetSppTable(Hpa root) {
   return Write(VmcsField::kSppTablePointer, root.raw());
 }
 
-absl::Status VtxVcpu::DrainPml(const std::function<void(Gpa)>& found) {
+absl::StatusOr<absl::Span<const Gpa>> VtxVcpu::DrainPml() {
   TDP_CHECK(options_.pml);
   TDP_ASSIGN_OR_RETURN(const uint64_t index, Read(VmcsField::kPmlIndex));
   const auto* entries = arena_.PointerTo<const uint64_t>(pml_);
   // The index counts down and names the next free entry; all are used once it has wrapped.
   const uint32_t first = index < kPmlEntries ? static_cast<uint32_t>(index) + 1 : 0;
-  for (uint32_t i = kPmlEntries; i-- > first;) found(Gpa(entries[i] & ~kPageOffsetMask));
-  return Write(VmcsField::kPmlIndex, kPmlEntries - 1);
+  size_t count = 0;
+  for (uint32_t i = kPmlEntries; i-- > first;) {
+    drained_[count++] = Gpa(entries[i] & ~kPageOffsetMask);  // Bochs keeps the offset
+  }
+  if (count != 0) TDP_RETURN_IF_ERROR(Write(VmcsField::kPmlIndex, kPmlEntries - 1));
+  return absl::MakeConstSpan(drained_.data(), count);
 }
 
 }  // namespace tdp::vtx

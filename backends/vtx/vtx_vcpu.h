@@ -7,7 +7,6 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -89,6 +88,9 @@ struct VeInformation {
 // Belongs to the thread of the CPU that it is loaded on.
 class VtxVcpu {
  public:
+  // Of the CPU's log of pages written (PML).
+  static constexpr uint32_t kPmlEntries = 512;
+
   // Needs nothing of the CPU yet but its capabilities; memory comes from `arena`.
   static absl::StatusOr<std::unique_ptr<VtxVcpu>> Create(FrameArena& arena, const VmxMsrs& msrs,
                                                          const VtxVcpuOptions& options);
@@ -127,9 +129,10 @@ class VtxVcpu {
   // Needs `spp`.
   absl::Status SetSppTable(Hpa root);
 
-  // Calls `found` for each address that the CPU has logged since the last call, oldest first, and
-  // empties the log. Needs `pml`.
-  absl::Status DrainPml(const std::function<void(Gpa)>& found);
+  // The pages that the CPU has logged since the last call, oldest first, valid until the next one;
+  // the CPU's log is empty then. Call it at every exit and hand the pages to `Vcpu::LogPml`. Needs
+  // `pml`.
+  absl::StatusOr<absl::Span<const Gpa>> DrainPml();
 
   GuestRegisters& registers() { return registers_; }
 
@@ -166,6 +169,8 @@ class VtxVcpu {
   uint32_t event_ = 0;
   uint32_t event_error_code_ = 0;
   uint32_t event_instruction_bytes_ = 0;
+
+  std::array<Gpa, kPmlEntries> drained_;  // what `DrainPml` returned last
 
   // One page each; 0 where not in use.
   Hpa vmcs_;

@@ -52,6 +52,7 @@ AccessKind KindOf(uint8_t how) {
 
 EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake)
     : memory_({.size = GiB(1), .shuffled = true, .fragmentation = 0.3}),
+      oracle_({.accessed_clear_owed = false}),  // as `Vm::AgeHostRange` decides
       backend_(MakeBackend(memory_, Cpus(kCpus, &oracle_), mistake)) {
   SetEntryStoreHook(this);
   vm_ = *Vm::Create(*backend_, options);
@@ -98,6 +99,18 @@ absl::Status EngineModel::Apply(const Op& op) {
       break;
     case OpKind::kNewVcpu:
       status = NewVcpu(op);
+      break;
+    case OpKind::kAge:
+      status = Age(op);
+      break;
+    case OpKind::kSplit:
+      status = Split(op);
+      break;
+    case OpKind::kCollapse:
+      status = Collapse(op);
+      break;
+    case OpKind::kPrefault:
+      status = Prefault(op);
       break;
     case OpKind::kCount:
       break;
@@ -170,6 +183,7 @@ absl::Status EngineModel::Access(const Op& op) {
                              : absl::OkStatus();
   }
   ++accesses_mapped_;
+  NoteAccess(page, Writes(kind));
   const Hva hva = kHost + (slot->host + page - slot->page) * kPageSize;
   TDP_ASSIGN_OR_RETURN(const HostPage expected, memory_.Resolve(hva, Access::Read()));
   const Hpa want = expected.hfn.address() + gpa.page_offset();
@@ -181,6 +195,7 @@ absl::Status EngineModel::Access(const Op& op) {
 }
 
 absl::Status EngineModel::SetSlot(const Op& op) {
+  ForgetUse();
   const uint32_t id = op.slot % kSlots;
   // Sizes and places are multiples of 2 MiB half the time, so that large pages come about.
   const uint64_t grain = (op.how & 4) != 0 ? 512 : 1;
@@ -211,6 +226,7 @@ absl::Status EngineModel::SetSlot(const Op& op) {
 }
 
 absl::Status EngineModel::DeleteSlot(const Op& op) {
+  ForgetUse();
   const uint32_t id = op.slot % kSlots;
   const absl::Status status = vm_->SetMemoryRegion({.slot = id, .size = 0});
   if (slots_.erase(id) == 0) {
@@ -221,6 +237,7 @@ absl::Status EngineModel::DeleteSlot(const Op& op) {
 }
 
 absl::Status EngineModel::Zap(const Op& op) {
+  ForgetUse();
   auto flush = op.kind == OpKind::kZapAll
                    ? vm_->ZapAll()
                    : vm_->ZapRange(Gfn(op.page % kGuestPages), PageCount(op.count % 2048));
@@ -232,6 +249,7 @@ absl::Status EngineModel::Zap(const Op& op) {
 // The host changes what stands behind its pages, and tells the VM before and after, as the kernel
 // does.
 absl::Status EngineModel::HostChange(const Op& op) {
+  ForgetUse();
   const uint64_t count = 1 + op.count % 1024;
   const Hva start = kHost + op.host % (kHostPages - count) * kPageSize;
   const ByteCount size = count * kPageSize;
@@ -253,6 +271,101 @@ absl::Status EngineModel::NewVcpu(const Op& op) {
   vcpu.reset();
   TDP_ASSIGN_OR_RETURN(vcpu, vm_->CreateVcpu());
   return absl::OkStatus();
+}
+
+bool EngineModel::HasMemory(uint64_t page, bool write) const {
+  const Slot* slot = SlotAt(page);
+  return slot != nullptr && !(write && (slot->flags & kSlotReadOnly) != 0);
+}
+
+void EngineModel::NoteAccess(uint64_t page, bool write) {
+  used_.insert(page);
+  if (write) written_.insert(page);
+}
+
+void EngineModel::ForgetUse() {
+  used_.clear();
+  written_.clear();
+}
+
+bool EngineModel::UsedInHostRange(uint64_t host, uint64_t count) const {
+  return std::any_of(used_.begin(), used_.end(), [&](uint64_t page) {
+    const Slot* slot = SlotAt(page);
+    return slot != nullptr && slot->host + page - slot->page - host < count;
+  });
+}
+
+// With A bits the CPU may go on below what it has cached without setting them, so only what aging
+// by rights says is exact.
+absl::Status EngineModel::Age(const Op& op) {
+  const uint64_t count = 1 + op.count % 1024;
+  const uint64_t host = op.host % (kHostPages - count);
+  const Hva start = kHost + host * kPageSize;
+  const bool exact = vm_->options().accessed_dirty == Use::kNever;
+  TDP_ASSIGN_OR_RETURN(const bool tested, vm_->TestAge(start, count * kPageSize));
+  TDP_ASSIGN_OR_RETURN(AgeResult aged, vm_->AgeHostRange(start, count * kPageSize));
+  aged.flush.Settle();
+  if (tested != aged.young) return Wrong("a test of age and aging disagree");
+  if (exact && !aged.young && UsedInHostRange(host, count)) {
+    return Wrong(absl::StrFormat("host pages 0x%x+0x%x are old but were used", host, count));
+  }
+  TDP_ASSIGN_OR_RETURN(const bool after, vm_->TestAge(start, count * kPageSize));
+  if (after) return Wrong("pages are young that were just aged");
+  used_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status EngineModel::CheckDirtyKept() {
+  if (!vm_->eptp().accessed_dirty()) return absl::OkStatus();
+  for (const uint64_t page : written_) {
+    const auto found = vm_->Translate(Gfn(page).address());
+    if (found.ok() && !found->entry.dirty()) {
+      return Wrong(absl::StrFormat("page 0x%x was written and has lost its D", page));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status EngineModel::Split(const Op& op) {
+  const uint64_t first = op.page % kGuestPages;
+  const uint64_t count = op.count % 4096;
+  const Level to = op.how % 2 == 0 ? kLevel4K : kLevel2M;
+  TDP_ASSIGN_OR_RETURN(PendingFlush flush, vm_->SplitRange(Gfn(first), PageCount(count), to));
+  flush.Settle();
+  for (uint64_t page = first; page < first + count; ++page) {
+    const auto found = vm_->Translate(Gfn(page).address());
+    if (found.ok() && found->level > to) return Wrong("a leaf is larger than it was split to");
+  }
+  return CheckDirtyKept();
+}
+
+absl::Status EngineModel::Collapse(const Op& op) {
+  TDP_ASSIGN_OR_RETURN(const uint64_t collapsed,
+                       vm_->CollapseRange(Gfn(op.page % kGuestPages), PageCount(op.count % 8192)));
+  collapsed_ += collapsed;
+  return CheckDirtyKept();
+}
+
+// Prefault gets as far as there is memory, unless the host refuses a page.
+absl::Status EngineModel::Prefault(const Op& op) {
+  const uint64_t first = op.page % kGuestPages;
+  const uint64_t count = std::min<uint64_t>(1 + op.count % 2048, kGuestPages - first);
+  constexpr tdp::Access kAccesses[] = {tdp::Access::Read(), tdp::Access::Write(),
+                                       tdp::Access::Execute()};
+  const tdp::Access access = kAccesses[op.how % 3];
+  uint64_t expected = 0;
+  while (expected < count && HasMemory(first + expected, access.can_write())) ++expected;
+  const auto done =
+      vcpus_[op.cpu % kCpus]->Prefault(Gfn(first).address(), count * kPageSize, access);
+  const uint64_t pages = done.ok() ? *done >> kPageShift : 0;
+  for (uint64_t page = first; page < first + pages; ++page) {
+    TDP_ASSIGN_OR_RETURN(const Translation found, vm_->Translate(Gfn(page).address()));
+    if (!found.access.Covers(access)) return Wrong("a prefaulted page lacks the right");
+  }
+  const bool refused = access.can_write() && (done.ok() || absl::IsPermissionDenied(done.status()));
+  if (pages == expected || (pages < expected && refused)) return absl::OkStatus();
+  return Wrong(absl::StrFormat("prefault of 0x%x pages from 0x%x got 0x%x instead of 0x%x: %s",
+                               count, first, pages, expected, done.status().ToString()));
 }
 
 }  // namespace tdp::model

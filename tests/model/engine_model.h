@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
@@ -43,6 +44,7 @@ class EngineModel : public EntryStoreHook {
 
   uint64_t accesses_mapped() const { return accesses_mapped_; }
   uint64_t accesses_mmio() const { return accesses_mmio_; }
+  uint64_t collapsed() const { return collapsed_; }
 
  private:
   static constexpr int kCpus = 2;
@@ -66,6 +68,17 @@ class EngineModel : public EntryStoreHook {
   absl::Status Zap(const Op& op);
   absl::Status HostChange(const Op& op);
   absl::Status NewVcpu(const Op& op);
+  absl::Status Age(const Op& op);
+  absl::Status Split(const Op& op);
+  absl::Status Collapse(const Op& op);
+  absl::Status Prefault(const Op& op);
+
+  bool HasMemory(uint64_t page, bool write) const;
+  void NoteAccess(uint64_t page, bool write);
+  // Mappings may be gone: nothing is known of A and D any more.
+  void ForgetUse();
+  bool UsedInHostRange(uint64_t host, uint64_t count) const;
+  absl::Status CheckDirtyKept();
 
   const Slot* SlotAt(uint64_t page) const;
   bool OverlapsAnother(uint32_t id, uint64_t page, uint64_t count) const;
@@ -77,6 +90,9 @@ class EngineModel : public EntryStoreHook {
   std::unique_ptr<Vm> vm_;
   std::array<std::unique_ptr<Vcpu>, kCpus> vcpus_;
   std::map<uint32_t, Slot> slots_;
+  std::set<uint64_t> used_;     // pages that the guest used since they were aged
+  std::set<uint64_t> written_;  // pages that it wrote
+  uint64_t collapsed_ = 0;
   uint64_t accesses_mapped_ = 0;
   uint64_t accesses_mmio_ = 0;
 };

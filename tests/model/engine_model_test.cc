@@ -46,14 +46,19 @@ class EngineModelTest : public testing::TestWithParam<Setting> {};
 TEST_P(EngineModelTest, RandomOperationsReachTheFrameThatTheSlotsAndTheHostSay) {
   uint64_t mapped = 0;
   uint64_t mmio = 0;
+  uint64_t collapsed = 0;
   for (uint64_t seed = 1; seed <= 24; ++seed) {
     EngineModel model(GetParam().options, GetParam().host_order);
     ASSERT_TRUE(Agrees(model, RandomOps(seed, 500))) << "seed " << seed;
     mapped += model.accesses_mapped();
     mmio += model.accesses_mmio();
+    collapsed += model.collapsed();
   }
   EXPECT_GT(mapped, 500u) << "the operations hardly touched memory";
   EXPECT_GT(mmio, 500u);
+  if (GetParam().host_order > 0) {
+    EXPECT_GT(collapsed, 20u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -61,7 +66,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Setting{"FourLevels", {}, 9}, Setting{"FiveLevels", {.ept_levels = 5}, 9},
                     Setting{"SmallHostPages", {}, 0},
                     Setting{"NoAccessedDirty", {.accessed_dirty = Use::kNever}, 9},
-                    Setting{"NoMmioCaching", {.mmio_caching = false}, 9}),
+                    Setting{"NoMmioCaching", {.mmio_caching = false}, 9},
+                    Setting{"ReverseMap", {.reverse_map = true}, 9},
+                    Setting{"ReverseMapOfSmallHostPages", {.reverse_map = true}, 0}),
     [](const auto& param) { return param.param.name; });
 
 TEST(EngineModel, AForgottenFlushIsFound) {

@@ -31,6 +31,14 @@ const char* Name(OpKind kind) {
       return "kProtect";
     case OpKind::kNewVcpu:
       return "kNewVcpu";
+    case OpKind::kAge:
+      return "kAge";
+    case OpKind::kSplit:
+      return "kSplit";
+    case OpKind::kCollapse:
+      return "kCollapse";
+    case OpKind::kPrefault:
+      return "kPrefault";
     case OpKind::kCount:
       break;
   }

@@ -20,8 +20,9 @@
 #include "tests/oracles/engine_walk_protocol.h"
 #include "tests/oracles/protocols.h"
 
-ABSL_FLAG(std::string, walker, "sim",
-          "which code answers `walk` lines: sim, the software CPU, or engine, the engine's walkers");
+ABSL_FLAG(
+    std::string, walker, "sim",
+    "which code answers `walk` lines: sim, the software CPU, or engine, the engine's walkers");
 
 namespace tdp::oracles {
 namespace {

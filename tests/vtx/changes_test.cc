@@ -196,12 +196,10 @@ TEST(ChangesAtRandom, NoWriteOfTheGuestIsLostWhileItsPagesMove) {
   const Hpa first = frame_of[0];
   std::vector<Hpa> given;
   std::mt19937_64 random(1);
-  std::atomic<bool> done = false;
   int moves = 0;
   {
     OtherCpu other(machine, Machine::kCode, registers);
-    std::thread watcher([&] { other.Join(), done = true; });
-    while (!done) {
+    while (!other.is_done()) {
       const size_t page = random() % frame_of.size();
       const Hva hva = machine.HvaOf(kWord + page * kPageSize);
       if (random() % 4 == 0) {
@@ -220,7 +218,7 @@ TEST(ChangesAtRandom, NoWriteOfTheGuestIsLostWhileItsPagesMove) {
       frame_of[page] = to;
       ++moves;
     }
-    watcher.join();
+    other.Join();
     EXPECT_EQ(other.exit().reason, ExitReason::kHlt);
   }
   EXPECT_GT(moves, 10);

@@ -56,7 +56,8 @@ guest_scatter_end:
         hlt
 guest_keep_vector_end:
 
-        // Follows a list of (address, value): bit 0 of the address means read, bit 1 VMCALL instead, 0 ends.
+        // Follows a list of (address, value): bit 0 of the address means read, bit 1 VMCALL
+        // instead, 0 ends it.
         program script
 1:      movq    (%rsi), %rdi
         movq    8(%rsi), %rax
@@ -121,8 +122,8 @@ guest_switch_views_end:
         hlt
 guest_write_two_end:
 
-        // A #VE handler: counts in rbx, keeps the information page's address in rdx and the qualification
-        // it found there in r8, the gpa in r9, frees the page, and skips the 7-byte MOV.
+        // A #VE handler: counts in rbx, reads qualification and gpa from the information page at
+        // rdx, frees the page, and skips the 7-byte MOV.
         program ve_handler
         incq    %rbx
         movl    8(%rdx), %r8d

@@ -53,6 +53,7 @@ void TestBackend::Kick(absl::Span<const VcpuId> vcpus) {
 
 GuestCpu::GuestCpu(Vm& vm, TestBackend& backend, VmxCpu& cpu, const VtxVcpuOptions& options)
     : backend_(backend),
+      drains_pml_(options.pml),
       mmu_(ValueOrDie(vm.CreateVcpu())),
       vcpu_(ValueOrDie(VtxVcpu::Create(backend.arena(), cpu.msrs(), options))) {
   CheckOk(vcpu_->Load(cpu));
@@ -71,7 +72,7 @@ int64_t GuestCpu::FaultsAt(Gpa gpa) const {
 }
 
 Machine::Machine(const MachineOptions& options)
-    : arena_(Host::Get().arena), ram_bytes_(options.ram) {
+    : arena_(Host::Get().arena), vcpu_options_(options.vcpu), ram_bytes_(options.ram) {
   VmxCpu& cpu = *Host::Get().cpu;
   Capabilities capabilities = ValueOrDie(DecodeCapabilities(cpu.msrs(), 0));
   capabilities.ept = capabilities.ept.Without(options.without_ept_capabilities);
@@ -87,6 +88,15 @@ Machine::~Machine() {
   guest_.reset();
   vm_.reset();
   arena_.Free(arena_.HpaOf(HvaOf(Gpa(0))), ram_bytes_);
+  for (const auto& [start, bytes] : more_memory_) arena_.Free(start, bytes);
+}
+
+uint8_t* Machine::AddSlot(uint32_t slot, Gpa gpa, ByteCount bytes, uint32_t flags) {
+  const Hpa memory = ValueOrDie(arena_.AllocateZeroed(bytes, MiB(2)));
+  more_memory_.push_back({memory, bytes});
+  CheckOk(vm_->SetMemoryRegion(
+      {.slot = slot, .flags = flags, .gpa = gpa, .size = bytes, .hva = arena_.HvaOf(memory)}));
+  return arena_.PointerTo<uint8_t>(memory);
 }
 
 void Machine::Copy(absl::Span<const uint8_t> bytes, Gpa to) {
@@ -134,7 +144,7 @@ Gpa Machine::IdentityMap32(ByteCount bytes) {
 }
 
 void Machine::Start64(absl::Span<const uint8_t> program, bool large_guest_pages) {
-  const Gpa root = IdentityMap64(ram_bytes_, large_guest_pages);
+  const Gpa root = IdentityMap64(kLinear, large_guest_pages);
   Start(program, GuestState::Long64(kCode.raw(), kStack, root.raw()));
 }
 
@@ -155,6 +165,7 @@ VmExit GuestCpu::Step() {
   {
     GuestEntry entry = mmu_->EnterGuest();
     exit = ValueOrDie(vcpu_->Run(entry.eptp()));
+    if (drains_pml_) CheckOk(mmu_->LogPml(ValueOrDie(vcpu_->DrainPml())));
   }
   if (exit.reason == ExitReason::kEptViolation || exit.reason == ExitReason::kEptMisconfiguration) {
     const FaultResult result = Answer(exit);
@@ -168,7 +179,7 @@ VmExit GuestCpu::Run() {
   for (;;) {
     const size_t faults = faults_.size();
     const VmExit exit = Step();
-    if (exit.is_kick()) continue;
+    if (exit.is_kick() || exit.reason == ExitReason::kPmlFull) continue;
     if (faults_.size() == faults || faults_.back().outcome == FaultOutcome::kMmio) return exit;
   }
 }
@@ -182,13 +193,16 @@ void OtherCpu::Join() {
 
 void OtherCpu::Run(Machine& machine, Gpa code) {
   const std::unique_ptr<VmxCpu> cpu = ValueOrDie(VmxCpu::Enable(machine.backend().arena()));
-  GuestCpu guest(machine.vm(), machine.backend(), *cpu, {.vpid = 2});
+  VtxVcpuOptions options = machine.vcpu_options();
+  options.vpid = 2;
+  GuestCpu guest(machine.vm(), machine.backend(), *cpu, options);
   CheckOk(guest.vcpu().SetState(
       GuestState::Long64(code.raw(), Machine::kStack, Machine::kTables.raw())));
   guest.registers() = registers_;
   exit_ = guest.Run();
   registers_ = guest.registers();
   faults_ = guest.faults();
+  done_ = true;
 }
 
 }  // namespace tdp::vtx

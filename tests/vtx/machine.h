@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -118,6 +119,7 @@ class GuestCpu {
   FaultResult Answer(const VmExit& exit);
 
   TestBackend& backend_;
+  const bool drains_pml_;
   std::unique_ptr<Vcpu> mmu_;
   std::unique_ptr<VtxVcpu> vcpu_;
   std::vector<SeenFault> faults_;
@@ -134,6 +136,8 @@ class Machine {
   static constexpr uint64_t kStack = 0x8000;
   // Page tables built by `IdentityMap…` begin here.
   static constexpr Gpa kTables{0x100000};
+  // How much `Start64` maps to itself.
+  static constexpr ByteCount kLinear = MiB(16);
 
   // Guest memory of slot 0, through the host.
   template <typename T>
@@ -142,6 +146,9 @@ class Machine {
   }
   Hva HvaOf(Gpa gpa) const { return Hva(reinterpret_cast<uint64_t>(ram_) + gpa.raw()); }
   void Copy(absl::Span<const uint8_t> bytes, Gpa to);
+
+  // Another slot with memory of its own, zeroed; where that is.
+  uint8_t* AddSlot(uint32_t slot, Gpa gpa, ByteCount bytes, uint32_t flags);
 
   // 4-level tables mapping the low `bytes` to themselves in pages of 4 KiB or 2 MiB; the root.
   Gpa IdentityMap64(ByteCount bytes, bool large);
@@ -163,12 +170,15 @@ class Machine {
 
   Vm& vm() { return *vm_; }
   TestBackend& backend() { return *backend_; }
+  const VtxVcpuOptions& vcpu_options() const { return vcpu_options_; }
 
  private:
   FrameArena& arena_;
+  const VtxVcpuOptions vcpu_options_;
   std::unique_ptr<TestBackend> backend_;
   ByteCount ram_bytes_;
   uint8_t* ram_ = nullptr;
+  std::vector<std::pair<Hpa, ByteCount>> more_memory_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<GuestCpu> guest_;
 };
@@ -181,6 +191,7 @@ class OtherCpu {
   // Waits for the end.
   ~OtherCpu() { Join(); }
   void Join();
+  bool is_done() const { return done_; }
 
   // After `Join`.
   const VmExit& exit() const { return exit_; }
@@ -193,6 +204,7 @@ class OtherCpu {
   GuestRegisters registers_;
   VmExit exit_;
   std::vector<SeenFault> faults_;
+  std::atomic<bool> done_ = false;
   std::thread thread_;
 };
 

@@ -9,52 +9,14 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/ept_entry.h"
 #include "tdp/mmu/ept_format.h"
-#include "tdp/mmu/eptp.h"
 #include "tdp/tests/vtx/guest_programs.h"
+#include "tdp/tests/vtx/hand_made_ept.h"
 #include "tdp/tests/vtx/machine.h"
 
 namespace tdp::vtx {
 namespace {
 
 constexpr Gpa kData{0x400000};
-
-// EPT tables of 4 KiB leaves for the low `bytes` of a machine's slot 0, without the engine.
-class HandMadeEpt {
- public:
-  HandMadeEpt(Machine& machine, ByteCount bytes) : arena_(machine.backend().arena()) {
-    const int leaf_tables = static_cast<int>(bytes / MiB(2));
-    for (int i = 0; i < 3 + leaf_tables; ++i) {
-      tables_.push_back(ValueOrDie(arena_.AllocateZeroed(kPageSize, kPageSize)));
-    }
-    Store(0, 0, EptEntry::Table(tables_[1]));
-    Store(1, 0, EptEntry::Table(tables_[2]));
-    for (int i = 0; i < leaf_tables; ++i) Store(2, i, EptEntry::Table(tables_[3 + i]));
-    for (Gpa gpa{0}; gpa < Gpa(bytes); gpa = gpa + kPageSize) {
-      Set(gpa, EptEntry::Leaf(Hfn::Of(arena_.HpaOf(machine.HvaOf(gpa))), kLevel4K, Access::All(),
-                              MemoryType::kWriteBack)
-                   .WithSuppressVe());
-    }
-  }
-  ~HandMadeEpt() {
-    for (const Hpa table : tables_) arena_.Free(table, kPageSize);
-  }
-
-  EptEntry Get(Gpa gpa) const { return EptEntry(Leaf(gpa)); }
-  void Set(Gpa gpa, EptEntry entry) { Leaf(gpa) = entry.raw(); }
-  Eptp eptp() const { return Eptp::Make(tables_[0], 4, false); }
-
- private:
-  void Store(int table, int index, EptEntry entry) {
-    arena_.PointerTo<uint64_t>(tables_[table])[index] = entry.raw();
-  }
-  uint64_t& Leaf(Gpa gpa) const {
-    const uint64_t frame = gpa.raw() / kPageSize;
-    return arena_.PointerTo<uint64_t>(tables_[3 + frame / 512])[frame % 512];
-  }
-
-  FrameArena& arena_;
-  std::vector<Hpa> tables_;
-};
 
 TEST(HandMadeTables, AnExecuteOnlyPageRunsAndCannotBeRead) {
   Machine machine;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Building for the bare machine: flat binaries, bootable images, and programs that run under Bochs."""
+"""Building for the bare machine: flat binaries, and programs that boot under Bochs."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary")
 
@@ -58,12 +58,15 @@ def _boot_impl(ctx):
     script = ctx.actions.declare_file(ctx.label.name)
     ctx.actions.write(script, is_executable = True, content = "\n".join([
         "#!/bin/bash",
+        "# Bazel starts tests where their files are; when called by hand, go there.",
+        "[[ -e {rom} ]] || cd \"$(readlink -f \"$0\").runfiles/{workspace}\" || exit",
         "exec python3 {runner} --name={name} --rom={rom} --image={image} --cpu-model={model} " +
         "--cpus={cpus} --memory={memory} --timeout={timeout} -- {args} \"$@\"",
         "",
     ]).format(
         runner = ctx.file.runner.short_path,
         name = ctx.label.name,
+        workspace = ctx.workspace_name,
         rom = ctx.file.rom.short_path,
         image = image.short_path,
         model = ctx.attr.cpu_model,
@@ -112,11 +115,13 @@ def tdp_vtx_binary(
         memory_mib = 256,
         timeout_seconds = 120,
         program_args = [],
+        testonly = False,
         **kwargs):
     """A program that boots under Bochs when it is run. See tdp_vtx_test."""
     _boot(
         name = name,
-        program = _program(name, **kwargs),
+        testonly = testonly,
+        program = _program(name, testonly = testonly, **kwargs),
         cpu_model = cpu_model,
         cpus = cpus,
         memory_mib = memory_mib,

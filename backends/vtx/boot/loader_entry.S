@@ -49,8 +49,8 @@ StartProgram:
         xorl    %ebp, %ebp
         jmp     *%rdi
 
-// The program runs in ring 0 too, so there is no other stack to go to: the handler uses the caller's,
-// below its red zone. The frame is `SystemCallFrame`.
+// The program runs in ring 0 too, so there is no other stack to go to: the handler uses the
+// caller's, below its red zone. The frame is `SystemCallFrame`.
         .globl  system_call_entry
 system_call_entry:
         leaq    -128(%rsp), %rsp
@@ -109,15 +109,16 @@ StopProcessor:
         hlt
         jmp     1b
 
-// One stub a vector, 16 bytes each. Vectors that push no error code get a 0.
+// One stub a vector, 16 bytes each. Vectors for which the CPU pushes no error code get a 0.
+        .set    ERROR_CODE_VECTORS, 0x00227d00  // 8, 10 to 14, 17, 21
+
         .balign 16
         .globl  exception_stubs
 exception_stubs:
         .set    vector, 0
         .rept   32
         .balign 16
-        .if     (vector == 8) || (vector == 10) || (vector == 11) || (vector == 12) || (vector == 13) || (vector == 14) || (vector == 17) || (vector == 21)
-        .else
+        .ifeq   (ERROR_CODE_VECTORS >> vector) & 1
         pushq   $0
         .endif
         pushq   $vector

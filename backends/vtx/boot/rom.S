@@ -2,9 +2,9 @@
 //
 // The machine's firmware: from the reset vector, or from a start-up IPI, to 64-bit code at 1 MiB.
 //
-// 64 KiB, seen at 0xf0000 and at 4 GiB - 64 KiB. The first processor builds the page tables: the low
-// 4 GiB mapped to themselves, page 0 left out so that a null pointer faults. The others only load
-// them. There is no stack, and no RAM is touched before the image has been (see `touch_image`).
+// 64 KiB, seen at 0xf0000 and at 4 GiB - 64 KiB. The first processor builds the page tables: the
+// low 4 GiB mapped to themselves, page 0 left out so that a null pointer faults. The others only
+// load them. There is no stack, and no RAM is touched before the image has been (`touch_image`).
 
         .set    ROM_BASE, 0xf0000
         .set    PML4, 0x1000

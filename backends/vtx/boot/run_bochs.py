@@ -4,8 +4,8 @@
 
 Usage: run_bochs.py --rom=FILE --image=FILE [OPTION…] -- [PROGRAM ARGUMENT…]
 
-The program's output goes to stdout. As a Bazel test (XML_OUTPUT_FILE is set) each GoogleTest case is
-reported as a case; a machine without Bochs gives one skipped case that says so.
+The program's output goes to stdout. As a Bazel test (XML_OUTPUT_FILE is set) each GoogleTest case
+is reported as a case; a machine without Bochs gives one skipped case that says so.
 """
 
 import argparse
@@ -37,7 +37,7 @@ log: {log}
 plugin_ctrl: speaker=0, gameport=0, parallel=0
 """
 
-CASE = re.compile(r"^\[\s+(OK|FAILED|SKIPPED)\s+\] (\w[\w/]*)\.([\w/]+)(?: \(.*\))?$")
+CASE = re.compile(r"^\[\s+(OK|FAILED|SKIPPED)\s+\] (\w[\w/]*)\.([\w/]+)(?:[, ].*)?$")
 
 
 def parse_arguments(argv):
@@ -69,11 +69,12 @@ def isolation():
     """
     for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
         try:
-            if subprocess.run(prefix + ["true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            done = subprocess.run(prefix + ["true"], stderr=subprocess.DEVNULL, check=False)
+            if done.returncode == 0:
                 return prefix
         except OSError:
             break
-    print("run_bochs.py: no network namespace to be had; the emulator listens on a local port",
+    print("run_bochs.py: no network namespace to be had; the emulator opens a port of this machine",
           file=sys.stderr)
     return []
 
@@ -146,10 +147,12 @@ def write_xml(path, name, lines, why):
 
 
 def skip(options, reason):
-    print(f"SKIPPED: {reason}")
+    """As a test: one skipped case. By hand: an error."""
     path = os.environ.get("XML_OUTPUT_FILE")
     if not path:
+        print(f"{options.name}: {reason}", file=sys.stderr)
         return 1
+    print(f"SKIPPED: {reason}")
     with open(path, "w", encoding="utf-8") as file:
         name = xml.sax.saxutils.quoteattr(options.name)
         message = xml.sax.saxutils.quoteattr(reason)

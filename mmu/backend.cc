@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/backend.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+namespace tdp {
+namespace {
+
+// The pages from `hva` to the end of the piece of host memory around it.
+PageCount PagesFrom(Hva hva, const HostPage& page) {
+  const uint64_t piece = uint64_t{1} << std::clamp(page.order, 0, 18);
+  return PageCount(piece - ((hva.raw() >> kPageShift) & (piece - 1)));
+}
+
+bool Continues(const HostRun& run, const HostPage& page) {
+  return page.hfn == run.page.hfn + run.pages && page.order == run.page.order &&
+         page.writable == run.page.writable && page.memory_type == run.page.memory_type;
+}
+
+}  // namespace
+
+absl::StatusOr<size_t> internal::ResolveByPage(Backend& backend, Hva hva, PageCount pages,
+                                               Access access, absl::Span<HostRun> runs) {
+  size_t filled = 0;
+  for (PageCount done; done < pages;) {
+    const Hva at = hva + done.bytes();
+    const absl::StatusOr<HostPage> page = backend.Resolve(at, access);
+    if (!page.ok()) {
+      if (filled == 0) return page.status();
+      break;
+    }
+    const PageCount here = std::min(PagesFrom(at, *page), pages - done);
+    if (filled > 0 && Continues(runs[filled - 1], *page)) {
+      runs[filled - 1].pages += here;
+    } else if (filled < runs.size()) {
+      runs[filled++] = {*page, here};
+    } else {
+      break;
+    }
+    done += here;
+  }
+  return filled;
+}
+
+}  // namespace tdp

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/range_collapse.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "tdp/base/access.h"
+
+namespace tdp {
+namespace {
+
+// Tables that one writer's section may replace: some 10 µs of looking at their leaves.
+constexpr size_t kTablesPerSection = 16;
+
+}  // namespace
+
+uint64_t RangeCollapse::Run(FrameRange range, Level level) {
+  uint64_t collapsed = 0;
+  while (!range.is_empty()) {
+    range.first = Gather(range, level);
+    for (const Gfn base : found_) AddCandidate(base, level);
+    if (!candidates_.empty()) collapsed += Finish(level);
+  }
+  return collapsed;
+}
+
+// Finds the next tables that may be collapsed. Returns where to go on.
+Gfn RangeCollapse::Gather(FrameRange range, Level level) {
+  found_.clear();
+  const Gfn reached = walk_.Run(range, [&](const TablePart& part) {
+    if (part.level != level.below()) return true;
+    const Gfn base = part.FrameAt(part.first).AlignDown(level.pages());
+    if (!range.Holds(base, level.pages()) || (!found_.empty() && found_.back() == base))
+      return true;
+    if (found_.size() == kTablesPerSection) return false;
+    found_.push_back(base);
+    return true;
+  });
+  return reached;
+}
+
+// Makes the leaf that a fault would make there now, if that is one of `level`.
+void RangeCollapse::AddCandidate(Gfn base, Level level) {
+  const uint64_t sequence = engine_.sequence.Current();
+  const MemorySlot* slot = slots_.Find(space_, base);
+  if (slot == nullptr || slot->invalid || slot->end() - base < level.pages()) return;
+  if (slot->logs_dirty_pages()) return;
+  const absl::StatusOr<HostPage> page =
+      engine_.backend().Resolve(slot->HvaOf(base), Access::Read());
+  if (!page.ok() || page->order < level.shift() - kPageShift) return;
+  const EptEntry leaf = engine_.policy().Leaf(*slot, *page, Access::Read());
+  candidates_.push_back({Collapse(base, level, leaf.EnlargedTo(level)), *slot, *page, sequence});
+}
+
+// Inside a section.
+bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
+  const Gfn base = candidate.collapse.base();
+  const Hva hva = candidate.slot.HvaOf(base);
+  return !engine_.sequence.MovedSince(candidate.sequence, hva, hva + level.bytes()) &&
+         engine_.policy().LargestLevel(candidate.slot, base, candidate.page) >= level;
+}
+
+uint64_t RangeCollapse::Finish(Level level) {
+  PendingFlush flush;
+  TableList old_tables;
+  {
+    MmuWriteSection section(engine_.mmu_lock);
+    for (Candidate& candidate : candidates_) {
+      if (!IsCurrent(candidate, level) || !candidate.collapse.Replace(mmu_)) continue;
+      old_tables.Push(candidate.collapse.old_table());
+    }
+    if (!old_tables.empty()) flush = engine_.clock.Advance();
+  }
+  flush.Settle();
+  for (const Candidate& candidate : candidates_) {
+    if (candidate.collapse.old_table() == nullptr) continue;
+    MmuReadSection section(reader_);
+    candidate.collapse.AddLateBits(mmu_);
+  }
+  candidates_.clear();
+  const uint64_t collapsed = old_tables.size();
+  engine_.Reclaim(std::move(old_tables));
+  return collapsed;
+}
+
+}  // namespace tdp

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What `Vm` does to ranges besides taking them away: aging, splitting, collapsing.
+
+#include <algorithm>
+#include <atomic>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/aging.h"
+#include "tdp/mmu/range_collapse.h"
+#include "tdp/mmu/range_split.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+
+// Calls `visit(mmu, range)` for each range of frames that the host range backs.
+template <typename Visit>
+void Vm::ForEachBackedRange(Hva start, ByteCount size, Visit visit) {
+  SlotReader(engine_->slots)
+      .ForEachInHostRange(start, start + size,
+                          [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+                            visit(engine_->mmu(slot.address_space), {first, first + pages});
+                          });
+}
+
+absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
+  TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
+  AgeResult result;
+  bool took_rights = false;
+  // Before the first right is taken: the fault that misses it is to see this.
+  if (!engine_->accessed_dirty()) engine_->tracks_access.store(true, std::memory_order_relaxed);
+  ForEachBackedRange(start, size, [&](const DirectMmu& mmu, FrameRange range) {
+    Aging aging(mmu, engine_->mmu_lock);
+    result.young |= aging.Age(range);
+    took_rights |= aging.took_rights();
+  });
+  if (took_rights) result.flush = engine_->clock.Advance();
+  return result;
+}
+
+absl::StatusOr<bool> Vm::TestAge(Hva start, ByteCount size) {
+  TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
+  bool young = false;
+  ForEachBackedRange(start, size, [&](const DirectMmu& mmu, FrameRange range) {
+    young = young || Aging(mmu, engine_->mmu_lock).Test(range);
+  });
+  return young;
+}
+
+absl::StatusOr<FrameRange> Vm::CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const {
+  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  const Gfn limit = engine_->mmu(space).end();
+  if (first >= limit) return FrameRange{limit, limit};
+  return FrameRange{first, count > limit - first ? limit : first + count};
+}
+
+// A reverse map knows each entry by its place, which these operations change.
+absl::Status Vm::CheckNoReverseMap() const {
+  if (!engine_->options().reverse_map) return absl::OkStatus();
+  return absl::FailedPreconditionError("VmOptions.reverse_map is on: leaves keep their size");
+}
+
+absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to,
+                                            AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckNoReverseMap());
+  TDP_ASSIGN_OR_RETURN(FrameRange range, CheckFrames(first, count, space));
+  if (to != kLevel4K && to != kLevel2M) {
+    return absl::InvalidArgumentError(absl::StrFormat("level %d: must be 1 or 2", to.raw()));
+  }
+  RangeSplit split(engine_->mmu(space), engine_->mmu_lock);
+  TableCache tables(engine_->pool);
+  absl::Status status;
+  // Without tables at first: where nothing is large none is needed.
+  for (;;) {
+    range.first = split.Run(range, to, tables);
+    if (range.is_empty()) break;
+    status = tables.Refill();
+    if (!status.ok()) break;
+  }
+  PendingFlush flush;
+  if (split.any()) flush = engine_->clock.Advance();
+  if (status.ok()) return flush;
+  flush.Settle();
+  return status;
+}
+
+absl::StatusOr<uint64_t> Vm::CollapseRange(Gfn first, PageCount count, AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckNoReverseMap());
+  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
+  uint64_t collapsed = 0;
+  for (Level level = kLevel2M; level <= engine_->max_leaf_level(); level = level.above()) {
+    collapsed += RangeCollapse(*engine_, space).Run(range, level);
+  }
+  return collapsed;
+}
+
+}  // namespace tdp

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/reverse_mapped_mmu.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr Hva kRam{0x7f0000000000};
+constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
+
+class FakeHost : public MinimalBackend {
+ public:
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access) override {
+    HostPage page;
+    page.hfn = Hfn((hva.raw() + offset) >> kPageShift);
+    page.order = order;
+    return page;
+  }
+
+  int order = 0;
+  uint64_t offset = 0;
+};
+
+class ReverseMapTest : public testing::Test {
+ protected:
+  void Start(VmOptions options = {}) {
+    options.reverse_map = true;
+    vm_ = *Vm::Create(host_, options);
+    vcpu_ = *vm_->CreateVcpu();
+  }
+  void TearDown() override { EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants(); }
+
+  absl::Status SetRam(Gpa gpa, ByteCount size, uint32_t flags = 0, Hva hva = kRam) {
+    return vm_->SetMemoryRegion({.flags = flags, .gpa = gpa, .size = size, .hva = hva});
+  }
+  FaultOutcome Fault(Gpa gpa, ExitQualification q = kWriteFault) {
+    return vcpu_->HandleEptViolation(gpa, q).outcome;
+  }
+  int LevelOf(Gpa gpa) {
+    const auto found = vm_->Translate(gpa);
+    return found.ok() ? found->level.raw() : 0;
+  }
+  bool IsWritable(Gpa gpa) { return vm_->Translate(gpa)->access.can_write(); }
+  std::vector<uint64_t> TakeDirty() {
+    std::vector<uint64_t> pages;
+    EXPECT_TRUE(vm_->TakeDirtyLog(0,
+                                  [&pages](uint64_t base, uint64_t mask) {
+                                    for (uint64_t i = 0; i < 64; ++i) {
+                                      if ((mask >> i & 1) != 0) pages.push_back(base + i);
+                                    }
+                                  })
+                    .ok());
+    return pages;
+  }
+
+  FakeHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+TEST_F(ReverseMapTest, EveryLeafIsInItAsLongAsItStands) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(8)).ok());
+  for (uint64_t page = 0; page < 2048; page += 3) {
+    EXPECT_EQ(Fault(Gpa(page * kPageSize)), FaultOutcome::kFixed);
+  }
+  ASSERT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+  vm_->ZapRange(Gfn(100), PageCount(1000))->Settle();
+  ASSERT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+  EXPECT_EQ(LevelOf(Gpa(99 * kPageSize)), 1);
+  EXPECT_EQ(LevelOf(Gpa(102 * kPageSize)), 0);
+  EXPECT_EQ(Fault(Gpa(102 * kPageSize)), FaultOutcome::kFixed);
+}
+
+TEST_F(ReverseMapTest, AHostRangeIsFoundThroughIt) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  Fault(Gpa(0x3000));
+  Fault(Gpa(0x4000));
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + 0x3000, KiB(4)).ok());
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 0);
+  EXPECT_EQ(LevelOf(Gpa(0x4000)), 1);
+}
+
+TEST_F(ReverseMapTest, PartOfALargeLeafTakesAllOfItAway) {
+  host_.order = 9;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  Fault(Gpa(0));
+  ASSERT_EQ(LevelOf(Gpa(0)), 2);
+  vm_->ZapRange(Gfn(5), PageCount(1))->Settle();
+  EXPECT_EQ(LevelOf(Gpa(0)), 0);
+}
+
+TEST_F(ReverseMapTest, ALoggedWriteUnderALargeLeafDropsIt) {
+  host_.order = 9;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  Fault(Gpa(0));
+  Fault(Gpa(MiB(2)));
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), kSlotLogDirtyPages).ok());
+  EXPECT_EQ(LevelOf(Gpa(0)), 2);
+  EXPECT_FALSE(IsWritable(Gpa(0)));
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 1);
+  EXPECT_EQ(LevelOf(Gpa(0x4000)), 0) << "it comes back with its next fault";
+  EXPECT_EQ(LevelOf(Gpa(MiB(2))), 2);
+  EXPECT_THAT(TakeDirty(), ElementsAre(3));
+}
+
+TEST_F(ReverseMapTest, TakingTheLogProtectsWhatWasWritten) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), kSlotLogDirtyPages).ok());
+  for (const uint64_t page : {1, 2, 700}) Fault(Gpa(page * kPageSize));
+  Fault(Gpa(0x5000), kReadFault);
+  EXPECT_THAT(TakeDirty(), ElementsAre(1, 2, 700));
+  EXPECT_FALSE(IsWritable(Gpa(0x1000)));
+  EXPECT_THAT(TakeDirty(), IsEmpty());
+  const auto again = ExitQualification::Make(Access::Write(), Access::ReadExecute(), true, true);
+  EXPECT_EQ(Fault(Gpa(0x1000), again), FaultOutcome::kFixed);
+  EXPECT_THAT(TakeDirty(), ElementsAre(1));
+}
+
+TEST_F(ReverseMapTest, ASlotThatMovesTakesNothingAlong) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  Fault(Gpa(0x1000));
+  ASSERT_TRUE(SetRam(Gpa(GiB(1)), MiB(2)).ok());
+  EXPECT_EQ(LevelOf(Gpa(0x1000)), 0);
+  EXPECT_EQ(Fault(Gpa(GiB(1) + 0x1000)), FaultOutcome::kFixed);
+  ASSERT_TRUE(SetRam(Gpa(GiB(1)), 0).ok());
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), 0, kRam + MiB(64)).ok());
+  EXPECT_EQ(Fault(Gpa(MiB(3))), FaultOutcome::kFixed);
+}
+
+TEST_F(ReverseMapTest, ZapAllForgetsEverything) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), GiB(1)).ok());
+  for (uint64_t i = 0; i < 100; ++i) Fault(Gpa(i * MiB(2)));
+  vm_->ZapAll()->Settle();
+  ASSERT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+  for (uint64_t i = 0; i < 100; ++i) EXPECT_EQ(Fault(Gpa(i * MiB(2))), FaultOutcome::kFixed);
+}
+
+TEST_F(ReverseMapTest, AFrameThatTheHostChangedIsReplaced) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  Fault(Gpa(0x1000));
+  host_.offset = MiB(64);
+  EXPECT_EQ(Fault(Gpa(0x2000)), FaultOutcome::kFixed);
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + 0x1000, KiB(4)).ok());
+  EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
+  EXPECT_EQ(vm_->Translate(Gpa(0x1000))->FrameOf(Gfn(1)),
+            Hfn((kRam.raw() + MiB(64) + 0x1000) >> kPageShift));
+}
+
+TEST_F(ReverseMapTest, EveryBudgetOfTablesIsAllOrNothing) {
+  for (size_t quota = 1; quota < 12; ++quota) {
+    Start({.table_quota = quota});
+    ASSERT_TRUE(SetRam(Gpa(0), GiB(4)).ok());
+    for (uint64_t i = 0; i < 4; ++i) {
+      const Gpa gpa(i * GiB(1));
+      const FaultResult result = vcpu_->HandleEptViolation(gpa, kWriteFault);
+      EXPECT_EQ(result.outcome, LevelOf(gpa) != 0 ? FaultOutcome::kFixed : FaultOutcome::kError);
+    }
+    ASSERT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+    vcpu_ = nullptr;
+  }
+}
+
+TEST_F(ReverseMapTest, FaultsOfTwoVcpusAndZapsAgree) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(64)).ok());
+  auto other = *vm_->CreateVcpu();
+  const auto fault = [](Vcpu& vcpu) {
+    for (uint64_t i = 0; i < 20000; ++i) {
+      const FaultResult result =
+          vcpu.HandleEptViolation(Gpa(i * 7 % 16384 * kPageSize), kWriteFault);
+      ASSERT_NE(result.outcome, FaultOutcome::kError) << result.status;
+    }
+  };
+  std::thread thread(fault, std::ref(*other));
+  for (int i = 0; i < 50; ++i)
+    vm_->ZapRange(Gfn(static_cast<uint64_t>(i) * 300), PageCount(700))->Settle();
+  fault(*vcpu_);
+  thread.join();
+}
+
+TEST(ReverseMap, GoesWithWriteProtectionAlone) {
+  MinimalBackend backend;
+  const auto vm =
+      Vm::Create(backend, {.dirty_tracking = DirtyTracking::kDirtyBits, .reverse_map = true});
+  EXPECT_TRUE(absl::IsInvalidArgument(vm.status()));
+  EXPECT_THAT(std::string(vm.status().message()), HasSubstr("dirty_tracking"));
+}
+
+}  // namespace
+}  // namespace tdp
