@@ -13,6 +13,7 @@
 #include "tdp/tools/command.h"
 #include "tdp/tools/demo_command.h"
 #include "tdp/tools/pack_command.h"
+#include "tdp/tools/regions_command.h"
 #include "tdp/tools/replay_command.h"
 #include "tdp/tools/sweep_command.h"
 
@@ -24,6 +25,7 @@ constexpr Command kCommands[] = {
     {"replay", "replay a recorded program through two dimensions of paging", RunReplay},
     {"sweep", "replay with every combination of many options, for CSV and JSON", RunSweep},
     {"pack", "turn a text trace into the compressed binary format", RunPack},
+    {"regions", "show what a machine's tree of memory regions comes to", RunRegions},
 };
 
 std::string Usage() {

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/regions_command.h"
+
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/region_slots.h"
+#include "tdp/mmu/vm.h"
+#include "tdp/tools/command.h"
+#include "tdp/tools/options.h"
+#include "tdp/tools/regions/region_file.h"
+#include "tdp/tools/regions/region_text.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: tdp regions FILE.json\n\n"
+    "Prints a machine's tree of regions, what the guest sees of it and the memory slots\n"
+    "that follow, then the slot changes of each transaction in the file. The slots are\n"
+    "those of a real Vm, which refuses what does not fit. docs/regions.md has the format.\n\n";
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.good() && !file.eof()) {
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  }
+  return text;
+}
+
+// The slots of every address space of a machine, in one `Vm`.
+class MachineSlots {
+ public:
+  static absl::StatusOr<std::unique_ptr<MachineSlots>> Create(RegionMachine& machine) {
+    auto slots = std::make_unique<MachineSlots>();
+    VmOptions options;
+    options.address_spaces = static_cast<int>(machine.address_spaces.size());
+    TDP_ASSIGN_OR_RETURN(slots->vm_, Vm::Create(slots->backend_, options));
+    for (uint16_t i = 0; i < machine.address_spaces.size(); ++i) {
+      slots->spaces_.push_back(std::make_unique<RegionSlots>(
+          machine.tree.get(), machine.address_spaces[i].root, slots->vm_.get(), i));
+      TDP_RETURN_IF_ERROR(slots->spaces_.back()->OnRegionsChanged());
+    }
+    return slots;
+  }
+
+  RegionSlots& of(size_t space) { return *spaces_[space]; }
+
+ private:
+  MinimalBackend backend_;
+  std::unique_ptr<Vm> vm_;
+  std::vector<std::unique_ptr<RegionSlots>> spaces_;
+};
+
+absl::StatusOr<std::string> RunTransaction(RegionMachine& machine, MachineSlots& slots,
+                                           const RegionMachine::Transaction& transaction) {
+  std::string text = absl::StrCat("\ntransaction: ", transaction.name, "\n");
+  for (size_t i = 0; i < machine.address_spaces.size(); ++i) {
+    const std::string& space = machine.address_spaces[i].name;
+    slots.of(i).set_observer(
+        [&text, space](SlotStep::Kind kind, uint32_t id, const PlannedSlot& slot) {
+          absl::StrAppend(&text, StepText(kind, id, slot), "  (", space, ")\n");
+        });
+  }
+  machine.tree->Begin();
+  absl::Status status;
+  for (const auto& change : transaction.changes) {
+    status = change(*machine.tree);
+    if (!status.ok()) break;
+  }
+  const absl::Status committed = machine.tree->Commit();
+  TDP_RETURN_IF_ERROR(status);
+  TDP_RETURN_IF_ERROR(committed);
+  return text;
+}
+
+absl::StatusOr<std::string> Report(RegionMachine& machine) {
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<MachineSlots> slots, MachineSlots::Create(machine));
+  std::string text;
+  for (size_t i = 0; i < machine.address_spaces.size(); ++i) {
+    const RegionMachine::AddressSpace& space = machine.address_spaces[i];
+    absl::StrAppend(&text, i == 0 ? "" : "\n", TreeText(space.name, *space.root), "\n",
+                    FlatViewText(space.name, slots->of(i).view()), "\n",
+                    SlotsText(space.name, slots->of(i).slots()));
+  }
+  for (const RegionMachine::Transaction& transaction : machine.transactions) {
+    TDP_ASSIGN_OR_RETURN(const std::string steps, RunTransaction(machine, *slots, transaction));
+    absl::StrAppend(&text, steps);
+  }
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunRegions(absl::Span<const std::string_view> arguments) {
+  bool help = false;
+  OptionParser parser;
+  parser.AddSwitch("help", "show this", &help);
+  TDP_ASSIGN_OR_RETURN(const std::vector<std::string> files, parser.Parse(arguments));
+  if (help) {
+    std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
+    return kExitOk;
+  }
+  if (files.size() != 1) return absl::InvalidArgumentError("needs one file; see --help");
+  TDP_ASSIGN_OR_RETURN(const std::string text, ReadFile(files[0]));
+  absl::StatusOr<RegionMachine> machine = ParseRegionFile(text);
+  if (!machine.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(files[0], ": ", machine.status().message()));
+  }
+  TDP_ASSIGN_OR_RETURN(const std::string report, Report(*machine));
+  std::fputs(report.c_str(), stdout);
+  return kExitOk;
+}
+
+}  // namespace tdp::tools

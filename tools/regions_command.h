@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `tdp regions`: what a machine's regions come to.
+
+#ifndef TDP_TOOLS_REGIONS_COMMAND_H_
+#define TDP_TOOLS_REGIONS_COMMAND_H_
+
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace tdp::tools {
+
+absl::StatusOr<int> RunRegions(absl::Span<const std::string_view> arguments);
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REGIONS_COMMAND_H_
