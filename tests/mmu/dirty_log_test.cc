@@ -39,6 +39,18 @@ std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {
 
 constexpr Gpa PageAt(Gpa base, uint64_t page) { return base + page * kPageSize; }
 
+// The entries of level 2 and above on the way to `gpa`.
+std::vector<EntryRef> UpperEntries(LoggingGuest& guest, Gpa gpa) {
+  std::vector<EntryRef> entries;
+  uint64_t table = guest.vm().eptp().root().raw();
+  for (Level level(4); level > kLevel4K; level = level.below()) {
+    auto* const at = reinterpret_cast<uint64_t*>(guest.memory().At(Hpa(table)));
+    entries.emplace_back(at + level.IndexOf(Gfn::Of(gpa)));
+    table = entries.back().Load().address().raw();
+  }
+  return entries;
+}
+
 // --- Each way of tracking -----------------------------------------------------------------------
 
 class EveryTracking : public testing::TestWithParam<DirtyTracking> {
@@ -235,6 +247,24 @@ TEST_P(EveryTracking, ASlotThatDoesNotLogIsNotFound) {
   EXPECT_TRUE(absl::IsNotFound(guest_->vm().PushDownDirtyLog(0)));
 }
 
+TEST_P(EveryTracking, AFaultThatMeetsAPushOfAnotherIsRetriedAndChangesNothing) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4));
+  guest_->Write(0, PageAt(Gpa(0), 1));
+  guest_->SetLogging(0, true);
+  const EntryRef entry = UpperEntries(*guest_, Gpa(0)).back();
+  ASSERT_FALSE(entry.Load().is_writable());
+  entry.FetchOr(ept::kTablePushing);
+  const auto write = ExitQualification::Make(Access::Write(), Access::ReadExecute(), true, true);
+  const Gpa page = PageAt(Gpa(0), 1);
+  EXPECT_EQ(guest_->vcpu(0).HandleEptViolation(page, write).outcome, FaultOutcome::kRetry);
+  EXPECT_FALSE(guest_->vm().Translate(page)->access.can_write());
+  entry.FetchAnd(~ept::kTablePushing);
+  EXPECT_LE(guest_->vcpu(0).HandleEptViolation(page, write).outcome, FaultOutcome::kSpurious);
+  EXPECT_TRUE(guest_->vm().Translate(page)->access.can_write());
+  EXPECT_EQ(guest_->Take(0), Pages({1}));
+}
+
 // Two CPUs that keep what they may keep, and every operation that can come between a write and its
 // take. The copy is the model: after a last take it is what the guest wrote, page by page.
 TEST_P(EveryTracking, NoWriteIsLostWhateverHappensBetween) {
@@ -311,18 +341,6 @@ TEST_P(EveryTracking, NoWriteIsLostWhateverHappensBetween) {
 
 // --- D bits
 // ------------------------------------------------------------------------------------------
-
-// The entries of level 2 and above on the way to `gpa`.
-std::vector<EntryRef> UpperEntries(LoggingGuest& guest, Gpa gpa) {
-  std::vector<EntryRef> entries;
-  uint64_t table = guest.vm().eptp().root().raw();
-  for (Level level(4); level > kLevel4K; level = level.below()) {
-    auto* const at = reinterpret_cast<uint64_t*>(guest.memory().At(Hpa(table)));
-    entries.emplace_back(at + level.IndexOf(Gfn::Of(gpa)));
-    table = entries.back().Load().address().raw();
-  }
-  return entries;
-}
 
 class DirtyBits : public testing::Test {
  protected:
