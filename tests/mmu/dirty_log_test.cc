@@ -149,6 +149,23 @@ TEST_P(EveryTracking, AWriteInALargePageDirtiesItsFourKilobytesAlone) {
   EXPECT_EQ(guest_->Take(0), Pages({513, 600}));
 }
 
+TEST_P(EveryTracking, ASplitWithoutAWriteDirtiesNothing) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(8), 9);
+  for (uint64_t at = 0; at < 4; ++at) guest_->Write(0, Gpa(at * MiB(2)));
+  guest_->StartMigration(0);
+  guest_->Write(0, Gpa(MiB(6)));  // its table alone is split
+  EXPECT_EQ(guest_->Take(0), Pages({1536}));
+  guest_->Settle(*guest_->vm().SplitRange(Gfn(0), PageCount(512), kLevel4K));
+  guest_->Settle(*guest_->vm().ZapRange(Gfn(600), PageCount(1)));
+  guest_->Read(0, PageAt(Gpa(0), 1));
+  guest_->Read(1, PageAt(Gpa(0), 601));
+  EXPECT_EQ(guest_->Take(0), Pages());
+  guest_->Write(0, PageAt(Gpa(0), 2));
+  guest_->Write(1, PageAt(Gpa(0), 602));
+  EXPECT_EQ(guest_->Take(0), Pages({2, 602}));
+}
+
 TEST_P(EveryTracking, TheFirstWritesTakeAFaultAPageOrOneATable) {
   Start();
   guest_->AddSlot(0, Gpa(0), MiB(2));
