@@ -49,10 +49,11 @@ struct GuestWalk {
 
 // How a walk reaches guest memory: a class with
 //   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why)
-// The place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage, kNestedFault.
-// With `to_write`, a place that may be written; null with kMapped if it never may be (read-only
-// memory).
-//
+//   void Wrote(Gpa gpa)
+// `Reach` gives the place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage,
+// kNestedFault. With `to_write`, a place that may be written; null with kMapped if it never may be
+// (read-only memory). `Wrote` follows each write through such a place.
+
 // The shape of one mode.
 template <PagingMode kMode>
 struct PagingGeometry {
@@ -184,6 +185,7 @@ class GuestWalker {
         continue;
       }
       if (!CompareExchange(place, entry, flagged)) return false;
+      memory_.Wrote(walk.entry_addresses[At(level)]);
       walk.entries[At(level)] = flagged;
     }
     return true;
