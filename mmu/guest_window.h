@@ -63,7 +63,7 @@ class GuestWindow {
   absl::Status Fetch(GuestWalkOutcome& outcome);
 
  private:
-  struct Line {
+  struct alignas(64) Line {
     uint64_t gfn = ~uint64_t{0};
     uint64_t sequence = 0;
     Hva hva;
