@@ -162,7 +162,8 @@ absl::Status HandleFault(const Guest& guest, const vtx::VmExit& exit, Vcpu& mmu,
     case FaultOutcome::kMmio:
       return EmulateMmio(guest, exit, vcpu, report);
     case FaultOutcome::kBlocked:
-      return absl::InternalError("this backend's pages are always there");
+    case FaultOutcome::kDirtyRingFull:
+      return absl::InternalError("this host's pages are always there, and nothing is logged");
     case FaultOutcome::kError:
       return result.status;
   }
