@@ -174,6 +174,39 @@ TEST_F(ChangesOfLargePages, APageTakenOutOfALargeLeafLeavesTheRestMapped) {
   Free(frame);
 }
 
+TEST_F(ChangesOfLargePages, PagesThatWereSplitAreCollapsedUnderTheGuest) {
+  OtherCpu other(machine_, Machine::kCode, WaitRegisters());
+  WaitForReads(100);
+  // One page goes, which splits the large leaf, and comes back where it was.
+  ValueOrDie(machine_.vm().ZapRange(Gfn::Of(kWord), PageCount(1))).Settle();
+  WaitForReads(100);
+  ASSERT_EQ(ValueOrDie(machine_.vm().Translate(kWord)).level, kLevel4K);
+  const int kicks = machine_.backend().kicks();
+  const Gfn first = Gfn::Of(kWord.AlignDown(MiB(2)));
+  EXPECT_EQ(ValueOrDie(machine_.vm().CollapseRange(first, kLevel2M.pages())), 1u);
+  EXPECT_GT(machine_.backend().kicks(), kicks);
+  WaitForReads(100);
+  EXPECT_EQ(ValueOrDie(machine_.vm().Translate(kWord)).level, kLevel2M);
+  machine_.At<uint64_t>(kWord) = kGo;
+  other.Join();
+  EXPECT_EQ(other.exit().reason, ExitReason::kHlt);
+  CheckOk(machine_.vm().CheckInvariants());
+}
+
+TEST_F(ChangesOfLargePages, ALeafIsSplitUnderTheGuestWithoutAFault) {
+  OtherCpu other(machine_, Machine::kCode, WaitRegisters());
+  WaitForReads(100);
+  ASSERT_EQ(ValueOrDie(machine_.vm().Translate(kWord)).level, kLevel2M);
+  const uint64_t fixed = machine_.vm().Stats().faults.fixed;
+  ValueOrDie(machine_.vm().SplitRange(Gfn::Of(kWord), PageCount(1))).Settle();
+  WaitForReads(100);
+  EXPECT_EQ(ValueOrDie(machine_.vm().Translate(kWord)).level, kLevel4K);
+  EXPECT_EQ(machine_.vm().Stats().faults.fixed, fixed);
+  machine_.At<uint64_t>(kWord) = kGo;
+  other.Join();
+  EXPECT_EQ(other.exit().reason, ExitReason::kHlt);
+}
+
 // The host compacts its memory under a guest that writes all over it: every write must be found in
 // the end. A CPU that kept one stale translation would write into a page that is no longer the
 // guest's.
