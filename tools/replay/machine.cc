@@ -141,13 +141,18 @@ Hva Machine::HvaOf(const MapRegion& region, Gpa gpa) {
   return kGuestMemory + region.backing_offset + (gpa - region.base);
 }
 
-absl::StatusOr<Hpa> Machine::HpaBySlots(Gpa gpa) {
-  if (!uses_ept()) return Hpa(gpa.raw());
+absl::StatusOr<Hva> Machine::HvaBySlots(Gpa gpa) const {
   const MapRegion* region = map_.Find(gpa);
   if (region == nullptr || region->kind == RegionKind::kMmio) {
     return absl::NotFoundError(absl::StrCat("no slot holds guest address ", ToString(gpa)));
   }
-  TDP_ASSIGN_OR_RETURN(HostPage page, host_->Resolve(HvaOf(*region, gpa), Access::Read()));
+  return HvaOf(*region, gpa);
+}
+
+absl::StatusOr<Hpa> Machine::HpaBySlots(Gpa gpa) {
+  if (!uses_ept()) return Hpa(gpa.raw());
+  TDP_ASSIGN_OR_RETURN(Hva hva, HvaBySlots(gpa));
+  TDP_ASSIGN_OR_RETURN(HostPage page, host_->Resolve(hva, Access::Read()));
   return page.hfn.address() + gpa.page_offset();
 }
 

@@ -49,6 +49,8 @@ class Machine {
   // The registers of the program: user mode, on the guest kernel's tables.
   sim::Registers ProgramRegisters() const;
 
+  // Where the slots put `gpa` in host virtual memory. NotFound if no slot holds it. With EPT only.
+  absl::StatusOr<Hva> HvaBySlots(Gpa gpa) const;
   // Where the slots put `gpa`: the host's page for the slot's address, brought in if need be.
   // NotFound if no slot holds it. Without EPT the address itself.
   absl::StatusOr<Hpa> HpaBySlots(Gpa gpa);

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/replay/cold_check.h"
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/tools/replay/cpu_runner.h"
+#include "tdp/tools/replay/machine.h"
+#include "tdp/tools/trace/trace_record.h"
+
+namespace tdp::tools {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kPages = 20;
+constexpr Gva kFirstPage{0x10000};
+
+// A machine on which a program has touched 20 pages.
+std::unique_ptr<Machine> UsedMachine(Paging paging) {
+  ReplayOptions options;
+  options.paging = paging;
+  options.ept_page = kLevel4K;
+  std::unique_ptr<Machine> machine = Machine::Create(options).value();
+  std::vector<TraceRecord> records;
+  for (uint64_t i = 0; i < kPages; ++i) {
+    records.push_back(TraceRecord::Make(kFirstPage + i * kPageSize, AccessKind::kStore, 3));
+  }
+  EXPECT_TRUE(CpuRunner(*machine, 0).Run(records).ok());
+  return machine;
+}
+
+TEST(ColdCheck, FindsNothingWrongAfterAReplay) {
+  for (Paging paging : {Paging::kNative, Paging::kEpt}) {
+    const ColdCheck check = CheckFromCold(*UsedMachine(paging)).value();
+    EXPECT_EQ(check.pages, kPages);
+    EXPECT_EQ(check.mismatches, 0u) << check.first_mismatch;
+    EXPECT_EQ(check.first_mismatch, "");
+  }
+}
+
+TEST(ColdCheck, FindsAPageThatTheHostMovedWithoutAWord) {
+  const std::unique_ptr<Machine> machine = UsedMachine(Paging::kEpt);
+  const Gpa gpa = machine->kernel().mappings()[7].gpa;
+  const Hva hva = machine->HvaBySlots(gpa).value();
+  ASSERT_TRUE(machine->host().Migrate(hva, kPageSize).ok());
+  const ColdCheck check = CheckFromCold(*machine).value();
+  EXPECT_EQ(check.pages, kPages);
+  EXPECT_EQ(check.mismatches, 1u);
+  EXPECT_THAT(check.first_mismatch, HasSubstr("the slots say"));
+}
+
+TEST(ColdCheck, FindsAGuestEntryThatLeadsElsewhere) {
+  for (Paging paging : {Paging::kNative, Paging::kEpt}) {
+    const std::unique_ptr<Machine> machine = UsedMachine(paging);
+    // Walk down to the entry of the first page, and change its frame.
+    uint64_t table = machine->kernel().root().raw();
+    uint64_t* entry = nullptr;
+    for (int level = 4; level >= 1; --level) {
+      const Hpa hpa = machine->HpaBySlots(Gpa(table)).value();
+      const uint64_t index = kFirstPage.raw() >> Level(level).shift() & (Level::kEntries - 1);
+      entry = reinterpret_cast<uint64_t*>(machine->host().At(hpa)) + index;
+      table = *entry & 0x000ffffffffff000;
+    }
+    *entry ^= kPageSize;
+    EXPECT_EQ(CheckFromCold(*machine).value().mismatches, 1u);
+  }
+}
+
+}  // namespace
+}  // namespace tdp::tools
