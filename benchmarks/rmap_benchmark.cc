@@ -165,7 +165,7 @@ void BM_PteListIterate(benchmark::State& state) {
 }
 BENCHMARK(BM_PteListIterate)->Arg(128);
 
-// The list of the textbook (Linux up to 5.16): descriptors without a count, whose entries are found
+// The list of the textbook (Linux until 2021): descriptors without a count, whose entries are found
 // by looking at them one after the other.
 template <int kN>
 class TextbookList {

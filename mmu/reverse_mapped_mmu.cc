@@ -91,6 +91,7 @@ void ReverseMappedMmu::DropLarge(const EntryPosition& at, Gfn gfn, SlotRmap& rma
   RmapHead* head = rmap.Find(gfn, at.level);
   TDP_CHECK(head != nullptr && head->is_single() && head->single() == entry.where());
   *head = RmapHead();
+  has_dropped_ = true;
   entry.Exchange(EptEntry::Empty());
 }
 
@@ -116,7 +117,7 @@ bool ReverseMappedMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& 
     head = RmapHead();
     any = true;
   });
-  return mmu_.Detach(first, end, spare, detached) || any;
+  return mmu_.Detach(first, end, spare, detached) || any || has_dropped_;
 }
 
 bool ReverseMappedMmu::WriteProtect(Gfn first, Gfn end) {

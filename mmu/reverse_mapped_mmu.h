@@ -67,7 +67,7 @@ class ReverseMappedMmu {
   // -----------------------------------------------------------------------------------
 
   // Takes every leaf that touches [first, end) away, one by one, and what `DirectMmu::Detach` finds
-  // then: tables without leaves. Returns whether anything was there.
+  // then: tables without leaves. Returns whether CPUs have to hear of it.
   bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached);
   // Takes W from every leaf that touches [first, end), one by one. Returns whether any had it.
   bool WriteProtect(Gfn first, Gfn end);
@@ -98,6 +98,9 @@ class ReverseMappedMmu {
   DirectMmu& mmu_;
   SpinLock lock_;
   std::vector<std::shared_ptr<SlotRmap>> rmaps_;  // by slot id
+  // A large leaf was dropped by a fault. Its fault flushes, but until then CPUs may use what no
+  // entry shows any more: from here on every `Detach` owes a flush of its own.
+  bool has_dropped_ = false;
 };
 
 }  // namespace tdp
