@@ -33,6 +33,7 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       mmu_lock(options.section_clock),
       pool(backend, options.table_quota, EptEntry::Empty()),
       clock(backend, *this),
+      table_reclaim(*this),
       spare_(pool),
       backend_(backend),
       options_(options),

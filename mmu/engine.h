@@ -26,6 +26,7 @@
 #include "tdp/mmu/reverse_mapped_mmu.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
+#include "tdp/mmu/table_reclaim.h"
 #include "tdp/mmu/vm_options.h"
 
 namespace tdp {
@@ -80,6 +81,7 @@ class Engine : public TableReclaimer {
   ChangeSequence sequence;
   TablePool pool;
   FlushClock clock;
+  TableReclaim table_reclaim;
 
   // How many slots log dirty pages. Moves before the first such slot is published, and after the
   // last one is gone.
@@ -90,6 +92,7 @@ class Engine : public TableReclaimer {
 
   std::atomic<uint64_t> zaps{0};
   std::atomic<uint64_t> tables_freed{0};
+  std::atomic<uint64_t> table_reclaims{0};
 
   // The vCPUs there are, by id, and what those that are gone had counted.
   mutable absl::Mutex vcpus_mutex;

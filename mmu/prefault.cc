@@ -137,9 +137,12 @@ StagedTable::Published Vcpu::PublishStaged(const PageFault& fault, StagedTable& 
   return published;
 }
 
-// One ordinary fault.
+// One ordinary fault, but none that takes tables from elsewhere: they might be those that were just
+// prefaulted.
 absl::StatusOr<PageCount> Vcpu::PrefaultPage(Gfn gfn, Access access) {
-  FaultResult result = HandleEptViolation(gfn.address(), QualificationOf(access));
+  FaultResult result = FaultWithRoom(gfn.address(), QualificationOf(access));
+  short_of_tables_ = false;
+  Count(result);
   switch (result.outcome) {
     case FaultOutcome::kFixed:
     case FaultOutcome::kSpurious:

@@ -110,12 +110,32 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault
 }
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
+  FaultResult result = FaultWithRoom(gpa, qualification);
+  if (ABSL_PREDICT_FALSE(result.outcome == FaultOutcome::kError) && short_of_tables_) {
+    result = FaultWithReclaim(gpa, qualification, std::move(result));
+  }
+  Count(result);
+  return result;
+}
+
+FaultResult Vcpu::FaultWithRoom(Gpa gpa, ExitQualification qualification) {
   FaultResult result = Fault(gpa, qualification);
   while (ABSL_PREDICT_FALSE(IsShortOfRoom())) {
     const absl::Status room = MakeRoom(gpa);
     result = room.ok() ? Fault(gpa, qualification) : Error(room);
   }
-  Count(result);
+  return result;
+}
+
+// Again with tables that the guest does not use. Another vCPU may be faster with what was freed, so
+// it takes several tries.
+FaultResult Vcpu::FaultWithReclaim(Gpa gpa, ExitQualification qualification, FaultResult result) {
+  constexpr int kTries = 8;
+  for (int i = 0; i < kTries && std::exchange(short_of_tables_, false); ++i) {
+    if (engine_.table_reclaim.Run(TableCache::kFaultMaximum) == 0) break;
+    engine_.table_reclaims.fetch_add(1, std::memory_order_relaxed);
+    result = FaultWithRoom(gpa, qualification);
+  }
   return result;
 }
 
@@ -369,6 +389,7 @@ FaultResult Vcpu::Finish(const PageFault& fault, const MapResult& mapped,
   SettleSplit(mapped);
   if (IsMapped(mapped)) return ResultOf(mapped);
   if (mapped.outcome == MapOutcome::kNeedsTables) {
+    short_of_tables_ = true;
     return Error(refill.ok() ? absl::InternalError("a fault needed more tables than its maximum")
                              : refill);
   }

@@ -81,8 +81,8 @@ class Vcpu {
   // Answers an EPT violation (exit 48) at `gpa`. May call `Backend::Resolve` and so block; never
   // allocates by itself. The vCPU is not in the guest. Statuses with `FaultOutcome::kError`:
   // InvalidArgument (a qualification that hardware cannot report, or an address beyond the guest's
-  // width), FailedPrecondition (the vCPU is in the guest), ResourceExhausted (no table memory:
-  // nothing was changed, the same fault can be tried again), and what `Resolve` answers.
+  // width), FailedPrecondition (the vCPU is in the guest), ResourceExhausted (no table memory and
+  // no cold table to take it from: the same fault can be tried again), and what `Resolve` answers.
   FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
 
   // Takes the guest-physical addresses that the CPU wrote to its page-modification log: each was
@@ -141,6 +141,8 @@ class Vcpu {
   Vcpu(Engine& engine, VcpuId id);
 
   FaultResult Fault(Gpa gpa, ExitQualification qualification);
+  FaultResult FaultWithRoom(Gpa gpa, ExitQualification qualification);
+  FaultResult FaultWithReclaim(Gpa gpa, ExitQualification qualification, FaultResult result);
   absl::Status CheckAddress(Gpa gpa) const;
   absl::Status CheckWidth(Gpa gpa) const;
   bool IsPlausible(Gpa gpa, ExitQualification qualification) const;
@@ -182,6 +184,7 @@ class Vcpu {
   Engine& engine_;
   const VcpuId id_;
   AddressSpaceId address_space_ = 0;
+  bool short_of_tables_ = false;      // the last fault failed for want of tables
   DirectMmu* mmu_;                    // of that address space
   ReverseMappedMmu* reverse_mapped_;  // the same, or null
   MmuLock::Reader reader_;

@@ -271,6 +271,7 @@ VmStats Vm::Stats() const {
   }
   stats.zaps = engine_->zaps.load(std::memory_order_relaxed);
   stats.tables_freed = engine_->tables_freed.load(std::memory_order_relaxed);
+  stats.table_reclaims = engine_->table_reclaims.load(std::memory_order_relaxed);
   stats.tables_in_use = engine_->pool.taken();
   stats.table_bytes_reserved = engine_->pool.reserved_bytes();
   stats.writer_section_ns = engine_->mmu_lock.writer_ns();

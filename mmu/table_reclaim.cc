@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/table_reclaim.h"
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tdp/mmu/engine.h"
+#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/mmu_lock.h"
+
+namespace tdp {
+namespace {
+
+// Tables that one section looks at.
+constexpr int kTablesPerSection = 32;
+
+}  // namespace
+
+size_t TableReclaim::Run(size_t wanted) {
+  absl::MutexLock lock(&mutex_);
+  const uint64_t before = engine_.tables_freed.load(std::memory_order_relaxed);
+  Gather(wanted);
+  PendingFlush flush;
+  for (const FrameRange& victim : victims_) {
+    flush.Merge(engine_.Zap(space_, victim.first, victim.end));
+  }
+  flush.Settle();
+  // What another thread freed meanwhile is as welcome.
+  return static_cast<size_t>(engine_.tables_freed.load(std::memory_order_relaxed) - before);
+}
+
+// The first turn of the hand may only take A bits, the second finds what has not been used since;
+// the rest of a third is what the first turn had begun in the middle.
+void TableReclaim::Gather(size_t wanted) {
+  victims_.clear();
+  wanted_ = wanted;
+  const size_t turns = 3 * engine_.address_spaces();
+  for (size_t turn = 0; turn < turns; ++turn) {
+    GoRound();
+    if (!victims_.empty()) return;
+    hand_ = Gfn(0);
+    space_ = static_cast<AddressSpaceId>((space_ + 1u) % engine_.address_spaces());
+  }
+}
+
+// From the hand to the end of its address space, or until there are enough victims.
+void TableReclaim::GoRound() {
+  const DirectMmu& mmu = engine_.mmu(space_);
+  MmuLock::Reader reader(engine_.mmu_lock);
+  while (hand_ < mmu.end() && victims_.size() < wanted_) {
+    const MmuReadSection section(reader);
+    budget_ = kTablesPerSection;
+    VisitTable(mmu.root()->entries(), mmu.root_level(), Gfn(0));
+    if (budget_ > 0 && victims_.size() < wanted_) hand_ = mmu.end();
+  }
+}
+
+// Goes over the rest of `table` from the hand on. Returns whether there are tables below it.
+bool TableReclaim::VisitTable(uint64_t* table, Level level, Gfn base) {
+  const FrameRange rest{hand_, engine_.mmu(space_).end()};
+  bool any = false;
+  for (int i = 0; i < Level::kEntries; ++i) {
+    const EptEntry link = EntryRef(table + i).Load();
+    if (link.kind(level) != EntryKind::kTable) continue;
+    any = true;
+    if (i < rest.FirstIndex(base, level)) continue;
+    const Gfn first = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
+    const Level below = level.below();
+    uint64_t* child = engine_.pool.EntriesOf(link.address());
+    if (below == kLevel4K || !VisitTable(child, below, first)) {
+      --budget_;
+      Judge(EntryRef(table + i), link, {first, first + level.pages()});
+    }
+    if (budget_ <= 0 || victims_.size() >= wanted_) return true;
+    hand_ = first + level.pages();
+  }
+  return any;
+}
+
+void TableReclaim::Judge(EntryRef link, EptEntry value, FrameRange frames) {
+  hand_ = frames.end;
+  // Where someone else changes the link the table is in use.
+  if (value.accessed()) {
+    link.CompareExchange(value, value.WithAccessedHarvested());
+  } else {
+    victims_.push_back(frames);
+  }
+}
+
+}  // namespace tdp

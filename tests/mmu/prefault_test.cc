@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include <bit>
+#include <memory>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/mmu/vm.h"
+#include "tests/mmu/arithmetic_host.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr Hva kRam{TiB(1)};
+constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
+constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+
+class PrefaultTest : public testing::Test {
+ protected:
+  void Start(VmOptions options = {}, ByteCount size = MiB(16), uint32_t flags = 0) {
+    vm_ = *Vm::Create(host_, options);
+    vcpu_ = *vm_->CreateVcpu();
+    ASSERT_TRUE(
+        vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = size, .hva = kRam}).ok());
+  }
+  void TearDown() override {
+    if (vm_ == nullptr) return;
+    EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+  }
+  bool IsMapped(Gpa gpa) { return vm_->Translate(gpa).ok(); }
+  std::string Refusal(Gpa gpa, ByteCount size, Access access = Access::Read()) {
+    return std::string(vcpu_->Prefault(gpa, size, access).status().message());
+  }
+
+  ArithmeticHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+TEST_F(PrefaultTest, WhatIsPrefaultedNeedsNoFault) {
+  Start();
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0x5000), MiB(6)), MiB(6));
+  for (uint64_t at = 0x5000; at < 0x5000 + MiB(6); at += kPageSize) {
+    const auto found = vm_->Translate(Gpa(at));
+    ASSERT_TRUE(found.ok()) << at;
+    ASSERT_EQ(found->entry.frame(), Hfn::Of(Hpa(kRam.raw() + at)));
+  }
+  EXPECT_FALSE(IsMapped(Gpa(0x4000)));
+  EXPECT_FALSE(IsMapped(Gpa(0x5000 + MiB(6))));
+  EXPECT_EQ(vcpu_->HandleEptViolation(Gpa(0x5000), kReadFault).outcome, FaultOutcome::kSpurious);
+}
+
+TEST_F(PrefaultTest, NothingOfItIsAccessedOrDirty) {
+  Start();
+  ASSERT_TRUE(vcpu_->Prefault(Gpa(0), MiB(2)).ok());
+  EXPECT_FALSE(vm_->Translate(Gpa(0))->entry.accessed());
+  EXPECT_FALSE(*vm_->TestAge(kRam, MiB(16)));
+}
+
+TEST_F(PrefaultTest, ATableThatIsThereKeepsWhatItHas) {
+  Start();
+  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(0x7000), kWriteFault).outcome, FaultOutcome::kFixed);
+  const EptEntry before = vm_->Translate(Gpa(0x7000))->entry;
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(4)), MiB(4));
+  EXPECT_EQ(vm_->Translate(Gpa(0x7000))->entry, before);
+  EXPECT_TRUE(IsMapped(Gpa(0x6000)) && IsMapped(Gpa(0x8000)));
+}
+
+TEST_F(PrefaultTest, LargeHostPagesAreMappedAsSuch) {
+  host_.order = 9;
+  Start({}, MiB(7));
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(MiB(1)), MiB(6)), MiB(6));
+  EXPECT_EQ(vm_->Translate(Gpa(0))->level, kLevel2M) << "a leaf reaches to its own ends";
+  EXPECT_EQ(vm_->Translate(Gpa(MiB(4)))->level, kLevel2M);
+  EXPECT_EQ(vm_->Translate(Gpa(MiB(6)))->level, kLevel4K) << "the slot ends inside this one";
+  EXPECT_TRUE(IsMapped(Gpa(MiB(7) - 1)));
+}
+
+TEST_F(PrefaultTest, AHostThatKnowsItsPagesOneByOneServesToo) {
+  struct Scattered : ArithmeticHost {
+    absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+      auto page = ArithmeticHost::Resolve(hva, access);
+      page->hfn = Hfn(page->hfn.raw() ^ 1);  // no two in a row
+      return page;
+    }
+  } host;
+  auto vm = *Vm::Create(host, {});
+  auto vcpu = *vm->CreateVcpu();
+  ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(4), .hva = kRam}).ok());
+  ASSERT_EQ(*vcpu->Prefault(Gpa(0), MiB(4)), MiB(4));
+  for (uint64_t i = 0; i < 1024; ++i) {
+    ASSERT_EQ(vm->Translate(Gpa(i * kPageSize))->entry.frame(),
+              Hfn((kRam.raw() >> kPageShift) + (i ^ 1)));
+  }
+}
+
+TEST_F(PrefaultTest, ProgressIsReturnedAndTheRestSaysWhy) {
+  Start({}, MiB(16));
+  host_.missing.insert(kRam + MiB(3) + 0x4000);
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(0), MiB(16)), MiB(3) + 0x4000);
+  EXPECT_TRUE(absl::IsNotFound(vcpu_->Prefault(Gpa(MiB(3) + 0x4000), MiB(1)).status()));
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(MiB(15)), MiB(2)), MiB(1)) << "the slot ends there";
+  EXPECT_THAT(Refusal(Gpa(MiB(16)), MiB(1)), HasSubstr("gpa 0x1000000: no slot"));
+}
+
+TEST_F(PrefaultTest, WhatKvmCallsEinvalIsInvalidArgument) {
+  Start();
+  EXPECT_THAT(Refusal(Gpa(0x123), MiB(1)), HasSubstr("gpa 0x123"));
+  EXPECT_THAT(Refusal(Gpa(0), 0), HasSubstr("size 0x0"));
+  EXPECT_THAT(Refusal(Gpa(0), 0x800), HasSubstr("size 0x800"));
+  EXPECT_THAT(Refusal(Gpa(~uint64_t{0} - 0xfff), 0x2000), HasSubstr("wraps"));
+  EXPECT_THAT(Refusal(Gpa(0), uint64_t{1} << 60), HasSubstr("beyond the guest's width"));
+  EXPECT_THAT(Refusal(Gpa(0), KiB(4), Access::None()), HasSubstr("exit qualification"));
+  EXPECT_FALSE(IsMapped(Gpa(0)));
+  const GuestEntry entry = vcpu_->EnterGuest();
+  EXPECT_TRUE(absl::IsFailedPrecondition(vcpu_->Prefault(Gpa(0), KiB(4)).status()));
+}
+
+TEST_F(PrefaultTest, ForAWriteEveryPageBecomesWritable) {
+  host_.writable = false;
+  Start();
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
+  EXPECT_FALSE(vm_->Translate(Gpa(0x3000))->access.can_write());
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2), Access::Write()), MiB(2));
+  for (uint64_t i = 0; i < 512; ++i) {
+    ASSERT_TRUE(vm_->Translate(Gpa(i * kPageSize))->access.can_write());
+  }
+}
+
+TEST_F(PrefaultTest, AReadOfALoggingSlotGivesNoPageThatIsWrittenUnseen) {
+  Start({.dirty_tracking = DirtyTracking::kWriteProtection}, MiB(4), kSlotLogDirtyPages);
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(4)), MiB(4));
+  EXPECT_FALSE(vm_->Translate(Gpa(0x3000))->access.can_write());
+  uint64_t dirty = 0;
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0x3000), KiB(8), Access::Write()), KiB(8));
+  ASSERT_TRUE(vm_->TakeDirtyLog(0,
+                                [&](uint64_t, uint64_t bits) {
+                                  dirty += static_cast<uint64_t>(std::popcount(bits));
+                                })
+                  .ok());
+  EXPECT_EQ(dirty, 2u);
+}
+
+TEST_F(PrefaultTest, EveryBudgetOfTablesGetsAsFarAsItReachesAndLeavesNothingHalfDone) {
+  ByteCount before = 0;
+  for (size_t quota = 1; quota < 24; ++quota) {
+    ArithmeticHost host;
+    auto vm = *Vm::Create(host, {.table_quota = quota});
+    auto vcpu = *vm->CreateVcpu();
+    ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(16), .hva = kRam}).ok());
+    const auto done = vcpu->Prefault(Gpa(0), MiB(16));
+    const ByteCount bytes = done.ok() ? *done : 0;
+    EXPECT_EQ(absl::IsResourceExhausted(done.status()), !done.ok()) << done.status();
+    for (uint64_t at = 0; at < MiB(16); at += kPageSize) {
+      ASSERT_EQ(vm->Translate(Gpa(at)).ok(), at < bytes) << quota;
+    }
+    ASSERT_TRUE(vm->CheckInvariants().ok());
+    EXPECT_EQ(bytes % MiB(2), 0u);
+    EXPECT_GE(bytes, before);
+    before = bytes;
+  }
+  EXPECT_EQ(before, MiB(16));
+}
+
+}  // namespace
+}  // namespace tdp

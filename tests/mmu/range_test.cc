@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Aging, splitting and collapsing ranges.
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/vm.h"
+#include "tests/mmu/arithmetic_host.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr Hva kRam{TiB(1)};
+constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
+
+class RangeTest : public testing::Test {
+ protected:
+  void Start(VmOptions options = {}, ByteCount size = GiB(4), uint32_t flags = 0) {
+    vm_ = *Vm::Create(host_, options);
+    vcpu_ = *vm_->CreateVcpu();
+    SetFlags(flags, size);
+  }
+  void SetFlags(uint32_t flags, ByteCount size = GiB(4)) {
+    ASSERT_TRUE(
+        vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = size, .hva = kRam}).ok());
+  }
+  void TearDown() override { EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants(); }
+
+  FaultOutcome Fault(Gpa gpa, ExitQualification q = kWriteFault) {
+    return vcpu_->HandleEptViolation(gpa, q).outcome;
+  }
+  EptEntry EntryAt(Gpa gpa) { return vm_->Translate(gpa)->entry; }
+  int LevelOf(Gpa gpa) {
+    const auto found = vm_->Translate(gpa);
+    return found.ok() ? found->level.raw() : 0;
+  }
+  // What a CPU does.
+  void SetBits(Gpa gpa, uint64_t bits) { EntryRef(EntryOf(*vm_, gpa)).FetchOr(bits); }
+  bool Age(Hva start, ByteCount size) {
+    AgeResult aged = *vm_->AgeHostRange(start, size);
+    last_age_owed_ = aged.flush.is_owed();
+    aged.flush.Settle();
+    return aged.young;
+  }
+  void Split(Gpa gpa, ByteCount size, Level to = kLevel4K) {
+    vm_->SplitRange(Gfn::Of(gpa), PageCount::FromBytes(size), to)->Settle();
+  }
+  uint64_t Collapse(Gpa gpa, ByteCount size) {
+    return *vm_->CollapseRange(Gfn::Of(gpa), PageCount::FromBytes(size));
+  }
+
+  ArithmeticHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+  bool last_age_owed_ = false;
+};
+
+// --- Aging ---
+
+TEST_F(RangeTest, APageIsYoungFromItsUseToItsAging) {
+  Start();
+  Fault(Gpa(0x3000));
+  EXPECT_TRUE(*vm_->TestAge(kRam, MiB(2)));
+  EXPECT_FALSE(*vm_->TestAge(kRam, 0x3000)) << "pages before it are not";
+  EXPECT_TRUE(Age(kRam + 0x3000, KiB(4)));
+  EXPECT_FALSE(last_age_owed_) << "A bits alone owe nothing";
+  EXPECT_FALSE(Age(kRam, GiB(4)));
+  SetBits(Gpa(0x3000), ept::kAccessed);
+  EXPECT_TRUE(*vm_->TestAge(kRam, GiB(4)));
+}
+
+TEST_F(RangeTest, AgingKeepsRightsAndD) {
+  Start();
+  Fault(Gpa(0x3000));
+  const EptEntry before = EntryAt(Gpa(0x3000));
+  Age(kRam, MiB(2));
+  EXPECT_EQ(EntryAt(Gpa(0x3000)), before.WithoutAccessed());
+}
+
+TEST_F(RangeTest, LargeLeavesAreYoungAndOldAsAWhole) {
+  host_.order = 18;
+  Start();
+  Fault(Gpa(GiB(1)));
+  ASSERT_EQ(LevelOf(Gpa(GiB(1))), 3);
+  EXPECT_TRUE(*vm_->TestAge(kRam + GiB(1) + MiB(500), KiB(4)));
+  EXPECT_TRUE(Age(kRam + GiB(1) + MiB(500), KiB(4)));
+  EXPECT_FALSE(*vm_->TestAge(kRam, GiB(4)));
+}
+
+TEST_F(RangeTest, WithoutABitsAgingTakesTheRightsAndOwesTheFlush) {
+  Start({.accessed_dirty = Use::kNever});
+  Fault(Gpa(0x3000));
+  EXPECT_TRUE(Age(kRam, MiB(2)));
+  EXPECT_TRUE(last_age_owed_);
+  EXPECT_TRUE(EntryAt(Gpa(0x3000)).access().is_empty());
+  EXPECT_FALSE(*vm_->TestAge(kRam, MiB(2)));
+  EXPECT_FALSE(Age(kRam, MiB(2)));
+  EXPECT_FALSE(last_age_owed_) << "nothing was taken";
+}
+
+TEST_F(RangeTest, TheNextAccessOfAnAgedPageAsksTheHostNothing) {
+  Start({.accessed_dirty = Use::kNever});
+  Fault(Gpa(0x3000));
+  Age(kRam, MiB(2));
+  const int before = host_.resolves;
+  EXPECT_EQ(Fault(Gpa(0x3000), kReadFault), FaultOutcome::kFixed);
+  EXPECT_FALSE(EntryAt(Gpa(0x3000)).is_writable()) << "W waits for a write";
+  EXPECT_TRUE(*vm_->TestAge(kRam, MiB(2)));
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_TRUE(EntryAt(Gpa(0x3000)).is_writable());
+  EXPECT_EQ(host_.resolves, before);
+}
+
+// The trap of saving W: logging is switched on between aging and the next read.
+TEST_F(RangeTest, AnAgedPageDoesNotComeBackWritableBehindTheDirtyLog) {
+  Start({.accessed_dirty = Use::kNever}, MiB(2));
+  Fault(Gpa(0x3000));
+  Age(kRam, MiB(2));
+  SetFlags(kSlotLogDirtyPages, MiB(2));
+  EXPECT_EQ(Fault(Gpa(0x4000)), FaultOutcome::kFixed) << "brings W back above both pages";
+  EXPECT_EQ(Fault(Gpa(0x3000), kReadFault), FaultOutcome::kFixed);
+  EXPECT_FALSE(vm_->Translate(Gpa(0x3000))->access.can_write());
+}
+
+// --- Splitting ---
+
+TEST_F(RangeTest, ASplitKeepsFramesRightsAAndD) {
+  host_.order = 9;
+  Start();
+  Fault(Gpa(MiB(2)), kReadFault);
+  Fault(Gpa(MiB(4)));
+  const EptEntry clean = EntryAt(Gpa(MiB(2)));
+  Split(Gpa(0), MiB(8));
+  for (uint64_t i = 0; i < 512; ++i) {
+    const EptEntry entry = EntryAt(Gpa(MiB(2) + i * kPageSize));
+    ASSERT_EQ(entry, clean.SplitChild(kLevel2M, static_cast<int>(i)));
+  }
+  EXPECT_FALSE(EntryAt(Gpa(MiB(2) + 0x5000)).dirty());
+  EXPECT_TRUE(EntryAt(Gpa(MiB(4) + 0x5000)).dirty());
+}
+
+TEST_F(RangeTest, OnlyLeavesThatTouchTheRangeAreSplitAndOnlyAsFarAsAskedFor) {
+  host_.order = 18;
+  Start();
+  Fault(Gpa(0));
+  Fault(Gpa(GiB(1)));
+  Split(Gpa(GiB(1) + MiB(7)), MiB(2), kLevel2M);
+  EXPECT_EQ(LevelOf(Gpa(0)), 3);
+  EXPECT_EQ(LevelOf(Gpa(GiB(1))), 2);
+  Split(Gpa(GiB(1) + MiB(7)), MiB(2));
+  EXPECT_EQ(LevelOf(Gpa(GiB(1) + MiB(4))), 2);
+  EXPECT_EQ(LevelOf(Gpa(GiB(1) + MiB(6))), 1) << "the range begins inside it";
+  EXPECT_EQ(LevelOf(Gpa(GiB(1) + MiB(8))), 1);
+  EXPECT_EQ(LevelOf(Gpa(GiB(1) + MiB(10))), 2);
+}
+
+TEST_F(RangeTest, AWholeGiBSplitsTo4K) {
+  host_.order = 18;
+  Start();
+  Fault(Gpa(GiB(1)));
+  Split(Gpa(0), GiB(4));
+  EXPECT_EQ(LevelOf(Gpa(GiB(1))), 1);
+  EXPECT_EQ(LevelOf(Gpa(GiB(2) - 1)), 1);
+  EXPECT_EQ(EntryAt(Gpa(GiB(2) - 1)).frame(), Hfn::Of(Hpa(kRam.raw() + GiB(2) - KiB(4))));
+}
+
+TEST_F(RangeTest, ASplitThatRunsOutOfTablesLeavesWhatItDidAndSaysSo) {
+  host_.order = 9;
+  Start({.table_quota = 64});
+  for (uint64_t i = 0; i < 100; ++i) Fault(Gpa(i * MiB(2)));
+  const auto flush = vm_->SplitRange(Gfn(0), PageCount::FromBytes(MiB(200)));
+  EXPECT_TRUE(absl::IsResourceExhausted(flush.status())) << flush.status();
+  EXPECT_EQ(LevelOf(Gpa(0)), 1);
+  EXPECT_EQ(LevelOf(Gpa(MiB(198))), 2);
+}
+
+TEST_F(RangeTest, WhereNothingIsLargeASplitNeedsNoTablesAndOwesNothing) {
+  Start({.table_quota = 40});
+  Fault(Gpa(0));
+  auto flush = vm_->SplitRange(Gfn(0), PageCount(512));
+  ASSERT_TRUE(flush.ok());
+  EXPECT_FALSE(flush->is_owed());
+}
+
+// --- Collapsing ---
+
+TEST_F(RangeTest, ACollapseUndoesASplit) {
+  host_.order = 18;
+  Start();
+  Fault(Gpa(GiB(1)));
+  const EptEntry before = EntryAt(Gpa(GiB(1)));
+  Split(Gpa(0), GiB(4));
+  const size_t tables = vm_->Stats().tables_in_use;
+  EXPECT_EQ(Collapse(Gpa(0), GiB(4)), 513u) << "512 of 2 MiB, then one of 1 GiB";
+  EXPECT_EQ(EntryAt(Gpa(GiB(1))), before);
+  EXPECT_EQ(vm_->Stats().tables_in_use, tables - 513);
+}
+
+TEST_F(RangeTest, ACollapsedLeafIsAccessedAndDirtyIfOneOfItsPagesWas) {
+  host_.order = 9;
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0), kReadFault);
+  Age(kRam, MiB(2));
+  Split(Gpa(0), MiB(2));
+  SetBits(Gpa(0x7000), ept::kAccessed | ept::kDirty);
+  ASSERT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  EXPECT_TRUE(EntryAt(Gpa(0)).accessed() && EntryAt(Gpa(0)).dirty());
+  Age(kRam, MiB(2));
+  Split(Gpa(0), MiB(2));
+  ASSERT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  EXPECT_FALSE(EntryAt(Gpa(0)).accessed());
+}
+
+// A CPU that has the table cached writes through it after it was replaced and before the flush.
+TEST_F(RangeTest, ADBitSetInTheOldTableBeforeTheFlushIsNotLost) {
+  struct LateCpu : EntryStoreHook {
+    void OnStore(const uint64_t*, EptEntry before, EptEntry after) override {
+      if (after.kind(kLevel2M) != EntryKind::kLeaf || before.kind(kLevel2M) != EntryKind::kTable) {
+        return;
+      }
+      auto* table = reinterpret_cast<uint64_t*>(before.address().raw());
+      table[7] |= ept::kDirty;
+      ++seen;
+    }
+    int seen = 0;
+  } cpu;
+  host_.order = 9;
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0), kReadFault);
+  Split(Gpa(0), MiB(2));
+  SetEntryStoreHook(&cpu);
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  SetEntryStoreHook(nullptr);
+  ASSERT_EQ(cpu.seen, 1);
+  EXPECT_TRUE(EntryAt(Gpa(0)).dirty());
+}
+
+TEST_F(RangeTest, WhatTheHostDoesNotBackByALargePageIsNotCollapsed) {
+  Start();
+  for (uint64_t i = 0; i < 512; ++i) Fault(Gpa(i * kPageSize));
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 0u);
+  host_.order = 9;
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+}
+
+TEST_F(RangeTest, AnotherFrameOrAnotherTypeInTheTableForbidsTheCollapse) {
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0));
+  host_.offset = MiB(64);
+  Fault(Gpa(0x1000));
+  host_.offset = 0;
+  host_.order = 9;
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 0u);
+  EXPECT_EQ(LevelOf(Gpa(0x1000)), 1);
+}
+
+TEST_F(RangeTest, HolesBecomePartOfTheLeaf) {
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0x5000));
+  host_.order = 9;
+  EXPECT_EQ(Collapse(Gpa(0), MiB(4)), 1u) << "and a table without leaves is not there";
+  EXPECT_EQ(LevelOf(Gpa(MiB(2) - 1)), 2);
+  EXPECT_EQ(LevelOf(Gpa(MiB(2))), 0);
+}
+
+// Regression: recovery of huge pages in KVM read permits outside the slot where the host page began
+// below it.
+TEST_F(RangeTest, ASlotThatBeginsOrEndsInsideAHostPageIsNotCollapsedThere) {
+  vm_ = *Vm::Create(host_, {});
+  vcpu_ = *vm_->CreateVcpu();
+  ASSERT_TRUE(
+      vm_->SetMemoryRegion({.gpa = Gpa(MiB(1)), .size = MiB(4), .hva = kRam + MiB(1)}).ok());
+  for (uint64_t i = 0; i < 1024; ++i) Fault(Gpa(MiB(1) + i * kPageSize));
+  host_.order = 9;
+  EXPECT_EQ(Collapse(Gpa(0), MiB(8)), 1u);
+  EXPECT_EQ(LevelOf(Gpa(MiB(1))), 1);
+  EXPECT_EQ(LevelOf(Gpa(MiB(2))), 2);
+  EXPECT_EQ(LevelOf(Gpa(MiB(4))), 1);
+}
+
+TEST_F(RangeTest, ASlotThatLogsIsNotCollapsedAndOneThatHasLoggedIs) {
+  host_.order = 9;
+  Start({.dirty_tracking = DirtyTracking::kWriteProtection, .max_leaf_level = kLevel2M}, MiB(4),
+        kSlotLogDirtyPages);
+  for (uint64_t i = 0; i < 512; ++i) Fault(Gpa(i * kPageSize), kReadFault);
+  Fault(Gpa(0x9000));
+  EXPECT_EQ(Collapse(Gpa(0), MiB(4)), 0u);
+  SetFlags(0, MiB(4));
+  EXPECT_EQ(Collapse(Gpa(0), MiB(4)), 1u);
+  EXPECT_EQ(Fault(Gpa(0x9000)), FaultOutcome::kSpurious);
+  EXPECT_TRUE(EntryAt(Gpa(0)).dirty());
+}
+
+TEST_F(RangeTest, APageThatTheHostMayNotWriteCollapsesReadOnly) {
+  host_.writable = false;
+  Start({.max_leaf_level = kLevel2M});
+  for (uint64_t i = 0; i < 512; ++i) Fault(Gpa(i * kPageSize), kReadFault);
+  host_.order = 9;
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  EXPECT_FALSE(EntryAt(Gpa(0)).is_writable());
+  EXPECT_FALSE(EntryAt(Gpa(0)).host_writable());
+}
+
+TEST_F(RangeTest, MisuseIsAWordedError) {
+  Start();
+  EXPECT_THAT(std::string(vm_->SplitRange(Gfn(0), PageCount(1), kLevel1G).status().message()),
+              HasSubstr("level 3"));
+  EXPECT_THAT(std::string(vm_->CollapseRange(Gfn(0), PageCount(1), 5).status().message()),
+              HasSubstr("address space 5"));
+  EXPECT_THAT(std::string(vm_->AgeHostRange(Hva(1), 4096).status().message()),
+              HasSubstr("start 0x1"));
+}
+
+}  // namespace
+}  // namespace tdp

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/table_reclaim.h"
+
+#include <bit>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/vm.h"
+#include "tests/mmu/arithmetic_host.h"
+
+namespace tdp {
+namespace {
+
+constexpr Hva kRam{TiB(1)};
+constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+constexpr size_t kQuota =
+    64;  // a root, two tables below it, a vCPU's stock, and 20 and more leaves
+
+class TableReclaimTest : public testing::Test {
+ protected:
+  void Start(VmOptions options = {}, uint32_t flags = 0) {
+    if (options.table_quota > 2 * kQuota) options.table_quota = kQuota;
+    vm_ = *Vm::Create(host_, options);
+    vcpu_ = *vm_->CreateVcpu();
+    ASSERT_TRUE(
+        vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = GiB(64), .hva = kRam}).ok());
+  }
+  void TearDown() override {
+    if (vm_ == nullptr) return;
+    EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+  }
+  FaultResult Fault(uint64_t region) {
+    return vcpu_->HandleEptViolation(Gpa(region * MiB(2)), kWriteFault);
+  }
+  bool IsMapped(uint64_t region) { return vm_->Translate(Gpa(region * MiB(2))).ok(); }
+  // The entry that points to the leaf table of the region.
+  EntryRef LinkOf(uint64_t region) {
+    const auto* leaf = EntryOf(*vm_, Gpa(region * MiB(2)));
+    const Eptp eptp = vm_->eptp();
+    auto* table = reinterpret_cast<uint64_t*>(eptp.root().raw());
+    for (Level level = eptp.root_level();; level = level.below()) {
+      const EntryRef entry(table + level.IndexOf(Gfn(region * 512)));
+      table = reinterpret_cast<uint64_t*>(entry.Load().address().raw());
+      if (table <= leaf && leaf < table + Level::kEntries) return entry;
+    }
+  }
+
+  ArithmeticHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+TEST_F(TableReclaimTest, AGuestRunsInFewerTablesThanItTouches) {
+  Start();
+  for (uint64_t region = 0; region < 2000; ++region) {
+    const FaultResult result = Fault(region);
+    ASSERT_EQ(result.outcome, FaultOutcome::kFixed) << region << " " << result.status;
+    ASSERT_TRUE(IsMapped(region));
+    ASSERT_LE(vm_->Stats().tables_in_use, kQuota);
+  }
+  EXPECT_GT(vm_->Stats().table_reclaims, 0u);
+}
+
+TEST_F(TableReclaimTest, ATableThatIsUsedStaysAndOneThatIsNotGoes) {
+  Start();
+  for (uint64_t region = 0; region < 500; ++region) {
+    ASSERT_EQ(Fault(region).outcome, FaultOutcome::kFixed);
+    LinkOf(0).FetchOr(ept::kAccessed);  // the CPU uses region 0 all the time
+    ASSERT_TRUE(IsMapped(0)) << region;
+  }
+  EXPECT_FALSE(IsMapped(1));
+  for (uint64_t region = 499; region > 0; --region) {
+    ASSERT_LE(Fault(region).outcome, FaultOutcome::kSpurious);
+  }
+  EXPECT_FALSE(IsMapped(0)) << "and not any more";
+}
+
+TEST_F(TableReclaimTest, WhereEveryTableIsUsedTheSecondTurnOfTheHandTakesOne) {
+  Start();
+  for (uint64_t region = 0; region < 500; ++region) {
+    ASSERT_EQ(Fault(region).outcome, FaultOutcome::kFixed) << region;
+    LinkOf(region).FetchOr(ept::kAccessed);
+  }
+}
+
+// The harvest of D bits skips what has neither A nor this note.
+TEST_F(TableReclaimTest, TheABitThatItClearsIsNotedForTheHarvest) {
+  Start();
+  ASSERT_EQ(Fault(0).outcome, FaultOutcome::kFixed);
+  LinkOf(0).FetchOr(ept::kAccessed);
+  uint64_t region = 1;
+  while (LinkOf(0).Load().accessed()) ASSERT_EQ(Fault(region++).outcome, FaultOutcome::kFixed);
+  EXPECT_TRUE(LinkOf(0).Load().must_revisit());
+}
+
+TEST_F(TableReclaimTest, WritesThatOnlyTheTablesKnewOfReachTheDirtyLog) {
+  Start({.dirty_tracking = DirtyTracking::kDirtyBits}, kSlotLogDirtyPages);
+  for (uint64_t region = 0; region < 200; ++region) {
+    ASSERT_EQ(Fault(region).outcome, FaultOutcome::kFixed);
+    EntryRef(EntryOf(*vm_, Gpa(region * MiB(2)))).FetchOr(ept::kDirty);
+  }
+  ASSERT_FALSE(IsMapped(0));
+  uint64_t dirty = 0;
+  const auto count = [&](uint64_t, uint64_t bits) {
+    dirty += static_cast<uint64_t>(std::popcount(bits));
+  };
+  // Links that no CPU has walked lack the A that guides the harvest of what is still there.
+  for (uint64_t region = 0; region < 200; ++region) {
+    if (!IsMapped(region)) continue;
+    LinkOf(region).FetchOr(ept::kAccessed);
+  }
+  for (uint64_t* table = reinterpret_cast<uint64_t*>(vm_->eptp().root().raw());;) {
+    const EptEntry above = EntryRef(table).FetchOr(ept::kAccessed);
+    table = reinterpret_cast<uint64_t*>(above.address().raw());
+    if (table == nullptr || EptEntry(*table).kind(kLevel2M) != EntryKind::kTable) break;
+  }
+  ASSERT_TRUE(vm_->TakeDirtyLog(0, count).ok());
+  EXPECT_EQ(dirty, 200u);
+}
+
+TEST_F(TableReclaimTest, TablesOfLargeLeavesAreTakenToo) {
+  host_.order = 9;
+  Start();
+  for (uint64_t gib = 0; gib < 60; ++gib) {
+    ASSERT_EQ(Fault(gib * 512).outcome, FaultOutcome::kFixed) << gib;
+    ASSERT_EQ(vm_->Translate(Gpa(gib * GiB(1)))->level, kLevel2M);
+  }
+}
+
+TEST_F(TableReclaimTest, WithNothingToTakeTheAnswerIsResourceExhausted) {
+  Start({.table_quota = 3});
+  const FaultResult result = Fault(0);
+  EXPECT_EQ(result.outcome, FaultOutcome::kError);
+  EXPECT_TRUE(absl::IsResourceExhausted(result.status)) << result.status;
+  EXPECT_FALSE(IsMapped(0));
+}
+
+TEST_F(TableReclaimTest, PrefaultTakesNothingAway) {
+  Start();
+  const auto done = vcpu_->Prefault(Gpa(0), GiB(1));
+  ASSERT_TRUE(done.ok());
+  EXPECT_LT(*done, GiB(1));
+  for (uint64_t at = 0; at < *done; at += MiB(2)) EXPECT_TRUE(vm_->Translate(Gpa(at)).ok());
+  EXPECT_EQ(vm_->Stats().table_reclaims, 0u);
+}
+
+TEST_F(TableReclaimTest, WithoutABitsTheHandTakesEachInItsTurn) {
+  Start({.accessed_dirty = Use::kNever});
+  for (uint64_t region = 0; region < 500; ++region) {
+    ASSERT_EQ(Fault(region).outcome, FaultOutcome::kFixed);
+    ASSERT_TRUE(IsMapped(region));
+  }
+}
+
+TEST_F(TableReclaimTest, ManyVcpusShareFewTables) {
+  Start({.table_quota = 128});
+  std::vector<std::thread> threads;
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    threads.emplace_back([this, seed] {
+      std::mt19937_64 random(seed);
+      auto vcpu = *vm_->CreateVcpu();
+      for (int i = 0; i < 1000; ++i) {
+        const Gpa gpa(random() % 400 * MiB(2));
+        const FaultResult result = vcpu->HandleEptViolation(gpa, kWriteFault);
+        // Others may be faster with every table that was freed, eight times in a row.
+        EXPECT_TRUE(result.outcome <= FaultOutcome::kRetry ||
+                    absl::IsResourceExhausted(result.status))
+            << result.status;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace tdp
