@@ -14,7 +14,9 @@ bool Aging::IsYoung(EptEntry entry, Level level) const {
 
 void Aging::MakeOld(EntryRef entry, EptEntry value) {
   if (hardware_) {
-    entry.FetchAnd(~ept::kAccessed);
+    // Fails where the CPU uses the page right now, which is young then; and where a fault splits
+    // the leaf, whose link must keep its A: a harvest of D bits goes by it.
+    entry.CompareExchange(value, value.WithoutAccessed());
     return;
   }
   // Fails where a fault gives a right; that page is young again, or was until now.

@@ -40,7 +40,8 @@ struct Capabilities {
   bool spp = false;                // sub-page write permissions
   bool ve = false;                 // EPT-violation #VE
   bool eptp_switching = false;     // VMFUNC leaf 0
-  // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64).
+  // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64). Guest memory
+  // too, if `Vcpu::WalkGuest` is to be used.
   uintptr_t direct_map_offset = 0;
 };
 

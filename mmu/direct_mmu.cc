@@ -231,8 +231,11 @@ bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache
                       Unprotect unprotect) const {
   TablePage* table = NewTable(gfn, at.level.below(), cache);
   EptEntry leaf = old;
-  if (unprotect == Unprotect::kPushDirty && at.level == kLevel2M) {
-    leaf = old.host_writable() ? old.WithWrite().WithoutDirty() : old.WithoutDirty();
+  if (old.host_writable() && !old.is_writable() && !old.access_tracked()) {
+    // W was taken by the start of logging, so D is older than the log: a harvest would take it for
+    // new.
+    leaf = old.WithoutDirty();
+    if (unprotect == Unprotect::kPushDirty && at.level == kLevel2M) leaf = leaf.WithWrite();
   }
   for (int i = 0; i < Level::kEntries; ++i) {
     table->entries()[i] = leaf.SplitChild(at.level, i).raw();

@@ -122,8 +122,11 @@ class GuestPaging {
     return level == 1 || ((entry & guest::kLargePage) != 0 && (large_levels_ >> level & 1) != 0);
   }
   // Whether a present entry of `level` sets a bit that it must not.
+  bool HasReservedBit(uint64_t entry, int level, bool is_leaf) const {
+    return (entry & reserved_[is_leaf][static_cast<size_t>(level)]) != 0;
+  }
   bool HasReservedBit(uint64_t entry, int level) const {
-    return (entry & reserved_[IsLeaf(entry, level)][static_cast<size_t>(level)]) != 0;
+    return HasReservedBit(entry, level, IsLeaf(entry, level));
   }
   // Whether MOV to CR3 takes this PDPTE of PAE paging.
   bool IsValidPdpte(uint64_t pdpte) const {

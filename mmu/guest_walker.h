@@ -36,23 +36,34 @@ struct GuestWalk {
   int top = 0;              // of the root table
   int level = 0;            // of the leaf, or where the walk ended; 0 without paging
   GuestRights rights;       // the AND over the walk
-  bool write_protected_table =
-      false;                // an A or D bit was left clear: its table is read-only memory
   Gpa gpa;                  // kMapped: the translation
   uint64_t page_bytes = 0;  // kMapped: of the guest's page
+  // An A or D bit was left clear: its table is in read-only memory.
+  bool write_protected_table = false;
 
-  std::array<uint64_t, 6> entries{};
-  std::array<Gpa, 6> entry_addresses{};
+  std::array<uint64_t, 6> entries;
+  std::array<Gpa, 6> entry_addresses;
   // The AND over the entries above: the rights of the table at this level.
-  std::array<GuestRights, 6> table_rights{};
+  std::array<GuestRights, 6> table_rights;
+
+  // A walk about to begin at a root of level `root`. Leaves the arrays alone: what is filled is
+  // said by `top` and `level`.
+  void Begin(int root) {
+    outcome = GuestWalkOutcome::kMapped;
+    error_code = 0;
+    top = level = root;
+    rights = GuestRights(GuestRights::kAll);
+    write_protected_table = false;
+  }
 };
 
 // How a walk reaches guest memory: a class with
 //   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why)
-// The place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage, kNestedFault.
-// With `to_write`, a place that may be written; null with kMapped if it never may be (read-only
-// memory).
-//
+//   void Wrote(Gpa gpa)
+// `Reach` gives the place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage,
+// kNestedFault. With `to_write`, a place that may be written; null with kMapped if it never may be
+// (read-only memory). `Wrote` follows each write through such a place.
+
 // The shape of one mode.
 template <PagingMode kMode>
 struct PagingGeometry {
@@ -127,9 +138,7 @@ class GuestWalker {
 
   // From the root to the leaf; false if something ends the walk before.
   bool Descend(Gva gva, GuestAccess access, GuestWalk& walk) {
-    walk = GuestWalk();
-    walk.top = walk.level = Geometry::kLevels;
-    walk.rights = GuestRights(GuestRights::kAll);
+    walk.Begin(Geometry::kLevels);
     uint64_t table = roots_.cr3;
     if constexpr (kMode == PagingMode::kPae) {
       table = roots_.pdptes[gva.raw() >> 30 & 3];
@@ -146,11 +155,12 @@ class GuestWalker {
       const uint64_t entry = Load(place);
       walk.entries[At(walk.level)] = entry;
       if ((entry & guest::kPresent) == 0) return PageFault(access, 0, walk);
-      if (ABSL_PREDICT_FALSE(paging_.HasReservedBit(entry, walk.level))) {
+      const bool is_leaf = paging_.IsLeaf(entry, walk.level);
+      if (ABSL_PREDICT_FALSE(paging_.HasReservedBit(entry, walk.level, is_leaf))) {
         return PageFault(access, guest::kFaultPresent | guest::kFaultReserved, walk);
       }
       walk.rights = walk.rights & GuestRights::Of(entry);
-      if (paging_.IsLeaf(entry, walk.level)) return true;
+      if (is_leaf) return true;
       table = entry;
     }
   }
@@ -184,6 +194,7 @@ class GuestWalker {
         continue;
       }
       if (!CompareExchange(place, entry, flagged)) return false;
+      memory_.Wrote(walk.entry_addresses[At(level)]);
       walk.entries[At(level)] = flagged;
     }
     return true;
@@ -210,8 +221,7 @@ void GvaToGpa(const GuestPaging& paging, const GuestRoots& roots, Memory& memory
               GuestAccess access, GuestWalk& walk) {
   switch (paging.mode()) {
     case PagingMode::kNone:
-      walk = GuestWalk();
-      walk.rights = GuestRights(GuestRights::kAll);
+      walk.Begin(0);
       walk.gpa = Gpa(gva.raw());
       walk.page_bytes = kPageSize;
       return;

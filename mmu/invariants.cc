@@ -9,7 +9,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/slot_reader.h"
+#include "tdp/memslot/slot_state.h"
 
 namespace tdp {
 namespace {
@@ -45,6 +47,7 @@ class Checker {
         break;
       case EntryKind::kTable:
         CheckLegal(entry, level);
+        if (entry.is_pushing()) Complain("a push of W that was begun and not ended");
         CheckTable(TablePage::Of(engine_.pool.EntriesOf(entry.address())), gfn, level.below());
         break;
       case EntryKind::kLeaf:
@@ -88,7 +91,21 @@ class Checker {
       Complain("a writable leaf in a read-only slot");
     if (entry.is_writable() && !entry.host_writable())
       Complain("a writable leaf of a page that is not");
+    if (slot->logs_dirty_pages()) CheckLogged(*slot, gfn, level);
     if (level > slot->state->MaxLevel(gfn)) Complain("a leaf larger than the slot permits");
+  }
+
+  // Where writes are logged, what can be written without a fault is found, or is marked already.
+  void CheckLogged(const MemorySlot& slot, Gfn gfn, Level level) {
+    const DirtyLog* log = slot.state->dirty_log();
+    if (!engine_.mmu(space_).Walk(gfn).access.can_write()) return;
+    if (level > kLevel4K) Complain("a large leaf that is writable where writes are logged");
+    if (log == nullptr) return;
+    const uint64_t index = slot.IndexOf(gfn);
+    if (!log->IsPrepared(index)) Complain("a writable page that the dirty log has no room for");
+    if (!IsByHardware(engine_.dirty_tracking()) && !log->IsDirty(index)) {
+      Complain("a page that is writable and not marked where its fault should mark it");
+    }
   }
 
   void Complain(std::string_view what) {

@@ -163,6 +163,7 @@ class NestedEptWalker {
                                                std::memory_order_acq_rel)) {
         return false;
       }
+      memory_.Wrote(walk.entry_addresses[At(level)]);
       walk.entries[At(level)] = flagged;
     }
     return true;
@@ -199,6 +200,9 @@ class NestedMemory {
     request.linear_address_valid = true;
     return ReachFor(request, to_write, why);
   }
+
+  // The last `Reach` for writing led there.
+  void Wrote(Gpa) { memory_.Wrote(walk_.gpa); }
 
   // The same for any other access.
   std::byte* ReachFor(const NestedEptAccess& request, bool to_write, GuestWalkOutcome& why) {

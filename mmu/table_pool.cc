@@ -80,6 +80,7 @@ void TablePool::Return(TableList&& tables) {
   for (TablePage* page = tables.head(); page != nullptr; page = page->next) {
     Fill(page);
     page->in_use = false;
+    page->may_be_dirty = false;
   }
   ReturnUnused(std::move(tables));
 }

@@ -54,7 +54,8 @@ Vcpu::Vcpu(Engine& engine, VcpuId id)
       reader_(engine.mmu_lock),
       slots_(engine.slots),
       tables_(engine.pool),
-      flush_member_(engine.clock, id) {}
+      flush_member_(engine.clock, id),
+      window_(engine.backend(), engine.slots, engine.sequence) {}
 
 Vcpu::~Vcpu() {
   TDP_CHECK(!is_in_guest());
@@ -89,6 +90,7 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
   mmu_ = &engine_.mmu(space);
   reverse_mapped_ = engine_.reverse_mapped(space);
   memo_ = LeafMemo();
+  window_.SetAddressSpace(space);
   flush_member_.ForgetCpu();  // flushes so far were of the other root
   return absl::OkStatus();
 }
@@ -328,6 +330,31 @@ size_t Vcpu::MarkLogged(absl::Span<const Gpa> pages) {
     if (DirtyLog* log = slot->state->dirty_log()) log->Mark(slot->IndexOf(gfn));
   }
   return pages.size();
+}
+
+absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
+                             GuestAccess access, GuestWalk& walk) {
+  if (is_in_guest()) {
+    return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
+  }
+  // Each try fetches a page that the walk lacked. More than a few times the pages of the longest
+  // walk means that someone takes them away as fast.
+  constexpr int kTries = 64;
+  for (int i = 0; i < kTries; ++i) {
+    {
+      MmuReadSection section(reader_);
+      GvaToGpa(paging, roots, window_, gva, access, walk);
+    }
+    if (ABSL_PREDICT_TRUE(walk.outcome != GuestWalkOutcome::kNeedsPage)) return absl::OkStatus();
+    GuestWalkOutcome fetched = GuestWalkOutcome::kMapped;
+    TDP_RETURN_IF_ERROR(window_.Fetch(fetched));
+    if (fetched == GuestWalkOutcome::kNoMemory) {
+      walk.outcome = fetched;
+      return absl::OkStatus();
+    }
+  }
+  return absl::UnavailableError(
+      absl::StrFormat("guest memory at gpa 0x%x is changing: try again", walk.gpa.raw()));
 }
 
 void Vcpu::SettleSplit(const MapResult& mapped) {

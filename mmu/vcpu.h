@@ -20,6 +20,8 @@
 #include "tdp/mmu/eptp.h"
 #include "tdp/mmu/exit_qualification.h"
 #include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/guest_walker.h"
+#include "tdp/mmu/guest_window.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/page_fault.h"
 #include "tdp/mmu/staged_table.h"
@@ -115,6 +117,16 @@ class Vcpu {
   // there in the past: the next entry flushes all of it.
   void OnCpuChanged() { flush_member_.ForgetCpu(); }
 
+  // Translates `gva` through the guest's own tables as its CPU would, for emulation and
+  // introspection: checks the rights, sets A and D flags in guest memory (its dirty pages are
+  // marked), says which fault the guest gets otherwise. `walk.outcome` is never kNeedsPage. The
+  // vCPU is not in the guest. May call `Backend::Resolve`; needs guest memory in the backend's
+  // direct map. Errors: FailedPrecondition (in the guest), Unavailable (the tables' memory is
+  // changing: try again), ResourceExhausted (no memory for a dirty log), and what `Resolve`
+  // answers.
+  absl::Status WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
+                         GuestAccess access, GuestWalk& walk);
+
   // Any thread.
   FaultStats stats() const;
 
@@ -184,6 +196,7 @@ class Vcpu {
   // The same for the reverse map.
   std::shared_ptr<SlotRmap> rmap_short_of_room_;
   Counters counters_;
+  GuestWindow window_;
 };
 
 inline void GuestEntry::Leave() {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The change sequence (docs/locking.md): a fault that resolves its page before its section, beside the deletion of
- * its slot and a host invalidation that puts another page there.
+/* The change sequence (docs/locking.md): a fault that resolves its page before its section,
+ * beside the deletion of its slot and a host invalidation that puts another page there.
  *
- * Holds: once a deletion has returned nothing is mapped; between the begin and the end of an invalidation nothing
- * is mapped, and afterwards nothing but the new page.
+ * Holds: once a deletion has returned nothing is mapped; between the begin and the end of an
+ * invalidation nothing is mapped, and afterwards nothing but the new page.
  * Wrong, and shown to fail:
  *   SLOT_FIRST     the slot is read before the sequence
  *   LOOK_OUTSIDE   the sequence is compared before the section is entered

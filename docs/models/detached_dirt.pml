@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* D bits of what is taken away while a slot logs (docs/locking.md). Page 0 goes with its whole table, page 1 as a
- * single leaf on the edge of the range. A CPU writes both and goes on through what it has cached; a thread takes the log
- * twice meanwhile, and once when the CPU is done, even if the zap is still under way.
+/* D bits of what is taken away while a slot logs (docs/locking.md). Page 0 goes with its whole
+ * table, page 1 as a single leaf on the edge of the range. A CPU writes both and goes on
+ * through what it has cached; a thread takes the log twice meanwhile, and once when the CPU is
+ * done, even if the zap is still under way.
  *
  * Holds: in the end the copies are what was written.
  * Wrong, and shown to fail:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Dirty logging by D bits (docs/locking.md): two pages below an upper entry that lost W as logging was switched on, with
- * D bits from before; two CPUs that cache the upper entry and the leaves apart; a thread that harvests twice
- * meanwhile and once at the end, and copies what it takes.
+/* Dirty logging by D bits (docs/locking.md): two pages below an upper entry that lost W as
+ * logging was switched on, with D bits from before; two CPUs that cache the upper entry and
+ * the leaves apart; a thread that harvests twice meanwhile and once at the end, and copies
+ * what it takes.
  *
  * Holds: in the end the copies are what was written.
  * Wrong, and shown to fail:
@@ -47,7 +48,12 @@ inline push_down() {
 #ifdef NO_CLAIM
   if :: !upper_writable -> claimed = true :: else fi;
 #else
-  atomic { if :: !upper_writable && !upper_pushing -> upper_pushing = true; claimed = true :: else fi }
+  atomic {
+    if
+    :: !upper_writable && !upper_pushing -> upper_pushing = true; claimed = true
+    :: else
+    fi
+  }
 #endif
   if
   :: claimed ->
@@ -126,7 +132,8 @@ inline harvest() {
   atomic {
     below = false;
     if
-    :: upper_writable && upper_accessed -> upper_accessed = false; upper_revisit = true; below = true
+    :: upper_writable && upper_accessed ->
+      upper_accessed = false; upper_revisit = true; below = true
 #ifndef NAIVE
     :: upper_writable && !upper_accessed && upper_revisit -> upper_revisit = false; below = true
 #endif

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* FlushClock (docs/locking.md): a vCPU that enters and leaves the guest, and a structural operation that takes a page
- * and its table away, flushes and frees the table.
+/* FlushClock (docs/locking.md): a vCPU that enters and leaves the guest, and a structural
+ * operation that takes a page and its table away, flushes and frees the table.
  *
- * Holds: once the flush is settled the CPU uses no old translation; it never walks into a freed table.
+ * Holds: once the flush is settled the CPU uses no old translation; it never walks into a
+ * freed table.
  * Wrong, and shown to fail:
- *   LOOK_ONCE           the vCPU does not look at the generation again after it has published its word
- *   OPERATION_LOOKS_FIRST  the operation looks at the vCPU's word before it moves the generation
- *   MOVE_BEFORE_CHANGE  the generation moves before the tables change
- *   FREE_EARLY          the table is freed before the vCPU has passed
+ *   LOOK_ONCE              the vCPU does not look at the generation again once its word is out
+ *   OPERATION_LOOKS_FIRST  the operation looks at the word before it moves the generation
+ *   MOVE_BEFORE_CHANGE     the generation moves before the tables change
+ *   FREE_EARLY             the table is freed before the vCPU has passed
  */
 
 bool present = true;  /* the link to the table */
@@ -26,7 +27,7 @@ inline access() {
   atomic {
     if
     :: tlb -> assert(!settled)
-    :: !tlb && upper -> assert(!freed); tlb = present  /* a walk of the table; freed: whatever is there */
+    :: !tlb && upper -> assert(!freed); tlb = present  /* a walk of the table */
     :: !tlb && !upper && present -> upper = true
     :: else
     fi

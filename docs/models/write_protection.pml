@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Dirty logging by write-protection (docs/locking.md): two pages below an upper entry that lost W as logging was
- * switched on; two CPUs that write them, fault, and push the protection down; a thread that takes the log twice
- * meanwhile and once at the end, and copies what it takes.
+/* Dirty logging by write-protection (docs/locking.md): two pages below an upper entry that
+ * lost W as logging was switched on; two CPUs that write them, fault, and push the protection
+ * down; a thread that takes the log twice meanwhile and once at the end, and copies what it
+ * takes.
  *
  * Holds: in the end the copies are what was written.
  * Wrong, and shown to fail:
@@ -40,7 +41,12 @@ inline flush() {
 
 inline push_down() {
   claimed = false;
-  atomic { if :: !upper_writable && !upper_pushing -> upper_pushing = true; claimed = true :: else fi }
+  atomic {
+    if
+    :: !upper_writable && !upper_pushing -> upper_pushing = true; claimed = true
+    :: else
+    fi
+  }
   if
   :: claimed ->
 #ifdef PARENT_FIRST

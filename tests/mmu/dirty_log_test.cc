@@ -39,6 +39,18 @@ std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {
 
 constexpr Gpa PageAt(Gpa base, uint64_t page) { return base + page * kPageSize; }
 
+// The entries of level 2 and above on the way to `gpa`.
+std::vector<EntryRef> UpperEntries(LoggingGuest& guest, Gpa gpa) {
+  std::vector<EntryRef> entries;
+  uint64_t table = guest.vm().eptp().root().raw();
+  for (Level level(4); level > kLevel4K; level = level.below()) {
+    auto* const at = reinterpret_cast<uint64_t*>(guest.memory().At(Hpa(table)));
+    entries.emplace_back(at + level.IndexOf(Gfn::Of(gpa)));
+    table = entries.back().Load().address().raw();
+  }
+  return entries;
+}
+
 // --- Each way of tracking -----------------------------------------------------------------------
 
 class EveryTracking : public testing::TestWithParam<DirtyTracking> {
@@ -135,6 +147,23 @@ TEST_P(EveryTracking, AWriteInALargePageDirtiesItsFourKilobytesAlone) {
   guest_->Write(0, PageAt(Gpa(0), 600));
   guest_->Write(1, PageAt(Gpa(0), 513));
   EXPECT_EQ(guest_->Take(0), Pages({513, 600}));
+}
+
+TEST_P(EveryTracking, ASplitWithoutAWriteDirtiesNothing) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(8), 9);
+  for (uint64_t at = 0; at < 4; ++at) guest_->Write(0, Gpa(at * MiB(2)));
+  guest_->StartMigration(0);
+  guest_->Write(0, Gpa(MiB(6)));  // its table alone is split
+  EXPECT_EQ(guest_->Take(0), Pages({1536}));
+  guest_->Settle(*guest_->vm().SplitRange(Gfn(0), PageCount(512), kLevel4K));
+  guest_->Settle(*guest_->vm().ZapRange(Gfn(600), PageCount(1)));
+  guest_->Read(0, PageAt(Gpa(0), 1));
+  guest_->Read(1, PageAt(Gpa(0), 601));
+  EXPECT_EQ(guest_->Take(0), Pages());
+  guest_->Write(0, PageAt(Gpa(0), 2));
+  guest_->Write(1, PageAt(Gpa(0), 602));
+  EXPECT_EQ(guest_->Take(0), Pages({2, 602}));
 }
 
 TEST_P(EveryTracking, TheFirstWritesTakeAFaultAPageOrOneATable) {
@@ -235,6 +264,24 @@ TEST_P(EveryTracking, ASlotThatDoesNotLogIsNotFound) {
   EXPECT_TRUE(absl::IsNotFound(guest_->vm().PushDownDirtyLog(0)));
 }
 
+TEST_P(EveryTracking, AFaultThatMeetsAPushOfAnotherIsRetriedAndChangesNothing) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4));
+  guest_->Write(0, PageAt(Gpa(0), 1));
+  guest_->SetLogging(0, true);
+  const EntryRef entry = UpperEntries(*guest_, Gpa(0)).back();
+  ASSERT_FALSE(entry.Load().is_writable());
+  entry.FetchOr(ept::kTablePushing);
+  const auto write = ExitQualification::Make(Access::Write(), Access::ReadExecute(), true, true);
+  const Gpa page = PageAt(Gpa(0), 1);
+  EXPECT_EQ(guest_->vcpu(0).HandleEptViolation(page, write).outcome, FaultOutcome::kRetry);
+  EXPECT_FALSE(guest_->vm().Translate(page)->access.can_write());
+  entry.FetchAnd(~ept::kTablePushing);
+  EXPECT_LE(guest_->vcpu(0).HandleEptViolation(page, write).outcome, FaultOutcome::kSpurious);
+  EXPECT_TRUE(guest_->vm().Translate(page)->access.can_write());
+  EXPECT_EQ(guest_->Take(0), Pages({1}));
+}
+
 // Two CPUs that keep what they may keep, and every operation that can come between a write and its
 // take. The copy is the model: after a last take it is what the guest wrote, page by page.
 TEST_P(EveryTracking, NoWriteIsLostWhateverHappensBetween) {
@@ -311,18 +358,6 @@ TEST_P(EveryTracking, NoWriteIsLostWhateverHappensBetween) {
 
 // --- D bits
 // ------------------------------------------------------------------------------------------
-
-// The entries of level 2 and above on the way to `gpa`.
-std::vector<EntryRef> UpperEntries(LoggingGuest& guest, Gpa gpa) {
-  std::vector<EntryRef> entries;
-  uint64_t table = guest.vm().eptp().root().raw();
-  for (Level level(4); level > kLevel4K; level = level.below()) {
-    auto* const at = reinterpret_cast<uint64_t*>(guest.memory().At(Hpa(table)));
-    entries.emplace_back(at + level.IndexOf(Gfn::Of(gpa)));
-    table = entries.back().Load().address().raw();
-  }
-  return entries;
-}
 
 class DirtyBits : public testing::Test {
  protected:

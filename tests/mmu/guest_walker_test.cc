@@ -7,7 +7,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/nested_ept_walker.h"
 
@@ -38,6 +40,7 @@ class FakeMemory {
     }
     return bytes.get() + gpa.raw();
   }
+  void Wrote(Gpa gpa) { written.push_back(gpa); }
   void Set(uint64_t gpa, uint64_t value) { std::memcpy(bytes.get() + gpa, &value, 8); }
   uint64_t Get(uint64_t gpa) const {
     uint64_t value;
@@ -47,6 +50,7 @@ class FakeMemory {
 
   std::map<uint64_t, Kind> kinds;
   std::function<void(Gpa, bool)> before_reach;
+  std::vector<Gpa> written;
 
  private:
   static constexpr size_t kBytes = 64 * kPageSize;
@@ -95,6 +99,17 @@ TEST_F(GuestWalkerTest, AReadSetsAAndAWriteSetsDInTheLeafAlone) {
   Walk(Gva(0x5000), GuestAccess::Write());
   EXPECT_EQ(memory_.Get(kLeafAddress) & guest::kDirty, guest::kDirty);
   EXPECT_EQ(memory_.Get(kPageSize) & (guest::kAccessed | guest::kDirty), guest::kAccessed);
+}
+
+TEST_F(GuestWalkerTest, TheMemoryHearsOfEveryEntryWritten) {
+  Walk();
+  EXPECT_THAT(memory_.written,
+              testing::ElementsAre(Gpa(0x1000), Gpa(0x2000), Gpa(0x3000), Gpa(kLeafAddress)));
+  memory_.written.clear();
+  Walk();
+  EXPECT_TRUE(memory_.written.empty());
+  Walk(Gva(0x5000), GuestAccess::Write());
+  EXPECT_THAT(memory_.written, testing::ElementsAre(Gpa(kLeafAddress)));
 }
 
 TEST_F(GuestWalkerTest, AnAccessThatFaultsSetsNothing) {

@@ -273,6 +273,11 @@ absl::Status EngineModel::NewVcpu(const Op& op) {
   return absl::OkStatus();
 }
 
+// With a reverse map leaves keep their size.
+bool EngineModel::IsUnsupported(const absl::Status& status) const {
+  return vm_->options().reverse_map && absl::IsFailedPrecondition(status);
+}
+
 bool EngineModel::HasMemory(uint64_t page, bool write) const {
   const Slot* slot = SlotAt(page);
   return slot != nullptr && !(write && (slot->flags & kSlotReadOnly) != 0);
@@ -330,8 +335,10 @@ absl::Status EngineModel::Split(const Op& op) {
   const uint64_t first = op.page % kGuestPages;
   const uint64_t count = op.count % 4096;
   const Level to = op.how % 2 == 0 ? kLevel4K : kLevel2M;
-  TDP_ASSIGN_OR_RETURN(PendingFlush flush, vm_->SplitRange(Gfn(first), PageCount(count), to));
-  flush.Settle();
+  absl::StatusOr<PendingFlush> flush = vm_->SplitRange(Gfn(first), PageCount(count), to);
+  if (IsUnsupported(flush.status())) return absl::OkStatus();
+  TDP_RETURN_IF_ERROR(flush.status());
+  flush->Settle();
   for (uint64_t page = first; page < first + count; ++page) {
     const auto found = vm_->Translate(Gfn(page).address());
     if (found.ok() && found->level > to) return Wrong("a leaf is larger than it was split to");
@@ -340,9 +347,11 @@ absl::Status EngineModel::Split(const Op& op) {
 }
 
 absl::Status EngineModel::Collapse(const Op& op) {
-  TDP_ASSIGN_OR_RETURN(const uint64_t collapsed,
-                       vm_->CollapseRange(Gfn(op.page % kGuestPages), PageCount(op.count % 8192)));
-  collapsed_ += collapsed;
+  const absl::StatusOr<uint64_t> collapsed =
+      vm_->CollapseRange(Gfn(op.page % kGuestPages), PageCount(op.count % 8192));
+  if (IsUnsupported(collapsed.status())) return absl::OkStatus();
+  TDP_RETURN_IF_ERROR(collapsed.status());
+  collapsed_ += *collapsed;
   return CheckDirtyKept();
 }
 

@@ -73,6 +73,7 @@ class EngineModel : public EntryStoreHook {
   absl::Status Collapse(const Op& op);
   absl::Status Prefault(const Op& op);
 
+  bool IsUnsupported(const absl::Status& status) const;
   bool HasMemory(uint64_t page, bool write) const;
   void NoteAccess(uint64_t page, bool write);
   // Mappings may be gone: nothing is known of A and D any more.

@@ -58,6 +58,8 @@ struct NarrowEntries {
     if (place != nullptr && to_write && narrow) memory.NarrowLast();
     return place;
   }
+  void Wrote(Gpa) {}
+
   NestedMemory<WalkedMemory>& nested;
   WalkedMemory& memory;
   bool narrow;
@@ -70,6 +72,8 @@ struct FlatEntries {
     if (to_write && narrow) memory.NarrowLast();
     return place;
   }
+  void Wrote(Gpa) {}
+
   WalkedMemory& memory;
   bool narrow;
 };

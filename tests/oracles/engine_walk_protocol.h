@@ -30,6 +30,7 @@ class WalkedMemory {
   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why);
   void Store(Gpa gpa, uint64_t value);
   void StorePage(Gpa gpa, const char* bytes);
+  void Wrote(Gpa) {}
   // The entry of the last `Reach` is one of 4 bytes.
   void NarrowLast() { writes_[last_] = sizeof(uint32_t); }
   // " ad ADDRESS=NEW…" for the entries written since the last call, by address.

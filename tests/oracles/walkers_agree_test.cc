@@ -161,7 +161,7 @@ class WalkersAgree : public testing::TestWithParam<Mode> {
 
 TEST_P(WalkersAgree, OnRandomTables) {
   std::map<std::string, int> answers;
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 100; ++round) {
     Tell("reset");
     const bool with_ept = round % 2 == 1;
     ASSERT_NO_FATAL_FAILURE(WriteGuestTables());

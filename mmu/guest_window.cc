@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/guest_window.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "tdp/base/access.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+
+void GuestWindow::SetAddressSpace(AddressSpaceId space) {
+  space_ = space;
+  lines_.fill(Line());
+}
+
+std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why) {
+  const bool readable = Serves(line, gfn, false);
+  if (to_write && readable && line.read_only) {
+    why = GuestWalkOutcome::kMapped;  // never
+    return nullptr;
+  }
+  why = GuestWalkOutcome::kNeedsPage;
+  wanted_ = gfn;
+  wanted_to_write_ = to_write;
+  if (to_write && readable && line.writable) {
+    short_of_room_ = line.logs->shared_dirty_log();
+    index_without_room_ = line.index;
+  }
+  return nullptr;
+}
+
+void GuestWindow::Wrote(Gpa gpa) {
+  const Gfn gfn = Gfn::Of(gpa);
+  const Line& first = lines_[HashOf(gfn)];
+  const Line& line = first.gfn == gfn.raw() ? first : lines_[OtherHashOf(gfn)];
+  if (ABSL_PREDICT_TRUE(line.logs == nullptr)) return;
+  if (DirtyLog* log = line.logs->dirty_log()) log->Mark(line.index);
+}
+
+absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
+  outcome = GuestWalkOutcome::kMapped;
+  if (const auto log = std::exchange(short_of_room_, nullptr)) {
+    return log->Prepare(index_without_room_);
+  }
+  // Before the slot is looked for: docs/locking.md says why.
+  const uint64_t sequence = sequence_.Current();
+  const MemorySlot* slot = slots_.Find(space_, wanted_);
+  if (slot == nullptr) outcome = GuestWalkOutcome::kNoMemory;
+  // A slot that is going or moving is looked for again.
+  if (slot == nullptr || slot->invalid) return absl::OkStatus();
+  const bool writable = wanted_to_write_ && !slot->is_read_only();
+  const Hva hva = slot->HvaOf(wanted_);
+  TDP_ASSIGN_OR_RETURN(const HostPage page,
+                       backend_.Resolve(hva, writable ? Access::Write() : Access::Read()));
+  Line line;
+  line.gfn = wanted_.raw();
+  line.sequence = sequence;
+  line.hva = hva;
+  line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
+  line.writable = page.writable && !slot->is_read_only();
+  line.read_only = slot->is_read_only();
+  line.logs = slot->logs_dirty_pages() ? slot->state : nullptr;
+  line.index = slot->IndexOf(wanted_);
+  Victim(wanted_) = line;
+  return absl::OkStatus();
+}
+
+// A line of the frame's own goes first, then one that serves no more, then either in turn.
+GuestWindow::Line& GuestWindow::Victim(Gfn gfn) {
+  Line& first = lines_[HashOf(gfn)];
+  Line& other = lines_[OtherHashOf(gfn)];
+  if (first.gfn == gfn.raw() || first.sequence != sequence_.Current()) return first;
+  if (other.gfn == gfn.raw() || other.sequence != sequence_.Current()) return other;
+  return (++turn_ & 1) != 0 ? first : other;
+}
+
+}  // namespace tdp

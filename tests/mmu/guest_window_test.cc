@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/guest_window.h"
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
+
+// Guest memory is this process's, at `offset` bytes from where the slots say.
+class MovableHost : public MinimalBackend {
+ public:
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+    ++resolves;
+    return MinimalBackend::Resolve(hva + offset, access);
+  }
+  int resolves = 0;
+  uint64_t offset = 0;
+};
+
+// Two memories of 1024 frames; the guest's 4-level tables stand in frames 64, 128, 192 and 256 of
+// the first, and map gva 0x5000 to gpa 0x123000.
+class GuestWindowTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (uint64_t level = 4; level > 1; --level) {
+      Set(TableAt(level), TableAt(level - 1) | kTable);
+    }
+    Set(kLeaf, 0x123000 | kTable);
+    ASSERT_TRUE(SetRam(0).ok());
+  }
+  static constexpr uint64_t TableAt(uint64_t level) { return (5 - level) * 64 * kPageSize; }
+  static constexpr uint64_t kLeaf = 256 * kPageSize + 5 * 8;
+  static constexpr ByteCount kSize = 1024 * kPageSize;
+
+  absl::Status SetRam(uint32_t flags) {
+    return vm_->SetMemoryRegion(
+        {.flags = flags, .size = kSize, .hva = Hva(reinterpret_cast<uintptr_t>(ram_.get()))});
+  }
+  void Set(uint64_t gpa, uint64_t value) { std::memcpy(ram_.get() + gpa, &value, 8); }
+  uint64_t Get(uint64_t gpa) const {
+    uint64_t value;
+    std::memcpy(&value, ram_.get() + gpa, 8);
+    return value;
+  }
+  GuestWalk Walk(GuestAccess access = GuestAccess::Read()) {
+    GuestWalk walk;
+    status_ = vcpu_->WalkGuest(paging_, roots_, Gva(0x5678), access, walk);
+    return walk;
+  }
+  std::vector<uint64_t> TakeDirty() {
+    std::vector<uint64_t> pages;
+    EXPECT_TRUE(vm_->TakeDirtyLog(0,
+                                  [&pages](uint64_t base, uint64_t mask) {
+                                    for (uint64_t i = 0; i < 64; ++i) {
+                                      if ((mask >> i & 1) != 0) pages.push_back(base + i);
+                                    }
+                                  })
+                    .ok());
+    return pages;
+  }
+
+  std::unique_ptr<std::byte[]> ram_{new (std::align_val_t{kPageSize}) std::byte[2 * kSize]()};
+  MovableHost host_;
+  std::unique_ptr<Vm> vm_ = *Vm::Create(host_, {.dirty_tracking = DirtyTracking::kWriteProtection});
+  std::unique_ptr<Vcpu> vcpu_ = *vm_->CreateVcpu();
+  GuestPaging paging_{GuestControls{.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect,
+                                    .cr4 = guest::kCr4PhysicalAddressExtension,
+                                    .efer = guest::kEferLongModeActive}};
+  GuestRoots roots_{.cr3 = TableAt(4)};
+  absl::Status status_;
+};
+
+TEST_F(GuestWindowTest, TablesAreReadThroughTheSlotsAndTheHostIsAskedOnce) {
+  EXPECT_EQ(Walk().gpa, Gpa(0x123678));
+  ASSERT_TRUE(status_.ok()) << status_;
+  const int before = host_.resolves;
+  EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kMapped);
+  EXPECT_EQ(host_.resolves, before);
+  EXPECT_EQ(Get(kLeaf) & guest::kAccessed, guest::kAccessed);
+}
+
+TEST_F(GuestWindowTest, ATableBeyondTheSlotsIsNoMemory) {
+  Set(TableAt(2), kSize | kTable);
+  EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kNoMemory);
+  EXPECT_EQ(Walk().gpa, Gpa(kSize + 5 * 8));
+  ASSERT_TRUE(status_.ok()) << status_;
+}
+
+TEST_F(GuestWindowTest, TablesInAReadOnlySlotAreUsedAsTheyAre) {
+  ASSERT_TRUE(vm_->SetMemoryRegion({}).ok());
+  ASSERT_TRUE(SetRam(kSlotReadOnly).ok());
+  EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kMapped);
+  EXPECT_EQ(Get(kLeaf), 0x123000 | kTable);
+}
+
+TEST_F(GuestWindowTest, FlagsThatTheWalkSetsAreDirtyPages) {
+  ASSERT_TRUE(SetRam(kSlotLogDirtyPages).ok());
+  Walk();
+  EXPECT_THAT(TakeDirty(), ElementsAre(64, 128, 192, 256));
+  Walk();
+  EXPECT_THAT(TakeDirty(), IsEmpty()) << "nothing was left to set";
+  Walk(GuestAccess::Write());
+  EXPECT_THAT(TakeDirty(), ElementsAre(256));
+}
+
+TEST_F(GuestWindowTest, AfterTheHostMovedAPageTheOldOneIsNotRead) {
+  Walk();
+  std::memcpy(ram_.get() + kSize, ram_.get(), kSize);
+  Set(kSize + kLeaf, 0x77000 | kTable);
+  host_.offset = kSize;
+  ASSERT_TRUE(vm_->InvalidateHostRange(Hva(reinterpret_cast<uintptr_t>(ram_.get())), kSize).ok());
+  EXPECT_EQ(Walk().gpa, Gpa(0x77678));
+}
+
+TEST_F(GuestWindowTest, WhileAPageIsBeingTakenAwayTheAnswerIsToTryAgain) {
+  Walk();
+  const Hva leaf(reinterpret_cast<uintptr_t>(ram_.get()) + TableAt(1));
+  ASSERT_TRUE(vm_->BeginHostInvalidation(leaf, kPageSize).ok());
+  Walk();
+  EXPECT_TRUE(absl::IsUnavailable(status_)) << status_;
+  vm_->EndHostInvalidation();
+  EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kMapped);
+}
+
+TEST_F(GuestWindowTest, HostErrorsReachTheCaller) {
+  class Refusing : public MinimalBackend {
+    absl::StatusOr<HostPage> Resolve(Hva, Access) override {
+      return absl::PermissionDeniedError("no");
+    }
+  } refusing;
+  auto vm = *Vm::Create(refusing, {});
+  auto vcpu = *vm->CreateVcpu();
+  ASSERT_TRUE(vm->SetMemoryRegion({.size = kSize, .hva = Hva(0x1000)}).ok());
+  GuestWalk walk;
+  EXPECT_TRUE(absl::IsPermissionDenied(
+      vcpu->WalkGuest(paging_, roots_, Gva(0), GuestAccess::Read(), walk)));
+}
+
+TEST_F(GuestWindowTest, AVcpuInTheGuestIsRefused) {
+  const GuestEntry entry = vcpu_->EnterGuest();
+  Walk();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status_)) << status_;
+}
+
+}  // namespace
+}  // namespace tdp

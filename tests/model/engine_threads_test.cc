@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// vCPU threads that never stop reading and writing while every structural operation runs beside
+// them. Each page of host memory carries its own number: a CPU that reaches a page through a
+// translation that is out of date reads another's number, since the host gives freed frames to
+// other pages at once.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/base/check.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp::model {
+namespace {
+
+using sim::AccessKind;
+using sim::Event;
+
+constexpr uint64_t kPages = 1024;
+constexpr ByteCount kSize = kPages * kPageSize;
+constexpr Hva kHost{GiB(512)};
+
+// The number of a page of host memory: written once, carried along when the host moves the page.
+uint64_t Stamp(uint64_t page) { return 0x5354'414d'5000'0000 | page; }
+
+class Machine {
+ public:
+  Machine(int vcpus, int host_order, const VmOptions& options)
+      : memory_({.size = MiB(64), .shuffled = true}), backend_(memory_, Options(vcpus)) {
+    TDP_CHECK(memory_.Map(kHost, kSize, {.order = host_order}).ok());
+    for (uint64_t page = 0; page < kPages; ++page) {
+      auto* word = reinterpret_cast<uint64_t*>(*memory_.AtHva(kHost + page * kPageSize));
+      std::atomic_ref<uint64_t>(*word).store(Stamp(page));
+    }
+    vm_ = *Vm::Create(backend_, options);
+    TDP_CHECK(vm_->SetMemoryRegion({.size = kSize, .hva = kHost}).ok());
+  }
+
+  Vm& vm() { return *vm_; }
+  sim::HostMemory& memory() { return memory_; }
+
+  // One vCPU's life: random accesses until `stop`; returns how many reached memory.
+  uint64_t RunVcpu(uint64_t seed, const std::atomic<bool>& stop) {
+    const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+    sim::Cpu& cpu = backend_.cpu(vcpu->id());
+    std::mt19937_64 random(seed);
+    uint64_t done = 0;
+    while (!stop.load(std::memory_order_relaxed)) {
+      const Event event = RunInGuest(*vcpu, cpu, random, done);
+      if (event == Event::kEptViolation) {
+        const FaultResult result =
+            vcpu->HandleEptViolation(cpu.exit().gpa, cpu.exit().qualification);
+        if (result.outcome == FaultOutcome::kError) ADD_FAILURE() << result.status;
+      } else if (event == Event::kEptMisconfiguration) {
+        if (vcpu->HandleEptMisconfiguration(cpu.exit().gpa).outcome == FaultOutcome::kError) {
+          ADD_FAILURE() << "misconfiguration";
+        }
+      }
+    }
+    return done;
+  }
+
+  // The host moves pages to other frames, as the kernel does.
+  void Migrate(Hva start, ByteCount size) {
+    TDP_CHECK(vm_->BeginHostInvalidation(start, size).ok());
+    TDP_CHECK(memory_.Migrate(start, size).ok());
+    vm_->EndHostInvalidation();
+  }
+
+ private:
+  static sim::SimBackendOptions Options(int vcpus) {
+    sim::SimBackendOptions options;
+    options.cpus = vcpus;
+    options.cpu.policy = sim::CachePolicy::kAdversarial;
+    return options;
+  }
+
+  Event RunInGuest(Vcpu& vcpu, sim::Cpu& cpu, std::mt19937_64& random, uint64_t& done) {
+    const GuestEntry entry = vcpu.EnterGuest();
+    if (const Event event = cpu.Enter(entry.eptp()); event != Event::kNone) return event;
+    for (int i = 0; i < 64; ++i) {
+      const uint64_t page = random() % kPages;
+      const AccessKind kind = random() % 2 == 0 ? AccessKind::kLoad : AccessKind::kStore;
+      const sim::AccessResult result = cpu.AccessGpa(Gfn(page).address(), kind, 8);
+      if (!result.ok()) return result.event;
+      // Still in the guest: nobody may take the page away before this vCPU has left.
+      auto* word = reinterpret_cast<uint64_t*>(memory_.At(result.hpa));
+      const uint64_t value = std::atomic_ref<uint64_t>(*word).load(std::memory_order_relaxed);
+      EXPECT_EQ(value, Stamp(page));
+      ++done;
+    }
+    return Event::kNone;
+  }
+
+  sim::HostMemory memory_;
+  sim::SimBackend backend_;
+  std::unique_ptr<Vm> vm_;
+};
+
+// One random structural operation.
+void Disturb(Machine& machine, std::mt19937_64& random) {
+  const Gfn gfn(random() % kPages);
+  const PageCount count(1 + random() % 600);
+  const uint64_t host_page = random() % (kPages - 64);
+  switch (random() % 7) {
+    case 0:
+      machine.vm().ZapRange(gfn, count)->Settle();
+      break;
+    case 1:
+      machine.vm().ZapAll()->Settle();
+      break;
+    case 2:
+      machine.Migrate(kHost + host_page * kPageSize, (1 + random() % 64) * kPageSize);
+      break;
+    case 3:
+      if (auto flush = machine.vm().SplitRange(gfn, count); flush.ok()) flush->Settle();
+      break;
+    case 4:
+      TDP_CHECK(machine.vm().CollapseRange(Gfn(0), PageCount(kPages)).ok());
+      break;
+    case 5:
+      if (auto aged = machine.vm().AgeHostRange(kHost, kSize); aged.ok()) aged->flush.Settle();
+      break;
+    default:
+      // Logging on and off again: protection at the top, pushed down by the vCPUs' writes.
+      TDP_CHECK(machine.vm()
+                    .SetMemoryRegion({.flags = random() % 2 == 0 ? kSlotLogDirtyPages : 0,
+                                      .size = kSize,
+                                      .hva = kHost})
+                    .ok());
+  }
+}
+
+struct Setting {
+  const char* name;
+  int vcpus;
+  int host_order;
+  VmOptions options;
+};
+
+class EngineThreadsTest : public testing::TestWithParam<Setting> {};
+
+TEST_P(EngineThreadsTest, NoVcpuEverReadsAnotherPagesMemory) {
+  const Setting& setting = GetParam();
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    Machine machine(setting.vcpus, setting.host_order, setting.options);
+    std::atomic<bool> stop{false};
+    std::atomic<uint64_t> accesses{0};
+    std::vector<std::thread> vcpus;
+    for (int i = 0; i < setting.vcpus; ++i) {
+      vcpus.emplace_back(
+          [&, i] { accesses += machine.RunVcpu(seed * 100 + static_cast<uint64_t>(i), stop); });
+    }
+    std::mt19937_64 random(seed);
+    for (int i = 0; i < 60; ++i) Disturb(machine, random);
+    stop.store(true);
+    for (std::thread& vcpu : vcpus) vcpu.join();
+    EXPECT_TRUE(machine.vm().CheckInvariants().ok()) << machine.vm().CheckInvariants();
+    EXPECT_GT(accesses.load(), 0u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Settings, EngineThreadsTest,
+    testing::Values(
+        Setting{"TwoVcpus", 2, 0, {}}, Setting{"ThreeVcpusLargePages", 3, 9, {}},
+        Setting{"NoAccessedDirty", 2, 9, {.accessed_dirty = Use::kNever}},
+        Setting{"WriteProtection", 2, 9, {.dirty_tracking = DirtyTracking::kWriteProtection}}),
+    [](const auto& param) { return param.param.name; });
+
+}  // namespace
+}  // namespace tdp::model
