@@ -76,7 +76,7 @@ class Region {
            (kind() == RegionKind::kRomDevice && rom_mode_);
   }
 
-  // "/root/child/this".
+  // "/top/child/this".
   std::string Path() const;
 
  private:

@@ -18,7 +18,7 @@ namespace {
 // A file whose root has `children`.
 std::string FileWith(const std::string& children) {
   return absl::StrCat(R"({"address_spaces": [{"name": "memory", "root":
-      {"name": "root", "size": "2^64", "children": [)",
+      {"name": "top", "size": "2^64", "children": [)",
                       children, "]}}]}");
 }
 
@@ -33,25 +33,25 @@ TEST(RegionFile, ABadTreeIsNamedByThePathOfTheRegion) {
   ExpectRefused("[]", "file: not an object");
   ExpectRefused("{}", "file: address_spaces: none");
   ExpectRefused(R"({"spaces": []})", "file: unknown field \"spaces\"");
-  ExpectRefused(FileWith(R"({"size": 1})"), "/root/?: a region has no name");
-  ExpectRefused(FileWith(R"({"name": "a"})"), "/root/a: size: missing");
-  ExpectRefused(FileWith(R"({"name": "a", "size": "big"})"), "/root/a: size = \"big\"");
-  ExpectRefused(FileWith(R"({"name": "a", "size": 0})"), "/root/a: size = 0x0");
-  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "kind": "rum"})"), "/root/a: kind = \"rum\"");
+  ExpectRefused(FileWith(R"({"size": 1})"), "/top/?: a region has no name");
+  ExpectRefused(FileWith(R"({"name": "a"})"), "/top/a: size: missing");
+  ExpectRefused(FileWith(R"({"name": "a", "size": "big"})"), "/top/a: size = \"big\"");
+  ExpectRefused(FileWith(R"({"name": "a", "size": 0})"), "/top/a: size = 0x0");
+  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "kind": "rum"})"), "/top/a: kind = \"rum\"");
   ExpectRefused(FileWith(R"({"name": "a", "size": 1, "colour": 2})"),
-                "/root/a: unknown field \"colour\"");
-  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "offset": "2^64"})"), "/root/a: offset");
-  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "priority": 1e20})"), "/root/a: priority");
+                "/top/a: unknown field \"colour\"");
+  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "offset": "2^64"})"), "/top/a: offset");
+  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "priority": 1e20})"), "/top/a: priority");
   ExpectRefused(FileWith(R"({"name": "a", "size": 1, "kind": "alias", "alias_of": "b"})"),
-                "/root/a: alias_of = \"b\": no such region");
-  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "kind": "alias"})"), "/root/a: alias_of");
+                "/top/a: alias_of = \"b\": no such region");
+  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "kind": "alias"})"), "/top/a: alias_of");
   ExpectRefused(FileWith(R"({"name": "a", "size": 1}, {"name": "a", "size": 1})"),
-                "/root/a: another region has this name");
+                "/top/a: another region has this name");
   ExpectRefused(FileWith(R"({"name": "a", "size": 1, "children": [{"name": "b", "size": 1,
-                   "kind": "alias", "alias_of": "root"}]})"),
-                "/root/a/b: cannot be attached to /root/a: it would contain itself");
+                   "kind": "alias", "alias_of": "top"}]})"),
+                "/top/a/b: cannot be attached to /top/a: it would contain itself");
   ExpectRefused(FileWith(R"({"name": "a", "size": "4K", "kind": "ram", "host": "0x10"})"),
-                "/root/a: host = 0x10");
+                "/top/a: host = 0x10");
 }
 
 TEST(RegionFile, NumbersMayBeWrittenInEveryUsualWay) {

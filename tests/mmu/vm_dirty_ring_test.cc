@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// KVM's dirty log calls and rings on a `Vm`.
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+namespace {
+
+constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+constexpr uint64_t kPages = 4096;
+
+class DirtyRings : public testing::Test {
+ protected:
+  void Start(DirtyTracking tracking = DirtyTracking::kWriteProtection) {
+    VmOptions options;
+    options.dirty_tracking = tracking;
+    vm_ = *Vm::Create(backend_, options);
+  }
+  void AddSlot() {
+    MemoryRegion region;
+    region.slot = 3;
+    region.flags = kSlotLogDirtyPages;
+    region.gpa = Gpa(MiB(2));
+    region.size = kPages * kPageSize;
+    region.hva = Hva(0x7f0000000000);
+    ASSERT_TRUE(vm_->SetMemoryRegion(region).ok());
+  }
+  static FaultOutcome Write(Vcpu& vcpu, uint64_t page) {
+    return vcpu.HandleEptViolation(Gpa(MiB(2)) + page * kPageSize, kWrite).outcome;
+  }
+  bool IsWritable(uint64_t page) {
+    const auto found = vm_->Translate(Gpa(MiB(2)) + page * kPageSize);
+    return found.ok() && found->access.can_write();
+  }
+
+  MinimalBackend backend_;
+  std::unique_ptr<Vm> vm_;
+};
+
+TEST_F(DirtyRings, AreSetOnceAndBeforeTheFirstVcpu) {
+  Start();
+  EXPECT_EQ(vm_->EnableDirtyRing(1000).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(vm_->EnableDirtyRing(1 << 20).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  EXPECT_EQ(vm_->EnableDirtyRing(1024).code(), absl::StatusCode::kInvalidArgument);
+  Start();
+  const auto vcpu = vm_->CreateVcpu();
+  ASSERT_TRUE(vcpu.ok());
+  EXPECT_EQ((*vcpu)->dirty_ring(), nullptr);
+  EXPECT_EQ(vm_->EnableDirtyRing(1024).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(DirtyRings, NeedWriteProtection) {
+  Start(DirtyTracking::kDirtyBits);
+  EXPECT_EQ(vm_->EnableDirtyRing(1024).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(DirtyRings, TakeThePlaceOfBitmaps) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  EXPECT_EQ(vm_->GetDirtyLog(3, [](uint64_t, uint64_t) {}).code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(DirtyRings, APageIsPushedOnceUntilItsEntryIsReset) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  ASSERT_EQ(Write(*vcpu, 700), FaultOutcome::kFixed);
+  std::vector<DirtyRingEntry> entries(10);
+  ASSERT_EQ(vcpu->dirty_ring()->Harvest(absl::MakeSpan(entries)), 2u);
+  EXPECT_EQ(entries[0], (DirtyRingEntry{0, 3, 5}));
+  EXPECT_EQ(entries[1], (DirtyRingEntry{0, 3, 700}));
+  EXPECT_TRUE(IsWritable(5));
+  EXPECT_EQ(vm_->ResetDirtyRings(), 2u);
+  EXPECT_FALSE(IsWritable(5));
+  EXPECT_FALSE(IsWritable(700));
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  EXPECT_EQ(vcpu->dirty_ring()->Harvest(absl::MakeSpan(entries)), 1u);
+}
+
+TEST_F(DirtyRings, ANearlyFullRingStopsWritesUntilItIsReset) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  uint64_t page = 0;
+  while (Write(*vcpu, page) == FaultOutcome::kFixed) ++page;
+  EXPECT_EQ(page, 1024 - DirtyRing::kReservedEntries);
+  EXPECT_EQ(Write(*vcpu, page), FaultOutcome::kDirtyRingFull);
+  std::vector<DirtyRingEntry> entries(1024);
+  EXPECT_EQ(vcpu->dirty_ring()->Harvest(absl::MakeSpan(entries)), page);
+  EXPECT_EQ(vm_->ResetDirtyRings(), page);
+  EXPECT_EQ(Write(*vcpu, page), FaultOutcome::kFixed);
+}
+
+TEST_F(DirtyRings, AnEntryOfASlotThatIsGoneIsResetAllTheSame) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3}).ok());
+  std::vector<DirtyRingEntry> entries(10);
+  ASSERT_EQ(vcpu->dirty_ring()->Harvest(absl::MakeSpan(entries)), 1u);
+  EXPECT_EQ(vm_->ResetDirtyRings(), 1u);
+}
+
+TEST_F(DirtyRings, ABitmapOfTooFewWordsIsRefused) {
+  Start();
+  AddSlot();
+  const std::vector<uint64_t> bits(1, ~uint64_t{0});
+  EXPECT_EQ(vm_->ClearDirtyLog(3, {0, 128}, bits).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(vm_->ClearDirtyLog(3, {0, 64}, bits).ok());
+}
+
+}  // namespace
+}  // namespace tdp
