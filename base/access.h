@@ -10,8 +10,8 @@
 
 namespace tdp {
 
-// A set of rights. `kExecute` is supervisor-mode execution when mode-based execute control (MBEC) is
-// in use and every execution otherwise; `kUserExecute` matters only under MBEC (SDM 29.3.3.2).
+// A set of rights. `kExecute` is supervisor-mode execution when mode-based execute control (MBEC)
+// is in use and every execution otherwise; `kUserExecute` matters only under MBEC (SDM 29.3.3.2).
 class Access {
  public:
   constexpr Access() = default;

@@ -2,10 +2,10 @@
 //
 // The addresses and frame numbers of two-dimensional paging, each a type of its own.
 //
-// A guest access goes gva -> gpa (guest tables) -> hpa (EPT); the host reaches the same memory at an
-// hva. Mixing two of them up is the classic bug of an MMU, so none converts to another: `Hpa(gpa)`
-// and `Gfn(1) + Gfn(2)` do not compile. A frame number counts 4 KiB frames; a point and a distance
-// are different types too (`Gfn - Gfn` is a `PageCount`, `Gpa - Gpa` is a `ByteCount`).
+// A guest access goes gva -> gpa (guest tables) -> hpa (EPT); the host reaches the same memory at
+// an hva. Mixing two of them up is the classic bug of an MMU, so none converts to another:
+// `Hpa(gpa)` and `Gfn(1) + Gfn(2)` do not compile. A frame number counts 4 KiB frames; a point and
+// a distance are different types too (`Gfn - Gfn` is a `PageCount`, `Gpa - Gpa` is a `ByteCount`).
 
 #ifndef TDP_BASE_ADDRESS_H_
 #define TDP_BASE_ADDRESS_H_
@@ -127,7 +127,9 @@ class Frame : public AddressWord<Frame<Space>> {
   static constexpr Frame Of(Address<Space> address) { return Frame(address.raw() >> kPageShift); }
 
   constexpr Address<Space> address() const { return Address<Space>(this->raw() << kPageShift); }
-  constexpr bool is_aligned(PageCount pages) const { return (this->raw() & (pages.raw() - 1)) == 0; }
+  constexpr bool is_aligned(PageCount pages) const {
+    return (this->raw() & (pages.raw() - 1)) == 0;
+  }
   // `pages` is a power of two.
   constexpr Frame AlignDown(PageCount pages) const {
     return Frame(this->raw() & ~(pages.raw() - 1));

@@ -19,8 +19,8 @@ namespace tdp::internal {
 // Prints "file:line: check failed: what" to stderr and aborts.
 [[noreturn]] void CheckFailed(const char* file, int line, const std::string& what);
 
-// A value as text: hexadecimal for integers (most are addresses and entries), `ToString` if there is
-// one, a question mark for the rest.
+// A value as text: hexadecimal for integers (most are addresses and entries), `ToString` if there
+// is one, a question mark for the rest.
 template <typename T>
 std::string CheckText(const T& value) {
   if constexpr (std::is_integral_v<T>) {
@@ -34,23 +34,23 @@ std::string CheckText(const T& value) {
 
 }  // namespace tdp::internal
 
-#define TDP_CHECK(condition)                                                  \
-  do {                                                                        \
-    if (ABSL_PREDICT_FALSE(!(condition))) {                                   \
-      ::tdp::internal::CheckFailed(__FILE__, __LINE__, #condition);           \
-    }                                                                         \
+#define TDP_CHECK(condition)                                        \
+  do {                                                              \
+    if (ABSL_PREDICT_FALSE(!(condition))) {                         \
+      ::tdp::internal::CheckFailed(__FILE__, __LINE__, #condition); \
+    }                                                               \
   } while (false)
 
-#define TDP_CHECK_OP(op, a, b)                                                             \
-  do {                                                                                     \
-    const auto& tdp_check_a = (a);                                                         \
-    const auto& tdp_check_b = (b);                                                         \
-    if (ABSL_PREDICT_FALSE(!(tdp_check_a op tdp_check_b))) {                               \
-      ::tdp::internal::CheckFailed(                                                        \
-          __FILE__, __LINE__,                                                              \
+#define TDP_CHECK_OP(op, a, b)                                                                \
+  do {                                                                                        \
+    const auto& tdp_check_a = (a);                                                            \
+    const auto& tdp_check_b = (b);                                                            \
+    if (ABSL_PREDICT_FALSE(!(tdp_check_a op tdp_check_b))) {                                  \
+      ::tdp::internal::CheckFailed(                                                           \
+          __FILE__, __LINE__,                                                                 \
           absl::StrCat(#a " " #op " " #b " (", ::tdp::internal::CheckText(tdp_check_a), ", ", \
-                       ::tdp::internal::CheckText(tdp_check_b), ")"));                     \
-    }                                                                                      \
+                       ::tdp::internal::CheckText(tdp_check_b), ")"));                        \
+    }                                                                                         \
   } while (false)
 
 #define TDP_CHECK_EQ(a, b) TDP_CHECK_OP(==, a, b)

@@ -12,8 +12,8 @@
 
 namespace tdp {
 
-// A level of a table, 1 to 5. An entry of a level-1 table maps 4 KiB, of level 2 2 MiB (or points to
-// a level-1 table), of level 3 1 GiB; levels 4 and 5 hold tables only. (SDM vol. 3C, 29.3.2.)
+// A level of a table, 1 to 5. An entry of a level-1 table maps 4 KiB, of level 2 2 MiB (or points
+// to a level-1 table), of level 3 1 GiB; levels 4 and 5 hold tables only. (SDM vol. 3C, 29.3.2.)
 class Level {
  public:
   static constexpr int kIndexBits = 9;

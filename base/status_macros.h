@@ -11,13 +11,14 @@
 #include "absl/status/statusor.h"
 
 // Returns from the enclosing function if `expression` is not OK.
-#define TDP_RETURN_IF_ERROR(expression)                        \
-  do {                                                         \
-    absl::Status tdp_status = (expression);                    \
-    if (!tdp_status.ok()) return tdp_status;                   \
+#define TDP_RETURN_IF_ERROR(expression)      \
+  do {                                       \
+    absl::Status tdp_status = (expression);  \
+    if (!tdp_status.ok()) return tdp_status; \
   } while (false)
 
-// `TDP_ASSIGN_OR_RETURN(auto x, F())`: x is F()'s value, or the enclosing function returns its status.
+// `TDP_ASSIGN_OR_RETURN(auto x, F())`: x is F()'s value, or the enclosing function returns its
+// status.
 #define TDP_ASSIGN_OR_RETURN(declaration, expression) \
   TDP_ASSIGN_OR_RETURN_IMPL_(TDP_STATUS_CONCAT_(tdp_status_or_, __LINE__), declaration, expression)
 #define TDP_ASSIGN_OR_RETURN_IMPL_(result, declaration, expression) \

@@ -29,8 +29,9 @@ enum class Floor {
 // short rounds.
 double FloorNs(Floor floor);
 
-// Times the measured parts of a benchmark by itself, so that the ratio to a floor can be a counter. By the CPU time of the
-// calling thread, which a busy neighbour disturbs least; by the wall where several threads work.
+// Times the measured parts of a benchmark by itself, so that the ratio to a floor can be a counter.
+// By the CPU time of the calling thread, which a busy neighbour disturbs least; by the wall where
+// several threads work.
 class Stopwatch {
  public:
   enum class By { kThreadTime, kWall };

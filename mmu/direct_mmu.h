@@ -216,9 +216,9 @@ class DirectMmu {
   MapOutcome Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEntry entry, Level level,
                   TableCache& cache, TablePage*& lowest) const;
   // Readers' side. Replaces the large leaf `old` at `at` by a table of the same frames, rights and
-  // A/D bits. But where the start of logging has taken the leaf's W, its D is older than the log and
-  // goes; and for `kPushDirty`, 4 KiB leaves get W. False if someone else changed the leaf first.
-  // `cache` is not empty.
+  // A/D bits. But where the start of logging has taken the leaf's W, its D is older than the log
+  // and goes; and for `kPushDirty`, 4 KiB leaves get W. False if someone else changed the leaf
+  // first. `cache` is not empty.
   bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
              Unprotect unprotect = Unprotect::kLift) const;
   // Writer's side: a note in a `LeafMemo` may be wrong from here on.
