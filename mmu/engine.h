@@ -45,6 +45,7 @@ class Engine : public TableReclaimer {
   DirtyTracking dirty_tracking() const { return dirty_tracking_; }
   Level max_leaf_level() const { return max_leaf_level_; }
   const LeafPolicy& policy() const { return policy_; }
+  LeafPolicy& policy() { return policy_; }
   Gpa guest_end() const { return guest_end_; }
   DirectMmu& mmu(AddressSpaceId space) { return *mmus_[space]; }
   const DirectMmu& mmu(AddressSpaceId space) const { return *mmus_[space]; }
@@ -77,6 +78,8 @@ class Engine : public TableReclaimer {
   SlotSet slots;
   // Whether reading a dirty log leaves it as it is (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
   bool manual_dirty_log_protect ABSL_GUARDED_BY(slots_mutex) = false;
+  // What `policy()` goes by; null: the guest's types do not count.
+  std::unique_ptr<const MemoryTypeMap> memory_types ABSL_GUARDED_BY(slots_mutex);
   MmuLock mmu_lock;
   ChangeSequence sequence;
   TablePool pool;
@@ -119,7 +122,7 @@ class Engine : public TableReclaimer {
   const bool accessed_dirty_;
   const DirtyTracking dirty_tracking_;
   const Level max_leaf_level_;
-  const LeafPolicy policy_;
+  LeafPolicy policy_;
   const Gpa guest_end_;
   std::vector<std::unique_ptr<DirectMmu>> mmus_;
   std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of `mmus_`; may be empty

@@ -141,6 +141,7 @@ class EptEntry {
   constexpr EptEntry WithDirty() const { return With(ept::kDirty); }
   constexpr EptEntry WithoutDirty() const { return Without(ept::kDirty); }
   constexpr EptEntry WithIgnorePat() const { return With(ept::kIgnorePat); }
+  constexpr EptEntry WithoutIgnorePat() const { return Without(ept::kIgnorePat); }
   constexpr EptEntry WithSuppressVe() const { return With(ept::kSuppressVe); }
   constexpr EptEntry WithoutSuppressVe() const { return Without(ept::kSuppressVe); }
   constexpr EptEntry WithHostWritable() const { return With(ept::kSoftHostWritable); }

@@ -53,6 +53,7 @@ class Checker {
         break;
       case EntryKind::kLeaf:
         CheckLegal(entry, level);
+        CheckTracking(entry);
         CheckLeaf(gfn, level, entry);
         break;
     }
@@ -94,6 +95,7 @@ class Checker {
       Complain("a writable leaf of a page that is not");
     if (slot->logs_dirty_pages()) CheckLogged(*slot, gfn, level);
     if (level > slot->state->MaxLevel(gfn)) Complain("a leaf larger than the slot permits");
+    CheckType(gfn, level, entry);
   }
 
   // Where writes are logged, what can be written without a fault is found, or is marked already.
@@ -106,6 +108,29 @@ class Checker {
     if (!log->IsPrepared(index)) Complain("a writable page that the dirty log has no room for");
     if (!IsByHardware(engine_.dirty_tracking()) && !log->IsDirty(index)) {
       Complain("a page that is writable and not marked where its fault should mark it");
+    }
+  }
+
+  // Aging keeps no W, and A bits make it needless.
+  void CheckTracking(EptEntry entry) {
+    if (!entry.access_tracked()) return;
+    if (engine_.accessed_dirty()) Complain("a leaf without rights where A bits are in use");
+    if (entry.is_present() || entry.WithRightsRestored().is_writable()) {
+      Complain("an aged leaf with rights, or with W kept");
+    }
+  }
+
+  // Memory that is the guest's to type has the type of its MTRRs; a device is uncached.
+  void CheckType(Gfn gfn, Level level, EptEntry entry) {
+    const MemoryTypeMap* types = engine_.policy().types();
+    const bool device = entry.memory_type() == MemoryType::kUncacheable;
+    if (types == nullptr) {
+      if (!device && !entry.ignore_pat()) Complain("a leaf that obeys the PAT of the guest");
+      return;
+    }
+    if (!types->IsUniform(gfn, level)) Complain("a leaf over two memory types");
+    if (!device && !entry.ignore_pat() && entry.memory_type() != types->TypeOf(gfn)) {
+      Complain("a leaf of another memory type than the MTRRs give");
     }
   }
 

@@ -19,6 +19,7 @@
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/dirty_tracking.h"
 #include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/memory_types.h"
 
 namespace tdp {
 
@@ -42,6 +43,9 @@ class LeafPolicy {
     while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
     // The slot is asked last: most small pages are small because the host's are.
     if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
+    while (level > kLevel4K && types_ != nullptr && !types_->IsUniform(gfn, level)) {
+      level = level.below();
+    }
     return level;
   }
 
@@ -50,26 +54,41 @@ class LeafPolicy {
     return largest_ > kLevel4K && page.order >= kLevel2M.shift() - kPageShift;
   }
 
-  // The 4 KiB leaf for `page` as an access of `access` wants it. Where writes are logged by their
-  // faults a page becomes writable only by the write that marks it. A and D are clear.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry Leaf(const MemorySlot& slot, const HostPage& page,
+  // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
+  // by their faults a page becomes writable only by the write that marks it. A and D are clear.
+  // Inside a section.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry Leaf(const MemorySlot& slot, Gfn gfn, const HostPage& page,
                                              Access access) const {
     const bool writable = page.writable && !slot.is_read_only();
     const bool give_write =
         writable && (access.can_write() || UnprotectIn(slot) != Unprotect::kPushWrite);
     const Access rights = give_write ? Access::All() : Access::All().Without(Access::Write());
-    const EptEntry leaf =
-        EptEntry::Leaf(page.hfn, kLevel4K, rights, page.memory_type).WithIgnorePat();
+    EptEntry leaf = EptEntry::Leaf(page.hfn, kLevel4K, rights, page.memory_type).WithIgnorePat();
+    if (ABSL_PREDICT_FALSE(types_ != nullptr || page.memory_type != MemoryType::kWriteBack)) {
+      leaf = Typed(leaf, gfn);
+    }
     return writable ? leaf.WithHostWritable() : leaf;
   }
 
   // The same for a page that is used at once: A and D are set, which saves the CPU its own locked
   // updates.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, const HostPage& page,
-                                                 Access access) const {
-    const EptEntry leaf = Leaf(slot, page, access);
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, Gfn gfn,
+                                                 const HostPage& page, Access access) const {
+    const EptEntry leaf = Leaf(slot, gfn, page, access);
     if (!accessed_dirty_) return leaf;
     return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
+  }
+
+  // The guest's memory types, if they count. Inside a section, the writer's to change them; they
+  // outlive their use here.
+  const MemoryTypeMap* types() const { return types_; }
+  void set_types(const MemoryTypeMap* types, bool ignore_pat) {
+    types_ = types;
+    ignore_pat_ = ignore_pat;
+  }
+  // How many of `pages` frames from `gfn` on have the type of `gfn`. Inside a section.
+  PageCount PagesOfOneType(Gfn gfn, PageCount pages) const {
+    return types_ == nullptr ? pages : std::min(pages, types_->EndOfRun(gfn) - gfn);
   }
 
  private:
@@ -81,9 +100,22 @@ class LeafPolicy {
            (gfn.raw() & inside) == (page.hfn.raw() & inside);
   }
 
+  // The type of `leaf`, which has that of its host page, by KVM's vmx_get_mt_mask: what the host
+  // maps uncached is a device, and the guest may make it write-combining by its PAT; ordinary
+  // memory has the type of the guest's MTRRs, where they count, to be combined with its PAT. Other
+  // types of the host stand whatever the guest says.
+  EptEntry Typed(EptEntry leaf, Gfn gfn) const {
+    if (leaf.memory_type() == MemoryType::kUncacheable) return leaf.WithoutIgnorePat();
+    if (leaf.memory_type() != MemoryType::kWriteBack) return leaf;
+    leaf = leaf.WithMemoryType(types_->TypeOf(gfn));
+    return ignore_pat_ ? leaf : leaf.WithoutIgnorePat();
+  }
+
   const bool accessed_dirty_;
   const Level largest_;
   const DirtyTracking tracking_;
+  bool ignore_pat_ = false;
+  const MemoryTypeMap* types_ = nullptr;
 };
 
 }  // namespace tdp

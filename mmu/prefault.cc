@@ -115,10 +115,17 @@ StagedTable::Published Vcpu::PublishRuns(const PageFault& fault, PageCount most,
   return PublishStaged(fault, staged);
 }
 
-void Vcpu::AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs,
-                      StagedTable& staged) const {
-  for (const HostRun& run : runs) {
-    staged.Append(engine_.policy().Leaf(*fault.slot, run.page, fault.access), run.pages);
+// In a section, for the policy's sake: what it decides may change at other times.
+void Vcpu::AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs, StagedTable& staged) {
+  const LeafPolicy& policy = engine_.policy();
+  MmuReadSection section(reader_);
+  for (HostRun run : runs) {
+    while (run.pages > PageCount(0)) {
+      const PageCount pages = policy.PagesOfOneType(staged.next(), run.pages);
+      staged.Append(policy.Leaf(*fault.slot, staged.next(), run.page, fault.access), pages);
+      run.page.hfn += pages;
+      run.pages -= pages;
+    }
   }
 }
 

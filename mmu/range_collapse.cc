@@ -50,7 +50,11 @@ void RangeCollapse::AddCandidate(Gfn base, Level level) {
   const absl::StatusOr<HostPage> page =
       engine_.backend().Resolve(slot->HvaOf(base), Access::Read());
   if (!page.ok() || page->order < level.shift() - kPageShift) return;
-  const EptEntry leaf = engine_.policy().Leaf(*slot, *page, Access::Read());
+  EptEntry leaf;
+  {
+    const MmuReadSection section(reader_);
+    leaf = engine_.policy().Leaf(*slot, base, *page, Access::Read());
+  }
   candidates_.push_back({Collapse(base, level, leaf.EnlargedTo(level)), *slot, *page, sequence});
 }
 

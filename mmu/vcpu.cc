@@ -106,7 +106,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlausible(Gpa gpa,
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
   const LeafPolicy& policy = engine_.policy();
   return {fault.gfn, policy.LargestLevel(*fault.slot, fault.gfn, *fault.page), fault.access,
-          policy.UsedLeaf(*fault.slot, *fault.page, fault.access), policy.UnprotectIn(*fault.slot)};
+          policy.UsedLeaf(*fault.slot, fault.gfn, *fault.page, fault.access),
+          policy.UnprotectIn(*fault.slot)};
 }
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {

@@ -164,8 +164,7 @@ class Vcpu {
   absl::StatusOr<PageCount> PrefaultTable(Gfn gfn, PageCount most, Access access);
   StagedTable::Published PublishRuns(const PageFault& fault, PageCount most,
                                      absl::Span<const HostRun> runs);
-  void AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs,
-                  StagedTable& staged) const;
+  void AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs, StagedTable& staged);
   StagedTable::Published PublishStaged(const PageFault& fault, StagedTable& staged);
   absl::StatusOr<PageCount> PrefaultPage(Gfn gfn, Access access);
   FaultResult Finish(const PageFault& fault, const MapResult& mapped, const absl::Status& refill);

@@ -22,6 +22,7 @@
 #include "tdp/mmu/eptp.h"
 #include "tdp/mmu/flush_clock.h"
 #include "tdp/mmu/frame_range.h"
+#include "tdp/mmu/memory_types.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/vcpu.h"
 #include "tdp/mmu/vm_options.h"
@@ -128,6 +129,11 @@ class Vm : public GuestMemory {
   // Returns the number of tables that became a leaf. May block in `Backend::Resolve`.
   // InvalidArgument for an address space that is not there.
   absl::StatusOr<uint64_t> CollapseRange(Gfn first, PageCount count, AddressSpaceId space = 0);
+
+  // How guest memory is cached from now on; mappings made before are taken away. When it returns no
+  // vCPU uses the old types. InvalidArgument for registers that the CPU would refuse, named with
+  // their value.
+  absl::Status SetMemoryTypes(const GuestMemoryTypes& types);
 
   // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing;
   // InvalidArgument beyond the guest's width.

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `Vm::SetMemoryTypes`.
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/mmu/memory_types.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+
+absl::Status Vm::SetMemoryTypes(const GuestMemoryTypes& types) {
+  TDP_ASSIGN_OR_RETURN(MemoryTypeMap by_mtrrs, MemoryTypeMap::Make(types.mtrrs));
+  std::unique_ptr<const MemoryTypeMap> map;
+  if (types.non_coherent_dma) {
+    map = std::make_unique<const MemoryTypeMap>(
+        types.caches_disabled ? MemoryTypeMap::Uniform(MemoryType::kUncacheable)
+                              : std::move(by_mtrrs));
+  }
+  absl::MutexLock lock(&engine_->slots_mutex);
+  {
+    // Faults under way have made their leaves by the old types: the sequence turns them back.
+    MmuWriteSection section(engine_->mmu_lock);
+    engine_->policy().set_types(map.get(), types.caches_disabled);
+    engine_->sequence.Move();
+  }
+  std::swap(engine_->memory_types, map);  // the old one goes when nobody can be reading it
+  PendingFlush flush;
+  for (size_t space = 0; space < engine_->address_spaces(); ++space) {
+    const auto id = static_cast<AddressSpaceId>(space);
+    flush.Merge(engine_->Zap(id, Gfn(0), engine_->mmu(id).end()));
+  }
+  flush.Settle();
+  return absl::OkStatus();
+}
+
+}  // namespace tdp
