@@ -174,8 +174,7 @@ BENCHMARK(BM_FaultWriteUnprotect)->Unit(benchmark::kMillisecond);
 // `threads` vCPUs fault in their own shares of one guest at the same time; the time is the wall's.
 void BM_FaultThreads(benchmark::State& state) {
   const auto threads = static_cast<uint64_t>(state.range(0));
-  Guest guest(GiB(1) * threads, 0,
-              {.max_leaf_level = kLevel4K, .dirty_tracking = DirtyTracking::kWriteProtection});
+  Guest guest(GiB(1) * threads, 0, {.max_leaf_level = kLevel4K});
   std::vector<std::unique_ptr<Vcpu>> vcpus;
   for (uint64_t i = 0; i < threads; ++i) vcpus.push_back(*guest.vm->CreateVcpu());
   guest.Populate();
