@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# ./run test: the checks, then the tests as shipped, under ASan+UBSan and under TSan. Sourced after
-# lib.sh, setup.sh and lint.sh.
+# ./run test: the checks, then the tests as shipped; with --sanitizers also under ASan+UBSan and under
+# TSan. Sourced after lib.sh, setup.sh and lint.sh.
 
 # bazel_test CONFIG COUNTS_FILE [BAZEL OPTION…]: runs the tests and appends a line of counts.
 bazel_test() {
@@ -34,13 +34,13 @@ print_totals() {
 
 run_tests() {
   local counts failed=0 options
-  [[ $# == 0 || ( $# == 1 && $1 == --quick ) ]] ||
-    die "unknown option '$*'" "use './run test' or './run test --quick'"
+  [[ $# == 0 || ( $# == 1 && $1 == --sanitizers ) ]] ||
+    die "unknown option '$*'" "use './run test' or './run test --sanitizers'"
   counts=$(mktemp)
   phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}"
   phase "format, files, layers" quick_checks "$counts" || failed=1
   phase "tests as shipped" bazel_test opt "$counts" || failed=1
-  if [[ ${1:-} != --quick ]]; then
+  if [[ ${1:-} == --sanitizers ]]; then
     phase "tests under ASan and UBSan" bazel_test asan "$counts" \
       --build_tests_only --test_tag_filters=-no-asan || failed=1
     mapfile -t options < <(tsan_options)
