@@ -149,10 +149,16 @@ class EptEntry {
   constexpr EptEntry WithPushing() const { return With(ept::kTablePushing); }
   // The end of a push: W is back.
   constexpr EptEntry WithWritePushed() const { return WithWrite().Without(ept::kTablePushing); }
-  // What a harvest leaves at a table entry as it goes below: A clear, and a note if it was set.
+  // What a harvest leaves at a table entry as it goes below: A clear, and a note if a CPU may go on
+  // through the entry until the flush.
   constexpr EptEntry WithAccessedHarvested() const {
-    return accessed() ? Without(ept::kAccessed).With(ept::kTableRevisit)
-                      : Without(ept::kTableRevisit);
+    return Has(ept::kAccessed | ept::kTableRevisitTwice)
+               ? Without(ept::kAccessed | ept::kTableRevisitTwice).With(ept::kTableRevisit)
+               : Without(ept::kTableRevisit);
+  }
+  // A cleared by anyone else, who need not flush.
+  constexpr EptEntry WithAccessedTaken() const {
+    return Without(ept::kAccessed).With(ept::kTableRevisit | ept::kTableRevisitTwice);
   }
   constexpr EptEntry WithMemoryType(MemoryType type) const {
     return EptEntry((raw_ & ~ept::kMemoryTypeMask) | static_cast<uint64_t>(type)

@@ -64,6 +64,9 @@ inline constexpr uint64_t kUnused = Bit(62);
 inline constexpr uint64_t kTableRevisit = Bit(53);
 // A fault is moving the missing W of this entry down to the entries below.
 inline constexpr uint64_t kTablePushing = Bit(54);
+// With `kTableRevisit`: A was cleared here by someone who did not flush; the next two harvests look
+// below.
+inline constexpr uint64_t kTableRevisitTwice = Bit(55);
 
 // An MMIO entry is a misconfiguration on purpose: W and X without R, which no capability allows.
 // All its other bits are the engine's: a slot generation in two pieces, and the frame number.
@@ -134,7 +137,7 @@ inline constexpr uint64_t kHardwareLeafBits = kRightsMask | kMemoryTypeMask | kI
                                               kSupervisorShadowStack | kSubPageWrite | kSuppressVe;
 static_assert((kHardwareLeafBits & (kSoftMask | kUnused)) == 0,
               "a software bit stands on a hardware bit");
-static_assert(((kTableRevisit | kTablePushing) &
+static_assert(((kTableRevisit | kTablePushing | kTableRevisitTwice) &
                (kRightsMask | kTableReservedLow | kLargePage | kAccessed | kUserExecute |
                 kAddressMask | kSuppressVe)) == 0,
               "a software bit of a table entry stands on a hardware bit");

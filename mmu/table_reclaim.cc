@@ -82,7 +82,7 @@ void TableReclaim::Judge(EntryRef link, EptEntry value, FrameRange frames) {
   hand_ = frames.end;
   // Where someone else changes the link the table is in use.
   if (value.accessed()) {
-    link.CompareExchange(value, value.WithAccessedHarvested());
+    link.CompareExchange(value, value.WithAccessedTaken());
   } else {
     victims_.push_back(frames);
   }

@@ -11,12 +11,15 @@
  *   NO_FLUSH   a harvest hands out without a flush
  *   NO_CLAIM   two faults push the same protection down at once
  *   WRITE_FIRST  a push gives W to the upper entry before it takes D from the leaves
+ *   NOTE_ONCE  who clears A without a flush (here: looks for cold tables) leaves a note for one
+ *              harvest, not two
  *   LOG_FIRST  a harvest takes the log before it looks at the tables, and hands that out
  */
 
 #define WRITES 2
 
-bool upper_writable, upper_pushing, upper_accessed, upper_revisit;
+bool upper_writable, upper_pushing, upper_accessed;
+byte upper_revisit;       /* harvests that go below whatever A says */
 bool dirty[2] = true;
 bool marked[2];           /* the log */
 bool upper_cached[2];
@@ -133,9 +136,9 @@ inline harvest() {
     below = false;
     if
     :: upper_writable && upper_accessed ->
-      upper_accessed = false; upper_revisit = true; below = true
+      upper_accessed = false; upper_revisit = 1; below = true
 #ifndef NAIVE
-    :: upper_writable && !upper_accessed && upper_revisit -> upper_revisit = false; below = true
+    :: upper_writable && !upper_accessed && upper_revisit > 0 -> upper_revisit--; below = true
 #endif
     :: else
     fi
@@ -169,6 +172,22 @@ proctype Taker() {
   assert(copy[0] == data[0] && copy[1] == data[1])
 }
 
+/* Once, at any time: A is cleared, and nothing flushed. */
+proctype ColdTables() {
+  atomic {
+    if
+    :: upper_accessed ->
+      upper_accessed = false;
+#ifdef NOTE_ONCE
+      upper_revisit = 1
+#else
+      upper_revisit = 2
+#endif
+    :: else
+    fi
+  }
+}
+
 init {
-  atomic { run Cpu(0); run Cpu(1); run Taker() }
+  atomic { run Cpu(0); run Cpu(1); run Taker(); run ColdTables() }
 }

@@ -5,6 +5,7 @@
 #include "tdp/mmu/dirty_round.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <random>
 #include <set>
@@ -363,10 +364,12 @@ class DirtyBits : public testing::Test {
  protected:
   // A CPU writes page 1 and keeps the upper entries in its caches. The take scans; at the kick of
   // its flush the CPU writes page 2, through what it has, and only then leaves.
-  Pages TakeWithLateWrite() {
+  // `between` is called on the lowest upper entry before the take.
+  Pages TakeWithLateWrite(const std::function<void(EntryRef)>& between = [](EntryRef) {}) {
     guest_.AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
     guest_.Read(0, PageAt(Gpa(0), 2));
     guest_.Write(0, PageAt(Gpa(0), 1));
+    between(UpperEntries(guest_, Gpa(0)).back());
     bool late = false;
     guest_.before_leaving = [&](int i) {
       if (!std::exchange(late, true)) {
@@ -393,6 +396,18 @@ TEST_F(DirtyBits, AHarvestGuidedByAccessedBitsAloneLosesThatWrite) {
   EXPECT_EQ(TakeWithLateWrite(), Pages({1}));
   for (const EntryRef entry : UpperEntries(guest_, Gpa(0))) entry.FetchAnd(~ept::kTableRevisit);
   EXPECT_EQ(guest_.Take(0), Pages()) << "page 2 was written";
+}
+
+// Who looks for cold tables clears A and flushes nothing.
+TEST_F(DirtyBits, AnAccessedBitThatAnotherClearedWithoutAFlushLosesNothing) {
+  EXPECT_EQ(TakeWithLateWrite([](EntryRef entry) {
+              EptEntry value = entry.Load();
+              ASSERT_TRUE(value.accessed());
+              ASSERT_TRUE(entry.CompareExchange(value, value.WithAccessedTaken()));
+            }),
+            Pages({1}));
+  EXPECT_EQ(guest_.Take(0), Pages({2}));
+  EXPECT_EQ(guest_.Take(0), Pages());
 }
 
 TEST_F(DirtyBits, AFaultThatPresetsTheBitIsInTheTakeEvenIfTheCpuNeverWalks) {
