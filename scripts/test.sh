@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# ./run test: the checks, then the tests as shipped; with --sanitizers also under ASan+UBSan and under
-# TSan. Sourced after lib.sh, setup.sh and lint.sh.
+# ./run test: the checks, then the tests as shipped; with --sanitizers also under ASan+UBSan and
+# under TSan. Sourced after lib.sh, setup.sh and lint.sh.
 
 # bazel_test CONFIG COUNTS_FILE [BAZEL OPTION…]: runs the tests and appends a line of counts.
 bazel_test() {
