@@ -157,7 +157,7 @@ TEST_P(EngineThreadsTest, NoVcpuEverReadsAnotherPagesMemory) {
     std::vector<std::thread> vcpus;
     for (int i = 0; i < setting.vcpus; ++i) {
       vcpus.emplace_back(
-          [&, i] { accesses += machine.RunVcpu(seed * 100 + static_cast<uint64_t>(i), stop); });
+          [&, i] { machine.RunVcpu(seed * 100 + static_cast<uint64_t>(i), stop, accesses); });
     }
     std::mt19937_64 random(seed);
     // At least so many of each, however late the threads come to run.
