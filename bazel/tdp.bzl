@@ -56,13 +56,15 @@ def tdp_binary(name, copts = [], **kwargs):
         **kwargs
     )
 
-def tdp_test(name, deps = [], size = "small", copts = [], **kwargs):
-    """A GoogleTest program; main() comes with it."""
+def tdp_test(name, deps = [], size = "small", copts = [], tags = [], **kwargs):
+    """A GoogleTest program; main() comes with it. The tag "tsan" is for tests with threads."""
+    suppressions = ["//tests:tsan_suppressions"] if "tsan" in tags else []
     cc_test(
         name = name,
         size = size,
         copts = _WARNINGS + copts,
-        deps = deps + ["@com_google_googletest//:gtest_main"],
+        tags = tags,
+        deps = deps + suppressions + ["@com_google_googletest//:gtest_main"],
         **kwargs
     )
 

@@ -17,13 +17,6 @@
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/vm.h"
 
-// Abseil makes a thread's semaphore by mmap in code that it hides from ThreadSanitizer, which then
-// takes the first wake-up of a waiting thread for a race with that mmap.
-extern "C" const char* __tsan_default_suppressions();
-extern "C" const char* __tsan_default_suppressions() {
-  return "race:AbslInternalPerThreadSemPost\n";
-}
-
 namespace tdp {
 namespace {
 
