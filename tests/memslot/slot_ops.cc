@@ -198,7 +198,7 @@ absl::Status SlotOpsModel::Clear(const SlotOp& op) {
   if (!slot.has_value() || slot->state->dirty_log() == nullptr) return absl::OkStatus();
   const uint64_t first = std::min<uint64_t>(op.gfn % 2 * 64, slot->pages.raw() / 64 * 64);
   const uint64_t count = std::min<uint64_t>(op.pages, slot->pages.raw() - first);
-  const uint64_t pattern = op.flags * 0x0101010101010101;
+  const uint64_t pattern = uint64_t{op.flags} * 0x0101010101010101;
   const std::vector<uint64_t> bits(4, pattern);
   std::set<uint64_t> cleared;
   TDP_RETURN_IF_ERROR(

@@ -16,6 +16,13 @@
 namespace tdp {
 namespace {
 
+// Memory of the aligned operator new goes back to the aligned operator delete.
+struct AlignedDelete {
+  void operator()(std::byte* bytes) const {
+    ::operator delete[](bytes, std::align_val_t{kPageSize});
+  }
+};
+
 constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
 
 // Frames that can be holes, read-only memory, or not there yet.
@@ -54,7 +61,8 @@ class FakeMemory {
 
  private:
   static constexpr size_t kBytes = 64 * kPageSize;
-  std::unique_ptr<std::byte[]> bytes{new (std::align_val_t{kPageSize}) std::byte[kBytes]()};
+  std::unique_ptr<std::byte[], AlignedDelete> bytes{new (std::align_val_t{kPageSize})
+                                                        std::byte[kBytes]()};
 };
 
 // A 4-level guest: tables in frames 1 to 4, gva 0x5000 -> gpa 0x123000.

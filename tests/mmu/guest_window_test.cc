@@ -17,6 +17,13 @@
 namespace tdp {
 namespace {
 
+// Memory of the aligned operator new goes back to the aligned operator delete.
+struct AlignedDelete {
+  void operator()(std::byte* bytes) const {
+    ::operator delete[](bytes, std::align_val_t{kPageSize});
+  }
+};
+
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
@@ -75,7 +82,8 @@ class GuestWindowTest : public testing::Test {
     return pages;
   }
 
-  std::unique_ptr<std::byte[]> ram_{new (std::align_val_t{kPageSize}) std::byte[2 * kSize]()};
+  std::unique_ptr<std::byte[], AlignedDelete> ram_{new (std::align_val_t{kPageSize})
+                                                       std::byte[2 * kSize]()};
   MovableHost host_;
   std::unique_ptr<Vm> vm_ = *Vm::Create(host_, {.dirty_tracking = DirtyTracking::kWriteProtection});
   std::unique_ptr<Vcpu> vcpu_ = *vm_->CreateVcpu();
