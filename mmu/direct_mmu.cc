@@ -36,40 +36,34 @@ DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage
 // --- Readers' side
 // --------------------------------------------------------------------------------
 
-EntryPosition DirectMmu::Descend(EntryPosition at, Gfn gfn, Level target) const {
-  while (at.level > target) {
-    const EptEntry entry = at.entry(gfn).Load();
-    if (entry.kind(at.level) != EntryKind::kTable) break;
-    at = {TableAt(entry), at.level.below(), at.above & entry.access()};
-  }
-  return at;
-}
-
-Translation DirectMmu::Walk(Gfn gfn) const {
-  const EntryPosition at = Descend(Root(), gfn, kLevel4K);
-  const EptEntry entry = at.entry(gfn).Load();
-  const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
-  return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
-}
-
 // Where to map `gfn`. For a write, the way there is writable afterwards; no table if another fault
 // is at that.
-EntryPosition DirectMmu::Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
-                              Unprotect unprotect) const {
-  if (memo.LeadsTo(gfn, needed, structure())) {
-    return memo.position;
-  }
-  EntryPosition at = Descend(Root(), gfn, target);
-  while (needed.can_write() && !at.above.can_write()) {
-    if (!RestoreWrite(gfn, unprotect)) return {};
-    at = Descend(Root(), gfn, target);
-  }
-  return at;
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline EntryPosition DirectMmu::Find(Gfn gfn, Level target,
+                                                                  Access needed,
+                                                                  const LeafMemo& memo,
+                                                                  Unprotect unprotect) const {
+  if (memo.LeadsTo(gfn, target, needed, structure())) return memo.position;
+  const EntryPosition at = Descend(Root(), gfn, target);
+  if (ABSL_PREDICT_TRUE(!needed.can_write() || at.above.can_write())) return at;
+  return FindWritable(gfn, target, unprotect);
 }
 
-void DirectMmu::Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const {
-  if (position.level != kLevel4K) return;
-  memo = {structure(), gfn.raw() >> Level::kIndexBits, position};
+EntryPosition DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) const {
+  while (RestoreWrite(gfn, unprotect)) {
+    const EntryPosition at = Descend(Root(), gfn, target);
+    if (at.above.can_write()) return at;
+  }
+  return {};
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Note(Gfn gfn, const EntryPosition& position,
+                                                         LeafMemo& memo) const {
+  memo.structure = structure();
+  memo.region = LeafMemo::Region(gfn, position.level);
+  // One by one: copied as a whole it would wait for the stores of its parts.
+  memo.position.table = position.table;
+  memo.position.level = position.level;
+  memo.position.above = position.above;
 }
 
 // Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the
@@ -114,31 +108,31 @@ void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unpr
 }
 
 MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
-  MapResult result;
   Level target = request.level;
+  bool flush_owed = false;
   for (;;) {
     const EntryPosition at = Find(request.gfn, target, request.needed, memo, request.unprotect);
-    if (ABSL_PREDICT_FALSE(at.table == nullptr)) {
-      result.outcome = MapOutcome::kBusy;
-      return result;
-    }
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
     const EptEntry old = at.entry(request.gfn).Load();
-    result.level = std::min(at.level, request.level);
+    Level level = std::min(at.level, request.level);
+    MapOutcome outcome = MapOutcome::kRaced;
     switch (old.kind(at.level)) {
       case EntryKind::kTable:
         target = at.level.below();  // smaller pages stand here already
         continue;
       case EntryKind::kHole:
       case EntryKind::kMmio:
-        result.outcome = Install(at, old, request, memo, cache);
+        outcome = Install(at, old, request, memo, cache);
         break;
       case EntryKind::kLeaf:
-        result.level = at.level;
-        result.outcome = Widen(at, old, request, cache, result.flush_owed);
+        level = at.level;
+        outcome = Widen(at, old, request, cache, flush_owed);
         Note(request.gfn, at, memo);
         break;
     }
-    if (result.outcome != MapOutcome::kRaced) return result;
+    if (ABSL_PREDICT_TRUE(outcome != MapOutcome::kRaced)) {
+      return MapResult(outcome, level, flush_owed);
+    }
   }
 }
 
@@ -152,11 +146,16 @@ MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafR
                               LeafMemo& memo, TableCache& cache) const {
   const Level level = std::min(at.level, request.level);
   const EptEntry leaf = level == kLevel4K ? request.leaf : request.leaf.EnlargedTo(level);
+  if (ABSL_PREDICT_TRUE(level == at.level)) {
+    if (!at.entry(request.gfn).CompareExchange(old, leaf)) return MapOutcome::kRaced;
+    Note(request.gfn, at, memo);
+    return MapOutcome::kInstalled;
+  }
   TablePage* lowest = nullptr;
   const MapOutcome outcome = Link(at, old, request.gfn, leaf, level, cache, lowest);
-  if (outcome != MapOutcome::kInstalled) return outcome;
-  Note(request.gfn,
-       lowest == nullptr ? at : EntryPosition{lowest->entries(), lowest->level(), at.above}, memo);
+  if (outcome == MapOutcome::kInstalled) {
+    Note(request.gfn, {lowest->entries(), lowest->level(), at.above}, memo);
+  }
   return outcome;
 }
 
@@ -251,24 +250,23 @@ bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache
 
 MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
                                   LeafMemo& memo) {
-  MapResult result;
   for (;;) {
     const EntryPosition at = Find(gfn, kLevel4K, needed, memo, unprotect);
-    result.outcome = MapOutcome::kBusy;
-    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return result;
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
     EptEntry old = at.entry(gfn).Load();
-    result.level = at.level;
-    result.outcome = MapOutcome::kNeedsTables;
-    if (old.kind(at.level) != EntryKind::kLeaf) return result;
+    if (old.kind(at.level) != EntryKind::kLeaf) return MapResult(MapOutcome::kNeedsTables);
+    if (old.access().Covers(needed)) {
+      Note(gfn, at, memo);
+      return MapResult(MapOutcome::kSpurious, at.level);
+    }
     EptEntry wider = old.access_tracked() ? old.WithRightsRestored().WithAccessed() : old;
     if (needed.can_write() && wider.host_writable() && at.level <= largest) {
       wider = options_.accessed_dirty ? wider.WithWrite().WithDirty() : wider.WithWrite();
     }
-    if (!wider.access().Covers(needed)) return result;
-    result.outcome = old.access().Covers(needed) ? MapOutcome::kSpurious : MapOutcome::kInstalled;
-    Note(gfn, at, memo);
-    if (result.outcome == MapOutcome::kSpurious || at.entry(gfn).CompareExchange(old, wider)) {
-      return result;
+    if (!wider.access().Covers(needed)) return MapResult(MapOutcome::kNeedsTables);
+    if (at.entry(gfn).CompareExchange(old, wider)) {
+      Note(gfn, at, memo);
+      return MapResult(MapOutcome::kInstalled, at.level);
     }
   }
 }

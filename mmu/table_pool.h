@@ -88,10 +88,12 @@ class TableCache {
   TableCache(const TableCache&) = delete;
   TableCache& operator=(const TableCache&) = delete;
 
-  // Sees to it that `kFaultMaximum` tables are here: one compare where they are. ResourceExhausted
+  // Whether `kFaultMaximum` tables are here.
+  bool IsStocked() const { return size_ >= kFaultMaximum; }
+  // Sees to it that they are: one compare where they are. ResourceExhausted
   // if they can not be had; what was here stays. Hold no lock.
   absl::Status Refill() {
-    if (size_ >= kFaultMaximum) return absl::OkStatus();
+    if (IsStocked()) return absl::OkStatus();
     return RefillSlow();
   }
 
