@@ -279,10 +279,25 @@ VmStats Vm::Stats() const {
   return stats;
 }
 
+absl::Status Vm::SetTableQuota(size_t tables) {
+  if (tables == 0) return absl::InvalidArgumentError("tables: a quota of 0 leaves no root");
+  engine_->pool.set_quota(tables);
+  for (size_t taken = engine_->pool.taken(); taken > tables; taken = engine_->pool.taken()) {
+    if (engine_->table_reclaim.Run(taken - tables) == 0) break;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Vm::CheckInvariants() {
-  absl::MutexLock slots_lock(&engine_->slots_mutex);
-  MmuWriteSection section(engine_->mmu_lock);
-  return CheckEngineInvariants(*engine_);
+  std::vector<MappedLeaf> leaves;
+  uint64_t sequence;
+  {
+    absl::MutexLock slots_lock(&engine_->slots_mutex);
+    MmuWriteSection section(engine_->mmu_lock);
+    sequence = engine_->sequence.Current();
+    TDP_RETURN_IF_ERROR(CheckEngineInvariants(*engine_, leaves));
+  }
+  return CheckHostFrames(*engine_, leaves, sequence);
 }
 
 }  // namespace tdp
