@@ -10,20 +10,22 @@
 
 #include "absl/base/optimization.h"
 #include "tdp/base/check.h"
+#include "tdp/mmu/table_scan.h"
 
 namespace tdp {
 namespace {
 
-constexpr PageCount TablePages(Level level) {
-  return PageCount(level.pages().raw() * Level::kEntries);
-}
-
-// CPUs may set A and D in it meanwhile.
-bool IsTableEmpty(uint64_t* table, EptEntry empty) {
-  // Most tables that are asked about are not: the first entries tell.
-  int i = 0;
-  while (i < Level::kEntries && EntryRef(table + i).Load() == empty) ++i;
-  return i == Level::kEntries;
+// Whether `table`, of which the entries from `first` to `last` have just been gone through, holds
+// nothing any more. Most are not empty, and in most of those the entries at the ends tell.
+bool IsTableEmpty(uint64_t* table, int first, int last) {
+  constexpr uint64_t kAnything = ~ept::kSuppressVe;
+  const auto stands = [table](int i) {
+    return i >= 0 && i < Level::kEntries && !EntryRef(table + i).Load().is_hole();
+  };
+  for (const int i : {last, last + 1, first, first - 1}) {
+    if (stands(i)) return false;
+  }
+  return !FindEntriesWith(table, kAnything).any();
 }
 
 }  // namespace
@@ -337,21 +339,8 @@ bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
 // --- Writer's side
 // ----------------------------------------------------------------------------------
 
-struct DirectMmu::Range {
-  Gfn first;
-  Gfn end;
-
-  bool Holds(Gfn base, PageCount pages) const { return base >= first && base + pages <= end; }
-  // The indexes, both included, that a table of `level` from `base` on has in the range.
-  int FirstIndex(Gfn base, Level level) const { return first <= base ? 0 : level.IndexOf(first); }
-  int LastIndex(Gfn base, Level level) const {
-    return end >= base + TablePages(level) ? Level::kEntries - 1
-                                           : level.IndexOf(end - PageCount(1));
-  }
-};
-
 struct DirectMmu::Detachment {
-  Range range;
+  FrameRange range;
   TableCache& spare;
   TableList& detached;
   LostDirtyLeaves* lost;
@@ -378,8 +367,12 @@ bool DirectMmu::DetachIn(uint64_t* table, Level level, Gfn base, bool writable,
     if (!work.range.Holds(gfn, level.pages())) {
       old = SplitForEdge(at, gfn, old, work.spare);
       if (old.kind(level) == EntryKind::kTable) {
-        DetachIn(TableAt(old), level.below(), gfn, writable && old.is_writable(), work);
-        if (!IsTableEmpty(TableAt(old), pool_.empty_entry())) continue;
+        const Level below = level.below();
+        DetachIn(TableAt(old), below, gfn, writable && old.is_writable(), work);
+        if (!IsTableEmpty(TableAt(old), work.range.FirstIndex(gfn, below),
+                          work.range.LastIndex(gfn, below))) {
+          continue;
+        }
       }
     }
     TakeOut(at, gfn, writable, work);
@@ -418,6 +411,7 @@ TablePage* DirectMmu::ReplaceRoot(TablePage* root) {
   const Eptp eptp =
       Eptp::Make(pool_.HpaOf(root->entries()), options_.levels, options_.accessed_dirty);
   eptp_.store(eptp.raw(), std::memory_order_release);
+  root_entries_ = root->entries();
   return std::exchange(root_, root);
 }
 
@@ -429,7 +423,7 @@ bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
   return WriteProtectIn(root_->entries(), root_level(), Gfn(0), {first, end});
 }
 
-bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range) {
+bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range) {
   bool any = false;
   const int last = range.LastIndex(base, level);
   for (int i = range.FirstIndex(base, level); i <= last; ++i) {

@@ -18,6 +18,7 @@
 #include "tdp/base/level.h"
 #include "tdp/mmu/ept_entry.h"
 #include "tdp/mmu/eptp.h"
+#include "tdp/mmu/frame_range.h"
 #include "tdp/mmu/page_role.h"
 #include "tdp/mmu/table_page.h"
 #include "tdp/mmu/table_pool.h"
@@ -250,21 +251,23 @@ class DirectMmu {
   // -------------------------------------------------------------------------------
 
   TablePage* root() const { return root_; }
-  EntryPosition Root() const { return {root_->entries(), root_level(), Access::All()}; }
+  EntryPosition Root() const { return {root_entries_, root_level(), Access::All()}; }
   // Inside a section: goes down from `from` to the entry of `gfn` at `target`, or to the first
   // above it that is no table.
   ABSL_ATTRIBUTE_ALWAYS_INLINE EntryPosition Descend(EntryPosition from, Gfn gfn,
                                                      Level target) const {
     // The rights are combined as they stand in the entries and read once, at the end.
     EptEntry above = EptEntry::Empty().WithAccess(from.above);
-    for (; from.level > target; from.level = from.level.below()) {
-      const EptEntry entry = from.entry(gfn).Load();
+    const DirectMap direct_map = pool_.direct_map();
+    uint64_t* table = from.table;
+    int shift = from.level.shift() - kPageShift;
+    for (; shift > target.shift() - kPageShift; shift -= Level::kIndexBits) {
+      const EptEntry entry = EntryRef(table + (gfn.raw() >> shift & (Level::kEntries - 1))).Load();
       if (!entry.points_to_table()) break;
-      from.table = TableAt(entry);
+      table = direct_map.EntriesOf(entry.address());
       above = above.WithRightsOf(entry);
     }
-    from.above = above.access();
-    return from;
+    return {table, Level(shift / Level::kIndexBits + 1), above.access()};
   }
   // The table that `entry` points to.
   uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
@@ -288,7 +291,7 @@ class DirectMmu {
   bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
              Unprotect unprotect = Unprotect::kLift) const;
   // Writer's side: a note in a `LeafMemo` may be wrong from here on.
-  void StructureChanged() { structure_.fetch_add(1, std::memory_order_relaxed); }
+  void StructureChanged() { structure_.store(structure() + 1, std::memory_order_relaxed); }
 
   // Moves whenever a note in a `LeafMemo` may have become wrong.
   uint64_t structure() const { return structure_.load(std::memory_order_relaxed); }
@@ -316,16 +319,16 @@ class DirectMmu {
   MapOutcome Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                    TableCache& cache, bool& flush_owed) const;
 
-  struct Range;       // of frames, for structural operations
   struct Detachment;  // one `Detach` under way
   bool DetachIn(uint64_t* table, Level level, Gfn base, bool writable, Detachment& work) const;
   void TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const;
   EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
-  bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range);
+  bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range);
 
   const DirectMmuOptions options_;
   TablePool& pool_;
   TablePage* root_;
+  uint64_t* root_entries_ = nullptr;  // of `root_`
   std::atomic<uint64_t> eptp_;
   std::atomic<uint64_t> structure_{1};
 };
