@@ -58,8 +58,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
     }
     if (options.paging == Paging::kShadow) {
       const ShadowTablesOptions shadow = {mmu.address_space, options.shadow_page_quota};
-      engine->shadows_.push_back(std::make_unique<PagingShadow>(
-          engine->pool, engine->shadow_pools_, engine->clock, shadow));
+      engine->shadows_.push_back(std::make_unique<PagingShadow>(engine->pool, engine->shadow_pools_,
+                                                                engine->clock, shadow));
     }
   }
   return engine;

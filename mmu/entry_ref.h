@@ -34,8 +34,8 @@ inline EntryStoreHook* SetEntryStoreHook(EntryStoreHook* hook) {
   return internal::entry_store_hook.exchange(hook, std::memory_order_acq_rel);
 }
 
-// A pointer to an entry of the format `Entry`. Loads acquire and stores release: what an entry links
-// to is seen whole.
+// A pointer to an entry of the format `Entry`. Loads acquire and stores release: what an entry
+// links to is seen whole.
 template <typename Entry>
 class BasicEntryRef {
  public:

@@ -33,15 +33,15 @@ class PagingGuest {
     constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
     if ((raw & kUsed) != kUsed || paging_.HasReservedBit(raw, 1, true)) return false;
     const GuestRights rights = GuestRights(role.access().raw()) & GuestRights::Of(raw);
-    origin = LeafOrigin(Gfn((raw & guest::kAddressMask) >> kPageShift),
-                        Clean(rights, raw).raw());
+    origin = LeafOrigin(Gfn((raw & guest::kAddressMask) >> kPageShift), Clean(rights, raw).raw());
     return true;
   }
 
   // `rights` without W where the leaf `raw` has no D: the write that sets it is to be seen.
   static GuestRights Clean(GuestRights rights, uint64_t raw) {
-    return (raw & guest::kDirty) != 0 ? rights
-                                      : rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
+    return (raw & guest::kDirty) != 0
+               ? rights
+               : rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
   }
 
   // `leaf` without the rights that `rights` lacks.

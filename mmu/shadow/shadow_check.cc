@@ -25,8 +25,7 @@ absl::Status Broken(const ShadowPage& page, int index, std::string_view what) {
 
 template <typename Entry>
 absl::Status ShadowTables<Entry>::CheckInvariants() const {
-  for (const ShadowPage* page = pages_.first(); page != nullptr;
-       page = ShadowAgeList::Next(page)) {
+  for (const ShadowPage* page = pages_.first(); page != nullptr; page = ShadowAgeList::Next(page)) {
     TDP_RETURN_IF_ERROR(CheckPage(*page));
   }
   return CheckCounts();
@@ -109,8 +108,7 @@ template <typename Entry>
 absl::Status ShadowTables<Entry>::CheckCounts() const {
   size_t leaves = 0;
   size_t unsync = 0;
-  for (const ShadowPage* page = pages_.first(); page != nullptr;
-       page = ShadowAgeList::Next(page)) {
+  for (const ShadowPage* page = pages_.first(); page != nullptr; page = ShadowAgeList::Next(page)) {
     unsync += page->sync != ShadowSync::kSynced ? 1 : 0;
     for (int i = 0; i < Level::kEntries; ++i) {
       leaves += At(*page, i).Load().kind(page->level()) == EntryKind::kLeaf ? 1 : 0;

@@ -34,7 +34,8 @@ struct ShadowPath {
   };
   // By level, from that of the root down to `leaf_level`.
   std::array<Step, 6> steps;
-  // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`: the guest has no tables.
+  // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`: the guest has no
+  // tables.
   int leaf_level = 1;
   static constexpr int kNoTables = 6;
   uint32_t rights = 0;  // of the leaf: as `LeafOrigin` keeps them
@@ -58,8 +59,7 @@ class ShadowFetch {
   using Tables = ShadowTables<Entry>;
 
   // `slots` looks tables up, by their frames.
-  ShadowFetch(Tables& tables, Memory& memory, SlotReader& slots, ShadowStock& stock,
-              ShadowZap& zap)
+  ShadowFetch(Tables& tables, Memory& memory, SlotReader& slots, ShadowStock& stock, ShadowZap& zap)
       : tables_(tables), memory_(memory), slots_(slots), stock_(stock), zap_(zap) {}
 
   // Where a fetch ended: the page and the index of its leaf.
@@ -98,9 +98,8 @@ class ShadowFetch {
     const Entry old = Tables::At(*page_, index_).Load();
     if (old.kind(level) == EntryKind::kLeaf && old.MapsAs(leaf)) return Change(old, leaf, origin);
     tables_.Drop(*page_, index_, stock_.descriptors, zap_);
-    return tables_.SetLeaf(*page_, index_, leaf, origin, rmap, stock_)
-               ? FetchOutcome::kInstalled
-               : FetchOutcome::kNeedsTables;
+    return tables_.SetLeaf(*page_, index_, leaf, origin, rmap, stock_) ? FetchOutcome::kInstalled
+                                                                       : FetchOutcome::kNeedsTables;
   }
 
  private:
@@ -124,9 +123,7 @@ class ShadowFetch {
     const int quadrant = role.wide_entries() ? 0 : index_ & 1;
     return {Gfn::Of(step.address), role.WithQuadrant(quadrant).WithAccess(AccessOf(step.rights))};
   }
-  static Access AccessOf(uint32_t rights) {
-    return Access::FromRaw(static_cast<uint8_t>(rights));
-  }
+  static Access AccessOf(uint32_t rights) { return Access::FromRaw(static_cast<uint8_t>(rights)); }
 
   // To the child that the guest's entry asks for, made and linked where it is missing. What is
   // linked already was derived from an entry that nobody can have changed unseen; that it is the
@@ -200,8 +197,7 @@ class ShadowFetch {
     return LoadEntry(place) == step.entry ? FetchOutcome::kInstalled : FetchOutcome::kChanged;
   }
   uint64_t LoadEntry(const std::byte* place) const {
-    return page_->role.wide_entries() ? LoadAtomic<uint64_t>(place)
-                                      : LoadAtomic<uint32_t>(place);
+    return page_->role.wide_entries() ? LoadAtomic<uint64_t>(place) : LoadAtomic<uint32_t>(place);
   }
   template <typename Word>
   static Word LoadAtomic(const std::byte* place) {

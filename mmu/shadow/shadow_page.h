@@ -49,7 +49,6 @@ class LeafOrigin {
   uint64_t raw_ = 0;
 };
 
-
 // Belongs to the lock of its `ShadowTables`, but for what is constant while it is in the hash.
 // Found from its table through `TablePage::shadow`.
 //
@@ -66,17 +65,17 @@ struct alignas(64) ShadowPage {
   LargePagePermits* tracking = nullptr;
 
   // --- under the lock ---
-  RmapHead parents;               // the entries that link this table
-  TablePage* origins = nullptr;   // 512 `LeafOrigin`s
-  TablePage* places = nullptr;    // 512 `RmapPlace`s
-  uint32_t present = 0;           // entries that are no holes
-  uint32_t roots = 0;             // vCPUs' roots and cached roots that stand here
-  bool is_invalid = false;        // zapped while it was a root: freed when it is none any more
+  RmapHead parents;              // the entries that link this table
+  TablePage* origins = nullptr;  // 512 `LeafOrigin`s
+  TablePage* places = nullptr;   // 512 `RmapPlace`s
+  uint32_t present = 0;          // entries that are no holes
+  uint32_t roots = 0;            // vCPUs' roots and cached roots that stand here
+  bool is_invalid = false;       // zapped while it was a root: freed when it is none any more
   ShadowSync sync = ShadowSync::kSynced;
-  uint8_t floods = 0;             // writes to the table since something used the page
+  uint8_t floods = 0;  // writes to the table since something used the page
   ShadowPage* hash_next = nullptr;
   ShadowPage* hash_previous = nullptr;
-  ShadowPage* newer = nullptr;    // by time of making
+  ShadowPage* newer = nullptr;  // by time of making
   ShadowPage* older = nullptr;
   ShadowPage* unsync_next = nullptr;
   ShadowPage* unsync_previous = nullptr;

@@ -105,8 +105,7 @@ bool ShadowTables<Entry>::ReadyPlaces(ShadowPage& page, const RmapHead& head, Sh
 }
 
 template <typename Entry>
-bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child,
-                               ShadowStock& stock) {
+bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock) {
   if (!ReadyPlaces(page, child.parents, stock)) return false;
   Chain::Add(child.parents, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
@@ -409,8 +408,7 @@ template <typename Entry>
 void ShadowTables<Entry>::ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap) {
   if ((end - first).raw() < pages_.size()) {
     for (Gfn gfn = first; gfn < end; gfn += PageCount(1)) {
-      hash_.ForEachShadowOf(gfn,
-                            [&](ShadowPage* page) { Zap(*page, spare_descriptors_, zap); });
+      hash_.ForEachShadowOf(gfn, [&](ShadowPage* page) { Zap(*page, spare_descriptors_, zap); });
     }
     return;
   }

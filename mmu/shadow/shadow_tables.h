@@ -181,9 +181,7 @@ class ShadowTables {
   // --- structural operations, in a writer's section
   // ------------------------------------------------------------
 
-  void SetRmap(uint32_t slot, std::shared_ptr<SlotRmap> rmap) {
-    rmaps_.Set(slot, std::move(rmap));
-  }
+  void SetRmap(uint32_t slot, std::shared_ptr<SlotRmap> rmap) { rmaps_.Set(slot, std::move(rmap)); }
   // The reverse map of the slot of `gfn`. Any side.
   const std::shared_ptr<SlotRmap>& RmapOf(Gfn gfn) const { return rmaps_.Of(gfn); }
 

@@ -160,8 +160,8 @@ void ShadowVcpu::TakePath(Fault& fault) const {
   }
   const uint64_t leaf = walk_.entries[static_cast<size_t>(walk_.level)];
   // A write has set D, unless it cannot be set.
-  path.rights = fault.access.is_write() ? walk_.rights.raw()
-                                        : PagingGuest::Clean(walk_.rights, leaf).raw();
+  path.rights =
+      fault.access.is_write() ? walk_.rights.raw() : PagingGuest::Clean(walk_.rights, leaf).raw();
 }
 
 // kAgain: there is memory behind the address, and it may be accessed.
@@ -201,10 +201,9 @@ ShadowVcpu::Next ShadowVcpu::Install(Fault& fault, ShadowZap& zap, PagingFaultRe
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
   const Level goal = GoalOf(fault);
-  FetchOutcome outcome = fetch.Reach(*root, fault.gva.raw(), fault.path, goal,
-                                     [&syncer](ShadowPage& page, const std::byte* table) {
-                                       return syncer.Sync(page, table);
-                                     });
+  FetchOutcome outcome = fetch.Reach(
+      *root, fault.gva.raw(), fault.path, goal,
+      [&syncer](ShadowPage& page, const std::byte* table) { return syncer.Sync(page, table); });
   if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, fetch);
   // A table of the walk itself may lie in the page, and be tracked only now.
   if (goal > kLevel4K && fault.slot->state->MaxLevel(fault.path.gfn) < goal) return Next::kAgain;
@@ -219,8 +218,8 @@ ShadowVcpu::Next ShadowVcpu::Install(Fault& fault, ShadowZap& zap, PagingFaultRe
   if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
     return AfterFetch(outcome, fetch);
   }
-  result.outcome = outcome == FetchOutcome::kInstalled ? PagingOutcome::kFixed
-                                                       : PagingOutcome::kSpurious;
+  result.outcome =
+      outcome == FetchOutcome::kInstalled ? PagingOutcome::kFixed : PagingOutcome::kSpurious;
   result.level = goal;
   if (fault.log_write) MarkDirty(fault);
   if (outcome == FetchOutcome::kInstalled && goal == kLevel4K && fault.page->order > 0) {

@@ -155,12 +155,12 @@ class ShadowVcpu {
     Gfn gfn;
   };
   enum class Next : uint8_t {
-    kDone,       // the result stands
-    kAgain,      // try again at once
-    kFetch,      // the window has to fetch a page
-    kMakeRoom,   // `rooms_`
-    kTables,     // tables ran out
-    kLoadRoot,   // the root is gone
+    kDone,      // the result stands
+    kAgain,     // try again at once
+    kFetch,     // the window has to fetch a page
+    kMakeRoom,  // `rooms_`
+    kTables,    // tables ran out
+    kLoadRoot,  // the root is gone
   };
   using Fetch = ShadowFetch<PagingEntry, GuestWindow>;
 
@@ -185,7 +185,8 @@ class ShadowVcpu {
   bool MayWrite(const Fault& fault, Level level);
   Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
   void Prefetch(const Fault& fault, ShadowPage& page, int index);
-  bool PrefetchOrigin(ShadowPage& page, int index, const std::byte* table, LeafOrigin& origin) const;
+  bool PrefetchOrigin(ShadowPage& page, int index, const std::byte* table,
+                      LeafOrigin& origin) const;
   void MarkDirty(const Fault& fault);
   absl::Status Prepare(Next next);
   absl::Status FetchPage(bool& no_memory);

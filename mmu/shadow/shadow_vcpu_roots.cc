@@ -407,8 +407,8 @@ ShadowVcpu::Next ShadowVcpu::ResyncAddress(const ShadowRoot& root, Gva gva, Shad
   for (; page != nullptr && page->level() > kLevel4K;) {
     const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
     const PagingEntry entry = PagingShadow::At(*page, index).Load();
-    page = entry.kind(page->level()) == EntryKind::kTable ? shadow().TableOf(entry)->shadow
-                                                          : nullptr;
+    page =
+        entry.kind(page->level()) == EntryKind::kTable ? shadow().TableOf(entry)->shadow : nullptr;
   }
   if (page == nullptr || page->sync == ShadowSync::kSynced) return Next::kDone;
   GuestWalkOutcome why = GuestWalkOutcome::kMapped;

@@ -25,9 +25,9 @@ class SlotRmaps {
   void Set(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
     std::erase_if(slots_, [id](const Slot& slot) { return slot.id == id; });
     if (rmap == nullptr) return;
-    const auto at = std::upper_bound(
-        slots_.begin(), slots_.end(), rmap->base(),
-        [](Gfn base, const Slot& slot) { return base < slot.rmap->base(); });
+    const auto at =
+        std::upper_bound(slots_.begin(), slots_.end(), rmap->base(),
+                         [](Gfn base, const Slot& slot) { return base < slot.rmap->base(); });
     slots_.insert(at, Slot{id, std::move(rmap)});
   }
 
