@@ -54,7 +54,7 @@ void AccessPages(benchmark::State& state, World& world, AccessKind kind) {
     benchmark::DoNotOptimize(result);
     page = (page + 7) % kPages;
   }
-  const CpuCounters& counters = world.cpu().counters();
+  const CpuCounters counters = world.cpu().counters();
   state.counters["references"] =
       static_cast<double>(counters.references.total()) / static_cast<double>(counters.accesses());
 }

@@ -57,11 +57,26 @@ void Cpu::SetFlushOracle(FlushOracle* oracle) {
 void Cpu::SetCostModel(const DataCacheConfig& config) {
   cost_ = std::make_unique<DataCacheModel>(config);
   state_.cost = cost_.get();
+  Reload();
 }
 
 void Cpu::ClearCostModel() {
   cost_ = nullptr;
   state_.cost = nullptr;
+  Reload();
+}
+
+CpuCounters Cpu::counters() const {
+  CpuCounters counters = state_.counters;
+  guest_.AddQuietCounts(counters);
+  ept_.AddQuietCounts(counters);
+  return counters;
+}
+
+void Cpu::ClearCounters() {
+  state_.counters = {};
+  guest_.ClearQuietCounts();
+  ept_.ClearQuietCounts();
 }
 
 void Cpu::SetRegisters(const Registers& registers) {
@@ -280,19 +295,37 @@ Event Cpu::VerifyGuestPaging(const EptRequest& request, const GuestTranslation& 
   return ept_.Violation(verification, found.rights, found.leaf);
 }
 
+// The second dimension of an access.
+inline Event Cpu::TranslateFinal(const GuestRequest& request, const GuestTranslation& guest,
+                                 EptTranslation& found) {
+  if (!state_.controls.ept) {
+    found = {.leaf = (guest.gpa & ~kPageOffsetMask) | kWriteBackLeaf | ept::kDirty,
+             .level = 3,
+             .rights = 15,
+             .upper_rights = 15};
+    return Event::kNone;
+  }
+  if (ept_.may_be_quiet() && !request.shadow_stack) {
+    const uint64_t need =
+        ept_.QuietNeedOf(EptAccessOf(request.kind), (guest.attributes & kAttrUser) != 0);
+    unsigned kind;
+    if (ept_.TranslateQuietly(guest.gpa, need, found, kind)) {
+      ept_.CountQuietly(0, kind);
+      return Event::kNone;
+    }
+  }
+  const EptRequest final_request = FinalRequest(request, guest);
+  const Event event = ept_.Translate(final_request, found, &final_path_);
+  if (event != Event::kNone) return event;
+  return VerifyGuestPaging(final_request, guest, found);
+}
+
 AccessResult Cpu::WalkPage(const GuestRequest& request) {
   ++state_.counters.walks;
   GuestTranslation guest;
+  EptTranslation found;
   Event event = guest_.Translate(request, guest);
-  EptTranslation found = {.leaf = (guest.gpa & ~kPageOffsetMask) | kWriteBackLeaf | ept::kDirty,
-                          .level = 3,
-                          .rights = 15,
-                          .upper_rights = 15};
-  if (event == Event::kNone && state_.controls.ept) {
-    const EptRequest final_request = FinalRequest(request, guest);
-    event = ept_.Translate(final_request, found, &final_path_);
-    if (event == Event::kNone) event = VerifyGuestPaging(final_request, guest, found);
-  }
+  if (event == Event::kNone) event = TranslateFinal(request, guest, found);
   if (ABSL_PREDICT_TRUE(event == Event::kNone)) return Fill(request, guest, found);
   // The fault drops the mappings that led to it (SDM vol. 3A 5.10.4.1, vol. 3C 30.4.3.1).
   DropPage(request.gva);

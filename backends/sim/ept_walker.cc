@@ -14,10 +14,11 @@ constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
 }  // namespace
 
 void EptWalker::Configure(const EptCacheConfig& config) {
-  has_structures_ = has_translations_ = false;
+  kept_levels_ = 0;
+  has_translations_ = false;
   for (int level = 2; level <= 5; ++level) {
     structures_[level].Configure(config.structures[level]);
-    has_structures_ |= config.structures[level].sets != 0;
+    if (config.structures[level].sets != 0) kept_levels_ |= 1u << level;
   }
   for (int level = 1; level <= 3; ++level) {
     translations_[level].Configure(config.translations[level]);
@@ -26,13 +27,30 @@ void EptWalker::Configure(const EptCacheConfig& config) {
 }
 
 void EptWalker::Reload(ContextId context) {
+  if (levels_ != state_.eptp.levels()) {
+    AddQuietCounts(state_.counters);
+    ClearQuietCounts();
+  }
   rules_ = EptRules(state_.features, state_.controls.mbec, state_.controls.paging_write);
   accessed_dirty_ = state_.eptp.accessed_dirty();
+  quiet_rules_ = QuietEptRules(state_.features, state_.controls.mbec, accessed_dirty_);
+  may_be_quiet_ = state_.oracle == nullptr && state_.cost == nullptr &&
+                  !state_.controls.guest_paging_verification;
   levels_ = state_.eptp.levels();
   context_ = context;
   if (state_.oracle == nullptr) return;
   for (auto& cache : structures_) cache.EnableNotes();
   for (auto& cache : translations_) cache.EnableNotes();
+}
+
+void EptWalker::AddQuietCounts(CpuCounters& counters) const {
+  for (int row = 0; row < ReferenceCounts::kLevels; ++row) {
+    quiet_walks_[row].AddTo(counters.references.ept[row]);
+    quiet_walks_[row].ForEach([&](int top, int /*leaf*/, uint64_t walks) {
+      if (top == 0) counters.nested_tlb_hits += walks;
+      if (top != 0 && top < levels_) counters.ept_cache_hits += walks;
+    });
+  }
 }
 
 // --- rights ---
@@ -164,7 +182,7 @@ inline void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* pat
              .verified = state_.oracle->clock(),
              .root_level = static_cast<uint8_t>(levels_)};
   }
-  for (int level = 2; has_structures_ && level <= levels_; ++level) {
+  for (int level = 2; kept_levels_ != 0 && level <= levels_; ++level) {
     if (structures_[level].live() == 0) continue;
     const Structure* structure =
         structures_[level].Find(ContextTable::Tag(context_, gpa, ShiftOf(level)));
@@ -270,7 +288,7 @@ Event EptWalker::WalkTables(const EptRequest& request, EptTranslation& found, Ep
     if (Event event = SetFlags(request, walk, again); event != Event::kNone) return event;
     if ((request.access & kRightWrite) != 0) found.leaf |= ept::kDirty;
   }
-  if (has_structures_ || has_translations_ || path != nullptr) Fill(request, walk, found, path);
+  if (kept_levels_ != 0 || has_translations_ || path != nullptr) Fill(request, walk, found, path);
   return Event::kNone;
 }
 
