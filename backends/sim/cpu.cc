@@ -41,7 +41,11 @@ void Cpu::SetFeatures(const CpuFeatures& features) {
 }
 
 void Cpu::ClearCaches() {
-  for (int level = 1; level <= 3; ++level) tlb_[level].Configure(config_.caches.tlb[level]);
+  has_tlb_ = false;
+  for (int level = 1; level <= 3; ++level) {
+    tlb_[level].Configure(config_.caches.tlb[level]);
+    has_tlb_ |= config_.caches.tlb[level].sets != 0;
+  }
   guest_.Configure(config_.caches.guest_structures);
   ept_.Configure(config_.caches.ept);
   state_.contexts.Clear();
@@ -120,6 +124,7 @@ void Cpu::Reload() {
   context_ = contexts.Intern({ep4ta, state_.controls.vpid, pcid});
   global_context_ = contexts.Intern({ep4ta, state_.controls.vpid, kGlobalPcid});
   guest_.Reload(context_);
+  final_may_be_quiet_ = ept_.MayBeQuiet(has_tlb_);
   linear_mask_ = guest_.rules().linear_mask();
   const Accessor accessor = registers.cpl == 3 ? Accessor::kUser : Accessor::kSupervisor;
   for (int kind = 0; kind < 4; ++kind) {
@@ -305,7 +310,7 @@ inline Event Cpu::TranslateFinal(const GuestRequest& request, const GuestTransla
              .upper_rights = 15};
     return Event::kNone;
   }
-  if (ept_.may_be_quiet() && !request.shadow_stack) {
+  if (final_may_be_quiet_ && !request.shadow_stack) {
     const uint64_t need =
         ept_.QuietNeedOf(EptAccessOf(request.kind), (guest.attributes & kAttrUser) != 0);
     unsigned kind;

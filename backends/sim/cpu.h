@@ -182,7 +182,9 @@ class Cpu {
   std::atomic<bool> kicked_{false};
   ContextId context_ = 0;         // of the current VPID, PCID and EP4TA
   ContextId global_context_ = 0;  // the same for global pages
-  bool has_globals_ = false;      // the TLB may hold some
+  bool has_tlb_ = false;
+  bool has_globals_ = false;  // the TLB may hold some
+  bool final_may_be_quiet_ = false;
   uint64_t linear_mask_ = 0;
   bool eptp_accepted_ = false;       // an entry with this EPTP was not refused
   std::array<uint32_t, 4> needs_{};  // by kind, at the current CPL

@@ -34,8 +34,7 @@ void EptWalker::Reload(ContextId context) {
   rules_ = EptRules(state_.features, state_.controls.mbec, state_.controls.paging_write);
   accessed_dirty_ = state_.eptp.accessed_dirty();
   quiet_rules_ = QuietEptRules(state_.features, state_.controls.mbec, accessed_dirty_);
-  may_be_quiet_ = state_.oracle == nullptr && state_.cost == nullptr &&
-                  !state_.controls.guest_paging_verification;
+  may_be_quiet_ = state_.cost == nullptr && !state_.controls.guest_paging_verification;
   levels_ = state_.eptp.levels();
   context_ = context;
   if (state_.oracle == nullptr) return;

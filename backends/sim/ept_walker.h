@@ -74,8 +74,12 @@ class EptWalker {
     if (access == kRightExecute && user_page && state_.controls.mbec) return ept::kUserExecute;
     return access | (accessed_dirty_ && (access & kRightWrite) != 0 ? ept::kDirty : 0);
   }
-  // Whether quiet walks are possible: no one watches each reference or each entry.
-  bool may_be_quiet() const { return may_be_quiet_; }
+  // Whether quiet walks are possible: nobody watches each reference, and no cache, the caller's own
+  // (`keeps_paths`) or one of these, keeps an entry's path for the oracle.
+  bool MayBeQuiet(bool keeps_paths) const {
+    return may_be_quiet_ &&
+           (state_.oracle == nullptr || (!keeps_paths && kept_levels_ == 0 && !has_translations_));
+  }
   // `row`: of ReferenceCounts::ept.
   void CountQuietly(int row, unsigned kind) { quiet_walks_[row].Count(kind); }
   void AddQuietCounts(CpuCounters& counters) const;
@@ -149,8 +153,8 @@ class EptWalker {
   bool accessed_dirty_ = false;
   int levels_ = 4;
   ContextId context_ = 0;
-  EptPath unused_path_;          // for walks whose caller keeps no path
-  unsigned kept_levels_ = 0;     // bit l: there is a cache of upper entries of level l
+  EptPath unused_path_;       // for walks whose caller keeps no path
+  unsigned kept_levels_ = 0;  // bit l: there is a cache of upper entries of level l
   bool has_translations_ = false;
   std::array<AssocCache<Structure, EptPath>, 6> structures_;         // [2] to [5]
   std::array<AssocCache<EptTranslation, EptPath>, 4> translations_;  // [1] to [3]

@@ -43,8 +43,8 @@ class GuestRules {
   bool IsPlainTable(uint64_t entry, int level) const {
     return (entry & plain_table_mask_[level]) == kGuestPresent;
   }
-  // Whether the entry is one that a 64-bit walk passes without a decision: a plain table, or a legal
-  // leaf, with A set. `need`: bits that the access wants set in the leaf as well.
+  // Whether the entry is one that a 64-bit walk passes without a decision: a plain table, or a
+  // legal leaf, with A set. `need`: bits that the access wants set in the leaf as well.
   bool IsQuietTable(uint64_t entry, int level) const {
     return (entry & (plain_table_mask_[level] | kGuestAccessed)) ==
            (kGuestPresent | kGuestAccessed);

@@ -38,7 +38,7 @@ void GuestWalker::Reload(ContextId context) {
   rights_.Reload(state_.registers);
   context_ = context;
   table_access_is_write_ = state_.controls.ept && state_.eptp.accessed_dirty();
-  may_be_quiet_ = Is64Bit(rules_.mode()) && ept_.may_be_quiet();
+  may_be_quiet_ = Is64Bit(rules_.mode()) && ept_.MayBeQuiet(kept_levels_ != 0);
   quiet_table_need_ =
       ept_.QuietNeedOf(table_access_is_write_ ? kRightRead | kRightWrite : kRightRead, false);
   if (state_.oracle == nullptr) return;

@@ -133,7 +133,7 @@ class GuestWalker {
   ContextId context_ = 0;
   WalkTally quiet_walks_;
   bool may_be_quiet_ = false;
-  uint64_t quiet_table_need_ = 0;  // what an access to a guest table wants of its EPT leaf
+  uint64_t quiet_table_need_ = 0;       // what an access to a guest table wants of its EPT leaf
   unsigned kept_levels_ = 0;            // bit l: there is a cache of upper entries of level l
   bool table_access_is_write_ = false;  // EPT A/D flags are on
   std::array<AssocCache<Structure, EptPath>, 6> structures_;  // [2] to [5]

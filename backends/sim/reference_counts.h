@@ -52,9 +52,7 @@ class WalkTally {
     return static_cast<unsigned>(top * ReferenceCounts::kLevels + leaf);
   }
   // The levels above the leaf of such a walk, as bits.
-  static constexpr unsigned UpperLevels(int top, int leaf) {
-    return (2u << top) - (2u << leaf);
-  }
+  static constexpr unsigned UpperLevels(int top, int leaf) { return (2u << top) - (2u << leaf); }
   void Count(unsigned kind) { ++walks_[kind]; }
 
   // Calls `visit(top, leaf, walks)` for each kind that was counted; `top` is 0 for the spared ones.
