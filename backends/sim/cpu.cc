@@ -264,7 +264,9 @@ Event Cpu::ViolationOfHit(const GuestRequest& request, const TlbHit& hit) {
   const unsigned rights = ((attributes & kAttrEptRead) != 0 ? kRightRead : 0) |
                           ((attributes & kAttrEptWrite) != 0 ? kRightWrite : 0) |
                           ((attributes & kAttrEptExecute) != 0 ? kRightExecute : 0);
-  const uint64_t leaf = (attributes & kAttrSuppressVe) != 0 ? ept::kSuppressVe : 0;
+  const uint64_t leaf =
+      rights | ((attributes & kAttrSuppressVe) != 0 ? ept::kSuppressVe : 0) |
+      ((attributes & kAttrSupervisorShadowStack) != 0 ? ept::kSupervisorShadowStack : 0);
   ept_.Violation(FinalRequest(request, guest), rights, leaf);
   DropPage(request.gva);
   return DeliverVirtualizationException(state_);
@@ -361,11 +363,12 @@ AccessResult Cpu::Fill(const GuestRequest& request, const GuestTranslation& gues
   entry.result.ept_level = ept ? found.level : 0;
   entry.result.guest_level = static_cast<uint8_t>(guest.level);
   entry.gpa = guest.gpa & ~offset;
-  entry.attributes = guest.attributes | ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
-                     ((found.rights & kRightWrite) != 0 ? kAttrEptWrite : 0) |
-                     ((found.rights & execute) != 0 ? kAttrEptExecute : 0) |
-                     (dirty ? kAttrEptDirty : 0) |
-                     ((found.leaf & ept::kSuppressVe) != 0 ? kAttrSuppressVe : 0);
+  entry.attributes =
+      guest.attributes | ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
+      ((found.rights & kRightWrite) != 0 ? kAttrEptWrite : 0) |
+      ((found.rights & execute) != 0 ? kAttrEptExecute : 0) | (dirty ? kAttrEptDirty : 0) |
+      ((found.leaf & ept::kSuppressVe) != 0 ? kAttrSuppressVe : 0) |
+      ((found.leaf & ept::kSupervisorShadowStack) != 0 ? kAttrSupervisorShadowStack : 0);
   const AccessResult result = ResultOf(entry, request.gva, level);
   if (request.shadow_stack || tlb_[level].geometry().sets == 0) return result;
   const bool global = (entry.attributes & kAttrGlobal) != 0;

@@ -71,11 +71,16 @@ inline bool EptWalker::Permits(const EptTranslation& found, const EptRequest& re
          PermitsTableWrite(found);
 }
 
-Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t suppress_ve_entry) {
+Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t last_entry) {
   const unsigned reported = rights & (state_.controls.mbec ? 15 : 7);
+  // Of an entry that maps a page; the bit is undefined, and 0 here, where the walk ended before.
+  const bool shadow_stack_page = state_.eptp.supervisor_shadow_stack() &&
+                                 rules_.IsPresent(last_entry) &&
+                                 (last_entry & ept::kSupervisorShadowStack) != 0;
   const uint64_t qualification = request.access | uint64_t{reported} << ept::kQualRightsShift |
                                  request.qualification |
-                                 (request.shadow_stack ? ept::kQualShadowStackAccess : 0);
+                                 (request.shadow_stack ? ept::kQualShadowStackAccess : 0) |
+                                 (shadow_stack_page ? ept::kQualSupervisorShadowStack : 0);
   const bool linear = (request.qualification & ept::kQualLinearAddressValid) != 0;
   state_.exit = {.event = Event::kEptViolation,
                  .qualification = ExitQualification(qualification),
@@ -83,7 +88,7 @@ Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t 
                  .gva = Gva(linear ? request.gva : 0),
                  .length = request.size};
   // Kept for the #VE rule: bit 63 of the entry that ended the walk.
-  state_.violation_suppresses_ve = (suppress_ve_entry & ept::kSuppressVe) != 0;
+  state_.violation_suppresses_ve = (last_entry & ept::kSuppressVe) != 0;
   DropAddress(request.gpa);
   return Event::kEptViolation;
 }
@@ -97,7 +102,8 @@ Event EptWalker::Misconfiguration(const EptRequest& request) {
 Event EptWalker::AllowBySubPage(const EptRequest& request, const EptTranslation& found,
                                 bool& allowed) {
   allowed = false;
-  const bool applies = state_.controls.spp && found.level == 1 && !request.guest_table &&
+  const bool linear = (request.qualification & ept::kQualLinearAddressValid) != 0;
+  const bool applies = state_.controls.spp && found.level == 1 && linear && !request.guest_table &&
                        (request.access & kRightWrite) != 0 &&
                        (found.leaf & ept::kSubPageWrite) != 0 && (found.rights & kRightRead) != 0 &&
                        (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kWrite) == 0;
@@ -106,11 +112,10 @@ Event EptWalker::AllowBySubPage(const EptRequest& request, const EptTranslation&
   allowed = answer == SubPageAnswer::kWritable;
   if (answer == SubPageAnswer::kWritable || answer == SubPageAnswer::kProtected)
     return Event::kNone;
-  const bool linear = (request.qualification & ept::kQualLinearAddressValid) != 0;
   state_.exit = {.event = Event::kSppEvent,
                  .qualification = ExitQualification(answer == SubPageAnswer::kMiss ? kSppMiss : 0),
                  .gpa = Gpa(request.gpa),
-                 .gva = Gva(linear ? request.gva : 0),
+                 .gva = Gva(request.gva),
                  .length = request.size};
   return Event::kSppEvent;
 }

@@ -94,8 +94,9 @@ class EptWalker {
     return state_.controls.paging_write && (found.rights & kRightRead) != 0 &&
            (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kPagingWrite) != 0;
   }
-  // Reports the violation of a translation that does not permit the access.
-  Event Violation(const EptRequest& request, unsigned rights, uint64_t suppress_ve_entry);
+  // Reports a violation. `last_entry`: the one that ended the walk, a leaf or one that is not
+  // present; `rights`: AND over the walk, 0 without a leaf.
+  Event Violation(const EptRequest& request, unsigned rights, uint64_t last_entry);
 
   // Drops the mappings that would translate `gpa` under the current EPTP.
   void DropAddress(uint64_t gpa);

@@ -223,6 +223,16 @@ TEST_F(GuestPaging, InvvpidTypesDropWhatTheyName) {
   EXPECT_FALSE(world_.cpu().Invvpid(4, 1));
 }
 
+TEST_F(GuestPaging, InvvpidOfAllVpidsKeepsVpid0) {
+  Controls controls;
+  controls.vpid = 0;
+  ASSERT_TRUE(world_.cpu().SetControls(controls).ok());
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  ASSERT_TRUE(world_.cpu().Invvpid(2, 0));
+  EXPECT_TRUE(StillCached());
+}
+
 TEST_F(GuestPaging, InveptOfAnotherRootKeepsThisOnes) {
   ASSERT_TRUE(Touch().ok());
   MoveSilently();
