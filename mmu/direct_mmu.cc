@@ -151,7 +151,7 @@ struct DirectMmu::Path {
 MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                               LeafMemo& memo, TableCache& cache) const {
   const Level level = std::min(at.level, request.level);
-  const EptEntry leaf = level == kLevel4K ? request.leaf : request.leaf.EnlargedTo(level);
+  const EptEntry leaf = level == kLevel4K ? request.leaf : Enlarged(request.leaf, level);
   TablePage* lowest = nullptr;
   const MapOutcome outcome = Link(at, old, request.gfn, leaf, level, cache, lowest);
   if (outcome != MapOutcome::kInstalled) return outcome;

@@ -24,9 +24,11 @@ void DirtyRound::Gather() {
 }
 
 void DirtyRound::GatherDirtyBits() {
-  DirtyHarvest harvest(engine_.mmu(slot_.address_space), engine_.pool, engine_.mmu_lock);
-  harvest.Run(slot_.base, slot_.end(),
-              [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
+  engine_.ForEachView(slot_.address_space, [this](const View& view) {
+    DirtyHarvest harvest(view.mmu(), engine_.pool, engine_.mmu_lock);
+    harvest.Run(slot_.base, slot_.end(),
+                [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
+  });
   // The flush makes what was found final, and lets the D bits of detached tables be read.
   PendingFlush flush = engine_.clock.Advance();
   gathered_at_ = flush.generation();
@@ -40,7 +42,9 @@ void DirtyRound::Rearm(uint64_t base, uint64_t mask) {
   if (tracking == DirtyTracking::kDirtyBits) return;  // D was cleared as it was gathered
   const uint64_t bits = tracking == DirtyTracking::kPml ? ept::kDirty : ept::kWrite;
   MmuReadSection section(reader_);
-  engine_.mmu(slot_.address_space).NarrowPages(slot_.base + PageCount(base), mask, bits);
+  engine_.ForEachView(slot_.address_space, [&](View& view) {
+    view.mmu().NarrowPages(slot_.base + PageCount(base), mask, bits);
+  });
 }
 
 // A page may be in the log, and its W or D gone, while a CPU still has the right to write it:

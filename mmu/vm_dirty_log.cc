@@ -99,8 +99,9 @@ uint64_t Vm::ResetDirtyRing(DirtyRing& ring) {
     const uint64_t left = slot->pages.raw() - first.index;
     if (left < DirtyLog::kPagesPerWord) mask &= (uint64_t{1} << left) - 1;
     MmuReadSection section(reader);
-    engine_->mmu(slot->address_space)
-        .NarrowPages(slot->base + PageCount(first.index), mask, ept::kWrite);
+    engine_->ForEachView(slot->address_space, [&](View& view) {
+      view.mmu().NarrowPages(slot->base + PageCount(first.index), mask, ept::kWrite);
+    });
   });
 }
 

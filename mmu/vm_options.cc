@@ -75,6 +75,12 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
   if (options.accessed_dirty == Use::kRequire && !ept.accessed_dirty()) {
     return Lacks("accessed_dirty", "A and D bits");
   }
+  if (options.execute_by_mode == Use::kRequire && !capabilities.mbec) {
+    return Lacks("execute_by_mode", "mode-based execute control");
+  }
+  if (options.virtualization_exceptions == Use::kRequire && !capabilities.ve) {
+    return Lacks("virtualization_exceptions", "EPT-violation #VE");
+  }
   TDP_RETURN_IF_ERROR(CheckDirtyTracking(options, capabilities));
   const int bits = capabilities.physical_address_bits;
   if (bits < 32 || bits > 52) {
@@ -91,6 +97,14 @@ int GuestPhysicalBits(const VmOptions& options) {
 
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities) {
   return options.accessed_dirty != Use::kNever && capabilities.ept.accessed_dirty();
+}
+
+bool UsesExecuteByMode(const VmOptions& options, const Capabilities& capabilities) {
+  return options.execute_by_mode != Use::kNever && capabilities.mbec;
+}
+
+bool UsesVirtualizationExceptions(const VmOptions& options, const Capabilities& capabilities) {
+  return options.virtualization_exceptions != Use::kNever && capabilities.ve;
 }
 
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {
