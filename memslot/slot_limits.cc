@@ -42,9 +42,9 @@ absl::Status CheckFlags(uint32_t flags, const SlotLimits& limits) {
   constexpr uint32_t kOfShared = kSlotLogDirtyPages | kSlotReadOnly;
   if (limits.private_memory && flags == kSlotPrivateMemory) return absl::OkStatus();
   if ((flags & ~kOfShared) == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "flags = 0x%x: only log-dirty-pages (1) and read-only (2)%s are known", flags,
-      limits.private_memory ? ", or else private memory (4)," : ""));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("flags = 0x%x: only log-dirty-pages (1) and read-only (2)%s are known", flags,
+                      limits.private_memory ? ", or else private memory (4)," : ""));
 }
 
 absl::Status CheckSlotAndFlags(const MemoryRegion& region, const SlotLimits& limits) {

@@ -91,8 +91,8 @@ class SlotSet {
   void ForEach(AddressSpaceId address_space,
                absl::FunctionRef<void(const MemorySlot&)> visit) const;
 
-  // Writer. Calls `visit(slot, first, pages)` for the part of each slot whose private memory lies in
-  // the host range [begin, end). Looks at every slot, if any has private memory.
+  // Writer. Calls `visit(slot, first, pages)` for the part of each slot whose private memory lies
+  // in the host range [begin, end). Looks at every slot, if any has private memory.
   void ForEachPrivateInHostRange(
       Hva begin, Hva end,
       absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;

@@ -26,9 +26,7 @@ class SlotState {
  public:
   SlotState(std::shared_ptr<LargePagePermits> permits, std::shared_ptr<DirtyLog> dirty_log,
             std::optional<Hva> private_hva = std::nullopt)
-      : permits_(std::move(permits)),
-        dirty_log_(std::move(dirty_log)),
-        private_hva_(private_hva) {}
+      : permits_(std::move(permits)), dirty_log_(std::move(dirty_log)), private_hva_(private_hva) {}
 
   // The largest level, 1 to 3, at which a leaf may map `gfn`, a frame of the slot.
   Level MaxLevel(Gfn gfn) const { return permits_->MaxLevel(gfn); }

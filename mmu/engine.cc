@@ -151,16 +151,18 @@ template <typename DetachAll>
 PendingFlush Engine::ZapBy(DetachAll detach_all) {
   // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
   // which is as correct and only costs a fault more.
-  absl::MutexLock spare_lock(&spare_mutex_);
-  spare_.Refill().IgnoreError();
+  TableCache fresh(pool);
+  if (!has_spare_.load(std::memory_order_relaxed)) fresh.Refill().IgnoreError();
   TableList detached;
   PendingFlush flush;
   MmuWriteSection section(mmu_lock);
+  spare_.TakeFrom(fresh);
   if (detach_all(spare_, detached)) {
     flush = clock.Advance();
     clock.Retire(std::move(detached), flush);
-    zaps.fetch_add(1, std::memory_order_relaxed);
+    zaps.Add();
   }
+  has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
   return flush;
 }
 
@@ -210,8 +212,8 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
     }
     flush = clock.AdvanceAllRoots();
     clock.Retire(std::move(detached), flush);
+    zaps.Add();
   }
-  zaps.fetch_add(1, std::memory_order_relaxed);
   return flush;
 }
 

@@ -39,7 +39,12 @@ struct LeafPolicyOptions {
 // for calls to show. What only some VMs use stands behind one test (`is_plain_`).
 class LeafPolicy {
  public:
-  explicit LeafPolicy(const LeafPolicyOptions& options) : options_(options) { Update(); }
+  explicit LeafPolicy(const LeafPolicyOptions& options) : options_(options) {
+    Update();
+    const HostPage page{.hfn = Hfn(0)};
+    written_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Write());
+    read_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Read());
+  }
   LeafPolicy(const LeafPolicy&) = delete;
   LeafPolicy& operator=(const LeafPolicy&) = delete;
 
@@ -53,15 +58,12 @@ class LeafPolicy {
 
   // The largest leaf that slot, host page, options and rules allow for an access of `access` to
   // `gfn`, a frame of `slot` behind which `page` stands. Inside a section that has checked the
-  // change sequence.
+  // change sequence. `kPlain`: the caller knows that the slot has no flags.
+  template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestLevel(const MemorySlot& slot, Gfn gfn,
                                                   const HostPage& page, Access access) const {
-    Level level = slot.logs_dirty_pages() ? kLevel4K : options_.largest;
-    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
-    // The slot is asked last: most small pages are small because the host's are.
-    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
-    if (ABSL_PREDICT_FALSE(!is_plain_)) level = LimitLevel(level, gfn, access);
-    return level;
+    if (ABSL_PREDICT_TRUE(!MayBeLarge(page))) return kLevel4K;
+    return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page, access);
   }
 
   // Whether a page like this may be mapped by a large leaf somewhere; quick, and any thread.
@@ -72,11 +74,12 @@ class LeafPolicy {
   // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
   // by their faults a page becomes writable only by the write that marks it. A and D are clear.
   // Inside a section.
+  template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry Leaf(const MemorySlot& slot, Gfn gfn, const HostPage& page,
                                              Access access) const {
-    const bool writable = page.writable && !slot.is_read_only();
+    const bool writable = page.writable && (kPlain || !slot.is_read_only());
     const bool give_write =
-        writable && (access.can_write() || UnprotectIn(slot) != Unprotect::kPushWrite);
+        writable && (kPlain || access.can_write() || UnprotectIn(slot) != Unprotect::kPushWrite);
     const Access rights = give_write ? Access::All() : Access::All().Without(Access::Write());
     EptEntry leaf = EptEntry::Leaf(page.hfn, kLevel4K, rights, page.memory_type).WithIgnorePat();
     if (writable) leaf = leaf.WithHostWritable();
@@ -88,9 +91,14 @@ class LeafPolicy {
 
   // The same for a page that is used at once: A and D are set, which saves the CPU its own locked
   // updates.
+  template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, Gfn gfn,
                                                  const HostPage& page, Access access) const {
-    const EptEntry leaf = Leaf(slot, gfn, page, access);
+    if (kPlain && ABSL_PREDICT_TRUE(page.writable && page.memory_type == MemoryType::kWriteBack &&
+                                    is_plain_)) {
+      return (access.can_write() ? written_leaf_ : read_leaf_).WithFrame(page.hfn);
+    }
+    const EptEntry leaf = Leaf<kPlain>(slot, gfn, page, access);
     if (!options_.accessed_dirty) return leaf;
     return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
   }
@@ -146,6 +154,14 @@ class LeafPolicy {
            (gfn.raw() & inside) == (page.hfn.raw() & inside);
   }
 
+  // `LargestLevel` where the host page is large.
+  Level LargestOf(const MemorySlot& slot, Gfn gfn, const HostPage& page, Access access) const {
+    Level level = options_.largest;
+    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
+    // The slot is asked last: most small pages are small because the host's are.
+    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
+    return ABSL_PREDICT_TRUE(is_plain_) ? level : LimitLevel(level, gfn, access);
+  }
   Level LimitLevel(Level level, Gfn gfn, Access access) const;
   EptEntry Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   EptEntry Typed(EptEntry leaf, Gfn gfn) const;
@@ -153,6 +169,9 @@ class LeafPolicy {
   void Update();
 
   const LeafPolicyOptions options_;
+  // Of ordinary memory in a slot without flags, but for the frame, after a write and a read.
+  EptEntry written_leaf_;
+  EptEntry read_leaf_;
   bool is_plain_ = true;  // leaves follow from slot and host page alone
   bool ignore_pat_ = false;
   std::atomic<bool> restricts_{false};

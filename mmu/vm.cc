@@ -192,9 +192,9 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
     if (DetachHostRange(start, start + size, spare, detached)) {
       flush = engine_->clock.Advance();
       engine_->clock.Retire(std::move(detached), flush);
+      engine_->zaps.Add();
     }
   }
-  if (flush.is_owed()) engine_->zaps.fetch_add(1, std::memory_order_relaxed);
   flush.Settle();
   return absl::OkStatus();
 }
@@ -283,7 +283,7 @@ VmStats Vm::Stats() const {
       if (vcpu != nullptr) stats.faults += vcpu->stats();
     }
   }
-  stats.zaps = engine_->zaps.load(std::memory_order_relaxed);
+  stats.zaps = engine_->zaps.value();
   stats.tables_freed = engine_->tables_freed.load(std::memory_order_relaxed);
   stats.table_reclaims = engine_->table_reclaims.load(std::memory_order_relaxed);
   stats.tables_in_use = engine_->pool.taken();

@@ -23,8 +23,8 @@ absl::Status Vm::CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) c
   const bool aligned = gpa.is_page_aligned() && size % kPageSize == 0;
   if (!aligned || size == 0 || gpa >= engine_->guest_end() || size > engine_->guest_end() - gpa) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("gpa 0x%x, size 0x%x: must be whole pages, not none, below 0x%x",
-                        gpa.raw(), size, engine_->guest_end().raw()));
+        absl::StrFormat("gpa 0x%x, size 0x%x: must be whole pages, not none, below 0x%x", gpa.raw(),
+                        size, engine_->guest_end().raw()));
   }
   return absl::OkStatus();
 }
@@ -42,9 +42,8 @@ absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attribute
       old.With(range, [is_private](bool) { return is_private; }));
   PendingFlush flush = engine_->ZapEverywhere(range.first, range.end, [&] {
     for (size_t space = 0; space < engine_->address_spaces(); ++space) {
-      engine_->ForEachView(static_cast<AddressSpaceId>(space), [&](View& view) {
-        view.policy().set_private_frames(frames.get());
-      });
+      engine_->ForEachView(static_cast<AddressSpaceId>(space),
+                           [&](View& view) { view.policy().set_private_frames(frames.get()); });
     }
     engine_->sequence.Move();
   });

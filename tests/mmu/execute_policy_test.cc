@@ -21,9 +21,7 @@ constexpr PageCount kPage{1};
 
 class Execute4KOnly : public testing::Test {
  protected:
-  Execute4KOnly() : guest_({.vm = {.execute_4k_only = true}}) {
-    guest_.AddSlot(Gpa(0), MiB(8), 9);
-  }
+  Execute4KOnly() : guest_({.vm = {.execute_4k_only = true}}) { guest_.AddSlot(Gpa(0), MiB(8), 9); }
   bool IsExecutable(Gpa gpa) { return guest_.vm().Translate(gpa)->access.can_execute(); }
 
   ViewingGuest guest_;
@@ -174,8 +172,8 @@ TEST(ExecuteByModeOption, WithoutTheCapabilityItIsAWordedErrorOrOff) {
 TEST(ExitQualification, AFetchIsOfTheModeThatBit9OrTheRightsTell) {
   const Access both = Access::Execute() | Access::UserExecute();
   const auto fetch = [](Access allowed, uint64_t more = 0) {
-    return ExitQualification(
-        ExitQualification::Make(Access::Execute(), allowed, true, true).raw() | more);
+    return ExitQualification(ExitQualification::Make(Access::Execute(), allowed, true, true).raw() |
+                             more);
   };
   EXPECT_EQ(fetch(Access::None(), ept::kQualUserAddress).access_by_mode(true),
             Access::UserExecute());
@@ -184,9 +182,9 @@ TEST(ExitQualification, AFetchIsOfTheModeThatBit9OrTheRightsTell) {
   EXPECT_EQ(fetch(Access::Execute()).access_by_mode(false), Access::UserExecute());
   EXPECT_EQ(fetch(Access::UserExecute()).access_by_mode(false), Access::Execute());
   EXPECT_EQ(fetch(both).access_by_mode(false), both) << "a translation that was stale";
-  EXPECT_EQ(ExitQualification::Make(Access::Write(), Access::None(), true, true)
-                .access_by_mode(false),
-            Access::Write());
+  EXPECT_EQ(
+      ExitQualification::Make(Access::Write(), Access::None(), true, true).access_by_mode(false),
+      Access::Write());
 }
 
 }  // namespace

@@ -43,9 +43,7 @@ class PrivateMemory : public testing::Test {
     EXPECT_EQ(guest_.Store(gpa), kDone);
     return guest_.last_hpa;
   }
-  Hpa Host(Hva hva) {
-    return guest_.memory().Resolve(hva, Access::Read())->hfn.address();
-  }
+  Hpa Host(Hva hva) { return guest_.memory().Resolve(hva, Access::Read())->hfn.address(); }
 
   ViewingGuest guest_;
 };
@@ -140,9 +138,9 @@ TEST_F(PrivateMemory, AWalkOfGuestTablesReadsThePrivateMemory) {
   GuestRoots roots;
   roots.cr3 = 0x10000;
   GuestWalk walk;
-  ASSERT_EQ(guest_.vcpu().WalkGuest(GuestPaging(controls), roots, Gva(0x1234),
-                                    GuestAccess::Read(), walk),
-            absl::OkStatus());
+  ASSERT_EQ(
+      guest_.vcpu().WalkGuest(GuestPaging(controls), roots, Gva(0x1234), GuestAccess::Read(), walk),
+      absl::OkStatus());
   EXPECT_EQ(walk.outcome, GuestWalkOutcome::kMapped);
   EXPECT_EQ(walk.gpa, Gpa(0x401234));
 }

@@ -117,9 +117,9 @@ TEST_F(Exceptions, NoneIsRaisedWhileTheSlotLogs) {
   ExpectExits(Gpa(0x8000), kStore, kDone);
   ExpectExits(Gpa(0x3000), kStore);
   int dirty = 0;
-  EXPECT_EQ(guest_.vm().TakeDirtyLog(0, [&](uint64_t, uint64_t mask) {
-    dirty += __builtin_popcountll(mask);
-  }), absl::OkStatus());
+  EXPECT_EQ(guest_.vm().TakeDirtyLog(
+                0, [&](uint64_t, uint64_t mask) { dirty += __builtin_popcountll(mask); }),
+            absl::OkStatus());
   EXPECT_EQ(dirty, 2);
   guest_.SetSlot(Gpa(0), MiB(4), 0);
   ExpectExits(Gpa(0x2000), kStore, kDone);
@@ -128,8 +128,7 @@ TEST_F(Exceptions, NoneIsRaisedWhileTheSlotLogs) {
 
 // What the host denies, as it breaks copy on write, neither.
 TEST_F(Exceptions, NoneIsRaisedWhereTheHostHasAnotherPageToGive) {
-  ASSERT_EQ(guest_.vm().SetViewRights(view_, Gfn(5), kPage, Access::ReadWrite()),
-            absl::OkStatus());
+  ASSERT_EQ(guest_.vm().SetViewRights(view_, Gfn(5), kPage, Access::ReadWrite()), absl::OkStatus());
   ASSERT_EQ(LetRaise(Gfn(5)), absl::OkStatus());
   const Hva hva = ViewingGuest::kRam + 0x5000;
   ASSERT_EQ(guest_.memory().Protect(hva, kPageSize, false), absl::OkStatus());
@@ -167,8 +166,8 @@ TEST(ExceptionsOption, NeedsTheCapabilityAndABits) {
   const auto vm = Vm::Create(guest.backend(), {.virtualization_exceptions = Use::kRequire});
   EXPECT_TRUE(absl::IsFailedPrecondition(vm.status()));
   EXPECT_THAT(vm.status().message(), testing::HasSubstr("virtualization_exceptions"));
-  ViewingGuest aging({.vm = {.accessed_dirty = Use::kNever,
-                             .virtualization_exceptions = Use::kRequire}});
+  ViewingGuest aging(
+      {.vm = {.accessed_dirty = Use::kNever, .virtualization_exceptions = Use::kRequire}});
   EXPECT_TRUE(absl::IsFailedPrecondition(aging.vm().SetRaisesVe(0, Gfn(0), kPage, true)));
 }
 
