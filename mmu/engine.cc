@@ -111,7 +111,9 @@ bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
-  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
+  if (PagingShadow* shadowed = shadow(space)) {
+    return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
+  }
   return mmu(space).WriteProtect(first, end);
 }
 
