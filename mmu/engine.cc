@@ -156,7 +156,9 @@ bool Engine::DetachRaising(const MemorySlot& slot, TableList& detached) {
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
-  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
+  if (PagingShadow* shadowed = shadow(space)) {
+    return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
+  }
   bool any = false;
   ForEachView(space, [&](View& view) { any |= view.mmu().WriteProtect(first, end); });
   return any;
