@@ -179,7 +179,7 @@ TEST_F(ShadowThreads, EachVcpuSeesItsOwnRemappingsAfterItsOwnFlush) {
   for (std::thread& thread : threads) thread.join();
   const absl::Status status = vm_->CheckInvariants();
   EXPECT_TRUE(status.ok()) << status;
-  EXPECT_GT(vm_->Stats().shadow.mmu_shadow_zapped, 10u);
+  EXPECT_GT(vm_->Stats().shadow.mmu_shadow_zapped, 0u);
 }
 
 }  // namespace
