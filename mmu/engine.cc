@@ -77,15 +77,24 @@ absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (options_.reverse_map) {
     reverse_mapped_.push_back(std::make_unique<ReverseMappedMmu>(base->mmu()));
   }
+  if (options_.paging == Paging::kShadow) {
+    const ShadowTablesOptions shadow = {mmu.address_space, options_.shadow_page_quota};
+    shadows_.push_back(std::make_unique<PagingShadow>(pool, shadow_pools_, clock, shadow));
+  }
   views_.push_back(std::move(views));
   return absl::OkStatus();
 }
 
 Engine::~Engine() {
   clock.Reclaim();  // no vCPU is left, so everything that waited can go
+  shadows_.clear();
   TableList roots;
   for (const auto& views : views_) views->TakeTables(roots);
   Engine::Reclaim(std::move(roots));
+}
+
+ShadowParts Engine::shadow_parts() {
+  return {backend_, slots, sequence, mmu_lock, views(0).base().policy(), shadow_pools_, shadows_};
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -116,6 +125,13 @@ bool Engine::DetachIn(AddressSpaceId space, View& view, Gfn first, Gfn end, Tabl
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) {
     return mapped->Detach(first, end, spare, detached);
   }
+  if (PagingShadow* shadowed = shadow(space)) {
+    ShadowZap zap;
+    shadowed->Detach(first, end, zap);
+    const bool any = !zap.is_empty() || shadowed->IsUnsettled();
+    detached.Splice(std::move(zap.tables));
+    return any;
+  }
   if (!HarvestsDetached()) return view.mmu().Detach(first, end, spare, detached);
   DetachedDirt dirt(slots, space);
   return view.mmu().Detach(first, end, spare, detached, &dirt);
@@ -140,9 +156,21 @@ bool Engine::DetachRaising(const MemorySlot& slot, TableList& detached) {
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
+  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
   bool any = false;
   ForEachView(space, [&](View& view) { any |= view.mmu().WriteProtect(first, end); });
   return any;
+}
+
+void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
+                         uint64_t bits) {
+  MmuReadSection section(reader);
+  if (PagingShadow* shadowed = shadow(space)) {
+    const SpinLockHolder hold(shadowed->lock());
+    shadowed->WriteProtectPages(base, mask);
+  } else {
+    ForEachView(space, [&](View& view) { view.mmu().NarrowPages(base, mask, bits); });
+  }
 }
 
 // `detach_all(spare, detached)` takes mappings away in a writer's section and says whether CPUs
@@ -194,7 +222,29 @@ PendingFlush Engine::ZapIn(AddressSpaceId space, View& view, Gfn first, Gfn end,
   });
 }
 
+// First no CPU can get at anything; then the pages go, a few in a section.
+PendingFlush Engine::ZapShadow(PagingShadow& shadow) {
+  constexpr size_t kBatch = 64;
+  PendingFlush flush;
+  bool more = true;
+  for (bool first = true; more; first = false) {
+    MmuWriteSection section(mmu_lock);
+    ShadowZap zap;
+    if (first) {
+      shadow.MakeObsolete(zap);
+    } else {
+      more = shadow.ZapObsolete(kBatch, zap);
+    }
+    PendingFlush part = clock.Advance();
+    clock.Retire(std::move(zap.tables), part);
+    flush.Merge(std::move(part));
+    if (first) zaps.Add();
+  }
+  return flush;
+}
+
 absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
+  if (PagingShadow* shadowed = shadow(space)) return ZapShadow(*shadowed);
   TDP_ASSIGN_OR_RETURN(TablePage * root, NewRoot());
   TableCache spare(pool);  // nothing has to be split
   TableList detached;

@@ -47,14 +47,20 @@ class EngineModelTest : public testing::TestWithParam<Setting> {};
 TEST_P(EngineModelTest, RandomOperationsReachTheFrameThatTheSlotsAndTheHostSay) {
   uint64_t mapped = 0;
   uint64_t mmio = 0;
+  uint64_t denied = 0;
+  uint64_t of_private = 0;
   for (uint64_t seed = 1; seed <= 24; ++seed) {
     EngineModel model(GetParam().options, GetParam().host_order);
     ASSERT_TRUE(Agrees(model, RandomOps(seed, 500))) << "seed " << seed;
     mapped += model.accesses_mapped();
     mmio += model.accesses_mmio();
+    denied += model.accesses_denied();
+    of_private += model.accesses_private();
   }
   EXPECT_GT(mapped, 500u) << "the operations hardly touched memory";
   EXPECT_GT(mmio, 500u);
+  EXPECT_EQ(denied > 50, !GetParam().options.reverse_map) << denied;
+  EXPECT_EQ(of_private > 50, GetParam().options.private_memory) << of_private;
 }
 
 // Within one large slot, and mostly what changes the size of leaves.
@@ -90,6 +96,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Setting{"SmallHostPages", {}, 0},
                     Setting{"NoAccessedDirty", {.accessed_dirty = Use::kNever}, 9},
                     Setting{"NoMmioCaching", {.mmio_caching = false}, 9},
+                    Setting{"PrivateMemory", {.private_memory = true}, 9},
+                    Setting{"ExecuteAs4K", {.execute_4k_only = true}, 9},
+                    Setting{"Exceptions", {.virtualization_exceptions = Use::kRequire}, 9},
                     Setting{"ReverseMap", {.reverse_map = true}, 9},
                     Setting{"ReverseMapOfSmallHostPages", {.reverse_map = true}, 0}),
     [](const auto& param) { return param.param.name; });
