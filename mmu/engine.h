@@ -173,7 +173,7 @@ class Engine : public TableReclaimer {
   std::vector<std::unique_ptr<ViewSet>> views_;                    // by address space
   std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of base views; may be empty
   ShadowPools shadow_pools_;
-  std::vector<std::unique_ptr<PagingShadow>> shadows_;             // by address space; may be empty
+  std::vector<std::unique_ptr<PagingShadow>> shadows_;  // by address space; may be empty
 };
 
 }  // namespace tdp

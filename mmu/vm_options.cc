@@ -65,19 +65,12 @@ absl::Status CheckRanges(const VmOptions& o) {
                     INT64_MAX);
 }
 
-absl::Status CheckEpt(const VmOptions& options, const Capabilities& capabilities) {
-  const EptCapabilities ept = capabilities.ept;
+absl::Status CheckEpt(const VmOptions& options, EptCapabilities ept) {
   if (options.ept_levels == 4 && !ept.walk_4()) return Lacks("ept_levels", "4-level tables");
   if (options.ept_levels == 5 && !ept.walk_5()) return Lacks("ept_levels", "5-level tables");
   if (!ept.write_back_tables()) return Lacks("ept_levels", "write-back tables");
   if (options.accessed_dirty == Use::kRequire && !ept.accessed_dirty()) {
     return Lacks("accessed_dirty", "A and D bits");
-  }
-  if (options.execute_by_mode == Use::kRequire && !capabilities.mbec) {
-    return Lacks("execute_by_mode", "mode-based execute control");
-  }
-  if (options.virtualization_exceptions == Use::kRequire && !capabilities.ve) {
-    return Lacks("virtualization_exceptions", "EPT-violation #VE");
   }
   return absl::OkStatus();
 }
@@ -88,12 +81,11 @@ absl::Status CheckShadow(const VmOptions& options, const Capabilities& capabilit
     return absl::InvalidArgumentError(
         "VmOptions.reverse_map: shadow tables have their own; it is for Paging::kEpt");
   }
-  if (options.private_memory || options.execute_4k_only ||
-      options.execute_by_mode == Use::kRequire ||
-      options.virtualization_exceptions == Use::kRequire) {
+  if (options.execute_4k_only || options.private_memory || options.execute_by_mode != Use::kNever ||
+      options.virtualization_exceptions != Use::kNever) {
     return absl::InvalidArgumentError(
-        "VmOptions.paging is kShadow: private_memory, execute_4k_only, execute_by_mode and "
-        "virtualization_exceptions are for Paging::kEpt");
+        "VmOptions.execute_4k_only, .private_memory, .execute_by_mode and "
+        ".virtualization_exceptions are for Paging::kEpt");
   }
   return CheckRange("shadow_page_quota",
                     static_cast<int64_t>(std::min<uint64_t>(options.shadow_page_quota, INT64_MAX)),
@@ -105,7 +97,13 @@ absl::Status CheckShadow(const VmOptions& options, const Capabilities& capabilit
 absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
   TDP_RETURN_IF_ERROR(CheckRanges(options));
   TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(options, capabilities)
-                                                        : CheckEpt(options, capabilities));
+                                                        : CheckEpt(options, capabilities.ept));
+  if (options.execute_by_mode == Use::kRequire && !capabilities.mbec) {
+    return Lacks("execute_by_mode", "mode-based execute control");
+  }
+  if (options.virtualization_exceptions == Use::kRequire && !capabilities.ve) {
+    return Lacks("virtualization_exceptions", "EPT-violation #VE");
+  }
   TDP_RETURN_IF_ERROR(CheckDirtyTracking(options, capabilities));
   const int bits = capabilities.physical_address_bits;
   if (bits < 32 || bits > 52) {
@@ -125,13 +123,11 @@ bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilitie
 }
 
 bool UsesExecuteByMode(const VmOptions& options, const Capabilities& capabilities) {
-  return options.paging == Paging::kEpt && options.execute_by_mode != Use::kNever &&
-         capabilities.mbec;
+  return options.execute_by_mode != Use::kNever && capabilities.mbec;
 }
 
 bool UsesVirtualizationExceptions(const VmOptions& options, const Capabilities& capabilities) {
-  return options.paging == Paging::kEpt && options.virtualization_exceptions != Use::kNever &&
-         capabilities.ve;
+  return options.virtualization_exceptions != Use::kNever && capabilities.ve;
 }
 
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {

@@ -20,6 +20,9 @@ absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   if (engine_->options().reverse_map) {
     return absl::FailedPreconditionError("VmOptions.reverse_map is on: each frame has one place");
   }
+  if (engine_->options().paging == Paging::kShadow) {
+    return absl::FailedPreconditionError("VmOptions.paging is kShadow: views are EPT roots");
+  }
   absl::MutexLock lock(&engine_->slots_mutex);
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make());
