@@ -103,11 +103,11 @@ class TableCache {
 
   // Whether `kFaultMaximum` tables are here.
   bool IsStocked() const { return size_ >= kFaultMaximum; }
-  // Sees to it that they are: one compare where they are. ResourceExhausted
-  // if they can not be had; what was here stays. Hold no lock.
-  absl::Status Refill() {
-    if (IsStocked()) return absl::OkStatus();
-    return RefillSlow();
+  // Sees to it that `needed` tables, at most `kCapacity`, are here: one compare where they are.
+  // ResourceExhausted if they can not be had; what was here stays. Hold no lock.
+  absl::Status Refill(int needed = kFaultMaximum) {
+    if (size_ >= needed) return absl::OkStatus();
+    return RefillSlow(needed);
   }
 
   // Moves tables from `other` here until `IsStocked`, as far as they go.
@@ -122,7 +122,7 @@ class TableCache {
   void PushUnused(TablePage* page) { stock_[size_++] = page; }
 
  private:
-  absl::Status RefillSlow();
+  absl::Status RefillSlow(int needed);
 
   TablePool& pool_;
   int size_ = 0;

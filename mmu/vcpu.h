@@ -25,6 +25,7 @@
 #include "tdp/mmu/guest_window.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/staged_table.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
@@ -128,6 +129,11 @@ class Vcpu {
   absl::Status WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
                          GuestAccess access, GuestWalk& walk);
 
+  // What answers for a guest whose paging is shadowed; null unless the `Vm` has
+  // `Paging::kShadow`. EPT violations, misconfigurations and `Prefault` are FailedPrecondition
+  // there.
+  ShadowVcpu* shadow() { return shadow_.get(); }
+
   // Any thread.
   FaultStats stats() const;
 
@@ -140,6 +146,9 @@ class Vcpu {
   friend class Vm;
 
   Vcpu(Engine& engine, VcpuId id);
+  absl::Status StartShadow();
+  GuestEntry EnterOnShadow();
+  absl::Status CheckNotShadowed() const;
 
   ABSL_ATTRIBUTE_ALWAYS_INLINE FaultResult Fault(Gpa gpa, ExitQualification qualification);
   FaultResult FaultOnce(Gpa gpa, ExitQualification qualification);  // `Fault`, not inlined
@@ -216,6 +225,7 @@ class Vcpu {
   std::shared_ptr<SlotRmap> rmap_short_of_room_;
   Counters counters_;
   GuestWindow window_;
+  std::unique_ptr<ShadowVcpu> shadow_;
 };
 
 inline void GuestEntry::Leave() {

@@ -246,7 +246,9 @@ Event Cpu::UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usab
                    .error_code = error,
                    .gva = Gva(request.gva),
                    .length = request.size};
+    // With the upper entries on the way there: a fault drops those too (SDM vol. 3A 5.10.4.1).
     DropPage(request.gva);
+    guest_.DropAddress(request.gva);
     return Event::kPageFault;
   }
   // Sub-pages and two kinds of X cannot be told from the attributes: the walk decides.

@@ -3,6 +3,8 @@
 // The instructions that change translations or drop them. Each drops what the SDM requires (vol. 3A
 // 5.10.4.1, vol. 3C 30.4.3.1) and nothing else.
 
+#include <algorithm>
+
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/ept_rules.h"
 
@@ -29,15 +31,19 @@ void Cpu::DropPage(uint64_t gva) {
   }
 }
 
-// Drops one address's mappings under `vpid` and `pcid` (or any PCID), and global ones.
+// Drops one address's mappings under `vpid` and `pcid` (or any PCID), and global ones. A large page
+// of the guest may be cached in pieces, since EPT maps it by smaller ones: they all go, whichever
+// the address is in.
 void Cpu::DropLinearAddressIf(uint64_t gva, uint16_t vpid, bool any_pcid, uint16_t pcid) {
   for (int level = 1; level <= 3; ++level) {
     const uint64_t page = ContextTable::Tag(0, gva, ShiftOf(level));
-    tlb_[level].EraseIf([&](uint64_t tag, const TlbEntry&) {
+    tlb_[level].EraseIf([&](uint64_t tag, const TlbEntry& entry) {
       const Context& context = state_.contexts.OfTag(tag);
       const bool matches = any_pcid || context.pcid == pcid || context.pcid == kGlobalPcid;
+      const int guest_shift = guest_.rules().shift(std::max<int>(entry.result.guest_level, 1));
+      const int pieces = std::max(guest_shift - ShiftOf(level), 0);
       return matches && context.vpid == vpid && context.pcid != kGuestPhysicalPcid &&
-             ContextTable::PageOfTag(tag) == page;
+             ContextTable::PageOfTag(tag) >> pieces == page >> pieces;
     });
   }
 }

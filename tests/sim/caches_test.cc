@@ -171,5 +171,42 @@ TEST(MemoryTypes, ReachTheResultOfAnAccess) {
             MemoryType::kWriteThrough);
 }
 
+// A guest's large page over small EPT pages is cached in pieces (SDM vol. 3A, 5.10.4.1, on INVLPG).
+TEST(Cpu, InvlpgOfALargePageDropsEveryPieceOfIt) {
+  for (const PagingMode mode : {PagingMode::k32Bit, PagingMode::k4Level}) {
+    World world({}, mode);
+    const uint64_t large = mode == PagingMode::k32Bit ? MiB(4) : MiB(2);
+    for (uint64_t gpa : {3 * large, 3 * large + 0x5000, 4 * large, 4 * large + 0x5000}) {
+      world.MapEpt(gpa, World::kGuestMemory + gpa);
+    }
+    const uint64_t entry = world.MapGuest(large, 3 * large, 2);
+    ASSERT_EQ(world.Enter(), Event::kNone);
+    ASSERT_TRUE(world.cpu().Access(Gva(large), AccessKind::kLoad, 8).ok());
+    ASSERT_TRUE(world.cpu().Access(Gva(large + 0x5000), AccessKind::kLoad, 8).ok());
+    world.StoreGuest(entry, 4 * large | kGuestLeaf | kGuestLargePage);
+    EXPECT_EQ(world.cpu().Access(Gva(large + 0x5000), AccessKind::kLoad, 8).hpa,
+              Hpa(World::HpaOfGuest(3 * large + 0x5000)))
+        << "it is kept";
+    world.cpu().Invlpg(Gva(large));
+    EXPECT_EQ(world.cpu().Access(Gva(large + 0x5000), AccessKind::kLoad, 8).hpa,
+              Hpa(World::HpaOfGuest(4 * large + 0x5000)));
+  }
+}
+
+// So that the same access cannot fault again by what is cached (SDM vol. 3A, 5.10.4.1).
+TEST(Cpu, AFaultByACachedRightDropsTheUpperEntriesOnTheWay) {
+  World world({.policy = CachePolicy::kAdversarial});
+  const uint64_t gpa = world.NewGuestFrame();
+  const uint64_t leaf = world.MapGuest(0x400000, gpa, 1, kGuestLeaf & ~uint64_t{2});
+  ASSERT_EQ(world.Enter(), Event::kNone);
+  ASSERT_TRUE(world.cpu().Access(Gva(0x400000), AccessKind::kLoad, 8).ok());
+  world.Store(leaf, gpa | kGuestLeaf);
+  ASSERT_EQ(world.cpu().Access(Gva(0x400000), AccessKind::kStore, 8).event, Event::kPageFault);
+  const uint64_t upper = world.GuestEntryAt(0x400000, 2);
+  world.Store(upper, world.Load(upper) & ~kGuestAccessed);
+  EXPECT_TRUE(world.cpu().Access(Gva(0x400000), AccessKind::kStore, 8).ok());
+  EXPECT_NE(world.Load(upper) & kGuestAccessed, 0u) << "the walk did not come by";
+}
+
 }  // namespace
 }  // namespace tdp::sim

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A guest kernel's duty after it took something from its tables: to tell every CPU that may have
+// cached it.
+
+#ifndef TDP_TESTS_KERNEL_SHOOTDOWN_H_
+#define TDP_TESTS_KERNEL_SHOOTDOWN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "tests/kernel/referee.h"
+
+namespace tdp::kernel {
+
+inline constexpr int kSpaces = 5;
+
+// Which features the kernel uses.
+struct KernelFeatures {
+  bool global_pages = false;  // CR4.PGE
+  bool pcids = false;         // CR4.PCIDE; 64-bit modes only
+  bool large_direct_map = false;
+};
+
+class Shootdown {
+ public:
+  Shootdown(Referee& referee, const KernelFeatures& features)
+      : referee_(referee),
+        features_(features),
+        current_(static_cast<size_t>(referee.cpus())),
+        owed_(static_cast<size_t>(referee.cpus()), std::vector<bool>(kSpaces)) {}
+
+  // Whether the kernel forgets what it owes, and how it pays (any number).
+  void Use(bool careless, unsigned how) {
+    careless_ = careless;
+    how_ = how;
+  }
+
+  // `cpu` runs `space`, whose tables are at `root`, from now on.
+  void Switch(int cpu, int space, uint64_t root);
+  int current(int cpu) const { return current_[static_cast<size_t>(cpu)]; }
+
+  // The translation of the page at `gva` in `space` is no longer what it was.
+  void Page(int space, uint64_t gva) { Page(space, gva, how_); }
+  // The same for a page that may be large: its pieces go by INVLPG alone.
+  void LargePage(int space, uint64_t gva) { Page(space, gva, kByInvlpg); }
+  // The same in the kernel's region.
+  void KernelPage(uint64_t gva);
+  // PAE paging: an entry above the tables changed.
+  void Root(int space, uint64_t root);
+  // The number of a dead address space will be used again.
+  void Space(int space);
+  // Everything, on every CPU, whether careless or not.
+  void Everything();
+
+ private:
+  uint64_t Cr3Of(int space, uint64_t root) const {
+    return root | (features_.pcids ? static_cast<uint64_t>(space) + 1 : 0);
+  }
+  void Owe(int cpu, int space) {
+    owed_[static_cast<size_t>(cpu)][static_cast<size_t>(space)] = true;
+  }
+  static constexpr unsigned kByInvlpg = 2;
+  void Page(int space, uint64_t gva, unsigned how);
+  void FlushCurrent(int cpu, uint64_t gva, unsigned how);
+
+  Referee& referee_;
+  const KernelFeatures features_;
+  std::vector<int> current_;             // address space by CPU
+  std::vector<std::vector<bool>> owed_;  // by CPU, address space: flush when it is next switched to
+  bool careless_ = false;
+  unsigned how_ = 0;
+};
+
+}  // namespace tdp::kernel
+
+#endif  // TDP_TESTS_KERNEL_SHOOTDOWN_H_
