@@ -3,9 +3,11 @@
 // Each operation of the engine with every budget of memory from nothing upwards, once for what it
 // allocates from the heap (slot nodes, indices, dirty logs, permits, rings, reverse maps) and once
 // for tables. It fails with ResourceExhausted, or it succeeds; when it fails, no page leads to a
-// third thing, the invariants hold, and with memory the same call succeeds and comes to the same end.
+// third thing, the invariants hold, and with memory the same call succeeds and comes to the same
+// end.
 //
-// The library asks the heap by `new (std::nothrow)` wherever it may fail; this program replaces that.
+// The library asks the heap by `new (std::nothrow)` wherever it may fail; this program replaces
+// that.
 
 #include <cstddef>
 #include <cstdint>
@@ -64,10 +66,10 @@ constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::No
 
 class Machine {
  public:
-  explicit Machine(const VmOptions& options) {
+  explicit Machine(const VmOptions& options, bool with_vcpu = true) {
     host.order = 9;
     vm = *Vm::Create(host, options);
-    vcpu = *vm->CreateVcpu();
+    if (with_vcpu) vcpu = *vm->CreateVcpu();
   }
   absl::Status SetSlot(uint32_t slot, uint32_t flags, Gpa gpa, ByteCount size) {
     return vm->SetMemoryRegion(
@@ -102,6 +104,7 @@ struct Operation {
   VmOptions options;
   std::function<void(Machine&)> prepare;
   std::function<absl::Status(Machine&)> run;
+  bool with_vcpu = true;
 };
 
 const VmOptions kWriteProtect = {.dirty_tracking = DirtyTracking::kWriteProtection};
@@ -116,11 +119,16 @@ void FillAndLog(Machine& m) {
 const std::vector<Operation>& Operations() {
   static const auto* const operations = new std::vector<Operation>{
       {"ASlot", {}, [](Machine&) {}, [](Machine& m) { return m.SetRam(); }},
-      {"ALoggingSlot", {}, [](Machine&) {}, [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
+      {"ALoggingSlot",
+       {},
+       [](Machine&) {},
+       [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
       {"ASlotWithReverseMap", kReverse, [](Machine&) {}, [](Machine& m) { return m.SetRam(); }},
       {"ALoggingSlotWithReverseMap", kReverse, [](Machine&) {},
        [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
-      {"ManySlots", {}, [](Machine&) {},
+      {"ManySlots",
+       {},
+       [](Machine&) {},
        [](Machine& m) {
          for (uint32_t slot = 1; slot < 80; ++slot) {
            const absl::Status status = m.SetSlot(slot, 0, Gpa(slot * MiB(64)), kPageSize);
@@ -134,7 +142,9 @@ const std::vector<Operation>& Operations() {
       {"LoggingOnByProtection", kWriteProtect, Fill,
        [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
       {"LoggingOff", kWriteProtect, FillAndLog, [](Machine& m) { return m.SetRam(); }},
-      {"AFaultOf2M", {}, [](Machine& m) { EXPECT_TRUE(m.SetRam().ok()); },
+      {"AFaultOf2M",
+       {},
+       [](Machine& m) { EXPECT_TRUE(m.SetRam().ok()); },
        [](Machine& m) { return m.Fault(0); }},
       {"AFaultWithReverseMap", kReverse,
        [](Machine& m) {
@@ -152,7 +162,9 @@ const std::vector<Operation>& Operations() {
       {"TakingTheLogOfDirtyBits", {}, FillAndLog, [](Machine& m) { return m.Take(); }},
       {"PushingTheLogDown", kWriteProtect, FillAndLog,
        [](Machine& m) { return m.vm->PushDownDirtyLog(0); }},
-      {"Prefault", {}, [](Machine& m) { EXPECT_TRUE(m.SetRam().ok()); },
+      {"Prefault",
+       {},
+       [](Machine& m) { EXPECT_TRUE(m.SetRam().ok()); },
        [](Machine& m) {
          m.host.order = 0;
          ByteCount done = 0;
@@ -163,40 +175,51 @@ const std::vector<Operation>& Operations() {
          }
          return absl::OkStatus();
        }},
-      {"ZapOfPartOfALeaf", {}, Fill,
+      {"ZapOfPartOfALeaf",
+       {},
+       Fill,
        [](Machine& m) { return Machine::Settle(m.vm->ZapRange(Gfn(100), PageCount(1000))); }},
       {"ZapOfEverything", {}, Fill, [](Machine& m) { return Machine::Settle(m.vm->ZapAll()); }},
-      {"TheHostsInvalidation", {}, Fill,
+      {"TheHostsInvalidation",
+       {},
+       Fill,
        [](Machine& m) { return m.vm->InvalidateHostRange(kRam + 3 * kPageSize, MiB(5)); }},
-      {"Split", {}, Fill,
+      {"Split",
+       {},
+       Fill,
        [](Machine& m) { return Machine::Settle(m.vm->SplitRange(Gfn(0), PageCount(kPages))); }},
-      {"Collapse", {},
+      {"Collapse",
+       {},
        [](Machine& m) {
          m.Fill();
          m.vm->SplitRange(Gfn(0), PageCount(kPages))->Settle();
          m.host.order = 9;
        },
        [](Machine& m) { return m.vm->CollapseRange(Gfn(0), PageCount(kPages)).status(); }},
-      {"Aging", {.accessed_dirty = Use::kNever}, Fill,
+      {"Aging",
+       {.accessed_dirty = Use::kNever},
+       Fill,
        [](Machine& m) {
          auto aged = m.vm->AgeHostRange(kRam, kSize);
          if (aged.ok()) aged->flush.Settle();
          return aged.status();
        }},
-      {"MemoryTypes", {}, Fill,
+      {"MemoryTypes",
+       {},
+       Fill,
        [](Machine& m) {
          GuestMemoryTypes types;
          types.non_coherent_dma = true;
          return m.vm->SetMemoryTypes(types);
        }},
-      {"ADirtyRing", kWriteProtect, [](Machine& m) { m.vcpu.reset(); },
+      {"ADirtyRing", kWriteProtect,
+       [](Machine& m) { EXPECT_TRUE(m.vm->EnableDirtyRing(4096).ok()); },
        [](Machine& m) {
-         // The ring is asked for once, and each vCPU then gets its own.
-         static_cast<void>(m.vm->EnableDirtyRing(512));
          auto vcpu = m.vm->CreateVcpu();
          if (vcpu.ok()) m.vcpu = *std::move(vcpu);
          return vcpu.status();
-       }},
+       },
+       /*with_vcpu=*/false},
   };
   return *operations;
 }
@@ -205,12 +228,11 @@ class Starvation : public testing::TestWithParam<Operation> {
  protected:
   // What the operation comes to with memory enough.
   std::vector<Seen> Fed() {
-    Machine machine(GetParam().options);
+    Machine machine(GetParam().options, GetParam().with_vcpu);
     GetParam().prepare(machine);
     EXPECT_TRUE(GetParam().run(machine).ok());
     return Snapshot(machine);
   }
-  // Frames alone: what a fault or an aging gave or took (rights, A) is the operation's business.
   static std::vector<Seen> Snapshot(Machine& machine) {
     return StoreHistory(*machine.vm, kPages).Snapshot();
   }
@@ -245,7 +267,7 @@ TEST_P(Starvation, OfHeapMemoryIsAllOrNothing) {
   uint64_t budget = 0;
   for (; !enough; ++budget) {
     ASSERT_LT(budget, 2000u);
-    Machine machine(GetParam().options);
+    Machine machine(GetParam().options, GetParam().with_vcpu);
     GetParam().prepare(machine);
     const std::vector<Seen> before = Snapshot(machine);
     g_refused = 0;
@@ -272,7 +294,7 @@ TEST_P(Starvation, OfTablesLeavesNothingHalfDone) {
   const std::vector<Seen> fed = Fed();
   int failures = 0;
   for (size_t extra = 0; extra <= 40; ++extra) {
-    Machine machine(GetParam().options);
+    Machine machine(GetParam().options, GetParam().with_vcpu);
     GetParam().prepare(machine);
     const std::vector<Seen> before = Snapshot(machine);
     ASSERT_TRUE(machine.vm->SetTableQuota(machine.vm->Stats().tables_in_use + extra).ok());

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Watches the tables through an operation: after each store to an entry that a CPU could read, every
-// page of the guest is translated as a CPU would, and afterwards each of these translations must be
-// what it was before the operation or what it is after it, and never a third thing.
+// Watches the tables through an operation: after each store to an entry that a CPU could read,
+// every page of the guest is translated as a CPU would, and afterwards each of these translations
+// must be what it was before the operation or what it is after it, and never a third thing.
 
 #ifndef TDP_TESTS_MODEL_STORE_HISTORY_H_
 #define TDP_TESTS_MODEL_STORE_HISTORY_H_
@@ -43,21 +43,21 @@ struct Seen {
   }
 };
 
+// Which flags an operation may take away: a store must lose no others while the page is mapped.
+struct FlagsLost {
+  bool accessed = false;
+  bool dirty = false;
+};
+
 class StoreHistory : public EntryStoreHook {
  public:
-  // Which flags the operation may take away: a store must lose no others while the page is mapped.
-  struct Expectation {
-    bool may_clear_accessed = false;
-    bool may_clear_dirty = false;
-  };
-
   // Pages [0, `pages`) of `vm`, whose tables lie at their physical addresses plus `offset`.
   StoreHistory(Vm& vm, uint64_t pages, uintptr_t offset = 0)
       : vm_(vm), pages_(pages), offset_(offset) {}
 
   // Runs `operation`; what a store broke, or nothing. One thread.
   std::optional<std::string> Watch(const std::function<void()>& operation,
-                                   const Expectation& expectation = {}) {
+                                   const FlagsLost& allowed = {}) {
     const std::vector<Seen> before = Snapshot();
     now_ = before;
     changes_.clear();
@@ -73,10 +73,10 @@ class StoreHistory : public EntryStoreHook {
         return Describe(change, old, last, "a third thing");
       }
       if (!change.seen.is_mapped() || change.seen.frame != old.frame) continue;
-      if (old.accessed && !change.seen.accessed && !expectation.may_clear_accessed) {
+      if (old.accessed && !change.seen.accessed && !allowed.accessed) {
         return Describe(change, old, last, "A is lost");
       }
-      if (old.dirty && !change.seen.dirty && !expectation.may_clear_dirty) {
+      if (old.dirty && !change.seen.dirty && !allowed.dirty) {
         return Describe(change, old, last, "D is lost");
       }
     }
