@@ -310,7 +310,8 @@ DirectMmu::PushResult DirectMmu::PushDown(Gfn gfn, Unprotect unprotect, TableCac
     const EntryPosition at = Descend(Root(), gfn, kLevel4K);
     const EptEntry entry = at.entry(gfn).Load();
     const bool done = at.level == kLevel4K && at.above.can_write();
-    if (done || entry.is_hole()) {
+    // A hole says nothing of the rest of a table of 4 KiB leaves.
+    if (done || (at.level > kLevel4K && entry.is_hole())) {
       const PageCount pages = at.level == kLevel4K ? kLevel2M.pages() : at.level.pages();
       result.next = gfn.AlignDown(pages) + pages;
       return result;

@@ -199,6 +199,20 @@ TEST_P(EveryTracking, AfterAnEagerPushDownTheFirstWriteSplitsNothing) {
   EXPECT_EQ(guest_->Take(0), Pages({77, 1077}));
 }
 
+// Found by the store histories: the walk took the hole for that of a whole table.
+TEST_P(EveryTracking, AnEagerPushDownReachesATableWhoseFirstPageIsAHole) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4));
+  guest_->Write(0, PageAt(Gpa(0), 512 + 77));
+  guest_->SetLogging(0, true);
+  ASSERT_EQ(guest_->vm().PushDownDirtyLog(0), absl::OkStatus());
+  const Translation pushed = *guest_->vm().Translate(PageAt(Gpa(0), 512 + 77));
+  EXPECT_EQ(pushed.access.can_write(), by_hardware());
+  EXPECT_EQ(pushed.entry.is_writable(), by_hardware()) << "the leaf holds the protection now";
+  guest_->Write(0, PageAt(Gpa(0), 512 + 77));
+  EXPECT_EQ(guest_->Take(0), Pages({512 + 77}));
+}
+
 TEST_P(EveryTracking, AnEagerPushDownWithoutTablesSaysSoAndLosesNothing) {
   Start(sim::CachePolicy::kRealistic, {.table_quota = 45});
   guest_->AddSlot(0, Gpa(0), MiB(64), 9);
