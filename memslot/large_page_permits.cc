@@ -100,6 +100,14 @@ absl::Status LargePagePermits::AddWriteTracking(Gfn gfn) {
   return absl::OkStatus();
 }
 
+absl::Status LargePagePermits::PrepareWriteTracking(Gfn gfn) {
+  TDP_CHECK(gfn >= base_ && gfn < end_);
+  OneGiB* const gib = MakeGiB(gfn);
+  if (gib != nullptr && MakeTwoMiB(gib, gfn) != nullptr) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no memory to write-track frame ", ToString(gfn)));
+}
+
 void LargePagePermits::RemoveWriteTracking(Gfn gfn) {
   OneGiB* const gib = FindGiB(gfn);
   TwoMiB* const two_mib = FindTwoMiB(gfn);

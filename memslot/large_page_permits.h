@@ -49,6 +49,10 @@ class LargePagePermits {
   // for a GiB allocates: ResourceExhausted, with nothing counted, if there is no memory.
   absl::Status AddWriteTracking(Gfn gfn);
   void RemoveWriteTracking(Gfn gfn);
+  // Makes room for the counts of `gfn`: `AddWriteTracking` allocates nothing then.
+  // ResourceExhausted as above.
+  absl::Status PrepareWriteTracking(Gfn gfn);
+  bool IsWriteTrackingPrepared(Gfn gfn) const { return FindTwoMiB(gfn) != nullptr; }
   bool IsWriteTracked(Gfn gfn) const;
 
   // Memory in use, this object included.

@@ -40,6 +40,7 @@ struct Capabilities {
   bool spp = false;                // sub-page write permissions
   bool ve = false;                 // EPT-violation #VE
   bool eptp_switching = false;     // VMFUNC leaf 0
+  bool shadow_paging = false;      // guests can run without EPT; `InvalidateLinear` does its work
   // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64). Guest memory
   // too, if `Vcpu::WalkGuest` is to be used.
   uintptr_t direct_map_offset = 0;
@@ -110,6 +111,11 @@ class Backend {
 
   // The same for every root (INVEPT all-context).
   virtual void InvalidateAll(VcpuId vcpu) = 0;
+
+  // Drops the linear translations of `vcpu` (INVVPID single-context) from the CPU this is called
+  // on, as above. Called only where the guest's paging is shadowed. Nothing has to be done for
+  // vCPUs without a VPID, whose entries drop them.
+  virtual void InvalidateLinear(VcpuId /*vcpu*/) {}
 
   // Makes each of `vcpus` leave the guest soon (an IPI or NMI that causes an exit). A kick that
   // arrives between `Vcpu::EnterGuest` and the entry itself must not be lost: the entry then exits

@@ -39,8 +39,7 @@ void DirtyRound::Rearm(uint64_t base, uint64_t mask) {
   const DirtyTracking tracking = engine_.dirty_tracking();
   if (tracking == DirtyTracking::kDirtyBits) return;  // D was cleared as it was gathered
   const uint64_t bits = tracking == DirtyTracking::kPml ? ept::kDirty : ept::kWrite;
-  MmuReadSection section(reader_);
-  engine_.mmu(slot_.address_space).NarrowPages(slot_.base + PageCount(base), mask, bits);
+  engine_.NarrowPages(reader_, slot_.address_space, slot_.base + PageCount(base), mask, bits);
 }
 
 // A page may be in the log, and its W or D gone, while a CPU still has the right to write it:

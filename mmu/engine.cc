@@ -53,17 +53,28 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
     mmu.accessed_dirty = engine->accessed_dirty_;
     mmu.address_space = static_cast<AddressSpaceId>(space);
     engine->mmus_.push_back(std::make_unique<DirectMmu>(mmu, engine->pool, root));
-    if (!options.reverse_map) continue;
-    engine->reverse_mapped_.push_back(std::make_unique<ReverseMappedMmu>(*engine->mmus_.back()));
+    if (options.reverse_map) {
+      engine->reverse_mapped_.push_back(std::make_unique<ReverseMappedMmu>(*engine->mmus_.back()));
+    }
+    if (options.paging == Paging::kShadow) {
+      const ShadowTablesOptions shadow = {mmu.address_space, options.shadow_page_quota};
+      engine->shadows_.push_back(std::make_unique<PagingShadow>(engine->pool, engine->shadow_pools_,
+                                                                engine->clock, shadow));
+    }
   }
   return engine;
 }
 
 Engine::~Engine() {
   clock.Reclaim();  // no vCPU is left, so everything that waited can go
+  shadows_.clear();
   TableList roots;
   for (const auto& mmu : mmus_) roots.Push(mmu->TakeRoot());
   Engine::Reclaim(std::move(roots));
+}
+
+ShadowParts Engine::shadow_parts() {
+  return {backend_, slots, sequence, mmu_lock, policy_, shadow_pools_, shadows_};
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -86,6 +97,13 @@ bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) {
     return mapped->Detach(first, end, spare, detached);
   }
+  if (PagingShadow* shadowed = shadow(space)) {
+    ShadowZap zap;
+    shadowed->Detach(first, end, zap);
+    const bool any = !zap.is_empty() || shadowed->IsUnsettled();
+    detached.Splice(std::move(zap.tables));
+    return any;
+  }
   if (!HarvestsDetached()) return mmu(space).Detach(first, end, spare, detached);
   DetachedDirt dirt(slots, space);
   return mmu(space).Detach(first, end, spare, detached, &dirt);
@@ -93,7 +111,19 @@ bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
+  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
   return mmu(space).WriteProtect(first, end);
+}
+
+void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
+                         uint64_t bits) {
+  MmuReadSection section(reader);
+  if (PagingShadow* shadowed = shadow(space)) {
+    const SpinLockHolder hold(shadowed->lock());
+    shadowed->WriteProtectPages(base, mask);
+  } else {
+    mmu(space).NarrowPages(base, mask, bits);
+  }
 }
 
 PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
@@ -112,7 +142,29 @@ PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
   return flush;
 }
 
+// First no CPU can get at anything; then the pages go, a few in a section.
+PendingFlush Engine::ZapShadow(PagingShadow& shadow) {
+  constexpr size_t kBatch = 64;
+  PendingFlush flush;
+  bool more = true;
+  for (bool first = true; more; first = false) {
+    MmuWriteSection section(mmu_lock);
+    ShadowZap zap;
+    if (first) {
+      shadow.MakeObsolete(zap);
+    } else {
+      more = shadow.ZapObsolete(kBatch, zap);
+    }
+    PendingFlush part = clock.Advance();
+    clock.Retire(std::move(zap.tables), part);
+    flush.Merge(std::move(part));
+  }
+  zaps.fetch_add(1, std::memory_order_relaxed);
+  return flush;
+}
+
 absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
+  if (PagingShadow* shadowed = shadow(space)) return ZapShadow(*shadowed);
   TDP_ASSIGN_OR_RETURN(TablePage * root, NewRoot());
   TableList detached;
   PendingFlush flush;

@@ -24,6 +24,7 @@
 #include "tdp/mmu/leaf_policy.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/reverse_mapped_mmu.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
 #include "tdp/mmu/table_reclaim.h"
@@ -55,6 +56,12 @@ class Engine : public TableReclaimer {
     return options_.reverse_map ? reverse_mapped_[space].get() : nullptr;
   }
 
+  // Null where the guest's paging is not shadowed.
+  PagingShadow* shadow(AddressSpaceId space) const {
+    return options_.paging == Paging::kShadow ? shadows_[space].get() : nullptr;
+  }
+  ShadowParts shadow_parts();
+
   // Which rule of the SDM a present entry at `level` breaks.
   EntryDefect CheckEntry(EptEntry entry, Level level) const;
 
@@ -63,6 +70,11 @@ class Engine : public TableReclaimer {
 
   // Inside a writer's section: takes W from [first, end). Returns whether anything had it.
   bool WriteProtect(AddressSpaceId space, Gfn first, Gfn end);
+
+  // Readers' side, with a section of its own: takes `bits` (`ept::kWrite`, `ept::kDirty`) from the
+  // leaves that map `base` + i for every bit i of `mask`.
+  void NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
+                   uint64_t bits);
 
   // Takes every mapping of [first, end) away. Returns the flush that this owes.
   PendingFlush Zap(AddressSpaceId space, Gfn first, Gfn end);
@@ -107,6 +119,7 @@ class Engine : public TableReclaimer {
  private:
   Engine(Backend& backend, const VmOptions& options);
   absl::StatusOr<TablePage*> NewRoot();
+  PendingFlush ZapShadow(PagingShadow& shadow);
   // Whether D bits in what is detached are writes that only the tables know of.
   bool HarvestsDetached() const {
     return dirty_tracking_ == DirtyTracking::kDirtyBits &&
@@ -126,6 +139,8 @@ class Engine : public TableReclaimer {
   const Gpa guest_end_;
   std::vector<std::unique_ptr<DirectMmu>> mmus_;
   std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of `mmus_`; may be empty
+  ShadowPools shadow_pools_;
+  std::vector<std::unique_ptr<PagingShadow>> shadows_;  // by address space; may be empty
 };
 
 }  // namespace tdp

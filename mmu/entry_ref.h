@@ -15,7 +15,7 @@
 namespace tdp {
 
 // Sees every store to a reachable entry, for tests that replay the history of an operation. Called
-// after the store, on the storing thread.
+// after the store, on the storing thread. An entry of another format comes with its raw value.
 class EntryStoreHook {
  public:
   virtual ~EntryStoreHook() = default;
@@ -34,27 +34,29 @@ inline EntryStoreHook* SetEntryStoreHook(EntryStoreHook* hook) {
   return internal::entry_store_hook.exchange(hook, std::memory_order_acq_rel);
 }
 
-// A pointer to an entry. Loads acquire and stores release: what an entry links to is seen whole.
-class EntryRef {
+// A pointer to an entry of the format `Entry`. Loads acquire and stores release: what an entry
+// links to is seen whole.
+template <typename Entry>
+class BasicEntryRef {
  public:
-  explicit EntryRef(uint64_t* where) : where_(where) {}
+  explicit BasicEntryRef(uint64_t* where) : where_(where) {}
 
   uint64_t* where() const { return where_; }
 
-  EptEntry Load() const { return EptEntry(ref().load(std::memory_order_acquire)); }
+  Entry Load() const { return Entry(ref().load(std::memory_order_acquire)); }
 
-  EptEntry Exchange(EptEntry after) const {
-    const EptEntry before(ref().exchange(after.raw(), std::memory_order_acq_rel));
+  Entry Exchange(Entry after) const {
+    const Entry before(ref().exchange(after.raw(), std::memory_order_acq_rel));
     Tell(before, after);
     return before;
   }
 
   // Stores `after` if the entry is `expected`; else puts the entry's value into `expected`.
-  bool CompareExchange(EptEntry& expected, EptEntry after) const {
+  bool CompareExchange(Entry& expected, Entry after) const {
     uint64_t raw = expected.raw();
     if (!ref().compare_exchange_strong(raw, after.raw(), std::memory_order_acq_rel,
                                        std::memory_order_acquire)) {
-      expected = EptEntry(raw);
+      expected = Entry(raw);
       return false;
     }
     Tell(expected, after);
@@ -62,28 +64,32 @@ class EntryRef {
   }
 
   // Clears every bit that is not in `mask`; returns the entry before.
-  EptEntry FetchAnd(uint64_t mask) const {
-    const EptEntry before(ref().fetch_and(mask, std::memory_order_acq_rel));
-    Tell(before, EptEntry(before.raw() & mask));
+  Entry FetchAnd(uint64_t mask) const {
+    const Entry before(ref().fetch_and(mask, std::memory_order_acq_rel));
+    Tell(before, Entry(before.raw() & mask));
     return before;
   }
 
-  EptEntry FetchOr(uint64_t bits) const {
-    const EptEntry before(ref().fetch_or(bits, std::memory_order_acq_rel));
-    Tell(before, EptEntry(before.raw() | bits));
+  Entry FetchOr(uint64_t bits) const {
+    const Entry before(ref().fetch_or(bits, std::memory_order_acq_rel));
+    Tell(before, Entry(before.raw() | bits));
     return before;
   }
 
  private:
   std::atomic_ref<uint64_t> ref() const { return std::atomic_ref<uint64_t>(*where_); }
 
-  void Tell(EptEntry before, EptEntry after) const {
+  void Tell(Entry before, Entry after) const {
     EntryStoreHook* hook = internal::entry_store_hook.load(std::memory_order_relaxed);
-    if (ABSL_PREDICT_FALSE(hook != nullptr)) hook->OnStore(where_, before, after);
+    if (ABSL_PREDICT_FALSE(hook != nullptr)) {
+      hook->OnStore(where_, EptEntry(before.raw()), EptEntry(after.raw()));
+    }
   }
 
   uint64_t* where_;
 };
+
+using EntryRef = BasicEntryRef<EptEntry>;
 
 }  // namespace tdp
 

@@ -199,6 +199,16 @@ class EptEntry {
     return EptEntry((raw_ & ~ept::Bits(level.shift() - 1, kPageShift)) | ept::kLargePage);
   }
 
+  // Whether this leaf and `other`, both present, map the same page.
+  constexpr bool MapsAs(EptEntry other) const {
+    return ((raw_ ^ other.raw_) & (ept::kAddressMask | ept::kLargePage)) == 0;
+  }
+  // Whether a CPU that has this leaf must forget it once `after`, of the same page, stands there.
+  constexpr bool OwesFlushFor(EptEntry after) const {
+    return !after.access().Covers(access()) || memory_type() != after.memory_type() ||
+           ignore_pat() != after.ignore_pat();
+  }
+
   // The first rule that a present entry at `level` breaks; a not-present one breaks none.
   constexpr EntryDefect Check(Level level, const EntryRules& rules) const;
 

@@ -17,25 +17,33 @@ using ept::Bit;
 using ept::Bits;
 
 // --- Registers ----------------------------------------------------------------------------------
+inline constexpr uint64_t kCr0ProtectionEnable = Bit(0);
 inline constexpr uint64_t kCr0WriteProtect = Bit(16);
 inline constexpr uint64_t kCr0Paging = Bit(31);
 inline constexpr uint64_t kCr4PageSizeExtensions = Bit(4);
 inline constexpr uint64_t kCr4PhysicalAddressExtension = Bit(5);
 inline constexpr uint64_t kCr4FiveLevels = Bit(12);
+inline constexpr uint64_t kCr4ProcessContextIds = Bit(17);  // PCIDE
 inline constexpr uint64_t kCr4Smep = Bit(20);
 inline constexpr uint64_t kCr4Smap = Bit(21);
 inline constexpr uint64_t kCr4UserKeys = Bit(22);        // PKE
 inline constexpr uint64_t kCr4SupervisorKeys = Bit(24);  // PKS
+inline constexpr uint64_t kEferLongModeEnable = Bit(8);
 inline constexpr uint64_t kEferLongModeActive = Bit(10);
 inline constexpr uint64_t kEferNoExecute = Bit(11);
 // The PAE root: 32-byte aligned, below 4 GiB.
 inline constexpr uint64_t kCr3PaeMask = Bits(31, 5);
+inline constexpr uint64_t kCr3ProcessContextIdMask = Bits(11, 0);
+// Of a value written under CR4.PCIDE: keep the translations of its PCID.
+inline constexpr uint64_t kCr3KeepTranslations = Bit(63);
 
 // --- Entries of every mode; those of 32-bit paging are the low half
 // ---------------------------------
 inline constexpr uint64_t kPresent = Bit(0);
 inline constexpr uint64_t kWrite = Bit(1);
 inline constexpr uint64_t kUser = Bit(2);
+inline constexpr uint64_t kWriteThrough = Bit(3);
+inline constexpr uint64_t kCacheDisable = Bit(4);
 inline constexpr uint64_t kAccessed = Bit(5);
 inline constexpr uint64_t kDirty = Bit(6);
 inline constexpr uint64_t kLargePage = Bit(7);  // above level 1

@@ -158,6 +158,10 @@ absl::Status CheckEngineInvariants(Engine& engine) {
       TDP_RETURN_IF_ERROR(mapped->CheckInvariants());
     }
   }
+  for (size_t space = 0; space < engine.address_spaces(); ++space) {
+    const PagingShadow* shadow = engine.shadow(static_cast<AddressSpaceId>(space));
+    if (shadow != nullptr) TDP_RETURN_IF_ERROR(shadow->CheckInvariants());
+  }
   if (seen.size() > engine.pool.taken()) {
     return absl::InternalError(absl::StrFormat("%u tables are linked but the pool gave out %u",
                                                seen.size(), engine.pool.taken()));

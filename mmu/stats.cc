@@ -14,6 +14,8 @@ FaultStats& FaultStats::operator+=(const FaultStats& other) {
   fast += other.fast;
   splits += other.splits;
   flushes += other.flushes;
+  guest_faults += other.guest_faults;
+  emulated_writes += other.emulated_writes;
   for (size_t i = 0; i < leaves_installed.size(); ++i)
     leaves_installed[i] += other.leaves_installed[i];
   return *this;

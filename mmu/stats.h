@@ -25,9 +25,25 @@ struct FaultStats {
   uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
   uint64_t splits = 0;   // large leaves split: a flush each
   uint64_t flushes = 0;  // made as the guest was entered
+  // Where the guest's paging is shadowed:
+  uint64_t guest_faults = 0;     // the guest's own
+  uint64_t emulated_writes = 0;  // writes to page tables that were given back to be emulated
   std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G; given more rights in place included
 
   FaultStats& operator+=(const FaultStats& other);
+};
+
+// Of the shadow of a guest's paging, all address spaces together, by the names of KVM's statistics.
+// Plain numbers since the VM was made.
+struct ShadowStats {
+  uint64_t mmu_shadow_zapped = 0;  // pages zapped, whatever the reason
+  uint64_t mmu_pte_write = 0;      // writes to tables that are shadowed
+  uint64_t mmu_pde_zapped = 0;     // entries above level 1 that such a write dropped
+  uint64_t mmu_flooded = 0;        // pages zapped for being written too often
+  uint64_t mmu_recycled = 0;       // pages zapped for the quota
+  uint64_t mmu_cache_miss = 0;     // pages made, since the hash had none
+  uint64_t mmu_unsync = 0;         // pages out of sync now
+  uint64_t pages = 0;              // pages now
 };
 
 // A snapshot; the parts are read one after the other while vCPUs run.
@@ -39,6 +55,7 @@ struct VmStats {
   size_t tables_in_use = 0;            // linked, detached and not freed yet, or in a vCPU's cache
   ByteCount table_bytes_reserved = 0;  // held from the backend, metadata and free tables included
   uint64_t flush_generation = 0;
+  ShadowStats shadow;
   uint64_t writer_section_ns = 0;  // by `VmOptions::section_clock`; 0 without one
 };
 

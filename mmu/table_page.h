@@ -22,6 +22,8 @@
 
 namespace tdp {
 
+struct ShadowPage;
+
 // The record of one table. Written before the table is linked, constant while it is reachable; the
 // list fields belong to whoever holds the table while it is not.
 struct alignas(64) TablePage {
@@ -35,6 +37,8 @@ struct alignas(64) TablePage {
   // Of a table that was taken out of the tables: whether D bits in it stand for writes that a dirty
   // log has not heard of. Not so below an entry without W.
   bool may_be_dirty = false;
+  // Of a table that shadows a guest's: what is known of it besides.
+  ShadowPage* shadow = nullptr;
 
   // The table of this record.
   uint64_t* entries() const {

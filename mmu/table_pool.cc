@@ -97,11 +97,11 @@ TableCache::~TableCache() {
   pool_.ReturnUnused(std::move(rest));
 }
 
-absl::Status TableCache::RefillSlow() {
+absl::Status TableCache::RefillSlow(int needed) {
   TableList got;
   absl::Status status = pool_.Take(static_cast<size_t>(kCapacity - size_), got);
   // Near the quota a full stock may not fit where what one fault needs does.
-  if (!status.ok()) status = pool_.Take(static_cast<size_t>(kFaultMaximum - size_), got);
+  if (!status.ok()) status = pool_.Take(static_cast<size_t>(needed - size_), got);
   while (!got.empty()) PushUnused(got.Pop());
   return status;
 }

@@ -88,11 +88,11 @@ class TableCache {
   TableCache(const TableCache&) = delete;
   TableCache& operator=(const TableCache&) = delete;
 
-  // Sees to it that `kFaultMaximum` tables are here: one compare where they are. ResourceExhausted
-  // if they can not be had; what was here stays. Hold no lock.
-  absl::Status Refill() {
-    if (size_ >= kFaultMaximum) return absl::OkStatus();
-    return RefillSlow();
+  // Sees to it that `needed` tables, at most `kCapacity`, are here: one compare where they are.
+  // ResourceExhausted if they can not be had; what was here stays. Hold no lock.
+  absl::Status Refill(int needed = kFaultMaximum) {
+    if (size_ >= needed) return absl::OkStatus();
+    return RefillSlow(needed);
   }
 
   int size() const { return size_; }
@@ -102,7 +102,7 @@ class TableCache {
   void PushUnused(TablePage* page) { stock_[size_++] = page; }
 
  private:
-  absl::Status RefillSlow();
+  absl::Status RefillSlow(int needed);
 
   TablePool& pool_;
   int size_ = 0;

@@ -64,7 +64,29 @@ Vcpu::~Vcpu() {
   engine_.retired_stats += stats();
 }
 
+absl::Status Vcpu::StartShadow() {
+  TDP_ASSIGN_OR_RETURN(shadow_, ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_,
+                                                   dirty_ring_.get()));
+  return absl::OkStatus();
+}
+
+// A root that is zapped from here on is emptied, and this vCPU kicked.
+GuestEntry Vcpu::EnterOnShadow() {
+  const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
+  if (shadow_->TakeFlush() || owed) {
+    counters_.flushes.Add();
+    engine_.backend().InvalidateLinear(id_);
+  }
+  return GuestEntry(this, Eptp());
+}
+
+absl::Status Vcpu::CheckNotShadowed() const {
+  if (ABSL_PREDICT_TRUE(shadow_ == nullptr)) return absl::OkStatus();
+  return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
+}
+
 GuestEntry Vcpu::EnterGuest() {
+  if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
   const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
   // The root is read after the vCPU counts as in the guest: whoever replaces it from here on will
   // kick.
@@ -86,6 +108,7 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
     return absl::InvalidArgumentError(
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
+  if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
   address_space_ = space;
   mmu_ = &engine_.mmu(space);
   reverse_mapped_ = engine_.reverse_mapped(space);
@@ -100,7 +123,8 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlausible(Gpa gpa,
                                                            ExitQualification qualification) const {
-  return gpa < engine_.guest_end() && qualification.is_possible() && !is_in_guest();
+  return gpa < engine_.guest_end() && qualification.is_possible() && !is_in_guest() &&
+         shadow_ == nullptr;
 }
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
@@ -186,6 +210,7 @@ absl::Status Vcpu::CheckAddress(Gpa gpa) const {
   if (is_in_guest()) {
     return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
   }
+  TDP_RETURN_IF_ERROR(CheckNotShadowed());
   return CheckWidth(gpa);
 }
 
@@ -420,6 +445,7 @@ FaultStats Vcpu::stats() const {
   stats.fast = counters_.fast.value();
   stats.splits = counters_.splits.value();
   stats.flushes = counters_.flushes.value();
+  if (shadow_ != nullptr) shadow_->AddTo(stats);
   for (size_t i = 0; i < stats.leaves_installed.size(); ++i) {
     stats.leaves_installed[i] = counters_.leaves[i].value();
   }

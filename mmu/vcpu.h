@@ -24,6 +24,7 @@
 #include "tdp/mmu/guest_window.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/staged_table.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
@@ -127,6 +128,11 @@ class Vcpu {
   absl::Status WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
                          GuestAccess access, GuestWalk& walk);
 
+  // What answers for a guest whose paging is shadowed; null unless the `Vm` has
+  // `Paging::kShadow`. EPT violations, misconfigurations and `Prefault` are FailedPrecondition
+  // there.
+  ShadowVcpu* shadow() { return shadow_.get(); }
+
   // Any thread.
   FaultStats stats() const;
 
@@ -139,6 +145,9 @@ class Vcpu {
   friend class Vm;
 
   Vcpu(Engine& engine, VcpuId id);
+  absl::Status StartShadow();
+  GuestEntry EnterOnShadow();
+  absl::Status CheckNotShadowed() const;
 
   FaultResult Fault(Gpa gpa, ExitQualification qualification);
   FaultResult FaultWithRoom(Gpa gpa, ExitQualification qualification);
@@ -199,6 +208,7 @@ class Vcpu {
   std::shared_ptr<SlotRmap> rmap_short_of_room_;
   Counters counters_;
   GuestWindow window_;
+  std::unique_ptr<ShadowVcpu> shadow_;
 };
 
 inline void GuestEntry::Leave() {

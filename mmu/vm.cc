@@ -69,16 +69,23 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
 // Null where none is needed: the VM keeps no reverse map, or no slot comes to a place.
 absl::StatusOr<std::shared_ptr<SlotRmap>> Vm::MakeRmap(const SlotUpdate& update) const {
   const bool comes = update.kind() == SlotChange::kCreate || update.kind() == SlotChange::kMove;
-  if (!comes || !engine_->options().reverse_map) return std::shared_ptr<SlotRmap>();
+  const VmOptions& options = engine_->options();
+  const bool wanted = options.reverse_map || options.paging == Paging::kShadow;
+  if (!comes || !wanted) return std::shared_ptr<SlotRmap>();
   return ReverseMappedMmu::MakeRmap(update.new_slot());
 }
 
 // Of a slot that readers do not see, now or yet: no fault is about to use the old one.
 void Vm::SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap) {
   ReverseMappedMmu* mapped = engine_->reverse_mapped(region.address_space);
-  if (mapped == nullptr) return;
+  PagingShadow* shadow = engine_->shadow(region.address_space);
+  if (mapped == nullptr && shadow == nullptr) return;
   MmuWriteSection section(engine_->mmu_lock);
-  mapped->SetRmap(region.slot, std::move(rmap));
+  if (mapped != nullptr) {
+    mapped->SetRmap(region.slot, std::move(rmap));
+  } else {
+    shadow->SetRmap(region.slot, std::move(rmap));
+  }
 }
 
 // Faults that saw the slot valid cannot install after this, and nothing they had installed is left.
@@ -131,6 +138,7 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   if (id == vcpus.size()) vcpus.push_back(nullptr);
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, static_cast<VcpuId>(id)));
   vcpu->dirty_ring_ = std::move(ring);
+  if (engine_->options().paging == Paging::kShadow) TDP_RETURN_IF_ERROR(vcpu->StartShadow());
   vcpus[id] = vcpu.get();
   return vcpu;
 }
@@ -240,7 +248,9 @@ absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
   absl::MutexLock lock(&engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
   // With a reverse map each leaf was protected by itself: nothing waits above.
-  if (engine_->options().reverse_map) return absl::OkStatus();
+  if (engine_->options().reverse_map || engine_->options().paging == Paging::kShadow) {
+    return absl::OkStatus();
+  }
   return DirtyPush(*engine_, found).Run();
 }
 
@@ -274,6 +284,10 @@ VmStats Vm::Stats() const {
   stats.table_reclaims = engine_->table_reclaims.load(std::memory_order_relaxed);
   stats.tables_in_use = engine_->pool.taken();
   stats.table_bytes_reserved = engine_->pool.reserved_bytes();
+  for (size_t space = 0; space < engine_->address_spaces(); ++space) {
+    const PagingShadow* shadow = engine_->shadow(static_cast<AddressSpaceId>(space));
+    if (shadow != nullptr) shadow->AddTo(stats.shadow);
+  }
   stats.writer_section_ns = engine_->mmu_lock.writer_ns();
   stats.flush_generation = engine_->clock.generation();
   return stats;

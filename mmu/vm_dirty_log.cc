@@ -98,9 +98,8 @@ uint64_t Vm::ResetDirtyRing(DirtyRing& ring) {
     if (!slot.has_value() || !slot->logs_dirty_pages() || first.index >= slot->pages.raw()) return;
     const uint64_t left = slot->pages.raw() - first.index;
     if (left < DirtyLog::kPagesPerWord) mask &= (uint64_t{1} << left) - 1;
-    MmuReadSection section(reader);
-    engine_->mmu(slot->address_space)
-        .NarrowPages(slot->base + PageCount(first.index), mask, ept::kWrite);
+    engine_->NarrowPages(reader, slot->address_space, slot->base + PageCount(first.index), mask,
+                         ept::kWrite);
   });
 }
 

@@ -26,11 +26,12 @@ absl::Status Lacks(std::string_view field, std::string_view what) {
 
 absl::Status CheckDirtyTracking(const VmOptions& options, const Capabilities& capabilities) {
   if (!IsByHardware(options.dirty_tracking)) return absl::OkStatus();
-  if (options.reverse_map) {
+  if (options.reverse_map || options.paging == Paging::kShadow) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("VmOptions.dirty_tracking is %s: with reverse_map writes are tracked by "
+        absl::StrFormat("VmOptions.dirty_tracking is %s: with %s writes are tracked by "
                         "write-protection",
-                        DirtyTrackingName(options.dirty_tracking)));
+                        DirtyTrackingName(options.dirty_tracking),
+                        options.reverse_map ? "reverse_map" : "Paging::kShadow"));
   }
   if (options.accessed_dirty == Use::kNever) {
     return absl::InvalidArgumentError(
@@ -64,17 +65,33 @@ absl::Status CheckRanges(const VmOptions& o) {
                     INT64_MAX);
 }
 
-}  // namespace
-
-absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
-  TDP_RETURN_IF_ERROR(CheckRanges(options));
-  const EptCapabilities ept = capabilities.ept;
+absl::Status CheckEpt(const VmOptions& options, EptCapabilities ept) {
   if (options.ept_levels == 4 && !ept.walk_4()) return Lacks("ept_levels", "4-level tables");
   if (options.ept_levels == 5 && !ept.walk_5()) return Lacks("ept_levels", "5-level tables");
   if (!ept.write_back_tables()) return Lacks("ept_levels", "write-back tables");
   if (options.accessed_dirty == Use::kRequire && !ept.accessed_dirty()) {
     return Lacks("accessed_dirty", "A and D bits");
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShadow(const VmOptions& options, const Capabilities& capabilities) {
+  if (!capabilities.shadow_paging) return Lacks("paging", "guests without EPT");
+  if (options.reverse_map) {
+    return absl::InvalidArgumentError(
+        "VmOptions.reverse_map: shadow tables have their own; it is for Paging::kEpt");
+  }
+  return CheckRange("shadow_page_quota",
+                    static_cast<int64_t>(std::min<uint64_t>(options.shadow_page_quota, INT64_MAX)),
+                    64, INT64_MAX);
+}
+
+}  // namespace
+
+absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
+  TDP_RETURN_IF_ERROR(CheckRanges(options));
+  TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(options, capabilities)
+                                                        : CheckEpt(options, capabilities.ept));
   TDP_RETURN_IF_ERROR(CheckDirtyTracking(options, capabilities));
   const int bits = capabilities.physical_address_bits;
   if (bits < 32 || bits > 52) {
@@ -95,13 +112,16 @@ bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilitie
 
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {
   if (options.dirty_tracking != DirtyTracking::kBest) return options.dirty_tracking;
-  if (options.reverse_map) return DirtyTracking::kWriteProtection;
+  if (options.reverse_map || options.paging == Paging::kShadow) {
+    return DirtyTracking::kWriteProtection;
+  }
   return UsesAccessedDirty(options, capabilities) ? DirtyTracking::kDirtyBits
                                                   : DirtyTracking::kWriteProtection;
 }
 
 Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities) {
   Level level = options.max_leaf_level;
+  if (options.paging == Paging::kShadow) return std::min(level, kLevel2M);
   while (!capabilities.ept.OffersLeafAt(level)) level = level.below();
   return level;
 }

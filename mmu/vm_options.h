@@ -23,7 +23,17 @@ enum class Use : uint8_t {
   kNever,
 };
 
+// How guests are translated.
+enum class Paging : uint8_t {
+  kEpt,     // by the CPU, in two dimensions
+  kShadow,  // by tables that the engine makes of the guest's own and the slots: no EPT is needed
+};
+
 struct VmOptions {
+  // With `kShadow` each `Vcpu` has a `shadow()`, and answers #PF instead of EPT violations. What is
+  // said of the EPT below does not count then; writes are tracked by write-protection, and leaves
+  // are at most 2 MiB.
+  Paging paging = Paging::kEpt;
   // Levels of the EPT: 4 (guest physical addresses below 2^48) or 5 (below 2^57).
   int ept_levels = 4;
   // Hardware A and D bits (EPTP bit 6).
@@ -43,6 +53,9 @@ struct VmOptions {
   Hva host_address_end{0x7ffffffff000};
   // The most tables that may be in use, 4 KiB each.
   size_t table_quota = ~size_t{0} >> 1;
+  // The most shadow pages of an address space, 64 or more: at the quota the oldest go. Each takes
+  // one table, and up to two more where it has leaves.
+  size_t shadow_page_quota = ~size_t{0} >> 1;
   // Remember frames without memory as misconfigured entries: their next access is a cheap exit 49.
   bool mmio_caching = true;
   // Keep a reverse map from frames to the entries that map them, as Linux 3.11 did for its direct

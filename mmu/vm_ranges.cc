@@ -27,9 +27,28 @@ void Vm::ForEachBackedRange(Hva start, ByteCount size, Visit visit) {
                           });
 }
 
+// By the reverse map.
+bool Vm::AgeShadow(Hva start, ByteCount size, bool test) {
+  bool young = false;
+  MmuLock::Reader reader(engine_->mmu_lock);
+  SlotReader(engine_->slots)
+      .ForEachInHostRange(start, start + size,
+                          [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+                            PagingShadow* shadow = engine_->shadow(slot.address_space);
+                            MmuReadSection section(reader);
+                            const SpinLockHolder hold(shadow->lock());
+                            young |= shadow->Age(first, first + pages, test);
+                          });
+  return young;
+}
+
 absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
   AgeResult result;
+  if (engine_->options().paging == Paging::kShadow) {
+    result.young = AgeShadow(start, size, false);
+    return result;
+  }
   bool took_rights = false;
   // Before the first right is taken: the fault that misses it is to see this.
   if (!engine_->accessed_dirty()) engine_->tracks_access.store(true, std::memory_order_relaxed);
@@ -44,6 +63,7 @@ absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
 
 absl::StatusOr<bool> Vm::TestAge(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
+  if (engine_->options().paging == Paging::kShadow) return AgeShadow(start, size, true);
   bool young = false;
   ForEachBackedRange(start, size, [&](const DirectMmu& mmu, FrameRange range) {
     young = young || Aging(mmu, engine_->mmu_lock).Test(range);
@@ -60,6 +80,9 @@ absl::StatusOr<FrameRange> Vm::CheckFrames(Gfn first, PageCount count, AddressSp
 
 // A reverse map knows each entry by its place, which these operations change.
 absl::Status Vm::CheckNoReverseMap() const {
+  if (engine_->options().paging == Paging::kShadow) {
+    return absl::FailedPreconditionError("VmOptions.paging is kShadow: leaves keep their size");
+  }
   if (!engine_->options().reverse_map) return absl::OkStatus();
   return absl::FailedPreconditionError("VmOptions.reverse_map is on: leaves keep their size");
 }

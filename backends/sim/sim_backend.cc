@@ -15,6 +15,7 @@ Capabilities CapabilitiesOf(const CpuFeatures& features, uintptr_t direct_map_of
           .spp = features.spp,
           .ve = features.ve,
           .eptp_switching = features.eptp_switching,
+          .shadow_paging = true,
           .direct_map_offset = direct_map_offset};
 }
 
@@ -43,6 +44,15 @@ void SimBackend::Invalidate(VcpuId vcpu, Eptp root) {
 void SimBackend::InvalidateAll(VcpuId vcpu) {
   invalidations_.fetch_add(1, std::memory_order_relaxed);
   TDP_CHECK(cpu(vcpu).InveptAll());
+}
+
+void SimBackend::InvalidateLinear(VcpuId vcpu) {
+  invalidations_.fetch_add(1, std::memory_order_relaxed);
+  constexpr int kSingleContext = 1;
+  // Without a VPID the next entry drops them.
+  if (const uint16_t vpid = cpu(vcpu).controls().vpid; vpid != 0) {
+    TDP_CHECK(cpu(vcpu).Invvpid(kSingleContext, vpid));
+  }
 }
 
 void SimBackend::Kick(absl::Span<const VcpuId> vcpus) {

@@ -45,6 +45,7 @@ class SimBackend : public Backend {
   }
   void Invalidate(VcpuId vcpu, Eptp root) override;
   void InvalidateAll(VcpuId vcpu) override;
+  void InvalidateLinear(VcpuId vcpu) override;
   void Kick(absl::Span<const VcpuId> vcpus) override;
 
  private:

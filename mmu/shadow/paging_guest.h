@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A guest's own page tables as the shadow reads them: entry by entry, without a walk.
+
+#ifndef TDP_MMU_SHADOW_PAGING_GUEST_H_
+#define TDP_MMU_SHADOW_PAGING_GUEST_H_
+
+#include <cstdint>
+
+#include "tdp/base/address.h"
+#include "tdp/mmu/guest_format.h"
+#include "tdp/mmu/guest_paging.h"
+#include "tdp/mmu/page_role.h"
+#include "tdp/mmu/shadow/paging_entry.h"
+#include "tdp/mmu/shadow/shadow_page.h"
+
+namespace tdp {
+
+class PagingGuest {
+ public:
+  using Entry = PagingEntry;
+
+  // `base`: the role of the guest's root.
+  PagingGuest(const GuestPaging& paging, PageRole base) : paging_(paging), base_(base) {}
+
+  // Whether a page of `role` shadows a table of this guest in the mode that it is in now.
+  bool Reads(PageRole role) const { return Mode(role) == Mode(base_); }
+
+  // What the entry `raw` of a table of leaves asks for, if the shadow may have it unasked: it maps
+  // a page, sets no reserved bit, and has A, which the guest would see set by a walk. `role` is of
+  // the page that shadows the table. W only where D is set already, for the same reason.
+  bool Leaf(uint64_t raw, PageRole role, LeafOrigin& origin) const {
+    constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
+    if ((raw & kUsed) != kUsed || paging_.HasReservedBit(raw, 1, true)) return false;
+    const GuestRights rights = GuestRights(role.access().raw()) & GuestRights::Of(raw);
+    origin = LeafOrigin(Gfn((raw & guest::kAddressMask) >> kPageShift), Clean(rights, raw).raw());
+    return true;
+  }
+
+  // `rights` without W where the leaf `raw` has no D: the write that sets it is to be seen.
+  static GuestRights Clean(GuestRights rights, uint64_t raw) {
+    return (raw & guest::kDirty) != 0
+               ? rights
+               : rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
+  }
+
+  // `leaf` without the rights that `rights` lacks.
+  static PagingEntry Narrow(PagingEntry leaf, uint32_t rights) {
+    return leaf.NarrowedTo(GuestRights(rights));
+  }
+  // Whether the rights `after` are a part of `before`, so that a leaf can stay where it is. A page
+  // that changes between user and supervisor cannot.
+  static bool IsNarrower(uint32_t before, uint32_t after) {
+    return (after & ~before) == 0 && ((before ^ after) & GuestRights::kUser) == 0;
+  }
+
+ private:
+  // The mode alone, without what differs between the tables of one guest.
+  static PageRole Mode(PageRole role) {
+    return role.WithLevel(Level(0)).WithAccess(Access::None()).WithQuadrant(0).WithDirect(false);
+  }
+
+  const GuestPaging& paging_;
+  const PageRole base_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SHADOW_PAGING_GUEST_H_

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Bringing a page that went unsync back in line with the guest's table (KVM's sync_page).
+
+#ifndef TDP_MMU_SHADOW_SHADOW_SYNC_H_
+#define TDP_MMU_SHADOW_SHADOW_SYNC_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "tdp/base/level.h"
+#include "tdp/mmu/shadow/shadow_page.h"
+#include "tdp/mmu/shadow/shadow_tables.h"
+
+namespace tdp {
+
+// The guest's entry behind the entry at `index` of `page`, of level 1, in the guest's table at
+// `table`.
+inline uint64_t GuestEntryBehind(const ShadowPage& page, int index, const std::byte* table) {
+  const auto load = [table](auto none, size_t at) -> uint64_t {
+    using Word = decltype(none);
+    auto* words = reinterpret_cast<Word*>(const_cast<std::byte*>(table));
+    return std::atomic_ref<Word>(words[at]).load(std::memory_order_acquire);
+  };
+  const size_t at = static_cast<size_t>(page.role.quadrant() * Level::kEntries + index);
+  return page.role.wide_entries() ? load(uint64_t{}, at) : load(uint32_t{}, at);
+}
+
+// One sync, under the lock. `Guest` reads the guest's entries: `PagingGuest` shows the shape.
+template <typename Guest>
+class ShadowSyncer {
+ public:
+  using Entry = typename Guest::Entry;
+
+  ShadowSyncer(ShadowTables<Entry>& tables, const Guest& guest, DescriptorCache& descriptors,
+               ShadowZap& zap)
+      : tables_(tables), guest_(guest), descriptors_(descriptors), zap_(zap) {}
+
+  // Compares every leaf of `page` with the guest's table at `table`: what the table says no more is
+  // dropped, what it says with fewer rights is narrowed. False if the page was zapped: it is of a
+  // mode that the guest is not in.
+  bool Sync(ShadowPage& page, const std::byte* table) {
+    if (!guest_.Reads(page.role)) {
+      tables_.Zap(page, descriptors_, zap_);
+      return false;
+    }
+    uint32_t left = page.present;
+    for (int i = 0; left != 0 && i < Level::kEntries; ++i) left -= SyncEntry(page, i, table);
+    return true;
+  }
+
+  // One entry of it. Whether there was a leaf.
+  bool SyncEntry(ShadowPage& page, int index, const std::byte* table) {
+    const auto at = ShadowTables<Entry>::At(page, index);
+    Entry old = at.Load();
+    if (old.kind(kLevel4K) != EntryKind::kLeaf) return false;
+    const LeafOrigin before = page.OriginOf(index);
+    LeafOrigin now;
+    const bool maps = guest_.Leaf(GuestEntryBehind(page, index, table), page.role, now);
+    if (maps && now == before) return true;
+    if (maps && now.gfn() == before.gfn() && Guest::IsNarrower(before.rights(), now.rights())) {
+      // The CPU may set A meanwhile; nothing else changes the entry under the lock.
+      while (!at.CompareExchange(old, Guest::Narrow(old, now.rights()))) {
+      }
+      page.SetOrigin(index, now);
+      zap_.flush = true;
+    } else {
+      tables_.Drop(page, index, descriptors_, zap_);
+    }
+    return true;
+  }
+
+ private:
+  ShadowTables<Entry>& tables_;
+  const Guest& guest_;
+  DescriptorCache& descriptors_;
+  ShadowZap& zap_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SHADOW_SHADOW_SYNC_H_

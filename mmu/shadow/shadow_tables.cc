@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/shadow/shadow_tables.h"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/shadow/paging_entry.h"
+
+namespace tdp {
+namespace {
+
+constexpr int kEntries = Level::kEntries;
+
+// Tables that hold no entries count as level 1, so that nobody looks for tables below.
+constexpr PageRole kDataRole = PageRole().WithLevel(kLevel4K);
+
+}  // namespace
+
+absl::Status ShadowStock::Refill() {
+  TDP_RETURN_IF_ERROR(descriptors.Refill(kDescriptors));
+  TDP_RETURN_IF_ERROR(records.Refill(kRecords));
+  return tables.Refill(kTables);
+}
+
+template <typename Entry>
+ShadowTables<Entry>::ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock,
+                                  const ShadowTablesOptions& options)
+    : pool_(pool),
+      pools_(pools),
+      clock_(clock),
+      options_(options),
+      hash_(options.hash_bits),
+      spare_descriptors_(pools.descriptors) {}
+
+template <typename Entry>
+ShadowTables<Entry>::~ShadowTables() {
+  ShadowZap zap;
+  while (ShadowPage* page = pages_.first()) {
+    TDP_CHECK(page->roots == 0);
+    Zap(*page, spare_descriptors_, zap);
+  }
+  pool_.Return(std::move(zap.tables));
+}
+
+// --- Pages ---------------------------------------------------------------------------------------
+
+template <typename Entry>
+ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* tracking,
+                                      ShadowStock& stock, ShadowZap& zap) {
+  if (stock.tables.size() == 0 || stock.records.size() == 0) return nullptr;
+  auto* page = new (stock.records.Pop()) ShadowPage;
+  page->gfn = gfn;
+  page->role = role;
+  page->generation = generation_;
+  page->table = stock.tables.Pop();
+  page->table->shadow = page;
+  page->table->base = gfn;
+  page->table->role = role;
+  page->table->in_use = true;
+  page->tracking = tracking;
+  hash_.Insert(page);
+  pages_.PushBack(page);
+  counters_.made.Add();
+  if (tracking != nullptr) {
+    // Prepared, so this cannot fail.
+    TDP_CHECK(tracking->AddWriteTracking(gfn).ok());
+    zap.flush |= WriteProtectFrame(gfn);
+  }
+  return page;
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::Release(ShadowPage& page, ShadowZap& zap) {
+  TDP_CHECK(page.roots != 0);
+  if (--page.roots == 0 && page.is_invalid) Free(page, zap);
+}
+
+// --- Entries -------------------------------------------------------------------------------------
+
+template <typename Entry>
+bool ShadowTables<Entry>::ReadyTable(TablePage*& table, ShadowStock& stock) {
+  if (table != nullptr) return true;
+  if (stock.tables.size() == 0) return false;
+  table = stock.tables.Pop();
+  table->role = kDataRole;
+  table->in_use = true;
+  return true;
+}
+
+// Makes room for the places of an entry of `page` that is about to enter the chain of `head`: its
+// own, and that of an entry which was alone there.
+template <typename Entry>
+bool ShadowTables<Entry>::ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock) {
+  if (head.is_empty()) return true;
+  if (stock.descriptors.size() < Chain::kDescriptorsPerAdd) return false;
+  if (!ReadyTable(page.places, stock)) return false;
+  return head.is_chain() || ReadyTable(ShadowPage::Of(head.single())->places, stock);
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock) {
+  if (!ReadyPlaces(page, child.parents, stock)) return false;
+  Chain::Add(child.parents, page.entry(index), ShadowPlaces(), stock.descriptors);
+  ++page.present;
+  At(page, index).Exchange(Entry::Table(pool_.HpaOf(child.table->entries())));
+  return true;
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::SetLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin,
+                                  SlotRmap& rmap, ShadowStock& stock) {
+  RmapHead& head = *rmap.Find(origin.gfn(), page.level());
+  if (!page.is_direct() && !ReadyTable(page.origins, stock)) return false;
+  if (!ReadyPlaces(page, head, stock)) return false;
+  page.SetOrigin(index, origin);
+  Chain::Add(head, page.entry(index), ShadowPlaces(), stock.descriptors);
+  ++page.present;
+  At(page, index).Exchange(leaf);
+  return true;
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin,
+                                     ShadowZap& zap) {
+  page.SetOrigin(index, origin);
+  zap.flush |= At(page, index).Exchange(leaf).OwesFlushFor(leaf);
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::Drop(ShadowPage& page, int index, DescriptorCache& descriptors,
+                               ShadowZap& zap) {
+  const Entry entry = At(page, index).Load();
+  switch (entry.kind(page.level())) {
+    case EntryKind::kHole:
+    case EntryKind::kMmio:
+      return;
+    case EntryKind::kTable:
+      Chain::Remove(TableOf(entry)->shadow->parents, page.entry(index), ShadowPlaces(),
+                    descriptors);
+      break;
+    case EntryKind::kLeaf: {
+      const Gfn gfn = page.OriginOf(index).gfn();
+      Chain::Remove(*rmaps_.Of(gfn)->Find(gfn, page.level()), page.entry(index), ShadowPlaces(),
+                    descriptors);
+      break;
+    }
+  }
+  At(page, index).Exchange(Entry::Empty());
+  --page.present;
+  zap.flush = true;
+}
+
+// --- Zapping -------------------------------------------------------------------------------------
+
+template <typename Entry>
+void ShadowTables<Entry>::Empty(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap) {
+  for (int i = 0; page.present != 0 && i < kEntries; ++i) Drop(page, i, descriptors, zap);
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::DropParents(ShadowPage& page, DescriptorCache& descriptors,
+                                      ShadowZap& zap) {
+  Chain::Clear(page.parents, descriptors, [&zap](uint64_t* entry) {
+    Ref(entry).Exchange(Entry::Empty());
+    --ShadowPage::Of(entry)->present;
+    zap.flush = true;
+  });
+}
+
+// Out of every index: the page can not be found any more.
+template <typename Entry>
+void ShadowTables<Entry>::Forget(ShadowPage& page) {
+  hash_.Remove(&page);
+  pages_.Remove(&page);
+  if (page.sync != ShadowSync::kSynced) SetSynced(page);
+  if (page.tracking != nullptr) page.tracking->RemoveWriteTracking(page.gfn);
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::Zap(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap) {
+  TDP_CHECK(!page.is_invalid);
+  Empty(page, descriptors, zap);
+  DropParents(page, descriptors, zap);
+  Forget(page);
+  counters_.zapped.Add();
+  if (page.roots == 0) {
+    Free(page, zap);
+  } else {
+    page.is_invalid = true;
+  }
+}
+
+// The record goes at once, the tables after the flush: a CPU may still walk the one, and the others
+// go the same way because it is one.
+template <typename Entry>
+void ShadowTables<Entry>::Free(ShadowPage& page, ShadowZap& zap) {
+  for (TablePage* table : {page.table, page.origins, page.places}) {
+    if (table == nullptr) continue;
+    table->shadow = nullptr;
+    zap.tables.Push(table);
+  }
+  void* record = &page;
+  page.~ShadowPage();
+  pools_.records.Return(1, &record);
+}
+
+template <typename Entry>
+size_t ShadowTables<Entry>::ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap) {
+  size_t zapped = 0;
+  for (ShadowPage* page = pages_.first(); page != nullptr && zapped < count;) {
+    ShadowPage* next = ShadowAgeList::Next(page);
+    if (page->roots == 0) {
+      Zap(*page, descriptors, zap);
+      ++zapped;
+    }
+    page = next;
+  }
+  counters_.recycled.Add(zapped);
+  return zapped;
+}
+
+template <typename Entry>
+PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
+  PendingFlush flush;
+  if (zap.is_empty()) return flush;
+  flush = clock_.Advance();
+  clock_.Retire(std::move(zap.tables), flush);
+  unsettled_.fetch_add(1, std::memory_order_relaxed);
+  return flush;
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::Settle(PendingFlush&& flush) {
+  if (!flush.is_owed()) return;
+  flush.Settle();
+  unsettled_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+// --- What the guest writes -----------------------------------------------------------------------
+
+template <typename Entry>
+bool ShadowTables<Entry>::MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync) {
+  if (!tracking.IsWriteTracked(gfn)) return false;
+  bool must = false;
+  bool synced = false;
+  hash_.ForEachShadowOf(gfn, [&](const ShadowPage* page) {
+    must |= page->level() > kLevel4K && page->generation == generation_;
+    synced |= page->sync != ShadowSync::kUnsync;
+  });
+  if (must || !synced) return must;
+  if (!unsync) return true;
+  hash_.ForEachShadowOf(gfn, [&](ShadowPage* page) {
+    if (page->level() > kLevel4K) return;
+    if (page->sync == ShadowSync::kSynced) {
+      unsync_.PushBack(page);
+      counters_.unsynced.Add();
+    }
+    page->sync = ShadowSync::kUnsync;
+  });
+  return false;
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors,
+                                  ShadowZap& zap) {
+  bool any = false;
+  hash_.ForEachShadowOf(Gfn::Of(gpa), [&](ShadowPage* page) {
+    any = true;
+    if (IsFlooded(*page, gpa.page_offset(), size)) {
+      counters_.flooded.Add();
+      Zap(*page, descriptors, zap);
+    } else {
+      DropWritten(*page, gpa.page_offset(), descriptors, zap);
+    }
+  });
+  if (any) counters_.pte_write.Add();
+}
+
+// Written too often by itself, or in a way in which nobody writes an entry: it is perhaps no table
+// any more (detect_write_flooding, detect_write_misaligned). A page of level 1 goes unsync instead.
+template <typename Entry>
+bool ShadowTables<Entry>::IsFlooded(ShadowPage& page, ByteCount offset, ByteCount size) {
+  constexpr int kFlood = 3;
+  const ByteCount entry_bytes = page.role.wide_entries() ? 8 : 4;
+  // Linux clears the A bit of an entry by its lowest byte.
+  const bool low_byte = size == 1 && offset % entry_bytes == 0;
+  const bool crosses = offset / entry_bytes != (offset + size - 1) / entry_bytes;
+  if (crosses || (size < 4 && !low_byte)) return true;
+  return page.level() > kLevel4K && ++page.floods >= kFlood;
+}
+
+// The entries that follow from the guest's entry at `offset`: one, or of a directory of 4-byte
+// entries two, each for 2 MiB (get_written_sptes).
+template <typename Entry>
+void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
+                                      DescriptorCache& descriptors, ShadowZap& zap) {
+  int index = static_cast<int>(offset / (page.role.wide_entries() ? 8 : 4));
+  int count = 1;
+  if (!page.role.wide_entries()) {
+    count = page.level() == kLevel4K ? 1 : 2;
+    index = index * count - page.role.quadrant() * kEntries;
+    if (index < 0 || index >= kEntries) return;
+  }
+  for (int i = index; i < index + count; ++i) {
+    if (page.level() > kLevel4K && At(page, i).Load().kind(page.level()) != EntryKind::kHole) {
+      counters_.pde_zapped.Add();
+    }
+    Drop(page, i, descriptors, zap);
+  }
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
+  for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowUnsyncList::Next(page)) {
+    if (page->sync != ShadowSync::kUnsync) continue;
+    zap.flush |= WriteProtectFrame(page->gfn);
+    page->sync = ShadowSync::kResyncing;
+  }
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::SetSynced(ShadowPage& page) {
+  unsync_.Remove(&page);
+  counters_.resynced.Add();
+  page.sync = ShadowSync::kSynced;
+}
+
+// --- Rights and A bits ---------------------------------------------------------------------------
+
+template <typename Entry>
+bool ShadowTables<Entry>::Protect(RmapHead& head) const {
+  bool any = false;
+  Chain::ForEach(head, [&any](uint64_t* where) {
+    const Ref entry(where);
+    Entry old = entry.Load();
+    while (old.is_writable() && !entry.CompareExchange(old, old.WithoutWrite())) {
+    }
+    any |= old.is_writable();
+  });
+  return any;
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::WriteProtectFrame(Gfn gfn) const {
+  SlotRmap* rmap = rmaps_.Of(gfn).get();
+  bool any = false;
+  for (Level level = kLevel4K; rmap != nullptr && level <= kLevel1G; level = level.above()) {
+    RmapHead* head = rmap->Find(gfn, level);
+    if (head != nullptr) any |= Protect(*head);
+  }
+  return any;
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::WriteProtect(Gfn first, Gfn end) {
+  bool any = false;
+  rmaps_.ForEachHead(first, end, [&](Level, Gfn, RmapHead& head) { any |= Protect(head); });
+  return any;
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::WriteProtectPages(Gfn base, uint64_t mask) {
+  bool any = false;
+  for (; mask != 0; mask &= mask - 1) {
+    any |= WriteProtectFrame(base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))));
+  }
+  return any;
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::Age(Gfn first, Gfn end, bool test) {
+  bool young = false;
+  rmaps_.ForEachHead(first, end, [&](Level, Gfn, const RmapHead& head) {
+    Chain::ForEach(head, [&](uint64_t* where) {
+      const Ref entry(where);
+      Entry old = entry.Load();
+      young |= old.accessed();
+      // Where it fails the CPU uses the page right now.
+      if (!test && old.accessed()) entry.CompareExchange(old, old.WithoutAccessed());
+    });
+  });
+  return young;
+}
+
+// --- Structural operations -----------------------------------------------------------------------
+
+template <typename Entry>
+void ShadowTables<Entry>::Detach(Gfn first, Gfn end, ShadowZap& zap) {
+  rmaps_.ForEachHead(first, end, [&](Level, Gfn, RmapHead& head) {
+    Chain::Clear(head, spare_descriptors_, [&zap](uint64_t* entry) {
+      Ref(entry).Exchange(Entry::Empty());
+      --ShadowPage::Of(entry)->present;
+      zap.flush = true;
+    });
+  });
+  ZapShadowsOf(first, end, zap);
+}
+
+// By the hash for a few frames, else page by page.
+template <typename Entry>
+void ShadowTables<Entry>::ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap) {
+  if ((end - first).raw() < pages_.size()) {
+    for (Gfn gfn = first; gfn < end; gfn += PageCount(1)) {
+      hash_.ForEachShadowOf(gfn, [&](ShadowPage* page) { Zap(*page, spare_descriptors_, zap); });
+    }
+    return;
+  }
+  for (ShadowPage* page = pages_.first(); page != nullptr;) {
+    ShadowPage* next = ShadowAgeList::Next(page);
+    if (!page->is_direct() && page->gfn >= first && page->gfn < end) {
+      Zap(*page, spare_descriptors_, zap);
+    }
+    page = next;
+  }
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
+  ++generation_;
+  for (ShadowPage* page = pages_.first(); page != nullptr;) {
+    ShadowPage* next = ShadowAgeList::Next(page);
+    if (page->roots != 0) Zap(*page, spare_descriptors_, zap);
+    page = next;
+  }
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::ZapObsolete(size_t count, ShadowZap& zap) {
+  for (size_t i = 0; i < count; ++i) {
+    ShadowPage* page = pages_.first();
+    if (page == nullptr || page->generation == generation_) return false;
+    Zap(*page, spare_descriptors_, zap);
+  }
+  return true;
+}
+
+// --- Looking -------------------------------------------------------------------------------------
+
+template <typename Entry>
+void ShadowTables<Entry>::AddTo(ShadowStats& stats) const {
+  stats.mmu_shadow_zapped += counters_.zapped.value();
+  stats.mmu_pte_write += counters_.pte_write.value();
+  stats.mmu_pde_zapped += counters_.pde_zapped.value();
+  stats.mmu_flooded += counters_.flooded.value();
+  stats.mmu_recycled += counters_.recycled.value();
+  stats.mmu_cache_miss += counters_.made.value();
+  stats.mmu_unsync += counters_.unsynced.value() - counters_.resynced.value();
+  stats.pages += counters_.made.value() - counters_.zapped.value();
+}
+
+template class ShadowTables<PagingEntry>;
+template class ShadowTables<EptEntry>;
+
+}  // namespace tdp

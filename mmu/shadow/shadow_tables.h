@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The shadow pages of one address space, and everything that keeps them true: the page hash, the
+// chains of parents, the reverse map of leaves, write tracking, and zapping by prepare and commit
+// (KVM's mmu.c between kvm_mmu_get_shadow_page and kvm_mmu_commit_zap_page).
+//
+// Nothing here knows how a guest's table is read: `ShadowFetch` and `ShadowSync` do. `Entry` is
+// what is written: `PagingEntry` where tables are loaded into CR3, `EptEntry` where they shadow a
+// nested hypervisor's EPT12.
+
+#ifndef TDP_MMU_SHADOW_SHADOW_TABLES_H_
+#define TDP_MMU_SHADOW_SHADOW_TABLES_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/base/spin_lock.h"
+#include "tdp/memslot/large_page_permits.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/page_role.h"
+#include "tdp/mmu/shadow/page_hash.h"
+#include "tdp/mmu/shadow/shadow_page.h"
+#include "tdp/mmu/shadow/slot_rmaps.h"
+#include "tdp/mmu/stats.h"
+#include "tdp/mmu/table_pool.h"
+#include "tdp/rmap/descriptor_pool.h"
+#include "tdp/rmap/rmap_descriptor.h"
+#include "tdp/rmap/rmap_list.h"
+
+namespace tdp {
+
+// What an operation took away and has not committed yet: tables that CPUs may still walk, and
+// whether they may still hold what was dropped or narrowed. `ShadowTables::Commit` takes it.
+struct [[nodiscard]] ShadowZap {
+  TableList tables;
+  bool flush = false;
+
+  bool is_empty() const { return !flush && tables.empty(); }
+};
+
+// Memory of chains and records: one for all shadows of a `Vm`.
+struct ShadowPools {
+  DescriptorPool descriptors{sizeof(RmapDescriptor<kRmapDescriptorEntries>)};
+  DescriptorPool records{kShadowPageBytes};
+};
+
+// What a thread's operations may use up. Refilled outside every section.
+struct ShadowStock {
+  // A fault makes at most four pages below a root and one table of origins, and enters at most two
+  // chains with tables of places for both ends of each link on its way.
+  static constexpr int kTables = 16;
+  static constexpr int kDescriptors = 16;
+  static constexpr int kRecords = 8;
+
+  ShadowStock(TablePool& table_pool, ShadowPools& pools)
+      : tables(table_pool), descriptors(pools.descriptors), records(pools.records) {}
+
+  // ResourceExhausted if something can not be had; what was here stays.
+  absl::Status Refill();
+
+  TableCache tables;
+  DescriptorCache descriptors;
+  DescriptorCache records;
+};
+
+struct ShadowTablesOptions {
+  AddressSpaceId address_space = 0;
+  size_t page_quota = ~size_t{0};  // shadow pages; more make `IsFull`
+  int hash_bits = 12;
+};
+
+// "Under the lock" below: inside a reader's section of `MmuLock` with `lock()` held, or inside a
+// writer's section, which needs no more.
+//
+// Invariants: a page is in the hash, in the list by age and write-tracked exactly while it is not
+// invalid; each link is in its child's chain of parents and each leaf in the reverse map of its
+// frame, once, and nothing else is; a frame that a synced page shadows is mapped writable nowhere;
+// `present` counts the entries that are no holes; pages of level 1 alone are unsync.
+template <typename Entry>
+class ShadowTables {
+ public:
+  using Ref = BasicEntryRef<Entry>;
+  using Chain = RmapList<ShadowPlaces>;
+
+  ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock,
+               const ShadowTablesOptions& options);
+  // No root is held. Tables go back to the pool: no CPU uses them any more.
+  ~ShadowTables();
+
+  ShadowTables(const ShadowTables&) = delete;
+  ShadowTables& operator=(const ShadowTables&) = delete;
+
+  const ShadowTablesOptions& options() const { return options_; }
+  SpinLock& lock() { return lock_; }
+  TablePool& pool() { return pool_; }
+  // Any thread.
+  void AddTo(ShadowStats& stats) const;
+
+  // --- pages, under the lock
+  // ---------------------------------------------------------------------------
+
+  // The page of `gfn` and `role`, if there is one that is not obsolete.
+  ShadowPage* Find(Gfn gfn, PageRole role) const { return hash_.Find(gfn, role, generation_); }
+
+  // A new page, linked nowhere; there is none like it. Null if `stock` lacks something. `tracking`,
+  // null for a direct page, is prepared for `gfn`: the frame is tracked from here on, and every
+  // entry that maps it loses W. If one had it, `zap` owes a flush, and until that is settled no
+  // entry may be derived from the guest's table: a CPU may still write it unseen.
+  ShadowPage* Make(Gfn gfn, PageRole role, LargePagePermits* tracking, ShadowStock& stock,
+                   ShadowZap& zap);
+
+  // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
+  void Hold(ShadowPage& page) { ++page.roots; }
+  void Release(ShadowPage& page, ShadowZap& zap);
+  // Whether a held page still shadows anything: else the root has to be made anew.
+  bool IsCurrent(const ShadowPage& page) const {
+    return !page.is_invalid && page.generation == generation_;
+  }
+
+  // --- entries, under the lock
+  // -------------------------------------------------------------------------
+
+  static Ref At(const ShadowPage& page, int index) { return Ref(page.entry(index)); }
+  // The table that `entry` of a page points to.
+  TablePage* TableOf(Entry entry) const { return TablePage::Of(pool_.EntriesOf(entry.address())); }
+
+  // Links `child` at a hole. False, with nothing changed, if `stock` lacks a table.
+  bool Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock);
+  // Puts `leaf` of a frame of `rmap`'s slot, which has been prepared for it, where a hole is. False
+  // as above.
+  bool SetLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin, SlotRmap& rmap,
+               ShadowStock& stock);
+  // Replaces a leaf by one of the same frame and size.
+  void ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin, ShadowZap& zap);
+  // Empties an entry, leaf or link. A child that has no parent left stays in the hash.
+  void Drop(ShadowPage& page, int index, DescriptorCache& descriptors, ShadowZap& zap);
+
+  // --- what the guest writes, under the lock
+  // -----------------------------------------------------------
+
+  // Whether the guest must not write `gfn` by itself, since a page shadows it and is to stay in
+  // sync. Pages of level 1 alone can go unsync: `unsync` asks to make them so.
+  bool MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync);
+  // `size` bytes at `gpa`, within one page, have been written to a frame that is tracked: drops the
+  // entries that follow from them, or the pages that are written too often or too oddly
+  // (kvm_mmu_track_write).
+  void OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors, ShadowZap& zap);
+
+  // The pages out of sync.
+  const ShadowUnsyncList& unsync() const { return unsync_; }
+  // Takes W from the frames of all unsync pages again: once `zap` is settled they can be read and
+  // given to `SetSynced`, unless one was written meanwhile and went unsync again.
+  void BeginResync(ShadowZap& zap);
+  void SetSynced(ShadowPage& page);
+
+  // --- zapping
+  // -----------------------------------------------------------------------------------------
+
+  // Under the lock. Takes the page out of everything: its entries, its parents, the hash. Its
+  // children stay.
+  void Zap(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
+  // Under the lock. Zaps the oldest pages that are no roots: up to `count` of them. How many it
+  // were.
+  size_t ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap);
+  bool IsFull(size_t more) const { return pages_.size() + more > options_.page_quota; }
+  // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
+  // section.
+  PendingFlush Commit(ShadowZap&& zap);
+  void Settle(PendingFlush&& flush);
+  // In a writer's section: whether what some fault took away is not settled yet. A structural
+  // operation that finds nothing to take away then has to flush all the same.
+  bool IsUnsettled() const { return unsettled_.load(std::memory_order_relaxed) != 0; }
+
+  // --- structural operations, in a writer's section
+  // ------------------------------------------------------------
+
+  void SetRmap(uint32_t slot, std::shared_ptr<SlotRmap> rmap) { rmaps_.Set(slot, std::move(rmap)); }
+  // The reverse map of the slot of `gfn`. Any side.
+  const std::shared_ptr<SlotRmap>& RmapOf(Gfn gfn) const { return rmaps_.Of(gfn); }
+
+  // Takes away every leaf that touches [first, end) and every page that shadows a table there.
+  void Detach(Gfn first, Gfn end, ShadowZap& zap);
+  // Makes every page obsolete, and empties the roots so that no CPU gets to one once `zap` is
+  // settled.
+  void MakeObsolete(ShadowZap& zap);
+  // Zaps up to `count` obsolete pages, the oldest first. Whether there may be more.
+  bool ZapObsolete(size_t count, ShadowZap& zap);
+
+  // --- rights and A bits, under the lock
+  // ---------------------------------------------------------------------
+
+  // Takes W from every leaf that touches [first, end). Whether any had it.
+  bool WriteProtect(Gfn first, Gfn end);
+  // The same for the frames `base` + i, for every bit i of `mask`.
+  bool WriteProtectPages(Gfn base, uint64_t mask);
+  // Clears A in every leaf that touches [first, end); `test` leaves it. Whether any had it.
+  bool Age(Gfn first, Gfn end, bool test);
+
+  // --- looking
+  // ------------------------------------------------------------------------------------------
+
+  size_t page_count() const { return pages_.size(); }
+  // In a writer's section: Internal, saying which page, if an invariant does not hold.
+  absl::Status CheckInvariants() const;
+
+ private:
+  bool Protect(RmapHead& head) const;
+  bool WriteProtectFrame(Gfn gfn) const;
+  static bool ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
+  static bool ReadyTable(TablePage*& table, ShadowStock& stock);
+  void Empty(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
+  void DropParents(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
+  void Forget(ShadowPage& page);
+  void Free(ShadowPage& page, ShadowZap& zap);
+  bool IsFlooded(ShadowPage& page, ByteCount offset, ByteCount size);
+  void DropWritten(ShadowPage& page, ByteCount offset, DescriptorCache& descriptors,
+                   ShadowZap& zap);
+  void ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap);
+  absl::Status CheckPage(const ShadowPage& page) const;
+  absl::Status CheckEntry(const ShadowPage& page, int index) const;
+  absl::Status CheckCounts() const;
+
+  // Changed under the lock, read by any thread.
+  struct Counters {
+    Counter made;
+    Counter zapped;
+    Counter pte_write;
+    Counter pde_zapped;
+    Counter flooded;
+    Counter recycled;
+    Counter unsynced;
+    Counter resynced;
+  };
+
+  TablePool& pool_;
+  ShadowPools& pools_;
+  FlushClock& clock_;
+  const ShadowTablesOptions options_;
+  Counters counters_;
+
+  std::atomic<int> unsettled_{0};  // commits whose flush is still to come
+  SpinLock lock_;
+  uint32_t generation_ = 1;
+  PageHash hash_;
+  ShadowAgeList pages_;
+  ShadowUnsyncList unsync_;
+  SlotRmaps rmaps_;
+  // Of structural operations.
+  DescriptorCache spare_descriptors_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SHADOW_SHADOW_TABLES_H_

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A vCPU whose guest's own paging is shadowed: what a run loop calls where the CPU has no EPT, or
+// where it is not used (`VmOptions::paging`). docs/shadow.md says how it works.
+
+#ifndef TDP_MMU_SHADOW_SHADOW_VCPU_H_
+#define TDP_MMU_SHADOW_SHADOW_VCPU_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/change_sequence.h"
+#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/guest_paging.h"
+#include "tdp/mmu/guest_walker.h"
+#include "tdp/mmu/guest_window.h"
+#include "tdp/mmu/leaf_policy.h"
+#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/page_role.h"
+#include "tdp/mmu/shadow/paging_entry.h"
+#include "tdp/mmu/shadow/paging_fault.h"
+#include "tdp/mmu/shadow/paging_guest.h"
+#include "tdp/mmu/shadow/shadow_fetch.h"
+#include "tdp/mmu/shadow/shadow_registers.h"
+#include "tdp/mmu/shadow/shadow_root.h"
+#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/stats.h"
+
+namespace tdp {
+
+using PagingShadow = ShadowTables<PagingEntry>;
+
+// The parts of a `Vm`'s MMU that its shadowed vCPUs use.
+struct ShadowParts {
+  Backend& backend;
+  const SlotSet& slots;
+  ChangeSequence& sequence;
+  MmuLock& mmu_lock;
+  const LeafPolicy& policy;
+  ShadowPools& pools;
+  // By address space.
+  const std::vector<std::unique_ptr<PagingShadow>>& shadows;
+};
+
+// Made with its `Vcpu` (`Vcpu::shadow`), and like it used by one thread at a time. Every call wants
+// the vCPU outside the guest, else FailedPrecondition. What it may block in and allocates is done
+// outside every section; ResourceExhausted then means that nothing has changed and the call can be
+// made again.
+//
+// It begins without paging, as a CPU after reset.
+class ShadowVcpu {
+ public:
+  // `member`, `window` and `ring` (null: none) belong to the `Vcpu`. ResourceExhausted without
+  // memory for the first root.
+  static absl::StatusOr<std::unique_ptr<ShadowVcpu>> Create(const ShadowParts& parts,
+                                                            const FlushClock::Member& member,
+                                                            GuestWindow& window, DirtyRing* ring);
+  // The vCPU is outside the guest for good.
+  ~ShadowVcpu();
+
+  ShadowVcpu(const ShadowVcpu&) = delete;
+  ShadowVcpu& operator=(const ShadowVcpu&) = delete;
+
+  // --- the guest's registers
+  // ----------------------------------------------------------------------------
+
+  const GuestPaging& paging() const { return paging_; }
+  const GuestRoots& roots() const { return roots_; }
+
+  // The guest's CR0, CR4, EFER and CR3 are these from now on: what MOV to CR0 or CR4, WRMSR to EFER
+  // or a restored state do to translation. Everything the guest may have cached is forgotten. Under
+  // PAE paging the PDPTEs are loaded; kGeneralProtection if one sets a reserved bit, and nothing
+  // has changed. `cr3` is a register's value: CR3.63 is no part of it. FailedPrecondition for
+  // protection keys (CR4.PKE, CR4.PKS), which are not shadowed.
+  absl::StatusOr<GuestEvent> SetPaging(const GuestControls& controls, uint64_t cr3);
+  // MOV to CR3, with bit 63 under CR4.PCIDE. PDPTEs as above.
+  absl::StatusOr<GuestEvent> WriteCr3(uint64_t value);
+  // INVLPG.
+  absl::Status Invlpg(Gva gva);
+  // INVPCID. kGeneralProtection for another type than 0 to 3, a PCID above 4095 (or not 0 without
+  // CR4.PCIDE), or a non-canonical address of type 0.
+  absl::StatusOr<GuestEvent> Invpcid(uint64_t type, uint64_t pcid, Gva gva);
+
+  // --- running
+  // -----------------------------------------------------------------------------------------
+
+  // What the hardware is to run with, until the next call here.
+  const ShadowRegisters& registers() const { return registers_; }
+
+  // Answers a #PF that the CPU raised in the guest: `error_code` and CR2 as it reported them.
+  // `excused`: an explicit access with RFLAGS.AC set, which SMAP lets pass. kError: InvalidArgument
+  // for an error code that shadow tables do not cause (reserved bits, protection keys, SGX) and for
+  // an address that is not canonical.
+  PagingFaultResult HandlePageFault(Gva gva, uint32_t error_code, bool excused = false);
+
+  // Writes the guest's memory for an instruction that is emulated, or for a device: `store` gets
+  // the place of the `size` bytes at `gpa`, which do not cross a page, and writes them, atomically
+  // if the instruction was locked. It runs inside an MMU section, so it is short and calls nothing
+  // of the engine. Marks the page dirty; what shadows it follows. NotFound where no memory is,
+  // PermissionDenied where it is read-only, InvalidArgument across pages; Unavailable (memory keeps
+  // changing: again).
+  absl::Status EmulateWrite(Gpa gpa, ByteCount size,
+                            absl::FunctionRef<void(std::byte* place)> store);
+  // For who has written guest memory in another way: the shadow follows. At most a page.
+  absl::Status OnWritten(Gpa gpa, ByteCount size);
+
+  // --- for the `Vcpu`
+  // ----------------------------------------------------------------------------------
+
+  // Whether the CPU has to forget the vCPU's linear translations before it runs it.
+  bool TakeFlush() { return std::exchange(owes_flush_, false); }
+  absl::Status SetAddressSpace(AddressSpaceId space);
+  void AddTo(FaultStats& stats) const;
+  // What the tables say of `gva` now; no bit changes. Null-kind entry where they say nothing.
+  struct Found {
+    PagingEntry entry;
+    Level level = kLevel4K;
+  };
+  Found Look(Gva gva);
+
+ private:
+  // A fault on its way.
+  struct Fault {
+    // What was given.
+    Gva gva;
+    GuestAccess access;
+    // What was derived.
+    uint64_t sequence = 0;
+    ShadowPath path;
+    const MemorySlot* slot = nullptr;
+    Hva hva;
+    bool log_write = false;
+    // What was found.
+    const HostPage* page = nullptr;
+  };
+  // What has to be allocated outside the section before the next try.
+  struct Rooms {
+    std::shared_ptr<DirtyLog> log;
+    uint64_t log_index = 0;
+    std::shared_ptr<SlotRmap> rmap;
+    std::shared_ptr<LargePagePermits> tracking;
+    Gfn gfn;
+  };
+  enum class Next : uint8_t {
+    kDone,      // the result stands
+    kAgain,     // try again at once
+    kFetch,     // the window has to fetch a page
+    kMakeRoom,  // `rooms_`
+    kTables,    // tables ran out
+    kLoadRoot,  // the root is gone
+  };
+  using Fetch = ShadowFetch<PagingEntry, GuestWindow>;
+
+  ShadowVcpu(const ShadowParts& parts, const FlushClock::Member& member, GuestWindow& window,
+             DirtyRing* ring);
+
+  absl::Status CheckOutside() const;
+  PagingShadow& shadow() const { return *shadow_; }
+  PageRole RootRole(const GuestPaging& paging) const;
+
+  // The fault.
+  Next Try(Fault& fault, PagingFaultResult& result);
+  Next Walk(Fault& fault, PagingFaultResult& result);
+  void TakePath(Fault& fault) const;
+  Next FindMemory(Fault& fault, PagingFaultResult& result);
+  Next Install(Fault& fault, ShadowZap& zap, PagingFaultResult& result);
+  Next HasRooms(const Fault& fault);
+  Level GoalOf(const Fault& fault) const;
+  bool NeedsSmapEmulation(const Fault& fault) const;
+  PagingEntry LeafOf(const Fault& fault, Level level, bool writable) const;
+  GuestRights Emulated(const Fault& fault, GuestRights rights) const;
+  bool MayWrite(const Fault& fault, Level level);
+  Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
+  void Prefetch(const Fault& fault, ShadowPage& page, int index);
+  bool PrefetchOrigin(ShadowPage& page, int index, const std::byte* table,
+                      LeafOrigin& origin) const;
+  void MarkDirty(const Fault& fault);
+  absl::Status Prepare(Next next);
+  absl::Status FetchPage(bool& no_memory);
+  absl::Status MakeRoom();
+  absl::Status Recycle(size_t count);
+  void Count(PagingOutcome outcome);
+
+  // Roots.
+  absl::StatusOr<GuestEvent> LoadPdptes(const GuestPaging& paging, uint64_t cr3, GuestRoots& roots);
+  absl::Status SwitchRoot(const GuestPaging& paging, const GuestRoots& roots, bool& kept);
+  absl::Status LoadRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root);
+  Next BuildRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root,
+                 ShadowZap& zap);
+  Next BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& page, ShadowZap& zap);
+  bool IsCurrent(const ShadowRoot& root) const;
+  void Release(ShadowRoot& root);
+  void LoadRegisters();
+
+  // The guest's flushes.
+  void Resync();
+  void FetchForSync();
+  Next ResyncPages(ShadowZap& zap);
+  Next ResyncAddress(const ShadowRoot& root, Gva gva, ShadowZap& zap);
+  void InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns);
+
+  const ShadowParts parts_;
+  const FlushClock::Member& member_;
+  GuestWindow& window_;
+  DirtyRing* const ring_;
+  AddressSpaceId space_ = 0;
+  PagingShadow* shadow_;
+  MmuLock::Reader reader_;
+  SlotReader slots_;        // of what is accessed
+  SlotReader table_slots_;  // of guest tables
+  ShadowStock stock_;
+  GuestPaging paging_;
+  GuestRoots roots_;
+  GuestWalk walk_;
+  ShadowRoot root_;
+  RootCache previous_;
+  ShadowRegisters registers_;
+  bool owes_flush_ = true;
+  Rooms rooms_;
+  std::array<Counter, kPagingOutcomes> outcomes_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SHADOW_SHADOW_VCPU_H_

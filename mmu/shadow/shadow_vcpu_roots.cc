@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The guest's registers, the roots that follow from them, and its flushes.
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/shadow/shadow_sync.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
+
+namespace tdp {
+namespace {
+
+constexpr int kTries = 64;
+constexpr size_t kRootPages = 4;
+
+// PAE hardware has four pages at the top, each for a GiB.
+bool IsWideRoot(PageRole role) { return role.level() > kLevel2M; }
+
+// Stands where a guest's root lies in no memory: maps nothing, and no fault lets it map anything.
+constexpr PageRole NoMemoryRole(PageRole role) {
+  return role.WithDirect(true).WithInvalid(true).WithAccess(Access::None());
+}
+
+bool IsCanonical(PagingMode mode, Gva gva) {
+  switch (mode) {
+    case PagingMode::k4Level:
+      return PagingGeometry<PagingMode::k4Level>::IsCanonical(gva);
+    case PagingMode::k5Level:
+      return PagingGeometry<PagingMode::k5Level>::IsCanonical(gva);
+    case PagingMode::kNone:
+    case PagingMode::k32Bit:
+    case PagingMode::kPae:
+      return true;
+  }
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ShadowVcpu>> ShadowVcpu::Create(const ShadowParts& parts,
+                                                               const FlushClock::Member& member,
+                                                               GuestWindow& window,
+                                                               DirtyRing* ring) {
+  auto vcpu = absl::WrapUnique(new ShadowVcpu(parts, member, window, ring));
+  TDP_RETURN_IF_ERROR(vcpu->LoadRoot(vcpu->paging_, vcpu->roots_, vcpu->root_));
+  vcpu->LoadRegisters();
+  return vcpu;
+}
+
+ShadowVcpu::~ShadowVcpu() {
+  Release(root_);
+  for (ShadowRoot& root : previous_.roots()) Release(root);
+}
+
+// --- Registers -----------------------------------------------------------------------------------
+
+absl::StatusOr<GuestEvent> ShadowVcpu::SetPaging(const GuestControls& controls, uint64_t cr3) {
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  constexpr uint64_t kKeys = guest::kCr4UserKeys | guest::kCr4SupervisorKeys;
+  if ((controls.cr4 & kKeys) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("cr4 0x%x: protection keys are not shadowed", controls.cr4));
+  }
+  const GuestPaging paging(controls);
+  GuestRoots roots;
+  roots.cr3 = cr3;
+  TDP_ASSIGN_OR_RETURN(const GuestEvent event, LoadPdptes(paging, cr3, roots));
+  if (event != GuestEvent::kNone) return event;
+  bool kept = false;
+  TDP_RETURN_IF_ERROR(SwitchRoot(paging, roots, kept));
+  Resync();
+  return GuestEvent::kNone;
+}
+
+absl::StatusOr<GuestEvent> ShadowVcpu::WriteCr3(uint64_t value) {
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  const bool pcids = (paging_.controls().cr4 & guest::kCr4ProcessContextIds) != 0;
+  const bool keep = pcids && (value & guest::kCr3KeepTranslations) != 0;
+  GuestRoots roots = roots_;
+  roots.cr3 = pcids ? value & ~guest::kCr3KeepTranslations : value;
+  TDP_ASSIGN_OR_RETURN(const GuestEvent event, LoadPdptes(paging_, roots.cr3, roots));
+  if (event != GuestEvent::kNone) return event;
+  bool kept = false;
+  TDP_RETURN_IF_ERROR(SwitchRoot(paging_, roots, kept));
+  // What the guest asks to keep may stay unsync, but only where there was something to keep.
+  if (!keep || !kept) Resync();
+  return GuestEvent::kNone;
+}
+
+// PAE paging: the PDPTEs of `cr3` into `roots`.
+absl::StatusOr<GuestEvent> ShadowVcpu::LoadPdptes(const GuestPaging& paging, uint64_t cr3,
+                                                  GuestRoots& roots) {
+  roots.pdptes = {};
+  if (paging.mode() != PagingMode::kPae) return GuestEvent::kNone;
+  for (int i = 0; i < kTries; ++i) {
+    GuestWalkOutcome outcome;
+    {
+      MmuReadSection section(reader_);
+      outcome = tdp::LoadPdptes(paging, cr3, window_, roots);
+    }
+    if (outcome == GuestWalkOutcome::kMapped) return GuestEvent::kNone;
+    if (outcome == GuestWalkOutcome::kPageFault) return GuestEvent::kGeneralProtection;
+    bool no_memory = false;
+    TDP_RETURN_IF_ERROR(FetchPage(no_memory));
+    // What a bus answers where nothing is: all ones, which has reserved bits set.
+    if (no_memory) return GuestEvent::kGeneralProtection;
+  }
+  return absl::UnavailableError(
+      absl::StrFormat("the PDPTEs at cr3 0x%x are changing: try again", cr3));
+}
+
+absl::Status ShadowVcpu::SetAddressSpace(AddressSpaceId space) {
+  if (space == space_) return absl::OkStatus();
+  const auto use = [this](AddressSpaceId other) {
+    space_ = other;
+    shadow_ = parts_.shadows[other].get();
+  };
+  const AddressSpaceId before = space_;
+  use(space);
+  ShadowRoot root;
+  const absl::Status status = LoadRoot(paging_, roots_, root);
+  use(before);
+  if (!status.ok()) return status;
+  Release(root_);
+  for (ShadowRoot& cached : previous_.roots()) Release(cached);
+  use(space);
+  root_ = root;
+  LoadRegisters();
+  return absl::OkStatus();
+}
+
+// --- Roots ---------------------------------------------------------------------------------------
+
+PageRole ShadowVcpu::RootRole(const GuestPaging& paging) const {
+  const GuestControls& controls = paging.controls();
+  const bool wp = (controls.cr0 & guest::kCr0WriteProtect) != 0;
+  const PagingMode mode = paging.mode();
+  const int level = mode == PagingMode::k5Level ? 5 : mode == PagingMode::k4Level ? 4 : 2;
+  return PageRole()
+      .WithLevel(Level(level))
+      .WithAddressSpace(space_)
+      .WithDirect(mode == PagingMode::kNone)
+      .WithAccess(Access::FromRaw(GuestRights::kAll))
+      .WithWideEntries(mode != PagingMode::k32Bit)
+      .WithNoExecute((controls.efer & guest::kEferNoExecute) != 0)
+      .WithCr0Wp(wp)
+      .WithSmepWithoutWp(!wp && (controls.cr4 & guest::kCr4Smep) != 0)
+      .WithSmapWithoutWp(!wp && (controls.cr4 & guest::kCr4Smap) != 0);
+}
+
+// The root that `roots` ask for becomes the current one; the one before is kept. Where that fails
+// nothing has changed. `kept`: it had been kept.
+absl::Status ShadowVcpu::SwitchRoot(const GuestPaging& paging, const GuestRoots& roots,
+                                    bool& kept) {
+  const PageRole role = RootRole(paging);
+  kept = true;
+  if (!root_.Is(roots.cr3, roots.pdptes, role)) {
+    ShadowRoot root = previous_.Take(roots.cr3, roots.pdptes, role);
+    if (!root.is_loaded) {
+      kept = false;
+      TDP_RETURN_IF_ERROR(LoadRoot(paging, roots, root));
+    }
+    ShadowRoot gone = previous_.Put(root_);
+    Release(gone);
+    root_ = root;
+  }
+  paging_ = paging;
+  roots_ = roots;
+  LoadRegisters();
+  return absl::OkStatus();
+}
+
+absl::Status ShadowVcpu::LoadRoot(const GuestPaging& paging, const GuestRoots& roots,
+                                  ShadowRoot& root) {
+  for (int i = 0; i < kTries; ++i) {
+    stock_.Refill().IgnoreError();
+    PendingFlush flush;
+    Next next;
+    {
+      MmuReadSection section(reader_);
+      const SpinLockHolder hold(shadow().lock());
+      ShadowZap zap;
+      next = shadow().IsFull(kRootPages) ? Next::kTables : BuildRoot(paging, roots, root, zap);
+      flush = shadow().Commit(std::move(zap));
+    }
+    // The tables that the root shadows are tracked; nothing is derived from them before this.
+    shadow().Settle(std::move(flush));
+    if (next == Next::kDone) return absl::OkStatus();
+    TDP_RETURN_IF_ERROR(Prepare(next));
+  }
+  return absl::UnavailableError(
+      absl::StrFormat("the memory of cr3 0x%x is changing: try again", roots.cr3));
+}
+
+// Under the lock. Holds every page, or none.
+ShadowVcpu::Next ShadowVcpu::BuildRoot(const GuestPaging& paging, const GuestRoots& roots,
+                                       ShadowRoot& root, ShadowZap& zap) {
+  ShadowRoot fresh;
+  fresh.cr3 = roots.cr3;
+  fresh.pdptes = roots.pdptes;
+  fresh.role = RootRole(paging);
+  const size_t count = IsWideRoot(fresh.role) ? 1 : kRootPages;
+  for (size_t i = 0; i < count; ++i) {
+    PageRole role = fresh.role;
+    Gfn gfn((roots.cr3 & guest::kAddressMask) >> kPageShift);
+    if (paging.mode() == PagingMode::kNone) gfn = Gfn(i * kLevel1G.pages().raw());
+    if (paging.mode() == PagingMode::k32Bit) role = role.WithQuadrant(static_cast<int>(i));
+    if (paging.mode() == PagingMode::kPae) {
+      if ((roots.pdptes[i] & guest::kPresent) == 0) continue;
+      gfn = Gfn((roots.pdptes[i] & guest::kAddressMask) >> kPageShift);
+    }
+    const Next next = BuildRootPage(gfn, role, fresh.pages[i], zap);
+    if (next != Next::kDone) return next;
+  }
+  for (ShadowPage* page : fresh.pages) {
+    if (page != nullptr) shadow().Hold(*page);
+  }
+  fresh.is_loaded = true;
+  root = fresh;
+  return Next::kDone;
+}
+
+ShadowVcpu::Next ShadowVcpu::BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& page,
+                                           ShadowZap& zap) {
+  LargePagePermits* tracking = nullptr;
+  if (!role.direct()) {
+    const MemorySlot* slot = table_slots_.Find(space_, gfn);
+    if (slot == nullptr || slot->invalid) {
+      role = NoMemoryRole(role);
+    } else {
+      tracking = &slot->state->permits();
+      if (!tracking->IsWriteTrackingPrepared(gfn)) {
+        rooms_.tracking = slot->state->shared_permits();
+        rooms_.gfn = gfn;
+        return Next::kMakeRoom;
+      }
+    }
+  }
+  page = shadow().Find(gfn, role);
+  if (page == nullptr) page = shadow().Make(gfn, role, tracking, stock_, zap);
+  return page == nullptr ? Next::kTables : Next::kDone;
+}
+
+// Whether `root` still shadows what it was made for. One without memory does not: there may be some
+// by now.
+bool ShadowVcpu::IsCurrent(const ShadowRoot& root) const {
+  return std::all_of(root.pages.begin(), root.pages.end(), [this](const ShadowPage* page) {
+    return page == nullptr || (shadow().IsCurrent(*page) && !page->role.invalid());
+  });
+}
+
+void ShadowVcpu::Release(ShadowRoot& root) {
+  if (!root.is_loaded) return;
+  PendingFlush flush;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    ShadowZap zap;
+    for (ShadowPage* page : root.pages) {
+      if (page != nullptr) shadow().Release(*page, zap);
+    }
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+  root = ShadowRoot();
+}
+
+// Translations are not tagged by roots, so another one wants a flush.
+void ShadowVcpu::LoadRegisters() {
+  const ShadowRegisters before = registers_;
+  registers_ = ShadowControls(paging_.controls());
+  const auto hpa_of = [this](const ShadowPage* page) {
+    return shadow().pool().HpaOf(page->table->entries()).raw();
+  };
+  if (IsWideRoot(root_.role)) {
+    registers_.cr3 = hpa_of(root_.pages[0]);
+  } else {
+    for (size_t i = 0; i < kRootPages; ++i) {
+      if (root_.pages[i] == nullptr) continue;
+      registers_.pdptes[i] = hpa_of(root_.pages[i]) | guest::kPresent;
+    }
+  }
+  owes_flush_ |= !(registers_ == before);
+}
+
+// --- The guest's flushes -------------------------------------------------------------------------
+
+// Every page that went unsync is read again: what the guest has written counts from here on. The
+// CPUs first lose the right to write the tables, and what they have cached of it.
+void ShadowVcpu::Resync() {
+  PendingFlush flush;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    if (shadow().unsync().first() == nullptr) return;
+    ShadowZap zap;
+    shadow().BeginResync(zap);
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+  for (;;) {
+    Next next;
+    {
+      MmuReadSection section(reader_);
+      const SpinLockHolder hold(shadow().lock());
+      ShadowZap zap;
+      next = ResyncPages(zap);
+      flush = shadow().Commit(std::move(zap));
+    }
+    shadow().Settle(std::move(flush));
+    if (next == Next::kDone) return;
+    FetchForSync();
+  }
+}
+
+// A table that cannot be read is zapped with all others that are out of sync: as good as synced.
+void ShadowVcpu::FetchForSync() {
+  bool no_memory = false;
+  if (FetchPage(no_memory).ok() && !no_memory) return;
+  PendingFlush flush;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    ShadowZap zap;
+    while (ShadowPage* page = shadow().unsync().first()) {
+      shadow().Zap(*page, stock_.descriptors, zap);
+    }
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+}
+
+// Under the lock. A page that went unsync again meanwhile is read and stays so.
+ShadowVcpu::Next ShadowVcpu::ResyncPages(ShadowZap& zap) {
+  const PagingGuest guest(paging_, root_.role);
+  ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
+  for (ShadowPage* page = shadow().unsync().first(); page != nullptr;) {
+    ShadowPage* next = ShadowUnsyncList::Next(page);
+    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+    const std::byte* table = window_.Reach(page->gfn.address(), false, why);
+    if (table == nullptr) return Next::kFetch;
+    if (syncer.Sync(*page, table) && page->sync == ShadowSync::kResyncing) {
+      shadow().SetSynced(*page);
+    }
+    page = next;
+  }
+  return Next::kDone;
+}
+
+absl::Status ShadowVcpu::Invlpg(Gva gva) {
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  // Global pages are every PCID's: all roots that are not synced anyway before they are used.
+  InvalidateIn(gva, [](const ShadowRoot&) { return true; });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GuestEvent> ShadowVcpu::Invpcid(uint64_t type, uint64_t pcid, Gva gva) {
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  const bool pcids = (paging_.controls().cr4 & guest::kCr4ProcessContextIds) != 0;
+  const bool bad_pcid = pcid > 0xfff || (type <= 1 && pcid != 0 && !pcids);
+  const bool bad_address = type == 0 && !IsCanonical(paging_.mode(), gva);
+  if (type > 3 || bad_pcid || bad_address) return GuestEvent::kGeneralProtection;
+  if (type == 0) {
+    InvalidateIn(gva, [&](const ShadowRoot& root) {
+      return !pcids || (root.cr3 & guest::kCr3ProcessContextIdMask) == pcid;
+    });
+  } else {
+    Resync();
+  }
+  return GuestEvent::kNone;
+}
+
+// Syncs the entry for `gva` in the current and the cached roots that `concerns` holds of.
+void ShadowVcpu::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns) {
+  for (;;) {
+    PendingFlush flush;
+    Next next = Next::kDone;
+    {
+      MmuReadSection section(reader_);
+      const SpinLockHolder hold(shadow().lock());
+      if (shadow().unsync().first() == nullptr) return;
+      ShadowZap zap;
+      if (concerns(root_)) next = ResyncAddress(root_, gva, zap);
+      for (const ShadowRoot& root : previous_.roots()) {
+        if (next == Next::kDone && root.is_loaded && concerns(root)) {
+          next = ResyncAddress(root, gva, zap);
+        }
+      }
+      flush = shadow().Commit(std::move(zap));
+    }
+    shadow().Settle(std::move(flush));
+    if (next == Next::kDone) return;
+    FetchForSync();
+  }
+}
+
+// Under the lock.
+ShadowVcpu::Next ShadowVcpu::ResyncAddress(const ShadowRoot& root, Gva gva, ShadowZap& zap) {
+  ShadowPage* page = root.PageOf(gva);
+  for (; page != nullptr && page->level() > kLevel4K;) {
+    const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
+    const PagingEntry entry = PagingShadow::At(*page, index).Load();
+    page =
+        entry.kind(page->level()) == EntryKind::kTable ? shadow().TableOf(entry)->shadow : nullptr;
+  }
+  if (page == nullptr || page->sync == ShadowSync::kSynced) return Next::kDone;
+  GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+  const std::byte* table = window_.Reach(page->gfn.address(), false, why);
+  if (table == nullptr) return Next::kFetch;
+  const PagingGuest guest(paging_, root_.role);
+  ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
+  if (guest.Reads(page->role)) {
+    syncer.SyncEntry(*page, kLevel4K.IndexOf(Gfn(gva.raw() >> kPageShift)), table);
+  } else {
+    shadow().Zap(*page, stock_.descriptors, zap);
+  }
+  return Next::kDone;
+}
+
+// --- Looking -------------------------------------------------------------------------------------
+
+ShadowVcpu::Found ShadowVcpu::Look(Gva gva) {
+  MmuReadSection section(reader_);
+  const SpinLockHolder hold(shadow().lock());
+  Found found;
+  const ShadowPage* page = root_.PageOf(gva);
+  while (page != nullptr) {
+    const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
+    found = {PagingShadow::At(*page, index).Load(), page->level()};
+    if (found.entry.kind(found.level) != EntryKind::kTable) break;
+    page = shadow().TableOf(found.entry)->shadow;
+  }
+  return found;
+}
+
+}  // namespace tdp

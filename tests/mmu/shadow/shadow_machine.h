@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Two software CPUs over the same guest memory: one runs on shadow tables, the other on EPT with
+// no caches. What the guest sees must be the same.
+
+#ifndef TDP_TESTS_MMU_SHADOW_SHADOW_MACHINE_H_
+#define TDP_TESTS_MMU_SHADOW_SHADOW_MACHINE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/base/check.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp::shadow_test {
+
+// The guest's registers, and who accesses.
+struct GuestCpu {
+  uint64_t cr0 = sim::kCr0Pe;
+  uint64_t cr3 = 0;
+  uint64_t cr4 = 0;
+  uint64_t efer = 0;
+
+  GuestControls controls(int physical_address_bits) const {
+    return {.cr0 = cr0,
+            .cr4 = cr4,
+            .efer = efer,
+            .physical_address_bits = physical_address_bits,
+            .pages_1g = true};
+  }
+};
+
+// The registers of `mode` with every protection on but SMEP and SMAP.
+inline GuestCpu GuestIn(PagingMode mode) {
+  GuestCpu cpu;
+  if (mode == PagingMode::kNone) return cpu;
+  cpu.cr0 |= sim::kCr0Pg | sim::kCr0Wp;
+  cpu.cr4 = mode == PagingMode::k32Bit ? sim::kCr4Pse : sim::kCr4Pae;
+  if (mode == PagingMode::k5Level) cpu.cr4 |= sim::kCr4La57;
+  if (mode >= PagingMode::kPae) cpu.efer |= sim::kEferNxe;
+  if (mode >= PagingMode::k4Level) cpu.efer |= sim::kEferLme | sim::kEferLma;
+  return cpu;
+}
+
+struct Request {
+  Gva gva;
+  sim::AccessKind kind = sim::AccessKind::kLoad;
+  bool user = false;
+  bool ac = false;
+};
+
+// What the guest sees of an access.
+struct Seen {
+  enum class What { kMemory, kPageFault, kMmio, kNoTable, kOther } what = What::kOther;
+  uint64_t value = 0;  // hpa, error code, or gpa
+
+  friend bool operator==(const Seen&, const Seen&) = default;
+  friend void PrintTo(const Seen& seen, std::ostream* out) {
+    static constexpr const char* kNames[] = {"memory", "fault", "mmio", "no table", "other"};
+    *out << absl::StrFormat("%s 0x%x", kNames[static_cast<int>(seen.what)], seen.value);
+  }
+};
+
+struct MachineOptions {
+  VmOptions vm;
+  int host_order = 0;
+  ByteCount ram = MiB(16);
+  sim::CpuConfig cpu;
+};
+
+class Machine {
+ public:
+  static constexpr Hva kRam{0x7f0000000000};
+
+  explicit Machine(const MachineOptions& options = {})
+      : backend_(memory_, {.cpus = 1, .cpu = options.cpu}),
+        reference_(memory_, ReferenceOptions(options)) {
+    VmOptions shadowed = options.vm;
+    shadowed.paging = Paging::kShadow;
+    vm_ = *Vm::Create(backend_, shadowed);
+    vcpu_ = *vm_->CreateVcpu();
+    reference_vm_ = *Vm::Create(reference_);
+    reference_vcpu_ = *reference_vm_->CreateVcpu();
+    sim::Controls controls;
+    controls.ept = false;
+    TDP_CHECK(backend_.cpu(0).SetControls(controls).ok());
+    TDP_CHECK(memory_.Map(kRam, options.ram, {.order = options.host_order}).ok());
+    TDP_CHECK(SetRam(0, Gpa(0), options.ram, kRam).ok());
+  }
+
+  Vm& vm() { return *vm_; }
+  Vcpu& vcpu() { return *vcpu_; }
+  ShadowVcpu& shadow() { return *vcpu_->shadow(); }
+  sim::HostMemory& memory() { return memory_; }
+  sim::Cpu& cpu() { return backend_.cpu(0); }
+  const GuestCpu& guest() const { return guest_; }
+
+  // Of both VMs.
+  absl::Status SetRam(uint32_t slot, Gpa gpa, ByteCount size, Hva hva, uint32_t flags = 0) {
+    const MemoryRegion region = {
+        .slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = hva};
+    const absl::Status status = vm_->SetMemoryRegion(region);
+    if (!status.ok()) return status;
+    MemoryRegion plain = region;
+    plain.flags &= ~kSlotLogDirtyPages;
+    return reference_vm_->SetMemoryRegion(plain);
+  }
+
+  // --- the guest ---
+
+  // MOV to CR0, CR4, EFER, CR3 at once.
+  GuestEvent Load(const GuestCpu& guest) {
+    const auto event = shadow().SetPaging(guest.controls(kWidth), guest.cr3);
+    TDP_CHECK(event.ok());
+    if (*event == GuestEvent::kNone) guest_ = guest;
+    return *event;
+  }
+  GuestEvent WriteCr3(uint64_t value) {
+    const auto event = shadow().WriteCr3(value);
+    TDP_CHECK(event.ok());
+    if (*event == GuestEvent::kNone) guest_.cr3 = value & ~(uint64_t{1} << 63);
+    return *event;
+  }
+  void Invlpg(Gva gva) { TDP_CHECK(shadow().Invlpg(gva).ok()); }
+
+  // A store by the guest to guest-physical memory through `gva`. Returns what it saw.
+  Seen Store(Gva gva, uint64_t value, size_t bytes = 8, bool user = false) {
+    const Seen seen = Access({gva, sim::AccessKind::kStore, user});
+    if (emulate_) {
+      TDP_CHECK(shadow()
+                    .EmulateWrite(emulated_gpa_, bytes,
+                                  [&](std::byte* place) { std::memcpy(place, &value, bytes); })
+                    .ok());
+    } else if (seen.what == Seen::What::kMemory) {
+      std::memcpy(memory_.At(Hpa(seen.value)), &value, bytes);
+    }
+    return seen;
+  }
+
+  // An access on the shadow.
+  Seen Access(const Request& request) {
+    emulate_ = false;
+    for (int i = 0; i < 100; ++i) {
+      const sim::AccessResult result = Try(backend_.cpu(0), *vcpu_, request);
+      if (result.ok()) return {Seen::What::kMemory, result.hpa.raw()};
+      if (result.event == sim::Event::kKick) continue;
+      TDP_CHECK(result.event == sim::Event::kPageFault);
+      const sim::Exit exit = backend_.cpu(0).exit();
+      const bool excused = request.ac && !request.user;
+      const PagingFaultResult fault = shadow().HandlePageFault(exit.gva, exit.error_code, excused);
+      ++faults_;
+      last_ = fault;
+      switch (fault.outcome) {
+        case PagingOutcome::kFixed:
+        case PagingOutcome::kSpurious:
+        case PagingOutcome::kRetry:
+          continue;
+        case PagingOutcome::kGuestFault:
+          return {Seen::What::kPageFault, fault.error_code};
+        case PagingOutcome::kMmio:
+          return {Seen::What::kMmio, fault.gpa.raw()};
+        case PagingOutcome::kNoTable:
+          return {Seen::What::kNoTable, 0};
+        case PagingOutcome::kEmulateWrite:
+          emulate_ = true;
+          emulated_gpa_ = fault.gpa;
+          return {Seen::What::kMemory, HpaOf(fault.gpa)};
+        case PagingOutcome::kBlocked:
+        case PagingOutcome::kDirtyRingFull:
+        case PagingOutcome::kError:
+          return {};
+      }
+    }
+    return {};
+  }
+
+  // The same on EPT, with nothing cached.
+  Seen Reference(const Request& request) {
+    sim::Cpu& cpu = reference_.cpu(0);
+    for (int i = 0; i < 100; ++i) {
+      cpu.ClearCaches();
+      const sim::AccessResult result = Try(cpu, *reference_vcpu_, request);
+      if (result.ok()) return {Seen::What::kMemory, result.hpa.raw()};
+      const sim::Exit exit = cpu.exit();
+      if (result.event == sim::Event::kPageFault) {
+        return {Seen::What::kPageFault, exit.error_code};
+      }
+      if (result.event == sim::Event::kKick) continue;
+      const FaultResult fault =
+          result.event == sim::Event::kEptViolation
+              ? reference_vcpu_->HandleEptViolation(exit.gpa, exit.qualification)
+              : reference_vcpu_->HandleEptMisconfiguration(exit.gpa);
+      if (fault.outcome != FaultOutcome::kMmio) continue;
+      const bool final = result.event == sim::Event::kEptMisconfiguration
+                             ? false
+                             : (exit.qualification.raw() & ept::kQualFinalAddress) != 0;
+      if (result.event == sim::Event::kEptViolation && !final) return {Seen::What::kNoTable, 0};
+      return {Seen::What::kMmio, exit.gpa.raw()};
+    }
+    return {};
+  }
+
+  bool wants_emulation() const { return emulate_; }
+  Gpa emulated_gpa() const { return emulated_gpa_; }
+  uint64_t faults() const { return faults_; }
+  const PagingFaultResult& last_fault() const { return last_; }
+
+  // --- guest memory, as the host sees it ---
+
+  uint64_t HpaOf(Gpa gpa) {
+    const auto page = memory_.Resolve(kRam + gpa.raw(), tdp::Access::Read());
+    TDP_CHECK(page.ok());
+    return page->hfn.address().raw() + gpa.page_offset();
+  }
+  template <typename Word>
+  Word Peek(Gpa gpa) {
+    Word word;
+    std::memcpy(&word, memory_.At(Hpa(HpaOf(gpa))), sizeof(word));
+    return word;
+  }
+  // A write that nobody hears of: before the tables are in use.
+  template <typename Word>
+  void Poke(Gpa gpa, Word word) {
+    std::memcpy(memory_.At(Hpa(HpaOf(gpa))), &word, sizeof(word));
+  }
+
+  static constexpr int kWidth = 46;
+
+ private:
+  static sim::SimBackendOptions ReferenceOptions(const MachineOptions& options) {
+    sim::SimBackendOptions reference;
+    reference.cpu = options.cpu;
+    reference.cpu.caches = *sim::CachePreset("none");
+    return reference;
+  }
+
+  sim::AccessResult Try(sim::Cpu& cpu, Vcpu& vcpu, const Request& request) {
+    GuestEntry entry = vcpu.EnterGuest();
+    sim::Registers registers = cpu.registers();
+    registers.cpl = request.user ? 3 : 0;
+    registers.ac = request.ac;
+    if (vcpu.shadow() != nullptr) {
+      const ShadowRegisters& load = vcpu.shadow()->registers();
+      registers.cr0 = load.cr0;
+      registers.cr3 = load.cr3;
+      registers.cr4 = load.cr4;
+      registers.efer = load.efer;
+      registers.pdptes = load.pdptes;
+    } else {
+      registers.cr0 = guest_.cr0;
+      registers.cr3 = guest_.cr3;
+      registers.cr4 = guest_.cr4;
+      registers.efer = guest_.efer;
+      registers.pdptes = shadow().roots().pdptes;
+    }
+    if (!(registers == cpu.registers())) cpu.SetRegisters(registers);
+    const sim::Event event = cpu.Enter(entry.eptp());
+    if (event != sim::Event::kNone) return {.event = event};
+    return cpu.Access(request.gva, request.kind, 1);
+  }
+
+  sim::HostMemory memory_{{.size = GiB(1)}};
+  sim::SimBackend backend_;
+  sim::SimBackend reference_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+  std::unique_ptr<Vm> reference_vm_;
+  std::unique_ptr<Vcpu> reference_vcpu_;
+  GuestCpu guest_;
+  bool emulate_ = false;
+  Gpa emulated_gpa_;
+  uint64_t faults_ = 0;
+  PagingFaultResult last_;
+};
+
+}  // namespace tdp::shadow_test
+
+#endif  // TDP_TESTS_MMU_SHADOW_SHADOW_MACHINE_H_
