@@ -31,6 +31,17 @@ void ClearLeavesBelow(uint64_t* table, Level level) {
   }
 }
 
+uint64_t CountTablesBelow(const uint64_t* table, Level level) {
+  uint64_t tables = 1;
+  for (int i = 0; level > kLevel4K && i < Level::kEntries; ++i) {
+    const EptEntry entry(table[i]);
+    if (entry.kind(level) == EntryKind::kTable) {
+      tables += CountTablesBelow(TableAt(entry.address()), level.below());
+    }
+  }
+  return tables;
+}
+
 }  // namespace
 
 Guest::Guest(ByteCount bytes, int order, VmOptions options, uint32_t flags)
@@ -62,6 +73,11 @@ void Guest::Populate(uint64_t step) {
 void Guest::ClearLeaves() {
   const Eptp eptp = vm->eptp();
   ClearLeavesBelow(TableAt(eptp.root()), eptp.root_level());
+}
+
+uint64_t Guest::CountTables() const {
+  const Eptp eptp = vm->eptp();
+  return CountTablesBelow(TableAt(eptp.root()), eptp.root_level());
 }
 
 std::vector<uint32_t> Shuffled(uint64_t n) {

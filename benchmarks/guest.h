@@ -48,6 +48,8 @@ class Guest {
   // Empties every leaf table without touching the structure: the next faults find their tables
   // warm.
   void ClearLeaves();
+  // How many tables are linked, the root included.
+  uint64_t CountTables() const;
 
   const ByteCount size;
   const uint64_t pages;

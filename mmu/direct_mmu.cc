@@ -10,20 +10,22 @@
 
 #include "absl/base/optimization.h"
 #include "tdp/base/check.h"
+#include "tdp/mmu/table_scan.h"
 
 namespace tdp {
 namespace {
 
-constexpr PageCount TablePages(Level level) {
-  return PageCount(level.pages().raw() * Level::kEntries);
-}
-
-// CPUs may set A and D in it meanwhile.
-bool IsTableEmpty(uint64_t* table, EptEntry empty) {
-  // Most tables that are asked about are not: the first entries tell.
-  int i = 0;
-  while (i < Level::kEntries && EntryRef(table + i).Load() == empty) ++i;
-  return i == Level::kEntries;
+// Whether `table`, of which the entries from `first` to `last` have just been gone through, holds
+// nothing any more. Most are not empty, and in most of those the entries at the ends tell.
+bool IsTableEmpty(uint64_t* table, int first, int last) {
+  constexpr uint64_t kAnything = ~ept::kSuppressVe;
+  const auto stands = [table](int i) {
+    return i >= 0 && i < Level::kEntries && !EntryRef(table + i).Load().is_hole();
+  };
+  for (const int i : {last, last + 1, first, first - 1}) {
+    if (stands(i)) return false;
+  }
+  return !FindEntriesWith(table, kAnything).any();
 }
 
 }  // namespace
@@ -36,40 +38,34 @@ DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage
 // --- Readers' side
 // --------------------------------------------------------------------------------
 
-EntryPosition DirectMmu::Descend(EntryPosition at, Gfn gfn, Level target) const {
-  while (at.level > target) {
-    const EptEntry entry = at.entry(gfn).Load();
-    if (entry.kind(at.level) != EntryKind::kTable) break;
-    at = {TableAt(entry), at.level.below(), at.above & entry.access()};
-  }
-  return at;
-}
-
-Translation DirectMmu::Walk(Gfn gfn) const {
-  const EntryPosition at = Descend(Root(), gfn, kLevel4K);
-  const EptEntry entry = at.entry(gfn).Load();
-  const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
-  return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
-}
-
 // Where to map `gfn`. For a write, the way there is writable afterwards; no table if another fault
 // is at that.
-EntryPosition DirectMmu::Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
-                              Unprotect unprotect) const {
-  if (memo.LeadsTo(gfn, needed, structure())) {
-    return memo.position;
-  }
-  EntryPosition at = Descend(Root(), gfn, target);
-  while (needed.can_write() && !at.above.can_write()) {
-    if (!RestoreWrite(gfn, unprotect)) return {};
-    at = Descend(Root(), gfn, target);
-  }
-  return at;
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline EntryPosition DirectMmu::Find(Gfn gfn, Level target,
+                                                                  Access needed,
+                                                                  const LeafMemo& memo,
+                                                                  Unprotect unprotect) const {
+  if (memo.LeadsTo(gfn, target, needed, structure())) return memo.position;
+  const EntryPosition at = Descend(Root(), gfn, target);
+  if (ABSL_PREDICT_TRUE(!needed.can_write() || at.above.can_write())) return at;
+  return FindWritable(gfn, target, unprotect);
 }
 
-void DirectMmu::Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const {
-  if (position.level != kLevel4K) return;
-  memo = {structure(), gfn.raw() >> Level::kIndexBits, position};
+EntryPosition DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) const {
+  while (RestoreWrite(gfn, unprotect)) {
+    const EntryPosition at = Descend(Root(), gfn, target);
+    if (at.above.can_write()) return at;
+  }
+  return {};
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Note(Gfn gfn, const EntryPosition& position,
+                                                         LeafMemo& memo) const {
+  memo.structure = structure();
+  memo.region = LeafMemo::Region(gfn, position.level);
+  // One by one: copied as a whole it would wait for the stores of its parts.
+  memo.position.table = position.table;
+  memo.position.level = position.level;
+  memo.position.above = position.above;
 }
 
 // Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the
@@ -114,31 +110,31 @@ void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unpr
 }
 
 MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
-  MapResult result;
   Level target = request.level;
+  bool flush_owed = false;
   for (;;) {
     const EntryPosition at = Find(request.gfn, target, request.needed, memo, request.unprotect);
-    if (ABSL_PREDICT_FALSE(at.table == nullptr)) {
-      result.outcome = MapOutcome::kBusy;
-      return result;
-    }
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
     const EptEntry old = at.entry(request.gfn).Load();
-    result.level = std::min(at.level, request.level);
+    Level level = std::min(at.level, request.level);
+    MapOutcome outcome = MapOutcome::kRaced;
     switch (old.kind(at.level)) {
       case EntryKind::kTable:
         target = at.level.below();  // smaller pages stand here already
         continue;
       case EntryKind::kHole:
       case EntryKind::kMmio:
-        result.outcome = Install(at, old, request, memo, cache);
+        outcome = Install(at, old, request, memo, cache);
         break;
       case EntryKind::kLeaf:
-        result.level = at.level;
-        result.outcome = Widen(at, old, request, cache, result.flush_owed);
+        level = at.level;
+        outcome = Widen(at, old, request, cache, flush_owed);
         Note(request.gfn, at, memo);
         break;
     }
-    if (result.outcome != MapOutcome::kRaced) return result;
+    if (ABSL_PREDICT_TRUE(outcome != MapOutcome::kRaced)) {
+      return MapResult(outcome, level, flush_owed);
+    }
   }
 }
 
@@ -152,11 +148,16 @@ MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafR
                               LeafMemo& memo, TableCache& cache) const {
   const Level level = std::min(at.level, request.level);
   const EptEntry leaf = level == kLevel4K ? request.leaf : request.leaf.EnlargedTo(level);
+  if (ABSL_PREDICT_TRUE(level == at.level)) {
+    if (!at.entry(request.gfn).CompareExchange(old, leaf)) return MapOutcome::kRaced;
+    Note(request.gfn, at, memo);
+    return MapOutcome::kInstalled;
+  }
   TablePage* lowest = nullptr;
   const MapOutcome outcome = Link(at, old, request.gfn, leaf, level, cache, lowest);
-  if (outcome != MapOutcome::kInstalled) return outcome;
-  Note(request.gfn,
-       lowest == nullptr ? at : EntryPosition{lowest->entries(), lowest->level(), at.above}, memo);
+  if (outcome == MapOutcome::kInstalled) {
+    Note(request.gfn, {lowest->entries(), lowest->level(), at.above}, memo);
+  }
   return outcome;
 }
 
@@ -251,24 +252,23 @@ bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache
 
 MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
                                   LeafMemo& memo) {
-  MapResult result;
   for (;;) {
     const EntryPosition at = Find(gfn, kLevel4K, needed, memo, unprotect);
-    result.outcome = MapOutcome::kBusy;
-    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return result;
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
     EptEntry old = at.entry(gfn).Load();
-    result.level = at.level;
-    result.outcome = MapOutcome::kNeedsTables;
-    if (old.kind(at.level) != EntryKind::kLeaf) return result;
+    if (old.kind(at.level) != EntryKind::kLeaf) return MapResult(MapOutcome::kNeedsTables);
+    if (old.access().Covers(needed)) {
+      Note(gfn, at, memo);
+      return MapResult(MapOutcome::kSpurious, at.level);
+    }
     EptEntry wider = old.access_tracked() ? old.WithRightsRestored().WithAccessed() : old;
     if (needed.can_write() && wider.host_writable() && at.level <= largest) {
       wider = options_.accessed_dirty ? wider.WithWrite().WithDirty() : wider.WithWrite();
     }
-    if (!wider.access().Covers(needed)) return result;
-    result.outcome = old.access().Covers(needed) ? MapOutcome::kSpurious : MapOutcome::kInstalled;
-    Note(gfn, at, memo);
-    if (result.outcome == MapOutcome::kSpurious || at.entry(gfn).CompareExchange(old, wider)) {
-      return result;
+    if (!wider.access().Covers(needed)) return MapResult(MapOutcome::kNeedsTables);
+    if (at.entry(gfn).CompareExchange(old, wider)) {
+      Note(gfn, at, memo);
+      return MapResult(MapOutcome::kInstalled, at.level);
     }
   }
 }
@@ -339,21 +339,8 @@ bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
 // --- Writer's side
 // ----------------------------------------------------------------------------------
 
-struct DirectMmu::Range {
-  Gfn first;
-  Gfn end;
-
-  bool Holds(Gfn base, PageCount pages) const { return base >= first && base + pages <= end; }
-  // The indexes, both included, that a table of `level` from `base` on has in the range.
-  int FirstIndex(Gfn base, Level level) const { return first <= base ? 0 : level.IndexOf(first); }
-  int LastIndex(Gfn base, Level level) const {
-    return end >= base + TablePages(level) ? Level::kEntries - 1
-                                           : level.IndexOf(end - PageCount(1));
-  }
-};
-
 struct DirectMmu::Detachment {
-  Range range;
+  FrameRange range;
   TableCache& spare;
   TableList& detached;
   LostDirtyLeaves* lost;
@@ -380,8 +367,12 @@ bool DirectMmu::DetachIn(uint64_t* table, Level level, Gfn base, bool writable,
     if (!work.range.Holds(gfn, level.pages())) {
       old = SplitForEdge(at, gfn, old, work.spare);
       if (old.kind(level) == EntryKind::kTable) {
-        DetachIn(TableAt(old), level.below(), gfn, writable && old.is_writable(), work);
-        if (!IsTableEmpty(TableAt(old), pool_.empty_entry())) continue;
+        const Level below = level.below();
+        DetachIn(TableAt(old), below, gfn, writable && old.is_writable(), work);
+        if (!IsTableEmpty(TableAt(old), work.range.FirstIndex(gfn, below),
+                          work.range.LastIndex(gfn, below))) {
+          continue;
+        }
       }
     }
     TakeOut(at, gfn, writable, work);
@@ -420,6 +411,7 @@ TablePage* DirectMmu::ReplaceRoot(TablePage* root) {
   const Eptp eptp =
       Eptp::Make(pool_.HpaOf(root->entries()), options_.levels, options_.accessed_dirty);
   eptp_.store(eptp.raw(), std::memory_order_release);
+  root_entries_ = root->entries();
   return std::exchange(root_, root);
 }
 
@@ -431,7 +423,7 @@ bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
   return WriteProtectIn(root_->entries(), root_level(), Gfn(0), {first, end});
 }
 
-bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range) {
+bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range) {
   bool any = false;
   const int last = range.LastIndex(base, level);
   for (int i = range.FirstIndex(base, level); i <= last; ++i) {

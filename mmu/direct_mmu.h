@@ -11,12 +11,14 @@
 #include <atomic>
 #include <cstdint>
 
+#include "absl/base/attributes.h"
 #include "absl/functional/function_ref.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/ept_entry.h"
 #include "tdp/mmu/eptp.h"
+#include "tdp/mmu/frame_range.h"
 #include "tdp/mmu/page_role.h"
 #include "tdp/mmu/table_page.h"
 #include "tdp/mmu/table_pool.h"
@@ -29,7 +31,9 @@ struct EntryPosition {
   Level level = kLevel4K;
   Access above = Access::All();
 
-  EntryRef entry(Gfn gfn) const { return EntryRef(table + level.IndexOf(gfn)); }
+  EntryRef entry(Gfn gfn) const { return entry(gfn, level); }
+  // The same where the level is known.
+  EntryRef entry(Gfn gfn, Level known) const { return EntryRef(table + known.IndexOf(gfn)); }
 };
 
 // What a lookup found.
@@ -44,18 +48,29 @@ struct Translation {
   }
 };
 
-// A vCPU's note of the last leaf table it used: neighbours are found without a walk. Valid while
-// the structure of the tables it was noted from stands.
+// A vCPU's note of the last table it used a leaf of: neighbours are found without a walk. Valid
+// while the structure of the tables it was noted from stands.
 struct LeafMemo {
-  uint64_t structure = 0;  // 0: holds nothing
-  uint64_t region = 0;     // gfn >> 9
+  // Names what one table of `level` maps, so that one compare answers for both.
+  static constexpr uint64_t Region(Gfn gfn, Level level) {
+    return gfn.raw() >> Level::kIndexBits * level.raw() | static_cast<uint64_t>(level.raw())
+                                                              << kLevelShift;
+  }
+
+  uint64_t structure = 0;
+  uint64_t region = 0;  // no region is 0
   EntryPosition position;
 
-  // Whether it leads to `gfn`, writably if `needed` says so, while the tables' structure is `now`.
-  bool LeadsTo(Gfn gfn, Access needed, uint64_t now) const {
-    return structure == now && region == gfn.raw() >> Level::kIndexBits &&
+  bool IsNear(Gfn gfn, Level level) const { return region == Region(gfn, level); }
+  // Whether it leads to the entry of `gfn` at `level`, writably if `needed` says so, while the
+  // tables' structure is `now`.
+  bool LeadsTo(Gfn gfn, Level level, Access needed, uint64_t now) const {
+    return structure == now && IsNear(gfn, level) &&
            (!needed.can_write() || position.above.can_write());
   }
+
+ private:
+  static constexpr int kLevelShift = 60;
 };
 
 // What becomes of a W that is missing above a leaf when a write fault meets it. The frame's slot
@@ -84,10 +99,29 @@ enum class MapOutcome : uint8_t {
   kBusy,          // another fault is pushing a protection down here: the guest may try again
 };
 
-struct MapResult {
-  MapOutcome outcome = MapOutcome::kInstalled;
-  Level level = kLevel4K;
-  bool flush_owed = false;  // a large leaf became a table
+// What `Map` came to. One word, so that it travels in a register: as a struct its parts would be
+// stored one by one and copied as a whole, and each copy would wait for those stores to retire.
+class MapResult {
+ public:
+  constexpr MapResult() = default;
+  constexpr explicit MapResult(MapOutcome outcome, Level level = kLevel4K, bool flush_owed = false)
+      : raw_(static_cast<uint32_t>(outcome) | static_cast<uint32_t>(level.raw()) << kLevelShift |
+             uint32_t{flush_owed} << kFlushShift) {}
+
+  constexpr MapOutcome outcome() const { return static_cast<MapOutcome>(raw_ & 0xff); }
+  constexpr bool is_mapped() const { return outcome() <= MapOutcome::kSpurious; }
+  // Of the leaf that stands there now, if it is mapped.
+  constexpr Level level() const { return Level(static_cast<int>(raw_ >> kLevelShift & 0xff)); }
+  // A large leaf became a table.
+  constexpr bool flush_owed() const { return raw_ >> kFlushShift != 0; }
+
+ private:
+  static constexpr int kLevelShift = 8;
+  static constexpr int kFlushShift = 16;
+  static_assert(static_cast<int>(MapOutcome::kInstalled) == 0 &&
+                static_cast<int>(MapOutcome::kSpurious) == 1);
+
+  uint32_t raw_ = 1 << kLevelShift;  // installed, at 4 KiB
 };
 
 struct DirectMmuOptions {
@@ -122,17 +156,38 @@ class DirectMmu {
   // ------------------------------------------------------------------------------
 
   // What the tables say of `gfn`.
-  Translation Walk(Gfn gfn) const;
+  Translation Walk(Gfn gfn) const {
+    const EntryPosition at = Descend(Root(), gfn, kLevel4K);
+    const EptEntry entry = at.entry(gfn).Load();
+    const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
+    return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
+  }
 
   // Makes `request` true, taking tables from `cache`; notes the leaf table in `memo`.
-  MapResult Map(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE MapResult Map(const LeafRequest& request, LeafMemo& memo,
+                                             TableCache& cache) {
     // The neighbour of the last leaf, and a hole: one load and one compare-exchange.
-    if (request.level == kLevel4K && memo.LeadsTo(request.gfn, request.needed, structure())) {
-      const EntryRef entry(memo.position.table + kLevel4K.IndexOf(request.gfn));
+    if (request.level == kLevel4K &&
+        memo.LeadsTo(request.gfn, kLevel4K, request.needed, structure())) {
+      const EntryRef entry = memo.position.entry(request.gfn, kLevel4K);
       EptEntry old = entry.Load();
       if (old.is_hole() && entry.CompareExchange(old, request.leaf)) return MapResult();
     }
     return MapFromRoot(request, memo, cache);
+  }
+
+  // Whether the 4 KiB leaf that `memo` leads to allows an access of `needed`, of r, w and x: a look
+  // at one entry. False if the memo leads elsewhere.
+  bool IsMapped(Gfn gfn, Access needed, const LeafMemo& memo) const {
+    return memo.LeadsTo(gfn, kLevel4K, needed, structure()) &&
+           memo.position.entry(gfn, kLevel4K).Load().LeafAllows(needed);
+  }
+  // The same as a hint, for use outside of a section: the table may be another's by now, so it may
+  // say anything.
+  ABSL_ATTRIBUTE_NO_SANITIZE_THREAD static bool SeemsMapped(Gfn gfn, Access needed,
+                                                            const LeafMemo& memo) {
+    return memo.IsNear(gfn, kLevel4K) &&
+           EptEntry(*memo.position.entry(gfn, kLevel4K).where()).LeafAllows(needed);
   }
 
   // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
@@ -196,10 +251,24 @@ class DirectMmu {
   // -------------------------------------------------------------------------------
 
   TablePage* root() const { return root_; }
-  EntryPosition Root() const { return {root_->entries(), root_level(), Access::All()}; }
+  EntryPosition Root() const { return {root_entries_, root_level(), Access::All()}; }
   // Inside a section: goes down from `from` to the entry of `gfn` at `target`, or to the first
   // above it that is no table.
-  EntryPosition Descend(EntryPosition from, Gfn gfn, Level target) const;
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EntryPosition Descend(EntryPosition from, Gfn gfn,
+                                                     Level target) const {
+    // The rights are combined as they stand in the entries and read once, at the end.
+    EptEntry above = EptEntry::Empty().WithAccess(from.above);
+    const DirectMap direct_map = pool_.direct_map();
+    uint64_t* table = from.table;
+    int shift = from.level.shift() - kPageShift;
+    for (; shift > target.shift() - kPageShift; shift -= Level::kIndexBits) {
+      const EptEntry entry = EntryRef(table + (gfn.raw() >> shift & (Level::kEntries - 1))).Load();
+      if (!entry.points_to_table()) break;
+      table = direct_map.EntriesOf(entry.address());
+      above = above.WithRightsOf(entry);
+    }
+    return {table, Level(shift / Level::kIndexBits + 1), above.access()};
+  }
   // The table that `entry` points to.
   uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
   EptEntry LinkTo(const TablePage* table) const {
@@ -222,7 +291,7 @@ class DirectMmu {
   bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
              Unprotect unprotect = Unprotect::kLift) const;
   // Writer's side: a note in a `LeafMemo` may be wrong from here on.
-  void StructureChanged() { structure_.fetch_add(1, std::memory_order_relaxed); }
+  void StructureChanged() { structure_.store(structure() + 1, std::memory_order_relaxed); }
 
   // Moves whenever a note in a `LeafMemo` may have become wrong.
   uint64_t structure() const { return structure_.load(std::memory_order_relaxed); }
@@ -236,6 +305,7 @@ class DirectMmu {
   MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
   EntryPosition Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
                      Unprotect unprotect) const;
+  EntryPosition FindWritable(Gfn gfn, Level target, Unprotect unprotect) const;
   bool NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const;
   bool RestoreWrite(Gfn gfn, Unprotect unprotect) const;
   static bool ClaimPush(EntryRef entry, EptEntry& parent);
@@ -249,16 +319,16 @@ class DirectMmu {
   MapOutcome Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                    TableCache& cache, bool& flush_owed) const;
 
-  struct Range;       // of frames, for structural operations
   struct Detachment;  // one `Detach` under way
   bool DetachIn(uint64_t* table, Level level, Gfn base, bool writable, Detachment& work) const;
   void TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const;
   EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
-  bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const Range& range);
+  bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range);
 
   const DirectMmuOptions options_;
   TablePool& pool_;
   TablePage* root_;
+  uint64_t* root_entries_ = nullptr;  // of `root_`
   std::atomic<uint64_t> eptp_;
   std::atomic<uint64_t> structure_{1};
 };

@@ -111,7 +111,9 @@ bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
-  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
+  if (PagingShadow* shadowed = shadow(space)) {
+    return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
+  }
   return mmu(space).WriteProtect(first, end);
 }
 
@@ -129,16 +131,18 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
 PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
   // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
   // which is as correct and only costs a fault more.
-  absl::MutexLock spare_lock(&spare_mutex_);
-  spare_.Refill().IgnoreError();
+  TableCache fresh(pool);
+  if (!has_spare_.load(std::memory_order_relaxed)) fresh.Refill().IgnoreError();
   TableList detached;
   PendingFlush flush;
   MmuWriteSection section(mmu_lock);
+  spare_.TakeFrom(fresh);
   if (Detach(space, first, std::min(end, mmu(space).end()), spare_, detached)) {
     flush = clock.Advance();
     clock.Retire(std::move(detached), flush);
-    zaps.fetch_add(1, std::memory_order_relaxed);
+    zaps.Add();
   }
+  has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
   return flush;
 }
 
@@ -158,8 +162,8 @@ PendingFlush Engine::ZapShadow(PagingShadow& shadow) {
     PendingFlush part = clock.Advance();
     clock.Retire(std::move(zap.tables), part);
     flush.Merge(std::move(part));
+    if (first) zaps.Add();
   }
-  zaps.fetch_add(1, std::memory_order_relaxed);
   return flush;
 }
 
@@ -176,8 +180,8 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
     detached.Push(old);
     flush = clock.AdvanceAllRoots();
     clock.Retire(std::move(detached), flush);
+    zaps.Add();
   }
-  zaps.fetch_add(1, std::memory_order_relaxed);
   return flush;
 }
 

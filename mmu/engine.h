@@ -105,7 +105,7 @@ class Engine : public TableReclaimer {
   // looks at its leaf before it asks the host. Set by the first aging without A bits.
   std::atomic<bool> tracks_access{false};
 
-  std::atomic<uint64_t> zaps{0};
+  Counter zaps;  // counted inside a writer's section
   std::atomic<uint64_t> tables_freed{0};
   std::atomic<uint64_t> table_reclaims{0};
 
@@ -126,9 +126,10 @@ class Engine : public TableReclaimer {
            logging_slots.load(std::memory_order_relaxed) != 0;
   }
 
-  // Tables for zaps that have to split, kept from one to the next.
-  absl::Mutex spare_mutex_;
-  TableCache spare_ ABSL_GUARDED_BY(spare_mutex_);
+  // Tables for zaps that have to split, kept from one to the next. Changed in the writer's section;
+  // whether there are enough is looked at before it.
+  TableCache spare_;
+  std::atomic<bool> has_spare_{false};
 
   Backend& backend_;
   const VmOptions options_;

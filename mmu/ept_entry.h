@@ -91,8 +91,20 @@ class EptEntry {
     if (level == kLevel4K || (raw_ & ept::kLargePage) != 0) return EntryKind::kLeaf;
     return EntryKind::kTable;
   }
+  // Whether it is `EntryKind::kTable`, at a level above 1: every table is linked with R and keeps
+  // it, and what else lacks bit 7 (a hole, an MMIO entry) has no R.
+  constexpr bool points_to_table() const {
+    return (raw_ & (ept::kRead | ept::kLargePage)) == ept::kRead;
+  }
   constexpr bool is_hole() const { return (raw_ & ~ept::kSuppressVe) == 0; }
   constexpr bool is_mmio() const { return (raw_ & ept::kRightsMask) == ept::kMmioPattern; }
+  // Whether this entry at level 1 allows an access of `needed`, which is of r, w and x. An MMIO
+  // entry has no R and so allows nothing.
+  constexpr bool LeafAllows(Access needed) const {
+    static_assert(Access::Read().raw() == ept::kRead && Access::Write().raw() == ept::kWrite &&
+                  Access::Execute().raw() == ept::kExecute);
+    return ((needed.raw() | ept::kRead) & ~raw_) == 0;
+  }
   // Whether hardware takes the entry for present (SDM 29.3.2: any of bits 2:0, or bit 10 under
   // MBEC).
   constexpr bool is_present(bool mbec = false) const {
@@ -134,6 +146,8 @@ class EptEntry {
   constexpr EptEntry WithAccess(Access access) const {
     return EptEntry((raw_ & ~(ept::kRightsMask | ept::kUserExecute)) | RightsBits(access));
   }
+  // This leaf, which maps frame 0, for `frame`.
+  constexpr EptEntry WithFrame(Hfn frame) const { return With(frame.address().raw()); }
   constexpr EptEntry WithWrite() const { return With(ept::kWrite); }
   constexpr EptEntry WithoutWrite() const { return Without(ept::kWrite); }
   constexpr EptEntry WithAccessed() const { return With(ept::kAccessed); }
@@ -188,6 +202,10 @@ class EptEntry {
     return EptEntry(raw);
   }
 
+  // With those of its rights that `other` has too: rights combine by AND over a walk.
+  constexpr EptEntry WithRightsOf(EptEntry other) const {
+    return EptEntry(raw_ & (other.raw_ | ~(ept::kRightsMask | ept::kUserExecute)));
+  }
   // This leaf with the rights, the host's permission to write, and the A and D bits of `other`
   // added.
   constexpr EptEntry WithGrantsOf(EptEntry other) const {

@@ -58,6 +58,7 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   Line line;
   line.gfn = wanted_.raw();
   line.sequence = sequence;
+  line.fetched_at = ++fetches_;
   line.hva = hva;
   line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
   line.writable = page.writable && !slot->is_read_only();
@@ -68,13 +69,14 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   return absl::OkStatus();
 }
 
-// A line of the frame's own goes first, then one that serves no more, then either in turn.
+// A line of the frame's own goes first, then one that serves no more, then the older: frames that a
+// walk needs at once must not go on replacing each other.
 GuestWindow::Line& GuestWindow::Victim(Gfn gfn) {
   Line& first = lines_[HashOf(gfn)];
   Line& other = lines_[OtherHashOf(gfn)];
   if (first.gfn == gfn.raw() || first.sequence != sequence_.Current()) return first;
   if (other.gfn == gfn.raw() || other.sequence != sequence_.Current()) return other;
-  return (++turn_ & 1) != 0 ? first : other;
+  return first.fetched_at < other.fetched_at ? first : other;
 }
 
 }  // namespace tdp

@@ -66,6 +66,7 @@ class GuestWindow {
   struct alignas(64) Line {
     uint64_t gfn = ~uint64_t{0};
     uint64_t sequence = 0;
+    uint64_t fetched_at = 0;
     Hva hva;
     std::byte* page = nullptr;
     bool writable = false;      // by the host
@@ -101,7 +102,7 @@ class GuestWindow {
   bool wanted_to_write_ = false;
   std::shared_ptr<DirtyLog> short_of_room_;  // the last refusal was for want of room in it
   uint64_t index_without_room_ = 0;
-  uint64_t turn_ = 0;
+  uint64_t fetches_ = 0;
   std::array<Line, size_t{1} << kLogLines> lines_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
@@ -20,8 +21,9 @@ namespace {
 // Checks one address space; keeps the first complaint.
 class Checker {
  public:
-  Checker(Engine& engine, AddressSpaceId space, absl::flat_hash_set<const TablePage*>& seen)
-      : engine_(engine), space_(space), slots_(engine.slots), seen_(seen) {}
+  Checker(Engine& engine, AddressSpaceId space, absl::flat_hash_set<const TablePage*>& seen,
+          std::vector<MappedLeaf>& leaves)
+      : engine_(engine), space_(space), slots_(engine.slots), seen_(seen), leaves_(leaves) {}
 
   absl::Status Run() {
     const DirectMmu& mmu = engine_.mmu(space_);
@@ -89,6 +91,7 @@ class Checker {
       Complain("a leaf that is not inside one slot");
       return;
     }
+    leaves_.push_back({space_, level, gfn, slot->HvaOf(gfn), entry.frame()});
     if (entry.is_writable() && slot->is_read_only())
       Complain("a writable leaf in a read-only slot");
     if (entry.is_writable() && !entry.host_writable())
@@ -142,18 +145,19 @@ class Checker {
   const AddressSpaceId space_;
   SlotReader slots_;
   absl::flat_hash_set<const TablePage*>& seen_;
+  std::vector<MappedLeaf>& leaves_;
   std::string where_ = "root";
   absl::Status status_;
 };
 
 }  // namespace
 
-absl::Status CheckEngineInvariants(Engine& engine) {
+absl::Status CheckEngineInvariants(Engine& engine, std::vector<MappedLeaf>& leaves) {
   absl::flat_hash_set<const TablePage*> seen;
   for (size_t space = 0; space < engine.address_spaces(); ++space) {
     const auto id = static_cast<AddressSpaceId>(space);
     // On the heap: AddressSanitizer's stack for use-after-return does not keep 64-byte alignment.
-    TDP_RETURN_IF_ERROR(std::make_unique<Checker>(engine, id, seen)->Run());
+    TDP_RETURN_IF_ERROR(std::make_unique<Checker>(engine, id, seen, leaves)->Run());
     if (const ReverseMappedMmu* mapped = engine.reverse_mapped(id)) {
       TDP_RETURN_IF_ERROR(mapped->CheckInvariants());
     }
@@ -165,6 +169,22 @@ absl::Status CheckEngineInvariants(Engine& engine) {
   if (seen.size() > engine.pool.taken()) {
     return absl::InternalError(absl::StrFormat("%u tables are linked but the pool gave out %u",
                                                seen.size(), engine.pool.taken()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckHostFrames(Engine& engine, absl::Span<const MappedLeaf> leaves,
+                             uint64_t sequence) {
+  MmuLock::Reader reader(engine.mmu_lock);
+  for (const MappedLeaf& leaf : leaves) {
+    const absl::StatusOr<HostPage> page = engine.backend().Resolve(leaf.hva, Access::Read());
+    if (page.ok() && page->hfn == leaf.frame) continue;
+    const MmuReadSection section(reader);
+    if (engine.sequence.MovedSince(sequence, leaf.hva)) continue;
+    return absl::InternalError(absl::StrFormat(
+        "space %u gfn 0x%x level %d: maps frame 0x%x, but the host has %s", leaf.space,
+        leaf.gfn.raw(), leaf.level.raw(), leaf.frame.raw(),
+        page.ok() ? absl::StrFormat("0x%x", page->hfn.raw()) : page.status().ToString()));
   }
   return absl::OkStatus();
 }

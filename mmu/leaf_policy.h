@@ -27,7 +27,11 @@ namespace tdp {
 class LeafPolicy {
  public:
   LeafPolicy(bool accessed_dirty, Level largest, DirtyTracking tracking)
-      : accessed_dirty_(accessed_dirty), largest_(largest), tracking_(tracking) {}
+      : accessed_dirty_(accessed_dirty), largest_(largest), tracking_(tracking) {
+    const HostPage page{.hfn = Hfn(0)};
+    written_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Write());
+    read_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Read());
+  }
 
   // How a fault in `slot` opens what the start of logging has closed.
   ABSL_ATTRIBUTE_ALWAYS_INLINE Unprotect UnprotectIn(const MemorySlot& slot) const {
@@ -36,17 +40,13 @@ class LeafPolicy {
   }
 
   // The largest leaf that slot, host page and options allow for `gfn`, a frame of `slot` behind
-  // which `page` stands. Inside a section that has checked the change sequence.
+  // which `page` stands. Inside a section that has checked the change sequence. `kPlain`: the
+  // caller knows that the slot has no flags.
+  template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestLevel(const MemorySlot& slot, Gfn gfn,
                                                   const HostPage& page) const {
-    Level level = slot.logs_dirty_pages() ? kLevel4K : largest_;
-    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
-    // The slot is asked last: most small pages are small because the host's are.
-    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
-    while (level > kLevel4K && types_ != nullptr && !types_->IsUniform(gfn, level)) {
-      level = level.below();
-    }
-    return level;
+    if (ABSL_PREDICT_TRUE(!MayBeLarge(page))) return kLevel4K;
+    return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page);
   }
 
   // Whether a page like this may be mapped by a large leaf somewhere; quick, and any thread.
@@ -57,11 +57,12 @@ class LeafPolicy {
   // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
   // by their faults a page becomes writable only by the write that marks it. A and D are clear.
   // Inside a section.
+  template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry Leaf(const MemorySlot& slot, Gfn gfn, const HostPage& page,
                                              Access access) const {
-    const bool writable = page.writable && !slot.is_read_only();
+    const bool writable = page.writable && (kPlain || !slot.is_read_only());
     const bool give_write =
-        writable && (access.can_write() || UnprotectIn(slot) != Unprotect::kPushWrite);
+        writable && (kPlain || access.can_write() || UnprotectIn(slot) != Unprotect::kPushWrite);
     const Access rights = give_write ? Access::All() : Access::All().Without(Access::Write());
     EptEntry leaf = EptEntry::Leaf(page.hfn, kLevel4K, rights, page.memory_type).WithIgnorePat();
     if (ABSL_PREDICT_FALSE(types_ != nullptr || page.memory_type != MemoryType::kWriteBack)) {
@@ -72,9 +73,14 @@ class LeafPolicy {
 
   // The same for a page that is used at once: A and D are set, which saves the CPU its own locked
   // updates.
+  template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, Gfn gfn,
                                                  const HostPage& page, Access access) const {
-    const EptEntry leaf = Leaf(slot, gfn, page, access);
+    if (kPlain && ABSL_PREDICT_TRUE(page.writable && page.memory_type == MemoryType::kWriteBack &&
+                                    types_ == nullptr)) {
+      return (access.can_write() ? written_leaf_ : read_leaf_).WithFrame(page.hfn);
+    }
+    const EptEntry leaf = Leaf<kPlain>(slot, gfn, page, access);
     if (!accessed_dirty_) return leaf;
     return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
   }
@@ -92,6 +98,18 @@ class LeafPolicy {
   }
 
  private:
+  // `LargestLevel` where the host page is large.
+  Level LargestOf(const MemorySlot& slot, Gfn gfn, const HostPage& page) const {
+    Level level = largest_;
+    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
+    // The slot is asked last: most small pages are small because the host's are.
+    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
+    while (level > kLevel4K && types_ != nullptr && !types_->IsUniform(gfn, level)) {
+      level = level.below();
+    }
+    return level;
+  }
+
   // Whether the host page covers the whole leaf of `level` around the frame, from a host frame that
   // is aligned alike.
   ABSL_ATTRIBUTE_ALWAYS_INLINE static bool Holds(const HostPage& page, Gfn gfn, Level level) {
@@ -114,6 +132,9 @@ class LeafPolicy {
   const bool accessed_dirty_;
   const Level largest_;
   const DirtyTracking tracking_;
+  // Of ordinary memory in a slot without flags, but for the frame, after a write and a read.
+  EptEntry written_leaf_;
+  EptEntry read_leaf_;
   bool ignore_pat_ = false;
   const MemoryTypeMap* types_ = nullptr;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -147,8 +148,11 @@ StagedTable::Published Vcpu::PublishStaged(const PageFault& fault, StagedTable& 
 // One ordinary fault, but none that takes tables from elsewhere: they might be those that were just
 // prefaulted.
 absl::StatusOr<PageCount> Vcpu::PrefaultPage(Gfn gfn, Access access) {
-  FaultResult result = FaultWithRoom(gfn.address(), QualificationOf(access));
-  short_of_tables_ = false;
+  FaultResult result = FaultOnce(gfn.address(), QualificationOf(access));
+  if (lacks_memory_) {
+    // Nobody waits for this page: the guest's own tables are not taken for it.
+    result = FaultWithMemory(gfn.address(), QualificationOf(access), std::move(result), 0);
+  }
   Count(result);
   switch (result.outcome) {
     case FaultOutcome::kFixed:

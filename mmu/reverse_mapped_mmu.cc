@@ -40,32 +40,33 @@ void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
 MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
                                 TableCache& cache) {
   const SpinLockHolder hold(lock_);
-  MapResult result;
   Level target = request.level;
+  bool flush_owed = false;
   for (;;) {
-    const bool known = memo.LeadsTo(request.gfn, request.needed, mmu_.structure());
+    const bool known = memo.LeadsTo(request.gfn, target, request.needed, mmu_.structure());
     const EntryPosition at = known ? memo.position : mmu_.Descend(mmu_.Root(), request.gfn, target);
     const EptEntry old = at.entry(request.gfn).Load();
-    result.level = std::min(at.level, request.level);
+    Level level = std::min(at.level, request.level);
+    MapOutcome outcome = MapOutcome::kRaced;
     switch (old.kind(at.level)) {
       case EntryKind::kTable:
         target = at.level.below();  // smaller pages stand here already
         continue;
       case EntryKind::kHole:
       case EntryKind::kMmio:
-        result.outcome = SetLeaf(at, old, request, rmap, memo, cache);
+        outcome = SetLeaf(at, old, request, rmap, memo, cache);
         break;
       case EntryKind::kLeaf:
         if (at.level > request.level && !old.access().Covers(request.needed)) {
           DropLarge(at, request.gfn, rmap);
-          result.flush_owed = true;
+          flush_owed = true;
           continue;
         }
-        result.level = at.level;
-        result.outcome = mmu_.Widen(at, old, request, cache, result.flush_owed);
+        level = at.level;
+        outcome = mmu_.Widen(at, old, request, cache, flush_owed);
         break;
     }
-    if (result.outcome != MapOutcome::kRaced) return result;
+    if (outcome != MapOutcome::kRaced) return MapResult(outcome, level, flush_owed);
   }
 }
 

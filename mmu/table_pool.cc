@@ -17,7 +17,7 @@ namespace tdp {
 
 TablePool::TablePool(Backend& backend, size_t quota, EptEntry empty_entry)
     : backend_(backend),
-      direct_map_offset_(backend.capabilities().direct_map_offset),
+      direct_map_(backend.capabilities().direct_map_offset),
       empty_entry_(empty_entry),
       quota_(quota) {}
 
@@ -92,6 +92,7 @@ void TablePool::ReturnUnused(TableList&& tables) {
 }
 
 TableCache::~TableCache() {
+  if (size_ == 0) return;
   TableList rest;
   while (size_ > 0) rest.Push(Pop());
   pool_.ReturnUnused(std::move(rest));

@@ -20,6 +20,22 @@
 
 namespace tdp {
 
+// Where tables are reached: a copy for loops, which could not keep the pool's own across their
+// loads.
+class DirectMap {
+ public:
+  explicit DirectMap(uintptr_t offset) : offset_(offset) {}
+  uint64_t* EntriesOf(Hpa table) const {
+    return reinterpret_cast<uint64_t*>(table.raw() + offset_);
+  }
+  Hpa HpaOf(const uint64_t* table) const {
+    return Hpa(reinterpret_cast<uintptr_t>(table) - offset_);
+  }
+
+ private:
+  uintptr_t offset_;
+};
+
 // Thread-safe. A free table always holds `empty_entry` in every entry: clearing happens when tables
 // come back, in batches and outside every other lock.
 class TablePool {
@@ -51,12 +67,9 @@ class TablePool {
     return blocks_.load(std::memory_order_relaxed) * kTableBlockBytes;
   }
 
-  Hpa HpaOf(const uint64_t* table) const {
-    return Hpa(reinterpret_cast<uintptr_t>(table) - direct_map_offset_);
-  }
-  uint64_t* EntriesOf(Hpa table) const {
-    return reinterpret_cast<uint64_t*>(table.raw() + direct_map_offset_);
-  }
+  DirectMap direct_map() const { return direct_map_; }
+  Hpa HpaOf(const uint64_t* table) const { return direct_map_.HpaOf(table); }
+  uint64_t* EntriesOf(Hpa table) const { return direct_map_.EntriesOf(table); }
   EptEntry empty_entry() const { return empty_entry_; }
 
  private:
@@ -64,7 +77,7 @@ class TablePool {
   absl::Status AddBlock() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Backend& backend_;
-  const uintptr_t direct_map_offset_;
+  const DirectMap direct_map_;
   const EptEntry empty_entry_;
   std::atomic<size_t> quota_;
   std::atomic<size_t> taken_ = 0;
@@ -88,11 +101,18 @@ class TableCache {
   TableCache(const TableCache&) = delete;
   TableCache& operator=(const TableCache&) = delete;
 
+  // Whether `kFaultMaximum` tables are here.
+  bool IsStocked() const { return size_ >= kFaultMaximum; }
   // Sees to it that `needed` tables, at most `kCapacity`, are here: one compare where they are.
   // ResourceExhausted if they can not be had; what was here stays. Hold no lock.
   absl::Status Refill(int needed = kFaultMaximum) {
     if (size_ >= needed) return absl::OkStatus();
     return RefillSlow(needed);
+  }
+
+  // Moves tables from `other` here until `IsStocked`, as far as they go.
+  void TakeFrom(TableCache& other) {
+    while (!IsStocked() && other.size_ > 0) PushUnused(other.Pop());
   }
 
   int size() const { return size_; }

@@ -16,6 +16,9 @@
 namespace tdp {
 namespace {
 
+// Another vCPU may be faster with the tables that a fault has freed, so it takes several tries.
+constexpr int kTableReclaims = 8;
+
 ABSL_ATTRIBUTE_NOINLINE FaultResult Error(absl::Status status) {
   return {FaultOutcome::kError, kLevel4K, std::move(status)};
 }
@@ -26,13 +29,11 @@ FaultResult FromResolveError(absl::Status status) {
   return Error(std::move(status));
 }
 
-bool IsMapped(const MapResult& mapped) {
-  return mapped.outcome == MapOutcome::kInstalled || mapped.outcome == MapOutcome::kSpurious;
-}
-
-FaultResult ResultOf(const MapResult& mapped) {
-  return {mapped.outcome == MapOutcome::kInstalled ? FaultOutcome::kFixed : FaultOutcome::kSpurious,
-          mapped.level};
+FaultResult ResultOf(MapResult mapped) {
+  static_assert(
+      static_cast<int>(MapOutcome::kInstalled) == static_cast<int>(FaultOutcome::kFixed) &&
+      static_cast<int>(MapOutcome::kSpurious) == static_cast<int>(FaultOutcome::kSpurious));
+  return {static_cast<FaultOutcome>(mapped.outcome()), mapped.level()};
 }
 
 PageFault Classify(Gpa gpa, ExitQualification qualification) {
@@ -127,82 +128,119 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlausible(Gpa gpa,
          shadow_ == nullptr;
 }
 
+// Whether nothing but the host has a say in the fault: no log, no write that is refused, no reverse
+// map, and no leaf that may only lack a right.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlain(const PageFault& fault) const {
+  return fault.slot->flags == 0 && !fault.slot->invalid && reverse_mapped_ == nullptr &&
+         !MayWidenInPlace(fault);
+}
+
+// Aging leaves nothing present, so it does not show in the qualification.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::MayWidenInPlace(const PageFault& fault) const {
+  return fault.reached_leaf || engine_.tracks_access.load(std::memory_order_relaxed);
+}
+
+template <bool kPlain>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
   const LeafPolicy& policy = engine_.policy();
-  return {fault.gfn, policy.LargestLevel(*fault.slot, fault.gfn, *fault.page), fault.access,
-          policy.UsedLeaf(*fault.slot, fault.gfn, *fault.page, fault.access),
-          policy.UnprotectIn(*fault.slot)};
+  return {fault.gfn, policy.LargestLevel<kPlain>(*fault.slot, fault.gfn, *fault.page), fault.access,
+          policy.UsedLeaf<kPlain>(*fault.slot, fault.gfn, *fault.page, fault.access),
+          kPlain ? Unprotect::kLift : policy.UnprotectIn(*fault.slot)};
 }
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
-  FaultResult result = FaultWithRoom(gpa, qualification);
-  if (ABSL_PREDICT_FALSE(result.outcome == FaultOutcome::kError) && short_of_tables_) {
-    result = FaultWithReclaim(gpa, qualification, std::move(result));
+  FaultResult result = Fault(gpa, qualification);
+  if (ABSL_PREDICT_FALSE(lacks_memory_)) {
+    result = FaultWithMemory(gpa, qualification, std::move(result), kTableReclaims);
   }
   Count(result);
   return result;
 }
 
-FaultResult Vcpu::FaultWithRoom(Gpa gpa, ExitQualification qualification) {
-  FaultResult result = Fault(gpa, qualification);
-  while (ABSL_PREDICT_FALSE(IsShortOfRoom())) {
-    const absl::Status room = MakeRoom(gpa);
-    result = room.ok() ? Fault(gpa, qualification) : Error(room);
+// Again with memory for what the log or the reverse map lacks, and with tables that the guest does
+// not use, if those may be taken up to `reclaims` times.
+FaultResult Vcpu::FaultWithMemory(Gpa gpa, ExitQualification qualification, FaultResult result,
+                                  int reclaims) {
+  while (std::exchange(lacks_memory_, false)) {
+    if (IsShortOfRoom()) {
+      if (const absl::Status room = MakeRoom(gpa); !room.ok()) return Error(room);
+    } else {
+      if (reclaims-- == 0 || engine_.table_reclaim.Run(TableCache::kFaultMaximum) == 0) {
+        return result;
+      }
+      engine_.table_reclaims.fetch_add(1, std::memory_order_relaxed);
+    }
+    result = FaultOnce(gpa, qualification);
   }
   return result;
 }
 
-// Again with tables that the guest does not use. Another vCPU may be faster with what was freed, so
-// it takes several tries.
-FaultResult Vcpu::FaultWithReclaim(Gpa gpa, ExitQualification qualification, FaultResult result) {
-  constexpr int kTries = 8;
-  for (int i = 0; i < kTries && std::exchange(short_of_tables_, false); ++i) {
-    if (engine_.table_reclaim.Run(TableCache::kFaultMaximum) == 0) break;
-    engine_.table_reclaims.fetch_add(1, std::memory_order_relaxed);
-    result = FaultWithRoom(gpa, qualification);
-  }
-  return result;
+FaultResult Vcpu::FaultOnce(Gpa gpa, ExitQualification qualification) {
+  return Fault(gpa, qualification);
 }
 
 // Life of a fault, top to bottom. docs/design.md has the same list with the reasons for its order.
-FaultResult Vcpu::Fault(Gpa gpa, ExitQualification qualification) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::Fault(Gpa gpa,
+                                                            ExitQualification qualification) {
   if (ABSL_PREDICT_FALSE(!IsPlausible(gpa, qualification))) return Refuse(gpa, qualification);
   PageFault fault = Classify(gpa, qualification);
-
   fault.sequence = engine_.sequence.Current();
   fault.slot = slots_.Find(address_space_, fault.gfn);
-  if (fault.slot == nullptr) return Mmio(fault);
-  if (fault.slot->invalid) return {FaultOutcome::kRetry};
-  if (fault.access.can_write() && fault.slot->is_read_only()) return {FaultOutcome::kMmio};
+  if (ABSL_PREDICT_FALSE(fault.slot == nullptr)) return Mmio(fault.gfn, fault.sequence);
   fault.hva = fault.slot->HvaOf(fault.gfn);
-  fault.log_write = fault.slot->logs_dirty_pages() && fault.access.can_write();
-  if (ABSL_PREDICT_FALSE(fault.log_write && dirty_ring_ != nullptr) &&
-      dirty_ring_->is_nearly_full()) {
+  if (ABSL_PREDICT_FALSE(!IsPlain(fault))) {
+    return SpecialFault(gpa, qualification, fault.sequence, *fault.slot);
+  }
+  if (IsMappedBesideLast(fault)) {
+    counters_.fast.Add();
+    return {FaultOutcome::kSpurious};
+  }
+  return MapFaulting<true>(fault);
+}
+
+// The same where the slot or the exit asks for more. It classifies again: were the fault handed
+// over as it is, it would have to be in memory in `Fault` too.
+FaultResult Vcpu::SpecialFault(Gpa gpa, ExitQualification qualification, uint64_t sequence,
+                               const MemorySlot& slot) {
+  if (slot.invalid) return {FaultOutcome::kRetry};
+  PageFault fault = Classify(gpa, qualification);
+  if (fault.access.can_write() && slot.is_read_only()) return {FaultOutcome::kMmio};
+  fault.sequence = sequence;
+  fault.slot = &slot;
+  fault.hva = slot.HvaOf(fault.gfn);
+  fault.log_write = slot.logs_dirty_pages() && fault.access.can_write();
+  fault.need_room =
+      fault.log_write || (slot.logs_dirty_pages() && IsByHardware(engine_.dirty_tracking()));
+  if (fault.log_write && dirty_ring_ != nullptr && dirty_ring_->is_nearly_full()) {
     return {FaultOutcome::kDirtyRingFull};
   }
-  fault.need_room =
-      fault.log_write || (fault.slot->logs_dirty_pages() && IsByHardware(engine_.dirty_tracking()));
-
   if (FaultResult fast; MayWidenInPlace(fault) && TryWidenInPlace(fault, fast)) return fast;
+  return MapFaulting<false>(fault);
+}
 
+// The second half: asks the host and maps what it says. `kPlain` leaves out what `IsPlain` faults
+// do not need.
+template <bool kPlain>
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::MapFaulting(PageFault& fault) {
   // Whether tables are needed at all shows in the section; without them it may still go well.
-  const absl::Status refill = tables_.Refill();
-  absl::StatusOr<HostPage> page = engine_.backend().Resolve(fault.hva, fault.access);
-  if (!page.ok()) return FromResolveError(page.status());
+  if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
+  const absl::StatusOr<HostPage> page = engine_.backend().Resolve(fault.hva, fault.access);
+  if (ABSL_PREDICT_FALSE(!page.ok())) return FromResolveError(page.status());
   fault.page = &*page;
 
   MapResult mapped;
   {
     MmuReadSection section(reader_);
     if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
-    if (fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
-    mapped = ABSL_PREDICT_TRUE(reverse_mapped_ == nullptr)
-                 ? mmu().Map(RequestFor(fault), memo_, tables_)
+    if (!kPlain && fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
+    mapped = kPlain || reverse_mapped_ == nullptr
+                 ? mmu().Map(RequestFor<kPlain>(fault), memo_, tables_)
                  : MapWithReverse(fault);
-    if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
+    if (!kPlain && fault.log_write && mapped.is_mapped()) MarkDirty(fault);
   }
-  if (ABSL_PREDICT_FALSE(!IsMapped(mapped) || mapped.flush_owed))
-    return Finish(fault, mapped, refill);
+  if (ABSL_PREDICT_FALSE(!mapped.is_mapped() || mapped.flush_owed())) {
+    return Finish(fault.gfn, mapped);
+  }
   return ResultOf(mapped);
 }
 
@@ -226,13 +264,13 @@ FaultResult Vcpu::Refuse(Gpa gpa, ExitQualification qualification) const {
 }
 
 // A frame without memory. Remembering it is only a help, so no table for it is no error.
-FaultResult Vcpu::Mmio(const PageFault& fault) {
+FaultResult Vcpu::Mmio(Gfn gfn, uint64_t sequence) {
   const uint64_t generation = slots_.generation();
   const bool settled = (generation & kSlotUpdateInProgress) == 0;
   if (settled && engine_.options().mmio_caching && tables_.Refill().ok()) {
     MmuReadSection section(reader_);
-    if (!engine_.sequence.MovedSince(fault.sequence, Hva(0))) {
-      mmu().MapMmio(fault.gfn, generation, tables_);
+    if (!engine_.sequence.MovedSince(sequence, Hva(0))) {
+      mmu().MapMmio(gfn, generation, tables_);
     }
   }
   return {FaultOutcome::kMmio};
@@ -265,9 +303,12 @@ bool Vcpu::IsMmioCurrent(EptEntry entry) const {
   return entry == EptEntry::Mmio(entry.mmio_gfn(), engine_.slots.generation(address_space_));
 }
 
-// Aging leaves nothing present, so it does not show in the qualification.
-bool Vcpu::MayWidenInPlace(const PageFault& fault) const {
-  return fault.reached_leaf || engine_.tracks_access.load(std::memory_order_relaxed);
+// Another vCPU was faster, or a prefault: it does not show in the qualification.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsMappedBesideLast(const PageFault& fault) {
+  if (!DirectMmu::SeemsMapped(fault.gfn, fault.access, memo_)) return false;
+  MmuReadSection section(reader_);
+  return !engine_.sequence.MovedSince(fault.sequence, fault.hva) &&
+         mmu().IsMapped(fault.gfn, fault.access, memo_);
 }
 
 // The leaf is there and lacks a right that was taken for logging or aging: the host need not be
@@ -285,13 +326,13 @@ bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
     const Level largest = fault.log_write ? kLevel4K : kLevel1G;
     mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest,
                                 engine_.policy().UnprotectIn(*fault.slot), memo_);
-    if (fault.log_write && IsMapped(mapped)) MarkDirty(fault);
+    if (fault.log_write && mapped.is_mapped()) MarkDirty(fault);
   }
-  if (ABSL_PREDICT_FALSE(mapped.outcome == MapOutcome::kBusy)) {
+  if (ABSL_PREDICT_FALSE(mapped.outcome() == MapOutcome::kBusy)) {
     result.outcome = FaultOutcome::kRetry;
     return true;
   }
-  if (!IsMapped(mapped)) return false;
+  if (!mapped.is_mapped()) return false;
   counters_.fast.Add();
   result = ResultOf(mapped);
   return true;
@@ -314,6 +355,7 @@ bool Vcpu::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
   DirtyLog* log = slot.state->dirty_log();
   const uint64_t index = slot.IndexOf(gfn);
   if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return true;
+  lacks_memory_ = true;
   short_of_room_ = slot.state->shared_dirty_log();
   index_without_room_ = index;
   return false;
@@ -322,17 +364,17 @@ bool Vcpu::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
 MapResult Vcpu::MapWithReverse(const PageFault& fault) {
   const std::shared_ptr<SlotRmap>& rmap = reverse_mapped_->RmapOf(*fault.slot);
   if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(fault.gfn))) {
+    lacks_memory_ = true;
     rmap_short_of_room_ = rmap;
-    MapResult result;
-    result.outcome = MapOutcome::kBusy;
-    return result;
+    return MapResult(MapOutcome::kBusy);
   }
-  return reverse_mapped_->Map(RequestFor(fault), *rmap, memo_, tables_);
+  return reverse_mapped_->Map(RequestFor<false>(fault), *rmap, memo_, tables_);
 }
 
 // Memory for the log and the reverse map is allocated outside every section. The shared pointers
 // keep them while it is.
 absl::Status Vcpu::MakeRoom(Gpa gpa) {
+  lacks_memory_ = false;
   const std::shared_ptr<DirtyLog> log = std::exchange(short_of_room_, nullptr);
   const std::shared_ptr<SlotRmap> rmap = std::exchange(rmap_short_of_room_, nullptr);
   if (log != nullptr) TDP_RETURN_IF_ERROR(log->Prepare(index_without_room_));
@@ -403,32 +445,27 @@ absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots,
       absl::StrFormat("guest memory at gpa 0x%x is changing: try again", walk.gpa.raw()));
 }
 
-void Vcpu::SettleSplit(const MapResult& mapped) {
-  if (ABSL_PREDICT_TRUE(!mapped.flush_owed)) return;
+void Vcpu::SettleSplit(MapResult mapped) {
+  if (ABSL_PREDICT_TRUE(!mapped.flush_owed())) return;
   counters_.splits.Add();
   engine_.clock.Advance().Settle();
 }
 
 // What is left to do where a fault did not simply map its page.
-FaultResult Vcpu::Finish(const PageFault& fault, const MapResult& mapped,
-                         const absl::Status& refill) {
+FaultResult Vcpu::Finish(Gfn gfn, MapResult mapped) {
   SettleSplit(mapped);
-  if (IsMapped(mapped)) return ResultOf(mapped);
-  if (mapped.outcome == MapOutcome::kNeedsTables) {
-    short_of_tables_ = true;
-    return Error(refill.ok() ? absl::InternalError("a fault needed more tables than its maximum")
-                             : refill);
+  if (mapped.is_mapped()) return ResultOf(mapped);
+  if (mapped.outcome() == MapOutcome::kNeedsTables) {
+    lacks_memory_ = true;
+    return Error(tables_.IsStocked()
+                     ? absl::InternalError("a fault needed more tables than its maximum")
+                     : refill_status_);
   }
-  if (mapped.outcome == MapOutcome::kBusy) return {FaultOutcome::kRetry};
+  if (mapped.outcome() == MapOutcome::kBusy) return {FaultOutcome::kRetry};
   // Another frame is mapped: the host put one there and its notice is on the way or was never sent.
   // Growing cannot replace a frame, so the page is taken away and the guest faults again.
-  engine_.Zap(address_space_, fault.gfn, fault.gfn + PageCount(1)).Settle();
+  engine_.Zap(address_space_, gfn, gfn + PageCount(1)).Settle();
   return {FaultOutcome::kRetry};
-}
-
-void Vcpu::Count(const FaultResult& result) {
-  counters_.outcomes[static_cast<size_t>(result.outcome)].Add();
-  if (result.outcome == FaultOutcome::kFixed) counters_.leaves[result.level.raw() - 1].Add();
 }
 
 FaultStats Vcpu::stats() const {
@@ -436,7 +473,6 @@ FaultStats Vcpu::stats() const {
   const auto outcome = [this](FaultOutcome o) {
     return counters_.outcomes[static_cast<size_t>(o)].value();
   };
-  stats.fixed = outcome(FaultOutcome::kFixed);
   stats.spurious = outcome(FaultOutcome::kSpurious);
   stats.retry = outcome(FaultOutcome::kRetry);
   stats.mmio = outcome(FaultOutcome::kMmio);
@@ -448,6 +484,7 @@ FaultStats Vcpu::stats() const {
   if (shadow_ != nullptr) shadow_->AddTo(stats);
   for (size_t i = 0; i < stats.leaves_installed.size(); ++i) {
     stats.leaves_installed[i] = counters_.leaves[i].value();
+    stats.fixed += stats.leaves_installed[i];
   }
   return stats;
 }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -149,17 +150,25 @@ class Vcpu {
   GuestEntry EnterOnShadow();
   absl::Status CheckNotShadowed() const;
 
-  FaultResult Fault(Gpa gpa, ExitQualification qualification);
-  FaultResult FaultWithRoom(Gpa gpa, ExitQualification qualification);
-  FaultResult FaultWithReclaim(Gpa gpa, ExitQualification qualification, FaultResult result);
+  ABSL_ATTRIBUTE_ALWAYS_INLINE FaultResult Fault(Gpa gpa, ExitQualification qualification);
+  FaultResult FaultOnce(Gpa gpa, ExitQualification qualification);  // `Fault`, not inlined
+  FaultResult SpecialFault(Gpa gpa, ExitQualification qualification, uint64_t sequence,
+                           const MemorySlot& slot);
+  template <bool kPlain>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE FaultResult MapFaulting(PageFault& fault);
+  FaultResult FaultWithMemory(Gpa gpa, ExitQualification qualification, FaultResult result,
+                              int reclaims);
   absl::Status CheckAddress(Gpa gpa) const;
   absl::Status CheckWidth(Gpa gpa) const;
   bool IsPlausible(Gpa gpa, ExitQualification qualification) const;
   FaultResult Refuse(Gpa gpa, ExitQualification qualification) const;
-  FaultResult Mmio(const PageFault& fault);
+  FaultResult Mmio(Gfn gfn, uint64_t sequence);
   bool IsMmioCurrent(EptEntry entry) const;
+  bool IsMappedBesideLast(const PageFault& fault);
   bool MayWidenInPlace(const PageFault& fault) const;
   bool TryWidenInPlace(const PageFault& fault, FaultResult& result);
+  bool IsPlain(const PageFault& fault) const;
+  template <bool kPlain>
   LeafRequest RequestFor(const PageFault& fault) const;
   bool HasRoomToLog(const PageFault& fault);
   bool HasRoomToLog(const MemorySlot& slot, Gfn gfn);
@@ -168,7 +177,7 @@ class Vcpu {
   absl::Status MakeRoom(Gpa gpa);
   size_t MarkLogged(absl::Span<const Gpa> pages);
   void MarkDirty(const PageFault& fault);
-  void SettleSplit(const MapResult& mapped);
+  void SettleSplit(MapResult mapped);
   absl::Status CheckPrefault(Gpa gpa, ByteCount size, Access access) const;
   absl::StatusOr<PageCount> PrefaultTable(Gfn gfn, PageCount most, Access access);
   StagedTable::Published PublishRuns(const PageFault& fault, PageCount most,
@@ -176,8 +185,15 @@ class Vcpu {
   void AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs, StagedTable& staged);
   StagedTable::Published PublishStaged(const PageFault& fault, StagedTable& staged);
   absl::StatusOr<PageCount> PrefaultPage(Gfn gfn, Access access);
-  FaultResult Finish(const PageFault& fault, const MapResult& mapped, const absl::Status& refill);
-  void Count(const FaultResult& result);
+  FaultResult Finish(Gfn gfn, MapResult mapped);
+  void Count(const FaultResult& result) {
+    // What was fixed is counted by its level alone.
+    if (ABSL_PREDICT_TRUE(result.outcome == FaultOutcome::kFixed)) {
+      counters_.leaves[result.level.raw() - 1].Add();
+    } else {
+      counters_.outcomes[static_cast<size_t>(result.outcome)].Add();
+    }
+  }
   void LeaveGuest() { flush_member_.LeaveGuest(); }
   DirectMmu& mmu() { return *mmu_; }
 
@@ -192,12 +208,13 @@ class Vcpu {
   Engine& engine_;
   const VcpuId id_;
   AddressSpaceId address_space_ = 0;
-  bool short_of_tables_ = false;      // the last fault failed for want of tables
+  bool lacks_memory_ = false;         // the last fault could go on with more of it
   DirectMmu* mmu_;                    // of that address space
   ReverseMappedMmu* reverse_mapped_;  // the same, or null
   MmuLock::Reader reader_;
   SlotReader slots_;
   TableCache tables_;
+  absl::Status refill_status_;  // of the last refill, where `tables_` is short of its stock
   LeafMemo memo_;
   FlushClock::Member flush_member_;
   // Set where a section was left because a dirty log needed memory.

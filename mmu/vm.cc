@@ -190,9 +190,9 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
     if (DetachHostRange(start, start + size, spare, detached)) {
       flush = engine_->clock.Advance();
       engine_->clock.Retire(std::move(detached), flush);
+      engine_->zaps.Add();
     }
   }
-  if (flush.is_owed()) engine_->zaps.fetch_add(1, std::memory_order_relaxed);
   flush.Settle();
   return absl::OkStatus();
 }
@@ -279,7 +279,7 @@ VmStats Vm::Stats() const {
       if (vcpu != nullptr) stats.faults += vcpu->stats();
     }
   }
-  stats.zaps = engine_->zaps.load(std::memory_order_relaxed);
+  stats.zaps = engine_->zaps.value();
   stats.tables_freed = engine_->tables_freed.load(std::memory_order_relaxed);
   stats.table_reclaims = engine_->table_reclaims.load(std::memory_order_relaxed);
   stats.tables_in_use = engine_->pool.taken();
@@ -293,10 +293,25 @@ VmStats Vm::Stats() const {
   return stats;
 }
 
+absl::Status Vm::SetTableQuota(size_t tables) {
+  if (tables == 0) return absl::InvalidArgumentError("tables: a quota of 0 leaves no root");
+  engine_->pool.set_quota(tables);
+  for (size_t taken = engine_->pool.taken(); taken > tables; taken = engine_->pool.taken()) {
+    if (engine_->table_reclaim.Run(taken - tables) == 0) break;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Vm::CheckInvariants() {
-  absl::MutexLock slots_lock(&engine_->slots_mutex);
-  MmuWriteSection section(engine_->mmu_lock);
-  return CheckEngineInvariants(*engine_);
+  std::vector<MappedLeaf> leaves;
+  uint64_t sequence;
+  {
+    absl::MutexLock slots_lock(&engine_->slots_mutex);
+    MmuWriteSection section(engine_->mmu_lock);
+    sequence = engine_->sequence.Current();
+    TDP_RETURN_IF_ERROR(CheckEngineInvariants(*engine_, leaves));
+  }
+  return CheckHostFrames(*engine_, leaves, sequence);
 }
 
 }  // namespace tdp

@@ -5,6 +5,7 @@
 #ifndef TDP_MMU_VM_H_
 #define TDP_MMU_VM_H_
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 
@@ -135,6 +136,11 @@ class Vm : public GuestMemory {
   // their value.
   absl::Status SetMemoryTypes(const GuestMemoryTypes& types);
 
+  // The most tables that may be in use from now on (`VmOptions::table_quota`), vCPUs' stocks
+  // included. If more are, those that the guest has not used lately are taken away until it is so
+  // or none are left; what is in use stays, and no more come. InvalidArgument for none at all.
+  absl::Status SetTableQuota(size_t tables);
+
   // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing;
   // InvalidArgument beyond the guest's width.
   absl::StatusOr<Translation> Translate(Gpa gpa, AddressSpaceId space = 0);
@@ -147,7 +153,9 @@ class Vm : public GuestMemory {
   // Walks everything and says what does not hold: Internal, naming the entry and the rule. Every
   // entry is legal by the SDM; every leaf lies in a slot, maps the frame that the host gives for it
   // and has no right that the slot denies; every table knows its place; no table is lost or linked
-  // twice. For tests and debugging: O(everything), and it stops faults meanwhile.
+  // twice. For tests and debugging: O(everything), in time and memory; it stops faults while it
+  // walks, and asks `Backend::Resolve` for every leaf afterwards. A leaf whose memory changes
+  // between the two is not compared with the host.
   absl::Status CheckInvariants();
 
   const VmOptions& options() const { return engine_->options(); }

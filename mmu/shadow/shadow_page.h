@@ -70,7 +70,10 @@ struct alignas(64) ShadowPage {
   TablePage* places = nullptr;   // 512 `RmapPlace`s
   uint32_t present = 0;          // entries that are no holes
   uint32_t roots = 0;            // vCPUs' roots and cached roots that stand here
-  bool is_invalid = false;       // zapped while it was a root: freed when it is none any more
+  // The flush after which no CPU can write the guest's table through what it had cached when W was
+  // taken; `ShadowTables::IsTrusted` compares.
+  uint64_t trusted_from = 0;
+  bool is_invalid = false;  // zapped while it was a root: freed when it is none any more
   ShadowSync sync = ShadowSync::kSynced;
   uint8_t floods = 0;  // writes to the table since something used the page
   ShadowPage* hash_next = nullptr;

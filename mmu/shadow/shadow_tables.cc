@@ -71,9 +71,18 @@ ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* 
   if (tracking != nullptr) {
     // Prepared, so this cannot fail.
     TDP_CHECK(tracking->AddWriteTracking(gfn).ok());
-    zap.flush |= WriteProtectFrame(gfn);
+    ProtectTable(*page, zap);
   }
   return page;
+}
+
+// Any flush that begins after W was taken will do, and gets a later number than the clock shows
+// now.
+template <typename Entry>
+void ShadowTables<Entry>::ProtectTable(ShadowPage& page, ShadowZap& zap) {
+  if (!WriteProtectFrame(page.gfn)) return;
+  page.trusted_from = clock_.generation() + 1;
+  zap.flush = true;
 }
 
 template <typename Entry>
@@ -239,8 +248,13 @@ PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
 template <typename Entry>
 void ShadowTables<Entry>::Settle(PendingFlush&& flush) {
   if (!flush.is_owed()) return;
+  const uint64_t generation = flush.generation();
   flush.Settle();
-  unsettled_.fetch_sub(1, std::memory_order_relaxed);
+  uint64_t settled = settled_.load(std::memory_order_relaxed);
+  while (settled < generation &&
+         !settled_.compare_exchange_weak(settled, generation, std::memory_order_release)) {
+  }
+  unsettled_.fetch_sub(1, std::memory_order_release);
 }
 
 // --- What the guest writes -----------------------------------------------------------------------
@@ -319,9 +333,10 @@ void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
 template <typename Entry>
 void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
   for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowUnsyncList::Next(page)) {
-    if (page->sync != ShadowSync::kUnsync) continue;
-    zap.flush |= WriteProtectFrame(page->gfn);
+    // Another vCPU may have begun already, and not have settled.
+    if (page->sync == ShadowSync::kUnsync) ProtectTable(*page, zap);
     page->sync = ShadowSync::kResyncing;
+    zap.flush |= !IsTrusted(*page);
   }
 }
 

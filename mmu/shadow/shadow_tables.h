@@ -111,10 +111,15 @@ class ShadowTables {
 
   // A new page, linked nowhere; there is none like it. Null if `stock` lacks something. `tracking`,
   // null for a direct page, is prepared for `gfn`: the frame is tracked from here on, and every
-  // entry that maps it loses W. If one had it, `zap` owes a flush, and until that is settled no
-  // entry may be derived from the guest's table: a CPU may still write it unseen.
+  // entry that maps it loses W. If one had it, `zap` owes a flush.
   ShadowPage* Make(Gfn gfn, PageRole role, LargePagePermits* tracking, ShadowStock& stock,
                    ShadowZap& zap);
+
+  // Whether entries may be derived from the guest's table as it is. Not so until the flush that its
+  // tracking owed is settled: a CPU may still write it unseen.
+  bool IsTrusted(const ShadowPage& page) const {
+    return page.trusted_from <= settled_.load(std::memory_order_acquire);
+  }
 
   // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
   void Hold(ShadowPage& page) { ++page.roots; }
@@ -211,6 +216,7 @@ class ShadowTables {
   absl::Status CheckInvariants() const;
 
  private:
+  void ProtectTable(ShadowPage& page, ShadowZap& zap);
   bool Protect(RmapHead& head) const;
   bool WriteProtectFrame(Gfn gfn) const;
   static bool ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
@@ -245,7 +251,8 @@ class ShadowTables {
   const ShadowTablesOptions options_;
   Counters counters_;
 
-  std::atomic<int> unsettled_{0};  // commits whose flush is still to come
+  std::atomic<int> unsettled_{0};     // commits whose flush is still to come
+  std::atomic<uint64_t> settled_{0};  // the latest flush that a commit has settled
   SpinLock lock_;
   uint32_t generation_ = 1;
   PageHash hash_;

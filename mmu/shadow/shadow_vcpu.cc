@@ -75,9 +75,15 @@ PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool
   for (int i = 0; i < kTries; ++i) {
     const Next next = Try(fault, result);
     if (ABSL_PREDICT_TRUE(next == Next::kDone)) break;
-    if (absl::Status status = Prepare(next); !status.ok()) {
+    bool no_memory = false;
+    if (absl::Status status = Prepare(next, no_memory); !status.ok()) {
       result = absl::IsUnavailable(status) ? PagingFaultResult{PagingOutcome::kBlocked}
                                            : Error(std::move(status));
+      break;
+    }
+    if (no_memory && walk_.outcome == GuestWalkOutcome::kNeedsPage) {
+      result.outcome = PagingOutcome::kNoTable;
+      result.gpa = walk_.gpa;
       break;
     }
     result.outcome = PagingOutcome::kRetry;
@@ -133,11 +139,9 @@ ShadowVcpu::Next ShadowVcpu::Walk(Fault& fault, PagingFaultResult& result) {
       result.error_code = walk_.error_code;
       return Next::kDone;
     case GuestWalkOutcome::kNoMemory:
-      result.outcome = PagingOutcome::kNoTable;
-      result.gpa = walk_.gpa;
-      return Next::kDone;
-    case GuestWalkOutcome::kNonCanonical:
     case GuestWalkOutcome::kNestedFault:
+      break;  // not of this memory
+    case GuestWalkOutcome::kNonCanonical:
       result = Error(absl::InvalidArgumentError(
           absl::StrFormat("gva 0x%x is not canonical: it causes no #PF", fault.gva.raw())));
       return Next::kDone;
@@ -379,15 +383,13 @@ bool ShadowVcpu::PrefetchOrigin(ShadowPage& page, int index, const std::byte* ta
 
 // --- Between two tries ---------------------------------------------------------------------------
 
-absl::Status ShadowVcpu::Prepare(Next next) {
+absl::Status ShadowVcpu::Prepare(Next next, bool& no_memory) {
   switch (next) {
     case Next::kDone:
     case Next::kAgain:
       return absl::OkStatus();
-    case Next::kFetch: {
-      bool no_memory = false;
-      return FetchPage(no_memory);  // without memory the next walk finds out
-    }
+    case Next::kFetch:
+      return FetchPage(no_memory);
     case Next::kMakeRoom:
       return MakeRoom();
     case Next::kTables: {

@@ -188,7 +188,7 @@ class ShadowVcpu {
   bool PrefetchOrigin(ShadowPage& page, int index, const std::byte* table,
                       LeafOrigin& origin) const;
   void MarkDirty(const Fault& fault);
-  absl::Status Prepare(Next next);
+  absl::Status Prepare(Next next, bool& no_memory);
   absl::Status FetchPage(bool& no_memory);
   absl::Status MakeRoom();
   absl::Status Recycle(size_t count);

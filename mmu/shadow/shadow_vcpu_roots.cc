@@ -193,7 +193,8 @@ absl::Status ShadowVcpu::LoadRoot(const GuestPaging& paging, const GuestRoots& r
     // The tables that the root shadows are tracked; nothing is derived from them before this.
     shadow().Settle(std::move(flush));
     if (next == Next::kDone) return absl::OkStatus();
-    TDP_RETURN_IF_ERROR(Prepare(next));
+    bool no_memory = false;
+    TDP_RETURN_IF_ERROR(Prepare(next, no_memory));
   }
   return absl::UnavailableError(
       absl::StrFormat("the memory of cr3 0x%x is changing: try again", roots.cr3));

@@ -103,6 +103,24 @@ TEST_F(GuestWindowTest, TablesAreReadThroughTheSlotsAndTheHostIsAskedOnce) {
   EXPECT_EQ(Get(kLeaf) & guest::kAccessed, guest::kAccessed);
 }
 
+// Frames 12 and 44 have a line of the window in common, and each of them another.
+TEST_F(GuestWindowTest, TablesThatWantTheSameLineDoNotPutEachOtherOutForEver) {
+  constexpr uint64_t kFrame12 = 12 * kPageSize;
+  constexpr uint64_t kFrame44 = 44 * kPageSize;
+  for (uint64_t other : {12 + 64, 44 + 64}) {
+    // Something else stands in their other lines.
+    Set(TableAt(4), other * kPageSize | kTable);
+    Walk();
+  }
+  Set(TableAt(4), kFrame12 | kTable);
+  Set(kFrame12, kFrame44 | kTable);
+  Set(kFrame44, TableAt(1) | kTable);
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_EQ(Walk().gpa, Gpa(0x123678));
+    ASSERT_TRUE(status_.ok()) << status_;
+  }
+}
+
 TEST_F(GuestWindowTest, ATableBeyondTheSlotsIsNoMemory) {
   Set(TableAt(2), kSize | kTable);
   EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kNoMemory);

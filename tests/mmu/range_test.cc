@@ -260,6 +260,10 @@ TEST_F(RangeTest, AnotherFrameOrAnotherTypeInTheTableForbidsTheCollapse) {
   host_.order = 9;
   EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 0u);
   EXPECT_EQ(LevelOf(Gpa(0x1000)), 1);
+  const absl::Status broken = vm_->CheckInvariants();
+  EXPECT_THAT(broken.message(), testing::HasSubstr("gfn 0x1 level 1: maps frame 0x10004001, but"))
+      << "the host has changed its mind and told nobody";
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam, MiB(2)).ok());
 }
 
 TEST_F(RangeTest, HolesBecomePartOfTheLeaf) {

@@ -21,6 +21,8 @@ constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::No
 constexpr size_t kQuota =
     64;  // a root, two tables below it, a vCPU's stock, and 20 and more leaves
 
+constexpr FaultOutcome kFixed = FaultOutcome::kFixed;
+
 class TableReclaimTest : public testing::Test {
  protected:
   void Start(VmOptions options = {}, uint32_t flags = 0) {
@@ -138,6 +140,26 @@ TEST_F(TableReclaimTest, WithNothingToTakeTheAnswerIsResourceExhausted) {
   EXPECT_EQ(result.outcome, FaultOutcome::kError);
   EXPECT_TRUE(absl::IsResourceExhausted(result.status)) << result.status;
   EXPECT_FALSE(IsMapped(0));
+}
+
+TEST_F(TableReclaimTest, ASmallerQuotaTakesColdTablesAtOnceAndALargerOneGivesRoom) {
+  Start({.table_quota = 128});
+  for (uint64_t region = 0; region < 80; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  ASSERT_GT(vm_->Stats().tables_in_use, 80u);
+  ASSERT_TRUE(vm_->SetTableQuota(64).ok());
+  EXPECT_LE(vm_->Stats().tables_in_use, 64u);
+  ASSERT_TRUE(vm_->SetTableQuota(256).ok());
+  for (uint64_t region = 0; region < 150; ++region) ASSERT_TRUE(Fault(region).status.ok());
+  for (uint64_t region = 0; region < 150; ++region) EXPECT_TRUE(IsMapped(region)) << region;
+}
+
+TEST_F(TableReclaimTest, AQuotaBelowWhatCannotBeTakenStandsAndStopsGrowth) {
+  Start({.table_quota = 64});
+  ASSERT_EQ(Fault(0).outcome, kFixed);
+  ASSERT_TRUE(vm_->SetTableQuota(1).ok());
+  EXPECT_GT(vm_->Stats().tables_in_use, 1u) << "the root, and the vCPU's stock";
+  EXPECT_FALSE(IsMapped(0));
+  EXPECT_TRUE(absl::IsInvalidArgument(vm_->SetTableQuota(0)));
 }
 
 TEST_F(TableReclaimTest, PrefaultTakesNothingAway) {

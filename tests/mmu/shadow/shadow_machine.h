@@ -85,7 +85,9 @@ class Machine {
     shadowed.paging = Paging::kShadow;
     vm_ = *Vm::Create(backend_, shadowed);
     vcpu_ = *vm_->CreateVcpu();
-    reference_vm_ = *Vm::Create(reference_);
+    VmOptions plain;
+    plain.mmio_caching = false;  // a violation says what was accessed, a misconfiguration does not
+    reference_vm_ = *Vm::Create(reference_, plain);
     reference_vcpu_ = *reference_vm_->CreateVcpu();
     sim::Controls controls;
     controls.ept = false;
@@ -110,6 +112,17 @@ class Machine {
     MemoryRegion plain = region;
     plain.flags &= ~kSlotLogDirtyPages;
     return reference_vm_->SetMemoryRegion(plain);
+  }
+
+  // The host moves pages to other frames, and tells both VMs.
+  absl::Status Migrate(Hva hva, ByteCount size) {
+    for (Vm* vm : {vm_.get(), reference_vm_.get()}) {
+      if (absl::Status begun = vm->BeginHostInvalidation(hva, size); !begun.ok()) return begun;
+    }
+    const absl::Status moved = memory_.Migrate(hva, size);
+    vm_->EndHostInvalidation();
+    reference_vm_->EndHostInvalidation();
+    return moved;
   }
 
   // --- the guest ---
@@ -192,15 +205,11 @@ class Machine {
         return {Seen::What::kPageFault, exit.error_code};
       }
       if (result.event == sim::Event::kKick) continue;
-      const FaultResult fault =
-          result.event == sim::Event::kEptViolation
-              ? reference_vcpu_->HandleEptViolation(exit.gpa, exit.qualification)
-              : reference_vcpu_->HandleEptMisconfiguration(exit.gpa);
+      TDP_CHECK(result.event == sim::Event::kEptViolation);
+      const FaultResult fault = reference_vcpu_->HandleEptViolation(exit.gpa, exit.qualification);
       if (fault.outcome != FaultOutcome::kMmio) continue;
-      const bool final = result.event == sim::Event::kEptMisconfiguration
-                             ? false
-                             : (exit.qualification.raw() & ept::kQualFinalAddress) != 0;
-      if (result.event == sim::Event::kEptViolation && !final) return {Seen::What::kNoTable, 0};
+      const bool final = (exit.qualification.raw() & ept::kQualFinalAddress) != 0;
+      if (!final) return {Seen::What::kNoTable, 0};
       return {Seen::What::kMmio, exit.gpa.raw()};
     }
     return {};
