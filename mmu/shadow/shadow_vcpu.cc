@@ -88,6 +88,10 @@ PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool
     }
     result.outcome = PagingOutcome::kRetry;
   }
+  // A page fault drops what is cached for its address (SDM vol. 3A, 5.10.4.1).
+  if (result.outcome == PagingOutcome::kGuestFault) {
+    InvalidateIn(gva, [this](const ShadowRoot& root) { return &root == &root_; });
+  }
   Count(result.outcome);
   return result;
 }
