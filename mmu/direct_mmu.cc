@@ -58,11 +58,17 @@ EntryPosition DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect
   return {};
 }
 
+// What is noted already is not written again: the next fault would wait for those stores.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Note(Gfn gfn, const EntryPosition& position,
                                                          LeafMemo& memo) const {
-  memo.structure = structure();
+  const uint64_t now = structure();
+  if (memo.LeadsTo(gfn, position.level, Access::None(), now) &&
+      memo.position.above == position.above) {
+    return;
+  }
+  memo.structure = now;
   memo.region = LeafMemo::Region(gfn, position.level);
-  // One by one: copied as a whole it would wait for the stores of its parts.
+  // One by one: a copy of the whole would wait for the stores of its parts.
   memo.position.table = position.table;
   memo.position.level = position.level;
   memo.position.above = position.above;

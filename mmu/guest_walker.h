@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/guest_format.h"
@@ -136,30 +137,41 @@ class GuestWalker {
     return false;
   }
 
-  // From the root to the leaf; false if something ends the walk before.
+  // From the root to the leaf; false if something ends the walk before. What changes at each level
+  // is kept out of `walk` meanwhile, and so in registers.
   bool Descend(Gva gva, GuestAccess access, GuestWalk& walk) {
     walk.Begin(Geometry::kLevels);
+    int level = Geometry::kLevels;
+    GuestRights rights(GuestRights::kAll);
+    const bool reached = DescendTo(gva, access, walk, level, rights);
+    walk.level = level;
+    walk.rights = rights;
+    return reached;
+  }
+
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool DescendTo(Gva gva, GuestAccess access, GuestWalk& walk,
+                                              int& level, GuestRights& rights) {
     uint64_t table = roots_.cr3;
     if constexpr (kMode == PagingMode::kPae) {
       table = roots_.pdptes[gva.raw() >> 30 & 3];
       if ((table & guest::kPresent) == 0) return PageFault(access, 0, walk);
     }
-    for (;; --walk.level) {
+    for (;; --level) {
       const Gpa address((table & guest::kAddressMask) +
-                        Geometry::Index(gva, walk.level) * sizeof(Entry));
-      walk.entry_addresses[At(walk.level)] = address;
-      walk.table_rights[At(walk.level)] = walk.rights;
+                        Geometry::Index(gva, level) * sizeof(Entry));
+      walk.entry_addresses[At(level)] = address;
+      walk.table_rights[At(level)] = rights;
       GuestWalkOutcome why = GuestWalkOutcome::kMapped;
       const std::byte* place = memory_.Reach(address, false, why);
       if (ABSL_PREDICT_FALSE(place == nullptr)) return Stop(walk, why, address);
       const uint64_t entry = Load(place);
-      walk.entries[At(walk.level)] = entry;
-      if ((entry & guest::kPresent) == 0) return PageFault(access, 0, walk);
-      const bool is_leaf = paging_.IsLeaf(entry, walk.level);
-      if (ABSL_PREDICT_FALSE(paging_.HasReservedBit(entry, walk.level, is_leaf))) {
+      walk.entries[At(level)] = entry;
+      if (ABSL_PREDICT_FALSE((entry & guest::kPresent) == 0)) return PageFault(access, 0, walk);
+      const bool is_leaf = paging_.IsLeaf(entry, level);
+      if (ABSL_PREDICT_FALSE(paging_.HasReservedBit(entry, level, is_leaf))) {
         return PageFault(access, guest::kFaultPresent | guest::kFaultReserved, walk);
       }
-      walk.rights = walk.rights & GuestRights::Of(entry);
+      rights = rights & GuestRights::Of(entry);
       if (is_leaf) return true;
       table = entry;
     }

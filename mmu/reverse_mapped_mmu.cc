@@ -77,12 +77,14 @@ MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
   const MapOutcome outcome = mmu_.Install(at, old, request, memo, cache);
   if (outcome != MapOutcome::kInstalled) return outcome;
   const Level level = std::min(at.level, request.level);
-  const EntryPosition leaf = at.level == level ? at : mmu_.Descend(mmu_.Root(), request.gfn, level);
+  const EntryRef leaf = at.level == level
+                            ? at.entry(request.gfn)
+                            : mmu_.Descend(mmu_.Root(), request.gfn, level).entry(request.gfn);
   RmapHead* head = rmap.Find(request.gfn, level);
   TDP_DCHECK(head != nullptr);
   // A descriptor is needed for a second entry alone, and there is none.
   TDP_CHECK(head->is_empty());
-  *head = RmapHead::Single(leaf.entry(request.gfn).where());
+  *head = RmapHead::Single(leaf.where());
   return outcome;
 }
 
