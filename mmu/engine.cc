@@ -62,12 +62,19 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
                                                                 engine->clock, shadow));
     }
   }
+  for (int space = 0; options.nested && space < options.address_spaces; ++space) {
+    const ShadowTablesOptions nested = {static_cast<AddressSpaceId>(space),
+                                        options.shadow_page_quota};
+    engine->nested_.push_back(
+        std::make_unique<NestedShadow>(engine->pool, engine->shadow_pools_, engine->clock, nested));
+  }
   return engine;
 }
 
 Engine::~Engine() {
   clock.Reclaim();  // no vCPU is left, so everything that waited can go
   shadows_.clear();
+  nested_.clear();
   TableList roots;
   for (const auto& mmu : mmus_) roots.Push(mmu->TakeRoot());
   Engine::Reclaim(std::move(roots));
@@ -75,6 +82,10 @@ Engine::~Engine() {
 
 ShadowParts Engine::shadow_parts() {
   return {backend_, slots, sequence, mmu_lock, policy_, shadow_pools_, shadows_};
+}
+
+NestedParts Engine::nested_parts() {
+  return {backend_, slots, sequence, mmu_lock, policy_, shadow_pools_, nested_};
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -94,6 +105,22 @@ EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
 
 bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
                     TableList& detached) {
+  const bool any = DetachNested(space, first, end, detached);
+  return DetachDirect(space, first, end, spare, detached) || any;
+}
+
+bool Engine::DetachNested(AddressSpaceId space, Gfn first, Gfn end, TableList& detached) {
+  NestedShadow* nested_shadow = nested(space);
+  if (ABSL_PREDICT_TRUE(nested_shadow == nullptr)) return false;
+  ShadowZap zap;
+  nested_shadow->Detach(first, end, zap);
+  const bool any = !zap.is_empty() || nested_shadow->IsUnsettled();
+  detached.Splice(std::move(zap.tables));
+  return any;
+}
+
+bool Engine::DetachDirect(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
+                          TableList& detached) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) {
     return mapped->Detach(first, end, spare, detached);
   }
@@ -110,6 +137,13 @@ bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
 }
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
+  NestedShadow* nested_shadow = nested(space);
+  const bool any = nested_shadow != nullptr &&
+                   (nested_shadow->WriteProtect(first, end) || nested_shadow->IsUnsettled());
+  return WriteProtectDirect(space, first, end) || any;
+}
+
+bool Engine::WriteProtectDirect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
   if (PagingShadow* shadowed = shadow(space)) {
     return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
@@ -125,6 +159,10 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
     shadowed->WriteProtectPages(base, mask);
   } else {
     mmu(space).NarrowPages(base, mask, bits);
+  }
+  if (NestedShadow* nested_shadow = nested(space)) {
+    const SpinLockHolder hold(nested_shadow->lock());
+    nested_shadow->WriteProtectPages(base, mask);
   }
 }
 
@@ -147,7 +185,8 @@ PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
 }
 
 // First no CPU can get at anything; then the pages go, a few in a section.
-PendingFlush Engine::ZapShadow(PagingShadow& shadow) {
+template <typename Shadow>
+PendingFlush Engine::ZapShadow(Shadow& shadow) {
   constexpr size_t kBatch = 64;
   PendingFlush flush;
   bool more = true;
@@ -172,14 +211,16 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   TDP_ASSIGN_OR_RETURN(TablePage * root, NewRoot());
   TableList detached;
   PendingFlush flush;
+  if (NestedShadow* nested_shadow = nested(space)) flush = ZapShadow(*nested_shadow);
   {
     MmuWriteSection section(mmu_lock);
     if (ReverseMappedMmu* mapped = reverse_mapped(space)) mapped->ForgetAll();
     TablePage* old = mmu(space).ReplaceRoot(root);
     old->may_be_dirty = true;
     detached.Push(old);
-    flush = clock.AdvanceAllRoots();
-    clock.Retire(std::move(detached), flush);
+    PendingFlush part = clock.AdvanceAllRoots();
+    clock.Retire(std::move(detached), part);
+    flush.Merge(std::move(part));
     zaps.Add();
   }
   return flush;

@@ -81,6 +81,21 @@ GuestEntry Vcpu::EnterOnShadow() {
   return GuestEntry(this, Eptp());
 }
 
+void Vcpu::StartNested() {
+  nested_ = std::make_unique<NestedVcpu>(engine_.nested_parts(), flush_member_, window_,
+                                         dirty_ring_.get());
+}
+
+// Two roots are in use, L1's and L2's, so a flush is always of all.
+GuestEntry Vcpu::EnterNestable() {
+  if (flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing) {
+    counters_.flushes.Add();
+    engine_.backend().InvalidateAll(id_);
+  }
+  if (nested_->TakeLinearFlush()) engine_.backend().InvalidateLinear(id_);
+  return GuestEntry(this, nested_->is_entered() ? nested_->eptp() : mmu().eptp());
+}
+
 absl::Status Vcpu::CheckNotShadowed() const {
   if (ABSL_PREDICT_TRUE(shadow_ == nullptr)) return absl::OkStatus();
   return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
@@ -88,6 +103,7 @@ absl::Status Vcpu::CheckNotShadowed() const {
 
 GuestEntry Vcpu::EnterGuest() {
   if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
+  if (ABSL_PREDICT_FALSE(nested_ != nullptr)) return EnterNestable();
   const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
   // The root is read after the vCPU counts as in the guest: whoever replaces it from here on will
   // kick.
@@ -109,7 +125,11 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
     return absl::InvalidArgumentError(
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
+  if (nested_ != nullptr && nested_->is_entered()) {
+    return absl::FailedPreconditionError("the vCPU runs L2: NestedVcpu::Leave comes first");
+  }
   if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
+  if (nested_ != nullptr) nested_->SetAddressSpace(space);
   address_space_ = space;
   mmu_ = &engine_.mmu(space);
   reverse_mapped_ = engine_.reverse_mapped(space);
