@@ -206,6 +206,21 @@ PendingFlush Engine::ZapShadow(Shadow& shadow) {
   return flush;
 }
 
+size_t Engine::RecycleShadows(size_t count) {
+  size_t zapped = 0;
+  for (const std::unique_ptr<PagingShadow>& shadow : shadows_) {
+    PendingFlush flush;
+    {
+      MmuWriteSection section(mmu_lock);
+      ShadowZap zap;
+      zapped += shadow->ZapOldest(count, zap);
+      flush = shadow->Commit(std::move(zap));
+    }
+    shadow->Settle(std::move(flush));
+  }
+  return zapped;
+}
+
 absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   if (PagingShadow* shadowed = shadow(space)) return ZapShadow(*shadowed);
   TDP_ASSIGN_OR_RETURN(TablePage * root, NewRoot());

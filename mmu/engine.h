@@ -87,6 +87,10 @@ class Engine : public TableReclaimer {
   // The same for everything at once, in O(1): the root is replaced.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space);
 
+  // Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How
+  // many they were.
+  size_t RecycleShadows(size_t count);
+
   // Called with detached subtrees that no CPU can reach: takes the D bits that slots log, frees
   // every table.
   void Reclaim(TableList&& subtrees) override;

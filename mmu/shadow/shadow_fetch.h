@@ -34,8 +34,8 @@ struct ShadowPath {
   };
   // By level, from that of the root down to `leaf_level`.
   std::array<Step, 6> steps;
-  // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`: the guest has no
-  // tables.
+  // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`, above every
+  // level: the guest has no tables.
   int leaf_level = 1;
   static constexpr int kNoTables = 6;
   uint32_t rights = 0;  // of the leaf: as `LeafOrigin` keeps them
@@ -115,7 +115,7 @@ class ShadowFetch {
   Wanted ChildOf(const ShadowPath& path) const {
     const Level level = page_->level();
     const PageRole role = page_->role.WithLevel(level.below());
-    if (level.raw() <= path.leaf_level || path.leaf_level == ShadowPath::kNoTables) {
+    if (level.raw() <= path.leaf_level) {
       return {path.gfn.AlignDown(level.pages()),
               role.WithDirect(true).WithQuadrant(0).WithAccess(AccessOf(path.rights))};
     }

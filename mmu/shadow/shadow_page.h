@@ -80,8 +80,9 @@ struct alignas(64) ShadowPage {
   ShadowPage* hash_previous = nullptr;
   ShadowPage* newer = nullptr;  // by time of making
   ShadowPage* older = nullptr;
-  ShadowPage* unsync_next = nullptr;
-  ShadowPage* unsync_previous = nullptr;
+  // In the list of pages out of sync, which are of level 1, or of roots, which are not.
+  ShadowPage* special_next = nullptr;
+  ShadowPage* special_previous = nullptr;
 
   Level level() const { return role.level(); }
   bool is_direct() const { return role.direct(); }
@@ -114,8 +115,8 @@ struct alignas(64) ShadowPage {
 };
 
 // Records come from a `DescriptorPool` of this size.
-inline constexpr size_t kShadowPageBytes = 256;
-static_assert(sizeof(ShadowPage) <= kShadowPageBytes);
+inline constexpr size_t kShadowPageBytes = 128;
+static_assert(sizeof(ShadowPage) == kShadowPageBytes);
 
 // Where the entries of shadow pages keep their places in chains.
 struct ShadowPlaces {
@@ -160,7 +161,7 @@ class ShadowList {
 };
 
 using ShadowAgeList = ShadowList<&ShadowPage::newer, &ShadowPage::older>;
-using ShadowUnsyncList = ShadowList<&ShadowPage::unsync_next, &ShadowPage::unsync_previous>;
+using ShadowSpecialList = ShadowList<&ShadowPage::special_next, &ShadowPage::special_previous>;
 
 }  // namespace tdp
 

@@ -88,7 +88,9 @@ void ShadowTables<Entry>::ProtectTable(ShadowPage& page, ShadowZap& zap) {
 template <typename Entry>
 void ShadowTables<Entry>::Release(ShadowPage& page, ShadowZap& zap) {
   TDP_CHECK(page.roots != 0);
-  if (--page.roots == 0 && page.is_invalid) Free(page, zap);
+  if (--page.roots != 0) return;
+  roots_.Remove(&page);
+  if (page.is_invalid) Free(page, zap);
 }
 
 // --- Entries -------------------------------------------------------------------------------------
@@ -332,7 +334,7 @@ void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
 
 template <typename Entry>
 void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
-  for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowUnsyncList::Next(page)) {
+  for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowSpecialList::Next(page)) {
     // Another vCPU may have begun already, and not have settled.
     if (page->sync == ShadowSync::kUnsync) ProtectTable(*page, zap);
     page->sync = ShadowSync::kResyncing;
@@ -446,10 +448,8 @@ void ShadowTables<Entry>::ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap) {
 template <typename Entry>
 void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
   ++generation_;
-  for (ShadowPage* page = pages_.first(); page != nullptr;) {
-    ShadowPage* next = ShadowAgeList::Next(page);
-    if (page->roots != 0) Zap(*page, spare_descriptors_, zap);
-    page = next;
+  for (ShadowPage* root = roots_.first(); root != nullptr; root = ShadowSpecialList::Next(root)) {
+    if (!root->is_invalid) Zap(*root, spare_descriptors_, zap);
   }
 }
 

@@ -123,7 +123,9 @@ class ShadowTables {
   }
 
   // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
-  void Hold(ShadowPage& page) { ++page.roots; }
+  void Hold(ShadowPage& page) {
+    if (page.roots++ == 0) roots_.PushBack(&page);
+  }
   void Release(ShadowPage& page, ShadowZap& zap);
   // Whether a held page still shadows anything: else the root has to be made anew.
   bool IsCurrent(const ShadowPage& page) const {
@@ -160,7 +162,7 @@ class ShadowTables {
   void OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors, ShadowZap& zap);
 
   // The pages out of sync.
-  const ShadowUnsyncList& unsync() const { return unsync_; }
+  const ShadowSpecialList& unsync() const { return unsync_; }
   // Takes W from the frames of all unsync pages again: once `zap` is settled they can be read and
   // given to `SetSynced`, unless one was written meanwhile and went unsync again.
   void BeginResync(ShadowZap& zap);
@@ -175,6 +177,10 @@ class ShadowTables {
   // Under the lock. Zaps the oldest pages that are no roots: up to `count` of them. How many it
   // were.
   size_t ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap);
+  // The same in a writer's section.
+  size_t ZapOldest(size_t count, ShadowZap& zap) {
+    return ZapOldest(count, spare_descriptors_, zap);
+  }
   bool IsFull(size_t more) const { return pages_.size() + more > options_.page_quota; }
   // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
   // section.
@@ -194,7 +200,7 @@ class ShadowTables {
   // Takes away every leaf that touches [first, end) and every page that shadows a table there.
   void Detach(Gfn first, Gfn end, ShadowZap& zap);
   // Makes every page obsolete, and empties the roots so that no CPU gets to one once `zap` is
-  // settled.
+  // settled. O(roots).
   void MakeObsolete(ShadowZap& zap);
   // Zaps up to `count` obsolete pages, the oldest first. Whether there may be more.
   bool ZapObsolete(size_t count, ShadowZap& zap);
@@ -260,7 +266,8 @@ class ShadowTables {
   uint32_t generation_ = 1;
   PageHash hash_;
   ShadowAgeList pages_;
-  ShadowUnsyncList unsync_;
+  ShadowSpecialList unsync_;
+  ShadowSpecialList roots_;  // the pages that are held, invalid ones included
   SlotRmaps rmaps_;
   // Of structural operations.
   DescriptorCache spare_descriptors_;

@@ -516,24 +516,26 @@ TEST_F(ShadowFault, AtTheQuotaTheOldestPagesGo) {
   EXPECT_GT(Stats().mmu_recycled, 100u);
 }
 
-// Whatever the number of table blocks, a fault is answered or says ResourceExhausted, and goes
-// through once there is memory.
 TEST_F(ShadowFault, WithoutTableMemoryTheFaultFailsAndCanBeTriedAgain) {
   Start();
-  machine_->memory().SetTableBlockBudget(0);
-  int failed = 0;
-  for (uint64_t i = 0; i < 100 && failed == 0; ++i) {
-    // New tables far from each other, until there is no table left that may be recycled either.
+  ExpectSame(0x10000);
+  // Nothing comes any more; what is recycled is below the quota's notice.
+  ASSERT_TRUE(machine_->vm().SetTableQuota(1).ok());
+  PagingFaultResult failed;
+  for (uint64_t i = 0; i < 100 && failed.outcome != PagingOutcome::kError; ++i) {
     const uint64_t frame = 512 + i * 2;
     Table(1, 1 + i, frame << kPageShift | kAll);
     Table(frame, 0, (frame + 1) << kPageShift | kAll);
     Table(frame + 1, 0, 0x4000 | kAll);
-    const Seen seen = Access((1 + i) << 39 | 0x10000);
-    if (seen.what != kMemory) ++failed;
+    failed = machine_->shadow().HandlePageFault(Gva((1 + i) << 39 | 0x10000), 0);
     ASSERT_TRUE(machine_->vm().CheckInvariants().ok());
   }
-  machine_->memory().SetTableBlockBudget(std::nullopt);
+  EXPECT_TRUE(absl::IsResourceExhausted(failed.status)) << failed.status;
+  EXPECT_EQ(machine_->shadow().WriteCr3(0x9000).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  ASSERT_TRUE(machine_->vm().SetTableQuota(1 << 20).ok());
   ExpectSame(uint64_t{1} << 39 | 0x10000);
+  ExpectSame(0x10000);
 }
 
 TEST_F(ShadowFault, WhatIsNotShadowedIsRefusedInWords) {
