@@ -34,6 +34,18 @@ class ChangeSequence {
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
+  // How much of a host page of 2^order frames may be mapped for `hva`, behind which `frame` stands:
+  // all of it, or that frame alone (0) where another part of the page is being invalidated. The
+  // host may answer with the whole page until the end of that, and a leaf of it would bring back
+  // what the beginning has taken away.
+  int StableOrder(Hva hva, Hfn frame, int order) const {
+    if (ABSL_PREDICT_TRUE(in_progress_ == 0) || order == 0) return order;
+    constexpr int kLargest = 18;  // as `HostPage::order`
+    const PageCount pages(uint64_t{1} << std::min(order, kLargest));
+    const Hva first = hva.AlignDown(kPageSize) - (frame - frame.AlignDown(pages)).bytes();
+    return first < end_ && first + pages.bytes() > start_ ? 0 : order;
+  }
+
   // An invalidation of the host range [start, end) begins. Several may overlap in time; their
   // ranges are then taken as one.
   void Begin(Hva start, Hva end) {

@@ -50,6 +50,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
   for (int space = 0; space < options.address_spaces; ++space) {
     TDP_RETURN_IF_ERROR(engine->AddAddressSpace());
   }
+  for (int space = 0; options.nested && space < options.address_spaces; ++space) {
+    const ShadowTablesOptions nested = {static_cast<AddressSpaceId>(space),
+                                        options.shadow_page_quota};
+    engine->nested_.push_back(
+        std::make_unique<NestedShadow>(engine->pool, engine->shadow_pools_, engine->clock, nested));
+  }
   return engine;
 }
 
@@ -88,6 +94,7 @@ absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 Engine::~Engine() {
   clock.Reclaim();  // no vCPU is left, so everything that waited can go
   shadows_.clear();
+  nested_.clear();
   TableList roots;
   for (const auto& views : views_) views->TakeTables(roots);
   Engine::Reclaim(std::move(roots));
@@ -95,6 +102,10 @@ Engine::~Engine() {
 
 ShadowParts Engine::shadow_parts() {
   return {backend_, slots, sequence, mmu_lock, views_[0]->base().policy(), shadow_pools_, shadows_};
+}
+
+NestedParts Engine::nested_parts() {
+  return {backend_, slots, sequence, mmu_lock, views_[0]->base().policy(), shadow_pools_, nested_};
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -114,9 +125,19 @@ EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
 
 bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
                     TableList& detached) {
-  bool any = false;
+  bool any = DetachNested(space, first, end, detached);
   ForEachView(space,
               [&](View& view) { any |= DetachIn(space, view, first, end, spare, detached); });
+  return any;
+}
+
+bool Engine::DetachNested(AddressSpaceId space, Gfn first, Gfn end, TableList& detached) {
+  NestedShadow* nested_shadow = nested(space);
+  if (ABSL_PREDICT_TRUE(nested_shadow == nullptr)) return false;
+  ShadowZap zap;
+  nested_shadow->Detach(first, end, zap);
+  const bool any = !zap.is_empty() || nested_shadow->IsUnsettled();
+  detached.Splice(std::move(zap.tables));
   return any;
 }
 
@@ -155,6 +176,13 @@ bool Engine::DetachRaising(const MemorySlot& slot, TableList& detached) {
 }
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
+  NestedShadow* nested_shadow = nested(space);
+  const bool any = nested_shadow != nullptr &&
+                   (nested_shadow->WriteProtect(first, end) || nested_shadow->IsUnsettled());
+  return WriteProtectDirect(space, first, end) || any;
+}
+
+bool Engine::WriteProtectDirect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
   if (PagingShadow* shadowed = shadow(space)) {
     return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
@@ -172,6 +200,10 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
     shadowed->WriteProtectPages(base, mask);
   } else {
     ForEachView(space, [&](View& view) { view.mmu().NarrowPages(base, mask, bits); });
+  }
+  if (NestedShadow* nested_shadow = nested(space)) {
+    const SpinLockHolder hold(nested_shadow->lock());
+    nested_shadow->WriteProtectPages(base, mask);
   }
 }
 
@@ -225,7 +257,8 @@ PendingFlush Engine::ZapIn(AddressSpaceId space, View& view, Gfn first, Gfn end,
 }
 
 // First no CPU can get at anything; then the pages go, a few in a section.
-PendingFlush Engine::ZapShadow(PagingShadow& shadow) {
+template <typename Shadow>
+PendingFlush Engine::ZapShadow(Shadow& shadow) {
   constexpr size_t kBatch = 64;
   PendingFlush flush;
   bool more = true;
@@ -266,6 +299,7 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   TableCache spare(pool);  // nothing has to be split
   TableList detached;
   PendingFlush flush;
+  if (NestedShadow* nested_shadow = nested(space)) flush = ZapShadow(*nested_shadow);
   {
     MmuWriteSection section(mmu_lock);
     if (ReverseMappedMmu* mapped = reverse_mapped(space)) mapped->ForgetAll();
@@ -277,8 +311,9 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
     for (size_t i = kBaseView + 1; i < views(space).size(); ++i) {
       DetachIn(space, views(space)[i], Gfn(0), mmu(space).end(), spare, detached);
     }
-    flush = clock.AdvanceAllRoots();
-    clock.Retire(std::move(detached), flush);
+    PendingFlush part = clock.AdvanceAllRoots();
+    clock.Retire(std::move(detached), part);
+    flush.Merge(std::move(part));
     zaps.Add();
   }
   return flush;

@@ -24,6 +24,7 @@
 #include "tdp/mmu/flush_clock.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/reverse_mapped_mmu.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
@@ -69,6 +70,11 @@ class Engine : public TableReclaimer {
     return options_.paging == Paging::kShadow ? shadows_[space].get() : nullptr;
   }
   ShadowParts shadow_parts();
+  // Null unless guests may be hypervisors.
+  NestedShadow* nested(AddressSpaceId space) const {
+    return options_.nested ? nested_[space].get() : nullptr;
+  }
+  NestedParts nested_parts();
 
   // Which rule of the SDM a present entry at `level` breaks.
   EntryDefect CheckEntry(EptEntry entry, Level level) const;
@@ -149,10 +155,14 @@ class Engine : public TableReclaimer {
  private:
   Engine(Backend& backend, const VmOptions& options);
   absl::StatusOr<TablePage*> NewRoot();
-  PendingFlush ZapShadow(PagingShadow& shadow);
   absl::Status AddAddressSpace();
   template <typename DetachAll>
   PendingFlush ZapBy(DetachAll detach_all);
+  template <typename Shadow>
+  PendingFlush ZapShadow(Shadow& shadow);
+  // Of EPT02. Whether CPUs may hold something of it.
+  bool DetachNested(AddressSpaceId space, Gfn first, Gfn end, TableList& detached);
+  bool WriteProtectDirect(AddressSpaceId space, Gfn first, Gfn end);
   // Whether D bits in what is detached are writes that only the tables know of.
   bool HarvestsDetached() const {
     return dirty_tracking_ == DirtyTracking::kDirtyBits &&
@@ -174,6 +184,7 @@ class Engine : public TableReclaimer {
   std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of base views; may be empty
   ShadowPools shadow_pools_;
   std::vector<std::unique_ptr<PagingShadow>> shadows_;  // by address space; may be empty
+  std::vector<std::unique_ptr<NestedShadow>> nested_;   // the same
 };
 
 }  // namespace tdp

@@ -206,6 +206,8 @@ absl::Status CheckEngineInvariants(Engine& engine, std::vector<MappedLeaf>& leav
   for (size_t space = 0; space < engine.address_spaces(); ++space) {
     const PagingShadow* shadow = engine.shadow(static_cast<AddressSpaceId>(space));
     if (shadow != nullptr) TDP_RETURN_IF_ERROR(shadow->CheckInvariants());
+    const NestedShadow* nested = engine.nested(static_cast<AddressSpaceId>(space));
+    if (nested != nullptr) TDP_RETURN_IF_ERROR(nested->CheckInvariants());
   }
   if (seen.size() > engine.pool.taken()) {
     return absl::InternalError(absl::StrFormat("%u tables are linked but the pool gave out %u",

@@ -85,6 +85,21 @@ GuestEntry Vcpu::EnterOnShadow() {
   return GuestEntry(this, Eptp());
 }
 
+void Vcpu::StartNested() {
+  nested_ = std::make_unique<NestedVcpu>(engine_.nested_parts(), flush_member_, window_,
+                                         dirty_ring_.get());
+}
+
+// Two roots are in use, L1's and L2's, so a flush is always of all.
+GuestEntry Vcpu::EnterNestable() {
+  if (flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing) {
+    counters_.flushes.Add();
+    engine_.backend().InvalidateAll(id_);
+  }
+  if (nested_->TakeLinearFlush()) engine_.backend().InvalidateLinear(id_);
+  return GuestEntry(this, nested_->is_entered() ? nested_->eptp() : mmu().eptp());
+}
+
 absl::Status Vcpu::CheckNotShadowed() const {
   if (ABSL_PREDICT_TRUE(shadow_ == nullptr)) return absl::OkStatus();
   return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
@@ -92,6 +107,7 @@ absl::Status Vcpu::CheckNotShadowed() const {
 
 GuestEntry Vcpu::EnterGuest() {
   if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
+  if (ABSL_PREDICT_FALSE(nested_ != nullptr)) return EnterNestable();
   const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
   // The root is read after the vCPU counts as in the guest: whoever replaces it from here on will
   // kick.
@@ -114,9 +130,13 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
     return absl::InvalidArgumentError(
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
+  if (nested_ != nullptr && nested_->is_entered()) {
+    return absl::FailedPreconditionError("the vCPU runs L2: NestedVcpu::Leave comes first");
+  }
   if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
   View& base = engine_.views(space).base();
   TDP_CHECK(base.Enter());
+  if (nested_ != nullptr) nested_->SetAddressSpace(space);
   address_space_ = space;
   Adopt(base);
   reverse_mapped_ = engine_.reverse_mapped(space);
@@ -263,7 +283,7 @@ template <bool kPlain>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::MapFaulting(PageFault& fault) {
   // Whether tables are needed at all shows in the section; without them it may still go well.
   if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
-  const absl::StatusOr<HostPage> page = engine_.backend().Resolve(fault.hva, fault.access);
+  absl::StatusOr<HostPage> page = engine_.backend().Resolve(fault.hva, fault.access);
   if (ABSL_PREDICT_FALSE(!page.ok())) return FromResolveError(page.status());
   fault.page = &*page;
 
@@ -271,6 +291,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::MapFaulting(PageFault& fau
   {
     MmuReadSection section(reader_);
     if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
+    page->order = engine_.sequence.StableOrder(fault.hva, page->hfn, page->order);
     if (!kPlain && fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
     mapped = kPlain || reverse_mapped_ == nullptr
                  ? mmu().Map(RequestFor<kPlain>(fault), memo_, tables_)

@@ -25,6 +25,7 @@
 #include "tdp/mmu/guest_window.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/staged_table.h"
 #include "tdp/mmu/stats.h"
@@ -155,6 +156,11 @@ class Vcpu {
   // there.
   ShadowVcpu* shadow() { return shadow_.get(); }
 
+  // What runs a guest of this guest, which is a hypervisor then; null unless the `Vm` has
+  // `VmOptions::nested`. While L2 is entered, `EnterGuest` gives what L2 runs on, and its
+  // violations go to `NestedVcpu::HandleViolation`.
+  NestedVcpu* nested() { return nested_.get(); }
+
   // Any thread.
   FaultStats stats() const;
 
@@ -169,6 +175,8 @@ class Vcpu {
   Vcpu(Engine& engine, VcpuId id);
   absl::Status StartShadow();
   GuestEntry EnterOnShadow();
+  void StartNested();
+  GuestEntry EnterNestable();
   absl::Status CheckNotShadowed() const;
 
   ABSL_ATTRIBUTE_ALWAYS_INLINE FaultResult Fault(Gpa gpa, ExitQualification qualification);
@@ -255,6 +263,7 @@ class Vcpu {
   Counters counters_;
   GuestWindow window_;
   std::unique_ptr<ShadowVcpu> shadow_;
+  std::unique_ptr<NestedVcpu> nested_;
 };
 
 inline void GuestEntry::Leave() {

@@ -70,7 +70,7 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
 absl::StatusOr<std::shared_ptr<SlotRmap>> Vm::MakeRmap(const SlotUpdate& update) const {
   const bool comes = update.kind() == SlotChange::kCreate || update.kind() == SlotChange::kMove;
   const VmOptions& options = engine_->options();
-  const bool wanted = options.reverse_map || options.paging == Paging::kShadow;
+  const bool wanted = options.reverse_map || options.nested || options.paging == Paging::kShadow;
   if (!comes || !wanted) return std::shared_ptr<SlotRmap>();
   return ReverseMappedMmu::MakeRmap(update.new_slot());
 }
@@ -79,10 +79,13 @@ absl::StatusOr<std::shared_ptr<SlotRmap>> Vm::MakeRmap(const SlotUpdate& update)
 void Vm::SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap) {
   ReverseMappedMmu* mapped = engine_->reverse_mapped(region.address_space);
   PagingShadow* shadow = engine_->shadow(region.address_space);
-  if (mapped == nullptr && shadow == nullptr) return;
+  NestedShadow* nested = engine_->nested(region.address_space);
+  if (mapped == nullptr && shadow == nullptr && nested == nullptr) return;
   MmuWriteSection section(engine_->mmu_lock);
   if (mapped != nullptr) {
     mapped->SetRmap(region.slot, std::move(rmap));
+  } else if (nested != nullptr) {
+    nested->SetRmap(region.slot, std::move(rmap));
   } else {
     shadow->SetRmap(region.slot, std::move(rmap));
   }
@@ -149,6 +152,7 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, static_cast<VcpuId>(id)));
   vcpu->dirty_ring_ = std::move(ring);
   if (engine_->options().paging == Paging::kShadow) TDP_RETURN_IF_ERROR(vcpu->StartShadow());
+  if (engine_->options().nested) vcpu->StartNested();
   vcpus[id] = vcpu.get();
   return vcpu;
 }
@@ -301,6 +305,8 @@ VmStats Vm::Stats() const {
   for (size_t space = 0; space < engine_->address_spaces(); ++space) {
     const PagingShadow* shadow = engine_->shadow(static_cast<AddressSpaceId>(space));
     if (shadow != nullptr) shadow->AddTo(stats.shadow);
+    const NestedShadow* nested = engine_->nested(static_cast<AddressSpaceId>(space));
+    if (nested != nullptr) nested->AddTo(stats.shadow);
   }
   stats.writer_section_ns = engine_->mmu_lock.writer_ns();
   stats.flush_generation = engine_->clock.generation();

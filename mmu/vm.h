@@ -215,6 +215,7 @@ class Vm : public GuestMemory {
   absl::Status CheckSpace(AddressSpaceId space) const;
   absl::Status CheckNoReverseMap() const;
   bool AgeShadow(Hva start, ByteCount size, bool test);
+  bool AgeNested(Hva start, ByteCount size, bool test, PendingFlush& flush);
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
   absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);

@@ -26,12 +26,14 @@ absl::Status Lacks(std::string_view field, std::string_view what) {
 
 absl::Status CheckDirtyTracking(const VmOptions& options, const Capabilities& capabilities) {
   if (!IsByHardware(options.dirty_tracking)) return absl::OkStatus();
-  if (options.reverse_map || options.paging == Paging::kShadow) {
+  if (options.reverse_map || options.nested || options.paging == Paging::kShadow) {
     return absl::InvalidArgumentError(
         absl::StrFormat("VmOptions.dirty_tracking is %s: with %s writes are tracked by "
                         "write-protection",
                         DirtyTrackingName(options.dirty_tracking),
-                        options.reverse_map ? "reverse_map" : "Paging::kShadow"));
+                        options.reverse_map ? "reverse_map"
+                        : options.nested    ? "nested"
+                                            : "Paging::kShadow"));
   }
   if (options.accessed_dirty == Use::kNever) {
     return absl::InvalidArgumentError(
@@ -95,6 +97,13 @@ absl::Status CheckShadow(const VmOptions& options, const Capabilities& capabilit
 }  // namespace
 
 absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
+  if (options.nested && (options.paging == Paging::kShadow || options.reverse_map)) {
+    return absl::InvalidArgumentError("VmOptions.nested: wants Paging::kEpt, and no reverse_map");
+  }
+  if (options.nested && (options.private_memory || options.execute_4k_only)) {
+    return absl::InvalidArgumentError(
+        "VmOptions.nested: the tables of L2 heed neither private_memory nor execute_4k_only");
+  }
   TDP_RETURN_IF_ERROR(CheckRanges(options));
   TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(options, capabilities)
                                                         : CheckEpt(options, capabilities.ept));
@@ -132,7 +141,7 @@ bool UsesVirtualizationExceptions(const VmOptions& options, const Capabilities& 
 
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {
   if (options.dirty_tracking != DirtyTracking::kBest) return options.dirty_tracking;
-  if (options.reverse_map || options.paging == Paging::kShadow) {
+  if (options.reverse_map || options.nested || options.paging == Paging::kShadow) {
     return DirtyTracking::kWriteProtection;
   }
   return UsesAccessedDirty(options, capabilities) ? DirtyTracking::kDirtyBits

@@ -56,6 +56,10 @@ struct VmOptions {
   // The most shadow pages of an address space, 64 or more: at the quota the oldest go. Each takes
   // one table, and up to two more where it has leaves.
   size_t shadow_page_quota = ~size_t{0} >> 1;
+  // Guests may be hypervisors: each `Vcpu` has a `nested()`, which shadows the EPT of theirs.
+  // Writes are then tracked by write-protection. With `Paging::kEpt`, and without a reverse map,
+  // private memory and `execute_4k_only`.
+  bool nested = false;
   // Remember frames without memory as misconfigured entries: their next access is a cheap exit 49.
   bool mmio_caching = true;
   // Keep a reverse map from frames to the entries that map them, as Linux 3.11 did for its direct

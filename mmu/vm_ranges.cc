@@ -44,6 +44,26 @@ bool Vm::AgeShadow(Hva start, ByteCount size, bool test) {
   return young;
 }
 
+// What L2 uses has no flags to tell its age: it is taken away, and young if it was there.
+bool Vm::AgeNested(Hva start, ByteCount size, bool test, PendingFlush& flush) {
+  bool young = false;
+  SlotReader(engine_->slots)
+      .ForEachInHostRange(start, start + size,
+                          [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+                            MmuWriteSection section(engine_->mmu_lock);
+                            NestedShadow* nested = engine_->nested(slot.address_space);
+                            const bool maps = nested->Maps(first, first + pages);
+                            young |= maps;
+                            if (!maps || test) return;
+                            ShadowZap zap;
+                            nested->Detach(first, first + pages, zap);
+                            PendingFlush part = engine_->clock.Advance();
+                            engine_->clock.Retire(std::move(zap.tables), part);
+                            flush.Merge(std::move(part));
+                          });
+  return young;
+}
+
 absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
   AgeResult result;
@@ -60,6 +80,7 @@ absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
     took_rights |= aging.took_rights();
   });
   if (took_rights) result.flush = engine_->clock.Advance();
+  if (engine_->options().nested) result.young |= AgeNested(start, size, false, result.flush);
   return result;
 }
 
@@ -70,6 +91,8 @@ absl::StatusOr<bool> Vm::TestAge(Hva start, ByteCount size) {
   ForEachBackedRange(start, size, [&](const DirectMmu& mmu, FrameRange range) {
     young = young || Aging(mmu, engine_->mmu_lock).Test(range);
   });
+  PendingFlush none;
+  if (engine_->options().nested) young |= AgeNested(start, size, true, none);
   return young;
 }
 

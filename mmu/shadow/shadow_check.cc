@@ -40,7 +40,8 @@ absl::Status ShadowTables<Entry>::CheckPage(const ShadowPage& page) const {
   if (page.table->shadow != &page || page.table->role != page.role || !page.table->in_use) {
     return Broken(page, 0, "its table does not know it");
   }
-  if (page.is_direct() != (page.tracking == nullptr)) return Broken(page, 0, "tracked wrongly");
+  const bool is_tracked = !page.is_direct() && !page.role.guest_mode();
+  if (is_tracked != (page.tracking != nullptr)) return Broken(page, 0, "tracked wrongly");
   if (page.tracking != nullptr && !page.tracking->IsWriteTracked(page.gfn)) {
     return Broken(page, 0, "its frame is not tracked");
   }
@@ -95,7 +96,7 @@ absl::Status ShadowTables<Entry>::CheckEntry(const ShadowPage& page, int index) 
   absl::Status status;
   for (Gfn gfn = origin.gfn(); gfn < origin.gfn() + page.level().pages(); gfn += PageCount(1)) {
     hash_.ForEachShadowOf(gfn, [&](const ShadowPage* table) {
-      if (table->sync != ShadowSync::kUnsync) {
+      if (table->sync != ShadowSync::kUnsync && table->tracking != nullptr) {
         status.Update(Broken(page, index, "a writable leaf of a table that is in sync"));
       }
     });

@@ -73,8 +73,8 @@ class ShadowFetch {
   // Goes from `root` to the page in which the leaf of `address` (a gva, or an L2 gpa) stands:
   // `page` and `index`, at level `goal`, which is not above `path.leaf_level`. Makes and links what
   // is missing; pages that are made are tracked from here on. `sync(page, table)` is called for a
-  // page out of sync that is about to be linked, with the guest's table as it is; it may drop
-  // entries, and returns false where the page had to go.
+  // page out of sync, or one that is not tracked, that is about to be linked, with the guest's
+  // table as it is; it may drop entries, and returns false where the page had to go.
   template <typename Sync>
   FetchOutcome Reach(ShadowPage& root, uint64_t address, const ShadowPath& path, Level goal,
                      Sync sync) {
@@ -124,6 +124,9 @@ class ShadowFetch {
     const int quadrant = role.wide_entries() ? 0 : index_ & 1;
     return {Gfn::Of(step.address), role.WithQuadrant(quadrant).WithAccess(AccessOf(step.rights))};
   }
+  // EPT12 is not tracked: what L1 takes away stays until it executes INVEPT. But nothing is kept
+  // from a time at which the table was not linked here.
+  static bool IsUntracked(PageRole role) { return role.guest_mode() && !role.direct(); }
   static Access AccessOf(uint32_t rights) { return Access::FromRaw(static_cast<uint8_t>(rights)); }
 
   // To the child that the guest's entry asks for, made and linked where it is missing. What is
@@ -164,7 +167,7 @@ class ShadowFetch {
     if (child == nullptr) {
       const FetchOutcome made = MakeChild(wanted, child);
       if (made != FetchOutcome::kInstalled) return made;
-    } else if (child->sync != ShadowSync::kSynced) {
+    } else if (child->sync != ShadowSync::kSynced || IsUntracked(wanted.role)) {
       GuestWalkOutcome why = GuestWalkOutcome::kMapped;
       const std::byte* table = memory_.Reach(wanted.gfn.address(), false, why);
       if (table == nullptr) return FetchOutcome::kNeedsPage;
@@ -177,7 +180,7 @@ class ShadowFetch {
 
   FetchOutcome MakeChild(const Wanted& wanted, ShadowPage*& child) {
     LargePagePermits* tracking = nullptr;
-    if (!wanted.role.direct()) {
+    if (!wanted.role.direct() && !IsUntracked(wanted.role)) {
       const MemorySlot* slot = slots_.Find(wanted.role.address_space(), wanted.gfn);
       if (slot == nullptr || slot->invalid) return FetchOutcome::kChanged;
       tracking = &slot->state->permits();

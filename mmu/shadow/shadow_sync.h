@@ -58,7 +58,11 @@ class ShadowSyncer {
     const LeafOrigin before = page.OriginOf(index);
     LeafOrigin now;
     const bool maps = guest_.Leaf(GuestEntryBehind(page, index, table), page.role, now);
-    if (maps && now == before) return true;
+    // W beyond the guest's own rights (CR0.WP was clear) lasts only while nothing changes: D may
+    // have been cleared.
+    const bool is_excessive =
+        maps && old.is_writable() && !Guest::Narrow(old, now.rights()).is_writable();
+    if (maps && now == before && !is_excessive) return true;
     if (maps && now.gfn() == before.gfn() && Guest::IsNarrower(before.rights(), now.rights())) {
       // The CPU may set A meanwhile; nothing else changes the entry under the lock.
       while (!at.CompareExchange(old, Guest::Narrow(old, now.rights()))) {

@@ -392,6 +392,13 @@ bool ShadowTables<Entry>::WriteProtectPages(Gfn base, uint64_t mask) {
 }
 
 template <typename Entry>
+bool ShadowTables<Entry>::Maps(Gfn first, Gfn end) const {
+  bool any = false;
+  rmaps_.ForEachHead(first, end, [&any](Level, Gfn, const RmapHead&) { any = true; });
+  return any;
+}
+
+template <typename Entry>
 bool ShadowTables<Entry>::Age(Gfn first, Gfn end, bool test) {
   bool young = false;
   rmaps_.ForEachHead(first, end, [&](Level, Gfn, const RmapHead& head) {

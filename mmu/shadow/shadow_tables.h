@@ -80,9 +80,10 @@ struct ShadowTablesOptions {
 // writer's section, which needs no more.
 //
 // Invariants: a page is in the hash, in the list by age and write-tracked exactly while it is not
-// invalid; each link is in its child's chain of parents and each leaf in the reverse map of its
-// frame, once, and nothing else is; a frame that a synced page shadows is mapped writable nowhere;
-// `present` counts the entries that are no holes; pages of level 1 alone are unsync.
+// invalid, but that pages in guest mode, which shadow an EPT12, are not tracked; each link is in
+// its child's chain of parents and each leaf in the reverse map of its frame, once, and nothing
+// else is; a frame that a synced page shadows is mapped writable nowhere; `present` counts the
+// entries that are no holes; pages of level 1 alone are unsync.
 template <typename Entry>
 class ShadowTables {
  public:
@@ -211,6 +212,8 @@ class ShadowTables {
   bool WriteProtect(Gfn first, Gfn end);
   // The same for the frames `base` + i, for every bit i of `mask`.
   bool WriteProtectPages(Gfn base, uint64_t mask);
+  // Whether any leaf touches [first, end).
+  bool Maps(Gfn first, Gfn end) const;
   // Clears A in every leaf that touches [first, end); `test` leaves it. Whether any had it.
   bool Age(Gfn first, Gfn end, bool test);
 

@@ -87,6 +87,10 @@ PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool
     }
     result.outcome = PagingOutcome::kRetry;
   }
+  // A page fault drops what is cached for its address (SDM vol. 3A, 5.10.4.1).
+  if (result.outcome == PagingOutcome::kGuestFault) {
+    InvalidateIn(gva, [this](const ShadowRoot& root) { return &root == &root_; });
+  }
   Count(result.outcome);
   return result;
 }
@@ -113,6 +117,7 @@ ShadowVcpu::Next ShadowVcpu::Try(Fault& fault, PagingFaultResult& result) {
     MmuReadSection section(reader_);
     const SpinLockHolder hold(shadow().lock());
     if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return Next::kAgain;
+    page->order = parts_.sequence.StableOrder(fault.hva, page->hfn, page->order);
     ShadowZap zap;
     next = Install(fault, zap, result);
     flush = shadow().Commit(std::move(zap));

@@ -136,7 +136,7 @@ bool GuestKernel::CopyOnWrite(int space, int page, const TableWalk& walk) {
   if (!copy.has_value()) return false;
   CopyPage(walk.entry & kFrame, *copy);
   Replace(space, page, walk, (writable & ~kFrame) | *copy);
-  pool_.Unref(walk.entry & kFrame);
+  Unref(walk.entry & kFrame);
   ++copies_;
   return true;
 }

@@ -91,6 +91,10 @@ class GuestKernel {
   std::optional<uint64_t> EntryFor(int space, uint64_t gva, int level);
   void Replace(int space, int page, const TableWalk& at, uint64_t value);
   void Flush(int space, int page);
+  // After a foul nothing that was read means anything.
+  void Unref(uint64_t gpa) {
+    if (referee_.ok()) pool_.Unref(gpa);
+  }
   uint64_t LeafBits(int page, uint16_t how) const;
   std::optional<uint64_t> NewDataFrame();
   void FillPage(uint64_t gpa);

@@ -88,7 +88,7 @@ void GuestKernel::Map(int space, int page, uint16_t how, std::optional<uint64_t>
   if (shared_frame.has_value()) pool_.Ref(*frame);
   const TableWalk walk = Find(space, page);
   Replace(space, page, walk, *frame | LeafBits(page, how));
-  if (walk.present()) pool_.Unref(walk.entry & kFrame);
+  if (walk.present()) Unref(walk.entry & kFrame);
 }
 
 void GuestKernel::Share(int space, int page, int with, uint16_t how) {
@@ -101,7 +101,7 @@ void GuestKernel::Unmap(int space, int page, bool and_table) {
   const TableWalk walk = Find(space, page);
   if (!walk.present()) return;
   Replace(space, page, walk, 0);
-  pool_.Unref(walk.entry & kFrame);
+  Unref(walk.entry & kFrame);
   if (and_table && !GuestLayout::IsKernel(page)) {
     DropEmptyTable(space, GuestLayout::RegionOf(page));
   }
@@ -168,7 +168,7 @@ void GuestKernel::Split(int space, int region, const TableWalk& large) {
   pool_.Ref(large.entry & kFrame, kPagesInRegion);
   tables_.WriteEntry(large.entry_at, *table | kPresent | kWritable | kUser);
   shootdown_.LargePage(space, layout_.RegionAt(region));
-  pool_.Unref(large.entry & kFrame);
+  Unref(large.entry & kFrame);
   ++flips_;
 }
 
@@ -192,7 +192,7 @@ void GuestKernel::Collapse(int space, int region, const TableWalk& table) {
   FlushRegion(space, region);
   for (const TableWalk& walk : old) {
     tables_.WriteEntry(walk.entry_at, 0);
-    pool_.Unref(walk.entry & kFrame);
+    Unref(walk.entry & kFrame);
   }
   pool_.FreeTable(table.entry & kFrame);
   tables_.WriteEntry(table.entry_at, *block | kLarge | kPresent | kWritable | kUser);

@@ -36,7 +36,7 @@ void GuestKernel::ClearRegion(int space, int region) {
     const TableWalk walk = Find(space, page);
     if (!walk.present()) continue;
     tables_.WriteEntry(walk.entry_at, 0);
-    pool_.Unref(walk.entry & kFrame);
+    Unref(walk.entry & kFrame);
     if (walk.level > 1) return;
   }
 }
@@ -62,7 +62,8 @@ void GuestKernel::FreeTables(int space, int region) {
   const int top = shape_.is_pae() ? 3 : shape_.levels;
   for (int level = 2; level <= top && referee_.ok(); ++level) {
     const TableWalk walk = tables_.WalkTo(RootOf(space), gva, level);
-    if (!walk.present() || walk.level != level || !IsEmpty(walk.entry & kFrame, level - 1)) return;
+    if (!walk.present() || walk.level != level) continue;
+    if (!IsEmpty(walk.entry & kFrame, level - 1)) return;
     tables_.WriteEntry(walk.entry_at, 0);
     pool_.FreeTable(walk.entry & kFrame);
   }

@@ -28,6 +28,7 @@ class ForgetfulBackend : public sim::SimBackend {
   using SimBackend::SimBackend;
   void Invalidate(VcpuId, Eptp) override {}
   void InvalidateAll(VcpuId) override {}
+  void InvalidateLinear(VcpuId) override {}
 };
 
 std::unique_ptr<sim::SimBackend> MakeBackend(sim::HostMemory& memory, sim::FlushOracle* oracle,

@@ -288,6 +288,21 @@ TEST_F(VmTest, BetweenBeginAndEndFaultsOnTheRangeAreRetriedAndOthersAreNot) {
   EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
 }
 
+// A large leaf made beside the range would bring back what the invalidation has just taken away.
+TEST_F(VmTest, AHostPageOfWhichAPartIsBeingInvalidatedIsMappedByItsFrameAlone) {
+  Start();
+  host_.order = 9;
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + KiB(4), KiB(8)).ok());
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 1);
+  EXPECT_EQ(LevelOf(Gpa(0x1000)), 0);
+  EXPECT_EQ(Fault(Gpa(MiB(2))), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(MiB(2))), 2) << "another host page";
+  vm_->EndHostInvalidation();
+  EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
+}
+
 TEST_F(VmTest, WithoutTableMemoryAFaultChangesNothingAndTheNextTrySucceeds) {
   Start({.table_quota = 2});  // the root and one more: a path needs three
   ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());

@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/shadow/nested_vcpu.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/slot_state.h"
+
+namespace tdp {
+namespace {
+
+// Tries that find a table's page missing, a root zapped, and so on. More of them mean that someone
+// is as fast.
+constexpr int kTries = 128;
+// Pages zapped at a time where tables or the quota have run out, and by INVEPT.
+constexpr size_t kZapBatch = 32;
+// How many shadow pages a fault can add, with its root.
+constexpr size_t kPagesPerFault = 5;
+
+NestedFaultResult Error(absl::Status status) {
+  NestedFaultResult result;
+  result.outcome = NestedOutcome::kError;
+  result.status = std::move(status);
+  return result;
+}
+
+// What L2's own tables allow at a final address, where the CPU says so.
+GuestRights GuestRightsOf(ExitQualification qualification) {
+  return GuestRights((qualification.user_address() ? GuestRights::kUser : 0u) |
+                     (qualification.guest_writable() ? GuestRights::kWrite : 0u) |
+                     (qualification.guest_no_execute() ? 0u : GuestRights::kExecute));
+}
+
+}  // namespace
+
+NestedVcpu::NestedVcpu(const NestedParts& parts, const FlushClock::Member& member,
+                       GuestWindow& window, DirtyRing* ring)
+    : parts_(parts),
+      member_(member),
+      window_(window),
+      ring_(ring),
+      reader_(parts.mmu_lock),
+      slots_(parts.slots),
+      table_slots_(parts.slots),
+      stock_(parts.shadows[0]->pool(), parts.pools) {}
+
+NestedVcpu::~NestedVcpu() { ReleaseRoot(); }
+
+absl::Status NestedVcpu::CheckOutside() const {
+  if (!member_.is_in_guest()) return absl::OkStatus();
+  return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
+}
+
+// --- To L2 and back ------------------------------------------------------------------------------
+
+absl::Status NestedVcpu::CheckContext(const NestedContext& context) const {
+  const Capabilities& can = parts_.backend.capabilities();
+  const EntryRules& rules = context.rules;
+  TDP_RETURN_IF_ERROR(context.eptp.Check(rules.capabilities, rules.physical_address_bits));
+  TDP_RETURN_IF_ERROR(Eptp::Make(Hpa(0), context.eptp.levels(), context.eptp.accessed_dirty())
+                          .Check(can.ept, can.physical_address_bits));
+  if (context.eptp.supervisor_shadow_stack()) {
+    return absl::InvalidArgumentError("eptp: supervisor shadow stacks are not shadowed");
+  }
+  if (rules.mbec) return absl::InvalidArgumentError("rules.mbec is set: it is not shadowed");
+  if (rules.paging_write) {
+    return absl::InvalidArgumentError("rules.paging_write is set: it is not shadowed");
+  }
+  if (rules.capabilities.execute_only() && !can.ept.execute_only()) {
+    return absl::InvalidArgumentError("rules offer execute-only pages, which the CPU lacks");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NestedVcpu::Enter(const NestedContext& context) {
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  TDP_RETURN_IF_ERROR(CheckContext(context));
+  ShadowPage* root = root_;
+  if (root == nullptr || context.eptp != context_.eptp || !shadow().IsCurrent(*root)) {
+    TDP_RETURN_IF_ERROR(LoadRoot(context.eptp, root));
+    ReleaseRoot();
+    root_ = root;
+  }
+  context_ = context;
+  is_entered_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status NestedVcpu::Leave() {
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  is_entered_ = false;
+  return absl::OkStatus();
+}
+
+void NestedVcpu::SetAddressSpace(AddressSpaceId space) {
+  ReleaseRoot();
+  space_ = space;
+}
+
+Eptp NestedVcpu::eptp() const {
+  return Eptp::Make(shadow().pool().HpaOf(root_->table->entries()), context_.eptp.levels(),
+                    context_.eptp.accessed_dirty());
+}
+
+// --- Roots ---------------------------------------------------------------------------------------
+
+// EPT02 has A and D flags where EPT12 has: with them the CPU counts reads of L2's tables as writes,
+// which L1 is to see.
+PageRole NestedVcpu::RootRole(Eptp eptp) const {
+  return PageRole()
+      .WithLevel(eptp.root_level())
+      .WithAddressSpace(space_)
+      .WithAccess(Access::All())
+      .WithWideEntries(true)
+      .WithGuestMode(true)
+      .WithAccessedDirty(eptp.accessed_dirty());
+}
+
+absl::Status NestedVcpu::LoadRoot(Eptp eptp, ShadowPage*& root) {
+  const Gfn gfn(eptp.root().raw() >> kPageShift);
+  const PageRole role = RootRole(eptp);
+  for (int i = 0; i < kTries; ++i) {
+    TDP_RETURN_IF_ERROR(stock_.Refill());
+    ShadowPage* found = nullptr;
+    {
+      MmuReadSection section(reader_);
+      const SpinLockHolder hold(shadow().lock());
+      ShadowZap zap;
+      found = shadow().Find(gfn, role);
+      if (found == nullptr && !shadow().IsFull(kPagesPerFault)) {
+        found = shadow().Make(gfn, role, nullptr, stock_, zap);
+      }
+      if (found != nullptr) shadow().Hold(*found);
+      TDP_CHECK(zap.is_empty());
+    }
+    if (found != nullptr) {
+      root = found;
+      return absl::OkStatus();
+    }
+    TDP_RETURN_IF_ERROR(Recycle());
+  }
+  return absl::UnavailableError("shadow pages go as fast as they come: try again");
+}
+
+void NestedVcpu::ReleaseRoot() {
+  if (root_ == nullptr) return;
+  PendingFlush flush;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    ShadowZap zap;
+    shadow().Release(*root_, zap);
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+  root_ = nullptr;
+}
+
+// --- The violation -------------------------------------------------------------------------------
+
+NestedFaultResult NestedVcpu::HandleViolation(Gpa gpa, ExitQualification qualification) {
+  if (absl::Status bad = CheckOutside(); !bad.ok()) return Error(std::move(bad));
+  if (!is_entered_) return Error(absl::FailedPreconditionError("the vCPU has not entered L2"));
+  if (absl::Status bad = qualification.Check(); !bad.ok()) return Error(std::move(bad));
+  Fault fault;
+  fault.request.gpa = gpa;
+  fault.request.access = qualification.access();
+  fault.request.linear_address_valid = qualification.linear_address_valid();
+  fault.request.final_address = qualification.final_address();
+  fault.request.guest_rights = GuestRightsOf(qualification);
+  fault.qualification = qualification;
+  NestedFaultResult result;
+  result.outcome = NestedOutcome::kRetry;
+  for (int i = 0; i < kTries; ++i) {
+    const Next next = Try(fault, result);
+    if (ABSL_PREDICT_TRUE(next == Next::kDone)) break;
+    bool no_memory = false;
+    if (absl::Status status = Prepare(next, no_memory); !status.ok()) {
+      return absl::IsUnavailable(status) ? NestedFaultResult{NestedOutcome::kBlocked}
+                                         : Error(std::move(status));
+    }
+    if (no_memory && walk_.outcome == NestedEptOutcome::kNeedsPage) {
+      result.outcome = NestedOutcome::kNoTable;
+      result.gpa = walk_.gpa;
+      break;
+    }
+    result.outcome = NestedOutcome::kRetry;
+  }
+  // A violation drops what is cached for its address (SDM vol. 3C, 30.4.3.1).
+  if (result.outcome == NestedOutcome::kViolation ||
+      result.outcome == NestedOutcome::kMisconfiguration) {
+    DropPath(gpa);
+  }
+  return result;
+}
+
+// Life of a nested violation, top to bottom. docs/shadow.md has the reasons.
+NestedVcpu::Next NestedVcpu::Try(Fault& fault, NestedFaultResult& result) {
+  stock_.Refill().IgnoreError();  // without tables it may still go well
+  fault.sequence = parts_.sequence.Current();
+  if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
+  if (const Next next = FindMemory(fault, result); next != Next::kAgain) return next;
+
+  const Access needed = fault.request.access.can_write() ? Access::Write() : Access::Read();
+  absl::StatusOr<HostPage> page = parts_.backend.Resolve(fault.hva, needed);
+  if (!page.ok()) {
+    result = absl::IsUnavailable(page.status()) ? NestedFaultResult{NestedOutcome::kBlocked}
+                                                : Error(page.status());
+    return Next::kDone;
+  }
+  fault.page = &*page;
+
+  PendingFlush flush;
+  Next next;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return Next::kAgain;
+    page->order = parts_.sequence.StableOrder(fault.hva, page->hfn, page->order);
+    ShadowZap zap;
+    next = Install(fault, zap, result);
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+  return next;
+}
+
+// Through EPT12, which sets its A and D flags. kAgain: it allows the access.
+NestedVcpu::Next NestedVcpu::Walk(Fault& fault, NestedFaultResult& result) {
+  {
+    MmuReadSection section(reader_);
+    NestedEptWalker<GuestWindow>(context_.eptp, context_.rules, window_).Walk(fault.request, walk_);
+  }
+  switch (walk_.outcome) {
+    case NestedEptOutcome::kMapped:
+      TakePath(fault);
+      return Next::kAgain;
+    case NestedEptOutcome::kNeedsPage:
+      return Next::kFetch;
+    case NestedEptOutcome::kViolation: {
+      // What the walk does not decide is as the CPU said it.
+      constexpr uint64_t kPassed = ept::kQualNmiUnblocked | ept::kQualAsynchronous;
+      result.outcome = NestedOutcome::kViolation;
+      result.qualification =
+          ExitQualification(walk_.qualification.raw() | (fault.qualification.raw() & kPassed));
+      return Next::kDone;
+    }
+    case NestedEptOutcome::kMisconfiguration:
+      result.outcome = NestedOutcome::kMisconfiguration;
+      return Next::kDone;
+    case NestedEptOutcome::kNoMemory:
+      result.outcome = NestedOutcome::kNoTable;
+      result.gpa = walk_.gpa;
+      return Next::kDone;
+  }
+  return Next::kDone;
+}
+
+void NestedVcpu::TakePath(Fault& fault) const {
+  ShadowPath& path = fault.path;
+  path.gfn = Gfn::Of(walk_.gpa);
+  path.leaf_level = walk_.level;
+  for (int level = context_.eptp.levels(); level >= walk_.level; --level) {
+    const auto at = static_cast<size_t>(level);
+    path.steps[at] = {walk_.entries[at].raw(), walk_.entry_addresses[at],
+                      walk_.table_rights[at].raw()};
+  }
+  // The write that sets D is to be seen, unless it is this one.
+  const EptEntry leaf = walk_.entries[static_cast<size_t>(walk_.level)];
+  const bool waits_for_dirty =
+      context_.eptp.accessed_dirty() && !leaf.dirty() && !fault.request.access.can_write();
+  Access rights = walk_.rights.Without(Access::UserExecute());
+  if (waits_for_dirty) rights = rights.Without(Access::Write());
+  path.rights = rights.raw();
+}
+
+// kAgain: there is memory behind the address, and it may be accessed.
+NestedVcpu::Next NestedVcpu::FindMemory(Fault& fault, NestedFaultResult& result) {
+  result.gpa = walk_.gpa;
+  fault.slot = slots_.Find(space_, fault.path.gfn);
+  const bool write = fault.request.access.can_write();
+  if (fault.slot == nullptr || (write && !fault.slot->invalid && fault.slot->is_read_only())) {
+    result.outcome = NestedOutcome::kMmio;
+    return Next::kDone;
+  }
+  if (fault.slot->invalid) {
+    result.outcome = NestedOutcome::kRetry;
+    return Next::kDone;
+  }
+  fault.hva = fault.slot->HvaOf(fault.path.gfn);
+  fault.log_write = fault.slot->logs_dirty_pages() && write;
+  if (fault.log_write && ring_ != nullptr && ring_->is_nearly_full()) {
+    result.outcome = NestedOutcome::kDirtyRingFull;
+    return Next::kDone;
+  }
+  return Next::kAgain;
+}
+
+// Under the lock.
+NestedVcpu::Next NestedVcpu::Install(Fault& fault, ShadowZap& zap, NestedFaultResult& result) {
+  if (const Next next = HasRooms(fault); next != Next::kDone) return next;
+  if (!shadow().IsCurrent(*root_)) return Next::kLoadRoot;
+  if (shadow().IsFull(kPagesPerFault)) return Next::kTables;
+  Fetch fetch(shadow(), window_, table_slots_, stock_, zap);
+  const Level host =
+      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, Access::Read());
+  const Level goal = std::min(Level(fault.path.leaf_level), host);
+  const auto empty = [&](ShadowPage& page, const std::byte*) {
+    for (int i = 0; page.present != 0 && i < Level::kEntries; ++i) {
+      shadow().Drop(page, i, stock_.descriptors, zap);
+    }
+    return true;
+  };
+  FetchOutcome outcome = fetch.Reach(*root_, fault.request.gpa.raw(), fault.path, goal, empty);
+  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome);
+  outcome = fetch.Set(fault.path, LeafOf(fault, goal), *shadow().RmapOf(fault.path.gfn));
+  if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
+    return AfterFetch(outcome);
+  }
+  result.outcome =
+      outcome == FetchOutcome::kInstalled ? NestedOutcome::kFixed : NestedOutcome::kSpurious;
+  result.level = goal;
+  if (fault.log_write) MarkDirty(fault);
+  return Next::kDone;
+}
+
+// Whether the log and the reverse map have memory for the page; if not, notes what needs it.
+NestedVcpu::Next NestedVcpu::HasRooms(const Fault& fault) {
+  const Gfn gfn = fault.path.gfn;
+  const std::shared_ptr<SlotRmap>& rmap = shadow().RmapOf(gfn);
+  // The slot comes before its reverse map is seen, or the other way round: for a moment.
+  if (ABSL_PREDICT_FALSE(rmap == nullptr)) return Next::kAgain;
+  if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(gfn))) {
+    rooms_.rmap = rmap;
+    rooms_.gfn = gfn;
+    return Next::kMakeRoom;
+  }
+  if (!fault.log_write) return Next::kDone;
+  DirtyLog* log = fault.slot->state->dirty_log();
+  const uint64_t index = fault.slot->IndexOf(gfn);
+  if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return Next::kDone;
+  rooms_.log = fault.slot->state->shared_dirty_log();
+  rooms_.log_index = index;
+  return Next::kMakeRoom;
+}
+
+NestedVcpu::Next NestedVcpu::AfterFetch(FetchOutcome outcome) {
+  switch (outcome) {
+    case FetchOutcome::kNeedsTables:
+      return Next::kTables;
+    case FetchOutcome::kNeedsPage:
+      return Next::kFetch;
+    case FetchOutcome::kInstalled:
+    case FetchOutcome::kSpurious:
+    case FetchOutcome::kChanged:
+    case FetchOutcome::kFlushFirst:
+    case FetchOutcome::kNeedsTracking:
+      break;
+  }
+  return Next::kAgain;
+}
+
+// With the rights that EPT12, slot and host have in common. L1's memory types do not count: the
+// memory is the host's.
+EptEntry NestedVcpu::LeafOf(const Fault& fault, Level level) const {
+  Access rights = Access::FromRaw(static_cast<uint8_t>(fault.path.rights));
+  const bool write = fault.request.access.can_write();
+  const bool is_open = !fault.slot->logs_dirty_pages() || write;
+  const bool writable = fault.page->writable && !fault.slot->is_read_only();
+  if (!writable || !is_open) rights = rights.Without(Access::Write());
+  const Hfn frame = fault.page->hfn.AlignDown(level.pages());
+  // Nobody reads the A and D flags of EPT02, so they are set for good.
+  const EptEntry leaf = EptEntry::Leaf(frame, level, rights, fault.page->memory_type)
+                            .WithIgnorePat()
+                            .WithAccessed()
+                            .WithDirty();
+  return writable ? leaf.WithHostWritable() : leaf;
+}
+
+// After the page was made writable, not before: docs/locking.md shows what the other order loses.
+void NestedVcpu::MarkDirty(const Fault& fault) {
+  const uint64_t index = fault.slot->IndexOf(fault.path.gfn);
+  if (ring_ != nullptr) {
+    // The fault began with room for much more than one entry.
+    TDP_CHECK(ring_->Push({fault.slot->address_space, fault.slot->id, index}));
+  } else if (DirtyLog* log = fault.slot->state->dirty_log(); log != nullptr) {
+    log->Mark(index);
+  }
+}
+
+// Empties the lowest entry on the way to `gpa` that is there.
+void NestedVcpu::DropPath(Gpa gpa) {
+  PendingFlush flush;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    ShadowZap zap;
+    ShadowPage* page = root_;
+    while (page != nullptr) {
+      const int index = page->level().IndexOf(Gfn::Of(gpa));
+      const EptEntry entry = NestedShadow::At(*page, index).Load();
+      if (entry.kind(page->level()) != EntryKind::kTable) {
+        shadow().Drop(*page, index, stock_.descriptors, zap);
+        break;
+      }
+      page = shadow().TableOf(entry)->shadow;
+    }
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+}
+
+// --- Between two tries ---------------------------------------------------------------------------
+
+absl::Status NestedVcpu::Prepare(Next next, bool& no_memory) {
+  switch (next) {
+    case Next::kDone:
+    case Next::kAgain:
+      return absl::OkStatus();
+    case Next::kFetch: {
+      GuestWalkOutcome outcome = GuestWalkOutcome::kMapped;
+      TDP_RETURN_IF_ERROR(window_.Fetch(outcome));
+      no_memory = outcome == GuestWalkOutcome::kNoMemory;
+      return absl::OkStatus();
+    }
+    case Next::kMakeRoom:
+      return MakeRoom();
+    case Next::kTables:
+      TDP_RETURN_IF_ERROR(Recycle());
+      return stock_.Refill();
+    case Next::kLoadRoot: {
+      ShadowPage* root = nullptr;
+      TDP_RETURN_IF_ERROR(LoadRoot(context_.eptp, root));
+      ReleaseRoot();
+      root_ = root;
+      return absl::OkStatus();
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The shared pointers keep what is made room in, while it is.
+absl::Status NestedVcpu::MakeRoom() {
+  const Rooms rooms = std::exchange(rooms_, Rooms());
+  if (rooms.log != nullptr) TDP_RETURN_IF_ERROR(rooms.log->Prepare(rooms.log_index));
+  if (rooms.rmap != nullptr) TDP_RETURN_IF_ERROR(rooms.rmap->Prepare(rooms.gfn));
+  return absl::OkStatus();
+}
+
+absl::Status NestedVcpu::Recycle() {
+  PendingFlush flush;
+  size_t zapped;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    ShadowZap zap;
+    zapped = shadow().ZapOldest(kZapBatch, stock_.descriptors, zap);
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+  if (zapped != 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError("no shadow page is left to be recycled");
+}
+
+// --- L1's flushes --------------------------------------------------------------------------------
+
+absl::StatusOr<bool> NestedVcpu::Invept(uint64_t type, Eptp eptp, const EntryRules& rules) {
+  constexpr uint64_t kSingle = 1;
+  constexpr uint64_t kAll = 2;
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  const EptCapabilities can = rules.capabilities;
+  const bool is_single = type == kSingle && can.invept_single();
+  if (!is_single && !(type == kAll && can.invept_all())) return false;
+  if (is_single && !eptp.Check(can, rules.physical_address_bits).ok()) return false;
+  // Pages of one EPT12 are shared with others where these share tables, so all go.
+  PendingFlush flush;
+  bool more = true;
+  for (bool first = true; more; first = false) {
+    PendingFlush part;
+    {
+      MmuWriteSection section(parts_.mmu_lock);
+      ShadowZap zap;
+      if (first) {
+        shadow().MakeObsolete(zap);
+      } else {
+        more = shadow().ZapObsolete(kZapBatch, zap);
+      }
+      part = shadow().Commit(std::move(zap));
+    }
+    shadow().Settle(std::move(part));
+  }
+  return true;
+}
+
+absl::StatusOr<bool> NestedVcpu::Invvpid(uint64_t type, uint64_t vpid, Gva gva,
+                                         const EntryRules& rules) {
+  constexpr uint64_t kAddress = 0;
+  constexpr uint64_t kAll = 2;
+  constexpr uint64_t kLastType = 3;
+  constexpr uint64_t kLastVpid = 0xffff;
+  TDP_RETURN_IF_ERROR(CheckOutside());
+  if (type > kLastType || !rules.capabilities.invvpid(static_cast<int>(type))) return false;
+  if (vpid > kLastVpid || (vpid == 0 && type != kAll)) return false;
+  const auto top = static_cast<int64_t>(gva.raw()) >> 47;
+  if (type == kAddress && top != 0 && top != -1) return false;
+  owes_linear_flush_ = true;
+  return true;
+}
+
+}  // namespace tdp

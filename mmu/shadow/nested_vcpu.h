@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A vCPU whose guest is a hypervisor (L1) with a guest of its own (L2): EPT12, the tables that L1
+// keeps for L2, is shadowed into EPT02, on which L2 runs. docs/shadow.md says how it works.
+
+#ifndef TDP_MMU_SHADOW_NESTED_VCPU_H_
+#define TDP_MMU_SHADOW_NESTED_VCPU_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/change_sequence.h"
+#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/exit_qualification.h"
+#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/guest_window.h"
+#include "tdp/mmu/leaf_policy.h"
+#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/nested_ept_walker.h"
+#include "tdp/mmu/page_role.h"
+#include "tdp/mmu/shadow/nested_fault.h"
+#include "tdp/mmu/shadow/shadow_fetch.h"
+#include "tdp/mmu/shadow/shadow_tables.h"
+
+namespace tdp {
+
+using NestedShadow = ShadowTables<EptEntry>;
+
+// The parts of a `Vm`'s MMU that its nested vCPUs use.
+struct NestedParts {
+  Backend& backend;
+  const SlotSet& slots;
+  ChangeSequence& sequence;
+  MmuLock& mmu_lock;
+  const LeafPolicy& policy;
+  ShadowPools& pools;
+  // By address space.
+  const std::vector<std::unique_ptr<NestedShadow>>& shadows;
+};
+
+// Made with its `Vcpu` (`Vcpu::nested`), and like it used by one thread at a time. Every call wants
+// the vCPU outside the guest, else FailedPrecondition.
+//
+// EPT02 is to EPT12 what a TLB is to page tables: L1's tables are not tracked. What L1 takes away
+// stays until L1 executes INVEPT, as on a CPU; what it adds or allows is found by the next
+// violation.
+class NestedVcpu {
+ public:
+  // `member`, `window` and `ring` (null: none) belong to the `Vcpu`.
+  NestedVcpu(const NestedParts& parts, const FlushClock::Member& member, GuestWindow& window,
+             DirtyRing* ring);
+  // The vCPU is outside the guest for good.
+  ~NestedVcpu();
+
+  NestedVcpu(const NestedVcpu&) = delete;
+  NestedVcpu& operator=(const NestedVcpu&) = delete;
+
+  // The vCPU runs L2 from its next entry on: what VMLAUNCH and VMRESUME of L1 do to translation.
+  // InvalidArgument, naming the field, for an EPTP that the CPU of `context.rules` refuses (L1's VM
+  // entry fails), and for rules that the CPU cannot keep; ResourceExhausted without memory for a
+  // root, Unavailable (memory keeps changing: again). It then runs what it ran before.
+  absl::Status Enter(const NestedContext& context);
+  // It runs L1 again: a VM exit to L1.
+  absl::Status Leave();
+  bool is_entered() const { return is_entered_; }
+
+  // Answers an EPT violation of L2 at `gpa`, an address of L2's. The vCPU has entered L2. Statuses
+  // with kError: InvalidArgument (a qualification that hardware cannot report), FailedPrecondition
+  // (L2 was not entered), ResourceExhausted, and what `Backend::Resolve` answers.
+  NestedFaultResult HandleViolation(Gpa gpa, ExitQualification qualification);
+
+  // INVEPT of L1: single-context (1) with an EPTP of L1's, or all-context (2), by the rules of the
+  // CPU that L1 sees. False: the instruction fails (invalid operand). What is not to be kept is
+  // gone from EPT02 and from every CPU when it returns.
+  absl::StatusOr<bool> Invept(uint64_t type, Eptp eptp, const EntryRules& rules);
+  // INVVPID of L1, type 0 to 3. False as above. The vCPU's linear and combined translations of L2
+  // are dropped before its next entry.
+  absl::StatusOr<bool> Invvpid(uint64_t type, uint64_t vpid, Gva gva, const EntryRules& rules);
+
+  // --- for the `Vcpu`
+  // What L2 runs on.
+  Eptp eptp() const;
+  // Whether the CPU has to forget its linear and combined translations before it runs on.
+  bool TakeLinearFlush() { return std::exchange(owes_linear_flush_, false); }
+  // The vCPU is not in L2.
+  void SetAddressSpace(AddressSpaceId space);
+
+ private:
+  // A violation on its way.
+  struct Fault {
+    // What was given.
+    NestedEptAccess request;
+    ExitQualification qualification;
+    // What was derived.
+    uint64_t sequence = 0;
+    ShadowPath path;
+    const MemorySlot* slot = nullptr;
+    Hva hva;
+    bool log_write = false;
+    // What was found.
+    const HostPage* page = nullptr;
+  };
+  // What has to be allocated outside the section before the next try.
+  struct Rooms {
+    std::shared_ptr<DirtyLog> log;
+    uint64_t log_index = 0;
+    std::shared_ptr<SlotRmap> rmap;
+    Gfn gfn;
+  };
+  enum class Next : uint8_t {
+    kDone,      // the result stands
+    kAgain,     // try again at once
+    kFetch,     // the window has to fetch a page
+    kMakeRoom,  // `rooms_`
+    kTables,    // tables ran out
+    kLoadRoot,  // the root is gone
+  };
+  using Fetch = ShadowFetch<EptEntry, GuestWindow>;
+
+  absl::Status CheckOutside() const;
+  absl::Status CheckContext(const NestedContext& context) const;
+  NestedShadow& shadow() const { return *parts_.shadows[space_]; }
+
+  Next Try(Fault& fault, NestedFaultResult& result);
+  Next Walk(Fault& fault, NestedFaultResult& result);
+  void TakePath(Fault& fault) const;
+  Next FindMemory(Fault& fault, NestedFaultResult& result);
+  Next Install(Fault& fault, ShadowZap& zap, NestedFaultResult& result);
+  Next HasRooms(const Fault& fault);
+  EptEntry LeafOf(const Fault& fault, Level level) const;
+  static Next AfterFetch(FetchOutcome outcome);
+  void MarkDirty(const Fault& fault);
+  void DropPath(Gpa gpa);
+  absl::Status Prepare(Next next, bool& no_memory);
+  absl::Status MakeRoom();
+  absl::Status Recycle();
+
+  PageRole RootRole(Eptp eptp) const;
+  absl::Status LoadRoot(Eptp eptp, ShadowPage*& root);
+  void ReleaseRoot();
+
+  const NestedParts parts_;
+  const FlushClock::Member& member_;
+  GuestWindow& window_;
+  DirtyRing* const ring_;
+  AddressSpaceId space_ = 0;
+  MmuLock::Reader reader_;
+  SlotReader slots_;        // of what is accessed
+  SlotReader table_slots_;  // of L1's tables
+  ShadowStock stock_;
+  bool is_entered_ = false;
+  NestedContext context_;
+  ShadowPage* root_ = nullptr;  // of `context_`, held
+  NestedEptWalk walk_;
+  bool owes_linear_flush_ = false;
+  Rooms rooms_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SHADOW_NESTED_VCPU_H_

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A guest whose page tables are shadowed: the CPU runs on tables of the engine's, and the guest's
+// faults, invalidations and loads of control registers come to the engine.
+
+#ifndef TDP_TESTS_KERNEL_SHADOW_MACHINE_H_
+#define TDP_TESTS_KERNEL_SHADOW_MACHINE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tests/kernel/guest_machine.h"
+#include "tests/kernel/sim_host.h"
+
+namespace tdp::kernel {
+
+class ShadowMachine : public GuestMachine {
+ public:
+  explicit ShadowMachine(const HostOptions& options);
+
+  SimHost& host() { return host_; }
+
+  int cpus() const override { return host_.options().cpus; }
+  void Poke(Gpa gpa, unsigned bytes, uint64_t value) override { host_.Poke(gpa, bytes, value); }
+  absl::Status Start(int cpu, const sim::Registers& registers) override;
+
+  absl::StatusOr<AccessOutcome> Access(int cpu, const MachineAccess& access) override;
+  absl::Status WriteCr0(int cpu, uint64_t value) override;
+  absl::Status WriteCr3(int cpu, uint64_t value) override;
+  absl::Status WriteCr4(int cpu, uint64_t value) override;
+  absl::Status Invlpg(int cpu, uint64_t gva) override;
+  absl::Status Invpcid(int cpu, int type, uint16_t pcid, uint64_t gva) override;
+
+  uint64_t Peek(Gpa gpa, unsigned bytes) override { return host_.Peek(gpa, bytes); }
+  absl::Status Disturb(unsigned what, uint64_t where) override {
+    return host_.Disturb(what, where);
+  }
+  absl::Status Check() override { return host_.Check(); }
+
+ private:
+  // The registers as the guest sees them.
+  sim::Registers& guest(int cpu) { return guests_[static_cast<size_t>(cpu)]; }
+  ShadowVcpu& shadow(int cpu) { return *host_.vcpu(cpu).shadow(); }
+  sim::AccessResult Try(int cpu, const MachineAccess& access, AccessOutcome& outcome);
+  // Whether the access is done by it, or is the guest's fault.
+  absl::StatusOr<bool> HandleFault(int cpu, const MachineAccess& access, AccessOutcome& outcome);
+  absl::Status SetPaging(int cpu, const sim::Registers& registers);
+
+  SimHost host_;
+  std::vector<sim::Registers> guests_;
+};
+
+}  // namespace tdp::kernel
+
+#endif  // TDP_TESTS_KERNEL_SHADOW_MACHINE_H_

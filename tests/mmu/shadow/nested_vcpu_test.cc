@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/shadow/nested_vcpu.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/mmu/shadow/nested_world.h"
+
+namespace tdp::shadow_test {
+namespace {
+
+using sim::AccessKind;
+using testing::HasSubstr;
+
+constexpr uint64_t kPage = 0x5000;     // of L2
+constexpr uint64_t kFrame = 0x800000;  // of L1
+constexpr uint64_t kRead = ept::kRead;
+constexpr uint64_t kAll = ept::kRightsMask;
+
+Nested Memory(uint64_t gpa) { return {Nested::What::kMemory, gpa}; }
+
+TEST(NestedVcpu, RunsL2OnTheMemoryThatL1Gave) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  EXPECT_EQ(world.Access(kPage + 0x123, AccessKind::kLoad), Memory(kFrame + 0x123));
+  const uint64_t faults = world.faults();
+  EXPECT_EQ(world.Access(kPage + 0x123, AccessKind::kLoad), Memory(kFrame + 0x123));
+  EXPECT_EQ(world.faults(), faults) << "the second access needs nobody";
+}
+
+TEST(NestedVcpu, LoadsTheContextOfL2AndBack) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  const Eptp on_l2 = world.vcpu().EnterGuest().eptp();
+  EXPECT_NE(on_l2, world.vm().eptp());
+  ASSERT_TRUE(world.nested().Leave().ok());
+  EXPECT_EQ(world.vcpu().EnterGuest().eptp(), world.vm().eptp());
+  ASSERT_TRUE(world.nested().Enter(world.context()).ok());
+  EXPECT_EQ(world.vcpu().EnterGuest().eptp(), on_l2) << "EPT02 was kept";
+}
+
+TEST(NestedVcpu, GivesL1TheViolationThatItsTablesCause) {
+  NestedWorld world;
+  world.Map(kPage, kFrame, 1, kRead);
+  const Nested seen = world.Access(kPage, AccessKind::kStore);
+  EXPECT_EQ(seen.what, Nested::What::kViolation);
+  EXPECT_EQ(seen, world.Reference(kPage, AccessKind::kStore));
+  EXPECT_EQ(world.Access(kPage + 0x1000, AccessKind::kLoad),
+            world.Reference(kPage + 0x1000, AccessKind::kLoad))
+      << "nothing is mapped there";
+}
+
+TEST(NestedVcpu, GivesL1ItsMisconfigurations) {
+  NestedWorld world;
+  world.Map(kPage, kFrame, 1, ept::kWrite);
+  const Nested seen = world.Access(kPage, AccessKind::kLoad);
+  EXPECT_EQ(seen.what, Nested::What::kMisconfiguration);
+  EXPECT_EQ(seen, world.Reference(kPage, AccessKind::kLoad));
+}
+
+TEST(NestedVcpu, SetsAccessedAndDirtyInTheTablesOfL1) {
+  for (const bool accessed_dirty : {true, false}) {
+    NestedWorld world(4, accessed_dirty);
+    world.Map(kPage, kFrame);
+    const uint64_t leaf = world.EntryAt(kPage, 1);
+    const uint64_t upper = world.EntryAt(kPage, 3);
+    world.Access(kPage, AccessKind::kLoad);
+    EXPECT_EQ((world.Read(leaf) & ept::kAccessed) != 0, accessed_dirty);
+    EXPECT_EQ((world.Read(upper) & ept::kAccessed) != 0, accessed_dirty);
+    EXPECT_EQ(world.Read(leaf) & ept::kDirty, 0u);
+    world.Access(kPage, AccessKind::kStore);
+    EXPECT_EQ((world.Read(leaf) & ept::kDirty) != 0, accessed_dirty);
+  }
+}
+
+TEST(NestedVcpu, WhatL1AddsNeedsNoInvept) {
+  NestedWorld world;
+  world.Map(kPage, kFrame, 1, kRead);
+  EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  EXPECT_EQ(world.Access(kPage, AccessKind::kStore).what, Nested::What::kViolation);
+  world.Map(kPage, kFrame);
+  EXPECT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+  world.Map(0x9000, kFrame + 0x1000);
+  EXPECT_EQ(world.Access(0x9000, AccessKind::kLoad), Memory(kFrame + 0x1000));
+}
+
+TEST(NestedVcpu, WhatL1TakesAwayStaysUntilInvept) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+  world.Map(kPage, kFrame + 0x1000);
+  EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame)) << "as a TLB may";
+  world.Invept();
+  EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame + 0x1000));
+  world.Write(world.EntryAt(kPage, 2), 0);
+  world.Invept();
+  EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), world.Reference(kPage, AccessKind::kLoad));
+}
+
+// A table that is linked again has been out of use: nothing of what it held then may be used.
+TEST(NestedVcpu, ATableOfL1ThatIsLinkedAnewIsReadAnew) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  const uint64_t table = world.Read(world.EntryAt(kPage, 2)) & ept::kAddressMask;
+  world.Write(world.EntryAt(kPage, 1), (kFrame + 0x3000) | kAll | NestedWorld::kWriteBack);
+  constexpr uint64_t kElsewhere = 0x600000;
+  world.Write(world.EntryAt(kElsewhere, 2), table | kAll);
+  EXPECT_EQ(world.Access(kElsewhere + kPage, AccessKind::kLoad), Memory(kFrame + 0x3000));
+}
+
+TEST(NestedVcpu, AnAccessBeyondTheMemoryOfL1IsMmio) {
+  NestedWorld world;
+  world.Map(kPage, GiB(1));
+  EXPECT_EQ(world.Access(kPage + 8, AccessKind::kLoad), (Nested{Nested::What::kMmio, GiB(1) + 8}));
+}
+
+TEST(NestedVcpu, LargePagesOfL1AreLargeWhereTheHostsAre) {
+  NestedWorld world(4, true, 9);
+  world.Map(MiB(4), MiB(8), 2);
+  EXPECT_EQ(world.Access(MiB(4) + 0x7000, AccessKind::kStore), Memory(MiB(8) + 0x7000));
+  const uint64_t faults = world.faults();
+  EXPECT_EQ(world.Access(MiB(4) + 0x9000, AccessKind::kStore), Memory(MiB(8) + 0x9000));
+  EXPECT_EQ(world.faults(), faults);
+}
+
+TEST(NestedVcpu, WritesOfL2AreInTheDirtyLog) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+  const MemoryRegion logging = {.flags = kSlotLogDirtyPages,
+                                .gpa = Gpa(0),
+                                .size = NestedWorld::kRamBytes,
+                                .hva = NestedWorld::kRam};
+  ASSERT_TRUE(world.vm().SetMemoryRegion(logging).ok());
+  for (int round = 0; round < 2; ++round) {
+    bool written = false;
+    const auto look = [&](uint64_t base, uint64_t mask) {
+      const uint64_t page = kFrame >> kPageShift;
+      written |= page - base < 64 && (mask >> (page - base) & 1) != 0;
+    };
+    ASSERT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+    ASSERT_TRUE(world.vm().TakeDirtyLog(0, look).ok());
+    EXPECT_TRUE(written) << "round " << round;
+  }
+}
+
+TEST(NestedVcpu, APageThatTheHostMovedIsFollowed) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+  const Hva page = NestedWorld::kRam + kFrame;
+  ASSERT_TRUE(world.vm().BeginHostInvalidation(page, kPageSize).ok());
+  ASSERT_TRUE(world.memory().Migrate(page, kPageSize).ok());
+  world.vm().EndHostInvalidation();
+  EXPECT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+}
+
+TEST(NestedVcpu, AgingTellsWhatL2Uses) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  const Hva page = NestedWorld::kRam + kFrame;
+  EXPECT_TRUE(*world.vm().TestAge(page, kPageSize));
+  AgeResult aged = *world.vm().AgeHostRange(page, kPageSize);
+  aged.flush.Settle();
+  EXPECT_TRUE(aged.young);
+  EXPECT_FALSE(*world.vm().TestAge(page, kPageSize));
+  ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  EXPECT_TRUE(*world.vm().TestAge(page, kPageSize));
+}
+
+TEST(NestedVcpu, RefusesWhatTheCpuOfL1Refuses) {
+  NestedWorld world;
+  NestedContext context = world.context();
+  context.eptp = Eptp(context.eptp.raw() | 0x800);
+  EXPECT_EQ(world.nested().Enter(context).code(), absl::StatusCode::kInvalidArgument);
+  context = world.context();
+  context.rules.mbec = true;
+  EXPECT_THAT(std::string(world.nested().Enter(context).message()), HasSubstr("mbec"));
+  EXPECT_FALSE(world.nested().is_entered());
+  const EntryRules& rules = world.context().rules;
+  EXPECT_FALSE(*world.nested().Invept(0, world.context().eptp, rules));
+  EXPECT_FALSE(*world.nested().Invept(1, Eptp(7), rules));
+  EXPECT_TRUE(*world.nested().Invept(2, Eptp(7), rules));
+  EXPECT_FALSE(*world.nested().Invvpid(4, 1, Gva(0), rules));
+  EXPECT_FALSE(*world.nested().Invvpid(1, 0, Gva(0), rules));
+  EXPECT_FALSE(*world.nested().Invvpid(0, 1, Gva(uint64_t{1} << 60), rules));
+  EXPECT_TRUE(*world.nested().Invvpid(2, 0, Gva(0), rules));
+  const NestedFaultResult early = world.nested().HandleViolation(Gpa(0), ExitQualification(1));
+  EXPECT_EQ(early.status.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(NestedVcpu, IsThereOnlyWhereTheVmMayNest) {
+  sim::HostMemory memory;
+  sim::SimBackend backend(memory);
+  const std::unique_ptr<Vm> vm = *Vm::Create(backend);
+  EXPECT_EQ((*vm->CreateVcpu())->nested(), nullptr);
+  EXPECT_EQ(Vm::Create(backend, {.nested = true, .reverse_map = true}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+// --- An L1 that edits EPT12 under a running L2 ---------------------------------------------------
+
+// Entries, legal and not, and accesses by an L2 with and without paging. The L1 executes INVEPT
+// where it has taken something away, and nowhere else.
+class EditingL1 {
+ public:
+  EditingL1(uint64_t seed, int levels, bool accessed_dirty, bool forgets_invept = false)
+      : world_(levels, accessed_dirty, seed % 2 == 0 ? 9 : 0, forgets_invept), random_(seed) {
+    for (uint64_t page : kPages) world_.Map(page, FrameFor(page));
+    BuildTablesOfL2();
+  }
+
+  testing::AssertionResult Run(int steps) {
+    for (int step = 0; step < steps; ++step) {
+      const uint64_t what = random_() % 16;
+      if (what < 5) {
+        Edit();
+      } else if (what == 5) {
+        Disturb();
+      } else if (what == 6) {
+        UsePaging(random_() % 2 == 0);
+      } else if (testing::AssertionResult result = Access(); !result) {
+        return result << " in step " << step;
+      }
+    }
+    if (world_.oracle().report_count() != 0) {
+      return testing::AssertionFailure() << world_.oracle().reports()[0].DebugString();
+    }
+    const absl::Status status = world_.vm().CheckInvariants();
+    return status.ok() ? testing::AssertionSuccess() : testing::AssertionFailure() << status;
+  }
+
+  uint64_t reached() const { return reached_; }
+  uint64_t refused() const { return refused_; }
+
+ private:
+  // Pages of L2 that lie close together and far apart; its tables are in the first ones.
+  static constexpr uint64_t kPages[] = {0x10000,  0x11000,  0x12000,    0x13000,
+                                        0x50000,  0x51000,  0x250000,   0x400000,
+                                        0x401000, 0x600000, 0x40000000, 0x40001000};
+  static constexpr uint64_t kLinear = 0x7f0000000000;  // of a program of L2
+
+  static uint64_t FrameFor(uint64_t page) { return 0x400000 + (page >> 12) % 0x800 * kPageSize; }
+  uint64_t AnyPage() { return kPages[random_() % std::size(kPages)]; }
+
+  // Four levels in pages 0x10000 to 0x13000 that map eight pages of L2 at `kLinear`.
+  void BuildTablesOfL2() {
+    constexpr uint64_t kTable = 0x7;
+    const auto at = [](uint64_t table, uint64_t index) { return FrameFor(table) + index * 8; };
+    world_.Write(at(0x10000, kLinear >> 39 & 511), 0x11000 | kTable);
+    world_.Write(at(0x11000, 0), 0x12000 | kTable);
+    world_.Write(at(0x12000, 0), 0x13000 | kTable);
+    for (uint64_t i = 0; i < 8; ++i) world_.Write(at(0x13000, i), kPages[4 + i] | kTable);
+  }
+
+  void UsePaging(bool on) {
+    paged_ = on;
+    sim::Registers registers;
+    if (on) {
+      registers.cr0 |= sim::kCr0Pg | sim::kCr0Wp;
+      registers.cr3 = 0x10000;
+      registers.cr4 = sim::kCr4Pae;
+      registers.efer = sim::kEferLme | sim::kEferLma;
+    }
+    world_.SetRegisters(registers);
+    // A VMM that changes L2's registers drops what was cached under the others.
+    const auto done = world_.nested().Invvpid(1, 1, Gva(0), world_.context().rules);
+    TDP_CHECK(done.ok() && *done);
+  }
+
+  void Edit() {
+    const uint64_t page = AnyPage();
+    const int level = random_() % 4 == 0 ? 2 : 1;
+    if (level == 1 && (world_.Read(world_.EntryAt(page, 2)) & ept::kLargePage) != 0) return;
+    const uint64_t at = world_.EntryAt(page, level);
+    const uint64_t before = world_.Read(at);
+    world_.Write(at, level == 1 ? NewLeaf(page) : NewUpper(before));
+    if ((before & kAll) != 0) world_.Invept();
+  }
+  uint64_t NewLeaf(uint64_t page) {
+    constexpr uint64_t kRights[] = {kAll, kAll, kAll, 1, 3, 5, 4, 0, 2, 6};
+    const uint64_t other = random_() % 4 == 0 ? 0x1000 : 0;
+    // But no table of L2: what a walk of it in MMIO comes to is nobody's concern.
+    const uint64_t beyond = random_() % 32 == 0 && page >= kPages[4] ? GiB(1) : 0;
+    return (FrameFor(page) + other + beyond) | kRights[random_() % std::size(kRights)] |
+           NestedWorld::kWriteBack | (random_() % 3 == 0 ? ept::kAccessed | ept::kDirty : 0);
+  }
+  // Rights of the table change, or it is away for a time, or a large page stands there.
+  uint64_t NewUpper(uint64_t before) {
+    if ((before & ept::kLargePage) != 0 || (before & kAll) == 0) return tables_[before];
+    constexpr uint64_t kRights[] = {1, 3, 5, 0};
+    const uint64_t after =
+        random_() % 3 == 0
+            ? (MiB(2) * (2 + random_() % 4)) | kAll | ept::kLargePage | NestedWorld::kWriteBack
+            : (before & ~kAll) | kRights[random_() % std::size(kRights)];
+    if ((after & kAll) == 0 || (after & ept::kLargePage) != 0) tables_[after] = before | kAll;
+    return after;
+  }
+
+  void Disturb() {
+    const Hva start = NestedWorld::kRam + 0x400000 + random_() % 64 * KiB(64);
+    switch (random_() % 3) {
+      case 0:
+        TDP_CHECK(world_.vm().BeginHostInvalidation(start, KiB(64)).ok());
+        TDP_CHECK(world_.memory().Migrate(start, KiB(64)).ok());
+        world_.vm().EndHostInvalidation();
+        break;
+      case 1:
+        world_.vm().ZapAll()->Settle();
+        break;
+      default:
+        TDP_CHECK(world_.nested().Leave().ok());
+        break;
+    }
+    world_.SettleOracle();
+  }
+
+  testing::AssertionResult Access() {
+    constexpr AccessKind kKinds[] = {AccessKind::kLoad, AccessKind::kStore, AccessKind::kFetch};
+    const AccessKind kind = kKinds[random_() % 3];
+    const uint64_t address = paged_ ? kLinear + random_() % 8 * kPageSize : AnyPage();
+    const Nested seen = world_.Access(address, kind, paged_);
+    const Nested expected = world_.Reference(address, kind, paged_);
+    ++(seen.what == Nested::What::kMemory ? reached_ : refused_);
+    if (!(seen == expected)) {
+      return testing::AssertionFailure()
+             << testing::PrintToString(seen) << " instead of " << testing::PrintToString(expected);
+    }
+    uint64_t where = world_.FirstDifference();
+    if (where == 0) where = world_.FirstDifference(FrameFor(0x10000), FrameFor(0x14000));
+    if (where == 0) return testing::AssertionSuccess();
+    return testing::AssertionFailure()
+           << absl::StrFormat("gpa 0x%x holds 0x%x instead of 0x%x", where, world_.Read(where),
+                              world_.ReadCopy(where));
+  }
+
+  NestedWorld world_;
+  std::mt19937_64 random_;
+  std::map<uint64_t, uint64_t> tables_;  // what stood where now a large page or nothing is
+  bool paged_ = false;
+  uint64_t reached_ = 0;
+  uint64_t refused_ = 0;
+};
+
+TEST(NestedVcpu, AnL1ThatEditsItsTablesSeesWhatItWouldOnACpu) {
+  uint64_t reached = 0;
+  uint64_t refused = 0;
+  for (uint64_t seed = 1; seed <= 32; ++seed) {
+    EditingL1 l1(seed, seed % 4 < 2 ? 4 : 5, seed % 3 != 0);
+    ASSERT_TRUE(l1.Run(200)) << "seed " << seed;
+    reached += l1.reached();
+    refused += l1.refused();
+  }
+  EXPECT_GT(reached, 300u);
+  EXPECT_GT(refused, 300u);
+}
+
+TEST(NestedVcpu, AnEngineThatIsNotToldOfInveptIsFoundOut) {
+  bool found = false;
+  for (uint64_t seed = 1; seed <= 8 && !found; ++seed) {
+    found = !EditingL1(seed, 4, true, true).Run(200);
+  }
+  EXPECT_TRUE(found);
+}
+
+}  // namespace
+}  // namespace tdp::shadow_test

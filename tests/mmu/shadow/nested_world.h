@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A hypervisor (L1) whose guest (L2) runs twice: on EPT02, which the engine makes of L1's tables
+// and the slots, and on a second software CPU whose physical memory is a copy of L1's, straight on
+// EPT12, with nothing cached. What L2 and L1 see must be the same, down to the last A and D flag.
+
+#ifndef TDP_TESTS_MMU_SHADOW_NESTED_WORLD_H_
+#define TDP_TESTS_MMU_SHADOW_NESTED_WORLD_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <ostream>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "tdp/backends/sim/flush_oracle.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/base/check.h"
+#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp::shadow_test {
+
+// What an access of L2 comes to. Addresses are L1's.
+struct Nested {
+  enum class What { kMemory, kViolation, kMisconfiguration, kPageFault, kMmio, kOther };
+  What what = What::kOther;
+  uint64_t value = 0;  // gpa, qualification, or error code
+  uint64_t gpa = 0;    // of L2, of a violation or misconfiguration
+
+  friend bool operator==(const Nested&, const Nested&) = default;
+  friend void PrintTo(const Nested& nested, std::ostream* out) {
+    static constexpr const char* kNames[] = {"memory",     "violation", "misconfiguration",
+                                             "page fault", "mmio",      "other"};
+    *out << absl::StrFormat("%s 0x%x at 0x%x", kNames[static_cast<int>(nested.what)], nested.value,
+                            nested.gpa);
+  }
+};
+
+class NestedWorld : public EntryStoreHook {
+ public:
+  static constexpr Hva kRam{0x7f0000000000};
+  static constexpr ByteCount kRamBytes = MiB(16);
+
+  explicit NestedWorld(int levels = 4, bool accessed_dirty = true, int host_order = 0,
+                       bool forgets_invept = false)
+      : forgets_invept_(forgets_invept),
+        backend_(memory_, Options()),
+        copy_(kRamBytes + kPageSize),
+        reference_(sim::PhysicalMemory(CopyBase(), kRamBytes), ReferenceConfig()) {
+    SetEntryStoreHook(this);
+    vm_ = *Vm::Create(backend_, {.nested = true});
+    TDP_CHECK(memory_.Map(kRam, kRamBytes, {.order = host_order}).ok());
+    TDP_CHECK(vm_->SetMemoryRegion({.gpa = Gpa(0), .size = kRamBytes, .hva = kRam}).ok());
+    vcpu_ = *vm_->CreateVcpu();
+    context_.eptp = Eptp::Make(Hpa(kRoot), levels, accessed_dirty);
+    context_.rules.capabilities = backend_.capabilities().ept;
+    context_.rules.physical_address_bits = backend_.capabilities().physical_address_bits;
+    SetRegisters(sim::Registers());
+  }
+  ~NestedWorld() override {
+    vcpu_.reset();
+    vm_.reset();
+    SetEntryStoreHook(nullptr);
+  }
+
+  Vm& vm() { return *vm_; }
+  Vcpu& vcpu() { return *vcpu_; }
+  NestedVcpu& nested() { return *vcpu_->nested(); }
+  sim::HostMemory& memory() { return memory_; }
+  const NestedContext& context() const { return context_; }
+  const sim::FlushOracle& oracle() const { return oracle_; }
+  uint64_t faults() const { return faults_; }
+
+  // Of L2.
+  void SetRegisters(const sim::Registers& registers) {
+    backend_.cpu(0).SetRegisters(registers);
+    reference_.SetRegisters(registers);
+  }
+
+  // --- L1 ---
+
+  void Write(uint64_t gpa, uint64_t value) {
+    std::memcpy(*memory_.AtHva(kRam + gpa), &value, sizeof(value));
+    std::memcpy(CopyBase() + gpa, &value, sizeof(value));
+  }
+  uint64_t Read(uint64_t gpa) {
+    uint64_t value = 0;
+    std::memcpy(&value, *memory_.AtHva(kRam + gpa), sizeof(value));
+    return value;
+  }
+  // The place of the entry of `level` on the way to `l2_gpa`, with tables made above it.
+  uint64_t EntryAt(uint64_t l2_gpa, int level) {
+    uint64_t table = kRoot;
+    for (int at_level = context_.eptp.levels();; --at_level) {
+      const uint64_t at = table + (l2_gpa >> (12 + 9 * (at_level - 1)) & 511) * 8;
+      if (at_level == level) return at;
+      if (Read(at) == 0) Write(at, NewFrame() | ept::kRightsMask);
+      table = Read(at) & ept::kAddressMask;
+    }
+  }
+  // Maps the page at `l2_gpa` to L1's `gpa`.
+  void Map(uint64_t l2_gpa, uint64_t gpa, int level = 1, uint64_t bits = ept::kRightsMask) {
+    const uint64_t large = level > 1 ? ept::kLargePage : 0;
+    Write(EntryAt(l2_gpa, level), gpa | bits | kWriteBack | large);
+  }
+  uint64_t NewFrame() {
+    const uint64_t frame = next_frame_;
+    next_frame_ += kPageSize;
+    return frame;
+  }
+  void Invept() {
+    if (forgets_invept_) return;
+    const auto done = nested().Invept(1, context_.eptp, context_.rules);
+    TDP_CHECK(done.ok() && *done);
+    oracle_.SettleAll();
+  }
+
+  // --- L2 ---
+
+  Nested Access(uint64_t gva, sim::AccessKind kind, bool user = false) {
+    if (!nested().is_entered()) TDP_CHECK(nested().Enter(context_).ok());
+    for (int i = 0; i < 64; ++i) {
+      const sim::AccessResult result = Try(gva, kind, user);
+      const sim::Exit exit = backend_.cpu(0).exit();
+      if (result.ok()) return {Nested::What::kMemory, GpaOf(result.hpa)};
+      if (result.event == sim::Event::kKick) continue;
+      if (result.event == sim::Event::kPageFault) {
+        return {Nested::What::kPageFault, exit.error_code};
+      }
+      if (result.event != sim::Event::kEptViolation) return {};
+      ++faults_;
+      const NestedFaultResult fault = nested().HandleViolation(exit.gpa, exit.qualification);
+      switch (fault.outcome) {
+        case NestedOutcome::kFixed:
+        case NestedOutcome::kSpurious:
+        case NestedOutcome::kRetry:
+          continue;
+        case NestedOutcome::kViolation:
+          return {Nested::What::kViolation, fault.qualification.raw(), exit.gpa.raw()};
+        case NestedOutcome::kMisconfiguration:
+          return {Nested::What::kMisconfiguration, 0, exit.gpa.raw()};
+        case NestedOutcome::kMmio:
+          return {Nested::What::kMmio, fault.gpa.raw()};
+        default:
+          return {};
+      }
+    }
+    return {};
+  }
+
+  // The same straight on EPT12.
+  Nested Reference(uint64_t gva, sim::AccessKind kind, bool user = false) {
+    reference_.ClearCaches();
+    TDP_CHECK(reference_.Enter(context_.eptp) == sim::Event::kNone);
+    const sim::AccessResult result = reference_.Access(Request(gva, kind, user));
+    const sim::Exit& exit = reference_.exit();
+    switch (result.event) {
+      case sim::Event::kNone:
+        return {result.hpa.raw() < kRamBytes ? Nested::What::kMemory : Nested::What::kMmio,
+                result.hpa.raw()};
+      case sim::Event::kEptViolation:
+        return {Nested::What::kViolation, exit.qualification.raw(), exit.gpa.raw()};
+      case sim::Event::kEptMisconfiguration:
+        return {Nested::What::kMisconfiguration, 0, exit.gpa.raw()};
+      case sim::Event::kPageFault:
+        return {Nested::What::kPageFault, exit.error_code};
+      default:
+        return {};
+    }
+  }
+
+  // The first word of [begin, end) in which L1's memory differs from the copy; 0 if none does.
+  uint64_t FirstDifference(uint64_t begin, uint64_t end) {
+    for (uint64_t frame = begin; frame < end; frame += kPageSize) {
+      const std::byte* page = *memory_.AtHva(kRam + frame);
+      if (std::memcmp(page, CopyBase() + frame, kPageSize) == 0) continue;
+      for (uint64_t at = frame;; at += 8) {
+        if (std::memcmp(page + (at - frame), CopyBase() + at, 8) != 0) return at;
+      }
+    }
+    return 0;
+  }
+  // The same in EPT12.
+  uint64_t FirstDifference() { return FirstDifference(kRoot, next_frame_); }
+  // In the copy.
+  uint64_t ReadCopy(uint64_t gpa) {
+    uint64_t value = 0;
+    std::memcpy(&value, CopyBase() + gpa, sizeof(value));
+    return value;
+  }
+  void SettleOracle() { oracle_.SettleAll(); }
+
+  static constexpr uint64_t kRoot = 0x1000;
+  static constexpr uint64_t kWriteBack = uint64_t{6} << ept::kMemoryTypeShift;
+
+ private:
+  sim::SimBackendOptions Options() {
+    sim::SimBackendOptions options;
+    options.cpu.policy = sim::CachePolicy::kAdversarial;
+    options.oracle = &oracle_;
+    return options;
+  }
+  static sim::CpuConfig ReferenceConfig() {
+    sim::CpuConfig config;
+    config.caches = *sim::CachePreset("none");
+    return config;
+  }
+  std::byte* CopyBase() {
+    const auto base = reinterpret_cast<uintptr_t>(copy_.data());
+    return copy_.data() + ((kPageSize - base % kPageSize) & kPageOffsetMask);
+  }
+
+  void OnStore(const uint64_t* where, EptEntry before, EptEntry after) override {
+    const Hpa entry(reinterpret_cast<uintptr_t>(where) - memory_.direct_map_offset());
+    oracle_.OnStore(entry, before.raw(), after.raw());
+  }
+
+  static sim::AccessRequest Request(uint64_t gva, sim::AccessKind kind, bool user) {
+    sim::AccessRequest request;
+    request.gva = gva;
+    request.kind = kind;
+    request.accessor = user ? sim::Accessor::kUser : sim::Accessor::kSupervisor;
+    return request;
+  }
+  sim::AccessResult Try(uint64_t gva, sim::AccessKind kind, bool user) {
+    const GuestEntry entry = vcpu_->EnterGuest();
+    const sim::Event event = backend_.cpu(0).Enter(entry.eptp());
+    if (event != sim::Event::kNone) return {.event = event};
+    return backend_.cpu(0).Access(Request(gva, kind, user));
+  }
+  // The address in L1's memory that lies at `hpa`; all ones if none does.
+  uint64_t GpaOf(Hpa hpa) {
+    for (uint64_t gpa = 0; gpa < kRamBytes; gpa += kPageSize) {
+      const auto page = memory_.Resolve(kRam + gpa, tdp::Access::Read());
+      if (page->hfn == Hfn::Of(hpa)) return gpa | hpa.page_offset();
+    }
+    return ~uint64_t{0};
+  }
+
+  const bool forgets_invept_;
+  sim::HostMemory memory_{{.size = GiB(1), .shuffled = true}};
+  sim::FlushOracle oracle_{{.accessed_clear_owed = false}};
+  sim::SimBackend backend_;
+  std::vector<std::byte> copy_;
+  sim::Cpu reference_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+  NestedContext context_;
+  uint64_t next_frame_ = 0x2000;
+  uint64_t faults_ = 0;
+};
+
+}  // namespace tdp::shadow_test
+
+#endif  // TDP_TESTS_MMU_SHADOW_NESTED_WORLD_H_
