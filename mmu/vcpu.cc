@@ -115,7 +115,10 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
     return absl::InvalidArgumentError(
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
-  if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
+  if (shadow_ != nullptr) {
+    TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
+    flush_member_.ForgetCpu();  // linear translations are not tagged by their root
+  }
   View& base = engine_.views(space).base();
   TDP_CHECK(base.Enter());
   address_space_ = space;
