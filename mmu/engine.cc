@@ -94,7 +94,7 @@ Engine::~Engine() {
 }
 
 ShadowParts Engine::shadow_parts() {
-  return {backend_, slots, sequence, mmu_lock, views(0).base().policy(), shadow_pools_, shadows_};
+  return {backend_, slots, sequence, mmu_lock, views_[0]->base().policy(), shadow_pools_, shadows_};
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -156,7 +156,9 @@ bool Engine::DetachRaising(const MemorySlot& slot, TableList& detached) {
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
-  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
+  if (PagingShadow* shadowed = shadow(space)) {
+    return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
+  }
   bool any = false;
   ForEachView(space, [&](View& view) { any |= view.mmu().WriteProtect(first, end); });
   return any;
@@ -241,6 +243,21 @@ PendingFlush Engine::ZapShadow(PagingShadow& shadow) {
     if (first) zaps.Add();
   }
   return flush;
+}
+
+size_t Engine::RecycleShadows(size_t count) {
+  size_t zapped = 0;
+  for (const std::unique_ptr<PagingShadow>& shadow : shadows_) {
+    PendingFlush flush;
+    {
+      MmuWriteSection section(mmu_lock);
+      ShadowZap zap;
+      zapped += shadow->ZapOldest(count, zap);
+      flush = shadow->Commit(std::move(zap));
+    }
+    shadow->Settle(std::move(flush));
+  }
+  return zapped;
 }
 
 absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {

@@ -105,6 +105,10 @@ class Engine : public TableReclaimer {
   // The same for everything at once, in O(1): the root is replaced.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space);
 
+  // Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How
+  // many they were.
+  size_t RecycleShadows(size_t count);
+
   // Called with detached subtrees that no CPU can reach: takes the D bits that slots log, frees
   // every table.
   void Reclaim(TableList&& subtrees) override;
@@ -145,10 +149,10 @@ class Engine : public TableReclaimer {
  private:
   Engine(Backend& backend, const VmOptions& options);
   absl::StatusOr<TablePage*> NewRoot();
+  PendingFlush ZapShadow(PagingShadow& shadow);
   absl::Status AddAddressSpace();
   template <typename DetachAll>
   PendingFlush ZapBy(DetachAll detach_all);
-  PendingFlush ZapShadow(PagingShadow& shadow);
   // Whether D bits in what is detached are writes that only the tables know of.
   bool HarvestsDetached() const {
     return dirty_tracking_ == DirtyTracking::kDirtyBits &&

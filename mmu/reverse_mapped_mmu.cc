@@ -58,6 +58,10 @@ MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, Leaf
         break;
       case EntryKind::kLeaf:
         if (at.level > request.level && !old.access().Covers(request.needed)) {
+          // Nothing is dropped for what cannot be put in its place.
+          if (cache.size() < at.level.raw() - request.level.raw()) {
+            return MapResult(MapOutcome::kNeedsTables, level, flush_owed);
+          }
           DropLarge(at, request.gfn, rmap);
           flush_owed = true;
           continue;

@@ -71,8 +71,7 @@ Vcpu::~Vcpu() {
 }
 
 absl::Status Vcpu::StartShadow() {
-  TDP_ASSIGN_OR_RETURN(shadow_, ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_,
-                                                   dirty_ring_.get()));
+  TDP_ASSIGN_OR_RETURN(shadow_, ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_));
   return absl::OkStatus();
 }
 

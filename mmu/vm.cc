@@ -309,9 +309,13 @@ VmStats Vm::Stats() const {
 
 absl::Status Vm::SetTableQuota(size_t tables) {
   if (tables == 0) return absl::InvalidArgumentError("tables: a quota of 0 leaves no root");
+  constexpr size_t kShadowsAtOnce = 64;
   engine_->pool.set_quota(tables);
   for (size_t taken = engine_->pool.taken(); taken > tables; taken = engine_->pool.taken()) {
-    if (engine_->table_reclaim.Run(taken - tables) == 0) break;
+    const size_t found = engine_->options().paging == Paging::kShadow
+                             ? engine_->RecycleShadows(kShadowsAtOnce)
+                             : engine_->table_reclaim.Run(taken - tables);
+    if (found == 0) break;
   }
   return absl::OkStatus();
 }

@@ -105,7 +105,7 @@ class Vm : public GuestMemory {
 
   // Logs into a ring of `entries` for each vCPU (`Vcpu::dirty_ring`), in place of bitmaps, from now
   // on. Once, before the first vCPU, and with write-protection (`VmOptions::dirty_tracking`): else
-  // InvalidArgument. Sizes as `DirtyRing::CheckSize` says.
+  // InvalidArgument. Sizes as `DirtyRing::CheckSize` says. Not for `Paging::kShadow`.
   absl::Status EnableDirtyRing(uint64_t entries);
   // Protects the pages of all harvested entries again and frees the entries: read the pages after
   // this. Their number. No `Harvest` of a ring may run meanwhile.
