@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/ept_format.h"
 #include "tdp/mmu/staged_table.h"
 #include "tdp/mmu/vcpu.h"
 
@@ -32,7 +33,9 @@ absl::Status NoMemoryAt(Gfn gfn) {
 }
 
 ExitQualification QualificationOf(Access access) {
-  return ExitQualification::Make(access, Access::None(), true, true);
+  const auto made = ExitQualification::Make(access, Access::None(), true, true);
+  const bool user = access.can_user_execute() && !access.can_execute();
+  return user ? ExitQualification(made.raw() | ept::kQualUserAddress) : made;
 }
 
 }  // namespace

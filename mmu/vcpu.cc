@@ -133,7 +133,10 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
   if (nested_ != nullptr && nested_->is_entered()) {
     return absl::FailedPreconditionError("the vCPU runs L2: NestedVcpu::Leave comes first");
   }
-  if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
+  if (shadow_ != nullptr) {
+    TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
+    flush_member_.ForgetCpu();  // linear translations are not tagged by their root
+  }
   View& base = engine_.views(space).base();
   TDP_CHECK(base.Enter());
   if (nested_ != nullptr) nested_->SetAddressSpace(space);

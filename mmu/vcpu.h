@@ -120,9 +120,11 @@ class Vcpu {
   // than asked for if something is in the way there: the call for the rest then says what. So it is
   // an error only where not even the first page could be mapped (KVM_PRE_FAULT_MEMORY).
   // InvalidArgument (alignment, no size, wrapping, beyond the guest's width, an access that no
-  // fault has), FailedPrecondition (the vCPU is in the guest), NotFound (no memory there, or a
-  // write to read-only memory), Unavailable (the host page is not there yet, or memory keeps
-  // changing), ResourceExhausted (no table memory), and what `Backend::Resolve` answers.
+  // fault has), FailedPrecondition (the vCPU is in the guest, or the frame is private and its slot
+  // has no such memory), NotFound (no memory there, or a
+  // write to read-only memory), PermissionDenied (the view denies it), Unavailable (the host page
+  // is not there yet, or memory keeps changing), ResourceExhausted (no table memory), and what
+  // `Backend::Resolve` answers.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access = Access::Read());
 
   // The address space whose slots and tables the guest uses from its next entry on (1 in SMM), on

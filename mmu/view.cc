@@ -10,15 +10,6 @@
 
 namespace tdp {
 
-// Against `Enter`: each stores first and then looks at what the other has stored, in one total
-// order. So a vCPU finds the view closed, or this finds the vCPU in it.
-bool View::Close() {
-  is_open_.store(false);
-  if (users_.load() == 0) return true;
-  is_open_.store(true);
-  return false;
-}
-
 absl::StatusOr<TablePage*> ViewSet::NewTable() {
   TableList one;
   TDP_RETURN_IF_ERROR(pool_.Take(1, one));

@@ -43,32 +43,35 @@ class View {
   LeafPolicy& policy() { return policy_; }
   const LeafPolicy& policy() const { return policy_; }
 
-  // A vCPU begins or ends its use of the view. False if the view is gone, or going.
+  // A vCPU begins or ends its use of the view. False if the view is closed.
   bool Enter() {
-    users_.fetch_add(1);
-    if (is_open_.load()) return true;
+    if ((users_.fetch_add(1) & kClosed) == 0) return true;
     Leave();
     return false;
   }
   void Leave() { users_.fetch_sub(1); }
-  uint32_t users() const { return users_.load(); }
-  bool is_open() const { return is_open_.load(); }
+  uint32_t users() const { return users_.load() & ~kClosed; }
+  bool is_open() const { return (users_.load() & kClosed) == 0; }
 
   // Under the slots mutex. Lets vCPUs in; keeps them out, which is false and changes nothing while
   // one is in.
-  void Open() { is_open_.store(true); }
-  bool Close();
+  void Open() { users_.fetch_and(~kClosed); }
+  bool Close() {
+    uint32_t none = 0;
+    return users_.compare_exchange_strong(none, kClosed);
+  }
 
   // What `policy()` goes by. Under the slots mutex.
   std::unique_ptr<const ViewRules> rules;
 
  private:
+  static constexpr uint32_t kClosed = uint32_t{1} << 31;
+
   // First: what a fault reads.
   DirectMmu mmu_;
   LeafPolicy policy_;
   const ViewId id_;
-  std::atomic<bool> is_open_{false};
-  std::atomic<uint32_t> users_{0};
+  std::atomic<uint32_t> users_{kClosed};  // and, in the same word, whether it is closed
 };
 
 // The views of one address space. A `View` object, once made, stays: a destroyed view's tables are

@@ -177,8 +177,8 @@ class Vm : public GuestMemory {
                              AddressSpaceId space = 0);
   // Whether what the view denies there becomes #VE in the guest. Of pages that slot, host and dirty
   // log leave to the view alone: else it ends as kViewDenied. Pages that are not there, and MMIO,
-  // never raise it. FailedPrecondition without `VmOptions::virtualization_exceptions` or without
-  // A and D bits; InvalidArgument for a range beyond the tables.
+  // never raise it. FailedPrecondition without `VmOptions::virtualization_exceptions`, without A
+  // and D bits, or with `VmOptions::reverse_map`; InvalidArgument for a range beyond the tables.
   absl::Status SetRaisesVe(ViewId view, Gfn first, PageCount count, bool raises,
                            AddressSpaceId space = 0);
   // The page that the VMCS names as the list of EPTPs for VMFUNC, indexed by `ViewId`; kept true as

@@ -104,6 +104,7 @@ absl::Status Vm::SetRaisesVe(ViewId id, Gfn first, PageCount count, bool raises,
   if (!engine_->pool.empty_entry().suppress_ve()) {
     return absl::FailedPreconditionError("VmOptions.virtualization_exceptions is off");
   }
+  TDP_RETURN_IF_ERROR(CheckNoReverseMap());
   if (!engine_->accessed_dirty()) {
     return absl::FailedPreconditionError(
         "without A and D bits aging takes rights, and the guest would hear of that");

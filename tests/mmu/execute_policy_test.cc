@@ -153,6 +153,14 @@ TEST_P(ExecuteByMode, PagesThatRunInOneModeOnlyNeedNotBeReadable) {
   EXPECT_EQ(SupervisorFetch(Gpa(0x3000)), kDenied);
 }
 
+TEST_P(ExecuteByMode, PrefaultTellsTheModesApartWhereTheCpuDoes) {
+  ASSERT_EQ(guest_.vm().SetViewRights(view_, Gfn(3), kPage, Access::Read() | Access::Execute()),
+            absl::OkStatus());
+  EXPECT_EQ(*guest_.vcpu().Prefault(Gpa(0x3000), kPageSize, Access::Execute()), kPageSize);
+  const auto user = guest_.vcpu().Prefault(Gpa(0x3000), kPageSize, Access::UserExecute());
+  EXPECT_EQ(absl::IsPermissionDenied(user.status()), GetParam()) << user.status();
+}
+
 INSTANTIATE_TEST_SUITE_P(AdvancedExitInformation, ExecuteByMode, testing::Bool(),
                          [](const auto& param) { return param.param ? "With" : "Without"; });
 

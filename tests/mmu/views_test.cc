@@ -222,6 +222,33 @@ TEST(Views, ASwitchFlushesNothingAndAChangeIsFlushedInEveryViewThatTheCpuUsed) {
   ASSERT_EQ(guest.Store(Gpa(0x3000)), kDone) << "the flush oracle reports it if not";
 }
 
+// The same of address spaces: SMM's root is one more.
+TEST(Views, AnAddressSpaceKeepsItsTranslationsWhileTheVcpuIsInTheOther) {
+  ViewingGuest guest({.vm = {.address_spaces = 2}});
+  guest.AddSlot(Gpa(0), MiB(4));
+  ASSERT_EQ(guest.vm().SetMemoryRegion({.slot = 0,
+                                        .address_space = 1,
+                                        .gpa = Gpa(0),
+                                        .size = MiB(4),
+                                        .hva = ViewingGuest::kRam}),
+            absl::OkStatus());
+  const ViewId view = *guest.vm().CreateView(1);
+  const auto touch_both = [&] {
+    for (AddressSpaceId space : {1, 0}) {
+      ASSERT_EQ(guest.vcpu().SetAddressSpace(space), absl::OkStatus());
+      ASSERT_EQ(guest.Store(Gpa(0x3000)), kDone);
+    }
+  };
+  touch_both();
+  const uint64_t before = guest.backend().invalidations();
+  touch_both();
+  EXPECT_EQ(guest.backend().invalidations(), before);
+  guest.Settle(guest.vm().ZapRange(Gfn(3), kPage, 1));
+  ASSERT_EQ(guest.Store(Gpa(0x3000)), kDone);
+  touch_both();
+  EXPECT_TRUE(absl::IsNotFound(guest.vcpu().SetView(view))) << "it is the other space's";
+}
+
 TEST(Views, TheGuestSwitchesByItselfThroughTheListOfEptps) {
   ViewingGuestOptions options;
   options.controls.eptp_switching = true;

@@ -177,6 +177,7 @@ TEST(ExceptionsWithReverseMap, TablesStaySuppressed) {
   EXPECT_EQ(guest.Store(Gpa(0x3000)), kDone);
   guest.Settle(guest.vm().ZapRange(Gfn(3), kPage));
   EXPECT_EQ(guest.vm().CheckInvariants(), absl::OkStatus());
+  EXPECT_TRUE(absl::IsFailedPrecondition(guest.vm().SetRaisesVe(0, Gfn(0), kPage, true)));
   EXPECT_EQ(guest.Store(Gpa(0x3000)), kDone);
 }
 
