@@ -75,6 +75,23 @@ INSTANTIATE_TEST_SUITE_P(
                 {.cpus = 3}}),
     [](const auto& param) { return param.param.name; });
 
+KernelRun RunCareless(uint64_t seed, sim::PagingMode mode, const KernelFeatures& features) {
+  ShadowMachine machine({});
+  return RunKernel(machine, mode, features, RandomKernelOps(seed, kOps, true));
+}
+
+// CR0.WP was written while a PDPTE in memory was another than the one that was loaded.
+TEST(ShadowedKernel, PdptesStayAsTheyWereLoadedWhenOtherRegistersChange) {
+  const KernelRun run = RunCareless(11, sim::PagingMode::kPae, {});
+  EXPECT_TRUE(run.status.ok()) << run.status;
+}
+
+// The next access of another kind went through the leaf that had led to the fault.
+TEST(ShadowedKernel, APageFaultDropsTheStaleLeafOfItsAddress) {
+  const KernelRun run = RunCareless(14, sim::PagingMode::k4Level, {.global_pages = true});
+  EXPECT_TRUE(run.status.ok()) << run.status;
+}
+
 // A machine that makes `mistake` is found out by some seed.
 std::string FoundOut(Mistake mistake, sim::PagingMode mode, const KernelFeatures& features) {
   for (uint64_t seed = 1; seed <= 60; ++seed) {
