@@ -54,7 +54,7 @@ void AccessPages(benchmark::State& state, World& world, AccessKind kind) {
     benchmark::DoNotOptimize(result);
     page = (page + 7) % kPages;
   }
-  const CpuCounters& counters = world.cpu().counters();
+  const CpuCounters counters = world.cpu().counters();
   state.counters["references"] =
       static_cast<double>(counters.references.total()) / static_cast<double>(counters.accesses());
 }
@@ -69,10 +69,12 @@ void BM_SimAccess(benchmark::State& state, const char* caches, bool with_oracle)
 BENCHMARK_CAPTURE(BM_SimAccess, tlb_hit, "skylake", false);
 BENCHMARK_CAPTURE(BM_SimAccess, tlb_hit_oracle, "skylake", true);
 
-void BM_SimWalk2D(benchmark::State& state, CacheConfig caches) {
+void BM_SimWalk2D(benchmark::State& state, CacheConfig caches, bool with_oracle) {
   CpuConfig config;
   config.caches = caches;
   World world(config);
+  FlushOracle oracle;
+  if (with_oracle) world.cpu().SetFlushOracle(&oracle);
   MapPages(world);
   AccessPages(state, world, AccessKind::kLoad);
 }
@@ -82,9 +84,12 @@ CacheConfig WithoutTlb(const char* preset) {
   caches.tlb = {};
   return caches;
 }
-BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_nocache, WithoutTlb("none"));
-BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_psc, WithoutTlb("psc"));
-BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_nested, WithoutTlb("nested"));
+BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_nocache, WithoutTlb("none"), false);
+BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_nocache_oracle, WithoutTlb("none"), true);
+BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_psc, WithoutTlb("psc"), false);
+BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_psc_oracle, WithoutTlb("psc"), true);
+BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_nested, WithoutTlb("nested"), false);
+BENCHMARK_CAPTURE(BM_SimWalk2D, 4x4_nested_oracle, WithoutTlb("nested"), true);
 
 // INVEPT of one root with a full TLB.
 void BM_SimInvept(benchmark::State& state) {

@@ -17,7 +17,8 @@ inline void AddFormatOption(OptionParser& parser, TraceFormat* format) {
                     {"binary", TraceFormat::kBinary},
                     {"lackey", TraceFormat::kLackey},
                     {"dynamorio", TraceFormat::kDynamorio},
-                    {"champsim", TraceFormat::kChampsim}});
+                    {"champsim", TraceFormat::kChampsim},
+                    {"perf", TraceFormat::kPerf}});
 }
 
 }  // namespace tdp::tools

@@ -10,10 +10,13 @@
 namespace tdp::sim {
 namespace {
 
-// A second-level TLB of 1536 entries shared by 4K and 2M pages is modelled as one of each kind.
+// 4K: as Skylake's second level. 2M and 1G: assumed, of the order of first-level TLBs.
 constexpr std::array<CacheGeometry, 4> kTlb = {{{}, {128, 12}, {16, 8}, {1, 16}}};
-// Paging-structure caches, as measured on Intel parts: 32 PDEs, 4 PDPTEs, 2 PML4Es and PML5Es each.
+// Assumed: Intel publishes no sizes of paging-structure caches (the SDM, vol. 3A 5.10.3, says only
+// that they may be there).
 constexpr std::array<CacheGeometry, 6> kStructures = {{{}, {}, {8, 4}, {1, 4}, {1, 2}, {1, 2}}};
+// Assumed, as small as a first-level TLB: nothing is published of what holds guest-physical
+// mappings.
 constexpr std::array<CacheGeometry, 4> kNestedTlb = {{{}, {16, 4}, {8, 4}, {1, 4}}};
 
 const std::vector<CacheConfig>& Presets() {
@@ -32,6 +35,10 @@ const std::vector<CacheConfig>& Presets() {
        .ept = {.structures = kStructures, .translations = kNestedTlb}},
       {.name = "skylake",
        .description = "sizes of a Skylake core: 1536-entry second-level TLB, 16 entries for 1G",
+       // Intel 64 and IA-32 Architectures Optimization Reference Manual, "TLB Parameters of the
+       // Skylake Client Microarchitecture": second level, 1536 entries in 12 ways for 4K and 2M
+       // pages together (here: as many of each), 16 in 4 ways for 1G pages. The first level, which
+       // costs no walk, is left out; the walk caches are assumed, as above.
        .tlb = {{{}, {128, 12}, {128, 12}, {4, 4}}},
        .guest_structures = kStructures,
        .ept = {.structures = kStructures, .translations = kNestedTlb}},

@@ -12,7 +12,9 @@ namespace {
 constexpr int kLineShift = 6;
 
 const std::vector<DataCacheConfig>& Presets() {
-  // Sets x ways x 64 bytes. Latencies are load-to-use cycles of an L1/L2/L3 hit.
+  // Sets x ways x 64 bytes. Latencies are load-to-use cycles of an L1/L2/L3 hit: the fastest ones
+  // that the manual's table "Cache Parameters" of each part gives. The 8 MiB of L3 are those of a
+  // part with four cores; the 200 cycles of memory, which depend on the board, are assumed.
   static const auto* const presets = new std::vector<DataCacheConfig>{
       {.name = "flat",
        .source = "every reference costs one cycle",

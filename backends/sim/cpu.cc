@@ -41,7 +41,11 @@ void Cpu::SetFeatures(const CpuFeatures& features) {
 }
 
 void Cpu::ClearCaches() {
-  for (int level = 1; level <= 3; ++level) tlb_[level].Configure(config_.caches.tlb[level]);
+  has_tlb_ = false;
+  for (int level = 1; level <= 3; ++level) {
+    tlb_[level].Configure(config_.caches.tlb[level]);
+    has_tlb_ |= config_.caches.tlb[level].sets != 0;
+  }
   guest_.Configure(config_.caches.guest_structures);
   ept_.Configure(config_.caches.ept);
   state_.contexts.Clear();
@@ -57,11 +61,26 @@ void Cpu::SetFlushOracle(FlushOracle* oracle) {
 void Cpu::SetCostModel(const DataCacheConfig& config) {
   cost_ = std::make_unique<DataCacheModel>(config);
   state_.cost = cost_.get();
+  Reload();
 }
 
 void Cpu::ClearCostModel() {
   cost_ = nullptr;
   state_.cost = nullptr;
+  Reload();
+}
+
+CpuCounters Cpu::counters() const {
+  CpuCounters counters = state_.counters;
+  guest_.AddQuietCounts(counters);
+  ept_.AddQuietCounts(counters);
+  return counters;
+}
+
+void Cpu::ClearCounters() {
+  state_.counters = {};
+  guest_.ClearQuietCounts();
+  ept_.ClearQuietCounts();
 }
 
 void Cpu::SetRegisters(const Registers& registers) {
@@ -105,6 +124,7 @@ void Cpu::Reload() {
   context_ = contexts.Intern({ep4ta, state_.controls.vpid, pcid});
   global_context_ = contexts.Intern({ep4ta, state_.controls.vpid, kGlobalPcid});
   guest_.Reload(context_);
+  final_may_be_quiet_ = ept_.MayBeQuiet(has_tlb_);
   linear_mask_ = guest_.rules().linear_mask();
   const Accessor accessor = registers.cpl == 3 ? Accessor::kUser : Accessor::kSupervisor;
   for (int kind = 0; kind < 4; ++kind) {
@@ -246,7 +266,9 @@ Event Cpu::ViolationOfHit(const GuestRequest& request, const TlbHit& hit) {
   const unsigned rights = ((attributes & kAttrEptRead) != 0 ? kRightRead : 0) |
                           ((attributes & kAttrEptWrite) != 0 ? kRightWrite : 0) |
                           ((attributes & kAttrEptExecute) != 0 ? kRightExecute : 0);
-  const uint64_t leaf = (attributes & kAttrSuppressVe) != 0 ? ept::kSuppressVe : 0;
+  const uint64_t leaf =
+      rights | ((attributes & kAttrSuppressVe) != 0 ? ept::kSuppressVe : 0) |
+      ((attributes & kAttrSupervisorShadowStack) != 0 ? ept::kSupervisorShadowStack : 0);
   ept_.Violation(FinalRequest(request, guest), rights, leaf);
   DropPage(request.gva);
   return DeliverVirtualizationException(state_);
@@ -282,19 +304,37 @@ Event Cpu::VerifyGuestPaging(const EptRequest& request, const GuestTranslation& 
   return ept_.Violation(verification, found.rights, found.leaf);
 }
 
+// The second dimension of an access.
+inline Event Cpu::TranslateFinal(const GuestRequest& request, const GuestTranslation& guest,
+                                 EptTranslation& found) {
+  if (!state_.controls.ept) {
+    found = {.leaf = (guest.gpa & ~kPageOffsetMask) | kWriteBackLeaf | ept::kDirty,
+             .level = 3,
+             .rights = 15,
+             .upper_rights = 15};
+    return Event::kNone;
+  }
+  if (final_may_be_quiet_ && !request.shadow_stack) {
+    const uint64_t need =
+        ept_.QuietNeedOf(EptAccessOf(request.kind), (guest.attributes & kAttrUser) != 0);
+    unsigned kind;
+    if (ept_.TranslateQuietly(guest.gpa, need, found, kind)) {
+      ept_.CountQuietly(0, kind);
+      return Event::kNone;
+    }
+  }
+  const EptRequest final_request = FinalRequest(request, guest);
+  const Event event = ept_.Translate(final_request, found, &final_path_);
+  if (event != Event::kNone) return event;
+  return VerifyGuestPaging(final_request, guest, found);
+}
+
 AccessResult Cpu::WalkPage(const GuestRequest& request) {
   ++state_.counters.walks;
   GuestTranslation guest;
+  EptTranslation found;
   Event event = guest_.Translate(request, guest);
-  EptTranslation found = {.leaf = (guest.gpa & ~kPageOffsetMask) | kWriteBackLeaf | ept::kDirty,
-                          .level = 3,
-                          .rights = 15,
-                          .upper_rights = 15};
-  if (event == Event::kNone && state_.controls.ept) {
-    const EptRequest final_request = FinalRequest(request, guest);
-    event = ept_.Translate(final_request, found, &final_path_);
-    if (event == Event::kNone) event = VerifyGuestPaging(final_request, guest, found);
-  }
+  if (event == Event::kNone) event = TranslateFinal(request, guest, found);
   if (ABSL_PREDICT_TRUE(event == Event::kNone)) return Fill(request, guest, found);
   // The fault drops the mappings that led to it (SDM vol. 3A 5.10.4.1, vol. 3C 30.4.3.1).
   DropPage(request.gva);
@@ -325,11 +365,12 @@ AccessResult Cpu::Fill(const GuestRequest& request, const GuestTranslation& gues
   entry.result.ept_level = ept ? found.level : 0;
   entry.result.guest_level = static_cast<uint8_t>(guest.level);
   entry.gpa = guest.gpa & ~offset;
-  entry.attributes = guest.attributes | ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
-                     ((found.rights & kRightWrite) != 0 ? kAttrEptWrite : 0) |
-                     ((found.rights & execute) != 0 ? kAttrEptExecute : 0) |
-                     (dirty ? kAttrEptDirty : 0) |
-                     ((found.leaf & ept::kSuppressVe) != 0 ? kAttrSuppressVe : 0);
+  entry.attributes =
+      guest.attributes | ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
+      ((found.rights & kRightWrite) != 0 ? kAttrEptWrite : 0) |
+      ((found.rights & execute) != 0 ? kAttrEptExecute : 0) | (dirty ? kAttrEptDirty : 0) |
+      ((found.leaf & ept::kSuppressVe) != 0 ? kAttrSuppressVe : 0) |
+      ((found.leaf & ept::kSupervisorShadowStack) != 0 ? kAttrSupervisorShadowStack : 0);
   const AccessResult result = ResultOf(entry, request.gva, level);
   if (request.shadow_stack || tlb_[level].geometry().sets == 0) return result;
   const bool global = (entry.attributes & kAttrGlobal) != 0;

@@ -122,8 +122,8 @@ class Cpu {
   bool Invvpid(int type, uint16_t vpid, Gva gva = Gva(0));
 
   // --- what happened ---
-  const CpuCounters& counters() const { return state_.counters; }
-  void ClearCounters() { state_.counters = {}; }
+  CpuCounters counters() const;
+  void ClearCounters();
   // Drops every cached translation, for tests and experiments; no instruction does it.
   void ClearCaches();
 
@@ -152,6 +152,8 @@ class Cpu {
   Event UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usable);
   Event ViolationOfHit(const GuestRequest& request, const TlbHit& hit);
   AccessResult WalkPage(const GuestRequest& request);
+  Event TranslateFinal(const GuestRequest& request, const GuestTranslation& guest,
+                       EptTranslation& found);
   EptRequest FinalRequest(const GuestRequest& request, const GuestTranslation& guest) const;
   Event VerifyGuestPaging(const EptRequest& request, const GuestTranslation& guest,
                           const EptTranslation& found);
@@ -180,7 +182,9 @@ class Cpu {
   std::atomic<bool> kicked_{false};
   ContextId context_ = 0;         // of the current VPID, PCID and EP4TA
   ContextId global_context_ = 0;  // the same for global pages
-  bool has_globals_ = false;      // the TLB may hold some
+  bool has_tlb_ = false;
+  bool has_globals_ = false;  // the TLB may hold some
+  bool final_may_be_quiet_ = false;
   uint64_t linear_mask_ = 0;
   bool eptp_accepted_ = false;       // an entry with this EPTP was not refused
   std::array<uint32_t, 4> needs_{};  // by kind, at the current CPL
@@ -213,18 +217,20 @@ inline AccessResult Cpu::ResultOf(const TlbEntry& entry, uint64_t gva, int level
 inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
   if (ABSL_PREDICT_FALSE(kicked_.load(std::memory_order_relaxed))) return TakeKick();
   const uint64_t linear = gva.raw() & linear_mask_;
-  if (ABSL_PREDICT_TRUE((linear & kPageOffsetMask) + size <= kPageSize &&
-                        guest_.rules().IsCanonical(linear))) {
-    const TlbHit hit = LookUp(linear);
-    const uint32_t need = needs_[static_cast<int>(kind)];
-    if (ABSL_PREDICT_TRUE(hit.entry != nullptr && (hit.entry->attributes & need) == need &&
-                          IsFresh(hit))) {
-      ++state_.counters.tlb_hits;
-      return ResultOf(*hit.entry, linear, hit.level);
-    }
-  }
   const Accessor accessor = state_.registers.cpl == 3 ? Accessor::kUser : Accessor::kSupervisor;
-  return AccessSlowly({.gva = linear, .kind = kind, .accessor = accessor, .size = size});
+  const GuestRequest request = {.gva = linear, .kind = kind, .accessor = accessor, .size = size};
+  if (ABSL_PREDICT_FALSE((linear & kPageOffsetMask) + size > kPageSize ||
+                         !guest_.rules().IsCanonical(linear))) {
+    return AccessSlowly(request);
+  }
+  const TlbHit hit = LookUp(linear);
+  if (hit.entry == nullptr) return WalkPage(request);
+  const uint32_t need = needs_[static_cast<int>(kind)];
+  if (ABSL_PREDICT_TRUE((hit.entry->attributes & need) == need && IsFresh(hit))) {
+    ++state_.counters.tlb_hits;
+    return ResultOf(*hit.entry, linear, hit.level);
+  }
+  return AccessSlowly(request);
 }
 
 // Whether the hit needs no look at the tables by the oracle.

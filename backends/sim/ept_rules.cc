@@ -26,6 +26,22 @@ EptRules::EptRules(const CpuFeatures& features, bool mbec, bool paging_write)
   leaf_reserved_[3] |= ept::Bits(29, 12) | (features.ept.pages_1g() ? 0 : ept::Bits(7, 7));
 }
 
+QuietEptRules::QuietEptRules(const CpuFeatures& features, bool mbec, bool accessed_dirty) {
+  const uint64_t beyond = ept::Bits(51, features.physical_address_bits);
+  const uint64_t accessed = accessed_dirty ? ept::kAccessed : 0;
+  table_value_ = ept::kRightsMask | (mbec ? ept::kUserExecute : 0) | accessed;
+  table_mask_ = table_value_ | beyond | ept::Bits(7, 3);
+  constexpr uint64_t kWriteBack = uint64_t{6} << ept::kMemoryTypeShift;
+  const bool offered[] = {false, true, features.ept.pages_2m(), features.ept.pages_1g()};
+  constexpr uint64_t kBelowFrame[] = {0, 0, ept::Bits(20, 12), ept::Bits(29, 12)};
+  for (int level = 1; level <= 3; ++level) {
+    if (!offered[level]) continue;
+    const uint64_t large = level > 1 ? ept::kLargePage : 0;
+    leaf_value_[level] = ept::kRead | kWriteBack | large | accessed;
+    leaf_mask_[level] = leaf_value_[level] | ept::kMemoryTypeMask | beyond | kBelowFrame[level];
+  }
+}
+
 bool IsValidEptp(Eptp eptp, const CpuFeatures& features) {
   const EptCapabilities& can = features.ept;
   const uint64_t type = eptp.raw() & 7;

@@ -66,6 +66,29 @@ class EptRules {
   std::array<uint64_t, 6> leaf_reserved_{};
 };
 
+// Entries that a walk passes without a decision: present, legal, with every flag set that it could
+// have to set. Upper ones have every right, leaves are write-back. All that `EptRules` would say of
+// them is then known from one compare; of other entries these rules say nothing.
+class QuietEptRules {
+ public:
+  QuietEptRules() = default;
+  // `accessed_dirty`: A and D flags are on.
+  QuietEptRules(const CpuFeatures& features, bool mbec, bool accessed_dirty);
+
+  bool IsTable(uint64_t entry) const { return (entry & table_mask_) == table_value_; }
+  // `need`: bits that the access wants set in the leaf, rights and D.
+  bool IsLeaf(uint64_t entry, int level, uint64_t need) const {
+    return (entry & (leaf_mask_[level] | need)) == (leaf_value_[level] | need);
+  }
+
+ private:
+  uint64_t table_mask_ = 0;
+  uint64_t table_value_ = ~uint64_t{0};  // until made: nothing is quiet
+  std::array<uint64_t, 6> leaf_mask_{};
+  std::array<uint64_t, 6> leaf_value_ = {~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0},
+                                         ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}};
+};
+
 // Whether VM entry and VMFUNC accept the pointer.
 bool IsValidEptp(Eptp eptp, const CpuFeatures& features);
 

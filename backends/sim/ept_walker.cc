@@ -14,10 +14,11 @@ constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
 }  // namespace
 
 void EptWalker::Configure(const EptCacheConfig& config) {
-  has_structures_ = has_translations_ = false;
+  kept_levels_ = 0;
+  has_translations_ = false;
   for (int level = 2; level <= 5; ++level) {
     structures_[level].Configure(config.structures[level]);
-    has_structures_ |= config.structures[level].sets != 0;
+    if (config.structures[level].sets != 0) kept_levels_ |= 1u << level;
   }
   for (int level = 1; level <= 3; ++level) {
     translations_[level].Configure(config.translations[level]);
@@ -26,13 +27,29 @@ void EptWalker::Configure(const EptCacheConfig& config) {
 }
 
 void EptWalker::Reload(ContextId context) {
+  if (levels_ != state_.eptp.levels()) {
+    AddQuietCounts(state_.counters);
+    ClearQuietCounts();
+  }
   rules_ = EptRules(state_.features, state_.controls.mbec, state_.controls.paging_write);
   accessed_dirty_ = state_.eptp.accessed_dirty();
+  quiet_rules_ = QuietEptRules(state_.features, state_.controls.mbec, accessed_dirty_);
+  may_be_quiet_ = state_.cost == nullptr && !state_.controls.guest_paging_verification;
   levels_ = state_.eptp.levels();
   context_ = context;
   if (state_.oracle == nullptr) return;
   for (auto& cache : structures_) cache.EnableNotes();
   for (auto& cache : translations_) cache.EnableNotes();
+}
+
+void EptWalker::AddQuietCounts(CpuCounters& counters) const {
+  for (int row = 0; row < ReferenceCounts::kLevels; ++row) {
+    quiet_walks_[row].AddTo(counters.references.ept[row]);
+    quiet_walks_[row].ForEach([&](int top, int /*leaf*/, uint64_t walks) {
+      if (top == 0) counters.nested_tlb_hits += walks;
+      if (top != 0 && top < levels_) counters.ept_cache_hits += walks;
+    });
+  }
 }
 
 // --- rights ---
@@ -54,11 +71,16 @@ inline bool EptWalker::Permits(const EptTranslation& found, const EptRequest& re
          PermitsTableWrite(found);
 }
 
-Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t suppress_ve_entry) {
+Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t last_entry) {
   const unsigned reported = rights & (state_.controls.mbec ? 15 : 7);
+  // Of an entry that maps a page; the bit is undefined, and 0 here, where the walk ended before.
+  const bool shadow_stack_page = state_.eptp.supervisor_shadow_stack() &&
+                                 rules_.IsPresent(last_entry) &&
+                                 (last_entry & ept::kSupervisorShadowStack) != 0;
   const uint64_t qualification = request.access | uint64_t{reported} << ept::kQualRightsShift |
                                  request.qualification |
-                                 (request.shadow_stack ? ept::kQualShadowStackAccess : 0);
+                                 (request.shadow_stack ? ept::kQualShadowStackAccess : 0) |
+                                 (shadow_stack_page ? ept::kQualSupervisorShadowStack : 0);
   const bool linear = (request.qualification & ept::kQualLinearAddressValid) != 0;
   state_.exit = {.event = Event::kEptViolation,
                  .qualification = ExitQualification(qualification),
@@ -66,7 +88,7 @@ Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t 
                  .gva = Gva(linear ? request.gva : 0),
                  .length = request.size};
   // Kept for the #VE rule: bit 63 of the entry that ended the walk.
-  state_.violation_suppresses_ve = (suppress_ve_entry & ept::kSuppressVe) != 0;
+  state_.violation_suppresses_ve = (last_entry & ept::kSuppressVe) != 0;
   DropAddress(request.gpa);
   return Event::kEptViolation;
 }
@@ -80,7 +102,8 @@ Event EptWalker::Misconfiguration(const EptRequest& request) {
 Event EptWalker::AllowBySubPage(const EptRequest& request, const EptTranslation& found,
                                 bool& allowed) {
   allowed = false;
-  const bool applies = state_.controls.spp && found.level == 1 && !request.guest_table &&
+  const bool linear = (request.qualification & ept::kQualLinearAddressValid) != 0;
+  const bool applies = state_.controls.spp && found.level == 1 && linear && !request.guest_table &&
                        (request.access & kRightWrite) != 0 &&
                        (found.leaf & ept::kSubPageWrite) != 0 && (found.rights & kRightRead) != 0 &&
                        (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kWrite) == 0;
@@ -89,11 +112,10 @@ Event EptWalker::AllowBySubPage(const EptRequest& request, const EptTranslation&
   allowed = answer == SubPageAnswer::kWritable;
   if (answer == SubPageAnswer::kWritable || answer == SubPageAnswer::kProtected)
     return Event::kNone;
-  const bool linear = (request.qualification & ept::kQualLinearAddressValid) != 0;
   state_.exit = {.event = Event::kSppEvent,
                  .qualification = ExitQualification(answer == SubPageAnswer::kMiss ? kSppMiss : 0),
                  .gpa = Gpa(request.gpa),
-                 .gva = Gva(linear ? request.gva : 0),
+                 .gva = Gva(request.gva),
                  .length = request.size};
   return Event::kSppEvent;
 }
@@ -164,7 +186,7 @@ inline void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* pat
              .verified = state_.oracle->clock(),
              .root_level = static_cast<uint8_t>(levels_)};
   }
-  for (int level = 2; has_structures_ && level <= levels_; ++level) {
+  for (int level = 2; kept_levels_ != 0 && level <= levels_; ++level) {
     if (structures_[level].live() == 0) continue;
     const Structure* structure =
         structures_[level].Find(ContextTable::Tag(context_, gpa, ShiftOf(level)));
@@ -270,7 +292,7 @@ Event EptWalker::WalkTables(const EptRequest& request, EptTranslation& found, Ep
     if (Event event = SetFlags(request, walk, again); event != Event::kNone) return event;
     if ((request.access & kRightWrite) != 0) found.leaf |= ept::kDirty;
   }
-  if (has_structures_ || has_translations_ || path != nullptr) Fill(request, walk, found, path);
+  if (kept_levels_ != 0 || has_translations_ || path != nullptr) Fill(request, walk, found, path);
   return Event::kNone;
 }
 

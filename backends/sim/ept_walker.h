@@ -64,6 +64,27 @@ class EptWalker {
   // Otherwise `state.exit` is filled and the mappings of the address are dropped.
   Event Translate(const EptRequest& request, EptTranslation& found, EptPath* path);
 
+  // The same for the common case, a walk on which there is nothing to decide, set or report; false,
+  // with nothing counted or changed, if `Translate` must be asked. `need`: what `QuietNeedOf` says
+  // of the access. A walk that is used is to be counted by `CountQuietly`, as of `kind`.
+  bool TranslateQuietly(uint64_t gpa, uint64_t need, EptTranslation& found, unsigned& kind);
+  // The bits that `access` (`kRight…`) wants in the leaf of a quiet walk; `user_page` as in a
+  // request.
+  uint64_t QuietNeedOf(unsigned access, bool user_page) const {
+    if (access == kRightExecute && user_page && state_.controls.mbec) return ept::kUserExecute;
+    return access | (accessed_dirty_ && (access & kRightWrite) != 0 ? ept::kDirty : 0);
+  }
+  // Whether quiet walks are possible: nobody watches each reference, and no cache, the caller's own
+  // (`keeps_paths`) or one of these, keeps an entry's path for the oracle.
+  bool MayBeQuiet(bool keeps_paths) const {
+    return may_be_quiet_ &&
+           (state_.oracle == nullptr || (!keeps_paths && kept_levels_ == 0 && !has_translations_));
+  }
+  // `row`: of ReferenceCounts::ept.
+  void CountQuietly(int row, unsigned kind) { quiet_walks_[row].Count(kind); }
+  void AddQuietCounts(CpuCounters& counters) const;
+  void ClearQuietCounts() { quiet_walks_ = {}; }
+
   // Whether the rights of `found` suffice; SPP is not asked.
   bool Permits(const EptTranslation& found, const EptRequest& request) const;
   // Whether A and D flags of guest entries in that page may be written.
@@ -73,8 +94,9 @@ class EptWalker {
     return state_.controls.paging_write && (found.rights & kRightRead) != 0 &&
            (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kPagingWrite) != 0;
   }
-  // Reports the violation of a translation that does not permit the access.
-  Event Violation(const EptRequest& request, unsigned rights, uint64_t suppress_ve_entry);
+  // Reports a violation. `last_entry`: the one that ended the walk, a leaf or one that is not
+  // present; `rights`: AND over the walk, 0 without a leaf.
+  Event Violation(const EptRequest& request, unsigned rights, uint64_t last_entry);
 
   // Drops the mappings that would translate `gpa` under the current EPTP.
   void DropAddress(uint64_t gpa);
@@ -106,6 +128,10 @@ class EptWalker {
     std::array<uint64_t, 6> values;
   };
 
+  // A structure or nested-TLB entry, in the oracle's absence.
+  bool FindQuietTranslation(uint64_t gpa, uint64_t need, EptTranslation& found);
+  bool BeginQuietly(uint64_t gpa, uint64_t& table, int& level);
+
   EptTranslation* FindTranslation(const EptRequest& request, EptPath* path);
   Event WalkTables(const EptRequest& request, EptTranslation& found, EptPath* path);
   void Begin(const EptRequest& request, Walk& walk, EptPath* path);
@@ -122,15 +148,87 @@ class EptWalker {
 
   MachineState& state_;
   EptRules rules_;
+  QuietEptRules quiet_rules_;
+  std::array<WalkTally, ReferenceCounts::kLevels> quiet_walks_;
+  bool may_be_quiet_ = false;
   bool accessed_dirty_ = false;
   int levels_ = 4;
   ContextId context_ = 0;
-  EptPath unused_path_;          // for walks whose caller keeps no path
-  bool has_structures_ = false;  // some cache of the kind has entries
+  EptPath unused_path_;       // for walks whose caller keeps no path
+  unsigned kept_levels_ = 0;  // bit l: there is a cache of upper entries of level l
   bool has_translations_ = false;
   std::array<AssocCache<Structure, EptPath>, 6> structures_;         // [2] to [5]
   std::array<AssocCache<EptTranslation, EptPath>, 4> translations_;  // [1] to [3]
 };
+
+// --- the quiet walk ---
+
+// Any right of a cached translation that `need` asks for is there, and D if asked for.
+inline bool EptWalker::FindQuietTranslation(uint64_t gpa, uint64_t need, EptTranslation& found) {
+  for (int level = 1; level <= 3; ++level) {
+    if (translations_[level].live() == 0) continue;
+    const int shift = 12 + 9 * (level - 1);
+    const EptTranslation* cached =
+        translations_[level].Find(ContextTable::Tag(context_, gpa, shift));
+    if (cached == nullptr) continue;
+    const unsigned rights = RightsOf(need);
+    if ((cached->rights & rights) != rights || (need & ept::kDirty & ~cached->leaf) != 0) break;
+    found = *cached;
+    return true;
+  }
+  return false;
+}
+
+// Where to start: below a cached upper entry with every right, or at the root if none is kept.
+inline bool EptWalker::BeginQuietly(uint64_t gpa, uint64_t& table, int& level) {
+  if (kept_levels_ == 0) {
+    table = state_.eptp.raw() & ept::kAddressMask;
+    level = levels_;
+    return true;
+  }
+  for (int upper = 2; upper <= levels_; ++upper) {
+    if (structures_[upper].live() == 0) continue;
+    const int shift = 12 + 9 * (upper - 1);
+    const Structure* structure = structures_[upper].Find(ContextTable::Tag(context_, gpa, shift));
+    if (structure == nullptr) continue;
+    table = structure->table;
+    level = upper - 1;
+    const unsigned every_right = state_.controls.mbec ? 15 : 7;
+    return (structure->rights & every_right) == every_right;
+  }
+  return false;
+}
+
+inline bool EptWalker::TranslateQuietly(uint64_t gpa, uint64_t need, EptTranslation& found,
+                                        unsigned& kind) {
+  if (has_translations_) {
+    kind = WalkTally::Kind(0, 0);
+    return FindQuietTranslation(gpa, need, found);
+  }
+  uint64_t table;
+  int top;
+  if (gpa >> (12 + 9 * levels_) != 0 || !BeginQuietly(gpa, table, top)) return false;
+  const PhysicalMemory memory = state_.memory;
+  int shift = 12 + 9 * (top - 1) - 3;  // leaves the index times eight
+  for (int level = top; level > 0; --level, shift -= 9) {
+    const uint64_t address = table | (gpa >> shift & 0xff8);
+    if (ABSL_PREDICT_FALSE(!memory.IsInside(address))) return false;
+    const uint64_t value = memory.LoadInside(address);
+    if (quiet_rules_.IsTable(value)) {
+      table = value & ept::kAddressMask;
+      continue;
+    }
+    found = {.leaf = value,
+             .level = static_cast<uint8_t>(level),
+             .rights = static_cast<uint8_t>(RightsOf(value)),
+             .upper_rights = 15};
+    kind = WalkTally::Kind(top, level);
+    // Upper entries that a cache would take are the full walk's business.
+    return quiet_rules_.IsLeaf(value, level, need) &&
+           (kept_levels_ & WalkTally::UpperLevels(top, level)) == 0;
+  }
+  return false;
+}
 
 }  // namespace tdp::sim
 

@@ -36,8 +36,9 @@ inline constexpr uint32_t kAttrGlobal = 1u << 10;
 inline constexpr uint32_t kAttrNever = 1u << 11;  // no translation has it
 inline constexpr uint32_t kAttrEptAll =
     kAttrEptRead | kAttrEptWrite | kAttrEptExecute | kAttrEptDirty;
-inline constexpr int kAttrKeyShift = 12;               // protection key, 4 bits
-inline constexpr uint32_t kAttrSuppressVe = 1u << 16;  // of the EPT leaf
+inline constexpr int kAttrKeyShift = 12;                          // protection key, 4 bits
+inline constexpr uint32_t kAttrSuppressVe = 1u << 16;             // of the EPT leaf
+inline constexpr uint32_t kAttrSupervisorShadowStack = 1u << 17;  // bit 60 of the EPT leaf
 
 // The guest half of an unpaged address, which no guest rule restricts.
 inline constexpr uint32_t kAttrUnpaged =

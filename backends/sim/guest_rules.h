@@ -43,6 +43,17 @@ class GuestRules {
   bool IsPlainTable(uint64_t entry, int level) const {
     return (entry & plain_table_mask_[level]) == kGuestPresent;
   }
+  // Whether the entry is one that a 64-bit walk passes without a decision: a plain table, or a
+  // legal leaf, with A set. `need`: bits that the access wants set in the leaf as well.
+  bool IsQuietTable(uint64_t entry, int level) const {
+    return (entry & (plain_table_mask_[level] | kGuestAccessed)) ==
+           (kGuestPresent | kGuestAccessed);
+  }
+  bool IsQuietLeaf(uint64_t entry, int level, uint64_t need) const {
+    constexpr uint64_t kSettled = kGuestPresent | kGuestAccessed;
+    return IsLeaf(entry, level) &&
+           (entry & (leaf_reserved_[level] | kSettled | need)) == (kSettled | need);
+  }
   // Whether a present entry of `level` maps a page.
   bool IsLeaf(uint64_t entry, int level) const {
     return level == 1 || ((entry & kGuestLargePage) != 0 && (large_levels_ >> level & 1) != 0);

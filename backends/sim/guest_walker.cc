@@ -26,10 +26,10 @@ uint64_t RightsOfAttributes(uint32_t attributes) {
 }  // namespace
 
 void GuestWalker::Configure(const std::array<CacheGeometry, 6>& structures) {
-  has_structures_ = false;
+  kept_levels_ = 0;
   for (int level = 2; level <= 5; ++level) {
     structures_[level].Configure(structures[level]);
-    has_structures_ |= structures[level].sets != 0;
+    if (structures[level].sets != 0) kept_levels_ |= 1u << level;
   }
 }
 
@@ -38,6 +38,9 @@ void GuestWalker::Reload(ContextId context) {
   rights_.Reload(state_.registers);
   context_ = context;
   table_access_is_write_ = state_.controls.ept && state_.eptp.accessed_dirty();
+  may_be_quiet_ = Is64Bit(rules_.mode()) && ept_.MayBeQuiet(kept_levels_ != 0);
+  quiet_table_need_ =
+      ept_.QuietNeedOf(table_access_is_write_ ? kRightRead | kRightWrite : kRightRead, false);
   if (state_.oracle == nullptr) return;
   for (auto& cache : structures_) cache.EnableNotes();
 }
@@ -59,7 +62,7 @@ Event GuestWalker::PageFault(const GuestRequest& request, uint32_t error_code) {
 
 // Starts below the deepest cached upper entry, or at the root. False if there is no root (PAE).
 inline bool GuestWalker::Begin(const GuestRequest& request, Walk& walk) {
-  for (int level = 2; has_structures_ && level <= rules_.levels(); ++level) {
+  for (int level = 2; kept_levels_ != 0 && level <= rules_.levels(); ++level) {
     if (structures_[level].live() == 0) continue;
     const Structure* structure =
         structures_[level].Find(ContextTable::Tag(context_, request.gva, rules_.shift(level)));
@@ -182,9 +185,8 @@ Event GuestWalker::SetFlags(const GuestRequest& request, Walk& walk, bool& again
   return Event::kNone;
 }
 
-inline uint32_t GuestWalker::AttributesOf(const Walk& walk) const {
-  const uint64_t leaf = walk.entries[walk.level];
-  uint32_t attributes = AttributesOfRights(walk.rights);
+inline uint32_t GuestWalker::AttributesOf(uint64_t rights, uint64_t leaf) const {
+  uint32_t attributes = AttributesOfRights(rights);
   if ((state_.registers.cr4 & kCr4Pge) != 0 && (leaf & kGuestGlobal) != 0)
     attributes |= kAttrGlobal;
   if ((leaf & kGuestDirty) != 0) attributes |= kAttrDirty;
@@ -208,18 +210,91 @@ void GuestWalker::Fill(const GuestRequest& request, const Walk& walk) {
   }
 }
 
+// --- the quiet walk ---
+
+inline bool GuestWalker::BeginQuietly(uint64_t gva, QuietWalk& walk) {
+  walk.start = nullptr;
+  if (kept_levels_ == 0) {
+    walk.top = rules_.levels();
+    walk.table = GuestRules::TableOf(state_.registers.cr3);
+    walk.rights = kRightsMask;
+    return true;
+  }
+  for (int level = 2; level <= rules_.levels(); ++level) {
+    if (structures_[level].live() == 0) continue;
+    walk.start = structures_[level].Find(ContextTable::Tag(context_, gva, rules_.shift(level)));
+    if (walk.start == nullptr) continue;
+    walk.top = level - 1;
+    walk.table = walk.start->table.gpa;
+    walk.rights = RightsOfAttributes(walk.start->attributes);
+    return true;
+  }
+  return false;
+}
+
+// The hpa of the walk's entry at `level`.
+inline bool GuestWalker::ReachQuietly(uint64_t gva, int level, QuietWalk& walk, uint64_t& hpa) {
+  const uint64_t offset = gva >> (12 + 9 * (level - 1) - 3) & 0xff8;
+  hpa = walk.table | offset;
+  if (!state_.controls.ept) return true;
+  if (walk.start != nullptr && level == walk.top && walk.start->table.known) {
+    hpa = walk.start->table.hpa | offset;
+    return true;
+  }
+  EptTranslation found;
+  if (!ept_.TranslateQuietly(hpa, quiet_table_need_, found, walk.ept_kinds[level])) return false;
+  hpa = found.HpaOf(hpa);
+  return true;
+}
+
+void GuestWalker::CountQuietly(const QuietWalk& walk, int leaf) {
+  quiet_walks_.Count(WalkTally::Kind(walk.top, leaf));
+  if (walk.start != nullptr) ++state_.counters.guest_cache_hits;
+  if (!state_.controls.ept) return;
+  int level = walk.top;
+  if (walk.start != nullptr && walk.start->table.known) --level;
+  for (; level >= leaf; --level) ept_.CountQuietly(level, walk.ept_kinds[level]);
+}
+
+bool GuestWalker::TranslateQuietly(const GuestRequest& request, GuestTranslation& found) {
+  QuietWalk walk;
+  if (!BeginQuietly(request.gva, walk)) return false;
+  const uint64_t need = Writes(request.kind) ? kGuestDirty : 0;
+  for (int level = walk.top;; --level) {
+    uint64_t hpa;
+    if (!ReachQuietly(request.gva, level, walk, hpa) || !state_.memory.IsInside(hpa)) return false;
+    const uint64_t entry = state_.memory.LoadInside(hpa);
+    walk.rights &= RightsOfEntry(entry);
+    if (rules_.IsQuietTable(entry, level)) {
+      walk.table = GuestRules::TableOf(entry);
+      continue;
+    }
+    if (!rules_.IsQuietLeaf(entry, level, need)) return false;
+    if ((kept_levels_ & WalkTally::UpperLevels(walk.top, level)) != 0) return false;
+    found.attributes = AttributesOf(walk.rights, entry);
+    if (rights_.FaultOf(found.attributes, request.kind, request.accessor) != 0) return false;
+    found.gpa = rules_.GpaOf(entry, level, request.gva);
+    found.level = level;
+    found.shift = rules_.shift(level);
+    found.pat_index = GuestRules::PatIndex(entry, level);
+    CountQuietly(walk, level);
+    return true;
+  }
+}
+
 Event GuestWalker::Translate(const GuestRequest& request, GuestTranslation& found) {
   if (rules_.levels() == 0) {
     found = {.gpa = request.gva, .attributes = kAttrUnpaged};
     return Event::kNone;
   }
+  if (may_be_quiet_ && TranslateQuietly(request, found)) return Event::kNone;
   Walk walk;
   for (bool again = true; again;) {
     if (!Begin(request, walk)) {
       return PageFault(request, rights_.ErrorCodeOf(request.kind, request.accessor));
     }
     if (Event event = Descend(request, walk); event != Event::kNone) return event;
-    found.attributes = AttributesOf(walk);
+    found.attributes = AttributesOf(walk.rights, walk.entries[walk.level]);
     const uint32_t error = rights_.FaultOf(found.attributes, request.kind, request.accessor);
     if (ABSL_PREDICT_FALSE(error != 0)) return PageFault(request, error);
     if (Event event = SetFlags(request, walk, again); event != Event::kNone) return event;
@@ -231,7 +306,7 @@ Event GuestWalker::Translate(const GuestRequest& request, GuestTranslation& foun
   found.shift = rules_.shift(walk.level);
   found.pat_index = GuestRules::PatIndex(leaf, walk.level);
   found.tables_verified = walk.tables_verified;
-  if (has_structures_) Fill(request, walk);
+  if (kept_levels_ != 0) Fill(request, walk);
   return Event::kNone;
 }
 

@@ -50,6 +50,11 @@ class GuestWalker {
   // Translates, checks the guest's rights and sets the guest's A and D flags. Otherwise fills
   // `state.exit`.
   Event Translate(const GuestRequest& request, GuestTranslation& found);
+  // Quiet walks (see `EptWalker`) are counted apart from the state's counters.
+  void AddQuietCounts(CpuCounters& counters) const {
+    quiet_walks_.AddTo(counters.references.guest);
+  }
+  void ClearQuietCounts() { quiet_walks_ = {}; }
 
   // Loads the four PDPTEs that CR3 points to into the registers (a MOV to CR3 under PAE paging).
   // kGeneralProtection if one sets a reserved bit, an EPT event if they cannot be read; the
@@ -95,13 +100,29 @@ class GuestWalker {
     std::array<uint64_t, 6> entries;
   };
 
+  // A walk on which there is nothing to decide, set or report, all in registers but the kinds of
+  // the EPT walks on its way.
+  struct QuietWalk {
+    const Structure* start;  // the cached upper entry that it began below; null: at the root
+    int top;
+    uint64_t table;                     // gpa
+    uint64_t rights;                    // as in `Walk`
+    std::array<unsigned, 6> ept_kinds;  // by level, of the walks to the tables
+  };
+
+  // False, with nothing counted or changed, if the walk is not a quiet one.
+  bool TranslateQuietly(const GuestRequest& request, GuestTranslation& found);
+  bool BeginQuietly(uint64_t gva, QuietWalk& walk);
+  bool ReachQuietly(uint64_t gva, int level, QuietWalk& walk, uint64_t& hpa);
+  void CountQuietly(const QuietWalk& walk, int leaf);
+
+  uint32_t AttributesOf(uint64_t rights, uint64_t leaf) const;
   bool Begin(const GuestRequest& request, Walk& walk);
   Event Descend(const GuestRequest& request, Walk& walk);
   Event ReachTable(const GuestRequest& request, Walk& walk, bool to_write);
   uint64_t ReadEntry(const GuestRequest& request, Walk& walk);
   Event SetFlags(const GuestRequest& request, Walk& walk, bool& again);
   bool WriteEntry(uint64_t hpa, uint64_t value, uint64_t flagged);
-  uint32_t AttributesOf(const Walk& walk) const;
   void Fill(const GuestRequest& request, const Walk& walk);
   Event PageFault(const GuestRequest& request, uint32_t error_code);
 
@@ -110,7 +131,10 @@ class GuestWalker {
   GuestRules rules_;
   GuestRights rights_;
   ContextId context_ = 0;
-  bool has_structures_ = false;         // some paging-structure cache has entries
+  WalkTally quiet_walks_;
+  bool may_be_quiet_ = false;
+  uint64_t quiet_table_need_ = 0;       // what an access to a guest table wants of its EPT leaf
+  unsigned kept_levels_ = 0;            // bit l: there is a cache of upper entries of level l
   bool table_access_is_write_ = false;  // EPT A/D flags are on
   std::array<AssocCache<Structure, EptPath>, 6> structures_;  // [2] to [5]
   std::array<EptPath, 6> table_paths_;                        // of the walk under way

@@ -19,16 +19,18 @@ inline constexpr uint8_t kPatUcMinus = 7;
 // choose.
 constexpr uint8_t PatType(uint64_t pat, unsigned index) { return pat >> 8 * (index & 7) & 7; }
 
-// `pat` is a type or `kPatUcMinus`. Sources disagree on write-through against write-protected;
-// newer editions of table 13-7 let the PAT decide, and so does this. Older ones call them
-// undefined, as they do UC- over WP, which is UC here.
+// `pat` is a type or `kPatUcMinus`. UC- over WP is write-combining, and of WT against WP the PAT
+// decides: older editions of the table call these undefined, newer ones say that every processor
+// with a PAT does so (its note 3).
 constexpr MemoryType CombineMemoryTypes(MemoryType ept, bool ignore_pat, uint8_t pat,
                                         bool caches_disabled) {
   using enum MemoryType;
   if (caches_disabled) return kUncacheable;
   if (ignore_pat) return ept;
   if (pat == static_cast<uint8_t>(kWriteCombining)) return kWriteCombining;
-  if (pat == kPatUcMinus) return ept == kWriteCombining ? kWriteCombining : kUncacheable;
+  if (pat == kPatUcMinus) {
+    return ept == kWriteCombining || ept == kWriteProtected ? kWriteCombining : kUncacheable;
+  }
   if (pat == static_cast<uint8_t>(kUncacheable) || ept == kUncacheable) return kUncacheable;
   if (pat == static_cast<uint8_t>(kWriteBack)) return ept;
   return ept == kWriteCombining ? kUncacheable : static_cast<MemoryType>(pat);

@@ -38,6 +38,14 @@ class PhysicalMemory {
 
   ByteCount size() const { return size_; }
 
+  // Whether `hpa` lies in the window, so that `LoadInside` may be used.
+  bool IsInside(uint64_t hpa) const { return hpa < size_; }
+  // `Load` of a 64-bit word that lies in the window.
+  uint64_t LoadInside(uint64_t hpa) const {
+    return std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(base_ + hpa))
+        .load(std::memory_order_acquire);
+  }
+
   // The word at `hpa`, which is aligned to the size of `Word` (uint32_t or uint64_t).
   template <typename Word = uint64_t>
   Word Load(uint64_t hpa) const {

@@ -44,6 +44,38 @@ struct ReferenceCounts {
   }
 };
 
+// Walks counted whole: one increment for the references of a walk from level `top` down to `leaf`.
+class WalkTally {
+ public:
+  // Names a kind of walk. 0 stands for one that was spared altogether.
+  static constexpr unsigned Kind(int top, int leaf) {
+    return static_cast<unsigned>(top * ReferenceCounts::kLevels + leaf);
+  }
+  // The levels above the leaf of such a walk, as bits.
+  static constexpr unsigned UpperLevels(int top, int leaf) { return (2u << top) - (2u << leaf); }
+  void Count(unsigned kind) { ++walks_[kind]; }
+
+  // Calls `visit(top, leaf, walks)` for each kind that was counted; `top` is 0 for the spared ones.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    for (unsigned kind = 0; kind < walks_.size(); ++kind) {
+      if (walks_[kind] == 0) continue;
+      visit(static_cast<int>(kind / ReferenceCounts::kLevels),
+            static_cast<int>(kind % ReferenceCounts::kLevels), walks_[kind]);
+    }
+  }
+  // Adds the references of every walk to `counts`, by level.
+  void AddTo(std::array<uint64_t, ReferenceCounts::kLevels>& counts) const {
+    ForEach([&counts](int top, int leaf, uint64_t walks) {
+      if (top == 0) return;
+      for (int level = leaf; level <= top; ++level) counts[level] += walks;
+    });
+  }
+
+ private:
+  std::array<uint64_t, ReferenceCounts::kLevels * ReferenceCounts::kLevels> walks_{};
+};
+
 // What a CPU did since its counters were last cleared.
 struct CpuCounters {
   // Pieces of an access that crosses a page count one each.

@@ -306,8 +306,9 @@ NestedVcpu::Next NestedVcpu::Install(Fault& fault, ShadowZap& zap, NestedFaultRe
   if (!shadow().IsCurrent(*root_)) return Next::kLoadRoot;
   if (shadow().IsFull(kPagesPerFault)) return Next::kTables;
   Fetch fetch(shadow(), window_, table_slots_, stock_, zap);
-  const Level goal = std::min(Level(fault.path.leaf_level),
-                              parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page));
+  const Level host =
+      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, fault.request.access);
+  const Level goal = std::min(Level(fault.path.leaf_level), host);
   const auto empty = [&](ShadowPage& page, const std::byte*) {
     for (int i = 0; page.present != 0 && i < Level::kEntries; ++i) {
       shadow().Drop(page, i, stock_.descriptors, zap);

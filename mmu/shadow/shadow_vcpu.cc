@@ -277,7 +277,8 @@ ShadowVcpu::Next ShadowVcpu::AfterFetch(FetchOutcome outcome, const Fetch& fetch
 // The largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is left to
 // tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
 Level ShadowVcpu::GoalOf(const Fault& fault) const {
-  const Level host = parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page);
+  const Level host =
+      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, Access::Read());
   return std::min({host, Level(fault.path.leaf_level), kLevel2M});
 }
 

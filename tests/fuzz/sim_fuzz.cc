@@ -3,14 +3,17 @@
 // Raw table memory and raw accesses for the software CPU. The input is a stream of bytes: settings
 // of the CPU, words of memory, accesses and invalidations. Whatever it says, the CPU neither
 // crashes nor hangs nor leaves the memory given to it (the address sanitizer watches), and what it
-// answers is consistent: see `CheckAnswer`.
+// answers is consistent: see `CheckAnswer`. Each input runs twice, the second time on a CPU whose
+// references are charged and which therefore never takes the short way through quiet tables: both
+// leave the same answers, counts and memory.
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
+#include <vector>
 
+#include "tdp/backends/sim/cost_model.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/base/check.h"
 
@@ -51,7 +54,8 @@ class Fuzzer {
   Fuzzer(const Fuzzer&) = delete;
   Fuzzer& operator=(const Fuzzer&) = delete;
 
-  void Run(Input input) {
+  // `charged`: with a cost model.
+  void Run(Input input, bool charged) {
     PlantTables();
     CpuConfig config;
     const uint8_t setup = input.Byte();
@@ -60,8 +64,16 @@ class Fuzzer {
     config.features.physical_address_bits = 32 + (setup >> 2) % 21;
     Cpu cpu(PhysicalMemory(bytes_, kMemory), config);
     if ((setup & 0x80) != 0) cpu.SetFlushOracle(&oracle_);
+    if (charged) cpu.SetCostModel(*DataCachePreset("flat"));
     cpu.Enter(Eptp(0x1e));
     while (!input.empty()) Do(cpu, input);
+    NoteCounts(cpu.counters());
+  }
+
+  // Answers and counts, in order.
+  const std::vector<uint64_t>& history() const { return history_; }
+  bool HasSameMemory(const Fuzzer& other) const {
+    return std::memcmp(bytes_, other.bytes_, kMemory) == 0;
   }
 
  private:
@@ -177,7 +189,8 @@ class Fuzzer {
   }
 
   // An answer is an address within the CPU's physical width, or an event that `exit` describes.
-  static void CheckAnswer(const Cpu& cpu, const AccessResult& result) {
+  void CheckAnswer(const Cpu& cpu, const AccessResult& result) {
+    NoteAnswer(cpu.exit(), result);
     const uint64_t limit = uint64_t{1} << cpu.features().physical_address_bits;
     if (result.ok()) {
       // Without EPT a guest-physical access is what it is.
@@ -192,6 +205,27 @@ class Fuzzer {
     }
   }
 
+  void NoteAnswer(const Exit& exit, const AccessResult& result) {
+    history_.push_back(static_cast<uint64_t>(result.event));
+    if (result.ok()) {
+      history_.push_back(result.hpa.raw());
+      history_.push_back(static_cast<uint64_t>(result.memory_type));
+      history_.push_back(result.ept_level << 8 | result.guest_level);
+    } else {
+      history_.insert(history_.end(), {exit.qualification.raw(), exit.gpa.raw(), exit.gva.raw(),
+                                       exit.error_code, exit.length});
+    }
+  }
+  void NoteCounts(const CpuCounters& c) {
+    history_.insert(history_.end(), {c.tlb_hits, c.walks, c.nested_tlb_hits, c.guest_cache_hits,
+                                     c.ept_cache_hits, c.events});
+    for (int row = 0; row < ReferenceCounts::kLevels; ++row) {
+      history_.push_back(c.references.guest[row]);
+      history_.insert(history_.end(), c.references.ept[row].begin(), c.references.ept[row].end());
+    }
+  }
+
+  std::vector<uint64_t> history_;
   FlushOracle oracle_{{.every_use = true, .settle_at_once = true}};
   std::byte* bytes_;
 };
@@ -200,6 +234,11 @@ class Fuzzer {
 }  // namespace tdp::sim
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  tdp::sim::Fuzzer().Run(tdp::sim::Input(data, size));
+  tdp::sim::Fuzzer quiet;
+  quiet.Run(tdp::sim::Input(data, size), /*charged=*/false);
+  tdp::sim::Fuzzer full;
+  full.Run(tdp::sim::Input(data, size), /*charged=*/true);
+  TDP_CHECK(quiet.history() == full.history());
+  TDP_CHECK(quiet.HasSameMemory(full));
   return 0;
 }

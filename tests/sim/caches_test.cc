@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <list>
 #include <random>
@@ -133,26 +134,30 @@ TEST(DataCacheModel, IsChargedForEveryReferenceOfAWalk) {
   EXPECT_EQ(world.cpu().counters().walk_cycles, 0u);
 }
 
+// SDM vol. 3A, table 13-7 ("Effective Page-Level Memory Types for Pentium III and More Recent
+// Processor Families") as a whole, the EPT's type in the MTRR's place.
 TEST(MemoryTypes, CombineAsTheTableSays) {
   using enum MemoryType;
-  struct Case {
+  constexpr auto UC = kUncacheable;
+  constexpr auto WC = kWriteCombining;
+  constexpr auto WT = kWriteThrough;
+  constexpr auto WP = kWriteProtected;
+  constexpr auto WB = kWriteBack;
+  struct Row {
     MemoryType ept;
-    uint8_t pat;
-    MemoryType result;
+    std::array<MemoryType, 6> by_pat;
   };
-  for (const Case& c :
-       {Case{kWriteBack, 6, kWriteBack}, Case{kWriteBack, 0, kUncacheable},
-        Case{kWriteBack, 1, kWriteCombining}, Case{kWriteBack, 4, kWriteThrough},
-        Case{kWriteBack, 5, kWriteProtected}, Case{kWriteBack, kPatUcMinus, kUncacheable},
-        Case{kUncacheable, 6, kUncacheable}, Case{kUncacheable, 1, kWriteCombining},
-        Case{kUncacheable, 4, kUncacheable}, Case{kWriteCombining, 6, kWriteCombining},
-        Case{kWriteCombining, kPatUcMinus, kWriteCombining}, Case{kWriteCombining, 0, kUncacheable},
-        Case{kWriteCombining, 4, kUncacheable}, Case{kWriteThrough, 6, kWriteThrough},
-        Case{kWriteThrough, 4, kWriteThrough}, Case{kWriteProtected, 6, kWriteProtected}}) {
-    EXPECT_EQ(CombineMemoryTypes(c.ept, false, c.pat, false), c.result)
-        << static_cast<int>(c.ept) << " with PAT " << static_cast<int>(c.pat);
-    EXPECT_EQ(CombineMemoryTypes(c.ept, true, c.pat, false), c.ept) << "IPAT";
-    EXPECT_EQ(CombineMemoryTypes(c.ept, false, c.pat, true), kUncacheable) << "CR0.CD";
+  constexpr std::array<uint8_t, 6> kPats = {0, kPatUcMinus, 1, 4, 6, 5};
+  //                      PAT: UC  UC- WC  WT  WB  WP
+  for (const Row& row : {Row{UC, {UC, UC, WC, UC, UC, UC}}, Row{WC, {UC, WC, WC, UC, WC, UC}},
+                         Row{WT, {UC, UC, WC, WT, WT, WP}}, Row{WB, {UC, UC, WC, WT, WB, WP}},
+                         Row{WP, {UC, WC, WC, WT, WP, WP}}}) {
+    for (size_t i = 0; i < kPats.size(); ++i) {
+      EXPECT_EQ(CombineMemoryTypes(row.ept, false, kPats[i], false), row.by_pat[i])
+          << static_cast<int>(row.ept) << " with PAT " << static_cast<int>(kPats[i]);
+      EXPECT_EQ(CombineMemoryTypes(row.ept, true, kPats[i], false), row.ept) << "IPAT";
+      EXPECT_EQ(CombineMemoryTypes(row.ept, false, kPats[i], true), UC) << "CR0.CD";
+    }
   }
 }
 

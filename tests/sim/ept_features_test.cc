@@ -162,6 +162,30 @@ TEST_F(PageModificationLog, WhenFullExitsBeforeTheAccessAndSetsNothing) {
   EXPECT_EQ(Touch(AccessKind::kStore), Event::kNone);
 }
 
+TEST_F(PageModificationLog, WhenFullExitsAlsoWhereOnlyAccessedIsToBeSet) {
+  const uint64_t before = world_.Load(leaf_) & ~(ept::kAccessed | ept::kDirty);
+  world_.Store(leaf_, before);
+  world_.cpu().InveptAll();
+  world_.cpu().set_pml_index(512);
+  EXPECT_EQ(Touch(AccessKind::kLoad), Event::kPmlFull);
+  EXPECT_EQ(world_.Load(leaf_), before);
+  world_.Store(leaf_, before | ept::kAccessed);
+  EXPECT_EQ(Touch(AccessKind::kLoad), Event::kNone) << "nothing is to be set";
+}
+
+TEST_F(EptFeatures, AnAddressBeyondAFourLevelEptIsAViolationWithoutRights) {
+  World world(NoCaches());
+  CpuFeatures features;
+  features.physical_address_bits = 52;
+  world.cpu().SetFeatures(features);
+  world.MapEpt(kGpa, kHpa);
+  world.MapGuest(kGva, kGpa | uint64_t{1} << 48);
+  world.Enter();
+  EXPECT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).event, Event::kEptViolation);
+  EXPECT_EQ(world.cpu().exit().gpa, Gpa(kGpa | uint64_t{1} << 48));
+  EXPECT_EQ(world.cpu().exit().qualification.raw() & 0x1ff, 1 | kLinear);
+}
+
 // --- MBEC ---
 
 TEST_F(EptFeatures, MbecChoosesTheExecuteRightByThePagesMode) {
@@ -228,6 +252,17 @@ TEST_F(VirtualizationException, IsSuppressedByBit63OfTheEntryThatEndedTheWalk) {
   SetRights(ept::kSuppressVe | ept::kRead);
   EXPECT_EQ(Touch(AccessKind::kStore), Event::kEptViolation) << "a leaf that lacks a right";
   EXPECT_EQ(Touch(AccessKind::kLoad), Event::kNone);
+}
+
+TEST_F(VirtualizationException, IsNotSuppressedByBit63OfATable) {
+  const uint64_t table = world_.EptEntryAt(kGpa, 2);
+  world_.Store(table, world_.Load(table) | ept::kSuppressVe);
+  SetRights(ept::kRead);
+  EXPECT_EQ(Touch(AccessKind::kStore), Event::kVirtualizationException) << "the leaf decides";
+  world_.physical().Store<uint32_t>(page_ + kVeBusy, 0);
+  world_.Store(table, world_.Load(table) & ~ept::kRightsMask & ~ept::kUserExecute);
+  world_.cpu().InveptAll();
+  EXPECT_EQ(Touch(), Event::kEptViolation) << "not present: any level's bit 63 decides";
 }
 
 TEST_F(VirtualizationException, NeverStandsForAMisconfiguration) {
@@ -374,6 +409,17 @@ TEST_F(EptFeatures, SupervisorShadowStacksNeedBit60OfTheLeaf) {
   SetRights(ept::kRead | ept::kSupervisorShadowStack);
   EXPECT_EQ(world_.cpu().Access(push).event, Event::kNone);
   EXPECT_EQ(Touch(AccessKind::kStore), Event::kEptViolation) << "ordinary stores need W";
+  EXPECT_NE(qualification() & ept::kQualSupervisorShadowStack, 0u) << "bit 60 of the leaf";
+  const uint64_t upper = world_.EptEntryAt(kGpa, 2);
+  world_.Store(upper, world_.Load(upper) & ~ept::kWrite);
+  world_.cpu().InveptAll();
+  EXPECT_EQ(world_.cpu().Access(push).event, Event::kEptViolation) << "W above the leaf";
+}
+
+TEST_F(EptFeatures, WithoutSupervisorShadowStacksBit60MeansNothing) {
+  SetRights(ept::kRead | ept::kSupervisorShadowStack);
+  EXPECT_EQ(Touch(AccessKind::kStore), Event::kEptViolation);
+  EXPECT_EQ(qualification() & ept::kQualSupervisorShadowStack, 0u);
 }
 
 // --- misuse ---

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Every single bit and every pair of bits of an EPT entry, at every level, on CPUs of different
-// powers, against the rules of the SDM written down here as a table and read by nothing else.
+// powers, against the rules of the SDM written down as a table (`ept_rule_table.h`) that the model
+// does not read.
 
 #include "tdp/backends/sim/ept_rules.h"
 
@@ -9,25 +10,15 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "tdp/mmu/ept_entry.h"
+#include "tests/sim/ept_rule_table.h"
 
 namespace tdp::sim {
 namespace {
 
-struct Machine {
-  const char* name;
-  int width;
-  bool execute_only;
-  bool pages_2m;
-  bool pages_1g;
-  bool mbec;
-  bool paging_write;
-};
-
-constexpr Machine kMachines[] = {
+constexpr EptRuleCpu kCpus[] = {
     {"all", 46, true, true, true, false, false},
     {"no_execute_only", 46, false, true, true, false, false},
     {"no_large_pages", 46, true, false, false, false, false},
@@ -38,76 +29,7 @@ constexpr Machine kMachines[] = {
     {"paging_write", 46, true, true, true, false, true},
 };
 
-CpuFeatures FeaturesOf(const Machine& machine) {
-  CpuFeatures features;
-  features.physical_address_bits = machine.width;
-  if (!machine.execute_only) features.ept = features.ept.Without(uint64_t{1} << 0);
-  if (!machine.pages_2m) features.ept = features.ept.Without(uint64_t{1} << 16);
-  if (!machine.pages_1g) features.ept = features.ept.Without(uint64_t{1} << 17);
-  return features;
-}
-
-bool Bit(uint64_t entry, int bit) { return (entry >> bit & 1) != 0; }
-
-// One line of the table: bits `high` to `low` must be zero in entries of these kinds.
-enum Kind { kTable5, kTable4, kTable3, kTable2, kLeaf3, kLeaf2, kLeaf1 };
-struct MustBeZero {
-  int high;
-  int low;
-  std::vector<Kind> kinds;
-};
-
-const std::vector<MustBeZero>& Reserved() {
-  static const auto* const table = new std::vector<MustBeZero>{
-      {6, 3, {kTable5, kTable4, kTable3, kTable2}},
-      {7, 7, {kTable5, kTable4}},
-      {20, 12, {kLeaf2}},
-      {29, 12, {kLeaf3}},
-  };
-  return *table;
-}
-
-Kind KindOf(uint64_t entry, int level) {
-  if (level == 1) return kLeaf1;
-  if (level == 2) return Bit(entry, 7) ? kLeaf2 : kTable2;
-  if (level == 3) return Bit(entry, 7) ? kLeaf3 : kTable3;
-  return level == 4 ? kTable4 : kTable5;
-}
-
-// The SDM's list of 29.3.3.1, in its order.
-bool ExpectMisconfigured(uint64_t entry, int level, const Machine& machine) {
-  const bool r = Bit(entry, 0);
-  const bool w = Bit(entry, 1);
-  const bool x = Bit(entry, 2) || (machine.mbec && Bit(entry, 10));
-  if (!r && w) return true;
-  if (!r && x && !machine.execute_only) return true;
-  const Kind kind = KindOf(entry, level);
-  for (int bit = machine.width; bit <= 51; ++bit) {
-    if (Bit(entry, bit)) return true;
-  }
-  for (const MustBeZero& rule : Reserved()) {
-    for (const Kind reserved_kind : rule.kinds) {
-      if (kind != reserved_kind) continue;
-      for (int bit = rule.low; bit <= rule.high; ++bit) {
-        if (Bit(entry, bit)) return true;
-      }
-    }
-  }
-  if (kind == kLeaf2 && !machine.pages_2m) return true;
-  if (kind == kLeaf3 && !machine.pages_1g) return true;
-  if (kind >= kLeaf3) {
-    const uint64_t type = entry >> 3 & 7;
-    if (type == 2 || type == 3 || type == 7) return true;
-    if (machine.paging_write && Bit(entry, 58) && !r) return true;
-  }
-  return false;
-}
-
-bool ExpectPresent(uint64_t entry, const Machine& machine) {
-  return (entry & 7) != 0 || (machine.mbec && Bit(entry, 10));
-}
-
-class EptRulesTest : public testing::TestWithParam<Machine> {
+class EptRulesTest : public testing::TestWithParam<EptRuleCpu> {
  protected:
   EptRulesTest() : rules_(FeaturesOf(GetParam()), GetParam().mbec, GetParam().paging_write) {}
 
@@ -152,7 +74,7 @@ TEST_P(EptRulesTest, EverySingleBitAndPairFollowsTheTable) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EptRulesTest, testing::ValuesIn(kMachines),
+INSTANTIATE_TEST_SUITE_P(All, EptRulesTest, testing::ValuesIn(kCpus),
                          [](const auto& test) { return std::string(test.param.name); });
 
 TEST(ValidEptp, EverySingleBitFollowsTheTable) {

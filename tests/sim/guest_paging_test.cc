@@ -128,6 +128,31 @@ TEST_F(GuestPaging, ANonCanonicalAddressIsAGeneralProtectionFault) {
             Event::kGeneralProtection);
 }
 
+TEST_F(GuestPaging, WithoutNxeBit63IsReserved) {
+  SetLeaf(kGuestLeaf | kGuestNoExecute);
+  EXPECT_EQ(Fault(AccessKind::kFetch, Accessor::kUser), 0x15u);
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0u);
+  world_.ChangeRegisters([](Registers& r) { r.efer &= ~kEferNxe; });
+  world_.cpu().Invlpg(Gva(kGva));
+  EXPECT_EQ(Fault(AccessKind::kLoad, Accessor::kUser), 0xdu) << "reserved";
+}
+
+TEST(LegacyPaging, PseGives4MiBPagesWithAddressBits39To32InBits20To13) {
+  World world(NoCaches(), PagingMode::k32Bit);
+  constexpr uint64_t kHigh = uint64_t{0x12} << 32;
+  world.MapEpt(kHigh | MiB(8), GiB(8), 2);
+  world.MapGuest(0x40000000, MiB(8) | 0x12 << 13, 2);
+  world.Enter();
+  const Gva gva(0x40000000 + 0x12345);
+  EXPECT_EQ(world.cpu().Access(gva, AccessKind::kLoad).hpa, Hpa(GiB(8) + 0x12345));
+  // Bit 21 is reserved; without CR4.PSE the entry points to a table.
+  world.MapGuest(0x40000000, MiB(8) | 1 << 21, 2);
+  EXPECT_EQ(world.cpu().Access(gva, AccessKind::kLoad).event, Event::kPageFault);
+  EXPECT_EQ(world.cpu().exit().error_code, kFaultPresent | kFaultReserved);
+  world.ChangeRegisters([](Registers& r) { r.cr4 &= ~kCr4Pse; });
+  EXPECT_EQ(world.cpu().Access(gva, AccessKind::kLoad).event, Event::kEptViolation);
+}
+
 // --- what must go and what may stay ---
 
 TEST_F(GuestPaging, ATranslationStaysUntilToldOtherwise) {
@@ -221,6 +246,16 @@ TEST_F(GuestPaging, InvvpidTypesDropWhatTheyName) {
   }
   EXPECT_FALSE(world_.cpu().Invvpid(1, 0)) << "VPID 0 names nothing";
   EXPECT_FALSE(world_.cpu().Invvpid(4, 1));
+}
+
+TEST_F(GuestPaging, InvvpidOfAllVpidsKeepsVpid0) {
+  Controls controls;
+  controls.vpid = 0;
+  ASSERT_TRUE(world_.cpu().SetControls(controls).ok());
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  ASSERT_TRUE(world_.cpu().Invvpid(2, 0));
+  EXPECT_TRUE(StillCached());
 }
 
 TEST_F(GuestPaging, InveptOfAnotherRootKeepsThisOnes) {

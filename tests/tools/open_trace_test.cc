@@ -234,6 +234,28 @@ TEST(OpenTrace, ReadsDynamorioText) {
   }
 }
 
+TEST(OpenTrace, ReadsPerfSamples) {
+  const std::string text =
+      "cpu/mem-loads,ldlat=30/P:     7f842b340b70\n"
+      "cpu/mem-stores/P:     7ffd00001008\n"
+      "cpu_core/mem-loads,ldlat=30/:u:           1000\n"
+      "\n"
+      "cpu/mem-loads-aux/:                0\n";
+  const std::vector<TraceRecord> want = {
+      TraceRecord::Make(Gva(0x7f842b340b70), AccessKind::kLoad, 0),
+      TraceRecord::Make(Gva(0x7ffd00001008), AccessKind::kStore, 0),
+      TraceRecord::Make(Gva(0x1000), AccessKind::kLoad, 0),
+  };
+  EXPECT_EQ(ReadPath(WriteFile("text", text), TraceFormat::kPerf).value(), want);
+  for (const char* bad :
+       {"page-faults:u:     7f842b340b70", "cpu/mem-loads/P:", "cpu/mem-loads/P: ", "7f842b340b70",
+        "cpu/mem-loads/P:   7f842b340b70 _start", "cpu/mem-loads/P:   ffffffff81000000",
+        "cpu/mem-loads/P:   xyz", "ls  4711 cpu/mem-loads/P"}) {
+    EXPECT_THAT(ErrorOf(text + bad + "\n", TraceFormat::kPerf),
+                AllOf(HasSubstr(":6: not a perf record"), HasSubstr(bad)));
+  }
+}
+
 // One ChampSim instruction.
 std::string Instruction(uint64_t pointer, std::array<uint64_t, 2> writes,
                         std::array<uint64_t, 4> reads) {

@@ -35,6 +35,18 @@ guest_write_pages_end:
         hlt
 guest_read_pages_end:
 
+        program read_rounds
+1:      movq    %rdi, %r8
+        movq    %rcx, %r9
+2:      addq    (%r8), %rax
+        addq    %rsi, %r8
+        decq    %r9
+        jnz     2b
+        decq    %rdx
+        jnz     1b
+        hlt
+guest_read_rounds_end:
+
         program scatter
         movabsq $6364136223846793005, %r8
         movabsq $1442695040888963407, %r9

@@ -24,6 +24,8 @@ TDP_GUEST_PROGRAM(HaltProgram, halt)
 TDP_GUEST_PROGRAM(WritePagesProgram, write_pages)
 // rcx times: rax += *rdi; rdi += 4096. rax starts as 0.
 TDP_GUEST_PROGRAM(ReadPagesProgram, read_pages)
+// rdx times: rcx loads from rdi on, rsi bytes apart.
+TDP_GUEST_PROGRAM(ReadRoundsProgram, read_rounds)
 // rcx times: rax = NextScatter(rax); *(rdi + (rax >> 20 & rsi)) = rax.
 TDP_GUEST_PROGRAM(ScatterProgram, scatter)
 // xmm7 = rax; *rdi = rax; rbx = xmm7.

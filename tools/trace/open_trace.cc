@@ -11,6 +11,7 @@
 #include "tdp/tools/trace/champsim_trace.h"
 #include "tdp/tools/trace/dynamorio_trace.h"
 #include "tdp/tools/trace/lackey_trace.h"
+#include "tdp/tools/trace/perf_trace.h"
 #include "tdp/tools/trace/text_trace.h"
 
 namespace tdp::tools {
@@ -45,6 +46,8 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSourc
     case TraceFormat::kDynamorio:
       return MakeTextTraceReader(std::move(source), std::move(first), "DynamoRIO",
                                  ParseDynamorioLine);
+    case TraceFormat::kPerf:
+      return MakeTextTraceReader(std::move(source), std::move(first), "perf", ParsePerfLine);
     case TraceFormat::kChampsim:
       return MakeChampsimTraceReader(std::move(source), std::move(first));
     case TraceFormat::kBinary:

@@ -20,6 +20,7 @@ enum class TraceFormat {
   kLackey,     // valgrind --tool=lackey --trace-mem=yes
   kDynamorio,  // DynamoRIO's view of a drmemtrace trace
   kChampsim,   // ChampSim's binary instruction records
+  kPerf,       // perf script -F event,addr
 };
 
 // Opens the trace at `path` ("-" for standard input). NotFound if it cannot be opened,

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/tools/trace/perf_trace.h"
+
+#include <charconv>
+#include <cstdint>
+#include <optional>
+#include <system_error>
+
+#include "tdp/tools/trace/text_trace.h"
+
+namespace tdp::tools {
+namespace {
+
+std::optional<AccessKind> KindOf(std::string_view event) {
+  if (event.find("loads") != std::string_view::npos) return AccessKind::kLoad;
+  if (event.find("stores") != std::string_view::npos) return AccessKind::kStore;
+  return std::nullopt;
+}
+
+}  // namespace
+
+bool ParsePerfLine(std::string_view line, std::vector<TraceRecord>& records) {
+  if (line.empty() || line.front() == '#') return true;
+  // An event's name may have colons of its own: the last one ends it.
+  const size_t colon = line.rfind(": ");
+  if (colon == std::string_view::npos) return false;
+  const std::optional<AccessKind> kind = KindOf(line.substr(0, colon));
+  const size_t digits = line.find_first_not_of(' ', colon + 1);
+  if (!kind.has_value() || digits == std::string_view::npos) return false;
+  const char* const end = line.data() + line.size();
+  uint64_t address = 0;
+  const auto [rest, error] = std::from_chars(line.data() + digits, end, address, 16);
+  if (error != std::errc() || rest != end) return false;
+  return address == 0 || AppendAccess(*kind, address, 1, records);
+}
+
+}  // namespace tdp::tools
