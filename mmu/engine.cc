@@ -280,16 +280,18 @@ PendingFlush Engine::ZapShadow(Shadow& shadow) {
 
 size_t Engine::RecycleShadows(size_t count) {
   size_t zapped = 0;
-  for (const std::unique_ptr<PagingShadow>& shadow : shadows_) {
+  const auto recycle = [&](auto& shadow) {
     PendingFlush flush;
     {
       MmuWriteSection section(mmu_lock);
       ShadowZap zap;
-      zapped += shadow->ZapOldest(count, zap);
-      flush = shadow->Commit(std::move(zap));
+      zapped += shadow.ZapOldest(count, zap);
+      flush = shadow.Commit(std::move(zap));
     }
-    shadow->Settle(std::move(flush));
-  }
+    shadow.Settle(std::move(flush));
+  };
+  for (const std::unique_ptr<PagingShadow>& shadow : shadows_) recycle(*shadow);
+  for (const std::unique_ptr<NestedShadow>& shadow : nested_) recycle(*shadow);
   return zapped;
 }
 

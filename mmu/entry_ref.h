@@ -45,6 +45,12 @@ class BasicEntryRef {
 
   Entry Load() const { return Entry(ref().load(std::memory_order_acquire)); }
 
+  // For an entry that nobody else, no CPU either, changes now: no locked instruction.
+  void Store(Entry before, Entry after) const {
+    ref().store(after.raw(), std::memory_order_release);
+    Tell(before, after);
+  }
+
   Entry Exchange(Entry after) const {
     const Entry before(ref().exchange(after.raw(), std::memory_order_acq_rel));
     Tell(before, after);

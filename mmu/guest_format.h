@@ -19,9 +19,12 @@ using ept::Bits;
 // --- Registers ----------------------------------------------------------------------------------
 inline constexpr uint64_t kCr0ProtectionEnable = Bit(0);
 inline constexpr uint64_t kCr0WriteProtect = Bit(16);
+inline constexpr uint64_t kCr0NotWriteThrough = Bit(29);
+inline constexpr uint64_t kCr0CacheDisable = Bit(30);
 inline constexpr uint64_t kCr0Paging = Bit(31);
 inline constexpr uint64_t kCr4PageSizeExtensions = Bit(4);
 inline constexpr uint64_t kCr4PhysicalAddressExtension = Bit(5);
+inline constexpr uint64_t kCr4GlobalPages = Bit(7);
 inline constexpr uint64_t kCr4FiveLevels = Bit(12);
 inline constexpr uint64_t kCr4ProcessContextIds = Bit(17);  // PCIDE
 inline constexpr uint64_t kCr4Smep = Bit(20);

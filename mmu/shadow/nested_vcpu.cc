@@ -308,7 +308,7 @@ NestedVcpu::Next NestedVcpu::Install(Fault& fault, ShadowZap& zap, NestedFaultRe
   if (shadow().IsFull(kPagesPerFault)) return Next::kTables;
   Fetch fetch(shadow(), window_, table_slots_, stock_, zap);
   const Level host =
-      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, Access::Read());
+      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, fault.request.access);
   const Level goal = std::min(Level(fault.path.leaf_level), host);
   const auto empty = [&](ShadowPage& page, const std::byte*) {
     for (int i = 0; page.present != 0 && i < Level::kEntries; ++i) {

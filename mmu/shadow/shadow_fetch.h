@@ -175,6 +175,7 @@ class ShadowFetch {
     }
     if (!tables_.Link(*page_, index_, *child, stock_)) return FetchOutcome::kNeedsTables;
     page_ = child;
+    linked_ = true;
     return FetchOutcome::kInstalled;
   }
 
@@ -216,7 +217,9 @@ class ShadowFetch {
   // The page is mapped already: a write that was not seen to be one before leaves W to who has it.
   FetchOutcome Change(Entry old, Entry leaf, LeafOrigin origin) {
     const bool same_origin = page_->OriginOf(index_) == origin;
-    if (same_origin && (old == leaf || old.WithoutWrite() == leaf)) return FetchOutcome::kSpurious;
+    if (same_origin && (old == leaf || old.WithoutWrite() == leaf)) {
+      return linked_ ? FetchOutcome::kInstalled : FetchOutcome::kSpurious;
+    }
     tables_.ChangeLeaf(*page_, index_, leaf, origin, zap_);
     return FetchOutcome::kInstalled;
   }
@@ -228,6 +231,7 @@ class ShadowFetch {
   ShadowZap& zap_;
   ShadowPage* page_ = nullptr;
   int index_ = 0;
+  bool linked_ = false;  // a page, on the way
 };
 
 }  // namespace tdp

@@ -120,7 +120,7 @@ bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, S
   if (!ReadyPlaces(page, child.parents, stock)) return false;
   Chain::Add(child.parents, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
-  At(page, index).Exchange(Entry::Table(pool_.HpaOf(child.table->entries())));
+  At(page, index).Store(Entry::Empty(), Entry::Table(pool_.HpaOf(child.table->entries())));
   return true;
 }
 
@@ -133,7 +133,7 @@ bool ShadowTables<Entry>::SetLeaf(ShadowPage& page, int index, Entry leaf, LeafO
   page.SetOrigin(index, origin);
   Chain::Add(head, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
-  At(page, index).Exchange(leaf);
+  At(page, index).Store(Entry::Empty(), leaf);
   return true;
 }
 

@@ -81,7 +81,8 @@ class ShadowVcpu {
 
   // The guest's CR0, CR4, EFER and CR3 are these from now on: what MOV to CR0 or CR4, WRMSR to EFER
   // or a restored state do to translation. Everything the guest may have cached is forgotten. Under
-  // PAE paging the PDPTEs are loaded; kGeneralProtection if one sets a reserved bit, and nothing
+  // PAE paging the PDPTEs are loaded, unless CR3 and all bits that matter to them are as they were;
+  // kGeneralProtection if one sets a reserved bit, and nothing
   // has changed. `cr3` is a register's value: CR3.63 is no part of it. FailedPrecondition for
   // protection keys (CR4.PKE, CR4.PKS), which are not shadowed.
   absl::StatusOr<GuestEvent> SetPaging(const GuestControls& controls, uint64_t cr3);

@@ -28,6 +28,17 @@ constexpr PageRole NoMemoryRole(PageRole role) {
   return role.WithDirect(true).WithInvalid(true).WithAccess(Access::None());
 }
 
+// Whether MOV to CR0 or CR4 under PAE paging leaves the PDPTEs as they were loaded, whatever memory
+// says by now (SDM vol. 3A, 5.4.1).
+bool KeepsPdptes(const GuestControls& before, const GuestControls& after) {
+  constexpr uint64_t kCr0 =
+      guest::kCr0Paging | guest::kCr0CacheDisable | guest::kCr0NotWriteThrough;
+  constexpr uint64_t kCr4 = guest::kCr4PageSizeExtensions | guest::kCr4PhysicalAddressExtension |
+                            guest::kCr4GlobalPages | guest::kCr4Smep;
+  return before.mode() == PagingMode::kPae && after.mode() == PagingMode::kPae &&
+         ((before.cr0 ^ after.cr0) & kCr0) == 0 && ((before.cr4 ^ after.cr4) & kCr4) == 0;
+}
+
 bool IsCanonical(PagingMode mode, Gva gva) {
   switch (mode) {
     case PagingMode::k4Level:
@@ -70,8 +81,12 @@ absl::StatusOr<GuestEvent> ShadowVcpu::SetPaging(const GuestControls& controls, 
   const GuestPaging paging(controls);
   GuestRoots roots;
   roots.cr3 = cr3;
-  TDP_ASSIGN_OR_RETURN(const GuestEvent event, LoadPdptes(paging, cr3, roots));
-  if (event != GuestEvent::kNone) return event;
+  if (cr3 == roots_.cr3 && KeepsPdptes(paging_.controls(), controls)) {
+    roots.pdptes = roots_.pdptes;
+  } else {
+    TDP_ASSIGN_OR_RETURN(const GuestEvent event, LoadPdptes(paging, cr3, roots));
+    if (event != GuestEvent::kNone) return event;
+  }
   bool kept = false;
   TDP_RETURN_IF_ERROR(SwitchRoot(paging, roots, kept));
   Resync();

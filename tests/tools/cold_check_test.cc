@@ -37,7 +37,7 @@ std::unique_ptr<Machine> UsedMachine(Paging paging) {
 }
 
 TEST(ColdCheck, FindsNothingWrongAfterAReplay) {
-  for (Paging paging : {Paging::kNative, Paging::kEpt}) {
+  for (Paging paging : {Paging::kNative, Paging::kEpt, Paging::kShadow}) {
     const ColdCheck check = CheckFromCold(*UsedMachine(paging)).value();
     EXPECT_EQ(check.pages, kPages);
     EXPECT_EQ(check.mismatches, 0u) << check.first_mismatch;
@@ -53,6 +53,15 @@ TEST(ColdCheck, FindsAPageThatTheHostMovedWithoutAWord) {
   const ColdCheck check = CheckFromCold(*machine).value();
   EXPECT_EQ(check.pages, kPages);
   EXPECT_EQ(check.mismatches, 2u);  // once by its walk, once by the check of all invariants
+  EXPECT_THAT(check.first_mismatch, HasSubstr("the slots say"));
+}
+
+TEST(ColdCheck, FindsAPageThatTheShadowHasNotHeardOf) {
+  const std::unique_ptr<Machine> machine = UsedMachine(Paging::kShadow);
+  const Hva hva = machine->HvaBySlots(machine->kernel().mappings()[7].gpa).value();
+  ASSERT_TRUE(machine->host().Migrate(hva, kPageSize).ok());
+  const ColdCheck check = CheckFromCold(*machine).value();
+  EXPECT_GE(check.mismatches, 1u) << "the engine's own check may find it too";
   EXPECT_THAT(check.first_mismatch, HasSubstr("the slots say"));
 }
 

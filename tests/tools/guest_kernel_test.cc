@@ -143,6 +143,21 @@ TEST(GuestKernel, CountsItsTables) {
   EXPECT_EQ(guest.kernel().table_pages(), PageCount(5));
 }
 
+TEST(GuestKernel, APageThatWasTakenAwayComesBackAsItWas) {
+  TestGuest guest({});
+  std::vector<Gpa> written;
+  ASSERT_TRUE(guest.kernel().HandlePageFault(Gva(0x5000), &written).ok());
+  EXPECT_EQ(written.size(), 4u) << "an entry of each level";
+  Gpa entry;
+  const GuestMapping taken = *guest.kernel().TakeAway(7, entry);
+  EXPECT_EQ(taken.gva, Gva(0x5000));
+  EXPECT_EQ(entry, written.back());
+  ASSERT_TRUE(guest.kernel().HandlePageFault(Gva(0x5123), &written).ok());
+  ASSERT_EQ(written.size(), 5u);
+  EXPECT_EQ(written.back(), entry);
+  EXPECT_EQ(guest.kernel().mappings().size(), 1u);
+}
+
 TEST(GuestKernel, TheSameSeedGivesTheSameFrames) {
   const GuestKernel::Options options = {.frames = {.shuffled = true, .seed = 42}};
   TestGuest a(options), b(options);

@@ -155,6 +155,9 @@ TEST(TdpReplay, AWarmWalkWithoutCachesHasTheReferencesOfItsDimensions) {
   } kCases[] = {{"--paging native", 4},
                 {"--paging native --guest-levels 5", 5},
                 {"--paging native --guest-page 2m", 3},
+                {"--paging shadow", 4},
+                {"--paging shadow --guest-levels 5", 5},
+                {"--paging shadow --guest-page 2m", 3},
                 {"--ept-page 4k", 24},
                 {"--ept-page 2m", 19},
                 {"--ept-page 4k --guest-page 2m", 19},
@@ -167,6 +170,27 @@ TEST(TdpReplay, AWarmWalkWithoutCachesHasTheReferencesOfItsDimensions) {
     EXPECT_NEAR(json["walks"]["references_each"].get<double>(), c.references, 0.02) << c.options;
     EXPECT_EQ(json["tlb"]["hits"], 0);
   }
+}
+
+TEST(TdpReplay, ChangesOfGuestTablesCostExitsUnderShadowAlone) {
+  const std::string trace = Quoted(SmallTrace(1000));
+  const auto ept = ReplayJson("--ept-page 4k " + trace);
+  const auto ept_churned = ReplayJson("--ept-page 4k --table-churn 10 " + trace);
+  EXPECT_GT(ept_churned["page_faults"], ept["page_faults"]);
+  EXPECT_EQ(ept_churned["violations"]["total"], ept["violations"]["total"]);
+  EXPECT_EQ(ept_churned["check"]["mismatches"], 0);
+
+  const auto shadow = ReplayJson("--paging shadow " + trace);
+  const auto shadow_churned = ReplayJson("--paging shadow --table-churn 10 " + trace);
+  EXPECT_EQ(shadow["violations"]["total"], 0);
+  EXPECT_EQ(shadow["shadow_exits"]["guest_faults"], shadow["page_faults"]);
+  const uint64_t churns = shadow_churned["shadow_exits"]["invalidations"];
+  EXPECT_GE(churns, 100u);
+  EXPECT_GE(shadow_churned["shadow_exits"]["total"].get<uint64_t>(),
+            shadow["shadow_exits"]["total"].get<uint64_t>() + 2 * churns);
+  EXPECT_EQ(shadow_churned["check"]["mismatches"], 0);
+  EXPECT_EQ(shadow_churned["check"]["pages"], shadow["check"]["pages"]);
+  ExpectRefusal(Tdp("replay --table-churn 10 --cpus 2 " + trace), "--table-churn is for one CPU");
 }
 
 TEST(TdpReplay, LargeEptPagesTakeFewerViolations) {

@@ -45,8 +45,9 @@ absl::StatusOr<std::unique_ptr<GuestKernel>> GuestKernel::Create(const MemoryMap
 GuestKernel::GuestKernel(const MemoryMap& map, GuestMemory memory, const Options& options)
     : options_(options), memory_(std::move(memory)), frames_(map, options.frames) {}
 
-absl::Status GuestKernel::HandlePageFault(Gva gva) {
+absl::Status GuestKernel::HandlePageFault(Gva gva, std::vector<Gpa>* written) {
   absl::MutexLock lock(&mutex_);
+  written_ = written;
   for (Level level = options_.page; level > kLevel4K; level = level.below()) {
     TDP_ASSIGN_OR_RETURN(bool mapped, Map(gva, level));
     if (mapped) return absl::OkStatus();
@@ -57,37 +58,57 @@ absl::Status GuestKernel::HandlePageFault(Gva gva) {
       absl::StrCat("the guest has no memory left after ", mappings_.size(), " pages"));
 }
 
+absl::StatusOr<GuestMapping> GuestKernel::TakeAway(uint64_t index, Gpa& written) {
+  absl::MutexLock lock(&mutex_);
+  written_ = nullptr;
+  const GuestMapping mapping = mappings_[index % mappings_.size()];
+  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(mapping.gva, mapping.level));
+  Write(entry, Load(entry.place) & ~kPresent);
+  written = entry.gpa;
+  return mapping;
+}
+
+void GuestKernel::Write(const Entry& entry, uint64_t value) {
+  Store(entry.place, value);
+  if (written_ != nullptr) written_->push_back(entry.gpa);
+}
+
 absl::StatusOr<bool> GuestKernel::Map(Gva gva, Level level) {
-  TDP_ASSIGN_OR_RETURN(uint64_t * entry, WalkTo(gva, level));
-  const uint64_t old = Load(entry);
+  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(gva, level));
+  const uint64_t old = Load(entry.place);
   if ((old & kPresent) != 0) return IsLeaf(old, level);
+  if (old != 0) {
+    Write(entry, old | kPresent);  // it had been taken away
+    return true;
+  }
   const std::optional<Gfn> frame = frames_.Allocate(level);
   if (!frame.has_value()) return false;
   const uint64_t large = level > kLevel4K ? kLargePage : 0;
-  Store(entry, frame->address().raw() | kPresent | kWritable | kUser | large);
+  Write(entry, frame->address().raw() | kPresent | kWritable | kUser | large);
   mappings_.push_back({gva.AlignDown(level.bytes()), frame->address(), level});
   return true;
 }
 
-absl::StatusOr<uint64_t*> GuestKernel::WalkTo(Gva gva, Level target) {
+absl::StatusOr<GuestKernel::Entry> GuestKernel::WalkTo(Gva gva, Level target) {
   Gfn table = Gfn::Of(root_);
   for (Level level(options_.levels);; level = level.below()) {
-    TDP_ASSIGN_OR_RETURN(uint64_t * entry, EntryAt(table, level, gva));
-    uint64_t value = Load(entry);
+    TDP_ASSIGN_OR_RETURN(const Entry entry, EntryAt(table, level, gva));
+    uint64_t value = Load(entry.place);
     if (level == target || ((value & kPresent) != 0 && IsLeaf(value, level))) return entry;
     if ((value & kPresent) == 0) {
       TDP_ASSIGN_OR_RETURN(Gfn made, AllocateTable());
       value = made.address().raw() | kPresent | kWritable | kUser;
-      Store(entry, value);
+      Write(entry, value);
     }
     table = Gfn::Of(Gpa(value & kAddressMask));
   }
 }
 
-absl::StatusOr<uint64_t*> GuestKernel::EntryAt(Gfn table, Level level, Gva gva) {
+absl::StatusOr<GuestKernel::Entry> GuestKernel::EntryAt(Gfn table, Level level, Gva gva) {
   TDP_ASSIGN_OR_RETURN(std::byte * page, memory_(table));
   const uint64_t index = gva.raw() >> level.shift() & (Level::kEntries - 1);
-  return reinterpret_cast<uint64_t*>(page) + index;
+  return Entry{reinterpret_cast<uint64_t*>(page) + index,
+               table.address() + index * sizeof(uint64_t)};
 }
 
 absl::StatusOr<Gfn> GuestKernel::AllocateTable() {

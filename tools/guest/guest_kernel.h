@@ -54,7 +54,15 @@ class GuestKernel {
 
   // Maps the page of `gva`, readable, writable and executable by the user, if it is not mapped.
   // ResourceExhausted when guest RAM is used up.
-  absl::Status HandlePageFault(Gva gva) ABSL_LOCKS_EXCLUDED(mutex_);
+  // A page that was taken away comes back. `written`, if not null, gets the places of the table
+  // entries that were stored.
+  absl::Status HandlePageFault(Gva gva, std::vector<Gpa>* written = nullptr)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Takes the `index`-th of all pages, modulo their number, out of the tables until it faults: as a
+  // kernel does that looks for idle pages. There is at least one. Returns it, for its invalidation,
+  // with the place of its entry in `written`.
+  absl::StatusOr<GuestMapping> TakeAway(uint64_t index, Gpa& written) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // All pages of the program, in the order of their first touch.
   std::vector<GuestMapping> mappings() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -65,11 +73,17 @@ class GuestKernel {
   GuestKernel(const MemoryMap& map, GuestMemory memory, const Options& options);
 
   absl::StatusOr<Gfn> AllocateTable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<uint64_t*> EntryAt(Gfn table, Level level, Gva gva)
+  // An entry in memory, and where that is.
+  struct Entry {
+    uint64_t* place;
+    Gpa gpa;
+  };
+  absl::StatusOr<Entry> EntryAt(Gfn table, Level level, Gva gva)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The lowest present entry on the way to `gva`, made down to `target` where it is missing: the
   // entry of `target`, or a large leaf above it.
-  absl::StatusOr<uint64_t*> WalkTo(Gva gva, Level target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<Entry> WalkTo(Gva gva, Level target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Write(const Entry& entry, uint64_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Maps the page of `gva` at `level`. False if there is no frame of that size, or smaller pages
   // stand in its place.
   absl::StatusOr<bool> Map(Gva gva, Level level) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -81,6 +95,7 @@ class GuestKernel {
   GuestFrames frames_ ABSL_GUARDED_BY(mutex_);
   std::vector<GuestMapping> mappings_ ABSL_GUARDED_BY(mutex_);
   PageCount table_pages_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Gpa>* written_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the call under way
 };
 
 }  // namespace tdp::tools

@@ -18,10 +18,8 @@ class Checker {
         TDP_RETURN_IF_ERROR(CheckPage(mapping.gva + offset, mapping.gpa + offset));
       }
     }
-    if (machine_.uses_ept()) {
-      TDP_RETURN_IF_ERROR(CheckDevices());
-      CheckInvariants();
-    }
+    if (machine_.uses_ept()) TDP_RETURN_IF_ERROR(CheckDevices());
+    if (machine_.uses_ept() || machine_.is_shadowed()) CheckInvariants();
     return check_;
   }
 
@@ -31,11 +29,12 @@ class Checker {
   sim::Event AccessCold(Make make, sim::AccessResult& result) {
     sim::Cpu& cpu = machine_.cpu(0);
     cpu.ClearCaches();
-    if (!machine_.uses_ept()) {
+    if (!machine_.uses_ept() && !machine_.is_shadowed()) {
       result = make(cpu);
       return result.event;
     }
     const GuestEntry entry = machine_.vcpu(0).EnterGuest();
+    if (machine_.is_shadowed()) machine_.LoadShadowRegisters(0);
     const sim::Event entered = cpu.Enter(entry.eptp());
     if (entered != sim::Event::kNone) return entered;
     result = make(cpu);
@@ -44,8 +43,12 @@ class Checker {
 
   absl::Status CheckPage(Gva gva, Gpa gpa) {
     sim::AccessResult result;
-    const sim::Event event = AccessCold(
-        [gva](sim::Cpu& cpu) { return cpu.Access(gva, sim::AccessKind::kLoad); }, result);
+    const auto load = [gva](sim::Cpu& cpu) { return cpu.Access(gva, sim::AccessKind::kLoad); };
+    sim::Event event = AccessCold(load, result);
+    if (event == sim::Event::kPageFault && machine_.is_shadowed()) {
+      TDP_RETURN_IF_ERROR(AnswerShadowFault());
+      event = AccessCold(load, result);
+    }
     if (event == sim::Event::kEptViolation && !IsMapped(gpa)) {
       ++check_.untouched;
       return absl::OkStatus();
@@ -61,6 +64,14 @@ class Checker {
                absl::StrCat("leads to ", ToString(result.hpa), ", the slots say ", ToString(want)));
     }
     return absl::OkStatus();
+  }
+
+  // The shadow need not have every page of the guest's.
+  absl::Status AnswerShadowFault() {
+    const sim::Exit exit = machine_.cpu(0).exit();
+    const PagingFaultResult result =
+        machine_.vcpu(0).shadow()->HandlePageFault(exit.gva, exit.error_code);
+    return result.outcome == PagingOutcome::kError ? result.status : absl::OkStatus();
   }
 
   bool IsMapped(Gpa gpa) { return machine_.vm().Translate(gpa).ok(); }

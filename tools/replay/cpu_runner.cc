@@ -2,6 +2,9 @@
 
 #include "tdp/tools/replay/cpu_runner.h"
 
+#include <algorithm>
+#include <cstddef>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tdp/base/status_macros.h"
@@ -16,6 +19,45 @@ constexpr int kMaxEventsWithoutProgress = 64;
 }  // namespace
 
 absl::Status CpuRunner::Run(absl::Span<const TraceRecord> records) {
+  if (churn_ == 0) return RunStretch(records);
+  while (!records.empty()) {
+    const size_t stretch = std::min<uint64_t>(until_churn_, records.size());
+    TDP_RETURN_IF_ERROR(RunStretch(records.first(stretch)));
+    records.remove_prefix(stretch);
+    until_churn_ -= stretch;
+    if (until_churn_ != 0) continue;
+    TDP_RETURN_IF_ERROR(Churn());
+    until_churn_ = churn_;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuRunner::Churn() {
+  Gpa written;
+  TDP_ASSIGN_OR_RETURN(const GuestMapping page, machine_.kernel().TakeAway(random_(), written));
+  if (!machine_.is_shadowed()) {
+    cpu_.Invlpg(page.gva);
+    return absl::OkStatus();
+  }
+  shadow_exits_.table_writes += 1;
+  shadow_exits_.invalidations += 1;
+  ShadowVcpu& shadow = *machine_.vcpu(index_).shadow();
+  TDP_RETURN_IF_ERROR(shadow.OnWritten(written, sizeof(uint64_t)));
+  return shadow.Invlpg(page.gva);
+}
+
+absl::Status CpuRunner::MapInGuest(Gva gva) {
+  written_.clear();
+  TDP_RETURN_IF_ERROR(machine_.kernel().HandlePageFault(gva, &written_));
+  if (!machine_.is_shadowed()) return absl::OkStatus();
+  shadow_exits_.table_writes += written_.size();
+  for (const Gpa entry : written_) {
+    TDP_RETURN_IF_ERROR(machine_.vcpu(index_).shadow()->OnWritten(entry, sizeof(uint64_t)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuRunner::RunStretch(absl::Span<const TraceRecord> records) {
   while (true) {
     TDP_ASSIGN_OR_RETURN(size_t done, RunGuest(records));
     records.remove_prefix(done);
@@ -25,8 +67,9 @@ absl::Status CpuRunner::Run(absl::Span<const TraceRecord> records) {
 }
 
 absl::StatusOr<size_t> CpuRunner::RunGuest(absl::Span<const TraceRecord> records) {
-  if (!machine_.uses_ept()) return RunUntilExit(records);
+  if (!machine_.uses_ept() && !machine_.is_shadowed()) return RunUntilExit(records);
   const GuestEntry entry = machine_.vcpu(index_).EnterGuest();
+  if (machine_.is_shadowed()) machine_.LoadShadowRegisters(index_);
   if (cpu_.Enter(entry.eptp()) != sim::Event::kNone) return 0;
   return RunUntilExit(records);
 }
@@ -39,9 +82,9 @@ absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> rec
     if (done == records.size()) return done;
     events_without_progress_ = more == 0 ? events_without_progress_ + 1 : 1;
     if (events_without_progress_ > kMaxEventsWithoutProgress) return Stuck();
-    if (cpu_.exit().event != sim::Event::kPageFault) return done;
+    if (cpu_.exit().event != sim::Event::kPageFault || machine_.is_shadowed()) return done;
     ++page_faults_;
-    TDP_RETURN_IF_ERROR(machine_.kernel().HandlePageFault(cpu_.exit().gva));
+    TDP_RETURN_IF_ERROR(MapInGuest(cpu_.exit().gva));
   }
 }
 
@@ -52,6 +95,31 @@ absl::Status CpuRunner::HandleExit() {
       return absl::OkStatus();
     case sim::Event::kEptViolation:
       return AnswerViolation(exit.gpa, exit.qualification);
+    case sim::Event::kPageFault:
+      return AnswerShadowFault();
+    default:
+      return Stuck();
+  }
+}
+
+absl::Status CpuRunner::AnswerShadowFault() {
+  const sim::Exit exit = cpu_.exit();
+  const PagingFaultResult result =
+      machine_.vcpu(index_).shadow()->HandlePageFault(exit.gva, exit.error_code);
+  switch (result.outcome) {
+    case PagingOutcome::kFixed:
+      ++shadow_exits_.fixed;
+      return absl::OkStatus();
+    case PagingOutcome::kSpurious:
+    case PagingOutcome::kRetry:
+      ++shadow_exits_.spurious;
+      return absl::OkStatus();
+    case PagingOutcome::kGuestFault:
+      ++shadow_exits_.guest_faults;
+      ++page_faults_;
+      return MapInGuest(exit.gva);
+    case PagingOutcome::kError:
+      return result.status;
     default:
       return Stuck();
   }

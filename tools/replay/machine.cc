@@ -25,7 +25,7 @@ constexpr Hva kGuestMemory{0x1000'0000'0000};
 constexpr ByteCount kSpareHostMemory = GiB(4);
 
 ByteCount HostBytes(const ReplayOptions& options, const MemoryMap& map) {
-  // Without EPT the host's physical memory is the guest's, hole included.
+  // Natively the host's physical memory is the guest's, hole included.
   if (options.paging == Paging::kNative) return MemoryMap::kAboveHole + map.ram_above_hole();
   return 2 * options.ram + kSpareHostMemory;
 }
@@ -39,7 +39,7 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const ReplayOptions& op
   TDP_ASSIGN_OR_RETURN(MemoryMap map, MemoryMap::ForPc(options.ram));
   std::unique_ptr<Machine> machine(new Machine(options, map));
   TDP_RETURN_IF_ERROR(machine->MakeBackend());
-  if (options.paging == Paging::kEpt) {
+  if (options.paging != Paging::kNative) {
     TDP_RETURN_IF_ERROR(machine->MakeVm());
   }
   TDP_RETURN_IF_ERROR(machine->MakeKernel());
@@ -87,8 +87,11 @@ absl::Status Machine::MapGuestMemory() {
 
 absl::Status Machine::MakeVm() {
   TDP_RETURN_IF_ERROR(MapGuestMemory());
-  TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, {.ept_levels = options_.ept_levels,
-                                                   .max_leaf_level = options_.ept_page}));
+  VmOptions options;
+  options.paging = is_shadowed() ? tdp::Paging::kShadow : tdp::Paging::kEpt;
+  options.ept_levels = options_.ept_levels;
+  options.max_leaf_level = options_.ept_page;
+  TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, options));
   uint32_t slot = 0;
   for (const MapRegion& region : map_.regions()) {
     if (region.kind == RegionKind::kMmio) continue;
@@ -123,8 +126,29 @@ absl::Status Machine::StartCpus() {
     controls.ept = uses_ept();
     TDP_RETURN_IF_ERROR(cpu(i).SetControls(controls));
     cpu(i).SetRegisters(ProgramRegisters());
+    if (!is_shadowed()) continue;
+    const sim::Registers guest = ProgramRegisters();
+    const GuestControls of_guest = {
+        .cr0 = guest.cr0,
+        .cr4 = guest.cr4,
+        .efer = guest.efer,
+        .physical_address_bits = cpu(i).features().physical_address_bits};
+    TDP_RETURN_IF_ERROR(vcpu(i).shadow()->SetPaging(of_guest, guest.cr3).status());
   }
   return absl::OkStatus();
+}
+
+void Machine::LoadShadowRegisters(int index) {
+  const ShadowRegisters& shadow = vcpu(index).shadow()->registers();
+  sim::Registers registers = cpu(index).registers();
+  if (registers.cr3 == shadow.cr3 && registers.cr0 == shadow.cr0 && registers.cr4 == shadow.cr4) {
+    return;
+  }
+  registers.cr0 = shadow.cr0;
+  registers.cr3 = shadow.cr3;
+  registers.cr4 = shadow.cr4;
+  registers.efer = shadow.efer;
+  cpu(index).SetRegisters(registers);
 }
 
 sim::Registers Machine::ProgramRegisters() const {
@@ -150,7 +174,7 @@ absl::StatusOr<Hva> Machine::HvaBySlots(Gpa gpa) const {
 }
 
 absl::StatusOr<Hpa> Machine::HpaBySlots(Gpa gpa) {
-  if (!uses_ept()) return Hpa(gpa.raw());
+  if (vm_ == nullptr) return Hpa(gpa.raw());
   TDP_ASSIGN_OR_RETURN(Hva hva, HvaBySlots(gpa));
   TDP_ASSIGN_OR_RETURN(HostPage page, host_->Resolve(hva, Access::Read()));
   return page.hfn.address() + gpa.page_offset();

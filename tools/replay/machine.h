@@ -37,22 +37,26 @@ class Machine {
   const MemoryMap& map() const { return map_; }
   GuestKernel& kernel() { return *kernel_; }
   sim::HostMemory& host() { return *host_; }
-  bool uses_ept() const { return vm_ != nullptr; }
-  // With EPT only.
+  bool uses_ept() const { return options_.paging == Paging::kEpt; }
+  bool is_shadowed() const { return options_.paging == Paging::kShadow; }
+  // Not natively.
   Vm& vm() { return *vm_; }
 
   int cpus() const { return backend_->cpus(); }
   sim::Cpu& cpu(int index) { return backend_->cpu(static_cast<VcpuId>(index)); }
-  // With EPT only.
+  // Not natively.
   Vcpu& vcpu(int index) { return *vcpus_[index]; }
+  // Gives CPU `index` the registers that the shadow wants; its vCPU has just entered the guest.
+  void LoadShadowRegisters(int index);
 
   // The registers of the program: user mode, on the guest kernel's tables.
   sim::Registers ProgramRegisters() const;
 
-  // Where the slots put `gpa` in host virtual memory. NotFound if no slot holds it. With EPT only.
+  // Where the slots put `gpa` in host virtual memory. NotFound if no slot holds it. Not
+  // natively.
   absl::StatusOr<Hva> HvaBySlots(Gpa gpa) const;
   // Where the slots put `gpa`: the host's page for the slot's address, brought in if need be.
-  // NotFound if no slot holds it. Without EPT the address itself.
+  // NotFound if no slot holds it. Natively the address itself.
   absl::StatusOr<Hpa> HpaBySlots(Gpa gpa);
 
  private:
@@ -71,9 +75,9 @@ class Machine {
   const MemoryMap map_;
   std::unique_ptr<sim::HostMemory> host_;
   std::unique_ptr<sim::SimBackend> backend_;
-  std::unique_ptr<Vm> vm_;  // null without EPT
+  std::unique_ptr<Vm> vm_;  // null natively
   std::unique_ptr<GuestKernel> kernel_;
-  std::vector<std::unique_ptr<Vcpu>> vcpus_;  // none without EPT; vCPU n runs on CPU n
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;  // none natively; vCPU n runs on CPU n
 };
 
 }  // namespace tdp::tools

@@ -2,6 +2,7 @@
 
 #include "tdp/tools/replay/replay_options.h"
 
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,8 +21,9 @@ std::vector<std::pair<std::string, Level>> Pages(Level largest) {
 }
 
 void AddDimensionOptions(OptionParser& parser, ReplayOptions* options) {
-  parser.AddChoice("paging", "one dimension or two", &options->paging,
-                   {{"native", Paging::kNative}, {"ept", Paging::kEpt}});
+  parser.AddChoice(
+      "paging", "one dimension, two, or one that shadows the guest's", &options->paging,
+      {{"native", Paging::kNative}, {"ept", Paging::kEpt}, {"shadow", Paging::kShadow}});
   parser.AddChoice("guest-page", "largest page of the guest kernel", &options->guest_page,
                    Pages(kLevel2M));
   parser.AddChoice("guest-levels", "levels of the guest's tables", &options->guest_levels,
@@ -44,6 +46,10 @@ void AddMemoryOptions(OptionParser& parser, ReplayOptions* options) {
                    &options->huge_host_pages, {{"always", true}, {"never", false}});
   parser.AddInteger("fault-around", "4 KiB pages mapped by one violation, a power of two",
                     &options->fault_around, 1, 512);
+  parser.AddInteger("table-churn",
+                    "accesses after which the guest takes a page away and invalidates it, so that "
+                    "it faults in again; 0: never",
+                    &options->table_churn, 0, ~uint64_t{0});
 }
 
 }  // namespace
@@ -63,10 +69,16 @@ absl::Status CheckReplayOptions(const ReplayOptions& options) {
   if ((options.fault_around & (options.fault_around - 1)) != 0) {
     return absl::InvalidArgumentError("--fault-around must be a power of two");
   }
+  if (options.table_churn != 0 && options.cpus != 1) {
+    return absl::InvalidArgumentError("--table-churn is for one CPU");
+  }
   return absl::OkStatus();
 }
 
-const char* PagingName(Paging paging) { return paging == Paging::kNative ? "native" : "ept"; }
+const char* PagingName(Paging paging) {
+  static constexpr const char* kNames[] = {"native", "ept", "shadow"};
+  return kNames[static_cast<size_t>(paging)];
+}
 
 const char* PageName(Level level) {
   static constexpr const char* kNames[] = {"4 KiB", "2 MiB", "1 GiB"};

@@ -18,6 +18,7 @@ namespace tdp::tools {
 enum class Paging {
   kNative,  // the guest's tables alone: its physical addresses are the host's
   kEpt,     // the guest's tables over the library's EPT
+  kShadow,  // tables that the library makes of the guest's
 };
 
 struct ReplayOptions {
@@ -32,6 +33,7 @@ struct ReplayOptions {
   double host_fragmentation = 0;   // share of its 2 MiB blocks that the host backs with 4K pages
   bool huge_host_pages = true;     // the host backs memory with pages up to ept_page, else with 4K
   uint64_t fault_around = 1;       // 4 KiB pages that one EPT violation maps, a power of two
+  uint64_t table_churn = 0;        // accesses from one change of a guest table to the next; 0: none
   CacheOptions cache;
   uint64_t cpus = 1;
   uint64_t seed = 1;

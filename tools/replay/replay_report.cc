@@ -82,9 +82,18 @@ void AddViolations(std::string& out, const ReplayReport& report) {
   }
 }
 
+void AddShadowExits(std::string& out, const ReplayReport& report) {
+  const ShadowCounts& exits = report.shadow_exits;
+  Line(out, "exits", "%s: %s faults of the shadow, %s of the guest, %s table writes, %s INVLPG",
+       WithCommas(exits.total()), WithCommas(exits.fixed + exits.spurious),
+       WithCommas(exits.guest_faults), WithCommas(exits.table_writes),
+       WithCommas(exits.invalidations));
+}
+
 void AddTables(std::string& out, const ReplayReport& report) {
   Line(out, "page faults", "%s in the guest", WithCommas(report.page_faults));
   if (report.options.paging == Paging::kEpt) AddViolations(out, report);
+  if (report.options.paging == Paging::kShadow) AddShadowExits(out, report);
   Line(out, "guest maps", "%s pages of 4 KiB, %s of 2 MiB; %s of tables",
        WithCommas(report.guest_leaves[0]), WithCommas(report.guest_leaves[1]),
        SizeText(report.guest_tables.bytes()));
@@ -119,6 +128,7 @@ Json OptionsJson(const ReplayOptions& options) {
           {"caches", options.cache.caches},
           {"tlb", options.cache.tlb},
           {"cost", options.cache.cost},
+          {"table_churn", options.table_churn},
           {"cpus", options.cpus},
           {"seed", options.seed}};
 }
@@ -153,6 +163,15 @@ Json ViolationsJson(const ReplayReport& report) {
           {"mapped_around", violations.around},
           {"ns_each", report.nanoseconds_per_violation()},
           {"mapped_by_cause_and_page", by_cause}};
+}
+
+Json ShadowExitsJson(const ShadowCounts& exits) {
+  return {{"total", exits.total()},
+          {"fixed", exits.fixed},
+          {"spurious", exits.spurious},
+          {"guest_faults", exits.guest_faults},
+          {"table_writes", exits.table_writes},
+          {"invalidations", exits.invalidations}};
 }
 
 Json TablesJson(const ReplayReport& report) {
@@ -208,6 +227,7 @@ std::string ReportJson(const ReplayReport& report) {
         {"cycles", cpu.walk_cycles}}},
       {"page_faults", report.page_faults},
       {"violations", ViolationsJson(report)},
+      {"shadow_exits", ShadowExitsJson(report.shadow_exits)},
       {"tables", TablesJson(report)},
       {"seconds", absl::ToDoubleSeconds(report.run_time)},
       {"accesses_per_second", report.accesses_per_second()},

@@ -15,6 +15,7 @@
 #include "tdp/tools/replay/cold_check.h"
 #include "tdp/tools/replay/ept_census.h"
 #include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
 
 namespace tdp::tools {
@@ -26,6 +27,7 @@ struct ReplayReport {
   std::array<uint64_t, 4> records{};
   sim::CpuCounters cpu;  // summed over the CPUs
   ViolationCounts violations;
+  ShadowCounts shadow_exits;
   uint64_t page_faults = 0;                // the guest kernel's
   std::array<uint64_t, 2> guest_leaves{};  // of 4 KiB and 2 MiB
   PageCount guest_tables;
@@ -35,6 +37,8 @@ struct ReplayReport {
 
   uint64_t accesses() const { return records[0] + records[1] + records[2] + records[3]; }
   uint64_t accesses_per_second() const;
+  // VM exits: violations, or those of the shadow.
+  uint64_t exits() const { return violations.total() + shadow_exits.total(); }
   // 0 if there was no walk, or no violation.
   double references_per_walk() const;
   double cycles_per_walk() const;

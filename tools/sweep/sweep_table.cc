@@ -47,6 +47,7 @@ Columns ColumnsOf(const SweepResult& result, uint64_t all_cells) {
                            {"cycles_per_walk", fraction(report.cycles_per_walk())},
                            {"page_faults", number(report.page_faults)},
                            {"violations", number(report.violations.total())},
+                           {"exits", number(report.exits())},
                            {"guest_table_bytes", number(report.guest_tables.bytes())},
                            {"ept_table_bytes", number(report.ept.tables.bytes())},
                            {"ept_leaves_4k", number(report.ept.leaves_at(kLevel4K))},

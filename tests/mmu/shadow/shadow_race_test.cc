@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What another CPU does at the worst moment, one moment a test: while the host is asked for a page,
+// and while a flush waits for a CPU that is still in the guest.
+
+#include "tdp/mmu/shadow/shadow_vcpu.h"
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+namespace {
+
+constexpr Hva kRam{0x7f0000000000};
+constexpr uint64_t kAll = 0x67;
+
+class HookedBackend : public sim::SimBackend {
+ public:
+  using SimBackend::SimBackend;
+
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+    auto page = SimBackend::Resolve(hva, access);
+    if (hva == resolve_at) {
+      if (auto hook = std::exchange(on_resolve, nullptr)) hook();
+    }
+    return page;
+  }
+  void Kick(absl::Span<const VcpuId> vcpus) override {
+    SimBackend::Kick(vcpus);
+    if (auto hook = std::exchange(on_kick, nullptr)) hook();
+  }
+
+  Hva resolve_at;
+  std::function<void()> on_resolve;
+  std::function<void()> on_kick;
+};
+
+// Two address spaces. That of cr3 0x1000 has tables in frames 1 to 4, of which frame 4 maps gva
+// 0x10000. That of cr3 0x11000 has tables in frames 17 to 20 and maps frame 4 at gva 0x4000.
+class ShadowRace : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(memory_.Map(kRam, MiB(4)).ok());
+    vm_ = *Vm::Create(backend_, {.paging = Paging::kShadow});
+    ASSERT_TRUE(vm_->SetMemoryRegion({.size = MiB(4), .hva = kRam}).ok());
+    for (uint64_t table : {1, 2, 3, 17, 18, 19}) Poke(table << 12, (table + 1) << 12 | kAll);
+    Poke(kLeaf, 0x40000 | kAll);
+    Poke(0x14000 + 4 * 8, 0x4000 | kAll);
+    Poke(0x14000 + 16 * 8, 0x10000 | kAll);
+    for (VcpuId id = 0; id < 2; ++id) vcpus_.push_back(*vm_->CreateVcpu());
+    GuestControls guest;
+    guest.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect;
+    guest.cr4 = guest::kCr4PhysicalAddressExtension;
+    guest.efer = guest::kEferLongModeActive | guest::kEferLongModeEnable;
+    guest.physical_address_bits = 46;
+    ASSERT_TRUE(vcpus_[0]->shadow()->SetPaging(guest, 0x1000).ok());
+    ASSERT_TRUE(vcpus_[1]->shadow()->SetPaging(guest, 0x11000).ok());
+  }
+  void TearDown() override {
+    const absl::Status status = vm_->CheckInvariants();
+    EXPECT_TRUE(status.ok()) << status;
+  }
+
+  static constexpr uint64_t kLeaf = 0x4000 + 16 * 8;
+
+  void Poke(uint64_t gpa, uint64_t value) {
+    std::memcpy(*memory_.AtHva(kRam + gpa), &value, sizeof(value));
+  }
+  PagingOutcome Fault(VcpuId id, uint64_t gva, uint32_t error_code) {
+    return vcpus_[id]->shadow()->HandlePageFault(Gva(gva), error_code).outcome;
+  }
+  // Of the frame that vCPU 0 has at gva 0x10000; 0 if none.
+  uint64_t MappedGpa() {
+    const auto found = vcpus_[0]->shadow()->Look(Gva(0x10000));
+    if (found.entry.kind(found.level) != EntryKind::kLeaf) return 0;
+    for (uint64_t gpa = 0; gpa < MiB(4); gpa += kPageSize) {
+      if (memory_.Resolve(kRam + gpa, Access::Read())->hfn == found.entry.frame()) return gpa;
+    }
+    return 0;
+  }
+  bool IsWritable(VcpuId id, uint64_t gva) {
+    const auto found = vcpus_[id]->shadow()->Look(Gva(gva));
+    return found.entry.kind(found.level) == EntryKind::kLeaf && found.entry.is_writable();
+  }
+
+  sim::HostMemory memory_{{.size = MiB(256)}};
+  HookedBackend backend_{memory_, sim::SimBackendOptions{.cpus = 2}};
+  std::unique_ptr<Vm> vm_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+};
+
+TEST_F(ShadowRace, AnEntryThatIsWrittenWhileTheHostIsAskedIsWalkedAgain) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
+  backend_.resolve_at = kRam + 0x40000;
+  backend_.on_resolve = [this] {
+    ASSERT_TRUE(vcpus_[1]
+                    ->shadow()
+                    ->EmulateWrite(Gpa(kLeaf), 8,
+                                   [](std::byte* place) {
+                                     const uint64_t entry = 0x50000 | kAll;
+                                     std::memcpy(place, &entry, 8);
+                                   })
+                    .ok());
+  };
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(MappedGpa(), 0x50000u);
+}
+
+// The write came before the shadow of its table was told.
+TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  Poke(0x3000, 0x5000 | kAll);
+  Poke(0x5000 + 16 * 8, 0x60000 | kAll);
+  Poke(0x5000 + 17 * 8, 0x61000 | kAll);
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(Fault(0, 0x11000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(MappedGpa(), 0x60000u);
+  Poke(0x3000, 0x4000 | kAll);
+  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x3000), 8).ok());
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(MappedGpa(), 0x40000u);
+  const auto other = vcpus_[0]->shadow()->Look(Gva(0x11000));
+  EXPECT_FALSE(other.entry.is_present()) << "of the other table";
+}
+
+// vCPU 1 has frame 4 in its TLB as writable when vCPU 0 begins to shadow it as a table.
+TEST_F(ShadowRace, AWriteThroughAStaleTranslationIsSeenBeforeTheTableIsTrusted) {
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  ASSERT_TRUE(IsWritable(1, 0x4000));
+  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  bool kicked = false;
+  backend_.on_kick = [&] {
+    kicked = true;
+    Poke(kLeaf, 0x50000 | kAll);
+    in_guest.reset();
+  };
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_TRUE(kicked);
+  EXPECT_EQ(MappedGpa(), 0x50000u);
+  EXPECT_FALSE(IsWritable(1, 0x4000));
+}
+
+// vCPU 0 flushes while vCPU 1 still writes the table that is out of sync.
+TEST_F(ShadowRace, AResyncReadsTheTableWhenNobodyCanWriteItAnyMore) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  ASSERT_EQ(vm_->Stats().shadow.mmu_unsync, 1u);
+  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  backend_.on_kick = [&] {
+    Poke(kLeaf, 0x50000 | kAll);
+    in_guest.reset();
+  };
+  ASSERT_TRUE(vcpus_[0]->shadow()->WriteCr3(0x1000).ok());
+  EXPECT_FALSE(in_guest.has_value());
+  EXPECT_EQ(vm_->Stats().shadow.mmu_unsync, 0u);
+  EXPECT_EQ(MappedGpa(), 0u);
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(MappedGpa(), 0x50000u);
+}
+
+// Between the two halves of vCPU 0's flush vCPU 1 writes the table again, with a fault.
+TEST_F(ShadowRace, ATableThatIsWrittenDuringAResyncStaysUnsync) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  backend_.on_kick = [&] {
+    Poke(kLeaf, 0x50000 | kAll);
+    in_guest.reset();
+    ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  };
+  ASSERT_TRUE(vcpus_[0]->shadow()->WriteCr3(0x1000).ok());
+  EXPECT_EQ(vm_->Stats().shadow.mmu_unsync, 1u);
+  EXPECT_TRUE(IsWritable(1, 0x4000));
+  EXPECT_EQ(MappedGpa(), 0u) << "what was written before the flush counts";
+}
+
+// A fault has dropped an entry, and a CPU still has it: an invalidation of its page must wait for
+// that CPU though no entry shows the page any more.
+TEST_F(ShadowRace, AnInvalidationBesideAnUnsettledDropFlushesToo) {
+  ASSERT_EQ(Fault(1, 0x10000, 0), PagingOutcome::kFixed);  // frame 16
+  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  std::atomic<bool> dropped{false};
+  backend_.on_kick = [&dropped] { dropped.store(true); };
+  std::thread write(
+      [this] { EXPECT_TRUE(vcpus_[0]->shadow()->OnWritten(Gpa(0x14000 + 16 * 8), 8).ok()); });
+  while (!dropped.load()) std::this_thread::yield();  // it waits for vCPU 1
+  const uint64_t zaps = vm_->Stats().zaps;
+  std::atomic<bool> done{false};
+  std::thread invalidation([&] {
+    EXPECT_TRUE(vm_->InvalidateHostRange(kRam + 0x10000, kPageSize).ok());
+    done.store(true);
+  });
+  while (vm_->Stats().zaps == zaps && !done.load()) std::this_thread::yield();
+  EXPECT_FALSE(done.load());
+  in_guest.reset();
+  write.join();
+  invalidation.join();
+}
+
+}  // namespace
+}  // namespace tdp
