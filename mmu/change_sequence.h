@@ -28,6 +28,17 @@ class ChangeSequence {
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
+  // The same for the piece of host memory around `hva` that the host gave as one, of 2^`order`
+  // pages: a leaf may map as much of it as it likes, also what is being changed beside `hva`.
+  bool MovedSince(uint64_t then, Hva hva, int order) const {
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0)) {
+      const ByteCount bytes = kPageSize << order;
+      const Hva first = hva.AlignDown(bytes);
+      if (first + bytes > start_ && first < end_) return true;
+    }
+    return sequence_.load(std::memory_order_relaxed) != then;
+  }
+
   // The same for all of [first, end).
   bool MovedSince(uint64_t then, Hva first, Hva end) const {
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && end > start_ && first < end_) return true;

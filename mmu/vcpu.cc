@@ -231,7 +231,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::MapFaulting(PageFault& fau
   MapResult mapped;
   {
     MmuReadSection section(reader_);
-    if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
+    if (engine_.sequence.MovedSince(fault.sequence, fault.hva, page->order)) {
+      return {FaultOutcome::kRetry};
+    }
     if (!kPlain && fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
     mapped = kPlain || reverse_mapped_ == nullptr
                  ? mmu().Map(RequestFor<kPlain>(fault), memo_, tables_)

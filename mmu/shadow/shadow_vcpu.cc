@@ -113,7 +113,7 @@ ShadowVcpu::Next ShadowVcpu::Try(Fault& fault, PagingFaultResult& result) {
   {
     MmuReadSection section(reader_);
     const SpinLockHolder hold(shadow().lock());
-    if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return Next::kAgain;
+    if (parts_.sequence.MovedSince(fault.sequence, fault.hva, page->order)) return Next::kAgain;
     ShadowZap zap;
     next = Install(fault, zap, result);
     flush = shadow().Commit(std::move(zap));

@@ -288,6 +288,23 @@ TEST_F(VmTest, BetweenBeginAndEndFaultsOnTheRangeAreRetriedAndOthersAreNot) {
   EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
 }
 
+// Found by short schedules of three vCPUs on large pages: the leaf brought back what was just
+// taken.
+TEST_F(VmTest, BetweenBeginAndEndNoLargeLeafCoversTheRangeFromBeside) {
+  Start();
+  host_.order = 9;
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + 0x1000, 0x1000).ok());
+  EXPECT_EQ(Fault(Gpa(0x5000)), FaultOutcome::kRetry);
+  EXPECT_EQ(LevelOf(Gpa(0x1000)), 0);
+  EXPECT_EQ(Fault(Gpa(MiB(2))), FaultOutcome::kFixed) << "another piece";
+  host_.order = 0;
+  EXPECT_EQ(Fault(Gpa(0x5000)), FaultOutcome::kFixed) << "a piece of its own";
+  EXPECT_EQ(LevelOf(Gpa(0x1000)), 0);
+  vm_->EndHostInvalidation();
+  EXPECT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
+}
+
 TEST_F(VmTest, WithoutTableMemoryAFaultChangesNothingAndTheNextTrySucceeds) {
   Start({.table_quota = 2});  // the root and one more: a path needs three
   ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
