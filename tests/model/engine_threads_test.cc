@@ -56,7 +56,7 @@ class Machine {
     sim::Cpu& cpu = backend_.cpu(vcpu->id());
     std::mt19937_64 random(seed);
     while (!stop.load(std::memory_order_relaxed)) {
-      const Event event = RunInGuest(*vcpu, cpu, random, done);
+      const Event event = RunInGuest(*vcpu, cpu, seed, random, done);
       if (event == Event::kEptViolation) {
         const FaultResult result =
             vcpu->HandleEptViolation(cpu.exit().gpa, cpu.exit().qualification);
@@ -84,7 +84,7 @@ class Machine {
     return options;
   }
 
-  Event RunInGuest(Vcpu& vcpu, sim::Cpu& cpu, std::mt19937_64& random,
+  Event RunInGuest(Vcpu& vcpu, sim::Cpu& cpu, uint64_t seed, std::mt19937_64& random,
                    std::atomic<uint64_t>& done) {
     const GuestEntry entry = vcpu.EnterGuest();
     if (const Event event = cpu.Enter(entry.eptp()); event != Event::kNone) return event;
@@ -97,7 +97,7 @@ class Machine {
       // Still in the guest: nobody may take the page away before this vCPU has left.
       auto* word = reinterpret_cast<uint64_t*>(memory_.At(result.hpa));
       const uint64_t value = std::atomic_ref<uint64_t>(*word).load(std::memory_order_relaxed);
-      EXPECT_EQ(value, Stamp(page));
+      EXPECT_EQ(value, Stamp(page)) << "vCPU seed " << seed;
       done.fetch_add(1, std::memory_order_relaxed);
     }
     return Event::kNone;
