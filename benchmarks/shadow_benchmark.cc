@@ -119,5 +119,77 @@ void BM_GvaToGpa(benchmark::State& state) {
 }
 BENCHMARK(BM_GvaToGpa)->Name("BM_GvaToGpa/4level");
 
+// A guest in 4-level paging on shadow tables: a page for each frame of its upper half. The tables
+// of leaves stand in the lower half and are shadowed from the first round on; between rounds the
+// host takes the pages away, so that a round walks the guest's tables and sets each leaf anew.
+class ShadowedGuest {
+ public:
+  ShadowedGuest() {
+    TDP_CHECK(vm_->SetMemoryRegion(
+                     {.size = 2 * kHalf, .hva = Hva(reinterpret_cast<uintptr_t>(ram_.get()))})
+                  .ok());
+    *Entry(kTop) = (kTop + 1) << kPageShift | kFlags;
+    *Entry(kTop + 1) = (kTop + 2) << kPageShift | kFlags;
+    for (uint64_t i = 0; i < kPages; ++i) {
+      Entry(i / 512)[i % 512] = (kPages + i) << kPageShift | kFlags;
+      Entry(kTop + 2)[i / 512] = (i / 512) << kPageShift | kFlags;
+    }
+    const GuestControls controls{.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect,
+                                 .cr4 = guest::kCr4PhysicalAddressExtension,
+                                 .efer = guest::kEferLongModeActive};
+    TDP_CHECK(vcpu_->shadow()->SetPaging(controls, kTop << kPageShift).ok());
+  }
+
+  void FaultAll() {
+    for (uint64_t i = 0; i < kPages; ++i) {
+      const auto result =
+          vcpu_->shadow()->HandlePageFault(Gva(i << kPageShift), guest::kFaultWrite);
+      TDP_CHECK(result.outcome == PagingOutcome::kFixed);
+    }
+  }
+  void TakePages() {
+    const Hva pages(reinterpret_cast<uintptr_t>(ram_.get()) + kHalf);
+    TDP_CHECK(vm_->InvalidateHostRange(pages, kHalf).ok());
+  }
+
+  static constexpr ByteCount kHalf = MiB(128);
+  static constexpr uint64_t kPages = kHalf >> kPageShift;
+
+ private:
+  static constexpr uint64_t kTop = 1024;  // the frame of the root
+  static constexpr uint64_t kFlags =
+      guest::kPresent | guest::kWrite | guest::kUser | guest::kAccessed | guest::kDirty;
+  struct Free {
+    void operator()(std::byte* memory) const { std::free(memory); }
+  };
+  uint64_t* Entry(uint64_t frame) {
+    return reinterpret_cast<uint64_t*>(ram_.get() + (frame << kPageShift));
+  }
+
+  std::unique_ptr<std::byte, Free> ram_{
+      static_cast<std::byte*>(std::aligned_alloc(kPageSize, 2 * kHalf))};
+  MinimalBackend host_;
+  std::unique_ptr<Vm> vm_ = *Vm::Create(host_, {.paging = Paging::kShadow});
+  std::unique_ptr<Vcpu> vcpu_ = *vm_->CreateVcpu();
+};
+
+void BM_ShadowFault(benchmark::State& state) {
+  ShadowedGuest guest;
+  guest.FaultAll();
+  Stopwatch watch;
+  uint64_t items = 0;
+  for (auto _ : state) {
+    state.PauseTiming();
+    guest.TakePages();
+    state.ResumeTiming();
+    watch.Start();
+    guest.FaultAll();
+    watch.Stop();
+    items += ShadowedGuest::kPages;
+  }
+  Report(state, watch, items, Floor::kWalkCasSequential);
+}
+BENCHMARK(BM_ShadowFault)->Name("BM_ShadowFault/4level")->Unit(benchmark::kMillisecond);
+
 }  // namespace
 }  // namespace tdp::bench

@@ -17,6 +17,9 @@ using AddressSpaceId = uint16_t;
 // Flags of a slot, as KVM_SET_USER_MEMORY_REGION numbers them.
 inline constexpr uint32_t kSlotLogDirtyPages = 1;
 inline constexpr uint32_t kSlotReadOnly = 2;
+// The slot has other memory for frames that are private to the guest (KVM_MEM_GUEST_MEMFD). Such a
+// slot neither logs dirty pages nor is read-only, and can only be deleted.
+inline constexpr uint32_t kSlotPrivateMemory = 4;
 
 // What an embedder asks for; `size` 0 deletes the slot. Sizes and addresses in bytes, 4 KiB
 // aligned.
@@ -27,6 +30,8 @@ struct MemoryRegion {
   Gpa gpa{};
   ByteCount size = 0;
   Hva hva{};
+  // With `kSlotPrivateMemory`: where the memory for private frames begins, `size` bytes as well.
+  Hva private_hva{};
 };
 
 class SlotState;

@@ -13,7 +13,6 @@
 namespace tdp {
 namespace {
 
-constexpr uint32_t kKnownFlags = kSlotLogDirtyPages | kSlotReadOnly;
 // An index of host ranges packs page number, address space and id into one word.
 constexpr Hva kMaxUserAddressEnd{uint64_t{1} << 56};
 
@@ -23,18 +22,29 @@ absl::Status CheckRange(const char* field, uint64_t value, uint64_t low, uint64_
       absl::StrFormat("SlotLimits.%s = %d: not in %d to %d", field, value, low, high));
 }
 
-absl::Status CheckHva(const MemoryRegion& region, const SlotLimits& limits) {
-  if (!region.hva.is_page_aligned()) {
+absl::Status CheckHva(const char* field, Hva hva, const MemoryRegion& region,
+                      const SlotLimits& limits) {
+  if (!hva.is_page_aligned()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("hva = 0x%x: not page aligned", region.hva.raw()));
+        absl::StrFormat("%s = 0x%x: not page aligned", field, hva.raw()));
   }
-  const Hva end = region.hva + region.size;
-  if (end < region.hva || end > limits.user_address_end) {
+  const Hva end = hva + region.size;
+  if (end < hva || end > limits.user_address_end) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("hva = 0x%x, size = 0x%x: ends beyond the user addresses at 0x%x",
-                        region.hva.raw(), region.size, limits.user_address_end.raw()));
+        absl::StrFormat("%s = 0x%x, size = 0x%x: ends beyond the user addresses at 0x%x", field,
+                        hva.raw(), region.size, limits.user_address_end.raw()));
   }
   return absl::OkStatus();
+}
+
+// As KVM's check_memory_region_flags: what is private is neither logged nor read-only.
+absl::Status CheckFlags(uint32_t flags, const SlotLimits& limits) {
+  constexpr uint32_t kOfShared = kSlotLogDirtyPages | kSlotReadOnly;
+  if (limits.private_memory && flags == kSlotPrivateMemory) return absl::OkStatus();
+  if ((flags & ~kOfShared) == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("flags = 0x%x: only log-dirty-pages (1) and read-only (2)%s are known", flags,
+                      limits.private_memory ? ", or else private memory (4)," : ""));
 }
 
 absl::Status CheckSlotAndFlags(const MemoryRegion& region, const SlotLimits& limits) {
@@ -42,11 +52,7 @@ absl::Status CheckSlotAndFlags(const MemoryRegion& region, const SlotLimits& lim
     return absl::InvalidArgumentError(
         absl::StrFormat("slot = %d: the limit is %d", region.slot, limits.slots));
   }
-  if ((region.flags & ~kKnownFlags) != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "flags = 0x%x: only log-dirty-pages (1) and read-only (2) are known", region.flags));
-  }
-  return absl::OkStatus();
+  return CheckFlags(region.flags, limits);
 }
 
 absl::Status CheckSizeAndGpa(const MemoryRegion& region) {
@@ -79,7 +85,10 @@ absl::Status CheckLimits(const SlotLimits& limits) {
 absl::Status CheckRequest(const MemoryRegion& region, const SlotLimits& limits) {
   TDP_RETURN_IF_ERROR(CheckSlotAndFlags(region, limits));
   TDP_RETURN_IF_ERROR(CheckSizeAndGpa(region));
-  TDP_RETURN_IF_ERROR(CheckHva(region, limits));
+  TDP_RETURN_IF_ERROR(CheckHva("hva", region.hva, region, limits));
+  if ((region.flags & kSlotPrivateMemory) != 0) {
+    TDP_RETURN_IF_ERROR(CheckHva("private_hva", region.private_hva, region, limits));
+  }
   if (region.address_space >= limits.address_spaces) {
     return absl::InvalidArgumentError(absl::StrFormat("address_space = %d: the VM offers %d",
                                                       region.address_space, limits.address_spaces));

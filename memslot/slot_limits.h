@@ -26,6 +26,8 @@ struct SlotLimits {
   Hva user_address_end{0x7ffffffff000};
   // Pages in all slots together.
   PageCount total_pages{~uint64_t{0}};
+  // Whether slots may have private memory.
+  bool private_memory = false;
 
   Gfn gfn_end() const { return Gfn(uint64_t{1} << (guest_physical_address_bits - kPageShift)); }
 };

@@ -2,6 +2,7 @@
 
 #include "tdp/memslot/slot_set.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -93,13 +94,20 @@ absl::StatusOr<SlotUpdate> SlotSet::PrepareCreate(const MemoryRegion& region) {
                         total_pages_.raw(), limits_.total_pages.raw()));
   }
   TDP_RETURN_IF_ERROR(CheckPlace(region));
-  TDP_RETURN_IF_ERROR(AddNewState(&update, nullptr));
+  std::optional<Hva> private_hva;
+  if ((region.flags & kSlotPrivateMemory) != 0) private_hva = region.private_hva;
+  TDP_RETURN_IF_ERROR(AddNewState(&update, nullptr, private_hva));
   TDP_RETURN_IF_ERROR(BuildTrees(&update));
   return update;
 }
 
 absl::StatusOr<SlotUpdate> SlotSet::PrepareChange(const MemoryRegion& region, const Entry& old) {
   const MemorySlot& was = old.slot;
+  if (((region.flags | was.flags) & kSlotPrivateMemory) != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "flags = 0x%x: slot %d is there, and one with private memory is only made or deleted",
+        region.flags, was.id));
+  }
   if (region.hva != was.hva) {
     return DiffersError("hva", was.hva.raw(), region.hva.raw(), was.id);
   }
@@ -149,7 +157,8 @@ absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
 
 // A move keeps the dirty log and makes new permits, which depend on the place; a change of flags
 // keeps the permits. A log that is switched on is new.
-absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old) const {
+absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old,
+                                  std::optional<Hva> private_hva) const {
   MemorySlot& slot = update->new_slot_;
   std::shared_ptr<DirtyLog> log;
   if (slot.logs_dirty_pages() && dirty_bitmap_policy_ != DirtyBitmapPolicy::kNoBitmap) {
@@ -167,7 +176,7 @@ absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old) const {
   } else {
     permits = std::make_shared<LargePagePermits>(slot.base, slot.pages, slot.hva);
   }
-  update->new_state_ = std::make_unique<SlotState>(std::move(permits), std::move(log));
+  update->new_state_ = std::make_unique<SlotState>(std::move(permits), std::move(log), private_hva);
   slot.state = update->new_state_.get();
   return absl::OkStatus();
 }
@@ -273,12 +282,15 @@ std::unique_ptr<SlotState> SlotSet::ExchangeEntry(SlotUpdate& update) {
   if (update.kind_ == SlotChange::kDelete) {
     const auto it = by_id_.find(KeyOf(old_slot.address_space, old_slot.id));
     retired = std::move(it->second.state);
+    if (retired->private_hva()) --private_slots_;
     by_id_.erase(it);
     return retired;
   }
   Entry& entry = by_id_[KeyOf(new_slot.address_space, new_slot.id)];
   entry.slot = new_slot;
   std::swap(entry.state, retired);
+  // Made once and never changed: see `PrepareChange`.
+  if (entry.state->private_hva()) ++private_slots_;
   return retired;
 }
 
@@ -320,6 +332,21 @@ void SlotSet::ForEach(AddressSpaceId address_space,
                       absl::FunctionRef<void(const MemorySlot&)> visit) const {
   gfn_tree_.ForEachOverlap(GfnRoot(address_space), 0, limits_.gfn_end().raw(),
                            [&](const IntervalCell& cell) { visit(internal::SlotOfGfnCell(cell)); });
+}
+
+void SlotSet::ForEachPrivateInHostRange(
+    Hva begin, Hva end,
+    absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
+  if (private_slots_ == 0) return;
+  for (const auto& [key, entry] : by_id_) {
+    const std::optional<Hva> start = entry.state->private_hva();
+    if (!start) continue;
+    const Hva from = std::max(*start, begin);
+    const Hva to = std::min(*start + entry.slot.pages.bytes(), end);
+    if (from >= to) continue;
+    visit(entry.slot, entry.slot.base + PageCount::FromBytes(from - *start),
+          PageCount::FromBytes(to - from));
+  }
 }
 
 size_t SlotSet::bytes() const {

@@ -91,6 +91,12 @@ class SlotSet {
   void ForEach(AddressSpaceId address_space,
                absl::FunctionRef<void(const MemorySlot&)> visit) const;
 
+  // Writer. Calls `visit(slot, first, pages)` for the part of each slot whose private memory lies
+  // in the host range [begin, end). Looks at every slot, if any has private memory.
+  void ForEachPrivateInHostRange(
+      Hva begin, Hva end,
+      absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
+
   // Writer. Number of slots, and of pages in them, in all address spaces.
   size_t size() const { return by_id_.size(); }
   PageCount total_pages() const { return total_pages_; }
@@ -123,7 +129,8 @@ class SlotSet {
   absl::StatusOr<SlotUpdate> PrepareCreate(const MemoryRegion& region);
   absl::StatusOr<SlotUpdate> PrepareChange(const MemoryRegion& region, const Entry& old);
   absl::Status CheckPlace(const MemoryRegion& region) const;
-  absl::Status AddNewState(SlotUpdate* update, const Entry* old) const;
+  absl::Status AddNewState(SlotUpdate* update, const Entry* old,
+                           std::optional<Hva> private_hva = std::nullopt) const;
   absl::Status BuildTrees(SlotUpdate* update);
   bool ReserveNodes(SlotUpdate* update);
 
@@ -149,6 +156,7 @@ class SlotSet {
   std::atomic<uint64_t> hva_version_{0};
   alignas(64) absl::flat_hash_map<uint32_t, Entry> by_id_;
   PageCount total_pages_;
+  size_t private_slots_ = 0;
 };
 
 inline void SlotUpdate::Abandon() {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "tdp/base/address.h"
@@ -23,8 +24,9 @@ namespace tdp {
 // it when no fault can touch it any more.
 class SlotState {
  public:
-  SlotState(std::shared_ptr<LargePagePermits> permits, std::shared_ptr<DirtyLog> dirty_log)
-      : permits_(std::move(permits)), dirty_log_(std::move(dirty_log)) {}
+  SlotState(std::shared_ptr<LargePagePermits> permits, std::shared_ptr<DirtyLog> dirty_log,
+            std::optional<Hva> private_hva = std::nullopt)
+      : permits_(std::move(permits)), dirty_log_(std::move(dirty_log)), private_hva_(private_hva) {}
 
   // The largest level, 1 to 3, at which a leaf may map `gfn`, a frame of the slot.
   Level MaxLevel(Gfn gfn) const { return permits_->MaxLevel(gfn); }
@@ -33,6 +35,9 @@ class SlotState {
 
   // Null if the slot keeps no bitmap: it does not log dirty pages, or the VM logs them in rings.
   DirtyLog* dirty_log() const { return dirty_log_.get(); }
+
+  // Where the slot's memory for private frames begins, if it has any.
+  std::optional<Hva> private_hva() const { return private_hva_; }
 
   const std::shared_ptr<LargePagePermits>& shared_permits() const { return permits_; }
   const std::shared_ptr<DirtyLog>& shared_dirty_log() const { return dirty_log_; }
@@ -45,6 +50,7 @@ class SlotState {
  private:
   std::shared_ptr<LargePagePermits> permits_;
   std::shared_ptr<DirtyLog> dirty_log_;
+  const std::optional<Hva> private_hva_;
 };
 
 }  // namespace tdp

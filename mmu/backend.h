@@ -86,12 +86,12 @@ class Backend {
   // Takes back a block. No CPU can reach it any more.
   virtual void FreeTableBlock(Hpa block) = 0;
 
-  // The host page behind `hva` for an access of `access`: brings it in, breaks its sharing, and so
-  // on. May block; called with no lock held, and may be called again for the same page. The engine
-  // calls `Vm::InvalidateHostRange`'s rules upon the answer: whoever takes the page away tells the
-  // `Vm`. Errors: PermissionDenied if the host has no such right there, NotFound if nothing is
-  // mapped there (both reach the embedder as the fault's status); Unavailable if the page may come
-  // later (the fault ends as `FaultOutcome::kBlocked`).
+  // The host page behind `hva` for an access of `access`, which may be of no kind: brings it in,
+  // breaks its sharing, and so on. May block; called with no lock held, and may be called again for
+  // the same page. The engine calls `Vm::InvalidateHostRange`'s rules upon the answer: whoever
+  // takes the page away tells the `Vm`. Errors: PermissionDenied if the host has no such right
+  // there, NotFound if nothing is mapped there (both reach the embedder as the fault's status);
+  // Unavailable if the page may come later (the fault ends as `FaultOutcome::kBlocked`).
   virtual absl::StatusOr<HostPage> Resolve(Hva hva, Access access) = 0;
 
   // `Resolve` for the `pages` pages from `hva` on, of which there is at least one, as far as they

@@ -15,12 +15,12 @@ constexpr uint64_t kUseBits = ept::kAccessed | ept::kDirty;
 constexpr uint64_t kGrantBits = ept::kWrite | ept::kSoftHostWritable;
 constexpr uint64_t kMayDiffer = kUseBits | kGrantBits;
 
-bool Agrees(EptEntry entry, EptEntry expected) {
-  return ((entry.raw() ^ expected.raw()) & ~kMayDiffer) == 0 &&
+}  // namespace
+
+bool Collapse::Agrees(EptEntry entry, EptEntry expected) const {
+  return ((entry.raw() ^ expected.raw()) & ~(kMayDiffer | ignored_)) == 0 &&
          (entry.raw() & ~expected.raw() & kGrantBits) == 0;
 }
-
-}  // namespace
 
 // True if everything that is mapped agrees and something is.
 bool Collapse::Look(TablePage* table, Seen& seen) const {

@@ -12,6 +12,7 @@
 #include "tdp/base/level.h"
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/ept_format.h"
 #include "tdp/mmu/table_page.h"
 
 namespace tdp {
@@ -21,7 +22,12 @@ namespace tdp {
 class Collapse {
  public:
   // `leaf` maps the aligned region of `level` (2 or 3) from `base` on, with A and D clear.
-  Collapse(Gfn base, Level level, EptEntry leaf) : base_(base), level_(level), leaf_(leaf) {}
+  // `loses_execute`: X of smaller leaves is no reason against one without X; a fetch will split it.
+  Collapse(Gfn base, Level level, EptEntry leaf, bool loses_execute = false)
+      : base_(base),
+        level_(level),
+        leaf_(leaf),
+        ignored_(loses_execute ? ept::kExecute | ept::kUserExecute : 0) {}
 
   Gfn base() const { return base_; }
 
@@ -45,12 +51,14 @@ class Collapse {
     bool young = false;    // one is not
   };
 
+  bool Agrees(EptEntry entry, EptEntry expected) const;
   bool Look(TablePage* table, Seen& seen) const;
   void AddLateBits(const DirectMmu& mmu, Gfn gfn, EptEntry late) const;
 
   const Gfn base_;
   const Level level_;
   EptEntry leaf_;
+  const uint64_t ignored_;  // bits that need not agree
   TablePage* old_table_ = nullptr;
 };
 

@@ -153,7 +153,7 @@ struct DirectMmu::Path {
 MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                               LeafMemo& memo, TableCache& cache) const {
   const Level level = std::min(at.level, request.level);
-  const EptEntry leaf = level == kLevel4K ? request.leaf : request.leaf.EnlargedTo(level);
+  const EptEntry leaf = level == kLevel4K ? request.leaf : Enlarged(request.leaf, level);
   if (ABSL_PREDICT_TRUE(level == at.level)) {
     if (!at.entry(request.gfn).CompareExchange(old, leaf)) return MapOutcome::kRaced;
     Note(request.gfn, at, memo);

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
 #include "absl/functional/function_ref.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
@@ -128,6 +129,7 @@ struct DirectMmuOptions {
   int levels = 4;              // 4 or 5
   bool accessed_dirty = true;  // EPTP bit 6
   uint16_t address_space = 0;
+  bool execute_4k_only = false;  // large leaves lack X
 };
 
 // Hears of 4 KiB leaves that are taken out of the tables with D set: a write that no harvest of the
@@ -275,6 +277,11 @@ class DirectMmu {
     return EptEntry::Table(pool_.HpaOf(table->entries()));
   }
   EptEntry empty_entry() const { return pool_.empty_entry(); }
+  // The 4 KiB leaf `leaf` as one at `level`, 2 or 3.
+  EptEntry Enlarged(EptEntry leaf, Level level) const {
+    leaf = leaf.EnlargedTo(level);
+    return ABSL_PREDICT_FALSE(options_.execute_4k_only) ? leaf.WithoutExecute() : leaf;
+  }
   // A table from `cache` for the frames around `gfn`, still empty and linked nowhere.
   TablePage* NewTable(Gfn gfn, Level level, TableCache& cache) const;
   // Gives a table back that was not linked. Its entries are empty.

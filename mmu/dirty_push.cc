@@ -15,9 +15,16 @@ DirtyPush::DirtyPush(Engine& engine, const MemorySlot& slot)
     : engine_(engine), slot_(slot), reader_(engine.mmu_lock), tables_(engine.pool) {}
 
 absl::Status DirtyPush::Run() {
+  absl::Status status;
+  engine_.ForEachView(slot_.address_space, [&](View& view) {
+    if (status.ok()) status = RunIn(view.mmu());
+  });
+  return status;
+}
+
+absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
   const Unprotect unprotect =
       IsByHardware(engine_.dirty_tracking()) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
-  DirectMmu& mmu = engine_.mmu(slot_.address_space);
   PendingFlush flush;
   absl::Status status;
   for (Gfn gfn = slot_.base; gfn < slot_.end() && status.ok();) {

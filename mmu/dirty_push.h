@@ -24,6 +24,7 @@ class DirtyPush {
   absl::Status Run();
 
  private:
+  absl::Status RunIn(DirectMmu& mmu);
   absl::Status MakeRoom(Gfn gfn);
 
   Engine& engine_;

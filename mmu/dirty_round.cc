@@ -24,9 +24,11 @@ void DirtyRound::Gather() {
 }
 
 void DirtyRound::GatherDirtyBits() {
-  DirtyHarvest harvest(engine_.mmu(slot_.address_space), engine_.pool, engine_.mmu_lock);
-  harvest.Run(slot_.base, slot_.end(),
-              [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
+  engine_.ForEachView(slot_.address_space, [this](const View& view) {
+    DirtyHarvest harvest(view.mmu(), engine_.pool, engine_.mmu_lock);
+    harvest.Run(slot_.base, slot_.end(),
+                [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
+  });
   // The flush makes what was found final, and lets the D bits of detached tables be read.
   PendingFlush flush = engine_.clock.Advance();
   gathered_at_ = flush.generation();

@@ -23,6 +23,7 @@ SlotLimits LimitsOf(const VmOptions& options) {
   limits.address_spaces = options.address_spaces;
   limits.guest_physical_address_bits = GuestPhysicalBits(options);
   limits.user_address_end = options.host_address_end;
+  limits.private_memory = options.private_memory;
   return limits;
 }
 
@@ -31,7 +32,8 @@ SlotLimits LimitsOf(const VmOptions& options) {
 Engine::Engine(Backend& backend, const VmOptions& options)
     : slots(LimitsOf(options)),
       mmu_lock(options.section_clock),
-      pool(backend, options.table_quota, EptEntry::Empty()),
+      pool(backend, options.table_quota,
+           EptEntry::Empty(UsesVirtualizationExceptions(options, backend.capabilities()))),
       clock(backend, *this),
       table_reclaim(*this),
       spare_(pool),
@@ -40,41 +42,59 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
       dirty_tracking_(DirtyTrackingInUse(options, backend.capabilities())),
       max_leaf_level_(MaxLeafLevel(options, backend.capabilities())),
-      policy_(accessed_dirty_, max_leaf_level_, dirty_tracking_),
       guest_end_(uint64_t{1} << GuestPhysicalBits(options)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const VmOptions& options) {
   TDP_RETURN_IF_ERROR(CheckVmOptions(options, backend.capabilities()));
   auto engine = absl::WrapUnique(new Engine(backend, options));
   for (int space = 0; space < options.address_spaces; ++space) {
-    TDP_ASSIGN_OR_RETURN(TablePage * root, engine->NewRoot());
-    DirectMmuOptions mmu;
-    mmu.levels = options.ept_levels;
-    mmu.accessed_dirty = engine->accessed_dirty_;
-    mmu.address_space = static_cast<AddressSpaceId>(space);
-    engine->mmus_.push_back(std::make_unique<DirectMmu>(mmu, engine->pool, root));
-    if (options.reverse_map) {
-      engine->reverse_mapped_.push_back(std::make_unique<ReverseMappedMmu>(*engine->mmus_.back()));
-    }
-    if (options.paging == Paging::kShadow) {
-      const ShadowTablesOptions shadow = {mmu.address_space, options.shadow_page_quota};
-      engine->shadows_.push_back(std::make_unique<PagingShadow>(engine->pool, engine->shadow_pools_,
-                                                                engine->clock, shadow));
-    }
+    TDP_RETURN_IF_ERROR(engine->AddAddressSpace());
   }
   return engine;
+}
+
+// Before anyone else sees the engine.
+absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (options_.private_memory && private_frames == nullptr) {
+    private_frames = std::make_unique<const PrivateFrames>(false);
+  }
+  DirectMmuOptions mmu;
+  mmu.levels = options_.ept_levels;
+  mmu.accessed_dirty = accessed_dirty_;
+  mmu.address_space = static_cast<AddressSpaceId>(views_.size());
+  mmu.execute_4k_only = options_.execute_4k_only;
+  LeafPolicyOptions policy;
+  policy.accessed_dirty = accessed_dirty_;
+  policy.largest = max_leaf_level_;
+  policy.tracking = dirty_tracking_;
+  policy.execute_4k_only = mmu.execute_4k_only;
+  policy.execute_by_mode = UsesExecuteByMode(options_, backend_.capabilities());
+  policy.suppress_ve = pool.empty_entry().suppress_ve();
+  auto views = std::make_unique<ViewSet>(mmu, policy, pool);
+  TDP_ASSIGN_OR_RETURN(View * base, views->Make());
+  base->policy().set_private_frames(private_frames.get());
+  base->Open();
+  if (options_.reverse_map) {
+    reverse_mapped_.push_back(std::make_unique<ReverseMappedMmu>(base->mmu()));
+  }
+  if (options_.paging == Paging::kShadow) {
+    const ShadowTablesOptions shadow = {mmu.address_space, options_.shadow_page_quota};
+    shadows_.push_back(std::make_unique<PagingShadow>(pool, shadow_pools_, clock, shadow));
+  }
+  views_.push_back(std::move(views));
+  return absl::OkStatus();
 }
 
 Engine::~Engine() {
   clock.Reclaim();  // no vCPU is left, so everything that waited can go
   shadows_.clear();
   TableList roots;
-  for (const auto& mmu : mmus_) roots.Push(mmu->TakeRoot());
+  for (const auto& views : views_) views->TakeTables(roots);
   Engine::Reclaim(std::move(roots));
 }
 
 ShadowParts Engine::shadow_parts() {
-  return {backend_, slots, sequence, mmu_lock, policy_, shadow_pools_, shadows_};
+  return {backend_, slots, sequence, mmu_lock, views_[0]->base().policy(), shadow_pools_, shadows_};
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -88,12 +108,20 @@ EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
   EntryRules rules;
   rules.capabilities = capabilities.ept;
   rules.physical_address_bits = capabilities.physical_address_bits;
-  rules.mbec = false;
+  rules.mbec = UsesExecuteByMode(options_, capabilities);
   return entry.Check(level, rules);
 }
 
 bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
                     TableList& detached) {
+  bool any = false;
+  ForEachView(space,
+              [&](View& view) { any |= DetachIn(space, view, first, end, spare, detached); });
+  return any;
+}
+
+bool Engine::DetachIn(AddressSpaceId space, View& view, Gfn first, Gfn end, TableCache& spare,
+                      TableList& detached) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) {
     return mapped->Detach(first, end, spare, detached);
   }
@@ -104,15 +132,36 @@ bool Engine::Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare,
     detached.Splice(std::move(zap.tables));
     return any;
   }
-  if (!HarvestsDetached()) return mmu(space).Detach(first, end, spare, detached);
+  if (!HarvestsDetached()) return view.mmu().Detach(first, end, spare, detached);
   DetachedDirt dirt(slots, space);
-  return mmu(space).Detach(first, end, spare, detached, &dirt);
+  return view.mmu().Detach(first, end, spare, detached, &dirt);
+}
+
+bool Engine::DetachRaising(const MemorySlot& slot, TableList& detached) {
+  bool any = false;
+  TableList found;
+  ForEachView(slot.address_space, [&](View& view) {
+    const ViewRules* rules = view.policy().rules();
+    if (rules == nullptr || !rules->Any([](ViewRule rule) { return rule.raises_ve; })) return;
+    TableCache none(pool);  // a large leaf over an edge goes as a whole
+    any |= view.mmu().Detach(slot.base, slot.end(), none, found);
+  });
+  // Whatever D bits are there are older than the log, or it ends.
+  for (TablePage* table = found.head(); table != nullptr; table = table->next) {
+    table->may_be_dirty = false;
+  }
+  detached.Splice(std::move(found));
+  return any;
 }
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
-  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
-  return mmu(space).WriteProtect(first, end);
+  if (PagingShadow* shadowed = shadow(space)) {
+    return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
+  }
+  bool any = false;
+  ForEachView(space, [&](View& view) { any |= view.mmu().WriteProtect(first, end); });
+  return any;
 }
 
 void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
@@ -122,11 +171,14 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
     const SpinLockHolder hold(shadowed->lock());
     shadowed->WriteProtectPages(base, mask);
   } else {
-    mmu(space).NarrowPages(base, mask, bits);
+    ForEachView(space, [&](View& view) { view.mmu().NarrowPages(base, mask, bits); });
   }
 }
 
-PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
+// `detach_all(spare, detached)` takes mappings away in a writer's section and says whether CPUs
+// have to hear of it.
+template <typename DetachAll>
+PendingFlush Engine::ZapBy(DetachAll detach_all) {
   // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
   // which is as correct and only costs a fault more.
   TableCache fresh(pool);
@@ -135,13 +187,41 @@ PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
   PendingFlush flush;
   MmuWriteSection section(mmu_lock);
   spare_.TakeFrom(fresh);
-  if (Detach(space, first, std::min(end, mmu(space).end()), spare_, detached)) {
+  if (detach_all(spare_, detached)) {
     flush = clock.Advance();
     clock.Retire(std::move(detached), flush);
     zaps.Add();
   }
   has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
   return flush;
+}
+
+PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
+  end = std::min(end, mmu(space).end());
+  return ZapBy([&](TableCache& spare, TableList& detached) {
+    return Detach(space, first, end, spare, detached);
+  });
+}
+
+PendingFlush Engine::ZapEverywhere(Gfn first, Gfn end, absl::FunctionRef<void()> before) {
+  end = std::min(end, mmu(0).end());
+  return ZapBy([&](TableCache& spare, TableList& detached) {
+    before();
+    bool any = false;
+    for (size_t space = 0; space < address_spaces(); ++space) {
+      any |= Detach(static_cast<AddressSpaceId>(space), first, end, spare, detached);
+    }
+    return any;
+  });
+}
+
+PendingFlush Engine::ZapIn(AddressSpaceId space, View& view, Gfn first, Gfn end,
+                           absl::FunctionRef<void()> before) {
+  end = std::min(end, view.mmu().end());
+  return ZapBy([&](TableCache& spare, TableList& detached) {
+    before();
+    return DetachIn(space, view, first, end, spare, detached);
+  });
 }
 
 // First no CPU can get at anything; then the pages go, a few in a section.
@@ -165,9 +245,25 @@ PendingFlush Engine::ZapShadow(PagingShadow& shadow) {
   return flush;
 }
 
+size_t Engine::RecycleShadows(size_t count) {
+  size_t zapped = 0;
+  for (const std::unique_ptr<PagingShadow>& shadow : shadows_) {
+    PendingFlush flush;
+    {
+      MmuWriteSection section(mmu_lock);
+      ShadowZap zap;
+      zapped += shadow->ZapOldest(count, zap);
+      flush = shadow->Commit(std::move(zap));
+    }
+    shadow->Settle(std::move(flush));
+  }
+  return zapped;
+}
+
 absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   if (PagingShadow* shadowed = shadow(space)) return ZapShadow(*shadowed);
   TDP_ASSIGN_OR_RETURN(TablePage * root, NewRoot());
+  TableCache spare(pool);  // nothing has to be split
   TableList detached;
   PendingFlush flush;
   {
@@ -176,6 +272,11 @@ absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
     TablePage* old = mmu(space).ReplaceRoot(root);
     old->may_be_dirty = true;
     detached.Push(old);
+    views(space).UpdateList(views(space).base());
+    // Other views keep their roots: no table has to be had for them, and the cost is flat, too.
+    for (size_t i = kBaseView + 1; i < views(space).size(); ++i) {
+      DetachIn(space, views(space)[i], Gfn(0), mmu(space).end(), spare, detached);
+    }
     flush = clock.AdvanceAllRoots();
     clock.Retire(std::move(detached), flush);
     zaps.Add();

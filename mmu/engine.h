@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -21,13 +22,13 @@
 #include "tdp/mmu/change_sequence.h"
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/flush_clock.h"
-#include "tdp/mmu/leaf_policy.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/reverse_mapped_mmu.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
 #include "tdp/mmu/table_reclaim.h"
+#include "tdp/mmu/view.h"
 #include "tdp/mmu/vm_options.h"
 
 namespace tdp {
@@ -45,12 +46,19 @@ class Engine : public TableReclaimer {
   bool accessed_dirty() const { return accessed_dirty_; }
   DirtyTracking dirty_tracking() const { return dirty_tracking_; }
   Level max_leaf_level() const { return max_leaf_level_; }
-  const LeafPolicy& policy() const { return policy_; }
-  LeafPolicy& policy() { return policy_; }
   Gpa guest_end() const { return guest_end_; }
-  DirectMmu& mmu(AddressSpaceId space) { return *mmus_[space]; }
-  const DirectMmu& mmu(AddressSpaceId space) const { return *mmus_[space]; }
-  size_t address_spaces() const { return mmus_.size(); }
+  ViewSet& views(AddressSpaceId space) { return *views_[space]; }
+  const ViewSet& views(AddressSpaceId space) const { return *views_[space]; }
+  // The tables of an address space, where those of its base view will do.
+  DirectMmu& mmu(AddressSpaceId space) { return views(space).base().mmu(); }
+  const DirectMmu& mmu(AddressSpaceId space) const { return views(space).base().mmu(); }
+  size_t address_spaces() const { return views_.size(); }
+  // Calls `visit(view)` for every view of the address space, the base first.
+  template <typename Visit>
+  void ForEachView(AddressSpaceId space, Visit visit) {
+    ViewSet& set = views(space);
+    for (size_t i = 0; i < set.size(); ++i) visit(set[i]);
+  }
   // Null where the VM keeps no reverse map.
   ReverseMappedMmu* reverse_mapped(AddressSpaceId space) const {
     return options_.reverse_map ? reverse_mapped_[space].get() : nullptr;
@@ -65,10 +73,21 @@ class Engine : public TableReclaimer {
   // Which rule of the SDM a present entry at `level` breaks.
   EntryDefect CheckEntry(EptEntry entry, Level level) const;
 
-  // Inside a writer's section: `DirectMmu::Detach`, with the D bits of the edges going to the logs.
+  // Inside a writer's section: `DirectMmu::Detach` in every view of the space, with the D bits of
+  // the edges going to the logs. `spare` is for all views: where it has run out, a large leaf on an
+  // edge goes as a whole.
   bool Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare, TableList& detached);
+  // The same in one view.
+  bool DetachIn(AddressSpaceId space, View& view, Gfn first, Gfn end, TableCache& spare,
+                TableList& detached);
 
-  // Inside a writer's section: takes W from [first, end). Returns whether anything had it.
+  // Inside a writer's section: takes the mappings of a slot away in those views that let the guest
+  // hear of violations, since only those of a slot that does not log may raise #VE. Returns whether
+  // anything was there.
+  bool DetachRaising(const MemorySlot& slot, TableList& detached);
+
+  // Inside a writer's section: takes W from [first, end) in every view. Returns whether anything
+  // had it.
   bool WriteProtect(AddressSpaceId space, Gfn first, Gfn end);
 
   // Readers' side, with a section of its own: takes `bits` (`ept::kWrite`, `ept::kDirty`) from the
@@ -78,8 +97,17 @@ class Engine : public TableReclaimer {
 
   // Takes every mapping of [first, end) away. Returns the flush that this owes.
   PendingFlush Zap(AddressSpaceId space, Gfn first, Gfn end);
+  // The same in every address space; `before()` is called first in the same writer's section.
+  PendingFlush ZapEverywhere(Gfn first, Gfn end, absl::FunctionRef<void()> before);
+  // The same in one view.
+  PendingFlush ZapIn(AddressSpaceId space, View& view, Gfn first, Gfn end,
+                     absl::FunctionRef<void()> before);
   // The same for everything at once, in O(1): the root is replaced.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space);
+
+  // Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How
+  // many they were.
+  size_t RecycleShadows(size_t count);
 
   // Called with detached subtrees that no CPU can reach: takes the D bits that slots log, frees
   // every table.
@@ -90,8 +118,10 @@ class Engine : public TableReclaimer {
   SlotSet slots;
   // Whether reading a dirty log leaves it as it is (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
   bool manual_dirty_log_protect ABSL_GUARDED_BY(slots_mutex) = false;
-  // What `policy()` goes by; null: the guest's types do not count.
+  // What leaf policies go by; null: the guest's types do not count.
   std::unique_ptr<const MemoryTypeMap> memory_types ABSL_GUARDED_BY(slots_mutex);
+  // The same; null without `VmOptions::private_memory`.
+  std::unique_ptr<const PrivateFrames> private_frames ABSL_GUARDED_BY(slots_mutex);
   MmuLock mmu_lock;
   ChangeSequence sequence;
   TablePool pool;
@@ -120,6 +150,9 @@ class Engine : public TableReclaimer {
   Engine(Backend& backend, const VmOptions& options);
   absl::StatusOr<TablePage*> NewRoot();
   PendingFlush ZapShadow(PagingShadow& shadow);
+  absl::Status AddAddressSpace();
+  template <typename DetachAll>
+  PendingFlush ZapBy(DetachAll detach_all);
   // Whether D bits in what is detached are writes that only the tables know of.
   bool HarvestsDetached() const {
     return dirty_tracking_ == DirtyTracking::kDirtyBits &&
@@ -136,10 +169,9 @@ class Engine : public TableReclaimer {
   const bool accessed_dirty_;
   const DirtyTracking dirty_tracking_;
   const Level max_leaf_level_;
-  LeafPolicy policy_;
   const Gpa guest_end_;
-  std::vector<std::unique_ptr<DirectMmu>> mmus_;
-  std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of `mmus_`; may be empty
+  std::vector<std::unique_ptr<ViewSet>> views_;                    // by address space
+  std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of base views; may be empty
   ShadowPools shadow_pools_;
   std::vector<std::unique_ptr<PagingShadow>> shadows_;  // by address space; may be empty
 };

@@ -129,6 +129,7 @@ class EptEntry {
   constexpr bool suppress_ve() const { return Has(ept::kSuppressVe); }
   constexpr bool sub_page_write() const { return Has(ept::kSubPageWrite); }
   constexpr bool host_writable() const { return Has(ept::kSoftHostWritable); }
+  constexpr bool is_private() const { return Has(ept::kSoftPrivate); }
   constexpr bool access_tracked() const { return Has(ept::kSoftAccessTracked); }
   // Of entries that point to a table: `ept::kTableRevisit`, `ept::kTablePushing`.
   constexpr bool must_revisit() const { return Has(ept::kTableRevisit); }
@@ -160,6 +161,8 @@ class EptEntry {
   constexpr EptEntry WithoutSuppressVe() const { return Without(ept::kSuppressVe); }
   constexpr EptEntry WithHostWritable() const { return With(ept::kSoftHostWritable); }
   constexpr EptEntry WithoutHostWritable() const { return Without(ept::kSoftHostWritable); }
+  constexpr EptEntry WithPrivate() const { return With(ept::kSoftPrivate); }
+  constexpr EptEntry WithoutExecute() const { return Without(ept::kExecute | ept::kUserExecute); }
   constexpr EptEntry WithPushing() const { return With(ept::kTablePushing); }
   // The end of a push: W is back.
   constexpr EptEntry WithWritePushed() const { return WithWrite().Without(ept::kTablePushing); }
@@ -207,10 +210,11 @@ class EptEntry {
     return EptEntry(raw_ & (other.raw_ | ~(ept::kRightsMask | ept::kUserExecute)));
   }
   // This leaf with the rights, the host's permission to write, and the A and D bits of `other`
-  // added.
+  // added, and with #VE not suppressed if `other` does not.
   constexpr EptEntry WithGrantsOf(EptEntry other) const {
-    return With(other.raw_ & (ept::kRightsMask | ept::kUserExecute | ept::kAccessed | ept::kDirty |
-                              ept::kSoftHostWritable));
+    return Without(~other.raw_ & ept::kSuppressVe)
+        .With(other.raw_ & (ept::kRightsMask | ept::kUserExecute | ept::kAccessed | ept::kDirty |
+                            ept::kSoftHostWritable));
   }
   // This 4 KiB leaf as one at `level`, 2 or 3: the aligned page around its frame.
   constexpr EptEntry EnlargedTo(Level level) const {

@@ -47,15 +47,15 @@ inline constexpr uint64_t kTableReservedLow = Bits(6, 3);
 // The host lets the page be written: a W that logging or aging took may be given back without
 // asking the host again.
 inline constexpr uint64_t kSoftHostWritable = Bit(11);
-// The leaf was made for a shared page of a guest with private memory.
-inline constexpr uint64_t kSoftShared = Bit(52);
+// The leaf maps memory that is private to the guest.
+inline constexpr uint64_t kSoftPrivate = Bit(52);
 // Rights saved while a leaf has none, so that the next access is seen (aging without A/D bits).
 inline constexpr int kSoftSavedRightsShift = 53;
 inline constexpr uint64_t kSoftSavedRightsMask = Bits(56, 53);
 // The leaf's rights stand in the saved bits.
 inline constexpr uint64_t kSoftAccessTracked = Bit(59);
 inline constexpr uint64_t kSoftMask =
-    kSoftHostWritable | kSoftShared | kSoftSavedRightsMask | kSoftAccessTracked;
+    kSoftHostWritable | kSoftPrivate | kSoftSavedRightsMask | kSoftAccessTracked;
 // Ignored by hardware and not used.
 inline constexpr uint64_t kUnused = Bit(62);
 

@@ -38,6 +38,19 @@ class ExitQualification {
   // The kinds of access that failed, a set: with EPT A/D bits a guest-table access is read and
   // write. A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
   constexpr Access access() const { return Access::FromRaw(raw_ & 7); }
+  // The same under MBEC: a fetch is `Execute` if its linear address is a supervisor-mode one, and
+  // `UserExecute` if it is a user-mode one. Bit 9 says which, where the CPU has advanced exit
+  // information; else, of the two rights, the one that was there is not the one that was missing.
+  // Both, where neither tells.
+  constexpr Access access_by_mode(bool advanced_exit_information) const {
+    if (!is_fetch()) return access();
+    if (advanced_exit_information && linear_address_valid() && final_address()) {
+      return user_address() ? Access::UserExecute() : Access::Execute();
+    }
+    const Access both = Access::Execute() | Access::UserExecute();
+    const Access there = allowed() & both;
+    return there == both ? both : both.Without(there);
+  }
   // The AND of the rights over the walk; user execution is meaningful only under MBEC.
   constexpr Access allowed() const {
     return Access::FromRaw(static_cast<uint8_t>(raw_ >> ept::kQualRightsShift & 15));

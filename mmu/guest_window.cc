@@ -3,6 +3,7 @@
 #include "tdp/mmu/guest_window.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -52,14 +53,19 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   // A slot that is going or moving is looked for again.
   if (slot == nullptr || slot->invalid) return absl::OkStatus();
   const bool writable = wanted_to_write_ && !slot->is_read_only();
-  const Hva hva = slot->HvaOf(wanted_);
+  std::optional<Hva> hva;
+  if (!Locate(*slot, sequence, hva)) return absl::OkStatus();
+  if (!hva) {
+    outcome = GuestWalkOutcome::kNoMemory;
+    return absl::OkStatus();
+  }
   TDP_ASSIGN_OR_RETURN(const HostPage page,
-                       backend_.Resolve(hva, writable ? Access::Write() : Access::Read()));
+                       backend_.Resolve(*hva, writable ? Access::Write() : Access::Read()));
   Line line;
   line.gfn = wanted_.raw();
   line.sequence = sequence;
   line.fetched_at = ++fetches_;
-  line.hva = hva;
+  line.hva = *hva;
   line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
   line.writable = page.writable && !slot->is_read_only();
   line.read_only = slot->is_read_only();
@@ -67,6 +73,16 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   line.index = slot->IndexOf(wanted_);
   Victim(wanted_) = line;
   return absl::OkStatus();
+}
+
+// What stands behind the wanted frame, if anything does. False if that is changing.
+bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva) {
+  hva = slot.HvaOf(wanted_);
+  if (policy_ == nullptr || !policy_->restricts()) return true;
+  const MmuReadSection section(*reader_);
+  if (sequence_.Current() != sequence) return false;
+  hva = policy_->HvaOf(slot, wanted_);
+  return true;
 }
 
 // A line of the frame's own goes first, then one that serves no more, then the older: frames that a

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
@@ -21,6 +22,8 @@
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/change_sequence.h"
 #include "tdp/mmu/guest_walker.h"
+#include "tdp/mmu/leaf_policy.h"
+#include "tdp/mmu/mmu_lock.h"
 
 namespace tdp {
 
@@ -41,6 +44,12 @@ class GuestWindow {
 
   // The address space that is walked from now on.
   void SetAddressSpace(AddressSpaceId space);
+
+  // Frames may be private from now on: `policy` says which, inside sections of `reader`.
+  void SetPolicy(const LeafPolicy& policy, MmuLock::Reader& reader) {
+    policy_ = &policy;
+    reader_ = &reader;
+  }
 
   // Inside an MMU section, in which the pointer stays good. Null with kNeedsPage if `Fetch` has to
   // be called first.
@@ -91,11 +100,14 @@ class GuestWindow {
     return log == nullptr || log->IsPrepared(line.index);
   }
   std::byte* Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why);
+  bool Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva);
   Line& Victim(Gfn gfn);
 
   Backend& backend_;
   const uintptr_t direct_map_offset_;
   const ChangeSequence& sequence_;
+  const LeafPolicy* policy_ = nullptr;
+  MmuLock::Reader* reader_ = nullptr;
   AddressSpaceId space_ = 0;
   SlotReader slots_;
   Gfn wanted_;

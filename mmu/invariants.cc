@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,30 +19,44 @@
 namespace tdp {
 namespace {
 
-// Checks one address space; keeps the first complaint.
+// Checks one view of one address space; keeps the first complaint.
 class Checker {
  public:
-  Checker(Engine& engine, AddressSpaceId space, absl::flat_hash_set<const TablePage*>& seen,
-          std::vector<MappedLeaf>& leaves)
-      : engine_(engine), space_(space), slots_(engine.slots), seen_(seen), leaves_(leaves) {}
+  Checker(Engine& engine, AddressSpaceId space, const View& view,
+          absl::flat_hash_set<const TablePage*>& seen, std::vector<MappedLeaf>& leaves)
+      : engine_(engine),
+        space_(space),
+        view_(view),
+        mmu_(view.mmu()),
+        slots_(engine.slots),
+        seen_(seen),
+        leaves_(leaves) {}
 
   absl::Status Run() {
-    const DirectMmu& mmu = engine_.mmu(space_);
-    CheckTable(mmu.root(), Gfn(0), mmu.root_level());
-    if (mmu.eptp().root() != engine_.pool.HpaOf(mmu.root()->entries())) {
+    CheckTable(mmu_.root(), Gfn(0), mmu_.root_level());
+    if (mmu_.eptp().root() != engine_.pool.HpaOf(mmu_.root()->entries())) {
       Complain("the EPTP names another root");
     }
-    mmu.ForEach([this](TablePage* table, int index, EptEntry entry, Level level) {
+    CheckList();
+    mmu_.ForEach([this](TablePage* table, int index, EptEntry entry, Level level) {
       CheckEntry(table, index, entry, level);
     });
     return status_;
   }
 
  private:
+  void CheckList() {
+    const ViewSet& views = engine_.views(space_);
+    const Eptp expected = view_.is_open() ? mmu_.eptp() : Eptp(0);
+    if (views.has_list() && views.ListedEptp(view_.id()) != expected) {
+      Complain("the list of EPTPs has another one");
+    }
+  }
+
   void CheckEntry(TablePage* table, int index, EptEntry entry, Level level) {
     const Gfn gfn = table->base + PageCount(static_cast<uint64_t>(index) * level.pages().raw());
-    where_ = absl::StrFormat("space %u gfn 0x%x level %d entry 0x%x", space_, gfn.raw(),
-                             level.raw(), entry.raw());
+    where_ = absl::StrFormat("space %u view %u gfn 0x%x level %d entry 0x%x", space_, view_.id(),
+                             gfn.raw(), level.raw(), entry.raw());
     switch (entry.kind(level)) {
       case EntryKind::kHole:
         break;
@@ -91,7 +106,7 @@ class Checker {
       Complain("a leaf that is not inside one slot");
       return;
     }
-    leaves_.push_back({space_, level, gfn, slot->HvaOf(gfn), entry.frame()});
+    CheckRules(*slot, gfn, level, entry);
     if (entry.is_writable() && slot->is_read_only())
       Complain("a writable leaf in a read-only slot");
     if (entry.is_writable() && !entry.host_writable())
@@ -104,7 +119,7 @@ class Checker {
   // Where writes are logged, what can be written without a fault is found, or is marked already.
   void CheckLogged(const MemorySlot& slot, Gfn gfn, Level level) {
     const DirtyLog* log = slot.state->dirty_log();
-    if (!engine_.mmu(space_).Walk(gfn).access.can_write()) return;
+    if (!mmu_.Walk(gfn).access.can_write()) return;
     if (level > kLevel4K) Complain("a large leaf that is writable where writes are logged");
     if (log == nullptr) return;
     const uint64_t index = slot.IndexOf(gfn);
@@ -123,9 +138,30 @@ class Checker {
     }
   }
 
+  // A leaf is of one kind all over and has no right that the view denies.
+  void CheckRules(const MemorySlot& slot, Gfn gfn, Level level, EptEntry entry) {
+    const LeafPolicy& policy = view_.policy();
+    const EptEntry full = entry.access_tracked() ? entry.WithRightsRestored() : entry;
+    const ViewRule rule = policy.RuleOf(gfn);
+    if (!policy.IsUniform(gfn, level)) Complain("a leaf over two kinds of memory");
+    if (!rule.rights.Covers(full.access())) Complain("a leaf with a right that the view denies");
+    if (!rule.raises_ve && entry.suppress_ve() != engine_.pool.empty_entry().suppress_ve()) {
+      Complain("a leaf that lets the guest hear of violations, or the other way round");
+    }
+    if (level > kLevel4K && policy.options().execute_4k_only && full.access().can_execute()) {
+      Complain("a large leaf that is executable");
+    }
+    const std::optional<Hva> hva = policy.HvaOf(slot, gfn);
+    if (entry.is_private() != policy.IsPrivate(gfn) || !hva.has_value()) {
+      Complain("a private leaf of shared memory, or the other way round");
+    } else {
+      leaves_.push_back({space_, view_.id(), level, gfn, *hva, entry.frame()});
+    }
+  }
+
   // Memory that is the guest's to type has the type of its MTRRs; a device is uncached.
   void CheckType(Gfn gfn, Level level, EptEntry entry) {
-    const MemoryTypeMap* types = engine_.policy().types();
+    const MemoryTypeMap* types = view_.policy().types();
     const bool device = entry.memory_type() == MemoryType::kUncacheable;
     if (types == nullptr) {
       if (!device && !entry.ignore_pat()) Complain("a leaf that obeys the PAT of the guest");
@@ -143,6 +179,8 @@ class Checker {
 
   Engine& engine_;
   const AddressSpaceId space_;
+  const View& view_;
+  const DirectMmu& mmu_;
   SlotReader slots_;
   absl::flat_hash_set<const TablePage*>& seen_;
   std::vector<MappedLeaf>& leaves_;
@@ -156,8 +194,11 @@ absl::Status CheckEngineInvariants(Engine& engine, std::vector<MappedLeaf>& leav
   absl::flat_hash_set<const TablePage*> seen;
   for (size_t space = 0; space < engine.address_spaces(); ++space) {
     const auto id = static_cast<AddressSpaceId>(space);
-    // On the heap: AddressSanitizer's stack for use-after-return does not keep 64-byte alignment.
-    TDP_RETURN_IF_ERROR(std::make_unique<Checker>(engine, id, seen, leaves)->Run());
+    for (size_t i = 0; i < engine.views(id).size(); ++i) {
+      // On the heap: AddressSanitizer's stack for use-after-return does not keep 64-byte alignment.
+      const View& view = engine.views(id)[i];
+      TDP_RETURN_IF_ERROR(std::make_unique<Checker>(engine, id, view, seen, leaves)->Run());
+    }
     if (const ReverseMappedMmu* mapped = engine.reverse_mapped(id)) {
       TDP_RETURN_IF_ERROR(mapped->CheckInvariants());
     }
@@ -182,8 +223,8 @@ absl::Status CheckHostFrames(Engine& engine, absl::Span<const MappedLeaf> leaves
     const MmuReadSection section(reader);
     if (engine.sequence.MovedSince(sequence, leaf.hva)) continue;
     return absl::InternalError(absl::StrFormat(
-        "space %u gfn 0x%x level %d: maps frame 0x%x, but the host has %s", leaf.space,
-        leaf.gfn.raw(), leaf.level.raw(), leaf.frame.raw(),
+        "space %u view %u gfn 0x%x level %d: maps frame 0x%x, but the host has %s", leaf.space,
+        leaf.view, leaf.gfn.raw(), leaf.level.raw(), leaf.frame.raw(),
         page.ok() ? absl::StrFormat("0x%x", page->hfn.raw()) : page.status().ToString()));
   }
   return absl::OkStatus();

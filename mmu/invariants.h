@@ -20,6 +20,7 @@ namespace tdp {
 // A leaf as the walk found it.
 struct MappedLeaf {
   AddressSpaceId space;
+  ViewId view;
   Level level;
   Gfn gfn;    // the first frame
   Hva hva;    // what stands behind it

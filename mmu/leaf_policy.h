@@ -7,6 +7,8 @@
 #define TDP_MMU_LEAF_POLICY_H_
 
 #include <algorithm>
+#include <atomic>
+#include <optional>
 
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
@@ -20,38 +22,53 @@
 #include "tdp/mmu/dirty_tracking.h"
 #include "tdp/mmu/ept_entry.h"
 #include "tdp/mmu/memory_types.h"
+#include "tdp/mmu/view_rules.h"
 
 namespace tdp {
 
-// The members that a fault calls are inlined into it: the path is short enough for calls to show.
+struct LeafPolicyOptions {
+  bool accessed_dirty = true;
+  Level largest = kLevel1G;
+  DirtyTracking tracking = DirtyTracking::kWriteProtection;
+  bool execute_4k_only = false;  // large leaves lack X (`VmOptions::execute_4k_only`)
+  bool suppress_ve = false;      // leaves suppress #VE where no rule says otherwise
+  bool execute_by_mode = false;  // MBEC
+};
+
+// One for each view. The members that a fault calls are inlined into it: the path is short enough
+// for calls to show. What only some VMs use stands behind one test (`is_plain_`).
 class LeafPolicy {
  public:
-  LeafPolicy(bool accessed_dirty, Level largest, DirtyTracking tracking)
-      : accessed_dirty_(accessed_dirty), largest_(largest), tracking_(tracking) {
+  explicit LeafPolicy(const LeafPolicyOptions& options) : options_(options) {
+    Update();
     const HostPage page{.hfn = Hfn(0)};
     written_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Write());
     read_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Read());
   }
+  LeafPolicy(const LeafPolicy&) = delete;
+  LeafPolicy& operator=(const LeafPolicy&) = delete;
+
+  const LeafPolicyOptions& options() const { return options_; }
 
   // How a fault in `slot` opens what the start of logging has closed.
   ABSL_ATTRIBUTE_ALWAYS_INLINE Unprotect UnprotectIn(const MemorySlot& slot) const {
     if (ABSL_PREDICT_TRUE(!slot.logs_dirty_pages())) return Unprotect::kLift;
-    return IsByHardware(tracking_) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
+    return IsByHardware(options_.tracking) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
   }
 
-  // The largest leaf that slot, host page and options allow for `gfn`, a frame of `slot` behind
-  // which `page` stands. Inside a section that has checked the change sequence. `kPlain`: the
-  // caller knows that the slot has no flags.
+  // The largest leaf that slot, host page, options and rules allow for an access of `access` to
+  // `gfn`, a frame of `slot` behind which `page` stands. Inside a section that has checked the
+  // change sequence. `kPlain`: the caller knows that the slot has no flags.
   template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestLevel(const MemorySlot& slot, Gfn gfn,
-                                                  const HostPage& page) const {
+                                                  const HostPage& page, Access access) const {
     if (ABSL_PREDICT_TRUE(!MayBeLarge(page))) return kLevel4K;
-    return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page);
+    return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page, access);
   }
 
   // Whether a page like this may be mapped by a large leaf somewhere; quick, and any thread.
   bool MayBeLarge(const HostPage& page) const {
-    return largest_ > kLevel4K && page.order >= kLevel2M.shift() - kPageShift;
+    return options_.largest > kLevel4K && page.order >= kLevel2M.shift() - kPageShift;
   }
 
   // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
@@ -65,10 +82,11 @@ class LeafPolicy {
         writable && (kPlain || access.can_write() || UnprotectIn(slot) != Unprotect::kPushWrite);
     const Access rights = give_write ? Access::All() : Access::All().Without(Access::Write());
     EptEntry leaf = EptEntry::Leaf(page.hfn, kLevel4K, rights, page.memory_type).WithIgnorePat();
-    if (ABSL_PREDICT_FALSE(types_ != nullptr || page.memory_type != MemoryType::kWriteBack)) {
-      leaf = Typed(leaf, gfn);
+    if (writable) leaf = leaf.WithHostWritable();
+    if (ABSL_PREDICT_FALSE(!is_plain_ || page.memory_type != MemoryType::kWriteBack)) {
+      leaf = Special(leaf, slot, gfn);
     }
-    return writable ? leaf.WithHostWritable() : leaf;
+    return leaf;
   }
 
   // The same for a page that is used at once: A and D are set, which saves the CPU its own locked
@@ -77,39 +95,57 @@ class LeafPolicy {
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, Gfn gfn,
                                                  const HostPage& page, Access access) const {
     if (kPlain && ABSL_PREDICT_TRUE(page.writable && page.memory_type == MemoryType::kWriteBack &&
-                                    types_ == nullptr)) {
+                                    is_plain_)) {
       return (access.can_write() ? written_leaf_ : read_leaf_).WithFrame(page.hfn);
     }
     const EptEntry leaf = Leaf<kPlain>(slot, gfn, page, access);
-    if (!accessed_dirty_) return leaf;
+    if (!options_.accessed_dirty) return leaf;
     return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
   }
 
-  // The guest's memory types, if they count. Inside a section, the writer's to change them; they
-  // outlive their use here.
+  // Whether `RuleOf` may say more than that everything is allowed. Any thread; whoever changes the
+  // answer moves the change sequence afterwards.
+  bool restricts() const { return restricts_.load(std::memory_order_relaxed); }
+  // What the view allows of `gfn`, and whether it is private. Inside a section.
+  ViewRule RuleOf(Gfn gfn) const { return rules_ == nullptr ? ViewRule() : rules_->At(gfn); }
+  bool IsPrivate(Gfn gfn) const { return private_ != nullptr && private_->At(gfn); }
+  // What stands behind `gfn`, a frame of `slot`: other memory if it is private; nothing if the slot
+  // has none of that. Inside a section that has checked the change sequence.
+  std::optional<Hva> HvaOf(const MemorySlot& slot, Gfn gfn) const;
+  // How many of `pages` frames from `gfn` on have leaves that differ in their frame alone. Inside a
+  // section.
+  PageCount PagesAlike(Gfn gfn, PageCount pages) const {
+    return types_ == nullptr ? pages : std::min(pages, types_->EndOfRun(gfn) - gfn);
+  }
+  // Whether the frames of a leaf of `level` around `gfn` are of one kind in every respect. Inside a
+  // section.
+  bool IsUniform(Gfn gfn, Level level) const;
+
+  // What follows is null where it does not count. Inside a section, the writer's to change it; what
+  // is set outlives its use here.
   const MemoryTypeMap* types() const { return types_; }
+  const ViewRules* rules() const { return rules_; }
+  const PrivateFrames* private_frames() const { return private_; }
   void set_types(const MemoryTypeMap* types, bool ignore_pat) {
     types_ = types;
     ignore_pat_ = ignore_pat;
+    Update();
   }
-  // How many of `pages` frames from `gfn` on have the type of `gfn`. Inside a section.
-  PageCount PagesOfOneType(Gfn gfn, PageCount pages) const {
-    return types_ == nullptr ? pages : std::min(pages, types_->EndOfRun(gfn) - gfn);
+  void set_rules(const ViewRules* rules) {
+    rules_ = rules;
+    Update();
+  }
+  void set_private_frames(const PrivateFrames* frames) {
+    private_ = frames;
+    Update();
+  }
+  // The same as in `other`, but for the rules, which are each view's own.
+  void Share(const LeafPolicy& other) {
+    set_types(other.types_, other.ignore_pat_);
+    set_private_frames(other.private_);
   }
 
  private:
-  // `LargestLevel` where the host page is large.
-  Level LargestOf(const MemorySlot& slot, Gfn gfn, const HostPage& page) const {
-    Level level = largest_;
-    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
-    // The slot is asked last: most small pages are small because the host's are.
-    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
-    while (level > kLevel4K && types_ != nullptr && !types_->IsUniform(gfn, level)) {
-      level = level.below();
-    }
-    return level;
-  }
-
   // Whether the host page covers the whole leaf of `level` around the frame, from a host frame that
   // is aligned alike.
   ABSL_ATTRIBUTE_ALWAYS_INLINE static bool Holds(const HostPage& page, Gfn gfn, Level level) {
@@ -118,25 +154,30 @@ class LeafPolicy {
            (gfn.raw() & inside) == (page.hfn.raw() & inside);
   }
 
-  // The type of `leaf`, which has that of its host page, by KVM's vmx_get_mt_mask: what the host
-  // maps uncached is a device, and the guest may make it write-combining by its PAT; ordinary
-  // memory has the type of the guest's MTRRs, where they count, to be combined with its PAT. Other
-  // types of the host stand whatever the guest says.
-  EptEntry Typed(EptEntry leaf, Gfn gfn) const {
-    if (leaf.memory_type() == MemoryType::kUncacheable) return leaf.WithoutIgnorePat();
-    if (leaf.memory_type() != MemoryType::kWriteBack) return leaf;
-    leaf = leaf.WithMemoryType(types_->TypeOf(gfn));
-    return ignore_pat_ ? leaf : leaf.WithoutIgnorePat();
+  // `LargestLevel` where the host page is large.
+  Level LargestOf(const MemorySlot& slot, Gfn gfn, const HostPage& page, Access access) const {
+    Level level = options_.largest;
+    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
+    // The slot is asked last: most small pages are small because the host's are.
+    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
+    return ABSL_PREDICT_TRUE(is_plain_) ? level : LimitLevel(level, gfn, access);
   }
+  Level LimitLevel(Level level, Gfn gfn, Access access) const;
+  EptEntry Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
+  EptEntry Typed(EptEntry leaf, Gfn gfn) const;
+  EptEntry Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
+  void Update();
 
-  const bool accessed_dirty_;
-  const Level largest_;
-  const DirtyTracking tracking_;
+  const LeafPolicyOptions options_;
   // Of ordinary memory in a slot without flags, but for the frame, after a write and a read.
   EptEntry written_leaf_;
   EptEntry read_leaf_;
+  bool is_plain_ = true;  // leaves follow from slot and host page alone
   bool ignore_pat_ = false;
+  std::atomic<bool> restricts_{false};
   const MemoryTypeMap* types_ = nullptr;
+  const ViewRules* rules_ = nullptr;
+  const PrivateFrames* private_ = nullptr;
 };
 
 }  // namespace tdp

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
@@ -18,7 +20,6 @@ constexpr uint64_t kFixedEnable = 1 << 10;  // of IA32_MTRR_DEF_TYPE
 constexpr uint64_t kEnable = 1 << 11;       // of IA32_MTRR_DEF_TYPE
 constexpr uint64_t kValid = 1 << 11;        // of IA32_MTRR_PHYSMASKn
 constexpr Gfn kFixedEnd{MiB(1) >> kPageShift};
-constexpr Gfn kLastEnd{~uint64_t{0} >> kPageShift};
 
 absl::Status Bad(const std::string& name, uint64_t value, const char* why) {
   return absl::InvalidArgumentError(absl::StrFormat("%s 0x%x: %s", name, value, why));
@@ -154,23 +155,12 @@ std::vector<Gfn> Edges(const MtrrState& state) {
 
 absl::StatusOr<MemoryTypeMap> MemoryTypeMap::Make(const MtrrState& state) {
   TDP_RETURN_IF_ERROR(Check(state));
-  std::vector<Run> runs;
+  std::vector<FrameMap<MemoryType>::Run> runs;
   for (const Gfn edge : Edges(state)) {
     const MemoryType type = TypeAt(edge, state);
-    if (runs.empty() || runs.back().type != type) runs.push_back({edge, type});
+    if (runs.empty() || runs.back().value != type) runs.push_back({edge, type});
   }
-  return MemoryTypeMap(std::move(runs));
-}
-
-std::vector<MemoryTypeMap::Run>::const_iterator MemoryTypeMap::Find(Gfn gfn) const {
-  const auto after = std::upper_bound(runs_.begin(), runs_.end(), gfn,
-                                      [](Gfn at, const Run& run) { return at < run.first; });
-  return after - 1;
-}
-
-Gfn MemoryTypeMap::EndOfRun(Gfn gfn) const {
-  const auto next = Find(gfn) + 1;
-  return next == runs_.end() ? kLastEnd : next->first;
+  return MemoryTypeMap(FrameMap<MemoryType>(std::move(runs)));
 }
 
 }  // namespace tdp

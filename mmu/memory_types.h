@@ -8,12 +8,12 @@
 #include <array>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/mmu/frame_map.h"
 #include "tdp/mmu/memory_type.h"
 
 namespace tdp {
@@ -53,27 +53,20 @@ class MemoryTypeMap {
   // type or bit, an address beyond the width; and for a mask with a gap, which no system uses.
   static absl::StatusOr<MemoryTypeMap> Make(const MtrrState& state);
   // One type for everything.
-  static MemoryTypeMap Uniform(MemoryType type) { return MemoryTypeMap({{Gfn(0), type}}); }
-
-  MemoryType TypeOf(Gfn gfn) const { return Find(gfn)->type; }
-  // The first frame after `gfn` that may have another type; the end of all frames if none has.
-  Gfn EndOfRun(Gfn gfn) const;
-  // Whether the aligned frames of one leaf of `level` around `gfn` are of one type.
-  bool IsUniform(Gfn gfn, Level level) const {
-    const Gfn first = gfn.AlignDown(level.pages());
-    return EndOfRun(first) >= first + level.pages();
+  static MemoryTypeMap Uniform(MemoryType type) {
+    return MemoryTypeMap(FrameMap<MemoryType>(type));
   }
 
- private:
-  struct Run {
-    Gfn first;
-    MemoryType type;
-  };
-  explicit MemoryTypeMap(std::vector<Run> runs) : runs_(std::move(runs)) {}
-  std::vector<Run>::const_iterator Find(Gfn gfn) const;
+  MemoryType TypeOf(Gfn gfn) const { return map_.At(gfn); }
+  // The first frame after `gfn` that has another type; the end of all frames if none has.
+  Gfn EndOfRun(Gfn gfn) const { return map_.EndOfRun(gfn); }
+  // Whether the aligned frames of one leaf of `level` around `gfn` are of one type.
+  bool IsUniform(Gfn gfn, Level level) const { return map_.IsUniform(gfn, level); }
 
-  // By frame, the first at 0; neighbours differ.
-  std::vector<Run> runs_;
+ private:
+  explicit MemoryTypeMap(FrameMap<MemoryType> map) : map_(std::move(map)) {}
+
+  FrameMap<MemoryType> map_;
 };
 
 }  // namespace tdp

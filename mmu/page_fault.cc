@@ -16,6 +16,10 @@ const char* FaultOutcomeName(FaultOutcome outcome) {
       return "mmio";
     case FaultOutcome::kDirtyRingFull:
       return "dirty ring full";
+    case FaultOutcome::kViewDenied:
+      return "view denied";
+    case FaultOutcome::kMemoryFault:
+      return "memory fault";
     case FaultOutcome::kBlocked:
       return "blocked";
     case FaultOutcome::kError:

@@ -76,8 +76,8 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
   if (found->invalid) return PageCount(0);
   const bool log =
       found->logs_dirty_pages() && (access.can_write() || IsByHardware(engine_.dirty_tracking()));
-  // Whole tables are for leaves that need no mark and no entry in a reverse map.
-  const bool by_page = log || reverse_mapped_ != nullptr;
+  // Whole tables are for leaves that need no mark, no entry in a reverse map and no look at rules.
+  const bool by_page = log || reverse_mapped_ != nullptr || policy().restricts();
   if (by_page || (found->is_read_only() && access.can_write())) return PrefaultPage(gfn, access);
   const MemorySlot slot = *found;  // what follows may look for others
   fault.slot = &slot;
@@ -88,7 +88,7 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
   TDP_ASSIGN_OR_RETURN(
       const size_t filled,
       engine_.backend().ResolveRange(slot.HvaOf(gfn), most, access, absl::MakeSpan(runs)));
-  if (engine_.policy().MayBeLarge(runs[0].page)) {
+  if (policy().MayBeLarge(runs[0].page)) {
     TDP_ASSIGN_OR_RETURN(const PageCount pages, PrefaultPage(gfn, access));
     if (pages > PageCount(1) || pages == most) return pages;
   }
@@ -118,12 +118,11 @@ StagedTable::Published Vcpu::PublishRuns(const PageFault& fault, PageCount most,
 
 // In a section, for the policy's sake: what it decides may change at other times.
 void Vcpu::AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs, StagedTable& staged) {
-  const LeafPolicy& policy = engine_.policy();
   MmuReadSection section(reader_);
   for (HostRun run : runs) {
     while (run.pages > PageCount(0)) {
-      const PageCount pages = policy.PagesOfOneType(staged.next(), run.pages);
-      staged.Append(policy.Leaf(*fault.slot, staged.next(), run.page, fault.access), pages);
+      const PageCount pages = policy().PagesAlike(staged.next(), run.pages);
+      staged.Append(policy().Leaf(*fault.slot, staged.next(), run.page, fault.access), pages);
       run.page.hfn += pages;
       run.pages -= pages;
     }
@@ -168,6 +167,12 @@ absl::StatusOr<PageCount> Vcpu::PrefaultPage(Gfn gfn, Access access) {
     case FaultOutcome::kDirtyRingFull:
       return absl::UnavailableError(
           absl::StrFormat("gpa 0x%x: the vCPU's dirty ring is nearly full", gfn.address().raw()));
+    case FaultOutcome::kViewDenied:
+      return absl::PermissionDeniedError(
+          absl::StrFormat("gpa 0x%x: the view denies this access", gfn.address().raw()));
+    case FaultOutcome::kMemoryFault:
+      return absl::FailedPreconditionError(absl::StrFormat(
+          "gpa 0x%x: private, and its slot has no private memory", gfn.address().raw()));
     case FaultOutcome::kError:
       break;
   }

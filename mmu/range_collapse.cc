@@ -47,23 +47,34 @@ void RangeCollapse::AddCandidate(Gfn base, Level level) {
   const MemorySlot* slot = slots_.Find(space_, base);
   if (slot == nullptr || slot->invalid || slot->end() - base < level.pages()) return;
   if (slot->logs_dirty_pages()) return;
-  const absl::StatusOr<HostPage> page =
-      engine_.backend().Resolve(slot->HvaOf(base), Access::Read());
+  const std::optional<Hva> hva = HvaOf(*slot, base, sequence);
+  if (!hva) return;
+  const absl::StatusOr<HostPage> page = engine_.backend().Resolve(*hva, Access::Read());
   if (!page.ok() || page->order < level.shift() - kPageShift) return;
   EptEntry leaf;
   {
     const MmuReadSection section(reader_);
-    leaf = engine_.policy().Leaf(*slot, base, *page, Access::Read());
+    leaf = policy_.Leaf(*slot, base, *page, Access::Read());
   }
-  candidates_.push_back({Collapse(base, level, leaf.EnlargedTo(level)), *slot, *page, sequence});
+  const Collapse collapse(base, level, mmu_.Enlarged(leaf, level),
+                          policy_.options().execute_4k_only);
+  candidates_.push_back({collapse, *slot, *hva, *page, sequence});
+}
+
+// What stands behind the frame; nothing if that has changed since `sequence`, or is missing.
+std::optional<Hva> RangeCollapse::HvaOf(const MemorySlot& slot, Gfn base, uint64_t sequence) {
+  if (!policy_.restricts()) return slot.HvaOf(base);
+  const MmuReadSection section(reader_);
+  if (engine_.sequence.Current() != sequence) return std::nullopt;
+  return policy_.HvaOf(slot, base);
 }
 
 // Inside a section.
 bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
   const Gfn base = candidate.collapse.base();
-  const Hva hva = candidate.slot.HvaOf(base);
-  return !engine_.sequence.MovedSince(candidate.sequence, hva, hva + level.bytes()) &&
-         engine_.policy().LargestLevel(candidate.slot, base, candidate.page) >= level;
+  return !engine_.sequence.MovedSince(candidate.sequence, candidate.hva,
+                                      candidate.hva + level.bytes()) &&
+         policy_.LargestLevel(candidate.slot, base, candidate.page, Access::Read()) >= level;
 }
 
 uint64_t RangeCollapse::Finish(Level level) {

@@ -6,6 +6,7 @@
 #define TDP_MMU_RANGE_COLLAPSE_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "tdp/base/address.h"
@@ -23,9 +24,10 @@ namespace tdp {
 // the flush itself, since only after it are A and D bits final. One thread, which holds no lock.
 class RangeCollapse {
  public:
-  RangeCollapse(Engine& engine, AddressSpaceId space)
+  RangeCollapse(Engine& engine, AddressSpaceId space, View& view)
       : engine_(engine),
-        mmu_(engine.mmu(space)),
+        mmu_(view.mmu()),
+        policy_(view.policy()),
         space_(space),
         slots_(engine.slots),
         walk_(mmu_, engine.mmu_lock),
@@ -39,17 +41,20 @@ class RangeCollapse {
   struct Candidate {
     Collapse collapse;
     MemorySlot slot;
+    Hva hva;
     HostPage page;
     uint64_t sequence;
   };
 
   Gfn Gather(FrameRange range, Level level);
   void AddCandidate(Gfn base, Level level);
+  std::optional<Hva> HvaOf(const MemorySlot& slot, Gfn base, uint64_t sequence);
   uint64_t Finish(Level level);
   bool IsCurrent(const Candidate& candidate, Level level) const;
 
   Engine& engine_;
   DirectMmu& mmu_;
+  const LeafPolicy& policy_;
   const AddressSpaceId space_;
   SlotReader slots_;
   RangeWalk walk_;

@@ -58,6 +58,10 @@ MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, Leaf
         break;
       case EntryKind::kLeaf:
         if (at.level > request.level && !old.access().Covers(request.needed)) {
+          // Nothing is dropped for what cannot be put in its place.
+          if (cache.size() < at.level.raw() - request.level.raw()) {
+            return MapResult(MapOutcome::kNeedsTables, level, flush_owed);
+          }
           DropLarge(at, request.gfn, rmap);
           flush_owed = true;
           continue;
@@ -95,7 +99,7 @@ void ReverseMappedMmu::DropLarge(const EntryPosition& at, Gfn gfn, SlotRmap& rma
   TDP_CHECK(head != nullptr && head->is_single() && head->single() == entry.where());
   *head = RmapHead();
   has_dropped_ = true;
-  entry.Exchange(EptEntry::Empty());
+  entry.Exchange(mmu_.empty_entry());
 }
 
 // --- Writer's side
@@ -115,8 +119,9 @@ void ReverseMappedMmu::ForEachHead(Gfn first, Gfn end, Visit visit) const {
 
 bool ReverseMappedMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached) {
   bool any = false;
-  ForEachHead(first, end, [&any](RmapHead& head) {
-    Leaves::ForEach(head, [](uint64_t* entry) { EntryRef(entry).Exchange(EptEntry::Empty()); });
+  ForEachHead(first, end, [this, &any](RmapHead& head) {
+    Leaves::ForEach(head,
+                    [this](uint64_t* entry) { EntryRef(entry).Exchange(mmu_.empty_entry()); });
     head = RmapHead();
     any = true;
   });

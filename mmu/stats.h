@@ -21,6 +21,8 @@ struct FaultStats {
   uint64_t retry = 0;
   uint64_t mmio = 0;
   uint64_t blocked = 0;
+  uint64_t view_denied = 0;
+  uint64_t memory_faults = 0;
   uint64_t errors = 0;
   uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
   uint64_t splits = 0;   // large leaves split: a flush each

@@ -23,7 +23,8 @@ size_t TableReclaim::Run(size_t wanted) {
   Gather(wanted);
   PendingFlush flush;
   for (const FrameRange& victim : victims_) {
-    flush.Merge(engine_.Zap(space_, victim.first, victim.end));
+    flush.Merge(
+        engine_.ZapIn(space_, engine_.views(space_)[view_], victim.first, victim.end, [] {}));
   }
   flush.Settle();
   // What another thread freed meanwhile is as welcome.
@@ -35,30 +36,40 @@ size_t TableReclaim::Run(size_t wanted) {
 void TableReclaim::Gather(size_t wanted) {
   victims_.clear();
   wanted_ = wanted;
-  const size_t turns = 3 * engine_.address_spaces();
-  for (size_t turn = 0; turn < turns; ++turn) {
+  size_t turns = 0;
+  for (size_t space = 0; space < engine_.address_spaces(); ++space) {
+    turns += 3 * engine_.views(static_cast<AddressSpaceId>(space)).size();
+  }
+  for (; turns > 0; --turns) {
     GoRound();
     if (!victims_.empty()) return;
-    hand_ = Gfn(0);
-    space_ = static_cast<AddressSpaceId>((space_ + 1u) % engine_.address_spaces());
+    GoToNextView();
   }
 }
 
-// From the hand to the end of its address space, or until there are enough victims.
+const DirectMmu& TableReclaim::mmu() const { return engine_.views(space_)[view_].mmu(); }
+
+void TableReclaim::GoToNextView() {
+  hand_ = Gfn(0);
+  if (++view_ < engine_.views(space_).size()) return;
+  view_ = 0;
+  space_ = static_cast<AddressSpaceId>((space_ + 1u) % engine_.address_spaces());
+}
+
+// From the hand to the end of its view, or until there are enough victims.
 void TableReclaim::GoRound() {
-  const DirectMmu& mmu = engine_.mmu(space_);
   MmuLock::Reader reader(engine_.mmu_lock);
-  while (hand_ < mmu.end() && victims_.size() < wanted_) {
+  while (hand_ < mmu().end() && victims_.size() < wanted_) {
     const MmuReadSection section(reader);
     budget_ = kTablesPerSection;
-    VisitTable(mmu.root()->entries(), mmu.root_level(), Gfn(0));
-    if (budget_ > 0 && victims_.size() < wanted_) hand_ = mmu.end();
+    VisitTable(mmu().root()->entries(), mmu().root_level(), Gfn(0));
+    if (budget_ > 0 && victims_.size() < wanted_) hand_ = mmu().end();
   }
 }
 
 // Goes over the rest of `table` from the hand on. Returns whether there are tables below it.
 bool TableReclaim::VisitTable(uint64_t* table, Level level, Gfn base) {
-  const FrameRange rest{hand_, engine_.mmu(space_).end()};
+  const FrameRange rest{hand_, mmu().end()};
   bool any = false;
   for (int i = 0; i < Level::kEntries; ++i) {
     const EptEntry link = EntryRef(table + i).Load();

@@ -3,7 +3,8 @@
 // Taking tables back that the guest does not use, when there are no others (KVM's
 // kvm_mmu_zap_oldest_mmu_pages does it for its quota, oldest first).
 //
-// A clock with a second chance: a hand goes round over the tables that have no tables below. One
+// A clock with a second chance: a hand goes round over the tables, of every view, that have no
+// tables below. One
 // whose link has A was used since the hand was here last; it loses the A and stays. One without is
 // taken away like any mapping, and the guest faults it in again. No flush follows the clearing of
 // A: a CPU that has the link cached may keep a table looking cold that is not, which costs a few
@@ -27,6 +28,7 @@
 
 namespace tdp {
 
+class DirectMmu;
 class Engine;
 
 // Thread-safe; one thread at a time reclaims, others wait for it.
@@ -41,6 +43,8 @@ class TableReclaim {
   size_t Run(size_t wanted) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  const DirectMmu& mmu() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GoToNextView() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Gather(size_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GoRound() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool VisitTable(uint64_t* table, Level level, Gfn base) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -51,8 +55,9 @@ class TableReclaim {
   absl::Mutex mutex_;
   // The hand: the next frame to look at.
   AddressSpaceId space_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t view_ ABSL_GUARDED_BY(mutex_) = 0;
   Gfn hand_ ABSL_GUARDED_BY(mutex_);
-  std::vector<FrameRange> victims_ ABSL_GUARDED_BY(mutex_);  // of `space_`
+  std::vector<FrameRange> victims_ ABSL_GUARDED_BY(mutex_);  // of that view
   size_t wanted_ ABSL_GUARDED_BY(mutex_) = 0;
   int budget_ ABSL_GUARDED_BY(mutex_) = 0;  // tables that this section may still look at
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -50,24 +51,27 @@ PageFault Classify(Gpa gpa, ExitQualification qualification) {
 Vcpu::Vcpu(Engine& engine, VcpuId id)
     : engine_(engine),
       id_(id),
-      mmu_(&engine.mmu(0)),
+      view_(&engine.views(0).base()),
       reverse_mapped_(engine.reverse_mapped(0)),
       reader_(engine.mmu_lock),
       slots_(engine.slots),
       tables_(engine.pool),
       flush_member_(engine.clock, id),
-      window_(engine.backend(), engine.slots, engine.sequence) {}
+      window_(engine.backend(), engine.slots, engine.sequence) {
+  TDP_CHECK(view_->Enter());  // a base view is never closed
+  window_.SetPolicy(policy(), reader_);
+}
 
 Vcpu::~Vcpu() {
   TDP_CHECK(!is_in_guest());
+  view_->Leave();
   absl::MutexLock lock(&engine_.vcpus_mutex);
   engine_.vcpus[id_] = nullptr;
   engine_.retired_stats += stats();
 }
 
 absl::Status Vcpu::StartShadow() {
-  TDP_ASSIGN_OR_RETURN(shadow_, ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_,
-                                                   dirty_ring_.get()));
+  TDP_ASSIGN_OR_RETURN(shadow_, ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_));
   return absl::OkStatus();
 }
 
@@ -94,7 +98,8 @@ GuestEntry Vcpu::EnterGuest() {
   const Eptp eptp = mmu().eptp();
   if (ABSL_PREDICT_FALSE(owed != FlushClock::Member::Owed::kNothing)) {
     counters_.flushes.Add();
-    if (owed == FlushClock::Member::Owed::kAllRoots) {
+    if (owed == FlushClock::Member::Owed::kAllRoots || uses_several_roots_ ||
+        engine_.views(address_space_).has_list()) {
       engine_.backend().InvalidateAll(id_);
     } else {
       engine_.backend().Invalidate(id_, eptp);
@@ -110,13 +115,34 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
   if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
+  View& base = engine_.views(space).base();
+  TDP_CHECK(base.Enter());
   address_space_ = space;
-  mmu_ = &engine_.mmu(space);
+  Adopt(base);
   reverse_mapped_ = engine_.reverse_mapped(space);
-  memo_ = LeafMemo();
   window_.SetAddressSpace(space);
-  flush_member_.ForgetCpu();  // flushes so far were of the other root
   return absl::OkStatus();
+}
+
+absl::Status Vcpu::SetView(ViewId id) {
+  if (is_in_guest()) return absl::FailedPreconditionError("the vCPU is in the guest");
+  View* view = engine_.views(address_space_).Find(id);
+  if (view == nullptr || !view->Enter()) {
+    return absl::NotFoundError(
+        absl::StrFormat("view %u: address space %u has no such view", id, address_space_));
+  }
+  Adopt(*view);
+  return absl::OkStatus();
+}
+
+// A view that was entered, in place of the one before. Translations of both may be cached from now
+// on, so a flush that is owed has to be of all roots; a switch itself owes none.
+void Vcpu::Adopt(View& view) {
+  view_->Leave();
+  uses_several_roots_ = uses_several_roots_ || &view != view_;
+  view_ = &view;
+  memo_ = LeafMemo();
+  window_.SetPolicy(policy(), reader_);
 }
 
 // The steps of a fault that every fault takes are inlined into it: the path is short enough for
@@ -129,10 +155,10 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlausible(Gpa gpa,
 }
 
 // Whether nothing but the host has a say in the fault: no log, no write that is refused, no reverse
-// map, and no leaf that may only lack a right.
+// map, no rules, and no leaf that may only lack a right.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlain(const PageFault& fault) const {
   return fault.slot->flags == 0 && !fault.slot->invalid && reverse_mapped_ == nullptr &&
-         !MayWidenInPlace(fault);
+         !MayWidenInPlace(fault) && !policy().restricts();
 }
 
 // Aging leaves nothing present, so it does not show in the qualification.
@@ -142,10 +168,10 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::MayWidenInPlace(const PageFault& 
 
 template <bool kPlain>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest Vcpu::RequestFor(const PageFault& fault) const {
-  const LeafPolicy& policy = engine_.policy();
-  return {fault.gfn, policy.LargestLevel<kPlain>(*fault.slot, fault.gfn, *fault.page), fault.access,
-          policy.UsedLeaf<kPlain>(*fault.slot, fault.gfn, *fault.page, fault.access),
-          kPlain ? Unprotect::kLift : policy.UnprotectIn(*fault.slot)};
+  return {
+      fault.gfn, policy().LargestLevel<kPlain>(*fault.slot, fault.gfn, *fault.page, fault.access),
+      fault.access, policy().UsedLeaf<kPlain>(*fault.slot, fault.gfn, *fault.page, fault.access),
+      kPlain ? Unprotect::kLift : policy().UnprotectIn(*fault.slot)};
 }
 
 FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
@@ -154,6 +180,16 @@ FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
     result = FaultWithMemory(gpa, qualification, std::move(result), kTableReclaims);
   }
   Count(result);
+  return result;
+}
+
+FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted) {
+  if (!engine_.options().private_memory) {
+    return Error(absl::FailedPreconditionError("VmOptions.private_memory is off"));
+  }
+  wanted_ = wanted;
+  FaultResult result = HandleEptViolation(gpa, qualification);
+  wanted_ = Privacy::kAsSet;
   return result;
 }
 
@@ -208,6 +244,9 @@ FaultResult Vcpu::SpecialFault(Gpa gpa, ExitQualification qualification, uint64_
   fault.sequence = sequence;
   fault.slot = &slot;
   fault.hva = slot.HvaOf(fault.gfn);
+  if (policy().restricts()) {
+    if (FaultResult end; !PassRules(fault, qualification, end)) return end;
+  }
   fault.log_write = slot.logs_dirty_pages() && fault.access.can_write();
   fault.need_room =
       fault.log_write || (slot.logs_dirty_pages() && IsByHardware(engine_.dirty_tracking()));
@@ -263,6 +302,51 @@ absl::Status Vcpu::CheckWidth(Gpa gpa) const {
 FaultResult Vcpu::Refuse(Gpa gpa, ExitQualification qualification) const {
   if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return Error(std::move(bad));
   return Error(qualification.Check());
+}
+
+// What attributes and view say of the frame, and how. False if the fault ends here.
+ABSL_ATTRIBUTE_NOINLINE bool Vcpu::PassRules(PageFault& fault, ExitQualification qualification,
+                                             FaultResult& result) {
+  const MmuReadSection section(reader_);
+  result.outcome = FaultOutcome::kRetry;
+  if (engine_.sequence.Current() != fault.sequence) return false;
+  result.outcome = FaultOutcome::kMemoryFault;
+  const bool is_private = policy().IsPrivate(fault.gfn);
+  if (wanted_ != Privacy::kAsSet && (wanted_ == Privacy::kPrivate) != is_private) return false;
+  const std::optional<Hva> hva = policy().HvaOf(*fault.slot, fault.gfn);
+  if (!hva) return false;
+  fault.hva = *hva;
+  if (policy().options().execute_by_mode) {
+    const Capabilities& offered = engine_.backend().capabilities();
+    fault.access = qualification.access_by_mode(offered.ept.advanced_exit_information());
+  }
+  return PassView(fault, result);
+}
+
+bool Vcpu::PassView(PageFault& fault, FaultResult& result) {
+  constexpr Access kFetch = Access::Execute() | Access::UserExecute();
+  const ViewRule rule = policy().RuleOf(fault.gfn);
+  const Access missing = fault.access.Without(rule.rights);
+  if (ABSL_PREDICT_TRUE(missing.is_empty())) return true;
+  if (fault.access == kFetch && missing != kFetch) {
+    // In which mode is not known, and one is allowed: if it was the other, it shows next time.
+    fault.access = rule.rights & kFetch;
+    return true;
+  }
+  if (rule.raises_ve && CanRaiseVe(fault)) {
+    // The guest is to hear of it, once there is an entry that lets the CPU tell it.
+    fault.access = rule.rights.can_write() ? Access::ReadWrite() : rule.rights;
+    return true;
+  }
+  result.outcome = FaultOutcome::kViewDenied;
+  result.denied = missing;
+  return false;
+}
+
+// Whether a leaf for the frame, which is not there yet, would raise #VE.
+bool Vcpu::CanRaiseVe(const PageFault& fault) const {
+  return !fault.slot->logs_dirty_pages() && !fault.slot->is_read_only() &&
+         !mmu().Walk(fault.gfn).is_mapped();
 }
 
 // A frame without memory. Remembering it is only a help, so no table for it is no error.
@@ -326,8 +410,8 @@ bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
     }
     // A large leaf must not become writable as a whole where each 4 KiB page is logged.
     const Level largest = fault.log_write ? kLevel4K : kLevel1G;
-    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest,
-                                engine_.policy().UnprotectIn(*fault.slot), memo_);
+    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest, policy().UnprotectIn(*fault.slot),
+                                memo_);
     if (fault.log_write && mapped.is_mapped()) MarkDirty(fault);
   }
   if (ABSL_PREDICT_FALSE(mapped.outcome() == MapOutcome::kBusy)) {
@@ -479,6 +563,8 @@ FaultStats Vcpu::stats() const {
   stats.retry = outcome(FaultOutcome::kRetry);
   stats.mmio = outcome(FaultOutcome::kMmio);
   stats.blocked = outcome(FaultOutcome::kBlocked);
+  stats.view_denied = outcome(FaultOutcome::kViewDenied);
+  stats.memory_faults = outcome(FaultOutcome::kMemoryFault);
   stats.errors = outcome(FaultOutcome::kError);
   stats.fast = counters_.fast.value();
   stats.splits = counters_.splits.value();

@@ -29,10 +29,18 @@
 #include "tdp/mmu/staged_table.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
+#include "tdp/mmu/view.h"
 
 namespace tdp {
 
 class Vcpu;
+
+// Which memory the guest's access is for, as far as hardware says.
+enum class Privacy : uint8_t {
+  kAsSet,  // whichever `Vm::SetMemoryAttributes` gives the frame
+  kPrivate,
+  kShared,
+};
 
 // The time between a VM entry and the exit that ends it. While it lives the vCPU counts as in the
 // guest: structural operations kick it and wait for this object's end. Its thread calls nothing
@@ -87,6 +95,12 @@ class Vcpu {
   // no cold table to take it from: the same fault can be tried again), and what `Resolve` answers.
   FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
 
+  // The same for hardware by which a guest says whether it wants private or shared memory (the C
+  // bit of SEV-SNP, the shared bit of TDX; not in `gpa` any more): kMemoryFault if
+  // `Vm::SetMemoryAttributes` said otherwise. FailedPrecondition without
+  // `VmOptions::private_memory`.
+  FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted);
+
   // Takes the guest-physical addresses that the CPU wrote to its page-modification log: each was
   // written for the first time since its D bit was clear. Call it at every exit, a full log's
   // included, before the `GuestEntry` ends: taking a dirty log waits for that. Marks what lies in
@@ -110,10 +124,17 @@ class Vcpu {
   // changing), ResourceExhausted (no table memory), and what `Backend::Resolve` answers.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access = Access::Read());
 
-  // The address space whose slots and tables the guest uses from its next entry on (1 in SMM).
-  // InvalidArgument if the `Vm` has no such space, FailedPrecondition in the guest.
+  // The address space whose slots and tables the guest uses from its next entry on (1 in SMM), on
+  // its base view. InvalidArgument if the `Vm` has no such space, FailedPrecondition in the guest.
   absl::Status SetAddressSpace(AddressSpaceId space);
   AddressSpaceId address_space() const { return address_space_; }
+
+  // The view, of that address space, on which the guest runs from its next entry on. Flushes
+  // nothing by itself: translations are tagged by their root. After an exit of a guest that may
+  // switch views by VMFUNC, call it with the index in the list of EPTPs that the VMCS shows
+  // (`Vm::EptpList`). NotFound if there is no such view, FailedPrecondition in the guest.
+  absl::Status SetView(ViewId view);
+  ViewId view() const { return view_->id(); }
 
   // The thread of this vCPU moved to another CPU, whose TLB may still hold what this vCPU left
   // there in the past: the next entry flushes all of it.
@@ -163,6 +184,9 @@ class Vcpu {
   bool IsPlausible(Gpa gpa, ExitQualification qualification) const;
   FaultResult Refuse(Gpa gpa, ExitQualification qualification) const;
   FaultResult Mmio(Gfn gfn, uint64_t sequence);
+  bool PassRules(PageFault& fault, ExitQualification qualification, FaultResult& result);
+  bool PassView(PageFault& fault, FaultResult& result);
+  bool CanRaiseVe(const PageFault& fault) const;
   bool IsMmioCurrent(EptEntry entry) const;
   bool IsMappedBesideLast(const PageFault& fault);
   bool MayWidenInPlace(const PageFault& fault) const;
@@ -195,10 +219,13 @@ class Vcpu {
     }
   }
   void LeaveGuest() { flush_member_.LeaveGuest(); }
-  DirectMmu& mmu() { return *mmu_; }
+  void Adopt(View& view);
+  DirectMmu& mmu() { return view_->mmu(); }
+  const DirectMmu& mmu() const { return view_->mmu(); }
+  const LeafPolicy& policy() const { return view_->policy(); }
 
   struct Counters {
-    Counter outcomes[7];
+    Counter outcomes[9];
     Counter fast;
     Counter splits;
     Counter flushes;
@@ -209,7 +236,9 @@ class Vcpu {
   const VcpuId id_;
   AddressSpaceId address_space_ = 0;
   bool lacks_memory_ = false;         // the last fault could go on with more of it
-  DirectMmu* mmu_;                    // of that address space
+  bool uses_several_roots_ = false;   // a flush is of all of them
+  Privacy wanted_ = Privacy::kAsSet;  // by the fault under way
+  View* view_;                        // of that address space
   ReverseMappedMmu* reverse_mapped_;  // the same, or null
   MmuLock::Reader reader_;
   SlotReader slots_;

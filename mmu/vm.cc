@@ -110,13 +110,23 @@ void Vm::PublishSlot(SlotUpdate update) {
   {
     MmuWriteSection section(engine_->mmu_lock);
     engine_->sequence.Move();
-    if (kind == SlotChange::kFlagsOnly && slot.logs_dirty_pages() &&
-        engine_->WriteProtect(slot.address_space, slot.base, slot.end())) {
+    TableList detached;
+    if (kind == SlotChange::kFlagsOnly && ProtectForLog(slot, logged, detached)) {
       flush = engine_->clock.Advance();
+      engine_->clock.Retire(std::move(detached), flush);
     }
   }
   if (logged) engine_->logging_slots.fetch_sub(1, std::memory_order_relaxed);
   flush.Settle();
+}
+
+// Logging was switched on or off, or neither.
+bool Vm::ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached) {
+  bool any = false;
+  if (slot.logs_dirty_pages() != logged) any = engine_->DetachRaising(slot, detached);
+  return (slot.logs_dirty_pages() &&
+          engine_->WriteProtect(slot.address_space, slot.base, slot.end())) ||
+         any;
 }
 
 // --- vCPUs
@@ -203,6 +213,10 @@ bool Vm::DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detac
       .ForEachInHostRange(start, end, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
         any |= engine_->Detach(slot.address_space, first, first + pages, spare, detached);
       });
+  engine_->slots.ForEachPrivateInHostRange(
+      start, end, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+        any |= engine_->Detach(slot.address_space, first, first + pages, spare, detached);
+      });
   return any;
 }
 
@@ -257,15 +271,15 @@ absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
 // --- Looking
 // --------------------------------------------------------------------------------------
 
-absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space) {
-  TDP_RETURN_IF_ERROR(CheckSpace(space));
+absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space, ViewId id) {
+  TDP_ASSIGN_OR_RETURN(const View* view, FindView(id, space));
   if (gpa >= engine_->guest_end()) {
     return absl::InvalidArgumentError(absl::StrFormat("gpa 0x%x is beyond the guest's width (0x%x)",
                                                       gpa.raw(), engine_->guest_end().raw()));
   }
   MmuLock::Reader reader(engine_->mmu_lock);
   MmuReadSection section(reader);
-  const Translation found = engine_->mmu(space).Walk(Gfn::Of(gpa));
+  const Translation found = view->mmu().Walk(Gfn::Of(gpa));
   if (found.is_mapped()) return found;
   return absl::NotFoundError(absl::StrFormat("gpa 0x%x is not mapped", gpa.raw()));
 }
@@ -295,9 +309,13 @@ VmStats Vm::Stats() const {
 
 absl::Status Vm::SetTableQuota(size_t tables) {
   if (tables == 0) return absl::InvalidArgumentError("tables: a quota of 0 leaves no root");
+  constexpr size_t kShadowsAtOnce = 64;
   engine_->pool.set_quota(tables);
   for (size_t taken = engine_->pool.taken(); taken > tables; taken = engine_->pool.taken()) {
-    if (engine_->table_reclaim.Run(taken - tables) == 0) break;
+    const size_t found = engine_->options().paging == Paging::kShadow
+                             ? engine_->RecycleShadows(kShadowsAtOnce)
+                             : engine_->table_reclaim.Run(taken - tables);
+    if (found == 0) break;
   }
   return absl::OkStatus();
 }

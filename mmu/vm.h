@@ -6,9 +6,11 @@
 #define TDP_MMU_VM_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -26,9 +28,14 @@
 #include "tdp/mmu/memory_types.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/vcpu.h"
+#include "tdp/mmu/view.h"
+#include "tdp/mmu/view_rules.h"
 #include "tdp/mmu/vm_options.h"
 
 namespace tdp {
+
+// An attribute of memory, as KVM numbers it.
+inline constexpr uint64_t kMemoryAttributePrivate = 8;
 
 // What aging a range found.
 struct [[nodiscard]] AgeResult {
@@ -98,7 +105,7 @@ class Vm : public GuestMemory {
 
   // Logs into a ring of `entries` for each vCPU (`Vcpu::dirty_ring`), in place of bitmaps, from now
   // on. Once, before the first vCPU, and with write-protection (`VmOptions::dirty_tracking`): else
-  // InvalidArgument. Sizes as `DirtyRing::CheckSize` says.
+  // InvalidArgument. Sizes as `DirtyRing::CheckSize` says. Not for `Paging::kShadow`.
   absl::Status EnableDirtyRing(uint64_t entries);
   // Protects the pages of all harvested entries again and frees the entries: read the pages after
   // this. Their number. No `Harvest` of a ring may run meanwhile.
@@ -141,12 +148,52 @@ class Vm : public GuestMemory {
   // or none are left; what is in use stays, and no more come. InvalidArgument for none at all.
   absl::Status SetTableQuota(size_t tables);
 
-  // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing;
-  // InvalidArgument beyond the guest's width.
-  absl::StatusOr<Translation> Translate(Gpa gpa, AddressSpaceId space = 0);
+  // Makes the frames of [gpa, gpa + size) private to the guest, or shared with the host, by
+  // `attributes` (0 or `kMemoryAttributePrivate`, as KVM_SET_MEMORY_ATTRIBUTES): private ones are
+  // backed by `MemoryRegion::private_hva` of their slot. Of every address space, whatever slots are
+  // there now or later. Nothing is copied. When it returns no vCPU reaches what the frames were
+  // backed by before. InvalidArgument (an unknown attribute, alignment, no size, beyond the guest's
+  // width); FailedPrecondition without `VmOptions::private_memory`.
+  absl::Status SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attributes);
 
-  // The pointer a vCPU would load now.
-  Eptp eptp(AddressSpaceId space = 0) const { return engine_->mmu(space).eptp(); }
+  // --- Views (docs/views.md): NotFound for a view, InvalidArgument for an address space that is
+  // not there
+  // ---------------------------------------------------------------------------------------------
+
+  // A view of the address space: tables of its own over the same slots, with every right at first.
+  // vCPUs run on it after `Vcpu::SetView`. FailedPrecondition with `VmOptions::reverse_map` or
+  // without EPT, ResourceExhausted for the 512th, or without memory for a root.
+  absl::StatusOr<ViewId> CreateView(AddressSpaceId space = 0);
+  // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it,
+  // InvalidArgument for the base.
+  absl::Status DestroyView(ViewId view, AddressSpaceId space = 0);
+  // What the view, not the base, allows of `count` frames from `first` on, whatever slots are there
+  // now or later: the rights of a leaf are those of slot and host that are among these. What is
+  // denied ends as `FaultOutcome::kViewDenied`. `UserExecute` counts with
+  // `VmOptions::execute_by_mode` only; else it goes with `Execute`. When it returns no vCPU uses
+  // the old rights. Costs a copy of the view's rules: O(their runs). InvalidArgument for a range
+  // beyond the tables, or W without R; FailedPrecondition for what the backend lacks.
+  absl::Status SetViewRights(ViewId view, Gfn first, PageCount count, Access rights,
+                             AddressSpaceId space = 0);
+  // Whether what the view denies there becomes #VE in the guest. Of pages that slot, host and dirty
+  // log leave to the view alone: else it ends as kViewDenied. Pages that are not there, and MMIO,
+  // never raise it. FailedPrecondition without `VmOptions::virtualization_exceptions` or without
+  // A and D bits; InvalidArgument for a range beyond the tables.
+  absl::Status SetRaisesVe(ViewId view, Gfn first, PageCount count, bool raises,
+                           AddressSpaceId space = 0);
+  // The page that the VMCS names as the list of EPTPs for VMFUNC, indexed by `ViewId`; kept true as
+  // views come and go and roots change. FailedPrecondition if the backend does not offer it,
+  // ResourceExhausted without memory. From the first call on every flush is of all roots.
+  absl::StatusOr<Hpa> EptpList(AddressSpaceId space = 0);
+
+  // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing, or no
+  // such view; InvalidArgument beyond the guest's width.
+  absl::StatusOr<Translation> Translate(Gpa gpa, AddressSpaceId space = 0, ViewId view = kBaseView);
+
+  // The pointer a vCPU would load now, on a view that there is.
+  Eptp eptp(AddressSpaceId space = 0, ViewId view = kBaseView) const {
+    return engine_->views(space)[view].mmu().eptp();
+  }
 
   VmStats Stats() const;
 
@@ -177,7 +224,15 @@ class Vm : public GuestMemory {
   absl::StatusOr<FrameRange> CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const;
   template <typename Visit>
   void ForEachBackedRange(Hva start, ByteCount size, Visit visit);
+  absl::Status CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) const;
+  absl::StatusOr<View*> FindView(ViewId view, AddressSpaceId space) const;
+  absl::StatusOr<Access> CheckRights(Access rights) const;
+  absl::Status ChangeRules(View& view, Gfn first, PageCount count, AddressSpaceId space,
+                           absl::FunctionRef<ViewRule(ViewRule)> change);
+  absl::Status SplitIn(const DirectMmu& mmu, FrameRange range, Level to, TableCache& tables,
+                       bool& any);
   void ZapSlot(const MemorySlot& slot);
+  bool ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached);
   void PublishSlot(SlotUpdate update);
   bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);
 

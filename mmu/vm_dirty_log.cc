@@ -64,6 +64,9 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
         absl::StrFormat("dirty ring: the VM finds writes by %s, not by write-protection",
                         DirtyTrackingName(engine_->dirty_tracking())));
   }
+  if (engine_->options().paging == Paging::kShadow) {
+    return absl::InvalidArgumentError("dirty ring: VmOptions.paging is kShadow, which has bitmaps");
+  }
   absl::MutexLock slots_lock(&engine_->slots_mutex);
   absl::MutexLock vcpus_lock(&engine_->vcpus_mutex);
   if (engine_->dirty_ring_entries != 0 || !engine_->vcpus.empty()) {

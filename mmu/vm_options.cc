@@ -81,6 +81,12 @@ absl::Status CheckShadow(const VmOptions& options, const Capabilities& capabilit
     return absl::InvalidArgumentError(
         "VmOptions.reverse_map: shadow tables have their own; it is for Paging::kEpt");
   }
+  if (options.execute_4k_only || options.private_memory || options.execute_by_mode != Use::kNever ||
+      options.virtualization_exceptions != Use::kNever) {
+    return absl::InvalidArgumentError(
+        "VmOptions.execute_4k_only, .private_memory, .execute_by_mode and "
+        ".virtualization_exceptions are for Paging::kEpt");
+  }
   return CheckRange("shadow_page_quota",
                     static_cast<int64_t>(std::min<uint64_t>(options.shadow_page_quota, INT64_MAX)),
                     64, INT64_MAX);
@@ -92,6 +98,12 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
   TDP_RETURN_IF_ERROR(CheckRanges(options));
   TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(options, capabilities)
                                                         : CheckEpt(options, capabilities.ept));
+  if (options.execute_by_mode == Use::kRequire && !capabilities.mbec) {
+    return Lacks("execute_by_mode", "mode-based execute control");
+  }
+  if (options.virtualization_exceptions == Use::kRequire && !capabilities.ve) {
+    return Lacks("virtualization_exceptions", "EPT-violation #VE");
+  }
   TDP_RETURN_IF_ERROR(CheckDirtyTracking(options, capabilities));
   const int bits = capabilities.physical_address_bits;
   if (bits < 32 || bits > 52) {
@@ -108,6 +120,14 @@ int GuestPhysicalBits(const VmOptions& options) {
 
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities) {
   return options.accessed_dirty != Use::kNever && capabilities.ept.accessed_dirty();
+}
+
+bool UsesExecuteByMode(const VmOptions& options, const Capabilities& capabilities) {
+  return options.execute_by_mode != Use::kNever && capabilities.mbec;
+}
+
+bool UsesVirtualizationExceptions(const VmOptions& options, const Capabilities& capabilities) {
+  return options.virtualization_exceptions != Use::kNever && capabilities.ve;
 }
 
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {

@@ -61,6 +61,20 @@ struct VmOptions {
   // Keep a reverse map from frames to the entries that map them, as Linux 3.11 did for its direct
   // tables: the textbook's MMU, slower by design. Writes are then tracked by write-protection.
   bool reverse_map = false;
+  // Executable only as 4 KiB: large leaves lack X, and a fetch splits them (KVM's nx_huge_pages).
+  // For CPUs on which an instruction fetch through two page sizes can stop the machine (iTLB
+  // multihit, CVE-2018-12207). `Vm::CollapseRange` makes large leaves, without X, of what was
+  // split.
+  bool execute_4k_only = false;
+  // Mode-based execute control for EPT: views may allow execution to user-mode and supervisor-mode
+  // linear addresses separately. The embedder sets the VM-execution control as this says.
+  Use execute_by_mode = Use::kNever;
+  // EPT-violation #VE: every entry suppresses it unless `Vm::SetRaisesVe` says otherwise. The
+  // embedder sets the VM-execution control as this says.
+  Use virtualization_exceptions = Use::kNever;
+  // Frames may be private to the guest (`Vm::SetMemoryAttributes`), and slots have memory for that
+  // (`MemoryRegion::private_hva`).
+  bool private_memory = false;
   // A clock in nanoseconds. If set, writers' sections are timed by it into
   // `VmStats::writer_section_ns`.
   uint64_t (*section_clock)() = nullptr;
@@ -74,6 +88,9 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
 int GuestPhysicalBits(const VmOptions& options);
 // Whether to use A and D bits.
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities);
+// Whether MBEC and #VE are in use.
+bool UsesExecuteByMode(const VmOptions& options, const Capabilities& capabilities);
+bool UsesVirtualizationExceptions(const VmOptions& options, const Capabilities& capabilities);
 // The dirty tracking in use: never `kBest`.
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities);
 // The largest leaf level in use.

@@ -17,13 +17,15 @@
 
 namespace tdp {
 
-// Calls `visit(mmu, range)` for each range of frames that the host range backs.
+// Calls `visit(mmu, range)` for each range of frames that the host range backs, in every view.
 template <typename Visit>
 void Vm::ForEachBackedRange(Hva start, ByteCount size, Visit visit) {
   SlotReader(engine_->slots)
       .ForEachInHostRange(start, start + size,
                           [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-                            visit(engine_->mmu(slot.address_space), {first, first + pages});
+                            engine_->ForEachView(slot.address_space, [&](View& view) {
+                              visit(view.mmu(), {first, first + pages});
+                            });
                           });
 }
 
@@ -90,12 +92,27 @@ absl::Status Vm::CheckNoReverseMap() const {
 absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to,
                                             AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckNoReverseMap());
-  TDP_ASSIGN_OR_RETURN(FrameRange range, CheckFrames(first, count, space));
+  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
   if (to != kLevel4K && to != kLevel2M) {
     return absl::InvalidArgumentError(absl::StrFormat("level %d: must be 1 or 2", to.raw()));
   }
-  RangeSplit split(engine_->mmu(space), engine_->mmu_lock);
   TableCache tables(engine_->pool);
+  absl::Status status;
+  bool any = false;
+  engine_->ForEachView(space, [&](const View& view) {
+    if (status.ok()) status = SplitIn(view.mmu(), range, to, tables, any);
+  });
+  PendingFlush flush;
+  if (any) flush = engine_->clock.Advance();
+  if (status.ok()) return flush;
+  flush.Settle();
+  return status;
+}
+
+// Sets `any` if a leaf became a table.
+absl::Status Vm::SplitIn(const DirectMmu& mmu, FrameRange range, Level to, TableCache& tables,
+                         bool& any) {
+  RangeSplit split(mmu, engine_->mmu_lock);
   absl::Status status;
   // Without tables at first: where nothing is large none is needed.
   for (;;) {
@@ -104,10 +121,7 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
     status = tables.Refill();
     if (!status.ok()) break;
   }
-  PendingFlush flush;
-  if (split.any()) flush = engine_->clock.Advance();
-  if (status.ok()) return flush;
-  flush.Settle();
+  any |= split.any();
   return status;
 }
 
@@ -116,7 +130,9 @@ absl::StatusOr<uint64_t> Vm::CollapseRange(Gfn first, PageCount count, AddressSp
   TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
   uint64_t collapsed = 0;
   for (Level level = kLevel2M; level <= engine_->max_leaf_level(); level = level.above()) {
-    collapsed += RangeCollapse(*engine_, space).Run(range, level);
+    engine_->ForEachView(space, [&](View& view) {
+      collapsed += RangeCollapse(*engine_, space, view).Run(range, level);
+    });
   }
   return collapsed;
 }

@@ -16,9 +16,11 @@ namespace tdp {
 // it short and block on nothing.
 class Walker {
  public:
-  // `space` is one that the VM has.
-  explicit Walker(Vm& vm, AddressSpaceId space = 0)
-      : mmu_(vm.engine_->mmu(space)), reader_(vm.engine_->mmu_lock), section_(reader_) {}
+  // `space` is one that the VM has, `view` one of its views.
+  explicit Walker(Vm& vm, AddressSpaceId space = 0, ViewId view = kBaseView)
+      : mmu_(vm.engine_->views(space)[view].mmu()),
+        reader_(vm.engine_->mmu_lock),
+        section_(reader_) {}
 
   // What the tables say of `gfn`, which lies within the guest's width. Changes no A or D bit.
   Translation Walk(Gfn gfn) const { return mmu_.Walk(gfn); }

@@ -163,7 +163,9 @@ absl::Status HandleFault(const Guest& guest, const vtx::VmExit& exit, Vcpu& mmu,
       return EmulateMmio(guest, exit, vcpu, report);
     case FaultOutcome::kBlocked:
     case FaultOutcome::kDirtyRingFull:
-      return absl::InternalError("this host's pages are always there, and nothing is logged");
+    case FaultOutcome::kViewDenied:
+    case FaultOutcome::kMemoryFault:
+      return absl::InternalError("this host's pages are always there, and nothing is restricted");
     case FaultOutcome::kError:
       return result.status;
   }

@@ -22,8 +22,6 @@ const char* PagingOutcomeName(PagingOutcome outcome) {
       return "no table";
     case PagingOutcome::kBlocked:
       return "blocked";
-    case PagingOutcome::kDirtyRingFull:
-      return "dirty ring full";
     case PagingOutcome::kError:
       return "error";
   }

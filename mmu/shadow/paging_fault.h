@@ -14,16 +14,15 @@
 namespace tdp {
 
 enum class PagingOutcome : uint8_t {
-  kFixed,          // the tables changed: run the guest on
-  kSpurious,       // they already allowed it: run on
-  kRetry,          // memory is changing under the fault: run on
-  kGuestFault,     // the guest's own: deliver #PF with `error_code`, CR2 is the address
-  kMmio,           // no memory at `gpa`, or a write to read-only memory: emulate the access
-  kEmulateWrite,   // a write to a page table, at `gpa`: emulate it (`ShadowVcpu::EmulateWrite`)
-  kNoTable,        // a table of the guest lies where there is no memory, at `gpa`
-  kBlocked,        // a host page is not there yet: wait for it, then run on
-  kDirtyRingFull,  // nearly: harvest and reset the rings, then run on
-  kError,          // `status` says why; nothing has been given to the guest
+  kFixed,         // the tables changed: run the guest on
+  kSpurious,      // they already allowed it: run on
+  kRetry,         // memory is changing under the fault: run on
+  kGuestFault,    // the guest's own: deliver #PF with `error_code`, CR2 is the address
+  kMmio,          // no memory at `gpa`, or a write to read-only memory: emulate the access
+  kEmulateWrite,  // a write to a page table, at `gpa`: emulate it (`ShadowVcpu::EmulateWrite`)
+  kNoTable,       // a table of the guest lies where there is no memory, at `gpa`
+  kBlocked,       // a host page is not there yet: wait for it, then run on
+  kError,         // `status` says why; nothing has been given to the guest
 };
 inline constexpr int kPagingOutcomes = static_cast<int>(PagingOutcome::kError) + 1;
 

@@ -59,7 +59,7 @@ absl::Status ShadowTables<Entry>::CheckPage(const ShadowPage& page) const {
   absl::Status status;
   Chain::ForEach(page.parents, [&](const uint64_t* entry) {
     ++parents;
-    const Entry link(*entry);
+    const Entry link = Ref(const_cast<uint64_t*>(entry)).Load();
     const ShadowPage* parent = ShadowPage::Of(entry);
     if (link.kind(parent->level()) != EntryKind::kTable || TableOf(link) != page.table) {
       status.Update(Broken(page, 0, "a parent links another table"));

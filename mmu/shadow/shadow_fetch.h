@@ -34,8 +34,8 @@ struct ShadowPath {
   };
   // By level, from that of the root down to `leaf_level`.
   std::array<Step, 6> steps;
-  // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`: the guest has no
-  // tables.
+  // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`, above every
+  // level: the guest has no tables.
   int leaf_level = 1;
   static constexpr int kNoTables = 6;
   uint32_t rights = 0;  // of the leaf: as `LeafOrigin` keeps them
@@ -46,7 +46,7 @@ enum class FetchOutcome : uint8_t {
   kInstalled,
   kSpurious,       // it stood there already, with what is needed
   kChanged,        // the guest's tables are not what was walked: walk again
-  kFlushFirst,     // a table became tracked that a CPU can still write: commit, settle, walk again
+  kFlushFirst,     // a CPU may still write a table that is tracked: commit, settle, walk again
   kNeedsTables,    // the stock is used up: refill it
   kNeedsTracking,  // `short_of_tracking` and `gfn_without_tracking` have to be prepared
   kNeedsPage,      // `Memory` has to fetch a page
@@ -89,6 +89,7 @@ class ShadowFetch {
 
   // Then puts `leaf` there, the entry for `path.gfn` at that level; `rmap` is that of its slot.
   FetchOutcome Set(const ShadowPath& path, Entry leaf, SlotRmap& rmap) {
+    if (!IsTrusted()) return FetchOutcome::kFlushFirst;
     if (const FetchOutcome changed = Verify(path, page_->level());
         changed != FetchOutcome::kInstalled) {
       return changed;
@@ -114,7 +115,7 @@ class ShadowFetch {
   Wanted ChildOf(const ShadowPath& path) const {
     const Level level = page_->level();
     const PageRole role = page_->role.WithLevel(level.below());
-    if (level.raw() <= path.leaf_level || path.leaf_level == ShadowPath::kNoTables) {
+    if (level.raw() <= path.leaf_level) {
       return {path.gfn.AlignDown(level.pages()),
               role.WithDirect(true).WithQuadrant(0).WithAccess(AccessOf(path.rights))};
     }
@@ -143,8 +144,17 @@ class ShadowFetch {
     return LinkChild(path, wanted, sync);
   }
 
+  // What an entry is derived from must not be written unseen. Where it may be for a moment yet, the
+  // flush that is to come, or one of our own, ends that.
+  bool IsTrusted() {
+    if (ABSL_PREDICT_TRUE(tables_.IsTrusted(*page_))) return true;
+    zap_.flush = true;
+    return false;
+  }
+
   template <typename Sync>
   FetchOutcome LinkChild(const ShadowPath& path, const Wanted& wanted, Sync sync) {
+    if (!IsTrusted()) return FetchOutcome::kFlushFirst;
     if (const FetchOutcome changed = Verify(path, page_->level());
         changed != FetchOutcome::kInstalled) {
       return changed;
@@ -177,13 +187,8 @@ class ShadowFetch {
         return FetchOutcome::kNeedsTracking;
       }
     }
-    const bool flush_before = zap_.flush;
-    zap_.flush = false;
     child = tables_.Make(wanted.gfn, wanted.role, tracking, stock_, zap_);
-    const bool was_writable = zap_.flush;
-    zap_.flush |= flush_before;
-    if (child == nullptr) return FetchOutcome::kNeedsTables;
-    return was_writable ? FetchOutcome::kFlushFirst : FetchOutcome::kInstalled;
+    return child == nullptr ? FetchOutcome::kNeedsTables : FetchOutcome::kInstalled;
   }
 
   // kInstalled if the guest's entry behind the shadow's entries of `level` is as it was walked.

@@ -70,15 +70,19 @@ struct alignas(64) ShadowPage {
   TablePage* places = nullptr;   // 512 `RmapPlace`s
   uint32_t present = 0;          // entries that are no holes
   uint32_t roots = 0;            // vCPUs' roots and cached roots that stand here
-  bool is_invalid = false;       // zapped while it was a root: freed when it is none any more
+  // The flush after which no CPU can write the guest's table through what it had cached when W was
+  // taken; `ShadowTables::IsTrusted` compares.
+  uint64_t trusted_from = 0;
+  bool is_invalid = false;  // zapped while it was a root: freed when it is none any more
   ShadowSync sync = ShadowSync::kSynced;
   uint8_t floods = 0;  // writes to the table since something used the page
   ShadowPage* hash_next = nullptr;
   ShadowPage* hash_previous = nullptr;
   ShadowPage* newer = nullptr;  // by time of making
   ShadowPage* older = nullptr;
-  ShadowPage* unsync_next = nullptr;
-  ShadowPage* unsync_previous = nullptr;
+  // In the list of pages out of sync, which are of level 1, or of roots, which are not.
+  ShadowPage* special_next = nullptr;
+  ShadowPage* special_previous = nullptr;
 
   Level level() const { return role.level(); }
   bool is_direct() const { return role.direct(); }
@@ -111,8 +115,8 @@ struct alignas(64) ShadowPage {
 };
 
 // Records come from a `DescriptorPool` of this size.
-inline constexpr size_t kShadowPageBytes = 256;
-static_assert(sizeof(ShadowPage) <= kShadowPageBytes);
+inline constexpr size_t kShadowPageBytes = 128;
+static_assert(sizeof(ShadowPage) == kShadowPageBytes);
 
 // Where the entries of shadow pages keep their places in chains.
 struct ShadowPlaces {
@@ -157,7 +161,7 @@ class ShadowList {
 };
 
 using ShadowAgeList = ShadowList<&ShadowPage::newer, &ShadowPage::older>;
-using ShadowUnsyncList = ShadowList<&ShadowPage::unsync_next, &ShadowPage::unsync_previous>;
+using ShadowSpecialList = ShadowList<&ShadowPage::special_next, &ShadowPage::special_previous>;
 
 }  // namespace tdp
 

@@ -71,15 +71,26 @@ ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* 
   if (tracking != nullptr) {
     // Prepared, so this cannot fail.
     TDP_CHECK(tracking->AddWriteTracking(gfn).ok());
-    zap.flush |= WriteProtectFrame(gfn);
+    ProtectTable(*page, zap);
   }
   return page;
+}
+
+// Any flush that begins after W was taken will do, and gets a later number than the clock shows
+// now.
+template <typename Entry>
+void ShadowTables<Entry>::ProtectTable(ShadowPage& page, ShadowZap& zap) {
+  if (!WriteProtectFrame(page.gfn)) return;
+  page.trusted_from = clock_.generation() + 1;
+  zap.flush = true;
 }
 
 template <typename Entry>
 void ShadowTables<Entry>::Release(ShadowPage& page, ShadowZap& zap) {
   TDP_CHECK(page.roots != 0);
-  if (--page.roots == 0 && page.is_invalid) Free(page, zap);
+  if (--page.roots != 0) return;
+  roots_.Remove(&page);
+  if (page.is_invalid) Free(page, zap);
 }
 
 // --- Entries -------------------------------------------------------------------------------------
@@ -239,8 +250,13 @@ PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
 template <typename Entry>
 void ShadowTables<Entry>::Settle(PendingFlush&& flush) {
   if (!flush.is_owed()) return;
+  const uint64_t generation = flush.generation();
   flush.Settle();
-  unsettled_.fetch_sub(1, std::memory_order_relaxed);
+  uint64_t settled = settled_.load(std::memory_order_relaxed);
+  while (settled < generation &&
+         !settled_.compare_exchange_weak(settled, generation, std::memory_order_release)) {
+  }
+  unsettled_.fetch_sub(1, std::memory_order_release);
 }
 
 // --- What the guest writes -----------------------------------------------------------------------
@@ -318,10 +334,11 @@ void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
 
 template <typename Entry>
 void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
-  for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowUnsyncList::Next(page)) {
-    if (page->sync != ShadowSync::kUnsync) continue;
-    zap.flush |= WriteProtectFrame(page->gfn);
+  for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowSpecialList::Next(page)) {
+    // Another vCPU may have begun already, and not have settled.
+    if (page->sync == ShadowSync::kUnsync) ProtectTable(*page, zap);
     page->sync = ShadowSync::kResyncing;
+    zap.flush |= !IsTrusted(*page);
   }
 }
 
@@ -424,10 +441,8 @@ void ShadowTables<Entry>::ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap) {
 template <typename Entry>
 void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
   ++generation_;
-  for (ShadowPage* page = pages_.first(); page != nullptr;) {
-    ShadowPage* next = ShadowAgeList::Next(page);
-    if (page->roots != 0) Zap(*page, spare_descriptors_, zap);
-    page = next;
+  for (ShadowPage* root = roots_.first(); root != nullptr; root = ShadowSpecialList::Next(root)) {
+    if (!root->is_invalid) Zap(*root, spare_descriptors_, zap);
   }
 }
 

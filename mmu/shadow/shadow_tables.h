@@ -111,13 +111,20 @@ class ShadowTables {
 
   // A new page, linked nowhere; there is none like it. Null if `stock` lacks something. `tracking`,
   // null for a direct page, is prepared for `gfn`: the frame is tracked from here on, and every
-  // entry that maps it loses W. If one had it, `zap` owes a flush, and until that is settled no
-  // entry may be derived from the guest's table: a CPU may still write it unseen.
+  // entry that maps it loses W. If one had it, `zap` owes a flush.
   ShadowPage* Make(Gfn gfn, PageRole role, LargePagePermits* tracking, ShadowStock& stock,
                    ShadowZap& zap);
 
+  // Whether entries may be derived from the guest's table as it is. Not so until the flush that its
+  // tracking owed is settled: a CPU may still write it unseen.
+  bool IsTrusted(const ShadowPage& page) const {
+    return page.trusted_from <= settled_.load(std::memory_order_acquire);
+  }
+
   // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
-  void Hold(ShadowPage& page) { ++page.roots; }
+  void Hold(ShadowPage& page) {
+    if (page.roots++ == 0) roots_.PushBack(&page);
+  }
   void Release(ShadowPage& page, ShadowZap& zap);
   // Whether a held page still shadows anything: else the root has to be made anew.
   bool IsCurrent(const ShadowPage& page) const {
@@ -154,7 +161,7 @@ class ShadowTables {
   void OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors, ShadowZap& zap);
 
   // The pages out of sync.
-  const ShadowUnsyncList& unsync() const { return unsync_; }
+  const ShadowSpecialList& unsync() const { return unsync_; }
   // Takes W from the frames of all unsync pages again: once `zap` is settled they can be read and
   // given to `SetSynced`, unless one was written meanwhile and went unsync again.
   void BeginResync(ShadowZap& zap);
@@ -169,6 +176,10 @@ class ShadowTables {
   // Under the lock. Zaps the oldest pages that are no roots: up to `count` of them. How many it
   // were.
   size_t ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap);
+  // The same in a writer's section.
+  size_t ZapOldest(size_t count, ShadowZap& zap) {
+    return ZapOldest(count, spare_descriptors_, zap);
+  }
   bool IsFull(size_t more) const { return pages_.size() + more > options_.page_quota; }
   // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
   // section.
@@ -188,7 +199,7 @@ class ShadowTables {
   // Takes away every leaf that touches [first, end) and every page that shadows a table there.
   void Detach(Gfn first, Gfn end, ShadowZap& zap);
   // Makes every page obsolete, and empties the roots so that no CPU gets to one once `zap` is
-  // settled.
+  // settled. O(roots).
   void MakeObsolete(ShadowZap& zap);
   // Zaps up to `count` obsolete pages, the oldest first. Whether there may be more.
   bool ZapObsolete(size_t count, ShadowZap& zap);
@@ -211,6 +222,7 @@ class ShadowTables {
   absl::Status CheckInvariants() const;
 
  private:
+  void ProtectTable(ShadowPage& page, ShadowZap& zap);
   bool Protect(RmapHead& head) const;
   bool WriteProtectFrame(Gfn gfn) const;
   static bool ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
@@ -245,12 +257,14 @@ class ShadowTables {
   const ShadowTablesOptions options_;
   Counters counters_;
 
-  std::atomic<int> unsettled_{0};  // commits whose flush is still to come
+  std::atomic<int> unsettled_{0};     // commits whose flush is still to come
+  std::atomic<uint64_t> settled_{0};  // the latest flush that a commit has settled
   SpinLock lock_;
   uint32_t generation_ = 1;
   PageHash hash_;
   ShadowAgeList pages_;
-  ShadowUnsyncList unsync_;
+  ShadowSpecialList unsync_;
+  ShadowSpecialList roots_;  // the pages that are held, invalid ones included
   SlotRmaps rmaps_;
   // Of structural operations.
   DescriptorCache spare_descriptors_;

@@ -35,11 +35,10 @@ PagingFaultResult Error(absl::Status status) {
 }  // namespace
 
 ShadowVcpu::ShadowVcpu(const ShadowParts& parts, const FlushClock::Member& member,
-                       GuestWindow& window, DirtyRing* ring)
+                       GuestWindow& window)
     : parts_(parts),
       member_(member),
       window_(window),
-      ring_(ring),
       shadow_(parts.shadows[0].get()),
       reader_(parts.mmu_lock),
       slots_(parts.slots),
@@ -183,10 +182,6 @@ ShadowVcpu::Next ShadowVcpu::FindMemory(Fault& fault, PagingFaultResult& result)
   }
   fault.hva = fault.slot->HvaOf(fault.path.gfn);
   fault.log_write = fault.slot->logs_dirty_pages() && write;
-  if (fault.log_write && ring_ != nullptr && ring_->is_nearly_full()) {
-    result.outcome = PagingOutcome::kDirtyRingFull;
-    return Next::kDone;
-  }
   return Next::kAgain;
 }
 
@@ -214,7 +209,8 @@ ShadowVcpu::Next ShadowVcpu::Install(Fault& fault, ShadowZap& zap, PagingFaultRe
 
   const bool writable = MayWrite(fault, goal);
   if (fault.access.is_write() && !writable) {
-    result.outcome = PagingOutcome::kEmulateWrite;
+    // The host was asked for a page to be written: if it gave none, it is changing its mind.
+    result.outcome = fault.page->writable ? PagingOutcome::kEmulateWrite : PagingOutcome::kRetry;
     return Next::kDone;
   }
   SlotRmap& rmap = *shadow().RmapOf(fault.path.gfn);
@@ -277,7 +273,8 @@ ShadowVcpu::Next ShadowVcpu::AfterFetch(FetchOutcome outcome, const Fetch& fetch
 // The largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is left to
 // tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
 Level ShadowVcpu::GoalOf(const Fault& fault) const {
-  const Level host = parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page);
+  const Level host =
+      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, Access::Read());
   return std::min({host, Level(fault.path.leaf_level), kLevel2M});
 }
 
@@ -321,13 +318,8 @@ PagingEntry ShadowVcpu::LeafOf(const Fault& fault, Level level, bool writable) c
 
 // After the page was made writable, not before: docs/locking.md shows what the other order loses.
 void ShadowVcpu::MarkDirty(const Fault& fault) {
-  const uint64_t index = fault.slot->IndexOf(fault.path.gfn);
-  if (ring_ != nullptr) {
-    // The fault began with room for much more than one entry.
-    TDP_CHECK(ring_->Push({fault.slot->address_space, fault.slot->id, index}));
-  } else if (DirtyLog* log = fault.slot->state->dirty_log(); log != nullptr) {
-    log->Mark(index);
-  }
+  if (DirtyLog* log = fault.slot->state->dirty_log())
+    log->Mark(fault.slot->IndexOf(fault.path.gfn));
 }
 
 // --- Neighbours ----------------------------------------------------------------------------------
@@ -453,19 +445,11 @@ absl::Status ShadowVcpu::EmulateWrite(Gpa gpa, ByteCount size,
   }
   for (int i = 0; i < kTries; ++i) {
     GuestWalkOutcome why = GuestWalkOutcome::kMapped;
-    {
-      MmuReadSection section(reader_);
-      std::byte* place = window_.Reach(gpa, true, why);
-      if (place != nullptr) {
-        store(place);
-        window_.Wrote(gpa);
-      } else if (why == GuestWalkOutcome::kMapped) {
-        return absl::PermissionDeniedError(
-            absl::StrFormat("gpa 0x%x is read-only memory", gpa.raw()));
-      }
-      if (place != nullptr) why = GuestWalkOutcome::kMapped;
+    if (TryStore(gpa, store, why)) return OnWritten(gpa, size);
+    if (why == GuestWalkOutcome::kMapped) {
+      return absl::PermissionDeniedError(
+          absl::StrFormat("gpa 0x%x is read-only memory", gpa.raw()));
     }
-    if (why == GuestWalkOutcome::kMapped) return OnWritten(gpa, size);
     bool no_memory = false;
     TDP_RETURN_IF_ERROR(FetchPage(no_memory));
     if (no_memory) {
@@ -474,6 +458,16 @@ absl::Status ShadowVcpu::EmulateWrite(Gpa gpa, ByteCount size,
   }
   return absl::UnavailableError(
       absl::StrFormat("guest memory at gpa 0x%x is changing: try again", gpa.raw()));
+}
+
+bool ShadowVcpu::TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store,
+                          GuestWalkOutcome& why) {
+  MmuReadSection section(reader_);
+  std::byte* place = window_.Reach(gpa, true, why);
+  if (place == nullptr) return false;
+  store(place);
+  window_.Wrote(gpa);
+  return true;
 }
 
 absl::Status ShadowVcpu::OnWritten(Gpa gpa, ByteCount size) {

@@ -18,7 +18,6 @@
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_log.h"
-#include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/backend.h"
@@ -63,11 +62,11 @@ struct ShadowParts {
 // It begins without paging, as a CPU after reset.
 class ShadowVcpu {
  public:
-  // `member`, `window` and `ring` (null: none) belong to the `Vcpu`. ResourceExhausted without
-  // memory for the first root.
+  // `member` and `window` belong to the `Vcpu`. ResourceExhausted without memory for the first
+  // root.
   static absl::StatusOr<std::unique_ptr<ShadowVcpu>> Create(const ShadowParts& parts,
                                                             const FlushClock::Member& member,
-                                                            GuestWindow& window, DirtyRing* ring);
+                                                            GuestWindow& window);
   // The vCPU is outside the guest for good.
   ~ShadowVcpu();
 
@@ -164,8 +163,7 @@ class ShadowVcpu {
   };
   using Fetch = ShadowFetch<PagingEntry, GuestWindow>;
 
-  ShadowVcpu(const ShadowParts& parts, const FlushClock::Member& member, GuestWindow& window,
-             DirtyRing* ring);
+  ShadowVcpu(const ShadowParts& parts, const FlushClock::Member& member, GuestWindow& window);
 
   absl::Status CheckOutside() const;
   PagingShadow& shadow() const { return *shadow_; }
@@ -183,6 +181,7 @@ class ShadowVcpu {
   PagingEntry LeafOf(const Fault& fault, Level level, bool writable) const;
   GuestRights Emulated(const Fault& fault, GuestRights rights) const;
   bool MayWrite(const Fault& fault, Level level);
+  bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
   Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
   void Prefetch(const Fault& fault, ShadowPage& page, int index);
   bool PrefetchOrigin(ShadowPage& page, int index, const std::byte* table,
@@ -215,7 +214,6 @@ class ShadowVcpu {
   const ShadowParts parts_;
   const FlushClock::Member& member_;
   GuestWindow& window_;
-  DirtyRing* const ring_;
   AddressSpaceId space_ = 0;
   PagingShadow* shadow_;
   MmuLock::Reader reader_;

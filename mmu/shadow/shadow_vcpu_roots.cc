@@ -46,9 +46,8 @@ bool IsCanonical(PagingMode mode, Gva gva) {
 
 absl::StatusOr<std::unique_ptr<ShadowVcpu>> ShadowVcpu::Create(const ShadowParts& parts,
                                                                const FlushClock::Member& member,
-                                                               GuestWindow& window,
-                                                               DirtyRing* ring) {
-  auto vcpu = absl::WrapUnique(new ShadowVcpu(parts, member, window, ring));
+                                                               GuestWindow& window) {
+  auto vcpu = absl::WrapUnique(new ShadowVcpu(parts, member, window));
   TDP_RETURN_IF_ERROR(vcpu->LoadRoot(vcpu->paging_, vcpu->roots_, vcpu->root_));
   vcpu->LoadRegisters();
   return vcpu;
@@ -343,7 +342,7 @@ ShadowVcpu::Next ShadowVcpu::ResyncPages(ShadowZap& zap) {
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
   for (ShadowPage* page = shadow().unsync().first(); page != nullptr;) {
-    ShadowPage* next = ShadowUnsyncList::Next(page);
+    ShadowPage* next = ShadowSpecialList::Next(page);
     GuestWalkOutcome why = GuestWalkOutcome::kMapped;
     const std::byte* table = window_.Reach(page->gfn.address(), false, why);
     if (table == nullptr) return Next::kFetch;

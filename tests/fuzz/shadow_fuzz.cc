@@ -1,28 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Bytes to operations on an engine that keeps a reverse map, judged by the flat model, by the
-// software CPU's flush oracle and by the invariants of the map. A crash prints its operations as
-// C++: paste them into a test of tests/model.
+// Bytes to what a guest does on shadow tables: its tables, accesses, stores into tables, INVLPGs
+// and MOVs to CR3, with slot changes and the host's doings between. Judged by a software CPU on
+// EPT, and by the invariants of the shadow.
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <vector>
 
-#include "tests/model/engine_model.h"
+#include "absl/status/status.h"
+#include "tests/mmu/shadow/random_guest.h"
+
+namespace {
+
+// The bytes as choices, then zeros.
+class Bytes {
+ public:
+  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+
+  bool empty() const { return size_ == 0; }
+  uint64_t Below(uint64_t bound) {
+    uint64_t word = 0;
+    for (uint64_t span = 1; span < bound && size_ > 0; span <<= 8) word = word << 8 | Next();
+    return word % bound;
+  }
+
+ private:
+  uint8_t Next() {
+    --size_;
+    return *data_++;
+  }
+
+  const uint8_t* data_;
+  size_t size_;
+};
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const std::vector<tdp::model::Op> ops = tdp::model::OpsFromBytes(data, size);
-  // The size decides how large the host's pages are, so that both kinds are met.
-  tdp::model::EngineModel model({.reverse_map = true}, size % 2 == 0 ? 0 : 9);
+  if (size < 2) return 0;
+  tdp::shadow_test::RandomGuestOptions options;
+  options.mode = static_cast<tdp::PagingMode>(data[0] % 5);
+  options.host_order = (data[0] & 0x80) != 0 ? 9 : 0;
+  Bytes bytes(data + 1, size - 1);
+  // The tables that the guest begins with are dealt by one number: bytes are kept for what it does.
+  uint64_t deal = bytes.Below(uint64_t{1} << 16);
+  bool dealing = true;
+  tdp::shadow_test::RandomGuest guest(options, [&](uint64_t bound) {
+    if (!dealing) return bytes.Below(bound);
+    deal = deal * 0x5851f42d4c957f2d + 0x14057b7ef767814f;
+    return (deal >> 33) % bound;
+  });
+  dealing = false;
   absl::Status status;
-  for (size_t i = 0; i < ops.size() && status.ok(); ++i) {
-    status = model.Apply(ops[i]);
-    if (status.ok() && i % 8 == 0) status = model.Check();
+  for (int step = 0; !bytes.empty() && status.ok(); ++step) {
+    status = guest.Step();
+    if (status.ok() && step % 8 == 0) status = guest.Check();
   }
-  if (status.ok()) status = model.Check();
+  if (status.ok()) status = guest.Check();
   if (status.ok()) return 0;
-  std::fprintf(stderr, "%s\nafter\n%s", status.ToString().c_str(), tdp::model::ToCpp(ops).c_str());
+  std::fprintf(stderr, "mode %d order %d: %s\n", static_cast<int>(options.mode), options.host_order,
+               status.ToString().c_str());
   std::abort();
 }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -129,6 +130,45 @@ TEST_F(ReverseMapTest, ALoggedWriteUnderALargeLeafDropsIt) {
   EXPECT_EQ(LevelOf(Gpa(0x4000)), 0) << "it comes back with its next fault";
   EXPECT_EQ(LevelOf(Gpa(MiB(2))), 2);
   EXPECT_THAT(TakeDirty(), ElementsAre(3));
+}
+
+// The leaf went, and then the tables turned out to be missing: the answer was an error, and the
+// page was mapped no more.
+TEST(ReverseMappedMmu, WithoutTablesALargeLeafStaysWhereASmallerOneIsWanted) {
+  MinimalBackend host;
+  TablePool pool(host, 100, EptEntry::Empty());
+  TableCache stock(pool);
+  TableCache nothing(pool);
+  ASSERT_TRUE(stock.Refill().ok());
+  DirectMmu mmu(DirectMmuOptions(), pool, stock.Pop());
+  ReverseMappedMmu mapped(mmu);
+  const auto rmap = *ReverseMappedMmu::MakeRmap({.base = Gfn(0), .pages = kLevel2M.pages()});
+  ASSERT_TRUE(rmap->Prepare(Gfn(0)).ok());
+  mapped.SetRmap(0, rmap);
+  const auto leaf = [](Gfn gfn, Access access) {
+    return EptEntry::Leaf(Hfn(gfn.raw()), kLevel4K, access, MemoryType::kWriteBack);
+  };
+  LeafMemo memo;
+  const LeafRequest large{Gfn(0), kLevel2M, Access::Read(), leaf(Gfn(0), Access::Read())};
+  ASSERT_EQ(mapped.Map(large, *rmap, memo, stock).outcome(), MapOutcome::kInstalled);
+
+  const LeafRequest small{Gfn(3), kLevel4K, Access::Write(), leaf(Gfn(3), Access::All())};
+  EXPECT_EQ(mapped.Map(small, *rmap, memo, nothing).outcome(), MapOutcome::kNeedsTables);
+  EXPECT_EQ(mmu.Walk(Gfn(3)).level, kLevel2M);
+  EXPECT_TRUE(mmu.Walk(Gfn(3)).is_mapped());
+  EXPECT_EQ(mapped.Map(small, *rmap, memo, stock).outcome(), MapOutcome::kInstalled);
+  EXPECT_EQ(mmu.Walk(Gfn(3)).level, kLevel4K);
+  EXPECT_TRUE(mapped.CheckInvariants().ok());
+
+  TableList tables;
+  mmu.ForEach([&](TablePage*, int, EptEntry entry, Level level) {
+    if (entry.kind(level) == EntryKind::kTable) {
+      tables.Push(TablePage::Of(pool.EntriesOf(entry.address())));
+    }
+  });
+  mapped.ForgetAll();
+  tables.Push(mmu.TakeRoot());
+  pool.Return(std::move(tables));
 }
 
 TEST_F(ReverseMapTest, TakingTheLogProtectsWhatWasWritten) {

@@ -3,6 +3,8 @@
 #include "tests/model/engine_model.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -48,6 +50,23 @@ AccessKind KindOf(uint8_t how) {
   return kKinds[how % 3];
 }
 
+tdp::Access AccessOf(uint8_t how) {
+  constexpr tdp::Access kAccesses[] = {tdp::Access::Read(), tdp::Access::Write(),
+                                       tdp::Access::Execute()};
+  return kAccesses[how % 3];
+}
+
+// Rights that every backend offers.
+tdp::Access RightsOf(uint8_t how) {
+  constexpr tdp::Access kRights[] = {tdp::Access::All(),
+                                     tdp::Access::ReadExecute(),
+                                     tdp::Access::ReadWrite(),
+                                     tdp::Access::Read(),
+                                     tdp::Access::Execute() | tdp::Access::UserExecute(),
+                                     tdp::Access::None()};
+  return kRights[how % std::size(kRights)];
+}
+
 }  // namespace
 
 EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake)
@@ -57,7 +76,14 @@ EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mista
   SetEntryStoreHook(this);
   vm_ = *Vm::Create(*backend_, options);
   for (auto& vcpu : vcpus_) vcpu = *vm_->CreateVcpu();
-  TDP_CHECK(memory_.Map(kHost, kHostPages * kPageSize, {.order = host_order}).ok());
+  for (const Hva host : {kHost, kPrivateHost}) {
+    TDP_CHECK(memory_.Map(host, kHostPages * kPageSize, {.order = host_order}).ok());
+  }
+  private_.assign(kGuestPages, false);
+  for (size_t view = 0; view < kViews; ++view) {
+    rights_[view].assign(kGuestPages, tdp::Access::All());
+    if (view != kBaseView && !options.reverse_map) TDP_CHECK(vm_->CreateView().ok());
+  }
   for (int i = 0; i < kCpus; ++i) {
     sim::Registers unpaged;
     unpaged.cr0 = sim::kCr0Pe;
@@ -112,10 +138,26 @@ absl::Status EngineModel::Apply(const Op& op) {
     case OpKind::kPrefault:
       status = Prefault(op);
       break;
+    case OpKind::kSetView:
+      status = SetView(op);
+      break;
+    case OpKind::kRights:
+      status = SetRights(op);
+      break;
+    case OpKind::kAttributes:
+      status = SetAttributes(op);
+      break;
+    case OpKind::kMemoryTypes:
+      status = SetMemoryTypes(op);
+      break;
+    case OpKind::kQuota:
+      status = SetQuota(op);
+      break;
     case OpKind::kCount:
       break;
   }
   oracle_.SettleAll();  // the operation has returned: what it changed is due
+  NoteReclaims();
   return status;
 }
 
@@ -141,8 +183,9 @@ bool EngineModel::OverlapsAnother(uint32_t id, uint64_t page, uint64_t count) co
   });
 }
 
-// Runs the access as an embedder would, until it is done (its host address) or MMIO (nothing).
-absl::StatusOr<std::optional<Hpa>> EngineModel::AccessUntilDone(int cpu, Gpa gpa, AccessKind kind) {
+// Runs the access as an embedder would, until it is done or ends otherwise.
+absl::StatusOr<EngineModel::Reached> EngineModel::AccessUntilDone(int cpu, Gpa gpa,
+                                                                  AccessKind kind) {
   constexpr int kTries = 8;  // a right may have to be found missing level by level, and no more
   sim::Cpu& hardware = backend_->cpu(static_cast<VcpuId>(cpu));
   for (int i = 0; i < kTries; ++i) {
@@ -154,44 +197,58 @@ absl::StatusOr<std::optional<Hpa>> EngineModel::AccessUntilDone(int cpu, Gpa gpa
       TDP_CHECK(entered == Event::kNone);
       access = hardware.AccessGpa(gpa, kind, 8);
     }
-    if (access.ok()) return std::optional<Hpa>(access.hpa);
+    if (access.ok()) return Reached{FaultOutcome::kFixed, access.hpa};
     const sim::Exit& exit = hardware.exit();
     Vcpu& vcpu = *vcpus_[static_cast<size_t>(cpu)];
     const FaultResult result = exit.event == Event::kEptMisconfiguration
                                    ? vcpu.HandleEptMisconfiguration(exit.gpa)
                                    : vcpu.HandleEptViolation(exit.gpa, exit.qualification);
-    if (result.outcome == FaultOutcome::kMmio) return std::optional<Hpa>();
     if (result.outcome == FaultOutcome::kError) return result.status;
+    if (result.outcome > FaultOutcome::kRetry) return Reached{result.outcome, Hpa(0)};
   }
   return Wrong(absl::StrFormat("gpa 0x%x is still not mapped after %d faults", gpa.raw(), kTries));
 }
 
 absl::Status EngineModel::Access(const Op& op) {
+  const int cpu = op.cpu % kCpus;
   const uint64_t page = op.page % kGuestPages;
   const Gpa gpa = Gfn(page).address() + (op.count % kPageSize & ~uint64_t{7});
   const AccessKind kind = KindOf(op.how);
-  const Slot* slot = SlotAt(page);
-  const bool memory = slot != nullptr && !(Writes(kind) && (slot->flags & kSlotReadOnly) != 0);
-  auto done = AccessUntilDone(op.cpu % kCpus, gpa, kind);
-  if (absl::IsPermissionDenied(done.status()))
-    return absl::OkStatus();  // the host said no, as it may
-  TDP_RETURN_IF_ERROR(done.status());
-  if (!memory) {
-    ++accesses_mmio_;
-    return done->has_value() ? Wrong(absl::StrFormat("gpa 0x%x reached 0x%x but is MMIO", gpa.raw(),
-                                                     (*done)->raw()))
-                             : absl::OkStatus();
+  const FaultOutcome expected = ExpectedOutcome(cpu, page, AccessOf(op.how));
+  auto reached = AccessUntilDone(cpu, gpa, kind);
+  if (absl::IsPermissionDenied(reached.status())) return absl::OkStatus();  // the host, as it may
+  TDP_RETURN_IF_ERROR(reached.status());
+  NoteReclaims();
+  accesses_mmio_ += expected == FaultOutcome::kMmio;
+  accesses_denied_ += expected == FaultOutcome::kViewDenied;
+  accesses_private_ += private_[page] && expected != FaultOutcome::kMmio;
+  if (reached->outcome != expected) {
+    return Wrong(absl::StrFormat("gpa 0x%x: an access came to %s instead of %s", gpa.raw(),
+                                 FaultOutcomeName(reached->outcome), FaultOutcomeName(expected)));
   }
+  if (expected != FaultOutcome::kFixed) return absl::OkStatus();
   ++accesses_mapped_;
-  NoteAccess(page, Writes(kind));
-  const Hva hva = kHost + (slot->host + page - slot->page) * kPageSize;
-  TDP_ASSIGN_OR_RETURN(const HostPage expected, memory_.Resolve(hva, Access::Read()));
-  const Hpa want = expected.hfn.address() + gpa.page_offset();
-  if (!done->has_value())
-    return Wrong(absl::StrFormat("gpa 0x%x is memory but was MMIO", gpa.raw()));
-  if (**done == want) return absl::OkStatus();
-  return Wrong(absl::StrFormat("gpa 0x%x reached 0x%x instead of 0x%x", gpa.raw(), (*done)->raw(),
-                               want.raw()));
+  NoteAccess(cpu, page, Writes(kind));
+  TDP_ASSIGN_OR_RETURN(const HostPage host,
+                       memory_.Resolve(HostOf(*SlotAt(page), page), tdp::Access::Read()));
+  const Hpa want = host.hfn.address() + gpa.page_offset();
+  if (reached->hpa == want) return absl::OkStatus();
+  return Wrong(absl::StrFormat("gpa 0x%x reached 0x%x instead of 0x%x", gpa.raw(),
+                               reached->hpa.raw(), want.raw()));
+}
+
+FaultOutcome EngineModel::ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const {
+  const Slot* slot = SlotAt(page);
+  if (slot == nullptr || (access.can_write() && (slot->flags & kSlotReadOnly) != 0)) {
+    return FaultOutcome::kMmio;
+  }
+  if (private_[page] && !HasPrivateMemory(*slot)) return FaultOutcome::kMemoryFault;
+  const tdp::Access allowed = rights_[view_of_[static_cast<size_t>(cpu)]][page];
+  return allowed.Covers(access) ? FaultOutcome::kFixed : FaultOutcome::kViewDenied;
+}
+
+Hva EngineModel::HostOf(const Slot& slot, uint64_t page) const {
+  return (private_[page] ? kPrivateHost : kHost) + (slot.host + page - slot.page) * kPageSize;
 }
 
 absl::Status EngineModel::SetSlot(const Op& op) {
@@ -204,14 +261,18 @@ absl::Status EngineModel::SetSlot(const Op& op) {
   slot.page = op.page % (kGuestPages - slot.count) / grain * grain;
   slot.host = op.host % (kHostPages - slot.count) / grain * grain;
   slot.flags = op.how & 3;
-  const absl::Status status = vm_->SetMemoryRegion({.slot = id,
-                                                    .flags = slot.flags,
-                                                    .gpa = Gfn(slot.page).address(),
-                                                    .size = slot.count * kPageSize,
-                                                    .hva = kHost + slot.host * kPageSize});
+  if (vm_->options().private_memory && (op.how & 8) != 0) slot.flags = kSlotPrivateMemory;
+  const absl::Status status =
+      vm_->SetMemoryRegion({.slot = id,
+                            .flags = slot.flags,
+                            .gpa = Gfn(slot.page).address(),
+                            .size = slot.count * kPageSize,
+                            .hva = kHost + slot.host * kPageSize,
+                            .private_hva = kPrivateHost + slot.host * kPageSize});
   const auto old = slots_.find(id);
   if (old != slots_.end() && (old->second.count != slot.count || old->second.host != slot.host ||
-                              ((old->second.flags ^ slot.flags) & kSlotReadOnly) != 0)) {
+                              ((old->second.flags ^ slot.flags) & kSlotReadOnly) != 0 ||
+                              HasPrivateMemory(old->second) || HasPrivateMemory(slot))) {
     return absl::IsInvalidArgument(status)
                ? absl::OkStatus()
                : Wrong("a slot changed what cannot change: " + status.ToString());
@@ -241,6 +302,7 @@ absl::Status EngineModel::Zap(const Op& op) {
   auto flush = op.kind == OpKind::kZapAll
                    ? vm_->ZapAll()
                    : vm_->ZapRange(Gfn(op.page % kGuestPages), PageCount(op.count % 2048));
+  if (is_quota_set_ && absl::IsResourceExhausted(flush.status())) return absl::OkStatus();
   TDP_RETURN_IF_ERROR(flush.status());
   flush->Settle();
   return absl::OkStatus();
@@ -251,7 +313,8 @@ absl::Status EngineModel::Zap(const Op& op) {
 absl::Status EngineModel::HostChange(const Op& op) {
   ForgetUse();
   const uint64_t count = 1 + op.count % 1024;
-  const Hva start = kHost + op.host % (kHostPages - count) * kPageSize;
+  const Hva start =
+      (op.slot % 4 == 0 ? kPrivateHost : kHost) + op.host % (kHostPages - count) * kPageSize;
   const ByteCount size = count * kPageSize;
   TDP_RETURN_IF_ERROR(vm_->BeginHostInvalidation(start, size));
   absl::Status status;
@@ -269,6 +332,7 @@ absl::Status EngineModel::HostChange(const Op& op) {
 absl::Status EngineModel::NewVcpu(const Op& op) {
   std::unique_ptr<Vcpu>& vcpu = vcpus_[op.cpu % kCpus];
   vcpu.reset();
+  view_of_[op.cpu % kCpus] = kBaseView;
   TDP_ASSIGN_OR_RETURN(vcpu, vm_->CreateVcpu());
   return absl::OkStatus();
 }
@@ -278,14 +342,14 @@ bool EngineModel::IsUnsupported(const absl::Status& status) const {
   return vm_->options().reverse_map && absl::IsFailedPrecondition(status);
 }
 
-bool EngineModel::HasMemory(uint64_t page, bool write) const {
-  const Slot* slot = SlotAt(page);
-  return slot != nullptr && !(write && (slot->flags & kSlotReadOnly) != 0);
+void EngineModel::NoteAccess(int cpu, uint64_t page, bool write) {
+  if (!private_[page]) used_.insert(page);  // private memory is not aged
+  if (write) written_.insert({view_of_[static_cast<size_t>(cpu)], page});
 }
 
-void EngineModel::NoteAccess(uint64_t page, bool write) {
-  used_.insert(page);
-  if (write) written_.insert(page);
+void EngineModel::NoteReclaims() {
+  const uint64_t reclaims = vm_->Stats().table_reclaims;
+  if (std::exchange(reclaims_, reclaims) != reclaims) ForgetUse();
 }
 
 void EngineModel::ForgetUse() {
@@ -322,8 +386,8 @@ absl::Status EngineModel::Age(const Op& op) {
 
 absl::Status EngineModel::CheckDirtyKept() {
   if (!vm_->eptp().accessed_dirty()) return absl::OkStatus();
-  for (const uint64_t page : written_) {
-    const auto found = vm_->Translate(Gfn(page).address());
+  for (const auto& [view, page] : written_) {
+    const auto found = vm_->Translate(Gfn(page).address(), 0, view);
     if (found.ok() && !found->entry.dirty()) {
       return Wrong(absl::StrFormat("page 0x%x was written and has lost its D", page));
     }
@@ -337,6 +401,7 @@ absl::Status EngineModel::Split(const Op& op) {
   const Level to = op.how % 2 == 0 ? kLevel4K : kLevel2M;
   absl::StatusOr<PendingFlush> flush = vm_->SplitRange(Gfn(first), PageCount(count), to);
   if (IsUnsupported(flush.status())) return absl::OkStatus();
+  if (is_quota_set_ && absl::IsResourceExhausted(flush.status())) return absl::OkStatus();
   TDP_RETURN_IF_ERROR(flush.status());
   flush->Settle();
   for (uint64_t page = first; page < first + count; ++page) {
@@ -359,22 +424,84 @@ absl::Status EngineModel::Collapse(const Op& op) {
 absl::Status EngineModel::Prefault(const Op& op) {
   const uint64_t first = op.page % kGuestPages;
   const uint64_t count = std::min<uint64_t>(1 + op.count % 2048, kGuestPages - first);
-  constexpr tdp::Access kAccesses[] = {tdp::Access::Read(), tdp::Access::Write(),
-                                       tdp::Access::Execute()};
-  const tdp::Access access = kAccesses[op.how % 3];
+  const int cpu = op.cpu % kCpus;
+  const tdp::Access access = AccessOf(op.how);
   uint64_t expected = 0;
-  while (expected < count && HasMemory(first + expected, access.can_write())) ++expected;
+  while (expected < count &&
+         ExpectedOutcome(cpu, first + expected, access) == FaultOutcome::kFixed) {
+    ++expected;
+  }
   const auto done =
-      vcpus_[op.cpu % kCpus]->Prefault(Gfn(first).address(), count * kPageSize, access);
+      vcpus_[static_cast<size_t>(cpu)]->Prefault(Gfn(first).address(), count * kPageSize, access);
   const uint64_t pages = done.ok() ? *done >> kPageShift : 0;
   for (uint64_t page = first; page < first + pages; ++page) {
-    TDP_ASSIGN_OR_RETURN(const Translation found, vm_->Translate(Gfn(page).address()));
+    TDP_ASSIGN_OR_RETURN(
+        const Translation found,
+        vm_->Translate(Gfn(page).address(), 0, view_of_[static_cast<size_t>(cpu)]));
     if (!found.access.Covers(access)) return Wrong("a prefaulted page lacks the right");
   }
   const bool refused = access.can_write() && (done.ok() || absl::IsPermissionDenied(done.status()));
-  if (pages == expected || (pages < expected && refused)) return absl::OkStatus();
+  const bool short_of_tables =
+      is_quota_set_ && (done.ok() || absl::IsResourceExhausted(done.status()));
+  if (pages == expected || (pages < expected && (refused || short_of_tables))) {
+    return absl::OkStatus();
+  }
   return Wrong(absl::StrFormat("prefault of 0x%x pages from 0x%x got 0x%x instead of 0x%x: %s",
                                count, first, pages, expected, done.status().ToString()));
+}
+
+// --- Views and attributes
+
+absl::Status EngineModel::SetView(const Op& op) {
+  if (vm_->options().reverse_map) return absl::OkStatus();
+  const auto view = static_cast<ViewId>(op.slot % kViews);
+  view_of_[op.cpu % kCpus] = view;
+  return vcpus_[op.cpu % kCpus]->SetView(view);
+}
+
+absl::Status EngineModel::SetRights(const Op& op) {
+  if (vm_->options().reverse_map) return absl::OkStatus();
+  ForgetUse();
+  const auto view = static_cast<ViewId>(1 + op.slot % (kViews - 1));
+  const uint64_t first = op.page % kGuestPages;
+  const uint64_t count = std::min<uint64_t>(1 + op.count % 1024, kGuestPages - first);
+  const tdp::Access rights = RightsOf(op.how);
+  std::fill_n(rights_[view].begin() + static_cast<ptrdiff_t>(first), count, rights);
+  return vm_->SetViewRights(view, Gfn(first), PageCount(count), rights);
+}
+
+absl::Status EngineModel::SetAttributes(const Op& op) {
+  const uint64_t first = op.page % kGuestPages;
+  const uint64_t count = std::min<uint64_t>(1 + op.count % 2048, kGuestPages - first);
+  const bool is_private = op.how % 2 != 0;
+  const absl::Status status = vm_->SetMemoryAttributes(Gfn(first).address(), count * kPageSize,
+                                                       is_private ? kMemoryAttributePrivate : 0);
+  if (!vm_->options().private_memory) {
+    return absl::IsFailedPrecondition(status) ? absl::OkStatus() : Wrong(status.ToString());
+  }
+  ForgetUse();
+  std::fill_n(private_.begin() + static_cast<ptrdiff_t>(first), count, is_private);
+  return status;
+}
+
+absl::Status EngineModel::SetMemoryTypes(const Op& op) {
+  ForgetUse();
+  GuestMemoryTypes types;
+  types.non_coherent_dma = op.how % 4 != 0;
+  types.caches_disabled = op.how % 8 == 5;
+  types.mtrrs.default_type = uint64_t{6} | uint64_t{1} << 11;  // write-back, on
+  const uint64_t size = MiB(1) << op.count % 4;
+  const uint64_t width = uint64_t{1} << types.mtrrs.physical_address_bits;
+  types.mtrrs.variable[0] = {.base = op.page % kGuestPages * kPageSize / size * size,
+                             .mask = (width - size) | uint64_t{1} << 11};
+  return vm_->SetMemoryTypes(types);
+}
+
+// Few enough that tables have to be taken back, and enough for the stocks of vCPUs and zaps.
+absl::Status EngineModel::SetQuota(const Op& op) {
+  ForgetUse();
+  is_quota_set_ = true;
+  return vm_->SetTableQuota(size_t{128} + op.how);
 }
 
 }  // namespace tdp::model

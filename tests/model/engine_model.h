@@ -9,9 +9,10 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "tdp/backends/sim/flush_oracle.h"
@@ -44,6 +45,9 @@ class EngineModel : public EntryStoreHook {
 
   uint64_t accesses_mapped() const { return accesses_mapped_; }
   uint64_t accesses_mmio() const { return accesses_mmio_; }
+  // Of them, those that a view denied, and those to private memory or for want of it.
+  uint64_t accesses_denied() const { return accesses_denied_; }
+  uint64_t accesses_private() const { return accesses_private_; }
   uint64_t collapsed() const { return collapsed_; }
 
  private:
@@ -52,6 +56,8 @@ class EngineModel : public EntryStoreHook {
   static constexpr uint64_t kHostPages = MiB(48) >> kPageShift;
   static constexpr uint32_t kSlots = 6;
   static constexpr Hva kHost{GiB(512)};
+  static constexpr Hva kPrivateHost{GiB(768)};
+  static constexpr size_t kViews = 3;
 
   struct Slot {
     uint64_t page;
@@ -72,10 +78,20 @@ class EngineModel : public EntryStoreHook {
   absl::Status Split(const Op& op);
   absl::Status Collapse(const Op& op);
   absl::Status Prefault(const Op& op);
+  absl::Status SetView(const Op& op);
+  absl::Status SetRights(const Op& op);
+  absl::Status SetAttributes(const Op& op);
+  absl::Status SetMemoryTypes(const Op& op);
+  absl::Status SetQuota(const Op& op);
 
   bool IsUnsupported(const absl::Status& status) const;
-  bool HasMemory(uint64_t page, bool write) const;
-  void NoteAccess(uint64_t page, bool write);
+  // What an access to the page comes to: kFixed, kMmio, kMemoryFault or kViewDenied.
+  FaultOutcome ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const;
+  Hva HostOf(const Slot& slot, uint64_t page) const;
+  bool HasPrivateMemory(const Slot& slot) const { return (slot.flags & kSlotPrivateMemory) != 0; }
+  void NoteAccess(int cpu, uint64_t page, bool write);
+  // Tables may have been taken back.
+  void NoteReclaims();
   // Mappings may be gone: nothing is known of A and D any more.
   void ForgetUse();
   bool UsedInHostRange(uint64_t host, uint64_t count) const;
@@ -83,7 +99,11 @@ class EngineModel : public EntryStoreHook {
 
   const Slot* SlotAt(uint64_t page) const;
   bool OverlapsAnother(uint32_t id, uint64_t page, uint64_t count) const;
-  absl::StatusOr<std::optional<Hpa>> AccessUntilDone(int cpu, Gpa gpa, sim::AccessKind kind);
+  struct Reached {
+    FaultOutcome outcome = FaultOutcome::kFixed;
+    Hpa hpa;  // if that is kFixed
+  };
+  absl::StatusOr<Reached> AccessUntilDone(int cpu, Gpa gpa, sim::AccessKind kind);
 
   sim::HostMemory memory_;
   sim::FlushOracle oracle_;
@@ -91,11 +111,19 @@ class EngineModel : public EntryStoreHook {
   std::unique_ptr<Vm> vm_;
   std::array<std::unique_ptr<Vcpu>, kCpus> vcpus_;
   std::map<uint32_t, Slot> slots_;
-  std::set<uint64_t> used_;     // pages that the guest used since they were aged
-  std::set<uint64_t> written_;  // pages that it wrote
+  std::set<uint64_t> used_;                        // pages that the guest used since they were aged
+  std::set<std::pair<ViewId, uint64_t>> written_;  // pages that it wrote, by view
+  std::array<ViewId, kCpus> view_of_{};
+  // Rights that a view leaves, by page; the base's stay.
+  std::array<std::vector<tdp::Access>, kViews> rights_;
+  std::vector<bool> private_;  // by page
+  uint64_t reclaims_ = 0;
+  bool is_quota_set_ = false;
   uint64_t collapsed_ = 0;
   uint64_t accesses_mapped_ = 0;
   uint64_t accesses_mmio_ = 0;
+  uint64_t accesses_denied_ = 0;
+  uint64_t accesses_private_ = 0;
 };
 
 }  // namespace tdp::model

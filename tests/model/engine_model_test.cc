@@ -84,12 +84,49 @@ TEST_P(EngineModelTest, LeavesThatAreSplitAndCollapsedKeepFramesRightsAndUse) {
   EXPECT_EQ(collapsed > 100, possible) << collapsed;
 }
 
+// Within two slots, and mostly what views and attributes have a say in.
+std::vector<Op> OpsInViews(uint64_t seed, size_t count) {
+  constexpr OpKind kKinds[] = {
+      OpKind::kAccess,  OpKind::kAccess,   OpKind::kAccess,  OpKind::kRights,  OpKind::kAttributes,
+      OpKind::kSetView, OpKind::kPrefault, OpKind::kAge,     OpKind::kDiscard, OpKind::kZap,
+      OpKind::kSplit,   OpKind::kCollapse, OpKind::kSetView, OpKind::kQuota};
+  std::mt19937_64 random(seed);
+  std::vector<Op> ops = RandomOps(seed, count);
+  for (Op& op : ops) {
+    op.kind = kKinds[random() % std::size(kKinds)];
+    op.page %= 7168;
+    op.host %= 7168;
+  }
+  ops.insert(ops.begin(), {Op{OpKind::kSetSlot, 0, 4, 0, 0, 3584, 0},
+                           Op{OpKind::kSetSlot, 0, 12, 1, 3584, 3584, 3584}});
+  return ops;
+}
+
+TEST_P(EngineModelTest, ViewsAndAttributesDenyWhatTheySayAndNothingElse) {
+  uint64_t mapped = 0;
+  uint64_t denied = 0;
+  uint64_t of_private = 0;
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    EngineModel model(GetParam().options, GetParam().host_order);
+    ASSERT_TRUE(Agrees(model, OpsInViews(seed, 400))) << "seed " << seed;
+    mapped += model.accesses_mapped();
+    denied += model.accesses_denied();
+    of_private += model.accesses_private();
+  }
+  EXPECT_GT(mapped, 300u);
+  EXPECT_EQ(denied > 50, !GetParam().options.reverse_map) << denied;
+  EXPECT_EQ(of_private > 50, GetParam().options.private_memory) << of_private;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Settings, EngineModelTest,
     testing::Values(Setting{"FourLevels", {}, 9}, Setting{"FiveLevels", {.ept_levels = 5}, 9},
                     Setting{"SmallHostPages", {}, 0},
                     Setting{"NoAccessedDirty", {.accessed_dirty = Use::kNever}, 9},
                     Setting{"NoMmioCaching", {.mmio_caching = false}, 9},
+                    Setting{"PrivateMemory", {.private_memory = true}, 9},
+                    Setting{"ExecuteAs4K", {.execute_4k_only = true}, 9},
+                    Setting{"Exceptions", {.virtualization_exceptions = Use::kRequire}, 9},
                     Setting{"ReverseMap", {.reverse_map = true}, 9},
                     Setting{"ReverseMapOfSmallHostPages", {.reverse_map = true}, 0}),
     [](const auto& param) { return param.param.name; });

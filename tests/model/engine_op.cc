@@ -39,6 +39,16 @@ const char* Name(OpKind kind) {
       return "kCollapse";
     case OpKind::kPrefault:
       return "kPrefault";
+    case OpKind::kSetView:
+      return "kSetView";
+    case OpKind::kRights:
+      return "kRights";
+    case OpKind::kAttributes:
+      return "kAttributes";
+    case OpKind::kMemoryTypes:
+      return "kMemoryTypes";
+    case OpKind::kQuota:
+      return "kQuota";
     case OpKind::kCount:
       break;
   }

@@ -18,15 +18,20 @@ enum class OpKind : uint8_t {
   kDeleteSlot,  // slot `slot`
   kZap,         // `count` pages from `page`
   kZapAll,
-  kDiscard,   // the host drops `count` of its pages from `host`: the next touch finds others
-  kMigrate,   // the host moves them
-  kProtect,   // the host makes them writable or not (`how`)
-  kNewVcpu,   // CPU `cpu` gets a new vCPU
-  kAge,       // `count` host pages from `host` become old
-  kSplit,     // leaves of `count` pages from `page` are split, to 2 MiB if `how` is odd
-  kCollapse,  // `count` pages from `page` are collapsed
-  kPrefault,  // CPU `cpu` prefaults `count` pages from `page` for a load, store or fetch (`how`)
-  kCount      // not an operation
+  kDiscard,      // the host drops `count` of its pages from `host`: the next touch finds others
+  kMigrate,      // the host moves them
+  kProtect,      // the host makes them writable or not (`how`)
+  kNewVcpu,      // CPU `cpu` gets a new vCPU
+  kAge,          // `count` host pages from `host` become old
+  kSplit,        // leaves of `count` pages from `page` are split, to 2 MiB if `how` is odd
+  kCollapse,     // `count` pages from `page` are collapsed
+  kPrefault,     // CPU `cpu` prefaults `count` pages from `page` for a load, store or fetch (`how`)
+  kSetView,      // CPU `cpu` goes to view `slot`
+  kRights,       // `count` pages from `page` get the rights `how` in view `slot`
+  kAttributes,   // they become private or shared (`how`)
+  kMemoryTypes,  // the guest's MTRRs make some MiB around `page` uncached, if they count (`how`)
+  kQuota,        // the table quota changes, by `how`
+  kCount         // not an operation
 };
 
 struct Op {

@@ -3,32 +3,22 @@
 #include "tests/oracles/engine_walk_protocol.h"
 
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
-#include "tdp/base/status_macros.h"
 
 namespace tdp::oracles {
 namespace {
 
-uint64_t HexOrZero(std::string_view word) {
-  uint64_t value = 0;
-  return absl::SimpleHexAtoi(word, &value) ? value : 0;
+Access AccessOf(char access) {
+  if (access == 'w') return Access::Write();
+  return access == 'x' ? Access::Execute() : Access::Read();
 }
 
-Access AccessOf(std::string_view word) {
-  if (word == "w") return Access::Write();
-  return word == "x" ? Access::Execute() : Access::Read();
-}
-
-GuestAccess GuestAccessOf(std::string_view word) {
-  if (word == "w") return GuestAccess::Write();
-  return word == "x" ? GuestAccess::Fetch() : GuestAccess::Read();
+GuestAccess GuestAccessOf(char access) {
+  if (access == 'w') return GuestAccess::Write();
+  return access == 'x' ? GuestAccess::Fetch() : GuestAccess::Read();
 }
 
 std::string Describe(const GuestWalk& walk) {
@@ -125,24 +115,7 @@ void EngineWalkProtocol::Reset() {
   ac_ = false;
 }
 
-void EngineWalkProtocol::LoadRecords(std::string_view records) {
-  constexpr size_t kRecord = sizeof(uint64_t) + kPageSize;
-  for (; records.size() >= kRecord; records.remove_prefix(kRecord)) {
-    uint64_t gpa = 0;
-    std::memcpy(&gpa, records.data(), sizeof(gpa));
-    memory_.StorePage(Gpa(gpa), records.data() + sizeof(gpa));
-  }
-}
-
-absl::Status EngineWalkProtocol::LoadRecordFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  LoadRecords(
-      std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>()));
-  return absl::OkStatus();
-}
-
-bool EngineWalkProtocol::SetControl(std::string_view name, uint64_t value) {
+bool EngineWalkProtocol::Set(std::string_view name, uint64_t value) {
   const auto capability = [&](uint64_t bit) {
     rules_.capabilities =
         value != 0 ? rules_.capabilities.With(bit) : rules_.capabilities.Without(bit);
@@ -178,36 +151,13 @@ bool EngineWalkProtocol::SetControl(std::string_view name, uint64_t value) {
   return true;
 }
 
-absl::StatusOr<bool> EngineWalkProtocol::Set(const Words& words) {
-  if (words[0] == "reset") {
-    Reset();
-    return true;
-  }
-  if (words[0] == "loadrec" && words.size() == 2) {
-    TDP_RETURN_IF_ERROR(LoadRecordFile(std::string(words[1])));
-    return true;
-  }
-  if (words[0] == "mem" && words.size() == 3) {
-    memory_.Store(Gpa(HexOrZero(words[1])), HexOrZero(words[2]));
-    return true;
-  }
-  if (words.size() != 2) return false;
-  uint64_t value = HexOrZero(words[1]);
-  if (words[0] == "maxpa" && !absl::SimpleAtoi(words[1], &value)) {
-    return absl::InvalidArgumentError(absl::StrCat("maxpa ", words[1]));
-  }
-  return SetControl(words[0], value);
-}
-
-std::string EngineWalkProtocol::Walk(const Words& words) {
-  const bool linear = words[3] == "1";
-  const bool guest_table = words[4] == "1";
+std::string EngineWalkProtocol::Walk(const WalkLine& line) {
   NestedEptAccess access;
-  access.gpa = Gpa(HexOrZero(words[1]));
-  access.access = AccessOf(words[2]);
-  access.linear_address_valid = linear;
-  access.final_address = linear && !guest_table;
-  if (linear && guest_table && eptp_.accessed_dirty()) {
+  access.gpa = Gpa(line.gpa);
+  access.access = AccessOf(line.access);
+  access.linear_address_valid = line.linear;
+  access.final_address = line.linear && !line.guest_table;
+  if (line.linear && line.guest_table && eptp_.accessed_dirty()) {
     access.access = access.access | Access::ReadWrite();
   }
   access.guest_rights = GuestRights(GuestRights::kExecute);  // what the recorded walker assumes
@@ -243,11 +193,11 @@ std::string EngineWalkProtocol::NestedLinear(Gva gva, GuestAccess access) {
   return absl::StrFormat("ok %x", last.gpa.raw());
 }
 
-std::string EngineWalkProtocol::Linear(const Words& words) {
-  GuestAccess access = GuestAccessOf(words[2]);
-  if (words[3] == "1") access = access.ByUser();
-  if (ac_ && words[3] != "1") access = access.ExcusedFromSmap();
-  const Gva gva(HexOrZero(words[1]));
+std::string EngineWalkProtocol::Linear(const LinearLine& line) {
+  GuestAccess access = GuestAccessOf(line.access);
+  if (line.user) access = access.ByUser();
+  if (ac_ && !line.user) access = access.ExcusedFromSmap();
+  const Gva gva(line.gva);
   if (ept_) return NestedLinear(gva, access);
   const GuestPaging paging(controls_);
   FlatEntries entries{memory_, paging.mode() == PagingMode::k32Bit};
@@ -256,14 +206,14 @@ std::string EngineWalkProtocol::Linear(const Words& words) {
   return Describe(walk);
 }
 
-std::string EngineWalkProtocol::LoadRoots() {
+std::string EngineWalkProtocol::LoadPdptes() {
   const GuestPaging paging(controls_);
   GuestWalkOutcome outcome;
   if (!ept_) {
-    outcome = LoadPdptes(paging, roots_.cr3, memory_, roots_);
+    outcome = tdp::LoadPdptes(paging, roots_.cr3, memory_, roots_);
   } else {
     PdpteMemory<WalkedMemory> pdptes(eptp_, rules_, memory_);
-    outcome = LoadPdptes(paging, roots_.cr3, pdptes, roots_);
+    outcome = tdp::LoadPdptes(paging, roots_.cr3, pdptes, roots_);
     if (outcome == GuestWalkOutcome::kNestedFault) {
       return DescribeFault(pdptes.fault(), pdptes.fault_gpa(), true);
     }
@@ -271,25 +221,8 @@ std::string EngineWalkProtocol::LoadRoots() {
   return outcome == GuestWalkOutcome::kMapped ? "ok" : "gp";
 }
 
-absl::StatusOr<std::string> EngineWalkProtocol::Answer(std::string_view line) {
-  const Words words = absl::StrSplit(line, ' ', absl::SkipWhitespace());
-  if (words.empty()) return std::string();
-  TDP_ASSIGN_OR_RETURN(const bool is_setting, Set(words));
-  if (is_setting) return std::string();
-  std::string answer;
-  if (words[0] == "walk" && words.size() == 5) {
-    answer = Walk(words);
-  } else if (words[0] == "lin" && words.size() == 4) {
-    answer = Linear(words);
-  } else if (words[0] == "loadpdptr") {
-    answer = LoadRoots();
-  } else if (words[0] == "chkeptp" && words.size() == 2) {
-    const Eptp eptp(HexOrZero(words[1]));
-    return eptp.Check(rules_.capabilities, rules_.physical_address_bits).ok() ? "valid" : "invalid";
-  } else {
-    return absl::InvalidArgumentError(absl::StrCat("unknown line \"", line, "\""));
-  }
-  return answer + memory_.TakeWrites();
+bool EngineWalkProtocol::IsValidEptp(Eptp eptp) {
+  return eptp.Check(rules_.capabilities, rules_.physical_address_bits).ok();
 }
 
 }  // namespace tdp::oracles

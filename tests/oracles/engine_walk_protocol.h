@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The protocol of recorded EPT and guest walks (tests/oracles/walk_protocol.h) over the engine's
-// own walkers: the recorded EPT is EPT12, the recorded machine is L1's memory. No PML: the engine
-// offers L1 none.
+// Recorded EPT and guest walks (tests/oracles/walk_lines.h) answered by the engine's own walkers:
+// the recorded EPT is EPT12, the recorded machine is L1's memory. No PML: the engine offers L1
+// none.
 
 #ifndef TDP_TESTS_ORACLES_ENGINE_WALK_PROTOCOL_H_
 #define TDP_TESTS_ORACLES_ENGINE_WALK_PROTOCOL_H_
@@ -13,13 +13,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "tdp/mmu/guest_walker.h"
 #include "tdp/mmu/nested_ept_walker.h"
+#include "tests/oracles/walk_lines.h"
 
 namespace tdp::oracles {
 
@@ -48,28 +46,24 @@ class WalkedMemory {
   uint64_t last_ = 0;
 };
 
-class EngineWalkProtocol {
+class EngineWalkProtocol : public WalkLines {
  public:
-  EngineWalkProtocol() { Reset(); }
-
-  // The answer to a line, empty if the line asks for none. InvalidArgument for a line that does not
-  // follow the protocol.
-  absl::StatusOr<std::string> Answer(std::string_view line);
-
-  // Puts pages into memory: of each, 8 bytes of address and 4096 of content.
-  void LoadRecords(std::string_view records);
+  EngineWalkProtocol() { EngineWalkProtocol::Reset(); }
 
  private:
-  using Words = std::vector<std::string_view>;
+  void Reset() override;
+  void StoreWord(uint64_t address, uint64_t value) override { memory_.Store(Gpa(address), value); }
+  void StorePage(uint64_t address, const char* bytes) override {
+    memory_.StorePage(Gpa(address), bytes);
+  }
+  bool Set(std::string_view name, uint64_t value) override;
+  std::string Walk(const WalkLine& line) override;
+  std::string Linear(const LinearLine& line) override;
+  std::string LoadPdptes() override;
+  bool IsValidEptp(Eptp eptp) override;
+  std::string Tail() override { return memory_.TakeWrites(); }
 
-  void Reset();
-  absl::StatusOr<bool> Set(const Words& words);
-  bool SetControl(std::string_view name, uint64_t value);
-  absl::Status LoadRecordFile(const std::string& path);
-  std::string Walk(const Words& words);
-  std::string Linear(const Words& words);
   std::string NestedLinear(Gva gva, GuestAccess access);
-  std::string LoadRoots();
 
   WalkedMemory memory_;
   GuestControls controls_;

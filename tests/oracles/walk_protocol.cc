@@ -2,21 +2,17 @@
 
 #include "tests/oracles/walk_protocol.h"
 
+#include <array>
 #include <cstring>
-#include <fstream>
 #include <iostream>
-#include <iterator>
-#include <utility>
+#include <string>
 
 #include "absl/flags/flag.h"
-#include "absl/status/status.h"
-#include "absl/strings/numbers.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/ept_walker.h"
-#include "tdp/base/status_macros.h"
 #include "tests/oracles/engine_walk_protocol.h"
 #include "tests/oracles/protocols.h"
 
@@ -30,23 +26,14 @@ namespace {
 // Where the log stands; no recorded table does.
 constexpr uint64_t kLogAddress = 0xffffffffff000;
 
-absl::StatusOr<uint64_t> Number(std::string_view word, int base = 16) {
-  uint64_t value = 0;
-  const bool ok = base == 16 ? absl::SimpleHexAtoi(word, &value) : absl::SimpleAtoi(word, &value);
-  if (!ok) return absl::InvalidArgumentError(absl::StrCat("not a number: \"", word, "\""));
-  return value;
+unsigned RightsOf(char access) {
+  if (access == 'w') return sim::kRightWrite;
+  return access == 'x' ? sim::kRightExecute : sim::kRightRead;
 }
 
-uint64_t HexOrZero(std::string_view word) { return Number(word).value_or(0); }
-
-unsigned AccessOf(std::string_view word) {
-  if (word == "w") return sim::kRightWrite;
-  return word == "x" ? sim::kRightExecute : sim::kRightRead;
-}
-
-sim::AccessKind KindOf(std::string_view word) {
-  if (word == "w") return sim::AccessKind::kStore;
-  return word == "x" ? sim::AccessKind::kFetch : sim::AccessKind::kLoad;
+sim::AccessKind KindOf(char access) {
+  if (access == 'w') return sim::AccessKind::kStore;
+  return access == 'x' ? sim::AccessKind::kFetch : sim::AccessKind::kLoad;
 }
 
 }  // namespace
@@ -68,41 +55,15 @@ void WalkProtocol::Reset() {
   cpu_ = nullptr;
 }
 
-void WalkProtocol::LoadRecords(std::string_view records) {
-  constexpr size_t kRecord = sizeof(uint64_t) + kPageSize;
-  for (; records.size() >= kRecord; records.remove_prefix(kRecord)) {
-    uint64_t gpa = 0;
-    std::memcpy(&gpa, records.data(), sizeof(gpa));
-    std::memcpy(memory_.Frame(Hpa(gpa & ~kPageOffsetMask)), records.data() + sizeof(gpa),
-                kPageSize);
-  }
+void WalkProtocol::StoreWord(uint64_t address, uint64_t value) {
+  memory_.physical().Store(address, value);
 }
 
-absl::Status WalkProtocol::LoadRecordFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  LoadRecords(
-      std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>()));
-  return absl::OkStatus();
+void WalkProtocol::StorePage(uint64_t address, const char* bytes) {
+  std::memcpy(memory_.Frame(Hpa(address)), bytes, kPageSize);
 }
 
-absl::StatusOr<bool> WalkProtocol::Set(const Words& words) {
-  const std::string_view name = words[0];
-  if (name == "reset") {
-    Reset();
-    return true;
-  }
-  if (words.size() < 2) return false;
-  if (name == "loadrec") {
-    TDP_RETURN_IF_ERROR(LoadRecordFile(std::string(words[1])));
-    return true;
-  }
-  TDP_ASSIGN_OR_RETURN(const uint64_t value, Number(words[1], name == "maxpa" ? 10 : 16));
-  if (name == "mem" && words.size() == 3) {
-    TDP_ASSIGN_OR_RETURN(const uint64_t word, Number(words[2]));
-    memory_.physical().Store(value, word);
-    return true;
-  }
+bool WalkProtocol::Set(std::string_view name, uint64_t value) {
   const auto capability = [&](uint64_t bit) {
     features_.ept = value != 0 ? features_.ept.With(bit) : features_.ept.Without(bit);
   };
@@ -185,7 +146,8 @@ std::string WalkProtocol::Tail() {
   return tail;
 }
 
-std::string WalkProtocol::Walk(const Words& words) {
+std::string WalkProtocol::Walk(const WalkLine& line) {
+  Configure();
   sim::MachineState state(memory_.physical());
   state.features = features_;
   state.controls = controls_;
@@ -193,20 +155,18 @@ std::string WalkProtocol::Walk(const Words& words) {
   sim::EptWalker walker(state);
   walker.Configure({});
   walker.Reload(state.contexts.Intern({}));
-  const bool linear = words[3] == "1";
-  const bool guest_table = words[4] == "1";
   sim::EptRequest request;
-  request.gpa = HexOrZero(words[1]);
-  request.access = AccessOf(words[2]);
+  request.gpa = line.gpa;
+  request.access = RightsOf(line.access);
   // A guest-table access on behalf of a linear address is a write too under A/D flags.
-  if (linear && guest_table && eptp_.accessed_dirty()) {
+  if (line.linear && line.guest_table && eptp_.accessed_dirty()) {
     request.access |= sim::kRightRead | sim::kRightWrite;
   }
-  if (linear) {
+  if (line.linear) {
     request.qualification =
-        ept::kQualLinearAddressValid | (guest_table ? 0 : ept::kQualFinalAddress);
+        ept::kQualLinearAddressValid | (line.guest_table ? 0 : ept::kQualFinalAddress);
   }
-  request.guest_table = guest_table;
+  request.guest_table = line.guest_table;
   sim::EptTranslation found;
   const sim::Event event = walker.Translate(request, found, nullptr);
   cpu_->set_pml_index(state.pml_index);
@@ -219,12 +179,13 @@ std::string WalkProtocol::Walk(const Words& words) {
                          (found.leaf & ept::kIgnorePat) != 0 ? 1 : 0, found.level);
 }
 
-std::string WalkProtocol::Linear(const Words& words) {
+std::string WalkProtocol::Linear(const LinearLine& line) {
+  Configure();
   if (cpu_->Enter(eptp_) != sim::Event::kNone) return "bad eptp";
   const sim::AccessResult result =
-      cpu_->Access({.gva = HexOrZero(words[1]),
-                    .kind = KindOf(words[2]),
-                    .accessor = words[3] == "1" ? sim::Accessor::kUser : sim::Accessor::kSupervisor,
+      cpu_->Access({.gva = line.gva,
+                    .kind = KindOf(line.access),
+                    .accessor = line.user ? sim::Accessor::kUser : sim::Accessor::kSupervisor,
                     .size = 1,
                     .shadow_stack = false});
   if (result.ok()) return absl::StrFormat("ok %x", result.hpa.raw());
@@ -232,41 +193,21 @@ std::string WalkProtocol::Linear(const Words& words) {
 }
 
 std::string WalkProtocol::LoadPdptes() {
+  Configure();
   if (cpu_->Enter(eptp_) != sim::Event::kNone) return "bad eptp";
   const sim::Event event = cpu_->LoadPdptes();
   if (event == sim::Event::kNone) return "ok";
   return event == sim::Event::kGeneralProtection ? "gp" : EventText(event, true);
 }
 
-absl::StatusOr<std::string> WalkProtocol::Answer(std::string_view line) {
-  const Words words = absl::StrSplit(line, ' ', absl::SkipWhitespace());
-  if (words.empty()) return std::string();
-  TDP_ASSIGN_OR_RETURN(const bool is_setting, Set(words));
-  if (is_setting) return std::string();
-  Configure();
-  std::string answer;
-  if (words[0] == "walk" && words.size() == 5) {
-    answer = Walk(words);
-  } else if (words[0] == "lin" && words.size() == 4) {
-    answer = Linear(words);
-  } else if (words[0] == "loadpdptr") {
-    answer = LoadPdptes();
-  } else if (words[0] == "chkeptp" && words.size() == 2) {
-    return sim::IsValidEptp(Eptp(HexOrZero(words[1])), features_) ? "valid" : "invalid";
-  } else {
-    return absl::InvalidArgumentError(absl::StrCat("unknown line \"", line, "\""));
-  }
-  return answer + Tail();
-}
+bool WalkProtocol::IsValidEptp(Eptp eptp) { return sim::IsValidEptp(eptp, features_); }
 
 namespace {
 
-template <typename Protocol>
-int AnswerLines(std::istream& in, std::ostream& out) {
-  Protocol protocol;
+int AnswerLines(WalkLines& lines, std::istream& in, std::ostream& out) {
   std::string line;
   for (int number = 1; std::getline(in, line); ++number) {
-    const absl::StatusOr<std::string> answer = protocol.Answer(line);
+    const absl::StatusOr<std::string> answer = lines.Answer(line);
     if (!answer.ok()) {
       std::cerr << "line " << number << ": " << answer.status().message() << "\n";
       return 2;
@@ -280,8 +221,14 @@ int AnswerLines(std::istream& in, std::ostream& out) {
 
 int RunWalkProtocol(std::istream& in, std::ostream& out) {
   const std::string walker = absl::GetFlag(FLAGS_walker);
-  if (walker == "sim") return AnswerLines<WalkProtocol>(in, out);
-  if (walker == "engine") return AnswerLines<EngineWalkProtocol>(in, out);
+  if (walker == "sim") {
+    WalkProtocol lines;
+    return AnswerLines(lines, in, out);
+  }
+  if (walker == "engine") {
+    EngineWalkProtocol lines;
+    return AnswerLines(lines, in, out);
+  }
   std::cerr << "--walker=" << walker << ": sim and engine are there\n";
   return 2;
 }

@@ -34,10 +34,11 @@ Host& Host::Get() {
 }
 
 absl::StatusOr<HostPage> TestBackend::Resolve(Hva hva, Access access) {
-  absl::StatusOr<HostPage> page = VtxBackend::Resolve(hva, access);
-  if (!page.ok()) return page;
   const Hpa hpa = arena().HpaOf(hva);
-  if (hpa >= pretended_ && hpa < pretended_ + GiB(1)) page->order = 18;
+  const bool pretended = hpa >= pretended_ && hpa < pretended_ + GiB(1);
+  absl::StatusOr<HostPage> page = VtxBackend::Resolve(hva, access);
+  if (pretended) page = HostPage{.hfn = Hfn::Of(hpa), .order = 18};  // the holes in it, too
+  if (!page.ok()) return page;
   if (page->order > max_order_) page->order = max_order_;
   if (const auto moved = moved_.find(hva.AlignDown(kPageSize)); moved != moved_.end()) {
     page->hfn = moved->second;

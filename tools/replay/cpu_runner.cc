@@ -76,6 +76,8 @@ absl::Status CpuRunner::AnswerViolation(Gpa gpa, ExitQualification qualification
     case FaultOutcome::kMmio:
     case FaultOutcome::kBlocked:
     case FaultOutcome::kDirtyRingFull:
+    case FaultOutcome::kViewDenied:
+    case FaultOutcome::kMemoryFault:
       return Stuck();
   }
   violations_.time += absl::Now() - start;

@@ -69,7 +69,6 @@ class RandomGuest {
   Choice choose_;
   Machine machine_;
   bool logs_ = false;
-  bool has_ram_ = true;
   int compared_ = 0;
   int reached_ = 0;
 };

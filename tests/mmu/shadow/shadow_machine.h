@@ -185,7 +185,6 @@ class Machine {
           emulated_gpa_ = fault.gpa;
           return {Seen::What::kMemory, HpaOf(fault.gpa)};
         case PagingOutcome::kBlocked:
-        case PagingOutcome::kDirtyRingFull:
         case PagingOutcome::kError:
           return {};
       }

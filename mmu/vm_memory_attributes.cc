@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `Vm::SetMemoryAttributes`.
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+
+absl::Status Vm::CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) const {
+  if (!engine_->options().private_memory) {
+    return absl::FailedPreconditionError("VmOptions.private_memory is off");
+  }
+  if ((attributes & ~kMemoryAttributePrivate) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("attributes 0x%x: only private (8) is known", attributes));
+  }
+  const bool aligned = gpa.is_page_aligned() && size % kPageSize == 0;
+  if (!aligned || size == 0 || gpa >= engine_->guest_end() || size > engine_->guest_end() - gpa) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("gpa 0x%x, size 0x%x: must be whole pages, not none, below 0x%x", gpa.raw(),
+                        size, engine_->guest_end().raw()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attributes) {
+  TDP_RETURN_IF_ERROR(CheckAttributes(gpa, size, attributes));
+  const bool is_private = (attributes & kMemoryAttributePrivate) != 0;
+  const FrameRange range{Gfn::Of(gpa), Gfn::Of(gpa) + PageCount::FromBytes(size)};
+  absl::MutexLock lock(&engine_->slots_mutex);
+  const PrivateFrames& old = *engine_->private_frames;
+  if (old.At(range.first) == is_private && old.EndOfRun(range.first) >= range.end) {
+    return absl::OkStatus();
+  }
+  auto frames = std::make_unique<const PrivateFrames>(
+      old.With(range, [is_private](bool) { return is_private; }));
+  PendingFlush flush = engine_->ZapEverywhere(range.first, range.end, [&] {
+    for (size_t space = 0; space < engine_->address_spaces(); ++space) {
+      engine_->ForEachView(static_cast<AddressSpaceId>(space),
+                           [&](View& view) { view.policy().set_private_frames(frames.get()); });
+    }
+    engine_->sequence.Move();
+  });
+  std::swap(engine_->private_frames, frames);  // the old ones go when nobody can be reading them
+  flush.Settle();
+  return absl::OkStatus();
+}
+
+}  // namespace tdp
