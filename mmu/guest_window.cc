@@ -15,6 +15,7 @@ namespace tdp {
 void GuestWindow::SetAddressSpace(AddressSpaceId space) {
   space_ = space;
   lines_.fill(Line());
+  evicted_.fill(Line());
 }
 
 std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why) {
@@ -35,10 +36,11 @@ std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWa
 
 void GuestWindow::Wrote(Gpa gpa) {
   const Gfn gfn = Gfn::Of(gpa);
-  const Line& first = lines_[HashOf(gfn)];
-  const Line& line = first.gfn == gfn.raw() ? first : lines_[OtherHashOf(gfn)];
-  if (ABSL_PREDICT_TRUE(line.logs == nullptr)) return;
-  if (DirtyLog* log = line.logs->dirty_log()) log->Mark(line.index);
+  const Line* line = &lines_[HashOf(gfn)];
+  if (line->gfn != gfn.raw()) line = &lines_[OtherHashOf(gfn)];
+  if (line->gfn != gfn.raw()) line = FindEvicted(gfn);
+  if (ABSL_PREDICT_TRUE(line->logs == nullptr)) return;
+  if (DirtyLog* log = line->logs->dirty_log()) log->Mark(line->index);
 }
 
 absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
@@ -64,14 +66,13 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   Line line;
   line.gfn = wanted_.raw();
   line.sequence = sequence;
-  line.fetched_at = ++fetches_;
   line.hva = *hva;
   line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
   line.writable = page.writable && !slot->is_read_only();
   line.read_only = slot->is_read_only();
   line.logs = slot->logs_dirty_pages() ? slot->state : nullptr;
   line.index = slot->IndexOf(wanted_);
-  Victim(wanted_) = line;
+  Put(line);
   return absl::OkStatus();
 }
 
@@ -85,14 +86,31 @@ bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence, std::optiona
   return true;
 }
 
-// A line of the frame's own goes first, then one that serves no more, then the older: frames that a
-// walk needs at once must not go on replacing each other.
-GuestWindow::Line& GuestWindow::Victim(Gfn gfn) {
+// The line of a frame that has none in `lines_`; one of no frame if there is none.
+const GuestWindow::Line* GuestWindow::FindEvicted(Gfn gfn) const {
+  static constexpr Line kNone;
+  for (const Line& line : evicted_) {
+    if (line.gfn == gfn.raw()) return &line;
+  }
+  return &kNone;
+}
+
+// Takes the place of a line of the frame's own, else of one that serves no more, else of one that
+// is kept among the evicted: frames that a walk needs at once must not go on replacing each other.
+void GuestWindow::Put(const Line& line) {
+  const Gfn gfn(line.gfn);
+  for (Line& old : evicted_) {
+    if (old.gfn == line.gfn) old = Line();
+  }
+  const auto may_go = [&](const Line& old) {
+    return old.gfn == line.gfn || old.sequence != sequence_.Current();
+  };
   Line& first = lines_[HashOf(gfn)];
   Line& other = lines_[OtherHashOf(gfn)];
-  if (first.gfn == gfn.raw() || first.sequence != sequence_.Current()) return first;
-  if (other.gfn == gfn.raw() || other.sequence != sequence_.Current()) return other;
-  return first.fetched_at < other.fetched_at ? first : other;
+  Line& place = may_go(first) || !may_go(other) ? first : other;
+  if (!may_go(place)) evicted_[evictions_++ % kEvicted] = place;
+  if (other.gfn == line.gfn) other = Line();
+  place = line;
 }
 
 }  // namespace tdp

@@ -57,6 +57,7 @@ class GuestWindow {
     const Gfn gfn = Gfn::Of(gpa);
     const Line* line = &lines_[HashOf(gfn)];
     if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = &lines_[OtherHashOf(gfn)];
+    if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = FindEvicted(gfn);
     if (ABSL_PREDICT_FALSE(!Serves(*line, gfn, to_write))) {
       return Refuse(*line, gfn, to_write, why);
     }
@@ -75,7 +76,6 @@ class GuestWindow {
   struct alignas(64) Line {
     uint64_t gfn = ~uint64_t{0};
     uint64_t sequence = 0;
-    uint64_t fetched_at = 0;
     Hva hva;
     std::byte* page = nullptr;
     bool writable = false;      // by the host
@@ -101,7 +101,8 @@ class GuestWindow {
   }
   std::byte* Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why);
   bool Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva);
-  Line& Victim(Gfn gfn);
+  const Line* FindEvicted(Gfn gfn) const;
+  void Put(const Line& line);
 
   Backend& backend_;
   const uintptr_t direct_map_offset_;
@@ -114,8 +115,12 @@ class GuestWindow {
   bool wanted_to_write_ = false;
   std::shared_ptr<DirtyLog> short_of_room_;  // the last refusal was for want of room in it
   uint64_t index_without_room_ = 0;
-  uint64_t fetches_ = 0;
   std::array<Line, size_t{1} << kLogLines> lines_;
+  // The last lines that others took the place of, in turn: what a walk has fetched stays for so
+  // many further fetches, and no walk needs as many frames at once (a nested one 35).
+  static constexpr size_t kEvicted = 64;
+  std::array<Line, kEvicted> evicted_;
+  size_t evictions_ = 0;
 };
 
 }  // namespace tdp

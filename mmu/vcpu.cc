@@ -100,9 +100,14 @@ GuestEntry Vcpu::EnterNestable() {
   return GuestEntry(this, nested_->is_entered() ? nested_->eptp() : mmu().eptp());
 }
 
-absl::Status Vcpu::CheckNotShadowed() const {
-  if (ABSL_PREDICT_TRUE(shadow_ == nullptr)) return absl::OkStatus();
-  return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
+absl::Status Vcpu::CheckRunsOnEpt() const {
+  if (shadow_ != nullptr) {
+    return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
+  }
+  if (nested_ != nullptr && nested_->is_entered()) {
+    return absl::FailedPreconditionError("the vCPU runs L2: its faults are nested()'s");
+  }
+  return absl::OkStatus();
 }
 
 GuestEntry Vcpu::EnterGuest() {
@@ -174,7 +179,7 @@ void Vcpu::Adopt(View& view) {
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlausible(Gpa gpa,
                                                            ExitQualification qualification) const {
   return gpa < engine_.guest_end() && qualification.is_possible() && !is_in_guest() &&
-         shadow_ == nullptr;
+         shadow_ == nullptr && ABSL_PREDICT_TRUE(nested_ == nullptr || !nested_->is_entered());
 }
 
 // Whether nothing but the host has a say in the fault: no log, no write that is refused, no reverse
@@ -311,7 +316,7 @@ absl::Status Vcpu::CheckAddress(Gpa gpa) const {
   if (is_in_guest()) {
     return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
   }
-  TDP_RETURN_IF_ERROR(CheckNotShadowed());
+  TDP_RETURN_IF_ERROR(CheckRunsOnEpt());
   return CheckWidth(gpa);
 }
 

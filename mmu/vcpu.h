@@ -92,8 +92,9 @@ class Vcpu {
   // Answers an EPT violation (exit 48) at `gpa`. May call `Backend::Resolve` and so block; never
   // allocates by itself. The vCPU is not in the guest. Statuses with `FaultOutcome::kError`:
   // InvalidArgument (a qualification that hardware cannot report, or an address beyond the guest's
-  // width), FailedPrecondition (the vCPU is in the guest), ResourceExhausted (no table memory and
-  // no cold table to take it from: the same fault can be tried again), and what `Resolve` answers.
+  // width), FailedPrecondition (the vCPU is in the guest or runs L2), ResourceExhausted (no table
+  // memory and no cold table to take it from: the same fault can be tried again), and what
+  // `Resolve` answers.
   FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
 
   // The same for hardware by which a guest says whether it wants private or shared memory (the C
@@ -179,7 +180,7 @@ class Vcpu {
   GuestEntry EnterOnShadow();
   void StartNested();
   GuestEntry EnterNestable();
-  absl::Status CheckNotShadowed() const;
+  absl::Status CheckRunsOnEpt() const;
 
   ABSL_ATTRIBUTE_ALWAYS_INLINE FaultResult Fault(Gpa gpa, ExitQualification qualification);
   FaultResult FaultOnce(Gpa gpa, ExitQualification qualification);  // `Fault`, not inlined

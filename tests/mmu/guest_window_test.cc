@@ -121,6 +121,21 @@ TEST_F(GuestWindowTest, TablesThatWantTheSameLineDoNotPutEachOtherOutForEver) {
   }
 }
 
+// Frames 7, 583 and 916 have two lines between the three of them.
+TEST_F(GuestWindowTest, TablesWithFewerLinesThanTheyAreDoNotPutEachOtherOutForEver) {
+  constexpr uint64_t kFrames[] = {7 * kPageSize, 583 * kPageSize, 916 * kPageSize};
+  Set(TableAt(4), kFrames[0] | kTable);
+  Set(kFrames[0], kFrames[1] | kTable);
+  Set(kFrames[1], kFrames[2] | kTable);
+  Set(kFrames[2] + 5 * 8, 0x123000 | kTable);
+  ASSERT_TRUE(SetRam(kSlotLogDirtyPages).ok());
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(Walk(GuestAccess::Write()).gpa, Gpa(0x123678));
+    ASSERT_TRUE(status_.ok()) << status_;
+  }
+  EXPECT_THAT(TakeDirty(), ElementsAre(7, 64, 583, 916)) << "each had a flag to set";
+}
+
 TEST_F(GuestWindowTest, ATableBeyondTheSlotsIsNoMemory) {
   Set(TableAt(2), kSize | kTable);
   EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kNoMemory);

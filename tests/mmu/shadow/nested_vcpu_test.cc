@@ -49,6 +49,16 @@ TEST(NestedVcpu, LoadsTheContextOfL2AndBack) {
   EXPECT_EQ(world.vcpu().EnterGuest().eptp(), on_l2) << "EPT02 was kept";
 }
 
+TEST(NestedVcpu, WhileL2RunsAViolationIsNotForTheTablesOfL1) {
+  NestedWorld world;
+  ASSERT_TRUE(world.nested().Enter(world.context()).ok());
+  const auto write = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(world.vcpu().HandleEptViolation(Gpa(kFrame), write).status));
+  ASSERT_TRUE(world.nested().Leave().ok());
+  EXPECT_EQ(world.vcpu().HandleEptViolation(Gpa(kFrame), write).outcome, FaultOutcome::kFixed);
+}
+
 TEST(NestedVcpu, GivesL1TheViolationThatItsTablesCause) {
   NestedWorld world;
   world.Map(kPage, kFrame, 1, kRead);
