@@ -37,7 +37,7 @@ std::unique_ptr<Machine> UsedMachine(Paging paging) {
 }
 
 TEST(ColdCheck, FindsNothingWrongAfterAReplay) {
-  for (Paging paging : {Paging::kNative, Paging::kEpt, Paging::kShadow}) {
+  for (Paging paging : {Paging::kNative, Paging::kEpt, Paging::kShadow, Paging::kNested}) {
     const ColdCheck check = CheckFromCold(*UsedMachine(paging)).value();
     EXPECT_EQ(check.pages, kPages);
     EXPECT_EQ(check.mismatches, 0u) << check.first_mismatch;
@@ -54,6 +54,50 @@ TEST(ColdCheck, FindsAPageThatTheHostMovedWithoutAWord) {
   EXPECT_EQ(check.pages, kPages);
   EXPECT_EQ(check.mismatches, 2u);  // once by its walk, once by the check of all invariants
   EXPECT_THAT(check.first_mismatch, HasSubstr("the slots say"));
+}
+
+// The hypervisor's entry for the page of L2 at `gpa`.
+uint64_t* EntryOfL1(Machine& machine, Gpa gpa) {
+  uint64_t* entry = nullptr;
+  uint64_t table = machine.hypervisor().eptp().root().raw();
+  for (int level = 4; level >= 1; --level) {
+    const auto at = machine.HypervisorPage(Gfn::Of(Gpa(table))).value();
+    entry = reinterpret_cast<uint64_t*>(at) +
+            (gpa.raw() >> Level(level).shift() & (Level::kEntries - 1));
+    table = *entry & 0x000ffffffffff000;
+  }
+  return entry;
+}
+
+TEST(ColdCheck, FindsAPageOfL2ThatTheHostMovedWithoutAWord) {
+  const std::unique_ptr<Machine> machine = UsedMachine(Paging::kNested);
+  const Hva hva = machine->HvaBySlots(machine->kernel().mappings()[7].gpa).value();
+  ASSERT_TRUE(machine->host().Migrate(hva, kPageSize).ok());
+  const ColdCheck check = CheckFromCold(*machine).value();
+  EXPECT_EQ(check.pages, kPages);
+  EXPECT_GE(check.mismatches, 1u) << "the engine's own check may find it too";
+  EXPECT_THAT(check.first_mismatch, HasSubstr("the slots say"));
+}
+
+TEST(ColdCheck, FindsAnEntryOfL1ThatLeadsElsewhere) {
+  const std::unique_ptr<Machine> machine = UsedMachine(Paging::kNested);
+  *EntryOfL1(*machine, machine->kernel().mappings()[7].gpa) ^= kPageSize;
+  // What L2 runs on holds the old entry until INVEPT.
+  EXPECT_EQ(CheckFromCold(*machine).value().mismatches, 0u);
+  ASSERT_TRUE(machine->Invept(0).value());
+  const ColdCheck check = CheckFromCold(*machine).value();
+  EXPECT_EQ(check.mismatches, 1u);
+  EXPECT_THAT(check.first_mismatch, HasSubstr("the slots say"));
+}
+
+TEST(ColdCheck, WhatL1DoesNotMapIsUntouched) {
+  const std::unique_ptr<Machine> machine = UsedMachine(Paging::kNested);
+  *EntryOfL1(*machine, machine->kernel().mappings()[7].gpa) = 0;
+  ASSERT_TRUE(machine->Invept(0).value());
+  const ColdCheck check = CheckFromCold(*machine).value();
+  EXPECT_EQ(check.pages, kPages - 1);
+  EXPECT_EQ(check.untouched, 1u);
+  EXPECT_EQ(check.mismatches, 0u) << check.first_mismatch;
 }
 
 TEST(ColdCheck, FindsAPageThatTheShadowHasNotHeardOf) {

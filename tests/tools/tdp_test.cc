@@ -88,6 +88,12 @@ TEST(TdpReplay, NonsenseOptionsAreRefused) {
   ExpectRefusal(Tdp("replay --fault-around 3 " + trace), "power of two");
   ExpectRefusal(Tdp("replay --cpus 0 " + trace), "--cpus");
   ExpectRefusal(Tdp("replay --fragmentation 2 " + trace), "--fragmentation");
+  ExpectRefusal(Tdp("replay --paging nested --ept-page 1g " + trace), "pages of 4k or 2m");
+  ExpectRefusal(Tdp("replay --paging nested --fault-around 4 " + trace), "--fault-around");
+  for (const char* paging : {"native", "shadow", "nested"}) {
+    ExpectRefusal(Tdp(absl::StrCat("replay --reverse-map on --paging ", paging, " ", trace)),
+                  absl::StrCat("--reverse-map on is for --paging ept, not ", paging));
+  }
   ExpectRefusal(Tdp("replay"), "needs a TRACE");
   ExpectRefusal(Tdp("replay --cpus 3 " + trace + " " + trace), "2 traces take a CPU each");
 }
@@ -158,6 +164,9 @@ TEST(TdpReplay, AWarmWalkWithoutCachesHasTheReferencesOfItsDimensions) {
                 {"--paging shadow", 4},
                 {"--paging shadow --guest-levels 5", 5},
                 {"--paging shadow --guest-page 2m", 3},
+                {"--paging nested --ept-page 4k", 24},
+                {"--paging nested --ept-page 2m", 19},
+                {"--paging nested --ept-page 4k --ept-levels 5", 29},
                 {"--ept-page 4k", 24},
                 {"--ept-page 2m", 19},
                 {"--ept-page 4k --guest-page 2m", 19},
@@ -191,6 +200,76 @@ TEST(TdpReplay, ChangesOfGuestTablesCostExitsUnderShadowAlone) {
   EXPECT_EQ(shadow_churned["check"]["mismatches"], 0);
   EXPECT_EQ(shadow_churned["check"]["pages"], shadow["check"]["pages"]);
   ExpectRefusal(Tdp("replay --table-churn 10 --cpus 2 " + trace), "--table-churn is for one CPU");
+}
+
+TEST(TdpReplay, AHypervisorInTheGuestGetsOneViolationForEachPageThatItMaps) {
+  const auto json = ReplayJson("--paging nested --ept-page 4k " + Quoted(SmallTrace(5)));
+  // Four guest tables and five pages: L1 maps each once, and the engine follows each once.
+  const auto& exits = json["nested_exits"];
+  EXPECT_EQ(exits["reflected"], 9);
+  EXPECT_EQ(exits["fixed"], 9);
+  EXPECT_EQ(exits["spurious"], 0);
+  EXPECT_EQ(exits["total"], 18);
+  EXPECT_EQ(json["violations"]["total"], 0);
+  EXPECT_EQ(json["page_faults"], 5);
+  for (const char* leaves : {"ept12_leaves", "ept_leaves"}) {
+    EXPECT_EQ(json["tables"][leaves]["4k"], 9) << leaves;
+  }
+  EXPECT_EQ(json["tables"]["ept12_table_bytes"], 4 * 4096);
+  EXPECT_EQ(json["check"]["pages"], 5);
+  EXPECT_EQ(json["check"]["mismatches"], 0);
+}
+
+TEST(TdpReplay, LargePagesOfAHypervisorInTheGuestAreLargeWhereTheHostsAre) {
+  const std::string trace = Quoted(SmallTrace(1000));
+  const auto large = ReplayJson("--paging nested --ept-page 2m " + trace);
+  EXPECT_LT(large["nested_exits"]["total"], 20);
+  EXPECT_GT(large["tables"]["ept_leaves"]["2m"], 1);
+  EXPECT_EQ(large["tables"]["ept_leaves"]["4k"], 0);
+  const auto broken = ReplayJson("--paging nested --ept-page 2m --thp never " + trace);
+  EXPECT_EQ(broken["nested_exits"]["reflected"], large["nested_exits"]["reflected"]);
+  EXPECT_EQ(broken["tables"]["ept12_leaves"], large["tables"]["ept12_leaves"]);
+  EXPECT_EQ(broken["tables"]["ept_leaves"]["2m"], 0);
+  EXPECT_GT(broken["nested_exits"]["fixed"], 1000) << "the host follows page by page";
+  EXPECT_EQ(broken["check"]["mismatches"], 0);
+}
+
+TEST(TdpReplay, CpusShareTheHypervisorInTheGuest) {
+  const std::string trace = Quoted(SmallTrace(1000));
+  const auto json = ReplayJson("--paging nested --ept-page 4k --guest-page 2m --ept-levels 5 " +
+                               trace + " " + trace + " " + trace);
+  EXPECT_EQ(json["accesses"], 9000);
+  EXPECT_EQ(json["check"]["mismatches"], 0);
+  EXPECT_GE(json["nested_exits"]["reflected"], json["tables"]["ept12_leaves"]["4k"]);
+  EXPECT_EQ(json["check"]["pages"].get<int>() + json["check"]["untouched"].get<int>(),
+            512 * json["tables"]["guest_leaves"]["2m"].get<int>());
+  EXPECT_GT(json["check"]["untouched"], 0);
+}
+
+TEST(TdpReplay, ChangesOfTheTablesOfL2CostNoExit) {
+  const std::string trace = Quoted(SmallTrace(1000));
+  const auto still = ReplayJson("--paging nested --ept-page 4k " + trace);
+  const auto churned = ReplayJson("--paging nested --ept-page 4k --table-churn 10 " + trace);
+  EXPECT_GT(churned["page_faults"], still["page_faults"]);
+  EXPECT_EQ(churned["nested_exits"]["total"], still["nested_exits"]["total"]);
+  EXPECT_EQ(churned["check"]["mismatches"], 0);
+}
+
+TEST(TdpReplay, AReverseMapChangesNothingThatTheGuestSees) {
+  const std::string trace = Quoted(SmallTrace(1000));
+  for (const char* page : {"4k", "2m", "1g"}) {
+    const std::string arguments = absl::StrCat("--ept-page ", page, " ", trace);
+    const auto without = ReplayJson(arguments);
+    const auto with = ReplayJson("--reverse-map on " + arguments);
+    EXPECT_EQ(with["options"]["reverse_map"], true);
+    EXPECT_EQ(without["options"]["reverse_map"], false);
+    for (const char* same : {"tables", "walks", "tlb", "page_faults", "check"}) {
+      EXPECT_EQ(with[same], without[same]) << same << ", " << page;
+    }
+    EXPECT_EQ(with["violations"]["mapped_by_cause_and_page"],
+              without["violations"]["mapped_by_cause_and_page"]);
+    EXPECT_EQ(with["check"]["mismatches"], 0);
+  }
 }
 
 TEST(TdpReplay, LargeEptPagesTakeFewerViolations) {
@@ -305,6 +384,14 @@ TEST(TdpSweep, WritesALineForEachCombination) {
   EXPECT_THAT(result.out, StartsWith("cell,cells,trace,paging,"));
   EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 5) << result.out;
   EXPECT_THAT(result.out, HasSubstr("\n3,4,"));
+}
+
+TEST(TdpSweep, NamesTheExitsThatWereReflected) {
+  const ProgramResult result =
+      Tdp("sweep --paging ept,nested --ept-page 4k " + Quoted(SmallTrace(5)));
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr(",exits,reflected_exits,"), HasSubstr(",9,9,0,"),
+                                HasSubstr(",0,18,9,")));
 }
 
 TEST(TdpSweep, ShardsMergeIntoTheWhole) {

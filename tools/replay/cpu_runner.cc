@@ -8,12 +8,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/replay/nested_exit.h"
 
 namespace tdp::tools {
 namespace {
 
 // A 2D walk of five levels needs a violation for each guest table and one for the page, and the
-// access may cross into a second page; a page fault may come before each.
+// access may cross into a second page; a page fault may come before each. Nested, a violation comes
+// twice: for the hypervisor in the guest and for the engine.
 constexpr int kMaxEventsWithoutProgress = 64;
 
 }  // namespace
@@ -94,7 +96,7 @@ absl::Status CpuRunner::HandleExit() {
     case sim::Event::kKick:
       return absl::OkStatus();
     case sim::Event::kEptViolation:
-      return AnswerViolation(exit.gpa, exit.qualification);
+      return machine_.is_nested() ? AnswerNested() : AnswerViolation(exit.gpa, exit.qualification);
     case sim::Event::kPageFault:
       return AnswerShadowFault();
     default:
@@ -123,6 +125,24 @@ absl::Status CpuRunner::AnswerShadowFault() {
     default:
       return Stuck();
   }
+}
+
+absl::Status CpuRunner::AnswerNested() {
+  TDP_ASSIGN_OR_RETURN(const NestedAnswer answer, AnswerNestedViolation(machine_, index_));
+  switch (answer) {
+    case NestedAnswer::kFixed:
+      ++nested_exits_.fixed;
+      return absl::OkStatus();
+    case NestedAnswer::kSpurious:
+      ++nested_exits_.spurious;
+      return absl::OkStatus();
+    case NestedAnswer::kReflected:
+      ++nested_exits_.reflected;
+      return absl::OkStatus();
+    case NestedAnswer::kDevice:
+      break;
+  }
+  return Stuck();
 }
 
 absl::Status CpuRunner::AnswerViolation(Gpa gpa, ExitQualification qualification) {

@@ -14,6 +14,7 @@
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/exit.h"
 #include "tdp/tools/replay/machine.h"
+#include "tdp/tools/replay/nested_counts.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
 #include "tdp/tools/trace/trace_record.h"
@@ -39,6 +40,7 @@ class CpuRunner {
   const ViolationCounts& violations() const { return violations_; }
   uint64_t page_faults() const { return page_faults_; }
   const ShadowCounts& shadow_exits() const { return shadow_exits_; }
+  const NestedCounts& nested_exits() const { return nested_exits_; }
 
   // The guest's kernel maps the page of `gva` if it is not mapped.
   absl::Status MapInGuest(Gva gva);
@@ -54,6 +56,7 @@ class CpuRunner {
   absl::StatusOr<size_t> RunUntilExit(absl::Span<const TraceRecord> records);
   absl::Status HandleExit();
   absl::Status AnswerShadowFault();
+  absl::Status AnswerNested();
   absl::Status AnswerViolation(Gpa gpa, ExitQualification qualification);
   absl::Status MapAround(Gpa gpa, ExitQualification qualification);
   absl::Status Stuck() const;
@@ -67,6 +70,7 @@ class CpuRunner {
   std::vector<Gpa> written_;  // table entries, by the kernel
   ViolationCounts violations_;
   ShadowCounts shadow_exits_;
+  NestedCounts nested_exits_;
   uint64_t page_faults_ = 0;
   int events_without_progress_ = 0;
 };

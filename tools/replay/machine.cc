@@ -20,6 +20,8 @@ namespace {
 // Where guest memory stands in host virtual memory. Aligned to more than 1 GiB, so that RAM is as
 // aligned there as it is in the guest and large pages are possible.
 constexpr Hva kGuestMemory{0x1000'0000'0000};
+// Where the memory stands in which a hypervisor in the guest keeps its tables.
+constexpr Hva kHypervisorMemory{0x3000'0000'0000};
 // What the host has beside the guest's memory: for tables, and so that broken blocks are not the
 // last.
 constexpr ByteCount kSpareHostMemory = GiB(4);
@@ -42,6 +44,7 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const ReplayOptions& op
   if (options.paging != Paging::kNative) {
     TDP_RETURN_IF_ERROR(machine->MakeVm());
   }
+  if (options.paging == Paging::kNested) TDP_RETURN_IF_ERROR(machine->MakeHypervisor());
   TDP_RETURN_IF_ERROR(machine->MakeKernel());
   TDP_RETURN_IF_ERROR(machine->StartCpus());
   return machine;
@@ -91,22 +94,71 @@ absl::Status Machine::MakeVm() {
   options.paging = is_shadowed() ? tdp::Paging::kShadow : tdp::Paging::kEpt;
   options.ept_levels = options_.ept_levels;
   options.max_leaf_level = options_.ept_page;
+  options.reverse_map = options_.reverse_map;
+  options.nested = is_nested();
   TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, options));
+  TDP_RETURN_IF_ERROR(SetSlots());
+  for (int i = 0; i < cpus(); ++i) {
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vcpu> vcpu, vm_->CreateVcpu());
+    vcpus_.push_back(std::move(vcpu));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::SetSlots() {
+  const ByteCount base = is_nested() ? GuestHypervisor::kL2Memory : 0;
   uint32_t slot = 0;
   for (const MapRegion& region : map_.regions()) {
     if (region.kind == RegionKind::kMmio) continue;
     TDP_RETURN_IF_ERROR(
         vm_->SetMemoryRegion({.slot = slot++,
                               .flags = region.kind == RegionKind::kRom ? kSlotReadOnly : 0,
-                              .gpa = region.base,
+                              .gpa = region.base + base,
                               .size = region.size,
                               .hva = HvaOf(region, region.base)}));
   }
-  for (int i = 0; i < cpus(); ++i) {
-    TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vcpu> vcpu, vm_->CreateVcpu());
-    vcpus_.push_back(std::move(vcpu));
-  }
+  if (!is_nested()) return absl::OkStatus();
+  return vm_->SetMemoryRegion({.slot = slot,
+                               .gpa = Gpa(0),
+                               .size = GuestHypervisor::TableMemory(options_.ram),
+                               .hva = kHypervisorMemory});
+}
+
+absl::Status Machine::MakeHypervisor() {
+  const ByteCount bytes = GuestHypervisor::TableMemory(options_.ram);
+  TDP_RETURN_IF_ERROR(host_->Map(kHypervisorMemory, bytes, {.order = 0}));
+  const auto memory = [this](Gfn gfn) { return HypervisorPage(gfn); };
+  TDP_ASSIGN_OR_RETURN(hypervisor_, GuestHypervisor::Create(map_, memory, bytes,
+                                                            {.page = options_.ept_page,
+                                                             .levels = options_.ept_levels}));
+  for (int i = 0; i < cpus(); ++i) TDP_RETURN_IF_ERROR(EnterL2(i));
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::byte*> Machine::HypervisorPage(Gfn gfn) {
+  return host_->AtHva(kHypervisorMemory + gfn.address().raw());
+}
+
+// The hypervisor sees a CPU that can do what the real one can.
+NestedContext Machine::ContextOfL2() const {
+  const Capabilities& can = backend_->capabilities();
+  NestedContext context;
+  context.eptp = hypervisor_->eptp();
+  context.rules.capabilities = can.ept;
+  context.rules.physical_address_bits = can.physical_address_bits;
+  return context;
+}
+
+absl::Status Machine::EnterL2(int index) { return vcpu(index).nested()->Enter(ContextOfL2()); }
+
+absl::StatusOr<bool> Machine::Invept(int index) {
+  constexpr uint64_t kSingleContext = 1;
+  const NestedContext context = ContextOfL2();
+  NestedVcpu& nested = *vcpu(index).nested();
+  TDP_RETURN_IF_ERROR(nested.Leave());
+  TDP_ASSIGN_OR_RETURN(const bool done, nested.Invept(kSingleContext, context.eptp, context.rules));
+  TDP_RETURN_IF_ERROR(nested.Enter(context));
+  return done;
 }
 
 absl::Status Machine::MakeKernel() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The machine that a trace is replayed on: host memory, a PC's memory map as slots of a `Vm`, the
-// guest kernel, and CPUs that run it.
+// guest kernel, CPUs that run it, and between it and the `Vm` perhaps a hypervisor in the guest.
 
 #ifndef TDP_TOOLS_REPLAY_MACHINE_H_
 #define TDP_TOOLS_REPLAY_MACHINE_H_
@@ -17,8 +17,10 @@
 #include "tdp/backends/sim/registers.h"
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/address.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/vcpu.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/tools/guest/guest_hypervisor.h"
 #include "tdp/tools/guest/guest_kernel.h"
 #include "tdp/tools/guest/memory_map.h"
 #include "tdp/tools/replay/replay_options.h"
@@ -37,8 +39,12 @@ class Machine {
   const MemoryMap& map() const { return map_; }
   GuestKernel& kernel() { return *kernel_; }
   sim::HostMemory& host() { return *host_; }
-  bool uses_ept() const { return options_.paging == Paging::kEpt; }
+  // Whether the CPUs walk an EPT.
+  bool uses_ept() const { return options_.paging == Paging::kEpt || is_nested(); }
   bool is_shadowed() const { return options_.paging == Paging::kShadow; }
+  // Whether the program's kernel is the guest of a hypervisor in the guest. Guest addresses here
+  // are those of this kernel (L2's) then.
+  bool is_nested() const { return options_.paging == Paging::kNested; }
   // Not natively.
   Vm& vm() { return *vm_; }
 
@@ -48,6 +54,17 @@ class Machine {
   Vcpu& vcpu(int index) { return *vcpus_[index]; }
   // Gives CPU `index` the registers that the shadow wants; its vCPU has just entered the guest.
   void LoadShadowRegisters(int index);
+
+  // Nested only.
+  GuestHypervisor& hypervisor() { return *hypervisor_; }
+  // CPU `index` runs L2 from its next entry on, as the hypervisor wants it. Nested only; the errors
+  // are those of `NestedVcpu::Enter`.
+  absl::Status EnterL2(int index);
+  // The hypervisor executes single-context INVEPT on CPU `index`, as it has to after it took
+  // something away; it runs L2 again afterwards. Whether the instruction succeeded. Nested only.
+  absl::StatusOr<bool> Invept(int index);
+  // The page at `gfn` of the memory in which the hypervisor keeps its tables. Nested only.
+  absl::StatusOr<std::byte*> HypervisorPage(Gfn gfn);
 
   // The registers of the program: user mode, on the guest kernel's tables.
   sim::Registers ProgramRegisters() const;
@@ -65,17 +82,21 @@ class Machine {
   absl::Status MakeBackend();
   absl::Status MapGuestMemory();
   absl::Status MakeVm();
+  absl::Status SetSlots();
+  absl::Status MakeHypervisor();
   absl::Status MakeKernel();
   absl::Status StartCpus();
   // Where the slots put the region's byte at `gpa` in host virtual memory.
   static Hva HvaOf(const MapRegion& region, Gpa gpa);
+  NestedContext ContextOfL2() const;
   absl::StatusOr<std::byte*> GuestPage(Gfn gfn);
 
   const ReplayOptions options_;
   const MemoryMap map_;
   std::unique_ptr<sim::HostMemory> host_;
   std::unique_ptr<sim::SimBackend> backend_;
-  std::unique_ptr<Vm> vm_;  // null natively
+  std::unique_ptr<Vm> vm_;                       // null natively
+  std::unique_ptr<GuestHypervisor> hypervisor_;  // null if not nested
   std::unique_ptr<GuestKernel> kernel_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;  // none natively; vCPU n runs on CPU n
 };

@@ -137,6 +137,7 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
     report.violations += runner.violations();
     report.page_faults += runner.page_faults();
     report.shadow_exits += runner.shadow_exits();
+    report.nested_exits += runner.nested_exits();
   }
   return absl::OkStatus();
 }
@@ -156,9 +157,12 @@ void CountTables(Machine& machine, ReplayReport& report) {
     ++report.guest_leaves[mapping.level.raw() - 1];
   }
   report.guest_tables = machine.kernel().table_pages();
-  if (machine.uses_ept()) {
-    report.ept = CountEpt(machine.vm().eptp(), machine.host().direct_map_offset());
-  }
+  if (!machine.uses_ept()) return;
+  const Eptp eptp = machine.is_nested() ? machine.vcpu(0).nested()->eptp() : machine.vm().eptp();
+  report.ept = CountEpt(eptp, machine.host().direct_map_offset());
+  if (!machine.is_nested()) return;
+  report.ept12_leaves = machine.hypervisor().leaves();
+  report.ept12_tables = machine.hypervisor().table_pages();
 }
 
 }  // namespace

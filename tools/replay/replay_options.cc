@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/guest/memory_map.h"
 #include "tdp/tools/replay/cache_options.h"
@@ -22,8 +23,13 @@ std::vector<std::pair<std::string, Level>> Pages(Level largest) {
 
 void AddDimensionOptions(OptionParser& parser, ReplayOptions* options) {
   parser.AddChoice(
-      "paging", "one dimension, two, or one that shadows the guest's", &options->paging,
-      {{"native", Paging::kNative}, {"ept", Paging::kEpt}, {"shadow", Paging::kShadow}});
+      "paging",
+      "one dimension, two, one that shadows the guest's, or two under a hypervisor in the guest",
+      &options->paging,
+      {{"native", Paging::kNative},
+       {"ept", Paging::kEpt},
+       {"shadow", Paging::kShadow},
+       {"nested", Paging::kNested}});
   parser.AddChoice("guest-page", "largest page of the guest kernel", &options->guest_page,
                    Pages(kLevel2M));
   parser.AddChoice("guest-levels", "levels of the guest's tables", &options->guest_levels,
@@ -31,6 +37,9 @@ void AddDimensionOptions(OptionParser& parser, ReplayOptions* options) {
   parser.AddChoice("ept-page", "largest EPT leaf and largest page of host memory",
                    &options->ept_page, Pages(kLevel1G));
   parser.AddChoice("ept-levels", "levels of the EPT", &options->ept_levels, {{"4", 4}, {"5", 5}});
+  parser.AddChoice("reverse-map",
+                   "whether the EPT has a reverse map, as Linux 3.11 had; with --paging ept",
+                   &options->reverse_map, {{"off", false}, {"on", true}});
 }
 
 void AddMemoryOptions(OptionParser& parser, ReplayOptions* options) {
@@ -50,6 +59,18 @@ void AddMemoryOptions(OptionParser& parser, ReplayOptions* options) {
                     "accesses after which the guest takes a page away and invalidates it, so that "
                     "it faults in again; 0: never",
                     &options->table_churn, 0, ~uint64_t{0});
+}
+
+absl::Status CheckNested(const ReplayOptions& options) {
+  if (options.ept_page > kLevel2M) {
+    return absl::InvalidArgumentError(
+        "--ept-page 1g: with --paging nested the guest's hypervisor has pages of 4k or 2m");
+  }
+  if (options.fault_around != 1) {
+    return absl::InvalidArgumentError(
+        "--fault-around: with --paging nested it is for the guest's hypervisor to map more");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -72,11 +93,15 @@ absl::Status CheckReplayOptions(const ReplayOptions& options) {
   if (options.table_churn != 0 && options.cpus != 1) {
     return absl::InvalidArgumentError("--table-churn is for one CPU");
   }
-  return absl::OkStatus();
+  if (options.reverse_map && options.paging != Paging::kEpt) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--reverse-map on is for --paging ept, not ", PagingName(options.paging)));
+  }
+  return options.paging == Paging::kNested ? CheckNested(options) : absl::OkStatus();
 }
 
 const char* PagingName(Paging paging) {
-  static constexpr const char* kNames[] = {"native", "ept", "shadow"};
+  static constexpr const char* kNames[] = {"native", "ept", "shadow", "nested"};
   return kNames[static_cast<size_t>(paging)];
 }
 

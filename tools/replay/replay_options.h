@@ -19,6 +19,7 @@ enum class Paging {
   kNative,  // the guest's tables alone: its physical addresses are the host's
   kEpt,     // the guest's tables over the library's EPT
   kShadow,  // tables that the library makes of the guest's
+  kNested,  // as kEpt, but of a guest's guest: an EPT that the library makes of the hypervisor's
 };
 
 struct ReplayOptions {
@@ -32,6 +33,7 @@ struct ReplayOptions {
   double guest_fragmentation = 0;  // share of 2 MiB blocks that the guest cannot have whole
   double host_fragmentation = 0;   // share of its 2 MiB blocks that the host backs with 4K pages
   bool huge_host_pages = true;     // the host backs memory with pages up to ept_page, else with 4K
+  bool reverse_map = false;        // keep `VmOptions::reverse_map`
   uint64_t fault_around = 1;       // 4 KiB pages that one EPT violation maps, a power of two
   uint64_t table_churn = 0;        // accesses from one change of a guest table to the next; 0: none
   CacheOptions cache;

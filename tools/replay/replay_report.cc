@@ -39,6 +39,11 @@ void Line(std::string& out, std::string_view title, const absl::FormatSpec<Args.
   out += '\n';
 }
 
+// Whether the CPUs walk one.
+bool HasEpt(const ReplayOptions& options) {
+  return options.paging == Paging::kEpt || options.paging == Paging::kNested;
+}
+
 void AddSetup(std::string& out, const ReplayReport& report) {
   const ReplayOptions& options = report.options;
   Line(out, "trace", "%s: %s accesses (%s fetches, %s loads, %s stores, %s modifies)", report.trace,
@@ -47,8 +52,10 @@ void AddSetup(std::string& out, const ReplayReport& report) {
   Line(out, "guest", "%s of RAM, pages up to %s, %d levels, frames %s", SizeText(options.ram),
        PageName(options.guest_page), options.guest_levels,
        options.shuffled ? "shuffled" : "in order");
-  if (options.paging == Paging::kEpt) {
-    Line(out, "EPT", "pages up to %s, %d levels", PageName(options.ept_page), options.ept_levels);
+  if (HasEpt(options)) {
+    Line(out, "EPT", "pages up to %s, %d levels%s%s", PageName(options.ept_page),
+         options.ept_levels, options.reverse_map ? ", with a reverse map" : "",
+         options.paging == Paging::kNested ? ", of a hypervisor in the guest (EPT12)" : "");
   } else {
     Line(out, "EPT", "none");
   }
@@ -90,18 +97,35 @@ void AddShadowExits(std::string& out, const ReplayReport& report) {
        WithCommas(exits.invalidations));
 }
 
+void AddNestedExits(std::string& out, const ReplayReport& report) {
+  const NestedCounts& exits = report.nested_exits;
+  Line(out, "exits", "%s: %s reflected to the guest's hypervisor, %s fixed, %s spurious",
+       WithCommas(exits.total()), WithCommas(exits.reflected), WithCommas(exits.fixed),
+       WithCommas(exits.spurious));
+}
+
+void AddEptMaps(std::string& out, const ReplayReport& report) {
+  const bool nested = report.options.paging == Paging::kNested;
+  if (nested) {
+    Line(out, "EPT12 maps", "%s pages of 4 KiB, %s of 2 MiB; %s of tables",
+         WithCommas(report.ept12_leaves[0]), WithCommas(report.ept12_leaves[1]),
+         SizeText(report.ept12_tables.bytes()));
+  }
+  Line(out, nested ? "EPT02 maps" : "EPT maps",
+       "%s pages of 4 KiB, %s of 2 MiB, %s of 1 GiB; %s of tables",
+       WithCommas(report.ept.leaves[0]), WithCommas(report.ept.leaves[1]),
+       WithCommas(report.ept.leaves[2]), SizeText(report.ept.tables.bytes()));
+}
+
 void AddTables(std::string& out, const ReplayReport& report) {
   Line(out, "page faults", "%s in the guest", WithCommas(report.page_faults));
   if (report.options.paging == Paging::kEpt) AddViolations(out, report);
   if (report.options.paging == Paging::kShadow) AddShadowExits(out, report);
+  if (report.options.paging == Paging::kNested) AddNestedExits(out, report);
   Line(out, "guest maps", "%s pages of 4 KiB, %s of 2 MiB; %s of tables",
        WithCommas(report.guest_leaves[0]), WithCommas(report.guest_leaves[1]),
        SizeText(report.guest_tables.bytes()));
-  if (report.options.paging == Paging::kEpt) {
-    Line(out, "EPT maps", "%s pages of 4 KiB, %s of 2 MiB, %s of 1 GiB; %s of tables",
-         WithCommas(report.ept.leaves[0]), WithCommas(report.ept.leaves[1]),
-         WithCommas(report.ept.leaves[2]), SizeText(report.ept.tables.bytes()));
-  }
+  if (HasEpt(report.options)) AddEptMaps(out, report);
 }
 
 void AddResult(std::string& out, const ReplayReport& report) {
@@ -119,6 +143,7 @@ Json OptionsJson(const ReplayOptions& options) {
           {"guest_levels", options.guest_levels},
           {"ept_page_bytes", options.ept_page.bytes()},
           {"ept_levels", options.ept_levels},
+          {"reverse_map", options.reverse_map},
           {"ram_bytes", options.ram},
           {"frames", options.shuffled ? "shuffled" : "sequential"},
           {"guest_fragmentation", options.guest_fragmentation},
@@ -174,13 +199,22 @@ Json ShadowExitsJson(const ShadowCounts& exits) {
           {"invalidations", exits.invalidations}};
 }
 
+Json NestedExitsJson(const NestedCounts& exits) {
+  return {{"total", exits.total()},
+          {"reflected", exits.reflected},
+          {"fixed", exits.fixed},
+          {"spurious", exits.spurious}};
+}
+
 Json TablesJson(const ReplayReport& report) {
   return {
       {"guest_leaves", {{"4k", report.guest_leaves[0]}, {"2m", report.guest_leaves[1]}}},
       {"guest_table_bytes", report.guest_tables.bytes()},
       {"ept_leaves",
        {{"4k", report.ept.leaves[0]}, {"2m", report.ept.leaves[1]}, {"1g", report.ept.leaves[2]}}},
-      {"ept_table_bytes", report.ept.tables.bytes()}};
+      {"ept_table_bytes", report.ept.tables.bytes()},
+      {"ept12_leaves", {{"4k", report.ept12_leaves[0]}, {"2m", report.ept12_leaves[1]}}},
+      {"ept12_table_bytes", report.ept12_tables.bytes()}};
 }
 
 }  // namespace
@@ -228,6 +262,7 @@ std::string ReportJson(const ReplayReport& report) {
       {"page_faults", report.page_faults},
       {"violations", ViolationsJson(report)},
       {"shadow_exits", ShadowExitsJson(report.shadow_exits)},
+      {"nested_exits", NestedExitsJson(report.nested_exits)},
       {"tables", TablesJson(report)},
       {"seconds", absl::ToDoubleSeconds(report.run_time)},
       {"accesses_per_second", report.accesses_per_second()},

@@ -14,6 +14,7 @@
 #include "tdp/base/address.h"
 #include "tdp/tools/replay/cold_check.h"
 #include "tdp/tools/replay/ept_census.h"
+#include "tdp/tools/replay/nested_counts.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
@@ -28,17 +29,22 @@ struct ReplayReport {
   sim::CpuCounters cpu;  // summed over the CPUs
   ViolationCounts violations;
   ShadowCounts shadow_exits;
+  NestedCounts nested_exits;
   uint64_t page_faults = 0;                // the guest kernel's
   std::array<uint64_t, 2> guest_leaves{};  // of 4 KiB and 2 MiB
   PageCount guest_tables;
-  EptCensus ept;  // all zero without EPT
+  EptCensus ept;                           // that the CPUs walk; all zero without EPT
+  std::array<uint64_t, 2> ept12_leaves{};  // of a hypervisor in the guest: 4 KiB and 2 MiB
+  PageCount ept12_tables;
   absl::Duration run_time;
   ColdCheck check;
 
   uint64_t accesses() const { return records[0] + records[1] + records[2] + records[3]; }
   uint64_t accesses_per_second() const;
-  // VM exits: violations, or those of the shadow.
-  uint64_t exits() const { return violations.total() + shadow_exits.total(); }
+  // VM exits to the host: violations, or those of the shadow, or of L2.
+  uint64_t exits() const {
+    return violations.total() + shadow_exits.total() + nested_exits.total();
+  }
   // 0 if there was no walk, or no violation.
   double references_per_walk() const;
   double cycles_per_walk() const;

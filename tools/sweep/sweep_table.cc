@@ -48,6 +48,7 @@ Columns ColumnsOf(const SweepResult& result, uint64_t all_cells) {
                            {"page_faults", number(report.page_faults)},
                            {"violations", number(report.violations.total())},
                            {"exits", number(report.exits())},
+                           {"reflected_exits", number(report.nested_exits.reflected)},
                            {"guest_table_bytes", number(report.guest_tables.bytes())},
                            {"ept_table_bytes", number(report.ept.tables.bytes())},
                            {"ept_leaves_4k", number(report.ept.leaves_at(kLevel4K))},
