@@ -56,7 +56,6 @@ Gfn DirtyHarvest::Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor
         FindIn64EntriesWith(table + block * 64, ept::kAccessed | ept::kTableRevisit);
     candidates |= EdgesIn(block, first, last);
     for (; candidates != 0; candidates &= candidates - 1) {
-      PrefetchNext(table + block * 64, level, candidates & (candidates - 1));
       const int i = block * 64 + std::countr_zero(candidates);
       if (i < first || i > last) continue;
       const Gfn from = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
@@ -67,13 +66,6 @@ Gfn DirtyHarvest::Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor
     }
   }
   return table_end;
-}
-
-// The upper tables of a sparse round are far apart: the scan below one hides the way to the next.
-void DirtyHarvest::PrefetchNext(uint64_t* entries, Level level, uint64_t candidates) const {
-  if (candidates == 0 || level <= kLevel2M) return;
-  const EptEntry next = EntryRef(entries + std::countr_zero(candidates)).Load();
-  if (next.kind(level) == EntryKind::kTable) PrefetchTable(pool_.EntriesOf(next.address()));
 }
 
 // The table below, if anything there may have been written since the last harvest; else null.

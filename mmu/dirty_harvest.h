@@ -44,7 +44,6 @@ class DirtyHarvest {
 
  private:
   Gfn Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor visit);
-  void PrefetchNext(uint64_t* entries, Level level, uint64_t candidates) const;
   uint64_t* EnterSubtree(EntryRef entry, Level level, Gfn from, Gfn end);
   void HarvestLeaves(uint64_t* table, Gfn base, int first, int last, Visitor visit);
 

@@ -96,11 +96,6 @@ uint64_t FindIn64EntriesWith(const uint64_t* entries, uint64_t bits) {
   return (OrOf64(entries) & bits) == 0 ? 0 : WhichOf64(entries, bits);
 }
 
-void PrefetchTable(const uint64_t* table) {
-  constexpr int kEntriesPerLine = 8;
-  for (int i = 0; i < Level::kEntries; i += kEntriesPerLine) __builtin_prefetch(table + i);
-}
-
 TableMask FindEntriesWith(const uint64_t* table, uint64_t bits, int first, int last) {
   TableMask mask;
   for (int word = first / 64; word <= last / 64; ++word) {

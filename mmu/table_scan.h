@@ -52,9 +52,6 @@ class TableMask {
 // Which of 64 entries from `entries` on, 512 bytes aligned, have any of `bits`; as below.
 uint64_t FindIn64EntriesWith(const uint64_t* entries, uint64_t bits);
 
-// Begins to bring a table into the cache that is about to be scanned.
-void PrefetchTable(const uint64_t* table);
-
 // Which entries of `table`, `first` to `last` (0 to 511, both included), have any of `bits`. The
 // table may change meanwhile: each entry is looked at once, at some moment of the call, with
 // acquire order on the whole.
