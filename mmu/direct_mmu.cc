@@ -153,7 +153,7 @@ struct DirectMmu::Path {
 MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                               LeafMemo& memo, TableCache& cache) const {
   const Level level = std::min(at.level, request.level);
-  const EptEntry leaf = level == kLevel4K ? request.leaf : Enlarged(request.leaf, level);
+  const EptEntry leaf = LeafAt(request.leaf, level);
   if (ABSL_PREDICT_TRUE(level == at.level)) {
     if (!at.entry(request.gfn).CompareExchange(old, leaf)) return MapOutcome::kRaced;
     Note(request.gfn, at, memo);
@@ -216,7 +216,7 @@ void DirectMmu::DropTable(TablePage* table, TableCache& cache) const {
 }
 
 // An existing leaf gets what `request` needs. It may only grow as a whole if the request is about
-// the whole of it; else it is split first.
+// the whole of it; else it is split first, or gets back the rights that aging took and no others.
 MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                             TableCache& cache, bool& flush_owed) const {
   const EptEntry full = old.access_tracked() ? old.WithRightsRestored() : old;
@@ -229,7 +229,8 @@ MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafReq
   if (Translation{full, at.level, {}}.FrameOf(request.gfn) != request.leaf.frame()) {
     return MapOutcome::kFrameChanged;
   }
-  const EptEntry wider = full.WithGrantsOf(request.leaf);
+  const EptEntry wider =
+      at.level > request.level ? full : full.WithGrantsOf(LeafAt(request.leaf, at.level));
   return at.entry(request.gfn).CompareExchange(old, wider) ? MapOutcome::kInstalled
                                                            : MapOutcome::kRaced;
 }

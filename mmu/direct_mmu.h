@@ -277,8 +277,10 @@ class DirectMmu {
     return EptEntry::Table(pool_.HpaOf(table->entries()));
   }
   EptEntry empty_entry() const { return pool_.empty_entry(); }
-  // The 4 KiB leaf `leaf` as one at `level`, 2 or 3.
-  EptEntry Enlarged(EptEntry leaf, Level level) const {
+  // The 4 KiB leaf `leaf` as one at `level`. Whatever makes a leaf of a template, or gives one more
+  // rights by it, takes them from here: this is the one place that keeps X away from large leaves.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry LeafAt(EptEntry leaf, Level level) const {
+    if (ABSL_PREDICT_TRUE(level == kLevel4K)) return leaf;
     leaf = leaf.EnlargedTo(level);
     return ABSL_PREDICT_FALSE(options_.execute_4k_only) ? leaf.WithoutExecute() : leaf;
   }

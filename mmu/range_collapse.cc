@@ -56,8 +56,7 @@ void RangeCollapse::AddCandidate(Gfn base, Level level) {
     const MmuReadSection section(reader_);
     leaf = policy_.Leaf(*slot, base, *page, Access::Read());
   }
-  const Collapse collapse(base, level, mmu_.Enlarged(leaf, level),
-                          policy_.options().execute_4k_only);
+  const Collapse collapse(base, level, mmu_.LeafAt(leaf, level), policy_.options().execute_4k_only);
   candidates_.push_back({collapse, *slot, *hva, *page, sequence});
 }
 
