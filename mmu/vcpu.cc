@@ -268,7 +268,7 @@ FaultResult Vcpu::SpecialFault(Gpa gpa, ExitQualification qualification, uint64_
                                const MemorySlot& slot) {
   if (slot.invalid) return {FaultOutcome::kRetry};
   PageFault fault = Classify(gpa, qualification);
-  if (fault.access.can_write() && slot.is_read_only()) return {FaultOutcome::kMmio};
+  if (fault.access.can_write() && slot.is_read_only()) return Emulate(fault.gfn, sequence);
   fault.sequence = sequence;
   fault.slot = &slot;
   fault.hva = slot.HvaOf(fault.gfn);
@@ -376,8 +376,21 @@ bool Vcpu::CanRaiseVe(const PageFault& fault) const {
          !mmu().Walk(fault.gfn).is_mapped();
 }
 
+// What an access ends with that no slot has memory for. The attribute is looked at first, as KVM
+// does: private memory is nothing that can be emulated, and an access that wants the other kind of
+// memory than the attribute says is not even one to the frame that it names.
+FaultResult Vcpu::Emulate(Gfn gfn, uint64_t sequence) {
+  if (ABSL_PREDICT_TRUE(!engine_.options().private_memory)) return {FaultOutcome::kMmio};
+  const MmuReadSection section(reader_);
+  if (engine_.sequence.Current() != sequence) return {FaultOutcome::kRetry};
+  const bool is_shared = wanted_ != Privacy::kPrivate && !policy().IsPrivate(gfn);
+  return {is_shared ? FaultOutcome::kMmio : FaultOutcome::kMemoryFault};
+}
+
 // A frame without memory. Remembering it is only a help, so no table for it is no error.
 FaultResult Vcpu::Mmio(Gfn gfn, uint64_t sequence) {
+  FaultResult result = Emulate(gfn, sequence);
+  if (result.outcome != FaultOutcome::kMmio) return result;
   const uint64_t generation = slots_.generation();
   const bool settled = (generation & kSlotUpdateInProgress) == 0;
   if (settled && engine_.options().mmio_caching && tables_.Refill().ok()) {
@@ -386,7 +399,17 @@ FaultResult Vcpu::Mmio(Gfn gfn, uint64_t sequence) {
       mmu().MapMmio(gfn, generation, tables_);
     }
   }
-  return {FaultOutcome::kMmio};
+  return result;
+}
+
+FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa, Privacy wanted) {
+  if (!engine_.options().private_memory) {
+    return Error(absl::FailedPreconditionError("VmOptions.private_memory is off"));
+  }
+  wanted_ = wanted;
+  FaultResult result = HandleEptMisconfiguration(gpa);
+  wanted_ = Privacy::kAsSet;
+  return result;
 }
 
 FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
@@ -397,8 +420,11 @@ FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
     found = mmu().Walk(Gfn::Of(gpa));
   }
   FaultResult result{FaultOutcome::kRetry};
+  // An entry that remembers MMIO was made by an access to shared memory, and goes when the frame
+  // becomes private.
   if (found.entry.is_mmio() && IsMmioCurrent(found.entry)) {
-    result.outcome = FaultOutcome::kMmio;
+    result.outcome =
+        wanted_ == Privacy::kPrivate ? FaultOutcome::kMemoryFault : FaultOutcome::kMmio;
   } else if (found.entry.is_mmio()) {
     // Memory may be here by now: answer as for a violation by a read, with room for its log.
     return HandleEptViolation(

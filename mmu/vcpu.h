@@ -99,7 +99,10 @@ class Vcpu {
 
   // The same for hardware by which a guest says whether it wants private or shared memory (the C
   // bit of SEV-SNP, the shared bit of TDX; not in `gpa` any more): kMemoryFault if
-  // `Vm::SetMemoryAttributes` said otherwise. FailedPrecondition without
+  // `Vm::SetMemoryAttributes` said otherwise, which is looked at before the slot. Private memory is
+  // never MMIO: where no slot has it, or only read-only memory for a write, that is kMemoryFault as
+  // well, whether `wanted` or the attribute says private, and nothing is remembered (KVM answers
+  // such faults with KVM_EXIT_MEMORY_FAULT). FailedPrecondition without
   // `VmOptions::private_memory`.
   FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted);
 
@@ -115,6 +118,10 @@ class Vcpu {
   // slots still say so; kRetry if the memory there has changed since (run on: the next access is a
   // violation); else kError with Internal: the tables are corrupt.
   FaultResult HandleEptMisconfiguration(Gpa gpa);
+  // The same for hardware by which a guest says which memory it wants: what is remembered as MMIO
+  // is shared, so kPrivate ends with kMemoryFault. FailedPrecondition without
+  // `VmOptions::private_memory`.
+  FaultResult HandleEptMisconfiguration(Gpa gpa, Privacy wanted);
 
   // Maps [gpa, gpa + size) as faults of `access` would, without setting A and D: by whole tables
   // where it can. Bytes, page aligned. Returns how many bytes from `gpa` on are mapped now; fewer
@@ -194,6 +201,7 @@ class Vcpu {
   absl::Status CheckWidth(Gpa gpa) const;
   bool IsPlausible(Gpa gpa, ExitQualification qualification) const;
   FaultResult Refuse(Gpa gpa, ExitQualification qualification) const;
+  FaultResult Emulate(Gfn gfn, uint64_t sequence);
   FaultResult Mmio(Gfn gfn, uint64_t sequence);
   bool PassRules(PageFault& fault, ExitQualification qualification, FaultResult& result);
   bool PassView(PageFault& fault, FaultResult& result);

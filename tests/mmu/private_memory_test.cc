@@ -94,6 +94,66 @@ TEST_F(PrivateMemory, AnAccessThatWantsTheOtherKindIsAMemoryFaultAndMapsNothing)
       << "an access that does not say takes what there is";
 }
 
+TEST_F(PrivateMemory, APrivateAccessWithoutASlotIsAMemoryFaultAndNothingIsRemembered) {
+  const Gpa hole(MiB(16));
+  Vcpu& vcpu = guest_.vcpu();
+  ASSERT_EQ(Make(true, hole + 0x1000, 0x1000), absl::OkStatus());
+  EXPECT_EQ(vcpu.HandleEptViolation(hole, kRead, Privacy::kPrivate).outcome, kMemoryFault)
+      << "the attribute says shared, and it is asked before the slot";
+  EXPECT_EQ(vcpu.HandleEptViolation(hole + 0x1000, kRead, Privacy::kPrivate).outcome, kMemoryFault)
+      << "the attribute agrees, but private memory is never emulated";
+  EXPECT_EQ(vcpu.HandleEptViolation(hole + 0x1000, kRead, Privacy::kShared).outcome, kMemoryFault);
+  EXPECT_EQ(vcpu.HandleEptViolation(hole + 0x1000, kRead).outcome, kMemoryFault);
+  for (const Gpa gpa : {hole, hole + 0x1000}) {
+    EXPECT_FALSE(guest_.vm().Translate(gpa).ok());
+    EXPECT_EQ(guest_.Load(gpa), gpa == hole ? FaultOutcome::kMmio : kMemoryFault);
+    EXPECT_EQ(guest_.cpu().exit().event, sim::Event::kEptViolation) << "no MMIO entry was left";
+  }
+}
+
+TEST_F(PrivateMemory, WhatIsRememberedAsMmioIsSharedAndGoesWithTheAttribute) {
+  const Gpa hole(MiB(16));
+  Vcpu& vcpu = guest_.vcpu();
+  EXPECT_EQ(guest_.Load(hole), FaultOutcome::kMmio);
+  EXPECT_EQ(guest_.Load(hole), FaultOutcome::kMmio);
+  EXPECT_EQ(guest_.cpu().exit().event, sim::Event::kEptMisconfiguration);
+  EXPECT_EQ(vcpu.HandleEptMisconfiguration(hole, Privacy::kShared).outcome, FaultOutcome::kMmio);
+  EXPECT_EQ(vcpu.HandleEptMisconfiguration(hole, Privacy::kPrivate).outcome, kMemoryFault);
+  ASSERT_EQ(Make(true, hole, 0x1000), absl::OkStatus());
+  EXPECT_EQ(guest_.Load(hole), kMemoryFault);
+  EXPECT_EQ(guest_.cpu().exit().event, sim::Event::kEptViolation);
+}
+
+TEST_F(PrivateMemory, AStaleMmioEntryIsAnsweredByTheAttributeFirst) {
+  const Gpa hole(MiB(16));
+  EXPECT_EQ(guest_.Load(hole), FaultOutcome::kMmio);
+  guest_.AddSlot(Gpa(MiB(32)), MiB(1), 0, 0, 7);  // the slots change, elsewhere
+  Vcpu& vcpu = guest_.vcpu();
+  EXPECT_EQ(vcpu.HandleEptMisconfiguration(hole, Privacy::kPrivate).outcome, kMemoryFault);
+  EXPECT_EQ(vcpu.HandleEptMisconfiguration(hole, Privacy::kShared).outcome, FaultOutcome::kMmio);
+}
+
+TEST_F(PrivateMemory, APrivateWriteToAReadOnlySlotIsAMemoryFault) {
+  const Gpa rom(MiB(16));
+  constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), false, false);
+  guest_.AddSlot(rom, MiB(1), 0, kSlotReadOnly, 7);
+  Vcpu& vcpu = guest_.vcpu();
+  EXPECT_EQ(vcpu.HandleEptViolation(rom, kWrite, Privacy::kPrivate).outcome, kMemoryFault);
+  EXPECT_EQ(vcpu.HandleEptViolation(rom, kWrite, Privacy::kShared).outcome, FaultOutcome::kMmio);
+  ASSERT_EQ(Make(true, rom, 0x1000), absl::OkStatus());
+  for (const Privacy wanted : {Privacy::kAsSet, Privacy::kPrivate, Privacy::kShared}) {
+    EXPECT_EQ(vcpu.HandleEptViolation(rom, kWrite, wanted).outcome, kMemoryFault);
+    EXPECT_EQ(vcpu.HandleEptViolation(rom, kRead, wanted).outcome, kMemoryFault);
+  }
+  EXPECT_FALSE(guest_.vm().Translate(rom).ok());
+}
+
+TEST_F(PrivateMemory, WithoutTheOptionAnAccessCannotSayWhichMemoryItWants) {
+  ViewingGuest plain;
+  const FaultResult result = plain.vcpu().HandleEptMisconfiguration(Gpa(0x3000), Privacy::kShared);
+  EXPECT_TRUE(absl::IsFailedPrecondition(result.status)) << result.status;
+}
+
 TEST_F(PrivateMemory, InvalidatingTheHostRangeOfEitherMemoryTakesItsMappings) {
   ASSERT_EQ(Make(true, Gpa(0), MiB(1)), absl::OkStatus());
   for (const Hva start : {kPrivate, ViewingGuest::kRam}) {

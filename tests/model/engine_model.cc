@@ -239,10 +239,12 @@ absl::Status EngineModel::Access(const Op& op) {
 
 FaultOutcome EngineModel::ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const {
   const Slot* slot = SlotAt(page);
+  if (private_[page] && (slot == nullptr || !HasPrivateMemory(*slot))) {
+    return FaultOutcome::kMemoryFault;
+  }
   if (slot == nullptr || (access.can_write() && (slot->flags & kSlotReadOnly) != 0)) {
     return FaultOutcome::kMmio;
   }
-  if (private_[page] && !HasPrivateMemory(*slot)) return FaultOutcome::kMemoryFault;
   const tdp::Access allowed = rights_[view_of_[static_cast<size_t>(cpu)]][page];
   return allowed.Covers(access) ? FaultOutcome::kFixed : FaultOutcome::kViewDenied;
 }
