@@ -115,7 +115,8 @@ class LeafPolicy {
   // How many of `pages` frames from `gfn` on have leaves that differ in their frame alone. Inside a
   // section.
   PageCount PagesAlike(Gfn gfn, PageCount pages) const {
-    return types_ == nullptr ? pages : std::min(pages, types_->EndOfRun(gfn) - gfn);
+    if (types_ == nullptr) return pages;
+    return std::min(pages, types_->EndOfRun(gfn, gfn + pages) - gfn);
   }
   // Whether the frames of a leaf of `level` around `gfn` are of one kind in every respect. Inside a
   // section.

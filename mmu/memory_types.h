@@ -6,14 +6,13 @@
 #define TDP_MMU_MEMORY_TYPES_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/frame_map.h"
 #include "tdp/mmu/memory_type.h"
 
 namespace tdp {
@@ -46,27 +45,54 @@ struct GuestMemoryTypes {
   MtrrState mtrrs;
 };
 
-// The registers compiled into runs of frames of one type. Immutable.
+// The registers, checked and ready to be asked. Immutable. They are not compiled into runs of
+// frames: a mask may have gaps (SDM vol. 3A, 12.11.2.3), and one that has a single bit set would
+// make as many runs as there are frames.
 class MemoryTypeMap {
  public:
   // InvalidArgument, naming register and value, for what WRMSR would refuse with #GP: a reserved
-  // type or bit, an address beyond the width; and for a mask with a gap, which no system uses.
+  // type or bit, or an address beyond the width. Any mask within the width is taken; the frames of
+  // a range are those whose number agrees with its base in every bit of its mask.
   static absl::StatusOr<MemoryTypeMap> Make(const MtrrState& state);
   // One type for everything.
-  static MemoryTypeMap Uniform(MemoryType type) {
-    return MemoryTypeMap(FrameMap<MemoryType>(type));
+  static MemoryTypeMap Uniform(MemoryType type) { return MemoryTypeMap(type); }
+
+  // Frames beyond the width have the default type.
+  MemoryType TypeOf(Gfn gfn) const;
+  // A frame after `gfn`, such that all frames between have the type of `gfn`: the first of another
+  // type, or one at or beyond `limit`. Where ranges change many times without changing the type it
+  // may be an earlier one, so that no guest makes this slow.
+  Gfn EndOfRun(Gfn gfn, Gfn limit) const;
+  // Whether the aligned frames of one leaf of `level` around `gfn` are of one type. May be false
+  // where they are, for the same reason.
+  bool IsUniform(Gfn gfn, Level level) const {
+    const Gfn first = gfn.AlignDown(level.pages());
+    const Gfn end = first + level.pages();
+    return EndOfRun(first, end) >= end;
   }
 
-  MemoryType TypeOf(Gfn gfn) const { return map_.At(gfn); }
-  // The first frame after `gfn` that has another type; the end of all frames if none has.
-  Gfn EndOfRun(Gfn gfn) const { return map_.EndOfRun(gfn); }
-  // Whether the aligned frames of one leaf of `level` around `gfn` are of one type.
-  bool IsUniform(Gfn gfn, Level level) const { return map_.IsUniform(gfn, level); }
-
  private:
-  explicit MemoryTypeMap(FrameMap<MemoryType> map) : map_(std::move(map)) {}
+  // The frames that agree with `base` in every bit of `mask`. Both in pages.
+  struct Range {
+    uint64_t base = 0;
+    uint64_t mask = 0;
+    MemoryType type = MemoryType::kUncacheable;
 
-  FrameMap<MemoryType> map_;
+    bool Holds(uint64_t page) const { return ((page ^ base) & mask) == 0; }
+    // The first page after `page` that is in the range if `page` is not, or the other way round.
+    uint64_t NextEdge(uint64_t page) const;
+  };
+
+  explicit MemoryTypeMap(MemoryType type) : default_type_(type) {}
+
+  uint64_t NextEdge(uint64_t page) const;
+
+  MemoryType default_type_;
+  bool has_fixed_ = false;  // `fixed_` counts, below 1 MiB
+  size_t ranges_in_use_ = 0;
+  uint64_t end_ = 0;  // the first page beyond the width; none is in a range from there on
+  std::array<Range, MtrrState::kVariableRanges> ranges_;
+  std::array<uint64_t, MtrrState::kFixedRegisters> fixed_ = {};
 };
 
 }  // namespace tdp

@@ -2,6 +2,7 @@
 
 #include "tdp/mmu/memory_types.h"
 
+#include <algorithm>
 #include <memory>
 #include <random>
 #include <string>
@@ -126,11 +127,87 @@ TEST(MemoryTypeMap, EveryFrameHasTheTypeThatTheRulesGiveIt) {
       const uint64_t page = random() % ((random() % 2 == 0 ? MiB(2) : GiB(5)) >> kPageShift);
       ASSERT_EQ(map->TypeOf(Gfn(page)), ByTheBook(state, page << kPageShift)) << page;
     }
-    for (Gfn at(0); at < Gfn(MiB(1) >> kPageShift); at = map->EndOfRun(at)) {
-      ASSERT_GT(map->EndOfRun(at), at);
-      ASSERT_EQ(map->TypeOf(at), map->TypeOf(map->EndOfRun(at) - PageCount(1)));
+    constexpr Gfn kLimit(MiB(1) >> kPageShift);
+    for (Gfn at(0); at < kLimit; at = map->EndOfRun(at, kLimit)) {
+      ASSERT_GT(map->EndOfRun(at, kLimit), at);
+      ASSERT_EQ(map->TypeOf(at), map->TypeOf(map->EndOfRun(at, kLimit) - PageCount(1)));
     }
   }
+}
+
+// Masks as CPUs take them: whatever bits, within the width.
+TEST(MemoryTypeMap, AnyMaskMeansTheFramesThatAgreeWithTheBaseInItsBits) {
+  std::mt19937_64 random(2);
+  for (int i = 0; i < 2000; ++i) {
+    MtrrState state = Random(random);
+    const uint64_t width = (uint64_t{1} << state.physical_address_bits) - 1;
+    for (MtrrState::Variable& variable : state.variable) {
+      variable.base = (variable.base & 0xff) | (random() & width & ~kPageOffsetMask);
+      variable.mask =
+          (random() & random() & width & ~kPageOffsetMask) | (random() % 3 == 0 ? kOn : 0);
+    }
+    const auto map = MemoryTypeMap::Make(state);
+    ASSERT_TRUE(map.ok()) << map.status();
+    const uint64_t page = (random() & width) >> kPageShift >> random() % 24;
+    const Gfn limit(page + 64);
+    Gfn end = map->EndOfRun(Gfn(page), limit);
+    ASSERT_GT(end, Gfn(page));
+    ASSERT_EQ(map->TypeOf(Gfn(page)), ByTheBook(state, page << kPageShift));
+    for (Gfn gfn(page); gfn < std::min(end, limit); gfn += PageCount(1)) {
+      ASSERT_EQ(map->TypeOf(gfn), map->TypeOf(Gfn(page))) << "inside a run";
+    }
+    if (end < limit) {
+      ASSERT_NE(map->TypeOf(end), map->TypeOf(Gfn(page))) << "a run that is not the whole";
+    }
+    const Gfn first = Gfn(page).AlignDown(kLevel2M.pages());
+    bool uniform = true;
+    for (uint64_t j = 0; j < kLevel2M.pages().raw(); ++j) {
+      uniform = uniform && map->TypeOf(first + PageCount(j)) == map->TypeOf(first);
+    }
+    if (map->IsUniform(Gfn(page), kLevel2M)) {
+      ASSERT_TRUE(uniform);
+    }
+  }
+}
+
+TEST(MemoryTypeMap, MasksThatFirmwareWritesForOtherWidthsOrWithGaps) {
+  MtrrState state;
+  state.default_type = kWb | kOn;
+  state.physical_address_bits = 46;
+  // Written for a CPU of 36 bits: the range comes again every 64 GiB.
+  state.variable[0] = {GiB(3) | kUc, 0xfc0000800};
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(3))), MemoryType::kUncacheable);
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(64 + 3))), MemoryType::kUncacheable);
+  EXPECT_EQ(TypeAt(state, Gpa(TiB(32) + GiB(3))), MemoryType::kUncacheable);
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(64 + 2))), MemoryType::kWriteBack);
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(4))), MemoryType::kWriteBack);
+  // No bit of the address counts: the range is all there is.
+  state.variable[0] = {GiB(3) | kWt, 0x800};
+  EXPECT_EQ(TypeAt(state, Gpa(0)), MemoryType::kWriteThrough);
+  EXPECT_EQ(TypeAt(state, Gpa(TiB(63))), MemoryType::kWriteThrough);
+  // A gap at bit 31: two ranges, 2 GiB apart.
+  state.variable[0] = {GiB(1) | kUc, 0x3fff40000800};
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(1))), MemoryType::kUncacheable);
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(3))), MemoryType::kUncacheable);
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(2))), MemoryType::kWriteBack);
+  EXPECT_EQ(TypeAt(state, Gpa(GiB(5))), MemoryType::kWriteBack);
+  const auto map = MemoryTypeMap::Make(state);
+  EXPECT_TRUE(map->IsUniform(Gfn::Of(Gpa(GiB(3))), kLevel1G));
+  EXPECT_EQ(map->EndOfRun(Gfn::Of(Gpa(GiB(2))), Gfn::Of(Gpa(GiB(9)))), Gfn::Of(Gpa(GiB(3))));
+}
+
+// Every second page is of the range, and the other has the same type: many edges and no change.
+TEST(MemoryTypeMap, AMaskOfOneBitIsAnsweredInFewSteps) {
+  MtrrState state;
+  state.default_type = kWb | kOn;
+  state.variable[0] = {kWb, uint64_t{1} << kPageShift | kOn};
+  const auto map = MemoryTypeMap::Make(state);
+  const Gfn limit = Gfn::Of(Gpa(TiB(16)));
+  EXPECT_GT(map->EndOfRun(Gfn(5), limit), Gfn(5));
+  EXPECT_EQ(map->TypeOf(Gfn(5)), MemoryType::kWriteBack);
+  state.variable[0].base = kUc;
+  EXPECT_EQ(TypeAt(state, Gpa(0x4000)), MemoryType::kUncacheable);
+  EXPECT_EQ(TypeAt(state, Gpa(0x5000)), MemoryType::kWriteBack);
 }
 
 TEST(MemoryTypeMap, WhatWrmsrWouldRefuseIsInvalidByName) {
@@ -146,8 +223,8 @@ TEST(MemoryTypeMap, WhatWrmsrWouldRefuseIsInvalidByName) {
   EXPECT_THAT(message([](auto& s) { s.variable[0].mask |= 1; }), HasSubstr("PHYSMASK0"));
   EXPECT_THAT(message([](auto& s) { s.variable[0].base |= uint64_t{1} << 46; }),
               HasSubstr("PHYSBASE0"));
-  EXPECT_THAT(message([](auto& s) { s.variable[0].mask ^= uint64_t{1} << 40; }),
-              HasSubstr("not one run of bits"));
+  EXPECT_THAT(message([](auto& s) { s.variable[0].mask |= uint64_t{1} << 46; }),
+              HasSubstr("PHYSMASK0"));
   EXPECT_THAT(message([](auto& s) { s.physical_address_bits = 53; }),
               HasSubstr("physical_address_bits is 53"));
 }
@@ -198,6 +275,18 @@ TEST_F(MemoryTypesTest, ALargeLeafNeverStraddlesTwoTypes) {
   EXPECT_EQ(At(Gpa(GiB(6))).level, kLevel2M);
   EXPECT_EQ(At(Gpa(0)).level, kLevel4K) << "the video hole is in its first 2 MiB";
   EXPECT_EQ(At(Gpa(MiB(2))).level, kLevel2M);
+}
+
+TEST_F(MemoryTypesTest, AMaskWithGapsTypesEachOfItsRanges) {
+  MtrrState state = Pc();
+  state.variable[0] = {MiB(2) | kUc, (uint64_t{1} << 21 | uint64_t{1} << 23) | kOn};
+  ASSERT_EQ(vm_->SetMemoryTypes({.non_coherent_dma = true, .mtrrs = state}), absl::OkStatus());
+  for (const uint64_t at : {MiB(2), MiB(6), MiB(18), GiB(4) + MiB(6)}) {
+    EXPECT_EQ(At(Gpa(at)).entry.memory_type(), MemoryType::kUncacheable) << at;
+    EXPECT_EQ(At(Gpa(at)).level, kLevel2M);
+  }
+  EXPECT_EQ(At(Gpa(MiB(4))).entry.memory_type(), MemoryType::kWriteBack);
+  EXPECT_EQ(At(Gpa(MiB(10))).entry.memory_type(), MemoryType::kWriteBack);
 }
 
 TEST_F(MemoryTypesTest, AChangeTakesTheOldMappingsAway) {
