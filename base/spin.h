@@ -5,7 +5,7 @@
 #ifndef TDP_BASE_SPIN_H_
 #define TDP_BASE_SPIN_H_
 
-#include <thread>
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -13,16 +13,7 @@ namespace tdp {
 // looks: what is waited for may need it.
 template <typename Done>
 void SpinUntil(Done done) {
-  constexpr int kSpins = 64;
-  for (int i = 0; !done(); ++i) {
-    if (i < kSpins) {
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  for (int round = 0; !done(); ++round) internal::SpinPause(round);
 }
 
 }  // namespace tdp

@@ -10,6 +10,7 @@
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "tdp/base/spin.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -27,7 +28,7 @@ class ABSL_LOCKABLE SpinLock {
   void Unlock() ABSL_UNLOCK_FUNCTION() { held_.store(false, std::memory_order_release); }
 
  private:
-  std::atomic<bool> held_{false};
+  Atomic<bool> held_{false};
 };
 
 class ABSL_SCOPED_LOCKABLE SpinLockHolder {

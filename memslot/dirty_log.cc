@@ -17,6 +17,7 @@
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 namespace {
@@ -42,7 +43,7 @@ void SetLowBits(Words& bits, uint64_t n) {
 // Sequentially consistent, and without a locked operation if the bit is set.
 template <typename Words>
 void SetBit(Words& bits, uint64_t n) {
-  std::atomic<uint64_t>& word = bits[n / 64];
+  Atomic<uint64_t>& word = bits[n / 64];
   const uint64_t bit = uint64_t{1} << (n % 64);
   if ((word.load(std::memory_order_seq_cst) & bit) == 0) {
     word.fetch_or(bit, std::memory_order_seq_cst);
@@ -78,7 +79,7 @@ absl::Status NoMemory(uint64_t index) {
 
 // Puts `fresh` into `place` unless another thread was first. Returns what is there then.
 template <typename T>
-T* Install(std::atomic<T*>& place, std::unique_ptr<T> fresh, std::atomic<size_t>& bytes) {
+T* Install(Atomic<T*>& place, std::unique_ptr<T> fresh, Atomic<size_t>& bytes) {
   T* present = nullptr;
   if (!place.compare_exchange_strong(present, fresh.get(), std::memory_order_acq_rel,
                                      std::memory_order_acquire)) {
@@ -91,7 +92,7 @@ T* Install(std::atomic<T*>& place, std::unique_ptr<T> fresh, std::atomic<size_t>
 }  // namespace
 
 DirtyLog::Directory::~Directory() {
-  for (std::atomic<Chunk*>& chunk : chunks) delete chunk.load(std::memory_order_relaxed);
+  for (Atomic<Chunk*>& chunk : chunks) delete chunk.load(std::memory_order_relaxed);
 }
 
 absl::StatusOr<std::unique_ptr<DirtyLog>> DirtyLog::Create(PageCount pages, Initial initial) {
@@ -104,9 +105,9 @@ DirtyLog::DirtyLog(PageCount pages, Initial initial)
     : pages_(pages.raw()),
       absent_is_dirty_(initial == Initial::kAllDirty),
       directories_(DivideUp(pages.raw(), kPagesPerDirectory)),
-      bytes_(sizeof(*this) + directories_ * sizeof(std::atomic<Directory*>)) {
+      bytes_(sizeof(*this) + directories_ * sizeof(Atomic<Directory*>)) {
   TDP_CHECK_LE(directories_, 64 * root_.summary.size());
-  root_.directories.reset(new (std::nothrow) std::atomic<Directory*>[directories_]());
+  root_.directories.reset(new (std::nothrow) Atomic<Directory*>[directories_]());
   if (absent_is_dirty_) SetLowBits(root_.summary, directories_);
 }
 
@@ -131,7 +132,7 @@ DirtyLog::Directory* DirtyLog::MakeDirectory(uint64_t index) {
 }
 
 DirtyLog::Chunk* DirtyLog::MakeChunk(Directory* directory, uint64_t index) {
-  std::atomic<Chunk*>& place = directory->chunks[index / kPagesPerChunk % kChunksPerDirectory];
+  Atomic<Chunk*>& place = directory->chunks[index / kPagesPerChunk % kChunksPerDirectory];
   if (Chunk* present = place.load(std::memory_order_acquire); present != nullptr) return present;
   std::unique_ptr<Chunk> fresh(new (std::nothrow) Chunk());
   if (fresh == nullptr) return nullptr;

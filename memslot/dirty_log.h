@@ -27,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -95,7 +96,7 @@ class DirtyLog {
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
-  using Word = std::atomic<uint64_t>;
+  using Word = Atomic<uint64_t>;
 
   struct Chunk {
     std::array<Word, kWordsPerChunk / 64> summary;  // which words may be dirty
@@ -104,12 +105,12 @@ class DirtyLog {
   struct Directory {
     ~Directory();
     std::array<Word, kChunksPerDirectory / 64> summary;  // which chunks may be dirty
-    std::array<std::atomic<Chunk*>, kChunksPerDirectory> chunks;
+    std::array<Atomic<Chunk*>, kChunksPerDirectory> chunks;
   };
   // 2^31 pages, the most that a slot has, are 1024 directories.
   struct Root {
     std::array<Word, 1024 / 64> summary;
-    std::unique_ptr<std::atomic<Directory*>[]> directories;
+    std::unique_ptr<Atomic<Directory*>[]> directories;
   };
 
   DirtyLog(PageCount pages, Initial initial);
@@ -142,7 +143,7 @@ class DirtyLog {
   const bool absent_is_dirty_;
   const uint64_t directories_;
   Root root_;
-  std::atomic<size_t> bytes_;
+  Atomic<size_t> bytes_;
 };
 
 }  // namespace tdp

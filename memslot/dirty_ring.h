@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/memory_slot.h"
 
 namespace tdp {
@@ -75,8 +76,8 @@ class DirtyRing {
   const uint32_t mask_;
   std::unique_ptr<DirtyRingEntry[]> entries_;
   // Counts of entries, which wrap. The two sides write different cache lines.
-  alignas(64) std::atomic<uint32_t> pushed_{0};
-  alignas(64) std::atomic<uint32_t> reset_{0};
+  alignas(64) Atomic<uint32_t> pushed_{0};
+  alignas(64) Atomic<uint32_t> reset_{0};
   uint32_t harvested_ = 0;
 };
 

@@ -12,6 +12,8 @@
 #include <memory>
 #include <vector>
 
+#include "tdp/base/sync.h"
+
 namespace tdp::internal {
 
 // One node: 64 words, every one an atomic, because a reader may still look at a node that the
@@ -23,7 +25,7 @@ struct alignas(64) IntervalNode {
   uint64_t Load(size_t word) const { return words[word].load(std::memory_order_acquire); }
   void Store(size_t word, uint64_t value) { words[word].store(value, std::memory_order_release); }
 
-  std::array<std::atomic<uint64_t>, kWords> words;
+  std::array<Atomic<uint64_t>, kWords> words;
 };
 
 // Memory of nodes. It grows in slabs and gives nothing back before it dies: a reader may follow a

@@ -13,12 +13,13 @@
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 namespace {
 
 template <typename T>
-T* MakeAt(std::atomic<T*>& place) {
+T* MakeAt(Atomic<T*>& place) {
   T* present = place.load(std::memory_order_acquire);
   if (present != nullptr) return present;
   std::unique_ptr<T> fresh(new (std::nothrow) T());
@@ -36,7 +37,7 @@ LargePagePermits::LargePagePermits(Gfn base, PageCount pages, Hva hva)
     : base_(base), end_(base + pages), incongruence_(base.raw() ^ (hva.raw() >> kPageShift)) {}
 
 LargePagePermits::OneGiB::~OneGiB() {
-  for (std::atomic<TwoMiB*>& two_mib : pages) delete two_mib.load(std::memory_order_relaxed);
+  for (Atomic<TwoMiB*>& two_mib : pages) delete two_mib.load(std::memory_order_relaxed);
 }
 
 LargePagePermits::~LargePagePermits() {
@@ -134,7 +135,7 @@ size_t LargePagePermits::bytes() const {
     const OneGiB* const gib = directory[i].load(std::memory_order_acquire);
     if (gib == nullptr) continue;
     bytes += sizeof(OneGiB);
-    for (const std::atomic<TwoMiB*>& two_mib : gib->pages) {
+    for (const Atomic<TwoMiB*>& two_mib : gib->pages) {
       if (two_mib.load(std::memory_order_acquire) != nullptr) bytes += sizeof(TwoMiB);
     }
   }

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -59,7 +60,7 @@ class LargePagePermits {
   size_t bytes() const;
 
  private:
-  using Count = std::atomic<uint32_t>;
+  using Count = Atomic<uint32_t>;
   static constexpr uint64_t kPagesPerTwoMiB = kLevel2M.pages().raw();
   static constexpr uint64_t kPagesPerGiB = kLevel1G.pages().raw();
 
@@ -70,10 +71,10 @@ class LargePagePermits {
     ~OneGiB();
     Count tracked;
     std::array<Count, 512> tracked_by_2m;
-    std::array<std::atomic<TwoMiB*>, 512> pages;
+    std::array<Atomic<TwoMiB*>, 512> pages;
   };
   // One entry for each GiB of guest memory that the slot touches.
-  using Directory = std::atomic<OneGiB*>;
+  using Directory = Atomic<OneGiB*>;
 
   uint64_t BoundReasons(Gfn gfn, Level level) const {
     const Gfn first = gfn.AlignDown(level.pages());
@@ -101,7 +102,7 @@ class LargePagePermits {
   const Gfn end_;
   const uint64_t
       incongruence_;  // gfn XOR hva's page number: the bits in which their offsets differ
-  std::atomic<Directory*> directory_{nullptr};
+  Atomic<Directory*> directory_{nullptr};
 };
 
 }  // namespace tdp

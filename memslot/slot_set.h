@@ -21,6 +21,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/interval_node.h"
 #include "tdp/memslot/interval_tree.h"
@@ -112,8 +113,8 @@ class SlotSet {
   friend class SlotUpdate;
 
   struct alignas(64) Space {
-    std::atomic<uint64_t> generation{0};
-    std::atomic<uint64_t> root{0};
+    Atomic<uint64_t> generation{0};
+    Atomic<uint64_t> root{0};
   };
   struct Entry {
     MemorySlot slot;
@@ -151,9 +152,9 @@ class SlotSet {
   const internal::IntervalTree gfn_tree_;
   const internal::IntervalTree hva_tree_;
   std::array<Space, kMaxAddressSpaces> spaces_;
-  alignas(64) std::atomic<uint64_t> hva_root_{0};
+  alignas(64) Atomic<uint64_t> hva_root_{0};
   // Moves with every change of `hva_root_`, as generations do with theirs.
-  std::atomic<uint64_t> hva_version_{0};
+  Atomic<uint64_t> hva_version_{0};
   alignas(64) absl::flat_hash_map<uint32_t, Entry> by_id_;
   PageCount total_pages_;
   size_t private_slots_ = 0;

@@ -12,6 +12,7 @@
 
 #include "absl/base/optimization.h"
 #include "tdp/base/address.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -63,7 +64,7 @@ class ChangeSequence {
   uint32_t in_progress() const { return in_progress_; }
 
  private:
-  alignas(64) std::atomic<uint64_t> sequence_{0};
+  alignas(64) Atomic<uint64_t> sequence_{0};
   uint32_t in_progress_ = 0;
   Hva start_;
   Hva end_;

@@ -17,6 +17,7 @@
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/ept_entry.h"
 #include "tdp/mmu/eptp.h"
 #include "tdp/mmu/frame_range.h"
@@ -338,8 +339,8 @@ class DirectMmu {
   TablePool& pool_;
   TablePage* root_;
   uint64_t* root_entries_ = nullptr;  // of `root_`
-  std::atomic<uint64_t> eptp_;
-  std::atomic<uint64_t> structure_{1};
+  Atomic<uint64_t> eptp_;
+  Atomic<uint64_t> structure_{1};
 };
 
 }  // namespace tdp

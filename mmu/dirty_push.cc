@@ -3,9 +3,9 @@
 #include "tdp/mmu/dirty_push.h"
 
 #include <algorithm>
-#include <thread>
 
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/slot_state.h"
 
@@ -40,7 +40,7 @@ absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
     }
     gfn = step.next;
     if (step.outcome == MapOutcome::kNeedsTables) status = refill;
-    if (step.outcome == MapOutcome::kBusy) std::this_thread::yield();
+    if (step.outcome == MapOutcome::kBusy) Yield();
   }
   flush.Settle();
   return status;

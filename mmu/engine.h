@@ -16,7 +16,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/slot_set.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/change_sequence.h"
@@ -120,7 +120,7 @@ class Engine : public TableReclaimer {
   void Reclaim(TableList&& subtrees) override;
 
   // The parts. Each is thread-safe by its own rules.
-  absl::Mutex slots_mutex;  // slot changes
+  Mutex slots_mutex;  // slot changes
   SlotSet slots;
   // Whether reading a dirty log leaves it as it is (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
   bool manual_dirty_log_protect ABSL_GUARDED_BY(slots_mutex) = false;
@@ -136,17 +136,17 @@ class Engine : public TableReclaimer {
 
   // How many slots log dirty pages. Moves before the first such slot is published, and after the
   // last one is gone.
-  std::atomic<int> logging_slots{0};
+  Atomic<int> logging_slots{0};
   // Leaves without rights may stand for pages that were aged: a fault that found nothing present
   // looks at its leaf before it asks the host. Set by the first aging without A bits.
-  std::atomic<bool> tracks_access{false};
+  Atomic<bool> tracks_access{false};
 
   Counter zaps;  // counted inside a writer's section
-  std::atomic<uint64_t> tables_freed{0};
-  std::atomic<uint64_t> table_reclaims{0};
+  Atomic<uint64_t> tables_freed{0};
+  Atomic<uint64_t> table_reclaims{0};
 
   // The vCPUs there are, by id, and what those that are gone had counted.
-  mutable absl::Mutex vcpus_mutex;
+  mutable Mutex vcpus_mutex;
   std::vector<Vcpu*> vcpus ABSL_GUARDED_BY(vcpus_mutex);
   // Of the dirty ring of each vCPU; 0: slots log into bitmaps.
   uint32_t dirty_ring_entries ABSL_GUARDED_BY(vcpus_mutex) = 0;
@@ -172,7 +172,7 @@ class Engine : public TableReclaimer {
   // Tables for zaps that have to split, kept from one to the next. Changed in the writer's section;
   // whether there are enough is looked at before it.
   TableCache spare_;
-  std::atomic<bool> has_spare_{false};
+  Atomic<bool> has_spare_{false};
 
   Backend& backend_;
   const VmOptions options_;

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "absl/base/optimization.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/ept_entry.h"
 
 namespace tdp {
@@ -83,7 +84,7 @@ class BasicEntryRef {
   }
 
  private:
-  std::atomic_ref<uint64_t> ref() const { return std::atomic_ref<uint64_t>(*where_); }
+  AtomicRef<uint64_t> ref() const { return AtomicRef<uint64_t>(*where_); }
 
   void Tell(Entry before, Entry after) const {
     EntryStoreHook* hook = internal::entry_store_hook.load(std::memory_order_relaxed);

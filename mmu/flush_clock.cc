@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "absl/synchronization/mutex.h"
 #include "tdp/base/check.h"
 #include "tdp/base/spin.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -42,13 +42,13 @@ void PendingFlush::Settle() {
 }
 
 FlushClock::Member::Member(FlushClock& clock, VcpuId id) : clock_(clock), id_(id) {
-  absl::MutexLock lock(&clock_.mutex_);
+  MutexLock lock(clock_.mutex_);
   clock_.members_.push_back(this);
 }
 
 FlushClock::Member::~Member() {
   TDP_CHECK(!is_in_guest());
-  absl::MutexLock lock(&clock_.mutex_);
+  MutexLock lock(clock_.mutex_);
   std::erase(clock_.members_, this);
 }
 
@@ -93,7 +93,7 @@ void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
   for (TablePage* table = subtrees.head(); table != nullptr; table = table->next) {
     table->retired_at = flush.generation_;
   }
-  absl::MutexLock lock(&retired_mutex_);
+  MutexLock lock(retired_mutex_);
   retired_.Splice(std::move(subtrees));
   any_retired_.store(true, std::memory_order_relaxed);
 }
@@ -104,7 +104,7 @@ void FlushClock::Settle(uint64_t generation) {
 }
 
 void FlushClock::WaitForVcpus(uint64_t generation) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   absl::InlinedVector<VcpuId, 16> behind;
   for (const Member* member : members_) {
     if (member->IsBehind(generation)) behind.push_back(member->id_);
@@ -128,15 +128,15 @@ uint64_t FlushClock::PassedByAll() const {
 void FlushClock::Reclaim() {
   // Most flushes retire no table. A thread that retired some sees its own store.
   if (!any_retired_.load(std::memory_order_relaxed)) return;
-  absl::ReaderMutexLock reclaiming(&reclaim_mutex_);
+  ReaderMutexLock reclaiming(reclaim_mutex_);
   TableList free = TakePassed();
   if (!free.empty()) reclaimer_.Reclaim(std::move(free));
 }
 
 TableList FlushClock::TakePassed() {
   TableList free;
-  absl::MutexLock lock(&mutex_);
-  absl::MutexLock retired_lock(&retired_mutex_);
+  MutexLock lock(mutex_);
+  MutexLock retired_lock(retired_mutex_);
   if (retired_.empty()) return free;
   const uint64_t passed = PassedByAll();
   TableList all = std::exchange(retired_, TableList());
@@ -147,6 +147,6 @@ TableList FlushClock::TakePassed() {
   return free;
 }
 
-void FlushClock::WaitForReclaims() { absl::WriterMutexLock none_reclaims(&reclaim_mutex_); }
+void FlushClock::WaitForReclaims() { MutexLock none_reclaims(reclaim_mutex_); }
 
 }  // namespace tdp

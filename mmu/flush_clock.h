@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/table_page.h"
 
@@ -92,7 +92,7 @@ class FlushClock {
       return (word & kInGuest) != 0 && word >> 1 < generation;
     }
 
-    std::atomic<uint64_t> word_{0};  // generation at entry << 1 | in guest
+    Atomic<uint64_t> word_{0};  // generation at entry << 1 | in guest
     uint64_t flushed_ = 0;
     FlushClock& clock_;
     const VcpuId id_;
@@ -136,15 +136,15 @@ class FlushClock {
 
   Backend& backend_;
   TableReclaimer& reclaimer_;
-  alignas(64) std::atomic<uint64_t> generation_{1};
-  std::atomic<uint64_t> all_roots_generation_{1};
-  alignas(64) mutable absl::Mutex mutex_;
+  alignas(64) Atomic<uint64_t> generation_{1};
+  Atomic<uint64_t> all_roots_generation_{1};
+  alignas(64) mutable Mutex mutex_;
   std::vector<Member*> members_ ABSL_GUARDED_BY(mutex_);
   // Shared while tables go through the reclaimer.
-  absl::Mutex reclaim_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  Mutex reclaim_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   // Taken inside sections, and never for long.
-  absl::Mutex retired_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
-  std::atomic<bool> any_retired_{false};               // a hint: looked at without the mutex
+  Mutex retired_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
+  Atomic<bool> any_retired_{false};                    // a hint: looked at without the mutex
   TableList retired_ ABSL_GUARDED_BY(retired_mutex_);  // each with its `retired_at`
 };
 

@@ -16,6 +16,7 @@
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "tdp/base/address.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/guest_format.h"
 #include "tdp/mmu/guest_paging.h"
 
@@ -214,11 +215,11 @@ class GuestWalker {
 
   static uint64_t Load(const std::byte* place) {
     auto* entry = reinterpret_cast<Entry*>(const_cast<std::byte*>(place));
-    return std::atomic_ref<Entry>(*entry).load(std::memory_order_acquire);
+    return AtomicRef<Entry>(*entry).load(std::memory_order_acquire);
   }
   static bool CompareExchange(std::byte* place, uint64_t before, uint64_t after) {
     auto expected = static_cast<Entry>(before);
-    return std::atomic_ref<Entry>(*reinterpret_cast<Entry*>(place))
+    return AtomicRef<Entry>(*reinterpret_cast<Entry*>(place))
         .compare_exchange_strong(expected, static_cast<Entry>(after), std::memory_order_acq_rel);
   }
 
@@ -262,8 +263,8 @@ GuestWalkOutcome LoadPdptes(const GuestPaging& paging, uint64_t cr3, Memory& mem
     std::byte* place =
         memory.Reach(Gpa((cr3 & guest::kCr3PaeMask) + i * sizeof(uint64_t)), false, why);
     if (place == nullptr) return why;
-    loaded[i] = std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(place))
-                    .load(std::memory_order_acquire);
+    loaded[i] =
+        AtomicRef<uint64_t>(*reinterpret_cast<uint64_t*>(place)).load(std::memory_order_acquire);
     if (!paging.IsValidPdpte(loaded[i])) return GuestWalkOutcome::kPageFault;
   }
   roots.pdptes = loaded;

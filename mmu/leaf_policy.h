@@ -15,6 +15,7 @@
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/backend.h"
@@ -175,7 +176,7 @@ class LeafPolicy {
   EptEntry read_leaf_;
   bool is_plain_ = true;  // leaves follow from slot and host page alone
   bool ignore_pat_ = false;
-  std::atomic<bool> restricts_{false};
+  Atomic<bool> restricts_{false};
   const MemoryTypeMap* types_ = nullptr;
   const ViewRules* rules_ = nullptr;
   const PrivateFrames* private_ = nullptr;

@@ -4,14 +4,14 @@
 
 #include <atomic>
 
-#include "absl/synchronization/mutex.h"
 #include "tdp/base/check.h"
 #include "tdp/base/spin.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
 MmuLock::~MmuLock() {
-  absl::MutexLock lock(&writers_mutex_);
+  MutexLock lock(writers_mutex_);
   TDP_CHECK(readers_ == nullptr);
 }
 
@@ -44,7 +44,7 @@ void MmuLock::Reader::EnterSlow() {
 }
 
 void MmuLock::Register(Reader* reader) {
-  absl::MutexLock lock(&writers_mutex_);
+  MutexLock lock(writers_mutex_);
   reader->next_ = readers_;
   if (readers_ != nullptr) readers_->previous_ = reader;
   readers_ = reader;
@@ -52,7 +52,7 @@ void MmuLock::Register(Reader* reader) {
 
 void MmuLock::Unregister(Reader* reader) {
   TDP_CHECK(!reader->is_inside());
-  absl::MutexLock lock(&writers_mutex_);
+  MutexLock lock(writers_mutex_);
   if (reader->previous_ != nullptr) reader->previous_->next_ = reader->next_;
   if (reader->next_ != nullptr) reader->next_->previous_ = reader->previous_;
   if (readers_ == reader) readers_ = reader->next_;

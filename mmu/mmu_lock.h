@@ -10,7 +10,7 @@
 
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -40,13 +40,13 @@ class ABSL_LOCKABLE MmuLock {
   void Unregister(Reader* reader);
 
   // Readers only load it, so it stays shared in their caches until a writer comes.
-  alignas(64) std::atomic<uint32_t> writer_{0};
+  alignas(64) Atomic<uint32_t> writer_{0};
   // Held by the writer, and by whoever adds or removes a reader.
-  alignas(64) absl::Mutex writers_mutex_;
+  alignas(64) Mutex writers_mutex_;
   Reader* readers_ ABSL_GUARDED_BY(writers_mutex_) = nullptr;
   uint64_t (*const clock_)();
   uint64_t entered_at_ = 0;
-  std::atomic<uint64_t> writer_ns_{0};
+  Atomic<uint64_t> writer_ns_{0};
 };
 
 // One thread's (or one vCPU's) side of the lock. Not thread-safe: used by one thread at a time.
@@ -74,7 +74,7 @@ class alignas(64) MmuLock::Reader {
 
   void EnterSlow();
 
-  std::atomic<uint32_t> inside_{0};
+  Atomic<uint32_t> inside_{0};
   MmuLock& lock_;
   Reader* previous_ = nullptr;
   Reader* next_ = nullptr;

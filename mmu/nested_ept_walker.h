@@ -15,6 +15,7 @@
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/ept_entry.h"
 #include "tdp/mmu/ept_format.h"
 #include "tdp/mmu/eptp.h"
@@ -169,8 +170,8 @@ class NestedEptWalker {
     return true;
   }
 
-  static std::atomic_ref<uint64_t> Word(std::byte* place) {
-    return std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(place));
+  static AtomicRef<uint64_t> Word(std::byte* place) {
+    return AtomicRef<uint64_t>(*reinterpret_cast<uint64_t*>(place));
   }
 
   const Eptp eptp_;

@@ -62,6 +62,7 @@ struct VmStats {
 };
 
 // A counter that its one writer increments without a locked instruction and others may read.
+// Nothing is decided by it, so it goes past the seam of base/sync.h.
 class Counter {
  public:
   void Add(uint64_t n = 1) {

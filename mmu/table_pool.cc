@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -23,7 +24,7 @@ TablePool::TablePool(Backend& backend, size_t quota, EptEntry empty_entry)
 
 TablePool::~TablePool() {
   TDP_CHECK_EQ(taken(), size_t{0});
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   while (block_list_ != nullptr) {
     TablePage* block = std::exchange(block_list_, block_list_->next);
     backend_.FreeTableBlock(HpaOf(reinterpret_cast<uint64_t*>(block)));
@@ -39,7 +40,7 @@ absl::Status TablePool::Take(size_t count, TableList& out) {
   TableList got;
   for (;;) {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(mutex_);
       while (got.size() < count && !free_.empty()) got.Push(free_.Pop());
     }
     if (got.size() == count) break;
@@ -66,7 +67,7 @@ absl::Status TablePool::AddBlock() {
   }
   TablePage* own = new (records) TablePage;
   blocks_.fetch_add(1, std::memory_order_relaxed);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   own->next = std::exchange(block_list_, own);
   free_.Splice(std::move(fresh));
   return absl::OkStatus();
@@ -87,7 +88,7 @@ void TablePool::Return(TableList&& tables) {
 
 void TablePool::ReturnUnused(TableList&& tables) {
   taken_.fetch_sub(tables.size());
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   free_.Splice(std::move(tables));
 }
 

@@ -13,8 +13,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "tdp/base/address.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/table_page.h"
 
@@ -79,10 +79,10 @@ class TablePool {
   Backend& backend_;
   const DirectMap direct_map_;
   const EptEntry empty_entry_;
-  std::atomic<size_t> quota_;
-  std::atomic<size_t> taken_ = 0;
-  std::atomic<size_t> blocks_ = 0;
-  absl::Mutex mutex_;
+  Atomic<size_t> quota_;
+  Atomic<size_t> taken_ = 0;
+  Atomic<size_t> blocks_ = 0;
+  Mutex mutex_;
   TableList free_ ABSL_GUARDED_BY(mutex_);
   TablePage* block_list_ ABSL_GUARDED_BY(mutex_) = nullptr;  // the blocks' own records
 };

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tdp/base/sync.h"
 #include "tdp/mmu/engine.h"
 #include "tdp/mmu/ept_entry.h"
 #include "tdp/mmu/mmu_lock.h"
@@ -18,7 +19,7 @@ constexpr int kTablesPerSection = 32;
 }  // namespace
 
 size_t TableReclaim::Run(size_t wanted) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   const uint64_t before = engine_.tables_freed.load(std::memory_order_relaxed);
   Gather(wanted);
   PendingFlush flush;

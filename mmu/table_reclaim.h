@@ -19,9 +19,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/entry_ref.h"
 #include "tdp/mmu/frame_range.h"
@@ -52,7 +52,7 @@ class TableReclaim {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Engine& engine_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   // The hand: the next frame to look at.
   AddressSpaceId space_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t view_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -19,6 +19,8 @@
 #include <emmintrin.h>
 #endif
 
+#include "tdp/base/sync.h"
+
 namespace tdp {
 namespace {
 
@@ -62,7 +64,7 @@ uint64_t WhichOf64(const uint64_t* entries, uint64_t bits) {
 }
 #else
 uint64_t LoadEntry(const uint64_t* entry) {
-  return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(entry)).load(std::memory_order_acquire);
+  return AtomicRef<uint64_t>(*const_cast<uint64_t*>(entry)).load(std::memory_order_acquire);
 }
 
 uint64_t OrOf64(const uint64_t* entries) {
@@ -93,7 +95,10 @@ uint64_t Inside(int word, int first, int last) {
 }  // namespace
 
 uint64_t FindIn64EntriesWith(const uint64_t* entries, uint64_t bits) {
-  return (OrOf64(entries) & bits) == 0 ? 0 : WhichOf64(entries, bits);
+  SharedScan(entries);
+  if ((OrOf64(entries) & bits) == 0) return 0;
+  SharedScan(entries);
+  return WhichOf64(entries, bits);
 }
 
 TableMask FindEntriesWith(const uint64_t* table, uint64_t bits, int first, int last) {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 namespace {
@@ -65,7 +66,7 @@ Vcpu::Vcpu(Engine& engine, VcpuId id)
 Vcpu::~Vcpu() {
   TDP_CHECK(!is_in_guest());
   view_->Leave();
-  absl::MutexLock lock(&engine_.vcpus_mutex);
+  MutexLock lock(engine_.vcpus_mutex);
   engine_.vcpus[id_] = nullptr;
   engine_.retired_stats += stats();
 }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -48,7 +49,7 @@ void ViewSet::UpdateList(const View& view) {
   TablePage* list = list_.load(std::memory_order_relaxed);
   if (list == nullptr) return;
   const uint64_t eptp = view.is_open() ? view.mmu().eptp().raw() : 0;
-  std::atomic_ref<uint64_t>(list->entries()[view.id()]).store(eptp, std::memory_order_release);
+  AtomicRef<uint64_t>(list->entries()[view.id()]).store(eptp, std::memory_order_release);
 }
 
 Eptp ViewSet::ListedEptp(ViewId id) const {

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/leaf_policy.h"
 #include "tdp/mmu/mmu_lock.h"
@@ -71,7 +72,7 @@ class View {
   DirectMmu mmu_;
   LeafPolicy policy_;
   const ViewId id_;
-  std::atomic<uint32_t> users_{kClosed};  // and, in the same word, whether it is closed
+  Atomic<uint32_t> users_{kClosed};  // and, in the same word, whether it is closed
 };
 
 // The views of one address space. A `View` object, once made, stays: a destroyed view's tables are
@@ -128,8 +129,8 @@ class ViewSet {
   const LeafPolicyOptions policy_;
   TablePool& pool_;
   std::array<std::unique_ptr<View>, kMaxViews> views_;
-  std::atomic<size_t> size_{0};
-  std::atomic<TablePage*> list_{nullptr};
+  Atomic<size_t> size_{0};
+  Atomic<TablePage*> list_{nullptr};
 };
 
 }  // namespace tdp

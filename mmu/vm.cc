@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/dirty_push.h"
@@ -30,7 +31,7 @@ absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(Backend& backend, const VmOptions
 Vm::Vm(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
 
 Vm::~Vm() {
-  absl::MutexLock lock(&engine_->vcpus_mutex);
+  MutexLock lock(engine_->vcpus_mutex);
   for (const Vcpu* vcpu : engine_->vcpus) TDP_CHECK(vcpu == nullptr);
 }
 
@@ -44,7 +45,7 @@ absl::Status Vm::CheckSpace(AddressSpaceId space) const {
 // ----------------------------------------------------------------------------------------
 
 absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine_->slots.Prepare(region));
   TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap, MakeRmap(update));
   switch (update.kind()) {
@@ -137,7 +138,7 @@ bool Vm::ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached)
 
 absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   constexpr size_t kMostVcpus = size_t{1} << 20;
-  absl::MutexLock lock(&engine_->vcpus_mutex);
+  MutexLock lock(engine_->vcpus_mutex);
   std::vector<Vcpu*>& vcpus = engine_->vcpus;
   const size_t id =
       static_cast<size_t>(std::find(vcpus.begin(), vcpus.end(), nullptr) - vcpus.begin());
@@ -198,7 +199,7 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
   {
     // A slot change under way would otherwise miss this, or be missed: it publishes what it has
     // checked.
-    absl::MutexLock slots_lock(&engine_->slots_mutex);
+    MutexLock slots_lock(engine_->slots_mutex);
     MmuWriteSection section(engine_->mmu_lock);
     engine_->sequence.Begin(start, start + size);
     if (DetachHostRange(start, start + size, spare, detached)) {
@@ -244,7 +245,7 @@ absl::StatusOr<MemorySlot> Vm::LoggingSlot(uint32_t slot, AddressSpaceId space) 
 }
 
 absl::Status Vm::TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
   return TakeFrom(found, visit);
 }
@@ -263,7 +264,7 @@ absl::Status Vm::TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit) {
 }
 
 absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
   // With a reverse map each leaf was protected by itself: nothing waits above.
   if (engine_->options().reverse_map || engine_->options().paging == Paging::kShadow) {
@@ -291,7 +292,7 @@ absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space, ViewId 
 VmStats Vm::Stats() const {
   VmStats stats;
   {
-    absl::MutexLock lock(&engine_->vcpus_mutex);
+    MutexLock lock(engine_->vcpus_mutex);
     stats.faults = engine_->retired_stats;
     for (const Vcpu* vcpu : engine_->vcpus) {
       if (vcpu != nullptr) stats.faults += vcpu->stats();
@@ -330,7 +331,7 @@ absl::Status Vm::CheckInvariants() {
   std::vector<MappedLeaf> leaves;
   uint64_t sequence;
   {
-    absl::MutexLock slots_lock(&engine_->slots_mutex);
+    MutexLock slots_lock(engine_->slots_mutex);
     MmuWriteSection section(engine_->mmu_lock);
     sequence = engine_->sequence.Current();
     TDP_RETURN_IF_ERROR(CheckEngineInvariants(*engine_, leaves));

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_log_request.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/mmu/dirty_round.h"
@@ -19,7 +20,7 @@
 namespace tdp {
 
 absl::Status Vm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, SlotToGetDirtyLog(engine_->slots, space, slot));
   if (!engine_->manual_dirty_log_protect) return TakeFrom(found, visit);
   DirtyRound(*engine_, found).Gather();
@@ -29,7 +30,7 @@ absl::Status Vm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpac
 
 absl::Status Vm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
                                absl::Span<const uint64_t> bits, AddressSpaceId space) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found,
                        SlotToClearDirtyLog(engine_->slots, space, slot, range));
   if (bits.size() * DirtyLog::kPagesPerWord < range.num_pages) {
@@ -46,7 +47,7 @@ absl::Status Vm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
 
 absl::Status Vm::SetManualDirtyLogProtect(uint64_t flags) {
   TDP_RETURN_IF_ERROR(CheckManualProtectFlags(flags));
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   engine_->manual_dirty_log_protect = (flags & kDirtyLogManualProtect) != 0;
   if (engine_->slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kNoBitmap) {
     return absl::OkStatus();
@@ -67,8 +68,8 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
   if (engine_->options().paging == Paging::kShadow) {
     return absl::InvalidArgumentError("dirty ring: VmOptions.paging is kShadow, which has bitmaps");
   }
-  absl::MutexLock slots_lock(&engine_->slots_mutex);
-  absl::MutexLock vcpus_lock(&engine_->vcpus_mutex);
+  MutexLock slots_lock(engine_->slots_mutex);
+  MutexLock vcpus_lock(engine_->vcpus_mutex);
   if (engine_->dirty_ring_entries != 0 || !engine_->vcpus.empty()) {
     return absl::InvalidArgumentError(
         "dirty ring: it can be set once, and before the first vCPU is made");
@@ -80,9 +81,9 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
 
 uint64_t Vm::ResetDirtyRings() {
   uint64_t freed = 0;
-  absl::MutexLock slots_lock(&engine_->slots_mutex);
+  MutexLock slots_lock(engine_->slots_mutex);
   {
-    absl::MutexLock vcpus_lock(&engine_->vcpus_mutex);
+    MutexLock vcpus_lock(engine_->vcpus_mutex);
     for (Vcpu* vcpu : engine_->vcpus) {
       if (vcpu != nullptr && vcpu->dirty_ring() != nullptr) {
         freed += ResetDirtyRing(*vcpu->dirty_ring());

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
@@ -33,7 +34,7 @@ absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attribute
   TDP_RETURN_IF_ERROR(CheckAttributes(gpa, size, attributes));
   const bool is_private = (attributes & kMemoryAttributePrivate) != 0;
   const FrameRange range{Gfn::Of(gpa), Gfn::Of(gpa) + PageCount::FromBytes(size)};
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   const PrivateFrames& old = *engine_->private_frames;
   if (old.At(range.first) == is_private && old.EndOfRun(range.first) >= range.end) {
     return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/memory_types.h"
 #include "tdp/mmu/vm.h"
 
@@ -21,7 +22,7 @@ absl::Status Vm::SetMemoryTypes(const GuestMemoryTypes& types) {
         types.caches_disabled ? MemoryTypeMap::Uniform(MemoryType::kUncacheable)
                               : std::move(by_mtrrs));
   }
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   {
     // Faults under way have made their leaves by the old types: the sequence turns them back.
     MmuWriteSection section(engine_->mmu_lock);

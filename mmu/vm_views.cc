@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/view.h"
 #include "tdp/mmu/vm.h"
 
@@ -23,7 +24,7 @@ absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   if (engine_->options().paging == Paging::kShadow) {
     return absl::FailedPreconditionError("VmOptions.paging is kShadow: views are EPT roots");
   }
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make());
   const MmuWriteSection section(engine_->mmu_lock);
@@ -42,7 +43,7 @@ absl::StatusOr<View*> Vm::FindView(ViewId id, AddressSpaceId space) const {
 }
 
 absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
   if (id == kBaseView) return absl::InvalidArgumentError("view 0 is the address space's own");
   if (!view->Close()) {
@@ -85,7 +86,7 @@ absl::StatusOr<Access> Vm::CheckRights(Access rights) const {
 
 absl::Status Vm::SetViewRights(ViewId id, Gfn first, PageCount count, Access rights,
                                AddressSpaceId space) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
   if (id == kBaseView) {
     return absl::InvalidArgumentError("view 0 is the address space's own and denies nothing");
@@ -99,7 +100,7 @@ absl::Status Vm::SetViewRights(ViewId id, Gfn first, PageCount count, Access rig
 
 absl::Status Vm::SetRaisesVe(ViewId id, Gfn first, PageCount count, bool raises,
                              AddressSpaceId space) {
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
   if (!engine_->pool.empty_entry().suppress_ve()) {
     return absl::FailedPreconditionError("VmOptions.virtualization_exceptions is off");
@@ -143,7 +144,7 @@ absl::StatusOr<Hpa> Vm::EptpList(AddressSpaceId space) {
   if (!engine_->backend().capabilities().eptp_switching) {
     return absl::FailedPreconditionError("the backend does not offer EPTP switching by VMFUNC");
   }
-  absl::MutexLock lock(&engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex);
   return engine_->views(space).EptpList(engine_->mmu_lock);
 }
 

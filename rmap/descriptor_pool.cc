@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 namespace {
@@ -27,7 +28,7 @@ DescriptorPool::~DescriptorPool() { TDP_CHECK_EQ(taken(), size_t{0}); }
 absl::Status DescriptorPool::Take(size_t count, void** out) {
   for (;;) {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(mutex_);
       if (free_count_ >= count) {
         for (size_t i = 0; i < count; ++i) out[i] = std::exchange(free_, free_->next);
         free_count_ -= count;
@@ -47,7 +48,7 @@ absl::Status DescriptorPool::AddSlab() {
   }
   std::unique_ptr<std::byte, SlabDeleter> slab(static_cast<std::byte*>(memory));
   reserved_bytes_.fetch_add(kSlabBytes, std::memory_order_relaxed);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   // From the end, so that descriptors are handed out by ascending address.
   for (size_t at = kSlabBytes; at >= descriptor_bytes_; at -= descriptor_bytes_) {
     free_ = new (slab.get() + at - descriptor_bytes_) FreeDescriptor{free_};
@@ -59,7 +60,7 @@ absl::Status DescriptorPool::AddSlab() {
 
 void DescriptorPool::Return(size_t count, void* const* descriptors) {
   taken_.fetch_sub(count, std::memory_order_relaxed);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   for (size_t i = 0; i < count; ++i) free_ = new (descriptors[i]) FreeDescriptor{free_};
   free_count_ += count;
 }

@@ -15,9 +15,9 @@
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -53,9 +53,9 @@ class DescriptorPool {
   absl::Status AddSlab() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const size_t descriptor_bytes_;
-  std::atomic<size_t> taken_{0};
-  std::atomic<ByteCount> reserved_bytes_{0};
-  absl::Mutex mutex_;
+  Atomic<size_t> taken_{0};
+  Atomic<ByteCount> reserved_bytes_{0};
+  Mutex mutex_;
   FreeDescriptor* free_ ABSL_GUARDED_BY(mutex_) = nullptr;
   size_t free_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::unique_ptr<std::byte, SlabDeleter>> slabs_ ABSL_GUARDED_BY(mutex_);

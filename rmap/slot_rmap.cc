@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
+#include "tdp/base/sync.h"
 
 namespace tdp {
 
@@ -27,10 +28,10 @@ absl::StatusOr<std::unique_ptr<SlotRmap>> SlotRmap::Create(Gfn base, PageCount p
 bool SlotRmap::MakeDirectories() {
   for (int i = 0; i < kLevels; ++i) {
     const size_t chunks = ChunksAt(Level(i + 1));
-    Directory directory(new (std::nothrow) std::atomic<Chunk*>[chunks] {});
+    Directory directory(new (std::nothrow) Atomic<Chunk*>[chunks] {});
     if (directory == nullptr) return false;
     directories_[static_cast<size_t>(i)] = std::move(directory);
-    bytes_.fetch_add(chunks * sizeof(std::atomic<Chunk*>), std::memory_order_relaxed);
+    bytes_.fetch_add(chunks * sizeof(Atomic<Chunk*>), std::memory_order_relaxed);
   }
   return true;
 }
@@ -50,7 +51,7 @@ SlotRmap::~SlotRmap() {
 // From the largest level down: whoever finds the smallest head finds them all.
 absl::Status SlotRmap::PrepareSlow(Gfn gfn) {
   for (int i = kLevels; i >= 1; --i) {
-    std::atomic<Chunk*>& where =
+    Atomic<Chunk*>& where =
         directories_[static_cast<size_t>(i - 1)][IndexOf(gfn, Level(i)) / kHeadsPerChunk];
     if (where.load(std::memory_order_acquire) != nullptr) continue;
     auto chunk = absl::WrapUnique(new (std::nothrow) Chunk);

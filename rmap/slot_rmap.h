@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/rmap/rmap_head.h"
 
 namespace tdp {
@@ -84,7 +85,7 @@ class SlotRmap {
   struct alignas(64) Chunk {
     std::array<RmapHead, kHeadsPerChunk> heads;
   };
-  using Directory = std::unique_ptr<std::atomic<Chunk*>[]>;
+  using Directory = std::unique_ptr<Atomic<Chunk*>[]>;
 
   SlotRmap(Gfn base, PageCount pages) : base_(base), end_(base + pages) {}
 
@@ -104,7 +105,7 @@ class SlotRmap {
   const Gfn base_;
   const Gfn end_;
   std::array<Directory, kLevels> directories_;
-  std::atomic<size_t> bytes_{sizeof(SlotRmap)};
+  Atomic<size_t> bytes_{sizeof(SlotRmap)};
 };
 
 }  // namespace tdp

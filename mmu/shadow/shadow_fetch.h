@@ -15,6 +15,7 @@
 #include "absl/base/optimization.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/ept_entry.h"
@@ -211,7 +212,7 @@ class ShadowFetch {
   template <typename Word>
   static Word LoadAtomic(const std::byte* place) {
     auto* word = reinterpret_cast<Word*>(const_cast<std::byte*>(place));
-    return std::atomic_ref<Word>(*word).load(std::memory_order_acquire);
+    return AtomicRef<Word>(*word).load(std::memory_order_acquire);
   }
 
   // The page is mapped already: a write that was not seen to be one before leaves W to who has it.

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/shadow/shadow_page.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
 
@@ -21,7 +22,7 @@ inline uint64_t GuestEntryBehind(const ShadowPage& page, int index, const std::b
   const auto load = [table](auto none, size_t at) -> uint64_t {
     using Word = decltype(none);
     auto* words = reinterpret_cast<Word*>(const_cast<std::byte*>(table));
-    return std::atomic_ref<Word>(words[at]).load(std::memory_order_acquire);
+    return AtomicRef<Word>(words[at]).load(std::memory_order_acquire);
   };
   const size_t at = static_cast<size_t>(page.role.quadrant() * Level::kEntries + index);
   return page.role.wide_entries() ? load(uint64_t{}, at) : load(uint32_t{}, at);

@@ -20,6 +20,7 @@
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/base/spin_lock.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/large_page_permits.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/entry_ref.h"
@@ -260,8 +261,8 @@ class ShadowTables {
   const ShadowTablesOptions options_;
   Counters counters_;
 
-  std::atomic<int> unsettled_{0};     // commits whose flush is still to come
-  std::atomic<uint64_t> settled_{0};  // the latest flush that a commit has settled
+  Atomic<int> unsettled_{0};     // commits whose flush is still to come
+  Atomic<uint64_t> settled_{0};  // the latest flush that a commit has settled
   SpinLock lock_;
   uint32_t generation_ = 1;
   PageHash hash_;
