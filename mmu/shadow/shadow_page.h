@@ -59,20 +59,20 @@ struct alignas(64) ShadowPage {
   // --- constant while it is in the hash ---
   Gfn gfn;  // of the guest table that is shadowed; of a direct page, the first frame that it maps
   PageRole role;
-  uint32_t generation = 0;  // of the `ShadowTables` as it was made: another one means obsolete
   TablePage* table = nullptr;
   // The write tracking of `gfn`; null for a direct page.
   LargePagePermits* tracking = nullptr;
+  uint32_t generation = 0;  // of the `ShadowTables` as it was made: another one means obsolete
 
   // --- under the lock ---
+  uint32_t present = 0;          // entries that are no holes
   RmapHead parents;              // the entries that link this table
   TablePage* origins = nullptr;  // 512 `LeafOrigin`s
   TablePage* places = nullptr;   // 512 `RmapPlace`s
-  uint32_t present = 0;          // entries that are no holes
-  uint32_t roots = 0;            // vCPUs' roots and cached roots that stand here
   // The flush after which no CPU can write the guest's table through what it had cached when W was
   // taken; `ShadowTables::IsTrusted` compares.
   uint64_t trusted_from = 0;
+  uint32_t roots = 0;       // vCPUs' roots and cached roots that stand here
   bool is_invalid = false;  // zapped while it was a root: freed when it is none any more
   ShadowSync sync = ShadowSync::kSynced;
   uint8_t floods = 0;  // writes to the table since something used the page

@@ -78,6 +78,10 @@ absl::StatusOr<GuestEvent> ShadowVcpu::SetPaging(const GuestControls& controls, 
     return absl::FailedPreconditionError(
         absl::StrFormat("cr4 0x%x: protection keys are not shadowed", controls.cr4));
   }
+  if (controls.physical_address_bits < 32 || controls.physical_address_bits > 52) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "physical_address_bits is %d: must be 32 to 52", controls.physical_address_bits));
+  }
   const GuestPaging paging(controls);
   GuestRoots roots;
   roots.cr3 = cr3;
@@ -156,7 +160,9 @@ PageRole ShadowVcpu::RootRole(const GuestPaging& paging) const {
   const GuestControls& controls = paging.controls();
   const bool wp = (controls.cr0 & guest::kCr0WriteProtect) != 0;
   const PagingMode mode = paging.mode();
+  const bool is_64_bit = mode >= PagingMode::k4Level;
   const int level = mode == PagingMode::k5Level ? 5 : mode == PagingMode::k4Level ? 4 : 2;
+  const bool pse = (controls.cr4 & guest::kCr4PageSizeExtensions) != 0;
   return PageRole()
       .WithLevel(Level(level))
       .WithAddressSpace(space_)
@@ -166,7 +172,11 @@ PageRole ShadowVcpu::RootRole(const GuestPaging& paging) const {
       .WithNoExecute((controls.efer & guest::kEferNoExecute) != 0)
       .WithCr0Wp(wp)
       .WithSmepWithoutWp(!wp && (controls.cr4 & guest::kCr4Smep) != 0)
-      .WithSmapWithoutWp(!wp && (controls.cr4 & guest::kCr4Smap) != 0);
+      .WithSmapWithoutWp(!wp && (controls.cr4 & guest::kCr4Smap) != 0)
+      .WithPagingMode(static_cast<int>(mode))
+      .WithPages2M(mode != PagingMode::k32Bit || pse)
+      .WithPages1G(is_64_bit && controls.pages_1g)
+      .WithPhysicalAddressBits(controls.physical_address_bits);
 }
 
 // The root that `roots` ask for becomes the current one; the one before is kept. Where that fails

@@ -541,7 +541,7 @@ TEST_F(ShadowFault, WithoutTableMemoryTheFaultFailsAndCanBeTriedAgain) {
 TEST_F(ShadowFault, WhatIsNotShadowedIsRefusedInWords) {
   Start();
   guest_.cr4 |= guest::kCr4UserKeys;
-  const auto keys = machine_->shadow().SetPaging(guest_.controls(46), guest_.cr3);
+  const auto keys = machine_->shadow().SetPaging(guest_.controls(), guest_.cr3);
   EXPECT_TRUE(absl::IsFailedPrecondition(keys.status()));
   EXPECT_THAT(keys.status().message(), HasSubstr("protection keys"));
   const PagingFaultResult reserved = machine_->shadow().HandlePageFault(Gva(0x10000), 9);

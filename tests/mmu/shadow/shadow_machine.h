@@ -26,13 +26,15 @@ struct GuestCpu {
   uint64_t cr3 = 0;
   uint64_t cr4 = 0;
   uint64_t efer = 0;
+  int physical_address_bits = 46;
+  bool pages_1g = true;
 
-  GuestControls controls(int physical_address_bits) const {
+  GuestControls controls() const {
     return {.cr0 = cr0,
             .cr4 = cr4,
             .efer = efer,
             .physical_address_bits = physical_address_bits,
-            .pages_1g = true};
+            .pages_1g = pages_1g};
   }
 };
 
@@ -129,10 +131,15 @@ class Machine {
 
   // MOV to CR0, CR4, EFER, CR3 at once.
   GuestEvent Load(const GuestCpu& guest) {
-    const auto event = shadow().SetPaging(guest.controls(kWidth), guest.cr3);
+    const auto event = shadow().SetPaging(guest.controls(), guest.cr3);
     TDP_CHECK(event.ok());
-    if (*event == GuestEvent::kNone) guest_ = guest;
-    return *event;
+    if (*event != GuestEvent::kNone) return *event;
+    guest_ = guest;
+    sim::CpuFeatures features = reference_.cpu(0).features();
+    features.physical_address_bits = guest.physical_address_bits;
+    features.guest_pages_1g = guest.pages_1g;
+    reference_.cpu(0).SetFeatures(features);
+    return GuestEvent::kNone;
   }
   GuestEvent WriteCr3(uint64_t value) {
     const auto event = shadow().WriteCr3(value);
@@ -237,8 +244,6 @@ class Machine {
   void Poke(Gpa gpa, Word word) {
     std::memcpy(memory_.At(Hpa(HpaOf(gpa))), &word, sizeof(word));
   }
-
-  static constexpr int kWidth = 46;
 
  private:
   static sim::SimBackendOptions ReferenceOptions(const MachineOptions& options) {
