@@ -93,11 +93,12 @@ void Vcpu::StartNested() {
 
 // Two roots are in use, L1's and L2's, so a flush is always of all.
 GuestEntry Vcpu::EnterNestable() {
-  if (flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing) {
+  // INVEPT drops combined translations of every VPID, and L1 and L2 have no others.
+  const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
+  if (nested_->TakeFlush() || owed) {
     counters_.flushes.Add();
     engine_.backend().InvalidateAll(id_);
   }
-  if (nested_->TakeLinearFlush()) engine_.backend().InvalidateLinear(id_);
   return GuestEntry(this, nested_->is_entered() ? nested_->eptp() : mmu().eptp());
 }
 

@@ -198,7 +198,10 @@ bool Cpu::InveptAll() {
 bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
   if (!state_.features.ept.invvpid(type) || (vpid == 0 && type != 2)) return false;
   if (type == 0) {
-    if (!guest_.rules().IsCanonical(gva.raw())) return false;
+    // For the widest linear addresses of the CPU, whatever mode the guest is in.
+    constexpr int kUnused = 64 - 57;
+    const auto address = static_cast<int64_t>(gva.raw());
+    if (static_cast<int64_t>(gva.raw() << kUnused) >> kUnused != address) return false;
     DropLinearAddressIf(gva.raw(), vpid, true, 0);
     guest_.DropIf([vpid](const Context& context) { return context.vpid == vpid; });
     return true;

@@ -21,6 +21,9 @@ namespace tdp {
 struct NestedContext {
   Eptp eptp;         // EPT12: its tables lie in L1's memory
   EntryRules rules;  // of the CPU that L1 sees; no more than the CPU has
+  // The VPID that L1 gives L2; 0 where L1 does not enable VPIDs, whose VM entries and VM exits then
+  // drop L2's linear and combined translations and its own (SDM vol. 3C, 30.4.3.1).
+  uint16_t vpid = 0;
 };
 
 enum class NestedOutcome : uint8_t {

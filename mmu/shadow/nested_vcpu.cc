@@ -80,12 +80,15 @@ absl::Status NestedVcpu::CheckContext(const NestedContext& context) const {
 absl::Status NestedVcpu::Enter(const NestedContext& context) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   TDP_RETURN_IF_ERROR(CheckContext(context));
-  ShadowPage* root = root_;
-  if (root == nullptr || context.eptp != context_.eptp || !shadow().IsCurrent(*root)) {
-    TDP_RETURN_IF_ERROR(LoadRoot(context.eptp, root));
+  if (!IsRootOf(context)) {
+    ShadowPage* root = nullptr;
+    TDP_RETURN_IF_ERROR(LoadRoot(context, root));
     ReleaseRoot();
     root_ = root;
   }
+  // L2 has one VPID of the CPU's: translations of another of L1's must not be met under it.
+  owes_flush_ |= context.vpid == 0 || context.vpid != last_vpid_;
+  last_vpid_ = context.vpid;
   context_ = context;
   is_entered_ = true;
   return absl::OkStatus();
@@ -93,6 +96,7 @@ absl::Status NestedVcpu::Enter(const NestedContext& context) {
 
 absl::Status NestedVcpu::Leave() {
   TDP_RETURN_IF_ERROR(CheckOutside());
+  owes_flush_ |= is_entered_ && context_.vpid == 0;
   is_entered_ = false;
   return absl::OkStatus();
 }
@@ -111,19 +115,30 @@ Eptp NestedVcpu::eptp() const {
 
 // EPT02 has A and D flags where EPT12 has: with them the CPU counts reads of L2's tables as writes,
 // which L1 is to see.
-PageRole NestedVcpu::RootRole(Eptp eptp) const {
+PageRole NestedVcpu::RootRole(const NestedContext& context) const {
+  const EntryRules& rules = context.rules;
   return PageRole()
-      .WithLevel(eptp.root_level())
+      .WithLevel(context.eptp.root_level())
       .WithAddressSpace(space_)
       .WithAccess(Access::All())
       .WithWideEntries(true)
       .WithGuestMode(true)
-      .WithAccessedDirty(eptp.accessed_dirty());
+      .WithAccessedDirty(context.eptp.accessed_dirty())
+      .WithPages2M(rules.capabilities.pages_2m())
+      .WithPages1G(rules.capabilities.pages_1g())
+      .WithExecuteOnly(rules.capabilities.execute_only())
+      .WithPhysicalAddressBits(rules.physical_address_bits);
 }
 
-absl::Status NestedVcpu::LoadRoot(Eptp eptp, ShadowPage*& root) {
-  const Gfn gfn(eptp.root().raw() >> kPageShift);
-  const PageRole role = RootRole(eptp);
+// Whether the root that is held is what `context` runs on.
+bool NestedVcpu::IsRootOf(const NestedContext& context) const {
+  return root_ != nullptr && root_->gfn == Gfn(context.eptp.root().raw() >> kPageShift) &&
+         root_->role == RootRole(context) && shadow().IsCurrent(*root_);
+}
+
+absl::Status NestedVcpu::LoadRoot(const NestedContext& context, ShadowPage*& root) {
+  const Gfn gfn(context.eptp.root().raw() >> kPageShift);
+  const PageRole role = RootRole(context);
   for (int i = 0; i < kTries; ++i) {
     TDP_RETURN_IF_ERROR(stock_.Refill());
     ShadowPage* found = nullptr;
@@ -435,7 +450,7 @@ absl::Status NestedVcpu::Prepare(Next next, bool& no_memory) {
       return stock_.Refill();
     case Next::kLoadRoot: {
       ShadowPage* root = nullptr;
-      TDP_RETURN_IF_ERROR(LoadRoot(context_.eptp, root));
+      TDP_RETURN_IF_ERROR(LoadRoot(context_, root));
       ReleaseRoot();
       root_ = root;
       return absl::OkStatus();
@@ -477,8 +492,13 @@ absl::StatusOr<bool> NestedVcpu::Invept(uint64_t type, Eptp eptp, const EntryRul
   const bool is_single = type == kSingle && can.invept_single();
   if (!is_single && !(type == kAll && can.invept_all())) return false;
   if (is_single && !eptp.Check(can, rules.physical_address_bits).ok()) return false;
-  // Pages of one EPT12 are shared with others where these share tables, so all go.
-  PendingFlush flush;
+  // Pages of one EPT12 are shared with others where these share tables, so all go. An EPTP says
+  // nothing of address spaces, and neither does the CPU's cache.
+  for (const std::unique_ptr<NestedShadow>& shadow : parts_.shadows) DropAll(*shadow);
+  return true;
+}
+
+void NestedVcpu::DropAll(NestedShadow& shadow) {
   bool more = true;
   for (bool first = true; more; first = false) {
     PendingFlush part;
@@ -486,29 +506,32 @@ absl::StatusOr<bool> NestedVcpu::Invept(uint64_t type, Eptp eptp, const EntryRul
       MmuWriteSection section(parts_.mmu_lock);
       ShadowZap zap;
       if (first) {
-        shadow().MakeObsolete(zap);
+        shadow.MakeObsolete(zap);
       } else {
-        more = shadow().ZapObsolete(kZapBatch, zap);
+        more = shadow.ZapObsolete(kZapBatch, zap);
       }
-      part = shadow().Commit(std::move(zap));
+      part = shadow.Commit(std::move(zap));
     }
-    shadow().Settle(std::move(part));
+    shadow.Settle(std::move(part));
   }
-  return true;
 }
 
 absl::StatusOr<bool> NestedVcpu::Invvpid(uint64_t type, uint64_t vpid, Gva gva,
-                                         const EntryRules& rules) {
+                                         const EntryRules& rules, int linear_address_bits) {
   constexpr uint64_t kAddress = 0;
   constexpr uint64_t kAll = 2;
   constexpr uint64_t kLastType = 3;
   constexpr uint64_t kLastVpid = 0xffff;
   TDP_RETURN_IF_ERROR(CheckOutside());
+  if (linear_address_bits != 48 && linear_address_bits != 57) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("linear_address_bits is %d: must be 48 or 57", linear_address_bits));
+  }
   if (type > kLastType || !rules.capabilities.invvpid(static_cast<int>(type))) return false;
   if (vpid > kLastVpid || (vpid == 0 && type != kAll)) return false;
-  const auto top = static_cast<int64_t>(gva.raw()) >> 47;
+  const auto top = static_cast<int64_t>(gva.raw()) >> (linear_address_bits - 1);
   if (type == kAddress && top != 0 && top != -1) return false;
-  owes_linear_flush_ = true;
+  owes_flush_ = true;
   return true;
 }
 

@@ -67,11 +67,17 @@ class NestedVcpu {
   NestedVcpu& operator=(const NestedVcpu&) = delete;
 
   // The vCPU runs L2 from its next entry on: what VMLAUNCH and VMRESUME of L1 do to translation.
+  // L2 runs under one VPID of the CPU whatever VPIDs L1 gives, so linear and combined translations
+  // are dropped where L1 gives another VPID than at the last entry, or none. EPT02 follows the EPTP
+  // and everything in `context.rules` that decides what an entry of EPT12 means.
+  //
   // InvalidArgument, naming the field, for an EPTP that the CPU of `context.rules` refuses (L1's VM
   // entry fails), and for rules that the CPU cannot keep; ResourceExhausted without memory for a
-  // root, Unavailable (memory keeps changing: again). It then runs what it ran before.
+  // root, Unavailable (memory keeps changing: again). It then runs what it ran before. May allocate
+  // and wait for vCPUs that are in the guest.
   absl::Status Enter(const NestedContext& context);
-  // It runs L1 again: a VM exit to L1.
+  // It runs L1 again: a VM exit to L1. Where L1 gave no VPID this drops linear and combined
+  // translations, L1's included.
   absl::Status Leave();
   bool is_entered() const { return is_entered_; }
 
@@ -82,17 +88,21 @@ class NestedVcpu {
 
   // INVEPT of L1: single-context (1) with an EPTP of L1's, or all-context (2), by the rules of the
   // CPU that L1 sees. False: the instruction fails (invalid operand). What is not to be kept is
-  // gone from EPT02 and from every CPU when it returns.
+  // gone from the EPT02 of every address space and from every CPU when it returns. Waits for vCPUs
+  // that are in the guest.
   absl::StatusOr<bool> Invept(uint64_t type, Eptp eptp, const EntryRules& rules);
-  // INVVPID of L1, type 0 to 3. False as above. The vCPU's linear and combined translations of L2
-  // are dropped before its next entry.
-  absl::StatusOr<bool> Invvpid(uint64_t type, uint64_t vpid, Gva gva, const EntryRules& rules);
+  // INVVPID of L1, type 0 to 3. False as above: for type 0 also where `gva` is not canonical in
+  // `linear_address_bits` (48, or 57 for a CPU with 5-level paging, whatever CR4.LA57 says). The
+  // vCPU's linear and combined translations are dropped before its next entry, by
+  // `Backend::InvalidateAll`: they may carry any VPID.
+  absl::StatusOr<bool> Invvpid(uint64_t type, uint64_t vpid, Gva gva, const EntryRules& rules,
+                               int linear_address_bits = 57);
 
   // --- for the `Vcpu`
   // What L2 runs on.
   Eptp eptp() const;
   // Whether the CPU has to forget its linear and combined translations before it runs on.
-  bool TakeLinearFlush() { return std::exchange(owes_linear_flush_, false); }
+  bool TakeFlush() { return std::exchange(owes_flush_, false); }
   // The vCPU is not in L2.
   void SetAddressSpace(AddressSpaceId space);
 
@@ -145,9 +155,11 @@ class NestedVcpu {
   absl::Status Prepare(Next next, bool& no_memory);
   absl::Status MakeRoom();
   absl::Status Recycle();
+  void DropAll(NestedShadow& shadow);
 
-  PageRole RootRole(Eptp eptp) const;
-  absl::Status LoadRoot(Eptp eptp, ShadowPage*& root);
+  PageRole RootRole(const NestedContext& context) const;
+  bool IsRootOf(const NestedContext& context) const;
+  absl::Status LoadRoot(const NestedContext& context, ShadowPage*& root);
   void ReleaseRoot();
 
   const NestedParts parts_;
@@ -163,7 +175,8 @@ class NestedVcpu {
   NestedContext context_;
   ShadowPage* root_ = nullptr;  // of `context_`, held
   NestedEptWalk walk_;
-  bool owes_linear_flush_ = false;
+  bool owes_flush_ = false;
+  uint16_t last_vpid_ = 0;  // of L1's, under which L2 ran last
   Rooms rooms_;
 };
 

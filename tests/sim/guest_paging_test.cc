@@ -246,6 +246,8 @@ TEST_F(GuestPaging, InvvpidTypesDropWhatTheyName) {
   }
   EXPECT_FALSE(world_.cpu().Invvpid(1, 0)) << "VPID 0 names nothing";
   EXPECT_FALSE(world_.cpu().Invvpid(4, 1));
+  EXPECT_TRUE(world_.cpu().Invvpid(0, 1, Gva(uint64_t{1} << 55))) << "of 5-level paging";
+  EXPECT_FALSE(world_.cpu().Invvpid(0, 1, Gva(uint64_t{1} << 56)));
 }
 
 TEST_F(GuestPaging, InvvpidOfAllVpidsKeepsVpid0) {

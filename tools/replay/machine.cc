@@ -146,6 +146,7 @@ NestedContext Machine::ContextOfL2() const {
   context.eptp = hypervisor_->eptp();
   context.rules.capabilities = can.ept;
   context.rules.physical_address_bits = can.physical_address_bits;
+  context.vpid = 1;
   return context;
 }
 

@@ -206,9 +206,159 @@ TEST(NestedVcpu, RefusesWhatTheCpuOfL1Refuses) {
   EXPECT_FALSE(*world.nested().Invvpid(4, 1, Gva(0), rules));
   EXPECT_FALSE(*world.nested().Invvpid(1, 0, Gva(0), rules));
   EXPECT_FALSE(*world.nested().Invvpid(0, 1, Gva(uint64_t{1} << 60), rules));
+  EXPECT_TRUE(*world.nested().Invvpid(0, 1, Gva(uint64_t{1} << 55), rules)) << "of 5-level paging";
+  EXPECT_TRUE(*world.nested().Invvpid(0, 1, Gva(~uint64_t{0} << 56), rules));
+  EXPECT_FALSE(*world.nested().Invvpid(0, 1, Gva(uint64_t{1} << 56), rules));
+  EXPECT_FALSE(*world.nested().Invvpid(0, 1, Gva(uint64_t{1} << 55), rules, 48));
+  EXPECT_TRUE(absl::IsInvalidArgument(world.nested().Invvpid(2, 0, Gva(0), rules, 50).status()));
   EXPECT_TRUE(*world.nested().Invvpid(2, 0, Gva(0), rules));
   const NestedFaultResult early = world.nested().HandleViolation(Gpa(0), ExitQualification(1));
   EXPECT_EQ(early.status.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// --- What L1's registers and VPIDs say -----------------------------------------------------------
+
+// Two EPTPs that differ in bit 6 alone: L1 sees the flags of the one that is loaded.
+TEST(NestedVcpu, TheSameTablesWithAndWithoutFlagsAreTwoEpt02s) {
+  for (const bool flags_first : {false, true}) {
+    NestedWorld world;
+    world.Map(kPage, kFrame);
+    const uint64_t leaf = world.EntryAt(kPage, 1);
+    const Eptp eptp = world.context().eptp;
+    world.Enter(Eptp::Make(eptp.root(), eptp.levels(), flags_first));
+    ASSERT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+    EXPECT_EQ((world.Read(leaf) & ept::kDirty) != 0, flags_first);
+    world.Write(leaf, kFrame | kAll | NestedWorld::kWriteBack);
+    world.Enter(Eptp::Make(eptp.root(), eptp.levels(), !flags_first));
+    ASSERT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+    EXPECT_EQ((world.Read(leaf) & ept::kDirty) != 0, !flags_first);
+  }
+}
+
+// An entry is what the rules of L1's CPU make of it: each pair of rules reads one of them
+// otherwise.
+TEST(NestedVcpu, EnteredByOtherRulesTheTablesAreReadByThem) {
+  struct Case {
+    const char* name;
+    int level;
+    uint64_t gpa;
+    uint64_t bits;
+    void (*change)(EntryRules&);
+  };
+  constexpr Case kCases[] = {
+      {"execute-only", 1, kFrame, ept::kExecute,
+       [](EntryRules& rules) {
+         rules.capabilities = rules.capabilities.Without(ept::kCapExecuteOnly);
+       }},
+      {"2M", 2, kFrame, kAll,
+       [](EntryRules& rules) { rules.capabilities = rules.capabilities.Without(ept::kCap2M); }},
+      {"1G", 3, 0, kAll,
+       [](EntryRules& rules) { rules.capabilities = rules.capabilities.Without(ept::kCap1G); }},
+      {"width", 1, kFrame | NestedWorld::kHighAlias, kAll,
+       [](EntryRules& rules) { rules.physical_address_bits = 36; }},
+  };
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    NestedWorld world;
+    world.AddHighAlias();
+    world.Map(kPage, c.gpa, c.level, c.bits);
+    ASSERT_EQ(world.Access(kPage, AccessKind::kFetch).what, Nested::What::kMemory);
+    NestedContext other = world.context();
+    c.change(other.rules);
+    ASSERT_TRUE(world.nested().Enter(other).ok());
+    EXPECT_EQ(world.Access(kPage, AccessKind::kFetch).what, Nested::What::kMisconfiguration);
+    ASSERT_TRUE(world.nested().Enter(world.context()).ok());
+    EXPECT_EQ(world.Access(kPage, AccessKind::kFetch).what, Nested::What::kMemory);
+  }
+}
+
+// L2 has changed its own tables and L1 says so. Each way in which L1 can must reach L2, and none of
+// them is paid by the call that is for shadow paging.
+TEST(NestedVcpu, WhatL2HasCachedGoesWithItsVpid) {
+  enum class How { kNothing, kInvvpid, kNoVpid, kOtherVpid, kSameVpid, kExit };
+  for (const How how :
+       {How::kNothing, How::kInvvpid, How::kNoVpid, How::kOtherVpid, How::kSameVpid, How::kExit}) {
+    SCOPED_TRACE(static_cast<int>(how));
+    PagedL2 l2;
+    NestedWorld& world = l2.world();
+    NestedContext context = world.context();
+    if (how == How::kExit) context.vpid = 0;
+    ASSERT_TRUE(world.nested().Enter(context).ok());
+    ASSERT_EQ(l2.Load(), Memory(PagedL2::kFirst));
+    l2.Remap();
+    const EntryRules& rules = context.rules;
+    switch (how) {
+      case How::kNothing:
+        break;
+      case How::kInvvpid:
+        ASSERT_TRUE(*world.nested().Invvpid(1, 1, Gva(0), rules));
+        break;
+      case How::kNoVpid:
+        context.vpid = 0;
+        ASSERT_TRUE(world.nested().Enter(context).ok());
+        break;
+      case How::kOtherVpid:
+        context.vpid = 2;
+        ASSERT_TRUE(world.nested().Enter(context).ok());
+        break;
+      case How::kSameVpid:
+        ASSERT_TRUE(world.nested().Leave().ok());
+        ASSERT_TRUE(world.nested().Enter(context).ok());
+        break;
+      case How::kExit:
+        ASSERT_TRUE(world.nested().Leave().ok());
+        context.vpid = 1;
+        ASSERT_TRUE(world.nested().Enter(context).ok());
+        break;
+    }
+    const bool kept = how == How::kNothing || how == How::kSameVpid;
+    EXPECT_EQ(l2.Load(), Memory(kept ? PagedL2::kFirst : PagedL2::kSecond));
+    EXPECT_EQ(world.linear_invalidations(), 0);
+  }
+}
+
+// Whatever type L1 uses, and whichever VPID: L2's runs under one of the CPU's.
+TEST(NestedVcpu, InvvpidOfEveryTypeReachesL2) {
+  for (uint64_t type = 0; type < 4; ++type) {
+    PagedL2 l2;
+    NestedWorld& world = l2.world();
+    ASSERT_TRUE(world.nested().Enter(world.context()).ok());
+    ASSERT_EQ(l2.Load(), Memory(PagedL2::kFirst));
+    l2.Remap();
+    ASSERT_TRUE(*world.nested().Invvpid(type, 1, Gva(PagedL2::kLinear), world.context().rules));
+    EXPECT_EQ(l2.Load(), Memory(PagedL2::kSecond)) << "type " << type;
+  }
+}
+
+// L1 runs without VPIDs: a VM exit drops its own translations too.
+TEST(NestedVcpu, AnExitToAnL1WithoutVpidsFlushesL1) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  NestedContext context = world.context();
+  const auto flushes = [&world] { return world.vcpu().stats().flushes; };
+  for (const uint16_t vpid : {0, 1}) {
+    context.vpid = vpid;
+    ASSERT_TRUE(world.nested().Enter(context).ok());
+    world.vcpu().EnterGuest().Leave();
+    const uint64_t before = flushes();
+    ASSERT_TRUE(world.nested().Leave().ok());
+    world.vcpu().EnterGuest().Leave();
+    EXPECT_EQ(flushes() - before, vpid == 0 ? 1u : 0u);
+  }
+}
+
+// L1 executes INVEPT in one address space; its EPT12 was in use in the other.
+TEST(NestedVcpu, InveptReachesTheEpt02OfEveryAddressSpace) {
+  for (const uint64_t type : {1, 2}) {
+    NestedWorld world;
+    world.Map(kPage, kFrame);
+    ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+    world.Map(kPage, kFrame + 0x1000);
+    world.UseAddressSpace(1);
+    ASSERT_TRUE(*world.nested().Invept(type, world.context().eptp, world.context().rules));
+    world.UseAddressSpace(0);
+    EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame + 0x1000));
+  }
 }
 
 TEST(NestedVcpu, IsThereOnlyWhereTheVmMayNest) {

@@ -40,10 +40,23 @@ struct Nested {
   }
 };
 
+// Counts the calls that are for shadow paging alone.
+class NestedBackend : public sim::SimBackend {
+ public:
+  using SimBackend::SimBackend;
+  void InvalidateLinear(VcpuId vcpu) override {
+    ++linear_invalidations;
+    SimBackend::InvalidateLinear(vcpu);
+  }
+  int linear_invalidations = 0;
+};
+
 class NestedWorld : public EntryStoreHook {
  public:
   static constexpr Hva kRam{0x7f0000000000};
   static constexpr ByteCount kRamBytes = MiB(16);
+  // Where `AddHighAlias` shows the same memory once more.
+  static constexpr uint64_t kHighAlias = uint64_t{1} << 40;
 
   explicit NestedWorld(int levels = 4, bool accessed_dirty = true, int host_order = 0,
                        bool forgets_invept = false)
@@ -52,13 +65,18 @@ class NestedWorld : public EntryStoreHook {
         copy_(kRamBytes + kPageSize),
         reference_(sim::PhysicalMemory(CopyBase(), kRamBytes), ReferenceConfig()) {
     SetEntryStoreHook(this);
-    vm_ = *Vm::Create(backend_, {.nested = true});
+    vm_ = *Vm::Create(backend_, {.address_spaces = 2, .nested = true});
     TDP_CHECK(memory_.Map(kRam, kRamBytes, {.order = host_order}).ok());
-    TDP_CHECK(vm_->SetMemoryRegion({.gpa = Gpa(0), .size = kRamBytes, .hva = kRam}).ok());
+    for (const AddressSpaceId space : {0, 1}) {
+      TDP_CHECK(vm_->SetMemoryRegion(
+                       {.address_space = space, .gpa = Gpa(0), .size = kRamBytes, .hva = kRam})
+                    .ok());
+    }
     vcpu_ = *vm_->CreateVcpu();
     context_.eptp = Eptp::Make(Hpa(kRoot), levels, accessed_dirty);
     context_.rules.capabilities = backend_.capabilities().ept;
     context_.rules.physical_address_bits = backend_.capabilities().physical_address_bits;
+    context_.vpid = 1;
     SetRegisters(sim::Registers());
   }
   ~NestedWorld() override {
@@ -74,6 +92,7 @@ class NestedWorld : public EntryStoreHook {
   const NestedContext& context() const { return context_; }
   const sim::FlushOracle& oracle() const { return oracle_; }
   uint64_t faults() const { return faults_; }
+  int linear_invalidations() const { return backend_.linear_invalidations; }
 
   // Of L2.
   void SetRegisters(const sim::Registers& registers) {
@@ -106,6 +125,19 @@ class NestedWorld : public EntryStoreHook {
   void Map(uint64_t l2_gpa, uint64_t gpa, int level = 1, uint64_t bits = ept::kRightsMask) {
     const uint64_t large = level > 1 ? ept::kLargePage : 0;
     Write(EntryAt(l2_gpa, level), gpa | bits | kWriteBack | large);
+  }
+  void AddHighAlias() {
+    const MemoryRegion region = {.slot = 1, .gpa = Gpa(kHighAlias), .size = kRamBytes, .hva = kRam};
+    TDP_CHECK(vm_->SetMemoryRegion(region).ok());
+  }
+  void UseAddressSpace(AddressSpaceId space) {
+    TDP_CHECK(nested().Leave().ok());
+    TDP_CHECK(vcpu_->SetAddressSpace(space).ok());
+  }
+  // VM entry with another EPTP, from here on.
+  void Enter(Eptp eptp) {
+    context_.eptp = eptp;
+    TDP_CHECK(nested().Enter(context_).ok());
   }
   uint64_t NewFrame() {
     const uint64_t frame = next_frame_;
@@ -244,7 +276,7 @@ class NestedWorld : public EntryStoreHook {
   const bool forgets_invept_;
   sim::HostMemory memory_{{.size = GiB(1), .shuffled = true}};
   sim::FlushOracle oracle_{{.accessed_clear_owed = false}};
-  sim::SimBackend backend_;
+  NestedBackend backend_;
   std::vector<std::byte> copy_;
   sim::Cpu reference_;
   std::unique_ptr<Vm> vm_;
@@ -252,6 +284,44 @@ class NestedWorld : public EntryStoreHook {
   NestedContext context_;
   uint64_t next_frame_ = 0x2000;
   uint64_t faults_ = 0;
+};
+
+// An L2 with paging of its own, whose page at `kLinear` is in L1's frame `kFirst`, and after
+// `Remap` in `kSecond`.
+class PagedL2 {
+ public:
+  static constexpr uint64_t kLinear = 0x7f0000000000;
+  static constexpr uint64_t kFirst = 0x900000;
+  static constexpr uint64_t kSecond = 0x901000;
+
+  PagedL2() {
+    constexpr uint64_t kTable = 0x67;
+    for (uint64_t page = 0x10000; page < 0x14000; page += kPageSize) {
+      world_.Map(page, FrameOf(page));
+    }
+    world_.Map(0x20000, kFirst);
+    world_.Map(0x21000, kSecond);
+    world_.Write(FrameOf(0x10000) + (kLinear >> 39 & 511) * 8, 0x11000 | kTable);
+    world_.Write(FrameOf(0x11000), 0x12000 | kTable);
+    world_.Write(FrameOf(0x12000), 0x13000 | kTable);
+    world_.Write(FrameOf(0x13000), 0x20000 | kTable);
+    sim::Registers registers;
+    registers.cr0 |= sim::kCr0Pg | sim::kCr0Wp;
+    registers.cr3 = 0x10000;
+    registers.cr4 = sim::kCr4Pae;
+    registers.efer = sim::kEferLme | sim::kEferLma;
+    world_.SetRegisters(registers);
+  }
+
+  NestedWorld& world() { return world_; }
+  Nested Load() { return world_.Access(kLinear, sim::AccessKind::kLoad, true); }
+  // Of this nobody hears.
+  void Remap() { world_.Write(FrameOf(0x13000), 0x21000 | 0x67); }
+
+ private:
+  static uint64_t FrameOf(uint64_t page) { return 0x700000 + page; }
+
+  NestedWorld world_;
 };
 
 }  // namespace tdp::shadow_test
