@@ -74,8 +74,9 @@ class ShadowFetch {
   // Goes from `root` to the page in which the leaf of `address` (a gva, or an L2 gpa) stands:
   // `page` and `index`, at level `goal`, which is not above `path.leaf_level`. Makes and links what
   // is missing; pages that are made are tracked from here on. `sync(page, table)` is called for a
-  // page out of sync, or one that is not tracked, that is about to be linked, with the guest's
-  // table as it is; it may drop entries, and returns false where the page had to go.
+  // page out of sync, or one that is not tracked, that is about to be linked or to be reached
+  // through what is, with the guest's table as it is; it may drop entries, and returns false where
+  // the page had to go.
   template <typename Sync>
   FetchOutcome Reach(ShadowPage& root, uint64_t address, const ShadowPath& path, Level goal,
                      Sync sync) {
@@ -168,16 +169,42 @@ class ShadowFetch {
     if (child == nullptr) {
       const FetchOutcome made = MakeChild(wanted, child);
       if (made != FetchOutcome::kInstalled) return made;
-    } else if (child->sync != ShadowSync::kSynced || IsUntracked(wanted.role)) {
-      GuestWalkOutcome why = GuestWalkOutcome::kMapped;
-      const std::byte* table = memory_.Reach(wanted.gfn.address(), false, why);
-      if (table == nullptr) return FetchOutcome::kNeedsPage;
-      if (!sync(*child, table)) return FetchOutcome::kChanged;
+    } else if (const FetchOutcome synced = SyncChild(*child, sync);
+               synced != FetchOutcome::kInstalled) {
+      return synced;
     }
     if (!tables_.Link(*page_, index_, *child, stock_)) return FetchOutcome::kNeedsTables;
     page_ = child;
     linked_ = true;
     return FetchOutcome::kInstalled;
+  }
+
+  // Nothing may be found through the child that its guest table does not say now: no CPU can have
+  // cached anything on this way, since it was none. Below an upper table that may be any page out
+  // of sync; there are few, and links to upper tables that are shadowed already are rare.
+  template <typename Sync>
+  FetchOutcome SyncChild(ShadowPage& child, Sync sync) {
+    if (child.sync != ShadowSync::kSynced || IsUntracked(child.role)) {
+      return SyncPage(child, sync) ? FetchOutcome::kInstalled : sync_outcome_;
+    }
+    if (child.is_direct() || child.level() == kLevel4K) return FetchOutcome::kInstalled;
+    for (ShadowPage* page = tables_.unsync().first(); page != nullptr;) {
+      ShadowPage* next = ShadowSpecialList::Next(page);
+      // A page that went is not below the child any more.
+      if (!SyncPage(*page, sync) && sync_outcome_ == FetchOutcome::kNeedsPage) {
+        return sync_outcome_;
+      }
+      page = next;
+    }
+    return FetchOutcome::kInstalled;
+  }
+  // False, with `sync_outcome_`, if the guest's table is not at hand or the page had to go.
+  template <typename Sync>
+  bool SyncPage(ShadowPage& page, Sync sync) {
+    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+    const std::byte* table = memory_.Reach(page.gfn.address(), false, why);
+    sync_outcome_ = table == nullptr ? FetchOutcome::kNeedsPage : FetchOutcome::kChanged;
+    return table != nullptr && sync(page, table);
   }
 
   FetchOutcome MakeChild(const Wanted& wanted, ShadowPage*& child) {
@@ -233,6 +260,7 @@ class ShadowFetch {
   ShadowPage* page_ = nullptr;
   int index_ = 0;
   bool linked_ = false;  // a page, on the way
+  FetchOutcome sync_outcome_ = FetchOutcome::kInstalled;
 };
 
 }  // namespace tdp

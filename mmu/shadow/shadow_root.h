@@ -24,6 +24,8 @@ struct ShadowRoot {
   std::array<uint64_t, 4> pdptes{};  // PAE paging
   PageRole role;                     // of the top page
   bool is_loaded = false;
+  // `ShadowTables::additions` when the guest's CPU last ran here.
+  uint64_t left_at = 0;
   // One for 4- and 5-level paging; else one for each GiB, null where a PDPTE is not present.
   std::array<ShadowPage*, 4> pages{};
 

@@ -120,6 +120,7 @@ bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, S
   if (!ReadyPlaces(page, child.parents, stock)) return false;
   Chain::Add(child.parents, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
+  CountAddition(page);
   At(page, index).Store(Entry::Empty(), Entry::Table(pool_.HpaOf(child.table->entries())));
   return true;
 }
@@ -133,6 +134,7 @@ bool ShadowTables<Entry>::SetLeaf(ShadowPage& page, int index, Entry leaf, LeafO
   page.SetOrigin(index, origin);
   Chain::Add(head, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
+  CountAddition(page);
   At(page, index).Store(Entry::Empty(), leaf);
   return true;
 }
@@ -141,6 +143,7 @@ template <typename Entry>
 void ShadowTables<Entry>::ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin,
                                      ShadowZap& zap) {
   page.SetOrigin(index, origin);
+  CountAddition(page);
   zap.flush |= At(page, index).Exchange(leaf).OwesFlushFor(leaf);
 }
 

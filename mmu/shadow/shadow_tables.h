@@ -151,6 +151,11 @@ class ShadowTables {
   // Empties an entry, leaf or link. A child that has no parent left stays in the hash.
   void Drop(ShadowPage& page, int index, DescriptorCache& descriptors, ShadowZap& zap);
 
+  // How often something was added to pages that shadow a guest's tables. Where that is as it was
+  // when an address space of the guest was last in use, the pages say nothing of it that its CPU
+  // could not have cached then. Any thread.
+  uint64_t additions() const { return additions_.load(std::memory_order_relaxed); }
+
   // --- what the guest writes, under the lock
   // -----------------------------------------------------------
 
@@ -187,8 +192,8 @@ class ShadowTables {
   // section.
   PendingFlush Commit(ShadowZap&& zap);
   void Settle(PendingFlush&& flush);
-  // In a writer's section: whether what some fault took away is not settled yet. A structural
-  // operation that finds nothing to take away then has to flush all the same.
+  // Under the lock: whether what some fault took away is not settled yet. An operation that finds
+  // nothing to take away, and promises that no CPU has it, then has to flush all the same.
   bool IsUnsettled() const { return unsettled_.load(std::memory_order_relaxed) != 0; }
 
   // --- structural operations, in a writer's section
@@ -233,6 +238,9 @@ class ShadowTables {
   static bool ReadyTable(TablePage*& table, ShadowStock& stock);
   void Empty(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
   void DropParents(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
+  void CountAddition(const ShadowPage& page) {
+    if (!page.is_direct()) additions_.store(additions() + 1, std::memory_order_relaxed);
+  }
   void Forget(ShadowPage& page);
   void Free(ShadowPage& page, ShadowZap& zap);
   bool IsFlooded(ShadowPage& page, ByteCount offset, ByteCount size);
@@ -265,6 +273,7 @@ class ShadowTables {
   Atomic<uint64_t> settled_{0};  // the latest flush that a commit has settled
   SpinLock lock_;
   uint32_t generation_ = 1;
+  std::atomic<uint64_t> additions_{0};  // changed under the lock
   PageHash hash_;
   ShadowAgeList pages_;
   ShadowSpecialList unsync_;

@@ -477,16 +477,35 @@ bool ShadowVcpu::TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> sto
 
 absl::Status ShadowVcpu::OnWritten(Gpa gpa, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckOutside());
+  if (size == 0 || gpa.raw() + size - 1 < gpa.raw()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("size 0x%x at gpa 0x%x: must not be none, and not wrap", size, gpa.raw()));
+  }
+  while (size != 0) {
+    const ByteCount inside = std::min(size, kPageSize - gpa.page_offset());
+    for (const std::unique_ptr<PagingShadow>& shadow : parts_.shadows) {
+      OnWrittenIn(*shadow, gpa, inside);
+    }
+    size -= inside;
+    gpa = gpa + inside;
+  }
+  return absl::OkStatus();
+}
+
+// Within one page. The address spaces may show the same memory at the same address, so it is the
+// table of each.
+void ShadowVcpu::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
+    const SpinLockHolder hold(shadow.lock());
     ShadowZap zap;
-    shadow().OnWrite(gpa, size, stock_.descriptors, zap);
-    flush = shadow().Commit(std::move(zap));
+    shadow.OnWrite(gpa, size, stock_.descriptors, zap);
+    // What another thread has just dropped for the same bytes some CPU may still have.
+    zap.flush |= shadow.IsUnsettled();
+    flush = shadow.Commit(std::move(zap));
   }
-  shadow().Settle(std::move(flush));
-  return absl::OkStatus();
+  shadow.Settle(std::move(flush));
 }
 
 // --- Counting ------------------------------------------------------------------------------------

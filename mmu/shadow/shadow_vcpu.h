@@ -114,7 +114,10 @@ class ShadowVcpu {
   // changing: again).
   absl::Status EmulateWrite(Gpa gpa, ByteCount size,
                             absl::FunctionRef<void(std::byte* place)> store);
-  // For who has written guest memory in another way: the shadow follows. At most a page.
+  // For who has written guest memory in another way: when it returns no shadow, of any address
+  // space, and no CPU has anything that follows from what stood in these bytes before. They may
+  // cross pages, each of which costs a lock and, if it is shadowed, a wait for the vCPUs in the
+  // guest. InvalidArgument for no bytes, and for a range that wraps.
   absl::Status OnWritten(Gpa gpa, ByteCount size);
 
   // --- for the `Vcpu`
@@ -182,6 +185,7 @@ class ShadowVcpu {
   PagingEntry LeafOf(const Fault& fault, Level level, bool writable) const;
   GuestRights Emulated(const Fault& fault, GuestRights rights) const;
   bool MayWrite(const Fault& fault, Level level);
+  void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
   bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
   Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
   void Prefetch(const Fault& fault, ShadowPage& page, int index);

@@ -107,8 +107,9 @@ absl::StatusOr<GuestEvent> ShadowVcpu::WriteCr3(uint64_t value) {
   if (event != GuestEvent::kNone) return event;
   bool kept = false;
   TDP_RETURN_IF_ERROR(SwitchRoot(paging_, roots, kept));
-  // What the guest asks to keep may stay unsync, but only where there was something to keep.
-  if (!keep || !kept) Resync();
+  // What the guest asks to keep may stay unsync. But pages are shared by address spaces, and what
+  // another one has brought into them since is nothing that this one's CPU can have kept.
+  if (!keep || !kept || root_.left_at != shadow().additions()) Resync();
   return GuestEvent::kNone;
 }
 
@@ -185,6 +186,7 @@ absl::Status ShadowVcpu::SwitchRoot(const GuestPaging& paging, const GuestRoots&
                                     bool& kept) {
   const PageRole role = RootRole(paging);
   kept = true;
+  root_.left_at = shadow().additions();
   if (!root_.Is(roots.cr3, roots.pdptes, role)) {
     ShadowRoot root = previous_.Take(roots.cr3, roots.pdptes, role);
     if (!root.is_loaded) {

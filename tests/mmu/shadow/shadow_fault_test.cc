@@ -250,6 +250,18 @@ TEST_F(ShadowFault, ALinkedTableThatWentUnsyncElsewhereIsReadAgain) {
   ExpectSame(0x200000 + 0x10000);
 }
 
+// The table that is out of sync lies below the one that is linked.
+TEST_F(ShadowFault, BelowALinkedTableNothingIsStaleEither) {
+  Start();
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  Emulate(2, 1, 0x3000 | kAll);
+  ExpectSame(GiB(1) + 0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x30000 | kAll);
+  Emulate(1, 1, 0x2000 | kAll);
+  ExpectSame((uint64_t{1} << 39) + 0x10000);
+}
+
 // --- Roots
 // ----------------------------------------------------------------------------------------------
 
@@ -292,6 +304,77 @@ TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsMayKeepAnUnsyncPage) {
   // Another PCID, of which nothing was kept, shares the table: it sees what is written.
   machine_->WriteCr3(0x6001 | kKeep);
   ExpectSame(0x10000);
+}
+
+// PCID 1 ran while nothing was mapped at the address, so its CPU has nothing to keep for it: what
+// PCID 0 has brought into the table that both use must not be found.
+TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneThatItsPcidNeverHad) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  Table(4, 16, 0);
+  machine_->Load(guest_);
+  Table(6, 0, EntryAt(1, 0));
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  machine_->WriteCr3(0x6001);
+  ExpectSame(0x10000);
+  ExpectSame(0x11000);
+  machine_->WriteCr3(0x1000 | kKeep);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x10000 | kAll);
+  ExpectSame(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  machine_->WriteCr3(0x6001 | kKeep);
+  ExpectSame(0x10000);
+}
+
+// The same where not the page was absent but the table.
+TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneOfATableThatWasNotLinked) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  machine_->Load(guest_);
+  Table(6, 0, 0x7000 | kAll);  // a PML4, PDPT and directory of its own
+  Table(7, 0, 0x8000 | kAll);
+  machine_->WriteCr3(0x6001);
+  EXPECT_EQ(Access(0x10000).what, Seen::What::kPageFault);
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  machine_->WriteCr3(0x1000 | kKeep);
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  Table(8, 0, 0x4000 | kAll);
+  machine_->WriteCr3(0x6001 | kKeep);
+  ExpectSame(0x10000);
+}
+
+TEST_F(ShadowFault, WritesOverSeveralPagesOfTablesAreFollowedInEach) {
+  Start();
+  // Two directories side by side, with a table each.
+  Table(2, 1, 0x8000 | kAll);
+  Table(8, 0, 0x9000 | kAll);
+  Table(2, 2, 0xa000 | kAll);
+  for (uint64_t i = 1; i < 64; ++i) Table(9, i, i << kPageShift | kAll);
+  Table(7, 511, 0x9000 | kAll);
+  Table(2, 3, 0x7000 | kAll);
+  constexpr uint64_t kBelow7 = (uint64_t{3} << 30) + (uint64_t{511} << 21) + 0x10000;
+  constexpr uint64_t kBelow8 = (uint64_t{1} << 30) + 0x10000;
+  ExpectSame(kBelow7);
+  ExpectSame(kBelow8);
+  // The last entry of frame 7 and the first of frame 8, at once.
+  Table(7, 511, 0x4000 | kAll);
+  Table(8, 0, 0x4000 | kAll);
+  Table(4, 16, 0x20000 | kAll);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x7ff8), 16).ok());
+  ExpectSame(kBelow7);
+  ExpectSame(kBelow8);
+  EXPECT_EQ(Stats().mmu_flooded, 0u);
+  Table(8, 0, 0);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x6800), 2 * kPageSize).ok());
+  ExpectSame(kBelow8);
+}
+
+TEST_F(ShadowFault, WritesThatWrapOrAreNoneAreRefused) {
+  Start();
+  EXPECT_TRUE(absl::IsInvalidArgument(machine_->shadow().OnWritten(Gpa(0x1000), 0)));
+  EXPECT_TRUE(absl::IsInvalidArgument(machine_->shadow().OnWritten(Gpa(~uint64_t{0}), 2)));
+  EXPECT_TRUE(machine_->shadow().OnWritten(Gpa(~uint64_t{0}), 1).ok());
 }
 
 TEST_F(ShadowFault, InvpcidReachesACachedRootByItsPcid) {
