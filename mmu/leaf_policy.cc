@@ -39,10 +39,9 @@ EptEntry LeafPolicy::Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) con
   return options_.suppress_ve ? leaf.WithSuppressVe() : leaf;
 }
 
-// The type of `leaf`, which has that of its host page, by KVM's vmx_get_mt_mask: what the host maps
-// uncached is a device, and the guest may make it write-combining by its PAT; ordinary memory has
-// the type of the guest's MTRRs, where they count, to be combined with its PAT. Other types of the
-// host stand whatever the guest says.
+// By KVM's vmx_get_mt_mask: what the host maps uncached is a device, and the guest may make it
+// write-combining by its PAT; ordinary memory has the type of the guest's MTRRs, where they count,
+// to be combined with its PAT. Other types of the host stand whatever the guest says.
 EptEntry LeafPolicy::Typed(EptEntry leaf, Gfn gfn) const {
   if (leaf.memory_type() == MemoryType::kUncacheable) return leaf.WithoutIgnorePat();
   if (types_ == nullptr || leaf.memory_type() != MemoryType::kWriteBack) return leaf;

@@ -104,6 +104,10 @@ class LeafPolicy {
     return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
   }
 
+  // `leaf`, which has the type of its host page and ignores the guest's PAT, as the types of the
+  // guest make it. Inside a section.
+  EptEntry Typed(EptEntry leaf, Gfn gfn) const;
+
   // Whether `RuleOf` may say more than that everything is allowed. Any thread; whoever changes the
   // answer moves the change sequence afterwards.
   bool restricts() const { return restricts_.load(std::memory_order_relaxed); }
@@ -166,7 +170,6 @@ class LeafPolicy {
   }
   Level LimitLevel(Level level, Gfn gfn, Access access) const;
   EptEntry Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
-  EptEntry Typed(EptEntry leaf, Gfn gfn) const;
   EptEntry Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   void Update();
 

@@ -162,7 +162,8 @@ class Vm : public GuestMemory {
 
   // A view of the address space: tables of its own over the same slots, with every right at first.
   // vCPUs run on it after `Vcpu::SetView`. FailedPrecondition with `VmOptions::reverse_map` or
-  // without EPT, ResourceExhausted for the 512th, or without memory for a root.
+  // `VmOptions::nested` (L2 would reach what the view denies L1), or without EPT;
+  // ResourceExhausted for the 512th, or without memory for a root.
   absl::StatusOr<ViewId> CreateView(AddressSpaceId space = 0);
   // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it,
   // InvalidArgument for the base.

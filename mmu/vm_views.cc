@@ -24,6 +24,10 @@ absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   if (engine_->options().paging == Paging::kShadow) {
     return absl::FailedPreconditionError("VmOptions.paging is kShadow: views are EPT roots");
   }
+  if (engine_->options().nested) {
+    return absl::FailedPreconditionError(
+        "VmOptions.nested is on: L2 would reach through EPT12 what a view denies L1");
+  }
   MutexLock lock(engine_->slots_mutex);
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make());

@@ -380,20 +380,25 @@ NestedVcpu::Next NestedVcpu::AfterFetch(FetchOutcome outcome) {
   return Next::kAgain;
 }
 
-// With the rights that EPT12, slot and host have in common. L1's memory types do not count: the
-// memory is the host's.
+// With the rights that EPT12, slot and host have in common, and typed like L1's own leaf of the
+// frame. The memory types of EPT12 do not count: the memory is the host's. EPT12 has no MBEC, so
+// its X is for both modes, whether or not the CPU tells them apart. Nothing that EPT02 lacks may
+// become #VE: the guest that would get it is L2.
 EptEntry NestedVcpu::LeafOf(const Fault& fault, Level level) const {
   Access rights = Access::FromRaw(static_cast<uint8_t>(fault.path.rights));
+  if (rights.can_execute()) rights = rights | Access::UserExecute();
   const bool write = fault.request.access.can_write();
   const bool is_open = !fault.slot->logs_dirty_pages() || write;
   const bool writable = fault.page->writable && !fault.slot->is_read_only();
   if (!writable || !is_open) rights = rights.Without(Access::Write());
   const Hfn frame = fault.page->hfn.AlignDown(level.pages());
   // Nobody reads the A and D flags of EPT02, so they are set for good.
-  const EptEntry leaf = EptEntry::Leaf(frame, level, rights, fault.page->memory_type)
-                            .WithIgnorePat()
-                            .WithAccessed()
-                            .WithDirty();
+  EptEntry leaf = EptEntry::Leaf(frame, level, rights, fault.page->memory_type)
+                      .WithIgnorePat()
+                      .WithAccessed()
+                      .WithDirty();
+  leaf = parts_.policy.Typed(leaf, fault.path.gfn);
+  if (parts_.policy.options().suppress_ve) leaf = leaf.WithSuppressVe();
   return writable ? leaf.WithHostWritable() : leaf;
 }
 

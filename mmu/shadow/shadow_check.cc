@@ -51,7 +51,11 @@ absl::Status ShadowTables<Entry>::CheckPage(const ShadowPage& page) const {
   if (!Chain::IsSound(page.parents, ShadowPlaces())) return Broken(page, 0, "its chain is broken");
   uint32_t present = 0;
   for (int i = 0; i < Level::kEntries; ++i) {
-    if (At(page, i).Load().kind(page.level()) == EntryKind::kHole) continue;
+    const Entry entry = At(page, i).Load();
+    if (entry.kind(page.level()) == EntryKind::kHole) {
+      if (entry != hole()) return Broken(page, i, "a hole that is not as in a free table");
+      continue;
+    }
     ++present;
     TDP_RETURN_IF_ERROR(CheckEntry(page, i));
   }

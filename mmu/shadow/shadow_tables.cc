@@ -121,7 +121,7 @@ bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, S
   Chain::Add(child.parents, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
   CountAddition(page);
-  At(page, index).Store(Entry::Empty(), Entry::Table(pool_.HpaOf(child.table->entries())));
+  At(page, index).Store(hole(), Entry::Table(pool_.HpaOf(child.table->entries())));
   return true;
 }
 
@@ -135,7 +135,7 @@ bool ShadowTables<Entry>::SetLeaf(ShadowPage& page, int index, Entry leaf, LeafO
   Chain::Add(head, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
   CountAddition(page);
-  At(page, index).Store(Entry::Empty(), leaf);
+  At(page, index).Store(hole(), leaf);
   return true;
 }
 
@@ -166,7 +166,7 @@ void ShadowTables<Entry>::Drop(ShadowPage& page, int index, DescriptorCache& des
       break;
     }
   }
-  At(page, index).Exchange(Entry::Empty());
+  At(page, index).Exchange(hole());
   --page.present;
   zap.flush = true;
 }
@@ -181,8 +181,8 @@ void ShadowTables<Entry>::Empty(ShadowPage& page, DescriptorCache& descriptors, 
 template <typename Entry>
 void ShadowTables<Entry>::DropParents(ShadowPage& page, DescriptorCache& descriptors,
                                       ShadowZap& zap) {
-  Chain::Clear(page.parents, descriptors, [&zap](uint64_t* entry) {
-    Ref(entry).Exchange(Entry::Empty());
+  Chain::Clear(page.parents, descriptors, [this, &zap](uint64_t* entry) {
+    Ref(entry).Exchange(hole());
     --ShadowPage::Of(entry)->present;
     zap.flush = true;
   });
@@ -421,8 +421,8 @@ bool ShadowTables<Entry>::Age(Gfn first, Gfn end, bool test) {
 template <typename Entry>
 void ShadowTables<Entry>::Detach(Gfn first, Gfn end, ShadowZap& zap) {
   rmaps_.ForEachHead(first, end, [&](Level, Gfn, RmapHead& head) {
-    Chain::Clear(head, spare_descriptors_, [&zap](uint64_t* entry) {
-      Ref(entry).Exchange(Entry::Empty());
+    Chain::Clear(head, spare_descriptors_, [this, &zap](uint64_t* entry) {
+      Ref(entry).Exchange(hole());
       --ShadowPage::Of(entry)->present;
       zap.flush = true;
     });

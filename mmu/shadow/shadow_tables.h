@@ -102,6 +102,8 @@ class ShadowTables {
   const ShadowTablesOptions& options() const { return options_; }
   SpinLock& lock() { return lock_; }
   TablePool& pool() { return pool_; }
+  // What maps nothing here: as in the free tables of the pool, to which these go back.
+  Entry hole() const { return Entry(pool_.empty_entry().raw()); }
   // Any thread.
   void AddTo(ShadowStats& stats) const;
 
