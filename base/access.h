@@ -8,6 +8,9 @@
 #include <cstdint>
 #include <string>
 
+#include "tdp/base/index.h"
+#include "tdp/base/version.h"
+
 namespace tdp {
 
 // A set of rights. `kExecute` is supervisor-mode execution when mode-based execute control (MBEC)
@@ -47,7 +50,7 @@ class Access {
   friend std::string ToString(Access access) {
     std::string text = "rwxu";
     for (int i = 0; i < 4; ++i) {
-      if ((access.bits_ >> i & 1) == 0) text[i] = '-';
+      if ((access.bits_ >> i & 1) == 0) text[AsIndex(i)] = '-';
     }
     return text;
   }

@@ -10,6 +10,8 @@
 #ifndef TDP_BASE_ADDRESS_H_
 #define TDP_BASE_ADDRESS_H_
 
+#include "tdp/base/version.h"  // first: an older language gets one clear line
+
 #include <compare>
 #include <cstdint>
 #include <string>

@@ -80,8 +80,8 @@ class LargePagePermits {
     const Gfn first = gfn.AlignDown(level.pages());
     const Gfn last = first + level.pages();
     const uint64_t offset_mask = level.pages().raw() - 1;
-    return (first < base_ ? 1 : 0) + (last > end_ ? 1 : 0) +
-           ((incongruence_ & offset_mask) != 0 ? 1 : 0);
+    return uint64_t{first < base_} + uint64_t{last > end_} +
+           uint64_t{(incongruence_ & offset_mask) != 0};
   }
 
   uint64_t TrackedPages(Gfn gfn, Level level) const {

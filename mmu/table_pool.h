@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
+#include "tdp/base/index.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/table_page.h"
@@ -117,9 +118,9 @@ class TableCache {
 
   int size() const { return size_; }
   // `size()` is above 0.
-  TablePage* Pop() { return stock_[--size_]; }
+  TablePage* Pop() { return stock_[AsIndex(--size_)]; }
   // Gives back a table that was popped and not linked, still empty.
-  void PushUnused(TablePage* page) { stock_[size_++] = page; }
+  void PushUnused(TablePage* page) { stock_[AsIndex(size_++)] = page; }
 
  private:
   absl::Status RefillSlow(int needed);

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "tdp/base/check.h"
+#include "tdp/base/index.h"
 
 namespace tdp {
 
@@ -52,11 +53,11 @@ class alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) RmapDescriptor {
   }
 
  private:
-  static constexpr uintptr_t kCountMask = std::bit_ceil((kN + 1) * sizeof(uint64_t)) - 1;
+  static constexpr uintptr_t kCountMask = std::bit_ceil((AsIndex(kN) + 1) * sizeof(uint64_t)) - 1;
   static_assert(kN >= 2 && kN <= static_cast<int>(kCountMask));
 
   uintptr_t link_;  // the next descriptor | number of pointers in use
-  uint64_t* entries_[kN];
+  uint64_t* entries_[AsIndex(kN)];
 };
 
 // 7 pointers and a link are one cache line. Most frames that are mapped more than once are mapped

@@ -12,6 +12,7 @@
 
 #include "absl/base/optimization.h"
 #include "tdp/base/check.h"
+#include "tdp/base/index.h"
 
 namespace tdp::sim {
 
@@ -36,8 +37,8 @@ class AssocCache {
     TDP_CHECK(geometry.ways >= 1 && geometry.ways <= 16);
     geometry_ = geometry;
     // A cache of no entries is one that never matches, so that a lookup needs no branch for it.
-    const size_t sets = geometry.sets == 0 ? 1 : geometry.sets;
-    ways_ = geometry.sets == 0 ? 1 : geometry.ways;
+    const size_t sets = geometry.sets == 0 ? 1 : AsIndex(geometry.sets);
+    ways_ = geometry.sets == 0 ? 1 : AsIndex(geometry.ways);
     set_mask_ = sets - 1;
     sets_.assign(sets * (ways_ + 1), 0);
     for (size_t set = 0; set < sets; ++set) sets_[set * (ways_ + 1)] = kIdentityOrder;
@@ -77,7 +78,7 @@ class AssocCache {
   }
 
   // The note beside a value that `Find` or `Insert` returned. Notes are enabled.
-  Note& NoteOf(const Value* value) { return notes_[value - values_.data()]; }
+  Note& NoteOf(const Value* value) { return notes_[static_cast<size_t>(value - values_.data())]; }
 
   void Erase(uint64_t tag) {
     uint64_t* block = &sets_[(tag & set_mask_) * (ways_ + 1)];

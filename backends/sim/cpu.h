@@ -34,6 +34,7 @@
 #include "tdp/backends/sim/physical_memory.h"
 #include "tdp/backends/sim/trace_record.h"
 #include "tdp/base/address.h"
+#include "tdp/base/index.h"
 #include "tdp/mmu/eptp.h"
 
 namespace tdp::sim {
@@ -225,7 +226,7 @@ inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
   }
   const TlbHit hit = LookUp(linear);
   if (hit.entry == nullptr) return WalkPage(request);
-  const uint32_t need = needs_[static_cast<int>(kind)];
+  const uint32_t need = needs_[static_cast<size_t>(kind)];
   if (ABSL_PREDICT_TRUE((hit.entry->attributes & need) == need && IsFresh(hit))) {
     ++state_.counters.tlb_hits;
     return ResultOf(*hit.entry, linear, hit.level);
@@ -236,7 +237,7 @@ inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
 // Whether the hit needs no look at the tables by the oracle.
 inline bool Cpu::IsFresh(const TlbHit& hit) {
   return ABSL_PREDICT_TRUE(state_.oracle == nullptr) ||
-         state_.oracle->IsFresh(tlb_[hit.level].NoteOf(hit.entry));
+         state_.oracle->IsFresh(tlb_[AsIndex(hit.level)].NoteOf(hit.entry));
 }
 
 }  // namespace tdp::sim

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "tdp/backends/sim/features.h"
+#include "tdp/base/index.h"
 #include "tdp/mmu/ept_format.h"
 #include "tdp/mmu/eptp.h"
 
@@ -39,7 +40,7 @@ class EptRules {
   // Whether the entry is a legal one that points to a table and has R, W and X: what most steps of
   // a walk find, in one compare.
   bool IsPlainTable(uint64_t entry, int level) const {
-    return (entry & plain_table_mask_[level]) == ept::kRightsMask;
+    return (entry & plain_table_mask_[AsIndex(level)]) == ept::kRightsMask;
   }
 
   // Whether a present entry of `level` ends the walk: it maps a page.
@@ -50,8 +51,8 @@ class EptRules {
   // Whether a present entry of `level` is one that causes an EPT misconfiguration.
   bool IsMisconfigured(uint64_t entry, int level) const {
     if ((illegal_rights_ >> RightsOf(entry) & 1) != 0) return true;
-    if (!IsLeaf(entry, level)) return (entry & table_reserved_[level]) != 0;
-    return (entry & leaf_reserved_[level]) != 0 ||
+    if (!IsLeaf(entry, level)) return (entry & table_reserved_[AsIndex(level)]) != 0;
+    return (entry & leaf_reserved_[AsIndex(level)]) != 0 ||
            (illegal_types_ >> ((entry & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift) & 1) != 0 ||
            (entry & (paging_write_mask_ | ept::kRead)) == ept::kPagingWrite;
   }
@@ -78,7 +79,7 @@ class QuietEptRules {
   bool IsTable(uint64_t entry) const { return (entry & table_mask_) == table_value_; }
   // `need`: bits that the access wants set in the leaf, rights and D.
   bool IsLeaf(uint64_t entry, int level, uint64_t need) const {
-    return (entry & (leaf_mask_[level] | need)) == (leaf_value_[level] | need);
+    return (entry & (leaf_mask_[AsIndex(level)] | need)) == (leaf_value_[AsIndex(level)] | need);
   }
 
  private:

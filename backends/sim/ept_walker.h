@@ -12,6 +12,7 @@
 #include "tdp/backends/sim/assoc_cache.h"
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/machine_state.h"
+#include "tdp/base/index.h"
 #include "tdp/mmu/ept_format.h"
 
 namespace tdp::sim {
@@ -81,7 +82,7 @@ class EptWalker {
            (state_.oracle == nullptr || (!keeps_paths && kept_levels_ == 0 && !has_translations_));
   }
   // `row`: of ReferenceCounts::ept.
-  void CountQuietly(int row, unsigned kind) { quiet_walks_[row].Count(kind); }
+  void CountQuietly(int row, unsigned kind) { quiet_walks_[AsIndex(row)].Count(kind); }
   void AddQuietCounts(CpuCounters& counters) const;
   void ClearQuietCounts() { quiet_walks_ = {}; }
 
@@ -166,10 +167,10 @@ class EptWalker {
 // Any right of a cached translation that `need` asks for is there, and D if asked for.
 inline bool EptWalker::FindQuietTranslation(uint64_t gpa, uint64_t need, EptTranslation& found) {
   for (int level = 1; level <= 3; ++level) {
-    if (translations_[level].live() == 0) continue;
+    if (translations_[AsIndex(level)].live() == 0) continue;
     const int shift = 12 + 9 * (level - 1);
     const EptTranslation* cached =
-        translations_[level].Find(ContextTable::Tag(context_, gpa, shift));
+        translations_[AsIndex(level)].Find(ContextTable::Tag(context_, gpa, shift));
     if (cached == nullptr) continue;
     const unsigned rights = RightsOf(need);
     if ((cached->rights & rights) != rights || (need & ept::kDirty & ~cached->leaf) != 0) break;
@@ -187,9 +188,10 @@ inline bool EptWalker::BeginQuietly(uint64_t gpa, uint64_t& table, int& level) {
     return true;
   }
   for (int upper = 2; upper <= levels_; ++upper) {
-    if (structures_[upper].live() == 0) continue;
+    if (structures_[AsIndex(upper)].live() == 0) continue;
     const int shift = 12 + 9 * (upper - 1);
-    const Structure* structure = structures_[upper].Find(ContextTable::Tag(context_, gpa, shift));
+    const Structure* structure =
+        structures_[AsIndex(upper)].Find(ContextTable::Tag(context_, gpa, shift));
     if (structure == nullptr) continue;
     table = structure->table;
     level = upper - 1;

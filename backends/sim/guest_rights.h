@@ -57,7 +57,7 @@ class GuestRights {
   // The attributes that make an access by `accessor` a plain hit. A translation that lacks some may
   // still allow it: ask `FaultOf`, and walk again if a dirty flag is missing.
   uint32_t NeedOf(AccessKind kind, Accessor accessor) const {
-    return needs_[static_cast<int>(accessor)][static_cast<int>(kind)];
+    return needs_[static_cast<size_t>(accessor)][static_cast<size_t>(kind)];
   }
 
   // The error code of the page fault that a present translation of these attributes causes, 0 if

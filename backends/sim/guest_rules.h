@@ -11,6 +11,7 @@
 
 #include "tdp/backends/sim/features.h"
 #include "tdp/backends/sim/registers.h"
+#include "tdp/base/index.h"
 
 namespace tdp::sim {
 
@@ -41,18 +42,18 @@ class GuestRules {
   // Whether the entry is a legal one that points to a table: what most steps of a walk find, in one
   // compare.
   bool IsPlainTable(uint64_t entry, int level) const {
-    return (entry & plain_table_mask_[level]) == kGuestPresent;
+    return (entry & plain_table_mask_[AsIndex(level)]) == kGuestPresent;
   }
   // Whether the entry is one that a 64-bit walk passes without a decision: a plain table, or a
   // legal leaf, with A set. `need`: bits that the access wants set in the leaf as well.
   bool IsQuietTable(uint64_t entry, int level) const {
-    return (entry & (plain_table_mask_[level] | kGuestAccessed)) ==
+    return (entry & (plain_table_mask_[AsIndex(level)] | kGuestAccessed)) ==
            (kGuestPresent | kGuestAccessed);
   }
   bool IsQuietLeaf(uint64_t entry, int level, uint64_t need) const {
     constexpr uint64_t kSettled = kGuestPresent | kGuestAccessed;
     return IsLeaf(entry, level) &&
-           (entry & (leaf_reserved_[level] | kSettled | need)) == (kSettled | need);
+           (entry & (leaf_reserved_[AsIndex(level)] | kSettled | need)) == (kSettled | need);
   }
   // Whether a present entry of `level` maps a page.
   bool IsLeaf(uint64_t entry, int level) const {
@@ -60,7 +61,7 @@ class GuestRules {
   }
   // Whether a present entry sets a reserved bit.
   bool HasReservedBit(uint64_t entry, int level) const {
-    return (entry & (IsLeaf(entry, level) ? leaf_reserved_ : table_reserved_)[level]) != 0;
+    return (entry & (IsLeaf(entry, level) ? leaf_reserved_ : table_reserved_)[AsIndex(level)]) != 0;
   }
   // The table that an entry points to.
   static uint64_t TableOf(uint64_t entry) { return entry & kTableMask; }

@@ -29,7 +29,9 @@ struct MachineState {
   template <typename Word = uint64_t>
   uint64_t ReadEntry(uint64_t hpa, uint64_t& count) {
     ++count;
-    if (ABSL_PREDICT_FALSE(cost != nullptr)) counters.walk_cycles += cost->Access(hpa);
+    if (ABSL_PREDICT_FALSE(cost != nullptr)) {
+      counters.walk_cycles += static_cast<uint64_t>(cost->Access(hpa));
+    }
     return memory.Load<Word>(hpa);
   }
 

@@ -8,6 +8,8 @@
 #include <array>
 #include <cstdint>
 
+#include "tdp/base/index.h"
+
 namespace tdp::sim {
 
 // Each array is indexed by level, 1 to 5. A reference is a load of one paging-structure entry;
@@ -37,8 +39,9 @@ struct ReferenceCounts {
 
   ReferenceCounts& operator+=(const ReferenceCounts& other) {
     for (int g = 0; g < kLevels; ++g) {
-      guest[g] += other.guest[g];
-      for (int e = 0; e < kLevels; ++e) ept[g][e] += other.ept[g][e];
+      guest[AsIndex(g)] += other.guest[AsIndex(g)];
+      for (int e = 0; e < kLevels; ++e)
+        ept[AsIndex(g)][AsIndex(e)] += other.ept[AsIndex(g)][AsIndex(e)];
     }
     return *this;
   }
@@ -68,7 +71,7 @@ class WalkTally {
   void AddTo(std::array<uint64_t, ReferenceCounts::kLevels>& counts) const {
     ForEach([&counts](int top, int leaf, uint64_t walks) {
       if (top == 0) return;
-      for (int level = leaf; level <= top; ++level) counts[level] += walks;
+      for (int level = leaf; level <= top; ++level) counts[AsIndex(level)] += walks;
     });
   }
 
