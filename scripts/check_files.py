@@ -12,6 +12,7 @@ import sys
 
 SOURCE = re.compile(r"\.(h|cc|S|s|ld|bzl|py|sh|pml)$|(^|/)(BUILD\.bazel|WORKSPACE|MODULE\.bazel|run)$")
 CXX = re.compile(r"\.(h|cc)$")
+CORE = re.compile(r"^(base|memslot|rmap|mmu)/.*\.(h|cc)$")
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 SPDX_WITHIN_LINES = 3
 
@@ -30,6 +31,7 @@ BAD_WORDS = [
     (CXX, re.compile(r"\bDISABLED_"), "a test runs, or says with GTEST_SKIP why it cannot"),
     (CXX, re.compile(r"\bGTEST_SKIP\(\)\s*;"), "GTEST_SKIP needs its reason"),
     (CXX, re.compile(r"NOLINT(NEXTLINE)?(?!(NEXTLINE)?\([a-z])"), "NOLINT names its check"),
+    (CORE, re.compile(r"\b(dynamic_cast|typeid)\b"), "the core links into builds without RTTI"),
     (SOURCE, re.compile(r"(?<![\w.])/(home|root)/\w"), "no path of one machine"),
     (SOURCE, re.compile(r"^(<{7}|>{7}) "), "unresolved merge"),
 ]

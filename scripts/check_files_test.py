@@ -32,6 +32,7 @@ class CheckFiles(unittest.TestCase):
         self.one_problem("mmu/vm.h", GOOD + "// x\n" * 700, "706 lines")
         self.one_problem("mmu/vm.h", GOOD + "// TODO\n", "vm.h:7: 'TODO'")
         self.one_problem("mmu/vm.h", GOOD + "f();  // NOLINT\n", "NOLINT")
+        self.one_problem("mmu/vm.h", GOOD + "dynamic_cast<B*>(a);\n", "RTTI")
         self.one_problem("tests/a.h", GOOD.replace("MMU_VM", "TESTS_A") + "GTEST_SKIP();\n", "reason")
 
     def test_a_nolint_with_its_check_is_fine(self):
