@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 namespace tdp {
 namespace {
@@ -52,7 +53,7 @@ std::string ErrnoName(int error) {
 absl::Status ErrnoStatus(int error, std::string_view what) {
   const KnownErrno* const known = Find(error);
   const absl::StatusCode code = known == nullptr ? absl::StatusCode::kInternal : known->code;
-  return absl::Status(code, absl::StrCat(ErrnoName(error), ": ", what));
+  return absl::Status(code, absl::StrFormat("%s: %s", ErrnoName(error), what));
 }
 
 }  // namespace tdp

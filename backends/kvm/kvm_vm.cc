@@ -40,8 +40,8 @@ uint64_t WordsOf(uint64_t pages) { return (pages + 63) / 64; }
 
 // The kernel said no. `reason` is what the mirror says of the same request.
 absl::Status Refused(int error, std::string_view call, const absl::Status& reason) {
-  if (!reason.ok()) return ErrnoStatus(error, reason.message());
-  return ErrnoStatus(error, absl::StrCat(call, " refused a request with no known fault"));
+  if (!reason.ok()) return ErrnoStatus(error, std::string(reason.message()));
+  return ErrnoStatus(error, absl::StrFormat("%s refused a request with no known fault", call));
 }
 
 absl::StatusOr<FileDescriptor> OpenDevice() {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 namespace tdp::sim {
 namespace {
@@ -62,7 +63,7 @@ absl::StatusOr<CacheConfig> CachePreset(std::string_view name) {
     if (name == preset.name) return preset;
     absl::StrAppend(&names, names.empty() ? "" : ", ", preset.name);
   }
-  return absl::NotFoundError(absl::StrCat("no cache preset \"", name, "\"; there are ", names));
+  return absl::NotFoundError(absl::StrFormat("no cache preset \"%s\"; there are %s", name, names));
 }
 
 }  // namespace tdp::sim

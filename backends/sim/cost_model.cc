@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 namespace tdp::sim {
 namespace {
@@ -42,7 +43,7 @@ absl::StatusOr<DataCacheConfig> DataCachePreset(std::string_view name) {
     if (name == preset.name) return preset;
     absl::StrAppend(&names, names.empty() ? "" : ", ", preset.name);
   }
-  return absl::NotFoundError(absl::StrCat("no cost preset \"", name, "\"; there are ", names));
+  return absl::NotFoundError(absl::StrFormat("no cost preset \"%s\"; there are %s", name, names));
 }
 
 DataCacheModel::DataCacheModel(const DataCacheConfig& config)
