@@ -25,7 +25,7 @@ tsan_options() {
 
 # print_totals COUNTS_FILE: a line for each part, and last the plain line that sums them up.
 print_totals() {
-  awk '{ printf "%-8s %d passed, %d failed, %d skipped\n", $1 ":", $2, $3, $4
+  awk '{ printf "%-10s %d passed, %d failed, %d skipped\n", $1 ":", $2, $3, $4
          passed += $2; failed += $3; skipped += $4 }
        END { printf "%d passed, %d failed", passed, failed
              if (skipped) printf ", %d skipped", skipped
@@ -40,6 +40,7 @@ run_tests() {
   phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}"
   phase "format, files, layers" quick_checks "$counts" || failed=1
   phase "tests as shipped" bazel_test opt "$counts" || failed=1
+  phase "foreign projects that link the library" consumers "$counts" || failed=1
   if [[ ${1:-} == --sanitizers ]]; then
     phase "tests under ASan and UBSan" bazel_test asan "$counts" \
       --build_tests_only --test_tag_filters=-no-asan || failed=1

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The foreign projects of tests/consumers, each built and run as a stranger would: against a copy of
+# this checkout, from a folder outside of it, with none of our visibility or flags. Sourced after
+# lib.sh and setup.sh.
+
+readonly CONSUMER_PACKAGES=(clang-14 cmake libabsl-dev make ninja-build pkg-config)
+readonly STRICT_WARNINGS=(
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wold-style-cast
+)
+
+# copy_checkout FOLDER: what is under version control, or about to be, and the unpacked sources.
+copy_checkout() {
+  mkdir -p "$1"
+  project_files | tar -cf - --files-from=- | tar -xf - -C "$1"
+  cp -al .deps "$1/.deps" 2>/dev/null || cp -a .deps "$1/.deps"
+}
+
+# run_consumer_programs FOLDER: what every consumer builds.
+run_consumer_programs() { "$1/first_fault" && "$1/own_backend"; }
+
+# Each consumer_NAME WORK builds the project tests/consumers/NAME below WORK, where the checkout's
+# copy is WORK/libtdp and an installed one is WORK/installed, and runs what it has built.
+
+consumer_bazel4() {
+  local folder=$1/bazel4
+  cp tests/consumers/*.cc "$folder/"
+  mv "$folder/BUILD.bazel.in" "$folder/BUILD.bazel"
+  sed -i "s|path = \"LIBTDP\"|path = \"$1/libtdp\"|" "$folder/WORKSPACE"
+  (
+    cd "$folder" || exit 1
+    # The disk cache makes Abseil, which we build with the same options, free.
+    bazel --nohome_rc build "${BAZEL_QUIET[@]}" --ui_event_filters=-info \
+      --show_result=0 --cxxopt=-std=c++20 --dynamic_mode=off --compilation_mode=opt --copt=-O1 \
+      --copt=-g1 --strip=never --disk_cache="$HOME/.cache/libtdp/bazel" --nosandbox_debug //... &&
+      run_consumer_programs bazel-bin
+    status=$?
+    bazel --nohome_rc shutdown
+    exit "$status"
+  )
+}
+
+consumer_cmake_installed() {
+  cmake -G Ninja -S "$1/cmake_installed" -B "$1/cmake_installed/build" \
+    -DCMAKE_PREFIX_PATH="$1/installed" >/dev/null &&
+    cmake --build "$1/cmake_installed/build" >/dev/null &&
+    run_consumer_programs "$1/cmake_installed/build"
+}
+
+consumer_cmake_subproject() {
+  cmake -G Ninja -S "$1/cmake_subproject" -B "$1/cmake_subproject/build" \
+    -DLIBTDP="$1/libtdp" -DCMAKE_CXX_FLAGS="-O0 -fno-rtti -DNDEBUG" >/dev/null &&
+    cmake --build "$1/cmake_subproject/build" >/dev/null &&
+    run_consumer_programs "$1/cmake_subproject/build"
+}
+
+consumer_pkg_config() {
+  local compiler
+  for compiler in g++ clang++-14; do
+    PKG_CONFIG_PATH=$(find "$1/installed" -type d -name pkgconfig) CXXFLAGS=-Werror \
+      make -s -B -C "$1/pkg_config" CXX="$compiler" &&
+      run_consumer_programs "$1/pkg_config" || return 1
+  done
+}
+
+# Every public header, to the strictest compilers, in both languages; and one line for an older one.
+consumer_strict_headers() {
+  local include=$1/installed/include all=$1/all_headers.cc compiler language
+  (cd "$include" && find tdp -name '*.h' | sort | sed 's/.*/#include "&"/') >"$all"
+  for compiler in g++ clang++-14; do
+    for language in c++20 c++2b; do
+      "$compiler" -std="$language" -fsyntax-only -Werror "${STRICT_WARNINGS[@]}" -I "$include" \
+        "$all" || return 1
+    done
+  done
+  ! g++ -std=c++17 -fsyntax-only -I "$include" "$all" 2>"$1/older" &&
+    grep -q 'error: #error "libtdp needs C++20' "$1/older"
+}
+
+install_copy() {
+  cmake -G Ninja -S "$1/libtdp" -B "$1/build" -DCMAKE_BUILD_TYPE=Debug \
+    -DCMAKE_CXX_FLAGS="-O0 -g0" -DCMAKE_INSTALL_PREFIX="$1/installed" >/dev/null &&
+    cmake --build "$1/build" >/dev/null && cmake --install "$1/build" >/dev/null
+}
+
+# consumers [COUNTS_FILE]: each as one test, in the order in which a newcomer would meet them.
+consumers() {
+  local work passed=0 failed=0 name
+  setup_build "${CONSUMER_PACKAGES[@]}"
+  work=$(mktemp -d)
+  copy_checkout "$work/libtdp"
+  cp -r tests/consumers/* "$work/"
+  install_copy "$work" || say "cmake --install failed"
+  for name in bazel4 cmake_installed pkg_config strict_headers cmake_subproject; do
+    say "consumer $name"
+    if "consumer_$name" "$work"; then
+      passed=$((passed + 1))
+    else
+      failed=$((failed + 1))
+      echo "FAILED: consumer $name"
+    fi
+  done
+  rm -rf "$work"
+  [[ -z ${1:-} ]] || printf 'consumers %d %d 0\n' "$passed" "$failed" >>"$1"
+  [[ $failed == 0 ]]
+}
