@@ -175,6 +175,18 @@ bool Engine::DetachRaising(const MemorySlot& slot, TableList& detached) {
   return any;
 }
 
+// MMIO entries stand anywhere, and to look for them would be to visit every table. It is done once
+// in half a million changes of slots or more, and costs the guest its faults again.
+bool Engine::DetachMmio(AddressSpaceId space, TableList& detached) {
+  if (!options_.mmio_caching || options_.paging == Paging::kShadow) return false;
+  TableCache none(pool);  // nothing has to be split
+  bool any = false;
+  ForEachView(space, [&](View& view) {
+    any |= DetachIn(space, view, Gfn(0), view.mmu().end(), none, detached);
+  });
+  return any;
+}
+
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   NestedShadow* nested_shadow = nested(space);
   const bool any = nested_shadow != nullptr &&

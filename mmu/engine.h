@@ -92,6 +92,11 @@ class Engine : public TableReclaimer {
   // anything was there.
   bool DetachRaising(const MemorySlot& slot, TableList& detached);
 
+  // Inside a writer's section: takes every MMIO entry of the address space away, and all other
+  // mappings with them, in a time that does not depend on their number. Returns whether anything
+  // was there.
+  bool DetachMmio(AddressSpaceId space, TableList& detached);
+
   // Inside a writer's section: takes W from [first, end) in every view. Returns whether anything
   // had it.
   bool WriteProtect(AddressSpaceId space, Gfn first, Gfn end);

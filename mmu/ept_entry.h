@@ -84,6 +84,12 @@ class EptEntry {
                     (gfn.address().raw() & ept::kAddressMask));
   }
 
+  // Whether MMIO entries of slot generation `before` may stay while they are compared with those of
+  // `after`, a later one: not once the bits that are kept have wrapped around between them.
+  static constexpr bool TellsApart(uint64_t before, uint64_t after) {
+    return before >> ept::kMmioGenerationBits == after >> ept::kMmioGenerationBits;
+  }
+
   // --- what it is ---
   constexpr EntryKind kind(Level level) const {
     if ((raw_ & ~ept::kSuppressVe) == 0) return EntryKind::kHole;

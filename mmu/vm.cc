@@ -107,6 +107,9 @@ void Vm::PublishSlot(SlotUpdate update) {
   const SlotChange kind = update.kind();
   const MemorySlot slot = update.new_slot();
   const bool logged = update.old_slot().logs_dirty_pages();
+  const AddressSpaceId space =
+      kind == SlotChange::kDelete ? update.old_slot().address_space : slot.address_space;
+  const uint64_t generation = engine_->slots.generation(space) & ~kSlotUpdateInProgress;
   if (slot.logs_dirty_pages()) engine_->logging_slots.fetch_add(1, std::memory_order_relaxed);
   // The old state lives until faults that may still use it are over: until the section has been.
   const std::unique_ptr<SlotState> retired = engine_->slots.Publish(std::move(update));
@@ -115,7 +118,12 @@ void Vm::PublishSlot(SlotUpdate update) {
     MmuWriteSection section(engine_->mmu_lock);
     engine_->sequence.Move();
     TableList detached;
-    if (kind == SlotChange::kFlagsOnly && ProtectForLog(slot, logged, detached)) {
+    bool any = kind == SlotChange::kFlagsOnly && ProtectForLog(slot, logged, detached);
+    // Before their bits say the same of another generation.
+    if (!EptEntry::TellsApart(generation, engine_->slots.generation(space))) {
+      any |= engine_->DetachMmio(space, detached);
+    }
+    if (any) {
       flush = engine_->clock.Advance();
       engine_->clock.Retire(std::move(detached), flush);
     }
