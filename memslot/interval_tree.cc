@@ -81,8 +81,8 @@ void StoreEntry(const Child& child, size_t i, IntervalNode* node) {
 // One edit: path copying from the leaf up.
 class Editor {
  public:
-  Editor(IntervalNodePool* pool, int key_shift, IntervalEdits* edits)
-      : pool_(pool), key_shift_(key_shift), edits_(edits) {}
+  Editor(IntervalNodePool* pool, const IntervalTree& tree, IntervalEdits* edits)
+      : pool_(pool), tree_(tree), edits_(edits) {}
 
   // The nodes that take the place of an edited one: none if it is empty now, two if it was split.
   struct Result {
@@ -240,13 +240,11 @@ class Editor {
     return child;
   }
 
-  uint64_t EndOf(const IntervalCell& cell) const {
-    return (cell.key >> key_shift_) + cell.length();
-  }
+  uint64_t EndOf(const IntervalCell& cell) const { return tree_.EndOf(cell); }
   static uint64_t EndOf(const Child& child) { return child.end; }
 
   IntervalNodePool* const pool_;
-  const int key_shift_;
+  const IntervalTree& tree_;
   IntervalEdits* const edits_;
 };
 
@@ -259,7 +257,7 @@ IntervalRoot EditTree(Editor editor, IntervalRoot root, uint64_t key, const Edit
 }  // namespace
 
 IntervalRoot IntervalTree::Insert(IntervalRoot root, const Cell& cell, IntervalEdits* edits) const {
-  Editor editor(pool_, key_shift_, edits);
+  Editor editor(pool_, *this, edits);
   if (root.is_empty()) return editor.MakeLeafRoot(cell);
   return EditTree(editor, root, cell.key, [&](Leaf* leaf) {
     const int at = leaf->Find(cell.key);
@@ -270,7 +268,7 @@ IntervalRoot IntervalTree::Insert(IntervalRoot root, const Cell& cell, IntervalE
 
 IntervalRoot IntervalTree::Replace(IntervalRoot root, const Cell& cell,
                                    IntervalEdits* edits) const {
-  return EditTree(Editor(pool_, key_shift_, edits), root, cell.key, [&](Leaf* leaf) {
+  return EditTree(Editor(pool_, *this, edits), root, cell.key, [&](Leaf* leaf) {
     const int at = leaf->Find(cell.key);
     TDP_CHECK(at >= 0 && leaf->entries[at].key == cell.key);
     leaf->entries[at] = cell;
@@ -278,7 +276,7 @@ IntervalRoot IntervalTree::Replace(IntervalRoot root, const Cell& cell,
 }
 
 IntervalRoot IntervalTree::Remove(IntervalRoot root, uint64_t key, IntervalEdits* edits) const {
-  return EditTree(Editor(pool_, key_shift_, edits), root, key, [&](Leaf* leaf) {
+  return EditTree(Editor(pool_, *this, edits), root, key, [&](Leaf* leaf) {
     const int at = leaf->Find(key);
     TDP_CHECK(at >= 0 && leaf->entries[at].key == key);
     leaf->RemoveAt(at);

@@ -25,8 +25,10 @@
 
 namespace tdp::internal {
 
-// One interval with what the user stores beside it. Keys are unique; `key >> shift` of the tree is
-// where the interval begins, and the low 32 bits of `words[0]` are its length.
+// One interval with what the user stores beside it. Keys are unique and order the cells. The low 32
+// bits of `words[0]` are the interval's length. `key >> shift` of the tree is where it begins, but
+// for the `fine` low bits of that, which are the top bits of `words[1]`: so keys may be short of
+// bits and stay in order, up to those that are missing.
 struct IntervalCell {
   uint64_t key = 0;
   uint64_t words[3] = {};
@@ -92,8 +94,9 @@ class IntervalTree {
   using Layout = IntervalLayout;
 
   // `pool` outlives the tree. `key_shift`: how far the begin of an interval stands above bit 0 of
-  // keys.
-  IntervalTree(IntervalNodePool* pool, int key_shift) : pool_(pool), key_shift_(key_shift) {}
+  // keys; `fine_bits`, below 64: how many of its low bits are not in the key.
+  IntervalTree(IntervalNodePool* pool, int key_shift, int fine_bits = 0)
+      : pool_(pool), key_shift_(key_shift), fine_bits_(fine_bits) {}
 
   // Nodes to reserve in the pool for one edit of the tree of `root`.
   static int NodesForEdit(IntervalRoot root) { return 2 * (root.inner_levels() + 1) + 1; }
@@ -123,7 +126,9 @@ class IntervalTree {
   template <typename Visit>
   void ForEachOverlap(IntervalRoot root, uint64_t begin, uint64_t end, const Visit& visit) const;
 
-  uint64_t BeginOf(const Cell& cell) const { return cell.key >> key_shift_; }
+  uint64_t BeginOf(const Cell& cell) const {
+    return LeastBegin(cell.key) | cell.words[1] >> 1 >> (63 - fine_bits_);
+  }
   uint64_t EndOf(const Cell& cell) const { return BeginOf(cell) + cell.length(); }
 
  private:
@@ -170,8 +175,12 @@ class IntervalTree {
   IntervalSearch FindOverlapInLeaf(const IntervalNode& node, const Range& range, Cell* cell,
                                    const Unchanged& unchanged) const;
 
+  // Where an interval with this key, or a greater one, may begin at the earliest.
+  uint64_t LeastBegin(uint64_t key) const { return key >> key_shift_ << fine_bits_; }
+
   IntervalNodePool* pool_;
   int key_shift_;
+  int fine_bits_;
 };
 
 template <typename Unchanged>
@@ -202,7 +211,7 @@ IntervalSearch IntervalTree::FindOverlapBelow(const IntervalNode* node, int inne
     const uint64_t last_end = node->Load(Layout::kEnds + i);
     const IntervalNode* child = LoadChild(*node, i);
     if (!unchanged()) return IntervalSearch::kChanged;
-    if (key == Layout::kNoKey || key >> key_shift_ >= range.end) break;
+    if (key == Layout::kNoKey || LeastBegin(key) >= range.end) break;
     if (last_end <= range.begin) continue;
     const IntervalSearch found = FindOverlapBelow(child, inner_levels - 1, range, cell, unchanged);
     if (found != IntervalSearch::kAbsent) return found;
@@ -216,8 +225,10 @@ IntervalSearch IntervalTree::FindOverlapInLeaf(const IntervalNode& node, const R
   for (size_t i = 0; i < Layout::kLeafCapacity; ++i) {
     const Cell candidate = LoadCell(node, i);
     if (!unchanged()) return IntervalSearch::kChanged;
-    if (candidate.key == Layout::kNoKey || BeginOf(candidate) >= range.end) break;
-    if (candidate.key < range.min_key || EndOf(candidate) <= range.begin) continue;
+    if (candidate.key == Layout::kNoKey || LeastBegin(candidate.key) >= range.end) break;
+    const uint64_t begin = BeginOf(candidate);
+    if (candidate.key < range.min_key || begin >= range.end) continue;
+    if (begin + candidate.length() <= range.begin) continue;
     *cell = candidate;
     return IntervalSearch::kFound;
   }

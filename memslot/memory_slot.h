@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
 
 namespace tdp {
 
@@ -29,6 +30,8 @@ struct MemoryRegion {
   uint32_t flags = 0;
   Gpa gpa{};
   ByteCount size = 0;
+  // Any page, and the memory may reach up to the last byte of the address space; an embedder in
+  // ring 0 has its memory there (`VmOptions::host_address_end` keeps others from it).
   Hva hva{};
   // With `kSlotPrivateMemory`: where the memory for private frames begins, `size` bytes as well.
   Hva private_hva{};
@@ -55,6 +58,8 @@ struct MemorySlot {
   constexpr bool Contains(Gfn gfn) const { return gfn - base < pages; }
   constexpr bool logs_dirty_pages() const { return (flags & kSlotLogDirtyPages) != 0; }
   constexpr bool is_read_only() const { return (flags & kSlotReadOnly) != 0; }
+  // The host memory behind it, but for private frames.
+  constexpr HostRange host_range() const { return HostRange(hva, pages.bytes()); }
   constexpr Hva HvaOf(Gfn gfn) const { return hva + (gfn - base).bytes(); }
   // Index of a contained frame in the slot, for per-page state.
   constexpr uint64_t IndexOf(Gfn gfn) const { return (gfn - base).raw(); }

@@ -21,9 +21,15 @@ inline constexpr int kCellFlagsShift = 56;
 inline constexpr int kCellInvalidShift = 63;
 static_assert(kMaxSlotPages.raw() <= 0xffffffff && kMaxAddressSpaces <= 256);
 
-// Keys of the tree by hva: page number, address space, id. Two slots may have the same memory.
+// Keys of the tree by hva: page number, address space, id. Two slots may have the same memory. Page
+// numbers have 52 bits, which is more than a word has left: the key has the number of the 2 MiB,
+// and the rest stands above the frame in `words[1]`. Bit 63 of a key is clear, so none is `kNoKey`.
 inline constexpr int kHvaKeyShift = 20;
+inline constexpr int kHvaFineBits = 9;
+inline constexpr int kHvaFineShift = 64 - kHvaFineBits;
 static_assert(kMaxAddressSpaces <= 16);
+static_assert(64 - kPageShift - kHvaFineBits + kHvaKeyShift < 64);
+static_assert(52 - kPageShift <= kHvaFineShift);  // of a frame number
 
 inline uint64_t PackSlot(const MemorySlot& slot) {
   return slot.pages.raw() | uint64_t{slot.id} << kCellIdShift |
@@ -32,8 +38,8 @@ inline uint64_t PackSlot(const MemorySlot& slot) {
 }
 
 inline uint64_t HvaKeyOf(const MemorySlot& slot) {
-  return (slot.hva.raw() >> kPageShift) << kHvaKeyShift | uint64_t{slot.address_space} << 16 |
-         slot.id;
+  return slot.hva.raw() >> kPageShift >> kHvaFineBits << kHvaKeyShift |
+         uint64_t{slot.address_space} << 16 | slot.id;
 }
 
 inline IntervalCell GfnCellOf(const MemorySlot& slot) {
@@ -43,7 +49,8 @@ inline IntervalCell GfnCellOf(const MemorySlot& slot) {
 
 inline IntervalCell HvaCellOf(const MemorySlot& slot) {
   return {HvaKeyOf(slot),
-          {PackSlot(slot), slot.base.raw(), reinterpret_cast<uintptr_t>(slot.state)}};
+          {PackSlot(slot), slot.base.raw() | slot.hva.raw() >> kPageShift << kHvaFineShift,
+           reinterpret_cast<uintptr_t>(slot.state)}};
 }
 
 inline MemorySlot UnpackSlot(const IntervalCell& cell, Gfn base, Hva hva) {
@@ -63,7 +70,9 @@ inline MemorySlot SlotOfGfnCell(const IntervalCell& cell) {
 }
 
 inline MemorySlot SlotOfHvaCell(const IntervalCell& cell) {
-  return UnpackSlot(cell, Gfn(cell.words[1]), Hva(cell.key >> kHvaKeyShift << kPageShift));
+  const uint64_t page = cell.key >> kHvaKeyShift << kHvaFineBits | cell.words[1] >> kHvaFineShift;
+  const uint64_t base = cell.words[1] & ((uint64_t{1} << kHvaFineShift) - 1);
+  return UnpackSlot(cell, Gfn(base), Hva(page << kPageShift));
 }
 
 }  // namespace tdp::internal

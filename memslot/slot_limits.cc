@@ -13,9 +13,6 @@
 namespace tdp {
 namespace {
 
-// An index of host ranges packs page number, address space and id into one word.
-constexpr Hva kMaxUserAddressEnd{uint64_t{1} << 56};
-
 absl::Status CheckRange(const char* field, uint64_t value, uint64_t low, uint64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -28,11 +25,16 @@ absl::Status CheckHva(const char* field, Hva hva, const MemoryRegion& region,
     return absl::InvalidArgumentError(
         absl::StrFormat("%s = 0x%x: not page aligned", field, hva.raw()));
   }
-  const Hva end = hva + region.size;
-  if (end < hva || end > limits.user_address_end) {
+  // The memory may end with the address space.
+  if (region.size != 0 && hva + (region.size - 1) < hva) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s = 0x%x, size = 0x%x: wraps around", field, hva.raw(), region.size));
+  }
+  const Hva end = limits.user_address_end;
+  if (end != Hva(0) && (hva > end || region.size > end - hva)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s = 0x%x, size = 0x%x: ends beyond the user addresses at 0x%x", field,
-                        hva.raw(), region.size, limits.user_address_end.raw()));
+                        hva.raw(), region.size, end.raw()));
   }
   return absl::OkStatus();
 }
@@ -74,10 +76,11 @@ absl::Status CheckLimits(const SlotLimits& limits) {
   TDP_RETURN_IF_ERROR(CheckRange("address_spaces", limits.address_spaces, 1, kMaxAddressSpaces));
   TDP_RETURN_IF_ERROR(
       CheckRange("guest_physical_address_bits", limits.guest_physical_address_bits, 32, 52));
-  if (!limits.user_address_end.is_page_aligned() || limits.user_address_end > kMaxUserAddressEnd) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("SlotLimits.user_address_end = 0x%x: not page aligned, or above 2^56",
-                        limits.user_address_end.raw()));
+  TDP_RETURN_IF_ERROR(
+      CheckRange("max_physical_address_bits", limits.max_physical_address_bits, 32, 52));
+  if (!limits.user_address_end.is_page_aligned()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "SlotLimits.user_address_end = 0x%x: not page aligned", limits.user_address_end.raw()));
   }
   return absl::OkStatus();
 }

@@ -5,6 +5,7 @@
 #ifndef TDP_MEMSLOT_SLOT_LIMITS_H_
 #define TDP_MEMSLOT_SLOT_LIMITS_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/status/status.h"
@@ -22,14 +23,19 @@ struct SlotLimits {
   uint32_t slots = 32764;                // ids are below this; 1 to 65536
   int address_spaces = 1;                // 1 to 16; KVM offers 2 where it has SMM
   int guest_physical_address_bits = 52;  // 32 to 52
-  // End of the host's user addresses: a slot's memory lies below it. Page aligned, at most 2^56.
-  Hva user_address_end{0x7ffffffff000};
+  // MAXPHYADDR of the CPU that walks the tables, 32 to 52: it has no address beyond that to give.
+  int max_physical_address_bits = 52;
+  // End of the host's user addresses: a slot's memory lies below it. Page aligned; 0: any may be.
+  Hva user_address_end{0};
   // Pages in all slots together.
   PageCount total_pages{~uint64_t{0}};
   // Whether slots may have private memory.
   bool private_memory = false;
 
-  Gfn gfn_end() const { return Gfn(uint64_t{1} << (guest_physical_address_bits - kPageShift)); }
+  Gfn gfn_end() const {
+    const int bits = std::min(guest_physical_address_bits, max_physical_address_bits);
+    return Gfn(uint64_t{1} << (bits - kPageShift));
+  }
 };
 
 // InvalidArgument, naming field and value, if `limits` are outside the ranges above.

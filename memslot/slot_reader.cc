@@ -2,7 +2,6 @@
 
 #include "tdp/memslot/slot_reader.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -37,27 +36,25 @@ const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
   return &hit_;
 }
 
-bool SlotReader::FindHostSlot(Hva begin, Hva end, uint64_t min_key, IntervalCell* cell) const {
+bool SlotReader::FindHostSlot(HostRange range, uint64_t min_key, IntervalCell* cell) const {
   IntervalSearch found;
   do {
     const uint64_t version = set_.hva_version_.load(std::memory_order_acquire);
     found = set_.hva_tree_.FindOverlap(
-        set_.HvaRoot(), begin.raw() >> kPageShift, end.raw() >> kPageShift, min_key, cell,
+        set_.HvaRoot(), range.first_page(), range.end_page(), min_key, cell,
         [&] { return set_.hva_version_.load(std::memory_order_acquire) == version; });
   } while (ABSL_PREDICT_FALSE(found == IntervalSearch::kChanged));
   return found == IntervalSearch::kFound;
 }
 
 void SlotReader::ForEachInHostRange(
-    Hva begin, Hva end,
+    HostRange range,
     absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
   IntervalCell cell;
-  for (uint64_t key = 0; FindHostSlot(begin, end, key, &cell); key = cell.key + 1) {
+  for (uint64_t key = 0; FindHostSlot(range, key, &cell); key = cell.key + 1) {
     const MemorySlot slot = internal::SlotOfHvaCell(cell);
-    const Hva first = std::max(begin, slot.hva);
-    const Hva last = std::min(end, slot.hva + slot.pages.bytes());
-    visit(slot, slot.base + PageCount::FromBytes(first - slot.hva),
-          PageCount::FromBytes(last - first));
+    const HostRange part = slot.host_range().Intersection(range);
+    visit(slot, slot.base + PageCount::FromBytes(part.start() - slot.hva), part.pages());
   }
 }
 

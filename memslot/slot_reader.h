@@ -10,6 +10,7 @@
 #include "absl/base/optimization.h"
 #include "absl/functional/function_ref.h"
 #include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
 #include "tdp/memslot/interval_tree.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_set.h"
@@ -40,11 +41,11 @@ class alignas(64) SlotReader {
   // The generation of the slots that the last `Find` answered from: keep it with an MMIO entry.
   uint64_t generation() const { return answer_generation_; }
 
-  // Calls `visit(slot, first, pages)` for the part of each slot that the host range [begin, end)
-  // backs, by ascending hva. A slot that stands during the whole call is visited; one that comes or
-  // goes meanwhile may be. `begin` and `end` are page aligned.
+  // Calls `visit(slot, first, pages)` for the part of each slot that `range` of host memory backs,
+  // in no order. A slot that stands during the whole call is visited; one that comes or goes
+  // meanwhile may be.
   void ForEachInHostRange(
-      Hva begin, Hva end,
+      HostRange range,
       absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
 
  private:
@@ -52,7 +53,7 @@ class alignas(64) SlotReader {
   static constexpr uint64_t kNoGeneration = ~uint64_t{0};
 
   const MemorySlot* Search(AddressSpaceId address_space, Gfn gfn);
-  bool FindHostSlot(Hva begin, Hva end, uint64_t min_key, internal::IntervalCell* cell) const;
+  bool FindHostSlot(HostRange range, uint64_t min_key, internal::IntervalCell* cell) const;
 
   const SlotSet& set_;
   uint64_t answer_generation_ = kNoGeneration;

@@ -58,7 +58,9 @@ absl::Status DiffersError(const char* field, uint64_t old_value, uint64_t new_va
 }  // namespace
 
 SlotSet::SlotSet(const SlotLimits& limits)
-    : limits_(limits), gfn_tree_(&pool_, 0), hva_tree_(&pool_, internal::kHvaKeyShift) {
+    : limits_(limits),
+      gfn_tree_(&pool_, 0),
+      hva_tree_(&pool_, internal::kHvaKeyShift, internal::kHvaFineBits) {
   // Each address space counts in steps of their number from its own start, so values never meet.
   for (int i = 0; i < limits.address_spaces; ++i) {
     spaces_[i].generation.store(static_cast<uint64_t>(i), std::memory_order_release);
@@ -148,6 +150,11 @@ absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
     below = cell.key;
   }
   if (wanted.end() > limits_.gfn_end()) {
+    if (limits_.max_physical_address_bits < limits_.guest_physical_address_bits) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("gpa = 0x%x, size = 0x%x: beyond the CPU's MAXPHYADDR of %d bits",
+                          region.gpa.raw(), region.size, limits_.max_physical_address_bits));
+    }
     return absl::InvalidArgumentError(
         absl::StrFormat("gpa = 0x%x, size = 0x%x: beyond the guest's %d physical address bits",
                         region.gpa.raw(), region.size, limits_.guest_physical_address_bits));
@@ -335,17 +342,15 @@ void SlotSet::ForEach(AddressSpaceId address_space,
 }
 
 void SlotSet::ForEachPrivateInHostRange(
-    Hva begin, Hva end,
+    HostRange range,
     absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
   if (private_slots_ == 0) return;
   for (const auto& [key, entry] : by_id_) {
     const std::optional<Hva> start = entry.state->private_hva();
     if (!start) continue;
-    const Hva from = std::max(*start, begin);
-    const Hva to = std::min(*start + entry.slot.pages.bytes(), end);
-    if (from >= to) continue;
-    visit(entry.slot, entry.slot.base + PageCount::FromBytes(from - *start),
-          PageCount::FromBytes(to - from));
+    const HostRange part = HostRange(*start, entry.slot.pages.bytes()).Intersection(range);
+    if (part.is_empty()) continue;
+    visit(entry.slot, entry.slot.base + PageCount::FromBytes(part.start() - *start), part.pages());
   }
 }
 

@@ -21,6 +21,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
 #include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/interval_node.h"
@@ -93,9 +94,9 @@ class SlotSet {
                absl::FunctionRef<void(const MemorySlot&)> visit) const;
 
   // Writer. Calls `visit(slot, first, pages)` for the part of each slot whose private memory lies
-  // in the host range [begin, end). Looks at every slot, if any has private memory.
+  // in `range` of host memory. Looks at every slot, if any has private memory.
   void ForEachPrivateInHostRange(
-      Hva begin, Hva end,
+      HostRange range,
       absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
 
   // Writer. Number of slots, and of pages in them, in all address spaces.

@@ -12,6 +12,7 @@
 
 #include "absl/base/optimization.h"
 #include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
 #include "tdp/base/sync.h"
 
 namespace tdp {
@@ -25,13 +26,13 @@ class ChangeSequence {
   // Whether what was resolved for `hva` after `Current()` gave `then` may have changed since, or is
   // changing now.
   bool MovedSince(uint64_t then, Hva hva) const {
-    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && hva >= start_ && hva < end_) return true;
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && range_.Contains(hva)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
-  // The same for all of [first, end).
-  bool MovedSince(uint64_t then, Hva first, Hva end) const {
-    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && end > start_ && first < end_) return true;
+  // The same for all of `range`.
+  bool MovedSince(uint64_t then, HostRange range) const {
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && range_.Overlaps(range)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
@@ -43,15 +44,17 @@ class ChangeSequence {
     if (ABSL_PREDICT_TRUE(in_progress_ == 0) || order == 0) return order;
     constexpr int kLargest = 18;  // as `HostPage::order`
     const PageCount pages(uint64_t{1} << std::min(order, kLargest));
-    const Hva first = hva.AlignDown(kPageSize) - (frame - frame.AlignDown(pages)).bytes();
-    return first < end_ && first + pages.bytes() > start_ ? 0 : order;
+    // A host page that the backend says to begin below the address space begins with it.
+    const uint64_t page = hva.raw() >> kPageShift;
+    const uint64_t before = std::min(page, (frame - frame.AlignDown(pages)).raw());
+    const auto whole = HostRange::OfPages(page - before, page - before + pages.raw());
+    return range_.Overlaps(whole) ? 0 : order;
   }
 
-  // An invalidation of the host range [start, end) begins. Several may overlap in time; their
-  // ranges are then taken as one.
-  void Begin(Hva start, Hva end) {
-    start_ = in_progress_ == 0 ? start : std::min(start_, start);
-    end_ = in_progress_ == 0 ? end : std::max(end_, end);
+  // An invalidation of `range` begins. Several may overlap in time; their ranges are then taken as
+  // one.
+  void Begin(HostRange range) {
+    range_ = in_progress_ == 0 ? range : range_.Hull(range);
     ++in_progress_;
   }
   void End() {
@@ -66,8 +69,7 @@ class ChangeSequence {
  private:
   alignas(64) Atomic<uint64_t> sequence_{0};
   uint32_t in_progress_ = 0;
-  Hva start_;
-  Hva end_;
+  HostRange range_;
 };
 
 }  // namespace tdp

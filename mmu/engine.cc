@@ -17,12 +17,17 @@
 namespace tdp {
 namespace {
 
-SlotLimits LimitsOf(const VmOptions& options) {
+SlotLimits LimitsOf(const VmOptions& options, const Capabilities& capabilities) {
   SlotLimits limits;
   limits.slots = options.slot_limit;
   limits.address_spaces = options.address_spaces;
   limits.guest_physical_address_bits = GuestPhysicalBits(options);
   limits.user_address_end = options.host_address_end;
+  // In two dimensions a guest's address goes through the CPU's own paging, which stops at the CPU's
+  // width whatever the guest was told. A shadow maps host frames only.
+  if (options.paging == Paging::kEpt) {
+    limits.max_physical_address_bits = capabilities.physical_address_bits;
+  }
   limits.private_memory = options.private_memory;
   return limits;
 }
@@ -30,7 +35,7 @@ SlotLimits LimitsOf(const VmOptions& options) {
 }  // namespace
 
 Engine::Engine(Backend& backend, const VmOptions& options)
-    : slots(LimitsOf(options)),
+    : slots(LimitsOf(options, backend.capabilities())),
       mmu_lock(options.section_clock),
       pool(backend, options.table_quota,
            EptEntry::Empty(UsesVirtualizationExceptions(options, backend.capabilities()))),

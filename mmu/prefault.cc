@@ -136,9 +136,8 @@ StagedTable::Published Vcpu::PublishStaged(const PageFault& fault, StagedTable& 
   StagedTable::Published published;
   {
     MmuReadSection section(reader_);
-    const Hva first = fault.slot->HvaOf(fault.gfn);
-    const Hva end = first + (staged.next() - fault.gfn).bytes();
-    if (engine_.sequence.MovedSince(fault.sequence, first, end)) {
+    const HostRange range(fault.slot->HvaOf(fault.gfn), (staged.next() - fault.gfn).bytes());
+    if (engine_.sequence.MovedSince(fault.sequence, range)) {
       return {.outcome = MapOutcome::kRaced, .reached = fault.gfn, .installed = {}};
     }
     published = staged.Publish(fault.access);

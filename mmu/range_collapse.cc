@@ -71,8 +71,8 @@ std::optional<Hva> RangeCollapse::HvaOf(const MemorySlot& slot, Gfn base, uint64
 // Inside a section.
 bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
   const Gfn base = candidate.collapse.base();
-  return !engine_.sequence.MovedSince(candidate.sequence, candidate.hva,
-                                      candidate.hva + level.bytes()) &&
+  const HostRange range(candidate.hva, level.bytes());
+  return !engine_.sequence.MovedSince(candidate.sequence, range) &&
          policy_.LargestLevel(candidate.slot, base, candidate.page, Access::Read()) >= level;
 }
 

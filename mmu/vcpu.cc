@@ -397,7 +397,7 @@ FaultResult Vcpu::Mmio(Gfn gfn, uint64_t sequence) {
   const bool settled = (generation & kSlotUpdateInProgress) == 0;
   if (settled && engine_.options().mmio_caching && tables_.Refill().ok()) {
     MmuReadSection section(reader_);
-    if (!engine_.sequence.MovedSince(sequence, Hva(0))) {
+    if (engine_.sequence.Current() == sequence) {
       mmu().MapMmio(gfn, generation, tables_);
     }
   }

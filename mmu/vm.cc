@@ -200,6 +200,7 @@ absl::Status Vm::InvalidateHostRange(Hva start, ByteCount size) {
 
 absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
+  const HostRange range(start, size);
   TableCache spare(engine_->pool);
   spare.Refill().IgnoreError();  // without tables, large leaves on the edges go as a whole
   TableList detached;
@@ -209,8 +210,8 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
     // checked.
     MutexLock slots_lock(engine_->slots_mutex);
     MmuWriteSection section(engine_->mmu_lock);
-    engine_->sequence.Begin(start, start + size);
-    if (DetachHostRange(start, start + size, spare, detached)) {
+    engine_->sequence.Begin(range);
+    if (DetachHostRange(range, spare, detached)) {
       flush = engine_->clock.Advance();
       engine_->clock.Retire(std::move(detached), flush);
       engine_->zaps.Add();
@@ -220,14 +221,14 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
   return absl::OkStatus();
 }
 
-bool Vm::DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached) {
+bool Vm::DetachHostRange(HostRange range, TableCache& spare, TableList& detached) {
   bool any = false;
   SlotReader(engine_->slots)
-      .ForEachInHostRange(start, end, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+      .ForEachInHostRange(range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
         any |= engine_->Detach(slot.address_space, first, first + pages, spare, detached);
       });
   engine_->slots.ForEachPrivateInHostRange(
-      start, end, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+      range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
         any |= engine_->Detach(slot.address_space, first, first + pages, spare, detached);
       });
   return any;

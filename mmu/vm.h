@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/guest_memory.h"
@@ -77,8 +78,8 @@ class Vm : public GuestMemory {
 
   // The host takes [start, start + size) of its virtual memory back or changes what stands there
   // (the MMU notifier of KVM): when this returns, no vCPU can reach the old pages, and no fault
-  // that asked for them before can install them any more. Bytes; page aligned, else
-  // InvalidArgument.
+  // that asked for them before can install them any more. Bytes, whole pages, and the range may
+  // end with the address space (start + size = 2^64); else InvalidArgument.
   absl::Status InvalidateHostRange(Hva start, ByteCount size);
   // The same in two calls around the change itself, for hosts that are told before and after:
   // between them faults on the range end with kRetry. Each Begin that succeeds is followed by one
@@ -215,8 +216,8 @@ class Vm : public GuestMemory {
 
   absl::Status CheckSpace(AddressSpaceId space) const;
   absl::Status CheckNoReverseMap() const;
-  bool AgeShadow(Hva start, ByteCount size, bool test);
-  bool AgeNested(Hva start, ByteCount size, bool test, PendingFlush& flush);
+  bool AgeShadow(HostRange range, bool test);
+  bool AgeNested(HostRange range, bool test, PendingFlush& flush);
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
   absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);
@@ -225,7 +226,7 @@ class Vm : public GuestMemory {
   void SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap);
   absl::StatusOr<FrameRange> CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const;
   template <typename Visit>
-  void ForEachBackedRange(Hva start, ByteCount size, Visit visit);
+  void ForEachBackedRange(HostRange range, Visit visit);
   absl::Status CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) const;
   absl::StatusOr<View*> FindView(ViewId view, AddressSpaceId space) const;
   absl::StatusOr<Access> CheckRights(Access rights) const;
@@ -236,7 +237,7 @@ class Vm : public GuestMemory {
   void ZapSlot(const MemorySlot& slot);
   bool ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached);
   void PublishSlot(SlotUpdate update);
-  bool DetachHostRange(Hva start, Hva end, TableCache& spare, TableList& detached);
+  bool DetachHostRange(HostRange range, TableCache& spare, TableList& detached);
 
   std::unique_ptr<Engine> engine_;
 };

@@ -57,10 +57,9 @@ absl::Status CheckRanges(const VmOptions& o) {
   if (o.guest_physical_bits != 0) {
     TDP_RETURN_IF_ERROR(CheckRange("guest_physical_bits", o.guest_physical_bits, 32, width));
   }
-  if (!o.host_address_end.is_page_aligned() || o.host_address_end == Hva(0)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("VmOptions.host_address_end is 0x%x: must be page aligned and not 0",
-                        o.host_address_end.raw()));
+  if (!o.host_address_end.is_page_aligned()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "VmOptions.host_address_end is 0x%x: must be page aligned", o.host_address_end.raw()));
   }
   return CheckRange("table_quota",
                     static_cast<int64_t>(std::min<uint64_t>(o.table_quota, INT64_MAX)), 1,

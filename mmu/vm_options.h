@@ -49,8 +49,10 @@ struct VmOptions {
   uint32_t slot_limit = 32764;
   // Width of a guest physical address in bits, 32 to 52; 0: what the EPT can name, at most 52.
   int guest_physical_bits = 0;
-  // The first host virtual address that is not the user's; slots lie below it.
-  Hva host_address_end{0x7ffffffff000};
+  // The first host virtual address that is not the user's: slots lie below it. For a host that
+  // takes addresses from whom it does not trust. 0: any page may back a slot, those of a kernel
+  // included. Page aligned.
+  Hva host_address_end{0};
   // The most tables that may be in use, 4 KiB each.
   size_t table_quota = ~size_t{0} >> 1;
   // The most shadow pages of an address space, 64 or more: at the quota the oldest go. Each takes

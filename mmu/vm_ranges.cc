@@ -19,80 +19,79 @@ namespace tdp {
 
 // Calls `visit(mmu, range)` for each range of frames that the host range backs, in every view.
 template <typename Visit>
-void Vm::ForEachBackedRange(Hva start, ByteCount size, Visit visit) {
+void Vm::ForEachBackedRange(HostRange host, Visit visit) {
   SlotReader(engine_->slots)
-      .ForEachInHostRange(start, start + size,
-                          [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-                            engine_->ForEachView(slot.address_space, [&](View& view) {
-                              visit(view.mmu(), {first, first + pages});
-                            });
-                          });
+      .ForEachInHostRange(host, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+        engine_->ForEachView(slot.address_space, [&](View& view) {
+          visit(view.mmu(), {first, first + pages});
+        });
+      });
 }
 
 // By the reverse map.
-bool Vm::AgeShadow(Hva start, ByteCount size, bool test) {
+bool Vm::AgeShadow(HostRange range, bool test) {
   bool young = false;
   MmuLock::Reader reader(engine_->mmu_lock);
   SlotReader(engine_->slots)
-      .ForEachInHostRange(start, start + size,
-                          [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-                            PagingShadow* shadow = engine_->shadow(slot.address_space);
-                            MmuReadSection section(reader);
-                            const SpinLockHolder hold(shadow->lock());
-                            young |= shadow->Age(first, first + pages, test);
-                          });
+      .ForEachInHostRange(range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+        PagingShadow* shadow = engine_->shadow(slot.address_space);
+        MmuReadSection section(reader);
+        const SpinLockHolder hold(shadow->lock());
+        young |= shadow->Age(first, first + pages, test);
+      });
   return young;
 }
 
 // What L2 uses has no flags to tell its age: it is taken away, and young if it was there.
-bool Vm::AgeNested(Hva start, ByteCount size, bool test, PendingFlush& flush) {
+bool Vm::AgeNested(HostRange range, bool test, PendingFlush& flush) {
   bool young = false;
   SlotReader(engine_->slots)
-      .ForEachInHostRange(start, start + size,
-                          [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-                            MmuWriteSection section(engine_->mmu_lock);
-                            NestedShadow* nested = engine_->nested(slot.address_space);
-                            const bool maps = nested->Maps(first, first + pages);
-                            young |= maps;
-                            if (!maps || test) return;
-                            ShadowZap zap;
-                            nested->Detach(first, first + pages, zap);
-                            PendingFlush part = engine_->clock.Advance();
-                            engine_->clock.Retire(std::move(zap.tables), part);
-                            flush.Merge(std::move(part));
-                          });
+      .ForEachInHostRange(range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+        MmuWriteSection section(engine_->mmu_lock);
+        NestedShadow* nested = engine_->nested(slot.address_space);
+        const bool maps = nested->Maps(first, first + pages);
+        young |= maps;
+        if (!maps || test) return;
+        ShadowZap zap;
+        nested->Detach(first, first + pages, zap);
+        PendingFlush part = engine_->clock.Advance();
+        engine_->clock.Retire(std::move(zap.tables), part);
+        flush.Merge(std::move(part));
+      });
   return young;
 }
 
 absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
+  const HostRange host(start, size);
   AgeResult result;
   if (engine_->options().paging == Paging::kShadow) {
-    result.young = AgeShadow(start, size, false);
+    result.young = AgeShadow(host, false);
     return result;
   }
   bool took_rights = false;
   // Before the first right is taken: the fault that misses it is to see this.
   if (!engine_->accessed_dirty()) engine_->tracks_access.store(true, std::memory_order_relaxed);
-  ForEachBackedRange(start, size, [&](const DirectMmu& mmu, FrameRange range) {
+  ForEachBackedRange(host, [&](const DirectMmu& mmu, FrameRange range) {
     Aging aging(mmu, engine_->mmu_lock);
     result.young |= aging.Age(range);
     took_rights |= aging.took_rights();
   });
   if (took_rights) result.flush = engine_->clock.Advance();
-  if (engine_->options().nested) result.young |= AgeNested(start, size, false, result.flush);
+  if (engine_->options().nested) result.young |= AgeNested(host, false, result.flush);
   return result;
 }
 
 absl::StatusOr<bool> Vm::TestAge(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
-  if (engine_->options().paging == Paging::kShadow) return AgeShadow(start, size, true);
+  const HostRange host(start, size);
+  if (engine_->options().paging == Paging::kShadow) return AgeShadow(host, true);
   bool young = false;
-  ForEachBackedRange(start, size, [&](const DirectMmu& mmu, FrameRange range) {
+  ForEachBackedRange(host, [&](const DirectMmu& mmu, FrameRange range) {
     young = young || Aging(mmu, engine_->mmu_lock).Test(range);
   });
   PendingFlush none;
-  if (engine_->options().nested) young |= AgeNested(start, size, true, none);
+  if (engine_->options().nested) young |= AgeNested(host, true, none);
   return young;
 }
 

@@ -13,7 +13,7 @@ namespace tdp {
 MinimalBackend::MinimalBackend() {
   capabilities_.ept = EptCapabilities::All();
   // Wide enough for a user address of this process taken as a physical one.
-  capabilities_.physical_address_bits = 48;
+  capabilities_.physical_address_bits = 52;
   capabilities_.shadow_paging = true;
   capabilities_.direct_map_offset = 0;
 }

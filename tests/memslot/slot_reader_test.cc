@@ -2,6 +2,7 @@
 
 #include "tdp/memslot/slot_reader.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <random>
@@ -14,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "gtest/gtest.h"
 #include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_limits.h"
 #include "tdp/memslot/slot_set.h"
@@ -106,10 +108,9 @@ TEST(SlotReader, KeepsAddressSpacesApart) {
 
 using HostPart = std::tuple<uint32_t, uint64_t, uint64_t>;  // slot, first gfn, pages
 
-std::multiset<HostPart> HostRange(const SlotReader& reader, uint64_t first_page, uint64_t pages) {
+std::multiset<HostPart> PartsIn(const SlotReader& reader, uint64_t first_page, uint64_t pages) {
   std::multiset<HostPart> parts;
-  reader.ForEachInHostRange(Hva(kHva + first_page * kPageSize),
-                            Hva(kHva + (first_page + pages) * kPageSize),
+  reader.ForEachInHostRange(HostRange(Hva(kHva + first_page * kPageSize), pages * kPageSize),
                             [&](const MemorySlot& slot, Gfn first, PageCount count) {
                               parts.emplace(slot.id, first.raw(), count.raw());
                             });
@@ -119,19 +120,93 @@ std::multiset<HostPart> HostRange(const SlotReader& reader, uint64_t first_page,
 TEST(SlotReader, FindsEverySlotOverAHostRange) {
   SlotSet set(SlotLimits{});
   SlotReader reader(set);
-  EXPECT_TRUE(HostRange(reader, 0, 1000).empty());
+  EXPECT_TRUE(PartsIn(reader, 0, 1000).empty());
   Apply(set, Region(1, 0x100, 0x20, 0x40));
   Apply(set, Region(2, 0x200, 0x20, 0x40));  // the same memory once more
   Apply(set, Region(3, 0x300, 0x100, 0));    // and around it
   Apply(set, Region(4, 0x500, 0x10, 0x60));
-  EXPECT_EQ(HostRange(reader, 0x48, 2),
+  EXPECT_EQ(PartsIn(reader, 0x48, 2),
             (std::multiset<HostPart>{{1, 0x108, 2}, {2, 0x208, 2}, {3, 0x348, 2}}));
-  EXPECT_EQ(HostRange(reader, 0x5f, 2),
+  EXPECT_EQ(PartsIn(reader, 0x5f, 2),
             (std::multiset<HostPart>{{1, 0x11f, 1}, {2, 0x21f, 1}, {3, 0x35f, 2}, {4, 0x500, 1}}));
-  EXPECT_TRUE(HostRange(reader, 0x100, 10).empty());
+  EXPECT_TRUE(PartsIn(reader, 0x100, 10).empty());
   Apply(set, Region(3, 0x1300, 0x100, 0));
   Apply(set, Region(1, 0, 0, 0));
-  EXPECT_EQ(HostRange(reader, 0x40, 1), (std::multiset<HostPart>{{2, 0x200, 1}, {3, 0x1340, 1}}));
+  EXPECT_EQ(PartsIn(reader, 0x40, 1), (std::multiset<HostPart>{{2, 0x200, 1}, {3, 0x1340, 1}}));
+}
+
+// Host addresses of any kind: a user's, a kernel's, those of no canonical form, and up to the last
+// byte.
+TEST(SlotReader, HostRangesAreFoundInEveryPartOfTheAddressSpace) {
+  constexpr uint64_t kPages = 512;
+  constexpr uint64_t kEnd = uint64_t{1} << 52;  // in pages
+  for (const uint64_t base :
+       {uint64_t{0}, uint64_t{0x7fffffe00}, uint64_t{0x123456789abc}, kEnd / 2 - 256,
+        uint64_t{0xffff888000000}, uint64_t{0xffffffff80000}, kEnd - kPages}) {
+    std::mt19937_64 random(base);
+    SlotSet set(SlotLimits{.address_spaces = 2});
+    SlotReader reader(set);
+    std::vector<MemoryRegion> regions;
+    for (uint32_t id = 0; id < 300; ++id) {
+      const uint64_t pages = 1 + random() % 24;
+      regions.push_back({.slot = id,
+                         .address_space = static_cast<AddressSpaceId>(id % 2),
+                         .gpa = Gfn(uint64_t{id} * 64).address(),
+                         .size = PageCount(pages).bytes(),
+                         .hva = Hva((base + random() % (kPages - pages + 1)) << kPageShift)});
+      Apply(set, regions.back());
+    }
+    ASSERT_TRUE(set.CheckInvariants().ok()) << set.CheckInvariants();
+    for (int i = 0; i < 1000; ++i) {
+      const uint64_t first = base + random() % kPages;
+      const uint64_t end = std::min(first + 1 + random() % 40, base + kPages);
+      std::multiset<HostPart> want;
+      for (const MemoryRegion& region : regions) {
+        const uint64_t from = region.hva.raw() >> kPageShift;
+        const uint64_t low = std::max(first, from);
+        const uint64_t high = std::min(end, from + region.size / kPageSize);
+        if (low >= high) continue;
+        want.emplace(region.slot, region.gpa.raw() / kPageSize + low - from, high - low);
+      }
+      std::multiset<HostPart> got;
+      reader.ForEachInHostRange(HostRange::OfPages(first, end),
+                                [&](const MemorySlot& slot, Gfn gfn, PageCount count) {
+                                  EXPECT_EQ(slot.hva, regions[slot.id].hva);
+                                  got.emplace(slot.id, gfn.raw(), count.raw());
+                                });
+      ASSERT_EQ(got, want) << std::hex << base;
+    }
+    // They are deleted by the same keys.
+    for (const MemoryRegion& region : regions) {
+      MemoryRegion gone = region;
+      gone.size = 0;
+      Apply(set, gone);
+    }
+    ASSERT_TRUE(set.CheckInvariants().ok()) << set.CheckInvariants();
+    EXPECT_EQ(set.size(), 0u);
+  }
+}
+
+TEST(SlotReader, AllSlotsThereMayBeOverOnePageOfTheHost) {
+  SlotSet set(SlotLimits{});
+  SlotReader reader(set);
+  constexpr uint64_t kLastPage = (uint64_t{1} << 52) - 1;
+  for (uint32_t id = 0; id < set.limits().slots; ++id) {
+    Apply(set, {.slot = id,
+                .gpa = Gfn(id).address(),
+                .size = kPageSize,
+                .hva = Hva(kLastPage << kPageShift)});
+  }
+  std::set<uint32_t> found;
+  reader.ForEachInHostRange(HostRange::OfPages(kLastPage, kLastPage + 1),
+                            [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+                              EXPECT_EQ(first, slot.base);
+                              EXPECT_EQ(pages, PageCount(1));
+                              found.insert(slot.id);
+                            });
+  EXPECT_EQ(found.size(), set.limits().slots);
+  reader.ForEachInHostRange(HostRange::OfPages(kLastPage - 1, kLastPage),
+                            [](const MemorySlot&, Gfn, PageCount) { FAIL() << "the page below"; });
 }
 
 TEST(SlotReader, HostRangesAgreeWithAListOfSlots) {
@@ -154,7 +229,7 @@ TEST(SlotReader, HostRangesAgreeWithAListOfSlots) {
       if (low >= high) continue;
       want.emplace(region.slot, region.gpa.raw() / kPageSize + low - from, high - low);
     }
-    ASSERT_EQ(HostRange(reader, first, pages), want);
+    ASSERT_EQ(PartsIn(reader, first, pages), want);
   }
 }
 
@@ -183,7 +258,7 @@ TEST(SlotReader, NeverReturnsAMixtureBesideAWriter) {
       ASSERT_TRUE(slot->base == Gfn(slot->id * 16) || slot->base == Gfn(slot->id * 16 + 8));
       ASSERT_EQ(slot->hva, Hva(kHva + slot->id * 100 * kPageSize));
       if (gfn % 8 == 0) {
-        const std::multiset<HostPart> parts = HostRange(reader, slot->id * 100, 2);
+        const std::multiset<HostPart> parts = PartsIn(reader, slot->id * 100, 2);
         for (const auto& [id, first, pages] : parts) {
           ASSERT_EQ(id, slot->id);
           ASSERT_EQ(pages, 2u);

@@ -57,7 +57,7 @@ void ExpectRefused(SlotSet& set, const MemoryRegion& region, absl::StatusCode co
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
 TEST(SlotSet, NamesFieldAndValueOfABadRequest) {
-  SlotSet set(SlotLimits{});
+  SlotSet set(SlotLimits{.user_address_end = Hva(0x7ffffffff000)});
   ExpectRefused(set, Region(32764, 0, 0x1000), kInvalid, "slot = 32764");
   ExpectRefused(set, Region(0, 0, 0x1000, kHva, 4), kInvalid, "flags = 0x4");
   ExpectRefused(set, Region(0, 0, 0x1001), kInvalid, "size = 0x1001");
@@ -158,8 +158,9 @@ TEST(SlotSet, LimitsOutsideTheirRangesAreNamed) {
            {{.address_spaces = 17}, "address_spaces"},
            {{.guest_physical_address_bits = 31}, "guest_physical_address_bits"},
            {{.guest_physical_address_bits = 53}, "guest_physical_address_bits"},
-           {{.user_address_end = Hva(0x1001)}, "user_address_end"},
-           {{.user_address_end = Hva(uint64_t{1} << 57)}, "user_address_end"}}) {
+           {{.max_physical_address_bits = 31}, "max_physical_address_bits"},
+           {{.max_physical_address_bits = 53}, "max_physical_address_bits"},
+           {{.user_address_end = Hva(0x1001)}, "user_address_end"}}) {
     const absl::Status status = CheckLimits(limits);
     EXPECT_EQ(status.code(), kInvalid);
     EXPECT_TRUE(absl::StrContains(status.message(), field)) << status;
