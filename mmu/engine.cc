@@ -41,6 +41,9 @@ Engine::Engine(Backend& backend, const VmOptions& options)
            EptEntry::Empty(UsesVirtualizationExceptions(options, backend.capabilities()))),
       clock(backend, *this),
       table_reclaim(*this),
+      quotas_(options.ept_levels, options.address_spaces,
+              options.nested || options.paging == Paging::kShadow),
+      table_quota_by_memory_(options.table_quota == kQuotaByMemory),
       spare_(pool),
       backend_(backend),
       options_(options),
@@ -61,6 +64,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
     engine->nested_.push_back(
         std::make_unique<NestedShadow>(engine->pool, engine->shadow_pools_, engine->clock, nested));
   }
+  engine->ChangeQuotas([](MemoryQuotas&) {});
   return engine;
 }
 
@@ -106,11 +110,13 @@ Engine::~Engine() {
 }
 
 ShadowParts Engine::shadow_parts() {
-  return {backend_, slots, sequence, mmu_lock, views_[0]->base().policy(), shadow_pools_, shadows_};
+  return {backend_,      slots,    sequence, mmu_lock, views_[0]->base().policy(),
+          shadow_pools_, shadows_, *this};
 }
 
 NestedParts Engine::nested_parts() {
-  return {backend_, slots, sequence, mmu_lock, views_[0]->base().policy(), shadow_pools_, nested_};
+  return {backend_,      slots,   sequence, mmu_lock, views_[0]->base().policy(),
+          shadow_pools_, nested_, *this};
 }
 
 absl::StatusOr<TablePage*> Engine::NewRoot() {
@@ -295,9 +301,17 @@ PendingFlush Engine::ZapShadow(Shadow& shadow) {
   return flush;
 }
 
+template <typename Visit>
+void Engine::ForEachShadow(Visit visit) {
+  for (const std::unique_ptr<PagingShadow>& shadow : shadows_) visit(*shadow);
+  for (const std::unique_ptr<NestedShadow>& shadow : nested_) visit(*shadow);
+}
+
+// Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How
+// many they were.
 size_t Engine::RecycleShadows(size_t count) {
   size_t zapped = 0;
-  const auto recycle = [&](auto& shadow) {
+  ForEachShadow([&](auto& shadow) {
     PendingFlush flush;
     {
       MmuWriteSection section(mmu_lock);
@@ -306,10 +320,53 @@ size_t Engine::RecycleShadows(size_t count) {
       flush = shadow.Commit(std::move(zap));
     }
     shadow.Settle(std::move(flush));
-  };
-  for (const std::unique_ptr<PagingShadow>& shadow : shadows_) recycle(*shadow);
-  for (const std::unique_ptr<NestedShadow>& shadow : nested_) recycle(*shadow);
+  });
   return zapped;
+}
+
+size_t Engine::RecycleTables(size_t wanted) {
+  constexpr size_t kShadowsAtOnce = 32;
+  if (options_.paging == Paging::kShadow) return RecycleShadows(kShadowsAtOnce);
+  size_t shadow_tables = 0;
+  ForEachShadow([&](const auto& shadow) { shadow_tables += shadow.table_count(); });
+  if (2 * shadow_tables > pool.taken()) {
+    const size_t zapped = RecycleShadows(kShadowsAtOnce);
+    return zapped != 0 ? zapped : table_reclaim.Run(wanted);
+  }
+  const size_t cold = table_reclaim.Run(wanted);
+  return cold != 0 ? cold : RecycleShadows(kShadowsAtOnce);
+}
+
+void Engine::ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change) {
+  MutexLock lock(quota_mutex_);
+  change(quotas_);
+  if (table_quota_by_memory_) pool.set_quota(quotas_.Tables());
+  if (options_.shadow_page_quota != kQuotaByMemory) return;
+  ForEachShadow([this](auto& shadow) ABSL_EXCLUSIVE_LOCKS_REQUIRED(quota_mutex_) {
+    shadow.set_page_quota(quotas_.ShadowPages(shadow.options().address_space));
+  });
+}
+
+void Engine::FixTableQuota(size_t tables) {
+  MutexLock lock(quota_mutex_);
+  table_quota_by_memory_ = false;
+  pool.set_quota(tables);
+}
+
+void Engine::TrimShadows() {
+  constexpr size_t kBatch = 64;
+  ForEachShadow([&](auto& shadow) {
+    for (size_t zapped = kBatch; zapped == kBatch;) {
+      PendingFlush flush;
+      {
+        MmuWriteSection section(mmu_lock);
+        ShadowZap zap;
+        zapped = shadow.ZapOldest(std::min(kBatch, shadow.excess()), zap);
+        flush = shadow.Commit(std::move(zap));
+      }
+      shadow.Settle(std::move(flush));
+    }
+  });
 }
 
 absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {

@@ -22,6 +22,7 @@
 #include "tdp/mmu/change_sequence.h"
 #include "tdp/mmu/direct_mmu.h"
 #include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/memory_quotas.h"
 #include "tdp/mmu/mmu_lock.h"
 #include "tdp/mmu/reverse_mapped_mmu.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
@@ -29,6 +30,7 @@
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/table_pool.h"
 #include "tdp/mmu/table_reclaim.h"
+#include "tdp/mmu/table_recycler.h"
 #include "tdp/mmu/view.h"
 #include "tdp/mmu/vm_options.h"
 
@@ -36,7 +38,7 @@ namespace tdp {
 
 class Vcpu;
 
-class Engine : public TableReclaimer {
+class Engine : public TableReclaimer, public TableRecycler {
  public:
   // Options are checked. ResourceExhausted if the roots can not be had.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend& backend, const VmOptions& options);
@@ -116,9 +118,16 @@ class Engine : public TableReclaimer {
   // The same for everything at once, in O(1): the root is replaced.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space);
 
-  // Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How
-  // many they were.
-  size_t RecycleShadows(size_t count);
+  // Cold tables of views or the oldest shadow pages: of whichever have more than half of all
+  // tables, or of the others if those have none to give.
+  size_t RecycleTables(size_t wanted) override;
+
+  // `change` says what has changed of what the quotas follow from; they follow.
+  void ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change);
+  // Shadow pages beyond a quota that has become smaller go. Settles the flush; hold no lock.
+  void TrimShadows();
+  // The embedder decides from here on.
+  void FixTableQuota(size_t tables);
 
   // Called with detached subtrees that no CPU can reach: takes the D bits that slots log, frees
   // every table.
@@ -165,6 +174,9 @@ class Engine : public TableReclaimer {
   PendingFlush ZapBy(DetachAll detach_all);
   template <typename Shadow>
   PendingFlush ZapShadow(Shadow& shadow);
+  template <typename Visit>
+  void ForEachShadow(Visit visit);
+  size_t RecycleShadows(size_t count);
   // Of EPT02. Whether CPUs may hold something of it.
   bool DetachNested(AddressSpaceId space, Gfn first, Gfn end, TableList& detached);
   bool WriteProtectDirect(AddressSpaceId space, Gfn first, Gfn end);
@@ -173,6 +185,10 @@ class Engine : public TableReclaimer {
     return dirty_tracking_ == DirtyTracking::kDirtyBits &&
            logging_slots.load(std::memory_order_relaxed) != 0;
   }
+
+  Mutex quota_mutex_;
+  MemoryQuotas quotas_ ABSL_GUARDED_BY(quota_mutex_);
+  bool table_quota_by_memory_ ABSL_GUARDED_BY(quota_mutex_);
 
   // Tables for zaps that have to split, kept from one to the next. Changed in the writer's section;
   // whether there are enough is looked at before it.

@@ -61,11 +61,13 @@ Vcpu::Vcpu(Engine& engine, VcpuId id)
       window_(engine.backend(), engine.slots, engine.sequence) {
   TDP_CHECK(view_->Enter());  // a base view is never closed
   window_.SetPolicy(policy(), reader_);
+  engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.AddVcpu(); });
 }
 
 Vcpu::~Vcpu() {
   TDP_CHECK(!is_in_guest());
   view_->Leave();
+  engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.RemoveVcpu(); });
   MutexLock lock(engine_.vcpus_mutex);
   engine_.vcpus[id_] = nullptr;
   engine_.retired_stats += stats();
@@ -231,7 +233,7 @@ FaultResult Vcpu::FaultWithMemory(Gpa gpa, ExitQualification qualification, Faul
     if (IsShortOfRoom()) {
       if (const absl::Status room = MakeRoom(gpa); !room.ok()) return Error(room);
     } else {
-      if (reclaims-- == 0 || engine_.table_reclaim.Run(TableCache::kFaultMaximum) == 0) {
+      if (reclaims-- == 0 || engine_.RecycleTables(TableCache::kFaultMaximum) == 0) {
         return result;
       }
       engine_.table_reclaims.fetch_add(1, std::memory_order_relaxed);

@@ -48,22 +48,31 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
   MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine_->slots.Prepare(region));
   TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap, MakeRmap(update));
-  switch (update.kind()) {
+  const SlotChange kind = update.kind();
+  const MemorySlot old = update.old_slot();
+  switch (kind) {
     case SlotChange::kNone:
       return absl::OkStatus();
     case SlotChange::kDelete:
-    case SlotChange::kMove: {
-      const MemorySlot old = update.old_slot();
+    case SlotChange::kMove:
       engine_->slots.PublishInvalid(update);
       ZapSlot(old);
       break;
-    }
     case SlotChange::kCreate:
     case SlotChange::kFlagsOnly:
       break;
   }
-  if (update.kind() != SlotChange::kFlagsOnly) SetRmap(region, std::move(rmap));
+  if (kind != SlotChange::kFlagsOnly) SetRmap(region, std::move(rmap));
+  // The quotas that the new slot allows before there can be a fault in it, the lower ones without
+  // the old one when it is gone.
+  if (kind == SlotChange::kCreate || kind == SlotChange::kMove) {
+    engine_->ChangeQuotas([&](MemoryQuotas& quotas) { quotas.AddSlot(update.new_slot()); });
+  }
   PublishSlot(std::move(update));
+  if (kind == SlotChange::kDelete || kind == SlotChange::kMove) {
+    engine_->ChangeQuotas([&](MemoryQuotas& quotas) { quotas.RemoveSlot(old); });
+    engine_->TrimShadows();
+  }
   return absl::OkStatus();
 }
 
@@ -325,13 +334,9 @@ VmStats Vm::Stats() const {
 
 absl::Status Vm::SetTableQuota(size_t tables) {
   if (tables == 0) return absl::InvalidArgumentError("tables: a quota of 0 leaves no root");
-  constexpr size_t kShadowsAtOnce = 64;
-  engine_->pool.set_quota(tables);
+  engine_->FixTableQuota(tables);
   for (size_t taken = engine_->pool.taken(); taken > tables; taken = engine_->pool.taken()) {
-    const size_t found = engine_->options().paging == Paging::kShadow
-                             ? engine_->RecycleShadows(kShadowsAtOnce)
-                             : engine_->table_reclaim.Run(taken - tables);
-    if (found == 0) break;
+    if (engine_->RecycleTables(taken - tables) == 0) break;
   }
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/memory_quotas.h"
 
 namespace tdp {
 namespace {
@@ -88,9 +89,14 @@ absl::Status CheckShadow(const VmOptions& options, const Capabilities& capabilit
         "VmOptions.execute_4k_only, .private_memory, .execute_by_mode and "
         ".virtualization_exceptions are for Paging::kEpt");
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShadowQuota(const VmOptions& options) {
+  if (options.paging != Paging::kShadow && !options.nested) return absl::OkStatus();
   return CheckRange("shadow_page_quota",
                     static_cast<int64_t>(std::min<uint64_t>(options.shadow_page_quota, INT64_MAX)),
-                    64, INT64_MAX);
+                    MemoryQuotas::kLeastShadowPages, INT64_MAX);
 }
 
 }  // namespace
@@ -106,6 +112,7 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
   TDP_RETURN_IF_ERROR(CheckRanges(options));
   TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(options, capabilities)
                                                         : CheckEpt(options, capabilities.ept));
+  TDP_RETURN_IF_ERROR(CheckShadowQuota(options));
   if (options.execute_by_mode == Use::kRequire && !capabilities.mbec) {
     return Lacks("execute_by_mode", "mode-based execute control");
   }

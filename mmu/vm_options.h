@@ -29,6 +29,9 @@ enum class Paging : uint8_t {
   kShadow,  // by tables that the engine makes of the guest's own and the slots: no EPT is needed
 };
 
+// A quota that follows the memory that the slots show, and changes with them.
+inline constexpr size_t kQuotaByMemory = ~size_t{0} >> 1;
+
 struct VmOptions {
   // With `kShadow` each `Vcpu` has a `shadow()`, and answers #PF instead of EPT violations. What is
   // said of the EPT below does not count then; writes are tracked by write-protection, and leaves
@@ -53,11 +56,19 @@ struct VmOptions {
   // takes addresses from whom it does not trust. 0: any page may back a slot, those of a kernel
   // included. Page aligned.
   Hva host_address_end{0};
-  // The most tables that may be in use, 4 KiB each.
-  size_t table_quota = ~size_t{0} >> 1;
-  // The most shadow pages of an address space, 64 or more: at the quota the oldest go. Each takes
-  // one table, and up to two more where it has leaves.
-  size_t shadow_page_quota = ~size_t{0} >> 1;
+  // The most tables that may be in use, 4 KiB each, those in vCPUs' stocks and those that wait for
+  // a flush included; 1 or more. At the quota tables that the guest has not used go, and shadow
+  // pages. By default twice what it takes to map every slot by 4 KiB pages in every view and what
+  // `shadow_page_quota` pages take, 96 for each vCPU, and 512: a guest that touches frames without
+  // memory all over its width, or makes tables without end, takes no more. That is
+  // 8 KiB for every 2 MiB of slots in a view, and 12 % of the slots' size where guests are shadowed
+  // or nested.
+  size_t table_quota = kQuotaByMemory;
+  // The most shadow pages of an address space, with `Paging::kShadow` or `nested`; 64 or more. At
+  // the quota the oldest go. Each takes one table, and up to two more where it has leaves. By
+  // default 2 % of the pages that the slots of the address space show, but at least 64, as KVM's.
+  // A vCPU's roots that were zapped for the quota, at most 16 pages, go when it loads others.
+  size_t shadow_page_quota = kQuotaByMemory;
   // Guests may be hypervisors: each `Vcpu` has a `nested()`, which shadows the EPT of theirs.
   // Writes are then tracked by write-protection. With `Paging::kEpt`, and without a reverse map,
   // private memory and `execute_4k_only`.

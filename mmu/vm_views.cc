@@ -31,6 +31,7 @@ absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex);
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make());
+  engine_->ChangeQuotas([&](MemoryQuotas& quotas) { quotas.SetViews(space, views.size()); });
   const MmuWriteSection section(engine_->mmu_lock);
   view->policy().Share(views.base().policy());
   view->Open();

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/span.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
@@ -19,6 +20,8 @@ namespace {
 constexpr int kTries = 128;
 // Pages zapped at a time where tables or the quota have run out, and by INVEPT.
 constexpr size_t kZapBatch = 32;
+// Times that what was recycled may have gone to other vCPUs.
+constexpr int kRestocks = 8;
 // How many shadow pages a fault can add, with its root.
 constexpr size_t kPagesPerFault = 5;
 
@@ -140,7 +143,7 @@ absl::Status NestedVcpu::LoadRoot(const NestedContext& context, ShadowPage*& roo
   const Gfn gfn(context.eptp.root().raw() >> kPageShift);
   const PageRole role = RootRole(context);
   for (int i = 0; i < kTries; ++i) {
-    TDP_RETURN_IF_ERROR(stock_.Refill());
+    stock_.Refill().IgnoreError();  // there may be a root already
     ShadowPage* found = nullptr;
     {
       MmuReadSection section(reader_);
@@ -157,7 +160,7 @@ absl::Status NestedVcpu::LoadRoot(const NestedContext& context, ShadowPage*& roo
       root = found;
       return absl::OkStatus();
     }
-    TDP_RETURN_IF_ERROR(Recycle());
+    TDP_RETURN_IF_ERROR(Restock());
   }
   return absl::UnavailableError("shadow pages go as fast as they come: try again");
 }
@@ -451,8 +454,7 @@ absl::Status NestedVcpu::Prepare(Next next, bool& no_memory) {
     case Next::kMakeRoom:
       return MakeRoom();
     case Next::kTables:
-      TDP_RETURN_IF_ERROR(Recycle());
-      return stock_.Refill();
+      return Restock();
     case Next::kLoadRoot: {
       ShadowPage* root = nullptr;
       TDP_RETURN_IF_ERROR(LoadRoot(context_, root));
@@ -472,19 +474,39 @@ absl::Status NestedVcpu::MakeRoom() {
   return absl::OkStatus();
 }
 
-absl::Status NestedVcpu::Recycle() {
+// Tables ran out or the quota is full. What one thread has recycled another may take first.
+absl::Status NestedVcpu::Restock() {
+  absl::Status status;
+  for (int i = 0; i < kRestocks; ++i) {
+    if (!Recycle()) {
+      return absl::ResourceExhaustedError("no shadow page and no table is left to be recycled");
+    }
+    status = stock_.Refill();
+    if (status.ok()) break;
+  }
+  return status;
+}
+
+// At the quota the oldest pages go, or roots that other vCPUs hold where there is nothing else. For
+// want of tables those of L1 may go as well.
+bool NestedVcpu::Recycle() {
   PendingFlush flush;
-  size_t zapped;
+  bool is_full;
+  size_t zapped = 0;
   {
     MmuReadSection section(reader_);
     const SpinLockHolder hold(shadow().lock());
     ShadowZap zap;
-    zapped = shadow().ZapOldest(kZapBatch, stock_.descriptors, zap);
+    is_full = shadow().IsFull(kPagesPerFault);
+    if (is_full) zapped = shadow().ZapOldest(kZapBatch, stock_.descriptors, zap);
+    if (is_full && zapped == 0) {
+      zapped = shadow().ZapHeld(1, absl::MakeConstSpan(&root_, 1), stock_.descriptors, zap);
+    }
     flush = shadow().Commit(std::move(zap));
   }
   shadow().Settle(std::move(flush));
-  if (zapped != 0) return absl::OkStatus();
-  return absl::ResourceExhaustedError("no shadow page is left to be recycled");
+  if (is_full) return zapped != 0;
+  return parts_.recycler.RecycleTables(ShadowStock::kTables) != 0;
 }
 
 // --- L1's flushes --------------------------------------------------------------------------------

@@ -32,6 +32,7 @@
 #include "tdp/mmu/shadow/nested_fault.h"
 #include "tdp/mmu/shadow/shadow_fetch.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/table_recycler.h"
 
 namespace tdp {
 
@@ -47,6 +48,7 @@ struct NestedParts {
   ShadowPools& pools;
   // By address space.
   const std::vector<std::unique_ptr<NestedShadow>>& shadows;
+  TableRecycler& recycler;
 };
 
 // Made with its `Vcpu` (`Vcpu::nested`), and like it used by one thread at a time. Every call wants
@@ -154,7 +156,8 @@ class NestedVcpu {
   void DropPath(Gpa gpa);
   absl::Status Prepare(Next next, bool& no_memory);
   absl::Status MakeRoom();
-  absl::Status Recycle();
+  absl::Status Restock();
+  bool Recycle();
   void DropAll(NestedShadow& shadow);
 
   PageRole RootRole(const NestedContext& context) const;

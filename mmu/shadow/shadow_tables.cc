@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/status/status.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
@@ -36,6 +37,7 @@ ShadowTables<Entry>::ShadowTables(TablePool& pool, ShadowPools& pools, FlushCloc
       pools_(pools),
       clock_(clock),
       options_(options),
+      page_quota_(options.page_quota),
       hash_(options.hash_bits),
       spare_descriptors_(pools.descriptors) {}
 
@@ -60,6 +62,7 @@ ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* 
   page->role = role;
   page->generation = generation_;
   page->table = stock.tables.Pop();
+  CountTable();
   page->table->shadow = page;
   page->table->base = gfn;
   page->table->role = role;
@@ -100,6 +103,7 @@ bool ShadowTables<Entry>::ReadyTable(TablePage*& table, ShadowStock& stock) {
   if (table != nullptr) return true;
   if (stock.tables.size() == 0) return false;
   table = stock.tables.Pop();
+  CountTable();
   table->role = kDataRole;
   table->in_use = true;
   return true;
@@ -208,6 +212,8 @@ void ShadowTables<Entry>::Zap(ShadowPage& page, DescriptorCache& descriptors, Sh
     Free(page, zap);
   } else {
     page.is_invalid = true;
+    DropTable(page.origins, zap);
+    DropTable(page.places, zap);
   }
 }
 
@@ -215,14 +221,34 @@ void ShadowTables<Entry>::Zap(ShadowPage& page, DescriptorCache& descriptors, Sh
 // go the same way because it is one.
 template <typename Entry>
 void ShadowTables<Entry>::Free(ShadowPage& page, ShadowZap& zap) {
-  for (TablePage* table : {page.table, page.origins, page.places}) {
-    if (table == nullptr) continue;
-    table->shadow = nullptr;
-    zap.tables.Push(table);
-  }
+  DropTable(page.table, zap);
+  DropTable(page.origins, zap);
+  DropTable(page.places, zap);
   void* record = &page;
   page.~ShadowPage();
   pools_.records.Return(1, &record);
+}
+
+template <typename Entry>
+void ShadowTables<Entry>::DropTable(TablePage*& table, ShadowZap& zap) {
+  if (table == nullptr) return;
+  table->shadow = nullptr;
+  zap.tables.Push(std::exchange(table, nullptr));
+  table_count_.store(table_count() - 1, std::memory_order_relaxed);
+}
+
+template <typename Entry>
+size_t ShadowTables<Entry>::ZapHeld(size_t count, absl::Span<ShadowPage* const> keep,
+                                    DescriptorCache& descriptors, ShadowZap& zap) {
+  size_t zapped = 0;
+  for (ShadowPage* page = roots_.first(); page != nullptr && zapped < count;
+       page = ShadowSpecialList::Next(page)) {
+    if (page->is_invalid || absl::c_linear_search(keep, page)) continue;
+    Zap(*page, descriptors, zap);
+    ++zapped;
+  }
+  counters_.recycled.Add(zapped);
+  return zapped;
 }
 
 template <typename Entry>

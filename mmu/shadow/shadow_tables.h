@@ -17,6 +17,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/base/spin_lock.h"
@@ -73,7 +74,7 @@ struct ShadowStock {
 
 struct ShadowTablesOptions {
   AddressSpaceId address_space = 0;
-  size_t page_quota = ~size_t{0};  // shadow pages; more make `IsFull`
+  size_t page_quota = ~size_t{0};  // shadow pages; more make `IsFull`. It can change later
   int hash_bits = 12;
 };
 
@@ -189,7 +190,19 @@ class ShadowTables {
   size_t ZapOldest(size_t count, ShadowZap& zap) {
     return ZapOldest(count, spare_descriptors_, zap);
   }
-  bool IsFull(size_t more) const { return pages_.size() + more > options_.page_quota; }
+  // Under the lock. Zaps up to `count` pages that are held as roots, but none of `keep`: those that
+  // have been held longest go first. Their holders load others with their next fault. How many it
+  // were.
+  size_t ZapHeld(size_t count, absl::Span<ShadowPage* const> keep, DescriptorCache& descriptors,
+                 ShadowZap& zap);
+  bool IsFull(size_t more) const { return pages_.size() + more > page_quota(); }
+  // Any thread. A quota below the number of pages takes nothing away by itself.
+  void set_page_quota(size_t pages) { page_quota_.store(pages, std::memory_order_relaxed); }
+  size_t page_quota() const { return page_quota_.load(std::memory_order_relaxed); }
+  // Under the lock: the pages above the quota.
+  size_t excess() const { return IsFull(0) ? pages_.size() - page_quota() : 0; }
+  // The tables in use, those of data included. Any thread.
+  size_t table_count() const { return table_count_.load(std::memory_order_relaxed); }
   // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
   // section.
   PendingFlush Commit(ShadowZap&& zap);
@@ -236,10 +249,12 @@ class ShadowTables {
   void ProtectTable(ShadowPage& page, ShadowZap& zap);
   bool Protect(RmapHead& head) const;
   bool WriteProtectFrame(Gfn gfn) const;
-  static bool ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
-  static bool ReadyTable(TablePage*& table, ShadowStock& stock);
+  bool ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
+  bool ReadyTable(TablePage*& table, ShadowStock& stock);
+  void DropTable(TablePage*& table, ShadowZap& zap);
   void Empty(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
   void DropParents(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
+  void CountTable() { table_count_.store(table_count() + 1, std::memory_order_relaxed); }
   void CountAddition(const ShadowPage& page) {
     if (!page.is_direct()) additions_.store(additions() + 1, std::memory_order_relaxed);
   }
@@ -275,7 +290,9 @@ class ShadowTables {
   Atomic<uint64_t> settled_{0};  // the latest flush that a commit has settled
   SpinLock lock_;
   uint32_t generation_ = 1;
-  std::atomic<uint64_t> additions_{0};  // changed under the lock
+  Atomic<uint64_t> additions_{0};  // changed under the lock
+  Atomic<size_t> table_count_{0};  // the same
+  Atomic<size_t> page_quota_;
   PageHash hash_;
   ShadowAgeList pages_;
   ShadowSpecialList unsync_;

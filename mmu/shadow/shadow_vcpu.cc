@@ -22,6 +22,11 @@ namespace {
 constexpr int kTries = 64;
 // Pages zapped at a time where tables or the quota have run out.
 constexpr size_t kRecycleBatch = 32;
+// Roots of other vCPUs that are zapped at a time, where there is nothing else: two vCPUs' in PAE
+// paging.
+constexpr size_t kRootsAtOnce = 8;
+// Times that what was recycled may have gone to other vCPUs.
+constexpr int kRestocks = 8;
 // How many shadow pages a fault or a root can add.
 constexpr size_t kPagesPerFault = 5;
 
@@ -389,10 +394,8 @@ absl::Status ShadowVcpu::Prepare(Next next, bool& no_memory) {
       return FetchPage(no_memory);
     case Next::kMakeRoom:
       return MakeRoom();
-    case Next::kTables: {
-      TDP_RETURN_IF_ERROR(Recycle(kRecycleBatch));
-      return stock_.Refill();
-    }
+    case Next::kTables:
+      return Restock();
     case Next::kLoadRoot: {
       ShadowRoot root;
       TDP_RETURN_IF_ERROR(LoadRoot(paging_, roots_, root));
@@ -423,20 +426,64 @@ absl::Status ShadowVcpu::MakeRoom() {
   return absl::OkStatus();
 }
 
-// Oldest first, as KVM's kvm_mmu_zap_oldest_mmu_pages.
-absl::Status ShadowVcpu::Recycle(size_t count) {
+// Tables ran out or the quota is full. What one thread has recycled another may take first.
+absl::Status ShadowVcpu::Restock() {
+  absl::Status status;
+  for (int i = 0; i < kRestocks; ++i) {
+    if (!Recycle()) {
+      return absl::ResourceExhaustedError("no shadow page and no table is left to be recycled");
+    }
+    status = stock_.Refill();
+    if (status.ok()) break;
+  }
+  return status;
+}
+
+// Whether there are more pages or tables to be had now.
+bool ShadowVcpu::Recycle() {
+  bool is_full;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    is_full = shadow().IsFull(kPagesPerFault);
+  }
+  if (is_full) return RecycleQuota();
+  return parts_.recycler.RecycleTables(ShadowStock::kTables) != 0 || ReleaseCachedRoots();
+}
+
+// Oldest first, as KVM's kvm_mmu_zap_oldest_mmu_pages. Where the quota is full of roots, those that
+// this vCPU keeps for later go, then those of other vCPUs.
+bool ShadowVcpu::RecycleQuota() {
   PendingFlush flush;
   size_t zapped;
   {
     MmuReadSection section(reader_);
     const SpinLockHolder hold(shadow().lock());
     ShadowZap zap;
-    zapped = shadow().ZapOldest(count, stock_.descriptors, zap);
+    zapped = shadow().ZapOldest(kRecycleBatch, stock_.descriptors, zap);
     flush = shadow().Commit(std::move(zap));
   }
   shadow().Settle(std::move(flush));
-  if (zapped != 0) return absl::OkStatus();
-  return absl::ResourceExhaustedError("no shadow page is left to be recycled");
+  if (zapped != 0 || ReleaseCachedRoots()) return true;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    ShadowZap zap;
+    zapped = shadow().ZapHeld(kRootsAtOnce, root_.pages, stock_.descriptors, zap);
+    flush = shadow().Commit(std::move(zap));
+  }
+  shadow().Settle(std::move(flush));
+  return zapped != 0;
+}
+
+// Their pages can be recycled then. Whether there were any.
+bool ShadowVcpu::ReleaseCachedRoots() {
+  bool any = false;
+  for (ShadowRoot& root : previous_.roots()) {
+    any |= root.is_loaded;
+    Release(root);
+  }
+  return any;
 }
 
 // --- Emulated writes -----------------------------------------------------------------------------

@@ -37,6 +37,7 @@
 #include "tdp/mmu/shadow/shadow_root.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
 #include "tdp/mmu/stats.h"
+#include "tdp/mmu/table_recycler.h"
 
 namespace tdp {
 
@@ -52,6 +53,7 @@ struct ShadowParts {
   ShadowPools& pools;
   // By address space.
   const std::vector<std::unique_ptr<PagingShadow>>& shadows;
+  TableRecycler& recycler;
 };
 
 // Made with its `Vcpu` (`Vcpu::shadow`), and like it used by one thread at a time. Every call wants
@@ -195,7 +197,10 @@ class ShadowVcpu {
   absl::Status Prepare(Next next, bool& no_memory);
   absl::Status FetchPage(bool& no_memory);
   absl::Status MakeRoom();
-  absl::Status Recycle(size_t count);
+  absl::Status Restock();
+  bool Recycle();
+  bool RecycleQuota();
+  bool ReleaseCachedRoots();
   void Count(PagingOutcome outcome);
 
   // Roots.

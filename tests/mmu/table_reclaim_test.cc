@@ -26,7 +26,7 @@ constexpr FaultOutcome kFixed = FaultOutcome::kFixed;
 class TableReclaimTest : public testing::Test {
  protected:
   void Start(VmOptions options = {}, uint32_t flags = 0) {
-    if (options.table_quota > 2 * kQuota) options.table_quota = kQuota;
+    if (options.table_quota == kQuotaByMemory) options.table_quota = kQuota;
     vm_ = *Vm::Create(host_, options);
     vcpu_ = *vm_->CreateVcpu();
     ASSERT_TRUE(

@@ -49,6 +49,8 @@ class ShadowedKernel : public testing::TestWithParam<std::tuple<const char*, int
     MachineOptions options;
     options.ram = kRam;
     options.host_order = std::get<1>(GetParam());
+    // All of a kernel's mappings at once: more than a guest of this size has by default.
+    options.vm.shadow_page_quota = 4096;
     options.cpu.features.physical_address_bits = 52;
     machine_ = std::make_unique<Machine>(options);
     const auto tables = ReadRecordedFile(File("tables.bin.zst"));

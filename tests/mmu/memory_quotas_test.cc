@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/memory_quotas.h"
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tdp/mmu/vm.h"
+#include "tests/mmu/arithmetic_host.h"
+
+namespace tdp {
+namespace {
+
+constexpr Hva kRam{TiB(1)};
+constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+
+MemorySlot SlotOf(Gfn base, uint64_t pages, AddressSpaceId space = 0) {
+  MemorySlot slot;
+  slot.address_space = space;
+  slot.base = base;
+  slot.pages = PageCount(pages);
+  return slot;
+}
+
+TEST(MemoryQuotas, ShadowPagesAreTwoPercentOfThePagesButSixtyFourAtLeast) {
+  MemoryQuotas quotas(4, 2, true);
+  EXPECT_EQ(quotas.ShadowPages(0), 64u);
+  quotas.AddSlot(SlotOf(Gfn(0), 3200));
+  EXPECT_EQ(quotas.ShadowPages(0), 64u);
+  quotas.AddSlot(SlotOf(Gfn(10000), 100000));
+  EXPECT_EQ(quotas.ShadowPages(0), 2064u);
+  EXPECT_EQ(quotas.ShadowPages(1), 64u) << "another address space";
+  quotas.RemoveSlot(SlotOf(Gfn(0), 3200));
+  EXPECT_EQ(quotas.ShadowPages(0), 2000u);
+}
+
+TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
+  MemoryQuotas quotas(4, 1, false);
+  const size_t none = quotas.Tables();
+  quotas.AddVcpu();
+  EXPECT_EQ(quotas.Tables(), none + 96);
+  quotas.RemoveVcpu();
+  // Two tables of leaves, one above each 1 GiB and each 512 GiB.
+  quotas.AddSlot(SlotOf(Gfn(511), 2));
+  EXPECT_EQ(quotas.Tables(), none + 2 * (2 + 1 + 1));
+  quotas.SetViews(0, 3);
+  EXPECT_EQ(quotas.Tables(), none + 3 * 2 * 4);
+  quotas.RemoveSlot(SlotOf(Gfn(511), 2));
+  EXPECT_EQ(quotas.Tables(), none);
+  MemoryQuotas five_levels(5, 1, false);
+  five_levels.AddSlot(SlotOf(Gfn(511), 2));
+  EXPECT_EQ(five_levels.Tables(), none + 2 * 5);
+}
+
+// Frames without memory are remembered, by tables as any others: a guest has 2^36 of them.
+TEST(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTables) {
+  ArithmeticHost host;
+  const auto vm = *Vm::Create(host);
+  const auto vcpu = *vm->CreateVcpu();
+  ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(64), .hva = kRam}).ok());
+  for (uint64_t i = 1; i < 4000; ++i) {
+    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * GiB(1)), kWrite).outcome, FaultOutcome::kMmio);
+  }
+  EXPECT_LT(vm->Stats().tables_in_use, 800u);
+  for (uint64_t gpa = 0; gpa < MiB(64); gpa += MiB(2)) {
+    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(gpa), kWrite).outcome, FaultOutcome::kFixed);
+  }
+  EXPECT_TRUE(vm->CheckInvariants().ok()) << vm->CheckInvariants();
+}
+
+// All that the slots show can be mapped, page by page, however they lie, and in every view.
+TEST(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
+  ArithmeticHost host;
+  const auto vm = *Vm::Create(host, {.ept_levels = 5});
+  const auto vcpu = *vm->CreateVcpu();
+  std::mt19937_64 random(1);
+  std::vector<Gpa> places;
+  for (uint32_t slot = 0; slot < 1000; ++slot) {
+    const Gpa gpa((random() % (uint64_t{1} << 40)) << kPageShift & ((uint64_t{1} << 52) - 1));
+    if (!vm->SetMemoryRegion({.slot = slot, .gpa = gpa, .size = kPageSize, .hva = kRam}).ok()) {
+      continue;
+    }
+    places.push_back(gpa);
+  }
+  for (int view = 0; view < 3; ++view) {
+    if (view > 0) {
+      ASSERT_TRUE(vcpu->SetView(*vm->CreateView()).ok());
+    }
+    for (const Gpa gpa : places) {
+      ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWrite).outcome, FaultOutcome::kFixed);
+    }
+  }
+  EXPECT_EQ(vm->Stats().table_reclaims, 0u);
+  // Once more, while what is taken away waits for its flush.
+  ASSERT_TRUE(vcpu->SetView(kBaseView).ok());
+  PendingFlush flush = *vm->ZapAll();
+  for (const Gpa gpa : places) {
+    ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWrite).outcome, FaultOutcome::kFixed);
+  }
+  EXPECT_EQ(vm->Stats().table_reclaims, 0u);
+  flush.Settle();
+}
+
+TEST(DefaultQuotas, AQuotaThatTheEmbedderSetsStaysWhateverTheSlotsDo) {
+  ArithmeticHost host;
+  const auto vm = *Vm::Create(host);
+  const auto vcpu = *vm->CreateVcpu();
+  ASSERT_TRUE(vm->SetTableQuota(64).ok());
+  ASSERT_TRUE(vm->SetMemoryRegion({.size = GiB(64), .hva = kRam}).ok());
+  for (uint64_t i = 0; i < 200; ++i) {
+    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * MiB(2)), kWrite).outcome, FaultOutcome::kFixed);
+    ASSERT_LE(vm->Stats().tables_in_use, 64u);
+  }
+}
+
+}  // namespace
+}  // namespace tdp
