@@ -181,6 +181,23 @@ TEST_F(GuestPaging, ACr3WriteDropsAllButGlobalPages) {
   EXPECT_FALSE(StillCached()) << "clearing CR4.PGE drops global pages";
 }
 
+TEST_F(GuestPaging, SettingSmepDropsTranslationsAndClearingItKeepsThem) {
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  const uint64_t cr4 = world_.cpu().registers().cr4;
+  ASSERT_EQ(world_.cpu().WriteCr4(cr4 | kCr4Smap), Event::kNone);
+  ASSERT_EQ(world_.cpu().WriteCr4(cr4), Event::kNone);
+  EXPECT_TRUE(StillCached()) << "SMAP asks for nothing";
+  ASSERT_EQ(world_.cpu().WriteCr4(cr4 | kCr4Smep), Event::kNone);
+  EXPECT_FALSE(StillCached());
+  world_.Store(entry_, kGpa | kGuestLeaf);
+  world_.cpu().Invlpg(Gva(kGva));
+  ASSERT_TRUE(StillCached());
+  MoveSilently();
+  ASSERT_EQ(world_.cpu().WriteCr4(cr4), Event::kNone);
+  EXPECT_TRUE(StillCached());
+}
+
 TEST_F(GuestPaging, PcidsKeepTranslationsApart) {
   SetCr4(kCr4Pcide);
   const uint64_t cr3 = world_.cpu().registers().cr3;

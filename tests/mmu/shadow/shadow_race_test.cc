@@ -12,41 +12,19 @@
 #include <memory>
 #include <optional>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/mmu/vm.h"
+#include "tests/mmu/shadow/hooked_backend.h"
 
 namespace tdp {
 namespace {
 
 constexpr Hva kRam{0x7f0000000000};
 constexpr uint64_t kAll = 0x67;
-
-class HookedBackend : public sim::SimBackend {
- public:
-  using SimBackend::SimBackend;
-
-  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
-    auto page = SimBackend::Resolve(hva, access);
-    if (hva == resolve_at) {
-      if (auto hook = std::exchange(on_resolve, nullptr)) hook();
-    }
-    return page;
-  }
-  void Kick(absl::Span<const VcpuId> vcpus) override {
-    SimBackend::Kick(vcpus);
-    if (auto hook = std::exchange(on_kick, nullptr)) hook();
-  }
-
-  Hva resolve_at;
-  std::function<void()> on_resolve;
-  std::function<void()> on_kick;
-};
 
 // Two address spaces. That of cr3 0x1000 has tables in frames 1 to 4, of which frame 4 maps gva
 // 0x10000. That of cr3 0x11000 has tables in frames 17 to 20 and maps frame 4 at gva 0x4000.
@@ -61,13 +39,16 @@ class ShadowRace : public testing::Test {
     Poke(0x14000 + 4 * 8, 0x4000 | kAll);
     Poke(0x14000 + 16 * 8, 0x10000 | kAll);
     for (VcpuId id = 0; id < 2; ++id) vcpus_.push_back(*vm_->CreateVcpu());
+    ASSERT_TRUE(vcpus_[0]->shadow()->SetPaging(Controls(), 0x1000).ok());
+    ASSERT_TRUE(vcpus_[1]->shadow()->SetPaging(Controls(), 0x11000).ok());
+  }
+  static GuestControls Controls() {
     GuestControls guest;
     guest.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect;
     guest.cr4 = guest::kCr4PhysicalAddressExtension;
     guest.efer = guest::kEferLongModeActive | guest::kEferLongModeEnable;
     guest.physical_address_bits = 46;
-    ASSERT_TRUE(vcpus_[0]->shadow()->SetPaging(guest, 0x1000).ok());
-    ASSERT_TRUE(vcpus_[1]->shadow()->SetPaging(guest, 0x11000).ok());
+    return guest;
   }
   void TearDown() override {
     const absl::Status status = vm_->CheckInvariants();
@@ -90,6 +71,19 @@ class ShadowRace : public testing::Test {
       if (memory_.Resolve(kRam + gpa, Access::Read())->hfn == found.entry.frame()) return gpa;
     }
     return 0;
+  }
+  // What vCPU 1 has cached may be used until it is kicked: `while_kicked` comes in between.
+  bool KicksVcpu1(const std::function<void()>& act, const std::function<void()>& while_kicked) {
+    std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+    bool kicked = false;
+    backend_.on_kick = [&] {
+      kicked = true;
+      while_kicked();
+      in_guest.reset();
+    };
+    act();
+    backend_.on_kick = nullptr;
+    return kicked;
   }
   bool IsWritable(VcpuId id, uint64_t gva) {
     const auto found = vcpus_[id]->shadow()->Look(Gva(gva));
@@ -137,6 +131,26 @@ TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
   EXPECT_FALSE(other.entry.is_present()) << "of the other table";
 }
 
+// The entry above the one that is to be set, where nothing is shadowed yet that the write could
+// drop.
+TEST_F(ShadowRace, ATableThatIsReplacedWhileTheHostIsAskedIsNotLinked) {
+  Poke(0x5000 + 16 * 8, 0x60000 | kAll);
+  backend_.resolve_at = kRam + 0x40000;
+  backend_.on_resolve = [this] {
+    ASSERT_TRUE(vcpus_[1]
+                    ->shadow()
+                    ->EmulateWrite(Gpa(0x3000), 8,
+                                   [](std::byte* place) {
+                                     const uint64_t entry = 0x5000 | kAll;
+                                     std::memcpy(place, &entry, 8);
+                                   })
+                    .ok());
+  };
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(backend_.on_resolve, nullptr);
+  EXPECT_EQ(MappedGpa(), 0x60000u);
+}
+
 // vCPU 1 has frame 4 in its TLB as writable when vCPU 0 begins to shadow it as a table.
 TEST_F(ShadowRace, AWriteThroughAStaleTranslationIsSeenBeforeTheTableIsTrusted) {
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
@@ -152,6 +166,46 @@ TEST_F(ShadowRace, AWriteThroughAStaleTranslationIsSeenBeforeTheTableIsTrusted) 
   EXPECT_TRUE(kicked);
   EXPECT_EQ(MappedGpa(), 0x50000u);
   EXPECT_FALSE(IsWritable(1, 0x4000));
+}
+
+// The same where the last flush of all is settled: what makes the table trusted is the next one.
+TEST_F(ShadowRace, AFlushThatWasSettledBeforeDoesNotMakeATableTrusted) {
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  ASSERT_EQ(Fault(1, 0x10000, 0), PagingOutcome::kFixed);
+  const uint64_t before = vm_->Stats().flush_generation;
+  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x14000 + 16 * 8), 8).ok());
+  ASSERT_GT(vm_->Stats().flush_generation, before);
+  ASSERT_TRUE(IsWritable(1, 0x4000));
+  EXPECT_TRUE(KicksVcpu1([this] { EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed); },
+                         [this] { Poke(kLeaf, 0x50000 | kAll); }));
+  EXPECT_EQ(MappedGpa(), 0x50000u);
+}
+
+// Without CR0.WP a supervisor's write gives the leaf W and takes U; a user's access turns it round.
+TEST_F(ShadowRace, ALeafThatLosesWInPlaceIsFlushed) {
+  GuestControls guest = Controls();
+  guest.cr0 &= ~guest::kCr0WriteProtect;
+  Poke(kLeaf, 0x40000 | (kAll & ~guest::kWrite));
+  for (const auto& vcpu : vcpus_) {
+    ASSERT_TRUE(vcpu->shadow()->SetPaging(guest, 0x1000).ok());
+  }
+  ASSERT_EQ(Fault(1, 0x10000, guest::kFaultWrite), PagingOutcome::kFixed);
+  ASSERT_TRUE(IsWritable(0, 0x10000));
+  EXPECT_TRUE(KicksVcpu1(
+      [this] { EXPECT_EQ(Fault(0, 0x10000, guest::kFaultUser), PagingOutcome::kFixed); }, [] {}));
+  EXPECT_FALSE(IsWritable(0, 0x10000));
+}
+
+// The guest takes W from an entry, and the shadow follows in place.
+TEST_F(ShadowRace, ALeafThatASyncNarrowsIsFlushed) {
+  ASSERT_EQ(Fault(0, 0x10000, guest::kFaultWrite), PagingOutcome::kFixed);
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  ASSERT_TRUE(IsWritable(0, 0x10000));
+  Poke(kLeaf, 0x40000 | (kAll & ~guest::kWrite));
+  EXPECT_TRUE(
+      KicksVcpu1([this] { EXPECT_TRUE(vcpus_[0]->shadow()->Invlpg(Gva(0x10000)).ok()); }, [] {}));
+  EXPECT_EQ(MappedGpa(), 0x40000u) << "it stayed";
+  EXPECT_FALSE(IsWritable(0, 0x10000));
 }
 
 // vCPU 0 flushes while vCPU 1 still writes the table that is out of sync.
@@ -210,6 +264,48 @@ TEST_F(ShadowRace, AnInvalidationBesideAnUnsettledDropFlushesToo) {
   write.join();
   invalidation.join();
 }
+
+// While the host is asked for a page, it begins to take another page of the same large one away.
+// What is installed must leave that one out: its invalidation has looked already.
+class ShadowOrder : public testing::TestWithParam<bool> {
+ protected:
+  // A guest whose 4 KiB pages lie in a host page of 2 MiB, or that maps it by a large one.
+  bool is_large() const { return GetParam(); }
+};
+
+TEST_P(ShadowOrder, APageThatIsBeingTakenAwayIsNotMappedWithItsNeighbour) {
+  constexpr Hva kPages = kRam + MiB(2);
+  sim::HostMemory memory({.size = MiB(256)});
+  HookedBackend backend(memory);
+  ASSERT_TRUE(memory.Map(kRam, MiB(4), {.order = 9}).ok());
+  const auto vm = *Vm::Create(backend, {.paging = Paging::kShadow});
+  ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(4), .hva = kRam}).ok());
+  const auto poke = [&memory](uint64_t gpa, uint64_t value) {
+    std::memcpy(*memory.AtHva(kRam + gpa), &value, sizeof(value));
+  };
+  poke(0x1000, 0x2000 | kAll);
+  poke(0x2000, 0x3000 | kAll);
+  poke(0x3000, is_large() ? MiB(2) | kAll | guest::kLargePage : 0x4000 | kAll);
+  for (uint64_t i = 0; i < 8; ++i) poke(0x4000 + i * 8, (MiB(2) + i * kPageSize) | kAll);
+  const auto vcpu = *vm->CreateVcpu();
+  GuestControls guest;
+  guest.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect;
+  guest.cr4 = guest::kCr4PhysicalAddressExtension;
+  guest.efer = guest::kEferLongModeActive | guest::kEferLongModeEnable;
+  guest.physical_address_bits = 46;
+  ASSERT_TRUE(vcpu->shadow()->SetPaging(guest, 0x1000).ok());
+  backend.resolve_at = kPages;
+  backend.on_resolve = [&] {
+    ASSERT_TRUE(vm->BeginHostInvalidation(kPages + kPageSize, kPageSize).ok());
+  };
+  const PagingFaultResult result = vcpu->shadow()->HandlePageFault(Gva(0), 0);
+  EXPECT_EQ(result.outcome, PagingOutcome::kFixed);
+  EXPECT_EQ(result.level, kLevel4K);
+  EXPECT_TRUE(vcpu->shadow()->Look(Gva(0)).entry.is_present());
+  EXPECT_FALSE(vcpu->shadow()->Look(Gva(kPageSize)).entry.is_present());
+  vm->EndHostInvalidation();
+}
+INSTANTIATE_TEST_SUITE_P(Of, ShadowOrder, testing::Bool());
 
 }  // namespace
 }  // namespace tdp

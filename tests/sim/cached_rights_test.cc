@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rights that are cached: those of an upper entry are the AND from the root down to it, and a CPU
+// may fault by them after the tables have given more.
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "tdp/backends/sim/cpu.h"
+#include "tests/sim/world.h"
+
+namespace tdp::sim {
+namespace {
+
+constexpr uint64_t kGva = 0x40000000;
+constexpr uint64_t kGpa = MiB(64);
+constexpr uint64_t kHpa = MiB(512);
+constexpr uint64_t kOther = kGva + kPageSize;  // in the same table
+
+class TwoPages {
+ public:
+  explicit TwoPages(const CpuConfig& config) : world_(config) {
+    for (const uint64_t page : {uint64_t{0}, kPageSize}) {
+      world_.MapEpt(kGpa + page, kHpa + page);
+      leaves_[page / kPageSize] = world_.MapGuest(kGva + page, kGpa + page);
+    }
+    world_.Enter();
+  }
+
+  World& world() { return world_; }
+  uint64_t leaf(int page) const { return leaves_[page]; }
+  AccessResult Touch(uint64_t gva, AccessKind kind = AccessKind::kLoad, bool user = false) {
+    const Accessor accessor = user ? Accessor::kUser : Accessor::kSupervisor;
+    return world_.cpu().Access({.gva = gva, .kind = kind, .accessor = accessor});
+  }
+  // What an access comes to, in words.
+  std::string Outcome(uint64_t gva, AccessKind kind, bool user) {
+    const AccessResult result = Touch(gva, kind, user);
+    const Exit& exit = world_.cpu().exit();
+    switch (result.event) {
+      case Event::kNone:
+        return absl::StrFormat("memory 0x%x", result.hpa.raw());
+      case Event::kPageFault:
+        return absl::StrFormat("page fault %d", exit.error_code);
+      case Event::kEptViolation:
+        return absl::StrFormat("violation 0x%x", exit.qualification.raw());
+      default:
+        return "something else";
+    }
+  }
+
+ private:
+  World world_;
+  uint64_t leaves_[2];
+};
+
+CpuConfig WithPolicy(CachePolicy policy) {
+  CpuConfig config;
+  config.policy = policy;
+  return config;
+}
+
+// Of the entry of which level, in which dimension, which bits are turned.
+class UpperRights : public testing::TestWithParam<std::tuple<int, CachePolicy>> {};
+
+TEST_P(UpperRights, OfTheGuestsEntriesCombineDownToTheCachedOne) {
+  const auto [level, policy] = GetParam();
+  for (const uint64_t bits : {kGuestWrite, kGuestUser, kGuestNoExecute}) {
+    for (const auto kind : {AccessKind::kLoad, AccessKind::kStore, AccessKind::kFetch}) {
+      for (const bool user : {false, true}) {
+        TwoPages cached(WithPolicy(policy));
+        TwoPages plain(NoCaches());
+        for (TwoPages* pages : {&cached, &plain}) {
+          World& world = pages->world();
+          const uint64_t entry = world.GuestEntryAt(kGva, level);
+          world.Store(entry, world.Load(entry) ^ bits);
+          ASSERT_TRUE(pages->Touch(kGva).ok());
+        }
+        EXPECT_EQ(cached.Outcome(kOther, kind, user), plain.Outcome(kOther, kind, user))
+            << "bits 0x" << std::hex << bits << " kind " << static_cast<int>(kind) << user;
+        EXPECT_GT(cached.world().cpu().counters().guest_cache_hits, 0u);
+      }
+    }
+  }
+}
+
+TEST_P(UpperRights, OfTheEptsEntriesCombineDownToTheCachedOne) {
+  const auto [level, policy] = GetParam();
+  for (const uint64_t bits : {ept::kWrite, ept::kExecute}) {
+    for (const auto kind : {AccessKind::kLoad, AccessKind::kStore, AccessKind::kFetch}) {
+      TwoPages cached(WithPolicy(policy));
+      TwoPages plain(NoCaches());
+      for (TwoPages* pages : {&cached, &plain}) {
+        World& world = pages->world();
+        const uint64_t entry = world.EptEntryAt(kGpa, level);
+        world.Store(entry, world.Load(entry) & ~bits);
+        ASSERT_TRUE(pages->Touch(kGva).ok());
+      }
+      EXPECT_EQ(cached.Outcome(kOther, kind, false), plain.Outcome(kOther, kind, false))
+          << "bits 0x" << std::hex << bits << " kind " << static_cast<int>(kind);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, UpperRights,
+                         testing::Combine(testing::Values(2, 3, 4),
+                                          testing::Values(CachePolicy::kRealistic,
+                                                          CachePolicy::kAdversarial)));
+
+// The worst CPU faults once by what it has cached, and then sees what the tables say. Others look
+// at the tables at once.
+TEST(CachedRights, OfTheGuestAreFaultedByUnderTheAdversarialPolicyAlone) {
+  struct Case {
+    uint64_t before;
+    AccessKind kind;
+    bool user;
+    uint32_t error_code;
+  };
+  for (const Case& c : {Case{kGuestLeaf & ~kGuestWrite, AccessKind::kStore, false, 3},
+                        Case{kGuestLeaf & ~kGuestUser, AccessKind::kLoad, true, 5},
+                        Case{kGuestLeaf | kGuestNoExecute, AccessKind::kFetch, false, 0x11}}) {
+    for (const auto policy : {CachePolicy::kRealistic, CachePolicy::kAdversarial}) {
+      TwoPages pages(WithPolicy(policy));
+      pages.world().Store(pages.leaf(0), kGpa | c.before);
+      ASSERT_TRUE(pages.Touch(kGva).ok());
+      pages.world().Store(pages.leaf(0), kGpa | kGuestLeaf);
+      if (policy == CachePolicy::kAdversarial) {
+        ASSERT_EQ(pages.Touch(kGva, c.kind, c.user).event, Event::kPageFault);
+        EXPECT_EQ(pages.world().cpu().exit().error_code, c.error_code);
+      }
+      EXPECT_TRUE(pages.Touch(kGva, c.kind, c.user).ok());
+    }
+  }
+}
+
+TEST(CachedRights, OfTheEptAreFaultedByUnderTheAdversarialPolicyAlone) {
+  for (const auto& [bits, kind] :
+       {std::pair{ept::kWrite, AccessKind::kStore}, std::pair{ept::kExecute, AccessKind::kFetch}}) {
+    for (const auto policy : {CachePolicy::kRealistic, CachePolicy::kAdversarial}) {
+      TwoPages pages(WithPolicy(policy));
+      World& world = pages.world();
+      const uint64_t entry = world.EptEntryAt(kGpa, 1);
+      const uint64_t all = world.Load(entry);
+      world.Store(entry, all & ~bits);
+      ASSERT_TRUE(pages.Touch(kGva).ok());
+      world.Store(entry, all);
+      if (policy == CachePolicy::kAdversarial) {
+        EXPECT_EQ(pages.Touch(kGva, kind).event, Event::kEptViolation);
+      }
+      EXPECT_TRUE(pages.Touch(kGva, kind).ok());
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tdp::sim
