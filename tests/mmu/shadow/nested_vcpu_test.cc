@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
+#include "absl/types/span.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/mmu/shadow/nested_world.h"
@@ -129,6 +131,56 @@ TEST(NestedVcpu, ATableOfL1ThatIsLinkedAnewIsReadAnew) {
   EXPECT_EQ(world.Access(kElsewhere + kPage, AccessKind::kLoad), Memory(kFrame + 0x3000));
 }
 
+// The violation has dropped what was cached for the address (SDM vol. 3C, 30.4.3.1), so L1 owes no
+// INVEPT for the page that it copies then: not for a read either.
+TEST(NestedVcpu, AfterAViolationL1CopiesThePageWithoutInvept) {
+  for (const AccessKind next : {AccessKind::kLoad, AccessKind::kStore, AccessKind::kFetch}) {
+    for (const int level : {1, 2}) {
+      NestedWorld world(4, true, 9);
+      const uint64_t page = level == 2 ? MiB(4) : kPage;
+      world.Map(page, kFrame, level, kRead | ept::kExecute);
+      ASSERT_EQ(world.Access(page, AccessKind::kLoad), Memory(kFrame));
+      ASSERT_EQ(world.Access(page, AccessKind::kStore).what, Nested::What::kViolation);
+      world.Map(page, kFrame + MiB(2), level);
+      EXPECT_EQ(world.Access(page, next), Memory(kFrame + MiB(2))) << "level " << level;
+    }
+  }
+}
+
+// The same for a misconfiguration, which L1 mends.
+TEST(NestedVcpu, AfterAMisconfigurationL1MendsTheEntryWithoutInvept) {
+  NestedWorld world;
+  world.Map(kPage, kFrame, 1, kRead);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  world.Map(kPage, kFrame, 1, ept::kWrite);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kStore).what, Nested::What::kMisconfiguration);
+  world.Map(kPage, kFrame + 0x1000);
+  EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame + 0x1000));
+}
+
+// An upper table as well: what it led to while it was linked elsewhere is not used here.
+TEST(NestedVcpu, AnUpperTableOfL1ThatIsLinkedAnewIsReadAnew) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  const uint64_t table = world.Read(world.EntryAt(kPage, 3)) & ept::kAddressMask;
+  world.Write(world.EntryAt(kPage, 1), (kFrame + 0x3000) | kAll | NestedWorld::kWriteBack);
+  world.Write(world.EntryAt(GiB(1), 3), table | kAll);
+  EXPECT_EQ(world.Access(GiB(1) + kPage, AccessKind::kLoad), Memory(kFrame + 0x3000));
+}
+
+// An entry that leads to another table now, without INVEPT, by an access that has to be walked.
+TEST(NestedVcpu, AnEntryThatLeadsToAnotherTableIsFollowed) {
+  NestedWorld world;
+  world.Map(kPage, kFrame);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  const uint64_t other = world.NewFrame();
+  world.Write(other + 0x30, (kFrame + 0x5000) | kAll | NestedWorld::kWriteBack);
+  world.Write(world.EntryAt(kPage, 2), other | kAll);
+  EXPECT_EQ(world.Access(0x6000, AccessKind::kLoad), Memory(kFrame + 0x5000));
+  EXPECT_TRUE(world.vm().CheckInvariants().ok());
+}
+
 TEST(NestedVcpu, AnAccessBeyondTheMemoryOfL1IsMmio) {
   NestedWorld world;
   world.Map(kPage, GiB(1));
@@ -163,6 +215,36 @@ TEST(NestedVcpu, WritesOfL2AreInTheDirtyLog) {
     ASSERT_TRUE(world.vm().TakeDirtyLog(0, look).ok());
     EXPECT_TRUE(written) << "round " << round;
   }
+}
+
+TEST(NestedVcpu, WritesOfL2AreInTheRingOfItsVcpu) {
+  sim::HostMemory memory({.size = MiB(64)});
+  sim::SimBackend backend(memory);
+  const std::unique_ptr<Vm> vm = *Vm::Create(backend, {.nested = true});
+  ASSERT_TRUE(vm->EnableDirtyRing(1024).ok());
+  ASSERT_TRUE(memory.Map(NestedWorld::kRam, MiB(2)).ok());
+  ASSERT_TRUE(
+      vm->SetMemoryRegion({.flags = kSlotLogDirtyPages, .size = MiB(2), .hva = NestedWorld::kRam})
+          .ok());
+  const auto poke = [&memory](uint64_t gpa, uint64_t value) {
+    std::memcpy(*memory.AtHva(NestedWorld::kRam + gpa), &value, sizeof(value));
+  };
+  for (uint64_t table = 1; table < 4; ++table) poke(table << 12, (table + 1) << 12 | kAll);
+  poke(0x4000, 0x10000 | kAll | NestedWorld::kWriteBack);
+  const std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
+  NestedContext context;
+  context.eptp = Eptp::Make(Hpa(0x1000), 4, false);
+  context.rules.capabilities = backend.capabilities().ept;
+  context.rules.physical_address_bits = backend.capabilities().physical_address_bits;
+  ASSERT_TRUE(vcpu->nested()->Enter(context).ok());
+  for (const Access access : {Access::Read(), Access::Write()}) {
+    const auto qualification = ExitQualification::Make(access, Access::None(), true, true);
+    EXPECT_EQ(vcpu->nested()->HandleViolation(Gpa(0), qualification).outcome,
+              NestedOutcome::kFixed);
+  }
+  DirtyRingEntry entries[4];
+  ASSERT_EQ(vcpu->dirty_ring()->Harvest(absl::MakeSpan(entries)), 1u);
+  EXPECT_EQ(entries[0].index, 0x10u);
 }
 
 TEST(NestedVcpu, APageThatTheHostMovedIsFollowed) {

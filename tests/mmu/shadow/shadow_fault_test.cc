@@ -456,6 +456,44 @@ TEST_F(ShadowFault, ALargePageWithATableInsideIsMappedBySmallOnes) {
   EXPECT_EQ(machine_->last_fault().level, kLevel2M);
 }
 
+// The large page was allowed when the fault began. The tables of the walk itself lie in it, and are
+// tracked by this fault alone.
+TEST_F(ShadowFault, ALargePageWithTheTablesOfTheFirstWalkInsideIsMappedBySmallOnes) {
+  MachineOptions options;
+  options.host_order = 9;
+  Start(options);
+  // Nothing is shadowed but a root outside the large page.
+  constexpr uint64_t kRoot = 0x600;
+  Table(kRoot, 0, 0x12000 | kAll);
+  Table(0x12, 0, 0x13000 | kAll);
+  Table(0x13, 4, 0x0 | kAll | guest::kLargePage);
+  guest_.cr3 = kRoot << kPageShift;
+  machine_->Load(guest_);
+  machine_->vm().ZapAll()->Settle();
+  ExpectSame(MiB(8) + 0x40000, kStore);
+  EXPECT_EQ(machine_->last_fault().level, kLevel4K);
+  machine_->Store(Gva(MiB(8) + 0x13000 + 4 * 8), 0);
+  EXPECT_TRUE(machine_->wants_emulation()) << "the directory is tracked";
+  EXPECT_EQ(Access(MiB(8) + 0x40000).what, Seen::What::kPageFault);
+}
+
+// Frames 16 to 19 end a slot, frame 20 begins another with other memory; both in the window of
+// eight that one fault fills in, from either side.
+TEST_F(ShadowFault, NeighboursOutsideTheSlotAreNotMappedFromItsHostPage) {
+  for (const uint64_t first : {0x10, 0x16}) {
+    MachineOptions options;
+    options.host_order = 9;
+    Start(options);
+    ASSERT_TRUE(machine_->SetRam(0, Gpa(0), 0, Machine::kRam).ok());
+    ASSERT_TRUE(machine_->memory().Map(Hva(0x7e0000000000), MiB(4), {.order = 9}).ok());
+    ASSERT_TRUE(machine_->SetRam(0, Gpa(0), 0x14000, Machine::kRam).ok());
+    ASSERT_TRUE(machine_->SetRam(1, Gpa(0x14000), MiB(1), Hva(0x7e0000000000)).ok());
+    machine_->Load(guest_);
+    ExpectSame(first << kPageShift);
+    for (uint64_t page = 0x10; page < 0x18; ++page) ExpectSame(page << kPageShift, kStore);
+  }
+}
+
 TEST_F(ShadowFault, NeighboursInTheSameHostPageNeedNoFault) {
   MachineOptions options;
   options.host_order = 9;
@@ -538,6 +576,20 @@ TEST_F(ShadowFault, WritesAreLoggedOnceForEachTake) {
   Access(0x11000, kStore);
   EXPECT_EQ(Faults(), before + 1);
   EXPECT_THAT(TakeDirty(), ElementsAre(0x11));
+}
+
+TEST_F(ShadowFault, AReadOfALoggedPageGivesNoWToItOrItsNeighbours) {
+  for (const int order : {0, 9}) {
+    MachineOptions options;
+    options.host_order = order;
+    Start(options);
+    ASSERT_TRUE(machine_->SetRam(0, Gpa(0), MiB(16), Machine::kRam, kSlotLogDirtyPages).ok());
+    Access(0x10000);
+    TakeDirty();
+    Access(0x10000, kStore);
+    Access(0x12000, kStore);
+    EXPECT_THAT(TakeDirty(), ElementsAre(0x10, 0x12)) << "order " << order;
+  }
 }
 
 TEST_F(ShadowFault, EmulatedWritesAndFlagsOfTablesAreLogged) {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A CPU that sets flags in a leaf between any two instructions of an operation on it.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <random>
+
+#include "gtest/gtest.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/vm.h"
+#include "tests/mmu/single_step.h"
+
+namespace tdp {
+namespace {
+
+constexpr Hva kRam{0x7f0000000000};
+
+// Remembers where the last entry was stored.
+class LastStore : public EntryStoreHook {
+ public:
+  LastStore() { SetEntryStoreHook(this); }
+  ~LastStore() override { SetEntryStoreHook(nullptr); }
+  void OnStore(const uint64_t* where, EptEntry, EptEntry) override {
+    where_ = const_cast<uint64_t*>(where);
+  }
+  uint64_t* where() const { return where_; }
+
+ private:
+  uint64_t* where_ = nullptr;
+};
+
+// A guest without paging: one leaf, which may be written.
+class ShadowSteps : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(memory_.Map(kRam, MiB(2)).ok());
+    vm_ = *Vm::Create(backend_, {.paging = Paging::kShadow});
+    ASSERT_TRUE(SetRam(0).ok());
+    vcpu_ = *vm_->CreateVcpu();
+  }
+  absl::Status SetRam(uint32_t flags) {
+    return vm_->SetMemoryRegion({.flags = flags, .size = MiB(2), .hva = kRam});
+  }
+  bool IsWritable() {
+    const auto found = vcpu_->shadow()->Look(Gva(0x10000));
+    return found.entry.kind(found.level) == EntryKind::kLeaf && found.entry.is_writable();
+  }
+
+  sim::HostMemory memory_{{.size = MiB(64)}};
+  sim::SimBackend backend_{memory_};
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+// Aging has cleared A, and the CPU sets it again while the log is switched on.
+TEST_F(ShadowSteps, WGoesThoughTheCpuSetsFlagsAllTheTime) {
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    ASSERT_TRUE(SetRam(0).ok());
+    uint64_t* entry = nullptr;
+    {
+      const LastStore last;
+      vm_->ZapRange(Gfn(0x10), PageCount(1))->Settle();
+      ASSERT_EQ(vcpu_->shadow()->HandlePageFault(Gva(0x10000), guest::kFaultWrite).outcome,
+                PagingOutcome::kFixed);
+      entry = last.where();
+    }
+    ASSERT_TRUE(IsWritable());
+    std::minstd_rand random(static_cast<unsigned>(seed));
+    absl::Status status;
+    const uint64_t steps =
+        SingleStep::Run([&] { status = SetRam(kSlotLogDirtyPages); },
+                        [&](uint64_t) {
+                          // As often as not, so that what was read and what is there differ for
+                          // some instructions.
+                          if (random() % 2 == 0)
+                            std::atomic_ref<uint64_t>(*entry).fetch_xor(guest::kAccessed);
+                          return true;
+                        });
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_GT(steps, 1000u);
+    ASSERT_FALSE(IsWritable()) << "seed " << seed;
+  }
+}
+
+}  // namespace
+}  // namespace tdp
