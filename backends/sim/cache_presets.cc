@@ -49,6 +49,12 @@ const std::vector<CacheConfig>& Presets() {
        .guest_structures = {{{}, {}, {1, 2}, {1, 2}, {1, 2}, {1, 2}}},
        .ept = {.structures = {{{}, {}, {1, 2}, {1, 2}, {1, 2}, {1, 2}}},
                .translations = {{{}, {1, 2}, {1, 2}, {1, 2}}}}},
+      {.name = "judge",
+       .description = "enough to keep what one operation touches, and quick to empty",
+       .tlb = {{{}, {4, 8}, {1, 8}, {1, 4}}},
+       .guest_structures = {{{}, {}, {1, 8}, {1, 4}, {1, 2}, {1, 2}}},
+       .ept = {.structures = {{{}, {}, {1, 8}, {1, 4}, {1, 2}, {1, 2}}},
+               .translations = {{{}, {4, 8}, {1, 8}, {1, 4}}}}},
   };
   return *presets;
 }

@@ -27,7 +27,7 @@ struct CacheConfig {
 
 // In order: "none", "tlb" (a TLB alone), "psc" (and paging-structure caches), "nested" (and a
 // nested TLB), "skylake" (sizes of that part), "tiny" (small enough for tests to see every
-// eviction).
+// eviction), "judge" (keeps what an operation touches; quick to empty).
 absl::Span<const CacheConfig> CachePresets();
 // NotFound, listing the names, if there is none of that name.
 absl::StatusOr<CacheConfig> CachePreset(std::string_view name);

@@ -9,6 +9,7 @@
 #include "tdp/backends/sim/memory_types.h"
 #include "tdp/backends/sim/virtualization_exception.h"
 #include "tdp/base/check.h"
+#include "tdp/base/index.h"
 #include "tdp/mmu/ept_format.h"
 
 namespace tdp::sim {
@@ -56,6 +57,25 @@ void Cpu::ClearCaches() {
 void Cpu::SetFlushOracle(FlushOracle* oracle) {
   state_.oracle = oracle;
   ClearCaches();
+}
+
+void Cpu::SetTableFrames(const TableFrames* tables) {
+  state_.tables = tables;
+  ClearCaches();
+}
+
+void Cpu::Reset() {
+  kicked_.store(false, std::memory_order_relaxed);
+  state_.exit = {};
+  state_.eptp = Eptp();
+  eptp_accepted_ = false;
+  const auto all = [](const Context&) { return true; };
+  DropLinearIf(all);
+  ept_.DropIf(all);
+  state_.contexts.Clear();
+  has_globals_ = false;
+  ClearCounters();
+  Reload();
 }
 
 void Cpu::SetCostModel(const DataCacheConfig& config) {
@@ -213,22 +233,23 @@ AccessResult Cpu::AccessSlowly(const GuestRequest& request) {
 // An access within one page.
 AccessResult Cpu::AccessPage(const GuestRequest& request) {
   const TlbHit hit = request.shadow_stack ? TlbHit() : LookUp(request.gva);
-  if (hit.entry != nullptr) {
-    if (!IsFresh(hit)) {
-      state_.oracle->Check(tlb_[hit.level].NoteOf(hit.entry), state_.eptp, Gva(request.gva),
-                           state_.memory);
-    }
-    bool usable = false;
-    if (Event event = UseWeakHit(request, hit, usable); event != Event::kNone) {
-      ++state_.counters.tlb_hits;
-      return Fail(event);
-    }
-    if (usable) {
-      ++state_.counters.tlb_hits;
-      return ResultOf(*hit.entry, request.gva, hit.level);
-    }
-  }
+  AccessResult result;
+  if (hit.entry != nullptr && UseHit(request, hit, result)) return result;
   return WalkPage(request);
+}
+
+// Whether the hit decides the access, and how.
+bool Cpu::UseHit(const GuestRequest& request, const TlbHit& hit, AccessResult& result) {
+  if (!IsFresh(hit)) {
+    state_.oracle->Check(tlb_[AsIndex(hit.level)].NoteOf(hit.entry), state_.eptp, Gva(request.gva),
+                         state_.memory);
+  }
+  bool usable = false;
+  const Event event = UseWeakHit(request, hit, usable);
+  if (event == Event::kNone && !usable) return false;
+  ++state_.counters.tlb_hits;
+  result = event == Event::kNone ? ResultOf(*hit.entry, request.gva, hit.level) : Fail(event);
+  return true;
 }
 
 // A cached translation that may lack a right: usable after a closer look, to be walked again, or
@@ -332,8 +353,14 @@ inline Event Cpu::TranslateFinal(const GuestRequest& request, const GuestTransla
 AccessResult Cpu::WalkPage(const GuestRequest& request) {
   ++state_.counters.walks;
   GuestTranslation guest;
+  const Event event = guest_.Translate(request, guest);
+  return FinishWalk(request, guest, event);
+}
+
+// The second half of a walk whose first half ended in `event`.
+AccessResult Cpu::FinishWalk(const GuestRequest& request, const GuestTranslation& guest,
+                             Event event) {
   EptTranslation found;
-  Event event = guest_.Translate(request, guest);
   if (event == Event::kNone) event = TranslateFinal(request, guest, found);
   if (ABSL_PREDICT_TRUE(event == Event::kNone)) return Fill(request, guest, found);
   // The fault drops the mappings that led to it (SDM vol. 3A 5.10.4.1, vol. 3C 30.4.3.1).
@@ -381,8 +408,8 @@ AccessResult Cpu::Fill(const GuestRequest& request, const GuestTranslation& gues
   const TlbEntry* kept = tlb_[level].Insert(tag, entry);
   if (state_.oracle != nullptr) {
     EptPath& note = tlb_[level].NoteOf(kept);
-    note = final_path_;
-    if (!ept) note.count = 0;
+    note = ept ? final_path_ : guest_.linear_path();
+    if (!paged && !ept) note.count = 0;
   }
   return result;
 }
@@ -403,6 +430,19 @@ AccessResult Cpu::AccessGpa(Gpa gpa, AccessKind kind, unsigned size) {
           .memory_type =
               static_cast<MemoryType>((found.leaf & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift),
           .ept_level = found.level};
+}
+
+AccessResult Cpu::AccessIdentity(Gpa gpa, AccessKind kind, unsigned size) {
+  TDP_DCHECK(state_.controls.ept);
+  if (kicked_.load(std::memory_order_relaxed)) return TakeKick();
+  const GuestRequest request = {.gva = gpa.raw(), .kind = kind, .size = size};
+  const TlbHit hit = LookUp(request.gva);
+  if (hit.entry != nullptr) {
+    AccessResult result;
+    if (UseHit(request, hit, result)) return result;
+  }
+  ++state_.counters.walks;
+  return FinishWalk(request, {.gpa = gpa.raw(), .attributes = kAttrUnpaged}, Event::kNone);
 }
 
 size_t Cpu::Run(absl::Span<const TraceRecord> records) {

@@ -45,6 +45,31 @@ struct CpuConfig {
   CachePolicy policy = CachePolicy::kRealistic;
 };
 
+// Why a VMX instruction failed (SDM vol. 3C, 31.3 "INVEPT"). kOk: it did not.
+enum class VmFail : uint8_t {
+  kOk,
+  kType,      // a type that the CPU does not offer
+  kEptp,      // VM entry would refuse the EPTP
+  kReserved,  // the upper half of the descriptor is not zero
+};
+const char* VmFailName(VmFail fail);
+
+// What the tables map one address to.
+struct ProbeResult {
+  // kNone, or what ended the walk: kEptViolation or kPageFault (an entry is not present),
+  // kEptMisconfiguration, kPageFault with `reserved` set, kWalkedNoTable, kGeneralProtection.
+  Event event = Event::kNone;
+  bool reserved = false;  // the page fault is that of a reserved bit
+  Hpa hpa{};              // of the byte
+  unsigned rights = 0;    // `kRight…`, AND over the walk; of guest paging: R, W without XD X
+  bool user = false;      // of guest paging: U, AND over the walk
+  MemoryType memory_type = MemoryType::kWriteBack;  // of the EPT leaf; of guest paging by the PAT
+  bool ignore_pat = false;
+  int level = 0;  // of the entry that ended the walk
+  EptPath path;   // the entries read, from the root down, the last one too
+  bool ok() const { return event == Event::kNone; }
+};
+
 // One linear-address access in full; `Access` takes the usual ones.
 using AccessRequest = GuestRequest;
 
@@ -71,6 +96,9 @@ class Cpu {
   uint16_t eptp_index() const { return state_.eptp_index; }
   void set_eptp_index(uint16_t index) { state_.eptp_index = index; }
 
+  // Walks that leave the frames which `tables` calls tables end in `kWalkedNoTable` from now on;
+  // null: walks go wherever they are led. Empties every cache.
+  void SetTableFrames(const TableFrames* tables);
   // Reports stale translations to `oracle` from now on; null: to nobody. Empties every cache.
   void SetFlushOracle(FlushOracle* oracle);
   // Charges walks with the latencies of `config`.
@@ -91,6 +119,17 @@ class Cpu {
   AccessResult Access(const AccessRequest& request);
   // An access within one page to a guest-physical address that no linear address stands behind.
   AccessResult AccessGpa(Gpa gpa, AccessKind kind, unsigned size = 1);
+  // An access within one page by a built-in guest whose own paging maps every linear address, with
+  // every right, to the same guest-physical one. It needs no guest tables, and unlike `AccessGpa`
+  // makes and uses combined mappings, which INVVPID drops too. EPT is on, and the guest makes no
+  // accesses of the other kind under the same VPID and PCID.
+  AccessResult AccessIdentity(Gpa gpa, AccessKind kind, unsigned size = 1);
+
+  // What the tables say of an address now: nothing is set, kept, counted, reported or taken from a
+  // cache. `Probe` is the walk of EPT under the current EPTP, which must be a valid one;
+  // `ProbeLinear` is the walk of 64-bit guest paging from CR3, with EPT off.
+  ProbeResult Probe(Gpa gpa) const;
+  ProbeResult ProbeLinear(Gva gva) const;
 
   // Makes the accesses of `records` one by one until one ends in an event; the number that were
   // done. `exit().event` is kNone if all were.
@@ -117,6 +156,9 @@ class Cpu {
   Event Vmfunc(uint32_t leaf, uint32_t index);
 
   // --- instructions of the hypervisor (SDM vol. 3C, 31.3). False: the instruction fails ---
+  // The whole instruction: type 1 single-context, 2 all-context, with both halves of its
+  // descriptor.
+  VmFail Invept(int type, uint64_t eptp, uint64_t reserved = 0);
   bool InveptSingle(Eptp eptp);
   bool InveptAll();
   // Type 0 one address, 1 one VPID, 2 all, 3 one VPID but globals.
@@ -127,6 +169,9 @@ class Cpu {
   void ClearCounters();
   // Drops every cached translation, for tests and experiments; no instruction does it.
   void ClearCaches();
+  // As after power-on, at the price of the translations that were kept: drops them, counters, the
+  // last event, a kick and the EPTP. Features, registers, controls and oracle stay.
+  void Reset();
 
  private:
   // A combined or linear mapping of one page.
@@ -150,9 +195,11 @@ class Cpu {
 
   AccessResult AccessSlowly(const GuestRequest& request);
   AccessResult AccessPage(const GuestRequest& request);
+  bool UseHit(const GuestRequest& request, const TlbHit& hit, AccessResult& result);
   Event UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usable);
   Event ViolationOfHit(const GuestRequest& request, const TlbHit& hit);
   AccessResult WalkPage(const GuestRequest& request);
+  AccessResult FinishWalk(const GuestRequest& request, const GuestTranslation& guest, Event event);
   Event TranslateFinal(const GuestRequest& request, const GuestTranslation& guest,
                        EptTranslation& found);
   EptRequest FinalRequest(const GuestRequest& request, const GuestTranslation& guest) const;
@@ -162,6 +209,9 @@ class Cpu {
                     const EptTranslation& found);
   AccessResult Fail(Event event);
   AccessResult TakeKick();
+
+  bool ReadForProbe(uint64_t table, uint64_t address, int level, ProbeResult& result,
+                    uint64_t& entry) const;
 
   void Reload();
   void DropPage(uint64_t gva);

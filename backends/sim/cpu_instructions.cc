@@ -178,6 +178,30 @@ Event Cpu::Vmfunc(uint32_t leaf, uint32_t index) {
 
 // --- the hypervisor's ---
 
+const char* VmFailName(VmFail fail) {
+  switch (fail) {
+    case VmFail::kOk:
+      return "it succeeds";
+    case VmFail::kType:
+      return "the CPU does not offer the type";
+    case VmFail::kEptp:
+      return "VM entry would refuse the EPTP";
+    case VmFail::kReserved:
+      return "bits 127:64 of the descriptor are not zero";
+  }
+  return "?";
+}
+
+VmFail Cpu::Invept(int type, uint64_t eptp, uint64_t reserved) {
+  const EptCapabilities& can = state_.features.ept;
+  if (!(type == 1 && can.invept_single()) && !(type == 2 && can.invept_all())) {
+    return VmFail::kType;
+  }
+  if (reserved != 0) return VmFail::kReserved;
+  if (type == 2) return InveptAll() ? VmFail::kOk : VmFail::kType;
+  return InveptSingle(Eptp(eptp)) ? VmFail::kOk : VmFail::kEptp;
+}
+
 bool Cpu::InveptSingle(Eptp eptp) {
   if (!state_.features.ept.invept_single() || !IsValidEptp(eptp, state_.features)) return false;
   const uint64_t ep4ta = eptp.root().raw();

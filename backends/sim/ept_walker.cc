@@ -34,7 +34,8 @@ void EptWalker::Reload(ContextId context) {
   rules_ = EptRules(state_.features, state_.controls.mbec, state_.controls.paging_write);
   accessed_dirty_ = state_.eptp.accessed_dirty();
   quiet_rules_ = QuietEptRules(state_.features, state_.controls.mbec, accessed_dirty_);
-  may_be_quiet_ = state_.cost == nullptr && !state_.controls.guest_paging_verification;
+  may_be_quiet_ = state_.cost == nullptr && state_.tables == nullptr &&
+                  !state_.controls.guest_paging_verification;
   levels_ = state_.eptp.levels();
   context_ = context;
   if (state_.oracle == nullptr) return;
@@ -97,6 +98,12 @@ Event EptWalker::Misconfiguration(const EptRequest& request) {
   state_.exit = {.event = Event::kEptMisconfiguration, .gpa = Gpa(request.gpa)};
   DropAddress(request.gpa);
   return Event::kEptMisconfiguration;
+}
+
+Event EptWalker::WalkedNoTable(const EptRequest& request) {
+  state_.exit = {.event = Event::kWalkedNoTable, .gpa = Gpa(request.gpa)};
+  DropAddress(request.gpa);
+  return Event::kWalkedNoTable;
 }
 
 Event EptWalker::AllowBySubPage(const EptRequest& request, const EptTranslation& found,
@@ -216,6 +223,7 @@ inline Event EptWalker::Descend(const EptRequest& request, Walk& walk) {
   // Copies that stay in registers over the loop, which the counters' stores could otherwise touch.
   const PhysicalMemory memory = state_.memory;
   DataCacheModel* const cost = state_.cost;
+  const TableFrames* const tables = state_.tables;
   uint64_t* const counts = state_.counters.references.ept[request.row].data();
   const uint64_t gpa = request.gpa;
   uint64_t table = walk.table;
@@ -224,6 +232,9 @@ inline Event EptWalker::Descend(const EptRequest& request, Walk& walk) {
     const uint64_t address = table | (gpa >> shift & 0xff8);
     ++counts[level];
     if (ABSL_PREDICT_FALSE(cost != nullptr)) state_.counters.walk_cycles += cost->Access(address);
+    if (ABSL_PREDICT_FALSE(tables != nullptr) && !tables->IsTable(Hpa(table))) {
+      return WalkedNoTable(request);
+    }
     const uint64_t value = memory.Load(address);
     walk.addresses[level] = address;
     walk.values[level] = value;

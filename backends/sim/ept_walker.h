@@ -143,6 +143,7 @@ class EptWalker {
   void Fill(const EptRequest& request, const Walk& walk, const EptTranslation& found,
             EptPath* path);
   Event Misconfiguration(const EptRequest& request);
+  Event WalkedNoTable(const EptRequest& request);
   bool NeedsDirty(const EptRequest& request, uint64_t leaf) const {
     return accessed_dirty_ && (request.access & kRightWrite) != 0 && (leaf & ept::kDirty) == 0;
   }

@@ -16,6 +16,8 @@ const char* EventName(Event event) {
       return "EPT violation";
     case Event::kEptMisconfiguration:
       return "EPT misconfiguration";
+    case Event::kWalkedNoTable:
+      return "walk of memory that is no table";
     case Event::kPmlFull:
       return "PML full";
     case Event::kSppEvent:

@@ -15,16 +15,17 @@
 namespace tdp::sim {
 
 enum class Event : uint8_t {
-  kNone,                    // the access is done
-  kKick,                    // VM exit: the CPU was kicked
-  kEptViolation,            // VM exit 48: qualification, gpa, gva
-  kEptMisconfiguration,     // VM exit 49: gpa
-  kPmlFull,                 // VM exit 62: the access has not happened
-  kSppEvent,                // VM exit 66: qualification, gpa, gva
-  kVmfunc,                  // VM exit 59: VMFUNC refused
-  kEntryFailure,            // VM entry refused the EPTP
-  kPageFault,               // guest #PF: error code, gva (CR2)
-  kGeneralProtection,       // guest #GP(0): a non-canonical address, or reserved bits of a PDPTE
+  kNone,                 // the access is done
+  kKick,                 // VM exit: the CPU was kicked
+  kEptViolation,         // VM exit 48: qualification, gpa, gva
+  kEptMisconfiguration,  // VM exit 49: gpa
+  kWalkedNoTable,        // no event of hardware: a walk read what is no table (`TableFrames`): gpa
+  kPmlFull,              // VM exit 62: the access has not happened
+  kSppEvent,             // VM exit 66: qualification, gpa, gva
+  kVmfunc,               // VM exit 59: VMFUNC refused
+  kEntryFailure,         // VM entry refused the EPTP
+  kPageFault,            // guest #PF: error code, gva (CR2)
+  kGeneralProtection,    // guest #GP(0): a non-canonical address, or reserved bits of a PDPTE
   kVirtualizationException  // guest #VE: the information page is filled
 };
 

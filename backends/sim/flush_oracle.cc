@@ -3,12 +3,15 @@
 #include "tdp/backends/sim/flush_oracle.h"
 
 #include "absl/strings/str_format.h"
+#include "tdp/backends/sim/guest_rules.h"
+#include "tdp/base/index.h"
 #include "tdp/mmu/ept_format.h"
 
 namespace tdp::sim {
 namespace {
 
 constexpr uint64_t kRights = ept::kRightsMask | ept::kUserExecute;
+constexpr uint64_t kLinearRights = kGuestWrite | kGuestUser | kGuestNoExecute;
 // A run that never looks at its reports must not eat all memory.
 constexpr size_t kMaxReports = 1000;
 
@@ -93,6 +96,24 @@ ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool acces
   return ChangeKind::kNone;
 }
 
+ChangeKind ClassifyLinearChange(uint64_t before, uint64_t after, int level, uint64_t rights) {
+  if ((after & kGuestPresent) == 0) return ChangeKind::kRightRemoved;
+  const bool leaf = MapsPage(before, level);
+  if (leaf != MapsPage(after, level)) return ChangeKind::kLeafTableChanged;
+  const uint64_t changed = before ^ after;
+  if ((changed & ept::kAddressMask) != 0) return ChangeKind::kAddressChanged;
+  const uint64_t had = (before ^ kGuestNoExecute) & rights & kLinearRights;
+  if ((had & ~(after ^ kGuestNoExecute)) != 0) return ChangeKind::kRightRemoved;
+  constexpr uint64_t kPwtAndPcd = 3 << 3;
+  if ((changed & kPwtAndPcd) != 0) return ChangeKind::kMemoryTypeChanged;
+  const uint64_t cleared = before & ~after;
+  if (leaf && (cleared & kGuestDirty) != 0 && (had & kGuestWrite) != 0) {
+    return ChangeKind::kDirtyCleared;
+  }
+  if ((cleared & kGuestAccessed) != 0) return ChangeKind::kAccessedCleared;
+  return ChangeKind::kNone;
+}
+
 std::string StaleUse::DebugString() const {
   return absl::StrFormat(
       "stale translation used (%s): gva %#x gpa %#x, level-%d entry at hpa %#x was %#x, is %#x%s%s",
@@ -101,8 +122,11 @@ std::string StaleUse::DebugString() const {
 }
 
 void FlushOracle::OnStore(Hpa entry, uint64_t before, uint64_t after, const char* where) {
-  if (!MayOweFlush(before, after)) return;
+  const bool may_owe =
+      options_.linear ? (before & 1) != 0 && before != after : MayOweFlush(before, after);
+  if (!may_owe) return;
   absl::MutexLock lock(&mutex_);
+  if (in_operation_) touched_.push_back(entry.raw());
   const uint64_t number = clock_.load(std::memory_order_relaxed);
   changes_[entry.raw()].push_back({number, before, after, ThisThread(), where});
   clock_.store(number + 1, std::memory_order_release);
@@ -110,6 +134,37 @@ void FlushOracle::OnStore(Hpa entry, uint64_t before, uint64_t after, const char
 
 void FlushOracle::OnEptpChange() {
   absl::MutexLock lock(&mutex_);
+  clock_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void FlushOracle::BeginOperation() {
+  absl::MutexLock lock(&mutex_);
+  in_operation_ = true;
+  touched_.clear();
+}
+
+void FlushOracle::EndOperation() {
+  absl::MutexLock lock(&mutex_);
+  in_operation_ = false;
+  settled_all_ = clock_.load(std::memory_order_relaxed);
+  settles_.fetch_add(1, std::memory_order_acq_rel);
+  // All that an entry went through is due: whatever a translation missed, it missed the last of it.
+  for (const uint64_t entry : touched_) {
+    std::vector<Change>& changes = changes_[entry];
+    if (changes.size() > 1) changes.erase(changes.begin(), changes.end() - 1);
+  }
+  touched_.clear();
+}
+
+void FlushOracle::Reset() {
+  absl::MutexLock lock(&mutex_);
+  changes_.clear();
+  settled_.clear();
+  settled_all_ = 0;
+  touched_.clear();
+  in_operation_ = false;
+  reports_.clear();
+  report_count_.store(0, std::memory_order_release);
   clock_.fetch_add(1, std::memory_order_acq_rel);
 }
 
@@ -129,6 +184,10 @@ void FlushOracle::SettleAll() {
 // another entry of the walk withholds anyway is not missed.
 ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
                                        StaleUse& use) const {
+  if (path.linear) {
+    FindLinearDifference(path, memory, use);
+    return use.kind;
+  }
   if (Eptp(path.eptp).levels() != eptp.levels()) return ChangeKind::kWalkLengthChanged;
   const bool accessed_dirty = eptp.accessed_dirty();
   if (accessed_dirty && !Eptp(path.eptp).accessed_dirty()) return ChangeKind::kAccessedDirtyEnabled;
@@ -148,6 +207,27 @@ ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const Phy
     return kind;
   }
   return ChangeKind::kNone;
+}
+
+// The same of guest paging's entries.
+void FlushOracle::FindLinearDifference(const EptPath& path, const PhysicalMemory& memory,
+                                       StaleUse& use) const {
+  uint64_t rights = kLinearRights;
+  for (size_t i = 0; i < path.count; ++i) rights &= path.steps[i].value ^ kGuestNoExecute;
+  for (int i = 0; i < path.count; ++i) {
+    const auto& [address, value] = path.steps[AsIndex(i)];
+    const uint64_t now = memory.Load(address);
+    if (now == value) continue;
+    const ChangeKind kind = ClassifyLinearChange(value, now, path.level_of(i), rights);
+    if (kind == ChangeKind::kNone) continue;
+    if (kind == ChangeKind::kAccessedCleared && !options_.accessed_clear_owed) continue;
+    use.kind = kind;
+    use.entry = Hpa(address);
+    use.level = path.level_of(i);
+    use.cached = value;
+    use.now = now;
+    return;
+  }
 }
 
 // The earliest change of the entry, made after the translation was last known good, that is due.
@@ -176,7 +256,7 @@ bool FlushOracle::IsDue(EptPath& path, StaleUse& use) {
     use.change = change->number;
     return true;
   }
-  if (!options_.every_use) return false;
+  if (in_operation_ || !options_.every_use) return false;
   if (options_.settle_at_once) return true;
   const uint64_t settles = settles_.load(std::memory_order_acquire);
   if (path.seen_at == 0) path.seen_at = settles;

@@ -58,7 +58,13 @@ const char* ChangeKindName(ChangeKind kind);
 ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool accessed_dirty,
                           unsigned rights = 15);
 
-// The EPT entries behind a cached translation, from the root down.
+// The same of an entry of 64-bit guest paging (SDM vol. 3A, 5.10.4.2), for tables that CR3 points
+// to with EPT off. `rights` is the set of entry bits W, U and XD, XD inverted, that the rest of the
+// walk allows.
+ChangeKind ClassifyLinearChange(uint64_t before, uint64_t after, int level,
+                                uint64_t rights = ~uint64_t{0});
+
+// The entries behind a cached translation, from the root down: EPT's, or with EPT off the guest's.
 struct EptPath {
   struct Step {
     uint64_t address = 0;  // of the entry
@@ -70,6 +76,7 @@ struct EptPath {
   uint64_t seen_at = 0;    // settle count + 1 at which a difference was first seen; 0: none
   uint8_t root_level = 0;  // of steps[0]
   uint8_t count = 0;       // steps used; 0: the path is unknown
+  bool linear = false;     // the entries are those of guest paging
   std::array<Step, 5> steps{};
 
   int level_of(int step) const { return root_level - step; }
@@ -94,6 +101,7 @@ struct FlushOracleOptions {
   bool every_use = false;           // compare at each use, for tables whose stores nobody announces
   bool settle_at_once = false;      // a change is due as soon as it is made
   bool accessed_clear_owed = true;  // false: an engine that lets aging be late on purpose
+  bool linear = false;              // the stores announced are to guest tables, with EPT off
 };
 
 // One for all CPUs of a machine. Thread-safe.
@@ -103,6 +111,15 @@ class FlushOracle {
 
   // An entry was changed by this thread. `where` says by whom and must outlive the oracle.
   void OnStore(Hpa entry, uint64_t before, uint64_t after, const char* where = "");
+
+  // Between these two, changes that any thread makes are one operation's, and none of them is due;
+  // `EndOperation` makes them due and forgets what a later report cannot name any more, so that a
+  // run of any length takes bounded memory.
+  void BeginOperation();
+  void EndOperation();
+
+  // Forgets every change and report. No CPU may hold a translation made before.
+  void Reset();
 
   // Every change that this thread made so far is due. `SettleAll`: that any thread made.
   void Settle();
@@ -141,6 +158,7 @@ class FlushOracle {
   ChangeKind FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
                             StaleUse& use) const;
   bool IsDue(EptPath& path, StaleUse& use);
+  void FindLinearDifference(const EptPath& path, const PhysicalMemory& memory, StaleUse& use) const;
   const Change* DueChange(const StaleUse& use, uint64_t since) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -153,6 +171,9 @@ class FlushOracle {
   // By thread number: changes up to this one are due.
   absl::flat_hash_map<uint32_t, uint64_t> settled_ ABSL_GUARDED_BY(mutex_);
   uint64_t settled_all_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Entries that the operation under way changed.
+  std::vector<uint64_t> touched_ ABSL_GUARDED_BY(mutex_);
+  bool in_operation_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<StaleUse> reports_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -38,7 +38,9 @@ void GuestWalker::Reload(ContextId context) {
   rights_.Reload(state_.registers);
   context_ = context;
   table_access_is_write_ = state_.controls.ept && state_.eptp.accessed_dirty();
-  may_be_quiet_ = Is64Bit(rules_.mode()) && ept_.MayBeQuiet(kept_levels_ != 0);
+  // Without EPT a cached translation's path is that of this walk, which the full walk notes.
+  const bool notes_path = state_.oracle != nullptr && !state_.controls.ept;
+  may_be_quiet_ = Is64Bit(rules_.mode()) && ept_.MayBeQuiet(kept_levels_ != 0) && !notes_path;
   quiet_table_need_ =
       ept_.QuietNeedOf(table_access_is_write_ ? kRightRead | kRightWrite : kRightRead, false);
   if (state_.oracle == nullptr) return;
@@ -67,12 +69,12 @@ inline bool GuestWalker::Begin(const GuestRequest& request, Walk& walk) {
     const Structure* structure =
         structures_[level].Find(ContextTable::Tag(context_, request.gva, rules_.shift(level)));
     if (structure == nullptr) continue;
-    if (state_.oracle != nullptr && state_.controls.ept) {
+    if (state_.oracle != nullptr) {
       EptPath& note = structures_[level].NoteOf(structure);
       if (!state_.oracle->IsFresh(note)) {
         state_.oracle->Check(note, state_.eptp, Gva(request.gva), state_.memory);
       }
-      table_paths_[level - 1] = note;
+      (state_.controls.ept ? table_paths_[level - 1] : linear_path_) = note;
     }
     ++state_.counters.guest_cache_hits;
     walk.level = walk.top = level - 1;
@@ -80,6 +82,12 @@ inline bool GuestWalker::Begin(const GuestRequest& request, Walk& walk) {
     walk.rights = walk.top_rights = RightsOfAttributes(structure->attributes);
     walk.tables_verified = walk.top_verified = structure->tables_verified;
     return true;
+  }
+  if (state_.oracle != nullptr && !state_.controls.ept) {
+    linear_path_ = {.gpa = request.gva,
+                    .verified = state_.oracle->clock(),
+                    .root_level = static_cast<uint8_t>(rules_.levels()),
+                    .linear = true};
   }
   walk.level = walk.top = rules_.levels();
   walk.rights = walk.top_rights = kRightsMask;
@@ -138,6 +146,11 @@ inline Event GuestWalker::Descend(const GuestRequest& request, Walk& walk) {
       if (Event event = ReachTable(request, walk, false); event != Event::kNone) return event;
     }
     walk.tables_verified &= table.paging_write;
+    if (ABSL_PREDICT_FALSE(state_.tables != nullptr) && !state_.controls.ept &&
+        !state_.tables->IsTable(Hpa(table.hpa))) {
+      state_.exit = {.event = Event::kWalkedNoTable, .gva = Gva(request.gva)};
+      return Event::kWalkedNoTable;
+    }
     const uint64_t entry = ReadEntry(request, walk);
     walk.entries[walk.level] = entry;
     if (!rules_.IsPlainTable(entry, walk.level)) {
@@ -195,6 +208,17 @@ inline uint32_t GuestWalker::AttributesOf(uint64_t rights, uint64_t leaf) const 
   return attributes | key << kAttrKeyShift;
 }
 
+// Adds the entries that the walk read, as it left them, to those that a cache supplied.
+void GuestWalker::NoteLinearPath(const GuestRequest& request, const Walk& walk) {
+  if (rules_.entry_bytes() != 8) return;  // a path is of 64-bit entries: it stays unknown
+  for (int level = walk.top; level >= walk.level; --level) {
+    const bool dirtied = level == walk.level && Writes(request.kind);
+    linear_path_.steps[linear_path_.count++] = {
+        walk.tables[level].hpa + rules_.EntryOffset(request.gva, level),
+        walk.entries[level] | kGuestAccessed | (dirtied ? kGuestDirty : 0)};
+  }
+}
+
 // Keeps the upper entries: the rights of each are the AND from the root down to it.
 void GuestWalker::Fill(const GuestRequest& request, const Walk& walk) {
   uint64_t rights = walk.top_rights;
@@ -206,7 +230,12 @@ void GuestWalker::Fill(const GuestRequest& request, const Walk& walk) {
     const uint64_t tag = ContextTable::Tag(context_, request.gva, rules_.shift(level));
     const Structure structure = {walk.tables[level - 1], AttributesOfRights(rights), verified};
     const Structure* kept = structures_[level].Insert(tag, structure);
-    if (state_.oracle != nullptr) structures_[level].NoteOf(kept) = table_paths_[level - 1];
+    if (state_.oracle == nullptr) continue;
+    EptPath& note = structures_[level].NoteOf(kept);
+    note = state_.controls.ept ? table_paths_[level - 1] : linear_path_;
+    if (!state_.controls.ept && note.count != 0) {
+      note.count = static_cast<uint8_t>(rules_.levels() - level + 1);
+    }
   }
 }
 
@@ -306,6 +335,7 @@ Event GuestWalker::Translate(const GuestRequest& request, GuestTranslation& foun
   found.shift = rules_.shift(walk.level);
   found.pat_index = GuestRules::PatIndex(leaf, walk.level);
   found.tables_verified = walk.tables_verified;
+  if (state_.oracle != nullptr && !state_.controls.ept) NoteLinearPath(request, walk);
   if (kept_levels_ != 0) Fill(request, walk);
   return Event::kNone;
 }

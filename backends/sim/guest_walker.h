@@ -46,6 +46,8 @@ class GuestWalker {
 
   const GuestRules& rules() const { return rules_; }
   const GuestRights& rights() const { return rights_; }
+  // The guest's entries behind the last translation; kept with EPT off and an oracle only.
+  const EptPath& linear_path() const { return linear_path_; }
 
   // Translates, checks the guest's rights and sets the guest's A and D flags. Otherwise fills
   // `state.exit`.
@@ -116,6 +118,7 @@ class GuestWalker {
   bool ReachQuietly(uint64_t gva, int level, QuietWalk& walk, uint64_t& hpa);
   void CountQuietly(const QuietWalk& walk, int leaf);
 
+  void NoteLinearPath(const GuestRequest& request, const Walk& walk);
   uint32_t AttributesOf(uint64_t rights, uint64_t leaf) const;
   bool Begin(const GuestRequest& request, Walk& walk);
   Event Descend(const GuestRequest& request, Walk& walk);
@@ -138,6 +141,7 @@ class GuestWalker {
   bool table_access_is_write_ = false;  // EPT A/D flags are on
   std::array<AssocCache<Structure, EptPath>, 6> structures_;  // [2] to [5]
   std::array<EptPath, 6> table_paths_;                        // of the walk under way
+  EptPath linear_path_;  // with EPT off: the guest's entries of the walk under way
 };
 
 }  // namespace tdp::sim

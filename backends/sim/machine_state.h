@@ -21,6 +21,15 @@
 
 namespace tdp::sim {
 
+// Knows which frames are tables. With it a walk that is led anywhere else ends in `kWalkedNoTable`,
+// where hardware would take whatever it finds there for entries.
+class TableFrames {
+ public:
+  virtual ~TableFrames() = default;
+  // Whether the page-aligned `frame` is a table. Called from every CPU.
+  virtual bool IsTable(Hpa frame) const = 0;
+};
+
 // Touched by the CPU's own thread only.
 struct MachineState {
   explicit MachineState(const PhysicalMemory& physical) : memory(physical) {}
@@ -51,8 +60,9 @@ struct MachineState {
   Exit exit;
   // Whether bit 63 of the entry behind the last violation keeps it a VM exit.
   bool violation_suppresses_ve = false;
-  DataCacheModel* cost = nullptr;  // null: references cost nothing
-  FlushOracle* oracle = nullptr;   // null: stale translations are used in silence
+  DataCacheModel* cost = nullptr;       // null: references cost nothing
+  FlushOracle* oracle = nullptr;        // null: stale translations are used in silence
+  const TableFrames* tables = nullptr;  // null: a walk goes wherever it is led
 };
 
 }  // namespace tdp::sim

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Physical memory as the simulated CPUs see it: one window of host memory that starts at physical
-// address 0, and nothing (or whatever a `FrameProvider` offers) beyond it.
+// Physical memory as the simulated CPUs see it: one window of host memory, which starts at any
+// physical address, and nothing (or whatever a `FrameProvider` offers) outside of it.
 
 #ifndef TDP_BACKENDS_SIM_PHYSICAL_MEMORY_H_
 #define TDP_BACKENDS_SIM_PHYSICAL_MEMORY_H_
@@ -32,17 +32,20 @@ class FrameProvider {
 // given.
 class PhysicalMemory {
  public:
-  // `base` is 4 KiB aligned and reaches `size` bytes, a multiple of 4 KiB.
-  PhysicalMemory(std::byte* base, ByteCount size, FrameProvider* beyond = nullptr)
-      : base_(base), size_(size), beyond_(beyond) {}
+  // `base` is 4 KiB aligned and reaches `size` bytes, a multiple of 4 KiB. `first`, 4 KiB aligned
+  // too, is the physical address of the byte at `base`.
+  PhysicalMemory(std::byte* base, ByteCount size, FrameProvider* beyond = nullptr,
+                 Hpa first = Hpa(0))
+      : base_(base), first_(first.raw()), size_(size), beyond_(beyond) {}
 
   ByteCount size() const { return size_; }
+  Hpa first() const { return Hpa(first_); }
 
   // Whether `hpa` lies in the window, so that `LoadInside` may be used.
-  bool IsInside(uint64_t hpa) const { return hpa < size_; }
+  bool IsInside(uint64_t hpa) const { return hpa - first_ < size_; }
   // `Load` of a 64-bit word that lies in the window.
   uint64_t LoadInside(uint64_t hpa) const {
-    return std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(base_ + hpa))
+    return std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(base_ + (hpa - first_)))
         .load(std::memory_order_acquire);
   }
 
@@ -76,7 +79,7 @@ class PhysicalMemory {
  private:
   template <typename Word>
   Word* At(uint64_t hpa) const {
-    if (ABSL_PREDICT_TRUE(hpa < size_)) return reinterpret_cast<Word*>(base_ + hpa);
+    if (ABSL_PREDICT_TRUE(IsInside(hpa))) return reinterpret_cast<Word*>(base_ + (hpa - first_));
     return reinterpret_cast<Word*>(Beyond(hpa));
   }
 
@@ -87,6 +90,7 @@ class PhysicalMemory {
   }
 
   std::byte* base_;
+  uint64_t first_;
   ByteCount size_;
   FrameProvider* beyond_;
 };

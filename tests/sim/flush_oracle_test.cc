@@ -336,5 +336,134 @@ TEST_F(FlushOracleTest, LateAgingCanBeAllowed) {
   EXPECT_EQ(oracle_->report_count(), 0u);
 }
 
+// --- operations ---
+
+TEST_F(FlushOracleTest, ChangesOfAnOperationAreDueAtItsEnd) {
+  Start();
+  ASSERT_TRUE(Touch());
+  oracle_->BeginOperation();
+  Change(leaf_, 0);
+  Touch();
+  EXPECT_EQ(oracle_->report_count(), 0u) << "the operation is under way";
+  oracle_->EndOperation();
+  Touch();
+  EXPECT_EQ(oracle_->report_count(), 1u);
+}
+
+TEST_F(FlushOracleTest, OfManyChangesOfOneEntryTheLastIsNamed) {
+  Start();
+  ASSERT_TRUE(Touch());
+  for (int i = 0; i < 100; ++i) {
+    oracle_->BeginOperation();
+    Change(leaf_, (kHpa + kPageSize * (2 + i % 2)) | kRwx | kWriteBack);
+    oracle_->EndOperation();
+  }
+  Touch();
+  ASSERT_EQ(oracle_->report_count(), 1u);
+  EXPECT_EQ(oracle_->reports()[0].change, oracle_->clock() - 1);
+}
+
+TEST_F(FlushOracleTest, ResetForgetsChangesAndReports) {
+  Start();
+  ASSERT_TRUE(Touch());
+  Change(leaf_, 0);
+  oracle_->SettleAll();
+  Touch();
+  EXPECT_EQ(oracle_->report_count(), 1u);
+  world_.cpu().ClearCaches();
+  oracle_->Reset();
+  EXPECT_EQ(oracle_->report_count(), 0u);
+  EXPECT_FALSE(Touch());
+  EXPECT_EQ(oracle_->report_count(), 0u);
+}
+
+// --- the first dimension: tables that CR3 points to, with EPT off ---
+
+struct LinearRule {
+  const char* name;
+  int level;
+  uint64_t clear;
+  uint64_t set;
+  ChangeKind owed;
+};
+std::ostream& operator<<(std::ostream& out, const LinearRule& rule) { return out << rule.name; }
+
+class LinearFlushRule : public testing::TestWithParam<LinearRule> {
+ protected:
+  LinearFlushRule() : oracle_({.linear = true}) {
+    cpu_.SetFlushOracle(&oracle_);
+    Controls controls;
+    controls.ept = false;
+    EXPECT_TRUE(cpu_.SetControls(controls).ok());
+    Registers r;
+    r.cr0 = kCr0Pe | kCr0Pg | kCr0Wp;
+    r.cr3 = kTables;
+    r.cr4 = kCr4Pae;
+    r.efer = kEferLme | kEferLma | kEferNxe;
+    cpu_.SetRegisters(r);
+    for (int level = 4; level > 1; --level) {
+      Store(Place(level), (kTables + kPageSize * static_cast<uint64_t>(5 - level)) | kGuestTable);
+    }
+    Store(Place(1), kHpa | kGuestLeaf);
+  }
+  static uint64_t Place(int level) {
+    return kTables + kPageSize * static_cast<uint64_t>(4 - level) +
+           8 * (kGva >> (12 + 9 * (level - 1)) & 511);
+  }
+  void Store(uint64_t place, uint64_t value) { memory_.physical().Store(place, value); }
+  void Use() {
+    cpu_.Enter(Eptp());
+    cpu_.Access(Gva(kGva), AccessKind::kStore);
+  }
+
+  static constexpr uint64_t kTables = MiB(8);
+  HostMemory memory_{{.size = GiB(1)}};
+  FlushOracle oracle_;
+  Cpu cpu_{memory_.physical()};
+};
+
+TEST_P(LinearFlushRule, IsReportedIfOwedAndNotDone) {
+  Use();
+  const uint64_t place = Place(GetParam().level);
+  const uint64_t before = memory_.physical().Load(place);
+  const uint64_t after = (before & ~GetParam().clear) | GetParam().set;
+  oracle_.BeginOperation();
+  Store(place, after);
+  oracle_.OnStore(Hpa(place), before, after, "the test");
+  Use();
+  EXPECT_EQ(oracle_.report_count(), 0u);
+  oracle_.EndOperation();
+  Use();
+  if (GetParam().owed == ChangeKind::kNone) {
+    EXPECT_EQ(oracle_.report_count(), 0u) << oracle_.reports()[0].DebugString();
+    return;
+  }
+  ASSERT_GE(oracle_.report_count(), 1u);
+  EXPECT_EQ(oracle_.reports()[0].kind, GetParam().owed);
+  EXPECT_EQ(oracle_.reports()[0].level, GetParam().level);
+  EXPECT_EQ(oracle_.reports()[0].where, "the test");
+  oracle_.ClearReports();
+  cpu_.Invlpg(Gva(kGva));
+  Use();
+  EXPECT_EQ(oracle_.report_count(), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, LinearFlushRule,
+    testing::Values(
+        LinearRule{"leaf_gone", 1, ~uint64_t{0}, 0, ChangeKind::kRightRemoved},
+        LinearRule{"subtree_gone", 3, ~uint64_t{0}, 0, ChangeKind::kRightRemoved},
+        LinearRule{"write_removed", 1, kGuestWrite, 0, ChangeKind::kRightRemoved},
+        LinearRule{"table_write_removed", 4, kGuestWrite, 0, ChangeKind::kRightRemoved},
+        LinearRule{"user_removed", 2, kGuestUser, 0, ChangeKind::kRightRemoved},
+        LinearRule{"execute_disabled", 1, 0, kGuestNoExecute, ChangeKind::kRightRemoved},
+        LinearRule{"page_moved", 1, ept::kAddressMask, MiB(640), ChangeKind::kAddressChanged},
+        LinearRule{"table_becomes_leaf", 2, ept::kAddressMask, MiB(640) | kGuestLargePage,
+                   ChangeKind::kLeafTableChanged},
+        LinearRule{"dirty_cleared", 1, kGuestDirty, 0, ChangeKind::kDirtyCleared},
+        LinearRule{"accessed_cleared", 1, kGuestAccessed, 0, ChangeKind::kAccessedCleared},
+        LinearRule{"ignored_bit", 1, 0, uint64_t{1} << 9, ChangeKind::kNone}),
+    [](const auto& test) { return std::string(test.param.name); });
+
 }  // namespace
 }  // namespace tdp::sim

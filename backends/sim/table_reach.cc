@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/backends/sim/table_reach.h"
+
+#include "tdp/mmu/ept_format.h"
+
+namespace tdp::sim {
+namespace {
+
+constexpr int kEntries = 512;
+
+}  // namespace
+
+void TableReach::SetRoot(Hpa root, int levels) {
+  places_.clear();
+  root_ = root.raw();
+  levels_ = levels;
+  Rescan();
+}
+
+void TableReach::Visit(uint64_t frame, int level, uint64_t address) {
+  if (tables_ != nullptr ? !tables_->IsTable(Hpa(frame)) : !memory_.IsInside(frame)) return;
+  Place& place = places_[frame];
+  if (place.scan == scan_) return;
+  place = {.level = level, .address = address, .linked = true, .scan = scan_};
+  if (level == 1) return;
+  const int shift = 12 + 9 * (level - 1);
+  for (uint64_t i = 0; i < kEntries; ++i) {
+    const uint64_t entry = memory_.Load(frame + 8 * i);
+    if (IsTable(entry, level)) Visit(entry & ept::kAddressMask, level - 1, address | i << shift);
+  }
+}
+
+void TableReach::Rescan() {
+  ++scan_;
+  Visit(root_, levels_, 0);
+  for (auto& [frame, place] : places_) place.linked = place.scan == scan_;
+}
+
+void TableReach::OnFlush() {
+  std::vector<uint64_t> unlinked;
+  for (const auto& [frame, place] : places_) {
+    if (!place.linked) unlinked.push_back(frame);
+  }
+  for (const uint64_t frame : unlinked) places_.erase(frame);
+}
+
+FrameUse TableReach::UseOf(Hpa frame) const {
+  const auto it = places_.find(frame.raw());
+  if (it == places_.end()) return FrameUse::kNone;
+  return it->second.linked ? FrameUse::kLinked : FrameUse::kMayBeCached;
+}
+
+const TableReach::Place* TableReach::Find(Hpa frame) const {
+  const auto it = places_.find(frame.raw());
+  return it == places_.end() || !it->second.linked ? nullptr : &it->second;
+}
+
+std::vector<Hpa> TableReach::LinkedFrames() const {
+  std::vector<Hpa> frames;
+  if (Find(Hpa(root_)) != nullptr) frames.emplace_back(root_);
+  for (const auto& [frame, place] : places_) {
+    if (place.linked && frame != root_) frames.emplace_back(frame);
+  }
+  return frames;
+}
+
+}  // namespace tdp::sim
