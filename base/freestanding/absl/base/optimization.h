@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A stand-in for Abseil's header of this name: docs/building.md, "Without Abseil".
+
+#ifndef TDP_BASE_FREESTANDING_ABSL_BASE_OPTIMIZATION_H_
+#define TDP_BASE_FREESTANDING_ABSL_BASE_OPTIMIZATION_H_
+
+#define ABSL_PREDICT_TRUE(condition) (__builtin_expect(false || (condition), true))
+#define ABSL_PREDICT_FALSE(condition) (__builtin_expect(false || (condition), false))
+
+#endif  // TDP_BASE_FREESTANDING_ABSL_BASE_OPTIMIZATION_H_
