@@ -126,8 +126,11 @@ TEST(NestedVcpu, ATableOfL1ThatIsLinkedAnewIsReadAnew) {
   ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
   const uint64_t table = world.Read(world.EntryAt(kPage, 2)) & ept::kAddressMask;
   world.Write(world.EntryAt(kPage, 1), (kFrame + 0x3000) | kAll | NestedWorld::kWriteBack);
+  world.Map(0x6000, kFrame + 0x6000);
   constexpr uint64_t kElsewhere = 0x600000;
   world.Write(world.EntryAt(kElsewhere, 2), table | kAll);
+  EXPECT_EQ(world.Access(kElsewhere + 0x6000, AccessKind::kLoad), Memory(kFrame + 0x6000))
+      << "an entry that was never used";
   EXPECT_EQ(world.Access(kElsewhere + kPage, AccessKind::kLoad), Memory(kFrame + 0x3000));
 }
 
@@ -165,7 +168,9 @@ TEST(NestedVcpu, AnUpperTableOfL1ThatIsLinkedAnewIsReadAnew) {
   ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
   const uint64_t table = world.Read(world.EntryAt(kPage, 3)) & ept::kAddressMask;
   world.Write(world.EntryAt(kPage, 1), (kFrame + 0x3000) | kAll | NestedWorld::kWriteBack);
+  world.Map(0x6000, kFrame + 0x6000);
   world.Write(world.EntryAt(GiB(1), 3), table | kAll);
+  EXPECT_EQ(world.Access(GiB(1) + 0x6000, AccessKind::kLoad), Memory(kFrame + 0x6000));
   EXPECT_EQ(world.Access(GiB(1) + kPage, AccessKind::kLoad), Memory(kFrame + 0x3000));
 }
 
@@ -357,14 +362,14 @@ TEST(NestedVcpu, EnteredByOtherRulesTheTablesAreReadByThem) {
 // L2 has changed its own tables and L1 says so. Each way in which L1 can must reach L2, and none of
 // them is paid by the call that is for shadow paging.
 TEST(NestedVcpu, WhatL2HasCachedGoesWithItsVpid) {
-  enum class How { kNothing, kInvvpid, kNoVpid, kOtherVpid, kSameVpid, kExit };
-  for (const How how :
-       {How::kNothing, How::kInvvpid, How::kNoVpid, How::kOtherVpid, How::kSameVpid, How::kExit}) {
+  enum class How { kNothing, kInvvpid, kNoVpid, kStillNoVpid, kOtherVpid, kSameVpid, kExit };
+  for (const How how : {How::kNothing, How::kInvvpid, How::kNoVpid, How::kStillNoVpid,
+                        How::kOtherVpid, How::kSameVpid, How::kExit}) {
     SCOPED_TRACE(static_cast<int>(how));
     PagedL2 l2;
     NestedWorld& world = l2.world();
     NestedContext context = world.context();
-    if (how == How::kExit) context.vpid = 0;
+    if (how == How::kExit || how == How::kStillNoVpid) context.vpid = 0;
     ASSERT_TRUE(world.nested().Enter(context).ok());
     ASSERT_EQ(l2.Load(), Memory(PagedL2::kFirst));
     l2.Remap();
@@ -375,6 +380,7 @@ TEST(NestedVcpu, WhatL2HasCachedGoesWithItsVpid) {
       case How::kInvvpid:
         ASSERT_TRUE(*world.nested().Invvpid(1, 1, Gva(0), rules));
         break;
+      case How::kStillNoVpid:
       case How::kNoVpid:
         context.vpid = 0;
         ASSERT_TRUE(world.nested().Enter(context).ok());

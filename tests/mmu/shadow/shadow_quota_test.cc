@@ -192,6 +192,45 @@ TEST_F(PaeQuotas, CachedRootsDoNotHoldTheQuotaForGood) {
   }
 }
 
+// The quota is full of roots that vCPUs run on.
+TEST_F(PaeQuotas, RootsOfOtherVcpusDoNotHoldTheQuotaForGood) {
+  constexpr int kVcpus = 20;
+  Start({.paging = Paging::kShadow, .shadow_page_quota = 64}, MiB(8), kVcpus);
+  MakeTables(kVcpus);
+  for (int round = 0; round < 2; ++round) {
+    for (uint64_t i = 0; i < kVcpus; ++i) {
+      ShadowVcpu& shadow = *vcpus_[i]->shadow();
+      const auto event = shadow.SetPaging(Pae(), Cr3(i));
+      ASSERT_TRUE(event.ok()) << event.status();
+      const PagingFaultResult result = shadow.HandlePageFault(Gva(GiB(2) + 0x10000), 0);
+      EXPECT_EQ(result.outcome, PagingOutcome::kFixed) << result.status;
+      ASSERT_LE(vm_->Stats().shadow.pages, 64u);
+    }
+  }
+}
+
+// A vCPU that is short lets go of what it keeps for later before others lose what they run on.
+TEST_F(PaeQuotas, CachedRootsGoBeforeTheRootsOfOtherVcpus) {
+  constexpr uint64_t kVcpus = 13;
+  Start({.paging = Paging::kShadow, .shadow_page_quota = 64}, MiB(8), kVcpus);
+  MakeTables(32);
+  std::vector<ShadowRegisters> before;
+  for (uint64_t i = 1; i < kVcpus; ++i) {
+    ASSERT_TRUE(vcpus_[i]->shadow()->SetPaging(Pae(), Cr3(i)).ok());
+    before.push_back(vcpus_[i]->shadow()->registers());
+  }
+  for (uint64_t cr3 = kVcpus; cr3 < 32; ++cr3) {
+    ASSERT_TRUE(vcpus_[0]->shadow()->SetPaging(Pae(), Cr3(cr3)).ok());
+  }
+  // So that the others find room.
+  vcpus_[0].reset();
+  for (uint64_t i = 1; i < kVcpus; ++i) {
+    ShadowVcpu& shadow = *vcpus_[i]->shadow();
+    EXPECT_EQ(shadow.HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
+    EXPECT_EQ(shadow.registers(), before[i - 1]) << "vCPU " << i;
+  }
+}
+
 // --- Without quotas of the embedder's ------------------------------------------------------------
 
 // A guest, or a hypervisor in one, of 64 frames.

@@ -131,9 +131,12 @@ TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
   EXPECT_FALSE(other.entry.is_present()) << "of the other table";
 }
 
-// The entry above the one that is to be set, where nothing is shadowed yet that the write could
-// drop.
+// The entry above the one that is to be set, where nothing is linked that the write could drop. All
+// that a fault has to prepare is there, so that it is the first try that counts.
 TEST_F(ShadowRace, ATableThatIsReplacedWhileTheHostIsAskedIsNotLinked) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x3000), 8).ok());
+  ASSERT_EQ(MappedGpa(), 0u);
   Poke(0x5000 + 16 * 8, 0x60000 | kAll);
   backend_.resolve_at = kRam + 0x40000;
   backend_.on_resolve = [this] {
@@ -166,6 +169,21 @@ TEST_F(ShadowRace, AWriteThroughAStaleTranslationIsSeenBeforeTheTableIsTrusted) 
   EXPECT_TRUE(kicked);
   EXPECT_EQ(MappedGpa(), 0x50000u);
   EXPECT_FALSE(IsWritable(1, 0x4000));
+}
+
+// The same of an upper table, which is linked from: vCPU 1 has frame 3 as writable.
+TEST_F(ShadowRace, NothingIsLinkedFromATableBeforeItIsTrusted) {
+  Poke(0x14000 + 5 * 8, 0x3000 | kAll);
+  Poke(0x5000 + 16 * 8, 0x60000 | kAll);
+  // Whatever has to be prepared is, and the page of frame 3 goes again, by a write that fits no
+  // entry.
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x3006), 4).ok());
+  ASSERT_EQ(Fault(1, 0x5000, guest::kFaultWrite), PagingOutcome::kFixed);
+  ASSERT_TRUE(IsWritable(1, 0x5000));
+  EXPECT_TRUE(KicksVcpu1([this] { EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed); },
+                         [this] { Poke(0x3000, 0x5000 | kAll); }));
+  EXPECT_EQ(MappedGpa(), 0x60000u);
 }
 
 // The same where the last flush of all is settled: what makes the table trusted is the next one.
