@@ -18,7 +18,7 @@ namespace tdp {
 namespace {
 
 absl::Status CheckTarget(const SlotSet& slots, AddressSpaceId address_space, uint32_t id) {
-  if (slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kNoBitmap) {
+  if (slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
     return absl::FailedPreconditionError("the VM logs dirty pages in rings, not in bitmaps");
   }
   if (id >= slots.limits().slots) {

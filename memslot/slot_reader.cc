@@ -16,24 +16,36 @@ namespace tdp {
 using internal::IntervalCell;
 using internal::IntervalSearch;
 
-const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
+bool SlotReader::FindCell(AddressSpaceId address_space, Gfn gfn, IntervalCell* cell) {
   TDP_DCHECK(address_space < set_.limits().address_spaces);
   const SlotSet& set = set_;
-  IntervalCell cell;
   IntervalSearch found;
   uint64_t generation;
   do {
     generation = set.generation(address_space);
-    found = internal::IntervalTree::FindAtOrBelow(
-        set.GfnRoot(address_space), gfn.raw(), &cell,
-        [&] { return set.generation(address_space) == generation; });
+    found = internal::IntervalTree::FindAtOrBelow(set.GfnRoot(address_space), gfn.raw(), cell, [&] {
+      return set.generation(address_space) == generation;
+    });
   } while (ABSL_PREDICT_FALSE(found == IntervalSearch::kChanged));
   answer_generation_ = generation;
-  if (found == IntervalSearch::kAbsent) return nullptr;
-  if (gfn.raw() - cell.key >= cell.length()) return nullptr;
+  return found != IntervalSearch::kAbsent;
+}
+
+const MemorySlot* SlotReader::Keep(const IntervalCell& cell) {
   hit_ = internal::SlotOfGfnCell(cell);
-  hit_generation_ = generation;
+  hit_generation_ = answer_generation_;
   return &hit_;
+}
+
+const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
+  IntervalCell cell;
+  if (!FindCell(address_space, gfn, &cell) || gfn.raw() - cell.key >= cell.length()) return nullptr;
+  return Keep(cell);
+}
+
+const MemorySlot* SlotReader::FindAtOrBelow(AddressSpaceId address_space, Gfn gfn) {
+  IntervalCell cell;
+  return FindCell(address_space, gfn, &cell) ? Keep(cell) : nullptr;
 }
 
 bool SlotReader::FindHostSlot(HostRange range, uint64_t min_key, IntervalCell* cell) const {

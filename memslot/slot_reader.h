@@ -38,6 +38,9 @@ class alignas(64) SlotReader {
     return Search(address_space, gfn);
   }
 
+  // The same slot, or where `gfn` is in a hole the next one below it; null if there is none.
+  const MemorySlot* FindAtOrBelow(AddressSpaceId address_space, Gfn gfn);
+
   // The generation of the slots that the last `Find` answered from: keep it with an MMIO entry.
   uint64_t generation() const { return answer_generation_; }
 
@@ -53,6 +56,9 @@ class alignas(64) SlotReader {
   static constexpr uint64_t kNoGeneration = ~uint64_t{0};
 
   const MemorySlot* Search(AddressSpaceId address_space, Gfn gfn);
+  // The cell of the slot at or below `gfn`, from one generation. False if there is none.
+  bool FindCell(AddressSpaceId address_space, Gfn gfn, internal::IntervalCell* cell);
+  const MemorySlot* Keep(const internal::IntervalCell& cell);
   bool FindHostSlot(HostRange range, uint64_t min_key, internal::IntervalCell* cell) const;
 
   const SlotSet& set_;

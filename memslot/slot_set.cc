@@ -168,8 +168,8 @@ absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old,
                                   std::optional<Hva> private_hva) const {
   MemorySlot& slot = update->new_slot_;
   std::shared_ptr<DirtyLog> log;
-  if (slot.logs_dirty_pages() && dirty_bitmap_policy_ != DirtyBitmapPolicy::kNoBitmap) {
-    if (old != nullptr) log = old->state->shared_dirty_log();
+  if (slot.logs_dirty_pages()) {
+    if (old != nullptr) log = old->state->shared_log();
     if (log == nullptr) {
       TDP_ASSIGN_OR_RETURN(
           log, DirtyLog::Create(slot.pages, dirty_bitmap_policy_ == DirtyBitmapPolicy::kAllDirty
@@ -183,7 +183,9 @@ absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old,
   } else {
     permits = std::make_shared<LargePagePermits>(slot.base, slot.pages, slot.hva);
   }
-  update->new_state_ = std::make_unique<SlotState>(std::move(permits), std::move(log), private_hva);
+  update->new_state_ =
+      std::make_unique<SlotState>(std::move(permits), std::move(log), private_hva,
+                                  dirty_bitmap_policy_ == DirtyBitmapPolicy::kRings);
   slot.state = update->new_state_.get();
   return absl::OkStatus();
 }

@@ -41,7 +41,7 @@ inline constexpr uint64_t kSlotUpdateInProgress = uint64_t{1} << 63;
 enum class DirtyBitmapPolicy {
   kClean,
   kAllDirty,  // KVM_DIRTY_LOG_INITIALLY_SET
-  kNoBitmap,  // dirty pages go to rings
+  kRings,     // dirty pages go to rings, and those that no ring takes to a bitmap that starts clean
 };
 
 // "Writer" below: calls of one thread at a time, under the slots mutex of the `Vm`. The rest may be

@@ -24,32 +24,43 @@ namespace tdp {
 // it when no fault can touch it any more.
 class SlotState {
  public:
-  SlotState(std::shared_ptr<LargePagePermits> permits, std::shared_ptr<DirtyLog> dirty_log,
-            std::optional<Hva> private_hva = std::nullopt)
-      : permits_(std::move(permits)), dirty_log_(std::move(dirty_log)), private_hva_(private_hva) {}
+  // `in_rings`: the VM logs dirty pages in rings, and `log` is for pages that no ring has.
+  SlotState(std::shared_ptr<LargePagePermits> permits, std::shared_ptr<DirtyLog> log,
+            std::optional<Hva> private_hva = std::nullopt, bool in_rings = false)
+      : permits_(std::move(permits)),
+        log_(std::move(log)),
+        in_rings_(in_rings),
+        private_hva_(private_hva) {}
 
   // The largest level, 1 to 3, at which a leaf may map `gfn`, a frame of the slot.
   Level MaxLevel(Gfn gfn) const { return permits_->MaxLevel(gfn); }
 
   LargePagePermits& permits() const { return *permits_; }
 
-  // Null if the slot keeps no bitmap: it does not log dirty pages, or the VM logs them in rings.
-  DirtyLog* dirty_log() const { return dirty_log_.get(); }
+  // What the dirty log calls read. Null if the slot does not log dirty pages, or the VM logs them
+  // in rings.
+  DirtyLog* dirty_log() const { return in_rings_ ? nullptr : log_.get(); }
+
+  // The same, or with rings the bitmap of those pages that no ring has (`Vm::HarvestDirtyRings`):
+  // pages that no vCPU wrote, and what the engine writes for a vCPU whose ring is nearly full. Null
+  // if the slot does not log dirty pages.
+  DirtyLog* any_log() const { return log_.get(); }
 
   // Where the slot's memory for private frames begins, if it has any.
   std::optional<Hva> private_hva() const { return private_hva_; }
 
   const std::shared_ptr<LargePagePermits>& shared_permits() const { return permits_; }
-  const std::shared_ptr<DirtyLog>& shared_dirty_log() const { return dirty_log_; }
+  const std::shared_ptr<DirtyLog>& shared_log() const { return log_; }
 
   // Memory in use, this object included.
   size_t bytes() const {
-    return sizeof(*this) + permits_->bytes() + (dirty_log_ == nullptr ? 0 : dirty_log_->bytes());
+    return sizeof(*this) + permits_->bytes() + (log_ == nullptr ? 0 : log_->bytes());
   }
 
  private:
   std::shared_ptr<LargePagePermits> permits_;
-  std::shared_ptr<DirtyLog> dirty_log_;
+  std::shared_ptr<DirtyLog> log_;
+  const bool in_rings_;
   const std::optional<Hva> private_hva_;
 };
 

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/sync.h"
+#include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/slot_set.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/change_sequence.h"
@@ -164,6 +165,10 @@ class Engine : public TableReclaimer, public TableRecycler {
   std::vector<Vcpu*> vcpus ABSL_GUARDED_BY(vcpus_mutex);
   // Of the dirty ring of each vCPU; 0: slots log into bitmaps.
   uint32_t dirty_ring_entries ABSL_GUARDED_BY(vcpus_mutex) = 0;
+  // Of vCPUs that are gone, with what nobody has harvested or reset. The next vCPU takes one over,
+  // so there are never more rings than there were vCPUs at once. Room for all is reserved as vCPUs
+  // are made.
+  std::vector<std::unique_ptr<DirtyRing>> left_dirty_rings ABSL_GUARDED_BY(vcpus_mutex);
   FaultStats retired_stats ABSL_GUARDED_BY(vcpus_mutex);
 
  private:

@@ -28,7 +28,7 @@ std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWa
   wanted_ = gfn;
   wanted_to_write_ = to_write;
   if (to_write && readable && line.writable) {
-    short_of_room_ = line.logs->shared_dirty_log();
+    short_of_room_ = line.logs->shared_log();
     index_without_room_ = line.index;
   }
   return nullptr;
@@ -40,7 +40,11 @@ void GuestWindow::Wrote(Gpa gpa) {
   if (line->gfn != gfn.raw()) line = &lines_[OtherHashOf(gfn)];
   if (line->gfn != gfn.raw()) line = FindEvicted(gfn);
   if (ABSL_PREDICT_TRUE(line->logs == nullptr)) return;
-  if (DirtyLog* log = line->logs->dirty_log()) log->Mark(line->index);
+  if (ring_ != nullptr && !ring_->is_nearly_full() &&
+      ring_->Push({space_, line->slot, line->index})) {
+    return;
+  }
+  if (DirtyLog* log = line->logs->any_log()) log->Mark(line->index);
 }
 
 absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
@@ -70,6 +74,7 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
   line.writable = page.writable && !slot->is_read_only();
   line.read_only = slot->is_read_only();
+  line.slot = slot->id;
   line.logs = slot->logs_dirty_pages() ? slot->state : nullptr;
   line.index = slot->IndexOf(wanted_);
   Put(line);

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_state.h"
@@ -51,6 +52,9 @@ class GuestWindow {
     reader_ = &reader;
   }
 
+  // The vCPU's ring, where its `Vm` logs dirty pages in rings.
+  void SetDirtyRing(DirtyRing* ring) { ring_ = ring; }
+
   // Inside an MMU section, in which the pointer stays good. Null with kNeedsPage if `Fetch` has to
   // be called first.
   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
@@ -64,7 +68,9 @@ class GuestWindow {
     return line->page + gpa.page_offset();
   }
   // Inside the same section, after something was written through a pointer of `Reach`: the page is
-  // dirty. In this order, since a log that is taken between the two would miss the write.
+  // dirty. In this order, since a log that is taken between the two would miss the write. With
+  // rings the page goes to the vCPU's; what is reserved there for faults is left to them, and the
+  // page goes to the slot's own log instead.
   void Wrote(Gpa gpa);
 
   // Outside every section: brings in what the last refusal was about. `outcome` is then kMapped
@@ -80,6 +86,7 @@ class GuestWindow {
     std::byte* page = nullptr;
     bool writable = false;      // by the host
     bool read_only = false;     // never writable
+    uint32_t slot = 0;          // its id
     SlotState* logs = nullptr;  // of a slot that logs dirty pages
     uint64_t index = 0;         // in that slot
   };
@@ -96,7 +103,7 @@ class GuestWindow {
   }
   static bool HasRoomToLog(const Line& line) {
     if (ABSL_PREDICT_TRUE(line.logs == nullptr)) return true;
-    const DirtyLog* log = line.logs->dirty_log();
+    const DirtyLog* log = line.logs->any_log();
     return log == nullptr || log->IsPrepared(line.index);
   }
   std::byte* Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why);
@@ -110,6 +117,7 @@ class GuestWindow {
   const LeafPolicy* policy_ = nullptr;
   MmuLock::Reader* reader_ = nullptr;
   AddressSpaceId space_ = 0;
+  DirtyRing* ring_ = nullptr;
   SlotReader slots_;
   Gfn wanted_;
   bool wanted_to_write_ = false;

@@ -70,6 +70,10 @@ Vcpu::~Vcpu() {
   engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.RemoveVcpu(); });
   MutexLock lock(engine_.vcpus_mutex);
   engine_.vcpus[id_] = nullptr;
+  if (dirty_ring_ != nullptr && dirty_ring_->used() != 0) {
+    // What nobody has harvested yet stays for the collector.
+    engine_.left_dirty_rings.push_back(std::move(dirty_ring_));
+  }
   engine_.retired_stats += stats();
 }
 
@@ -499,7 +503,7 @@ bool Vcpu::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
   const uint64_t index = slot.IndexOf(gfn);
   if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return true;
   lacks_memory_ = true;
-  short_of_room_ = slot.state->shared_dirty_log();
+  short_of_room_ = slot.state->shared_log();
   index_without_room_ = index;
   return false;
 }

@@ -153,11 +153,11 @@ class Vcpu {
 
   // Translates `gva` through the guest's own tables as its CPU would, for emulation and
   // introspection: checks the rights, sets A and D flags in guest memory (its dirty pages are
-  // marked), says which fault the guest gets otherwise. `walk.outcome` is never kNeedsPage. The
-  // vCPU is not in the guest. May call `Backend::Resolve`; needs guest memory in the backend's
-  // direct map. Errors: FailedPrecondition (in the guest), Unavailable (the tables' memory is
-  // changing: try again), ResourceExhausted (no memory for a dirty log), and what `Resolve`
-  // answers.
+  // marked in bitmap or ring, whether or not the ring is nearly full), says which fault the guest
+  // gets otherwise. `walk.outcome` is never kNeedsPage. The vCPU is not in the guest. May call
+  // `Backend::Resolve`; needs guest memory in the backend's direct map. Errors: FailedPrecondition
+  // (in the guest), Unavailable (the tables' memory is changing: try again), ResourceExhausted (no
+  // memory for a dirty log), and what `Resolve` answers.
   absl::Status WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
                          GuestAccess access, GuestWalk& walk);
 
@@ -174,8 +174,10 @@ class Vcpu {
   // Any thread.
   FaultStats stats() const;
 
-  // The pages that this vCPU wrote, if the `Vm` logs into rings; else null. The collector's side
-  // belongs to one thread.
+  // The pages that this vCPU wrote, if the `Vm` logs into rings; else null. It may begin with
+  // entries of a vCPU that is gone; with those of this one it goes to `Vm::HarvestDirtyRings` and
+  // the next vCPU when this object is destroyed. The collector's side belongs to one thread at a
+  // time, calls of `Vm::HarvestDirtyRings` and `Vm::ResetDirtyRings` included.
   DirtyRing* dirty_ring() { return dirty_ring_.get(); }
 
  private:

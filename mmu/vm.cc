@@ -164,11 +164,12 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   }
   std::unique_ptr<DirtyRing> ring;
   if (engine_->dirty_ring_entries != 0) {
-    TDP_ASSIGN_OR_RETURN(ring, DirtyRing::Create(engine_->dirty_ring_entries));
+    TDP_ASSIGN_OR_RETURN(ring, NewDirtyRing());
   }
   if (id == vcpus.size()) vcpus.push_back(nullptr);
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, static_cast<VcpuId>(id)));
   vcpu->dirty_ring_ = std::move(ring);
+  vcpu->window_.SetDirtyRing(vcpu->dirty_ring_.get());
   if (engine_->options().paging == Paging::kShadow) TDP_RETURN_IF_ERROR(vcpu->StartShadow());
   if (engine_->options().nested) vcpu->StartNested();
   vcpus[id] = vcpu.get();
@@ -255,7 +256,7 @@ void Vm::EndHostInvalidation() {
 absl::StatusOr<MemorySlot> Vm::LoggingSlot(uint32_t slot, AddressSpaceId space) const {
   TDP_RETURN_IF_ERROR(CheckSpace(space));
   const std::optional<MemorySlot> found = engine_->slots.FindById(space, slot);
-  if (!found || found->state->dirty_log() == nullptr) {
+  if (!found || found->state->any_log() == nullptr) {
     return absl::NotFoundError(
         absl::StrFormat("slot %u of address space %u does not log dirty pages", slot, space));
   }
@@ -264,6 +265,9 @@ absl::StatusOr<MemorySlot> Vm::LoggingSlot(uint32_t slot, AddressSpaceId space) 
 
 absl::Status Vm::TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex);
+  if (engine_->slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
+    return absl::FailedPreconditionError("the VM logs dirty pages in rings, not in bitmaps");
+  }
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
   return TakeFrom(found, visit);
 }

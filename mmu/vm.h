@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -44,8 +45,8 @@ struct [[nodiscard]] AgeResult {
   PendingFlush flush;
 };
 
-// Thread-safe. A thread that holds a `GuestEntry` of this `Vm` calls nothing here but `Stats` and
-// `Translate`: what waits for vCPUs to leave the guest would wait for the caller.
+// Thread-safe. A thread that holds a `GuestEntry` of this `Vm` calls nothing here but `Stats`,
+// `Translate` and `MarkDirty`: what waits for vCPUs to leave the guest would wait for the caller.
 class Vm : public GuestMemory {
  public:
   // `backend` outlives the `Vm`. InvalidArgument or FailedPrecondition, naming field and value, for
@@ -90,8 +91,10 @@ class Vm : public GuestMemory {
   // Takes every page that was written since the last take, or since logging was switched on, out of
   // the log of slot `slot`, and shows it to `visit` (`DirtyLog::Visitor`). Every write that was
   // over before this call is in; each page that is shown will be noticed at its next write, and no
-  // CPU writes it unnoticed any more when `visit` is called. NotFound if there is no such slot or
-  // it does not log into a bitmap. Waits for vCPUs to leave the guest once.
+  // CPU writes it unnoticed any more when `visit` is called. `visit` runs under the slots mutex: it
+  // calls nothing of this `Vm` but `MarkDirty`, `Stats` and `Translate`. NotFound if there is no
+  // such slot or it does not log, FailedPrecondition with rings (`EnableDirtyRing`). Waits for
+  // vCPUs to leave the guest, twice at most.
   absl::Status TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space = 0);
 
   // The dirty log as KVM's calls have it, with its errors (`GuestMemory`). `GetDirtyLog` does what
@@ -104,17 +107,44 @@ class Vm : public GuestMemory {
                              absl::Span<const uint64_t> bits, AddressSpaceId space = 0) override;
   absl::Status SetManualDirtyLogProtect(uint64_t flags) override;
 
+  // Marks the pages of [gpa, gpa + size) as written, for a VMM or a device (DMA) that has written
+  // them through the host: neither faults nor D bits tell of such writes (KVM's mark_page_dirty).
+  // Call it after the write. Then the next take of the log shows the page, or one that is under
+  // way. With rings `HarvestDirtyRings` shows it; a vCPU is not needed, and no mark is lost for
+  // want of room. Bytes, of any alignment: every page that has one of them. Slots that do not log,
+  // and holes, are passed over; a range may span several slots; no bytes mark nothing. Whatever
+  // finds the guest's own writes. Does not say that a guest's page table was written: that is
+  // `ShadowVcpu::OnWritten`.
+  //
+  // Any thread, a vCPU's in the guest included; takes no lock of the slots and waits for no vCPU.
+  // May allocate, up to a bit for each page of the slot. InvalidArgument for an address space that
+  // is not there or bytes beyond the guest's width; ResourceExhausted without memory for a log:
+  // what is marked by then stays so, and it can be called again.
+  absl::Status MarkDirty(Gpa gpa, ByteCount size, AddressSpaceId space = 0);
+
   // Logs into a ring of `entries` for each vCPU (`Vcpu::dirty_ring`), in place of bitmaps, from now
-  // on. Once, before the first vCPU, and with write-protection (`VmOptions::dirty_tracking`): else
-  // InvalidArgument. Sizes as `DirtyRing::CheckSize` says. Not for `Paging::kShadow`.
+  // on: `TakeDirtyLog`, `GetDirtyLog` and `ClearDirtyLog` are FailedPrecondition then. Once, before
+  // the first vCPU, and with write-protection (`VmOptions::dirty_tracking`): else InvalidArgument.
+  // FailedPrecondition while a slot logs into a bitmap already. Sizes as `DirtyRing::CheckSize`
+  // says. Not for `Paging::kShadow`.
   absl::Status EnableDirtyRing(uint64_t entries);
-  // Protects the pages of all harvested entries again and frees the entries: read the pages after
-  // this. Their number. No `Harvest` of a ring may run meanwhile.
+  // Harvests all that is dirty: the ring of each vCPU, those that vCPUs left which are gone, and
+  // the pages that no ring has (`MarkDirty`; what the engine wrote for a vCPU whose ring is nearly
+  // full), which are kept at a bit for each page of the slot. Shows each entry to `visit`; a page
+  // may come more than once. Every write that was over before this call is in, unless its slot is
+  // gone. FailedPrecondition without rings. No `DirtyRing::Harvest` may run meanwhile. `visit` runs
+  // under locks: it calls nothing of this `Vm` but `MarkDirty`.
+  absl::Status HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)> visit);
+  // Protects the pages of all harvested entries again, those of vCPUs that are gone included, and
+  // frees the entries: read the pages after this. When it returns no CPU writes to such a page
+  // without a new entry. Their number. No `Harvest` of a ring may run meanwhile. Waits for vCPUs to
+  // leave the guest.
   uint64_t ResetDirtyRings();
 
   // Pays now what the first writes to slot `slot` would pay: splits its large leaves and moves the
   // protection of its log down to every 4 KiB page that is mapped. ResourceExhausted without memory
-  // for tables or log: what is done is done, and it can be called again. NotFound as above.
+  // for tables or log: what is done is done, and it can be called again. NotFound if there is no
+  // such slot or it does not log; with rings as with bitmaps.
   absl::Status PushDownDirtyLog(uint32_t slot, AddressSpaceId space = 0);
   // Makes the pages of [start, start + size) of host memory old and says whether any was young
   // (KVM's age_gfn of its MMU notifier). Bytes, as for `InvalidateHostRange`. With A bits no flush
@@ -223,6 +253,13 @@ class Vm : public GuestMemory {
   absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);
   uint64_t ResetDirtyRing(DirtyRing& ring);
   absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const SlotUpdate& update) const;
+  absl::Status CheckNoSlotLogs() const;
+  absl::StatusOr<std::unique_ptr<DirtyRing>> NewDirtyRing()
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->vcpus_mutex);
+  template <typename Visit>
+  void ForEachDirtyRing(const Visit& visit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->vcpus_mutex);
+  static absl::Status HarvestOwnLog(const MemorySlot& slot,
+                                    absl::FunctionRef<void(const DirtyRingEntry&)> visit);
   void SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap);
   absl::StatusOr<FrameRange> CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const;
   template <typename Visit>

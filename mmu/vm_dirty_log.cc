@@ -2,8 +2,13 @@
 //
 // KVM's dirty log calls on a `Vm`.
 
+#include <array>
+#include <bit>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,6 +18,7 @@
 #include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_log_request.h"
 #include "tdp/memslot/dirty_ring.h"
+#include "tdp/mmu/dirty_marker.h"
 #include "tdp/mmu/dirty_round.h"
 #include "tdp/mmu/ept_format.h"
 #include "tdp/mmu/vm.h"
@@ -49,7 +55,7 @@ absl::Status Vm::SetManualDirtyLogProtect(uint64_t flags) {
   TDP_RETURN_IF_ERROR(CheckManualProtectFlags(flags));
   MutexLock lock(engine_->slots_mutex);
   engine_->manual_dirty_log_protect = (flags & kDirtyLogManualProtect) != 0;
-  if (engine_->slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kNoBitmap) {
+  if (engine_->slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
     return absl::OkStatus();
   }
   engine_->slots.set_dirty_bitmap_policy((flags & kDirtyLogInitiallySet) != 0
@@ -69,14 +75,82 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
     return absl::InvalidArgumentError("dirty ring: VmOptions.paging is kShadow, which has bitmaps");
   }
   MutexLock slots_lock(engine_->slots_mutex);
+  TDP_RETURN_IF_ERROR(CheckNoSlotLogs());
   MutexLock vcpus_lock(engine_->vcpus_mutex);
   if (engine_->dirty_ring_entries != 0 || !engine_->vcpus.empty()) {
     return absl::InvalidArgumentError(
         "dirty ring: it can be set once, and before the first vCPU is made");
   }
   engine_->dirty_ring_entries = static_cast<uint32_t>(entries);
-  engine_->slots.set_dirty_bitmap_policy(DirtyBitmapPolicy::kNoBitmap);
+  engine_->slots.set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings);
   return absl::OkStatus();
+}
+
+// Its bitmap has pages that no ring would show, and nobody could take them any more.
+absl::Status Vm::CheckNoSlotLogs() const {
+  absl::Status status;
+  for (size_t i = 0; i < engine_->address_spaces(); ++i) {
+    engine_->slots.ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
+      if (!status.ok() || !slot.logs_dirty_pages()) return;
+      status = absl::FailedPreconditionError(
+          absl::StrFormat("dirty ring: slot %u of address space %u logs into a bitmap already",
+                          slot.id, slot.address_space));
+    });
+  }
+  return status;
+}
+
+// The ring for a vCPU that is being made: one that another has left, entries and all, or a new one.
+absl::StatusOr<std::unique_ptr<DirtyRing>> Vm::NewDirtyRing() {
+  std::vector<std::unique_ptr<DirtyRing>>& left = engine_->left_dirty_rings;
+  left.reserve(engine_->vcpus.size() + 1);
+  if (left.empty()) return DirtyRing::Create(engine_->dirty_ring_entries);
+  std::unique_ptr<DirtyRing> ring = std::move(left.back());
+  left.pop_back();
+  return ring;
+}
+
+template <typename Visit>
+void Vm::ForEachDirtyRing(const Visit& visit) {
+  for (const std::unique_ptr<DirtyRing>& ring : engine_->left_dirty_rings) visit(*ring);
+  for (Vcpu* vcpu : engine_->vcpus) {
+    if (vcpu != nullptr && vcpu->dirty_ring() != nullptr) visit(*vcpu->dirty_ring());
+  }
+}
+
+absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
+  MutexLock slots_lock(engine_->slots_mutex);
+  if (engine_->slots.dirty_bitmap_policy() != DirtyBitmapPolicy::kRings) {
+    return absl::FailedPreconditionError("the VM logs dirty pages in bitmaps, not in rings");
+  }
+  {
+    MutexLock vcpus_lock(engine_->vcpus_mutex);
+    ForEachDirtyRing([&](DirtyRing& ring) {
+      std::array<DirtyRingEntry, 64> entries;
+      // No more than a ring has, however fast its vCPU is: entries become free by a reset alone.
+      while (const uint32_t count = ring.Harvest(absl::MakeSpan(entries))) {
+        for (uint32_t i = 0; i < count; ++i) visit(entries[i]);
+      }
+    });
+  }
+  absl::Status status;
+  for (size_t i = 0; i < engine_->address_spaces(); ++i) {
+    engine_->slots.ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
+      if (slot.state->any_log() != nullptr) status.Update(HarvestOwnLog(slot, visit));
+    });
+  }
+  return status;
+}
+
+// Nothing has to be protected again for these pages: whatever made a page writable has put it into
+// a ring.
+absl::Status Vm::HarvestOwnLog(const MemorySlot& slot,
+                               absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
+  return slot.state->any_log()->Take([&](uint64_t base, uint64_t mask) {
+    for (; mask != 0; mask &= mask - 1) {
+      visit({slot.address_space, slot.id, base + static_cast<uint64_t>(std::countr_zero(mask))});
+    }
+  });
 }
 
 uint64_t Vm::ResetDirtyRings() {
@@ -84,11 +158,8 @@ uint64_t Vm::ResetDirtyRings() {
   MutexLock slots_lock(engine_->slots_mutex);
   {
     MutexLock vcpus_lock(engine_->vcpus_mutex);
-    for (Vcpu* vcpu : engine_->vcpus) {
-      if (vcpu != nullptr && vcpu->dirty_ring() != nullptr) {
-        freed += ResetDirtyRing(*vcpu->dirty_ring());
-      }
-    }
+    ForEachDirtyRing([&](DirtyRing& ring) { freed += ResetDirtyRing(ring); });
+    std::erase_if(engine_->left_dirty_rings, [](const auto& ring) { return ring->used() == 0; });
   }
   if (freed != 0) engine_->clock.Advance().Settle();
   return freed;
@@ -105,6 +176,21 @@ uint64_t Vm::ResetDirtyRing(DirtyRing& ring) {
     engine_->NarrowPages(reader, slot->address_space, slot->base + PageCount(first.index), mask,
                          ept::kWrite);
   });
+}
+
+absl::Status Vm::MarkDirty(Gpa gpa, ByteCount size, AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  const Gpa end = engine_->guest_end();
+  if (gpa > end || size > end - gpa) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("size 0x%x from gpa 0x%x: reaches beyond the guest's width (0x%x)", size,
+                        gpa.raw(), end.raw()));
+  }
+  // Devices write all the time, and few guests are being migrated.
+  if (size == 0 || engine_->logging_slots.load(std::memory_order_relaxed) == 0) {
+    return absl::OkStatus();
+  }
+  return DirtyMarker(*engine_, space).Mark(Gfn::Of(gpa), Gfn::Of(gpa + (size - 1)) + PageCount(1));
 }
 
 }  // namespace tdp

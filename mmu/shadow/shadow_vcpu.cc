@@ -253,7 +253,7 @@ ShadowVcpu::Next ShadowVcpu::HasRooms(const Fault& fault) {
   DirtyLog* log = fault.slot->state->dirty_log();
   const uint64_t index = fault.slot->IndexOf(gfn);
   if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return Next::kDone;
-  rooms_.log = fault.slot->state->shared_dirty_log();
+  rooms_.log = fault.slot->state->shared_log();
   rooms_.log_index = index;
   return Next::kMakeRoom;
 }

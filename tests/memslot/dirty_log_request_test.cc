@@ -73,7 +73,7 @@ TEST_F(DirtyLogRequest, ClearChecksInTheKernelsOrder) {
 }
 
 TEST_F(DirtyLogRequest, RingsAreAnotherInterface) {
-  set_.set_dirty_bitmap_policy(DirtyBitmapPolicy::kNoBitmap);
+  set_.set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings);
   EXPECT_EQ(SlotToGetDirtyLog(set_, 0, 40000).status().code(), StatusCode::kFailedPrecondition);
   ExpectClear(40000, 1, 1, StatusCode::kFailedPrecondition);
 }

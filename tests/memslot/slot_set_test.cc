@@ -256,7 +256,7 @@ TEST(SlotSet, PermitsFollowTheSlotAndWriteTrackingSurvivesAChangeOfFlags) {
 
 TEST(SlotSet, ARingVmKeepsNoBitmapAndAnInitiallySetOneStartsFull) {
   SlotSet set(SlotLimits{});
-  set.set_dirty_bitmap_policy(DirtyBitmapPolicy::kNoBitmap);
+  set.set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings);
   ASSERT_TRUE(Apply(set, Region(0, 0, 0x4000, kHva, kSlotLogDirtyPages)).ok());
   EXPECT_EQ(set.FindById(0, 0)->state->dirty_log(), nullptr);
   set.set_dirty_bitmap_policy(DirtyBitmapPolicy::kAllDirty);

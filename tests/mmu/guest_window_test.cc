@@ -2,6 +2,7 @@
 
 #include "tdp/mmu/guest_window.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -158,6 +159,50 @@ TEST_F(GuestWindowTest, FlagsThatTheWalkSetsAreDirtyPages) {
   EXPECT_THAT(TakeDirty(), IsEmpty()) << "nothing was left to set";
   Walk(GuestAccess::Write());
   EXPECT_THAT(TakeDirty(), ElementsAre(256));
+}
+
+// The vCPU, with a ring of this size.
+class GuestWindowWithRing : public GuestWindowTest {
+ protected:
+  void SetUp() override {
+    vcpu_.reset();
+    vm_ = *Vm::Create(host_, {.dirty_tracking = DirtyTracking::kWriteProtection});
+    ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+    vcpu_ = *vm_->CreateVcpu();
+    GuestWindowTest::SetUp();
+    ASSERT_TRUE(SetRam(kSlotLogDirtyPages).ok());
+  }
+  std::vector<uint64_t> Harvest() {
+    std::vector<uint64_t> pages;
+    EXPECT_TRUE(
+        vm_->HarvestDirtyRings([&](const DirtyRingEntry& entry) { pages.push_back(entry.index); })
+            .ok());
+    std::sort(pages.begin(), pages.end());
+    return pages;
+  }
+};
+
+TEST_F(GuestWindowWithRing, FlagsThatTheWalkSetsAreInTheRing) {
+  Walk();
+  EXPECT_EQ(vcpu_->dirty_ring()->used(), 4u);
+  EXPECT_THAT(Harvest(), ElementsAre(64, 128, 192, 256));
+  Walk(GuestAccess::Write());
+  EXPECT_THAT(Harvest(), ElementsAre(256));
+}
+
+TEST_F(GuestWindowWithRing, ANearlyFullRingKeepsItsReserveAndLosesNoFlag) {
+  constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+  for (uint64_t page = 512; vcpu_->HandleEptViolation(Gpa(page * kPageSize), kWrite).outcome !=
+                            FaultOutcome::kDirtyRingFull;) {
+    ++page;
+  }
+  ASSERT_EQ(vcpu_->dirty_ring()->used(), 1024 - DirtyRing::kReservedEntries);
+  Walk(GuestAccess::Write());
+  ASSERT_TRUE(status_.ok()) << status_;
+  EXPECT_EQ(vcpu_->dirty_ring()->used(), 1024 - DirtyRing::kReservedEntries);
+  std::vector<uint64_t> pages = Harvest();
+  std::erase_if(pages, [](uint64_t page) { return page >= 512; });
+  EXPECT_THAT(pages, ElementsAre(64, 128, 192, 256));
 }
 
 TEST_F(GuestWindowTest, AfterTheHostMovedAPageTheOldOneIsNotRead) {

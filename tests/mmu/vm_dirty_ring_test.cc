@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/base/address.h"
@@ -41,6 +42,16 @@ class DirtyRings : public testing::Test {
   }
   static FaultOutcome Write(Vcpu& vcpu, uint64_t page) {
     return vcpu.HandleEptViolation(Gpa(MiB(2)) + page * kPageSize, kWrite).outcome;
+  }
+  // Of slot 3.
+  std::set<uint64_t> Harvest() {
+    std::set<uint64_t> pages;
+    EXPECT_TRUE(vm_->HarvestDirtyRings([&](const DirtyRingEntry& entry) {
+                     EXPECT_EQ(entry.slot, 3u);
+                     pages.insert(entry.index);
+                   })
+                    .ok());
+    return pages;
   }
   bool IsWritable(uint64_t page) {
     const auto found = vm_->Translate(Gpa(MiB(2)) + page * kPageSize);
@@ -121,6 +132,125 @@ TEST_F(DirtyRings, AnEntryOfASlotThatIsGoneIsResetAllTheSame) {
   std::vector<DirtyRingEntry> entries(10);
   ASSERT_EQ(vcpu->dirty_ring()->Harvest(absl::MakeSpan(entries)), 1u);
   EXPECT_EQ(vm_->ResetDirtyRings(), 1u);
+}
+
+TEST_F(DirtyRings, TheCallsForBitmapsAreRefusedAsSuch) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  const auto ignore = [](uint64_t, uint64_t) {};
+  const std::vector<uint64_t> bits(1, ~uint64_t{0});
+  for (const absl::Status& refused :
+       {vm_->TakeDirtyLog(3, ignore), vm_->GetDirtyLog(3, ignore),
+        vm_->ClearDirtyLog(3, {0, 64}, bits), vm_->TakeDirtyLog(9, ignore)}) {
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(refused.message(), testing::HasSubstr("rings"));
+  }
+}
+
+TEST_F(DirtyRings, AreRefusedWhileASlotLogsIntoABitmap) {
+  Start();
+  AddSlot();
+  const absl::Status refused = vm_->EnableDirtyRing(1024);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), testing::HasSubstr("slot 3 of address space 0"));
+  EXPECT_TRUE(vm_->TakeDirtyLog(3, [](uint64_t, uint64_t) {}).ok()) << "nothing has changed";
+  EXPECT_EQ(vm_->HarvestDirtyRings([](const DirtyRingEntry&) {}).code(),
+            absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3}).ok());
+  EXPECT_TRUE(vm_->EnableDirtyRing(1024).ok());
+}
+
+TEST_F(DirtyRings, WhatAVcpuLeavesStaysToBeHarvestedAndReset) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  std::vector<DirtyRingEntry> one(1);
+  {
+    const std::unique_ptr<Vcpu> first = *vm_->CreateVcpu();
+    const std::unique_ptr<Vcpu> second = *vm_->CreateVcpu();
+    ASSERT_EQ(Write(*first, 5), FaultOutcome::kFixed);
+    ASSERT_EQ(Write(*first, 6), FaultOutcome::kFixed);
+    ASSERT_EQ(Write(*second, 7), FaultOutcome::kFixed);
+    ASSERT_EQ(first->dirty_ring()->Harvest(absl::MakeSpan(one)), 1u);
+  }
+  EXPECT_EQ(Harvest(), (std::set<uint64_t>{6, 7}));
+  EXPECT_EQ(vm_->ResetDirtyRings(), 3u) << "page 5 was harvested before its vCPU went";
+  for (const uint64_t page : {5, 6, 7}) EXPECT_FALSE(IsWritable(page));
+  EXPECT_TRUE(Harvest().empty());
+  EXPECT_EQ(vm_->ResetDirtyRings(), 0u);
+}
+
+TEST_F(DirtyRings, ANewVcpuTakesARingOverWithItsEntries) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  for (uint64_t page = 0; page < 20; ++page) {
+    const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+    EXPECT_EQ(vcpu->dirty_ring()->used(), page);
+    ASSERT_EQ(Write(*vcpu, page), FaultOutcome::kFixed);
+  }
+  EXPECT_EQ(Harvest().size(), 20u);
+  EXPECT_EQ(vm_->ResetDirtyRings(), 20u);
+  EXPECT_EQ((*vm_->CreateVcpu())->dirty_ring()->used(), 0u);
+}
+
+TEST_F(DirtyRings, PagesMarkedByTheVmmAreHarvestedWithoutAVcpu) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  // More than all rings have room for.
+  ASSERT_TRUE(vm_->MarkDirty(Gpa(MiB(2)), kPages * kPageSize).ok());
+  EXPECT_EQ(Harvest().size(), kPages);
+  EXPECT_TRUE(Harvest().empty());
+  ASSERT_TRUE(vm_->MarkDirty(Gpa(MiB(2) + 9 * kPageSize), 1).ok());
+  EXPECT_EQ(Harvest(), std::set<uint64_t>{9});
+}
+
+TEST_F(DirtyRings, APageMarkedWhileAVcpuMayWriteItIsProtectedByTheReset) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  ASSERT_TRUE(vm_->MarkDirty(Gpa(MiB(2) + 5 * kPageSize), 8).ok());
+  EXPECT_EQ(Harvest(), std::set<uint64_t>{5});
+  EXPECT_EQ(vm_->ResetDirtyRings(), 1u);
+  EXPECT_FALSE(IsWritable(5));
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  EXPECT_EQ(Harvest(), std::set<uint64_t>{5});
+}
+
+TEST_F(DirtyRings, ALogThatIsPushedDownGoesOnInTheRings) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  ASSERT_TRUE(vm_->PushDownDirtyLog(3).ok());
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  EXPECT_EQ(Harvest(), std::set<uint64_t>{5});
+  EXPECT_EQ(vm_->PushDownDirtyLog(4).code(), absl::StatusCode::kNotFound);
+}
+
+// An MMIO entry is W and X without R, so what is left of it without W would be executable.
+TEST_F(DirtyRings, AResetLeavesEntriesThatRememberMmioAlone) {
+  Start();
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  ASSERT_EQ(Write(*vcpu, 6), FaultOutcome::kFixed);
+  ASSERT_EQ(Harvest().size(), 2u);
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3}).ok());
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kMmio);
+  AddSlot();
+  // Makes the table again that the entry is in, if it went.
+  ASSERT_EQ(Write(*vcpu, 6), FaultOutcome::kFixed);
+  ASSERT_EQ(vm_->ResetDirtyRings(), 2u);
+  EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
+  EXPECT_EQ(vcpu->HandleEptMisconfiguration(Gpa(MiB(2) + 5 * kPageSize)).outcome,
+            FaultOutcome::kFixed)
+      << "stale, and still an entry that remembers MMIO";
 }
 
 TEST_F(DirtyRings, ABitmapOfTooFewWordsIsRefused) {

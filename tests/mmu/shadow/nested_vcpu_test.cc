@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 
 #include "absl/strings/str_format.h"
@@ -93,6 +94,29 @@ TEST(NestedVcpu, SetsAccessedAndDirtyInTheTablesOfL1) {
     world.Access(kPage, AccessKind::kStore);
     EXPECT_EQ((world.Read(leaf) & ept::kDirty) != 0, accessed_dirty);
   }
+}
+
+// The engine writes A and D flags to L1's tables: those pages are dirty as what L2 writes is.
+TEST(NestedVcpu, FlagsInTheTablesOfL1AreInTheDirtyRing) {
+  NestedWorld world(4, true, 0, false, 1024);
+  world.Map(kPage, kFrame);
+  const auto harvest = [&] {
+    std::set<uint64_t> pages;
+    EXPECT_TRUE(
+        world.vm()
+            .HarvestDirtyRings([&](const DirtyRingEntry& entry) { pages.insert(entry.index); })
+            .ok());
+    return pages;
+  };
+  std::set<uint64_t> tables;
+  for (int level = 1; level <= 4; ++level) {
+    tables.insert(world.EntryAt(kPage, level) >> kPageShift);
+  }
+  ASSERT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame));
+  EXPECT_EQ(harvest(), tables);
+  ASSERT_EQ(world.Access(kPage, AccessKind::kStore), Memory(kFrame));
+  EXPECT_EQ(harvest(),
+            (std::set<uint64_t>{world.EntryAt(kPage, 1) >> kPageShift, kFrame >> kPageShift}));
 }
 
 TEST(NestedVcpu, WhatL1AddsNeedsNoInvept) {

@@ -59,17 +59,23 @@ class NestedWorld : public EntryStoreHook {
   static constexpr uint64_t kHighAlias = uint64_t{1} << 40;
 
   explicit NestedWorld(int levels = 4, bool accessed_dirty = true, int host_order = 0,
-                       bool forgets_invept = false)
+                       bool forgets_invept = false, uint32_t dirty_ring = 0)
       : forgets_invept_(forgets_invept),
         backend_(memory_, Options()),
         copy_(kRamBytes + kPageSize),
         reference_(sim::PhysicalMemory(CopyBase(), kRamBytes), ReferenceConfig()) {
     SetEntryStoreHook(this);
-    vm_ = *Vm::Create(backend_, {.address_spaces = 2, .nested = true});
+    VmOptions options{.address_spaces = 2, .nested = true};
+    if (dirty_ring != 0) options.dirty_tracking = DirtyTracking::kWriteProtection;
+    vm_ = *Vm::Create(backend_, options);
+    if (dirty_ring != 0) TDP_CHECK(vm_->EnableDirtyRing(dirty_ring).ok());
     TDP_CHECK(memory_.Map(kRam, kRamBytes, {.order = host_order}).ok());
     for (const AddressSpaceId space : {0, 1}) {
-      TDP_CHECK(vm_->SetMemoryRegion(
-                       {.address_space = space, .gpa = Gpa(0), .size = kRamBytes, .hva = kRam})
+      TDP_CHECK(vm_->SetMemoryRegion({.address_space = space,
+                                      .flags = dirty_ring != 0 ? kSlotLogDirtyPages : 0,
+                                      .gpa = Gpa(0),
+                                      .size = kRamBytes,
+                                      .hva = kRam})
                     .ok());
     }
     vcpu_ = *vm_->CreateVcpu();
