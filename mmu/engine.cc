@@ -174,7 +174,7 @@ bool Engine::DetachRaising(const MemorySlot& slot, TableList& detached) {
   TableList found;
   ForEachView(slot.address_space, [&](View& view) {
     const ViewRules* rules = view.policy().rules();
-    if (rules == nullptr || !rules->Any([](ViewRule rule) { return rule.raises_ve; })) return;
+    if (rules == nullptr || !rules->has_marked()) return;
     TableCache none(pool);  // a large leaf over an edge goes as a whole
     any |= view.mmu().Detach(slot.base, slot.end(), none, found);
   });

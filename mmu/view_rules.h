@@ -26,7 +26,11 @@ struct ViewRule {
   friend bool operator==(const ViewRule&, const ViewRule&) = default;
 };
 
-using ViewRules = FrameMap<ViewRule>;
+struct RaisesVe {
+  constexpr bool operator()(const ViewRule& rule) const { return rule.raises_ve; }
+};
+
+using ViewRules = FrameMap<ViewRule, RaisesVe>;
 
 // Which frames are private to the guest.
 using PrivateFrames = FrameMap<bool>;

@@ -24,38 +24,6 @@ constexpr PageCount kPage{1};
 Access ReadOnly() { return Access::ReadExecute(); }
 Access ExecuteOnly() { return Access::Execute() | Access::UserExecute(); }
 
-TEST(FrameMap, AChangeTouchesItsRangeAndMergesWithEqualNeighbours) {
-  const FrameMap<int> none(0);
-  EXPECT_TRUE(none.IsAll(0));
-  const auto one = [](int) { return 1; };
-  const FrameMap<int> middle = none.With({Gfn(8), Gfn(16)}, one);
-  EXPECT_EQ(middle.At(Gfn(7)), 0);
-  EXPECT_EQ(middle.At(Gfn(8)), 1);
-  EXPECT_EQ(middle.At(Gfn(15)), 1);
-  EXPECT_EQ(middle.At(Gfn(16)), 0);
-  EXPECT_EQ(middle.EndOfRun(Gfn(0)), Gfn(8));
-  EXPECT_FALSE(middle.IsUniform(Gfn(3), kLevel2M));
-  EXPECT_TRUE(middle.IsUniform(Gfn(600), kLevel2M));
-  const FrameMap<int> wider = middle.With({Gfn(16), Gfn(20)}, one);
-  EXPECT_EQ(wider.runs(), 3u);
-  EXPECT_TRUE(wider.With({Gfn(8), Gfn(20)}, [](int) { return 0; }).IsAll(0));
-}
-
-// Against an array, for every pair of ends.
-TEST(FrameMap, AgreesWithAnArray) {
-  constexpr uint64_t kFrames = 12;
-  FrameMap<int> map(0);
-  std::vector<int> array(kFrames + 4, 0);
-  for (uint64_t first = 0; first < kFrames; ++first) {
-    for (uint64_t end = first + 1; end <= kFrames; ++end) {
-      const auto change = [&](int old) { return (old + static_cast<int>(first)) % 3; };
-      map = map.With({Gfn(first), Gfn(end)}, change);
-      for (uint64_t i = first; i < end; ++i) array[i] = change(array[i]);
-      for (uint64_t i = 0; i < array.size(); ++i) ASSERT_EQ(map.At(Gfn(i)), array[i]) << i;
-    }
-  }
-}
-
 TEST(Views, AReadOnlyPageOfAViewIsWritableInTheBase) {
   ViewingGuest guest;
   guest.AddSlot(Gpa(0), MiB(4));
