@@ -67,10 +67,9 @@ def libtdp_dev_dependencies():
         _unpacked_source(name = "com_github_google_benchmark", source = "benchmark")
 
     # Libraries of the system, under the names that the Bazel registry gives them.
-    if _missing("zstd"):
-        _bundled(name = "zstd", path = "bazel/offline/zstd")
-    if _missing("nlohmann_json"):
-        _bundled(name = "nlohmann_json", path = "bazel/offline/nlohmann_json")
+    for library in ["nlohmann_json", "xz", "zlib", "zstd"]:
+        if _missing(library):
+            _bundled(name = library, path = "bazel/offline/" + library)
 
 def libtdp_debian_bazel():
     """What the Bazel of Debian 12 would download for itself, from Debian's packages instead."""

@@ -54,7 +54,7 @@ absl::StatusOr<ReplayReport> ReplayBundled(const Setup& setup, const char* cache
       std::unique_ptr<ByteSource> source,
       OpenBytes("sqlite3_inserts", absl::MakeConstSpan(kSqlite3Inserts, kSqlite3InsertsBytes)));
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader,
-                       OpenTrace(std::move(source), TraceFormat::kBinary));
+                       OpenTrace(std::move(source), {.format = TraceFormat::kBinary}));
   ReplayOptions options;
   options.paging = setup.paging;
   options.guest_page = setup.guest_page;
@@ -76,7 +76,7 @@ std::string RowText(const Setup& setup, const Row& row) {
   return absl::StrFormat(
       "%-6s  %5s  %3s %10s %9.2f %8.2f %9.1f %8.1f %11s %7s\n", PagingName(setup.paging),
       ShortPageName(setup.guest_page), ept ? ShortPageName(setup.ept_page) : "-",
-      WithCommas(bare.cpu.walks), bare.references_per_walk(), cached.references_per_walk(),
+      WithCommas(bare.cpu.tlb_misses()), bare.references_per_walk(), cached.references_per_walk(),
       bare.cycles_per_walk(), cached.cycles_per_walk(),
       ept ? WithCommas(cached.violations.total()) : "-",
       absl::StrCat((cached.guest_tables + cached.ept.tables).bytes() / KiB(1), "K"));

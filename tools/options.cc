@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -34,7 +35,7 @@ absl::StatusOr<ByteCount> ParseSize(std::string_view text) {
   static constexpr std::string_view kSuffixes = "kmgt";
   int shift = 0;
   if (!text.empty()) {
-    const size_t suffix = kSuffixes.find(text.back());
+    const size_t suffix = kSuffixes.find(absl::ascii_tolower(static_cast<uint8_t>(text.back())));
     if (suffix != std::string_view::npos) {
       shift = 10 * (static_cast<int>(suffix) + 1);
       text.remove_suffix(1);
@@ -129,6 +130,12 @@ absl::StatusOr<std::vector<std::string>> OptionParser::Parse(
     if (!options_end && argument == "--") {
       options_end = true;
       continue;
+    }
+    if (!options_end && argument == "-h") argument = "--help";
+    if (!options_end && argument.size() > 1 && argument[0] == '-' && argument[1] != '-') {
+      return absl::InvalidArgumentError(
+          absl::StrCat("there is no option ", absl::CHexEscape(argument),
+                       "; \"--\" goes before arguments that begin with a dash"));
     }
     if (options_end || !argument.starts_with("--")) {
       rest.emplace_back(argument);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Options of a subcommand: "--name value" or "--name=value", "--name" alone for a switch, "--"
-// before arguments that begin with a dash.
+// Options of a subcommand: "--name value" or "--name=value", "--name" alone for a switch, "-h" for
+// "--help", "--" before arguments that begin with a dash.
 
 #ifndef TDP_TOOLS_OPTIONS_H_
 #define TDP_TOOLS_OPTIONS_H_
@@ -33,7 +33,8 @@ class OptionParser {
   void AddInteger(std::string name, std::string help, uint64_t* value, uint64_t min, uint64_t max);
   // Decimal with a fraction, `min` to `max`.
   void AddNumber(std::string name, std::string help, double* value, double min, double max);
-  // Bytes: a decimal number with k, m, g or t (powers of 1024) or nothing behind it.
+  // Bytes: a decimal number with k, m, g or t (powers of 1024, in either case) or nothing behind
+  // it.
   void AddSize(std::string name, std::string help, ByteCount* value);
   // One word of `choices`.
   template <typename T>

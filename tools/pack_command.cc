@@ -2,8 +2,6 @@
 
 #include "tdp/tools/pack_command.h"
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -18,6 +16,7 @@
 #include "tdp/tools/progress.h"
 #include "tdp/tools/trace/binary_trace.h"
 #include "tdp/tools/trace/open_trace.h"
+#include "tdp/tools/trace/skip_text.h"
 #include "tdp/tools/trace/trace_reader.h"
 #include "tdp/tools/trace_options.h"
 
@@ -27,14 +26,17 @@ namespace {
 constexpr size_t kBatch = size_t{1} << 16;
 
 struct PackOptions {
-  TraceFormat format = TraceFormat::kAuto;
+  TraceInput input;
+  TraceHeader header;
   uint64_t limit = 0;
   bool help = false;
 };
 
 OptionParser MakeParser(PackOptions* options) {
   OptionParser parser;
-  AddFormatOption(parser, &options->format);
+  AddInputOptions(parser, &options->input);
+  parser.AddString("program", "the command that was recorded, to be noted in the trace",
+                   &options->header.program);
   parser.AddInteger("limit", "stop after N accesses; 0 for all", &options->limit, 0, ~uint64_t{0});
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
@@ -60,20 +62,18 @@ absl::StatusOr<uint64_t> Copy(TraceReader& reader, BinaryTraceWriter& writer, ui
   return done;
 }
 
-absl::StatusOr<uint64_t> Pack(const PackOptions& options, const std::string& input,
-                              const std::string& output) {
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(input, options.format));
-  // Under another name until it is whole: an interrupted run leaves no trace that looks good, and
-  // input and output may be one file.
-  const std::string unfinished = output + ".part";
+struct Packed {
+  uint64_t accesses = 0;
+  SkipCounts skipped;
+};
+
+absl::StatusOr<Packed> Pack(const PackOptions& options, const std::string& input,
+                            const std::string& output) {
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(input, options.input));
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<BinaryTraceWriter> writer,
-                       BinaryTraceWriter::Create(unfinished));
-  absl::StatusOr<uint64_t> copied = Copy(*reader, *writer, options.limit);
-  if (copied.ok() && std::rename(unfinished.c_str(), output.c_str()) != 0) {
-    copied = absl::UnavailableError(absl::StrCat("cannot create ", output));
-  }
-  if (!copied.ok()) unlink(unfinished.c_str());
-  return copied;
+                       BinaryTraceWriter::Create(output, options.header));
+  TDP_ASSIGN_OR_RETURN(const uint64_t accesses, Copy(*reader, *writer, options.limit));
+  return Packed{accesses, reader->skipped()};
 }
 
 }  // namespace
@@ -86,15 +86,19 @@ absl::StatusOr<int> RunPack(absl::Span<const std::string_view> arguments) {
     absl::PrintF(
         "usage: tdp pack [OPTION...] INPUT OUTPUT\n\n"
         "Writes the trace INPUT (\"-\" for standard input) in the binary format, compressed with\n"
-        "zstd, to OUTPUT.\n\n%s",
+        "zstd, to OUTPUT (\"-\" for standard output).\n\n%s",
         parser.Help());
     return kExitOk;
   }
   if (files.size() != 2) {
     return absl::InvalidArgumentError("needs an INPUT and an OUTPUT; see tdp pack --help");
   }
-  TDP_ASSIGN_OR_RETURN(uint64_t copied, Pack(options, files[0], files[1]));
-  absl::PrintF("%s: %d accesses\n", files[1], copied);
+  TDP_ASSIGN_OR_RETURN(const Packed packed, Pack(options, files[0], files[1]));
+  // The trace itself may be on standard output.
+  std::FILE* const out = files[1] == "-" ? stderr : stdout;
+  absl::FPrintF(
+      out, "%s: %d accesses%s\n", files[1], packed.accesses,
+      packed.skipped.total() == 0 ? "" : absl::StrCat(", ", SkipText(packed.skipped), " left out"));
   return kExitOk;
 }
 

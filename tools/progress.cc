@@ -41,4 +41,14 @@ void Progress::Update(uint64_t accesses, const ByteSource& source) {
   std::fflush(stderr);
 }
 
+void Progress::UpdateCheck(uint64_t pages, uint64_t all) {
+  if (!enabled_) return;
+  const absl::Time now = absl::Now();
+  if (now < next_) return;
+  next_ = now + kInterval;
+  shown_ = true;
+  absl::FPrintF(stderr, "%schecking: %d%% of %d pages", kEraseLine, 100 * pages / all, all);
+  std::fflush(stderr);
+}
+
 }  // namespace tdp::tools

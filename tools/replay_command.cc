@@ -26,7 +26,7 @@ namespace {
 
 struct CommandOptions {
   ReplayOptions replay;
-  TraceFormat format = TraceFormat::kAuto;
+  TraceInput input;
   bool json = false;
   bool help = false;
 };
@@ -34,7 +34,8 @@ struct CommandOptions {
 OptionParser MakeParser(CommandOptions* options) {
   OptionParser parser;
   AddReplayOptions(parser, &options->replay);
-  AddFormatOption(parser, &options->format);
+  AddCheckOption(parser, &options->replay.check);
+  AddInputOptions(parser, &options->input);
   parser.AddSwitch("json", "report as JSON", &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
@@ -44,7 +45,7 @@ absl::StatusOr<ReplayReport> ReplayFiles(const CommandOptions& options,
                                          const std::vector<std::string>& paths) {
   TraceReaders readers;
   for (const std::string& path : paths) {
-    TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(path, options.format));
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(path, options.input));
     readers.push_back(std::move(reader));
   }
   // Its line is gone when this returns, whether with a report or an error.

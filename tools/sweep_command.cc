@@ -17,6 +17,7 @@
 #include "tdp/tools/progress.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_report.h"
+#include "tdp/tools/sweep/sweep_journal.h"
 #include "tdp/tools/sweep/sweep_plan.h"
 #include "tdp/tools/sweep/sweep_table.h"
 #include "tdp/tools/trace/byte_source.h"
@@ -30,9 +31,11 @@ namespace {
 struct CommandOptions {
   SweepPlan plan;
   Shard shard;
-  TraceFormat format = TraceFormat::kAuto;
+  TraceInput input;
+  ColdCheckMode check = ColdCheckMode::kAll;
   std::string csv;
   std::string json;
+  bool resume = false;
   bool merge = false;
   bool help = false;
 };
@@ -40,7 +43,7 @@ struct CommandOptions {
 OptionParser MakeParser(CommandOptions* options) {
   OptionParser parser;
   options->plan.AddOptions(parser);
-  AddFormatOption(parser, &options->format);
+  AddInputOptions(parser, &options->input);
   parser.Add("shard", "I/N", "run the I-th of N equal parts of the sweep", "1/1",
              [options](std::string_view text) -> absl::Status {
                TDP_ASSIGN_OR_RETURN(options->shard, ParseShard(text));
@@ -50,45 +53,47 @@ OptionParser MakeParser(CommandOptions* options) {
   parser.AddString("csv", "write CSV to this file; without --csv and --json to standard output",
                    &options->csv);
   parser.AddString("json", "write JSON to this file", &options->json);
+  parser.AddSwitch("resume", "keep the cells that the files have already, and run the others",
+                   &options->resume);
+  AddCheckOption(parser, &options->check);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }
 
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  std::FILE* file = std::fopen(path.c_str(), "w");
-  if (file == nullptr) return absl::UnavailableError(absl::StrCat("cannot create ", path));
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (std::fclose(file) != 0 || !written) {
-    return absl::UnavailableError(absl::StrCat("cannot write ", path));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCell& cell) {
   TraceReaders readers;
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(cell.trace, options.format));
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(cell.trace, options.input));
   readers.push_back(std::move(reader));
   Progress progress;
   TDP_ASSIGN_OR_RETURN(ReplayReport report, Replay(readers, cell.options, progress));
   return SweepResult{cell, std::move(report)};
 }
 
+// Opens every trace once, so that a name that is wrong is told before hours are spent.
+absl::Status CheckTraces(const CommandOptions& options, const std::vector<std::string>& traces) {
+  for (const std::string& trace : traces) {
+    if (trace == "-") {
+      return absl::InvalidArgumentError("a sweep reads its traces many times: not from \"-\"");
+    }
+    TDP_RETURN_IF_ERROR(OpenTrace(trace, options.input).status());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::string>& traces) {
   TDP_ASSIGN_OR_RETURN(std::vector<SweepCell> cells, options.plan.Cells(traces));
-  std::vector<SweepResult> results;
+  TDP_RETURN_IF_ERROR(CheckTraces(options, traces));
+  TDP_ASSIGN_OR_RETURN(SweepJournal journal,
+                       SweepJournal::Create(options.csv, options.json, cells, options.resume));
   int status = kExitOk;
-  for (const SweepCell& cell : cells) {
-    if (!options.shard.Has(cell.number)) continue;
+  for (SweepCell& cell : cells) {
+    if (!options.shard.Has(cell.number) || journal.Has(cell.number)) continue;
+    cell.options.check = options.check;
     TDP_ASSIGN_OR_RETURN(SweepResult result, RunCell(options, cell));
     if (result.report.check.mismatches != 0) status = kExitMismatch;
-    results.push_back(std::move(result));
+    TDP_RETURN_IF_ERROR(journal.Append(result));
   }
-  const std::string csv = SweepCsv(results, cells.size());
-  if (!options.csv.empty()) TDP_RETURN_IF_ERROR(WriteText(options.csv, csv));
-  if (!options.json.empty()) {
-    TDP_RETURN_IF_ERROR(WriteText(options.json, SweepJson(results, cells.size())));
-  }
-  if (options.csv.empty() && options.json.empty()) std::fputs(csv.c_str(), stdout);
+  TDP_RETURN_IF_ERROR(journal.Finish());
   return status;
 }
 
@@ -128,7 +133,8 @@ absl::StatusOr<int> RunSweep(absl::Span<const std::string_view> arguments) {
     absl::PrintF(
         "usage: tdp sweep [OPTION...] TRACE...\n"
         "       tdp sweep --merge FILE...\n\n"
-        "Replays every TRACE with every combination of the values given, a line of CSV for each.\n"
+        "Replays every TRACE with every combination of the values given, a line of CSV for each,\n"
+        "written when it is done.\n"
         "--shard splits the work over processes or machines; --merge puts their files, all CSV or\n"
         "all JSON, together on standard output.\n\n%s",
         parser.Help());

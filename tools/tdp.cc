@@ -2,7 +2,9 @@
 //
 // The `tdp` command: a table of subcommands, each in a file of its own.
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "tdp/base/version.h"
 #include "tdp/tools/command.h"
 #include "tdp/tools/demo_command.h"
 #include "tdp/tools/pack_command.h"
@@ -35,7 +38,9 @@ std::string Usage() {
   for (const Command& command : kCommands) {
     absl::StrAppend(&usage, absl::StrFormat("  %-8s  %s\n", command.name, command.summary));
   }
-  absl::StrAppend(&usage, "\n`tdp COMMAND --help` lists a command's options.\n");
+  absl::StrAppend(&usage,
+                  "\n`tdp COMMAND --help` lists a command's options, `tdp --version` says which "
+                  "tdp this is.\n");
   return usage;
 }
 
@@ -56,6 +61,10 @@ int Run(absl::Span<const std::string_view> arguments) {
     std::fputs(Usage().c_str(), stdout);
     return kExitOk;
   }
+  if (name == "--version") {
+    absl::PrintF("tdp %d.%d.%d\n", TDP_VERSION_MAJOR, TDP_VERSION_MINOR, TDP_VERSION_PATCH);
+    return kExitOk;
+  }
   const Command* command = FindCommand(name);
   if (command == nullptr) {
     absl::FPrintF(stderr, "tdp: there is no command \"%s\"; `tdp help` lists them\n",
@@ -68,10 +77,18 @@ int Run(absl::Span<const std::string_view> arguments) {
   return kExitUsage;
 }
 
+// `status`, unless standard output could not be written: a report that did not arrive is no
+// success.
+int CheckOutput(int status) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  absl::FPrintF(stderr, "tdp: cannot write to standard output: %s\n", std::strerror(errno));
+  return kExitUsage;
+}
+
 }  // namespace
 }  // namespace tdp::tools
 
 int main(int argc, char** argv) {
   const std::vector<std::string_view> arguments(argv + 1, argv + argc);
-  return tdp::tools::Run(arguments);
+  return tdp::tools::CheckOutput(tdp::tools::Run(arguments));
 }

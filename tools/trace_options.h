@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The option that says how an input trace is written.
+// The options that say how an input trace is written and read.
 
 #ifndef TDP_TOOLS_TRACE_OPTIONS_H_
 #define TDP_TOOLS_TRACE_OPTIONS_H_
@@ -10,15 +10,19 @@
 
 namespace tdp::tools {
 
-// Declares --format.
-inline void AddFormatOption(OptionParser& parser, TraceFormat* format) {
-  parser.AddChoice("format", "how the trace is written", format,
+// Declares --format, --strict and --skip-kernel.
+inline void AddInputOptions(OptionParser& parser, TraceInput* input) {
+  parser.AddChoice("format", "how the trace is written", &input->format,
                    {{"auto", TraceFormat::kAuto},
                     {"binary", TraceFormat::kBinary},
                     {"lackey", TraceFormat::kLackey},
                     {"dynamorio", TraceFormat::kDynamorio},
                     {"champsim", TraceFormat::kChampsim},
                     {"perf", TraceFormat::kPerf}});
+  parser.AddSwitch("strict", "refuse lines and addresses that otherwise are left out and counted",
+                   &input->tolerance.strict);
+  parser.AddSwitch("skip-kernel", "with --strict, leave kernel addresses out all the same",
+                   &input->tolerance.skip_kernel);
 }
 
 }  // namespace tdp::tools

@@ -54,6 +54,11 @@ void Cpu::ClearCaches() {
   Reload();
 }
 
+void Cpu::SetCaches(const CacheConfig& caches) {
+  config_.caches = caches;
+  ClearCaches();
+}
+
 void Cpu::SetFlushOracle(FlushOracle* oracle) {
   state_.oracle = oracle;
   ClearCaches();
@@ -234,7 +239,11 @@ AccessResult Cpu::AccessSlowly(const GuestRequest& request) {
 AccessResult Cpu::AccessPage(const GuestRequest& request) {
   const TlbHit hit = request.shadow_stack ? TlbHit() : LookUp(request.gva);
   AccessResult result;
-  if (hit.entry != nullptr && UseHit(request, hit, result)) return result;
+  if (hit.entry != nullptr) {
+    if (UseHit(request, hit, result)) return result;
+    ++state_.counters.assists;
+    interrupted_page_ = ~uint64_t{0};
+  }
   return WalkPage(request);
 }
 
@@ -352,6 +361,10 @@ inline Event Cpu::TranslateFinal(const GuestRequest& request, const GuestTransla
 
 AccessResult Cpu::WalkPage(const GuestRequest& request) {
   ++state_.counters.walks;
+  // No page has this number: an interrupted access is counted once.
+  if (std::exchange(interrupted_page_, ~uint64_t{0}) == request.gva >> kPageShift) {
+    ++state_.counters.restarts;
+  }
   GuestTranslation guest;
   const Event event = guest_.Translate(request, guest);
   return FinishWalk(request, guest, event);
@@ -366,6 +379,7 @@ AccessResult Cpu::FinishWalk(const GuestRequest& request, const GuestTranslation
   // The fault drops the mappings that led to it (SDM vol. 3A 5.10.4.1, vol. 3C 30.4.3.1).
   DropPage(request.gva);
   guest_.DropAddress(request.gva);
+  interrupted_page_ = request.gva >> kPageShift;
   if (event == Event::kEptViolation) event = DeliverVirtualizationException(state_);
   return Fail(event);
 }

@@ -172,6 +172,8 @@ class Cpu {
   // As after power-on, at the price of the translations that were kept: drops them, counters, the
   // last event, a kick and the EPTP. Features, registers, controls and oracle stay.
   void Reset();
+  // The same, with caches of another shape from now on.
+  void SetCaches(const CacheConfig& caches);
 
  private:
   // A combined or linear mapping of one page.
@@ -234,6 +236,8 @@ class Cpu {
   ContextId context_ = 0;         // of the current VPID, PCID and EP4TA
   ContextId global_context_ = 0;  // the same for global pages
   bool has_tlb_ = false;
+  // Of the last access that an event ended during its walk.
+  uint64_t interrupted_page_ = ~uint64_t{0};
   bool has_globals_ = false;  // the TLB may hold some
   bool final_may_be_quiet_ = false;
   uint64_t linear_mask_ = 0;

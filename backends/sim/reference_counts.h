@@ -83,8 +83,10 @@ class WalkTally {
 struct CpuCounters {
   // Pieces of an access that crosses a page count one each.
   uint64_t tlb_hits = 0;
-  uint64_t walks = 0;             // accesses that were not hits, whether they ended well or not
-  uint64_t nested_tlb_hits = 0;   // guest-physical addresses found without an EPT walk
+  uint64_t walks = 0;            // accesses that were not hits, whether they ended well or not
+  uint64_t restarts = 0;         // of these, by an access again that an event had interrupted
+  uint64_t assists = 0;          // of these, for a right or a dirty bit that the TLB's entry lacked
+  uint64_t nested_tlb_hits = 0;  // guest-physical addresses found without an EPT walk
   uint64_t guest_cache_hits = 0;  // guest walks that began below the root
   uint64_t ept_cache_hits = 0;    // EPT walks that began below the root
   uint64_t events = 0;            // exits and guest exceptions
@@ -92,10 +94,14 @@ struct CpuCounters {
   ReferenceCounts references;
 
   uint64_t accesses() const { return tlb_hits + walks; }
+  // Accesses for which the TLB had no entry, each once however often it was interrupted.
+  uint64_t tlb_misses() const { return walks - restarts - assists; }
 
   CpuCounters& operator+=(const CpuCounters& other) {
     tlb_hits += other.tlb_hits;
     walks += other.walks;
+    restarts += other.restarts;
+    assists += other.assists;
     nested_tlb_hits += other.nested_tlb_hits;
     guest_cache_hits += other.guest_cache_hits;
     ept_cache_hits += other.ept_cache_hits;

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/tools/options.h"
@@ -62,11 +63,19 @@ TEST(SweepPlan, ABadValueAnywhereIsRefusedBeforeAnythingRuns) {
               HasSubstr("--ept-page \"3m\""));
   EXPECT_FALSE(CellsOf({"--ram", "4g,3", "a"}).ok());
   std::string seeds = "1";
-  for (int i = 0; i < 2000; ++i) seeds += ",1";
+  for (int i = 2; i < 2000; ++i) seeds += "," + std::to_string(i);
   const std::string huge = "--seed=" + seeds;
-  const std::string cpus = "--cpus=" + seeds;
+  const std::string cpus = "--table-churn=" + seeds;
   EXPECT_THAT(std::string(CellsOf({huge, cpus, "a"}).status().message()),
               HasSubstr("combinations"));
+}
+
+TEST(SweepPlan, AnEmptyValueOrOneThatIsThereTwiceIsRefused) {
+  EXPECT_THAT(std::string(CellsOf({"--ept-page", "4k,,2m", "a"}).status().message()),
+              HasSubstr("--ept-page \"4k,,2m\": a value is empty"));
+  EXPECT_FALSE(CellsOf({"--ept-page=", "a"}).ok());
+  EXPECT_THAT(std::string(CellsOf({"--seed", "1,2,1", "a"}).status().message()),
+              HasSubstr("\"1\" is there twice"));
 }
 
 TEST(SweepPlan, ShardsShareTheCellsOut) {
@@ -95,7 +104,15 @@ std::string Piece(const std::vector<SweepCell>& cells, const Shard& shard, bool 
     result.report.trace = cell.trace;
     results.push_back(result);
   }
-  return json ? SweepJson(results, cells.size()) : SweepCsv(results, cells.size());
+  std::string text = json ? "[" : SweepCsvHeading(cells.front());
+  for (const SweepResult& result : results) {
+    if (json) {
+      absl::StrAppend(&text, text == "[" ? "\n" : ",\n", SweepJsonObject(result, cells.size()));
+    } else {
+      absl::StrAppend(&text, SweepCsvLine(result, cells.size()), "\n");
+    }
+  }
+  return json ? text + "\n]\n" : text;
 }
 
 TEST(MergeSweep, ShardsInAnyOrderMakeTheWhole) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -70,6 +71,75 @@ TEST(Tdp, AloneItExplainsItself) {
     EXPECT_EQ(own.status, 0) << command;
     EXPECT_THAT(own.out, StartsWith(std::string("usage: tdp ") + command));
   }
+}
+
+TEST(Tdp, SaysItsVersionAndKnowsTheShortFormOfHelp) {
+  EXPECT_THAT(Tdp("--version").out, StartsWith("tdp 0."));
+  EXPECT_EQ(Tdp("replay -h").out, Tdp("replay --help").out);
+  ExpectRefusal(Tdp("replay -x"), "there is no option -x");
+}
+
+TEST(Tdp, AReportThatCannotBeWrittenIsAFailure) {
+  const std::string trace = Quoted(SmallTrace(3));
+  for (const char* command : {"replay ", "sweep "}) {
+    for (const char* output : {" > /dev/full", " >&-"}) {
+      const ProgramResult result =
+          RunProgram(absl::StrCat("sh -c \"tools/tdp ", command, trace, output, "\""));
+      EXPECT_EQ(result.status, 2) << command << output;
+      EXPECT_THAT(result.err, HasSubstr("standard output")) << command << output;
+    }
+  }
+}
+
+TEST(TdpPack, WritesThroughWhatIsNoRegularFile) {
+  const std::string trace = Quoted(SmallTrace(3));
+  EXPECT_EQ(Tdp("pack " + trace + " /dev/full").status, 2);
+  EXPECT_EQ(std::system("test -c /dev/full"), 0);
+  const std::string folder = testing::TempDir() + "/pack";
+  ASSERT_EQ(std::system(("rm -rf '" + folder + "' && mkdir '" + folder + "' && cd '" + folder +
+                         "' && echo before > target && ln -s target link && mkfifo fifo")
+                            .c_str()),
+            0);
+  EXPECT_EQ(Tdp("pack " + trace + " " + Quoted(folder + "/link")).status, 0);
+  EXPECT_EQ(std::system(("test -L '" + folder + "/link'").c_str()), 0);
+  const std::string packed = ReadWholeFile(folder + "/target");
+  EXPECT_GT(packed.size(), 20u);
+  EXPECT_EQ(Tdp("pack " + trace + " -").out, packed);
+  const std::string fifo = Quoted(folder + "/fifo");
+  const ProgramResult through = RunProgram(
+      absl::StrCat("sh -c \"tools/tdp pack ", trace, " ", fifo, " & cat ", fifo, "; wait\""));
+  EXPECT_THAT(through.out, HasSubstr(packed));
+  EXPECT_EQ(std::system(("test -p '" + folder + "/fifo'").c_str()), 0);
+  // Nothing else is left behind.
+  EXPECT_EQ(std::system(("test $(ls '" + folder + "' | wc -l) = 3").c_str()), 0);
+}
+
+TEST(TdpReplay, SaysWhatItLeftOut) {
+  const std::string log = Quoted(WriteFile("log", "I  04001090,3\nhello\n L ffffffff81000000,8\n"));
+  EXPECT_THAT(Tdp("replay " + log).out, HasSubstr("1 foreign line, 1 kernel address"));
+  ExpectRefusal(Tdp("replay --strict " + log), ":2: not a Lackey record");
+  EXPECT_EQ(ReplayJson(log)["left_out"]["kernel"], 1);
+}
+
+TEST(TdpReplay, CountsAMissOnceHoweverOftenItIsInterrupted) {
+  const std::string trace = Quoted(SmallTrace(100));
+  for (const char* paging : {"native", "ept"}) {
+    const auto json = ReplayJson(absl::StrCat("--ept-page 4k --paging ", paging, " ", trace));
+    EXPECT_EQ(json["tlb"]["misses"], 100) << paging;
+    EXPECT_EQ(json["walks"]["count"].get<int>(),
+              100 + json["walks"]["restarts"].get<int>() + json["walks"]["assists"].get<int>());
+    EXPECT_GE(json["walks"]["restarts"].get<int>(), json["page_faults"].get<int>());
+  }
+}
+
+TEST(TdpReplay, ChecksAllASampleOrNothing) {
+  const std::string trace = Quoted(SmallTrace(20000));
+  EXPECT_EQ(ReplayJson(trace)["check"]["pages"], 20000);
+  const auto sample = ReplayJson("--check sample " + trace)["check"];
+  EXPECT_GT(sample["pages"], 5000);
+  EXPECT_LT(sample["pages"], 15000);
+  EXPECT_EQ(sample["pages"].get<int>() + sample["left_out"].get<int>(), 20000);
+  EXPECT_EQ(ReplayJson("--check off " + trace)["check"]["left_out"], 20000);
 }
 
 TEST(Tdp, AnUnknownCommandIsRefused) { ExpectRefusal(Tdp("rewind"), "\"rewind\""); }
@@ -293,7 +363,7 @@ TEST(TdpReplay, FragmentationTurnsAShareOfTheLargePagesIntoSmallOnes) {
   // 100 blocks of 2 MiB with eight pages touched in each.
   std::vector<TraceRecord> records;
   for (uint64_t i = 0; i < 800; ++i) {
-    records.push_back(TraceRecord::Make(Gva(i * MiB(2) / 8), AccessKind::kStore, 0));
+    records.push_back(TraceRecord::Make(Gva(MiB(2) + i * MiB(2) / 8), AccessKind::kStore, 0));
   }
   const std::string trace = Quoted(WriteFile("wide", Words(records)));
   uint64_t last = ~uint64_t{0};
@@ -325,6 +395,7 @@ TEST(TdpReplay, TheSameSeedGivesTheSameCounts) {
   for (auto* json : {&first, &second}) {
     json->erase("seconds");
     json->erase("accesses_per_second");
+    json->erase("check_seconds");
     (*json)["violations"].erase("ns_each");
   }
   EXPECT_EQ(first, second);
@@ -370,7 +441,7 @@ TEST(TdpPack, PacksTextThatReplaysLikeTheText) {
 TEST(TdpPack, BadInputLeavesNoOutput) {
   const std::string in = WriteFile("text", " S 1000,8\n S 1000,\n");
   const std::string out = testing::TempDir() + "/must_not_be_there";
-  ExpectRefusal(Tdp("pack " + Quoted(in) + " " + Quoted(out)), ":2: not a Lackey record");
+  ExpectRefusal(Tdp("pack --strict " + Quoted(in) + " " + Quoted(out)), ":2: not a Lackey record");
   EXPECT_FALSE(std::ifstream(out).good());
   EXPECT_FALSE(std::ifstream(out + ".part").good());
   ExpectRefusal(Tdp("pack " + Quoted(in)), "needs an INPUT and an OUTPUT");
@@ -392,6 +463,42 @@ TEST(TdpSweep, NamesTheExitsThatWereReflected) {
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_THAT(result.out, AllOf(HasSubstr(",exits,reflected_exits,"), HasSubstr(",9,9,0,"),
                                 HasSubstr(",0,18,9,")));
+}
+
+TEST(TdpSweep, ChecksItsInputsBeforeItRuns) {
+  ExpectRefusal(Tdp("sweep " + Quoted(SmallTrace(3)) + " /no/such/trace"), "/no/such/trace");
+}
+
+TEST(TdpSweep, GoesOnWhereItWasInterrupted) {
+  const std::string arguments = "--seed 1,2,3,4 --json J --csv C " + Quoted(SmallTrace(4));
+  const auto run = [&](const std::string& folder, const std::string& more) {
+    const std::string here = Quoted(testing::TempDir() + "/" + folder);
+    std::string named = arguments;
+    named.replace(named.find(" J "), 3, " " + here + ".json ");
+    named.replace(named.find(" C "), 3, " " + here + ".csv ");
+    return Tdp("sweep " + more + named);
+  };
+  const auto lines = [](const std::string& path) {
+    std::vector<std::string> all;
+    std::ifstream file(testing::TempDir() + "/" + path);
+    for (std::string line; std::getline(file, line);) all.push_back(line.substr(0, line.find(',')));
+    return all;
+  };
+  ASSERT_EQ(run("whole", "").status, 0);
+  const std::string csv = ReadWholeFile(testing::TempDir() + "/whole.csv");
+  const std::string json = ReadWholeFile(testing::TempDir() + "/whole.json");
+  // Two cells whole, the third cut short.
+  const size_t third = csv.find("\n2,") + 9;
+  std::ofstream(testing::TempDir() + "/cut.csv") << csv.substr(0, third);
+  std::ofstream(testing::TempDir() + "/cut.json") << json.substr(0, json.find("\"cell\":2") + 30);
+  ASSERT_EQ(run("cut", "--resume ").status, 0);
+  EXPECT_EQ(lines("cut.csv"), lines("whole.csv"));
+  EXPECT_EQ(ReadWholeFile(testing::TempDir() + "/cut.csv").substr(0, csv.find("\n2,")),
+            csv.substr(0, csv.find("\n2,")));
+  EXPECT_EQ(nlohmann::json::parse(ReadWholeFile(testing::TempDir() + "/cut.json")).size(), 4u);
+  ExpectRefusal(Tdp("sweep --resume --csv " + Quoted(testing::TempDir() + "/cut.csv") + " " +
+                    Quoted(SmallTrace(3))),
+                "another sweep");
 }
 
 TEST(TdpSweep, ShardsMergeIntoTheWhole) {

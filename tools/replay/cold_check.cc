@@ -12,14 +12,35 @@ namespace {
 // An access faults for five guest tables and the page at most, once each.
 constexpr int kMaxViolations = 6;
 
+// About as many pages as `ColdCheckMode::kSample` looks at.
+constexpr uint64_t kSampledPages = 10'000;
+
 class Checker {
  public:
-  explicit Checker(Machine& machine) : machine_(machine) {}
+  Checker(Machine& machine, ColdCheckMode mode, Progress& progress)
+      : machine_(machine), mode_(mode), progress_(progress) {}
 
   absl::StatusOr<ColdCheck> Run() {
+    uint64_t all = 0;
+    for (const GuestMapping& mapping : machine_.kernel().mappings()) {
+      all += mapping.level.bytes() / kPageSize;
+    }
+    const uint64_t stride = mode_ == ColdCheckMode::kSample ? all / kSampledPages + 1 : 1;
+    if (mode_ == ColdCheckMode::kOff) {
+      check_.left_out = all;
+      return check_;
+    }
+    // A CPU that keeps nothing walks every access from cold.
+    machine_.cpu(0).SetCaches(sim::CacheConfig());
+    uint64_t number = 0;
     for (const GuestMapping& mapping : machine_.kernel().mappings()) {
       for (ByteCount offset = 0; offset < mapping.level.bytes(); offset += kPageSize) {
+        if (number++ % stride != 0) {
+          ++check_.left_out;
+          continue;
+        }
         TDP_RETURN_IF_ERROR(CheckPage(mapping.gva + offset, mapping.gpa + offset));
+        progress_.UpdateCheck(number, all);
       }
     }
     if (machine_.uses_ept()) TDP_RETURN_IF_ERROR(CheckDevices());
@@ -32,7 +53,6 @@ class Checker {
   template <typename Make>
   sim::Event AccessCold(Make make, sim::AccessResult& result) {
     sim::Cpu& cpu = machine_.cpu(0);
-    cpu.ClearCaches();
     if (!machine_.uses_ept() && !machine_.is_shadowed()) {
       result = make(cpu);
       return result.event;
@@ -162,11 +182,15 @@ class Checker {
   }
 
   Machine& machine_;
+  const ColdCheckMode mode_;
+  Progress& progress_;
   ColdCheck check_;
 };
 
 }  // namespace
 
-absl::StatusOr<ColdCheck> CheckFromCold(Machine& machine) { return Checker(machine).Run(); }
+absl::StatusOr<ColdCheck> CheckFromCold(Machine& machine, ColdCheckMode mode, Progress& progress) {
+  return Checker(machine, mode, progress).Run();
+}
 
 }  // namespace tdp::tools

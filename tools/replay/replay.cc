@@ -183,9 +183,12 @@ absl::StatusOr<ReplayReport> Replay(const TraceReaders& readers, const ReplayOpt
   }
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine, Machine::Create(report.options));
   TDP_RETURN_IF_ERROR(RunTraces(readers, *machine, progress, report));
+  for (const auto& reader : readers) report.skipped += reader->skipped();
   CountTables(*machine, report);
   if (report.options.table_churn != 0) TDP_RETURN_IF_ERROR(BringBack(*machine));
-  TDP_ASSIGN_OR_RETURN(report.check, CheckFromCold(*machine));
+  const absl::Time start = absl::Now();
+  TDP_ASSIGN_OR_RETURN(report.check, CheckFromCold(*machine, options.check, progress));
+  report.check_time = absl::Now() - start;
   return report;
 }
 

@@ -84,6 +84,14 @@ void AddReplayOptions(OptionParser& parser, ReplayOptions* options) {
   parser.AddInteger("seed", "of everything random", &options->seed, 0, ~uint64_t{0});
 }
 
+void AddCheckOption(OptionParser& parser, ColdCheckMode* check) {
+  parser.AddChoice("check", "how much of what is mapped is walked again at the end, and compared",
+                   check,
+                   {{"all", ColdCheckMode::kAll},
+                    {"sample", ColdCheckMode::kSample},
+                    {"off", ColdCheckMode::kOff}});
+}
+
 absl::Status CheckReplayOptions(const ReplayOptions& options) {
   const absl::StatusOr<MemoryMap> map = MemoryMap::ForPc(options.ram);
   if (!map.ok()) return map.status();

@@ -22,6 +22,13 @@ enum class Paging {
   kNested,  // as kEpt, but of a guest's guest: an EPT that the library makes of the hypervisor's
 };
 
+// How much of what is mapped is walked again after a replay, and compared (`CheckFromCold`).
+enum class ColdCheckMode {
+  kAll,
+  kSample,  // some thousands of pages, evenly spread
+  kOff,
+};
+
 struct ReplayOptions {
   Paging paging = Paging::kEpt;
   Level guest_page = kLevel4K;     // largest page of the guest kernel, 4K or 2M
@@ -39,10 +46,14 @@ struct ReplayOptions {
   CacheOptions cache;
   uint64_t cpus = 1;
   uint64_t seed = 1;
+  ColdCheckMode check = ColdCheckMode::kAll;
 };
 
-// Declares an option for each field; `options` outlives the parser.
+// Declares an option for each field but `check`; `options` outlives the parser.
 void AddReplayOptions(OptionParser& parser, ReplayOptions* options);
+
+// Declares --check.
+void AddCheckOption(OptionParser& parser, ColdCheckMode* check);
 
 // InvalidArgument for values that do not go together, named with the option.
 absl::Status CheckReplayOptions(const ReplayOptions& options);

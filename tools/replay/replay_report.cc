@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "tdp/tools/trace/skip_text.h"
 
 namespace tdp::tools {
 namespace {
@@ -49,6 +50,7 @@ void AddSetup(std::string& out, const ReplayReport& report) {
   Line(out, "trace", "%s: %s accesses (%s fetches, %s loads, %s stores, %s modifies)", report.trace,
        WithCommas(report.accesses()), WithCommas(report.records[0]), WithCommas(report.records[1]),
        WithCommas(report.records[2]), WithCommas(report.records[3]));
+  if (report.skipped.total() != 0) Line(out, "left out", "%s", SkipText(report.skipped));
   Line(out, "guest", "%s of RAM, pages up to %s, %d levels, frames %s", SizeText(options.ram),
        PageName(options.guest_page), options.guest_levels,
        options.shuffled ? "shuffled" : "in order");
@@ -64,7 +66,10 @@ void AddSetup(std::string& out, const ReplayReport& report) {
 void AddWalks(std::string& out, const ReplayReport& report) {
   const sim::CpuCounters& cpu = report.cpu;
   Line(out, "TLB", "%s hits (%.2f %%), %s misses, caches \"%s\"", WithCommas(cpu.tlb_hits),
-       Percent(cpu.tlb_hits, cpu.accesses()), WithCommas(cpu.walks), report.options.cache.caches);
+       Percent(cpu.tlb_hits, cpu.accesses()), WithCommas(cpu.tlb_misses()),
+       report.options.cache.caches);
+  Line(out, "", "%s walks more: %s of accesses begun again, %s for a dirty bit or a right",
+       WithCommas(cpu.restarts + cpu.assists), WithCommas(cpu.restarts), WithCommas(cpu.assists));
   Line(out, "walks", "%.2f references each: %.2f to guest tables, %.2f to the EPT",
        report.references_per_walk(), PerWalk(cpu.references.guest_total(), report),
        PerWalk(cpu.references.ept_total(), report));
@@ -250,9 +255,17 @@ std::string ReportJson(const ReplayReport& report) {
       {"options", OptionsJson(report.options)},
       {"accesses", report.accesses()},
       {"records", records},
-      {"tlb", {{"lookups", cpu.accesses()}, {"hits", cpu.tlb_hits}, {"misses", cpu.walks}}},
+      {"left_out",
+       {{"foreign", report.skipped.foreign},
+        {"kernel", report.skipped.kernel},
+        {"bad_address", report.skipped.bad_address},
+        {"bad_size", report.skipped.bad_size},
+        {"no_access", report.skipped.no_access}}},
+      {"tlb", {{"lookups", cpu.accesses()}, {"hits", cpu.tlb_hits}, {"misses", cpu.tlb_misses()}}},
       {"walks",
        {{"count", cpu.walks},
+        {"restarts", cpu.restarts},
+        {"assists", cpu.assists},
         {"references_each", report.references_per_walk()},
         {"references", ReferencesJson(cpu.references)},
         {"guest_cache_hits", cpu.guest_cache_hits},
@@ -266,8 +279,10 @@ std::string ReportJson(const ReplayReport& report) {
       {"tables", TablesJson(report)},
       {"seconds", absl::ToDoubleSeconds(report.run_time)},
       {"accesses_per_second", report.accesses_per_second()},
+      {"check_seconds", absl::ToDoubleSeconds(report.check_time)},
       {"check",
-       {{"pages", report.check.pages},
+       {{"left_out", report.check.left_out},
+        {"pages", report.check.pages},
         {"untouched", report.check.untouched},
         {"device_accesses", report.check.device_accesses},
         {"mismatches", report.check.mismatches},

@@ -18,6 +18,7 @@
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
+#include "tdp/tools/trace/trace_reader.h"
 
 namespace tdp::tools {
 
@@ -26,6 +27,7 @@ struct ReplayReport {
   ReplayOptions options;
   // Records by kind: fetches, loads, stores, modifies.
   std::array<uint64_t, 4> records{};
+  SkipCounts skipped;    // by the readers of all traces
   sim::CpuCounters cpu;  // summed over the CPUs
   ViolationCounts violations;
   ShadowCounts shadow_exits;
@@ -38,6 +40,7 @@ struct ReplayReport {
   PageCount ept12_tables;
   absl::Duration run_time;
   ColdCheck check;
+  absl::Duration check_time;
 
   uint64_t accesses() const { return records[0] + records[1] + records[2] + records[3]; }
   uint64_t accesses_per_second() const;

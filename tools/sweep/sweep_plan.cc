@@ -2,6 +2,8 @@
 
 #include "tdp/tools/sweep/sweep_plan.h"
 
+#include <algorithm>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -26,6 +28,19 @@ absl::Status ReadValues(SweepCell& cell) {
   const std::vector<std::string_view> views(arguments.begin(), arguments.end());
   const absl::Status parsed = ReplayParser(&cell.options).Parse(views).status();
   return parsed.ok() ? CheckReplayOptions(cell.options) : parsed;
+}
+
+// An empty value would stand for a default that nobody asked for, and a second one of a kind makes
+// the same cells again.
+absl::Status CheckValues(const std::vector<std::string>& values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i].empty()) return absl::InvalidArgumentError("a value is empty");
+    if (std::find(values.begin(), values.begin() + static_cast<ptrdiff_t>(i), values[i]) !=
+        values.begin() + static_cast<ptrdiff_t>(i)) {
+      return absl::InvalidArgumentError(absl::StrCat("\"", values[i], "\" is there twice"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -58,9 +73,9 @@ void SweepPlan::AddOptions(OptionParser& parser) {
     const OptionParser::Option& option = replay.options()[i];
     std::vector<std::string>* values = &dimensions_[i].values;
     parser.Add(option.name, option.form + ",...", option.help, option.default_text,
-               [values](std::string_view text) {
+               [values](std::string_view text) -> absl::Status {
                  *values = absl::StrSplit(text, ',');
-                 return absl::OkStatus();
+                 return CheckValues(*values);
                });
   }
 }

@@ -39,6 +39,7 @@ Columns ColumnsOf(const SweepResult& result, uint64_t all_cells) {
   const Columns figures = {{"accesses", number(report.accesses())},
                            {"tlb_lookups", number(report.cpu.accesses())},
                            {"tlb_hits", number(report.cpu.tlb_hits)},
+                           {"tlb_misses", number(report.cpu.tlb_misses())},
                            {"walks", number(report.cpu.walks)},
                            {"guest_references", number(report.cpu.references.guest_total())},
                            {"ept_references", number(report.cpu.references.ept_total())},
@@ -55,6 +56,7 @@ Columns ColumnsOf(const SweepResult& result, uint64_t all_cells) {
                            {"ept_leaves_2m", number(report.ept.leaves_at(kLevel2M))},
                            {"ept_leaves_1g", number(report.ept.leaves_at(kLevel1G))},
                            {"mismatches", number(report.check.mismatches)},
+                           {"check_seconds", fraction(absl::ToDoubleSeconds(report.check_time))},
                            {"seconds", fraction(absl::ToDoubleSeconds(report.run_time))},
                            {"accesses_per_second", number(report.accesses_per_second())},
                            {"ns_per_violation", fraction(report.nanoseconds_per_violation())}};
@@ -133,7 +135,7 @@ absl::Status AddJsonPiece(const SweepPiece& piece, Merger& merger) {
       return absl::InvalidArgumentError(absl::StrCat(piece.name, ": an object has no cell number"));
     }
     TDP_RETURN_IF_ERROR(merger.Add(piece.name, object["cell"].get<uint64_t>(),
-                                   object["cells"].get<uint64_t>(), object.dump(2)));
+                                   object["cells"].get<uint64_t>(), object.dump()));
   }
   return absl::OkStatus();
 }
@@ -144,26 +146,20 @@ std::string JsonArray(const std::vector<std::string>& objects) {
 
 }  // namespace
 
-std::string SweepCsv(const std::vector<SweepResult>& results, uint64_t all_cells) {
-  std::string csv;
-  for (const SweepResult& result : results) {
-    const Columns columns = ColumnsOf(result, all_cells);
-    const auto name = [](std::string* out, const auto& column) { out->append(column.first); };
-    const auto value = [](std::string* out, const auto& column) { out->append(column.second); };
-    if (csv.empty()) csv = absl::StrJoin(columns, ",", name) + "\n";
-    absl::StrAppend(&csv, absl::StrJoin(columns, ",", value), "\n");
-  }
-  return csv;
+std::string SweepCsvHeading(const SweepCell& cell) {
+  const auto name = [](std::string* out, const auto& column) { out->append(column.first); };
+  return absl::StrJoin(ColumnsOf({cell, ReplayReport()}, 0), ",", name) + "\n";
 }
 
-std::string SweepJson(const std::vector<SweepResult>& results, uint64_t all_cells) {
-  std::vector<std::string> objects;
-  for (const SweepResult& result : results) {
-    Json object = {{"cell", result.cell.number}, {"cells", all_cells}};
-    object.update(Json::parse(ReportJson(result.report)));
-    objects.push_back(object.dump(2));
-  }
-  return JsonArray(objects);
+std::string SweepCsvLine(const SweepResult& result, uint64_t all_cells) {
+  const auto value = [](std::string* out, const auto& column) { out->append(column.second); };
+  return absl::StrJoin(ColumnsOf(result, all_cells), ",", value);
+}
+
+std::string SweepJsonObject(const SweepResult& result, uint64_t all_cells) {
+  Json object = {{"cell", result.cell.number}, {"cells", all_cells}};
+  object.update(Json::parse(ReportJson(result.report)));
+  return object.dump();
 }
 
 absl::StatusOr<std::string> MergeSweep(const std::vector<SweepPiece>& pieces) {

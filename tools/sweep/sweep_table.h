@@ -21,12 +21,13 @@ struct SweepResult {
   ReplayReport report;
 };
 
-// A heading and a line for each result. The first two columns are the cell's number and how many
-// cells the whole sweep has.
-std::string SweepCsv(const std::vector<SweepResult>& results, uint64_t all_cells);
-
-// An array with an object for each result: "cell", "cells", and what `ReportJson` says.
-std::string SweepJson(const std::vector<SweepResult>& results, uint64_t all_cells);
+// The names of the columns of every result, with the newline. The first two are the cell's number
+// and how many cells the whole sweep has.
+std::string SweepCsvHeading(const SweepCell& cell);
+// A result as one line of CSV, and as one line that is a JSON object: "cell", "cells", and what
+// `ReportJson` says. Without a newline.
+std::string SweepCsvLine(const SweepResult& result, uint64_t all_cells);
+std::string SweepJsonObject(const SweepResult& result, uint64_t all_cells);
 
 // One piece of a sweep, as its file has it.
 struct SweepPiece {

@@ -2,17 +2,16 @@
 
 #include "tdp/tools/trace/binary_trace.h"
 
-#include <fcntl.h>
-#include <unistd.h>
 #include <zstd.h>
 
+#include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
 
 namespace tdp::tools {
@@ -22,18 +21,31 @@ static_assert(std::endian::native == std::endian::little,
               "the words of a trace are used as they stand in the file");
 
 constexpr int kCompressionLevel = 9;
+constexpr std::string_view kMagic = "TDPTRACE";
+constexpr uint32_t kVersion = 2;
+constexpr uint32_t kMostHeaderBytes = 1 << 20;
+
+// What stands before the JSON text.
+struct Preamble {
+  char magic[8];
+  uint32_t version;
+  uint32_t text_bytes;
+};
+static_assert(sizeof(Preamble) == 16);
 
 class BinaryTraceReader final : public TraceReader {
  public:
-  BinaryTraceReader(std::unique_ptr<ByteSource> source, std::string first)
-      : source_(std::move(source)), first_(std::move(first)) {}
+  explicit BinaryTraceReader(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {}
 
   absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) override {
     const absl::Span<char> bytes(reinterpret_cast<char*>(records.data()),
                                  records.size() * sizeof(TraceRecord));
-    std::memcpy(bytes.data(), first_.data(), first_.size());
-    TDP_ASSIGN_OR_RETURN(size_t got, source_->Read(bytes.subspan(first_.size())));
-    got += std::exchange(first_, std::string()).size();
+    size_t had = 0;
+    if (!begun_) {
+      TDP_ASSIGN_OR_RETURN(had, Begin(bytes));
+    }
+    TDP_ASSIGN_OR_RETURN(size_t got, source_->Read(bytes.subspan(had)));
+    got += had;
     if (got % sizeof(TraceRecord) != 0) return Truncated(got);
     const size_t count = got / sizeof(TraceRecord);
     TDP_RETURN_IF_ERROR(CheckAll(records.first(count)));
@@ -44,6 +56,38 @@ class BinaryTraceReader final : public TraceReader {
   const ByteSource& source() const override { return *source_; }
 
  private:
+  // Goes past the header, if there is one: the first word is its magic or a record, and then stands
+  // in `bytes`. How many bytes stand there.
+  absl::StatusOr<size_t> Begin(absl::Span<char> bytes) {
+    begun_ = true;
+    Preamble preamble = {};
+    TDP_ASSIGN_OR_RETURN(const size_t got,
+                         source_->Read(absl::MakeSpan(preamble.magic, kMagic.size())));
+    if (std::string_view(preamble.magic, got) != kMagic) {
+      std::copy_n(preamble.magic, got, bytes.begin());
+      return got;
+    }
+    constexpr size_t kRest = sizeof(Preamble) - kMagic.size();
+    TDP_ASSIGN_OR_RETURN(
+        const size_t rest,
+        source_->Read(absl::MakeSpan(reinterpret_cast<char*>(&preamble) + kMagic.size(), kRest)));
+    if (rest != kRest) return Truncated(got + rest);
+    if (preamble.version != kVersion) {
+      return absl::InvalidArgumentError(absl::StrCat(source_->name(), ": trace version ",
+                                                     preamble.version,
+                                                     ": this tdp reads versions 1 and 2"));
+    }
+    if (preamble.text_bytes > kMostHeaderBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(source_->name(), ": a header of ", preamble.text_bytes, " bytes"));
+    }
+    std::string text(preamble.text_bytes, '\0');
+    TDP_ASSIGN_OR_RETURN(const size_t read, source_->Read(absl::MakeSpan(text)));
+    offset_ = sizeof(Preamble) + read;
+    if (read != text.size()) return Truncated(0);
+    return size_t{0};
+  }
+
   absl::Status CheckAll(absl::Span<const TraceRecord> records) const {
     bool valid = true;
     for (TraceRecord record : records) valid &= IsUserRecord(record);
@@ -62,70 +106,81 @@ class BinaryTraceReader final : public TraceReader {
   }
 
   const std::unique_ptr<ByteSource> source_;
-  std::string first_;
+  bool begun_ = false;
   uint64_t offset_ = 0;
 };
 
+// The header's bytes, whole words of them.
+std::string HeaderBytes(const TraceHeader& header) {
+  nlohmann::ordered_json json = {{"program", header.program}};
+  // A command line may be in any encoding.
+  std::string text = json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  text.resize((text.size() + sizeof(TraceRecord) - 1) / sizeof(TraceRecord) * sizeof(TraceRecord),
+              ' ');
+  Preamble preamble = {};
+  kMagic.copy(preamble.magic, sizeof(preamble.magic));
+  preamble.version = kVersion;
+  preamble.text_bytes = static_cast<uint32_t>(text.size());
+  return std::string(reinterpret_cast<const char*>(&preamble), sizeof(preamble)) + text;
+}
+
 }  // namespace
 
-std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source,
-                                                   std::string first) {
-  return std::make_unique<BinaryTraceReader>(std::move(source), std::move(first));
+bool HasTraceMagic(std::string_view head) { return head.starts_with(kMagic); }
+
+bool LooksLikeWords(std::string_view head) {
+  const size_t count = head.size() / sizeof(TraceRecord);
+  for (size_t i = 0; i < count; ++i) {
+    uint64_t word;
+    std::memcpy(&word, &head[i * sizeof(word)], sizeof(word));
+    const TraceRecord record(word);
+    if (!IsUserRecord(record) || record.gva().raw() < kPageSize) return false;
+  }
+  return count != 0;
+}
+
+std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source) {
+  return std::make_unique<BinaryTraceReader>(std::move(source));
 }
 
 absl::StatusOr<std::unique_ptr<BinaryTraceWriter>> BinaryTraceWriter::Create(
-    const std::string& path) {
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) {
-    return absl::UnavailableError(absl::StrCat("cannot create ", path, ": ", std::strerror(errno)));
-  }
-  return std::unique_ptr<BinaryTraceWriter>(new BinaryTraceWriter(path, fd));
+    const std::string& path, const TraceHeader& header) {
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, OutputFile::Create(path));
+  std::unique_ptr<BinaryTraceWriter> writer(new BinaryTraceWriter(std::move(file)));
+  TDP_RETURN_IF_ERROR(writer->Compress(HeaderBytes(header), /*last=*/false));
+  return writer;
 }
 
-BinaryTraceWriter::BinaryTraceWriter(std::string path, int fd)
-    : path_(std::move(path)), fd_(fd), context_(ZSTD_createCCtx()), buffer_(ZSTD_CStreamOutSize()) {
+BinaryTraceWriter::BinaryTraceWriter(std::unique_ptr<OutputFile> file)
+    : file_(std::move(file)), context_(ZSTD_createCCtx()), buffer_(ZSTD_CStreamOutSize()) {
   ZSTD_CCtx_setParameter(context_, ZSTD_c_compressionLevel, kCompressionLevel);
   ZSTD_CCtx_setParameter(context_, ZSTD_c_checksumFlag, 1);
 }
 
-BinaryTraceWriter::~BinaryTraceWriter() {
-  ZSTD_freeCCtx(context_);
-  if (fd_ >= 0) close(fd_);
-}
+BinaryTraceWriter::~BinaryTraceWriter() { ZSTD_freeCCtx(context_); }
 
 absl::Status BinaryTraceWriter::Write(absl::Span<const TraceRecord> records) {
-  return Compress(records, /*last=*/false);
+  return Compress(
+      {reinterpret_cast<const char*>(records.data()), records.size() * sizeof(TraceRecord)},
+      /*last=*/false);
 }
 
 absl::Status BinaryTraceWriter::Close() {
   TDP_RETURN_IF_ERROR(Compress({}, /*last=*/true));
-  if (close(std::exchange(fd_, -1)) != 0) {
-    return absl::UnavailableError(absl::StrCat(path_, ": ", std::strerror(errno)));
-  }
-  return absl::OkStatus();
+  return file_->Commit();
 }
 
-absl::Status BinaryTraceWriter::Compress(absl::Span<const TraceRecord> records, bool last) {
-  ZSTD_inBuffer input = {records.data(), records.size() * sizeof(TraceRecord), 0};
+absl::Status BinaryTraceWriter::Compress(absl::Span<const char> bytes, bool last) {
+  ZSTD_inBuffer input = {bytes.data(), bytes.size(), 0};
   size_t left = 0;
   do {
     ZSTD_outBuffer output = {buffer_.data(), buffer_.size(), 0};
     left = ZSTD_compressStream2(context_, &output, &input, last ? ZSTD_e_end : ZSTD_e_continue);
     if (ZSTD_isError(left)) {
-      return absl::InternalError(absl::StrCat(path_, ": zstd: ", ZSTD_getErrorName(left)));
+      return absl::InternalError(absl::StrCat(file_->name(), ": zstd: ", ZSTD_getErrorName(left)));
     }
-    TDP_RETURN_IF_ERROR(WriteDescriptor({buffer_.data(), output.pos}));
+    TDP_RETURN_IF_ERROR(file_->Write({buffer_.data(), output.pos}));
   } while (input.pos < input.size || (last && left != 0));
-  return absl::OkStatus();
-}
-
-absl::Status BinaryTraceWriter::WriteDescriptor(absl::Span<const char> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t wrote = write(fd_, bytes.data(), bytes.size());
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) return absl::UnavailableError(absl::StrCat(path_, ": ", std::strerror(errno)));
-    bytes.remove_prefix(static_cast<size_t>(wrote));
-  }
   return absl::OkStatus();
 }
 

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The binary trace format: little-endian 64-bit words as `TraceRecord` packs them, nothing before,
-// between or after. Compressed with zstd a word takes about one bit.
+// The binary trace format, in two versions.
+//
+// Version 1 is little-endian 64-bit words as `TraceRecord` packs them, nothing before, between or
+// after. Version 2 has a header before the words: the 8 bytes "TDPTRACE", a 32-bit version, the
+// 32-bit length of what follows, and that many bytes of JSON about the program, blanks at its end
+// making it a multiple of 8. Compressed with zstd a word takes about one bit.
 
 #ifndef TDP_TOOLS_TRACE_BINARY_TRACE_H_
 #define TDP_TOOLS_TRACE_BINARY_TRACE_H_
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "tdp/tools/output_file.h"
 #include "tdp/tools/trace/byte_source.h"
 #include "tdp/tools/trace/trace_reader.h"
 #include "tdp/tools/trace/trace_record.h"
@@ -20,16 +26,27 @@ struct ZSTD_CCtx_s;
 
 namespace tdp::tools {
 
-// Reads `first` (bytes already taken from `source`) and then the rest of `source`.
-std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source,
-                                                   std::string first);
+// What a trace says of itself. Members that a reader does not know are ignored.
+struct TraceHeader {
+  std::string program;  // the command that was recorded
+};
 
-// Writes a zstd-compressed binary trace. `Close` ends the file; a writer destroyed before that
-// leaves a truncated file behind, which readers refuse.
+// Whether `head`, which begins a file, is the header of version 2 or later.
+bool HasTraceMagic(std::string_view head);
+// Whether the words of `head` can be those of version 1: there is no magic number, but every record
+// is one, and none is about the first page, which no program has.
+bool LooksLikeWords(std::string_view head);
+
+// Reads either version.
+std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source);
+
+// Writes a zstd-compressed trace of version 2. `Close` ends it and puts it in its place; a writer
+// destroyed before that leaves nothing behind (`OutputFile`).
 class BinaryTraceWriter {
  public:
-  // Creates or replaces `path`. Unavailable if the system refuses.
-  static absl::StatusOr<std::unique_ptr<BinaryTraceWriter>> Create(const std::string& path);
+  // `path` as `OutputFile::Create` takes it. Unavailable if the system refuses.
+  static absl::StatusOr<std::unique_ptr<BinaryTraceWriter>> Create(const std::string& path,
+                                                                   const TraceHeader& header);
   ~BinaryTraceWriter();
   BinaryTraceWriter(const BinaryTraceWriter&) = delete;
   BinaryTraceWriter& operator=(const BinaryTraceWriter&) = delete;
@@ -38,13 +55,11 @@ class BinaryTraceWriter {
   absl::Status Close();
 
  private:
-  BinaryTraceWriter(std::string path, int fd);
+  explicit BinaryTraceWriter(std::unique_ptr<OutputFile> file);
   // `last`: end the zstd frame.
-  absl::Status Compress(absl::Span<const TraceRecord> records, bool last);
-  absl::Status WriteDescriptor(absl::Span<const char> bytes);
+  absl::Status Compress(absl::Span<const char> bytes, bool last);
 
-  const std::string path_;
-  int fd_;
+  const std::unique_ptr<OutputFile> file_;
   ZSTD_CCtx_s* const context_;
   std::vector<char> buffer_;
 };

@@ -5,23 +5,22 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zstd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/trace/codec.h"
 
 namespace tdp::tools {
 namespace {
-
-constexpr size_t kMagicBytes = 4;
-constexpr char kZstdMagic[kMagicBytes] = {'\x28', '\xb5', '\x2f', '\xfd'};
 
 // Bytes as they are stored, the first of which can be looked at before they are read.
 class StoredSource : public ByteSource {
@@ -104,72 +103,94 @@ class MemorySource final : public StoredSource {
   absl::Span<const char> rest_;
 };
 
-// The decompressed bytes of one or more zstd frames.
-class ZstdSource final : public ByteSource {
+// The bytes of a compressed file, unpacked.
+class PackedSource final : public ByteSource {
  public:
-  explicit ZstdSource(std::unique_ptr<StoredSource> stored)
-      : stored_(std::move(stored)), stream_(ZSTD_createDStream()), input_(ZSTD_DStreamInSize()) {}
-  ~ZstdSource() override { ZSTD_freeDStream(stream_); }
-  ZstdSource(const ZstdSource&) = delete;
-  ZstdSource& operator=(const ZstdSource&) = delete;
+  PackedSource(std::unique_ptr<StoredSource> stored, std::unique_ptr<Codec> codec)
+      : stored_(std::move(stored)), codec_(std::move(codec)), input_(kInputBytes) {}
 
   absl::StatusOr<size_t> Read(absl::Span<char> out) override {
-    ZSTD_outBuffer output = {out.data(), out.size(), 0};
-    while (output.pos < output.size) {
+    size_t done = 0;
+    while (done < out.size()) {
       bool more = true;
-      if (pending_.pos == pending_.size) {
+      if (pending_.empty()) {
         TDP_ASSIGN_OR_RETURN(more, Refill());
       }
-      if (!more && !inside_frame_) break;
-      // At the end of the file the decompressor may still hold output that found no room before.
-      const size_t before = output.pos;
-      const size_t result = ZSTD_decompressStream(stream_, &output, &pending_);
-      if (ZSTD_isError(result)) return Corrupt(result);
-      if (!more && output.pos == before) return Truncated();
-      inside_frame_ = result != 0;
+      if (!more && !inside_) break;
+      // At the end of the file the codec may still hold output that found no room before.
+      const Codec::Step step = codec_->Decode(pending_, out.subspan(done), !more);
+      if (step.error != nullptr) return Corrupt(step.error);
+      pending_.remove_prefix(step.consumed);
+      done += step.produced;
+      inside_ = step.inside;
+      if (!more && inside_ && step.produced == 0) return Truncated();
     }
-    return output.pos;
+    return done;
   }
 
   const std::string& name() const override { return stored_->name(); }
-  uint64_t stored_offset() const override {
-    return stored_->stored_offset() - (pending_.size - pending_.pos);
-  }
+  uint64_t stored_offset() const override { return stored_->stored_offset() - pending_.size(); }
   uint64_t stored_size() const override { return stored_->stored_size(); }
 
  private:
+  static constexpr size_t kInputBytes = size_t{1} << 17;
+
   absl::StatusOr<bool> Refill() {
     TDP_ASSIGN_OR_RETURN(size_t got, stored_->Read(absl::MakeSpan(input_)));
-    pending_ = {input_.data(), got, 0};
+    pending_ = absl::MakeConstSpan(input_).first(got);
     return got != 0;
   }
 
   absl::Status Truncated() const {
     return absl::DataLossError(absl::StrCat(name(), ": truncated: the file ends at byte ",
-                                            stored_offset(), " inside a zstd frame"));
+                                            stored_offset(), " inside its ", codec_->name(),
+                                            " data"));
   }
-  absl::Status Corrupt(size_t result) const {
-    return absl::DataLossError(absl::StrCat(name(), ": bad zstd data near byte ", stored_offset(),
-                                            ": ", ZSTD_getErrorName(result)));
+  absl::Status Corrupt(const char* error) const {
+    return absl::DataLossError(absl::StrCat(name(), ": bad ", codec_->name(), " data near byte ",
+                                            stored_offset(), ": ", error));
   }
 
   const std::unique_ptr<StoredSource> stored_;
-  ZSTD_DStream* const stream_;
+  const std::unique_ptr<Codec> codec_;
   std::vector<char> input_;
-  ZSTD_inBuffer pending_ = {nullptr, 0, 0};
-  bool inside_frame_ = false;
+  absl::Span<const char> pending_;
+  bool inside_ = true;
 };
 
-// Looks through compression.
+// Looks through compression, and names what is no trace by its first bytes.
 absl::StatusOr<std::unique_ptr<ByteSource>> Unpack(std::unique_ptr<StoredSource> stored) {
-  TDP_ASSIGN_OR_RETURN(absl::Span<const char> magic, stored->Peek(kMagicBytes));
-  if (magic == absl::MakeConstSpan(kZstdMagic)) {
-    return std::unique_ptr<ByteSource>(std::make_unique<ZstdSource>(std::move(stored)));
+  TDP_ASSIGN_OR_RETURN(absl::Span<const char> first, stored->Peek(kMagicBytes));
+  const std::string_view magic(first.data(), first.size());
+  if (const std::string_view name = NameOfMagic(magic); !name.empty()) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: this is %s", stored->name(), name));
+  }
+  if (std::unique_ptr<Codec> codec = MakeCodec(magic)) {
+    return std::unique_ptr<ByteSource>(
+        std::make_unique<PackedSource>(std::move(stored), std::move(codec)));
   }
   return std::unique_ptr<ByteSource>(std::move(stored));
 }
 
 }  // namespace
+
+PeekableSource::PeekableSource(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {}
+
+absl::StatusOr<std::string_view> PeekableSource::Peek(size_t bytes) {
+  peeked_.resize(bytes);
+  TDP_ASSIGN_OR_RETURN(size_t got, source_->Read(absl::MakeSpan(peeked_)));
+  peeked_.resize(got);
+  return peeked_;
+}
+
+absl::StatusOr<size_t> PeekableSource::Read(absl::Span<char> out) {
+  const size_t from_peeked = std::min(out.size(), peeked_.size() - taken_);
+  std::copy_n(peeked_.begin() + static_cast<ptrdiff_t>(taken_), from_peeked, out.begin());
+  taken_ += from_peeked;
+  if (from_peeked == out.size()) return from_peeked;
+  TDP_ASSIGN_OR_RETURN(size_t read, source_->Read(out.subspan(from_peeked)));
+  return from_peeked + read;
+}
 
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path) {
   if (path == "-") return Unpack(std::make_unique<FileSource>("standard input", STDIN_FILENO, 0));

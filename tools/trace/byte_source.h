@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where the bytes of a trace come from: a file or pipe, plain or zstd-compressed.
+// Where the bytes of a trace come from: a file or pipe, plain or compressed.
 
 #ifndef TDP_TOOLS_TRACE_BYTE_SOURCE_H_
 #define TDP_TOOLS_TRACE_BYTE_SOURCE_H_
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -32,8 +33,29 @@ class ByteSource {
   virtual uint64_t stored_size() const = 0;
 };
 
-// Opens `path`, or standard input for "-", and looks through zstd compression, which is recognised
-// by its magic number. NotFound and the like if it cannot be opened.
+// A source whose first bytes can be looked at before they are read.
+class PeekableSource final : public ByteSource {
+ public:
+  explicit PeekableSource(std::unique_ptr<ByteSource> source);
+
+  // Up to `bytes` from the front, fewer only at the end. Once, before the first `Read`; valid until
+  // then.
+  absl::StatusOr<std::string_view> Peek(size_t bytes);
+
+  absl::StatusOr<size_t> Read(absl::Span<char> out) override;
+  const std::string& name() const override { return source_->name(); }
+  uint64_t stored_offset() const override { return source_->stored_offset(); }
+  uint64_t stored_size() const override { return source_->stored_size(); }
+
+ private:
+  const std::unique_ptr<ByteSource> source_;
+  std::string peeked_;
+  size_t taken_ = 0;  // of peeked_
+};
+
+// Opens `path`, or standard input for "-", and looks through zstd, gzip and xz compression, each
+// recognised by its magic number. NotFound and the like if it cannot be opened; InvalidArgument for
+// a file of a kind that is known and is no trace, which it names.
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path);
 
 // The same for bytes in memory, which outlive the source; `name` is for messages.

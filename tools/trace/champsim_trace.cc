@@ -31,9 +31,9 @@ static_assert(sizeof(Instruction) == kInstructionBytes);
 
 class ChampsimTraceReader final : public TraceReader {
  public:
-  ChampsimTraceReader(std::unique_ptr<ByteSource> source, std::string first)
+  ChampsimTraceReader(std::unique_ptr<ByteSource> source, TraceTolerance tolerance)
       : source_(std::move(source)),
-        first_(std::move(first)),
+        tolerance_(tolerance),
         bytes_(kBatchInstructions * kInstructionBytes) {}
 
   absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) override {
@@ -52,10 +52,7 @@ class ChampsimTraceReader final : public TraceReader {
   absl::Status ParseBatch() {
     parsed_.erase(parsed_.begin(), parsed_.begin() + static_cast<ptrdiff_t>(taken_));
     taken_ = 0;
-    std::memcpy(bytes_.data(), first_.data(), first_.size());
-    const size_t had = std::exchange(first_, std::string()).size();
-    TDP_ASSIGN_OR_RETURN(size_t got, source_->Read(absl::MakeSpan(bytes_).subspan(had)));
-    got += had;
+    TDP_ASSIGN_OR_RETURN(const size_t got, source_->Read(absl::MakeSpan(bytes_)));
     at_end_ = got < bytes_.size();
     if (got % kInstructionBytes != 0) {
       return absl::DataLossError(absl::StrCat(source_->name(),
@@ -89,17 +86,21 @@ class ChampsimTraceReader final : public TraceReader {
 
   absl::Status AppendOne(AccessKind kind, int size_log2, uint64_t address) {
     const auto record = TraceRecord::Make(Gva(address), kind, size_log2);
-    if (address >> kUserAddressBits != 0 || !IsUserRecord(record)) {
-      return absl::InvalidArgumentError(absl::StrCat(source_->name(), ": byte ", offset_,
-                                                     " of the trace: not a ChampSim record: 0x",
-                                                     absl::Hex(address), " is no user address"));
+    if (address >> kUserAddressBits == 0 && IsUserRecord(record)) {
+      parsed_.push_back(record);
+      return absl::OkStatus();
     }
-    parsed_.push_back(record);
-    return absl::OkStatus();
+    const bool kernel = IsKernelAddress(address);
+    ++(kernel ? skipped_.kernel : skipped_.bad_address);
+    if (!tolerance_.strict || (kernel && tolerance_.skip_kernel)) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        source_->name(), ": byte ", offset_, " of the trace: not a ChampSim record: 0x",
+        absl::Hex(address),
+        kernel ? " is a kernel address, which --skip-kernel leaves out" : " is no user address"));
   }
 
   const std::unique_ptr<ByteSource> source_;
-  std::string first_;
+  const TraceTolerance tolerance_;
   std::vector<char> bytes_;
   std::vector<TraceRecord> parsed_;
   size_t taken_ = 0;  // of parsed_
@@ -110,8 +111,28 @@ class ChampsimTraceReader final : public TraceReader {
 }  // namespace
 
 std::unique_ptr<TraceReader> MakeChampsimTraceReader(std::unique_ptr<ByteSource> source,
-                                                     std::string first) {
-  return std::make_unique<ChampsimTraceReader>(std::move(source), std::move(first));
+                                                     TraceTolerance tolerance) {
+  return std::make_unique<ChampsimTraceReader>(std::move(source), tolerance);
+}
+
+bool LooksLikeChampsim(std::string_view head) {
+  const size_t count = head.size() / kInstructionBytes;
+  for (size_t i = 0; i < count; ++i) {
+    Instruction instruction;
+    std::memcpy(&instruction, &head[i * kInstructionBytes], kInstructionBytes);
+    const uint8_t is_branch = instruction.branch_and_registers[0];
+    const uint8_t taken = instruction.branch_and_registers[1];
+    const auto is_address = [](uint64_t address) {
+      return address >> kUserAddressBits == 0 || IsKernelAddress(address);
+    };
+    if (instruction.pointer < kPageSize || !is_address(instruction.pointer) || is_branch > 1 ||
+        taken > is_branch ||
+        !std::all_of(instruction.writes.begin(), instruction.writes.end(), is_address) ||
+        !std::all_of(instruction.reads.begin(), instruction.reads.end(), is_address)) {
+      return false;
+    }
+  }
+  return count != 0;
 }
 
 }  // namespace tdp::tools

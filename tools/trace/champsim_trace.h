@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "tdp/tools/trace/byte_source.h"
 #include "tdp/tools/trace/trace_reader.h"
@@ -16,9 +17,12 @@
 namespace tdp::tools {
 
 // The format has no sizes: a fetch counts 4 bytes and an operand 8. An address that an instruction
-// both reads and writes is a modify. `first` are bytes already taken from `source`.
+// both reads and writes is a modify.
 std::unique_ptr<TraceReader> MakeChampsimTraceReader(std::unique_ptr<ByteSource> source,
-                                                     std::string first);
+                                                     TraceTolerance tolerance);
+
+// Whether the bytes of `head`, which begin a file, can be such records: there is no magic number.
+bool LooksLikeChampsim(std::string_view head);
 
 }  // namespace tdp::tools
 

@@ -42,12 +42,26 @@ std::optional<AccessKind> TakeKind(std::string_view& text) {
   return std::nullopt;
 }
 
-// What follows "RECORD INSTRUCTION: THREAD"; nothing if `line` has no such beginning.
-std::optional<std::string_view> RecordDetails(std::string_view line) {
-  if (!TakeNumber(line, 10) || !TakeNumber(line, 10) || !TakeWord(line, ":") ||
-      !TakeNumber(line, 10)) {
-    return std::nullopt;
+// Takes the thread's column: its number, "T123" with the workload's "W0." before it in newer texts.
+bool TakeThread(std::string_view& text) {
+  std::string_view rest = SkipBlanks(text);
+  if (rest.starts_with('W')) {
+    rest.remove_prefix(1);
+    if (!TakeNumber(rest, 10) || !rest.starts_with('.')) return false;
+    rest.remove_prefix(1);
   }
+  if (rest.starts_with('T')) rest.remove_prefix(1);
+  if (!TakeNumber(rest, 10)) return false;
+  text = rest;
+  return true;
+}
+
+// What follows "RECORD INSTRUCTION: THREAD"; nothing if `line` has no such beginning. The oldest
+// texts have no column of instructions.
+std::optional<std::string_view> RecordDetails(std::string_view line) {
+  if (!TakeNumber(line, 10)) return std::nullopt;
+  TakeNumber(line, 10);
+  if (!TakeWord(line, ":") || !TakeThread(line)) return std::nullopt;
   return SkipBlanks(line);
 }
 
@@ -71,17 +85,20 @@ bool IsProse(std::string_view line) {
 
 }  // namespace
 
-bool ParseDynamorioLine(std::string_view line, std::vector<TraceRecord>& records) {
+LineResult ParseDynamorioLine(std::string_view line, std::vector<TraceRecord>& records) {
   const std::optional<std::string_view> details = RecordDetails(line);
-  if (!details.has_value()) return IsProse(line);
-  if (IsSilent(*details)) return true;
+  if (!details.has_value()) return IsProse(line) ? LineResult::kTaken : LineResult::kForeign;
+  if (IsSilent(*details)) return LineResult::kTaken;
   std::string_view rest = *details;
   const std::optional<AccessKind> kind = TakeKind(rest);
-  if (!kind.has_value()) return false;
+  if (!kind.has_value()) rest.remove_prefix(std::min(rest.find(' '), rest.size()));
   const std::optional<uint64_t> size = TakeNumber(rest, 10);
-  if (!size.has_value() || !TakeWord(rest, "byte(s) @ 0x")) return false;
+  if (!size.has_value() || !TakeWord(rest, "byte(s) @ 0x")) return LineResult::kForeign;
   const std::optional<uint64_t> address = TakeNumber(rest, 16);
-  return address.has_value() && AppendAccess(*kind, *address, *size, records);
+  if (!address.has_value()) return LineResult::kForeign;
+  // Prefetches, flushes, and instructions that were not fetched again.
+  if (!kind.has_value()) return LineResult::kNoAccess;
+  return AppendAccess(*kind, *address, *size, records);
 }
 
 }  // namespace tdp::tools

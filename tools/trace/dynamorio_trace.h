@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tdp/tools/trace/text_trace.h"
 #include "tdp/tools/trace/trace_record.h"
 
 namespace tdp::tools {
@@ -17,8 +18,9 @@ namespace tdp::tools {
 // How every such text begins.
 inline constexpr std::string_view kDynamorioHeading = "Output format:";
 
-// A `LineParser`. All threads go into one stream, as they stand.
-bool ParseDynamorioLine(std::string_view line, std::vector<TraceRecord>& records);
+// A `LineParser`. All threads go into one stream, as they stand. Prefetches, cache flushes and
+// instructions that were executed without a new fetch are no accesses.
+LineResult ParseDynamorioLine(std::string_view line, std::vector<TraceRecord>& records);
 
 }  // namespace tdp::tools
 

@@ -10,12 +10,13 @@
 #include <string_view>
 #include <vector>
 
+#include "tdp/tools/trace/text_trace.h"
 #include "tdp/tools/trace/trace_record.h"
 
 namespace tdp::tools {
 
 // A `LineParser`.
-bool ParseLackeyLine(std::string_view line, std::vector<TraceRecord>& records);
+LineResult ParseLackeyLine(std::string_view line, std::vector<TraceRecord>& records);
 
 }  // namespace tdp::tools
 

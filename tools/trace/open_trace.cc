@@ -2,6 +2,7 @@
 
 #include "tdp/tools/trace/open_trace.h"
 
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -17,44 +18,53 @@
 namespace tdp::tools {
 namespace {
 
-// Text holds no zero byte, and the second highest byte of a user address is always one.
-TraceFormat Guess(const std::string& first) {
-  if (first.find('\0') != std::string::npos) return TraceFormat::kBinary;
-  return kDynamorioHeading.starts_with(first) ? TraceFormat::kDynamorio : TraceFormat::kLackey;
+// What the format is guessed from.
+constexpr size_t kHeadBytes = size_t{1} << 15;
+
+// kAuto: none that is known.
+TraceFormat Guess(std::string_view head) {
+  if (HasTraceMagic(head)) return TraceFormat::kBinary;
+  // Text holds no zero byte, and the second highest byte of a user address is always one.
+  if (head.find('\0') != std::string_view::npos) {
+    if (LooksLikeWords(head)) return TraceFormat::kBinary;
+    return LooksLikeChampsim(head) ? TraceFormat::kChampsim : TraceFormat::kAuto;
+  }
+  return head.starts_with(kDynamorioHeading) ? TraceFormat::kDynamorio : TraceFormat::kLackey;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
-                                                       TraceFormat format) {
+                                                       const TraceInput& input) {
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(path));
-  return OpenTrace(std::move(source), format);
+  return OpenTrace(std::move(source), input);
 }
 
-absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSource> source,
-                                                       TraceFormat format) {
-  std::string first(sizeof(TraceRecord), '\0');
-  TDP_ASSIGN_OR_RETURN(size_t got, source->Read(absl::MakeSpan(first)));
-  first.resize(got);
-  if (first.empty()) {
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSource> unpacked,
+                                                       const TraceInput& input) {
+  auto source = std::make_unique<PeekableSource>(std::move(unpacked));
+  TDP_ASSIGN_OR_RETURN(const std::string_view head, source->Peek(kHeadBytes));
+  if (head.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(source->name(), ": empty: no access in it"));
   }
-  if (format == TraceFormat::kAuto) format = Guess(first);
+  const TraceFormat format = input.format == TraceFormat::kAuto ? Guess(head) : input.format;
   switch (format) {
     case TraceFormat::kLackey:
-      return MakeTextTraceReader(std::move(source), std::move(first), "Lackey", ParseLackeyLine);
+      return MakeTextTraceReader(std::move(source), "Lackey", ParseLackeyLine, input.tolerance);
     case TraceFormat::kDynamorio:
-      return MakeTextTraceReader(std::move(source), std::move(first), "DynamoRIO",
-                                 ParseDynamorioLine);
+      return MakeTextTraceReader(std::move(source), "DynamoRIO", ParseDynamorioLine,
+                                 input.tolerance);
     case TraceFormat::kPerf:
-      return MakeTextTraceReader(std::move(source), std::move(first), "perf", ParsePerfLine);
+      return MakeTextTraceReader(std::move(source), "perf", ParsePerfLine, input.tolerance);
     case TraceFormat::kChampsim:
-      return MakeChampsimTraceReader(std::move(source), std::move(first));
+      return MakeChampsimTraceReader(std::move(source), input.tolerance);
     case TraceFormat::kBinary:
+      return MakeBinaryTraceReader(std::move(source));
     case TraceFormat::kAuto:
       break;
   }
-  return MakeBinaryTraceReader(std::move(source), std::move(first));
+  return absl::InvalidArgumentError(absl::StrCat(
+      source->name(), ": not a trace of a format that is recognised; --format names one"));
 }
 
 }  // namespace tdp::tools

@@ -15,7 +15,7 @@
 namespace tdp::tools {
 
 enum class TraceFormat {
-  kAuto,       // binary, Lackey or DynamoRIO, by the first bytes
+  kAuto,       // any but perf, by the first bytes
   kBinary,     // little-endian words as in TraceRecord
   kLackey,     // valgrind --tool=lackey --trace-mem=yes
   kDynamorio,  // DynamoRIO's view of a drmemtrace trace
@@ -23,13 +23,20 @@ enum class TraceFormat {
   kPerf,       // perf script -F event,addr
 };
 
-// Opens the trace at `path` ("-" for standard input). NotFound if it cannot be opened,
-// InvalidArgument if it is empty.
-absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path, TraceFormat format);
+// How to read a trace.
+struct TraceInput {
+  TraceFormat format = TraceFormat::kAuto;
+  TraceTolerance tolerance;
+};
+
+// Opens the trace at `path` ("-" for standard input), looking through compression. NotFound if it
+// cannot be opened, InvalidArgument if it is empty or, without a format, of none that is known.
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
+                                                       const TraceInput& input);
 
 // The same of a source that is open.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSource> source,
-                                                       TraceFormat format);
+                                                       const TraceInput& input);
 
 }  // namespace tdp::tools
 

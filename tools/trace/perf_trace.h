@@ -10,13 +10,14 @@
 #include <string_view>
 #include <vector>
 
+#include "tdp/tools/trace/text_trace.h"
 #include "tdp/tools/trace/trace_record.h"
 
 namespace tdp::tools {
 
 // A `LineParser`. perf does not say how much was accessed: each sample counts one byte. Samples
-// without an address (0) are left out.
-bool ParsePerfLine(std::string_view line, std::vector<TraceRecord>& records);
+// without an address (0) are no accesses.
+LineResult ParsePerfLine(std::string_view line, std::vector<TraceRecord>& records);
 
 }  // namespace tdp::tools
 

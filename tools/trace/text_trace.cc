@@ -21,9 +21,9 @@ constexpr size_t kQuotedBytes = 60;
 
 class TextTraceReader final : public TraceReader {
  public:
-  TextTraceReader(std::unique_ptr<ByteSource> source, std::string first, const char* format,
-                  LineParser parse)
-      : source_(std::move(source)), format_(format), parse_(parse), text_(std::move(first)) {}
+  TextTraceReader(std::unique_ptr<ByteSource> source, const char* format, LineParser parse,
+                  TraceTolerance tolerance)
+      : source_(std::move(source)), format_(format), parse_(parse), tolerance_(tolerance) {}
 
   absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) override {
     while (parsed_.size() - taken_ < records.size() && !at_end_) {
@@ -32,6 +32,9 @@ class TextTraceReader final : public TraceReader {
     const size_t count = std::min(records.size(), parsed_.size() - taken_);
     std::copy_n(parsed_.begin() + static_cast<ptrdiff_t>(taken_), count, records.begin());
     taken_ += count;
+    accesses_ += count;
+    // A file of another format altogether: its first line says what was wrong with it.
+    if (count == 0 && accesses_ == 0 && !first_refusal_.ok()) return first_refusal_;
     return count;
   }
 
@@ -58,20 +61,57 @@ class TextTraceReader final : public TraceReader {
       ++line_;
       std::string_view line = rest.substr(0, end);
       if (line.ends_with('\r')) line.remove_suffix(1);
-      if (!parse_(line, parsed_)) return UnknownLine(line);
+      const LineResult result = parse_(line, parsed_);
+      if (result != LineResult::kTaken) TDP_RETURN_IF_ERROR(LeaveOut(result, line));
       rest.remove_prefix(end + 1);
     }
     if (rest.size() > kMaxLineBytes) {
       ++line_;
-      return UnknownLine(rest);
+      return Refusal(LineResult::kForeign, rest);
     }
     text_.erase(0, text_.size() - rest.size());
     return absl::OkStatus();
   }
 
-  absl::Status UnknownLine(std::string_view line) const {
-    return absl::InvalidArgumentError(absl::StrCat(source_->name(), ":", line_, ": not a ", format_,
-                                                   " record: \"",
+  // Counts a line that gave no access, or refuses it.
+  absl::Status LeaveOut(LineResult result, std::string_view line) {
+    ++CountOf(result);
+    if (result == LineResult::kNoAccess) return absl::OkStatus();
+    if (first_refusal_.ok()) first_refusal_ = Refusal(result, line);
+    if (!tolerance_.strict) return CheckProportion();
+    if (result == LineResult::kKernelAddress && tolerance_.skip_kernel) return absl::OkStatus();
+    return Refusal(result, line);
+  }
+
+  uint64_t& CountOf(LineResult result) {
+    switch (result) {
+      case LineResult::kKernelAddress:
+        return skipped_.kernel;
+      case LineResult::kBadAddress:
+        return skipped_.bad_address;
+      case LineResult::kBadSize:
+        return skipped_.bad_size;
+      case LineResult::kNoAccess:
+        return skipped_.no_access;
+      default:
+        return skipped_.foreign;
+    }
+  }
+
+  // A log has a foreign line here and there; a file of another format has little else.
+  absl::Status CheckProportion() const {
+    constexpr uint64_t kForeignAtFirst = 1000;
+    const bool odd = skipped_.foreign > kForeignAtFirst && skipped_.foreign > line_ / 2;
+    return odd ? first_refusal_ : absl::OkStatus();
+  }
+
+  absl::Status Refusal(LineResult result, std::string_view line) const {
+    const std::string what =
+        result == LineResult::kForeign         ? absl::StrCat("not a ", format_, " record")
+        : result == LineResult::kKernelAddress ? "a kernel address, which --skip-kernel leaves out"
+        : result == LineResult::kBadAddress    ? "an address that is not canonical"
+                                               : "an access to no byte, or to more than 4096";
+    return absl::InvalidArgumentError(absl::StrCat(source_->name(), ":", line_, ": ", what, ": \"",
                                                    absl::CHexEscape(line.substr(0, kQuotedBytes)),
                                                    line.size() > kQuotedBytes ? "...\"" : "\""));
   }
@@ -79,6 +119,9 @@ class TextTraceReader final : public TraceReader {
   const std::unique_ptr<ByteSource> source_;
   const char* const format_;
   const LineParser parse_;
+  const TraceTolerance tolerance_;
+  absl::Status first_refusal_;  // of what was left out
+  uint64_t accesses_ = 0;
   std::string text_;
   std::vector<TraceRecord> parsed_;
   size_t taken_ = 0;  // of parsed_
@@ -89,18 +132,20 @@ class TextTraceReader final : public TraceReader {
 }  // namespace
 
 std::unique_ptr<TraceReader> MakeTextTraceReader(std::unique_ptr<ByteSource> source,
-                                                 std::string first, const char* format,
-                                                 LineParser parse) {
-  return std::make_unique<TextTraceReader>(std::move(source), std::move(first), format, parse);
+                                                 const char* format, LineParser parse,
+                                                 TraceTolerance tolerance) {
+  return std::make_unique<TextTraceReader>(std::move(source), format, parse, tolerance);
 }
 
-bool AppendAccess(AccessKind kind, uint64_t address, uint64_t size,
-                  std::vector<TraceRecord>& records) {
-  if (size == 0 || size > kPageSize || address >> kUserAddressBits != 0) return false;
+LineResult AppendAccess(AccessKind kind, uint64_t address, uint64_t size,
+                        std::vector<TraceRecord>& records) {
+  if (size == 0 || size > kPageSize) return LineResult::kBadSize;
+  if (IsKernelAddress(address)) return LineResult::kKernelAddress;
+  if (address >> kUserAddressBits != 0) return LineResult::kBadAddress;
   const auto record = TraceRecord::Make(Gva(address), kind, std::bit_width(size - 1));
-  if (!IsUserRecord(record)) return false;
+  if (!IsUserRecord(record)) return LineResult::kBadAddress;
   records.push_back(record);
-  return true;
+  return LineResult::kTaken;
 }
 
 }  // namespace tdp::tools

@@ -5,6 +5,7 @@
 #ifndef TDP_TOOLS_TRACE_TEXT_TRACE_H_
 #define TDP_TOOLS_TRACE_TEXT_TRACE_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,20 +17,28 @@
 
 namespace tdp::tools {
 
-// Appends the accesses of `line` (without its newline), none for a line that is not about an
-// access. False if the line is nothing this format knows.
-using LineParser = bool (*)(std::string_view line, std::vector<TraceRecord>& records);
+// What a line came to.
+enum class LineResult : uint8_t {
+  kTaken,          // its accesses, none for a line that is not about one, are appended
+  kForeign,        // it is nothing this format knows
+  kKernelAddress,  // an access to an address that only a kernel has
+  kBadAddress,     // an access to an address that is not canonical
+  kBadSize,        // an access to no byte, or to more than 4096
+  kNoAccess,       // a record of the format that accesses nothing
+};
 
-// A reader of one text format; `format` names it in messages. `first` are bytes already taken from
-// `source`.
+// Appends the accesses of `line` (without its newline).
+using LineParser = LineResult (*)(std::string_view line, std::vector<TraceRecord>& records);
+
+// A reader of one text format; `format` names it in messages.
 std::unique_ptr<TraceReader> MakeTextTraceReader(std::unique_ptr<ByteSource> source,
-                                                 std::string first, const char* format,
-                                                 LineParser parse);
+                                                 const char* format, LineParser parse,
+                                                 TraceTolerance tolerance);
 
 // Appends the access to the `size` bytes at `address` to `records`, its size rounded up to a power
-// of two. False if no record can hold it: 0 bytes, more than 4096, or not a user address.
-bool AppendAccess(AccessKind kind, uint64_t address, uint64_t size,
-                  std::vector<TraceRecord>& records);
+// of two, if a record can hold it.
+LineResult AppendAccess(AccessKind kind, uint64_t address, uint64_t size,
+                        std::vector<TraceRecord>& records);
 
 }  // namespace tdp::tools
 

@@ -14,6 +14,31 @@
 
 namespace tdp::tools {
 
+// What a tolerant reader has left out, by reason.
+struct SkipCounts {
+  uint64_t foreign = 0;      // lines that are nothing the format knows
+  uint64_t kernel = 0;       // accesses to kernel addresses
+  uint64_t bad_address = 0;  // accesses to addresses that are not canonical
+  uint64_t bad_size = 0;     // accesses to no byte, or to more than 4096
+  uint64_t no_access = 0;    // records of the format that access nothing: prefetches, flushes, …
+
+  uint64_t total() const { return foreign + kernel + bad_address + bad_size + no_access; }
+  SkipCounts& operator+=(const SkipCounts& other) {
+    foreign += other.foreign;
+    kernel += other.kernel;
+    bad_address += other.bad_address;
+    bad_size += other.bad_size;
+    no_access += other.no_access;
+    return *this;
+  }
+};
+
+// What a reader does about input that it cannot use.
+struct TraceTolerance {
+  bool strict = false;       // refuse it, in place of leaving it out and counting it
+  bool skip_kernel = false;  // with `strict`: leave kernel addresses out all the same
+};
+
 // A trace, read once from front to back in batches: one virtual call for thousands of records.
 class TraceReader {
  public:
@@ -25,8 +50,14 @@ class TraceReader {
   // is spent.
   virtual absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) = 0;
 
+  // What was left out so far.
+  const SkipCounts& skipped() const { return skipped_; }
+
   // The source, for messages and progress.
   virtual const ByteSource& source() const = 0;
+
+ protected:
+  SkipCounts skipped_;
 };
 
 }  // namespace tdp::tools

@@ -17,6 +17,9 @@ using sim::TraceRecord;
 // User addresses under 4-level paging: the lower canonical half.
 inline constexpr int kUserAddressBits = 47;
 
+// Whether `address` is in the upper canonical half, for tables of up to five levels.
+constexpr bool IsKernelAddress(uint64_t address) { return address >> 56 == 0xff; }
+
 // Whether `record` follows the format and is an access that a user program can make.
 constexpr bool IsUserRecord(TraceRecord record) {
   return record.IsValid() && (record.gva().raw() + record.size() - 1) >> kUserAddressBits == 0;

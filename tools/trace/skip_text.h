@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a reader has left out, in words.
+
+#ifndef TDP_TOOLS_TRACE_SKIP_TEXT_H_
+#define TDP_TOOLS_TRACE_SKIP_TEXT_H_
+
+#include <string>
+
+#include "tdp/tools/trace/trace_reader.h"
+
+namespace tdp::tools {
+
+// "3 foreign lines, 1 kernel address"; empty for nothing.
+std::string SkipText(const SkipCounts& skipped);
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_TRACE_SKIP_TEXT_H_
