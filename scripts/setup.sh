@@ -6,7 +6,8 @@
 
 readonly BUILD_PACKAGES=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
-  ca-certificates g++ git liblzma-dev libzstd-dev nlohmann-json3-dev python3 xz-utils zlib1g-dev zstd
+  ca-certificates g++ git liblzma-dev libzstd-dev nlohmann-json3-dev python3
+  xz-utils zlib1g-dev zstd
 )
 readonly FORMAT_PACKAGES=(clang-format-14)
 readonly TIDY_PACKAGES=(clang-tidy-14 clang-14)
