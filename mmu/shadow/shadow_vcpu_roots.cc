@@ -283,19 +283,21 @@ bool ShadowVcpu::IsCurrent(const ShadowRoot& root) const {
   });
 }
 
+// The root may be of the address space that the vCPU is about to leave.
 void ShadowVcpu::Release(ShadowRoot& root) {
   if (!root.is_loaded) return;
+  PagingShadow& shadow = *parts_.shadows[root.role.address_space()];
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
+    const SpinLockHolder hold(shadow.lock());
     ShadowZap zap;
     for (ShadowPage* page : root.pages) {
-      if (page != nullptr) shadow().Release(*page, zap);
+      if (page != nullptr) shadow.Release(*page, zap);
     }
-    flush = shadow().Commit(std::move(zap));
+    flush = shadow.Commit(std::move(zap));
   }
-  shadow().Settle(std::move(flush));
+  shadow.Settle(std::move(flush));
   root = ShadowRoot();
 }
 

@@ -209,6 +209,27 @@ TEST_F(PaeQuotas, RootsOfOtherVcpusDoNotHoldTheQuotaForGood) {
   }
 }
 
+// While a vCPU goes to another address space whose quota is full, it lets go of what it keeps in
+// the one that it leaves.
+TEST_F(PaeQuotas, AChangeOfTheAddressSpaceFindsRoomToo) {
+  constexpr int kVcpus = 17;
+  Start({.paging = Paging::kShadow, .address_spaces = 2, .shadow_page_quota = 64}, MiB(8), kVcpus);
+  ASSERT_TRUE(vm_->SetMemoryRegion({.address_space = 1, .size = MiB(8), .hva = kRam}).ok());
+  MakeTables(kVcpus + 2);
+  for (uint64_t i = 0; i < kVcpus; ++i) {
+    Vcpu& vcpu = *vcpus_[i];
+    ASSERT_TRUE(vcpu.shadow()->SetPaging(Pae(), Cr3(kVcpus)).ok());
+    ASSERT_TRUE(vcpu.shadow()->SetPaging(Pae(), Cr3(kVcpus + 1)).ok());
+    ASSERT_TRUE(vcpu.shadow()->SetPaging(Pae(), Cr3(i)).ok());
+    ASSERT_TRUE(vcpu.SetAddressSpace(1).ok()) << i;
+    EXPECT_EQ(vcpu.shadow()->HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
+  }
+  for (const auto& vcpu : vcpus_) {
+    ASSERT_TRUE(vcpu->SetAddressSpace(0).ok());
+    EXPECT_EQ(vcpu->shadow()->HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
+  }
+}
+
 // A vCPU that is short lets go of what it keeps for later before others lose what they run on.
 TEST_F(PaeQuotas, CachedRootsGoBeforeTheRootsOfOtherVcpus) {
   constexpr uint64_t kVcpus = 13;
