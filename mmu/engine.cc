@@ -109,7 +109,7 @@ Engine::~Engine() {
   Engine::Reclaim(std::move(roots));
 }
 
-ShadowParts Engine::shadow_parts() {
+PagingParts Engine::shadow_parts() {
   return {backend_,      slots,    sequence, mmu_lock, views_[0]->base().policy(),
           shadow_pools_, shadows_, *this};
 }

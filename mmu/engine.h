@@ -72,7 +72,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   PagingShadow* shadow(AddressSpaceId space) const {
     return options_.paging == Paging::kShadow ? shadows_[space].get() : nullptr;
   }
-  ShadowParts shadow_parts();
+  PagingParts shadow_parts();
   // Null unless guests may be hypervisors.
   NestedShadow* nested(AddressSpaceId space) const {
     return options_.nested ? nested_[space].get() : nullptr;

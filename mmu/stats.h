@@ -27,8 +27,8 @@ struct FaultStats {
   uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
   uint64_t splits = 0;   // large leaves split: a flush each
   uint64_t flushes = 0;  // made as the guest was entered
-  // Where the guest's paging is shadowed:
-  uint64_t guest_faults = 0;     // the guest's own
+  // Where tables of the guest's are shadowed:
+  uint64_t guest_faults = 0;     // its own; of a nested hypervisor, what it gets of its guest's
   uint64_t emulated_writes = 0;  // writes to page tables that were given back to be emulated
   std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G; given more rights in place included
 

@@ -631,6 +631,7 @@ FaultStats Vcpu::stats() const {
   stats.splits = counters_.splits.value();
   stats.flushes = counters_.flushes.value();
   if (shadow_ != nullptr) shadow_->AddTo(stats);
+  if (nested_ != nullptr) nested_->AddTo(stats);
   for (size_t i = 0; i < stats.leaves_installed.size(); ++i) {
     stats.leaves_installed[i] = counters_.leaves[i].value();
     stats.fixed += stats.leaves_installed[i];

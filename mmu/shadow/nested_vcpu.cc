@@ -11,27 +11,15 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/shadow/shadow_sync.h"
 
 namespace tdp {
 namespace {
 
-// Tries that find a table's page missing, a root zapped, and so on. More of them mean that someone
-// is as fast.
+// Tries of a root whose pages others take. More of them mean that someone is as fast.
 constexpr int kTries = 128;
-// Pages zapped at a time where tables or the quota have run out, and by INVEPT.
+// Pages zapped at a time by INVEPT.
 constexpr size_t kZapBatch = 32;
-// Times that what was recycled may have gone to other vCPUs.
-constexpr int kRestocks = 8;
-// How many shadow pages a fault can add, with its root.
-constexpr size_t kPagesPerFault = 5;
-
-NestedFaultResult Error(absl::Status status) {
-  NestedFaultResult result;
-  result.outcome = NestedOutcome::kError;
-  result.status = std::move(status);
-  return result;
-}
-
 // What L2's own tables allow at a final address, where the CPU says so.
 GuestRights GuestRightsOf(ExitQualification qualification) {
   return GuestRights((qualification.user_address() ? GuestRights::kUser : 0u) |
@@ -43,21 +31,9 @@ GuestRights GuestRightsOf(ExitQualification qualification) {
 
 NestedVcpu::NestedVcpu(const NestedParts& parts, const FlushClock::Member& member,
                        GuestWindow& window, DirtyRing* ring)
-    : parts_(parts),
-      member_(member),
-      window_(window),
-      ring_(ring),
-      reader_(parts.mmu_lock),
-      slots_(parts.slots),
-      table_slots_(parts.slots),
-      stock_(parts.shadows[0]->pool(), parts.pools) {}
+    : ShadowFaults(parts, member, window, ring) {}
 
 NestedVcpu::~NestedVcpu() { ReleaseRoot(); }
-
-absl::Status NestedVcpu::CheckOutside() const {
-  if (!member_.is_in_guest()) return absl::OkStatus();
-  return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
-}
 
 // --- To L2 and back ------------------------------------------------------------------------------
 
@@ -160,7 +136,7 @@ absl::Status NestedVcpu::LoadRoot(const NestedContext& context, ShadowPage*& roo
       root = found;
       return absl::OkStatus();
     }
-    TDP_RETURN_IF_ERROR(Restock());
+    TDP_RETURN_IF_ERROR(Restock({absl::MakeConstSpan(&root_, 1), [] { return false; }}));
   }
   return absl::UnavailableError("shadow pages go as fast as they come: try again");
 }
@@ -182,74 +158,56 @@ void NestedVcpu::ReleaseRoot() {
 // --- The violation -------------------------------------------------------------------------------
 
 NestedFaultResult NestedVcpu::HandleViolation(Gpa gpa, ExitQualification qualification) {
-  if (absl::Status bad = CheckOutside(); !bad.ok()) return Error(std::move(bad));
-  if (!is_entered_) return Error(absl::FailedPreconditionError("the vCPU has not entered L2"));
-  if (absl::Status bad = qualification.Check(); !bad.ok()) return Error(std::move(bad));
-  Fault fault;
+  if (absl::Status bad = CheckOutside(); !bad.ok()) return Error<NestedFaultResult>(std::move(bad));
+  if (!is_entered_)
+    return Error<NestedFaultResult>(absl::FailedPreconditionError("the vCPU has not entered L2"));
+  if (absl::Status bad = qualification.Check(); !bad.ok())
+    return Error<NestedFaultResult>(std::move(bad));
+  Violation fault;
   fault.request.gpa = gpa;
   fault.request.access = qualification.access();
   fault.request.linear_address_valid = qualification.linear_address_valid();
   fault.request.final_address = qualification.final_address();
   fault.request.guest_rights = GuestRightsOf(qualification);
   fault.qualification = qualification;
-  NestedFaultResult result;
-  result.outcome = NestedOutcome::kRetry;
-  for (int i = 0; i < kTries; ++i) {
-    const Next next = Try(fault, result);
-    if (ABSL_PREDICT_TRUE(next == Next::kDone)) break;
-    bool no_memory = false;
-    if (absl::Status status = Prepare(next, no_memory); !status.ok()) {
-      return absl::IsUnavailable(status) ? NestedFaultResult{NestedOutcome::kBlocked}
-                                         : Error(std::move(status));
-    }
-    if (no_memory && walk_.outcome == NestedEptOutcome::kNeedsPage) {
-      result.outcome = NestedOutcome::kNoTable;
-      result.gpa = walk_.gpa;
-      break;
-    }
-    result.outcome = NestedOutcome::kRetry;
-  }
+  fault.is_write = fault.request.access.can_write();
+  const auto none = [] { return false; };  // every root that is held is in use
+  const auto reload = [this] { return ReloadRoot(); };
+  NestedFaultResult result =
+      Repeat<NestedFaultResult>([&](NestedFaultResult& to) { return Try(fault, to); }, walk_,
+                                reload, {absl::MakeConstSpan(&root_, 1), none});
   // A violation drops what is cached for its address (SDM vol. 3C, 30.4.3.1).
   if (result.outcome == NestedOutcome::kViolation ||
       result.outcome == NestedOutcome::kMisconfiguration) {
     DropPath(gpa);
   }
+  Count(result.outcome);
   return result;
 }
 
+void NestedVcpu::AddTo(FaultStats& stats) const {
+  AddCounted<NestedOutcome>(stats);
+  stats.guest_faults +=
+      Counted(NestedOutcome::kViolation) + Counted(NestedOutcome::kMisconfiguration);
+}
+
 // Life of a nested violation, top to bottom. docs/shadow.md has the reasons.
-NestedVcpu::Next NestedVcpu::Try(Fault& fault, NestedFaultResult& result) {
+NestedVcpu::Next NestedVcpu::Try(Violation& fault, NestedFaultResult& result) {
   stock_.Refill().IgnoreError();  // without tables it may still go well
   fault.sequence = parts_.sequence.Current();
   if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
+  result.gpa = walk_.gpa;
   if (const Next next = FindMemory(fault, result); next != Next::kAgain) return next;
-
-  const Access needed = fault.request.access.can_write() ? Access::Write() : Access::Read();
-  absl::StatusOr<HostPage> page = parts_.backend.Resolve(fault.hva, needed);
-  if (!page.ok()) {
-    result = absl::IsUnavailable(page.status()) ? NestedFaultResult{NestedOutcome::kBlocked}
-                                                : Error(page.status());
+  if (fault.log_write && ring_ != nullptr && ring_->is_nearly_full()) {
+    result.outcome = NestedOutcome::kDirtyRingFull;
     return Next::kDone;
   }
-  fault.page = &*page;
-
-  PendingFlush flush;
-  Next next;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return Next::kAgain;
-    page->order = parts_.sequence.StableOrder(fault.hva, page->hfn, page->order);
-    ShadowZap zap;
-    next = Install(fault, zap, result);
-    flush = shadow().Commit(std::move(zap));
-  }
-  shadow().Settle(std::move(flush));
-  return next;
+  return ResolveAndInstall(fault, result,
+                           [&](ShadowZap& zap) { return Install(fault, zap, result); });
 }
 
 // Through EPT12, which sets its A and D flags. kAgain: it allows the access.
-NestedVcpu::Next NestedVcpu::Walk(Fault& fault, NestedFaultResult& result) {
+NestedVcpu::Next NestedVcpu::Walk(Violation& fault, NestedFaultResult& result) {
   {
     MmuReadSection section(reader_);
     NestedEptWalker<GuestWindow>(context_.eptp, context_.rules, window_).Walk(fault.request, walk_);
@@ -279,7 +237,7 @@ NestedVcpu::Next NestedVcpu::Walk(Fault& fault, NestedFaultResult& result) {
   return Next::kDone;
 }
 
-void NestedVcpu::TakePath(Fault& fault) const {
+void NestedVcpu::TakePath(Violation& fault) const {
   ShadowPath& path = fault.path;
   path.gfn = Gfn::Of(walk_.gpa);
   path.leaf_level = walk_.level;
@@ -288,39 +246,21 @@ void NestedVcpu::TakePath(Fault& fault) const {
     path.steps[at] = {walk_.entries[at].raw(), walk_.entry_addresses[at],
                       walk_.table_rights[at].raw()};
   }
-  // The write that sets D is to be seen, unless it is this one.
   const EptEntry leaf = walk_.entries[static_cast<size_t>(walk_.level)];
-  const bool waits_for_dirty =
-      context_.eptp.accessed_dirty() && !leaf.dirty() && !fault.request.access.can_write();
-  Access rights = walk_.rights.Without(Access::UserExecute());
-  if (waits_for_dirty) rights = rights.Without(Access::Write());
-  path.rights = rights.raw();
+  // A write has set D.
+  path.rights = Clean(walk_.rights, fault.is_write ? leaf.WithDirty() : leaf);
 }
 
-// kAgain: there is memory behind the address, and it may be accessed.
-NestedVcpu::Next NestedVcpu::FindMemory(Fault& fault, NestedFaultResult& result) {
-  result.gpa = walk_.gpa;
-  fault.slot = slots_.Find(space_, fault.path.gfn);
-  const bool write = fault.request.access.can_write();
-  if (fault.slot == nullptr || (write && !fault.slot->invalid && fault.slot->is_read_only())) {
-    result.outcome = NestedOutcome::kMmio;
-    return Next::kDone;
-  }
-  if (fault.slot->invalid) {
-    result.outcome = NestedOutcome::kRetry;
-    return Next::kDone;
-  }
-  fault.hva = fault.slot->HvaOf(fault.path.gfn);
-  fault.log_write = fault.slot->logs_dirty_pages() && write;
-  if (fault.log_write && ring_ != nullptr && ring_->is_nearly_full()) {
-    result.outcome = NestedOutcome::kDirtyRingFull;
-    return Next::kDone;
-  }
-  return Next::kAgain;
+// Of `rights`, those that EPT02 may have: without W where the write that sets D in L1's `leaf` is
+// yet to be seen.
+uint32_t NestedVcpu::Clean(Access rights, EptEntry leaf) const {
+  rights = rights.Without(Access::UserExecute());
+  if (context_.eptp.accessed_dirty() && !leaf.dirty()) rights = rights.Without(Access::Write());
+  return rights.raw();
 }
 
 // Under the lock.
-NestedVcpu::Next NestedVcpu::Install(Fault& fault, ShadowZap& zap, NestedFaultResult& result) {
+NestedVcpu::Next NestedVcpu::Install(Violation& fault, ShadowZap& zap, NestedFaultResult& result) {
   if (const Next next = HasRooms(fault); next != Next::kDone) return next;
   if (!shadow().IsCurrent(*root_)) return Next::kLoadRoot;
   if (shadow().IsFull(kPagesPerFault)) return Next::kTables;
@@ -335,59 +275,53 @@ NestedVcpu::Next NestedVcpu::Install(Fault& fault, ShadowZap& zap, NestedFaultRe
     return true;
   };
   FetchOutcome outcome = fetch.Reach(*root_, fault.request.gpa.raw(), fault.path, goal, empty);
-  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome);
+  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, fetch);
   outcome = fetch.Set(fault.path, LeafOf(fault, goal), *shadow().RmapOf(fault.path.gfn));
   if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
-    return AfterFetch(outcome);
+    return AfterFetch(outcome, fetch);
   }
   result.outcome =
       outcome == FetchOutcome::kInstalled ? NestedOutcome::kFixed : NestedOutcome::kSpurious;
   result.level = goal;
   if (fault.log_write) MarkDirty(fault);
+  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K && fault.page->order > 0) {
+    PrefetchAround(fault, *fetch.page(), fetch.index());
+  }
   return Next::kDone;
 }
 
-// Whether the log and the reverse map have memory for the page; if not, notes what needs it.
-NestedVcpu::Next NestedVcpu::HasRooms(const Fault& fault) {
-  const Gfn gfn = fault.path.gfn;
-  const std::shared_ptr<SlotRmap>& rmap = shadow().RmapOf(gfn);
-  // The slot comes before its reverse map is seen, or the other way round: for a moment.
-  if (ABSL_PREDICT_FALSE(rmap == nullptr)) return Next::kAgain;
-  if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(gfn))) {
-    rooms_.rmap = rmap;
-    rooms_.gfn = gfn;
-    return Next::kMakeRoom;
-  }
-  if (!fault.log_write) return Next::kDone;
-  DirtyLog* log = fault.slot->state->dirty_log();
-  const uint64_t index = fault.slot->IndexOf(gfn);
-  if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return Next::kDone;
-  rooms_.log = fault.slot->state->shared_log();
-  rooms_.log_index = index;
-  return Next::kMakeRoom;
-}
-
-NestedVcpu::Next NestedVcpu::AfterFetch(FetchOutcome outcome) {
-  switch (outcome) {
-    case FetchOutcome::kNeedsTables:
-      return Next::kTables;
-    case FetchOutcome::kNeedsPage:
-      return Next::kFetch;
-    case FetchOutcome::kInstalled:
-    case FetchOutcome::kSpurious:
-    case FetchOutcome::kChanged:
-    case FetchOutcome::kFlushFirst:
-    case FetchOutcome::kNeedsTracking:
-      break;
-  }
-  return Next::kAgain;
+// A CPU may cache whatever EPT12 allows, but with A and D flags not before it has set A, which L1
+// would see.
+void NestedVcpu::PrefetchAround(const Violation& fault, ShadowPage& page, int index) {
+  Prefetch(
+      fault, page, index,
+      [&](int i, const std::byte* table, LeafOrigin& origin) {
+        const EptEntry entry(GuestEntryBehind(page, i, table));
+        if (!entry.is_present(false) ||
+            entry.Check(kLevel4K, context_.rules) != EntryDefect::kNone) {
+          return false;
+        }
+        if (context_.eptp.accessed_dirty() && !entry.accessed()) return false;
+        const Access rights = page.role.access() & entry.access();
+        origin = LeafOrigin(Gfn(entry.frame().raw()), Clean(rights, entry));
+        return true;
+      },
+      [&](LeafOrigin origin, const HostPage& host) {
+        Violation neighbour = fault;
+        neighbour.request.access = Access::Read();
+        neighbour.is_write = false;
+        neighbour.path.gfn = origin.gfn();
+        neighbour.path.rights = origin.rights();
+        neighbour.page = &host;
+        return LeafOf(neighbour, kLevel4K);
+      });
 }
 
 // With the rights that EPT12, slot and host have in common, and typed like L1's own leaf of the
 // frame. The memory types of EPT12 do not count: the memory is the host's. EPT12 has no MBEC, so
 // its X is for both modes, whether or not the CPU tells them apart. Nothing that EPT02 lacks may
 // become #VE: the guest that would get it is L2.
-EptEntry NestedVcpu::LeafOf(const Fault& fault, Level level) const {
+EptEntry NestedVcpu::LeafOf(const Violation& fault, Level level) const {
   Access rights = Access::FromRaw(static_cast<uint8_t>(fault.path.rights));
   if (rights.can_execute()) rights = rights | Access::UserExecute();
   const bool write = fault.request.access.can_write();
@@ -403,17 +337,6 @@ EptEntry NestedVcpu::LeafOf(const Fault& fault, Level level) const {
   leaf = parts_.policy.Typed(leaf, fault.path.gfn);
   if (parts_.policy.options().suppress_ve) leaf = leaf.WithSuppressVe();
   return writable ? leaf.WithHostWritable() : leaf;
-}
-
-// After the page was made writable, not before: docs/locking.md shows what the other order loses.
-void NestedVcpu::MarkDirty(const Fault& fault) {
-  const uint64_t index = fault.slot->IndexOf(fault.path.gfn);
-  if (ring_ != nullptr) {
-    // The fault began with room for much more than one entry.
-    TDP_CHECK(ring_->Push({fault.slot->address_space, fault.slot->id, index}));
-  } else if (DirtyLog* log = fault.slot->state->dirty_log(); log != nullptr) {
-    log->Mark(index);
-  }
 }
 
 // Empties the lowest entry on the way to `gpa` that is there.
@@ -438,75 +361,12 @@ void NestedVcpu::DropPath(Gpa gpa) {
   shadow().Settle(std::move(flush));
 }
 
-// --- Between two tries ---------------------------------------------------------------------------
-
-absl::Status NestedVcpu::Prepare(Next next, bool& no_memory) {
-  switch (next) {
-    case Next::kDone:
-    case Next::kAgain:
-      return absl::OkStatus();
-    case Next::kFetch: {
-      GuestWalkOutcome outcome = GuestWalkOutcome::kMapped;
-      TDP_RETURN_IF_ERROR(window_.Fetch(outcome));
-      no_memory = outcome == GuestWalkOutcome::kNoMemory;
-      return absl::OkStatus();
-    }
-    case Next::kMakeRoom:
-      return MakeRoom();
-    case Next::kTables:
-      return Restock();
-    case Next::kLoadRoot: {
-      ShadowPage* root = nullptr;
-      TDP_RETURN_IF_ERROR(LoadRoot(context_, root));
-      ReleaseRoot();
-      root_ = root;
-      return absl::OkStatus();
-    }
-  }
+absl::Status NestedVcpu::ReloadRoot() {
+  ShadowPage* root = nullptr;
+  TDP_RETURN_IF_ERROR(LoadRoot(context_, root));
+  ReleaseRoot();
+  root_ = root;
   return absl::OkStatus();
-}
-
-// The shared pointers keep what is made room in, while it is.
-absl::Status NestedVcpu::MakeRoom() {
-  const Rooms rooms = std::exchange(rooms_, Rooms());
-  if (rooms.log != nullptr) TDP_RETURN_IF_ERROR(rooms.log->Prepare(rooms.log_index));
-  if (rooms.rmap != nullptr) TDP_RETURN_IF_ERROR(rooms.rmap->Prepare(rooms.gfn));
-  return absl::OkStatus();
-}
-
-// Tables ran out or the quota is full. What one thread has recycled another may take first.
-absl::Status NestedVcpu::Restock() {
-  absl::Status status;
-  for (int i = 0; i < kRestocks; ++i) {
-    if (!Recycle()) {
-      return absl::ResourceExhaustedError("no shadow page and no table is left to be recycled");
-    }
-    status = stock_.Refill();
-    if (status.ok()) break;
-  }
-  return status;
-}
-
-// At the quota the oldest pages go, or roots that other vCPUs hold where there is nothing else. For
-// want of tables those of L1 may go as well.
-bool NestedVcpu::Recycle() {
-  PendingFlush flush;
-  bool is_full;
-  size_t zapped = 0;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    ShadowZap zap;
-    is_full = shadow().IsFull(kPagesPerFault);
-    if (is_full) zapped = shadow().ZapOldest(kZapBatch, stock_.descriptors, zap);
-    if (is_full && zapped == 0) {
-      zapped = shadow().ZapHeld(1, absl::MakeConstSpan(&root_, 1), stock_.descriptors, zap);
-    }
-    flush = shadow().Commit(std::move(zap));
-  }
-  shadow().Settle(std::move(flush));
-  if (is_full) return zapped != 0;
-  return parts_.recycler.RecycleTables(ShadowStock::kTables) != 0;
 }
 
 // --- L1's flushes --------------------------------------------------------------------------------

@@ -30,26 +30,14 @@
 #include "tdp/mmu/nested_ept_walker.h"
 #include "tdp/mmu/page_role.h"
 #include "tdp/mmu/shadow/nested_fault.h"
-#include "tdp/mmu/shadow/shadow_fetch.h"
+#include "tdp/mmu/shadow/shadow_faults.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
-#include "tdp/mmu/table_recycler.h"
 
 namespace tdp {
 
 using NestedShadow = ShadowTables<EptEntry>;
 
-// The parts of a `Vm`'s MMU that its nested vCPUs use.
-struct NestedParts {
-  Backend& backend;
-  const SlotSet& slots;
-  ChangeSequence& sequence;
-  MmuLock& mmu_lock;
-  const LeafPolicy& policy;
-  ShadowPools& pools;
-  // By address space.
-  const std::vector<std::unique_ptr<NestedShadow>>& shadows;
-  TableRecycler& recycler;
-};
+using NestedParts = ShadowParts<EptEntry>;
 
 // Made with its `Vcpu` (`Vcpu::nested`), and like it used by one thread at a time. Every call wants
 // the vCPU outside the guest, else FailedPrecondition.
@@ -57,7 +45,7 @@ struct NestedParts {
 // EPT02 is to EPT12 what a TLB is to page tables: L1's tables are not tracked. What L1 takes away
 // stays until L1 executes INVEPT, as on a CPU; what it adds or allows is found by the next
 // violation.
-class NestedVcpu {
+class NestedVcpu : private ShadowFaults<EptEntry> {
  public:
   // `member`, `window` and `ring` (null: none) belong to the `Vcpu`.
   NestedVcpu(const NestedParts& parts, const FlushClock::Member& member, GuestWindow& window,
@@ -107,57 +95,26 @@ class NestedVcpu {
   bool TakeFlush() { return std::exchange(owes_flush_, false); }
   // The vCPU is not in L2.
   void SetAddressSpace(AddressSpaceId space);
+  void AddTo(FaultStats& stats) const;
 
  private:
   // A violation on its way.
-  struct Fault {
-    // What was given.
+  struct Violation : Fault {
     NestedEptAccess request;
     ExitQualification qualification;
-    // What was derived.
-    uint64_t sequence = 0;
-    ShadowPath path;
-    const MemorySlot* slot = nullptr;
-    Hva hva;
-    bool log_write = false;
-    // What was found.
-    const HostPage* page = nullptr;
   };
-  // What has to be allocated outside the section before the next try.
-  struct Rooms {
-    std::shared_ptr<DirtyLog> log;
-    uint64_t log_index = 0;
-    std::shared_ptr<SlotRmap> rmap;
-    Gfn gfn;
-  };
-  enum class Next : uint8_t {
-    kDone,      // the result stands
-    kAgain,     // try again at once
-    kFetch,     // the window has to fetch a page
-    kMakeRoom,  // `rooms_`
-    kTables,    // tables ran out
-    kLoadRoot,  // the root is gone
-  };
-  using Fetch = ShadowFetch<EptEntry, GuestWindow>;
 
-  absl::Status CheckOutside() const;
   absl::Status CheckContext(const NestedContext& context) const;
-  NestedShadow& shadow() const { return *parts_.shadows[space_]; }
 
-  Next Try(Fault& fault, NestedFaultResult& result);
-  Next Walk(Fault& fault, NestedFaultResult& result);
-  void TakePath(Fault& fault) const;
-  Next FindMemory(Fault& fault, NestedFaultResult& result);
-  Next Install(Fault& fault, ShadowZap& zap, NestedFaultResult& result);
-  Next HasRooms(const Fault& fault);
-  EptEntry LeafOf(const Fault& fault, Level level) const;
-  static Next AfterFetch(FetchOutcome outcome);
-  void MarkDirty(const Fault& fault);
+  Next Try(Violation& fault, NestedFaultResult& result);
+  Next Walk(Violation& fault, NestedFaultResult& result);
+  void TakePath(Violation& fault) const;
+  Next Install(Violation& fault, ShadowZap& zap, NestedFaultResult& result);
+  EptEntry LeafOf(const Violation& fault, Level level) const;
+  uint32_t Clean(Access rights, EptEntry leaf) const;
+  void PrefetchAround(const Violation& fault, ShadowPage& page, int index);
   void DropPath(Gpa gpa);
-  absl::Status Prepare(Next next, bool& no_memory);
-  absl::Status MakeRoom();
-  absl::Status Restock();
-  bool Recycle();
+  absl::Status ReloadRoot();
   void DropAll(NestedShadow& shadow);
 
   PageRole RootRole(const NestedContext& context) const;
@@ -165,22 +122,12 @@ class NestedVcpu {
   absl::Status LoadRoot(const NestedContext& context, ShadowPage*& root);
   void ReleaseRoot();
 
-  const NestedParts parts_;
-  const FlushClock::Member& member_;
-  GuestWindow& window_;
-  DirtyRing* const ring_;
-  AddressSpaceId space_ = 0;
-  MmuLock::Reader reader_;
-  SlotReader slots_;        // of what is accessed
-  SlotReader table_slots_;  // of L1's tables
-  ShadowStock stock_;
   bool is_entered_ = false;
   NestedContext context_;
   ShadowPage* root_ = nullptr;  // of `context_`, held
   NestedEptWalk walk_;
   bool owes_flush_ = false;
   uint16_t last_vpid_ = 0;  // of L1's, under which L2 ran last
-  Rooms rooms_;
 };
 
 }  // namespace tdp

@@ -17,55 +17,25 @@
 namespace tdp {
 namespace {
 
-// Tries that find a table's page missing, a root zapped, and so on. More of them mean that someone
-// is as fast.
+// Tries of an emulated write that find its page missing. More of them mean that someone is as fast.
 constexpr int kTries = 64;
-// Pages zapped at a time where tables or the quota have run out.
-constexpr size_t kRecycleBatch = 32;
-// Roots of other vCPUs that are zapped at a time, where there is nothing else: two vCPUs' in PAE
-// paging.
-constexpr size_t kRootsAtOnce = 8;
-// Times that what was recycled may have gone to other vCPUs.
-constexpr int kRestocks = 8;
-// How many shadow pages a fault or a root can add.
-constexpr size_t kPagesPerFault = 5;
-
-PagingFaultResult Error(absl::Status status) {
-  PagingFaultResult result;
-  result.outcome = PagingOutcome::kError;
-  result.status = std::move(status);
-  return result;
-}
 
 }  // namespace
 
-ShadowVcpu::ShadowVcpu(const ShadowParts& parts, const FlushClock::Member& member,
+ShadowVcpu::ShadowVcpu(const PagingParts& parts, const FlushClock::Member& member,
                        GuestWindow& window)
-    : parts_(parts),
-      member_(member),
-      window_(window),
-      shadow_(parts.shadows[0].get()),
-      reader_(parts.mmu_lock),
-      slots_(parts.slots),
-      table_slots_(parts.slots),
-      stock_(shadow_->pool(), parts.pools) {}
-
-absl::Status ShadowVcpu::CheckOutside() const {
-  if (!member_.is_in_guest()) return absl::OkStatus();
-  return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
-}
+    : ShadowFaults(parts, member, window, nullptr) {}
 
 // --- The fault -----------------------------------------------------------------------------------
 
 PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool excused) {
   using namespace guest;
-  PagingFaultResult result;
-  if (absl::Status bad = CheckOutside(); !bad.ok()) return Error(std::move(bad));
+  if (absl::Status bad = CheckOutside(); !bad.ok()) return Error<PagingFaultResult>(std::move(bad));
   if ((error_code & ~(kFaultPresent | kFaultWrite | kFaultUser | kFaultFetch)) != 0) {
-    return Error(absl::InvalidArgumentError(
+    return Error<PagingFaultResult>(absl::InvalidArgumentError(
         absl::StrFormat("error_code 0x%x: shadow tables cause no such fault", error_code)));
   }
-  Fault fault;
+  PagingFault fault;
   fault.gva = gva;
   fault.access = (error_code & kFaultFetch) != 0   ? GuestAccess::Fetch()
                  : (error_code & kFaultWrite) != 0 ? GuestAccess::Write()
@@ -75,23 +45,11 @@ PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool
   } else if (excused) {
     fault.access = fault.access.ExcusedFromSmap();
   }
-  result.outcome = PagingOutcome::kRetry;
-  for (int i = 0; i < kTries; ++i) {
-    const Next next = Try(fault, result);
-    if (ABSL_PREDICT_TRUE(next == Next::kDone)) break;
-    bool no_memory = false;
-    if (absl::Status status = Prepare(next, no_memory); !status.ok()) {
-      result = absl::IsUnavailable(status) ? PagingFaultResult{PagingOutcome::kBlocked}
-                                           : Error(std::move(status));
-      break;
-    }
-    if (no_memory && walk_.outcome == GuestWalkOutcome::kNeedsPage) {
-      result.outcome = PagingOutcome::kNoTable;
-      result.gpa = walk_.gpa;
-      break;
-    }
-    result.outcome = PagingOutcome::kRetry;
-  }
+  fault.is_write = fault.access.is_write();
+  const auto release = [this] { return ReleaseCachedRoots(); };
+  const auto reload = [this] { return ReloadRoot(); };
+  PagingFaultResult result = Repeat<PagingFaultResult>(
+      [&](PagingFaultResult& to) { return Try(fault, to); }, walk_, reload, {root_.pages, release});
   // A page fault drops what is cached for its address (SDM vol. 3A, 5.10.4.1).
   if (result.outcome == PagingOutcome::kGuestFault) {
     InvalidateIn(gva, [this](const ShadowRoot& root) { return &root == &root_; });
@@ -101,38 +59,18 @@ PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool
 }
 
 // Life of a shadow fault, top to bottom. docs/shadow.md has the reasons.
-ShadowVcpu::Next ShadowVcpu::Try(Fault& fault, PagingFaultResult& result) {
+ShadowVcpu::Next ShadowVcpu::Try(PagingFault& fault, PagingFaultResult& result) {
   stock_.Refill().IgnoreError();  // without tables it may still go well
   fault.sequence = parts_.sequence.Current();
   if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
+  result.gpa = walk_.gpa;
   if (const Next next = FindMemory(fault, result); next != Next::kAgain) return next;
-
-  const Access needed = fault.access.is_write() ? Access::Write() : Access::Read();
-  absl::StatusOr<HostPage> page = parts_.backend.Resolve(fault.hva, needed);
-  if (!page.ok()) {
-    result = absl::IsUnavailable(page.status()) ? PagingFaultResult{PagingOutcome::kBlocked}
-                                                : Error(page.status());
-    return Next::kDone;
-  }
-  fault.page = &*page;
-
-  PendingFlush flush;
-  Next next;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return Next::kAgain;
-    page->order = parts_.sequence.StableOrder(fault.hva, page->hfn, page->order);
-    ShadowZap zap;
-    next = Install(fault, zap, result);
-    flush = shadow().Commit(std::move(zap));
-  }
-  shadow().Settle(std::move(flush));
-  return next;
+  return ResolveAndInstall(fault, result,
+                           [&](ShadowZap& zap) { return Install(fault, zap, result); });
 }
 
 // Through the guest's tables. kAgain: they map the address, and `fault.path` says how.
-ShadowVcpu::Next ShadowVcpu::Walk(Fault& fault, PagingFaultResult& result) {
+ShadowVcpu::Next ShadowVcpu::Walk(PagingFault& fault, PagingFaultResult& result) {
   {
     MmuReadSection section(reader_);
     GvaToGpa(paging_, roots_, window_, fault.gva, fault.access, walk_);
@@ -151,14 +89,14 @@ ShadowVcpu::Next ShadowVcpu::Walk(Fault& fault, PagingFaultResult& result) {
     case GuestWalkOutcome::kNestedFault:
       break;  // not of this memory
     case GuestWalkOutcome::kNonCanonical:
-      result = Error(absl::InvalidArgumentError(
+      result = Error<PagingFaultResult>(absl::InvalidArgumentError(
           absl::StrFormat("gva 0x%x is not canonical: it causes no #PF", fault.gva.raw())));
       return Next::kDone;
   }
   return Next::kDone;
 }
 
-void ShadowVcpu::TakePath(Fault& fault) const {
+void ShadowVcpu::TakePath(PagingFault& fault) const {
   ShadowPath& path = fault.path;
   path.gfn = Gfn::Of(walk_.gpa);
   if (paging_.mode() == PagingMode::kNone) {
@@ -177,26 +115,9 @@ void ShadowVcpu::TakePath(Fault& fault) const {
       fault.access.is_write() ? walk_.rights.raw() : PagingGuest::Clean(walk_.rights, leaf).raw();
 }
 
-// kAgain: there is memory behind the address, and it may be accessed.
-ShadowVcpu::Next ShadowVcpu::FindMemory(Fault& fault, PagingFaultResult& result) {
-  result.gpa = walk_.gpa;
-  fault.slot = slots_.Find(space_, fault.path.gfn);
-  const bool write = fault.access.is_write();
-  if (fault.slot == nullptr || (write && !fault.slot->invalid && fault.slot->is_read_only())) {
-    result.outcome = PagingOutcome::kMmio;
-    return Next::kDone;
-  }
-  if (fault.slot->invalid) {
-    result.outcome = PagingOutcome::kRetry;
-    return Next::kDone;
-  }
-  fault.hva = fault.slot->HvaOf(fault.path.gfn);
-  fault.log_write = fault.slot->logs_dirty_pages() && write;
-  return Next::kAgain;
-}
-
 // Under the lock.
-ShadowVcpu::Next ShadowVcpu::Install(Fault& fault, ShadowZap& zap, PagingFaultResult& result) {
+ShadowVcpu::Next ShadowVcpu::Install(PagingFault& fault, ShadowZap& zap,
+                                     PagingFaultResult& result) {
   if (const Next next = HasRooms(fault); next != Next::kDone) return next;
   ShadowPage* root = root_.PageOf(fault.gva);
   if (root == nullptr || !IsCurrent(root_)) return Next::kLoadRoot;
@@ -233,56 +154,16 @@ ShadowVcpu::Next ShadowVcpu::Install(Fault& fault, ShadowZap& zap, PagingFaultRe
   result.level = goal;
   if (fault.log_write) MarkDirty(fault);
   if (outcome == FetchOutcome::kInstalled && goal == kLevel4K && fault.page->order > 0) {
-    Prefetch(fault, *fetch.page(), fetch.index());
+    PrefetchAround(fault, *fetch.page(), fetch.index());
   }
   return Next::kDone;
-}
-
-// Whether the log and the reverse map have memory for the page; if not, notes what needs it.
-ShadowVcpu::Next ShadowVcpu::HasRooms(const Fault& fault) {
-  const Gfn gfn = fault.path.gfn;
-  const std::shared_ptr<SlotRmap>& rmap = shadow().RmapOf(gfn);
-  // The slot comes before its reverse map is seen, or the other way round: for a moment.
-  if (ABSL_PREDICT_FALSE(rmap == nullptr)) return Next::kAgain;
-  if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(gfn))) {
-    rooms_.rmap = rmap;
-    rooms_.gfn = gfn;
-    return Next::kMakeRoom;
-  }
-  if (!fault.log_write) return Next::kDone;
-  DirtyLog* log = fault.slot->state->dirty_log();
-  const uint64_t index = fault.slot->IndexOf(gfn);
-  if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return Next::kDone;
-  rooms_.log = fault.slot->state->shared_log();
-  rooms_.log_index = index;
-  return Next::kMakeRoom;
-}
-
-ShadowVcpu::Next ShadowVcpu::AfterFetch(FetchOutcome outcome, const Fetch& fetch) {
-  switch (outcome) {
-    case FetchOutcome::kInstalled:
-    case FetchOutcome::kSpurious:
-      return Next::kDone;
-    case FetchOutcome::kChanged:
-    case FetchOutcome::kFlushFirst:
-      return Next::kAgain;
-    case FetchOutcome::kNeedsTables:
-      return Next::kTables;
-    case FetchOutcome::kNeedsTracking:
-      rooms_.tracking = fetch.short_of_tracking;
-      rooms_.gfn = fetch.gfn_without_tracking;
-      return Next::kMakeRoom;
-    case FetchOutcome::kNeedsPage:
-      return Next::kFetch;
-  }
-  return Next::kAgain;
 }
 
 // --- The leaf ------------------------------------------------------------------------------------
 
 // The largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is left to
 // tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
-Level ShadowVcpu::GoalOf(const Fault& fault) const {
+Level ShadowVcpu::GoalOf(const PagingFault& fault) const {
   const Level host =
       parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, Access::Read());
   return std::min({host, Level(fault.path.leaf_level), kLevel2M});
@@ -290,7 +171,7 @@ Level ShadowVcpu::GoalOf(const Fault& fault) const {
 
 // With CR0.WP clear a supervisor writes a read-only user page. The shadow makes it a supervisor's
 // page for that time, which SMAP would not guard: such a write is emulated.
-bool ShadowVcpu::NeedsSmapEmulation(const Fault& fault) const {
+bool ShadowVcpu::NeedsSmapEmulation(const PagingFault& fault) const {
   const GuestRights rights(fault.path.rights);
   return fault.access.is_write() && !rights.writable() && rights.user() &&
          (paging_.controls().cr4 & guest::kCr4Smap) != 0;
@@ -299,7 +180,7 @@ bool ShadowVcpu::NeedsSmapEmulation(const Fault& fault) const {
 // What the leaf says where CR0.WP is clear and a supervisor writes a page without W: W, but for
 // supervisors alone. A user's access takes it back. With SMEP the supervisor must not execute it
 // (KVM's FNAME(page_fault)).
-GuestRights ShadowVcpu::Emulated(const Fault& fault, GuestRights rights) const {
+GuestRights ShadowVcpu::Emulated(const PagingFault& fault, GuestRights rights) const {
   if (!fault.access.is_write() || rights.writable()) return rights;
   const bool smep = (paging_.controls().cr4 & guest::kCr4Smep) != 0;
   const unsigned lost = rights.user() ? GuestRights::kUser | (smep ? GuestRights::kExecute : 0) : 0;
@@ -308,7 +189,7 @@ GuestRights ShadowVcpu::Emulated(const Fault& fault, GuestRights rights) const {
 
 // Whether the leaf may have W at all. Under the lock; a write to a tracked table of leaves lets it
 // go unsync.
-bool ShadowVcpu::MayWrite(const Fault& fault, Level level) {
+bool ShadowVcpu::MayWrite(const PagingFault& fault, Level level) {
   const MemorySlot& slot = *fault.slot;
   if (slot.is_read_only() || !fault.page->writable) return false;
   const bool write = fault.access.is_write();
@@ -317,7 +198,7 @@ bool ShadowVcpu::MayWrite(const Fault& fault, Level level) {
   return !shadow().MustTrack(fault.path.gfn, slot.state->permits(), write);
 }
 
-PagingEntry ShadowVcpu::LeafOf(const Fault& fault, Level level, bool writable) const {
+PagingEntry ShadowVcpu::LeafOf(const PagingFault& fault, Level level, bool writable) const {
   GuestRights rights = Emulated(fault, GuestRights(fault.path.rights));
   if (!writable) rights = rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
   const Hfn frame = fault.page->hfn.AlignDown(level.pages());
@@ -326,154 +207,36 @@ PagingEntry ShadowVcpu::LeafOf(const Fault& fault, Level level, bool writable) c
   return fault.page->memory_type == MemoryType::kUncacheable ? leaf.WithUncached() : leaf;
 }
 
-// After the page was made writable, not before: docs/locking.md shows what the other order loses.
-void ShadowVcpu::MarkDirty(const Fault& fault) {
-  if (DirtyLog* log = fault.slot->state->dirty_log())
-    log->Mark(fault.slot->IndexOf(fault.path.gfn));
-}
-
 // --- Neighbours ----------------------------------------------------------------------------------
 
-// Entries around the one that was set, where the guest's tables map what lies in the same host page
-// and the shadow has nothing (KVM's FNAME(pte_prefetch)): the host need not be asked again.
-void ShadowVcpu::Prefetch(const Fault& fault, ShadowPage& page, int index) {
-  constexpr int kWindow = 8;
-  constexpr int kSpareTables = 3;
-  const std::byte* table = nullptr;
-  if (!page.is_direct()) {
-    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
-    table = window_.Reach(page.gfn.address(), false, why);
-    if (table == nullptr) return;
-  }
-  const Gfn gfn = fault.path.gfn;
-  const PageCount size(uint64_t{1} << fault.page->order);
-  const Hfn frames = fault.page->hfn.AlignDown(size);
-  const uint64_t inside = (fault.page->hfn - frames).raw();
-  const int first = index & ~(kWindow - 1);
-  for (int i = first; i < first + kWindow; ++i) {
-    LeafOrigin origin;
-    if (PagingShadow::At(page, i).Load().is_present()) continue;
-    if (!PrefetchOrigin(page, i, table, origin)) continue;
-    // Where the page lies in the host's, which begins `inside` frames before `gfn`.
-    const uint64_t place = origin.gfn().raw() - gfn.raw() + inside;
-    if (place >= size.raw() || !fault.slot->Contains(origin.gfn())) continue;
-    SlotRmap& rmap = *shadow().RmapOf(gfn);
-    if (!rmap.IsPrepared(origin.gfn()) || stock_.tables.size() < kSpareTables) continue;
-    Fault neighbour = fault;
-    HostPage host = *fault.page;
-    host.hfn = frames + PageCount(place);
-    neighbour.access = fault.access.is_user() ? GuestAccess::Read().ByUser() : GuestAccess::Read();
-    neighbour.path.gfn = origin.gfn();
-    neighbour.path.rights = origin.rights();
-    neighbour.page = &host;
-    const bool writable = MayWrite(neighbour, kLevel4K);
-    if (!shadow().SetLeaf(page, i, LeafOf(neighbour, kLevel4K, writable), origin, rmap, stock_)) {
-      return;
-    }
-  }
-}
-
-bool ShadowVcpu::PrefetchOrigin(ShadowPage& page, int index, const std::byte* table,
-                                LeafOrigin& origin) const {
-  if (page.is_direct()) {
-    origin = page.OriginOf(index);
-    return true;
-  }
+void ShadowVcpu::PrefetchAround(const PagingFault& fault, ShadowPage& page, int index) {
   const PagingGuest guest(paging_, root_.role);
-  return guest.Leaf(GuestEntryBehind(page, index, table), page.role, origin);
+  Prefetch(
+      fault, page, index,
+      [&](int i, const std::byte* table, LeafOrigin& origin) {
+        return guest.Leaf(GuestEntryBehind(page, i, table), page.role, origin);
+      },
+      [&](LeafOrigin origin, const HostPage& host) {
+        PagingFault neighbour = fault;
+        neighbour.access =
+            fault.access.is_user() ? GuestAccess::Read().ByUser() : GuestAccess::Read();
+        neighbour.is_write = false;
+        neighbour.path.gfn = origin.gfn();
+        neighbour.path.rights = origin.rights();
+        neighbour.page = &host;
+        return LeafOf(neighbour, kLevel4K, MayWrite(neighbour, kLevel4K));
+      });
 }
 
 // --- Between two tries ---------------------------------------------------------------------------
 
-absl::Status ShadowVcpu::Prepare(Next next, bool& no_memory) {
-  switch (next) {
-    case Next::kDone:
-    case Next::kAgain:
-      return absl::OkStatus();
-    case Next::kFetch:
-      return FetchPage(no_memory);
-    case Next::kMakeRoom:
-      return MakeRoom();
-    case Next::kTables:
-      return Restock();
-    case Next::kLoadRoot: {
-      ShadowRoot root;
-      TDP_RETURN_IF_ERROR(LoadRoot(paging_, roots_, root));
-      Release(root_);
-      root_ = root;
-      LoadRegisters();
-      return absl::OkStatus();
-    }
-  }
+absl::Status ShadowVcpu::ReloadRoot() {
+  ShadowRoot root;
+  TDP_RETURN_IF_ERROR(LoadRoot(paging_, roots_, root));
+  Release(root_);
+  root_ = root;
+  LoadRegisters();
   return absl::OkStatus();
-}
-
-absl::Status ShadowVcpu::FetchPage(bool& no_memory) {
-  GuestWalkOutcome outcome = GuestWalkOutcome::kMapped;
-  TDP_RETURN_IF_ERROR(window_.Fetch(outcome));
-  no_memory = outcome == GuestWalkOutcome::kNoMemory;
-  return absl::OkStatus();
-}
-
-// The shared pointers keep what is made room in, while it is.
-absl::Status ShadowVcpu::MakeRoom() {
-  const Rooms rooms = std::exchange(rooms_, Rooms());
-  if (rooms.log != nullptr) TDP_RETURN_IF_ERROR(rooms.log->Prepare(rooms.log_index));
-  if (rooms.rmap != nullptr) TDP_RETURN_IF_ERROR(rooms.rmap->Prepare(rooms.gfn));
-  if (rooms.tracking != nullptr) {
-    TDP_RETURN_IF_ERROR(rooms.tracking->PrepareWriteTracking(rooms.gfn));
-  }
-  return absl::OkStatus();
-}
-
-// Tables ran out or the quota is full. What one thread has recycled another may take first.
-absl::Status ShadowVcpu::Restock() {
-  absl::Status status;
-  for (int i = 0; i < kRestocks; ++i) {
-    if (!Recycle()) {
-      return absl::ResourceExhaustedError("no shadow page and no table is left to be recycled");
-    }
-    status = stock_.Refill();
-    if (status.ok()) break;
-  }
-  return status;
-}
-
-// Whether there are more pages or tables to be had now.
-bool ShadowVcpu::Recycle() {
-  bool is_full;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    is_full = shadow().IsFull(kPagesPerFault);
-  }
-  if (is_full) return RecycleQuota();
-  return parts_.recycler.RecycleTables(ShadowStock::kTables) != 0 || ReleaseCachedRoots();
-}
-
-// Oldest first, as KVM's kvm_mmu_zap_oldest_mmu_pages. Where the quota is full of roots, those that
-// this vCPU keeps for later go, then those of other vCPUs.
-bool ShadowVcpu::RecycleQuota() {
-  PendingFlush flush;
-  size_t zapped;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    ShadowZap zap;
-    zapped = shadow().ZapOldest(kRecycleBatch, stock_.descriptors, zap);
-    flush = shadow().Commit(std::move(zap));
-  }
-  shadow().Settle(std::move(flush));
-  if (zapped != 0 || ReleaseCachedRoots()) return true;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    ShadowZap zap;
-    zapped = shadow().ZapHeld(kRootsAtOnce, root_.pages, stock_.descriptors, zap);
-    flush = shadow().Commit(std::move(zap));
-  }
-  shadow().Settle(std::move(flush));
-  return zapped != 0;
 }
 
 // Their pages can be recycled then. Whether there were any.
@@ -557,20 +320,10 @@ void ShadowVcpu::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
 
 // --- Counting ------------------------------------------------------------------------------------
 
-void ShadowVcpu::Count(PagingOutcome outcome) { outcomes_[static_cast<size_t>(outcome)].Add(); }
-
 void ShadowVcpu::AddTo(FaultStats& stats) const {
-  const auto count = [this](PagingOutcome outcome) {
-    return outcomes_[static_cast<size_t>(outcome)].value();
-  };
-  stats.fixed += count(PagingOutcome::kFixed);
-  stats.spurious += count(PagingOutcome::kSpurious);
-  stats.retry += count(PagingOutcome::kRetry);
-  stats.mmio += count(PagingOutcome::kMmio);
-  stats.blocked += count(PagingOutcome::kBlocked);
-  stats.errors += count(PagingOutcome::kError);
-  stats.guest_faults += count(PagingOutcome::kGuestFault);
-  stats.emulated_writes += count(PagingOutcome::kEmulateWrite);
+  AddCounted<PagingOutcome>(stats);
+  stats.guest_faults += Counted(PagingOutcome::kGuestFault);
+  stats.emulated_writes += Counted(PagingOutcome::kEmulateWrite);
 }
 
 }  // namespace tdp

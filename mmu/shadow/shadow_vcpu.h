@@ -32,29 +32,17 @@
 #include "tdp/mmu/shadow/paging_entry.h"
 #include "tdp/mmu/shadow/paging_fault.h"
 #include "tdp/mmu/shadow/paging_guest.h"
-#include "tdp/mmu/shadow/shadow_fetch.h"
+#include "tdp/mmu/shadow/shadow_faults.h"
 #include "tdp/mmu/shadow/shadow_registers.h"
 #include "tdp/mmu/shadow/shadow_root.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
 #include "tdp/mmu/stats.h"
-#include "tdp/mmu/table_recycler.h"
 
 namespace tdp {
 
 using PagingShadow = ShadowTables<PagingEntry>;
 
-// The parts of a `Vm`'s MMU that its shadowed vCPUs use.
-struct ShadowParts {
-  Backend& backend;
-  const SlotSet& slots;
-  ChangeSequence& sequence;
-  MmuLock& mmu_lock;
-  const LeafPolicy& policy;
-  ShadowPools& pools;
-  // By address space.
-  const std::vector<std::unique_ptr<PagingShadow>>& shadows;
-  TableRecycler& recycler;
-};
+using PagingParts = ShadowParts<PagingEntry>;
 
 // Made with its `Vcpu` (`Vcpu::shadow`), and like it used by one thread at a time. Every call wants
 // the vCPU outside the guest, else FailedPrecondition. What it may block in and allocates is done
@@ -62,11 +50,11 @@ struct ShadowParts {
 // made again.
 //
 // It begins without paging, as a CPU after reset.
-class ShadowVcpu {
+class ShadowVcpu : private ShadowFaults<PagingEntry> {
  public:
   // `member` and `window` belong to the `Vcpu`. ResourceExhausted without memory for the first
   // root.
-  static absl::StatusOr<std::unique_ptr<ShadowVcpu>> Create(const ShadowParts& parts,
+  static absl::StatusOr<std::unique_ptr<ShadowVcpu>> Create(const PagingParts& parts,
                                                             const FlushClock::Member& member,
                                                             GuestWindow& window);
   // The vCPU is outside the guest for good.
@@ -138,70 +126,30 @@ class ShadowVcpu {
 
  private:
   // A fault on its way.
-  struct Fault {
-    // What was given.
+  struct PagingFault : Fault {
     Gva gva;
     GuestAccess access;
-    // What was derived.
-    uint64_t sequence = 0;
-    ShadowPath path;
-    const MemorySlot* slot = nullptr;
-    Hva hva;
-    bool log_write = false;
-    // What was found.
-    const HostPage* page = nullptr;
   };
-  // What has to be allocated outside the section before the next try.
-  struct Rooms {
-    std::shared_ptr<DirtyLog> log;
-    uint64_t log_index = 0;
-    std::shared_ptr<SlotRmap> rmap;
-    std::shared_ptr<LargePagePermits> tracking;
-    Gfn gfn;
-  };
-  enum class Next : uint8_t {
-    kDone,      // the result stands
-    kAgain,     // try again at once
-    kFetch,     // the window has to fetch a page
-    kMakeRoom,  // `rooms_`
-    kTables,    // tables ran out
-    kLoadRoot,  // the root is gone
-  };
-  using Fetch = ShadowFetch<PagingEntry, GuestWindow>;
 
-  ShadowVcpu(const ShadowParts& parts, const FlushClock::Member& member, GuestWindow& window);
+  ShadowVcpu(const PagingParts& parts, const FlushClock::Member& member, GuestWindow& window);
 
-  absl::Status CheckOutside() const;
-  PagingShadow& shadow() const { return *shadow_; }
   PageRole RootRole(const GuestPaging& paging) const;
 
   // The fault.
-  Next Try(Fault& fault, PagingFaultResult& result);
-  Next Walk(Fault& fault, PagingFaultResult& result);
-  void TakePath(Fault& fault) const;
-  Next FindMemory(Fault& fault, PagingFaultResult& result);
-  Next Install(Fault& fault, ShadowZap& zap, PagingFaultResult& result);
-  Next HasRooms(const Fault& fault);
-  Level GoalOf(const Fault& fault) const;
-  bool NeedsSmapEmulation(const Fault& fault) const;
-  PagingEntry LeafOf(const Fault& fault, Level level, bool writable) const;
-  GuestRights Emulated(const Fault& fault, GuestRights rights) const;
-  bool MayWrite(const Fault& fault, Level level);
+  Next Try(PagingFault& fault, PagingFaultResult& result);
+  Next Walk(PagingFault& fault, PagingFaultResult& result);
+  void TakePath(PagingFault& fault) const;
+  Next Install(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
+  Level GoalOf(const PagingFault& fault) const;
+  bool NeedsSmapEmulation(const PagingFault& fault) const;
+  PagingEntry LeafOf(const PagingFault& fault, Level level, bool writable) const;
+  GuestRights Emulated(const PagingFault& fault, GuestRights rights) const;
+  bool MayWrite(const PagingFault& fault, Level level);
   void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
   bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
-  Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
-  void Prefetch(const Fault& fault, ShadowPage& page, int index);
-  bool PrefetchOrigin(ShadowPage& page, int index, const std::byte* table,
-                      LeafOrigin& origin) const;
-  void MarkDirty(const Fault& fault);
-  absl::Status Prepare(Next next, bool& no_memory);
-  absl::Status FetchPage(bool& no_memory);
-  absl::Status MakeRoom();
-  absl::Status Restock();
-  bool Recycle();
-  bool RecycleQuota();
+  void PrefetchAround(const PagingFault& fault, ShadowPage& page, int index);
+  absl::Status ReloadRoot();
   bool ReleaseCachedRoots();
-  void Count(PagingOutcome outcome);
 
   // Roots.
   absl::StatusOr<GuestEvent> LoadPdptes(const GuestPaging& paging, uint64_t cr3, GuestRoots& roots);
@@ -221,15 +169,6 @@ class ShadowVcpu {
   Next ResyncAddress(const ShadowRoot& root, Gva gva, ShadowZap& zap);
   void InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns);
 
-  const ShadowParts parts_;
-  const FlushClock::Member& member_;
-  GuestWindow& window_;
-  AddressSpaceId space_ = 0;
-  PagingShadow* shadow_;
-  MmuLock::Reader reader_;
-  SlotReader slots_;        // of what is accessed
-  SlotReader table_slots_;  // of guest tables
-  ShadowStock stock_;
   GuestPaging paging_;
   GuestRoots roots_;
   GuestWalk walk_;
@@ -237,8 +176,6 @@ class ShadowVcpu {
   RootCache previous_;
   ShadowRegisters registers_;
   bool owes_flush_ = true;
-  Rooms rooms_;
-  std::array<Counter, kPagingOutcomes> outcomes_;
 };
 
 }  // namespace tdp

@@ -55,7 +55,7 @@ bool IsCanonical(PagingMode mode, Gva gva) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ShadowVcpu>> ShadowVcpu::Create(const ShadowParts& parts,
+absl::StatusOr<std::unique_ptr<ShadowVcpu>> ShadowVcpu::Create(const PagingParts& parts,
                                                                const FlushClock::Member& member,
                                                                GuestWindow& window) {
   auto vcpu = absl::WrapUnique(new ShadowVcpu(parts, member, window));
@@ -137,10 +137,7 @@ absl::StatusOr<GuestEvent> ShadowVcpu::LoadPdptes(const GuestPaging& paging, uin
 
 absl::Status ShadowVcpu::SetAddressSpace(AddressSpaceId space) {
   if (space == space_) return absl::OkStatus();
-  const auto use = [this](AddressSpaceId other) {
-    space_ = other;
-    shadow_ = parts_.shadows[other].get();
-  };
+  const auto use = [this](AddressSpaceId other) { space_ = other; };
   const AddressSpaceId before = space_;
   use(space);
   ShadowRoot root;
@@ -220,7 +217,9 @@ absl::Status ShadowVcpu::LoadRoot(const GuestPaging& paging, const GuestRoots& r
     shadow().Settle(std::move(flush));
     if (next == Next::kDone) return absl::OkStatus();
     bool no_memory = false;
-    TDP_RETURN_IF_ERROR(Prepare(next, no_memory));
+    const auto release = [this] { return ReleaseCachedRoots(); };
+    const auto reload = [] { return absl::OkStatus(); };  // a root needs no other
+    TDP_RETURN_IF_ERROR(Prepare(next, reload, {root_.pages, release}, no_memory));
   }
   return absl::UnavailableError(
       absl::StrFormat("the memory of cr3 0x%x is changing: try again", roots.cr3));

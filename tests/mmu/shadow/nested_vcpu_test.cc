@@ -225,6 +225,51 @@ TEST(NestedVcpu, LargePagesOfL1AreLargeWhereTheHostsAre) {
   EXPECT_EQ(world.faults(), faults);
 }
 
+TEST(NestedVcpu, NeighboursInTheSameHostPageNeedNoViolation) {
+  NestedWorld world(4, true, 9);
+  constexpr uint64_t kUsed = kAll | ept::kAccessed | ept::kDirty;
+  for (uint64_t i = 0; i < 8; ++i)
+    world.Map(0x8000 + i * kPageSize, kFrame + i * kPageSize, 1, kUsed);
+  ASSERT_EQ(world.Access(0xa000, AccessKind::kLoad), Memory(kFrame + 0x2000));
+  const uint64_t faults = world.faults();
+  for (uint64_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(world.Access(0x8000 + i * kPageSize, AccessKind::kStore),
+              Memory(kFrame + i * kPageSize));
+  }
+  EXPECT_EQ(world.faults(), faults);
+}
+
+// What was not asked for is mapped without a trace in EPT12, and only if the CPU would leave none.
+TEST(NestedVcpu, NeighboursThatWouldGetAFlagWaitForTheirViolation) {
+  NestedWorld world(4, true, 9);
+  world.Map(0x8000, kFrame);
+  world.Map(0x9000, kFrame + 0x1000);
+  world.Map(0xa000, kFrame + 0x2000, 1, kAll | ept::kAccessed);
+  world.Map(0xb000, kFrame + 0x3000, 1, ept::kWrite);
+  ASSERT_EQ(world.Access(0x8000, AccessKind::kLoad), Memory(kFrame));
+  for (uint64_t page = 0x9000; page <= 0xb000; page += kPageSize) {
+    EXPECT_EQ(world.Read(world.EntryAt(page, 1)), world.ReadCopy(world.EntryAt(page, 1)));
+    for (const AccessKind kind : {AccessKind::kLoad, AccessKind::kStore}) {
+      EXPECT_EQ(world.Access(page, kind), world.Reference(page, kind));
+      EXPECT_EQ(world.Read(world.EntryAt(page, 1)), world.ReadCopy(world.EntryAt(page, 1)));
+    }
+  }
+}
+
+TEST(NestedVcpu, CountsWhatItsViolationsCameTo) {
+  NestedWorld world;
+  world.Map(kPage, kFrame, 1, kRead);
+  const FaultStats before = world.vcpu().stats();
+  world.Access(kPage, AccessKind::kLoad);
+  world.Access(kPage, AccessKind::kStore);
+  world.Map(0x6000, GiB(1));
+  world.Access(0x6000, AccessKind::kLoad);
+  const FaultStats after = world.vcpu().stats();
+  EXPECT_EQ(after.fixed - before.fixed, 1u);
+  EXPECT_EQ(after.guest_faults - before.guest_faults, 1u);
+  EXPECT_EQ(after.mmio - before.mmio, 1u);
+}
+
 TEST(NestedVcpu, WritesOfL2AreInTheDirtyLog) {
   NestedWorld world;
   world.Map(kPage, kFrame);

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/mmu/shadow/shadow_faults.h"
+
+#include <utility>
+
+#include "absl/base/optimization.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/shadow/paging_entry.h"
+
+namespace tdp {
+
+template <typename Entry>
+ShadowFaults<Entry>::ShadowFaults(const ShadowParts<Entry>& parts, const FlushClock::Member& member,
+                                  GuestWindow& window, DirtyRing* ring)
+    : parts_(parts),
+      member_(member),
+      window_(window),
+      ring_(ring),
+      reader_(parts.mmu_lock),
+      slots_(parts.slots),
+      table_slots_(parts.slots),
+      stock_(parts.shadows[0]->pool(), parts.pools) {}
+
+template <typename Entry>
+absl::Status ShadowFaults<Entry>::CheckOutside() const {
+  if (!member_.is_in_guest()) return absl::OkStatus();
+  return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
+}
+
+template <typename Entry>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::HasRooms(const Fault& fault) {
+  const Gfn gfn = fault.path.gfn;
+  const std::shared_ptr<SlotRmap>& rmap = shadow().RmapOf(gfn);
+  // The slot comes before its reverse map is seen, or the other way round: for a moment.
+  if (ABSL_PREDICT_FALSE(rmap == nullptr)) return Next::kAgain;
+  if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(gfn))) {
+    rooms_.rmap = rmap;
+    rooms_.gfn = gfn;
+    return Next::kMakeRoom;
+  }
+  if (!fault.log_write) return Next::kDone;
+  DirtyLog* log = fault.slot->state->dirty_log();
+  const uint64_t index = fault.slot->IndexOf(gfn);
+  if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return Next::kDone;
+  rooms_.log = fault.slot->state->shared_log();
+  rooms_.log_index = index;
+  return Next::kMakeRoom;
+}
+
+template <typename Entry>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::AfterFetch(FetchOutcome outcome,
+                                                                   const Fetch& fetch) {
+  switch (outcome) {
+    case FetchOutcome::kInstalled:
+    case FetchOutcome::kSpurious:
+      return Next::kDone;
+    case FetchOutcome::kChanged:
+    case FetchOutcome::kFlushFirst:
+      return Next::kAgain;
+    case FetchOutcome::kNeedsTables:
+      return Next::kTables;
+    case FetchOutcome::kNeedsTracking:
+      rooms_.tracking = fetch.short_of_tracking;
+      rooms_.gfn = fetch.gfn_without_tracking;
+      return Next::kMakeRoom;
+    case FetchOutcome::kNeedsPage:
+      return Next::kFetch;
+  }
+  return Next::kAgain;
+}
+
+// After the page was made writable, not before: docs/locking.md shows what the other order loses.
+template <typename Entry>
+void ShadowFaults<Entry>::MarkDirty(const Fault& fault) {
+  const uint64_t index = fault.slot->IndexOf(fault.path.gfn);
+  if (ring_ != nullptr) {
+    // The fault began with room for much more than one entry.
+    TDP_CHECK(ring_->Push({fault.slot->address_space, fault.slot->id, index}));
+  } else if (DirtyLog* log = fault.slot->state->dirty_log(); log != nullptr) {
+    log->Mark(index);
+  }
+}
+
+// --- Between two tries ---------------------------------------------------------------------------
+
+template <typename Entry>
+absl::Status ShadowFaults<Entry>::Prepare(Next next, absl::FunctionRef<absl::Status()> load_root,
+                                          HeldRoots roots, bool& no_memory) {
+  switch (next) {
+    case Next::kDone:
+    case Next::kAgain:
+      return absl::OkStatus();
+    case Next::kFetch:
+      return FetchPage(no_memory);
+    case Next::kMakeRoom:
+      return MakeRoom();
+    case Next::kTables:
+      return Restock(roots);
+    case Next::kLoadRoot:
+      return load_root();
+  }
+  return absl::OkStatus();
+}
+
+template <typename Entry>
+absl::Status ShadowFaults<Entry>::FetchPage(bool& no_memory) {
+  GuestWalkOutcome outcome = GuestWalkOutcome::kMapped;
+  TDP_RETURN_IF_ERROR(window_.Fetch(outcome));
+  no_memory = outcome == GuestWalkOutcome::kNoMemory;
+  return absl::OkStatus();
+}
+
+// The shared pointers keep what is made room in, while it is.
+template <typename Entry>
+absl::Status ShadowFaults<Entry>::MakeRoom() {
+  const Rooms rooms = std::exchange(rooms_, Rooms());
+  if (rooms.log != nullptr) TDP_RETURN_IF_ERROR(rooms.log->Prepare(rooms.log_index));
+  if (rooms.rmap != nullptr) TDP_RETURN_IF_ERROR(rooms.rmap->Prepare(rooms.gfn));
+  if (rooms.tracking != nullptr) {
+    TDP_RETURN_IF_ERROR(rooms.tracking->PrepareWriteTracking(rooms.gfn));
+  }
+  return absl::OkStatus();
+}
+
+// Tables ran out or the quota is full. What one thread has recycled another may take first.
+template <typename Entry>
+absl::Status ShadowFaults<Entry>::Restock(HeldRoots roots) {
+  constexpr int kRestocks = 8;
+  absl::Status status;
+  for (int i = 0; i < kRestocks; ++i) {
+    if (!Recycle(roots)) {
+      return absl::ResourceExhaustedError("no shadow page and no table is left to be recycled");
+    }
+    status = stock_.Refill();
+    if (status.ok()) break;
+  }
+  return status;
+}
+
+// Whether there are more pages or tables to be had now.
+template <typename Entry>
+bool ShadowFaults<Entry>::Recycle(HeldRoots roots) {
+  bool is_full;
+  {
+    MmuReadSection section(reader_);
+    const SpinLockHolder hold(shadow().lock());
+    is_full = shadow().IsFull(kPagesPerFault);
+  }
+  if (is_full) return RecycleQuota(roots);
+  return parts_.recycler.RecycleTables(ShadowStock::kTables) != 0 || roots.release();
+}
+
+// Oldest first, as KVM's kvm_mmu_zap_oldest_mmu_pages. Where the quota is full of roots, those that
+// this vCPU keeps for later go, then those of other vCPUs.
+template <typename Entry>
+bool ShadowFaults<Entry>::RecycleQuota(HeldRoots roots) {
+  constexpr size_t kPagesAtOnce = 32;
+  constexpr size_t kRootsAtOnce = 8;  // two vCPUs' in PAE paging
+  size_t zapped = 0;
+  TakeAway(
+      [&](ShadowZap& zap) { zapped = shadow().ZapOldest(kPagesAtOnce, stock_.descriptors, zap); });
+  if (zapped != 0 || roots.release()) return true;
+  TakeAway([&](ShadowZap& zap) {
+    zapped = shadow().ZapHeld(kRootsAtOnce, roots.keep, stock_.descriptors, zap);
+  });
+  return zapped != 0;
+}
+
+template class ShadowFaults<PagingEntry>;
+template class ShadowFaults<EptEntry>;
+
+}  // namespace tdp

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a fault on shadow tables does whichever table of the guest's they shadow: those of its own
+// paging (`ShadowVcpu`) or a nested hypervisor's EPT12 (`NestedVcpu`). What differs is how the
+// guest's tables are walked, what a leaf looks like, and where the root comes from.
+
+#ifndef TDP_MMU_SHADOW_SHADOW_FAULTS_H_
+#define TDP_MMU_SHADOW_SHADOW_FAULTS_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/base/spin_lock.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/change_sequence.h"
+#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/guest_window.h"
+#include "tdp/mmu/leaf_policy.h"
+#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/shadow/shadow_fetch.h"
+#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/stats.h"
+#include "tdp/mmu/table_recycler.h"
+
+namespace tdp {
+
+// The parts of a `Vm`'s MMU that its shadowed vCPUs use.
+template <typename Entry>
+struct ShadowParts {
+  Backend& backend;
+  const SlotSet& slots;
+  ChangeSequence& sequence;
+  MmuLock& mmu_lock;
+  const LeafPolicy& policy;
+  ShadowPools& pools;
+  // By address space.
+  const std::vector<std::unique_ptr<ShadowTables<Entry>>>& shadows;
+  TableRecycler& recycler;
+};
+
+// The base of the two kinds of vCPU, and like them used by one thread at a time.
+template <typename Entry>
+class ShadowFaults {
+ protected:
+  using Tables = ShadowTables<Entry>;
+  using Fetch = ShadowFetch<Entry, GuestWindow>;
+
+  // A fault on its way.
+  struct Fault {
+    // What was derived.
+    bool is_write = false;
+    uint64_t sequence = 0;
+    ShadowPath path;
+    const MemorySlot* slot = nullptr;
+    Hva hva;
+    bool log_write = false;
+    // What was found.
+    const HostPage* page = nullptr;
+  };
+  // What a try came to, and so what has to be done before the next.
+  enum class Next : uint8_t {
+    kDone,      // the result stands
+    kAgain,     // try again at once
+    kFetch,     // the window has to fetch a page
+    kMakeRoom,  // `rooms_`
+    kTables,    // tables ran out
+    kLoadRoot,  // the root is gone
+  };
+  // What has to be allocated outside the section before the next try.
+  struct Rooms {
+    std::shared_ptr<DirtyLog> log;
+    uint64_t log_index = 0;
+    std::shared_ptr<SlotRmap> rmap;
+    std::shared_ptr<LargePagePermits> tracking;
+    Gfn gfn;
+  };
+  // Where the quota is full of roots: those that must stay, and how to let go of others that this
+  // vCPU holds. `release` says whether there were any.
+  struct HeldRoots {
+    absl::Span<ShadowPage* const> keep;
+    absl::FunctionRef<bool()> release;
+  };
+  // How many shadow pages a fault can add, with its root.
+  static constexpr size_t kPagesPerFault = 5;
+
+  // `member`, `window` and `ring` (null: none) belong to the `Vcpu`.
+  ShadowFaults(const ShadowParts<Entry>& parts, const FlushClock::Member& member,
+               GuestWindow& window, DirtyRing* ring);
+
+  // FailedPrecondition if the vCPU is in the guest.
+  absl::Status CheckOutside() const;
+  Tables& shadow() const { return *parts_.shadows[space_]; }
+
+  // Calls `try_once(result)` until it is done, and between two calls brings what the try lacked.
+  // `walk` is of the guest's tables; `load_root` makes the current root anew.
+  template <typename Result, typename TryOnce, typename Walk>
+  Result Repeat(TryOnce try_once, const Walk& walk, absl::FunctionRef<absl::Status()> load_root,
+                HeldRoots roots);
+  // After the walk. kAgain: there is memory behind `fault.path.gfn`, and it may be accessed.
+  template <typename Result>
+  Next FindMemory(Fault& fault, Result& result);
+  // Asks the host for the page, then calls `install(zap)` under the lock if nothing has changed
+  // since the sequence was read, and settles what that took away.
+  template <typename Result, typename Install>
+  Next ResolveAndInstall(Fault& fault, Result& result, Install install);
+
+  // Under the lock. Whether the log and the reverse map have memory for the page (kDone); if not,
+  // notes what needs it.
+  Next HasRooms(const Fault& fault);
+  Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
+  void MarkDirty(const Fault& fault);
+
+  // Under the lock, after the leaf at `index` of `page` was set for `fault`. Fills in the entries
+  // around it that map what lies in the same host page and have nothing yet, so that the host need
+  // not be asked again (KVM's FNAME(pte_prefetch)). `origin_at(i, table, origin)` says what the
+  // guest's table asks for there, and whether the shadow may have it unasked; `leaf_of(origin,
+  // host)` makes the leaf of an access that was none.
+  template <typename OriginAt, typename LeafOf>
+  void Prefetch(const Fault& fault, ShadowPage& page, int index, OriginAt origin_at,
+                LeafOf leaf_of);
+
+  template <typename Outcome>
+  void Count(Outcome outcome) {
+    static_assert(static_cast<size_t>(Outcome::kError) < kMostOutcomes);
+    outcomes_[static_cast<size_t>(outcome)].Add();
+  }
+  template <typename Outcome>
+  uint64_t Counted(Outcome outcome) const {
+    return outcomes_[static_cast<size_t>(outcome)].value();
+  }
+  // The outcomes that every kind of fault has.
+  template <typename Outcome>
+  void AddCounted(FaultStats& stats) const {
+    stats.fixed += Counted(Outcome::kFixed);
+    stats.spurious += Counted(Outcome::kSpurious);
+    stats.retry += Counted(Outcome::kRetry);
+    stats.mmio += Counted(Outcome::kMmio);
+    stats.blocked += Counted(Outcome::kBlocked);
+    stats.errors += Counted(Outcome::kError);
+  }
+
+  absl::Status Prepare(Next next, absl::FunctionRef<absl::Status()> load_root, HeldRoots roots,
+                       bool& no_memory);
+  absl::Status FetchPage(bool& no_memory);
+  absl::Status MakeRoom();
+  absl::Status Restock(HeldRoots roots);
+  // Calls `take(zap)` under the lock, then commits and settles.
+  template <typename Take>
+  void TakeAway(Take take) {
+    PendingFlush flush;
+    {
+      MmuReadSection section(reader_);
+      const SpinLockHolder hold(shadow().lock());
+      ShadowZap zap;
+      take(zap);
+      flush = shadow().Commit(std::move(zap));
+    }
+    shadow().Settle(std::move(flush));
+  }
+
+  template <typename Result>
+  static Result Error(absl::Status status) {
+    Result result;
+    result.outcome = decltype(result.outcome)::kError;
+    result.status = std::move(status);
+    return result;
+  }
+  // The embedder waits for a page that may come later; other answers of the host are its errors.
+  template <typename Result>
+  static Result FromHost(absl::Status status) {
+    if (!absl::IsUnavailable(status)) return Error<Result>(std::move(status));
+    Result result;
+    result.outcome = decltype(result.outcome)::kBlocked;
+    return result;
+  }
+
+  const ShadowParts<Entry> parts_;
+  const FlushClock::Member& member_;
+  GuestWindow& window_;
+  DirtyRing* const ring_;
+  AddressSpaceId space_ = 0;
+  MmuLock::Reader reader_;
+  SlotReader slots_;        // of what is accessed
+  SlotReader table_slots_;  // of the guest's tables
+  ShadowStock stock_;
+  Rooms rooms_;
+
+ private:
+  static constexpr size_t kMostOutcomes = 16;
+
+  bool Recycle(HeldRoots roots);
+  bool RecycleQuota(HeldRoots roots);
+
+  std::array<Counter, kMostOutcomes> outcomes_;
+};
+
+template <typename Entry>
+template <typename Result, typename TryOnce, typename Walk>
+Result ShadowFaults<Entry>::Repeat(TryOnce try_once, const Walk& walk,
+                                   absl::FunctionRef<absl::Status()> load_root, HeldRoots roots) {
+  // Tries that find a table's page missing, a root zapped, and so on. More of them mean that
+  // someone is as fast.
+  constexpr int kTries = 128;
+  Result result;
+  using Outcome = decltype(result.outcome);
+  result.outcome = Outcome::kRetry;
+  for (int i = 0; i < kTries; ++i) {
+    const Next next = try_once(result);
+    if (ABSL_PREDICT_TRUE(next == Next::kDone)) break;
+    bool no_memory = false;
+    if (absl::Status status = Prepare(next, load_root, roots, no_memory); !status.ok()) {
+      return FromHost<Result>(std::move(status));
+    }
+    if (no_memory && walk.outcome == decltype(walk.outcome)::kNeedsPage) {
+      result.outcome = Outcome::kNoTable;
+      result.gpa = walk.gpa;
+      break;
+    }
+    result.outcome = Outcome::kRetry;
+  }
+  return result;
+}
+
+template <typename Entry>
+template <typename Result>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::FindMemory(Fault& fault, Result& result) {
+  using Outcome = decltype(result.outcome);
+  fault.slot = slots_.Find(space_, fault.path.gfn);
+  if (fault.slot == nullptr ||
+      (fault.is_write && !fault.slot->invalid && fault.slot->is_read_only())) {
+    result.outcome = Outcome::kMmio;
+    return Next::kDone;
+  }
+  if (fault.slot->invalid) {
+    result.outcome = Outcome::kRetry;
+    return Next::kDone;
+  }
+  fault.hva = fault.slot->HvaOf(fault.path.gfn);
+  fault.log_write = fault.slot->logs_dirty_pages() && fault.is_write;
+  return Next::kAgain;
+}
+
+template <typename Entry>
+template <typename Result, typename Install>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::ResolveAndInstall(Fault& fault,
+                                                                          Result& result,
+                                                                          Install install) {
+  const Access needed = fault.is_write ? Access::Write() : Access::Read();
+  absl::StatusOr<HostPage> page = parts_.backend.Resolve(fault.hva, needed);
+  if (!page.ok()) {
+    result = FromHost<Result>(page.status());
+    return Next::kDone;
+  }
+  fault.page = &*page;
+  Next next = Next::kAgain;
+  TakeAway([&](ShadowZap& zap) {
+    if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return;
+    page->order = parts_.sequence.StableOrder(fault.hva, page->hfn, page->order);
+    next = install(zap);
+  });
+  return next;
+}
+
+template <typename Entry>
+template <typename OriginAt, typename LeafOf>
+void ShadowFaults<Entry>::Prefetch(const Fault& fault, ShadowPage& page, int index,
+                                   OriginAt origin_at, LeafOf leaf_of) {
+  constexpr int kWindow = 8;
+  constexpr int kSpareTables = 3;
+  const std::byte* table = nullptr;
+  if (!page.is_direct()) {
+    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+    table = window_.Reach(page.gfn.address(), false, why);
+    if (table == nullptr) return;
+  }
+  const Gfn gfn = fault.path.gfn;
+  const PageCount size(uint64_t{1} << fault.page->order);
+  const Hfn frames = fault.page->hfn.AlignDown(size);
+  const uint64_t inside = (fault.page->hfn - frames).raw();
+  const int first = index & ~(kWindow - 1);
+  for (int i = first; i < first + kWindow; ++i) {
+    if (Tables::At(page, i).Load().kind(kLevel4K) != EntryKind::kHole) continue;
+    LeafOrigin origin;
+    if (page.is_direct()) {
+      origin = page.OriginOf(i);
+    } else if (!origin_at(i, table, origin)) {
+      continue;
+    }
+    // Where the page lies in the host's, which begins `inside` frames before `gfn`.
+    const uint64_t place = origin.gfn().raw() - gfn.raw() + inside;
+    if (place >= size.raw() || !fault.slot->Contains(origin.gfn())) continue;
+    SlotRmap& rmap = *shadow().RmapOf(gfn);
+    if (!rmap.IsPrepared(origin.gfn()) || stock_.tables.size() < kSpareTables) continue;
+    HostPage host = *fault.page;
+    host.hfn = frames + PageCount(place);
+    if (!shadow().SetLeaf(page, i, leaf_of(origin, host), origin, rmap, stock_)) return;
+  }
+}
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SHADOW_SHADOW_FAULTS_H_
