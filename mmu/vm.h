@@ -171,7 +171,8 @@ class Vm : public GuestMemory {
 
   // How guest memory is cached from now on; mappings made before are taken away. When it returns no
   // vCPU uses the old types. InvalidArgument for registers that the CPU would refuse, named with
-  // their value.
+  // their value; FailedPrecondition for types that count (`non_coherent_dma`) with
+  // `Paging::kShadow`, whose tables do not heed them.
   absl::Status SetMemoryTypes(const GuestMemoryTypes& types);
 
   // The most tables that may be in use from now on (`VmOptions::table_quota`), vCPUs' stocks
@@ -250,7 +251,6 @@ class Vm : public GuestMemory {
   explicit Vm(std::unique_ptr<Engine> engine);
 
   absl::Status CheckSpace(AddressSpaceId space) const;
-  absl::Status CheckNoReverseMap() const;
   bool AgeShadow(HostRange range, bool test);
   bool AgeNested(HostRange range, bool test, PendingFlush& flush);
   absl::Status CheckHostRange(Hva start, ByteCount size) const;

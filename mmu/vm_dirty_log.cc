@@ -21,6 +21,7 @@
 #include "tdp/mmu/dirty_marker.h"
 #include "tdp/mmu/dirty_round.h"
 #include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
@@ -66,13 +67,11 @@ absl::Status Vm::SetManualDirtyLogProtect(uint64_t flags) {
 
 absl::Status Vm::EnableDirtyRing(uint64_t entries) {
   TDP_RETURN_IF_ERROR(DirtyRing::CheckSize(entries));
+  TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kDirtyRings));
   if (engine_->dirty_tracking() != DirtyTracking::kWriteProtection) {
     return absl::InvalidArgumentError(
         absl::StrFormat("dirty ring: the VM finds writes by %s, not by write-protection",
                         DirtyTrackingName(engine_->dirty_tracking())));
-  }
-  if (engine_->options().paging == Paging::kShadow) {
-    return absl::InvalidArgumentError("dirty ring: VmOptions.paging is kShadow, which has bitmaps");
   }
   MutexLock slots_lock(engine_->slots_mutex);
   TDP_RETURN_IF_ERROR(CheckNoSlotLogs());

@@ -10,6 +10,7 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/memory_types.h"
+#include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
@@ -18,6 +19,7 @@ absl::Status Vm::SetMemoryTypes(const GuestMemoryTypes& types) {
   TDP_ASSIGN_OR_RETURN(MemoryTypeMap by_mtrrs, MemoryTypeMap::Make(types.mtrrs));
   std::unique_ptr<const MemoryTypeMap> map;
   if (types.non_coherent_dma) {
+    TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kMemoryTypes));
     map = std::make_unique<const MemoryTypeMap>(
         types.caches_disabled ? MemoryTypeMap::Uniform(MemoryType::kUncacheable)
                               : std::move(by_mtrrs));

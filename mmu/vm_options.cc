@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/memory_quotas.h"
+#include "tdp/mmu/option_pairs.h"
 
 namespace tdp {
 namespace {
@@ -27,21 +28,6 @@ absl::Status Lacks(std::string_view field, std::string_view what) {
 
 absl::Status CheckDirtyTracking(const VmOptions& options, const Capabilities& capabilities) {
   if (!IsByHardware(options.dirty_tracking)) return absl::OkStatus();
-  if (options.reverse_map || options.nested || options.paging == Paging::kShadow) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("VmOptions.dirty_tracking is %s: with %s writes are tracked by "
-                        "write-protection",
-                        DirtyTrackingName(options.dirty_tracking),
-                        options.reverse_map ? "reverse_map"
-                        : options.nested    ? "nested"
-                                            : "Paging::kShadow"));
-  }
-  if (options.accessed_dirty == Use::kNever) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("VmOptions.dirty_tracking is %s: needs A and D bits, and accessed_dirty is "
-                        "Use::kNever",
-                        DirtyTrackingName(options.dirty_tracking)));
-  }
   if (!capabilities.ept.accessed_dirty()) return Lacks("dirty_tracking", "A and D bits");
   if (options.dirty_tracking == DirtyTracking::kPml && !capabilities.pml) {
     return Lacks("dirty_tracking", "PML");
@@ -77,18 +63,8 @@ absl::Status CheckEpt(const VmOptions& options, EptCapabilities ept) {
   return absl::OkStatus();
 }
 
-absl::Status CheckShadow(const VmOptions& options, const Capabilities& capabilities) {
+absl::Status CheckShadow(const Capabilities& capabilities) {
   if (!capabilities.shadow_paging) return Lacks("paging", "guests without EPT");
-  if (options.reverse_map) {
-    return absl::InvalidArgumentError(
-        "VmOptions.reverse_map: shadow tables have their own; it is for Paging::kEpt");
-  }
-  if (options.execute_4k_only || options.private_memory || options.execute_by_mode != Use::kNever ||
-      options.virtualization_exceptions != Use::kNever) {
-    return absl::InvalidArgumentError(
-        "VmOptions.execute_4k_only, .private_memory, .execute_by_mode and "
-        ".virtualization_exceptions are for Paging::kEpt");
-  }
   return absl::OkStatus();
 }
 
@@ -102,15 +78,9 @@ absl::Status CheckShadowQuota(const VmOptions& options) {
 }  // namespace
 
 absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
-  if (options.nested && (options.paging == Paging::kShadow || options.reverse_map)) {
-    return absl::InvalidArgumentError("VmOptions.nested: wants Paging::kEpt, and no reverse_map");
-  }
-  if (options.nested && (options.private_memory || options.execute_4k_only)) {
-    return absl::InvalidArgumentError(
-        "VmOptions.nested: the tables of L2 heed neither private_memory nor execute_4k_only");
-  }
+  TDP_RETURN_IF_ERROR(CheckPairs(options));
   TDP_RETURN_IF_ERROR(CheckRanges(options));
-  TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(options, capabilities)
+  TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(capabilities)
                                                         : CheckEpt(options, capabilities.ept));
   TDP_RETURN_IF_ERROR(CheckShadowQuota(options));
   if (options.execute_by_mode == Use::kRequire && !capabilities.mbec) {

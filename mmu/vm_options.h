@@ -97,8 +97,9 @@ struct VmOptions {
   uint64_t (*section_clock)() = nullptr;
 };
 
-// OK, or InvalidArgument (a value out of range) or FailedPrecondition (a power that the backend
-// lacks), naming field and value.
+// OK, or InvalidArgument (a value out of range, or a pair that does not go together:
+// docs/options.md has every pair) or FailedPrecondition (a power that the backend lacks), naming
+// field and value.
 absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities);
 
 // Width of a guest physical address that `options` ask for, in bits.

@@ -11,6 +11,7 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/aging.h"
+#include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/range_collapse.h"
 #include "tdp/mmu/range_split.h"
 #include "tdp/mmu/vm.h"
@@ -102,18 +103,9 @@ absl::StatusOr<FrameRange> Vm::CheckFrames(Gfn first, PageCount count, AddressSp
   return FrameRange{first, count > limit - first ? limit : first + count};
 }
 
-// A reverse map knows each entry by its place, which these operations change.
-absl::Status Vm::CheckNoReverseMap() const {
-  if (engine_->options().paging == Paging::kShadow) {
-    return absl::FailedPreconditionError("VmOptions.paging is kShadow: leaves keep their size");
-  }
-  if (!engine_->options().reverse_map) return absl::OkStatus();
-  return absl::FailedPreconditionError("VmOptions.reverse_map is on: leaves keep their size");
-}
-
 absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to,
                                             AddressSpaceId space) {
-  TDP_RETURN_IF_ERROR(CheckNoReverseMap());
+  TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kSplitAndCollapse));
   TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
   if (to != kLevel4K && to != kLevel2M) {
     return absl::InvalidArgumentError(absl::StrFormat("level %d: must be 1 or 2", to.raw()));
@@ -148,7 +140,7 @@ absl::Status Vm::SplitIn(const DirectMmu& mmu, FrameRange range, Level to, Table
 }
 
 absl::StatusOr<uint64_t> Vm::CollapseRange(Gfn first, PageCount count, AddressSpaceId space) {
-  TDP_RETURN_IF_ERROR(CheckNoReverseMap());
+  TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kSplitAndCollapse));
   TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
   uint64_t collapsed = 0;
   for (Level level = kLevel2M; level <= engine_->max_leaf_level(); level = level.above()) {

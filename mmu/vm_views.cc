@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
+#include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/view.h"
 #include "tdp/mmu/vm.h"
 
@@ -18,16 +19,7 @@ namespace tdp {
 
 absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckSpace(space));
-  if (engine_->options().reverse_map) {
-    return absl::FailedPreconditionError("VmOptions.reverse_map is on: each frame has one place");
-  }
-  if (engine_->options().paging == Paging::kShadow) {
-    return absl::FailedPreconditionError("VmOptions.paging is kShadow: views are EPT roots");
-  }
-  if (engine_->options().nested) {
-    return absl::FailedPreconditionError(
-        "VmOptions.nested is on: L2 would reach through EPT12 what a view denies L1");
-  }
+  TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kViews));
   MutexLock lock(engine_->slots_mutex);
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make());
@@ -107,10 +99,10 @@ absl::Status Vm::SetRaisesVe(ViewId id, Gfn first, PageCount count, bool raises,
                              AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
+  TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kRaisesVe));
   if (!engine_->pool.empty_entry().suppress_ve()) {
     return absl::FailedPreconditionError("VmOptions.virtualization_exceptions is off");
   }
-  TDP_RETURN_IF_ERROR(CheckNoReverseMap());
   if (!engine_->accessed_dirty()) {
     return absl::FailedPreconditionError(
         "without A and D bits aging takes rights, and the guest would hear of that");

@@ -481,7 +481,7 @@ TEST(DirtyTrackingOption, WhatTheBackendLacksIsAnErrorByName) {
   EXPECT_THAT(message({.dirty_tracking = DirtyTracking::kPml}),
               HasSubstr("dirty_tracking: the backend does not offer PML"));
   EXPECT_THAT(message({.accessed_dirty = Use::kNever, .dirty_tracking = DirtyTracking::kDirtyBits}),
-              HasSubstr("dirty_tracking is D bits: needs A and D bits"));
+              HasSubstr("it needs A and D bits"));
   backend.poor.ept = backend.poor.ept.Without(ept::kCapAccessedDirty);
   EXPECT_THAT(message({.dirty_tracking = DirtyTracking::kDirtyBits}),
               HasSubstr("dirty_tracking: the backend does not offer A and D bits"));

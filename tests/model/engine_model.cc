@@ -69,12 +69,15 @@ tdp::Access RightsOf(uint8_t how) {
 
 }  // namespace
 
-EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake)
+EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake,
+                         uint64_t ring_entries)
     : memory_({.size = GiB(1), .shuffled = true, .fragmentation = 0.3}),
       oracle_({.accessed_clear_owed = false}),  // as `Vm::AgeHostRange` decides
       backend_(MakeBackend(memory_, Cpus(kCpus, &oracle_), mistake)) {
   SetEntryStoreHook(this);
   vm_ = *Vm::Create(*backend_, options);
+  is_quota_set_ = options.table_quota != VmOptions().table_quota;
+  if (ring_entries != 0) TDP_CHECK(vm_->EnableDirtyRing(ring_entries).ok());
   for (auto& vcpu : vcpus_) vcpu = *vm_->CreateVcpu();
   for (const Hva host : {kHost, kPrivateHost}) {
     TDP_CHECK(memory_.Map(host, kHostPages * kPageSize, {.order = host_order}).ok());
@@ -82,7 +85,7 @@ EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mista
   private_.assign(kGuestPages, false);
   for (size_t view = 0; view < kViews; ++view) {
     rights_[view].assign(kGuestPages, tdp::Access::All());
-    if (view != kBaseView && !options.reverse_map) TDP_CHECK(vm_->CreateView().ok());
+    if (view != kBaseView && HasViews()) TDP_CHECK(vm_->CreateView().ok());
   }
   for (int i = 0; i < kCpus; ++i) {
     sim::Registers unpaged;
@@ -204,9 +207,21 @@ absl::StatusOr<EngineModel::Reached> EngineModel::AccessUntilDone(int cpu, Gpa g
                                    ? vcpu.HandleEptMisconfiguration(exit.gpa)
                                    : vcpu.HandleEptViolation(exit.gpa, exit.qualification);
     if (result.outcome == FaultOutcome::kError) return result.status;
+    if (result.outcome == FaultOutcome::kDirtyRingFull) {
+      EmptyRing(vcpu);
+      continue;
+    }
     if (result.outcome > FaultOutcome::kRetry) return Reached{result.outcome, Hpa(0)};
   }
   return Wrong(absl::StrFormat("gpa 0x%x is still not mapped after %d faults", gpa.raw(), kTries));
+}
+
+// As a collector does, who has copied the pages.
+void EngineModel::EmptyRing(Vcpu& vcpu) {
+  std::array<DirtyRingEntry, 256> entries;
+  while (vcpu.dirty_ring()->Harvest(absl::MakeSpan(entries)) != 0) {
+  }
+  vm_->ResetDirtyRings();
 }
 
 absl::Status EngineModel::Access(const Op& op) {
@@ -445,7 +460,10 @@ absl::Status EngineModel::Prefault(const Op& op) {
   const bool refused = access.can_write() && (done.ok() || absl::IsPermissionDenied(done.status()));
   const bool short_of_tables =
       is_quota_set_ && (done.ok() || absl::IsResourceExhausted(done.status()));
-  if (pages == expected || (pages < expected && (refused || short_of_tables))) {
+  Vcpu& vcpu = *vcpus_[static_cast<size_t>(cpu)];
+  const bool ring_full = vcpu.dirty_ring() != nullptr && vcpu.dirty_ring()->is_nearly_full();
+  if (ring_full) EmptyRing(vcpu);
+  if (pages == expected || (pages < expected && (refused || short_of_tables || ring_full))) {
     return absl::OkStatus();
   }
   return Wrong(absl::StrFormat("prefault of 0x%x pages from 0x%x got 0x%x instead of 0x%x: %s",
@@ -455,14 +473,14 @@ absl::Status EngineModel::Prefault(const Op& op) {
 // --- Views and attributes
 
 absl::Status EngineModel::SetView(const Op& op) {
-  if (vm_->options().reverse_map) return absl::OkStatus();
+  if (!HasViews()) return absl::OkStatus();
   const auto view = static_cast<ViewId>(op.slot % kViews);
   view_of_[op.cpu % kCpus] = view;
   return vcpus_[op.cpu % kCpus]->SetView(view);
 }
 
 absl::Status EngineModel::SetRights(const Op& op) {
-  if (vm_->options().reverse_map) return absl::OkStatus();
+  if (!HasViews()) return absl::OkStatus();
   ForgetUse();
   const auto view = static_cast<ViewId>(1 + op.slot % (kViews - 1));
   const uint64_t first = op.page % kGuestPages;

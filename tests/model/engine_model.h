@@ -33,8 +33,9 @@ class EngineModel : public EntryStoreHook {
   // What the machine does wrong on purpose, to show that the model finds it.
   enum class Mistake : uint8_t { kNone, kForgetsFlushes };
 
+  // `ring_entries`: of a dirty ring for each vCPU; 0 for none.
   explicit EngineModel(const VmOptions& options = {}, int host_order = 9,
-                       Mistake mistake = Mistake::kNone);
+                       Mistake mistake = Mistake::kNone, uint64_t ring_entries = 0);
   ~EngineModel() override;
 
   // Makes the operation, out-of-range numbers brought into range. Returns what went wrong, or OK.
@@ -85,6 +86,8 @@ class EngineModel : public EntryStoreHook {
   absl::Status SetQuota(const Op& op);
 
   bool IsUnsupported(const absl::Status& status) const;
+  bool HasViews() const { return !vm_->options().reverse_map && !vm_->options().nested; }
+  void EmptyRing(Vcpu& vcpu);
   // What an access to the page comes to: kFixed, kMmio, kMemoryFault or kViewDenied.
   FaultOutcome ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const;
   Hva HostOf(const Slot& slot, uint64_t page) const;

@@ -17,6 +17,7 @@ constexpr ByteCount kRamBytes = MiB(16);
 
 MachineOptions OptionsOf(const RandomGuestOptions& options) {
   MachineOptions machine;
+  machine.vm = options.vm;
   machine.vm.shadow_page_quota = options.page_quota;
   machine.host_order = options.host_order;
   machine.ram = kRamBytes;

@@ -18,6 +18,7 @@
 namespace tdp::shadow_test {
 
 struct RandomGuestOptions {
+  VmOptions vm;  // but for paging and `shadow_page_quota`
   PagingMode mode = PagingMode::k4Level;
   int host_order = 0;
   bool smap_and_smep = true;

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which of the things that an embedder may ask of a `Vm` go together. One table says so of every
+// pair: a pair works, or is refused by both names. docs/options.md shows it, and a test walks it.
+
+#ifndef TDP_MMU_OPTION_PAIRS_H_
+#define TDP_MMU_OPTION_PAIRS_H_
+
+#include <cstdint>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "tdp/mmu/vm_options.h"
+
+namespace tdp {
+
+// A field of `VmOptions` away from its default, or a call.
+enum class Feature : uint8_t {
+  kShadowPaging,
+  kFiveLevels,
+  kNoAccessedDirty,
+  kWriteProtection,
+  kDirtyBits,
+  kPml,
+  kMaxLeafLevel,
+  kAddressSpaces,
+  kSlotLimit,
+  kGuestPhysicalBits,
+  kHostAddressEnd,
+  kTableQuota,
+  kShadowPageQuota,
+  kNested,
+  kNoMmioCaching,
+  kReverseMap,
+  kExecute4KOnly,
+  kExecuteByMode,
+  kVirtualizationExceptions,
+  kPrivateMemory,
+  kSectionClock,
+  // Calls.
+  kViews,
+  kRaisesVe,
+  kDirtyRings,
+  kMemoryTypes,
+  kSplitAndCollapse,
+  kCount  // not a feature
+};
+inline constexpr int kFeatures = static_cast<int>(Feature::kCount);
+
+// As an embedder writes it: "VmOptions.nested", "Vm::CreateView".
+std::string_view FeatureName(Feature feature);
+inline constexpr bool IsCall(Feature feature) { return feature >= Feature::kViews; }
+// Whether the field is away from its default so that the feature is asked for. False for calls.
+bool IsAsked(const VmOptions& options, Feature feature);
+// Whether the two are values of one field, of which a `Vm` has one.
+bool AreOfOneField(Feature a, Feature b);
+
+// A pair that is refused: at `Vm::Create` if both are options, else by the call.
+struct RefusedPair {
+  Feature option;
+  Feature other;
+  absl::StatusCode code;
+  std::string_view why;
+};
+
+// All of them; a pair that is not here works.
+absl::Span<const RefusedPair> RefusedPairs();
+// Null if the two, in either order, work together.
+const RefusedPair* FindRefused(Feature a, Feature b);
+
+// OK, or what is refused of the options together, naming both.
+absl::Status CheckPairs(const VmOptions& options);
+// The same of `call` on a `Vm` with these options.
+absl::Status CheckCall(const VmOptions& options, Feature call);
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_OPTION_PAIRS_H_
