@@ -41,6 +41,13 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   return text;
 }
 
+// Line and column follow the name as a compiler writes it, anything else after a blank.
+absl::Status InFile(const std::string& file, const absl::Status& status) {
+  const std::string_view what = status.message();
+  const bool has_place = !what.empty() && what[0] >= '0' && what[0] <= '9';
+  return absl::InvalidArgumentError(Printable(absl::StrCat(file, has_place ? ":" : ": ", what)));
+}
+
 // The slots of every address space of a machine, in one `Vm`.
 class MachineSlots {
  public:
@@ -67,9 +74,9 @@ class MachineSlots {
 
 absl::StatusOr<std::string> RunTransaction(RegionMachine& machine, MachineSlots& slots,
                                            const RegionMachine::Transaction& transaction) {
-  std::string text = absl::StrCat("\ntransaction: ", transaction.name, "\n");
+  std::string text = absl::StrCat("\ntransaction: ", Printable(transaction.name), "\n");
   for (size_t i = 0; i < machine.address_spaces.size(); ++i) {
-    const std::string& space = machine.address_spaces[i].name;
+    const std::string space = Printable(machine.address_spaces[i].name);
     slots.of(i).set_observer(
         [&text, space](SlotStep::Kind kind, uint32_t id, const PlannedSlot& slot) {
           absl::StrAppend(&text, StepText(kind, id, slot), "  (", space, ")\n");
@@ -117,11 +124,10 @@ absl::StatusOr<int> RunRegions(absl::Span<const std::string_view> arguments) {
   if (files.size() != 1) return absl::InvalidArgumentError("needs one file; see --help");
   TDP_ASSIGN_OR_RETURN(const std::string text, ReadFile(files[0]));
   absl::StatusOr<RegionMachine> machine = ParseRegionFile(text);
-  if (!machine.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(files[0], ": ", machine.status().message()));
-  }
-  TDP_ASSIGN_OR_RETURN(const std::string report, Report(*machine));
-  std::fputs(report.c_str(), stdout);
+  if (!machine.ok()) return InFile(files[0], machine.status());
+  const absl::StatusOr<std::string> report = Report(*machine);
+  if (!report.ok()) return InFile(files[0], report.status());
+  std::fputs(report->c_str(), stdout);
   return kExitOk;
 }
 

@@ -29,7 +29,7 @@ void ExpectRefused(const std::string& text, const std::string& message) {
 }
 
 TEST(RegionFile, ABadTreeIsNamedByThePathOfTheRegion) {
-  ExpectRefused("{", "not valid JSON");
+  ExpectRefused("{", "1:1: not valid JSON");
   ExpectRefused("[]", "file: not an object");
   ExpectRefused("{}", "file: address_spaces: none");
   ExpectRefused(R"({"spaces": []})", "file: unknown field \"spaces\"");
@@ -52,6 +52,64 @@ TEST(RegionFile, ABadTreeIsNamedByThePathOfTheRegion) {
                 "/top/a/b: cannot be attached to /top/a: it would contain itself");
   ExpectRefused(FileWith(R"({"name": "a", "size": "4K", "kind": "ram", "host": "0x10"})"),
                 "/top/a: host = 0x10");
+}
+
+TEST(RegionFile, BadJsonIsNamedByLineAndColumn) {
+  ExpectRefused("", "1:1: not valid JSON");
+  ExpectRefused("{\n  \"regions\": [],\n  \"x\"; 1}", "3:6: not valid JSON");
+  ExpectRefused("{\"regions\": []} x", "1:17: not valid JSON");
+  ExpectRefused("{\n \"regions\": [],\n \"regions\": []}",
+                "3:10: field \"regions\": the object has it already");
+  ExpectRefused(FileWith(R"({"name": "a", "size": 1, "size": 2})"), "2:");
+  ExpectRefused(std::string(100000, '['), "1:513: more than 512 objects and lists");
+}
+
+TEST(RegionFile, ARootThatIsNoRegionIsNamed) {
+  ExpectRefused(R"({"address_spaces":[{"name":"a","root":"nix"}]})",
+                "address space a: root = \"nix\": no such region");
+  ExpectRefused(R"({"address_spaces":[{"root":{"name":"r","size":1}},{"root":"r"},{"root":"r"}]})",
+                "file: address_spaces: 3, but a machine has 2 at most");
+}
+
+TEST(RegionFile, DepthAndBreadthAreBounded) {
+  std::string nested = R"({"name": "last", "size": 1})";
+  for (int i = 0; i < 150; ++i) {
+    nested = absl::StrCat(R"({"name": "r)", i, R"(", "size": 1, "children": [)", nested, "]}");
+  }
+  const absl::Status deep = ParseRegionFile(FileWith(nested)).status();
+  EXPECT_TRUE(absl::StrContains(deep.message(), "children: deeper than 128 regions")) << deep;
+  // Each level shows the one below twice.
+  std::string regions = R"({"name": "r0", "size": 1, "kind": "mmio"})";
+  for (int i = 1; i <= 22; ++i) {
+    absl::StrAppend(&regions, R"(, {"name": "r)", i, R"(", "size": "1G", "children": [)");
+    for (const int half : {0, 1}) {
+      absl::StrAppend(&regions, half == 0 ? "" : ", ", R"({"name": "a)", i, "-", half,
+                      R"(", "kind": "alias", "size": "1G", "alias_of": "r)", i - 1, "\"}");
+    }
+    absl::StrAppend(&regions, "]}");
+  }
+  const absl::Status broad =
+      ParseRegionFile(
+          absl::StrCat(R"({"regions": [)", regions, R"(], "address_spaces": [{"root": "r22"}]})"))
+          .status();
+  EXPECT_EQ(broad.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(absl::StrContains(broad.message(), "more than 262144 regions would be shown"))
+      << broad;
+}
+
+TEST(RegionText, NamesGiveTheTerminalNoCommands) {
+  auto machine = ParseRegionFile(R"({"address_spaces": [{"name": "a\u001b[2J", "root":
+      {"name": "r\u009b\n", "size": "4K", "kind": "ram"}}]})");
+  ASSERT_TRUE(machine.ok()) << machine.status();
+  const Region& root = *machine->address_spaces[0].root;
+  EXPECT_EQ(TreeText(machine->address_spaces[0].name, root),
+            "address-space: a\\x1b[2J\n"
+            "  0000000000000000-0000000000000fff (prio 0, ram): r\\xc2\\x9b\\x0a\n");
+  for (const std::string& text : {FlatViewText("a\x1b", Flatten(root)), SlotsText("a\x1b", {})}) {
+    EXPECT_FALSE(absl::StrContains(text, "\x1b"));
+    EXPECT_FALSE(absl::StrContains(text, "\x9b"));
+  }
+  EXPECT_EQ(Printable("na\xc3\xafve \"'\\"), "na\xc3\xafve \"'\\") << "the rest stays";
 }
 
 TEST(RegionFile, NumbersMayBeWrittenInEveryUsualWay) {

@@ -22,6 +22,7 @@
 #include "nlohmann/json.hpp"
 #include "tdp/base/address.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/regions/json_text.h"
 
 namespace tdp::tools {
 namespace {
@@ -171,6 +172,7 @@ struct Description {
   uint64_t offset = 0;
   int priority = 0;
   bool enabled = true;
+  int depth = 1;
   std::string parent;  // empty: none
 };
 
@@ -190,10 +192,20 @@ class Reader {
       roots.push_back(std::move(root));
     }
     if (roots.empty()) return Bad("file", "address_spaces: none");
+    constexpr size_t kMostSpaces = 2;
+    if (roots.size() > kMostSpaces) {
+      return Bad("file", absl::StrCat("address_spaces: ", roots.size(), ", but a machine has ",
+                                      kMostSpaces, " at most"));
+    }
     TDP_RETURN_IF_ERROR(CreateAll());
     TDP_RETURN_IF_ERROR(AttachAll());
     for (const auto& [name, root] : roots) {
-      machine_.address_spaces.push_back({name, by_name_[root]});
+      const auto found = by_name_.find(root);
+      if (found == by_name_.end()) {
+        return Bad(absl::StrCat("address space ", name),
+                   absl::StrCat("root = \"", root, "\": no such region"));
+      }
+      machine_.address_spaces.push_back({name, found->second});
     }
     for (const Json* transaction : transactions) {
       TDP_RETURN_IF_ERROR(ReadTransaction(*transaction));
@@ -217,6 +229,9 @@ class Reader {
   // Adds the region and, after it, all below it.
   absl::Status Describe(const Json& json, const Description* parent) {
     const std::string above = parent == nullptr ? "" : parent->path;
+    if (parent != nullptr && parent->depth >= kMaxRegionDepth) {
+      return Bad(above, absl::StrCat("children: deeper than ", kMaxRegionDepth, " regions"));
+    }
     TDP_ASSIGN_OR_RETURN(Fields nameless, Fields::Of(json, absl::StrCat(above, "/?")));
     TDP_ASSIGN_OR_RETURN(const std::string name, nameless.Text("name"));
     Description region;
@@ -238,7 +253,10 @@ class Reader {
     TDP_ASSIGN_OR_RETURN(region.enabled, fields.Flag("enabled", true));
     TDP_ASSIGN_OR_RETURN(const auto children, fields.List("children"));
     TDP_RETURN_IF_ERROR(fields.CheckNoOthers());
-    if (parent != nullptr) region.parent = parent->spec.name;
+    if (parent != nullptr) {
+      region.parent = parent->spec.name;
+      region.depth = parent->depth + 1;
+    }
     descriptions_.push_back(region);
     for (const Json* child : children) TDP_RETURN_IF_ERROR(Describe(*child, &region));
     return absl::OkStatus();
@@ -374,9 +392,7 @@ class Reader {
 }  // namespace
 
 absl::StatusOr<RegionMachine> ParseRegionFile(std::string_view text) {
-  const Json file = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false,
-                                /*ignore_comments=*/true);
-  if (file.is_discarded()) return absl::InvalidArgumentError("not valid JSON");
+  TDP_ASSIGN_OR_RETURN(const Json file, ParseJson(text));
   return Reader().Read(file);
 }
 

@@ -33,8 +33,9 @@ struct RegionMachine {
   std::vector<Transaction> transactions;
 };
 
-// InvalidArgument, in one line that begins with the path of the region (or what else is at fault),
-// for text that is no JSON, unknown or missing fields, values out of range, and trees that are
+// InvalidArgument, in one line that begins with the path of the region (or what else is at fault;
+// of text that `ParseJson` refuses, line and column), for text that is no JSON, unknown or missing
+// fields, values out of range, and trees that are
 // none.
 absl::StatusOr<RegionMachine> ParseRegionFile(std::string_view text);
 

@@ -54,11 +54,12 @@ class TreeWriter {
     absl::StrAppendFormat(&text_, "%*s%s (prio %d, %s): ", 2 * depth, "",
                           RangeText(base, region.size()), region.priority(), TypeOf(region));
     if (region.is_alias()) {
-      absl::StrAppendFormat(&text_, "alias %s @%s %s", region.name(), region.alias_of()->name(),
+      absl::StrAppendFormat(&text_, "alias %s @%s %s", Printable(region.name()),
+                            Printable(region.alias_of()->name()),
                             RangeText(region.alias_offset(), region.size()));
       shown_.push_back(region.alias_of());
     } else {
-      absl::StrAppend(&text_, region.name());
+      absl::StrAppend(&text_, Printable(region.name()));
     }
     absl::StrAppend(&text_, region.enabled() ? "\n" : " [disabled]\n");
     for (const Region* child : ByOffset(region)) Write(*child, base + child->offset(), depth + 1);
@@ -70,7 +71,7 @@ class TreeWriter {
       const Region* top = shown_[i];
       while (top->parent() != nullptr) top = top->parent();
       if (seen_.contains(top)) continue;
-      absl::StrAppend(&text_, "memory-region: ", top->name(), "\n");
+      absl::StrAppend(&text_, "memory-region: ", Printable(top->name()), "\n");
       Write(*top, 0, 1);
     }
   }
@@ -93,27 +94,47 @@ class TreeWriter {
 std::string SlotText(const PlannedSlot& slot) {
   return absl::StrFormat("%s -> hva %012x %s%s  %s @%016x", RangeText(slot.gpa.raw(), slot.size),
                          slot.hva.raw(), (slot.flags & kSlotReadOnly) != 0 ? "ro" : "rw",
-                         (slot.flags & kSlotLogDirtyPages) != 0 ? ",log" : "", slot.region->name(),
-                         slot.offset);
+                         (slot.flags & kSlotLogDirtyPages) != 0 ? ",log" : "",
+                         Printable(slot.region->name()), slot.offset);
 }
 
 }  // namespace
 
+// Of UTF-8, the control characters that take two bytes (U+0080 to U+009F) as well.
+std::string Printable(std::string_view text) {
+  std::string printable;
+  const auto byte_at = [&](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+  };
+  const auto hide = [&](size_t i) { absl::StrAppendFormat(&printable, "\\x%02x", byte_at(i)); };
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (byte_at(i) < 0x20 || byte_at(i) == 0x7f) {
+      hide(i);
+    } else if (byte_at(i) == 0xc2 && byte_at(i + 1) >= 0x80 && byte_at(i + 1) < 0xa0) {
+      hide(i);
+      hide(++i);
+    } else {
+      printable.push_back(text[i]);
+    }
+  }
+  return printable;
+}
+
 std::string TreeText(std::string_view name, const Region& root) {
   TreeWriter writer;
-  writer.text_ = absl::StrCat("address-space: ", name, "\n");
+  writer.text_ = absl::StrCat("address-space: ", Printable(name), "\n");
   writer.Write(root, 0, 1);
   writer.WriteShown();
   return std::move(writer.text_);
 }
 
 std::string FlatViewText(std::string_view name, absl::Span<const FlatRange> view) {
-  std::string text = absl::StrCat("FlatView of ", name, "\n");
+  std::string text = absl::StrCat("FlatView of ", Printable(name), "\n");
   for (const FlatRange& range : view) {
     const bool rom = range.read_only && range.region->is_memory();
     absl::StrAppendFormat(&text, "  %s (prio %d, %s): %s", RangeText(range.start, range.size),
                           range.region->priority(), rom ? "rom" : TypeOf(*range.region),
-                          range.region->name());
+                          Printable(range.region->name()));
     if (range.offset != 0) absl::StrAppendFormat(&text, " @%016x", range.offset);
     absl::StrAppend(&text, "\n");
   }
@@ -121,7 +142,7 @@ std::string FlatViewText(std::string_view name, absl::Span<const FlatRange> view
 }
 
 std::string SlotsText(std::string_view name, absl::Span<const RegionSlots::Applied> slots) {
-  std::string text = absl::StrCat("slots of ", name, "\n");
+  std::string text = absl::StrCat("slots of ", Printable(name), "\n");
   for (const RegionSlots::Applied& applied : slots) {
     absl::StrAppendFormat(&text, "  %2d  %s\n", applied.id, SlotText(applied.slot));
   }
