@@ -3,8 +3,10 @@
 #include "tdp/memslot/flat_view.h"
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "absl/numeric/int128.h"
@@ -48,6 +50,8 @@ class Renderer {
   }
 
   std::vector<FlatRange> Joined() && {
+    std::sort(ranges_.begin(), ranges_.end(),
+              [](const FlatRange& a, const FlatRange& b) { return a.start < b.start; });
     std::vector<FlatRange> joined;
     for (const FlatRange& range : ranges_) {
       if (!joined.empty() && Continues(joined.back(), range)) {
@@ -66,32 +70,30 @@ class Renderer {
            first.read_only == next.read_only;
   }
 
+  // Shows `region` where nothing shows yet. What shows already is kept as few, long intervals, each
+  // of which is joined to others when it is come by: however often a place is shown, the cost is
+  // one look.
   void FillHoles(const Region& region, Position base, const Clip& clip, bool read_only) {
+    const auto show = [&](Position start, Position end) {
+      ranges_.push_back({static_cast<uint64_t>(start), static_cast<RegionSize>(end - start),
+                         &region, static_cast<uint64_t>(start - base), read_only});
+    };
+    auto next = covered_.upper_bound(clip.start);
+    if (next != covered_.begin() && std::prev(next)->second >= clip.start) --next;
+    Clip joined = clip;
     Position at = clip.start;
-    size_t i = FirstEndingAfter(at);
-    while (at < clip.end) {
-      const Position next =
-          i < ranges_.size() ? std::min(Position(ranges_[i].start), clip.end) : clip.end;
-      if (at < next) {
-        ranges_.insert(ranges_.begin() + static_cast<ptrdiff_t>(i),
-                       {static_cast<uint64_t>(at), static_cast<RegionSize>(next - at), &region,
-                        static_cast<uint64_t>(at - base), read_only});
-        ++i;
-      }
-      if (i == ranges_.size()) return;
-      at = PositionOf(ranges_[i].end());
-      ++i;
+    while (next != covered_.end() && next->first <= clip.end) {
+      if (at < next->first) show(at, next->first);
+      at = std::max(at, next->second);
+      joined = {std::min(joined.start, next->first), std::max(joined.end, next->second)};
+      next = covered_.erase(next);
     }
+    if (at < clip.end) show(at, clip.end);
+    covered_.emplace(joined.start, joined.end);
   }
 
-  size_t FirstEndingAfter(Position at) const {
-    const auto found =
-        std::partition_point(ranges_.begin(), ranges_.end(),
-                             [&](const FlatRange& range) { return PositionOf(range.end()) <= at; });
-    return static_cast<size_t>(found - ranges_.begin());
-  }
-
-  std::vector<FlatRange> ranges_;  // ascending, apart
+  std::vector<FlatRange> ranges_;         // apart, in the order in which they were found
+  std::map<Position, Position> covered_;  // by start: ends; neighbours are joined
 };
 
 }  // namespace

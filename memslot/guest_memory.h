@@ -36,6 +36,17 @@ class GuestMemory {
                                      absl::Span<const uint64_t> bits,
                                      AddressSpaceId address_space = 0) = 0;
 
+  // Deletes a slot and shows to `visit` what was in its dirty log. Here the log is read first and
+  // the slot deleted then, as KVM's calls allow no better: what a vCPU writes between the two is
+  // shown to nobody. A slot that has no bitmap is deleted all the same.
+  virtual absl::Status DeleteSlot(uint32_t slot, DirtyLog::Visitor visit,
+                                  AddressSpaceId address_space = 0) {
+    const absl::Status read = GetDirtyLog(slot, visit, address_space);
+    // NotFound: it does not log. FailedPrecondition: the log is in rings.
+    if (!read.ok() && !absl::IsNotFound(read) && !absl::IsFailedPrecondition(read)) return read;
+    return SetMemoryRegion({.slot = slot, .address_space = address_space});
+  }
+
   // `flags` is 0, `kDirtyLogManualProtect`, or that and `kDirtyLogInitiallySet`.
   virtual absl::Status SetManualDirtyLogProtect(uint64_t flags) = 0;
 };

@@ -18,6 +18,7 @@
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/memslot/region_reach.h"
 
 namespace tdp {
 namespace {
@@ -68,31 +69,41 @@ absl::Status RegionTree::CheckSpec(const RegionSpec& spec) {
 
 absl::StatusOr<Region*> RegionTree::Create(RegionSpec spec) {
   TDP_RETURN_IF_ERROR(CheckSpec(spec));
-  if (spec.alias_of != nullptr) ++spec.alias_of->aliases_;
-  regions_.push_back(absl::WrapUnique(new Region(std::move(spec))));
+  auto region = absl::WrapUnique(new Region(std::move(spec)));
+  if (Region* target = region->spec_.alias_of; target != nullptr) {
+    region->height_ = target->height_ + 1;
+    region->shown_ = target->shown_ + 1;
+    TDP_RETURN_IF_ERROR(RegionReach::CheckLimits(region->height_, region->shown_, region->Path()));
+    target->aliases_.push_back(region.get());
+  }
+  regions_.push_back(std::move(region));
   return regions_.back().get();
 }
 
 absl::Status RegionTree::Destroy(Region* region) {
   const char* const reason = region->parent_ != nullptr   ? "it is attached"
                              : !region->children_.empty() ? "it has children"
-                             : region->aliases_ != 0      ? "an alias shows it"
+                             : !region->aliases_.empty()  ? "an alias shows it"
                                                           : nullptr;
   if (reason != nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat(region->Path(), ": cannot be destroyed: ", reason));
   }
-  if (region->spec_.alias_of != nullptr) --region->spec_.alias_of->aliases_;
-  std::erase_if(regions_, [&](const auto& owned) { return owned.get() == region; });
+  if (region->is_alias()) std::erase(region->spec_.alias_of->aliases_, region);
+  const auto owned = std::find_if(regions_.begin(), regions_.end(),
+                                  [&](const auto& each) { return each.get() == region; });
+  TDP_CHECK(owned != regions_.end());
+  destroyed_.push_back(std::move(*owned));
+  regions_.erase(owned);
+  if (depth_ == 0 && !changed_) ForgetDestroyed();
   return absl::OkStatus();
 }
 
-// Whether rendering `from` renders `to`.
-bool RegionTree::Reaches(const Region* from, const Region* to) {
-  if (from == to) return true;
-  if (from->is_alias() && Reaches(from->alias_of(), to)) return true;
-  return std::any_of(from->children_.begin(), from->children_.end(),
-                     [&](const Region* child) { return Reaches(child, to); });
+void RegionTree::ForgetDestroyed() {
+  for (const std::unique_ptr<Region>& region : destroyed_) {
+    for (RegionListener* listener : listeners_) listener->OnRegionDestroyed(*region);
+  }
+  destroyed_.clear();
 }
 
 absl::Status RegionTree::Attach(Region* parent, Region* child, uint64_t offset, int priority) {
@@ -104,10 +115,14 @@ absl::Status RegionTree::Attach(Region* parent, Region* child, uint64_t offset, 
     return absl::FailedPreconditionError(absl::StrCat(
         parent->Path(), ": an alias has no children, and ", child->name(), " would be one"));
   }
-  if (Reaches(child, parent)) {
-    return absl::FailedPreconditionError(absl::StrCat(child->Path(), ": cannot be attached to ",
-                                                      parent->Path(), ": it would contain itself"));
+  RegionReach reach(parent);
+  const std::string refused =
+      absl::StrCat(child->Path(), ": cannot be attached to ", parent->Path());
+  if (reach.Contains(child)) {
+    return absl::FailedPreconditionError(absl::StrCat(refused, ": it would contain itself"));
   }
+  TDP_RETURN_IF_ERROR(reach.CheckAdding(*child, refused));
+  reach.Add(*child);
   child->parent_ = parent;
   child->offset_ = offset;
   child->priority_ = priority;
@@ -127,8 +142,9 @@ absl::Status RegionTree::Detach(Region* child) {
   if (child->parent_ == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(child->Path(), ": has no parent"));
   }
-  std::erase(child->parent_->children_, child);
-  child->parent_ = nullptr;
+  Region* const parent = std::exchange(child->parent_, nullptr);
+  std::erase(parent->children_, child);
+  RegionReach(parent).Remove(*child);
   return Changed();
 }
 
@@ -206,9 +222,12 @@ absl::Status RegionTree::Changed() {
 
 absl::Status RegionTree::Commit() {
   TDP_CHECK(depth_ > 0);
-  if (--depth_ != 0 || !changed_) return absl::OkStatus();
-  for (RegionListener* listener : listeners_) TDP_RETURN_IF_ERROR(listener->OnRegionsChanged());
-  changed_ = false;
+  if (--depth_ != 0) return absl::OkStatus();
+  if (changed_) {
+    for (RegionListener* listener : listeners_) TDP_RETURN_IF_ERROR(listener->OnRegionsChanged());
+    changed_ = false;
+  }
+  ForgetDestroyed();
   return absl::OkStatus();
 }
 

@@ -25,6 +25,13 @@ namespace tdp {
 using RegionSize = absl::uint128;
 inline constexpr RegionSize kWholeAddressSpace = RegionSize(1) << 64;
 
+// The most regions that may stand on one way from a region down to what it shows: children of
+// children, and what aliases show, each counting one.
+inline constexpr int kMaxRegionDepth = 128;
+// The most regions that rendering a region may come by: itself, its children and what they show, a
+// region as often as it is shown. It bounds what a few aliases of aliases can make of a small tree.
+inline constexpr uint64_t kMaxRegionsShown = uint64_t{1} << 18;
+
 enum class RegionKind {
   kContainer,    // nothing itself: what shows are its children
   kRam,          // memory
@@ -81,6 +88,7 @@ class Region {
 
  private:
   friend class RegionTree;
+  friend class RegionReach;
   explicit Region(RegionSpec spec) : spec_(std::move(spec)) {}
 
   RegionSpec spec_;
@@ -89,8 +97,10 @@ class Region {
   Region* parent_ = nullptr;
   uint64_t offset_ = 0;
   int priority_ = 0;
-  int aliases_ = 0;  // that show this region
+  int height_ = 1;      // the longest way down, in regions
+  uint64_t shown_ = 1;  // regions that rendering this one comes by
   std::vector<Region*> children_;
+  std::vector<Region*> aliases_;  // that show this region
 };
 
 // Told when a transaction that changed something has ended.
@@ -98,6 +108,9 @@ class RegionListener {
  public:
   virtual ~RegionListener() = default;
   virtual absl::Status OnRegionsChanged() = 0;
+  // `region` was destroyed, and every listener has heard of the changes before that: forget it. No
+  // region takes its address before this returns.
+  virtual void OnRegionDestroyed(const Region& region) { static_cast<void>(region); }
 };
 
 // All regions of a machine. Changes between `Begin` and the matching `Commit` become visible
@@ -105,16 +118,19 @@ class RegionListener {
 //
 // Each change is checked by itself and refused, with the path of the region in the message, if it
 // cannot stand: InvalidArgument for a bad value, FailedPrecondition for a tree that would not be
-// one.
+// one, ResourceExhausted for one deeper than `kMaxRegionDepth` or that shows more than
+// `kMaxRegionsShown`. Nothing has changed then.
 class RegionTree {
  public:
   RegionTree() = default;
   RegionTree(const RegionTree&) = delete;
   RegionTree& operator=(const RegionTree&) = delete;
 
-  // A region that is not attached yet. It lives until it is destroyed or the tree is.
+  // A region that is not attached yet. It lives until it is destroyed or the tree is. The target of
+  // an alias is a region of this tree.
   absl::StatusOr<Region*> Create(RegionSpec spec);
-  // `region` has no parent, no children and no alias.
+  // `region` has no parent, no children and no alias. Its memory stays until listeners have heard
+  // of all changes, so that what they know of it is not taken for a region that comes after it.
   absl::Status Destroy(Region* region);
 
   // Puts `child`, which has no parent, at `offset` of `parent`. It may reach beyond the parent's
@@ -143,10 +159,11 @@ class RegionTree {
  private:
   absl::Status Changed();
   static absl::Status CheckSpec(const RegionSpec& spec);
-  static bool Reaches(const Region* from, const Region* to);
+  void ForgetDestroyed();
   static void InsertByPriority(Region* parent, Region* child);
 
   std::vector<std::unique_ptr<Region>> regions_;
+  std::vector<std::unique_ptr<Region>> destroyed_;  // listeners may still know them
   std::vector<RegionListener*> listeners_;
   int depth_ = 0;
   bool changed_ = false;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/flat_view.h"
 #include "tdp/memslot/guest_memory.h"
@@ -22,7 +23,9 @@
 namespace tdp {
 
 // Listens to `tree` and turns each commit into the fewest slot changes. Dirty bits of a slot that
-// has to be deleted while its memory stays are kept and come with the region's next `TakeDirty`.
+// has to be deleted while its memory stays are kept and come with the region's next `TakeDirty`;
+// with a `Vm` none is missed (`GuestMemory::DeleteSlot` says where one may be). Those of a region
+// that is destroyed, or beyond its new end, are forgotten.
 class RegionSlots : public RegionListener {
  public:
   // All three outlive this. The slots of `address_space` belong to this object alone.
@@ -31,10 +34,16 @@ class RegionSlots : public RegionListener {
   ~RegionSlots() override;
 
   // Applies the difference now. If a step fails, its status; the steps before it stand, and the
-  // next commit goes on from there.
+  // next commit goes on from there. The message begins with the path of the region whose slot it
+  // was.
   absl::Status OnRegionsChanged() override;
 
-  // The dirty pages of the memory of `region`, by index in it, since the last call.
+  void OnRegionDestroyed(const Region& region) override { saved_.erase(&region); }
+
+  // Takes the dirty pages of the memory of `region`, by index in it, since the last call: with
+  // manual protection too, they are clean afterwards, and their next write is noticed. Visited when
+  // that is so. FailedPrecondition where dirty pages are logged in rings: their entries name slots,
+  // so harvest before a commit changes them (`set_observer`).
   absl::Status TakeDirty(const Region& region, DirtyLog::Visitor visit);
 
   // Called with each step before it is taken: the slot as it will be, or, for a deletion, as it
@@ -57,6 +66,10 @@ class RegionSlots : public RegionListener {
   absl::Status Delete(const Applied& old);
   absl::Status Put(uint32_t id, const PlannedSlot& slot);
   absl::Status SaveDirty(const Applied& old);
+  absl::Status ClearTaken(const Applied& slot,
+                          absl::Span<const std::pair<uint64_t, uint64_t>> words);
+  void SavePages(const PlannedSlot& slot, uint64_t base, uint64_t mask);
+  void ForgetBeyondEnds();
   uint32_t LowestFreeId() const;
 
   RegionTree* const tree_;

@@ -106,6 +106,11 @@ class Vm : public GuestMemory {
   absl::Status ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
                              absl::Span<const uint64_t> bits, AddressSpaceId space = 0) override;
   absl::Status SetManualDirtyLogProtect(uint64_t flags) override;
+  // Every write that was over before the slot went is shown (`GuestMemory` promises less). With
+  // rings nothing is shown. Errors as for `SetMemoryRegion`; then nothing is shown and nothing has
+  // changed. `visit` runs without a lock, when no vCPU can use the slot.
+  absl::Status DeleteSlot(uint32_t slot, DirtyLog::Visitor visit,
+                          AddressSpaceId space = 0) override;
 
   // Marks the pages of [gpa, gpa + size) as written, for a VMM or a device (DMA) that has written
   // them through the host: neither faults nor D bits tell of such writes (KVM's mark_page_dirty).

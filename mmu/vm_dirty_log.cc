@@ -52,6 +52,22 @@ absl::Status Vm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
   return status;
 }
 
+// The log outlives the slot. Zapping the slot brings into it what only D bits or the CPUs' own logs
+// knew.
+absl::Status Vm::DeleteSlot(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
+  std::shared_ptr<DirtyLog> log;
+  if (space < engine_->address_spaces()) {
+    MutexLock lock(engine_->slots_mutex);
+    const std::optional<MemorySlot> found = engine_->slots.FindById(space, slot);
+    if (found.has_value() && found->state->dirty_log() != nullptr) {
+      log = found->state->shared_log();
+    }
+  }
+  TDP_RETURN_IF_ERROR(SetMemoryRegion({.slot = slot, .address_space = space}));
+  if (log != nullptr) log->Copy(visit);
+  return absl::OkStatus();
+}
+
 absl::Status Vm::SetManualDirtyLogProtect(uint64_t flags) {
   TDP_RETURN_IF_ERROR(CheckManualProtectFlags(flags));
   MutexLock lock(engine_->slots_mutex);

@@ -43,7 +43,9 @@ class SlotSetSink : public GuestMemory {
   absl::Status GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit,
                            AddressSpaceId address_space) override {
     TDP_ASSIGN_OR_RETURN(const MemorySlot found, SlotToGetDirtyLog(set_, address_space, slot));
-    return found.state->dirty_log()->Take(visit);
+    if (!is_manual_) return found.state->dirty_log()->Take(visit);
+    found.state->dirty_log()->Copy(visit);
+    return absl::OkStatus();
   }
   absl::Status ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
                              absl::Span<const uint64_t> bits,
@@ -53,8 +55,9 @@ class SlotSetSink : public GuestMemory {
     return found.state->dirty_log()->Clear(range.first_page, range.num_pages, bits,
                                            [](uint64_t, uint64_t) {});
   }
-  absl::Status SetManualDirtyLogProtect(uint64_t) override {
-    return absl::UnimplementedError("no tree of regions asks for it");
+  absl::Status SetManualDirtyLogProtect(uint64_t flags) override {
+    is_manual_ = flags != 0;
+    return absl::OkStatus();
   }
 
   // A guest's write to the page of `gpa`.
@@ -73,6 +76,7 @@ class SlotSetSink : public GuestMemory {
 
  private:
   SlotSet set_{SlotLimits{}};
+  bool is_manual_ = false;
   int calls_ = 0;
   int fail_at_ = 0;
 };

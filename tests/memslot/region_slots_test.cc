@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/base/address.h"
+#include "tdp/memslot/dirty_log_request.h"
 #include "tdp/memslot/flat_view.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/region.h"
@@ -139,6 +140,133 @@ TEST(RegionSlots, DirtyPagesOutliveTheirSlotWhileTheMemoryStays) {
   machine.sink_.Write(Gpa(0x7000));
   ASSERT_TRUE(machine.tree_.SetLogDirty(machine.pc_.ram, false).ok());
   EXPECT_EQ(TakeDirty(machine.slots_, *machine.pc_.ram), std::set<uint64_t>{7});
+}
+
+// RAM that logs dirty pages, at `offset` of the PCI hole.
+Region* AddRam(Machine& machine, const std::string& name, ByteCount size, uint64_t offset) {
+  RegionSpec spec{.name = name, .kind = RegionKind::kRam, .size = size};
+  spec.host = Hva(0x300000000000);
+  spec.log_dirty = true;
+  Region* const ram = MustCreate(machine.tree_, std::move(spec));
+  MustAttach(machine.tree_, machine.pc_.pci, ram, offset);
+  return ram;
+}
+
+constexpr uint64_t kHole = 0xe0000000;
+
+TEST(RegionSlots, ARegionThatIsMadeAnewHasNoneOfTheOldOnesPages) {
+  for (const bool at_once : {false, true}) {
+    Machine machine;
+    Region* const old = AddRam(machine, "old", MiB(1), kHole);
+    machine.sink_.Write(Gpa(kHole + 0x3000));
+    // Saved pages, and pages that are still in the slot's log.
+    ASSERT_TRUE(machine.tree_.SetOffset(old, kHole + MiB(1)).ok());
+    ASSERT_TRUE(machine.tree_.SetReadOnly(old, true).ok());
+    ASSERT_TRUE(machine.tree_.SetReadOnly(old, false).ok());
+    machine.sink_.Write(Gpa(kHole + MiB(1) + 0x5000));
+    if (at_once) machine.tree_.Begin();
+    ASSERT_TRUE(machine.tree_.Detach(old).ok());
+    ASSERT_TRUE(machine.tree_.Destroy(old).ok());
+    // Whatever address the next regions get, one of them is likely to get the old one's.
+    for (int i = 0; i < 8; ++i) {
+      Region* const fresh = AddRam(machine, "fresh", MiB(1), kHole + MiB(1));
+      if (!at_once || i == 7) {
+        if (at_once) {
+          ASSERT_TRUE(machine.tree_.Commit().ok());
+        }
+        EXPECT_TRUE(TakeDirty(machine.slots_, *fresh).empty());
+      }
+      ASSERT_TRUE(machine.tree_.Detach(fresh).ok());
+    }
+  }
+}
+
+TEST(RegionSlots, WhatIsKnownOfARegionThatIsDestroyedStaysUntilACommitSucceeds) {
+  Machine machine;
+  Region* const old = AddRam(machine, "old", MiB(1), kHole);
+  machine.sink_.FailAt(machine.sink_.calls() + 1);
+  const absl::Status failed = machine.tree_.Detach(old);
+  EXPECT_EQ(failed.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(failed.message().substr(0, 4), "/old") << "the region is named: " << failed;
+  ASSERT_TRUE(machine.tree_.Destroy(old).ok());
+  Region* const fresh = MustCreate(machine.tree_, {.name = "fresh", .size = MiB(1)});
+  EXPECT_NE(fresh, old) << "the slot of the old one still stands";
+  machine.tree_.Begin();
+  ASSERT_TRUE(machine.tree_.Commit().ok());
+  for (const RegionSlots::Applied& applied : machine.slots_.slots()) {
+    EXPECT_NE(applied.slot.region, old);
+  }
+}
+
+TEST(RegionSlots, PagesBeyondTheNewEndAreForgottenForGood) {
+  Machine machine;
+  Region* const ram = AddRam(machine, "bar", MiB(1), kHole);
+  for (const uint64_t page : {0, 63, 64, 130, 255}) {
+    machine.sink_.Write(Gpa(kHole + page * kPageSize));
+  }
+  ASSERT_TRUE(machine.tree_.SetSize(ram, 65 * kPageSize).ok());
+  ASSERT_TRUE(machine.tree_.SetSize(ram, MiB(1)).ok());
+  EXPECT_EQ(TakeDirty(machine.slots_, *ram), (std::set<uint64_t>{0, 63, 64}));
+}
+
+TEST(RegionSlots, PagesBeyondAnEndThatIsNotCommittedYetAreNotShown) {
+  Machine machine;
+  Region* const ram = AddRam(machine, "bar", MiB(1), kHole);
+  machine.sink_.Write(Gpa(kHole));
+  machine.sink_.Write(Gpa(kHole + 200 * kPageSize));
+  machine.tree_.Begin();
+  ASSERT_TRUE(machine.tree_.SetSize(ram, 64 * kPageSize).ok());
+  EXPECT_EQ(TakeDirty(machine.slots_, *ram), std::set<uint64_t>{0});
+  ASSERT_TRUE(machine.tree_.Commit().ok());
+}
+
+TEST(RegionSlots, WithManualProtectionAPageIsShownOnce) {
+  Machine machine;
+  ASSERT_TRUE(machine.sink_.SetManualDirtyLogProtect(kDirtyLogManualProtect).ok());
+  const uint64_t far = GiB(2) / kPageSize;
+  for (const uint64_t page : {uint64_t{3}, uint64_t{64}, far, far + 1, GiB(3) / kPageSize - 1}) {
+    machine.sink_.Write(Gpa(page * kPageSize));
+  }
+  EXPECT_EQ(TakeDirty(machine.slots_, *machine.pc_.ram),
+            (std::set<uint64_t>{3, 64, far, far + 1, GiB(3) / kPageSize - 1}));
+  EXPECT_TRUE(TakeDirty(machine.slots_, *machine.pc_.ram).empty());
+  machine.sink_.Write(Gpa(0x3000));
+  // The slot goes, and comes back with a new log.
+  ASSERT_TRUE(machine.tree_.SetEnabled(machine.pc_.smram, true).ok());
+  EXPECT_EQ(TakeDirty(machine.slots_, *machine.pc_.ram), std::set<uint64_t>{3});
+  EXPECT_TRUE(TakeDirty(machine.slots_, *machine.pc_.ram).empty());
+}
+
+// The slot above 4 GiB begins at page 5 of its region, the one below shows the same pages.
+TEST(RegionSlots, PagesKeepTheirPlaceWhereverTheSlotBeginsInItsRegion) {
+  Machine machine;
+  Region* const ram = AddRam(machine, "bar", MiB(1), kHole);
+  AddAlias(machine.tree_, machine.pc_.pci, "part", ram, 5 * kPageSize, 240 * kPageSize,
+           kHole + MiB(2));
+  std::set<uint64_t> pages;
+  for (uint64_t i = 0; i < 240; i += 7) {
+    machine.sink_.Write(Gpa(kHole + MiB(2) + i * kPageSize));
+    pages.insert(5 + i);
+  }
+  machine.sink_.Write(Gpa(kHole + 250 * kPageSize));
+  pages.insert(250);
+  EXPECT_EQ(TakeDirty(machine.slots_, *ram), pages);
+}
+
+TEST(RegionSlots, ARegionThatGetsAnotherParentKeepsItsPages) {
+  for (const bool at_once : {false, true}) {
+    Machine machine;
+    Region* const ram = AddRam(machine, "bar", MiB(1), kHole);
+    machine.sink_.Write(Gpa(kHole + 0x3000));
+    if (at_once) machine.tree_.Begin();
+    ASSERT_TRUE(machine.tree_.Detach(ram).ok());
+    MustAttach(machine.tree_, machine.pc_.system, ram, GiB(64));
+    if (at_once) {
+      ASSERT_TRUE(machine.tree_.Commit().ok());
+    }
+    machine.sink_.Write(Gpa(GiB(64) + 0x4000));
+    EXPECT_EQ(TakeDirty(machine.slots_, *ram), (std::set<uint64_t>{3, 4}));
+  }
 }
 
 TEST(RegionSlots, AFailedStepIsMadeUpForByTheNextCommit) {

@@ -93,6 +93,110 @@ class CountingListener : public RegionListener {
   absl::Status answer;
 };
 
+constexpr auto kExhausted = absl::StatusCode::kResourceExhausted;
+
+// A chain of `count` regions, each in the one before.
+std::vector<Region*> Chain(RegionTree& tree, int count) {
+  std::vector<Region*> chain;
+  for (int i = 0; i < count; ++i) {
+    chain.push_back(MustCreate(tree, {.name = "r", .size = 0x1000}));
+    if (i > 0) MustAttach(tree, chain[chain.size() - 2], chain.back(), 0);
+  }
+  return chain;
+}
+
+TEST(RegionTree, RefusesADepthBeyondItsLimitHoweverItComesAbout) {
+  RegionTree tree;
+  const std::vector<Region*> chain = Chain(tree, kMaxRegionDepth);
+  Region* const more = MustCreate(tree, {.name = "more", .size = 1});
+  ExpectError(tree.Attach(chain.back(), more, 0), kExhausted, "/more: cannot be attached to /r/r");
+  // From above.
+  ExpectError(tree.Attach(more, chain.front(), 0), kExhausted, "deeper than 128");
+  // By an alias of it, and by one that is to show what becomes deeper.
+  RegionSpec alias{.name = "alias", .kind = RegionKind::kAlias, .size = 1};
+  alias.alias_of = chain.front();
+  ExpectError(tree.Create(alias).status(), kExhausted, "/alias: ");
+  alias.alias_of = MustCreate(tree, {.name = "target", .size = 1});
+  Region* const shown = MustCreate(tree, alias);
+  MustAttach(tree, chain[kMaxRegionDepth - 4], shown, 0);
+  MustAttach(tree, alias.alias_of, MustCreate(tree, {.name = "leaf", .size = 1}), 0);
+  ExpectError(tree.Attach(alias.alias_of->children()[0], more, 0), kExhausted, "deeper");
+  // What has gone does not count.
+  ASSERT_TRUE(tree.Detach(chain.back()).ok());
+  MustAttach(tree, chain[kMaxRegionDepth - 2], more, 0);
+  ExpectError(tree.Attach(more, chain.back(), 0), kExhausted, "deeper");
+  EXPECT_TRUE(Flatten(*chain.front()).empty());
+}
+
+// Each level shows the one below twice.
+TEST(RegionTree, RefusesAliasesOfAliasesThatShowTooMuch) {
+  RegionTree tree;
+  RegionSpec ram{.name = "ram", .kind = RegionKind::kMmio, .size = 1};
+  Region* below = MustCreate(tree, ram);
+  uint64_t shown = 1;
+  absl::Status status;
+  for (int level = 0; status.ok(); ++level) {
+    ASSERT_LT(level, 40);
+    Region* const container = MustCreate(tree, {.name = "level", .size = uint64_t{2} << level});
+    for (uint64_t i = 0; i < 2 && status.ok(); ++i) {
+      RegionSpec half{.name = "half", .kind = RegionKind::kAlias, .size = uint64_t{1} << level};
+      half.alias_of = below;
+      Region* const alias = MustCreate(tree, half);
+      status = tree.Attach(container, alias, i << level);
+      if (!status.ok()) {
+        ExpectError(status, kExhausted, "/half: cannot be attached to /level: more than 262144");
+      }
+    }
+    if (!status.ok()) break;
+    shown = 1 + 2 * (1 + shown);
+    below = container;
+  }
+  EXPECT_LE(shown, kMaxRegionsShown);
+  EXPECT_GT(2 * (shown + 2), kMaxRegionsShown);
+  EXPECT_EQ(Flatten(*below).size(), uint64_t{1} << 16);
+}
+
+// A target that grows after many aliases show it counts for each of them.
+TEST(RegionTree, ATargetThatGrowsCountsForEachThatShowsIt) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = MiB(1)});
+  Region* const target = MustCreate(tree, {.name = "target", .size = MiB(1)});
+  constexpr int kAliases = 512;
+  tree.Begin();
+  for (int i = 0; i < kAliases; ++i) {
+    AddAlias(tree, root, "alias", target, 0, 1, static_cast<uint64_t>(i));
+  }
+  uint64_t children = 0;
+  absl::Status status;
+  for (; status.ok(); ++children) {
+    ASSERT_LT(children, kMaxRegionsShown / kAliases);
+    status = tree.Attach(target, MustCreate(tree, {.name = "child", .size = 1}), 0);
+  }
+  ExpectError(status, kExhausted, "/child: cannot be attached to /target");
+  EXPECT_EQ(children, (kMaxRegionsShown - 1 - 2 * kAliases) / kAliases + 1);
+  // Room is made by what goes.
+  ASSERT_TRUE(tree.Detach(root->children()[0]).ok());
+  EXPECT_TRUE(tree.Attach(target, MustCreate(tree, {.name = "child", .size = 1}), 0).ok());
+  ASSERT_TRUE(tree.Commit().ok());
+}
+
+TEST(RegionTree, ManySiblingsAreFlattenedAndOverlappedAtNoGreatCost) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+  tree.Begin();
+  constexpr uint64_t kCount = 10000;
+  for (uint64_t i = 0; i < kCount; ++i) {
+    MustAttach(tree, root, MustCreate(tree, {.name = "a", .kind = RegionKind::kMmio, .size = 1}),
+               2 * i, 1);
+  }
+  for (uint64_t i = 0; i < kCount; ++i) {
+    MustAttach(tree, root,
+               MustCreate(tree, {.name = "b", .kind = RegionKind::kMmio, .size = 2 * kCount}), i);
+  }
+  ASSERT_TRUE(tree.Commit().ok());
+  EXPECT_EQ(Flatten(*root).size(), 2 * kCount);
+}
+
 TEST(RegionTree, ListenersHearOfATransactionOnceAndOfNothingNever) {
   RegionTree tree;
   CountingListener listener;

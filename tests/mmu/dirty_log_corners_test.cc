@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dirty logging off the beaten path: slots of gigabytes, slots that share a table or lie across two
+// parts of a log, and the flushes that the calls for the log owe.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/mmu/dirty_tracking.h"
+#include "tdp/mmu/vm.h"
+#include "tdp/tests/mmu/logging_guest.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::IsEmpty;
+using Pages = std::set<uint64_t>;
+
+constexpr uint64_t kTablePages = MiB(2) / kPageSize;
+
+constexpr Gpa PageAt(Gpa base, uint64_t page) { return base + page * kPageSize; }
+
+class LogCorners : public testing::TestWithParam<DirtyTracking> {
+ protected:
+  void Write(uint64_t page, int vcpu = 0) { guest_.Write(vcpu, PageAt(base_, page)); }
+  bool IsInGuest() { return guest_.vcpu(0).is_in_guest() || guest_.vcpu(1).is_in_guest(); }
+
+  LoggingGuest guest_{{.tracking = GetParam()}};
+  Gpa base_{};  // of slot 0
+};
+
+INSTANTIATE_TEST_SUITE_P(EveryTracking, LogCorners,
+                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
+                                         DirtyTracking::kPml),
+                         [](const auto& tracking) {
+                           switch (tracking.param) {
+                             case DirtyTracking::kDirtyBits:
+                               return "DirtyBits";
+                             case DirtyTracking::kPml:
+                               return "Pml";
+                             default:
+                               return "WriteProtection";
+                           }
+                         });
+
+// The protection begins at the entry of 1 GiB, and a write in one 2 MiB must not lift it from the
+// others.
+TEST_P(LogCorners, AWriteInOneTableOfAGigabyteLeavesTheOthersLogged) {
+  base_ = Gpa(GiB(1));
+  guest_.AddSlot(0, base_, GiB(1));
+  for (uint64_t table = 0; table < 6; ++table) Write(table * kTablePages);
+  guest_.SetLogging(0, true);
+  EXPECT_THAT(guest_.Take(0), IsEmpty());
+  Write(3);
+  EXPECT_EQ(guest_.Take(0), Pages{3});
+  Write(kTablePages + 5);
+  Write(2 * kTablePages);
+  EXPECT_EQ(guest_.Take(0), (Pages{kTablePages + 5, 2 * kTablePages}));
+}
+
+TEST_P(LogCorners, AWriteInOneLargePageOfAGigabyteLeavesTheOthersLogged) {
+  base_ = Gpa(GiB(1));
+  guest_.AddSlot(0, base_, GiB(1), 9);
+  for (uint64_t table = 0; table < 6; ++table) Write(table * kTablePages);
+  guest_.SetLogging(0, true);
+  EXPECT_THAT(guest_.Take(0), IsEmpty());
+  Write(3);
+  Write(2 * kTablePages + 1);
+  EXPECT_EQ(guest_.Take(0), (Pages{3, 2 * kTablePages + 1}));
+}
+
+// More tables than a harvest goes through in one section, below one entry of 1 GiB.
+TEST_P(LogCorners, WritesThroughACachedUpperEntryInManyTablesAreInTheNextTake) {
+  constexpr uint64_t kTables = 40;
+  base_ = Gpa(GiB(1));
+  guest_.AddSlot(0, base_, GiB(1));
+  guest_.SetLogging(0, true);
+  Pages first;
+  Pages late;
+  for (uint64_t table = 0; table < kTables; ++table) {
+    for (const uint64_t page : {0, 1}) Write(table * kTablePages + page);
+    first.insert(table * kTablePages);
+    late.insert(table * kTablePages + 1);
+  }
+  guest_.Take(0);
+  for (const uint64_t page : first) Write(page);
+  bool kicked = false;
+  // The tables have been gone through: what is written now is for the next take.
+  guest_.before_leaving = [&](int vcpu) {
+    if (std::exchange(kicked, true)) return;
+    for (const uint64_t page : late) Write(page, vcpu);
+  };
+  Pages seen = guest_.Take(0);
+  guest_.before_leaving = nullptr;
+  seen.merge(guest_.Take(0));
+  first.merge(late);
+  EXPECT_EQ(seen, first);
+}
+
+TEST_P(LogCorners, TwoSlotsInOneTableAreTakenInAnyOrder) {
+  guest_.AddSlot(0, Gpa(0), 100 * kPageSize);
+  guest_.AddSlot(1, PageAt(Gpa(0), 100), 412 * kPageSize);
+  for (const uint32_t slot : {0, 1}) guest_.SetLogging(slot, true);
+  const auto write_both = [&] {
+    Write(50);
+    Write(150);
+  };
+  write_both();
+  EXPECT_EQ(guest_.Take(0), Pages{50});
+  write_both();
+  EXPECT_EQ(guest_.Take(1), Pages{50});
+  EXPECT_EQ(guest_.Take(0), Pages{50});
+  for (int i = 0; i < 4; ++i) {
+    write_both();
+    for (const uint32_t slot : {1, 0}) EXPECT_EQ(guest_.Take(slot), Pages{50}) << slot << i;
+    EXPECT_THAT(guest_.Take(1), IsEmpty());
+  }
+}
+
+// Page 4096 of a slot is where the next part of its log begins; here in the middle of a table.
+TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
+  base_ = PageAt(Gpa(0), 100);
+  guest_.AddSlot(0, base_, MiB(64));
+  guest_.SetLogging(0, true);
+  constexpr uint64_t kNext = DirtyLog::kPagesPerChunk;
+  static_assert((kNext + 100) % kTablePages != 0);
+  Write(kNext - 10);
+  Write(kNext + 10);
+  EXPECT_EQ(guest_.Take(0), (Pages{kNext - 10, kNext + 10}));
+  Write(kNext + 11);
+  EXPECT_EQ(guest_.Take(0), Pages{kNext + 11});
+  // The other way round, in a new log.
+  guest_.SetLogging(0, false);
+  guest_.SetLogging(0, true);
+  Write(kNext + 20);
+  Write(kNext - 20);
+  EXPECT_EQ(guest_.Take(0), (Pages{kNext - 20, kNext + 20}));
+}
+
+TEST_P(LogCorners, ACollapseLeavesSlotsThatLogAlone) {
+  base_ = Gpa(0);
+  guest_.AddSlot(0, base_, MiB(4), 9, kSlotLogDirtyPages);
+  for (uint64_t page = 0; page < kTablePages; ++page) Write(page);
+  guest_.Take(0);
+  Write(7);
+  const auto collapsed = guest_.vm().CollapseRange(Gfn(0), PageCount(2 * kTablePages));
+  ASSERT_EQ(collapsed.status(), absl::OkStatus());
+  EXPECT_EQ(*collapsed, 0u);
+  Write(8);
+  EXPECT_EQ(guest_.Take(0), (Pages{7, 8}));
+}
+
+TEST_P(LogCorners, NoCpuIsInTheGuestWithARightToThePagesThatAVisitorSees) {
+  guest_.AddSlot(0, base_, MiB(4), 0, kSlotLogDirtyPages);
+  for (int i = 0; i < 3; ++i) {
+    Write(5);
+    ASSERT_TRUE(IsInGuest());
+    int visits = 0;
+    ASSERT_EQ(guest_.vm().TakeDirtyLog(0,
+                                       [&](uint64_t, uint64_t) {
+                                         ++visits;
+                                         EXPECT_FALSE(IsInGuest());
+                                       }),
+              absl::OkStatus());
+    EXPECT_EQ(visits, 1);
+  }
+}
+
+TEST_P(LogCorners, AClearedPageIsWrittenByNoCpuUnnoticed) {
+  ASSERT_EQ(guest_.vm().SetManualDirtyLogProtect(kDirtyLogManualProtect), absl::OkStatus());
+  guest_.AddSlot(0, base_, MiB(4), 0, kSlotLogDirtyPages);
+  const auto dirty = [&] {
+    uint64_t seen = 0;
+    EXPECT_EQ(guest_.vm().GetDirtyLog(0, [&](uint64_t, uint64_t mask) { seen |= mask; }),
+              absl::OkStatus());
+    return seen;
+  };
+  const std::vector<uint64_t> bits{~uint64_t{0}};
+  for (int i = 0; i < 3; ++i) {
+    Write(5);
+    EXPECT_EQ(dirty(), uint64_t{1} << 5);
+    Write(5);  // the CPU has the page cached as writable
+    ASSERT_EQ(guest_.vm().ClearDirtyLog(0, {0, 64}, bits), absl::OkStatus());
+    Write(5);
+    EXPECT_EQ(dirty(), uint64_t{1} << 5) << i;
+    ASSERT_EQ(guest_.vm().ClearDirtyLog(0, {0, 64}, bits), absl::OkStatus());
+    dirty();
+    ASSERT_EQ(guest_.vm().ClearDirtyLog(0, {0, 64}, bits), absl::OkStatus());
+    EXPECT_EQ(dirty(), 0u);
+  }
+}
+
+// The zap marks the page and has not flushed yet, and a CPU has come back since the take's flush.
+TEST_P(LogCorners, ATakeFlushesOnceMoreForAPageThatAZapHasMarkedMeanwhile) {
+  base_ = Gpa(0);
+  guest_.AddSlot(0, base_, MiB(4), 0, kSlotLogDirtyPages);
+  Write(5, 0);
+  Write(6, 1);
+  guest_.Take(0);
+  Write(6, 1);
+  std::optional<PendingFlush> owed;
+  guest_.backend().on_kick = [&](VcpuId id) {
+    guest_.Leave(static_cast<int>(id));
+    if (owed.has_value() || guest_.vcpu(0).is_in_guest() || guest_.vcpu(1).is_in_guest()) return;
+    if (GetParam() != DirtyTracking::kDirtyBits) return;
+    Write(5, 0);  // D is set by the CPU
+    owed.emplace(*guest_.vm().ZapRange(Gfn(5), PageCount(1)));
+  };
+  Pages seen;
+  ASSERT_EQ(guest_.vm().TakeDirtyLog(0,
+                                     [&](uint64_t base, uint64_t mask) {
+                                       EXPECT_FALSE(IsInGuest());
+                                       for (uint64_t i = 0; i < 64; ++i) {
+                                         if ((mask >> i & 1) != 0) seen.insert(base + i);
+                                       }
+                                     }),
+            absl::OkStatus());
+  if (owed.has_value()) {
+    EXPECT_EQ(seen, (Pages{5, 6}));
+    guest_.Settle(std::move(*owed));
+  } else {
+    EXPECT_NE(GetParam(), DirtyTracking::kDirtyBits);
+    EXPECT_EQ(seen, Pages{6});
+  }
+  guest_.backend().on_kick = [&](VcpuId id) { guest_.Leave(static_cast<int>(id)); };
+}
+
+}  // namespace
+}  // namespace tdp
