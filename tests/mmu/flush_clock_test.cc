@@ -24,11 +24,13 @@ class FakeMachine : public MinimalBackend, public TableReclaimer {
     if (on_kick) on_kick();
   }
   void Reclaim(TableList&& subtrees) override {
+    if (on_reclaim) on_reclaim();
     while (subtrees.Pop() != nullptr) ++reclaimed;
   }
 
   std::vector<VcpuId> kicked;
   std::function<void()> on_kick;
+  std::function<void()> on_reclaim;
   int reclaimed = 0;
 };
 
@@ -128,6 +130,43 @@ TEST(FlushClockDeathTest, EnteringTheGuestTwiceAborts) {
         static_cast<void>(vcpu.EnterGuest());
       },
       "check failed: !is_in_guest");
+}
+
+// A take of D bits depends on it: tables that another thread has taken from the clock already are
+// gone through when this returns.
+TEST(FlushClock, WaitForReclaimsReturnsAfterWhatOtherThreadsHaveTaken) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  TablePage page;
+  PendingFlush flush = clock.Advance();
+  TableList list;
+  list.Push(&page);
+  clock.Retire(std::move(list), flush);
+  std::atomic<bool> inside{false};
+  std::atomic<bool> may_go{false};
+  std::atomic<bool> gone_through{false};
+  machine.on_reclaim = [&] {
+    inside.store(true);
+    while (!may_go.load()) std::this_thread::yield();
+    gone_through.store(true);
+  };
+  std::thread reclaimer([&] { flush.Settle(); });
+  while (!inside.load()) std::this_thread::yield();
+  std::atomic<bool> waits{false};
+  std::atomic<bool> returned_early{false};
+  std::thread waiter([&] {
+    waits.store(true);
+    clock.WaitForReclaims();
+    returned_early.store(!gone_through.load());
+  });
+  while (!waits.load()) std::this_thread::yield();
+  // Who does not wait has some turns to return in.
+  for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+  may_go.store(true);
+  waiter.join();
+  reclaimer.join();
+  EXPECT_FALSE(returned_early.load());
+  EXPECT_EQ(machine.reclaimed, 1);
 }
 
 // The promise of the clock: once `Settle` has returned, no vCPU runs on what it had cached before.
