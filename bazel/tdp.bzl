@@ -49,6 +49,23 @@ def tdp_library(name, hdrs = [], srcs = [], deps = [], core = False, copts = [],
         **kwargs
     )
 
+def tdp_sources(names):
+    """Sources of libraries, for tests that include them as "tdp/<package>/<name>.cc".
+
+    Args:
+      names: the libraries'; each source is <name>_source.
+    """
+    package = native.package_name()
+    for name in names:
+        cc_library(
+            name = name + "_source",
+            testonly = True,
+            hdrs = [name + ".cc"],
+            include_prefix = "tdp/" + package,
+            strip_include_prefix = "/" + package,
+            visibility = ["//tests:__subpackages__"],
+        )
+
 def tdp_binary(name, copts = [], **kwargs):
     """A program."""
     cc_binary(

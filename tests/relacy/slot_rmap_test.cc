@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// rmap/slot_rmap.* under every order that the C++ memory model allows.
+
+#if !__has_include(<relacy/relacy.hpp>)
+#include "tdp/tests/relacy/without_relacy.inc"
+#else
+
+#include "tdp/tests/relacy/relacy_sync.h"
+//
+#include "tdp/base/check.cc"
+#include "tdp/rmap/slot_rmap.cc"
+
+namespace tdp {
+namespace {
+
+constexpr int kIterations = 5'000;
+constexpr Gfn kGfn{0x123};
+
+// Two vCPUs make room for one frame; a third asks whether there is room.
+struct PrepareTwice : rl::test_suite<PrepareTwice, 3> {
+  void before() { rmap = *SlotRmap::Create(Gfn(0), kLevel2M.pages()); }
+  void after() {
+    for (RmapHead* head : heads) RL_ASSERT(head == rmap->Find(kGfn, kLevel4K));
+    rmap.reset();
+  }
+  void thread(unsigned index) {
+    if (index < 2) {
+      RL_ASSERT(rmap->Prepare(kGfn).ok());
+      heads[index] = rmap->Find(kGfn, kLevel4K);
+      return;
+    }
+    if (!rmap->IsPrepared(kGfn)) return;
+    for (const Level level : {kLevel4K, kLevel2M, kLevel1G}) {
+      RL_ASSERT(rmap->Find(kGfn, level) != nullptr);
+    }
+  }
+
+  std::unique_ptr<SlotRmap> rmap;
+  std::array<RmapHead*, 2> heads{};
+};
+
+TEST(SlotRmapOrders, WhoeverFindsTheSmallestHeadFindsThemAllAndBothFindTheSame) {
+  EXPECT_EQ("", relacy::Failure<PrepareTwice>(kIterations));
+}
+
+}  // namespace
+}  // namespace tdp
+
+#endif  // __has_include(<relacy/relacy.hpp>)
