@@ -171,6 +171,15 @@ TEST(IntervalTree, IsEmptyAgainAfterItsLastCellIsRemoved) {
   both.CheckNoLeak();
 }
 
+TEST(IntervalTree, OneCellThatIsLeftIsAllOfALeaf) {
+  TreeAndModel both(0);
+  for (uint64_t key = 0; key < 1000; ++key) both.Insert(CellOf(key * 4, 4, key));
+  for (uint64_t key = 1; key < 1000; ++key) both.Remove((key * 389 % 1000) * 4);
+  EXPECT_EQ(both.root().inner_levels(), 0);
+  both.CheckAtOrBelow(17);
+  both.CheckNoLeak();
+}
+
 TEST(IntervalTree, FillsItsNodesWhenKeysAscend) {
   TreeAndModel both(0);
   constexpr uint64_t kCells = 32764;

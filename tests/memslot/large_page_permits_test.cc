@@ -46,6 +46,20 @@ TEST(LargePagePermits, IncongruentSlotsHaveOneReasonEverywhere) {
   EXPECT_EQ(by_2m.MaxLevel(Gfn(0x400)), kLevel2M);
 }
 
+TEST(LargePagePermits, AFrameOfWhichOnePageLiesOutsideIsAgainst) {
+  const auto late_end = PermitsOf(0x200, 0x1ff, kHva);
+  EXPECT_EQ(late_end.ReasonsAgainst(Gfn(0x200), kLevel2M), 1u);
+  const auto late_begin = PermitsOf(0x201, 0x1ff, kHva + KiB(4));
+  EXPECT_EQ(late_begin.ReasonsAgainst(Gfn(0x201), kLevel2M), 1u);
+}
+
+TEST(LargePagePermits, EveryBitInWhichTheOffsetsDifferCounts) {
+  for (int bit = 0; bit < 18; ++bit) {
+    const auto permits = PermitsOf(0, 1 << 18, kHva + (uint64_t{1} << (kPageShift + bit)));
+    EXPECT_EQ(permits.MaxLevel(Gfn(0)), bit < 9 ? kLevel4K : kLevel2M) << bit;
+  }
+}
+
 TEST(LargePagePermits, WriteTrackingCounts) {
   auto permits = PermitsOf(0, 1 << 19, kHva);
   ASSERT_TRUE(permits.AddWriteTracking(Gfn(5)).ok());

@@ -338,5 +338,28 @@ TEST(SlotSet, AgreesWithAMapOfPagesUnderRandomRequests) {
   EXPECT_EQ(set.size(), present.size());
 }
 
+TEST(SlotSet, PagesOfADeletedSlotMayBeUsedAgain) {
+  SlotSet set(SlotLimits{.total_pages = PageCount(10)});
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(Apply(set, Region(0, 0, 0xa000)).ok());
+    ASSERT_TRUE(Apply(set, Region(0, 0x100000, 0xa000)).ok()) << "moved";
+    ASSERT_TRUE(Apply(set, Region(0, 0, 0)).ok());
+    EXPECT_EQ(set.total_pages(), PageCount(0));
+  }
+}
+
+TEST(SlotSet, ChangesThatAreGivenUpKeepNoMemory) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0, 0x1000)).ok());
+  const size_t before = set.bytes();
+  for (int i = 0; i < 1000; ++i) {
+    absl::StatusOr<SlotUpdate> update = set.Prepare(Region(0, 0x10000, 0x1000));
+    ASSERT_TRUE(update.ok());
+    set.PublishInvalid(*update);
+  }
+  EXPECT_EQ(set.bytes(), before);
+  EXPECT_EQ(set.CheckInvariants(), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace tdp

@@ -80,5 +80,18 @@ TEST(DescriptorCache, ThreadsShareAPool) {
   EXPECT_EQ(pool.taken(), 0u);
 }
 
+TEST(DescriptorPool, OneDescriptorMoreThanThereAreIsAskedOfTheHost) {
+  DescriptorPool pool(64);
+  std::vector<void*> taken(KiB(64) / 64);
+  ASSERT_TRUE(pool.Take(taken.size() - 1, taken.data()).ok());
+  void* two[2] = {};
+  ASSERT_TRUE(pool.Take(2, two).ok());
+  EXPECT_NE(two[0], nullptr);
+  EXPECT_NE(two[1], nullptr);
+  EXPECT_EQ(pool.reserved_bytes(), KiB(128));
+  pool.Return(2, two);
+  pool.Return(taken.size() - 1, taken.data());
+}
+
 }  // namespace
 }  // namespace tdp

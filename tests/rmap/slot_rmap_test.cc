@@ -109,5 +109,23 @@ TEST(SlotRmap, ASlotOfOnePageHasAHeadAtEachLevel) {
   }
 }
 
+// Heads are counted from a chunk's beginning, which is not frame 0 this high up.
+TEST(SlotRmap, AHeadIsShownWithTheFirstFrameOfItsLeafHoweverHighTheSlot) {
+  const Gfn base(uint64_t{5} << 27);  // 5 chunks of 1 GiB leaves
+  const auto rmap = *SlotRmap::Create(base, kLevel1G.pages());
+  const Gfn gfn = base + kLevel2M.pages() + PageCount(7);
+  ASSERT_TRUE(rmap->Prepare(gfn).ok());
+  uint64_t entry = 0;
+  for (const Level level : {kLevel4K, kLevel2M, kLevel1G}) {
+    *rmap->Find(gfn, level) = RmapHead::Single(&entry);
+    std::vector<Gfn> found;
+    rmap->ForEach(level, base, rmap->end(), [&](Gfn first, RmapHead& head) {
+      found.push_back(first);
+      head = RmapHead();
+    });
+    EXPECT_THAT(found, ElementsAre(gfn.AlignDown(level.pages()))) << level.raw();
+  }
+}
+
 }  // namespace
 }  // namespace tdp
