@@ -79,3 +79,9 @@ fuzz() {
   "bazel-bin/${label/://}" -max_total_time="$seconds" -artifact_prefix=".fuzz/$1-" -timeout=20 \
     ".fuzz/$1"
 }
+
+# mutate [OPTION…] [WHICH…]: takes hours in all; lowers its own priority after the build.
+mutate() {
+  setup_build
+  python3 scripts/mutate.py "$@"
+}
