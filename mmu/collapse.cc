@@ -43,8 +43,7 @@ bool Collapse::Look(TablePage* table, Seen& seen) const {
 }
 
 bool Collapse::Replace(DirectMmu& mmu) {
-  const EntryPosition at = mmu.Descend(mmu.Root(), base_, level_);
-  EptEntry link = at.entry(base_).Load();
+  const auto [at, link] = mmu.Descend(mmu.Root(), base_, level_);
   if (at.level != level_ || link.kind(level_) != EntryKind::kTable) return false;
   TablePage* table = TablePage::Of(mmu.TableAt(link));
   Seen seen;
@@ -69,12 +68,15 @@ void Collapse::AddLateBits(const DirectMmu& mmu) const {
 
 // The frame may be mapped by another leaf by now, or by none.
 void Collapse::AddLateBits(const DirectMmu& mmu, Gfn gfn, EptEntry late) const {
-  const EntryPosition at = mmu.Descend(mmu.Root(), gfn, kLevel4K);
-  EptEntry entry = at.entry(gfn).Load();
-  while (entry.kind(at.level) == EntryKind::kLeaf &&
-         Translation{entry, at.level, {}}.FrameOf(gfn) == late.frame()) {
+  for (;;) {
+    const Descent found = mmu.Descend(mmu.Root(), gfn, kLevel4K);
+    if (found.kind() != EntryKind::kLeaf) return;
+    if (Translation{found.seen, found.at.level, {}}.FrameOf(gfn) != late.frame()) return;
+    EptEntry entry = found.seen;
     const EptEntry with = EptEntry(entry.raw() | (late.raw() & kUseBits));
-    if (with == entry || at.entry(gfn).CompareExchange(entry, with)) return;
+    // Fails where the CPU sets a bit itself, or a fault splits the leaf: the bits then belong into
+    // the table below.
+    if (with == entry || found.at.entry(gfn).CompareExchange(entry, with)) return;
   }
 }
 

@@ -40,20 +40,21 @@ DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage
 
 // Where to map `gfn`. For a write, the way there is writable afterwards; no table if another fault
 // is at that.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline EntryPosition DirectMmu::Find(Gfn gfn, Level target,
-                                                                  Access needed,
-                                                                  const LeafMemo& memo,
-                                                                  Unprotect unprotect) const {
-  if (memo.LeadsTo(gfn, target, needed, structure())) return memo.position;
-  const EntryPosition at = Descend(Root(), gfn, target);
-  if (ABSL_PREDICT_TRUE(!needed.can_write() || at.above.can_write())) return at;
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline Descent DirectMmu::Find(Gfn gfn, Level target, Access needed,
+                                                            const LeafMemo& memo,
+                                                            Unprotect unprotect) const {
+  if (memo.LeadsTo(gfn, target, needed, structure())) {
+    return {memo.position, memo.position.entry(gfn, target).Load()};
+  }
+  const Descent found = Descend(Root(), gfn, target);
+  if (ABSL_PREDICT_TRUE(!needed.can_write() || found.at.above.can_write())) return found;
   return FindWritable(gfn, target, unprotect);
 }
 
-EntryPosition DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) const {
+Descent DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) const {
   while (RestoreWrite(gfn, unprotect)) {
-    const EntryPosition at = Descend(Root(), gfn, target);
-    if (at.above.can_write()) return at;
+    const Descent found = Descend(Root(), gfn, target);
+    if (found.at.above.can_write()) return found;
   }
   return {};
 }
@@ -119,9 +120,8 @@ MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, Tab
   Level target = request.level;
   bool flush_owed = false;
   for (;;) {
-    const EntryPosition at = Find(request.gfn, target, request.needed, memo, request.unprotect);
+    const auto [at, old] = Find(request.gfn, target, request.needed, memo, request.unprotect);
     if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
-    const EptEntry old = at.entry(request.gfn).Load();
     Level level = std::min(at.level, request.level);
     MapOutcome outcome = MapOutcome::kRaced;
     switch (old.kind(at.level)) {
@@ -237,6 +237,8 @@ MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafReq
 
 bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
                       Unprotect unprotect) const {
+  // Of a link it would make leaves that map tables to the guest.
+  TDP_CHECK(old.kind(at.level) == EntryKind::kLeaf && at.level > kLevel4K);
   TablePage* table = NewTable(gfn, at.level.below(), cache);
   EptEntry leaf = old;
   if (old.host_writable() && !old.is_writable() && !old.access_tracked()) {
@@ -260,9 +262,10 @@ bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache
 MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
                                   LeafMemo& memo) {
   for (;;) {
-    const EntryPosition at = Find(gfn, kLevel4K, needed, memo, unprotect);
+    const Descent found = Find(gfn, kLevel4K, needed, memo, unprotect);
+    const EntryPosition& at = found.at;
     if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
-    EptEntry old = at.entry(gfn).Load();
+    EptEntry old = found.seen;
     if (old.kind(at.level) != EntryKind::kLeaf) return MapResult(MapOutcome::kNeedsTables);
     if (old.access().Covers(needed)) {
       Note(gfn, at, memo);
@@ -291,7 +294,7 @@ bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, uint64_t bits) {
 bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const {
   if (mask == 0) return false;
   const EntryPosition at =
-      Descend(Root(), base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))), kLevel4K);
+      Descend(Root(), base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))), kLevel4K).at;
   if (at.level != kLevel4K) return false;
   bool any = false;
   for (; mask != 0; mask &= mask - 1) {
@@ -308,8 +311,7 @@ bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const {
 DirectMmu::PushResult DirectMmu::PushDown(Gfn gfn, Unprotect unprotect, TableCache& cache) {
   PushResult result;
   for (;;) {
-    const EntryPosition at = Descend(Root(), gfn, kLevel4K);
-    const EptEntry entry = at.entry(gfn).Load();
+    const auto [at, entry] = Descend(Root(), gfn, kLevel4K);
     const bool done = at.level == kLevel4K && at.above.can_write();
     // A hole says nothing of the rest of a table of 4 KiB leaves.
     if (done || (at.level > kLevel4K && entry.is_hole())) {
@@ -335,9 +337,7 @@ bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
   const LeafRequest request{gfn, kLevel4K, Access::None(), EptEntry::Mmio(gfn, generation)};
   LeafMemo unused;
   for (;;) {
-    const EntryPosition at = Descend(Root(), gfn, kLevel4K);
-    const EptEntry old = at.entry(gfn).Load();
-    if (old.kind(at.level) == EntryKind::kTable) continue;
+    const auto [at, old] = Descend(Root(), gfn, kLevel4K);
     if (old.kind(at.level) == EntryKind::kLeaf) return false;
     const MapOutcome outcome = Install(at, old, request, unused, cache);
     if (outcome != MapOutcome::kRaced) return outcome == MapOutcome::kInstalled;

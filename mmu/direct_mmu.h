@@ -38,6 +38,16 @@ struct EntryPosition {
   EntryRef entry(Gfn gfn, Level known) const { return EntryRef(table + known.IndexOf(gfn)); }
 };
 
+// Where a descent ended, and the value of the entry there that ended it. One load decides: what
+// follows from `seen` is done by a compare-exchange that expects `seen`, never by another look at
+// the entry. Between two looks a fault may link a table where the first saw none.
+struct Descent {
+  EntryPosition at;
+  EptEntry seen;
+
+  EntryKind kind() const { return seen.kind(at.level); }
+};
+
 // What a lookup found.
 struct Translation {
   EptEntry entry;
@@ -160,8 +170,7 @@ class DirectMmu {
 
   // What the tables say of `gfn`.
   Translation Walk(Gfn gfn) const {
-    const EntryPosition at = Descend(Root(), gfn, kLevel4K);
-    const EptEntry entry = at.entry(gfn).Load();
+    const auto [at, entry] = Descend(Root(), gfn, kLevel4K);
     const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
     return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
   }
@@ -256,21 +265,22 @@ class DirectMmu {
   TablePage* root() const { return root_; }
   EntryPosition Root() const { return {root_entries_, root_level(), Access::All()}; }
   // Inside a section: goes down from `from` to the entry of `gfn` at `target`, or to the first
-  // above it that is no table.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE EntryPosition Descend(EntryPosition from, Gfn gfn,
-                                                     Level target) const {
+  // above it that is no table. Each entry on the way, the last included, is loaded once.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Descent Descend(EntryPosition from, Gfn gfn, Level target) const {
     // The rights are combined as they stand in the entries and read once, at the end.
     EptEntry above = EptEntry::Empty().WithAccess(from.above);
     const DirectMap direct_map = pool_.direct_map();
     uint64_t* table = from.table;
     int shift = from.level.shift() - kPageShift;
-    for (; shift > target.shift() - kPageShift; shift -= Level::kIndexBits) {
+    for (;;) {
       const EptEntry entry = EntryRef(table + (gfn.raw() >> shift & (Level::kEntries - 1))).Load();
-      if (!entry.points_to_table()) break;
+      if (shift <= target.shift() - kPageShift || !entry.points_to_table()) {
+        return {{table, Level(shift / Level::kIndexBits + 1), above.access()}, entry};
+      }
       table = direct_map.EntriesOf(entry.address());
       above = above.WithRightsOf(entry);
+      shift -= Level::kIndexBits;
     }
-    return {table, Level(shift / Level::kIndexBits + 1), above.access()};
   }
   // The table that `entry` points to.
   uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
@@ -313,9 +323,9 @@ class DirectMmu {
   struct Path;  // tables built below one entry, not linked yet
 
   MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
-  EntryPosition Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
-                     Unprotect unprotect) const;
-  EntryPosition FindWritable(Gfn gfn, Level target, Unprotect unprotect) const;
+  Descent Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
+               Unprotect unprotect) const;
+  Descent FindWritable(Gfn gfn, Level target, Unprotect unprotect) const;
   bool NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const;
   bool RestoreWrite(Gfn gfn, Unprotect unprotect) const;
   static bool ClaimPush(EntryRef entry, EptEntry& parent);

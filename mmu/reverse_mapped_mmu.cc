@@ -44,8 +44,8 @@ MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, Leaf
   bool flush_owed = false;
   for (;;) {
     const bool known = memo.LeadsTo(request.gfn, target, request.needed, mmu_.structure());
-    const EntryPosition at = known ? memo.position : mmu_.Descend(mmu_.Root(), request.gfn, target);
-    const EptEntry old = at.entry(request.gfn).Load();
+    const auto [at, old] = known ? Descent{memo.position, memo.position.entry(request.gfn).Load()}
+                                 : mmu_.Descend(mmu_.Root(), request.gfn, target);
     Level level = std::min(at.level, request.level);
     MapOutcome outcome = MapOutcome::kRaced;
     switch (old.kind(at.level)) {
@@ -83,7 +83,7 @@ MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
   const Level level = std::min(at.level, request.level);
   const EntryRef leaf = at.level == level
                             ? at.entry(request.gfn)
-                            : mmu_.Descend(mmu_.Root(), request.gfn, level).entry(request.gfn);
+                            : mmu_.Descend(mmu_.Root(), request.gfn, level).at.entry(request.gfn);
   RmapHead* head = rmap.Find(request.gfn, level);
   TDP_DCHECK(head != nullptr);
   // A descriptor is needed for a second entry alone, and there is none.

@@ -29,10 +29,9 @@ void StagedTable::Append(EptEntry leaf, PageCount pages) {
 
 StagedTable::Published StagedTable::Publish(Access needed) {
   Published published{.outcome = MapOutcome::kInstalled, .reached = first_, .installed = {}};
-  const EntryPosition at = mmu_.Descend(mmu_.Root(), first_, kLevel4K);
+  const auto [at, old] = mmu_.Descend(mmu_.Root(), first_, kLevel4K);
   if (!at.above.Covers(needed)) return published;
   if (at.level == kLevel4K) return Merge(at, needed);
-  const EptEntry old = at.entry(first_).Load();
   if (old.kind(at.level) == EntryKind::kLeaf) return published;
   TablePage* unused = nullptr;
   published.outcome = mmu_.Link(at, old, first_, mmu_.LinkTo(table_), kLevel2M, cache_, unused);
