@@ -119,7 +119,10 @@ class Backend {
 
   // Makes each of `vcpus` leave the guest soon (an IPI or NMI that causes an exit). A kick that
   // arrives between `Vcpu::EnterGuest` and the entry itself must not be lost: the entry then exits
-  // at once. Need not wait: the engine waits for the vCPU to hand its `GuestEntry` back.
+  // at once. Need not wait: the engine waits for the vCPU to hand its `GuestEntry` back. Called
+  // with no lock of the engine held but `Vm`'s own for its changes, by several threads at once. A
+  // vCPU may have left the guest meanwhile, its `Vcpu` may be gone or its id another's: such a kick
+  // does no harm.
   virtual void Kick(absl::Span<const VcpuId> vcpus) = 0;
 };
 

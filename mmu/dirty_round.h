@@ -9,6 +9,7 @@
 
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/engine.h"
+#include "tdp/mmu/flush_clock.h"
 #include "tdp/mmu/mmu_lock.h"
 
 namespace tdp {
@@ -22,7 +23,7 @@ namespace tdp {
 class DirtyRound {
  public:
   DirtyRound(Engine& engine, const MemorySlot& slot)
-      : engine_(engine), slot_(slot), reader_(engine.mmu_lock) {}
+      : engine_(engine), slot_(slot), reader_(engine.mmu_lock), narrowing_(engine.clock) {}
 
   DirtyRound(const DirtyRound&) = delete;
   DirtyRound& operator=(const DirtyRound&) = delete;
@@ -43,7 +44,8 @@ class DirtyRound {
   Engine& engine_;
   const MemorySlot slot_;
   MmuLock::Reader reader_;
-  uint64_t gathered_at_ = 0;  // flush generation
+  const FlushClock::Narrowing narrowing_;  // of `Rearm`, until `Finish` has moved the generation
+  uint64_t gathered_at_ = 0;               // flush generation
   bool any_ = false;
 };
 

@@ -11,6 +11,7 @@
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/detached_dirt.h"
 
@@ -147,7 +148,7 @@ bool Engine::DetachNested(AddressSpaceId space, Gfn first, Gfn end, TableList& d
   if (ABSL_PREDICT_TRUE(nested_shadow == nullptr)) return false;
   ShadowZap zap;
   nested_shadow->Detach(first, end, zap);
-  const bool any = !zap.is_empty() || nested_shadow->IsUnsettled();
+  const bool any = !zap.is_empty();
   detached.Splice(std::move(zap.tables));
   return any;
 }
@@ -160,7 +161,7 @@ bool Engine::DetachIn(AddressSpaceId space, View& view, Gfn first, Gfn end, Tabl
   if (PagingShadow* shadowed = shadow(space)) {
     ShadowZap zap;
     shadowed->Detach(first, end, zap);
-    const bool any = !zap.is_empty() || shadowed->IsUnsettled();
+    const bool any = !zap.is_empty();
     detached.Splice(std::move(zap.tables));
     return any;
   }
@@ -200,16 +201,13 @@ bool Engine::DetachMmio(AddressSpaceId space, TableList& detached) {
 
 bool Engine::WriteProtect(AddressSpaceId space, Gfn first, Gfn end) {
   NestedShadow* nested_shadow = nested(space);
-  const bool any = nested_shadow != nullptr &&
-                   (nested_shadow->WriteProtect(first, end) || nested_shadow->IsUnsettled());
+  const bool any = nested_shadow != nullptr && nested_shadow->WriteProtect(first, end);
   return WriteProtectDirect(space, first, end) || any;
 }
 
 bool Engine::WriteProtectDirect(AddressSpaceId space, Gfn first, Gfn end) {
   if (ReverseMappedMmu* mapped = reverse_mapped(space)) return mapped->WriteProtect(first, end);
-  if (PagingShadow* shadowed = shadow(space)) {
-    return shadowed->WriteProtect(first, end) || shadowed->IsUnsettled();
-  }
+  if (PagingShadow* shadowed = shadow(space)) return shadowed->WriteProtect(first, end);
   bool any = false;
   ForEachView(space, [&](View& view) { any |= view.mmu().WriteProtect(first, end); });
   return any;
@@ -217,6 +215,7 @@ bool Engine::WriteProtectDirect(AddressSpaceId space, Gfn first, Gfn end) {
 
 void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
                          uint64_t bits) {
+  TDP_CHECK(clock.is_narrowing());
   MmuReadSection section(reader);
   if (PagingShadow* shadowed = shadow(space)) {
     const SpinLockHolder hold(shadowed->lock());
@@ -230,8 +229,8 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
   }
 }
 
-// `detach_all(spare, detached)` takes mappings away in a writer's section and says whether CPUs
-// have to hear of it.
+// `detach_all(spare, detached)` takes mappings away in a writer's section and says whether there
+// were any. If not, someone else may have taken them and not have settled yet: that is owed then.
 template <typename DetachAll>
 PendingFlush Engine::ZapBy(DetachAll detach_all) {
   // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
@@ -239,14 +238,12 @@ PendingFlush Engine::ZapBy(DetachAll detach_all) {
   TableCache fresh(pool);
   if (!has_spare_.load(std::memory_order_relaxed)) fresh.Refill().IgnoreError();
   TableList detached;
-  PendingFlush flush;
   MmuWriteSection section(mmu_lock);
   spare_.TakeFrom(fresh);
-  if (detach_all(spare_, detached)) {
-    flush = clock.Advance();
-    clock.Retire(std::move(detached), flush);
-    zaps.Add();
-  }
+  const bool any = detach_all(spare_, detached);
+  PendingFlush flush = clock.AdvanceIf(any);
+  clock.Retire(std::move(detached), flush);
+  if (any) zaps.Add();
   has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
   return flush;
 }
@@ -319,7 +316,7 @@ size_t Engine::RecycleShadows(size_t count) {
       zapped += shadow.ZapOldest(count, zap);
       flush = shadow.Commit(std::move(zap));
     }
-    shadow.Settle(std::move(flush));
+    flush.Settle();
   });
   return zapped;
 }

@@ -105,11 +105,12 @@ class Engine : public TableReclaimer, public TableRecycler {
   bool WriteProtect(AddressSpaceId space, Gfn first, Gfn end);
 
   // Readers' side, with a section of its own: takes `bits` (`ept::kWrite`, `ept::kDirty`) from the
-  // leaves that map `base` + i for every bit i of `mask`.
+  // leaves that map `base` + i for every bit i of `mask`. Under a `FlushClock::Narrowing`.
   void NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
                    uint64_t bits);
 
-  // Takes every mapping of [first, end) away. Returns the flush that this owes.
+  // Takes every mapping of [first, end) away. Returns the flush that is owed for that: its own, or
+  // if nothing was there what others owe by now.
   PendingFlush Zap(AddressSpaceId space, Gfn first, Gfn end);
   // The same in every address space; `before()` is called first in the same writer's section.
   PendingFlush ZapEverywhere(Gfn first, Gfn end, absl::FunctionRef<void()> before);
@@ -160,9 +161,11 @@ class Engine : public TableReclaimer, public TableRecycler {
   Atomic<uint64_t> tables_freed{0};
   Atomic<uint64_t> table_reclaims{0};
 
-  // The vCPUs there are, by id, and what those that are gone had counted.
+  // The vCPUs there are, by id, and what those that are gone had counted. Held for no longer than a
+  // look: `Vm::Stats` takes it, perhaps in a thread that others wait for.
   mutable Mutex vcpus_mutex;
-  std::vector<Vcpu*> vcpus ABSL_GUARDED_BY(vcpus_mutex);
+  std::vector<Vcpu*> vcpus ABSL_GUARDED_BY(vcpus_mutex);          // null: none, or being made
+  std::vector<bool> vcpu_ids_taken ABSL_GUARDED_BY(vcpus_mutex);  // as long as `vcpus`
   // Of the dirty ring of each vCPU; 0: slots log into bitmaps.
   uint32_t dirty_ring_entries ABSL_GUARDED_BY(vcpus_mutex) = 0;
   // Of vCPUs that are gone, with what nobody has harvested or reset. The next vCPU takes one over,

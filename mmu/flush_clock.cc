@@ -41,22 +41,21 @@ void PendingFlush::Settle() {
   if (FlushClock* clock = std::exchange(clock_, nullptr)) clock->Settle(generation_);
 }
 
-FlushClock::Member::Member(FlushClock& clock, VcpuId id) : clock_(clock), id_(id) {
-  MutexLock lock(clock_.mutex_);
-  clock_.members_.push_back(this);
-}
+FlushClock::Member::Member(FlushClock& clock, VcpuId id)
+    : clock_(clock), place_(clock.TakePlace(id)) {}
 
 FlushClock::Member::~Member() {
   TDP_CHECK(!is_in_guest());
   MutexLock lock(clock_.mutex_);
-  std::erase(clock_.members_, this);
+  place_->is_taken = false;
 }
 
 FlushClock::Member::Owed FlushClock::Member::EnterGuest() {
   TDP_CHECK(!is_in_guest());
+  is_in_guest_.store(true, std::memory_order_relaxed);
   uint64_t generation = clock_.generation_.load(std::memory_order_seq_cst);
   for (;;) {
-    word_.exchange(generation << 1 | kInGuest, std::memory_order_seq_cst);
+    place_->entered.exchange(generation, std::memory_order_seq_cst);
     const uint64_t now = clock_.generation_.load(std::memory_order_seq_cst);
     if (ABSL_PREDICT_TRUE(now == generation)) break;
     generation = now;
@@ -67,9 +66,36 @@ FlushClock::Member::Owed FlushClock::Member::EnterGuest() {
   return all ? Owed::kAllRoots : Owed::kRoot;
 }
 
+void FlushClock::Member::LeaveGuest() {
+  is_in_guest_.store(false, std::memory_order_relaxed);
+  place_->entered.store(kOutside, std::memory_order_release);
+}
+
+// The list only grows, so a thread that goes over it needs no lock. One that moved the generation
+// before it reads the head sees every vCPU that read an older generation as it entered: its place
+// was in the list before.
+FlushClock::Place* FlushClock::TakePlace(VcpuId id) {
+  MutexLock lock(mutex_);
+  Place* place = places_.load(std::memory_order_relaxed);
+  while (place != nullptr && place->is_taken) place = place->next;
+  const bool is_new = place == nullptr;
+  if (is_new) place = new Place;
+  place->is_taken = true;
+  place->id.store(id, std::memory_order_relaxed);
+  if (is_new) {
+    place->next = places_.load(std::memory_order_relaxed);
+    places_.store(place, std::memory_order_seq_cst);
+  }
+  return place;
+}
+
 FlushClock::~FlushClock() {
-  TDP_CHECK(members_.empty());
   Reclaim();
+  Place* place = places_.load(std::memory_order_relaxed);
+  while (place != nullptr) {
+    TDP_CHECK(!place->is_taken);
+    delete std::exchange(place, place->next);
+  }
 }
 
 PendingFlush FlushClock::Advance() {
@@ -81,10 +107,17 @@ PendingFlush FlushClock::AdvanceAllRoots() {
   // mark.
   uint64_t generation = generation_.load(std::memory_order_relaxed);
   do {
-    all_roots_generation_.store(generation + 1, std::memory_order_release);
+    Raise(all_roots_generation_, generation + 1);
   } while (
       !generation_.compare_exchange_weak(generation, generation + 1, std::memory_order_seq_cst));
   return PendingFlush(this, generation + 1);
+}
+
+PendingFlush FlushClock::Outstanding() {
+  // What is being narrowed has no generation yet. One that is moved to now is its own, too.
+  if (ABSL_PREDICT_FALSE(narrowings_.load(std::memory_order_acquire) != 0)) return Advance();
+  const uint64_t now = generation();
+  return IsSettled(now) ? PendingFlush() : PendingFlush(this, now);
 }
 
 void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
@@ -98,29 +131,42 @@ void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
   any_retired_.store(true, std::memory_order_relaxed);
 }
 
+void FlushClock::Raise(Atomic<uint64_t>& mark, uint64_t to) {
+  uint64_t now = mark.load(std::memory_order_relaxed);
+  while (now < to && !mark.compare_exchange_weak(now, to, std::memory_order_acq_rel)) {
+  }
+}
+
+// Once passed, a generation stays so: a vCPU that enters later enters with it or a later one.
 void FlushClock::Settle(uint64_t generation) {
-  WaitForVcpus(generation);
+  if (!IsSettled(generation)) {
+    if (PassedByAll() < generation) KickAndWait(generation);
+    Raise(settled_, generation);
+  }
   Reclaim();
 }
 
-void FlushClock::WaitForVcpus(uint64_t generation) {
-  MutexLock lock(mutex_);
-  absl::InlinedVector<VcpuId, 16> behind;
-  for (const Member* member : members_) {
-    if (member->IsBehind(generation)) behind.push_back(member->id_);
+void FlushClock::KickAndWait(uint64_t generation) {
+  absl::InlinedVector<const Place*, 16> behind;
+  absl::InlinedVector<VcpuId, 16> ids;
+  for (const Place* place = places_.load(std::memory_order_seq_cst); place != nullptr;
+       place = place->next) {
+    if (!place->IsBehind(generation)) continue;
+    behind.push_back(place);
+    ids.push_back(place->id.load(std::memory_order_relaxed));
   }
   if (behind.empty()) return;
-  backend_.Kick(behind);
-  for (const Member* member : members_) {
-    SpinUntil([&] { return !member->IsBehind(generation); });
+  backend_.Kick(ids);
+  for (const Place* place : behind) {
+    SpinUntil([&] { return !place->IsBehind(generation); });
   }
 }
 
 uint64_t FlushClock::PassedByAll() const {
-  uint64_t passed = ~uint64_t{0};
-  for (const Member* member : members_) {
-    const uint64_t word = member->word_.load(std::memory_order_seq_cst);
-    if ((word & Member::kInGuest) != 0) passed = std::min(passed, word >> 1);
+  uint64_t passed = kOutside;
+  for (const Place* place = places_.load(std::memory_order_seq_cst); place != nullptr;
+       place = place->next) {
+    passed = std::min(passed, place->entered.load(std::memory_order_seq_cst));
   }
   return passed;
 }
@@ -135,8 +181,7 @@ void FlushClock::Reclaim() {
 
 TableList FlushClock::TakePassed() {
   TableList free;
-  MutexLock lock(mutex_);
-  MutexLock retired_lock(retired_mutex_);
+  MutexLock lock(retired_mutex_);
   if (retired_.empty()) return free;
   const uint64_t passed = PassedByAll();
   TableList all = std::exchange(retired_, TableList());

@@ -92,13 +92,13 @@ MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
   return outcome;
 }
 
-// drop_large_spte. The caller flushes before the guest runs on.
+// drop_large_spte. The caller moves the clock in the same section, and flushes before the guest
+// runs on.
 void ReverseMappedMmu::DropLarge(const EntryPosition& at, Gfn gfn, SlotRmap& rmap) {
   const EntryRef entry = at.entry(gfn);
   RmapHead* head = rmap.Find(gfn, at.level);
   TDP_CHECK(head != nullptr && head->is_single() && head->single() == entry.where());
   *head = RmapHead();
-  has_dropped_ = true;
   entry.Exchange(mmu_.empty_entry());
 }
 
@@ -125,7 +125,7 @@ bool ReverseMappedMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& 
     head = RmapHead();
     any = true;
   });
-  return mmu_.Detach(first, end, spare, detached) || any || has_dropped_;
+  return mmu_.Detach(first, end, spare, detached) || any;
 }
 
 bool ReverseMappedMmu::WriteProtect(Gfn first, Gfn end) {

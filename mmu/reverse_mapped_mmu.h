@@ -60,14 +60,15 @@ class ReverseMappedMmu {
   const std::shared_ptr<SlotRmap>& RmapOf(const MemorySlot& slot) const { return rmaps_[slot.id]; }
 
   // `DirectMmu::Map` for a frame of `rmap`'s slot, which has been prepared for it. A large leaf
-  // that stands where a smaller one is asked for is dropped, not split.
+  // that stands where a smaller one is asked for is dropped, not split: `flush_owed` says so, and
+  // the clock has to move before the section ends, so that whoever finds the hole finds the debt.
   MapResult Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo, TableCache& cache);
 
   // --- Writer's side
   // -----------------------------------------------------------------------------------
 
   // Takes every leaf that touches [first, end) away, one by one, and what `DirectMmu::Detach` finds
-  // then: tables without leaves. Returns whether CPUs have to hear of it.
+  // then: tables without leaves. Returns whether anything was there.
   bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached);
   // Takes W from every leaf that touches [first, end), one by one. Returns whether any had it.
   bool WriteProtect(Gfn first, Gfn end);
@@ -98,9 +99,6 @@ class ReverseMappedMmu {
   DirectMmu& mmu_;
   SpinLock lock_;
   std::vector<std::shared_ptr<SlotRmap>> rmaps_;  // by slot id
-  // A large leaf was dropped by a fault. Its fault flushes, but until then CPUs may use what no
-  // entry shows any more: from here on every `Detach` owes a flush of its own.
-  bool has_dropped_ = false;
 };
 
 }  // namespace tdp

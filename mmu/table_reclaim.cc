@@ -19,17 +19,25 @@ constexpr int kTablesPerSection = 32;
 }  // namespace
 
 size_t TableReclaim::Run(size_t wanted) {
-  MutexLock lock(mutex_);
   const uint64_t before = engine_.tables_freed.load(std::memory_order_relaxed);
+  TakeVictims(wanted).Settle();
+  // What another thread frees meanwhile is as welcome.
+  engine_.clock.WaitForReclaims();
+  return static_cast<size_t>(engine_.tables_freed.load(std::memory_order_relaxed) - before);
+}
+
+// Where nothing is left to take, tables may be on their way back all the same: another thread has
+// taken them and not settled. Its flush is as good as one of our own.
+PendingFlush TableReclaim::TakeVictims(size_t wanted) {
+  MutexLock lock(mutex_);
   Gather(wanted);
   PendingFlush flush;
   for (const FrameRange& victim : victims_) {
     flush.Merge(
         engine_.ZapIn(space_, engine_.views(space_)[view_], victim.first, victim.end, [] {}));
   }
-  flush.Settle();
-  // What another thread freed meanwhile is as welcome.
-  return static_cast<size_t>(engine_.tables_freed.load(std::memory_order_relaxed) - before);
+  flush.Merge(engine_.clock.Outstanding());
+  return flush;
 }
 
 // The first turn of the hand may only take A bits, the second finds what has not been used since;

@@ -24,6 +24,7 @@
 #include "tdp/base/sync.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/flush_clock.h"
 #include "tdp/mmu/frame_range.h"
 
 namespace tdp {
@@ -31,7 +32,7 @@ namespace tdp {
 class DirectMmu;
 class Engine;
 
-// Thread-safe; one thread at a time reclaims, others wait for it.
+// Thread-safe; one thread at a time moves the hand. None holds a lock while it waits for vCPUs.
 class TableReclaim {
  public:
   explicit TableReclaim(Engine& engine) : engine_(engine) {}
@@ -43,6 +44,7 @@ class TableReclaim {
   size_t Run(size_t wanted) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  PendingFlush TakeVictims(size_t wanted) ABSL_LOCKS_EXCLUDED(mutex_);
   const DirectMmu& mmu() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GoToNextView() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Gather(size_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

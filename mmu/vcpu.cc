@@ -70,6 +70,7 @@ Vcpu::~Vcpu() {
   engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.RemoveVcpu(); });
   MutexLock lock(engine_.vcpus_mutex);
   engine_.vcpus[id_] = nullptr;
+  engine_.vcpu_ids_taken[id_] = false;
   if (dirty_ring_ != nullptr && dirty_ring_->used() != 0) {
     // What nobody has harvested yet stays for the collector.
     engine_.left_dirty_rings.push_back(std::move(dirty_ring_));
@@ -313,6 +314,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::MapFaulting(PageFault& fau
                  ? mmu().Map(RequestFor<kPlain>(fault), memo_, tables_)
                  : MapWithReverse(fault);
     if (!kPlain && fault.log_write && mapped.is_mapped()) MarkDirty(fault);
+    if (ABSL_PREDICT_FALSE(mapped.flush_owed())) OweFlush();
   }
   if (ABSL_PREDICT_FALSE(!mapped.is_mapped() || mapped.flush_owed())) {
     return Finish(fault.gfn, mapped);
@@ -592,10 +594,13 @@ absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots,
       absl::StrFormat("guest memory at gpa 0x%x is changing: try again", walk.gpa.raw()));
 }
 
+// Inside the section that took a large leaf out.
+ABSL_ATTRIBUTE_NOINLINE void Vcpu::OweFlush() { flush_.Merge(engine_.clock.Advance()); }
+
 void Vcpu::SettleSplit(MapResult mapped) {
   if (ABSL_PREDICT_TRUE(!mapped.flush_owed())) return;
   counters_.splits.Add();
-  engine_.clock.Advance().Settle();
+  flush_.Settle();
 }
 
 // What is left to do where a fault did not simply map its page.

@@ -126,7 +126,9 @@ class Vcpu {
   // Maps [gpa, gpa + size) as faults of `access` would, without setting A and D: by whole tables
   // where it can. Bytes, page aligned. Returns how many bytes from `gpa` on are mapped now; fewer
   // than asked for if something is in the way there: the call for the rest then says what. So it is
-  // an error only where not even the first page could be mapped (KVM_PRE_FAULT_MEMORY).
+  // an error only where not even the first page could be mapped (KVM_PRE_FAULT_MEMORY). Pages
+  // whose invalidation is in progress are in the way. The host is asked for each page once as one
+  // of a table, and where that was in vain by itself, up to 16 times.
   // InvalidArgument (alignment, no size, wrapping, beyond the guest's width, an access that no
   // fault has), FailedPrecondition (the vCPU is in the guest, or the frame is private and its slot
   // has no such memory), NotFound (no memory there, or a
@@ -222,8 +224,10 @@ class Vcpu {
   absl::Status MakeRoom(Gpa gpa);
   size_t MarkLogged(absl::Span<const Gpa> pages);
   void MarkDirty(const PageFault& fault);
+  void OweFlush();
   void SettleSplit(MapResult mapped);
   absl::Status CheckPrefault(Gpa gpa, ByteCount size, Access access) const;
+  PageCount StablePages(Hva hva, PageCount pages);
   absl::StatusOr<PageCount> PrefaultTable(Gfn gfn, PageCount most, Access access);
   StagedTable::Published PublishRuns(const PageFault& fault, PageCount most,
                                      absl::Span<const HostRun> runs);
@@ -267,6 +271,7 @@ class Vcpu {
   absl::Status refill_status_;  // of the last refill, where `tables_` is short of its stock
   LeafMemo memo_;
   FlushClock::Member flush_member_;
+  PendingFlush flush_;  // of the fault under way, where it split a large leaf or dropped one
   // Set where a section was left because a dirty log needed memory.
   std::shared_ptr<DirtyLog> short_of_room_;
   uint64_t index_without_room_ = 0;

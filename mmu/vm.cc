@@ -52,7 +52,7 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
   const MemorySlot old = update.old_slot();
   switch (kind) {
     case SlotChange::kNone:
-      return absl::OkStatus();
+      return absl::OkStatus();  // whoever made it so has settled: under the mutex
     case SlotChange::kDelete:
     case SlotChange::kMove:
       engine_->slots.PublishInvalid(update);
@@ -107,6 +107,8 @@ void Vm::ZapSlot(const MemorySlot& slot) {
     MmuWriteSection section(engine_->mmu_lock);
     engine_->sequence.Move();
   }
+  // This pays for what others had taken out of the slot before, too: the D bits of their tables go
+  // to the log while the slot still stands where those tables say.
   engine_->Zap(slot.address_space, slot.base, slot.end()).Settle();
   // A log that moves with its slot has every page by now.
   engine_->clock.WaitForReclaims();
@@ -132,10 +134,8 @@ void Vm::PublishSlot(SlotUpdate update) {
     if (!EptEntry::TellsApart(generation, engine_->slots.generation(space))) {
       any |= engine_->DetachMmio(space, detached);
     }
-    if (any) {
-      flush = engine_->clock.Advance();
-      engine_->clock.Retire(std::move(detached), flush);
-    }
+    flush = engine_->clock.AdvanceIf(any);
+    engine_->clock.Retire(std::move(detached), flush);
   }
   if (logged) engine_->logging_slots.fetch_sub(1, std::memory_order_relaxed);
   flush.Settle();
@@ -153,27 +153,41 @@ bool Vm::ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached)
 // --- vCPUs
 // ----------------------------------------------------------------------------------------
 
+// The vCPU is made with no lock held, since its first root may have to wait for others; it is seen
+// when it is complete. Its destructor gives the id back, here too where something can not be had.
 absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
-  constexpr size_t kMostVcpus = size_t{1} << 20;
-  MutexLock lock(engine_->vcpus_mutex);
-  std::vector<Vcpu*>& vcpus = engine_->vcpus;
-  const size_t id =
-      static_cast<size_t>(std::find(vcpus.begin(), vcpus.end(), nullptr) - vcpus.begin());
-  if (id == kMostVcpus) {
-    return absl::ResourceExhaustedError(absl::StrFormat("vCPUs: the VM has %u already", id));
-  }
-  std::unique_ptr<DirtyRing> ring;
-  if (engine_->dirty_ring_entries != 0) {
-    TDP_ASSIGN_OR_RETURN(ring, NewDirtyRing());
-  }
-  if (id == vcpus.size()) vcpus.push_back(nullptr);
-  auto vcpu = absl::WrapUnique(new Vcpu(*engine_, static_cast<VcpuId>(id)));
-  vcpu->dirty_ring_ = std::move(ring);
+  TDP_ASSIGN_OR_RETURN(const VcpuId id, TakeVcpuId());
+  auto vcpu = absl::WrapUnique(new Vcpu(*engine_, id));
+  TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, TakeDirtyRing());
   vcpu->window_.SetDirtyRing(vcpu->dirty_ring_.get());
   if (engine_->options().paging == Paging::kShadow) TDP_RETURN_IF_ERROR(vcpu->StartShadow());
   if (engine_->options().nested) vcpu->StartNested();
-  vcpus[id] = vcpu.get();
+  MutexLock lock(engine_->vcpus_mutex);
+  engine_->vcpus[id] = vcpu.get();
   return vcpu;
+}
+
+absl::StatusOr<VcpuId> Vm::TakeVcpuId() {
+  constexpr size_t kMostVcpus = size_t{1} << 20;
+  MutexLock lock(engine_->vcpus_mutex);
+  std::vector<bool>& taken = engine_->vcpu_ids_taken;
+  const auto id = static_cast<size_t>(std::find(taken.begin(), taken.end(), false) - taken.begin());
+  if (id == kMostVcpus) {
+    return absl::ResourceExhaustedError(absl::StrFormat("vCPUs: the VM has %u already", id));
+  }
+  if (id == taken.size()) {
+    taken.push_back(false);
+    engine_->vcpus.push_back(nullptr);
+  }
+  taken[id] = true;
+  return static_cast<VcpuId>(id);
+}
+
+// Null if the VM logs into bitmaps. Which of the two is decided before the first vCPU is made.
+absl::StatusOr<std::unique_ptr<DirtyRing>> Vm::TakeDirtyRing() {
+  MutexLock lock(engine_->vcpus_mutex);
+  if (engine_->dirty_ring_entries == 0) return std::unique_ptr<DirtyRing>();
+  return NewDirtyRing();
 }
 
 // --- Taking mappings away
@@ -221,11 +235,10 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
     MutexLock slots_lock(engine_->slots_mutex);
     MmuWriteSection section(engine_->mmu_lock);
     engine_->sequence.Begin(range);
-    if (DetachHostRange(range, spare, detached)) {
-      flush = engine_->clock.Advance();
-      engine_->clock.Retire(std::move(detached), flush);
-      engine_->zaps.Add();
-    }
+    const bool any = DetachHostRange(range, spare, detached);
+    flush = engine_->clock.AdvanceIf(any);
+    engine_->clock.Retire(std::move(detached), flush);
+    if (any) engine_->zaps.Add();
   }
   flush.Settle();
   return absl::OkStatus();

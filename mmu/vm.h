@@ -47,6 +47,11 @@ struct [[nodiscard]] AgeResult {
 
 // Thread-safe. A thread that holds a `GuestEntry` of this `Vm` calls nothing here but `Stats`,
 // `Translate` and `MarkDirty`: what waits for vCPUs to leave the guest would wait for the caller.
+// Those three wait for nobody who waits for a vCPU.
+//
+// "When it returns" below holds whatever other threads are at: where another operation has taken a
+// mapping away and not settled its flush yet, this one makes sure of that flush, too
+// (docs/locking.md, "Promises").
 class Vm : public GuestMemory {
  public:
   // `backend` outlives the `Vm`. InvalidArgument or FailedPrecondition, naming field and value, for
@@ -66,7 +71,9 @@ class Vm : public GuestMemory {
   // slots are then as they were.
   absl::Status SetMemoryRegion(const MemoryRegion& region) override;
 
-  // A new vCPU. ResourceExhausted beyond 2^20 vCPUs.
+  // A new vCPU. ResourceExhausted beyond 2^20 vCPUs, or without memory for its dirty ring or, with
+  // `Paging::kShadow`, its first root; nothing of it is left then. Allocates; may wait for vCPUs to
+  // leave the guest where the guest's paging is shadowed.
   absl::StatusOr<std::unique_ptr<Vcpu>> CreateVcpu();
 
   // Takes the mappings of `count` frames from `first` on away; the guest faults them in again. A
@@ -256,6 +263,8 @@ class Vm : public GuestMemory {
   explicit Vm(std::unique_ptr<Engine> engine);
 
   absl::Status CheckSpace(AddressSpaceId space) const;
+  absl::StatusOr<VcpuId> TakeVcpuId();
+  absl::StatusOr<std::unique_ptr<DirtyRing>> TakeDirtyRing();
   bool AgeShadow(HostRange range, bool test);
   bool AgeNested(HostRange range, bool test, PendingFlush& flush);
   absl::Status CheckHostRange(Hva start, ByteCount size) const;

@@ -171,6 +171,7 @@ absl::Status Vm::HarvestOwnLog(const MemorySlot& slot,
 uint64_t Vm::ResetDirtyRings() {
   uint64_t freed = 0;
   MutexLock slots_lock(engine_->slots_mutex);
+  const FlushClock::Narrowing narrowing(engine_->clock);
   {
     MutexLock vcpus_lock(engine_->vcpus_mutex);
     ForEachDirtyRing([&](DirtyRing& ring) { freed += ResetDirtyRing(ring); });

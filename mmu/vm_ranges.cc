@@ -71,6 +71,7 @@ absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
     return result;
   }
   bool took_rights = false;
+  const FlushClock::Narrowing narrowing(engine_->clock);
   // Before the first right is taken: the fault that misses it is to see this.
   if (!engine_->accessed_dirty()) engine_->tracks_access.store(true, std::memory_order_relaxed);
   ForEachBackedRange(host, [&](const DirectMmu& mmu, FrameRange range) {

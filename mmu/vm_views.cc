@@ -47,16 +47,15 @@ absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
     return absl::FailedPreconditionError(
         absl::StrFormat("view %u: %u vCPUs run on it", id, view->users()));
   }
-  engine_
-      ->ZapIn(space, *view, Gfn(0), view->mmu().end(),
-              [&] {
-                view->policy().set_rules(nullptr);
-                engine_->views(space).UpdateList(*view);
-              })
-      .Settle();
+  PendingFlush flush = engine_->ZapIn(space, *view, Gfn(0), view->mmu().end(), [&] {
+    view->policy().set_rules(nullptr);
+    engine_->views(space).UpdateList(*view);
+  });
   view->rules.reset();
-  // Whoever went there by VMFUNC is brought out of the guest, and comes back by the EPTP of `Vcpu`.
-  engine_->clock.Advance().Settle();
+  // Even if nothing was mapped: whoever went there by VMFUNC is brought out of the guest, and comes
+  // back by the EPTP of `Vcpu`.
+  flush.Merge(engine_->clock.Advance());
+  flush.Settle();
   return absl::OkStatus();
 }
 

@@ -397,7 +397,7 @@ void NestedVcpu::DropAll(NestedShadow& shadow) {
       } else {
         more = shadow.ZapObsolete(kZapBatch, zap);
       }
-      part = shadow.Commit(std::move(zap));
+      part = shadow.CommitAll(std::move(zap));
     }
     shadow.Settle(std::move(part));
   }

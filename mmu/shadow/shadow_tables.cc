@@ -80,12 +80,12 @@ ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* 
 }
 
 // Any flush that begins after W was taken will do, and gets a later number than the clock shows
-// now.
+// now. Where nothing had W a harvest or another fault may have taken it and not have flushed yet.
 template <typename Entry>
 void ShadowTables<Entry>::ProtectTable(ShadowPage& page, ShadowZap& zap) {
-  if (!WriteProtectFrame(page.gfn)) return;
-  page.trusted_from = clock_.generation() + 1;
-  zap.flush = true;
+  const bool had_write = WriteProtectFrame(page.gfn);
+  page.trusted_from = had_write ? clock_.generation() + 1 : clock_.generation_owed();
+  zap.flush |= had_write;
 }
 
 template <typename Entry>
@@ -272,20 +272,12 @@ PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
   if (zap.is_empty()) return flush;
   flush = clock_.Advance();
   clock_.Retire(std::move(zap.tables), flush);
-  unsettled_.fetch_add(1, std::memory_order_relaxed);
   return flush;
 }
 
 template <typename Entry>
-void ShadowTables<Entry>::Settle(PendingFlush&& flush) {
-  if (!flush.is_owed()) return;
-  const uint64_t generation = flush.generation();
-  flush.Settle();
-  uint64_t settled = settled_.load(std::memory_order_relaxed);
-  while (settled < generation &&
-         !settled_.compare_exchange_weak(settled, generation, std::memory_order_release)) {
-  }
-  unsettled_.fetch_sub(1, std::memory_order_release);
+PendingFlush ShadowTables<Entry>::CommitAll(ShadowZap&& zap) {
+  return zap.is_empty() ? clock_.Outstanding() : Commit(std::move(zap));
 }
 
 // --- What the guest writes -----------------------------------------------------------------------

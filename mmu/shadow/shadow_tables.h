@@ -122,9 +122,7 @@ class ShadowTables {
 
   // Whether entries may be derived from the guest's table as it is. Not so until the flush that its
   // tracking owed is settled: a CPU may still write it unseen.
-  bool IsTrusted(const ShadowPage& page) const {
-    return page.trusted_from <= settled_.load(std::memory_order_acquire);
-  }
+  bool IsTrusted(const ShadowPage& page) const { return clock_.IsSettled(page.trusted_from); }
 
   // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
   void Hold(ShadowPage& page) {
@@ -206,10 +204,10 @@ class ShadowTables {
   // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
   // section.
   PendingFlush Commit(ShadowZap&& zap);
-  void Settle(PendingFlush&& flush);
-  // Under the lock: whether what some fault took away is not settled yet. An operation that finds
-  // nothing to take away, and promises that no CPU has it, then has to flush all the same.
-  bool IsUnsettled() const { return unsettled_.load(std::memory_order_relaxed) != 0; }
+  // The same for who promises that no CPU has it any more: what others have taken away and not
+  // settled is owed, too.
+  PendingFlush CommitAll(ShadowZap&& zap);
+  static void Settle(PendingFlush&& flush) { flush.Settle(); }
 
   // --- structural operations, in a writer's section
   // ------------------------------------------------------------
@@ -286,8 +284,6 @@ class ShadowTables {
   const ShadowTablesOptions options_;
   Counters counters_;
 
-  Atomic<int> unsettled_{0};     // commits whose flush is still to come
-  Atomic<uint64_t> settled_{0};  // the latest flush that a commit has settled
   SpinLock lock_;
   uint32_t generation_ = 1;
   Atomic<uint64_t> additions_{0};  // changed under the lock

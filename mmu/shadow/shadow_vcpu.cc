@@ -312,8 +312,7 @@ void ShadowVcpu::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
     ShadowZap zap;
     shadow.OnWrite(gpa, size, stock_.descriptors, zap);
     // What another thread has just dropped for the same bytes some CPU may still have.
-    zap.flush |= shadow.IsUnsettled();
-    flush = shadow.Commit(std::move(zap));
+    flush = shadow.CommitAll(std::move(zap));
   }
   shadow.Settle(std::move(flush));
 }

@@ -269,6 +269,24 @@ TEST_P(EveryTracking, AMovedSlotTakesItsLogAlong) {
   EXPECT_EQ(guest_->Take(0), Pages({5, 6}));
 }
 
+TEST_P(EveryTracking, AMovedSlotTakesAlongWhatIsTakenAwayButNotFlushedYet) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  guest_->Write(0, PageAt(Gpa(0), 3));
+  guest_->Write(0, PageAt(Gpa(0), 513));
+  PendingFlush page = *guest_->vm().ZapRange(Gfn(3), PageCount(1));
+  PendingFlush table = *guest_->vm().ZapRange(Gfn(512), PageCount(512));
+  ASSERT_EQ(guest_->vm().SetMemoryRegion({.slot = 0,
+                                          .flags = kSlotLogDirtyPages,
+                                          .gpa = Gpa(GiB(1)),
+                                          .size = MiB(4),
+                                          .hva = LoggingGuest::kRam}),
+            absl::OkStatus());
+  guest_->Settle(std::move(page));
+  guest_->Settle(std::move(table));
+  EXPECT_EQ(guest_->Take(0), Pages({3, 513}));
+}
+
 TEST_P(EveryTracking, ASlotThatDoesNotLogIsNotFound) {
   Start();
   guest_->AddSlot(0, Gpa(0), MiB(4));

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -21,7 +22,8 @@ class FakeMachine : public MinimalBackend, public TableReclaimer {
  public:
   void Kick(absl::Span<const VcpuId> vcpus) override {
     kicked.insert(kicked.end(), vcpus.begin(), vcpus.end());
-    if (on_kick) on_kick();
+    const auto hook = on_kick;  // it may put another in its place
+    if (hook) hook();
   }
   void Reclaim(TableList&& subtrees) override {
     if (on_reclaim) on_reclaim();
@@ -112,6 +114,107 @@ TEST(FlushClock, MergedFlushesArePaidOnce) {
   flush.Settle();
   EXPECT_FALSE(flush.is_owed());
   flush.Settle();  // owes nothing: does nothing
+}
+
+TEST(FlushClock, OfTwoMergedFlushesTheLaterStays) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  for (const bool later_last : {false, true}) {
+    PendingFlush earlier = clock.Advance();
+    PendingFlush later = clock.Advance();
+    const uint64_t generation = later.generation();
+    PendingFlush& into = later_last ? earlier : later;
+    into.Merge(std::move(later_last ? later : earlier));
+    EXPECT_EQ(into.generation(), generation);
+    into.Settle();
+    EXPECT_TRUE(clock.IsSettled(generation));
+  }
+}
+
+TEST(FlushClock, WhatOneOwesIsOutstandingForAll) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 7);
+  machine.on_kick = [&] { vcpu.LeaveGuest(); };
+  EXPECT_FALSE(clock.Outstanding().is_owed());
+  static_cast<void>(vcpu.EnterGuest());
+  PendingFlush theirs = clock.Advance();
+  PendingFlush ours = clock.AdvanceIf(false);
+  ASSERT_TRUE(ours.is_owed());
+  ours.Settle();
+  EXPECT_EQ(machine.kicked, std::vector<VcpuId>{7}) << "it did not wait for them to settle";
+  EXPECT_FALSE(clock.Outstanding().is_owed()) << "once is enough";
+  static_cast<void>(vcpu.EnterGuest());
+  theirs.Settle();
+  EXPECT_EQ(machine.kicked.size(), 1u) << "what was settled for them is not settled again";
+  vcpu.LeaveGuest();
+}
+
+TEST(FlushClock, SettlingALaterFlushPaysForEarlierOnes) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 7);
+  machine.on_kick = [&] { vcpu.LeaveGuest(); };
+  static_cast<void>(vcpu.EnterGuest());
+  PendingFlush earlier = clock.Advance();
+  clock.Advance().Settle();
+  EXPECT_TRUE(clock.IsSettled(earlier.generation()));
+  EXPECT_FALSE(clock.Outstanding().is_owed());
+  earlier.Settle();
+  EXPECT_EQ(machine.kicked.size(), 1u);
+}
+
+TEST(FlushClock, WhatIsBeingNarrowedIsOutstandingBeforeItsFlushIsKnown) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  const uint64_t before = clock.generation();
+  EXPECT_EQ(clock.generation_owed(), before);
+  {
+    const FlushClock::Narrowing narrowing(clock);
+    EXPECT_GT(clock.generation_owed(), before);
+    EXPECT_FALSE(clock.IsSettled(clock.generation_owed()));
+    PendingFlush flush = clock.Outstanding();
+    EXPECT_GT(flush.generation(), before) << "a flush that begins now";
+    flush.Settle();
+    EXPECT_FALSE(clock.IsSettled(clock.generation_owed())) << "it may go on narrowing";
+  }
+  EXPECT_TRUE(clock.IsSettled(clock.generation_owed()));
+}
+
+// Neither the kick nor the wait holds a lock: what happens meanwhile may need the clock itself.
+TEST(FlushClock, VcpusComeAndGoAndSettleWhileOneIsWaitedFor) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  FlushClock::Member vcpu(clock, 7);
+  static_cast<void>(vcpu.EnterGuest());
+  machine.on_kick = [&] {
+    machine.on_kick = [&] { vcpu.LeaveGuest(); };
+    std::thread other([&] {
+      FlushClock::Member member(clock, 8);
+      EXPECT_EQ(member.EnterGuest(), Owed::kAllRoots);
+      member.LeaveGuest();
+      clock.Advance().Settle();
+    });
+    other.join();
+  };
+  clock.Advance().Settle();
+  EXPECT_EQ(machine.kicked, (std::vector<VcpuId>{7, 7}));
+}
+
+TEST(FlushClock, AVcpuThatIsWaitedForMayGoAndAnotherTakeItsPlace) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  std::optional<FlushClock::Member> vcpu(std::in_place, clock, 7);
+  static_cast<void>(vcpu->EnterGuest());
+  machine.on_kick = [&] {
+    vcpu->LeaveGuest();
+    vcpu.reset();
+    vcpu.emplace(clock, 8);
+    static_cast<void>(vcpu->EnterGuest());
+  };
+  clock.Advance().Settle();
+  EXPECT_TRUE(vcpu->is_in_guest()) << "it entered with the generation that was waited for";
+  vcpu->LeaveGuest();
 }
 
 TEST(FlushClockDeathTest, DroppingAFlushThatIsOwedAborts) {

@@ -226,6 +226,28 @@ TEST_F(ShadowRace, ALeafThatASyncNarrowsIsFlushed) {
   EXPECT_FALSE(IsWritable(0, 0x10000));
 }
 
+// The same where a take of the dirty log has taken W, and waits for vCPU 1 just now.
+TEST_F(ShadowRace, ATableWhoseWriteRightALogIsTakingIsNotTrustedEither) {
+  ASSERT_TRUE(
+      vm_->SetMemoryRegion({.flags = kSlotLogDirtyPages, .size = MiB(4), .hva = kRam}).ok());
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  bool kicked = false;
+  backend_.on_kick = [&] {
+    ASSERT_FALSE(IsWritable(1, 0x4000)) << "it is the take's";
+    backend_.on_kick = [&] {
+      kicked = true;
+      Poke(kLeaf, 0x50000 | kAll);
+      in_guest.reset();
+    };
+    EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+    in_guest.reset();
+  };
+  ASSERT_TRUE(vm_->TakeDirtyLog(0, [](uint64_t, uint64_t) {}).ok());
+  EXPECT_TRUE(kicked);
+  EXPECT_EQ(MappedGpa(), 0x50000u);
+}
+
 // vCPU 0 flushes while vCPU 1 still writes the table that is out of sync.
 TEST_F(ShadowRace, AResyncReadsTheTableWhenNobodyCanWriteItAnyMore) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
@@ -270,13 +292,14 @@ TEST_F(ShadowRace, AnInvalidationBesideAnUnsettledDropFlushesToo) {
   std::thread write(
       [this] { EXPECT_TRUE(vcpus_[0]->shadow()->OnWritten(Gpa(0x14000 + 16 * 8), 8).ok()); });
   while (!dropped.load()) std::this_thread::yield();  // it waits for vCPU 1
-  const uint64_t zaps = vm_->Stats().zaps;
+  std::atomic<bool> waits{false};
+  backend_.on_kick = [&waits] { waits.store(true); };
   std::atomic<bool> done{false};
   std::thread invalidation([&] {
     EXPECT_TRUE(vm_->InvalidateHostRange(kRam + 0x10000, kPageSize).ok());
     done.store(true);
   });
-  while (vm_->Stats().zaps == zaps && !done.load()) std::this_thread::yield();
+  while (!waits.load() && !done.load()) std::this_thread::yield();
   EXPECT_FALSE(done.load());
   in_guest.reset();
   write.join();
