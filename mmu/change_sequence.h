@@ -51,6 +51,15 @@ class ChangeSequence {
     return range_.Overlaps(whole) ? 0 : order;
   }
 
+  // How many of `pages` pages from `hva` on may be mapped as far as invalidations in progress go:
+  // those in front of the first that one of them touches.
+  PageCount StablePages(Hva hva, PageCount pages) const {
+    const uint64_t first = hva.raw() >> kPageShift;
+    const auto wanted = HostRange::OfPages(first, first + pages.raw());
+    if (ABSL_PREDICT_TRUE(in_progress_ == 0) || !range_.Overlaps(wanted)) return pages;
+    return PageCount(std::max(range_.first_page(), first) - first);
+  }
+
   // An invalidation of `range` begins. Several may overlap in time; their ranges are then taken as
   // one.
   void Begin(HostRange range) {

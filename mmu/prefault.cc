@@ -51,17 +51,26 @@ absl::Status Vcpu::CheckPrefault(Gpa gpa, ByteCount size, Access access) const {
 absl::StatusOr<ByteCount> Vcpu::Prefault(Gpa gpa, ByteCount size, Access access) {
   TDP_RETURN_IF_ERROR(CheckPrefault(gpa, size, access));
   ByteCount done = 0;
+  // Where memory changes under a whole table, the rest of that table goes page by page: what the
+  // host has said of all of it would be asked again for each change.
+  Gfn by_page_until = Gfn::Of(gpa);
   for (int tries = 0; done < size; ++tries) {
     const Gfn gfn = Gfn::Of(gpa + done);
-    absl::StatusOr<PageCount> step =
-        tries < kTries ? PrefaultTable(gfn, PageCount::FromBytes(size - done), access)
-                       : absl::UnavailableError(absl::StrFormat("gpa 0x%x: memory keeps changing",
-                                                                gfn.address().raw()));
+    absl::StatusOr<PageCount> step = absl::UnavailableError(
+        absl::StrFormat("gpa 0x%x: memory keeps changing", gpa.raw() + done));
+    if (tries < kTries) {
+      step = gfn < by_page_until ? PrefaultPage(gfn, access)
+                                 : PrefaultTable(gfn, PageCount::FromBytes(size - done), access);
+    }
     if (!step.ok()) {
       if (done > 0) break;
       return step.status();
     }
-    if (step->raw() > 0) tries = -1;
+    if (step->raw() > 0) {
+      tries = -1;
+    } else {
+      by_page_until = gfn.AlignDown(kLevel2M.pages()) + kLevel2M.pages();
+    }
     done += step->bytes();
   }
   return std::min(done, size);
@@ -85,7 +94,8 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
   const MemorySlot slot = *found;  // what follows may look for others
   fault.slot = &slot;
   const PageCount to_table_end(Level::kEntries - static_cast<uint64_t>(kLevel4K.IndexOf(gfn)));
-  most = std::min({most, slot.end() - gfn, to_table_end});
+  most = StablePages(slot.HvaOf(gfn), std::min({most, slot.end() - gfn, to_table_end}));
+  if (most == PageCount(0)) return PageCount(0);  // the host is not asked in vain
 
   std::array<HostRun, kRuns> runs;
   TDP_ASSIGN_OR_RETURN(
@@ -100,6 +110,11 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
       PublishRuns(fault, most, absl::MakeSpan(runs).first(filled));
   if (published.reached > gfn) return published.reached - gfn;
   return published.outcome == MapOutcome::kRaced ? PageCount(0) : PrefaultPage(gfn, access);
+}
+
+PageCount Vcpu::StablePages(Hva hva, PageCount pages) {
+  const MmuReadSection section(reader_);
+  return engine_.sequence.StablePages(hva, pages);
 }
 
 // Maps `runs` and, as far as the host answers, what follows them up to `most` pages.

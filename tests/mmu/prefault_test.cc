@@ -165,5 +165,47 @@ TEST_F(PrefaultTest, EveryBudgetOfTablesGetsAsFarAsItReachesAndLeavesNothingHalf
   EXPECT_EQ(before, MiB(16));
 }
 
+// A host that invalidates something, elsewhere, each time it is asked.
+class ChangingHost : public ArithmeticHost {
+ public:
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+    if (vm != nullptr) {
+      EXPECT_EQ(vm->InvalidateHostRange(kRam + MiB(8), kPageSize), absl::OkStatus());
+    }
+    return ArithmeticHost::Resolve(hva, access);
+  }
+  Vm* vm = nullptr;
+};
+
+TEST_F(PrefaultTest, AHostThatKeepsChangingIsAskedForATableOnce) {
+  ChangingHost host;
+  auto vm = *Vm::Create(host);
+  auto vcpu = *vm->CreateVcpu();
+  ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(16), .hva = kRam}).ok());
+  host.vm = vm.get();
+  EXPECT_TRUE(absl::IsUnavailable(vcpu->Prefault(Gpa(0), MiB(2)).status()));
+  EXPECT_LE(host.resolves.load(), 512 + 16);
+  host.vm = nullptr;
+  EXPECT_EQ(*vcpu->Prefault(Gpa(0), MiB(2)), MiB(2));
+}
+
+TEST_F(PrefaultTest, WhileAllOfATableIsInvalidatedTheHostIsNotAskedForIt) {
+  Start();
+  ASSERT_TRUE(vm_->BeginHostInvalidation(kRam, MiB(2)).ok());
+  EXPECT_TRUE(absl::IsUnavailable(vcpu_->Prefault(Gpa(0), MiB(2)).status()));
+  EXPECT_LE(host_.resolves.load(), 16);
+  vm_->EndHostInvalidation();
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
+}
+
+TEST_F(PrefaultTest, WhatLiesInFrontOfAnInvalidationIsMapped) {
+  Start();
+  ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + MiB(2) - kPageSize, kPageSize).ok());
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(0), MiB(4)), MiB(2) - kPageSize);
+  EXPECT_LE(host_.resolves.load(), 511 + 16);
+  EXPECT_FALSE(IsMapped(Gpa(MiB(2) - kPageSize)));
+  vm_->EndHostInvalidation();
+}
+
 }  // namespace
 }  // namespace tdp
