@@ -30,6 +30,9 @@ const std::map<std::string, std::set<std::string>>& WrongOrders() {
       {"flush_clock", {"LOOK_ONCE", "OPERATION_LOOKS_FIRST", "MOVE_BEFORE_CHANGE", "FREE_EARLY"}},
       {"write_protection", {"MARK_FIRST", "PROTECT_FIRST", "NO_FLUSH", "PARENT_FIRST"}},
       {"dirty_bits", {"NAIVE", "NO_FLUSH", "NO_CLAIM", "WRITE_FIRST", "NOTE_ONCE", "LOG_FIRST"}},
+      {"owed_flush",
+       {"FOUND_NOTHING", "ADVANCE_OUTSIDE", "SETTLED_EARLY", "UNANNOUNCED", "ANNOUNCED_SHORTLY"}},
+      {"one_load", {"LOOK_TWICE", "GIVE_UP"}},
       {"detached_dirt", {"RETIRE_OUTSIDE", "READ_EARLY", "NO_WAIT", "NO_SECOND_FLUSH"}},
   };
   return *orders;
