@@ -21,10 +21,19 @@ MAY_INCLUDE = {
     "rmap": {"base"},
     "mmu": {"base", "memslot", "rmap"},
     "backends": {"base", "memslot", "rmap", "mmu"},
+    "judge": {"base", "mmu", "backends"},
     "tools": {"base", "memslot", "rmap", "mmu", "backends"},
+}
+# Of a folder that may be included, the headers alone that may be.
+ONLY = {
+    ("judge", "mmu"): re.compile(
+        r"^tdp/mmu/(format/)?(ept_\w+|eptp|entry|exit_qualification|memory_type)\.h$"),
+    ("judge", "backends"): re.compile(r"^tdp/backends/sim/"),
 }
 # Nothing may include these; they may include everything.
 TOP = {"examples", "benchmarks", "tests"}
+
+JUDGE_INTERFACE = "tdp_judge.h"
 
 CORE = {"base", "memslot", "rmap", "mmu"}
 NOT_IN_CORE = re.compile(r"^(sys|linux|asm|netinet|arpa|gtest|gmock|benchmark|nlohmann)/|"
@@ -38,6 +47,8 @@ def check_include(folder, header):
     """What is wrong with a file of `folder` including `header`, or None."""
     parts = header.split("/")
     known = set(MAY_INCLUDE) | TOP
+    if header == JUDGE_INTERFACE:
+        return None  # plain C, which its users find beside their own files
     if parts[0] in TOP and folder in TOP:
         return None  # a helper of tests is no public header: no prefix needed
     if parts[0] in known or header.startswith(".") or len(parts) == 1 and header.endswith(".inc"):
@@ -51,6 +62,9 @@ def check_include(folder, header):
         if target not in MAY_INCLUDE[folder]:
             allowed = ", ".join(sorted(MAY_INCLUDE[folder])) or "nothing of ours"
             return f'{folder}/ may not include "{header}" (only {allowed})'
+        only = ONLY.get((folder, target))
+        if only and not only.search(header):
+            return f'{folder}/ may not include "{header}" (of {target}/ only part)'
         return None
     if folder in CORE and NOT_IN_CORE.search(header):
         return f"{folder}/ is part of the core, which may not include <{header}>"

@@ -49,6 +49,13 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(1, len(self.problems("base/spin.h", "<unistd.h>")))
         self.assertEqual([], self.problems("backends/linux_host/host.cc", "<sys/mman.h>"))
 
+    def test_the_judge_has_the_entry_formats_and_the_simulator_alone(self):
+        self.assertEqual([], self.problems("judge/court.cc", '"tdp/mmu/ept_format.h"',
+                                           '"tdp/backends/sim/cpu.h"', '"tdp_judge.h"'))
+        self.assertEqual(1, len(self.problems("judge/court.cc", '"tdp/mmu/vm.h"')))
+        self.assertEqual(1, len(self.problems("judge/court.cc", '"tdp/backends/vtx/vmx_cpu.h"')))
+        self.assertEqual(1, len(self.problems("mmu/vm.cc", '"tdp/judge/tdp_judge.h"')))
+
     def test_an_include_with_blanks_is_seen(self):
         self.assertEqual(1, len(check_layers.check_text("base/a.h", '  #  include "tdp/mmu/vm.h"')))
 

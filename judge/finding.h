@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a run of a subject leaves for who started it, in memory that outlives the process.
+
+#ifndef TDP_JUDGE_FINDING_H_
+#define TDP_JUDGE_FINDING_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "tdp/judge/tdp_judge.h"
+
+namespace tdp::judge {
+
+inline constexpr size_t kMaxSteps = 512;
+
+struct Finding {
+  // class[.detail].operation: the same fault has the same signature in every run.
+  char signature[96];
+  char sentence[640];
+  // The instruction behind it, a store or a crash; 0: not known.
+  uint64_t pc;
+  // The adapter is at fault, not the subject.
+  bool misuse;
+};
+
+// Written by a process that runs a subject, read by its parent after it ended, however it ended.
+struct Record {
+  std::atomic<uint64_t> operations;
+  std::atomic<uint64_t> sequences;
+  std::atomic<uint64_t> looks;          // exact walks
+  std::atomic<uint64_t> store_looks;    // of these, between stores
+  std::atomic<uint64_t> stores;         // seen stores to linked tables
+  std::atomic<uint64_t> unseen_stores;  // found by comparison only
+  std::atomic<bool> in_subject;
+  std::atomic<bool> has_finding;
+  Finding finding;
+  // The sequence under way, and how many steps of it were begun.
+  size_t count;
+  tdpj_step steps[kMaxSteps];
+};
+
+}  // namespace tdp::judge
+
+#endif  // TDP_JUDGE_FINDING_H_

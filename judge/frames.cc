@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/judge/frames.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdio>
+#include <cstdlib>
+
+#include "tdp/base/check.h"
+
+namespace tdp::judge {
+namespace {
+
+constexpr size_t kArenaBytes = kFrames * kPageSize;
+// Low enough for a physical address of 46 bits, and aligned to the largest allocation.
+constexpr uint64_t kViewAddress = uint64_t{0x2a} << 32;
+constexpr uint64_t kPhysicalAddress = uint64_t{0x35} << 32;
+// No present entry in either format.
+constexpr uint64_t kPoison = 0x0badf4eef4ee0000;
+constexpr size_t kWatchedFree = 8;
+
+}  // namespace
+
+Frames::Frames(bool identity) : states_(kFrames, 0) {
+  const int file = memfd_create("tables", 0);
+  TDP_CHECK(file >= 0);
+  TDP_CHECK(ftruncate(file, kArenaBytes) == 0);
+  void* view = MAP_FAILED;
+  for (uint64_t at = kViewAddress; view == MAP_FAILED && at < 8 * kViewAddress;
+       at += kViewAddress) {
+    view = mmap(reinterpret_cast<void*>(at), kArenaBytes, PROT_READ | PROT_WRITE,
+                MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0);
+  }
+  void* own = mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  void* noted = mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  TDP_CHECK(view != MAP_FAILED && own != MAP_FAILED && noted != MAP_FAILED);
+  close(file);
+  view_ = static_cast<std::byte*>(view);
+  own_ = static_cast<std::byte*>(own);
+  noted_ = static_cast<std::byte*>(noted);
+  first_ = identity ? reinterpret_cast<uint64_t>(view) : kPhysicalAddress;
+}
+
+void Frames::Reset() {
+  std::fill(states_.begin(), states_.end(), 0);
+  allocated_ = used_ = 0;
+  free_.clear();
+  poisoned_.clear();
+  FailFrom(0);
+  random_ = Random(1);
+}
+
+// Entries that a walk would believe: tables that were not cleared show.
+void Frames::Garbage(size_t frame) {
+  uint64_t* words = Words(frame);
+  const uint64_t salt = random_.Next();
+  for (size_t i = 0; i < kFrameWords; ++i) {
+    const uint64_t word = (salt + i * 0x9e3779b97f4a7c15) & 0x00003ffffffff000;
+    words[i] = word | (i % 2 == 0 ? 0x37 : 0xb7);
+  }
+}
+
+bool Frames::IsPoisoned(size_t frame) {
+  const uint64_t* words = Words(frame);
+  return std::all_of(words, words + kFrameWords, [](uint64_t word) { return word == kPoison; });
+}
+
+size_t Frames::FindRun(unsigned n) const {
+  for (size_t first = (used_ + n - 1) / n * n; first + n <= kFrames; first += n) {
+    if (std::all_of(states_.begin() + static_cast<ptrdiff_t>(first),
+                    states_.begin() + static_cast<ptrdiff_t>(first + n),
+                    [](uint8_t state) { return state == 0; })) {
+      return first;
+    }
+  }
+  // None that is fresh: any.
+  for (size_t first = 0; first + n <= kFrames; first += n) {
+    if (std::all_of(states_.begin() + static_cast<ptrdiff_t>(first),
+                    states_.begin() + static_cast<ptrdiff_t>(first + n),
+                    [](uint8_t state) { return state == 0; })) {
+      return first;
+    }
+  }
+  return kFrames;
+}
+
+void* Frames::Allocate(unsigned n) {
+  ++calls_;
+  if (fail_from_ != 0 && calls_ >= fail_from_) {
+    ++failed_;
+    return nullptr;
+  }
+  size_t frame = kFrames;
+  // Frames come back late, but do come back, so that what is written to a freed one meets the next
+  // owner as well.
+  if (n == 1 && free_.size() > 8) {
+    frame = free_.front();
+  } else {
+    frame = FindRun(n);
+  }
+  if (frame == kFrames) {
+    ++failed_;
+    return nullptr;
+  }
+  for (size_t i = 0; i < n; ++i) {
+    const auto listed = std::find(free_.begin(), free_.end(), frame + i);
+    if (listed != free_.end()) free_.erase(listed);
+    const auto watched = std::find(poisoned_.begin(), poisoned_.end(), frame + i);
+    if (watched != poisoned_.end()) poisoned_.erase(watched);
+    states_[frame + i] = kInner;
+    Garbage(frame + i);
+    std::copy(Words(frame + i), Words(frame + i) + kFrameWords, Noted(frame + i));
+  }
+  states_[frame] = static_cast<uint8_t>(1 + std::countr_zero(n));
+  used_ = std::max(used_, frame + n);
+  allocated_ += n;
+  return view_ + frame * kPageSize;
+}
+
+unsigned Frames::Free(void* p) {
+  if (!IsInside(p) || Offset(p) % kPageSize != 0) return 0;
+  const size_t frame = Offset(p) / kPageSize;
+  if (states_[frame] == 0 || states_[frame] == kInner) return 0;
+  const unsigned n = 1u << (states_[frame] - 1);
+  for (size_t i = frame; i < frame + n; ++i) {
+    states_[i] = 0;
+    std::fill(Words(i), Words(i) + kFrameWords, kPoison);
+    std::copy(Words(i), Words(i) + kFrameWords, Noted(i));
+    free_.push_back(i);
+    poisoned_.push_back(i);
+  }
+  while (poisoned_.size() > kWatchedFree) poisoned_.pop_front();
+  allocated_ -= n;
+  return n;
+}
+
+size_t Frames::FindWrittenFree() {
+  for (const size_t frame : poisoned_) {
+    if (!IsPoisoned(frame)) return frame;
+  }
+  return kFrames;
+}
+
+void Frames::Protect(bool read_only) {
+  TDP_CHECK(mprotect(view_, kArenaBytes, read_only ? PROT_READ : PROT_READ | PROT_WRITE) == 0);
+}
+
+void Frames::OnEntryWrite(Hpa entry, uint64_t value) {
+  const uint64_t offset = entry.raw() - first_;
+  if (offset < kArenaBytes) Noted(offset / kPageSize)[offset % kPageSize / 8] = value;
+}
+
+}  // namespace tdp::judge

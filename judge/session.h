@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One subject under judgement in this process: its operations are run beside a flat map and a CPU
+// that keeps every translation it may keep. What is found ends the process.
+
+#ifndef TDP_JUDGE_SESSION_H_
+#define TDP_JUDGE_SESSION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tdp/backends/sim/cpu.h"
+#include "tdp/backends/sim/flush_oracle.h"
+#include "tdp/backends/sim/table_reach.h"
+#include "tdp/judge/finding.h"
+#include "tdp/judge/flat_map.h"
+#include "tdp/judge/frames.h"
+#include "tdp/judge/random.h"
+#include "tdp/judge/tdp_judge.h"
+
+namespace tdp::judge {
+
+// How the stores of the subject are seen.
+enum class StoreView {
+  kHooks,  // by what the subject's compiler put before each, if it did
+  kStep,   // the tables are read-only, each store traps and is stepped over
+};
+
+class Session {
+ public:
+  // `record` gets the finding. `end` is called after that and does not return.
+  Session(const tdpj_subject& subject, Record& record, StoreView view, void (*end)());
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // The one that the subject's stubs and stores speak to; null before.
+  static Session* current();
+
+  // Makes the subject's tables, and destroys them.
+  void Begin();
+  void End();
+  // Runs the step under every check; false, with nothing done, if the contract forbids it or the
+  // sequence has come to its end.
+  bool Run(const tdpj_step& step);
+  // Whether no further step can be judged: one failed half-way, as it may.
+  bool is_over() const { return over_; }
+
+  const FlatMap& map() const { return map_; }
+  const RangeSet& logged() const { return logged_; }
+  const tdpj_subject& subject() const { return subject_; }
+  Frames& frames() { return frames_; }
+
+  // --- the subject's stubs ---
+  void* Allocate(unsigned n);
+  void Free(void* p);
+  int Invept(int type, uint64_t eptp, uint64_t reserved);
+  int Invvpid(int type, unsigned vpid, uint64_t gva);
+  void Invlpg(uint64_t address);
+  void MovCr3();
+  [[noreturn]] void Panic(const char* what);
+  // A store by the instruction at `pc` is about to happen.
+  void BeforeStore(const volatile void* p, uint64_t pc);
+  // Step mode: the store to `p` is done.
+  void AfterStore();
+
+  // Says what was found and ends the process. `klass` is class[.detail].
+  [[noreturn]] void Report(const std::string& klass, const std::string& sentence, uint64_t pc = 0);
+  [[noreturn]] void Misuse(const std::string& sentence);
+
+  bool in_subject() const { return in_subject_; }
+
+ private:
+  struct Look {
+    bool mapped = false;
+    sim::ProbeResult found;
+  };
+
+  bool is_cr3() const { return subject_.contract.format == TDPJ_FORMAT_CR3; }
+  bool Claims(unsigned claim) const { return (subject_.contract.claims & claim) != 0; }
+  std::string Asked() const;
+
+  // The steps of a step.
+  void ChooseAddresses(const tdpj_step& step);
+  int Call(const tdpj_step& step);
+  FlatMap Expected(const tdpj_step& step, bool& is_error) const;
+  void Settle(const tdpj_step& step, int answer, bool is_error);
+  void LookAtTables();
+  void SettleFailure(const tdpj_step& step);
+  void JudgeAt(uint64_t gpa);
+  void JudgeLookup(uint64_t gpa, const sim::ProbeResult& found);
+  void JudgeFrames();
+  void JudgeStale();
+  void Touch(const tdpj_step& step);
+  void Harvest(const tdpj_step& step);
+  void TakeRoot();
+
+  // Between stores.
+  void TakeNote();
+  void VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t after, uint64_t pc);
+  void JudgeBetween(uint64_t gpa, uint64_t pc);
+  void LinkFrames();
+  void CompareTables();
+  void JudgeRights(const Extent& extent, const sim::ProbeResult& found, uint64_t gpa);
+
+  // The CPU.
+  sim::ProbeResult Probe(uint64_t gpa) const;
+  sim::AccessResult GuestAccess(uint64_t gpa, unsigned right);
+  // Whether using the old translation does what using the new one would.
+  bool IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
+                  const sim::AccessResult& result) const;
+  void FillCaches(bool with_stores);
+  void EndWalk(const sim::ProbeResult& found, uint64_t gpa, const char* when, uint64_t pc);
+  void OnFlush();
+  bool IsTableEntry(uint64_t entry) const;
+  bool GuestMayRun() const {
+    return !Claims(TDPJ_STOPPED) && !Claims(TDPJ_GUEST_LEAVES) && running_;
+  }
+
+  const tdpj_subject& subject_;
+  Record& record_;
+  const StoreView view_;
+  void (*const end_)();
+  Frames frames_;
+  sim::FlushOracle oracle_;
+  sim::Cpu cpu_;
+  sim::TableReach reach_;
+
+  FlatMap map_;
+  FlatMap after_;  // what the step under way is to lead to
+  RangeSet logged_;
+  RangeSet lenient_;            // pages that may lack W for dirty logging's sake
+  std::set<uint64_t> written_;  // logged pages that the guest wrote since the last harvest
+  std::vector<uint64_t> addresses_;
+  const tdpj_step* step_ = nullptr;
+  Random random_{1};
+  bool over_ = false;
+  bool running_ = false;  // a root is known
+  bool in_subject_ = false;
+  bool in_judge_ = false;  // a stub or hook is at work: its own stores are no news
+  uint64_t root_ = 0;
+  uint64_t linked_epoch_ = 0;
+  std::vector<uint64_t> linked_;  // by frame: the epoch in which it was last seen linked
+  std::vector<size_t> linked_frames_;
+  // The store that a hook announced.
+  uint64_t pending_ = ~uint64_t{0};  // offset of its word
+  uint64_t pending_pc_ = 0;
+  uint64_t last_pc_ = 0;              // of the last store that a CPU could see
+  std::vector<uint64_t> change_pcs_;  // by number of the oracle's change
+  uint64_t first_change_ = 0;
+  std::vector<size_t> freed_;  // frames that were freed while a CPU might keep them
+};
+
+}  // namespace tdp::judge
+
+#endif  // TDP_JUDGE_SESSION_H_

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the subject's stubs and stores tell while an operation runs, and the CPU beside it.
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_format.h"
+#include "tdp/judge/contract.h"
+#include "tdp/judge/session.h"
+
+namespace tdp::judge {
+
+// --- the CPU ---
+
+sim::ProbeResult Session::Probe(uint64_t gpa) const {
+  return is_cr3() ? cpu_.ProbeLinear(Gva(gpa)) : cpu_.Probe(Gpa(gpa));
+}
+
+// A leaf that was split into a table of the same translations may be used until the table differs,
+// and what nobody asks about may be late: types that are not judged, D where nothing is logged.
+bool Session::IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
+                         const sim::AccessResult& result) const {
+  const bool types = subject_.contract.type_count != 0;
+  switch (use.kind) {
+    case sim::ChangeKind::kDirtyCleared:
+      return subject_.dirty_harvest == nullptr;
+    case sim::ChangeKind::kMemoryTypeChanged:
+    case sim::ChangeKind::kIgnorePatChanged:
+      return !types;
+    case sim::ChangeKind::kAddressChanged:
+    case sim::ChangeKind::kLeafTableChanged: {
+      const sim::ProbeResult now = Probe(gpa);
+      return result.ok() && now.ok() && now.hpa == result.hpa && (now.rights & right) != 0 &&
+             (!types || now.memory_type == result.memory_type);
+    }
+    default:
+      return false;
+  }
+}
+
+// An access of the guest, which may keep and use translations; a use of a stale one is reported.
+sim::AccessResult Session::GuestAccess(uint64_t gpa, unsigned right) {
+  const sim::AccessKind kind = right == TDPJ_W   ? sim::AccessKind::kStore
+                               : right == TDPJ_X ? sim::AccessKind::kFetch
+                                                 : sim::AccessKind::kLoad;
+  const sim::AccessResult result =
+      is_cr3() ? cpu_.Access(Gva(gpa), kind, 8) : cpu_.AccessIdentity(Gpa(gpa), kind, 8);
+  if (result.ok() && right == TDPJ_W && logged_.Contains(gpa)) written_.insert(gpa & ~(kPage - 1));
+  if (oracle_.report_count() == 0) return result;
+  const std::vector<sim::StaleUse> uses = oracle_.reports();
+  oracle_.ClearReports();
+  const auto harmful = std::find_if(uses.begin(), uses.end(), [&](const sim::StaleUse& use) {
+    return !IsHarmless(use, gpa, right, result);
+  });
+  if (harmful == uses.end()) return result;
+  const sim::StaleUse& use = *harmful;
+  uint64_t pc = 0;
+  if (use.change >= first_change_ && use.change - first_change_ < change_pcs_.size()) {
+    pc = change_pcs_[use.change - first_change_];
+  }
+  std::string kind_name = sim::ChangeKindName(use.kind);
+  std::replace(kind_name.begin(), kind_name.end(), ' ', '-');
+  Report(
+      absl::StrCat("stale.", kind_name),
+      absl::StrFormat("%s is done, and a CPU still uses the translation of gpa %#x that it kept: "
+                      "the level-%d entry at %#x was %#x and is %#x, and no flush dropped it",
+                      Asked(), gpa, use.level, use.entry.raw(), use.cached, use.now),
+      pc);
+}
+
+// Uses every address with every right, so that the CPU keeps what it may keep.
+void Session::FillCaches(bool with_stores) {
+  if (!running_) return;
+  const bool outer = in_judge_;
+  in_judge_ = true;
+  for (const uint64_t gpa : addresses_) {
+    const Extent* extent = map_.Find(gpa);
+    const unsigned rights = (extent == nullptr ? 1 : extent->rights);
+    if ((rights & TDPJ_R) != 0 || extent == nullptr) GuestAccess(gpa, TDPJ_R);
+    if ((rights & TDPJ_X) != 0) GuestAccess(gpa, TDPJ_X);
+    // A store that sets D in a logged range is the guest's, and is to be found by the harvest.
+    if (with_stores && (rights & TDPJ_W) != 0) GuestAccess(gpa, TDPJ_W);
+  }
+  in_judge_ = outer;
+}
+
+void Session::OnFlush() {
+  TakeNote();
+  if (view_ != StoreView::kStep) CompareTables();
+  reach_.Rescan();
+  reach_.OnFlush();
+  LinkFrames();
+}
+
+// --- stubs ---
+
+void* Session::Allocate(unsigned n) {
+  if (n == 0 || n > 512 || (n & (n - 1)) != 0) {
+    Misuse(absl::StrFormat("tdpj_alloc_frames(%u): a power of two up to 512", n));
+  }
+  TakeNote();
+  return frames_.Allocate(n);
+}
+
+void Session::Free(void* p) {
+  TakeNote();
+  CompareTables();
+  if (!frames_.IsInside(p) || frames_.Offset(p) % kPageSize != 0 ||
+      !frames_.IsAllocated(frames_.Offset(p) / kPageSize)) {
+    Report("double-free", absl::StrFormat("%s gives back %#x, which is no allocated frame", Asked(),
+                                          reinterpret_cast<uint64_t>(p)));
+  }
+  const size_t frame = frames_.Offset(p) / kPageSize;
+  const Hpa hpa(frames_.PhysOf(frame * kPageSize));
+  if (running_) {
+    const sim::FrameUse use = reach_.UseOf(hpa);
+    if (use == sim::FrameUse::kLinked) {
+      Report("freed-linked", absl::StrFormat("%s gives back the table %#x, to which the root still "
+                                             "leads",
+                                             Asked(), hpa.raw()));
+    }
+    if (use == sim::FrameUse::kMayBeCached) {
+      const bool may_be_late =
+          Claims(TDPJ_STOPPED) || Claims(TDPJ_GUEST_LEAVES) || Claims(TDPJ_GUEST_RUNS_FREES);
+      if (!may_be_late) {
+        Report("freed-unflushed",
+               absl::StrFormat("%s gives back the table %#x before the flush after it was "
+                               "unlinked: a CPU may still walk it",
+                               Asked(), hpa.raw()));
+      }
+      freed_.push_back(frame);
+    }
+  }
+  if (frames_.Free(p) == 0) {
+    Report("double-free",
+           absl::StrFormat("%s gives back %#x, a part of an allocation", Asked(), hpa.raw()));
+  }
+}
+
+int Session::Invept(int type, uint64_t eptp, uint64_t reserved) {
+  TakeNote();
+  if (is_cr3()) Misuse("tdpj_invept was called by a subject of the format CR3");
+  const sim::VmFail fail = cpu_.Invept(type, eptp, reserved);
+  if (fail != sim::VmFail::kOk) {
+    Report("bad-invept",
+           absl::StrFormat("%s executes INVEPT type %d with EPTP %#x, which fails: %s", Asked(),
+                           type, eptp, sim::VmFailName(fail)));
+  }
+  if (running_ && (type == 2 || ((eptp ^ root_) & 0x000ffffffffff000) == 0)) OnFlush();
+  // The guest runs on, and keeps what it meets from here.
+  if (in_subject_ && GuestMayRun()) FillCaches(true);
+  return 0;
+}
+
+int Session::Invvpid(int type, unsigned vpid, uint64_t gva) {
+  TakeNote();
+  if (!cpu_.Invvpid(type, static_cast<uint16_t>(vpid), Gva(gva))) {
+    Report("bad-invvpid", absl::StrFormat("%s executes INVVPID type %d with VPID %u, which fails",
+                                          Asked(), type, vpid));
+  }
+  return 0;
+}
+
+void Session::Invlpg(uint64_t address) {
+  TakeNote();
+  if (!is_cr3()) Misuse("tdpj_invlpg was called by a subject of the format EPT");
+  cpu_.Invlpg(Gva(address));
+  OnFlush();
+  if (in_subject_ && GuestMayRun()) FillCaches(true);
+}
+
+void Session::MovCr3() {
+  TakeNote();
+  if (!is_cr3()) Misuse("tdpj_mov_cr3 was called by a subject of the format EPT");
+  cpu_.WriteCr3(cpu_.registers().cr3);
+  OnFlush();
+  if (in_subject_ && GuestMayRun()) FillCaches(true);
+}
+
+// --- stores ---
+
+void Session::BeforeStore(const volatile void* p, uint64_t pc) {
+  const uint64_t offset = frames_.Offset(p);
+  if (offset >= kFrames * kPageSize || in_judge_ || !in_subject_) return;
+  TakeNote();
+  const size_t frame = offset / kPageSize;
+  if (!frames_.IsAllocated(frame)) {
+    Report("freed-table-written",
+           absl::StrFormat("%s writes to the frame %#x, which is freed or was never allocated",
+                           Asked(), frames_.PhysOf(offset & ~kPageOffsetMask)),
+           pc);
+  }
+  pending_ = offset & ~uint64_t{7};
+  pending_pc_ = pc;
+}
+
+void Session::AfterStore() { TakeNote(); }
+
+// The store that was announced last has happened.
+void Session::TakeNote() {
+  if (pending_ == ~uint64_t{0}) return;
+  const uint64_t offset = pending_;
+  pending_ = ~uint64_t{0};
+  const size_t frame = offset / kPageSize;
+  const size_t word = offset % kPageSize / 8;
+  const uint64_t after = __atomic_load_n(frames_.Words(frame) + word, __ATOMIC_ACQUIRE);
+  uint64_t& noted = frames_.Noted(frame)[word];
+  if (after == noted) return;
+  const uint64_t before = noted;
+  noted = after;
+  if (!running_ || linked_[frame] != linked_epoch_) return;
+  ++record_.stores;
+  VisibleStore(frame, word, before, after, pending_pc_);
+}
+
+bool Session::IsTableEntry(uint64_t entry) const {
+  return (entry & (is_cr3() ? 1 : 7)) != 0 && frames_.IsTable(Hpa(entry & 0x000ffffffffff000));
+}
+
+// A CPU can see the change.
+void Session::VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t after,
+                           uint64_t pc) {
+  if (pc != 0) last_pc_ = pc;
+  const Hpa table(frames_.PhysOf(frame * kPageSize));
+  const uint64_t number = oracle_.clock();
+  oracle_.OnStore(Hpa(table.raw() + 8 * word), before, after);
+  if (oracle_.clock() != number) {
+    if (change_pcs_.size() > 1 << 20) change_pcs_.clear();
+    if (change_pcs_.empty()) first_change_ = number;
+    change_pcs_.resize(number - first_change_ + 1, pc);
+    change_pcs_.back() = pc;
+  }
+  const sim::TableReach::Place* place = reach_.Find(table);
+  const int level = place == nullptr ? 1 : place->level;
+  const uint64_t address = place == nullptr ? 0 : place->address;
+  if (IsTableEntry(before) || IsTableEntry(after)) {
+    reach_.Rescan();
+    LinkFrames();
+  }
+  if (!in_subject_ || Claims(TDPJ_STOPPED) || place == nullptr) return;
+  const int shift = 12 + 9 * (level - 1);
+  const uint64_t begin = address | uint64_t{word} << shift;
+  const uint64_t end = begin + (uint64_t{1} << shift);
+  in_judge_ = true;
+  if (end <= subject_.contract.gpa_limit) {
+    JudgeBetween(begin, pc);
+    if (level > 1) JudgeBetween(end - kPage, pc);
+  }
+  for (const uint64_t gpa : addresses_) {
+    if (gpa < begin || gpa >= end) continue;
+    if (gpa != begin) JudgeBetween(gpa, pc);
+    if (!GuestMayRun()) continue;
+    const Extent* extent = map_.Find(gpa);
+    GuestAccess(gpa, TDPJ_R);
+    if (extent != nullptr && (extent->rights & TDPJ_W) != 0) GuestAccess(gpa, TDPJ_W);
+  }
+  in_judge_ = false;
+}
+
+// Every state that a CPU can see maps a page as before or as after.
+void Session::JudgeBetween(uint64_t gpa, uint64_t pc) {
+  ++record_.store_looks;
+  const sim::ProbeResult found = Probe(gpa);
+  EndWalk(found, gpa, ": after one of its stores", pc);
+  const Extent* before = map_.Find(gpa);
+  const Extent* after = after_.Find(gpa);
+  const bool lenient =
+      Claims(TDPJ_DEMAND) || lenient_.Contains(gpa) || (before == nullptr && after == nullptr);
+  if (!found.ok()) {
+    if (before == nullptr || after == nullptr || Claims(TDPJ_DEMAND)) return;
+    if (!Claims(TDPJ_NO_HOLES) && in_subject_) return;
+    Report("between.hole",
+           absl::StrFormat("%s: after one of its stores gpa %#x, mapped before and after, is not "
+                           "mapped",
+                           Asked(), gpa),
+           pc);
+  }
+  unsigned allowed = 0;
+  bool known = false;
+  for (const Extent* extent : {before, after}) {
+    if (extent == nullptr || extent->HpaOf(gpa) != found.hpa.raw()) continue;
+    known = true;
+    allowed |= extent->rights;
+  }
+  if (!known) {
+    Report("between.wrong",
+           absl::StrFormat("%s: after one of its stores gpa %#x leads to hpa %#x, as it should "
+                           "neither before nor after",
+                           Asked(), gpa, found.hpa.raw()),
+           pc);
+  }
+  if ((found.rights & 7 & ~allowed) != 0) {
+    Report("between.rights-wider",
+           absl::StrFormat("%s: after one of its stores gpa %#x has rights %s, more than before or "
+                           "after",
+                           Asked(), gpa, RightsText(found.rights)),
+           pc);
+  }
+  if (lenient || before == nullptr || after == nullptr || !Claims(TDPJ_NO_HOLES)) return;
+  if ((before->rights & after->rights & ~found.rights) == 0) return;
+  Report("between.rights-narrower",
+         absl::StrFormat("%s: after one of its stores gpa %#x has rights %s, less than before and "
+                         "after",
+                         Asked(), gpa, RightsText(found.rights)),
+         pc);
+}
+
+// Takes note of which frames are tables now. What a frame held before it was linked is no news.
+void Session::LinkFrames() {
+  const uint64_t last = linked_epoch_++;
+  linked_frames_.clear();
+  for (const Hpa hpa : reach_.LinkedFrames()) {
+    const size_t frame = (hpa.raw() - frames_.first()) / kPageSize;
+    linked_frames_.push_back(frame);
+    if (linked_[frame] != last) {
+      std::memcpy(frames_.Noted(frame), frames_.Words(frame), kPageSize);
+    }
+    linked_[frame] = linked_epoch_;
+  }
+}
+
+// Finds the stores that nothing announced.
+void Session::CompareTables() {
+  if (!running_) return;
+  bool changed = true;
+  for (int round = 0; changed && round < 6; ++round) {
+    changed = false;
+    const std::vector<size_t> frames = linked_frames_;
+    for (const size_t frame : frames) {
+      if (std::memcmp(frames_.Words(frame), frames_.Noted(frame), kPageSize) == 0) continue;
+      for (size_t word = 0; word < kFrameWords; ++word) {
+        const uint64_t before = frames_.Noted(frame)[word];
+        const uint64_t after = frames_.Words(frame)[word];
+        if (before == after) continue;
+        frames_.Noted(frame)[word] = after;
+        ++record_.unseen_stores;
+        if (Claims(TDPJ_INSTRUMENTED)) {
+          Misuse(absl::StrFormat(
+              "the contract claims TDPJ_INSTRUMENTED, but %s changed entry %u of the linked table "
+              "%#x from %#x to %#x unseen: compile the subject with -fsanitize=thread, and call "
+              "tdpj_store before stores by memset or assembly",
+              Asked(), word, frames_.PhysOf(frame * kPageSize), before, after));
+        }
+        const bool in_subject = in_subject_;
+        in_subject_ = false;  // between these, no state of the tables was ever seen
+        const bool structural = IsTableEntry(before) || IsTableEntry(after);
+        VisibleStore(frame, word, before, after, 0);
+        in_subject_ = in_subject;
+        changed |= structural;
+      }
+    }
+  }
+}
+
+}  // namespace tdp::judge

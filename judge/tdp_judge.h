@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Bring your own page tables: the C interface between an implementation of second-stage (EPT) or
+ * first-stage (CR3) page tables, the *subject*, and the judge, which runs it beside a software CPU
+ * and a flat map and says what is wrong. docs/judge.md is the manual. Plain C99, and C++.
+ *
+ * A user writes `tdpj_get_subject` (about 40 lines with its calls), lets the subject's allocator
+ * and flush instructions call the functions at the end, and links with the judge.
+ *
+ * Addresses and sizes are in bytes and multiples of 4096. All is called on one thread.
+ */
+#ifndef TDP_JUDGE_TDP_JUDGE_H_
+#define TDP_JUDGE_TDP_JUDGE_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Rights, a set. */
+enum { TDPJ_R = 1, TDPJ_W = 2, TDPJ_X = 4 };
+
+/* --- The contract: what the subject may be asked, and what it promises. ---
+ * A contract of zeros is the strictest caller and the weakest promise, so that whatever the judge
+ * then finds is a fault by anybody's reading. docs/judge.md has the question behind each knob. */
+
+/* contract.range: any run of pages / 2^n pages aligned to their size in both spaces / one page. */
+enum { TDPJ_RANGE_ANY, TDPJ_RANGE_ORDER, TDPJ_RANGE_PAGE };
+/* contract.map_over: mapping where something is mapped is never asked for / takes the old one's
+ * place / leaves the old one and fills the holes / is refused and changes nothing. */
+enum { TDPJ_OVER_FORBIDDEN, TDPJ_OVER_REPLACES, TDPJ_OVER_KEEPS, TDPJ_OVER_ERROR };
+/* contract.flush: no CPU uses what an operation took away once it has returned / once the guest was
+ * entered again, before which `before_entry` is called. */
+enum { TDPJ_FLUSH_BY_RETURN, TDPJ_FLUSH_BY_ENTRY };
+/* contract.format. */
+enum { TDPJ_FORMAT_EPT, TDPJ_FORMAT_CR3 };
+/* contract.claims, a set of promises. */
+enum {
+  TDPJ_NO_HOLES = 1,       /* what is mapped before and after an operation is mapped throughout */
+  TDPJ_ALL_OR_NOTHING = 2, /* an operation that fails changes nothing */
+  TDPJ_FREES_ALL = 4,      /* destroy gives every frame back */
+  TDPJ_PRUNES = 8,         /* after an operation every allocated frame is a reachable table */
+  TDPJ_STOPPED = 16,       /* no guest runs during an operation */
+  TDPJ_NO_FAILURE = 32,    /* the allocator cannot fail: no failure is injected */
+  TDPJ_GUEST_RUNS_FREES = 64, /* tables may be freed before the flush: a grace period follows */
+  TDPJ_DEMAND = 128,       /* mappings appear when the guest faults: `fault` is called for each */
+  TDPJ_GUEST_LEAVES = 256, /* the guest leaves while an operation runs, where that matters */
+  TDPJ_INSTRUMENTED = 512  /* each store to a table is seen (or told by tdpj_store): prove it */
+};
+
+struct tdpj_contract {
+  int range, map_over, flush;
+  unsigned claims;
+  int unmap_hole, unmap_part;     /* unmapping may meet what is not mapped / cut a mapping */
+  int protect_hole, protect_part; /* the same of protect */
+  int max_order;                  /* of the pages that a range may have: 0 to 18 */
+  int rights_count;
+  unsigned char rights[8];            /* the sets of rights that may be asked for */
+  unsigned char type_count, types[6]; /* memory types that may be; none: types are not judged */
+  uint64_t gpa_limit, hpa_limit;      /* exclusive */
+  int format;
+  int identity_physical; /* the physical addresses of tables are their virtual ones */
+};
+
+struct tdpj_subject {
+  const char* name;
+  struct tdpj_contract contract;
+  /* Makes empty tables. 0, or the subject cannot start. */
+  int (*create)(void);
+  /* May be null: then a process runs one sequence of operations only. */
+  void (*destroy)(void);
+  /* The EPT pointer, or CR3. Asked for after each operation. */
+  uint64_t (*eptp)(void);
+  /* 0, or an error. Of the format CR3 "gpa" is the linear address and "hpa" the physical one. */
+  int (*map)(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights, unsigned memory_type);
+  /* All from here on may be null, and is then not asked for. */
+  int (*unmap)(uint64_t gpa, uint64_t size);
+  int (*protect)(uint64_t gpa, uint64_t size, unsigned rights);
+  /* 1 and *hpa: mapped; 0: not. */
+  int (*lookup)(uint64_t gpa, uint64_t* hpa);
+  void (*before_entry)(void);
+  /* Dirty logging of a range that is mapped. Harvest calls `page` for each page written since the
+   * last harvest, at least, and re-arms. */
+  int (*dirty_start)(uint64_t gpa, uint64_t size);
+  int (*dirty_stop)(uint64_t gpa, uint64_t size);
+  int (*dirty_harvest)(uint64_t gpa, uint64_t size, void (*page)(uint64_t gpa));
+  /* An EPT violation with its exit qualification (CR3: a page fault with its error code). 1: fixed,
+   * the guest tries again. */
+  int (*fault)(uint64_t gpa, uint64_t qualification);
+  /* Hints about large leaves; no translation may change. */
+  int (*split)(uint64_t gpa, uint64_t size);
+  int (*merge)(uint64_t gpa, uint64_t size);
+};
+
+/* What the user defines. The answer does not change. */
+extern const struct tdpj_subject* tdpj_get_subject(void);
+
+/* --- What the judge gives to the subject's stubs. --- */
+
+/* One 4 KiB frame full of garbage, or null: memory is short, as it sometimes is on purpose. */
+void* tdpj_alloc(void);
+/* `n` frames, a power of two up to 512, together and aligned to their size. */
+void* tdpj_alloc_frames(unsigned n);
+/* Gives back what one of the two returned. */
+void tdpj_free(void* frame);
+uint64_t tdpj_phys(const volatile void* p);
+void* tdpj_virt(uint64_t phys);
+/* The instructions. 0, or -1 where the instruction fails, which is a finding. */
+int tdpj_invept(int type, uint64_t eptp);
+int tdpj_invept_descriptor(int type, const void* descriptor); /* all 16 bytes */
+int tdpj_invvpid(int type, unsigned vpid, uint64_t gva);
+void tdpj_invlpg(uint64_t address);
+void tdpj_mov_cr3(void); /* CR3 written with what it holds */
+/* The subject's panic or failed assertion. Does not return. */
+void tdpj_fatal(const char* what) __attribute__((noreturn));
+/* Before a store to a table that no instrumentation sees: memset, assembly. */
+void tdpj_store(const volatile void* p);
+
+/* --- Sequences of operations, as the judge prints them. --- */
+
+enum {
+  TDPJ_STEP_MAP,
+  TDPJ_STEP_UNMAP,
+  TDPJ_STEP_PROTECT,
+  TDPJ_STEP_TOUCH, /* the guest accesses `gpa` with one of the rights */
+  TDPJ_STEP_DIRTY_START,
+  TDPJ_STEP_DIRTY_STOP,
+  TDPJ_STEP_HARVEST,
+  TDPJ_STEP_SPLIT,
+  TDPJ_STEP_MERGE
+};
+struct tdpj_step {
+  int kind;
+  uint64_t gpa, hpa, size;
+  unsigned rights, memory_type;
+  unsigned fail_at; /* the allocation of this step from which on memory is short; 0: none */
+  uint64_t seed;    /* of what the judge draws beside this step: where it looks, what is cached */
+};
+
+/* Runs the steps under every check in a process of their own. 0: nothing was found; 1: a finding,
+ * printed to stderr; 2: the adapter is wrong. */
+int tdpj_replay(const struct tdpj_subject* subject, const struct tdpj_step* steps, size_t count);
+
+/* What the judge's main() does. */
+int tdpj_main(int argc, char** argv);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TDP_JUDGE_TDP_JUDGE_H_ */

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The subject of a program that judges none.
+
+#include "tdp/judge/tdp_judge.h"
+
+const tdpj_subject* tdpj_get_subject(void) { return nullptr; }
