@@ -41,6 +41,7 @@ run_tests() {
   phase "format, files, layers" quick_checks "$counts" || failed=1
   phase "tests as shipped" bazel_test opt "$counts" || failed=1
   phase "foreign projects that link the library" consumers "$counts" || failed=1
+  phase "the judge in a bare folder" judge_tests "$counts" || failed=1
   if [[ ${1:-} == --sanitizers ]]; then
     phase "tests under ASan and UBSan" bazel_test asan "$counts" \
       --build_tests_only --test_tag_filters=-no-asan || failed=1

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The judge without Bazel and without Abseil: writing its two files, and its own test in a bare
+# folder. Sourced after lib.sh and setup.sh.
+
+readonly JUDGE_PACKAGES=(binutils clang-14 gcc g++ make)
+
+# amalgamate [FOLDER]: writes tdp_judge.h and tdp_judge.cc.
+amalgamate() {
+  local folder=${1:-judge-dist}
+  require python3
+  python3 scripts/amalgamate.py "$folder" ||
+    die "the judge could not be written to $folder" "see the message above"
+  say "wrote $folder/tdp_judge.h and $folder/tdp_judge.cc"
+}
+
+# A folder with what a stranger has: the two files, and the example.
+judge_folder() {
+  python3 scripts/amalgamate.py "$1" && cp examples/judge/* "$1/"
+}
+
+# Both compilers take the file without a word, and the Makefile makes a judge of it.
+judge_builds() {
+  local compiler
+  for compiler in clang++-14 g++; do
+    (cd "$1" && "$compiler" -std=c++20 -O2 -g -Wall -Wextra -Werror -c tdp_judge.cc) || return 1
+  done
+  (cd "$1" && make -s judge)
+}
+
+judge_clean() { "$1/judge" --operations "${2:-20000}" --seconds 1200; }
+
+# Each planted mistake is found, and the finding is of its class.
+judge_finds() {
+  local number class rest found missed=0
+  while read -r number class rest; do
+    [[ $number == [0-9]* ]] || continue
+    (cd "$1" && rm -f small_ept.o && make -s judge PLANT="-DPLANTED=$number") || return 1
+    found=$("$1/judge" --first --seconds 120 --json 2>/dev/null |
+      sed -n 's/^ *{"signature": "\([^"]*\)".*/\1/p')
+    [[ $found =~ $class ]] || { echo "planted $number ($rest): found '$found'"; missed=1; }
+  done <"$1/planted.txt"
+  return "$missed"
+}
+
+# A second format, and the ways of seeing stores that need another build.
+judge_cr3() {
+  (cd "$1" && gcc -std=c99 -O1 -g -Wall -Wextra -fsanitize=thread -c small_cr3.c &&
+    g++ small_cr3.o tdp_judge.o -o judge_cr3 && ./judge_cr3 --operations 20000 --seconds 600)
+}
+judge_traced_stores() {
+  (cd "$1" && clang-14 -std=c99 -O1 -g -fsanitize-coverage=func,trace-stores -c small_ept.c \
+      -o traced.o && clang-14 -std=c99 -c adapter.c -o traced_adapter.o &&
+    g++ traced.o traced_adapter.o tdp_judge.o -o judge_traced &&
+    ./judge_traced --operations 5000 --seconds 600)
+}
+judge_steps() {
+  (cd "$1" && gcc -std=c99 -O1 -g -c small_ept.c -o plain.o &&
+    g++ plain.o adapter.o tdp_judge.o -o judge_plain &&
+    ./judge_plain --step --operations 200 --seconds 600)
+}
+# A subject that says it is instrumented and is not is told so, and exits with 2.
+judge_tells_misuse() {
+  (cd "$1" && ./judge_plain --operations 200 2>misuse; [[ $? == 2 ]] &&
+    grep -q "claims TDPJ_INSTRUMENTED" misuse)
+}
+judge_fuzzes() {
+  (cd "$1" && clang-14 -std=c99 -O1 -g -fsanitize=fuzzer-no-link \
+      -fsanitize-coverage=func,trace-stores -c small_ept.c -o fuzzed.o &&
+    clang++-14 -std=c++20 -O1 -g -DTDPJ_FUZZ -c tdp_judge.cc -o fuzzed_judge.o &&
+    clang++-14 -fsanitize=fuzzer fuzzed.o traced_adapter.o fuzzed_judge.o -o judge_fuzzer &&
+    ./judge_fuzzer -runs=2000 -seed=1 >fuzz.log 2>&1 || { tail -20 fuzz.log; exit 1; })
+}
+
+# judge_tests [COUNTS_FILE]: each as one test.
+judge_tests() {
+  local work passed=0 failed=0 name
+  require "${JUDGE_PACKAGES[@]}" libclang-rt-14-dev python3
+  work=$(mktemp -d)
+  judge_folder "$work"
+  for name in builds clean cr3 traced_stores steps tells_misuse fuzzes finds; do
+    say "judge $name"
+    if "judge_$name" "$work"; then
+      passed=$((passed + 1))
+    else
+      failed=$((failed + 1))
+      echo "FAILED: judge $name"
+    fi
+  done
+  rm -rf "$work"
+  [[ -z ${1:-} ]] || printf 'judge %d %d 0\n' "$passed" "$failed" >>"$1"
+  [[ $failed == 0 ]]
+}
+
+# A million operations of the correct example, for a nightly job.
+judge_nightly() {
+  local work status=0
+  require "${JUDGE_PACKAGES[@]}" python3
+  work=$(mktemp -d)
+  judge_folder "$work" && (cd "$work" && make -s judge) && judge_clean "$work" 1000000 || status=1
+  rm -rf "$work"
+  return "$status"
+}
