@@ -44,9 +44,9 @@ DECLARED = re.compile(
 
 HEAD = """// SPDX-License-Identifier: Apache-2.0
 //
-// The judge of libtdp in one file, made by scripts/amalgamate.py: do not edit. tdp_judge.h beside
-// it is its interface, docs/judge.md of libtdp its manual. Compile it with -std=c++20, and never with
-// the options that instrument the subject.
+// The judge of libtdp in one file, made by scripts/amalgamate.py: do not edit. Its interface is
+// tdp_judge.h beside it, its manual docs/judge.md of libtdp. Compile it with -std=c++20, and never
+// with the options that instrument the subject.
 
 #define TDP_JUDGE_AMALGAMATED
 """
