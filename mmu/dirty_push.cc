@@ -29,7 +29,7 @@ absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
   absl::Status status;
   for (Gfn gfn = slot_.base; gfn < slot_.end() && status.ok();) {
     // Without tables the step may still have nothing to split.
-    const absl::Status refill = tables_.Refill();
+    tables_.Refill().IgnoreError();
     status = MakeRoom(gfn);
     if (!status.ok()) break;
     DirectMmu::PushResult step;
@@ -39,7 +39,10 @@ absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
       if (step.flush_owed) flush.Merge(engine_.clock.Advance());
     }
     gfn = step.next;
-    if (step.outcome == MapOutcome::kNeedsTables) status = refill;
+    if (step.outcome == MapOutcome::kNeedsTables) {
+      status =
+          engine_.table_reclaim.Stock(tables_, {slot_.address_space, {slot_.base, slot_.end()}});
+    }
     if (step.outcome == MapOutcome::kBusy) Yield();
   }
   flush.Settle();

@@ -368,7 +368,8 @@ void Engine::TrimShadows() {
 
 absl::StatusOr<PendingFlush> Engine::ZapAll(AddressSpaceId space) {
   if (PagingShadow* shadowed = shadow(space)) return ZapShadow(*shadowed);
-  TDP_ASSIGN_OR_RETURN(TablePage * root, NewRoot());
+  // At the quota this is the way to get tables back, so the quota must not refuse the new root.
+  TDP_ASSIGN_OR_RETURN(TablePage * root, pool.TakeInExchange());
   TableCache spare(pool);  // nothing has to be split
   TableList detached;
   PendingFlush flush;

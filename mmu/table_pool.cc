@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 
 namespace tdp {
@@ -37,6 +38,18 @@ absl::Status TablePool::Take(size_t count, TableList& out) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("table quota %u reached: %u more asked for", quota(), count));
   }
+  return TakeCounted(count, out);
+}
+
+absl::StatusOr<TablePage*> TablePool::TakeInExchange() {
+  taken_.fetch_add(1);
+  TableList one;
+  TDP_RETURN_IF_ERROR(TakeCounted(1, one));
+  return one.Pop();
+}
+
+// `taken_` holds the `count` tables already; it no longer does if they cannot be had.
+absl::Status TablePool::TakeCounted(size_t count, TableList& out) {
   TableList got;
   for (;;) {
     {

@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/base/index.h"
 #include "tdp/base/sync.h"
@@ -52,6 +53,9 @@ class TablePool {
   // Moves `count` tables to `out`. ResourceExhausted, with nothing moved, if the quota or the
   // backend has no room. May call the backend; hold no lock.
   absl::Status Take(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
+  // One table whatever the quota says, for an operation that gives at least one back when its flush
+  // is settled. ResourceExhausted if the backend has no room.
+  absl::StatusOr<TablePage*> TakeInExchange() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Takes tables back, whatever they hold, and makes them empty again. No CPU can reach them.
   void Return(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -75,6 +79,7 @@ class TablePool {
 
  private:
   void Fill(TablePage* page) const;
+  absl::Status TakeCounted(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status AddBlock() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Backend& backend_;

@@ -18,9 +18,9 @@ constexpr int kTablesPerSection = 32;
 
 }  // namespace
 
-size_t TableReclaim::Run(size_t wanted) {
+size_t TableReclaim::Run(size_t wanted, const SpaceRange& spared) {
   const uint64_t before = engine_.tables_freed.load(std::memory_order_relaxed);
-  TakeVictims(wanted).Settle();
+  TakeVictims(wanted, spared).Settle();
   // What another thread frees meanwhile is as welcome.
   engine_.clock.WaitForReclaims();
   return static_cast<size_t>(engine_.tables_freed.load(std::memory_order_relaxed) - before);
@@ -28,8 +28,9 @@ size_t TableReclaim::Run(size_t wanted) {
 
 // Where nothing is left to take, tables may be on their way back all the same: another thread has
 // taken them and not settled. Its flush is as good as one of our own.
-PendingFlush TableReclaim::TakeVictims(size_t wanted) {
+PendingFlush TableReclaim::TakeVictims(size_t wanted, const SpaceRange& spared) {
   MutexLock lock(mutex_);
+  spared_ = spared;
   Gather(wanted);
   PendingFlush flush;
   for (const FrameRange& victim : victims_) {
@@ -38,6 +39,18 @@ PendingFlush TableReclaim::TakeVictims(size_t wanted) {
   }
   flush.Merge(engine_.clock.Outstanding());
   return flush;
+}
+
+absl::Status TableReclaim::Stock(TableCache& cache, const SpaceRange& spared) {
+  // Other threads may be faster with every table that is freed, but not for ever.
+  constexpr int kReclaims = 8;
+  absl::Status status = cache.Refill(1);
+  for (int i = 0; i < kReclaims && !status.ok(); ++i) {
+    if (Run(TableCache::kFaultMaximum, spared) == 0) break;
+    engine_.table_reclaims.fetch_add(1, std::memory_order_relaxed);
+    status = cache.Refill(1);
+  }
+  return status;
 }
 
 // The first turn of the hand may only take A bits, the second finds what has not been used since;
@@ -98,8 +111,14 @@ bool TableReclaim::VisitTable(uint64_t* table, Level level, Gfn base) {
   return any;
 }
 
+bool TableReclaim::IsSpared(FrameRange frames) const {
+  return space_ == spared_.space && frames.first < spared_.frames.end &&
+         spared_.frames.first < frames.end;
+}
+
 void TableReclaim::Judge(EntryRef link, EptEntry value, FrameRange frames) {
   hand_ = frames.end;
+  if (IsSpared(frames)) return;
   // Where someone else changes the link the table is in use.
   if (value.accessed()) {
     link.CompareExchange(value, value.WithAccessedTaken());

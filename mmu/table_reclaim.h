@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/base/sync.h"
@@ -31,6 +32,13 @@ namespace tdp {
 
 class DirectMmu;
 class Engine;
+class TableCache;
+
+// Frames of one address space, in all of its views.
+struct SpaceRange {
+  AddressSpaceId space = 0;
+  FrameRange frames{Gfn(0), Gfn(0)};
+};
 
 // Thread-safe; one thread at a time moves the hand. None holds a lock while it waits for vCPUs.
 class TableReclaim {
@@ -39,17 +47,25 @@ class TableReclaim {
   TableReclaim(const TableReclaim&) = delete;
   TableReclaim& operator=(const TableReclaim&) = delete;
 
-  // Takes at least `wanted` cold tables away if there are as many, and waits for the flush. Returns
-  // how many came back to the pool; 0 if nothing is left to take. Hold no lock.
-  size_t Run(size_t wanted) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Takes at least `wanted` cold tables away if there are as many, and waits for the flush. Tables
+  // that map a frame of `spared` stay. Returns how many came back to the pool; 0 if nothing is left
+  // to take. Hold no lock.
+  size_t Run(size_t wanted, const SpaceRange& spared = {}) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Puts at least one table into the empty `cache`: one that is free, else one that is cold and
+  // maps nothing of `spared`, the frames that the caller is splitting leaves of. Without the
+  // exception a split of more than the quota holds would undo its own beginning. ResourceExhausted
+  // if there is neither. Hold no lock; may call the backend.
+  absl::Status Stock(TableCache& cache, const SpaceRange& spared) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  PendingFlush TakeVictims(size_t wanted) ABSL_LOCKS_EXCLUDED(mutex_);
+  PendingFlush TakeVictims(size_t wanted, const SpaceRange& spared) ABSL_LOCKS_EXCLUDED(mutex_);
   const DirectMmu& mmu() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GoToNextView() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Gather(size_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GoRound() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool VisitTable(uint64_t* table, Level level, Gfn base) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsSpared(FrameRange frames) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Judge(EntryRef link, EptEntry value, FrameRange frames)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -61,6 +77,7 @@ class TableReclaim {
   Gfn hand_ ABSL_GUARDED_BY(mutex_);
   std::vector<FrameRange> victims_ ABSL_GUARDED_BY(mutex_);  // of that view
   size_t wanted_ ABSL_GUARDED_BY(mutex_) = 0;
+  SpaceRange spared_ ABSL_GUARDED_BY(mutex_);
   int budget_ ABSL_GUARDED_BY(mutex_) = 0;  // tables that this section may still look at
 };
 

@@ -80,8 +80,9 @@ class Vm : public GuestMemory {
   // large page that reaches over an end is split, not dropped. Frames beyond the guest's width are
   // ignored. InvalidArgument for an address space that is not there.
   absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
-  // The same for every frame, at a cost that does not depend on their number. ResourceExhausted
-  // without memory for a new root.
+  // The same for every frame, at a cost that does not depend on their number. The quota does not
+  // refuse the new root: settling the flush gives the old one and all tables below it back.
+  // ResourceExhausted if the backend has no memory for it; nothing has changed then.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space = 0);
 
   // The host takes [start, start + size) of its virtual memory back or changes what stands there
@@ -154,9 +155,10 @@ class Vm : public GuestMemory {
   uint64_t ResetDirtyRings();
 
   // Pays now what the first writes to slot `slot` would pay: splits its large leaves and moves the
-  // protection of its log down to every 4 KiB page that is mapped. ResourceExhausted without memory
-  // for tables or log: what is done is done, and it can be called again. NotFound if there is no
-  // such slot or it does not log; with rings as with bitmaps.
+  // protection of its log down to every 4 KiB page that is mapped. At the quota it takes back
+  // tables outside of the slot, as `SplitRange` does outside of its range. ResourceExhausted
+  // without memory for tables or log: what is done is done, and it can be called again. NotFound if
+  // there is no such slot or it does not log; with rings as with bitmaps.
   absl::Status PushDownDirtyLog(uint32_t slot, AddressSpaceId space = 0);
   // Makes the pages of [start, start + size) of host memory old and says whether any was young
   // (KVM's age_gfn of its MMU notifier). Bytes, as for `InvalidateHostRange`. With A bits no flush
@@ -170,8 +172,10 @@ class Vm : public GuestMemory {
 
   // Splits every leaf larger than `to` (1 or 2) that maps one of `count` frames from `first` on;
   // rights, A and D stay (`PushDownDirtyLog` does more, for a slot that logs). Guest and faults go
-  // on meanwhile. InvalidArgument for an address space or a level that is not there;
-  // ResourceExhausted if tables run out: what is split by then stays so.
+  // on meanwhile. At the quota it takes back tables outside of the range that the guest has not
+  // used lately, as a fault does, and waits for their flush. InvalidArgument for an address space
+  // or a level that is not there; ResourceExhausted if tables run out: what is split by then stays
+  // so.
   absl::StatusOr<PendingFlush> SplitRange(Gfn first, PageCount count, Level to = kLevel4K,
                                           AddressSpaceId space = 0);
 
@@ -288,7 +292,7 @@ class Vm : public GuestMemory {
   absl::StatusOr<Access> CheckRights(Access rights) const;
   absl::Status ChangeRules(View& view, Gfn first, PageCount count, AddressSpaceId space,
                            absl::FunctionRef<ViewRule(ViewRule)> change);
-  absl::Status SplitIn(const DirectMmu& mmu, FrameRange range, Level to, TableCache& tables,
+  absl::Status SplitIn(const DirectMmu& mmu, const SpaceRange& where, Level to, TableCache& tables,
                        bool& any);
   void ZapSlot(const MemorySlot& slot);
   bool ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached);

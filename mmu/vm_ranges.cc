@@ -115,7 +115,7 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
   absl::Status status;
   bool any = false;
   engine_->ForEachView(space, [&](const View& view) {
-    if (status.ok()) status = SplitIn(view.mmu(), range, to, tables, any);
+    if (status.ok()) status = SplitIn(view.mmu(), {space, range}, to, tables, any);
   });
   PendingFlush flush;
   if (any) flush = engine_->clock.Advance();
@@ -125,15 +125,16 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
 }
 
 // Sets `any` if a leaf became a table.
-absl::Status Vm::SplitIn(const DirectMmu& mmu, FrameRange range, Level to, TableCache& tables,
-                         bool& any) {
+absl::Status Vm::SplitIn(const DirectMmu& mmu, const SpaceRange& where, Level to,
+                         TableCache& tables, bool& any) {
   RangeSplit split(mmu, engine_->mmu_lock);
   absl::Status status;
+  FrameRange range = where.frames;
   // Without tables at first: where nothing is large none is needed.
   for (;;) {
     range.first = split.Run(range, to, tables);
     if (range.is_empty()) break;
-    status = tables.Refill();
+    status = engine_->table_reclaim.Stock(tables, where);
     if (!status.ok()) break;
   }
   any |= split.any();

@@ -162,6 +162,81 @@ TEST_F(TableReclaimTest, AQuotaBelowWhatCannotBeTakenStandsAndStopsGrowth) {
   EXPECT_TRUE(absl::IsInvalidArgument(vm_->SetTableQuota(0)));
 }
 
+TEST_F(TableReclaimTest, ZapAllWorksAtTheQuotaAndGivesTheTablesBack) {
+  Start();
+  for (int round = 0; round < 3; ++round) {
+    for (uint64_t region = 1; region < 15; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+    const size_t full = vm_->Stats().tables_in_use;
+    ASSERT_TRUE(vm_->SetTableQuota(full).ok());
+    auto flush = vm_->ZapAll();
+    ASSERT_TRUE(flush.ok()) << flush.status();
+    flush->Settle();
+    EXPECT_LT(vm_->Stats().tables_in_use, full);
+    ASSERT_TRUE(vm_->SetTableQuota(kQuota).ok());
+    EXPECT_FALSE(IsMapped(0));
+    EXPECT_EQ(Fault(0).outcome, kFixed);
+  }
+}
+
+TEST_F(TableReclaimTest, ZapAllWorksFarAboveALoweredQuotaAndBeforeTheLastOneIsSettled) {
+  Start({.table_quota = 64});
+  ASSERT_EQ(Fault(0).outcome, kFixed);
+  ASSERT_TRUE(vm_->SetTableQuota(1).ok());
+  const size_t before = vm_->Stats().tables_in_use;
+  auto first = vm_->ZapAll();
+  auto second = vm_->ZapAll();
+  ASSERT_TRUE(first.ok() && second.ok()) << first.status() << second.status();
+  first->Settle();
+  second->Settle();
+  EXPECT_LE(vm_->Stats().tables_in_use, before) << "each root came in exchange for another";
+}
+
+TEST_F(TableReclaimTest, ASplitAtTheQuotaTakesColdTablesOfOtherFrames) {
+  Start();
+  for (uint64_t region = 0; region < 200; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  host_.order = 9;
+  for (uint64_t region = 1024; region < 1034; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  auto flush = vm_->SplitRange(Gfn(1024 * 512), PageCount(10 * 512));
+  ASSERT_TRUE(flush.ok()) << flush.status();
+  flush->Settle();
+  for (uint64_t region = 1024; region < 1034; ++region) {
+    const auto found = vm_->Translate(Gpa(region * MiB(2)));
+    ASSERT_TRUE(found.ok()) << region;
+    EXPECT_EQ(found->level, kLevel4K) << region;
+  }
+  EXPECT_LE(vm_->Stats().tables_in_use, kQuota);
+}
+
+TEST_F(TableReclaimTest, ASplitOfMoreThanTheQuotaHoldsDoesNotUndoItsBeginning) {
+  host_.order = 9;
+  Start();
+  for (uint64_t region = 0; region < 200; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  const auto flush = vm_->SplitRange(Gfn(0), PageCount(200 * 512));
+  EXPECT_TRUE(absl::IsResourceExhausted(flush.status())) << flush.status();
+  for (uint64_t region = 0; region < 200; ++region) EXPECT_TRUE(IsMapped(region)) << region;
+  EXPECT_EQ(vm_->Translate(Gpa(0))->level, kLevel4K);
+}
+
+TEST_F(TableReclaimTest, PushingADirtyLogDownAtTheQuotaTakesColdTablesOfOtherSlots) {
+  Start();
+  for (uint64_t region = 0; region < 200; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  host_.order = 9;
+  MemoryRegion logged{.slot = 1, .gpa = Gpa(GiB(64)), .size = MiB(20), .hva = kRam + GiB(64)};
+  ASSERT_TRUE(vm_->SetMemoryRegion(logged).ok());
+  const uint64_t first = GiB(64) / MiB(2);
+  for (uint64_t region = first; region < first + 10; ++region) {
+    ASSERT_EQ(Fault(region).outcome, kFixed);
+  }
+  logged.flags = kSlotLogDirtyPages;
+  ASSERT_TRUE(vm_->SetMemoryRegion(logged).ok());
+  const absl::Status pushed = vm_->PushDownDirtyLog(1);
+  ASSERT_TRUE(pushed.ok()) << pushed;
+  for (uint64_t region = first; region < first + 10; ++region) {
+    ASSERT_TRUE(IsMapped(region)) << region;
+    EXPECT_EQ(vm_->Translate(Gpa(region * MiB(2)))->level, kLevel4K) << region;
+  }
+}
+
 TEST_F(TableReclaimTest, PrefaultTakesNothingAway) {
   Start();
   const auto done = vcpu_->Prefault(Gpa(0), GiB(1));
