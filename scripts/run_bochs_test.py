@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of backends/vtx/boot/run_bochs.py that need no emulator."""
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -44,16 +46,51 @@ class RunBochsTest(unittest.TestCase):
                          {"some_test.Boot": [("failure", "no result")]})
 
     def test_only_marked_lines_are_the_programs(self):
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(b"Bochs is here\n\x02hello\n000i[CPU0] reset\n\x02RESULT PASS\n")
-            file.flush()
-            self.assertEqual(run_bochs.program_lines(file.name), ["hello", "RESULT PASS"])
+        finder = run_bochs.ProgramLines()
+        text = b"Bochs is here\n\x02hello\n000i[CPU0] reset\nalert\x02RESULT PASS"
+        self.assertEqual(finder.feed(text) + finder.end(), ["hello", "RESULT PASS"])
+
+    def test_a_line_is_seen_when_it_is_complete_however_it_is_cut(self):
+        finder = run_bochs.ProgramLines()
+        self.assertEqual(finder.feed(b"\x02he"), [])
+        self.assertEqual(finder.feed(b"llo\n\x02a\n\x02b"), ["hello", "a"])
+        self.assertEqual(finder.end(), ["b"])
+
+    def test_lines_are_printed_while_the_emulator_runs_and_a_late_one_is_killed(self):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            lines, in_time = run_bochs.stream(
+                ["sh", "-c", "printf '\\002one\\nnoise\\n'; exec sleep 1000"], 1)
+        self.assertEqual((lines, in_time), (["one"], False))
+        self.assertEqual(printed.getvalue(), "one\n")
+
+    def test_files_lie_on_pages_behind_the_image_and_must_fit(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = lambda name: os.path.join(directory, name)
+            for name, size in (("image", 5000), ("a", 3), ("b", 4096)):
+                with open(path(name), "wb") as file:
+                    file.write(name[:1].encode() * size)
+            options = run_bochs.parse_arguments(
+                ["--rom=r", "--image=" + path("image"), "--file=x=" + path("a"),
+                 "--file=unneeded=/nowhere", "--file=y=" + path("b"), "--needs=x", "--needs=y"])
+            self.assertEqual(run_bochs.attach_files(options, path("out")),
+                             ["x=0x102000,3", "y=0x103000,4096"])
+            with open(path("out"), "rb") as file:
+                self.assertEqual(file.read()[0x2000:0x2004], b"aaa\0")
+            os.truncate(path("b"), 31 << 20)
+            with self.assertRaisesRegex(ValueError, "there is room for 32505856"):
+                run_bochs.attach_files(options, path("out"))
+
+    def test_the_serial_port_and_more_lines_reach_the_configuration(self):
+        options = run_bochs.parse_arguments(["--rom=r", "--image=i", "--com1=f", "--bochsrc=x: 1"])
+        self.assertEqual(run_bochs.more_configuration(options),
+                         "x: 1\ncom1: enabled=1, mode=file, dev=f\n")
 
     def test_the_arguments_are_written_as_the_loader_reads_them(self):
         options = run_bochs.parse_arguments(
-            ["--name=x", "--rom=r", "--image=i", "--cpus=2", "--memory=64",
+            ["--name=x", "--rom=r", "--image=i", "--cpus=2", "--memory=64", "--ips=5000000",
              "--", "--flag=1", "b c"])
-        self.assertEqual(run_bochs.arguments_image(options), b"2 64 3 x\0--flag=1\0b c\0")
+        self.assertEqual(run_bochs.arguments_image(options), b"2 64 5000000 3 x\0--flag=1\0b c\0")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def _boot_impl(ctx):
         "# Bazel starts tests where their files are; when called by hand, go there.",
         "[[ -e {rom} ]] || cd \"$(readlink -f \"$0\").runfiles/{workspace}\" || exit",
         "exec python3 {runner} --name={name} --rom={rom} --image={image} --cpu-model={model} " +
-        "--cpus={cpus} --memory={memory} --timeout={timeout} -- {args} \"$@\"",
+        "--cpus={cpus} --memory={memory} --timeout={timeout} --ips={ips} " +
+        "{needs} ${{TDP_BOCHS_OPTIONS-}} -- {args} \"$@\"",
         "",
     ]).format(
         runner = ctx.file.runner.short_path,
@@ -73,6 +74,8 @@ def _boot_impl(ctx):
         cpus = ctx.attr.cpus,
         memory = ctx.attr.memory_mib,
         timeout = ctx.attr.timeout_seconds,
+        ips = ctx.attr.ips,
+        needs = " ".join(["--needs=" + file for file in ctx.attr.files]),
         args = " ".join(["'%s'" % arg for arg in ctx.attr.program_args]),
     ))
     return [DefaultInfo(
@@ -87,6 +90,8 @@ _BOOT_ATTRS = {
     "cpus": attr.int(),
     "memory_mib": attr.int(),
     "timeout_seconds": attr.int(),
+    "ips": attr.int(),
+    "files": attr.string_list(),
     "program_args": attr.string_list(),
     "loader": attr.label(allow_single_file = True, default = "//backends/vtx/boot:loader.bin"),
     "rom": attr.label(allow_single_file = True, default = "//backends/vtx/boot:rom.bin"),
@@ -99,9 +104,17 @@ _boot_test = rule(implementation = _boot_impl, attrs = _BOOT_ATTRS, test = True)
 # The loader's own memory ends at 32 MiB.
 _STATIC = ["-static", "-no-pie", "-Wl,-Ttext-segment=0x2000000"]
 
-def _program(name, linkopts = [], tags = [], **kwargs):
+# The emulator takes as long for an iteration of REP MOVS as for an instruction, so copies are calls
+# of the C library, which the loader keeps from using REP. For libraries of such programs, too.
+COPIES_BY_CALL = [
+    "-mmemcpy-strategy=libcall:-1:align",
+    "-mmemset-strategy=libcall:-1:align",
+]
+
+def _program(name, copts = [], linkopts = [], tags = [], **kwargs):
     cc_binary(
         name = name + "_program",
+        copts = copts + COPIES_BY_CALL,
         linkopts = linkopts + _STATIC,
         tags = tags + ["no-asan"],
         **kwargs
@@ -114,6 +127,8 @@ def tdp_vtx_binary(
         cpus = 1,
         memory_mib = 256,
         timeout_seconds = 120,
+        ips = 100000000,
+        files = [],
         program_args = [],
         testonly = False,
         **kwargs):
@@ -126,6 +141,8 @@ def tdp_vtx_binary(
         cpus = cpus,
         memory_mib = memory_mib,
         timeout_seconds = timeout_seconds,
+        ips = ips,
+        files = files,
         program_args = program_args,
         tags = ["no-asan"],
     )
@@ -138,6 +155,9 @@ def tdp_vtx_test(
         cpus = 1,
         memory_mib = 256,
         timeout_seconds = 100,
+        ips = 100000000,
+        files = [],
+        timeout = "moderate",
         program_args = [],
         **kwargs):
     """A GoogleTest program that runs in ring 0 of an emulated machine; main() comes with it.
@@ -150,6 +170,10 @@ def tdp_vtx_test(
       cpus: how many; a std::thread takes one.
       memory_mib: RAM in MiB, 64 to 512.
       timeout_seconds: after which the emulator is killed and the test fails.
+      ips: emulated instructions that make a second of the machine's clocks.
+      timeout: Bazel's own, above timeout_seconds.
+      files: what `--file=NAME=PATH` in TDP_BOCHS_OPTIONS is to bring into memory, by NAME; a test
+        without one of them is skipped.
       program_args: GoogleTest's options and the like.
       **kwargs: what cc_binary takes.
     """
@@ -167,7 +191,10 @@ def tdp_vtx_test(
         cpus = cpus,
         memory_mib = memory_mib,
         timeout_seconds = timeout_seconds,
+        ips = ips,
+        files = files,
         program_args = program_args,
+        timeout = timeout,
         # No sanitizer works without an operating system.
         tags = ["no-asan"],
     )

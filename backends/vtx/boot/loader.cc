@@ -31,14 +31,17 @@ uint64_t TakeNumber(const char*& text) {
   return number;
 }
 
-// "PROCESSORS MEBIBYTES ARGUMENTS\0argument\0...": what the runner wrote at ARGUMENTS.
+// "PROCESSORS MEBIBYTES TICKS ARGUMENTS\0argument\0...": what the runner wrote at ARGUMENTS.
 void ReadMachine() {
   const auto* text = reinterpret_cast<const char*>(ARGUMENTS);
   machine.processors = static_cast<int>(TakeNumber(text));
   machine.memory_bytes = TakeNumber(text) << 20;
+  machine.ticks_per_second = TakeNumber(text);
   machine.argument_count = static_cast<int>(TakeNumber(text));
   machine.arguments = text;
-  if (machine.memory_bytes <= PROGRAM_IMAGE_END) Finish("no arguments from the runner");
+  if (machine.memory_bytes <= PROGRAM_IMAGE_END || machine.ticks_per_second == 0) {
+    Finish("no arguments from the runner");
+  }
   if (machine.argument_count > kMaxArguments) Finish("too many arguments");
 }
 

@@ -20,6 +20,7 @@ namespace boot {
 struct Machine {
   int processors = 1;
   uint64_t memory_bytes = 0;
+  uint64_t ticks_per_second = 0;  // of the time-stamp counter: it counts instructions
   int argument_count = 0;
   const char* arguments = nullptr;  // one after another, each with its NUL
 };

@@ -15,8 +15,6 @@
 namespace boot {
 namespace {
 
-// The emulator counts instructions; a nominal 100 MHz makes them time.
-constexpr uint64_t kNanosecondsPerTick = 10;
 constexpr uint64_t kNanosecondsPerSecond = 1000000000;
 constexpr uint64_t kHeapBytes = 16 << 20;
 constexpr int kTid = 100;  // of the first thread; others follow by processor
@@ -26,7 +24,13 @@ uint64_t heap_start;
 uint64_t heap_now;
 uint64_t heap_end;
 
-uint64_t Now() { return ReadTimeStamp() * kNanosecondsPerTick; }
+// The emulator counts instructions; so many a second make them time.
+uint64_t Now() {
+  const uint64_t ticks = ReadTimeStamp();
+  const uint64_t seconds = ticks / machine.ticks_per_second;
+  const uint64_t rest = ticks % machine.ticks_per_second;
+  return seconds * kNanosecondsPerSecond + rest * kNanosecondsPerSecond / machine.ticks_per_second;
+}
 
 uint64_t Brk(uint64_t wanted) {
   if (wanted >= heap_start && wanted <= heap_end) heap_now = wanted;
