@@ -245,4 +245,57 @@ vmx_return:
 6:      fxrstor64 (%rdi)
         ret
 
+        function tdp_in8
+        movl    %edi, %edx
+        xorl    %eax, %eax
+        inb     %dx, %al
+        ret
+
+        function tdp_out8
+        movl    %edi, %edx
+        movl    %esi, %eax
+        outb    %al, %dx
+        ret
+
+        function tdp_read_xcr0
+        xorl    %ecx, %ecx
+        xgetbv
+        shlq    $32, %rdx
+        orq     %rdx, %rax
+        ret
+
+        function tdp_write_xcr0
+        xorl    %ecx, %ecx
+        movl    %edi, %eax
+        movq    %rdi, %rdx
+        shrq    $32, %rdx
+        xsetbv
+        ret
+
+        function tdp_save_debug_registers       // dr0 dr1 dr2 dr3 dr6
+        movq    %dr0, %rax
+        movq    %rax, 0(%rdi)
+        movq    %dr1, %rax
+        movq    %rax, 8(%rdi)
+        movq    %dr2, %rax
+        movq    %rax, 16(%rdi)
+        movq    %dr3, %rax
+        movq    %rax, 24(%rdi)
+        movq    %dr6, %rax
+        movq    %rax, 32(%rdi)
+        ret
+
+        function tdp_load_debug_registers
+        movq    0(%rdi), %rax
+        movq    %rax, %dr0
+        movq    8(%rdi), %rax
+        movq    %rax, %dr1
+        movq    16(%rdi), %rax
+        movq    %rax, %dr2
+        movq    24(%rdi), %rax
+        movq    %rax, %dr3
+        movq    32(%rdi), %rax
+        movq    %rax, %dr6
+        ret
+
         .section .note.GNU-stack, "", @progbits

@@ -79,6 +79,16 @@ void tdp_read_table_bases(uint64_t bases[2]);
 void tdp_save_vector_state(void* area, int xsave);
 void tdp_load_vector_state(const void* area, int xsave);
 
+// One byte from and to an I/O port.
+uint8_t tdp_in8(uint16_t port);
+void tdp_out8(uint16_t port, uint8_t value);
+// XCR0; needs CR4.OSXSAVE.
+uint64_t tdp_read_xcr0();
+void tdp_write_xcr0(uint64_t value);
+// DR0 DR1 DR2 DR3 DR6.
+void tdp_save_debug_registers(uint64_t registers[5]);
+void tdp_load_debug_registers(const uint64_t registers[5]);
+
 }  // extern "C"
 
 }  // namespace tdp::vtx

@@ -24,6 +24,7 @@ constexpr uint32_t kMsrVmxPin = 0x481;
 constexpr uint32_t kMsrVmxPrimary = 0x482;
 constexpr uint32_t kMsrVmxExit = 0x483;
 constexpr uint32_t kMsrVmxEntry = 0x484;
+constexpr uint32_t kMsrVmxMisc = 0x485;
 constexpr uint32_t kMsrVmxCr0Fixed0 = 0x486;
 constexpr uint32_t kMsrVmxCr0Fixed1 = 0x487;
 constexpr uint32_t kMsrVmxCr4Fixed0 = 0x488;
@@ -48,13 +49,23 @@ struct ControlName {
 constexpr ControlName kControlNames[] = {
     {ControlWord::kPin, pin::kExternalInterruptExiting, "external-interrupt exiting"},
     {ControlWord::kPin, pin::kNmiExiting, "NMI exiting"},
+    {ControlWord::kPin, pin::kVirtualNmis, "virtual NMIs"},
+    {ControlWord::kPin, pin::kPreemptionTimer, "activate VMX-preemption timer"},
+    {ControlWord::kPrimary, primary::kInterruptWindowExiting, "interrupt-window exiting"},
+    {ControlWord::kPrimary, primary::kNmiWindowExiting, "NMI-window exiting"},
     {ControlWord::kPrimary, primary::kHltExiting, "HLT exiting"},
+    {ControlWord::kPrimary, primary::kInvlpgExiting, "INVLPG exiting"},
     {ControlWord::kPrimary, primary::kCr3LoadExiting, "CR3-load exiting"},
     {ControlWord::kPrimary, primary::kCr3StoreExiting, "CR3-store exiting"},
     {ControlWord::kPrimary, primary::kMovDrExiting, "MOV-DR exiting"},
     {ControlWord::kPrimary, primary::kUnconditionalIoExiting, "unconditional I/O exiting"},
+    {ControlWord::kPrimary, primary::kIoBitmaps, "use I/O bitmaps"},
+    {ControlWord::kPrimary, primary::kMsrBitmaps, "use MSR bitmaps"},
     {ControlWord::kPrimary, primary::kSecondaryControls, "activate secondary controls"},
     {ControlWord::kSecondary, secondary::kEpt, "enable EPT"},
+    {ControlWord::kSecondary, secondary::kRdtscp, "enable RDTSCP"},
+    {ControlWord::kSecondary, secondary::kInvpcid, "enable INVPCID"},
+    {ControlWord::kSecondary, secondary::kXsaves, "enable XSAVES/XRSTORS"},
     {ControlWord::kSecondary, secondary::kVpid, "enable VPID"},
     {ControlWord::kSecondary, secondary::kUnrestrictedGuest, "unrestricted guest"},
     {ControlWord::kSecondary, secondary::kVmFunctions, "enable VM functions"},
@@ -62,11 +73,14 @@ constexpr ControlName kControlNames[] = {
     {ControlWord::kSecondary, secondary::kEptViolationVe, "EPT-violation #VE"},
     {ControlWord::kSecondary, secondary::kMbec, "mode-based execute control for EPT"},
     {ControlWord::kSecondary, secondary::kSpp, "sub-page write permissions for EPT"},
+    {ControlWord::kExit, exit_control::kSaveDebugControls, "save debug controls"},
+    {ControlWord::kExit, exit_control::kSavePreemptionTimer, "save VMX-preemption timer value"},
     {ControlWord::kExit, exit_control::kHost64, "host address-space size"},
     {ControlWord::kExit, exit_control::kSavePat, "save IA32_PAT"},
     {ControlWord::kExit, exit_control::kLoadPat, "load IA32_PAT at exit"},
     {ControlWord::kExit, exit_control::kSaveEfer, "save IA32_EFER"},
     {ControlWord::kExit, exit_control::kLoadEfer, "load IA32_EFER at exit"},
+    {ControlWord::kEntry, entry_control::kLoadDebugControls, "load debug controls"},
     {ControlWord::kEntry, entry_control::kGuest64, "IA-32e mode guest"},
     {ControlWord::kEntry, entry_control::kLoadPat, "load IA32_PAT at entry"},
     {ControlWord::kEntry, entry_control::kLoadEfer, "load IA32_EFER at entry"},
@@ -133,6 +147,7 @@ absl::StatusOr<VmxMsrs> VmxMsrs::Read() {
   }
   VmxMsrs msrs;
   msrs.basic = tdp_rdmsr(kMsrVmxBasic);
+  msrs.misc = tdp_rdmsr(kMsrVmxMisc);
   const uint32_t twin = (msrs.basic & kBasicTrueControls) != 0 ? kTrueOffset : 0;
   msrs.pin = tdp_rdmsr(kMsrVmxPin + twin);
   msrs.primary = tdp_rdmsr(kMsrVmxPrimary + twin);

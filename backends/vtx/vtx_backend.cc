@@ -44,6 +44,15 @@ void VtxBackend::SetNotRunning(VcpuId vcpu) {
   cpu_of_[vcpu].store(kNowhere, std::memory_order_seq_cst);
 }
 
+absl::Status VtxBackend::AddDevice(Hpa start, ByteCount bytes, MemoryType type) {
+  if (!start.is_aligned(kPageSize) || bytes % kPageSize != 0 || bytes == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("device at 0x%x + 0x%x: whole pages", start.raw(), bytes));
+  }
+  devices_.push_back({start, start + bytes, type});
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Hpa> VtxBackend::AllocateTableBlock() {
   return arena_.Allocate(kTableBlockBytes, kTableBlockBytes);
 }
@@ -52,6 +61,11 @@ void VtxBackend::FreeTableBlock(Hpa block) { arena_.Free(block, kTableBlockBytes
 
 absl::StatusOr<HostPage> VtxBackend::Resolve(Hva hva, Access) {
   const Hpa hpa = arena_.HpaOf(hva);
+  for (const Device& device : devices_) {
+    if (hpa >= device.start && hpa < device.end) {
+      return HostPage{.hfn = Hfn::Of(hpa), .memory_type = device.type};
+    }
+  }
   if (hpa < arena_.start() || hpa >= arena_.end()) {
     return absl::NotFoundError(
         absl::StrFormat("hva 0x%x: outside of the host's memory", hva.raw()));

@@ -8,7 +8,9 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/backends/vtx/frame_arena.h"
@@ -18,6 +20,7 @@
 #include "tdp/base/address.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/eptp.h"
+#include "tdp/mmu/memory_type.h"
 
 namespace tdp::vtx {
 
@@ -35,6 +38,11 @@ class VtxBackend : public Backend {
   void SetRunningOn(VcpuId vcpu, ApicId apic_id);
   void SetNotRunning(VcpuId vcpu);
 
+  // A device's registers at host physical [start, start + bytes), outside of the arena and mapped
+  // like it: `Resolve` gives them page by page, with `type`. Before the first vCPU runs.
+  // InvalidArgument for what is not page aligned.
+  absl::Status AddDevice(Hpa start, ByteCount bytes, MemoryType type = MemoryType::kUncacheable);
+
   const Capabilities& capabilities() const override { return capabilities_; }
   absl::StatusOr<Hpa> AllocateTableBlock() override;
   void FreeTableBlock(Hpa block) override;
@@ -48,9 +56,16 @@ class VtxBackend : public Backend {
  private:
   static constexpr int64_t kNowhere = -1;
 
+  struct Device {
+    Hpa start;
+    Hpa end;
+    MemoryType type;
+  };
+
   FrameArena& arena_;
   const Capabilities capabilities_;
   const LocalApic apic_;
+  std::vector<Device> devices_;
   std::array<std::atomic<int64_t>, kMaxVcpus> cpu_of_;
 };
 

@@ -2,6 +2,9 @@
 
 #include "tdp/backends/vtx/vtx_vcpu.h"
 
+#include <cpuid.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -10,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
+#include "tdp/backends/vtx/exit_bitmaps.h"
 #include "tdp/backends/vtx/vmcs_field.h"
 #include "tdp/backends/vtx/vmx_instructions.h"
 #include "tdp/base/check.h"
@@ -20,12 +24,7 @@ namespace {
 
 constexpr uint64_t kNoVmcsLink = ~uint64_t{0};
 constexpr uint64_t kEptpSwitchingFunction = 1;
-constexpr uint32_t kEventValid = 1u << 31;
-constexpr uint32_t kEventHasErrorCode = 1u << 11;
-constexpr uint32_t kEventTypeException = 3u << 8;
-constexpr uint32_t kEventReserved = 1u << 12;  // IDT-vectoring information has a bit here
-constexpr uint32_t kEntryFailed = 1u << 31;    // of the exit reason
-constexpr uint64_t kBlockedByNmi = 1 << 3;     // of the interruptibility state
+constexpr uint32_t kEntryFailed = 1u << 31;  // of the exit reason
 
 constexpr uint32_t kMsrPat = 0x277;
 constexpr uint32_t kMsrEfer = 0xc0000080;
@@ -42,11 +41,44 @@ uint64_t TaskBase(uint64_t gdt, uint16_t selector) {
   return (descriptor[0] >> 16 & 0xffffff) | (descriptor[0] >> 56) << 24 | descriptor[1] << 32;
 }
 
+constexpr uint32_t kExtendedLeaf = 0x80000001;
+constexpr uint32_t kCpuidRdtscp = 1u << 27;
+
+bool HasTscAux() {
+  uint32_t eax, ebx, ecx, edx;
+  return __get_cpuid(kExtendedLeaf, &eax, &ebx, &ecx, &edx) != 0 && (edx & kCpuidRdtscp) != 0;
+}
+
 bool HasXsave() { return (tdp_read_cr4() & (1 << 18)) != 0; }
 
-// The bits of the secondary word that `options` asks for.
+// The bits of each word that `options` ask for.
+uint32_t WantedPin(const VtxVcpuOptions& options) {
+  uint32_t wanted = pin::kNmiExiting;
+  if (options.external_interrupt_exiting) wanted |= pin::kExternalInterruptExiting;
+  if (options.virtual_nmis) wanted |= pin::kVirtualNmis;
+  if (options.preemption_timer) wanted |= pin::kPreemptionTimer;
+  return wanted;
+}
+
+uint32_t WantedPrimary(const VtxVcpuOptions& options) {
+  uint32_t wanted = primary::kSecondaryControls;
+  wanted |= options.io_bitmaps ? primary::kIoBitmaps : primary::kUnconditionalIoExiting;
+  if (options.msr_bitmap) wanted |= primary::kMsrBitmaps;
+  if (options.mov_dr_exiting) wanted |= primary::kMovDrExiting;
+  if (options.hlt_exiting) wanted |= primary::kHltExiting;
+  if (options.cr3_exiting) wanted |= primary::kCr3LoadExiting | primary::kCr3StoreExiting;
+  if (options.invlpg_exiting) wanted |= primary::kInvlpgExiting;
+  return wanted;
+}
+
+// Controls that a CPU without the TRUE_ capability MSRs insists on, and this guest does without.
+uint32_t UnwantedPrimary(const VtxVcpuOptions& options) {
+  return options.cr3_exiting ? 0 : primary::kCr3LoadExiting | primary::kCr3StoreExiting;
+}
+
 uint32_t WantedSecondary(const VtxVcpuOptions& options) {
-  uint32_t wanted = secondary::kEpt;
+  uint32_t wanted = 0;
+  if (options.ept) wanted |= secondary::kEpt;
   if (options.unrestricted_guest) wanted |= secondary::kUnrestrictedGuest;
   if (options.vpid != 0) wanted |= secondary::kVpid;
   if (options.pml) wanted |= secondary::kPml;
@@ -54,33 +86,54 @@ uint32_t WantedSecondary(const VtxVcpuOptions& options) {
   if (options.spp) wanted |= secondary::kSpp;
   if (options.ve) wanted |= secondary::kEptViolationVe;
   if (options.eptp_switching) wanted |= secondary::kVmFunctions;
+  if (options.rdtscp) wanted |= secondary::kRdtscp;
+  if (options.invpcid) wanted |= secondary::kInvpcid;
+  if (options.xsaves) wanted |= secondary::kXsaves;
   return wanted;
+}
+
+uint32_t WantedExit(const VtxVcpuOptions& options) {
+  uint32_t wanted = exit_control::kHost64 | exit_control::kSavePat | exit_control::kLoadPat |
+                    exit_control::kSaveEfer | exit_control::kLoadEfer;
+  if (!options.mov_dr_exiting) wanted |= exit_control::kSaveDebugControls;
+  if (options.preemption_timer) wanted |= exit_control::kSavePreemptionTimer;
+  return wanted;
+}
+
+uint32_t WantedEntry(const VtxVcpuOptions& options) {
+  uint32_t wanted = entry_control::kLoadPat | entry_control::kLoadEfer;
+  if (!options.mov_dr_exiting) wanted |= entry_control::kLoadDebugControls;
+  return wanted;
+}
+
+// EPT carries these (SDM 27.2.1.1).
+absl::Status CheckTogether(const VtxVcpuOptions& options) {
+  if (options.ept) return absl::OkStatus();
+  if (options.unrestricted_guest || options.pml || options.mbec || options.spp || options.ve ||
+      options.eptp_switching) {
+    return absl::InvalidArgumentError(
+        "VtxVcpuOptions.ept is off: unrestricted_guest, pml, mbec, spp, ve and eptp_switching need "
+        "it");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<VtxVcpu::Controls> VtxVcpu::Choose(const VmxMsrs& msrs,
                                                   const VtxVcpuOptions& options) {
+  TDP_RETURN_IF_ERROR(CheckTogether(options));
   Controls controls;
-  TDP_ASSIGN_OR_RETURN(
-      controls.pin,
-      ChooseControls(msrs, ControlWord::kPin, pin::kNmiExiting | pin::kExternalInterruptExiting));
-  TDP_ASSIGN_OR_RETURN(
-      controls.primary,
-      ChooseControls(msrs, ControlWord::kPrimary,
-                     primary::kSecondaryControls | primary::kUnconditionalIoExiting |
-                         primary::kMovDrExiting | (options.hlt_exiting ? primary::kHltExiting : 0),
-                     0, primary::kCr3LoadExiting | primary::kCr3StoreExiting));
+  TDP_ASSIGN_OR_RETURN(controls.pin, ChooseControls(msrs, ControlWord::kPin, WantedPin(options)));
+  TDP_ASSIGN_OR_RETURN(controls.primary,
+                       ChooseControls(msrs, ControlWord::kPrimary, WantedPrimary(options), 0,
+                                      UnwantedPrimary(options)));
   TDP_ASSIGN_OR_RETURN(controls.secondary,
                        ChooseControls(msrs, ControlWord::kSecondary, WantedSecondary(options)));
-  TDP_ASSIGN_OR_RETURN(
-      controls.exit,
-      ChooseControls(msrs, ControlWord::kExit,
-                     exit_control::kHost64 | exit_control::kSavePat | exit_control::kLoadPat |
-                         exit_control::kSaveEfer | exit_control::kLoadEfer));
+  TDP_ASSIGN_OR_RETURN(controls.exit,
+                       ChooseControls(msrs, ControlWord::kExit, WantedExit(options)));
   TDP_ASSIGN_OR_RETURN(controls.entry,
-                       ChooseControls(msrs, ControlWord::kEntry,
-                                      entry_control::kLoadPat | entry_control::kLoadEfer));
+                       ChooseControls(msrs, ControlWord::kEntry, WantedEntry(options)));
   if (options.eptp_switching && (msrs.vm_functions & kEptpSwitchingFunction) == 0) {
     return absl::UnimplementedError("this CPU has no VM function \"EPTP switching\"");
   }
@@ -102,16 +155,18 @@ VtxVcpu::VtxVcpu(FrameArena& arena, const VmxMsrs& msrs, const VtxVcpuOptions& o
 
 VtxVcpu::~VtxVcpu() {
   TDP_CHECK(!is_loaded());
-  for (const Hpa page :
-       {vmcs_, msr_bitmap_, pml_, eptp_list_, ve_information_, guest_vectors_, host_vectors_}) {
+  for (const Hpa page : {vmcs_, msr_bitmap_, msr_areas_page_, pml_, eptp_list_, ve_information_,
+                         guest_vectors_, host_vectors_}) {
     if (page != Hpa(0)) arena_.Free(page, kPageSize);
   }
+  if (io_bitmaps_ != Hpa(0)) arena_.Free(io_bitmaps_, kIoBitmapBytes);
 }
 
 absl::Status VtxVcpu::AllocatePages() {
   const std::pair<Hpa*, bool> pages[] = {
       {&vmcs_, true},
-      {&msr_bitmap_, true},
+      {&msr_bitmap_, options_.msr_bitmap},
+      {&msr_areas_page_, options_.msr_bitmap},
       {&guest_vectors_, true},
       {&host_vectors_, true},
       {&pml_, options_.pml},
@@ -121,6 +176,12 @@ absl::Status VtxVcpu::AllocatePages() {
   for (const auto& [page, wanted] : pages) {
     if (!wanted) continue;
     TDP_ASSIGN_OR_RETURN(*page, arena_.AllocateZeroed(kPageSize, kPageSize));
+  }
+  if (options_.io_bitmaps) {
+    TDP_ASSIGN_OR_RETURN(io_bitmaps_, arena_.AllocateZeroed(kIoBitmapBytes, kPageSize));
+  }
+  if (options_.msr_bitmap) {
+    msr_areas_.Init(arena_, msr_areas_page_, HasTscAux(), options_.xsaves);
   }
   return absl::OkStatus();
 }
@@ -135,6 +196,8 @@ absl::Status VtxVcpu::Load(VmxCpu& cpu) {
     TDP_RETURN_IF_ERROR(WriteOptionalControls());
     initialized_ = true;
   }
+  if (HasXsave()) host_xcr0_ = tdp_read_xcr0();
+  msr_areas_.ReadHost();
   return WriteHostState();
 }
 
@@ -165,11 +228,24 @@ absl::Status VtxVcpu::WriteControls() {
       {VmcsField::kGuestPat, kPatAtReset},
   };
   for (const auto& [field, value] : fields) TDP_RETURN_IF_ERROR(VmWrite(field, value));
+  primary_now_ = controls_.primary;
   return absl::OkStatus();
 }
 
 absl::Status VtxVcpu::WriteOptionalControls() {
   if (options_.vpid != 0) TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kVpid, options_.vpid));
+  if (options_.io_bitmaps) {
+    TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kIoBitmapA, io_bitmaps_.raw()));
+    TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kIoBitmapB, (io_bitmaps_ + kPageSize).raw()));
+  }
+  if (options_.msr_bitmap) {
+    TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kMsrBitmap, msr_bitmap_.raw()));
+    TDP_RETURN_IF_ERROR(msr_areas_.WriteFields());
+  }
+  if (options_.preemption_timer) {
+    TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kPreemptionTimer, ~uint32_t{0}));
+  }
+  if (options_.xsaves) TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kXssExitingBitmap, 0));
   if (options_.pml) {
     TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kPmlAddress, pml_.raw()));
     TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kPmlIndex, kPmlEntries - 1));
@@ -229,38 +305,38 @@ absl::Status VtxVcpu::Write(VmcsField field, uint64_t value) {
   return VmWrite(field, value);
 }
 
-absl::Status VtxVcpu::SkipInstruction(const VmExit& exit) {
-  TDP_ASSIGN_OR_RETURN(const uint64_t rip, Read(VmcsField::kGuestRip));
-  return Write(VmcsField::kGuestRip, rip + exit.instruction_bytes);
+void VtxVcpu::SwitchToGuest(bool xsave) {
+  tdp_save_vector_state(arena_.PointerTo<void>(host_vectors_), xsave ? 1 : 0);
+  tdp_load_vector_state(arena_.PointerTo<void>(guest_vectors_), xsave ? 1 : 0);
+  if (guest_xcr0_ != 0 && guest_xcr0_ != host_xcr0_) tdp_write_xcr0(guest_xcr0_);
+  if (!options_.mov_dr_exiting) tdp_load_debug_registers(debug_registers_.data());
 }
 
-void VtxVcpu::InjectException(uint8_t vector, int64_t error_code) {
-  event_ = kEventValid | kEventTypeException | vector | (error_code >= 0 ? kEventHasErrorCode : 0);
-  event_error_code_ = static_cast<uint32_t>(error_code);
-}
-
-absl::Status VtxVcpu::WriteEvent() {
-  if (event_ == 0) return absl::OkStatus();
-  TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryInterruption, event_));
-  TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryErrorCode, event_error_code_));
-  TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryInstructionLength, event_instruction_bytes_));
-  event_ = 0;
-  return absl::OkStatus();
+// The exit itself has made DR7 what disables DR0 to DR3.
+void VtxVcpu::SwitchToHost(bool xsave) {
+  if (!options_.mov_dr_exiting) tdp_save_debug_registers(debug_registers_.data());
+  if (guest_xcr0_ != 0 && guest_xcr0_ != host_xcr0_) tdp_write_xcr0(host_xcr0_);
+  tdp_save_vector_state(arena_.PointerTo<void>(guest_vectors_), xsave ? 1 : 0);
+  tdp_load_vector_state(arena_.PointerTo<void>(host_vectors_), xsave ? 1 : 0);
 }
 
 int VtxVcpu::Enter() {
-  const int xsave = HasXsave() ? 1 : 0;
-  tdp_save_vector_state(arena_.PointerTo<void>(host_vectors_), xsave);
-  tdp_load_vector_state(arena_.PointerTo<void>(guest_vectors_), xsave);
+  const bool xsave = HasXsave();
+  SwitchToGuest(xsave);
   const int result = tdp_vmx_enter(&registers_, launched_ ? 1 : 0);
-  tdp_save_vector_state(arena_.PointerTo<void>(guest_vectors_), xsave);
-  tdp_load_vector_state(arena_.PointerTo<void>(host_vectors_), xsave);
+  SwitchToHost(xsave);
   return result;
 }
 
 absl::StatusOr<VmExit> VtxVcpu::Run(Eptp eptp) {
   TDP_CHECK(is_loaded());
-  if (!(eptp == eptp_)) {
+  if (events_.is_triple_fault()) {
+    events_.TakeTripleFault();
+    VmExit exit;
+    exit.reason = ExitReason::kTripleFault;
+    return exit;
+  }
+  if (options_.ept && !(eptp == eptp_)) {
     TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEptPointer, eptp.raw()));
     eptp_ = eptp;
   }
@@ -273,6 +349,7 @@ absl::StatusOr<VmExit> VtxVcpu::Run(Eptp eptp) {
   TDP_RETURN_IF_ERROR(
       VmxStatus(static_cast<VmxResult>(result), launched_ ? "VMRESUME" : "VMLAUNCH"));
   launched_ = true;
+  events_.Delivered();
   if (options_.eptp_switching) {
     TDP_ASSIGN_OR_RETURN(const uint64_t switched_to, VmRead(VmcsField::kEptPointer));
     eptp_ = Eptp(switched_to);
@@ -298,31 +375,42 @@ absl::StatusOr<VmExit> VtxVcpu::ReadExit() {
   exit.gpa = Gpa(read(VmcsField::kGuestPhysicalAddress));
   exit.gva = Gva(read(VmcsField::kGuestLinearAddress));
   exit.interruption = static_cast<uint32_t>(read(VmcsField::kExitInterruption));
+  exit.error_code = static_cast<uint32_t>(read(VmcsField::kExitErrorCode));
   exit.instruction_bytes = static_cast<uint32_t>(read(VmcsField::kExitInstructionLength));
   if (exit.is_nmi()) TDP_RETURN_IF_ERROR(EndNmi());
   TDP_RETURN_IF_ERROR(KeepInterruptedEvent());
   return exit;
 }
 
-// An exit in the middle of the delivery of an event to the guest (its stack or IDT may be what was
-// missing): the event is delivered again at the next entry.
-absl::Status VtxVcpu::KeepInterruptedEvent() {
-  TDP_ASSIGN_OR_RETURN(const uint64_t vectoring, VmRead(VmcsField::kIdtVectoring));
-  if ((vectoring & kEventValid) == 0) return absl::OkStatus();
-  event_ = static_cast<uint32_t>(vectoring) & ~kEventReserved;
-  TDP_ASSIGN_OR_RETURN(const uint64_t error_code, VmRead(VmcsField::kIdtVectoringErrorCode));
-  event_error_code_ = static_cast<uint32_t>(error_code);
-  TDP_ASSIGN_OR_RETURN(const uint64_t bytes, VmRead(VmcsField::kExitInstructionLength));
-  event_instruction_bytes_ = static_cast<uint32_t>(bytes);
-  return absl::OkStatus();
+absl::Status VtxVcpu::SetIoExits(uint32_t first, uint32_t count, bool exits) {
+  TDP_CHECK(options_.io_bitmaps);
+  return vtx::SetIoExits(arena_.PointerTo<uint8_t>(io_bitmaps_), first, count, exits);
 }
 
-// The NMI was the host's and has done its work. Some CPUs save the blocking that it began as the
-// guest's, which would keep the next one out; a guest that is never given NMIs never blocks them.
-absl::Status VtxVcpu::EndNmi() {
-  tdp_unblock_nmi();
-  TDP_ASSIGN_OR_RETURN(const uint64_t state, VmRead(VmcsField::kGuestInterruptibility));
-  return VmWrite(VmcsField::kGuestInterruptibility, state & ~kBlockedByNmi);
+absl::Status VtxVcpu::SetMsrExits(uint32_t msr, bool read_exits, bool write_exits) {
+  TDP_CHECK(options_.msr_bitmap);
+  return vtx::SetMsrExits(arena_.PointerTo<uint8_t>(msr_bitmap_), msr, read_exits, write_exits);
+}
+
+absl::Status VtxVcpu::SetPreemptionTimer(uint64_t tsc_ticks) {
+  TDP_CHECK(options_.preemption_timer);
+  const int shift = msrs_.preemption_timer_shift();
+  const uint64_t unit = uint64_t{1} << shift;
+  const uint64_t count = (tsc_ticks >> shift) + (tsc_ticks % unit != 0 ? 1 : 0);
+  return Write(VmcsField::kPreemptionTimer, std::min<uint64_t>(count, ~uint32_t{0}));
+}
+
+absl::Status VtxVcpu::SetXcr0(uint64_t xcr0) {
+  TDP_CHECK(is_loaded());
+  constexpr uint64_t kX87 = 1, kSse = 2, kAvx = 4;
+  const bool is_whole = (xcr0 & kX87) != 0 && ((xcr0 & kAvx) == 0 || (xcr0 & kSse) != 0);
+  // The vector state that changes hands is that of these three.
+  if (!is_whole || (xcr0 & ~(host_xcr0_ & (kX87 | kSse | kAvx))) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("XCR0 0x%x: the host's is 0x%x", xcr0, host_xcr0_));
+  }
+  guest_xcr0_ = xcr0;
+  return absl::OkStatus();
 }
 
 absl::Status VtxVcpu::SetEptpList(absl::Span<const Eptp> list) {

@@ -14,65 +14,59 @@
 #include "absl/types/span.h"
 #include "tdp/backends/vtx/frame_arena.h"
 #include "tdp/backends/vtx/guest_state.h"
+#include "tdp/backends/vtx/msr_areas.h"
+#include "tdp/backends/vtx/pending_events.h"
+#include "tdp/backends/vtx/vm_exit.h"
 #include "tdp/backends/vtx/vmcs_field.h"
 #include "tdp/backends/vtx/vmx_asm.h"
 #include "tdp/backends/vtx/vmx_cpu.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/eptp.h"
-#include "tdp/mmu/exit_qualification.h"
 
 namespace tdp::vtx {
 
-// Basic exit reasons (SDM appendix C).
-enum class ExitReason : uint16_t {
-  kExceptionOrNmi = 0,
-  kExternalInterrupt = 1,
-  kTripleFault = 2,
-  kCpuid = 10,
-  kHlt = 12,
-  kVmcall = 18,
-  kControlRegister = 28,
-  kIo = 30,
-  kMsrRead = 31,
-  kMsrWrite = 32,
-  kInvalidGuestState = 33,
-  kEptViolation = 48,
-  kEptMisconfiguration = 49,
-  kVmFunction = 59,
-  kPmlFull = 62,
-  kSppEvent = 66,
-  // No exit: a kick came before the guest could run. Outside the hardware's 16 bits of use.
-  kKickedBeforeEntry = 0xffff,
-};
-
-// One exit, as the VMCS reports it. What a field means depends on the reason.
-struct VmExit {
-  ExitReason reason = ExitReason::kKickedBeforeEntry;
-  uint64_t qualification = 0;
-  Gpa gpa;                    // EPT violation, misconfiguration, SPP event
-  Gva gva;                    // valid if the qualification says so
-  uint32_t interruption = 0;  // exception or NMI: vector, type, valid bit
-  uint32_t instruction_bytes = 0;
-
-  bool is_nmi() const {
-    return reason == ExitReason::kExceptionOrNmi && (interruption & 0x700) == 0x200;
-  }
-  // Someone wants this vCPU out of the guest.
-  bool is_kick() const { return reason == ExitReason::kKickedBeforeEntry || is_nmi(); }
-  ExitQualification ept_qualification() const { return ExitQualification(qualification); }
-};
-
-// What a vCPU uses of its CPU. What is asked for and not there is refused by name when it is made.
+// What a vCPU uses of its CPU, and what its guest may do without an exit. What is asked for and not
+// there is refused by name when the vCPU is made.
 struct VtxVcpuOptions {
-  bool unrestricted_guest = true;  // real mode, and protected mode without paging
+  // A guest that owns the machine's devices: interrupts, I/O ports, MSRs and debug registers are
+  // its own, but for what `VtxVcpu::SetIoExits` and `SetMsrExits` except. NMIs remain the host's.
+  static VtxVcpuOptions PassThrough() {
+    VtxVcpuOptions options;
+    options.hlt_exiting = false;
+    options.external_interrupt_exiting = false;
+    options.io_bitmaps = true;
+    options.msr_bitmap = true;
+    options.mov_dr_exiting = false;
+    return options;
+  }
+
+  bool ept = true;                 // false: the guest's CR3 is the host's to choose
+  bool unrestricted_guest = true;  // real mode, and protected mode without paging; with EPT only
   bool pml = false;
   bool mbec = false;
   bool spp = false;
   bool ve = false;              // EPT violations become #VE where an entry allows
   bool eptp_switching = false;  // VMFUNC leaf 0
+  uint16_t vpid = 1;            // 0: without VPIDs
+  // --- exits ---
   bool hlt_exiting = true;
-  uint16_t vpid = 1;              // 0: without VPIDs
+  bool cr3_exiting = false;     // MOV to and from CR3
+  bool invlpg_exiting = false;  // INVLPG and, where the guest has it, INVPCID
+  // An interrupt of the machine ends the guest's turn and stays pending. false: it goes through the
+  // guest's IDT.
+  bool external_interrupt_exiting = true;
+  bool io_bitmaps = false;  // I/O exits by `SetIoExits`, none at first; false: all I/O exits
+  // MSR accesses exit by `SetMsrExits`, none at first; false: all exit. With it the MSRs of
+  // `MsrAreas` are the guest's own while it runs.
+  bool msr_bitmap = false;
+  bool mov_dr_exiting = true;     // false: DR0-3, DR6 and DR7 change hands at each entry and exit
   uint32_t exception_bitmap = 0;  // guest exceptions that exit
+  bool preemption_timer = false;  // `SetPreemptionTimer`
+  bool virtual_nmis = false;      // the guest can be given NMIs (`InjectNmi`)
+  // --- instructions that raise #UD in the guest unless they are enabled ---
+  bool rdtscp = false;
+  bool invpcid = false;
+  bool xsaves = false;
 };
 
 // The information area of a #VE (SDM table 26-1), in guest memory's reach through an own EPT leaf.
@@ -111,13 +105,23 @@ class VtxVcpu {
   absl::Status SetState(const GuestState& state);
   absl::StatusOr<uint64_t> Read(VmcsField field) const;
   absl::Status Write(VmcsField field, uint64_t value);
-  // Moves the guest past the instruction that caused `exit`.
+  // Moves the guest past the instruction that caused `exit`, as if it had been executed: blocking
+  // by STI and MOV SS ends, and with RFLAGS.TF the guest gets its single-step trap.
   absl::Status SkipInstruction(const VmExit& exit);
-  // Delivers exception `vector` at the next entry; `error_code` is -1 for those that have none.
+  // Delivers exception `vector` at the next entry; `error_code` is -1 for those that have none. On
+  // top of an exception whose delivery the exit cut short it becomes a double fault, or the next
+  // `Run` returns kTripleFault without an entry, as the SDM's table 6-5 has it.
   void InjectException(uint8_t vector, int64_t error_code = -1);
+  // Delivers external interrupt `vector` as soon as the guest takes it: at the next entry, or after
+  // an exit kInterruptWindow, which asks for nothing but to enter again. False, with nothing done,
+  // while an earlier one waits.
+  bool InjectInterrupt(uint8_t vector);
+  // The same for an NMI, with kNmiWindow. Needs `virtual_nmis`.
+  bool InjectNmi();
 
-  // Runs the guest on the tables of `eptp` until its next exit. FailedPrecondition, with the CPU's
-  // reason, if it cannot be entered.
+  // Runs the guest on the tables of `eptp` until its next exit; without `ept` they are those of the
+  // guest's CR3 field, and `eptp` does not count. FailedPrecondition, with the CPU's reason, if it
+  // cannot be entered.
   absl::StatusOr<VmExit> Run(Eptp eptp);
   // The tables that the guest ran on last: what `Run` was given, or what the guest has switched to.
   Eptp eptp() const { return eptp_; }
@@ -136,6 +140,24 @@ class VtxVcpu {
 
   GuestRegisters& registers() { return registers_; }
 
+  // --- What exits; any time outside the guest ---
+  // Whether accesses to `count` ports from `first` on exit. Needs `io_bitmaps`. InvalidArgument
+  // beyond port 0xffff, or for none.
+  absl::Status SetIoExits(uint32_t first, uint32_t count, bool exits);
+  // Whether RDMSR and WRMSR of `msr` exit. Needs `msr_bitmap`. InvalidArgument for MSRs that always
+  // do.
+  absl::Status SetMsrExits(uint32_t msr, bool read_exits, bool write_exits);
+  // The guest's value of an MSR that changes hands with `msr_bitmap` (`MsrAreas`); null for others.
+  uint64_t* SwitchedMsr(uint32_t msr) { return msr_areas_.Guest(msr); }
+  // The guest comes back with kPreemptionTimer when it has run for `tsc_ticks` in all, over however
+  // many entries, rounded up to the timer's unit and cut to its 32 bits; after that at each entry,
+  // until the next call. Loaded; needs `preemption_timer`.
+  absl::Status SetPreemptionTimer(uint64_t tsc_ticks);
+  // The guest runs with this XCR0: it changes hands at each entry and exit. At first the host's.
+  // InvalidArgument for one that XSETBV refuses, or with a bit that the host's lacks, whose state
+  // would not be saved. Loaded.
+  absl::Status SetXcr0(uint64_t xcr0);
+
  private:
   struct Controls {
     uint32_t pin, primary, secondary, exit, entry;
@@ -150,10 +172,14 @@ class VtxVcpu {
   absl::Status WriteOptionalControls();
   absl::Status WriteHostState();
   absl::Status WriteEvent();
+  absl::Status OpenWindows();
+  void SwitchToGuest(bool xsave);
+  void SwitchToHost(bool xsave);
   int Enter();
   absl::StatusOr<VmExit> ReadExit();
   absl::Status KeepInterruptedEvent();
   absl::Status EndNmi();
+  absl::Status EndNmiBlocking();
 
   FrameArena& arena_;
   const VmxMsrs msrs_;
@@ -165,16 +191,20 @@ class VtxVcpu {
   Eptp eptp_;
   GuestRegisters registers_;
 
-  // An event for the next entry, in the format of the VMCS; bit 31 says that there is one.
-  uint32_t event_ = 0;
-  uint32_t event_error_code_ = 0;
-  uint32_t event_instruction_bytes_ = 0;
+  uint32_t primary_now_ = 0;  // the primary word in the VMCS
+  PendingEvents events_;
+  uint64_t guest_xcr0_ = 0;  // 0: the host's
+  uint64_t host_xcr0_ = 0;
+  std::array<uint64_t, 5> debug_registers_ = {0, 0, 0, 0, 0xffff0ff0};  // as after reset
+  MsrAreas msr_areas_;
 
   std::array<Gpa, kPmlEntries> drained_;  // what `DrainPml` returned last
 
-  // One page each; 0 where not in use.
+  // One page each, but the I/O bitmaps two; 0 where not in use.
   Hpa vmcs_;
+  Hpa io_bitmaps_;
   Hpa msr_bitmap_;
+  Hpa msr_areas_page_;
   Hpa pml_;
   Hpa eptp_list_;
   Hpa ve_information_;

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a vCPU is told at its entries: exceptions, interrupts, NMIs; and what an instruction that
+// the host has carried out leaves behind.
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/backends/vtx/pending_events.h"
+#include "tdp/backends/vtx/vmcs_field.h"
+#include "tdp/backends/vtx/vmx_asm.h"
+#include "tdp/backends/vtx/vmx_capabilities.h"
+#include "tdp/backends/vtx/vmx_instructions.h"
+#include "tdp/backends/vtx/vtx_vcpu.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::vtx {
+namespace {
+
+constexpr uint32_t kVectoringReserved = 1u << 12;  // IDT-vectoring information has a bit here
+// Of the interruptibility state.
+constexpr uint64_t kBlockedBySti = 1 << 0;
+constexpr uint64_t kBlockedByMovSs = 1 << 1;
+constexpr uint64_t kBlockedByNmi = 1 << 3;
+constexpr uint64_t kTrapFlag = 1 << 8;            // of RFLAGS
+constexpr uint64_t kInterruptFlag = 1 << 9;       // of RFLAGS
+constexpr uint64_t kBranchTrap = 1 << 1;          // of IA32_DEBUGCTL: TF traps at branches only
+constexpr uint64_t kPendingSingleStep = 1 << 14;  // of the pending debug exceptions
+
+}  // namespace
+
+// Blocking ends with the instruction after STI or MOV SS, which this one is.
+absl::Status VtxVcpu::SkipInstruction(const VmExit& exit) {
+  TDP_ASSIGN_OR_RETURN(const uint64_t rip, Read(VmcsField::kGuestRip));
+  TDP_RETURN_IF_ERROR(Write(VmcsField::kGuestRip, rip + exit.instruction_bytes));
+  TDP_ASSIGN_OR_RETURN(const uint64_t state, Read(VmcsField::kGuestInterruptibility));
+  if ((state & (kBlockedBySti | kBlockedByMovSs)) != 0) {
+    TDP_RETURN_IF_ERROR(
+        Write(VmcsField::kGuestInterruptibility, state & ~(kBlockedBySti | kBlockedByMovSs)));
+  }
+  TDP_ASSIGN_OR_RETURN(const uint64_t flags, Read(VmcsField::kGuestRflags));
+  if ((flags & kTrapFlag) == 0) return absl::OkStatus();
+  TDP_ASSIGN_OR_RETURN(const uint64_t debug, Read(VmcsField::kGuestDebugControl));
+  if ((debug & kBranchTrap) != 0) return absl::OkStatus();
+  TDP_ASSIGN_OR_RETURN(const uint64_t pending, Read(VmcsField::kGuestPendingDebug));
+  return Write(VmcsField::kGuestPendingDebug, pending | kPendingSingleStep);
+}
+
+void VtxVcpu::InjectException(uint8_t vector, int64_t error_code) {
+  events_.AddException(vector, error_code);
+}
+
+bool VtxVcpu::InjectInterrupt(uint8_t vector) { return events_.AddInterrupt(vector); }
+
+bool VtxVcpu::InjectNmi() {
+  TDP_CHECK(options_.virtual_nmis);
+  return events_.AddNmi();
+}
+
+// The fields hold what the last entry was given; the CPU has cleared the valid bit if that entry
+// took place.
+absl::Status VtxVcpu::WriteEvent() {
+  if (events_.interrupt_waits() || events_.nmi_waits()) {
+    TDP_ASSIGN_OR_RETURN(const uint64_t state, VmRead(VmcsField::kGuestInterruptibility));
+    TDP_ASSIGN_OR_RETURN(const uint64_t flags, VmRead(VmcsField::kGuestRflags));
+    const bool is_blocked = (state & (kBlockedBySti | kBlockedByMovSs)) != 0;
+    events_.Promote(!is_blocked && (flags & kInterruptFlag) != 0,
+                    !is_blocked && (state & kBlockedByNmi) == 0);
+  }
+  TDP_RETURN_IF_ERROR(OpenWindows());
+  const PendingEvent& event = events_.now();
+  if (!event.is_valid()) return absl::OkStatus();
+  TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryInterruption, event.information));
+  TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryErrorCode, event.error_code));
+  return VmWrite(VmcsField::kEntryInstructionLength, event.instruction_bytes);
+}
+
+// Sees to it that the guest comes back when it can take what still waits.
+absl::Status VtxVcpu::OpenWindows() {
+  uint32_t wanted = controls_.primary;
+  if (events_.interrupt_waits()) wanted |= primary::kInterruptWindowExiting;
+  if (events_.nmi_waits()) wanted |= primary::kNmiWindowExiting;
+  if (wanted == primary_now_) return absl::OkStatus();
+  primary_now_ = wanted;
+  return VmWrite(VmcsField::kPrimaryControls, wanted);
+}
+
+// An exit in the middle of the delivery of an event to the guest (its stack or IDT may be what was
+// missing): the event is delivered again at the next entry. An NMI on its way already counts as
+// blocking others, and it could not be entered with then.
+absl::Status VtxVcpu::KeepInterruptedEvent() {
+  TDP_ASSIGN_OR_RETURN(const uint64_t vectoring, VmRead(VmcsField::kIdtVectoring));
+  PendingEvent event;
+  event.information = static_cast<uint32_t>(vectoring) & ~kVectoringReserved;
+  if (!event.is_valid()) return absl::OkStatus();
+  TDP_ASSIGN_OR_RETURN(const uint64_t error_code, VmRead(VmcsField::kIdtVectoringErrorCode));
+  event.error_code = static_cast<uint32_t>(error_code);
+  TDP_ASSIGN_OR_RETURN(const uint64_t bytes, VmRead(VmcsField::kExitInstructionLength));
+  event.instruction_bytes = static_cast<uint32_t>(bytes);
+  events_.Keep(event);
+  return event.type() == PendingEvent::Type::kNmi ? EndNmiBlocking() : absl::OkStatus();
+}
+
+// The NMI was the host's and has done its work. Without virtual NMIs some CPUs save the blocking
+// that it began as the guest's, which would keep the next one out; such a guest is never given NMIs
+// and never blocks them.
+absl::Status VtxVcpu::EndNmi() {
+  tdp_unblock_nmi();
+  return options_.virtual_nmis ? absl::OkStatus() : EndNmiBlocking();
+}
+
+absl::Status VtxVcpu::EndNmiBlocking() {
+  TDP_ASSIGN_OR_RETURN(const uint64_t state, VmRead(VmcsField::kGuestInterruptibility));
+  return VmWrite(VmcsField::kGuestInterruptibility, state & ~kBlockedByNmi);
+}
+
+}  // namespace tdp::vtx

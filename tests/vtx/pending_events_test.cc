@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/backends/vtx/pending_events.h"
+
+#include <cstdint>
+
+#include "gtest/gtest.h"
+
+namespace tdp::vtx {
+namespace {
+
+using Type = PendingEvent::Type;
+
+constexpr uint8_t kDivide = 0, kDebug = 1, kDoubleFault = 8, kSegment = 11, kProtection = 13,
+                  kPage = 14;
+
+PendingEvent Kept(uint8_t vector) { return PendingEvent::Make(Type::kException, vector); }
+
+TEST(PendingEvents, AnExceptionWithoutAnErrorCodeHasNone) {
+  PendingEvents events;
+  events.AddException(6, -1);
+  EXPECT_EQ(events.now().information, 0x80000306u);
+  events.Delivered();
+  EXPECT_FALSE(events.now().is_valid());
+  events.AddException(kPage, 0x15);
+  EXPECT_EQ(events.now().information, 0x80000b0eu);
+  EXPECT_EQ(events.now().error_code, 0x15u);
+}
+
+// SDM table 6-5, row by row.
+TEST(PendingEvents, TwoExceptionsMakeWhatTheCpuMakesOfThem) {
+  struct Row {
+    uint8_t first, second;
+    bool is_double;
+  };
+  for (const Row& row : {Row{kDebug, kProtection, false},
+                         {kProtection, kDebug, false},
+                         {kDivide, kSegment, true},
+                         {kProtection, kProtection, true},
+                         {kProtection, kPage, false},
+                         {kPage, kPage, true},
+                         {kPage, kProtection, true},
+                         {kPage, kDebug, false},
+                         {21, kProtection, true},
+                         {20, kPage, false}}) {
+    PendingEvents events;
+    events.Keep(Kept(row.first));
+    events.AddException(row.second, 0);
+    EXPECT_EQ(events.now().vector(), row.is_double ? kDoubleFault : row.second)
+        << int{row.first} << " then " << int{row.second};
+    EXPECT_FALSE(events.is_triple_fault());
+  }
+}
+
+TEST(PendingEvents, AFaultOnTopOfADoubleFaultShutsTheGuestDown) {
+  for (const uint8_t second : {kProtection, kPage}) {
+    PendingEvents events;
+    events.Keep(Kept(kDoubleFault));
+    events.AddException(second, 0);
+    EXPECT_TRUE(events.is_triple_fault());
+    EXPECT_FALSE(events.now().is_valid());
+  }
+  PendingEvents events;
+  events.Keep(Kept(kDoubleFault));
+  events.AddException(kDebug, -1);
+  EXPECT_FALSE(events.is_triple_fault());
+}
+
+TEST(PendingEvents, AnInterruptThatAFaultStopsIsNotLost) {
+  PendingEvents events;
+  events.Keep(PendingEvent::Make(Type::kExternalInterrupt, 0x30));
+  ASSERT_TRUE(events.AddInterrupt(0x31));
+  events.AddException(kPage, 0);
+  EXPECT_EQ(events.now().vector(), kPage);
+  for (const uint8_t vector : {0x30, 0x31}) {
+    events.Delivered();
+    ASSERT_TRUE(events.interrupt_waits());
+    events.Promote(true, true);
+    EXPECT_EQ(events.now().vector(), vector);
+  }
+  EXPECT_FALSE(events.interrupt_waits());
+}
+
+TEST(PendingEvents, ASoftwareInterruptThatAFaultStopsIsRaisedByItsInstructionAgain) {
+  PendingEvents events;
+  events.Keep(PendingEvent::Make(Type::kSoftwareInterrupt, 0x80));
+  events.AddException(kPage, 0);
+  EXPECT_EQ(events.now().vector(), kPage);
+  events.Delivered();
+  events.Promote(true, true);
+  EXPECT_FALSE(events.now().is_valid());
+}
+
+TEST(PendingEvents, OneInterruptWaitsAtATimeAndAnNmiGoesFirst) {
+  PendingEvents events;
+  EXPECT_TRUE(events.AddInterrupt(0x40));
+  EXPECT_FALSE(events.AddInterrupt(0x41));
+  EXPECT_TRUE(events.AddNmi());
+  EXPECT_FALSE(events.AddNmi());
+  events.Promote(false, false);
+  EXPECT_FALSE(events.now().is_valid());
+  events.Promote(true, true);
+  EXPECT_EQ(events.now().information, 0x80000202u);
+  events.Promote(true, true);
+  EXPECT_EQ(events.now().vector(), 2) << "one at a time";
+  events.Delivered();
+  events.Promote(true, false);
+  EXPECT_EQ(events.now().information, 0x80000040u);
+}
+
+}  // namespace
+}  // namespace tdp::vtx
