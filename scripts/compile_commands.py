@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 # What Bazel tells gcc for reproducible output and clang does not understand or warns of.
-NOT_FOR_CLANG = ("-fno-canonical-system-headers", "-D__DATE__", "-D__TIME")
+NOT_FOR_CLANG = ("-fno-canonical-system-headers", "-D__DATE__", "-D__TIME",
+                 "-mmemcpy-strategy", "-mmemset-strategy")
 
 
 def bazel(*args):

@@ -33,13 +33,18 @@ print_totals() {
 }
 
 run_tests() {
-  local counts failed=0 options
+  local counts failed=0 options guest linux=()
   [[ $# == 0 || ( $# == 1 && $1 == --sanitizers ) ]] ||
     die "unknown option '$*'" "use './run test' or './run test --sanitizers'"
   counts=$(mktemp)
   phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}"
   phase "format, files, layers" quick_checks "$counts" || failed=1
-  phase "tests as shipped" bazel_test opt "$counts" || failed=1
+  if guest=$(fetch_linux_guest); then
+    linux=("--test_env=TDP_BOCHS_OPTIONS=$(linux_options "$guest")")
+  else
+    say "Debian's Linux cannot be had: its tests are skipped"
+  fi
+  phase "tests as shipped" bazel_test opt "$counts" "${linux[@]}" || failed=1
   phase "foreign projects that link the library" consumers "$counts" || failed=1
   phase "the judge in a bare folder" judge_tests "$counts" || failed=1
   if [[ ${1:-} == --sanitizers ]]; then

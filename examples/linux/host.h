@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The host's side of the guest's memory: which frame stands behind each page, and how that changes.
+
+#ifndef TDP_EXAMPLES_LINUX_HOST_H_
+#define TDP_EXAMPLES_LINUX_HOST_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/backends/vtx/vtx_backend.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp::linux_example {
+
+// A backend whose frames move: an hva resolves to where its page is now.
+class Host : public vtx::VtxBackend {
+ public:
+  static constexpr ByteCount kSpareBytes = MiB(1);
+
+  Host(vtx::FrameArena& arena, const Capabilities& capabilities)
+      : VtxBackend(arena, capabilities) {}
+
+  // Memory for a guest, 2 MiB aligned, with whatever was in it. ResourceExhausted.
+  absl::StatusOr<Hva> Allocate(ByteCount bytes);
+  void Free(Hva start, ByteCount bytes);
+
+  // The pages of [start, start + bytes) may move from now on. Once.
+  absl::Status MakeMovable(Hva start, ByteCount bytes);
+  // Copies the page at `hva` to a spare frame, or from there back to its own, which stands behind
+  // it from now on, and fills the frame that it leaves with 0xcc. False, with nothing done, if no
+  // frame is spare. Between `Vm::BeginHostInvalidation` and its end; one thread moves.
+  bool Move(Hva hva);
+  bool is_home(Hva hva) const { return PageAt(hva) == reinterpret_cast<uint8_t*>(hva.raw()); }
+  // Where the page at `hva` is.
+  uint8_t* PageAt(Hva hva) const;
+
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override;
+  void Kick(absl::Span<const VcpuId> vcpus) override;
+  uint64_t kicks() const { return kicks_.load(std::memory_order_relaxed); }
+
+ private:
+  Hva start_;
+  ByteCount bytes_ = 0;
+  std::unique_ptr<std::atomic<uint64_t>[]> moved_;  // by page: its frame's address, 0 while at home
+  std::unique_ptr<std::atomic<uint32_t>[]> away_;   // by 2 MiB: how many are not at home
+  std::deque<Hpa> spare_;
+  std::atomic<uint64_t> kicks_ = 0;
+};
+
+}  // namespace tdp::linux_example
+
+#endif  // TDP_EXAMPLES_LINUX_HOST_H_

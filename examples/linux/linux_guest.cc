@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tdp/examples/linux/linux_guest.h"
+
+#include <x86intrin.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::linux_example {
+namespace {
+
+constexpr uint8_t kInvalidOpcode = 6;
+
+const char* NameOf(vtx::ExitReason reason) {
+  switch (reason) {
+    case vtx::ExitReason::kExceptionOrNmi:
+      return "kick (NMI)";
+    case vtx::ExitReason::kKickedBeforeEntry:
+      return "kick before entry";
+    case vtx::ExitReason::kTripleFault:
+      return "triple fault (reset)";
+    case vtx::ExitReason::kCpuid:
+      return "CPUID";
+    case vtx::ExitReason::kIo:
+      return "serial console";
+    case vtx::ExitReason::kMsrRead:
+      return "RDMSR";
+    case vtx::ExitReason::kMsrWrite:
+      return "WRMSR";
+    case vtx::ExitReason::kEptViolation:
+      return "EPT violation";
+    case vtx::ExitReason::kPreemptionTimer:
+      return "timer of the host";
+    case vtx::ExitReason::kXsetbv:
+      return "XSETBV";
+    case vtx::ExitReason::kPmlFull:
+      return "log of pages full";
+    default:
+      return "other";
+  }
+}
+
+bool IsComplaint(const std::string& line) {
+  for (const char* word : {"BUG:", "Oops", "Kernel panic", "general protection", "WARNING:"}) {
+    if (absl::StrContains(line, word)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LinuxGuest>> LinuxGuest::Create(Host& host, vtx::VmxCpu& cpu,
+                                                               const GuestOptions& options) {
+  auto guest = absl::WrapUnique(new LinuxGuest(host, cpu, options));
+  TDP_ASSIGN_OR_RETURN(guest->memory_, guest->MakeMemory());
+  const vtx::VmxMsrs& msrs = cpu.msrs();
+  vtx::VtxVcpuOptions vcpu = vtx::VtxVcpuOptions::PassThrough();
+  vcpu.unrestricted_guest = false;  // Linux begins in 64-bit mode and stays there
+  vcpu.pml = options.pml;
+  vcpu.preemption_timer = options.period != 0;
+  // What the CPU offers its guests must not raise #UD.
+  vcpu.rdtscp = msrs.Offers(vtx::ControlWord::kSecondary, vtx::secondary::kRdtscp);
+  vcpu.invpcid = msrs.Offers(vtx::ControlWord::kSecondary, vtx::secondary::kInvpcid);
+  TDP_ASSIGN_OR_RETURN(guest->vcpu_, vtx::VtxVcpu::Create(host.arena(), msrs, vcpu));
+  guest->policy_ = std::make_unique<GuestPolicy>(*guest->vcpu_, options.hz);
+  TDP_RETURN_IF_ERROR(guest->vcpu_->Load(cpu));
+  TDP_RETURN_IF_ERROR(guest->policy_->Arm());
+  host.SetRunningOn(guest->mmu().id(), cpu.apic_id());
+  return guest;
+}
+
+LinuxGuest::LinuxGuest(Host& host, vtx::VmxCpu& cpu, const GuestOptions& options)
+    : host_(host), cpu_(cpu), options_(options) {}
+
+LinuxGuest::~LinuxGuest() {
+  if (vcpu_ != nullptr && vcpu_->is_loaded()) vcpu_->Unload().IgnoreError();
+  if (memory_.mmu != nullptr) host_.SetNotRunning(memory_.mmu->id());
+}
+
+MemoryRegion LinuxGuest::RegionAt(Hva ram, uint32_t flags) const {
+  MemoryRegion region;
+  region.flags = flags;
+  region.size = options_.ram;
+  region.hva = ram;
+  return region;
+}
+
+// The emulated machine's memory is zero where it has not been used.
+absl::StatusOr<GuestMemory> LinuxGuest::MakeMemory() const {
+  GuestMemory memory;
+  TDP_ASSIGN_OR_RETURN(memory.ram, host_.Allocate(options_.ram));
+  TDP_ASSIGN_OR_RETURN(memory.vm, Vm::Create(host_, options_.vm));
+  TDP_RETURN_IF_ERROR(memory.vm->SetMemoryRegion(RegionAt(memory.ram, 0)));
+  if (options_.ring_entries != 0) {
+    TDP_RETURN_IF_ERROR(memory.vm->EnableDirtyRing(options_.ring_entries));
+  }
+  TDP_ASSIGN_OR_RETURN(memory.mmu, memory.vm->CreateVcpu());
+  return memory;
+}
+
+GuestMemory LinuxGuest::Adopt(GuestMemory memory) {
+  host_.SetNotRunning(memory_.mmu->id());
+  past_faults_ += memory_.vm->Stats().faults;
+  std::swap(memory, memory_);
+  host_.SetRunningOn(memory_.mmu->id(), cpu_.apic_id());
+  return memory;
+}
+
+absl::Status LinuxGuest::Load(const LinuxImage& image) {
+  const absl::Span<uint8_t> ram(reinterpret_cast<uint8_t*>(memory_.ram.raw()), options_.ram);
+  TDP_ASSIGN_OR_RETURN(const LinuxStart start, LoadLinux(image, ram));
+  vcpu_->registers().rsi = start.rsi;
+  return vcpu_->SetState(start.state);
+}
+
+// --- The run loop --------------------------------------------------------------------------------
+
+absl::Status LinuxGuest::Run(Scenario& scenario) {
+  start_ticks_ = __rdtsc();
+  absl::Status status = scenario.OnStart(*this);
+  if (status.ok() && options_.period != 0) status = vcpu_->SetPreemptionTimer(options_.period);
+  while (status.ok()) {
+    WaitWhileStopped();
+    const absl::StatusOr<vtx::VmExit> exit = EnterOnce();
+    status = exit.status();
+    if (!status.ok()) break;
+    ++exits_[exit->reason];
+    if (exit->reason == vtx::ExitReason::kTripleFault) break;
+    status = Handle(*exit, scenario);
+  }
+  has_ended_.store(true, std::memory_order_release);
+  absl::Status end = scenario.OnEnd(*this);
+  if (!status.ok()) return status;
+  TDP_RETURN_IF_ERROR(Shutdown());
+  return end;
+}
+
+absl::StatusOr<vtx::VmExit> LinuxGuest::EnterOnce() {
+  // While `entry` lives, whoever changes the tables kicks this CPU and waits for it.
+  const GuestEntry entry = mmu().EnterGuest();
+  TDP_ASSIGN_OR_RETURN(vtx::VmExit exit, vcpu_->Run(entry.eptp()));
+  if (!options_.pml) return exit;
+  // The CPU's log of written pages belongs to the engine before the entry ends.
+  TDP_ASSIGN_OR_RETURN(const absl::Span<const Gpa> pages, vcpu_->DrainPml());
+  const bool is_dropped = options_.drop_pml && !pages.empty() && ++pml_buffers_ % 2 == 0;
+  if (!pages.empty() && !is_dropped) TDP_RETURN_IF_ERROR(mmu().LogPml(pages));
+  return exit;
+}
+
+absl::Status LinuxGuest::Handle(const vtx::VmExit& exit, Scenario& scenario) {
+  switch (exit.reason) {
+    case vtx::ExitReason::kEptViolation:
+    case vtx::ExitReason::kEptMisconfiguration:
+      return HandleMemory(exit, scenario);
+    case vtx::ExitReason::kCpuid:
+      return policy_->OnCpuid(exit);
+    case vtx::ExitReason::kIo:
+      return policy_->OnSerial(exit, [this](const std::string& line) { OnLine(line); });
+    case vtx::ExitReason::kMsrRead:
+    case vtx::ExitReason::kMsrWrite:
+      return policy_->OnMsr(exit);
+    case vtx::ExitReason::kXsetbv:
+      return policy_->OnXsetbv(exit);
+    case vtx::ExitReason::kPreemptionTimer:
+      return OnPeriod(scenario);
+    case vtx::ExitReason::kInvd:
+      return vcpu_->SkipInstruction(exit);  // as on a machine whose caches are coherent
+    case vtx::ExitReason::kPmlFull:
+      return absl::OkStatus();  // drained already
+    default:
+      break;
+  }
+  if (exit.is_kick()) return absl::OkStatus();
+  const bool is_vmx =
+      exit.reason >= vtx::ExitReason::kVmcall && exit.reason <= vtx::ExitReason::kVmxon;
+  if (is_vmx || exit.reason == vtx::ExitReason::kInvept ||
+      exit.reason == vtx::ExitReason::kInvvpid) {
+    vcpu_->InjectException(kInvalidOpcode);
+    return absl::OkStatus();
+  }
+  return absl::UnimplementedError(absl::StrFormat(
+      "exit reason %d, qualification 0x%x", static_cast<int>(exit.reason), exit.qualification));
+}
+
+absl::Status LinuxGuest::OnPeriod(Scenario& scenario) {
+  if (options_.limit != 0 && __rdtsc() - start_ticks_ > options_.limit) {
+    return absl::DeadlineExceededError(
+        absl::StrFormat("Linux has not come to an end in %d ticks", options_.limit));
+  }
+  TDP_RETURN_IF_ERROR(scenario.OnTimer(*this));
+  return vcpu_->SetPreemptionTimer(options_.period);
+}
+
+absl::Status LinuxGuest::HandleMemory(const vtx::VmExit& exit, Scenario& scenario) {
+  const FaultResult result = exit.reason == vtx::ExitReason::kEptViolation
+                                 ? mmu().HandleEptViolation(exit.gpa, exit.ept_qualification())
+                                 : mmu().HandleEptMisconfiguration(exit.gpa);
+  switch (result.outcome) {
+    case FaultOutcome::kFixed:
+    case FaultOutcome::kSpurious:
+    case FaultOutcome::kRetry:
+      return absl::OkStatus();  // run on
+    case FaultOutcome::kDirtyRingFull:
+      return scenario.OnRingFull(*this);
+    case FaultOutcome::kViewDenied: {
+      TDP_ASSIGN_OR_RETURN(const uint64_t rip, vcpu_->Read(vtx::VmcsField::kGuestRip));
+      return scenario.OnViewDenied(*this, exit, rip);
+    }
+    case FaultOutcome::kError:
+      return result.status;
+    default:
+      return absl::InternalError(
+          absl::StrFormat("gpa 0x%x: %s", exit.gpa.raw(), FaultOutcomeName(result.outcome)));
+  }
+}
+
+void LinuxGuest::OnLine(const std::string& line) {
+  printf("linux| %s\n", line.c_str());
+  init_is_done_ |= line == "INIT: done";
+  is_broken_ |= IsComplaint(line);
+}
+
+absl::Status LinuxGuest::Shutdown() {
+  if (is_broken_) return absl::DataLossError("Linux complained: see its console");
+  if (!init_is_done_) return absl::DataLossError("Linux ended before its init had all it wanted");
+  return absl::OkStatus();
+}
+
+// --- Stopping from another CPU -------------------------------------------------------------------
+
+void LinuxGuest::Stop() {
+  stop_wanted_.store(true, std::memory_order_seq_cst);
+  const VcpuId id = mmu().id();
+  host_.Kick({&id, 1});
+  while (!is_stopped_.load(std::memory_order_acquire) && !has_ended()) _mm_pause();
+}
+
+void LinuxGuest::Go() { stop_wanted_.store(false, std::memory_order_release); }
+
+void LinuxGuest::WaitWhileStopped() {
+  if (!stop_wanted_.load(std::memory_order_seq_cst)) return;
+  is_stopped_.store(true, std::memory_order_release);
+  while (stop_wanted_.load(std::memory_order_acquire)) _mm_pause();
+  is_stopped_.store(false, std::memory_order_release);
+}
+
+// --- Report --------------------------------------------------------------------------------------
+
+void LinuxGuest::Say(const std::string& text) const { absl::PrintF(" host| %s\n", text); }
+
+void LinuxGuest::PrintTable() const {
+  const VmStats stats = memory_.vm->Stats();
+  FaultStats faults = past_faults_;
+  faults += stats.faults;
+  uint64_t exits = 0;
+  for (const auto& [reason, count] : exits_) exits += count;
+  absl::PrintF("\n%-28s %12d\n", "ticks", __rdtsc() - start_ticks_);
+  absl::PrintF("%-28s %12d\n", "faults answered", faults.fixed);
+  absl::PrintF("%-28s %12d\n", "  spurious, to be retried", faults.spurious + faults.retry);
+  const auto& leaves = faults.leaves_installed;
+  absl::PrintF("%-28s %12d / %d / %d\n", "leaves of 4K / 2M / 1G", leaves[0], leaves[1], leaves[2]);
+  absl::PrintF("%-28s %12d\n", "large leaves split", faults.splits);
+  absl::PrintF("%-28s %12d\n", "flushes at entry", faults.flushes);
+  absl::PrintF("%-28s %12d\n", "kicks sent", host_.kicks());
+  absl::PrintF("%-28s %12d\n", "tables in use", stats.tables_in_use);
+  absl::PrintF("%-28s %12d\n", "exits", exits);
+  for (const auto& [reason, count] : exits_) absl::PrintF("  %-26s %12d\n", NameOf(reason), count);
+}
+
+}  // namespace tdp::linux_example

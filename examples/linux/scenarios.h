@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What can be done to Linux's memory while it runs, by name.
+
+#ifndef TDP_EXAMPLES_LINUX_SCENARIOS_H_
+#define TDP_EXAMPLES_LINUX_SCENARIOS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "tdp/examples/linux/linux_guest.h"
+
+namespace tdp::linux_example {
+
+struct ScenarioPlan {
+  std::string title;
+  GuestOptions options;
+  std::unique_ptr<Scenario> scenario;
+  std::string passes = "6";  // of the guest's checks
+  // A control: the host does something wrong, and the run passes if that was noticed.
+  bool must_fail = false;
+};
+
+// A line for each: its name and its title.
+std::string ListScenarios();
+// NotFound for a name that is none.
+absl::StatusOr<ScenarioPlan> PlanScenario(std::string_view name, uint64_t seed);
+
+// --- torture.cc: a second CPU changes everything that it can without asking Linux ----------------
+enum class Care : uint8_t {
+  kFull,
+  kUntold,       // host pages move and the `Vm` is not told
+  kNotWaitedFor  // they move as soon as the tables say so, while a CPU may use the old page
+};
+std::unique_ptr<Scenario> MakeTorture(uint64_t seed, Care care);
+
+// --- migration.cc: from one `Vm` to the next, the one before destroyed ---------------------------
+std::unique_ptr<Scenario> MakeMigration();
+
+// --- dirty_log.cc: copies of memory kept true by the dirty log alone -----------------------------
+std::unique_ptr<Scenario> MakeDirtyLog();
+
+// --- text_watch.cc: a view in which the kernel's code is read-only -------------------------------
+std::unique_ptr<Scenario> MakeTextWatch();
+
+}  // namespace tdp::linux_example
+
+#endif  // TDP_EXAMPLES_LINUX_SCENARIOS_H_
