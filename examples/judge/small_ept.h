@@ -9,12 +9,12 @@
 #include <stdint.h>
 
 /* What the hypervisor around it gives. */
-void *host_alloc_frame(void);
-void host_free_frame(void *frame);
-uint64_t host_phys(const void *p);
-void *host_virt(uint64_t phys);
+void* host_alloc_frame(void);
+void host_free_frame(void* frame);
+uint64_t host_phys(const void* p);
+void* host_virt(uint64_t phys);
 int host_invept(int type, uint64_t eptp);
-void host_panic(const char *what) __attribute__((noreturn));
+void host_panic(const char* what) __attribute__((noreturn));
 
 enum { EPT_READ = 1, EPT_WRITE = 2, EPT_EXECUTE = 4 };
 
@@ -25,7 +25,7 @@ uint64_t ept_pointer(void);
 int ept_map(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights, unsigned memory_type);
 int ept_unmap(uint64_t gpa, uint64_t size);
 int ept_protect(uint64_t gpa, uint64_t size, unsigned rights);
-int ept_lookup(uint64_t gpa, uint64_t *hpa);
+int ept_lookup(uint64_t gpa, uint64_t* hpa);
 int ept_log_start(uint64_t gpa, uint64_t size);
 int ept_log_stop(uint64_t gpa, uint64_t size);
 int ept_log_harvest(uint64_t gpa, uint64_t size, void (*page)(uint64_t gpa));
