@@ -19,8 +19,10 @@ struct Finding {
   // class[.detail].operation: the same fault has the same signature in every run.
   char signature[96];
   char sentence[640];
-  // The instruction behind it, a store or a crash; 0: not known.
+  // The instruction behind it, a store or a crash, and the call that led to its function; 0: not
+  // known.
   uint64_t pc;
+  uint64_t caller;
   // The adapter is at fault, not the subject.
   bool misuse;
 };

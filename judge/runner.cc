@@ -90,7 +90,10 @@ Verdict Runner::TakeVerdict(int status, bool hung) {
     verdict.misuse = record_->finding.misuse;
     verdict.signature = record_->finding.signature;
     verdict.sentence = record_->finding.sentence;
-    verdict.place = record_->finding.pc == 0 ? "" : PlaceOf(record_->finding.pc);
+    const Finding& finding = record_->finding;
+    if (finding.pc != 0) verdict.place = PlaceOf(finding.pc);
+    if (finding.caller != 0)
+      absl::StrAppend(&verdict.place, ", called at ", PlaceOf(finding.caller));
   } else if (hung || (WIFEXITED(status) && WEXITSTATUS(status) == kHangExit)) {
     verdict.found = true;
     verdict.signature = "hang";
@@ -157,7 +160,10 @@ Verdict Runner::InChild(Body body) {
 void RunSequences(Session& session, Record& record, uint64_t seed, const RunLimits& limits) {
   const double end = Now() + limits.seconds;
   const uint64_t last = record.operations + std::min(limits.operations, ~uint64_t{0} / 2);
-  const int most = session.subject().destroy == nullptr ? 1 : kSequencesAChild;
+  // A subject that does not say that it gives every frame back may keep some for the next time.
+  const bool starts_anew = session.subject().destroy != nullptr &&
+                           (session.subject().contract.claims & TDPJ_FREES_ALL) != 0;
+  const int most = starts_anew ? kSequencesAChild : 1;
   for (int i = 0; i < most && record.operations < last && Now() < end; ++i) {
     record.count = 0;
     Generator generator(session.subject(), seed + static_cast<uint64_t>(i),

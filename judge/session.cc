@@ -79,7 +79,9 @@ void Session::Report(const std::string& klass, const std::string& sentence, uint
       absl::StrCat(klass, ".", step_ == nullptr ? "end" : StepName(step_->kind));
   std::snprintf(finding.signature, sizeof finding.signature, "%s", signature.c_str());
   std::snprintf(finding.sentence, sizeof finding.sentence, "%s", sentence.c_str());
-  finding.pc = pc;
+  const bool is_place = (pc & kPlace) != 0;
+  finding.pc = is_place ? places_[pc & ~kPlace].pc : pc;
+  finding.caller = is_place ? places_[pc & ~kPlace].caller : 0;
   finding.misuse = false;
   record_.in_subject = in_subject_;
   record_.has_finding = true;
@@ -90,7 +92,7 @@ void Session::Report(const std::string& klass, const std::string& sentence, uint
 void Session::Misuse(const std::string& sentence) {
   std::snprintf(record_.finding.signature, sizeof record_.finding.signature, "adapter");
   std::snprintf(record_.finding.sentence, sizeof record_.finding.sentence, "%s", sentence.c_str());
-  record_.finding.pc = 0;
+  record_.finding.pc = record_.finding.caller = 0;
   record_.finding.misuse = true;
   record_.has_finding = true;
   end_();

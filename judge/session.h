@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/flush_oracle.h"
 #include "tdp/backends/sim/table_reach.h"
@@ -62,12 +63,14 @@ class Session {
   void Invlpg(uint64_t address);
   void MovCr3();
   [[noreturn]] void Panic(const char* what);
-  // A store by the instruction at `pc` is about to happen.
-  void BeforeStore(const volatile void* p, uint64_t pc);
+  // A store by the instruction at `pc` is about to happen, in a function that was called at
+  // `caller`; 0: not known.
+  void BeforeStore(const volatile void* p, uint64_t pc, uint64_t caller = 0);
   // Step mode: the store to `p` is done.
   void AfterStore();
 
-  // Says what was found and ends the process. `klass` is class[.detail].
+  // Says what was found and ends the process. `klass` is class[.detail]; `pc` an instruction or
+  // what `PlaceOfStore` returned.
   [[noreturn]] void Report(const std::string& klass, const std::string& sentence, uint64_t pc = 0);
   [[noreturn]] void Misuse(const std::string& sentence);
 
@@ -99,6 +102,7 @@ class Session {
   void TakeRoot();
 
   // Between stores.
+  uint64_t PlaceOfStore(uint64_t pc, uint64_t caller);
   void TakeNote();
   void VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t after, uint64_t pc);
   void JudgeBetween(uint64_t gpa, uint64_t pc);
@@ -148,6 +152,14 @@ class Session {
   // The store that a hook announced.
   uint64_t pending_ = ~uint64_t{0};  // offset of its word
   uint64_t pending_pc_ = 0;
+  // Stores by instruction and caller. A place is a number with the top bit set, an index of these.
+  struct StorePlace {
+    uint64_t pc;
+    uint64_t caller;
+  };
+  static constexpr uint64_t kPlace = uint64_t{1} << 63;
+  std::vector<StorePlace> places_;
+  absl::flat_hash_map<uint64_t, uint64_t> place_numbers_;
   uint64_t last_pc_ = 0;              // of the last store that a CPU could see
   std::vector<uint64_t> change_pcs_;  // by number of the oracle's change
   uint64_t first_change_ = 0;

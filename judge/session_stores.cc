@@ -180,7 +180,16 @@ void Session::MovCr3() {
 
 // --- stores ---
 
-void Session::BeforeStore(const volatile void* p, uint64_t pc) {
+uint64_t Session::PlaceOfStore(uint64_t pc, uint64_t caller) {
+  if (!places_.empty() && places_.back().pc == pc && places_.back().caller == caller) {
+    return kPlace | (places_.size() - 1);
+  }
+  const auto [it, is_new] = place_numbers_.try_emplace(pc * 31 + caller, places_.size());
+  if (is_new) places_.push_back({pc, caller});
+  return kPlace | it->second;
+}
+
+void Session::BeforeStore(const volatile void* p, uint64_t pc, uint64_t caller) {
   const uint64_t offset = frames_.Offset(p);
   if (offset >= kFrames * kPageSize || in_judge_ || !in_subject_) return;
   TakeNote();
@@ -189,10 +198,10 @@ void Session::BeforeStore(const volatile void* p, uint64_t pc) {
     Report("freed-table-written",
            absl::StrFormat("%s writes to the frame %#x, which is freed or was never allocated",
                            Asked(), frames_.PhysOf(offset & ~kPageOffsetMask)),
-           pc);
+           PlaceOfStore(pc, caller));
   }
   pending_ = offset & ~uint64_t{7};
-  pending_pc_ = pc;
+  pending_pc_ = PlaceOfStore(pc, caller);
 }
 
 void Session::AfterStore() { TakeNote(); }

@@ -17,10 +17,17 @@
 namespace tdp::judge {
 namespace {
 
+// Where the functions under way were called.
+constexpr size_t kMaxCalls = 256;
+uint64_t g_calls[kMaxCalls];
+size_t g_call_depth = 0;
+
 inline void OnStore(const volatile void* p, const void* caller) {
   Session* session = Session::current();
   if (session == nullptr) return;
-  session->BeforeStore(p, reinterpret_cast<uint64_t>(caller) - 1);
+  const uint64_t call =
+      g_call_depth == 0 || g_call_depth > kMaxCalls ? 0 : g_calls[g_call_depth - 1];
+  session->BeforeStore(p, reinterpret_cast<uint64_t>(caller) - 1, call == 0 ? 0 : call - 1);
 }
 
 // Every word that a store of `size` bytes touches.
@@ -37,8 +44,16 @@ inline void OnStores(const void* p, size_t size, const void* caller) {
 extern "C" {
 
 void __tsan_init(void) {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit(void) {}
+void __tsan_func_entry(void* call) {
+  using tdp::judge::g_call_depth;
+  if (g_call_depth < tdp::judge::kMaxCalls) {
+    tdp::judge::g_calls[g_call_depth] = reinterpret_cast<uint64_t>(call);
+  }
+  ++g_call_depth;
+}
+void __tsan_func_exit(void) {
+  if (tdp::judge::g_call_depth != 0) --tdp::judge::g_call_depth;
+}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_read_range(void*, size_t) {}

@@ -69,7 +69,7 @@ struct tdpj_subject {
   struct tdpj_contract contract;
   /* Makes empty tables. 0, or the subject cannot start. */
   int (*create)(void);
-  /* May be null: then a process runs one sequence of operations only. */
+  /* May be null. Without it, or without TDPJ_FREES_ALL, a process runs one sequence only. */
   void (*destroy)(void);
   /* The EPT pointer, or CR3. Asked for after each operation. */
   uint64_t (*eptp)(void);
