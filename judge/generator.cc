@@ -148,6 +148,7 @@ void Generator::Draw(const FlatMap& map, const RangeSet& logged, tdpj_step& step
   }
   if (step.kind == TDPJ_STEP_MAP) {
     step.hpa = DrawHpa(step, map);
+    step.memory_type = 6;  // write-back, where the contract does not care
     if (contract.type_count != 0)
       step.memory_type = contract.types[random_.Below(contract.type_count)];
     if (step.hpa < avoid_ + avoid_bytes_ && avoid_ < step.hpa + step.size) step.size = 0;

@@ -354,10 +354,10 @@ void Session::Harvest(const tdpj_step& step) {
   g_harvested = &harvested;
   const int answer = Call(step);
   g_harvested = nullptr;
-  if (answer != 0 && frames_.failed() == 0) {
+  if (answer < 0 && frames_.failed() == 0) {
     Report("refused", absl::StrFormat("%s was refused with %d", Asked(), answer));
   }
-  if (answer != 0) return;
+  if (answer < 0) return;
   for (const uint64_t gpa : harvested) written_.erase(gpa);
   for (const uint64_t gpa : written_) {
     if (gpa < step.gpa || gpa >= step.gpa + step.size) continue;

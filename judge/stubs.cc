@@ -32,7 +32,13 @@ void tdpj_free(void* frame) { Judge("tdpj_free").Free(frame); }
 uint64_t tdpj_phys(const volatile void* p) {
   tdp::judge::Session& judge = Judge("tdpj_phys");
   if (!judge.frames().IsInside(p)) {
-    judge.Report("bad-address", "tdpj_phys was asked for an address that lies in no table's frame");
+    // A null pointer is an allocation that was not looked at; another one is other memory.
+    if (reinterpret_cast<uint64_t>(p) >= tdp::kPageSize) {
+      judge.Misuse(
+          "tdpj_phys was asked for an address outside of the frames that tdpj_alloc gives: every "
+          "table, the root too, must come from there");
+    }
+    judge.Report("bad-address", "tdpj_phys was asked for the address of a null pointer");
   }
   return judge.frames().PhysOf(judge.frames().Offset(p));
 }

@@ -82,7 +82,7 @@ struct tdpj_subject {
   int (*lookup)(uint64_t gpa, uint64_t* hpa);
   void (*before_entry)(void);
   /* Dirty logging of a range that is mapped. Harvest calls `page` for each page written since the
-   * last harvest, at least, and re-arms. */
+   * last harvest, at least, and re-arms; negative: an error. */
   int (*dirty_start)(uint64_t gpa, uint64_t size);
   int (*dirty_stop)(uint64_t gpa, uint64_t size);
   int (*dirty_harvest)(uint64_t gpa, uint64_t size, void (*page)(uint64_t gpa));

@@ -64,6 +64,24 @@ judge_tells_misuse() {
   (cd "$1" && ./judge_plain --operations 200 2>misuse; [[ $? == 2 ]] &&
     grep -q "claims TDPJ_INSTRUMENTED" misuse)
 }
+# Exit statuses, a finding's text replayed, and known signatures.
+judge_options() {
+  (
+    cd "$1" || exit 1
+    rm -f small_ept.o && make -s judge PLANT=-DPLANTED=47 || exit 1
+    ./judge --first --seconds 60 2>finding
+    [[ $? == 1 ]] && grep -q '^leak.end$' finding || exit 1
+    ./judge --replay finding 2>replayed
+    [[ $? == 1 ]] && grep -q '^leak.end$' replayed || exit 1
+    echo 'leak.end  # the root' >known
+    ./judge --operations 500 --known known --json >json 2>/dev/null || exit 1
+    python3 -c 'import json; assert json.load(open("json"))["findings"][0]["known"]' || exit 1
+    ./judge --seconds soon 2>/dev/null
+    [[ $? == 2 ]] || exit 1
+    ./judge --explore-contract >/dev/null
+    rm -f small_ept.o && make -s judge
+  )
+}
 judge_fuzzes() {
   (cd "$1" && clang-14 -std=c99 -O1 -g -fsanitize=fuzzer-no-link \
       -fsanitize-coverage=func,trace-stores -c small_ept.c -o fuzzed.o &&
@@ -78,7 +96,7 @@ judge_tests() {
   require "${JUDGE_PACKAGES[@]}" libclang-rt-14-dev python3
   work=$(mktemp -d)
   judge_folder "$work"
-  for name in builds clean cr3 traced_stores steps tells_misuse fuzzes finds; do
+  for name in builds clean cr3 traced_stores steps tells_misuse options fuzzes finds; do
     say "judge $name"
     if "judge_$name" "$work"; then
       passed=$((passed + 1))
