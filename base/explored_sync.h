@@ -21,7 +21,8 @@ class Mutex;
 namespace explore {
 
 // What a thread is about to do.
-enum class Step : uint8_t { kLoad, kStore, kUpdate, kLock, kUnlock, kScan };
+enum class Step : uint8_t { kLoad, kStore, kUpdate, kLock, kUnlock, kScan, kPause };
+inline constexpr int kStepKinds = 7;
 
 // Decides at every shared access which thread goes on, and what a load may see. Values are the
 // bytes of the object, zero-extended. Called on the thread that acts.
@@ -32,6 +33,8 @@ class Scheduler {
   // Before each step. Returns when the calling thread may take it.
   virtual void Reach(Step step, const void* where) = 0;
 
+  // An atomic object comes to be at `where`: what was stored there before is forgotten.
+  virtual void OnNew(const void* where) = 0;
   // A load whose newest value is `newest`: the value that the thread sees.
   virtual uint64_t OnLoad(const void* where, uint64_t newest, std::memory_order order) = 0;
   virtual void OnStore(const void* where, uint64_t before, uint64_t after,
@@ -180,8 +183,12 @@ class AtomicOperations {
 template <typename T>
 class Atomic : public explore::AtomicOperations<Atomic<T>, T> {
  public:
-  constexpr Atomic() noexcept : value_() {}
-  constexpr Atomic(T value) noexcept : value_(value) {}
+  constexpr Atomic() noexcept : Atomic(T()) {}
+  constexpr Atomic(T value) noexcept : value_(value) {
+    if (!std::is_constant_evaluated() && explore::scheduler != nullptr) {
+      explore::scheduler->OnNew(&value_);
+    }
+  }
   Atomic(const Atomic&) = delete;
   Atomic& operator=(const Atomic&) = delete;
   T operator=(T value) {

@@ -80,6 +80,16 @@ fuzz() {
     ".fuzz/$1"
 }
 
+# explore [SCENARIO [SECONDS [BOUND]]]: without arguments the kinds of machines and operations.
+explore() {
+  local label=//tests/explore:explore
+  setup_build
+  bazel build --config=explore --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" \
+    "$label" ||
+    die "the build of $label failed" "see the compiler's messages above"
+  bazel-bin/tests/explore/explore "$@"
+}
+
 # mutate [OPTION…] [WHICH…]: takes hours in all; lowers its own priority after the build.
 mutate() {
   setup_build

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Many scenarios under many schedules, for a given time of the CPU.
+
+#ifndef TDP_TESTS_EXPLORE_CAMPAIGN_H_
+#define TDP_TESTS_EXPLORE_CAMPAIGN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tests/explore/scenario.h"
+#include "tests/explore/schedule.h"
+
+namespace tdp::explore {
+
+struct Finding {
+  std::string scenario;
+  uint64_t seed = 0;
+  bool weak_memory = false;
+  Schedule schedule;
+  std::string what;
+
+  // As a test that replays it.
+  std::string ToCpp() const;
+};
+
+struct CampaignOptions {
+  double cpu_seconds = 60;
+  uint64_t first_seed = 1;
+  // Findings after which it ends; of one scenario there is at most one.
+  int most_findings = 1;
+  // Instead of random schedules: every schedule of the first seed with this many preemptions at
+  // most, as far as the time goes. -1: random ones.
+  int bound = -1;
+};
+
+struct CampaignResult {
+  uint64_t runs = 0;
+  uint64_t steps = 0;
+  uint64_t switches = 0;
+  uint64_t scenarios = 0;  // that had runs
+  uint64_t complete = 0;   // with a bound: scenarios all of whose schedules were run
+  double cpu_seconds = 0;
+  std::vector<Finding> findings;
+};
+
+// Scenarios take turns, each in a process of its own: a failed check, which ends the process, is a
+// finding too.
+CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOptions& options);
+
+// Runs what `finding` says. Empty: nothing was found.
+std::string Replay(const Finding& finding);
+
+}  // namespace tdp::explore
+
+#endif  // TDP_TESTS_EXPLORE_CAMPAIGN_H_

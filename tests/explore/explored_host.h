@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The machine under the engine: host memory of which the test knows every frame's owner, and the
+// calls of a `Backend`. It is cheap to make anew for each run.
+
+#ifndef TDP_TESTS_EXPLORE_EXPLORED_HOST_H_
+#define TDP_TESTS_EXPLORE_EXPLORED_HOST_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/backend.h"
+#include "tests/explore/fiber_scheduler.h"
+
+namespace tdp::explore {
+
+class GuestCpu;
+
+// A page of host virtual memory, by number: page n stands at `HvaOf(n)`.
+using HostPageNumber = uint32_t;
+
+// Physical memory that lives from run to run. What is written to it is in the way of nobody: tables
+// are filled before they are used, and pages with contents are written when a run begins.
+class Arena {
+ public:
+  static constexpr ByteCount kBytes = MiB(64);
+  Arena();
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  std::byte* base() const { return base_; }
+
+ private:
+  void* mapping_;
+  std::byte* base_;  // aligned to 2 MiB
+};
+
+class ExploredHost : public Backend {
+ public:
+  static constexpr Hva kRam{0x7000'0000'0000};
+  static constexpr HostPageNumber kPages = 2048;
+  static constexpr uint64_t kPagesPerLarge = 512;
+
+  // `order`: of the pieces of host memory, 0 or 9.
+  ExploredHost(FiberScheduler& fibers, Arena& arena, const Capabilities& capabilities, int order);
+
+  static Hva HvaOf(HostPageNumber page) { return kRam + page * kPageSize; }
+  std::byte* At(Hpa hpa) const { return arena_.base() + hpa.raw(); }
+  uint64_t* EntriesAt(Hpa table) const { return reinterpret_cast<uint64_t*>(At(table)); }
+  std::byte* AtPage(HostPageNumber page) const { return At(frames_[page].address()); }
+  FiberScheduler& fibers() { return fibers_; }
+
+  // The CPU that runs vCPU `id`.
+  void Attach(VcpuId id, GuestCpu* cpu);
+
+  // --- The host's own page table
+
+  // Page `page` gets another frame from now on, with the old one's contents. Gives the old one.
+  Hfn Move(HostPageNumber page);
+  // The page whose memory `frame` is or was; `kPages` for none.
+  HostPageNumber OwnerOf(Hfn frame) const;
+  // Nobody may use the frame from now on.
+  void Revoke(Hfn frame) { revoked_.push_back(frame); }
+  bool IsRevoked(Hfn frame) const;
+
+  // --- Backend
+  const Capabilities& capabilities() const override { return capabilities_; }
+  absl::StatusOr<Hpa> AllocateTableBlock() override;
+  void FreeTableBlock(Hpa block) override;
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override;
+  void Invalidate(VcpuId vcpu, Eptp root) override;
+  void InvalidateAll(VcpuId vcpu) override;
+  void InvalidateLinear(VcpuId vcpu) override;
+  void Kick(absl::Span<const VcpuId> vcpus) override;
+
+ private:
+  static constexpr Hpa kFirstBlock{MiB(2)};
+  static constexpr int kBlocks = 40;
+  static constexpr Hfn kFirstFrame{MiB(16) >> kPageShift};
+  static constexpr Hfn kFirstSpare{MiB(32) >> kPageShift};
+
+  FiberScheduler& fibers_;
+  Arena& arena_;
+  Capabilities capabilities_;
+  const int order_;
+  std::array<Hfn, kPages> frames_;
+  std::vector<HostPageNumber> spare_owners_;  // by spare frame
+  std::vector<Hfn> revoked_;
+  std::array<bool, kPages / kPagesPerLarge> broken_{};  // a large piece that is one no more
+  uint64_t blocks_in_use_ = 0;                          // a bit each
+  std::vector<GuestCpu*> cpus_;
+};
+
+}  // namespace tdp::explore
+
+#endif  // TDP_TESTS_EXPLORE_EXPLORED_HOST_H_

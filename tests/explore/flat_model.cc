@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tests/explore/flat_model.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/str_format.h"
+
+namespace tdp::explore {
+
+void FlatModel::OfferSlot(const SlotVersion& version) {
+  slots_.push_back(version);
+  slots_.back().established = false;
+}
+
+void FlatModel::SettleSlot(uint32_t id, const SlotVersion* version) {
+  std::erase_if(slots_, [id](const SlotVersion& slot) { return slot.id == id; });
+  if (version != nullptr) {
+    slots_.push_back(*version);
+    slots_.back().established = true;
+  }
+}
+
+const SlotVersion* FlatModel::FindSlot(uint32_t id) const {
+  for (const SlotVersion& slot : slots_) {
+    if (slot.id == id && slot.established) return &slot;
+  }
+  return nullptr;
+}
+
+void FlatModel::ForgetDirty(uint32_t id) {
+  for (SlotVersion& slot : slots_) {
+    if (slot.id != id) continue;
+    slot.logs = false;
+    for (uint64_t i = 0; i < slot.pages; ++i) dirty_since_[slot.first + i] = 0;
+    if (!slot.has_private) continue;
+    for (uint64_t i = 0; i < slot.pages; ++i) dirty_since_[slot.first_private + i] = 0;
+  }
+}
+
+std::string FlatModel::Forbids(const Reach& reach) const {
+  const HostPageNumber page = host_.OwnerOf(reach.frame);
+  const std::string what = absl::StrFormat("gfn %#x as hfn %#x (%s)", reach.gfn.raw(),
+                                           reach.frame.raw(), ToString(reach.rights));
+  if (page == ExploredHost::kPages) return what + ": no memory of any slot";
+  if (host_.IsRevoked(reach.frame)) return what + ": the host has taken this page back";
+  bool found = false;
+  bool writable = false;
+  const bool in_private_range =
+      reach.gfn.raw() >= kFirstPrivate && reach.gfn.raw() < kFirstPrivate + kPrivateFrames;
+  for (const SlotVersion& slot : slots_) {
+    if (!slot.Holds(reach.space, reach.gfn)) continue;
+    const uint64_t index = slot.IndexOf(reach.gfn);
+    bool here = false;
+    if (!in_private_range) {
+      here = slot.first + index == page;
+    } else {
+      for (const bool is_private : private_) {
+        here |= (is_private ? slot.first_private : slot.first) + index == page;
+      }
+    }
+    found |= here;
+    writable |= here && slot.writable;
+  }
+  if (!found) return what + ": no slot has this page there";
+  if (reach.rights.can_write() && !writable) return what + ": the slot is read-only";
+  if (reach.in_view && reach.gfn.raw() < kViewFrames) {
+    const bool allowed = std::any_of(view_rights_.begin(), view_rights_.end(),
+                                     [&](Access rights) { return rights.Covers(reach.rights); });
+    if (!allowed) return what + ": the view denies it";
+  }
+  if (std::find(types_.begin(), types_.end(), reach.type) == types_.end()) {
+    return what + ": of a memory type that is no more";
+  }
+  return "";
+}
+
+bool FlatModel::Logs(HostPageNumber page) const {
+  return std::any_of(slots_.begin(), slots_.end(), [page](const SlotVersion& slot) {
+    return slot.logs && slot.established &&
+           ((page >= slot.first && page < slot.first + slot.pages) ||
+            (slot.has_private && page >= slot.first_private &&
+             page < slot.first_private + slot.pages));
+  });
+}
+
+void FlatModel::Wrote(Hfn frame) {
+  const HostPageNumber page = host_.OwnerOf(frame);
+  if (page == ExploredHost::kPages || !Logs(page)) return;
+  if (dirty_since_[page] == 0) dirty_since_[page] = ++clock_;
+}
+
+void FlatModel::Took(uint32_t slot, uint64_t index) {
+  for (const SlotVersion& version : slots_) {
+    if (version.id != slot || index >= version.pages) continue;
+    dirty_since_[version.first + index] = 0;
+    if (version.has_private) dirty_since_[version.first_private + index] = 0;
+    return;
+  }
+}
+
+std::string FlatModel::MissedBy(uint64_t mark, uint32_t slot) const {
+  for (const SlotVersion& version : slots_) {
+    if (version.id != slot || !version.logs || !version.established) continue;
+    for (uint64_t i = 0; i < version.pages; ++i) {
+      const uint64_t since = dirty_since_[version.first + i];
+      if (since == 0 || since >= mark) continue;
+      return absl::StrFormat(
+          "page %u of slot %u was written before its log was taken, and was not shown", i, slot);
+    }
+  }
+  return "";
+}
+
+HostPageNumber FlatModel::FirstDirty() const {
+  const auto dirty = std::find_if(dirty_since_.begin(), dirty_since_.end(),
+                                  [](uint64_t since) { return since != 0; });
+  return static_cast<HostPageNumber>(dirty - dirty_since_.begin());
+}
+
+}  // namespace tdp::explore

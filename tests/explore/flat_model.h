@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What guests may reach while operations are under way: a flat account of slots, host pages,
+// attributes and rights, in which what an operation takes away counts until the operation has
+// returned, and what it brings from its beginning. And the dirty pages that no log has shown yet.
+
+#ifndef TDP_TESTS_EXPLORE_FLAT_MODEL_H_
+#define TDP_TESTS_EXPLORE_FLAT_MODEL_H_
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/memory_type.h"
+#include "tests/explore/explored_host.h"
+
+namespace tdp::explore {
+
+// A slot as it is, was, or is about to be.
+struct SlotVersion {
+  uint32_t id = 0;
+  AddressSpaceId space = 0;
+  Gfn base;
+  uint64_t pages = 0;
+  HostPageNumber first = 0;          // of its memory
+  HostPageNumber first_private = 0;  // of its private memory, where `has_private`
+  bool has_private = false;
+  bool writable = true;
+  bool logs = false;
+  bool established = true;  // the operation that brought it has returned
+
+  bool Holds(AddressSpaceId of, Gfn gfn) const {
+    return space == of && gfn >= base && gfn < base + PageCount(pages);
+  }
+  uint64_t IndexOf(Gfn gfn) const { return (gfn - base).raw(); }
+};
+
+// An access, or a translation that would let it through.
+struct Reach {
+  AddressSpaceId space = 0;
+  bool in_view = false;  // the one view beside the base
+  Gfn gfn;
+  Hfn frame;
+  Access rights;  // what it does
+  MemoryType type = MemoryType::kWriteBack;
+};
+
+class FlatModel {
+ public:
+  explicit FlatModel(const ExploredHost& host) : host_(host) {}
+
+  // --- Slots. `Begin…` before the operation, `End…` after it, with what `Begin…` gave.
+  // A version becomes possible; all others of its id stay so until `SettleSlot`.
+  void OfferSlot(const SlotVersion& version);
+  // Of the versions of this id `version` alone is left, or none.
+  void SettleSlot(uint32_t id, const SlotVersion* version);
+  const SlotVersion* FindSlot(uint32_t id) const;
+  // The next dirty page of the slot may be lost: it is about to be deleted or to stop logging.
+  void ForgetDirty(uint32_t id);
+
+  // --- Rights that the view gives frames [0, kViewFrames), and attributes of
+  // [kFirstPrivate, kFirstPrivate + kPrivateFrames)
+  static constexpr uint64_t kViewFrames = 8;
+  static constexpr uint64_t kFirstPrivate = 4;
+  static constexpr uint64_t kPrivateFrames = 4;
+  void OfferViewRights(Access rights) { view_rights_.push_back(rights); }
+  void SettleViewRights(Access rights) { view_rights_ = {rights}; }
+  void OfferPrivate(bool is_private) { private_.push_back(is_private); }
+  void SettlePrivate(bool is_private) { private_ = {is_private}; }
+  void OfferType(MemoryType type) { types_.push_back(type); }
+  void SettleType(MemoryType type) { types_ = {type}; }
+
+  // Why nobody may do this now; empty if somebody may.
+  std::string Forbids(const Reach& reach) const;
+
+  // --- Dirty pages
+  // A guest has written `frame`, at this moment.
+  void Wrote(Hfn frame);
+  // Whether a slot logs the page by now.
+  bool Logs(HostPageNumber page) const;
+  // A take begins; its mark.
+  uint64_t BeginTake() { return ++clock_; }
+  void Took(uint32_t slot, uint64_t index);
+  // What a take that began at `mark` should have shown; empty if it has.
+  std::string MissedBy(uint64_t mark, uint32_t slot) const;
+  // Nobody has to show the page any more: it is read now.
+  void ReadPage(HostPageNumber page) { dirty_since_[page] = 0; }
+  // A page that was written and that no take has shown; `ExploredHost::kPages` for none.
+  HostPageNumber FirstDirty() const;
+
+  uint64_t Now() { return ++clock_; }
+
+ private:
+  const ExploredHost& host_;
+  uint64_t clock_ = 0;
+  std::vector<SlotVersion> slots_;
+  std::vector<Access> view_rights_ = {Access::All()};
+  std::vector<bool> private_ = {false};
+  std::vector<MemoryType> types_ = {MemoryType::kWriteBack};
+  std::array<uint64_t, ExploredHost::kPages> dirty_since_{};  // 0: clean
+};
+
+}  // namespace tdp::explore
+
+#endif  // TDP_TESTS_EXPLORE_FLAT_MODEL_H_

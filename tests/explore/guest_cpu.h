@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A CPU that runs a guest: it keeps every translation and every link between tables that it has
+// seen until it is told to flush, which is the most that the architecture allows.
+
+#ifndef TDP_TESTS_EXPLORE_GUEST_CPU_H_
+#define TDP_TESTS_EXPLORE_GUEST_CPU_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/memory_type.h"
+#include "tests/explore/explored_host.h"
+#include "tests/explore/flat_model.h"
+
+namespace tdp::explore {
+
+// How an access ended.
+enum class CpuEvent : uint8_t { kNone, kKick, kViolation, kMisconfiguration, kLogFull };
+
+// The format of the tables that the CPU walks.
+enum class TableFormat : uint8_t { kEpt, kLinear };
+
+// What the CPU runs on between an entry and an exit.
+struct CpuContext {
+  TableFormat format = TableFormat::kEpt;
+  Hpa root{};
+  int levels = 4;
+  bool accessed_dirty = true;
+  bool logs_pages = false;  // PML
+  // For the model: whose tables these are.
+  AddressSpaceId space = 0;
+  bool in_view = false;
+};
+
+class GuestCpu {
+ public:
+  GuestCpu(ExploredHost& host, FlatModel& model) : host_(host), model_(model) {}
+
+  // The guest runs on these tables from now on.
+  void Enter(const CpuContext& context);
+  void Exit() { in_guest_ = false; }
+  bool in_guest() const { return in_guest_; }
+  // Takes the kick, if there is one.
+  bool TakeKick() { return std::exchange(kicked_, false); }
+  bool is_kicked() const { return kicked_; }
+
+  // Any thread.
+  void Kick() { kicked_ = true; }
+
+  // --- The host's instructions
+  void FlushRoot(Hpa root);
+  void FlushAll();
+  void FlushLinear();
+
+  // --- The guest
+  // One access to frame `gfn`. `from_links`: a walk begins at the lowest link that is kept.
+  CpuEvent Touch(Gfn gfn, Access kind, bool from_links);
+  // After kViolation: the rights that the walk found.
+  Access found() const { return found_; }
+  // INVLPG.
+  void ForgetPage(Gfn gfn);
+
+  // The pages that were logged, taken out of the buffer.
+  std::vector<Gpa> TakeLog() { return std::exchange(log_, {}); }
+
+  // --- What it could do at this moment, without a look at the tables
+  // Why the model forbids something of it; empty if it forbids nothing.
+  std::string CheckReach() const;
+  // Why it should have forgotten something of [first, first + pages) of what it knew at `since`.
+  std::string CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since) const;
+  // It writes every page that it can write unnoticed.
+  void WriteSilently();
+
+ private:
+  struct Translation {
+    CpuContext context;
+    Gfn first;
+    uint64_t pages = 1;
+    Hfn frame;
+    Access rights;
+    bool dirty = false;  // a write goes on without a look at the tables
+    MemoryType type = MemoryType::kWriteBack;
+    uint64_t since = 0;
+
+    bool Holds(Hpa root, Gfn gfn) const {
+      return context.root == root && gfn >= first && gfn < first + PageCount(pages);
+    }
+    Hfn FrameOf(Gfn gfn) const { return frame + (gfn - first); }
+  };
+  struct Link {
+    Hpa root;
+    int level = 0;  // of the table
+    uint64_t prefix = 0;
+    Hpa table;
+    Access rights;
+  };
+  struct Entry;
+
+  Entry Decode(uint64_t raw, int level, Access above) const;
+  const Translation* Find(Gfn gfn) const;
+  const Link* FindLink(Gfn gfn, int level) const;
+  CpuEvent Walk(Gfn gfn, Access kind, bool from_links);
+  bool SetFlags(uint64_t* place, uint64_t raw, uint64_t flags);
+  void Keep(const Translation& translation);
+  CpuEvent Use(const Translation& translation, Gfn gfn, Access kind);
+  std::string Forbids(const Translation& translation, Gfn gfn) const;
+
+  static constexpr size_t kLogEntries = 512;
+
+  ExploredHost& host_;
+  FlatModel& model_;
+  CpuContext context_;
+  bool in_guest_ = false;
+  bool kicked_ = false;
+  Access found_;
+  std::vector<Translation> translations_;
+  std::vector<Link> links_;
+  std::vector<Gpa> log_;
+};
+
+}  // namespace tdp::explore
+
+#endif  // TDP_TESTS_EXPLORE_GUEST_CPU_H_

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "tests/explore/operations.h"
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/mmu/memory_types.h"
+#include "tests/explore/explored_host.h"
+#include "tests/explore/flat_model.h"
+
+namespace tdp::explore {
+namespace {
+
+// --- Which machines have what
+
+bool Always(const MachineKind&) { return true; }
+bool OnEpt(const MachineKind& kind) { return kind.options.paging == Paging::kEpt; }
+bool SplitsLeaves(const MachineKind& kind) { return OnEpt(kind) && !kind.options.reverse_map; }
+bool Plain(const MachineKind& kind) {
+  return kind.mode == GuestMode::kDirect || kind.mode == GuestMode::kView;
+}
+bool HasView(const MachineKind& kind) { return kind.mode == GuestMode::kView; }
+bool CanView(const MachineKind& kind) {
+  return Plain(kind) && !kind.options.reverse_map && !kind.options.private_memory;
+}
+bool HasPrivate(const MachineKind& kind) { return kind.options.private_memory; }
+bool CanLog(const MachineKind& kind) { return !kind.options.private_memory; }
+bool HasBitmap(const MachineKind& kind) { return CanLog(kind) && !kind.ring; }
+bool HasManual(const MachineKind& kind) { return kind.manual; }
+bool HasRing(const MachineKind& kind) { return kind.ring; }
+
+// --- Zaps
+
+constexpr Gfn kFew{1};
+constexpr uint64_t kFewPages = 3;
+
+void Zap(World& world, Gfn first, uint64_t pages, bool hold) {
+  const uint64_t since = world.model().Now();
+  absl::StatusOr<PendingFlush> flush = world.vm().ZapRange(first, PageCount(pages));
+  world.Expect(flush.status(), "ZapRange");
+  if (!flush.ok()) return;
+  if (hold) world.HoldOn();
+  flush->Settle();
+  world.CheckForgotten(0, first, pages, since);
+}
+
+void ZapFew(World& world) { Zap(world, kFew, kFewPages, false); }
+void ZapFewHeld(World& world) { Zap(world, kFew, kFewPages, true); }
+void ZapMany(World& world) { Zap(world, Gfn(0), 512, false); }
+
+void ZapEverything(World& world, bool hold) {
+  const uint64_t since = world.model().Now();
+  absl::StatusOr<PendingFlush> flush = world.vm().ZapAll();
+  world.Expect(flush.status(), "ZapAll");
+  if (!flush.ok()) return;
+  if (hold) world.HoldOn();
+  flush->Settle();
+  world.CheckForgotten(0, Gfn(0), 1 << 20, since);
+}
+
+void ZapAll(World& world) { ZapEverything(world, false); }
+void ZapAllHeld(World& world) { ZapEverything(world, true); }
+
+// --- The host takes memory back
+
+template <typename Pages>
+void RevokeAll(World& world, const Pages& frames) {
+  for (const Hfn frame : frames) world.host().Revoke(frame);
+  world.CheckPromises();
+}
+
+std::vector<Hfn> Move(World& world, HostPageNumber first, HostPageNumber pages) {
+  std::vector<Hfn> old;
+  for (HostPageNumber i = 0; i < pages; ++i) old.push_back(world.host().Move(first + i));
+  return old;
+}
+
+void Invalidate(World& world, HostPageNumber first, HostPageNumber pages) {
+  world.HostChanges(1);
+  const std::vector<Hfn> old = Move(world, first, pages);
+  world.Expect(world.vm().InvalidateHostRange(ExploredHost::HvaOf(first), pages * kPageSize),
+               "InvalidateHostRange");
+  world.HostChanges(-1);
+  RevokeAll(world, old);
+}
+
+void InvalidateFew(World& world) { Invalidate(world, 1, 2); }
+void InvalidateOther(World& world) { Invalidate(world, 2, 2); }
+void InvalidateSecond(World& world) { Invalidate(world, World::kSecondPages, 1); }
+
+void BeginAndEnd(World& world) {
+  world.Expect(world.vm().BeginHostInvalidation(ExploredHost::HvaOf(2), 2 * kPageSize),
+               "BeginHostInvalidation");
+  const std::vector<Hfn> old = Move(world, 2, 2);
+  RevokeAll(world, old);
+  world.HoldOn();
+  world.CheckPromises();
+  world.vm().EndHostInvalidation();
+}
+
+void Age(World& world, bool hold) {
+  absl::StatusOr<AgeResult> aged =
+      world.vm().AgeHostRange(ExploredHost::kRam, World::kFirstPages * kPageSize);
+  world.Expect(aged.status(), "AgeHostRange");
+  if (!aged.ok()) return;
+  if (hold) world.HoldOn();
+  aged->flush.Settle();
+}
+
+void AgeAll(World& world) { Age(world, false); }
+void AgeAllHeld(World& world) { Age(world, true); }
+void TestAge(World& world) {
+  world.Expect(world.vm().TestAge(ExploredHost::HvaOf(1), kPageSize).status(), "TestAge");
+}
+
+// --- Slots
+
+MemoryRegion RegionOf(const SlotVersion& version) {
+  return {.slot = version.id,
+          .flags = (version.logs ? kSlotLogDirtyPages : 0) | (version.writable ? 0 : kSlotReadOnly),
+          .gpa = version.base.address(),
+          .size = version.pages * kPageSize,
+          .hva = ExploredHost::HvaOf(version.first)};
+}
+
+// Slots are changed by one operator at a time where the model has to know what was there before.
+class SlotTurn {
+ public:
+  explicit SlotTurn(World& world) : lock_(world.slots()) {}
+
+ private:
+  MutexLock lock_;
+};
+
+void Delete(World& world, uint32_t id) {
+  const SlotTurn turn(world);
+  const SlotVersion* old = world.model().FindSlot(id);
+  if (old == nullptr) return;
+  world.model().ForgetDirty(id);
+  const absl::Status status = world.vm().SetMemoryRegion({.slot = id, .size = 0});
+  world.Expect(status, "SetMemoryRegion");
+  if (!status.ok()) return;
+  world.model().SettleSlot(id, nullptr);
+  world.CheckPromises();
+}
+
+// Changes or makes the slot `version.id`.
+void Set(World& world, const SlotVersion& version) {
+  world.model().OfferSlot(version);
+  const absl::Status status = world.vm().SetMemoryRegion(RegionOf(version));
+  world.Expect(status, "SetMemoryRegion");
+  if (!status.ok()) return;
+  world.model().SettleSlot(version.id, &version);
+  world.CheckPromises();
+}
+
+void DeleteSecond(World& world) { Delete(world, 1); }
+
+void MakeAnew(World& world) {
+  Delete(world, 1);
+  const SlotTurn turn(world);
+  if (world.model().FindSlot(1) != nullptr) return;
+  // Over other memory, so that what is left of the old slot shows.
+  Set(world,
+      {.id = 1, .base = World::kSecond, .pages = World::kSmallPages, .first = World::kThirdPages});
+}
+
+void MoveSecond(World& world) {
+  const SlotTurn turn(world);
+  const SlotVersion* old = world.model().FindSlot(1);
+  if (old == nullptr) return;
+  SlotVersion version = *old;
+  version.base = version.base == World::kSecond ? World::kElsewhere : World::kSecond;
+  Set(world, version);
+}
+
+void MakeInHole(World& world) {
+  const SlotTurn turn(world);
+  if (world.model().FindSlot(2) != nullptr) return;
+  Set(world, {.id = 2,
+              .base = World::kHole,
+              .pages = World::kSmallPages,
+              .first = World::kThirdPages + World::kSmallPages});
+}
+
+void SetLogging(World& world, uint32_t id, bool logs) {
+  const SlotTurn turn(world);
+  const SlotVersion* old = world.model().FindSlot(id);
+  if (old == nullptr || (logs && !old->writable)) return;
+  SlotVersion version = *old;
+  version.logs = logs;
+  if (!logs) world.model().ForgetDirty(id);
+  Set(world, version);
+}
+
+void LogOn(World& world) { SetLogging(world, 0, true); }
+void LogOff(World& world) { SetLogging(world, 0, false); }
+void LogSecondAndMove(World& world) {
+  SetLogging(world, 1, true);
+  MoveSecond(world);
+}
+
+// --- Dirty logs
+
+void Take(World& world) { world.TakeLog(0); }
+void TakeSecond(World& world) { world.TakeLog(1); }
+
+void PushDown(World& world) {
+  const absl::Status status = world.vm().PushDownDirtyLog(0);
+  if (!absl::IsNotFound(status)) world.Expect(status, "PushDownDirtyLog");
+  world.CheckPromises();
+}
+
+// Pages are read after they were cleared, as a migration does.
+void GetAndClear(World& world) {
+  std::array<uint64_t, World::kFirstPages / 64> bits{};
+  absl::Status status =
+      world.vm().GetDirtyLog(0, [&](uint64_t base, uint64_t mask) { bits[base / 64] = mask; });
+  if (absl::IsNotFound(status)) return;
+  world.Expect(status, "GetDirtyLog");
+  status = world.vm().ClearDirtyLog(0, {.num_pages = World::kFirstPages}, bits);
+  if (absl::IsNotFound(status)) return;
+  world.Expect(status, "ClearDirtyLog");
+  for (uint64_t page = 0; page < World::kFirstPages; ++page) {
+    if ((bits[page / 64] >> page % 64 & 1) != 0) world.model().Took(0, page);
+  }
+  world.CheckPromises();
+}
+
+void HarvestAndReset(World& world) {
+  const MutexLock lock(world.rings());
+  world.HarvestRings();
+  world.ResetRings();
+}
+
+// --- Leaves
+
+void Split(World& world) {
+  absl::StatusOr<PendingFlush> flush = world.vm().SplitRange(Gfn(0), PageCount(512));
+  world.Expect(flush.status(), "SplitRange");
+  if (flush.ok()) flush->Settle();
+}
+void Collapse(World& world) {
+  world.Expect(world.vm().CollapseRange(Gfn(0), PageCount(512)).status(), "CollapseRange");
+}
+
+void SetTypes(World& world) {
+  const MutexLock lock(world.types());
+  constexpr uint64_t kMtrrsOn = uint64_t{1} << 11;
+  for (const MemoryType type : {MemoryType::kUncacheable, MemoryType::kWriteBack}) {
+    GuestMemoryTypes types;
+    types.non_coherent_dma = type == MemoryType::kUncacheable;
+    types.mtrrs.default_type = kMtrrsOn | static_cast<uint64_t>(type);
+    world.model().OfferType(type);
+    world.Expect(world.vm().SetMemoryTypes(types), "SetMemoryTypes");
+    world.model().SettleType(type);
+    world.CheckPromises();
+  }
+}
+
+void SetQuota(World& world) {
+  world.set_may_run_out(true);
+  world.Expect(world.vm().SetTableQuota(8), "SetTableQuota");
+  world.HoldOn();
+  world.Expect(world.vm().SetTableQuota(1000), "SetTableQuota");
+}
+
+void SetAttributes(World& world) {
+  const MutexLock lock(world.types());
+  for (const bool is_private : {true, false}) {
+    world.model().OfferPrivate(is_private);
+    world.Expect(world.vm().SetMemoryAttributes(Gfn(FlatModel::kFirstPrivate).address(),
+                                                FlatModel::kPrivateFrames * kPageSize,
+                                                is_private ? kMemoryAttributePrivate : 0),
+                 "SetMemoryAttributes");
+    world.model().SettlePrivate(is_private);
+    world.CheckPromises();
+  }
+}
+
+// --- Views
+
+void MakeView(World& world) {
+  const absl::StatusOr<ViewId> view = world.vm().CreateView();
+  world.Expect(view.status(), "CreateView");
+  if (view.ok()) world.Expect(world.vm().DestroyView(*view), "DestroyView");
+}
+
+void SetRights(World& world) {
+  const MutexLock lock(world.types());
+  for (const Access rights : {Access::ReadExecute(), Access::Read(), Access::All()}) {
+    world.model().OfferViewRights(rights);
+    world.Expect(
+        world.vm().SetViewRights(world.view(), Gfn(0), PageCount(FlatModel::kViewFrames), rights),
+        "SetViewRights");
+    world.model().SettleViewRights(rights);
+    world.CheckPromises();
+  }
+}
+
+void SetRaisesVe(World& world) {
+  for (const bool raises : {true, false}) {
+    world.Expect(world.vm().SetRaisesVe(world.view(), Gfn(0), PageCount(4), raises), "SetRaisesVe");
+    world.CheckPromises();
+  }
+}
+
+// --- vCPUs
+
+// One that comes, runs and goes.
+class Visitor {
+ public:
+  explicit Visitor(World& world)
+      : vcpu_(*world.vm().CreateVcpu()), cpu_(world.host(), world.model()) {
+    world.host().Attach(vcpu_->id(), &cpu_);
+  }
+  Vcpu& operator*() { return *vcpu_; }
+  Vcpu* operator->() { return vcpu_.get(); }
+  GuestCpu& cpu() { return cpu_; }
+
+ private:
+  std::unique_ptr<Vcpu> vcpu_;
+  GuestCpu cpu_;
+};
+
+void VcpuComesAndGoes(World& world) {
+  Visitor visitor(world);
+  Random random(3);
+  if (Plain(world.kind())) world.Touch(*visitor, visitor.cpu(), 4, random);
+}
+
+void Prefault(World& world) {
+  Visitor visitor(world);
+  const absl::StatusOr<ByteCount> done =
+      visitor->Prefault(Gpa(0), 16 * kPageSize, Access::ReadWrite());
+  // Memory may go on changing.
+  if (!absl::IsUnavailable(done.status())) world.Expect(done.status(), "Prefault");
+}
+
+void SwitchView(World& world) {
+  Visitor visitor(world);
+  Random random(5);
+  for (const ViewId view : {world.view(), kBaseView}) {
+    world.Expect(visitor->SetView(view), "SetView");
+    world.Touch(*visitor, visitor.cpu(), 3, random);
+  }
+}
+
+// --- Questions
+
+void AskStats(World& world) { (void)world.vm().Stats(); }
+void Translate(World& world) { (void)world.vm().Translate(kFew.address()); }
+void CheckInvariants(World& world) {
+  // Between a change of the host and the call that tells of it no leaf can agree with the host.
+  const uint64_t changes = world.host_changes();
+  const bool untold = world.host_is_ahead();
+  const absl::Status sound = world.vm().CheckInvariants();
+  if (!untold && world.host_changes() == changes) world.Expect(sound, "CheckInvariants");
+}
+
+constexpr Operation kOperations[] = {
+    {"zap", ZapFew, Always},
+    {"zap_held", ZapFewHeld, Always},
+    {"zap_many", ZapMany, Always},
+    {"zap_all", ZapAll, Always},
+    {"zap_all_held", ZapAllHeld, Always},
+    {"invalidate", InvalidateFew, Always},
+    {"invalidate_other", InvalidateOther, Always},
+    {"invalidate_second", InvalidateSecond, Always},
+    {"begin_end", BeginAndEnd, Always},
+    {"age", AgeAll, Always},
+    {"age_held", AgeAllHeld, Always},
+    {"test_age", TestAge, Always},
+    {"delete", DeleteSecond, Always},
+    {"make_anew", MakeAnew, Always},
+    {"move", MoveSecond, Always},
+    {"make_in_hole", MakeInHole, Always},
+    {"log_on", LogOn, CanLog},
+    {"log_off", LogOff, CanLog},
+    {"log_and_move", LogSecondAndMove, CanLog},
+    {"take", Take, HasBitmap},
+    {"take_second", TakeSecond, HasBitmap},
+    {"push_down", PushDown, HasBitmap},
+    {"get_and_clear", GetAndClear, HasManual},
+    {"reset_rings", HarvestAndReset, HasRing},
+    {"split", Split, SplitsLeaves},
+    {"collapse", Collapse, SplitsLeaves},
+    {"types", SetTypes, OnEpt},
+    {"quota", SetQuota, Plain},
+    {"attributes", SetAttributes, HasPrivate},
+    {"make_view", MakeView, CanView},
+    {"view_rights", SetRights, HasView},
+    {"raises_ve", SetRaisesVe, HasView},
+    {"switch_view", SwitchView, HasView},
+    {"vcpu", VcpuComesAndGoes, Always},
+    {"prefault", Prefault, Plain},
+    {"stats", AskStats, Always},
+    {"translate", Translate, Always},
+    {"check", CheckInvariants, Always},
+};
+
+}  // namespace
+
+std::vector<const Operation*> OperationsOf(const MachineKind& kind) {
+  std::vector<const Operation*> offered;
+  for (const Operation& operation : kOperations) {
+    if (operation.offered(kind)) offered.push_back(&operation);
+  }
+  return offered;
+}
+
+const Operation* FindOperation(std::string_view name) {
+  for (const Operation& operation : kOperations) {
+    if (operation.name == name) return &operation;
+  }
+  return nullptr;
+}
+
+}  // namespace tdp::explore

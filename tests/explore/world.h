@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A `Vm` with vCPUs in the guest, the machine under it and the flat model beside it, small and
+// cheap enough to be made anew for each run.
+
+#ifndef TDP_TESTS_EXPLORE_WORLD_H_
+#define TDP_TESTS_EXPLORE_WORLD_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/base/sync.h"
+#include "tdp/mmu/vcpu.h"
+#include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm_options.h"
+#include "tests/explore/explored_host.h"
+#include "tests/explore/fiber_scheduler.h"
+#include "tests/explore/flat_model.h"
+#include "tests/explore/guest_cpu.h"
+#include "tests/explore/strategy.h"
+
+namespace tdp::explore {
+
+// Which tables guests run on.
+enum class GuestMode : uint8_t {
+  kDirect,
+  kView,    // of the view beside the base
+  kShadow,  // of the guest's own tables
+  kNested,  // of the tables that a hypervisor in the guest keeps
+};
+
+// A way to set a `Vm` up.
+struct MachineKind {
+  const char* name;
+  VmOptions options;
+  GuestMode mode = GuestMode::kDirect;
+  bool ring = false;    // dirty rings
+  bool manual = false;  // manual protection of the dirty log
+};
+
+// Every kind, by name.
+const std::vector<MachineKind>& MachineKinds();
+
+class World {
+ public:
+  // Guest frames: slot 0 stands at frame 0; slot 1 at `kSecond`, or at `kElsewhere` after a move;
+  // slot 2, where it is made, at `kHole`, which guests touch before.
+  static constexpr uint64_t kFirstPages = 1024;
+  static constexpr Gfn kSecond{2048};
+  static constexpr Gfn kElsewhere{3072};
+  static constexpr Gfn kHole{4096};
+  static constexpr uint64_t kSmallPages = 16;
+  static constexpr HostPageNumber kSecondPages = 1024;
+  static constexpr HostPageNumber kThirdPages = 1040;
+  static constexpr HostPageNumber kPrivatePages = 1536;  // of slot 0, in the kind with such memory
+
+  // With `guests` vCPUs that have run for a while. What varies does by `seed`.
+  World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint64_t seed, int guests,
+        int operators);
+  ~World();
+
+  Vm& vm() { return *vm_; }
+  ExploredHost& host() { return host_; }
+  FlatModel& model() { return model_; }
+  FiberScheduler& fibers() { return fibers_; }
+  const MachineKind& kind() const { return kind_; }
+  ViewId view() const { return view_; }
+
+  // --- For threads
+  // vCPU `guest` stays in the guest until every operator is done, and comes out when it is kicked
+  // or faults.
+  void RunGuest(int guest);
+  void OperatorDone();
+  // One vCPU of the caller's runs a few accesses.
+  void Touch(Vcpu& vcpu, GuestCpu& cpu, int accesses, Random& random);
+  // Lets the other threads run: what the caller holds is held meanwhile.
+  void HoldOn();
+
+  // --- For operations
+  // Something has been promised by now: no vCPU that is in the guest may be able to break it.
+  void CheckPromises();
+  // Nobody knows what [first, first + pages) was at `since`.
+  void CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since);
+  // `status` is OK, or memory has run out where it may.
+  void Expect(const absl::Status& status, const char* what);
+  void Fail(const std::string& finding);
+  void set_may_run_out(bool may) { may_run_out_ = may; }
+
+  // The host changes its page table (1), and the engine has been told of it (-1).
+  void HostChanges(int by) {
+    untold_changes_ += by;
+    ++host_changes_;
+  }
+  uint64_t host_changes() const { return host_changes_; }
+  bool host_is_ahead() const { return untold_changes_ != 0; }
+  // Held by an operator while it changes what the model knows by one value: slots, rings, and
+  // types, rights and attributes.
+  Mutex& slots() { return slots_; }
+  Mutex& rings() { return rings_; }
+  Mutex& types() { return types_; }
+
+  // After the threads: what does not hold.
+  std::string Judge();
+
+  // Harvests every ring into `harvested`, which one thread at a time does.
+  void HarvestRings();
+  // Their pages are protected again, and read.
+  void ResetRings();
+  void TakeLog(uint32_t slot);
+  bool uses_rings() const { return kind_.ring; }
+
+ private:
+  struct Guest {
+    std::unique_ptr<Vcpu> vcpu;
+    std::unique_ptr<GuestCpu> cpu;
+    std::unique_ptr<Random> random;
+  };
+  struct Touched {
+    Gfn gfn;
+    Access kind;
+    bool from_links;
+  };
+
+  void MakeSlots(Random& random);
+  void WriteGuestTables();
+  absl::Status StartGuest(Guest& guest);
+  void EnterContext(Vcpu& vcpu, GuestCpu& cpu, const GuestEntry& entry) const;
+  Touched NextTouch(Random& random) const;
+  // Runs accesses until one ends in an event; handles it. Returns how many accesses were made.
+  int RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool stay);
+  // Whether the access is to be tried again.
+  bool Handle(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch, CpuEvent event);
+  bool HandleDirect(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
+  bool HandleShadow(Vcpu& vcpu, const Touched& touch, Access found);
+  bool HandleNested(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
+  bool TryAgain(bool again);
+
+  FiberScheduler& fibers_;
+  const MachineKind& kind_;
+  ExploredHost host_;
+  FlatModel model_;
+  std::unique_ptr<Vm> vm_;
+  ViewId view_ = kBaseView;
+  std::vector<Guest> guests_;
+  int operators_;  // that are not done
+  bool may_run_out_ = false;
+  uint64_t host_changes_ = 0;
+  int untold_changes_ = 0;
+  Mutex slots_;
+  Mutex rings_;
+  Mutex types_;
+  std::vector<HostPageNumber> harvested_;
+};
+
+}  // namespace tdp::explore
+
+#endif  // TDP_TESTS_EXPLORE_WORLD_H_
