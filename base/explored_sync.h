@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // base/sync.h for builds with TDP_EXPLORE alone: the same names, each of whose operations asks a
 // scheduler. Without a scheduler they are what they are elsewhere, for one thread.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Levels, bit numbers and places in a table are counted in `int`; arrays are indexed by `size_t`.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The seam between the engine and whatever runs its threads: atomics, mutexes and waits. The core
 // uses these names and neither <atomic>'s nor Abseil's own.

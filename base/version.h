@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The version of the library, and the language that its headers are written in. What a change of
 // each number allows is in docs/versioning.md.

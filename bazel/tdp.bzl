@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 """The rules that every BUILD file of libtdp uses: one place for warnings and include paths."""
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Switching dirty logging on, and taking the log: whole calls, flush and hand-out included. Nothing
 // runs in the guest; what a CPU would set in the tables is set by hand, untimed.

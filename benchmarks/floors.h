@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The floors: what the machine itself needs for the least that a path must do. Every binary of the
 // table measures them in the same run and reports its own figures as multiples, since machines and

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Memory slots, dirty bitmaps and region trees. What changes slots is measured through `Vm`, as an
 // embedder pays for it: checks, publication, writer sections and flushes included.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The reverse map by itself: lists of 1, 16 and 128 entries, and the histogram of a guest of 6 GiB
 // that forked its processes, by size of the descriptor.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What it costs to change the attribute of a page, and what a view allows of it, where many pages
 // differ from their neighbours already.

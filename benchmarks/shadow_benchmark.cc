@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The textbook's MMU: faults and zaps with a reverse map, and walks of the guest's own tables.
 

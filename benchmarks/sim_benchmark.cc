@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The software CPU: a TLB hit, and walks of four guest levels over four EPT levels. Compare each
 // with BM_Calibration of the same run: a chain of dependent loads from the nearest cache.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Taking mappings away. Freeing is part of every figure: the flush is settled and the tables come
 // back.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The ten lines that an embedder writes, around a guest on the software CPU. A hypervisor has a
 // VMCS where this program has `TinyGuest`, and its own `Backend` where this one takes the

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The memory of the subject's tables. It is mapped twice, so that the judge can look, and its CPU
 // set flags, while the subject's own view is read-only.

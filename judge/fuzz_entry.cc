@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The entry of libFuzzer, and of AFL++ through its driver: bytes choose the steps. The amalgamated
 // file has it where TDPJ_FUZZ is defined.

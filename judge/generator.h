@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Steps that a contract allows, drawn by a seed, or from the bytes of a fuzzer.
 

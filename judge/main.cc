@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The ready main(). A program with one of its own, a test for instance, defines TDPJ_NO_MAIN in the
 // amalgamated file's compilation.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Runs a subject in processes of their own, so that a crash and a hang are findings too, and makes
 // sequences short.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // One subject under judgement in this process: its operations are run beside a flat map and a CPU
 // that keeps every translation it may keep. What is found ends the process.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Seeing the stores of a subject that cannot be recompiled: its view of the tables is read-only;
 // each store traps, is let through, and traps again once it is done.

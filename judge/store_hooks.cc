@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What compilers call for the loads and stores of a subject: gcc and clang with -fsanitize=thread,
 // clang with -fsanitize-coverage=func,trace-stores. These take the place of the sanitizers'

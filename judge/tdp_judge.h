@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
  *
  * Bring your own page tables: the C interface between an implementation of second-stage (EPT) or
  * first-stage (CR3) page tables, the *subject*, and the judge, which runs it beside a software CPU

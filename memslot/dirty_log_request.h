@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The checks of the dirty log calls, in KVM's order. All need the slots mutex, as writers of the
 // `SlotSet` do.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The dirty ring of a vCPU: a queue of the pages it wrote, in place of the slots' bitmaps.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What the guest sees of a tree of regions: ranges that do not overlap, each backed by one region.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A persistent B+ tree of intervals: an edit copies the nodes from the root to one leaf and leaves
 // the old tree as it was, so that readers of the old root see the old intervals.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Guest physical memory as a tree of regions, the way QEMU describes a machine
 // (docs/devel/memory.rst there): RAM, ROM and devices inside containers, aliases of parts of other

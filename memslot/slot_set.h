@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The memory slots of a VM: checked like KVM_SET_USER_MEMORY_REGION, changed by one writer in O(log
 // n), looked up by any number of readers that take no lock, wait for nobody and hold nothing.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which pages the guest uses: what a host asks before it swaps one out (KVM's kvm_age_gfn and
 // kvm_test_age_gfn).

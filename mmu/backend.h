@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The seam between the engine and the machine it runs on. A port implements `Backend` and nothing
 // else; `backends/minimal` is the smallest one that works and docs/writing_a_backend.md walks

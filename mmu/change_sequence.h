@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What tells a fault that the host page it resolved may be gone (KVM's mmu_invalidate_seq and
 // mmu_invalidate_in_progress). docs/locking.md has its timeline.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Making one large leaf of a table whose leaves map what it would map (KVM: recovery of huge pages,
 // tdp_mmu_make_huge_spte).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // D bits of what was taken out of the tables: they go to the dirty logs of the slots, since no
 // harvest of the tables will see them any more.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The direct (TDP) tables of one address space: guest frame to host frame, with nothing in between.
 //

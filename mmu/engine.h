@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What the vCPUs of one `Vm` share: the parts of its MMU, in the order of docs/locking.md.
 // Embedders see `Vm` and `Vcpu`; this is how those two reach the same state.

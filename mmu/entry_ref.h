@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A stored entry: the only way to touch one that a CPU or another thread can reach, and the only
 // file with atomics on entries.

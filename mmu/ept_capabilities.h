@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a CPU's EPT can do: the capability word IA32_VMX_EPT_VPID_CAP (SDM appendix A.10), decoded.
 

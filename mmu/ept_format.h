@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Where every bit of the extended page tables stands: entries, EPTP, capability word and exit
 // qualification (SDM vol. 3C chapter 29 "VMX support for address translation", appendix A.10 and

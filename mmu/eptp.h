@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The EPT pointer, the VMCS field that names the root table (SDM vol. 3C, 25.6.11).
 

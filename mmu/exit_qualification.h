@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The exit qualification of an EPT violation (SDM vol. 3C, table 28-7), read and made.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Where the bits stand that govern a guest's own paging: control registers, paging-structure
 // entries, page-fault error codes (SDM vol. 3A, chapter 5 "Paging"). The only file that knows a

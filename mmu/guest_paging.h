@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // How a guest translates, worked out once when its control registers change: the paging mode, the
 // reserved bits of each level and, for each kind of access, which rights it may meet (KVM's

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The engine's walk of a guest's own tables: from a guest virtual to a guest physical address
 // (KVM's FNAME(walk_addr_generic)). One template over the paging mode and over how guest memory is

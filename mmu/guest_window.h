@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A vCPU's window into its guest's memory: the few pages that its walks of guest tables come by,
 // kept as pointers.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a leaf may look like: how large it is, and its rights, type and software bits. One place for
 // faults, prefault and collapse, so that all three make the same leaf of the same page.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // How much table memory a guest can make its host use, where the embedder does not say: a share of
 // the memory that the slots show, as KVM has it (kvm_mmu_calculate_default_mmu_pages).

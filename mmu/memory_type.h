@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // x86 memory types as encoded in EPT leaves, MTRRs and the PAT (SDM vol. 3A, table 12-2).
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The guest's MTRRs, and the memory type that they give to each frame (SDM vol. 3A, 12.11).
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The lock of the tables: a distributed readers-writer lock. docs/locking.md has its timeline.
 

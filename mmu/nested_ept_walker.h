@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The engine's walk of EPT12, the EPT that a hypervisor in the guest (L1) keeps for its own guest
 // (L2): from an L2 to an L1 guest physical address (SDM vol. 3C, 29.3; KVM's ept_walk_addr).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which of the things that an embedder may ask of a `Vm` go together. One table says so of every
 // pair: a pair works, or is refused by both names. docs/options.md shows it, and a test walks it.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Splitting large leaves ahead of need (KVM's eager page splitting, tdp_mmu_split_huge_pages_root).
 

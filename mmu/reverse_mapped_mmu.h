@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Direct tables with a reverse map: the MMU of the textbook, as Linux 3.11 had it
 // (tdp_page_fault, mmu_set_spte, rmap_add, pte_list_add; kvm_unmap_rmapp, rmap_write_protect).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The memory of a `Vm`'s tables: blocks from the backend, a list of free tables, and a small cache
 // of them for each vCPU so that a fault never allocates.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Taking tables back that the guest does not use, when there are no others (KVM's
 // kvm_mmu_zap_oldest_mmu_pages does it for its quota, oldest first).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Views: several roots over the slots of one address space, each with its own rights (Xen's altp2m
 // is the same).

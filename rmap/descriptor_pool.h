@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The memory of descriptors: a pool for a `Vm`, and a small stock of them for each vCPU so that
 // nothing is allocated under a lock.

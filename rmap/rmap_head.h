@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // All entries that map one guest frame, or all that point to one table: one word (KVM's struct
 // kvm_rmap_head).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What is done with an `RmapHead` (KVM's pte_list_add, pte_list_remove, for_each_rmap_spte).
 //

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The reverse map of a slot: for each of its frames, at each size of leaf, the entries that map it.
 

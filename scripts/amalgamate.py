@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Writes the judge as two files that need no Bazel and no Abseil: tdp_judge.h and tdp_judge.cc.
 
 Every source of the judge, of the software CPU and of the entry formats goes into one translation
@@ -42,7 +42,7 @@ ANONYMOUS = re.compile(r"^namespace \{$(.*?)^\}  // namespace$", re.M | re.S)
 DECLARED = re.compile(
     r"^(?:[A-Za-z_].*?[\s*&])?(\w+)(?:\[[^\]]*\])*\s*(?:\(|=|\{|;)")
 
-HEAD = """// SPDX-License-Identifier: Apache-2.0
+HEAD = """// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The judge of libtdp in one file, made by scripts/amalgamate.py: do not edit. Its interface is
 // tdp_judge.h beside it, its manual docs/judge.md of libtdp. Compile it with -std=c++20, and never
@@ -121,7 +121,7 @@ class Amalgamation:
         lines += [f"#include <{name}>" for name in sorted(self.system)]
         lines += ['#include "tdp_judge.h"', "", "#define tdp tdp_judge_internal"]
         for path, text in own_names(self.parts):
-            body = re.sub(r"^// SPDX-License-Identifier: Apache-2.0\n(//[^\n]*\n)*", "", text)
+            body = re.sub(r"^// SPDX-License-Identifier: [^\n]*\n(//[^\n]*\n)*", "", text)
             lines += [f"// ===== {path} =====", body.strip("\n"), ""]
         return "\n".join(lines)
 

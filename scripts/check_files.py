@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Checks of every file that need no compiler: licence line, size, width, header guard, bad words.
 
 Usage: check_files.py [ROOT]
@@ -13,7 +13,7 @@ import sys
 SOURCE = re.compile(r"\.(h|cc|S|s|ld|bzl|py|sh|pml)$|(^|/)(BUILD\.bazel|WORKSPACE|MODULE\.bazel|run)$")
 CXX = re.compile(r"\.(h|cc)$")
 CORE = re.compile(r"^(base|memslot|rmap|mmu)/.*\.(h|cc)$")
-SPDX = "SPDX-License-Identifier: Apache-2.0"
+SPDX = "SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause"
 SPDX_WITHIN_LINES = 3
 
 MAX_COLUMNS = 100

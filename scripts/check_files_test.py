@@ -1,10 +1,10 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 import unittest
 
 import check_files
 
-GOOD = """// SPDX-License-Identifier: Apache-2.0
+GOOD = """// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #ifndef TDP_MMU_VM_H_
 #define TDP_MMU_VM_H_
@@ -24,7 +24,7 @@ class CheckFiles(unittest.TestCase):
         self.assertIn(word, problems[0])
 
     def test_each_fault_is_named(self):
-        self.one_problem("mmu/vm.h", GOOD.replace("Apache-2.0", "MIT"), "SPDX")
+        self.one_problem("mmu/vm.h", GOOD.replace("BSD-3-Clause", "MIT"), "SPDX")
         self.one_problem("mmu/vm2.h", GOOD, "TDP_MMU_VM2_H_")
         self.one_problem("mmu/vm.h", GOOD.rstrip("\n"), "newline")
         self.one_problem("mmu/vm.h", GOOD + "// " + "x" * 98 + "\n", "101 columns")

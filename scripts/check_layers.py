@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Checks every #include of the project against its layers (docs/design.md).
 
 A folder includes only from itself and from the folders below; our headers are named

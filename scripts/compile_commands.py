@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Prints compile_commands.json for our own sources, from Bazel's list of compile actions."""
 
 import json

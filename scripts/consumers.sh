@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # The foreign projects of tests/consumers, each built and run as a stranger would: against a copy of
 # this checkout, from a folder outside of it, with none of our visibility or flags. Sourced after

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # The judge without Bazel and without Abseil: writing its two files, and its own test in a bare
 # folder. Sourced after lib.sh and setup.sh.

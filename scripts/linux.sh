@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # ./run linux: Debian's own Linux as a guest of the library, under Bochs. Kernel and busybox are
 # data in the user's cache, and never part of this project. Sourced after lib.sh and setup.sh.

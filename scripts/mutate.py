@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Plants the mistakes of tests/mutations/ one at a time and sees which tests find them.
 
 Usage: mutate.py [--list] [--resume] [--timeout SECONDS] [N | FROM-TO | NAME | LIST]...

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """The lists of planted mistakes in tests/mutations/: how they are read, checked and applied.
 
 A list is plain text. Lines that begin with "#" are comments; an empty line ends a paragraph. A

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # Set-up for Debian 12: installs what a command needs, and unpacks the sources that WORKSPACE names
 # into .deps/. Every command of ./run begins with it; when all is there it takes a fraction of a

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # ./run test: the checks, then the tests as shipped; with --sanitizers also under ASan+UBSan and
 # under TSan. Sourced after lib.sh, setup.sh and lint.sh.

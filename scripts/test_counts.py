@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Counts the test cases of one `bazel test`, from its build events and the test.xml files.
 
 Usage: test_counts.py NAME BAZEL_STATUS EVENTS.json

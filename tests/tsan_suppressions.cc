@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What ThreadSanitizer reports though it is none: Abseil maps the memory of a thread's identity
 // inside `Mutex`, where the sanitizer is told not to look, so it misses that the thread that wakes

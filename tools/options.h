@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Options of a subcommand: "--name value" or "--name=value", "--name" alone for a switch, "-h" for
 // "--help", "--" before arguments that begin with a dash.

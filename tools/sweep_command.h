@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #ifndef TDP_TOOLS_SWEEP_COMMAND_H_
 #define TDP_TOOLS_SWEEP_COMMAND_H_

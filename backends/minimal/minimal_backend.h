@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The smallest backend that works, and the start of a port: docs/writing_a_backend.md goes through
 // it.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A set-associative cache with true LRU replacement: the shape of every TLB and paging-structure
 // cache of the model.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which translation caches a CPU has: TLBs, paging-structure caches of both dimensions, nested TLB.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The tags of cached translations (SDM vol. 3C, 30.4 "Caching translation information"): linear
 // mappings carry VPID and PCID, guest-physical ones EP4TA, combined ones all three. Each

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The VM-execution controls that bear on address translation (SDM vol. 3C, 25.6): the part of the
 // VMCS that a hypervisor writes for this CPU.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A simulated CPU in VMX non-root operation: it makes memory accesses through guest paging and EPT
 // as hardware would, keeps translations until told to drop them, and exits when the tables say so.

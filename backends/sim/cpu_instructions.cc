@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The instructions that change translations or drop them. Each drops what the SDM requires (vol. 3A
 // 5.10.4.1, vol. 3C 30.4.3.1) and nothing else.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which EPT entries and pointers hardware refuses (SDM vol. 3C, 29.3.3.1 and 27.2.1.1), laid out as
 // masks for a walker that asks at every step.

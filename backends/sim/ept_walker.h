@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The second dimension: from a guest-physical to a host-physical address, through the EPT or what
 // is cached of it (SDM vol. 3C, 29.3 and 30.4).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A buddy allocator over simulated host frames, with the two things a study of paging wants to
 // turn: the order in which frames come out, and how fragmented memory is.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which accesses a translation allows, as one word of attributes and one word of needs for each
 // kind of access: a TLB hit is then a mask and a compare. (SDM vol. 3A, 5.6 "Access rights", 5.6.2

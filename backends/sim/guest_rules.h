@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The guest's paging-structure entries: where their fields stand and which bits are reserved, for
 // each paging mode (SDM vol. 3A, 5.3 to 5.5).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The first dimension: from a guest-linear to a guest-physical address through the guest's own
 // tables, each of which is reached through the second (SDM vol. 3A, chapter 5; vol. 3C, 29.3).

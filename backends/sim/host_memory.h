@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Simulated host memory: physical frames in one lazily filled arena, and the host's page table from
 // host virtual addresses to frames. A test plays the host kernel with it: it maps, moves, protects

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The memory type of an access: EPT type, guest PAT and CR0.CD combined (SDM vol. 3C 29.3.7, vol.
 // 3A table 13-7 with the EPT type in the MTRR's place).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Physical memory as the simulated CPUs see it: one window of host memory, which starts at any
 // physical address, and nothing (or whatever a `FrameProvider` offers) outside of it.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The guest's registers as far as they bear on address translation (SDM vol. 3A, chapter 5
 // "Paging").

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A deterministic schedule: several actors (CPUs, and threads that change tables) on one thread, in
 // an order that a seed decides, so that a failing interleaving replays.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Sub-page write permissions: the SPP table, which says for each 128-byte piece of a 4 KiB page
 // whether it may be written although the EPT leaf says no (SDM vol. 3C, 29.3.4).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which frames a CPU may still walk as tables: those that the root leads to, and those that it led
 // to since the last flush, since a CPU may keep the upper entries of paging structures whether the

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // EPT violations that the guest handles itself as #VE (SDM vol. 3C, 26.5.7).
 

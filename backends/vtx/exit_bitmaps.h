@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which I/O ports and MSRs a guest uses without an exit (SDM 25.6.4, 25.6.9).
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A run of physical memory, given out in pieces: the host memory of a bare-metal hypervisor.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The instructions with which guests talk to devices in memory, understood well enough to emulate
 // them: an EPT violation reports neither the value nor the length of the instruction.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The MSRs that a guest with its own may not share with the host, and that the VMCS has no fields
 // for: they change hands through the VM-entry and VM-exit MSR areas (SDM 25.7.2, 25.8.2).

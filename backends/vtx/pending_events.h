@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a guest is to be told at its next entry: an event whose delivery an exit cut short, and what
 // the host wants to add. The rules are the CPU's own (SDM 6.15, table 6-5). Values only.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The fields of a VMCS by their encodings, in the order of the SDM (vol. 3D, appendix B). A CPU has
 // the fields of the features that it has.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Every instruction of the VT-x backend that C++ cannot say. vmx_asm.h documents each function.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The functions of vmx_asm.S. They run in ring 0. Use the classes above them: `vmx_instructions.h`
 // turns results into words, and `VmxCpu` and `VtxVcpu` keep the rules of use.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a CPU's VMX offers: its capability MSRs (SDM vol. 3D, appendix A), and how they limit the
 // control words of a VMCS and become the `Capabilities` of the engine. Pure functions of values,

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The VMX instructions with their failures in words. Each runs on the CPU it is called on, in ring
 // 0 and, but for VMXON, in VMX operation.

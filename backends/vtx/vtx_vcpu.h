@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A virtual CPU on VT-x: its VMCS, its registers, and the way into the guest and out again.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a vCPU is told at its entries: exceptions, interrupts, NMIs; and what an instruction that
 // the host has carried out leaves behind.

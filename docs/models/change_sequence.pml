@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 
 /* The change sequence (docs/locking.md): a fault that resolves its page before its section,
  * beside the deletion of its slot and a host invalidation that puts another page there.

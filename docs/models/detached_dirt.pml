@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 
 /* D bits of what is taken away while a slot logs (docs/locking.md). Page 0 goes with its whole
  * table, page 1 as a single leaf on the edge of the range. A CPU writes both and goes on

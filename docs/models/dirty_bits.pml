@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 
 /* Dirty logging by D bits (docs/locking.md): two pages below an upper entry that lost W as
  * logging was switched on, with D bits from before; two CPUs that cache the upper entry and

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 
 /* FlushClock (docs/locking.md): a vCPU that enters and leaves the guest, and a structural
  * operation that takes a page and its table away, flushes and frees the table.

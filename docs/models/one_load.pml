@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 
 /* One load decides (docs/locking.md, "Entries: readers against readers"): a fault that puts a table
  * where a hole or a large leaf is; a builder (push-down, split, prefault's table) that does the

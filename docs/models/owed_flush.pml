@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 
 /* Promises beside debts (docs/locking.md, "Promises"): a vCPU that has a page in its TLB, an
  * operation that has taken the page away and settles its flush some time later, in a writer's

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 
 /* Dirty logging by write-protection (docs/locking.md): two pages below an upper entry that
  * lost W as logging was switched on; two CPUs that write them, fault, and push the protection

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The guest: greets, counts the primes below 100000 with a sieve in its data slot, tries to write
 // to its ROM, reads the console's counter, and halts. hypervisor.cc builds its page tables.

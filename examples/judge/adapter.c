@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
  *
  * small_ept before the judge: its host calls lead to the judge, and its contract says what it may
  * be asked. docs/judge.md walks through this file.

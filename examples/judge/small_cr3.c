@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
  *
  * A kernel's own page tables (the format CR3) before the judge, subject and adapter in one file:
  * 4 KiB pages, INVLPG for each page that loses something, tables freed after it.

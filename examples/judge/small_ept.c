@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
  *
  * Compiled with -DPLANTED=n it makes the n-th of the mistakes of planted.txt, each where BUG(n)
  * stands; without, none.

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
  *
  * A small EPT of four levels, as a small hypervisor has one: any ranges, leaves of 4K and 2M,
  * tables freed after the flush, dirty logging by write-protection. One guest, one thread.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # The guest's first and only program: it computes what is known already, again and again, and says
 # whether anything came out wrong. `passes` comes from the kernel's command line; DATA_SUM and

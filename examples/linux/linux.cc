@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A thin hypervisor for Debian's own Linux on bare metal. `./run linux` boots it under Bochs.
 //

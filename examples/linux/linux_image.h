@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Puts a Linux kernel into guest memory and says how to start it: the 64-bit boot protocol
 // (Documentation/arch/x86/boot.rst of Linux).

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Writes the guest's initramfs: a newc cpio archive of busybox, the init script and its data.
 
 Usage: make_initramfs.py BUSYBOX INIT OUTPUT

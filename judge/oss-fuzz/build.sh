@@ -1,5 +1,5 @@
 #!/bin/bash -eu
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # OSS-Fuzz calls this with CC, CXX, CFLAGS, CXXFLAGS, LIB_FUZZING_ENGINE, SRC, WORK and OUT set. The
 # subject alone has its stores traced; the judge is plain.

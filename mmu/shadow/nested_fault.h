@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a hypervisor in the guest (L1) has given for its own guest (L2), and what comes of an EPT
 // violation of L2.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A vCPU whose guest is a hypervisor (L1) with a guest of its own (L2): EPT12, the tables that L1
 // keeps for L2, is shadowed into EPT02, on which L2 runs. docs/shadow.md says how it works.

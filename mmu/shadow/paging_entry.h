@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // One entry of a table that is loaded into CR3 in place of a guest's own: the x86 paging format of
 // PAE, 4-level and 5-level paging (SDM vol. 3A, chapter 5), as a value.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What comes of a page fault (#PF) that the CPU raised while a guest ran on shadow tables.
 

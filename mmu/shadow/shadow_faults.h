@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a fault on shadow tables does whichever table of the guest's they shadow: those of its own
 // paging (`ShadowVcpu`) or a nested hypervisor's EPT12 (`NestedVcpu`). What differs is how the

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // From a walk of the guest's tables to the same path in the shadow (KVM's FNAME(fetch)).
 

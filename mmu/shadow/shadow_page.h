@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A shadow page: one table of the shadow and what the engine knows of it (KVM's struct
 // kvm_mmu_page).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The shadow pages of one address space, and everything that keeps them true: the page hash, the
 // chains of parents, the reverse map of leaves, write tracking, and zapping by prepare and commit

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A vCPU whose guest's own paging is shadowed: what a run loop calls where the CPU has no EPT, or
 // where it is not used (`VmOptions::paging`). docs/shadow.md says how it works.

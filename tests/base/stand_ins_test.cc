@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The stand-ins for Abseil's headers (base/freestanding), which this target finds in Abseil's
 // place.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A stranger's port: a backend of its own over this process's memory, and a guest that is a row of
 // violations. Needs `libtdp::tdp` and nothing else.

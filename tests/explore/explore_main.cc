@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // explore [SCENARIO [SECONDS [BOUND]]]: explores the scenarios whose names contain SCENARIO for
 // SECONDS of CPU time, by chance or, with BOUND, all schedules of so many preemptions; without

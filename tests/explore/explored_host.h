@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The machine under the engine: host memory of which the test knows every frame's owner, and the
 // calls of a `Backend`. It is cheap to make anew for each run.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A thread of control with a stack of its own that runs only when it is switched to: many of them
 // share one thread of the machine, so a program of fibers does the same each time.

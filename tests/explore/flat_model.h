@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What guests may reach while operations are under way: a flat account of slots, host pages,
 // attributes and rights, in which what an operation takes away counts until the operation has

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A CPU that runs a guest: it keeps every translation and every link between tables that it has
 // seen until it is told to flush, which is the most that the architecture allows.

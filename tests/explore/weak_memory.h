@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What loads may see where the machine is weaker than x86: C++'s release and acquire, by the view
 // that each thread has of memory (Kang et al., "A promising semantics", 2017, without promises).

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A `Vm` with vCPUs in the guest, the machine under it and the flat model beside it, small and
 // cheap enough to be made anew for each run.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Bytes to operations on the engine, judged by the flat model and by the software CPU's flush
 // oracle. A crash prints its operations as C++: paste them into a test of tests/model.

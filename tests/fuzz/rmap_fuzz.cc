@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Bytes to operations on an engine that keeps a reverse map, judged by the flat model, by the
 // software CPU's flush oracle and by the invariants of the map. A crash prints its operations as

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Bytes to what a guest does on shadow tables: its tables, accesses, stores into tables, INVLPGs
 // and MOVs to CR3, with slot changes and the host's doings between. Judged by a software CPU on

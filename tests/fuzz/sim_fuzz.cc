@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Raw table memory and raw accesses for the software CPU. The input is a stream of bytes: settings
 // of the CPU, words of memory, accesses and invalidations. Whatever it says, the CPU neither

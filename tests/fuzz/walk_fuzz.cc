@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Bytes to guest tables, registers and accesses: the engine's walkers must answer as the software
 // CPU does. A crash prints the lines; feed them to tests/oracles:adapter.

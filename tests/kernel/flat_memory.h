@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What guest memory holds according to the guest's own stores, and, for the entries of page tables,
 // what it held before.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A guest kernel's physical memory: single frames for tables and for data, and blocks for large
 // pages. A frame that was a table is not used again before every CPU has dropped all translations;

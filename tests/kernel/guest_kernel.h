@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A small guest kernel with a few programs: it makes and destroys address spaces, forks them with
 // copy-on-write, maps, unmaps and protects pages, turns large pages into small ones and back, and

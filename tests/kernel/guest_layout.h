@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Where a guest kernel's pages lie: four regions of a program, one of the kernel, each the size of
 // a large page with sixteen small ones in use, far enough apart for every level to have several

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a guest kernel has under it: CPUs with their privileged instructions, and memory that it
 // reaches through its own page tables. Under EPT and under shadow paging this looks the same; that

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A guest kernel's hands on its page tables: it reads and writes entries by its own accesses,
 // through its mapping of all memory or through a page that it maps for the purpose.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // One thing that a guest kernel or its programs do, as a value that prints as C++: a run that fails
 // becomes a named test by pasting its lines.

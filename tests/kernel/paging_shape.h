@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The paging modes as a guest kernel sees them: where an address's indexes stand, what an entry
 // says and whom it lets in. Written from the SDM (vol. 3A, chapter 5) a third time, so that neither

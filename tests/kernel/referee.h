@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Stands between a guest kernel and its machine and judges every answer by what the architecture
 // allows: the value of a load, the place of a store, the error code of a page fault, the A and D

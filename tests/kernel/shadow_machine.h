@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A guest whose page tables are shadowed: the CPU runs on tables of the engine's, and the guest's
 // faults, invalidations and loads of control registers come to the engine.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What the machines of these tests have in common: simulated CPUs that forget as late as they may,
 // a `Vm` with the guest's memory in it, and a host that does things behind its back.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Which translations a CPU may use for an address, by the SDM (vol. 3A, 5.10 "Caching translation
 // information"). Hardware may walk for any address of the current address space at any moment, keep

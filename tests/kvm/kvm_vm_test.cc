@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The engine on the software CPU beside the kernel's KVM: the same calls, the same accesses, the
 // same answers. Skipped, with the reason, where /dev/kvm cannot be used.

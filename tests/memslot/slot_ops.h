@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Operations on slots, dirty logs and regions as values: made from bytes, applied beside a model
 // that knows pages only, printed as C++.

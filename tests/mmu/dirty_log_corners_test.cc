@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Dirty logging off the beaten path: slots of gigabytes, slots that share a table or lie across two
 // parts of a log, and the flushes that the calls for the log owe.

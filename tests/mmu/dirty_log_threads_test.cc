@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Dirty logging while everything runs at once: CPUs write on threads of their own, one thread takes
 // the logs and copies, one takes mappings away.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // `VmOptions::execute_4k_only`: no way by which a large leaf gains rights gives it X.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Slots and ranges anywhere in the host's address space: where kernels have their memory, and up to
 // the last byte.

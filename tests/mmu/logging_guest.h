@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A guest on the software CPU whose slots log dirty pages, and a copy of its memory kept up as live
 // migration would: each page that a take of the log shows is copied. A write that no take shows is

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Whoever builds on what a descent has found, beside faults that link tables in the same places.
 // Were an entry looked at twice, a link would be taken for the large leaf or the hole that stood

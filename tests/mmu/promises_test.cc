@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What an operation promises "when it returns", beside another one that has taken the mapping away
 // and has not settled its flush: the tables show nothing any more, and a CPU still has it. Each

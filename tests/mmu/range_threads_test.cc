@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Ranges are aged, split, collapsed, prefaulted and taken away while vCPUs fault.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A tree of regions over a real `Vm`: its dirty logs, whatever finds the writes, and its rings.
 

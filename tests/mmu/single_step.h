@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A thread that is stopped after each of its instructions, so that a test can do what another
 // thread or a CPU would do there: between any two instructions of the code under test, and not by

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // vCPUs are made, counted and taken apart while other threads wait for one that is slow to leave
 // the guest.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // One random operation on a guest, as a value that prints as C++: what a fuzzer finds becomes a
 // named test by pasting its lines.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // vCPU threads that never stop reading and writing while every structural operation runs beside
 // them. Each page of host memory carries its own number: a CPU that reaches a page through a

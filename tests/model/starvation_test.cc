@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Each operation of the engine with every budget of memory from nothing upwards, once for what it
 // allocates from the heap (slot nodes, indices, dirty logs, permits, rings, reverse maps) and once

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Watches the tables through an operation: after each store to an entry that a CPU could read,
 // every page of the guest is translated as a CPU would, and afterwards each of these translations

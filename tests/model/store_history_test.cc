@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Each operation of the engine, store by store: see store_history.h. The guest has 8 MiB; host
 // pages are of 4 KiB or 2 MiB.

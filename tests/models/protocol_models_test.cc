@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The Promela models in docs/models, checked by spin: every state of each protocol as
 // docs/locking.md has it, and each order that it calls wrong, which must be found to break its

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Speaks the protocols of the recorded oracles on stdin and stdout: `adapter walk`, `adapter
 // slots`. Each line that asks for something is printed with " -> " and the library's answer.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The engine on the software CPU against the recorded answers of a real kernel's KVM.
 // tests/oracles/data/README.md says where they come from.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The software CPU and the engine's walkers against walks that nobody here made up: an emulator's
 // EPT walker and the page tables of booted kernels. tests/oracles/data/README.md says where they

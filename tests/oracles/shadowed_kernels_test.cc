@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The page tables of booted kernels, shadowed completely: every mapping is accessed, and then the
 // shadow is compared with what the kernel's tables say.

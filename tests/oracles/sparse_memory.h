@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Physical memory of a few pages at any addresses, as a recorded walk needs it. It notes which
 // paging-structure entries the walk writes.

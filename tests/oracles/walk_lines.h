@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The lines of the protocol of recorded EPT and guest walks: what they look like, whoever answers.
 //

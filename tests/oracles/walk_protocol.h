@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Recorded EPT and guest walks (tests/oracles/walk_lines.h) answered by the software CPU.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The engine's walkers against the software CPU, which was written without looking at them: random
 // tables in which every bit is likely, in every paging mode, with and without EPT.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // base/sync.h once more, with Relacy's atomics and mutexes: included first, it lets a test compile
 // a source of the core so that every memory order in it is modelled, not only those that the CPU

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Rights that are cached: those of an upper entry are the AND from the root down to it, and a CPU
 // may fault by them after the tables have given more.

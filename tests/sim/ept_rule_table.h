@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The SDM's rules on EPT entries (vol. 3C, 29.3.3.1) as a table, for the tests alone: the model
 // does not read it.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Every single bit and every pair of bits of an EPT entry, at every level, on CPUs of different
 // powers, against the rules of the SDM written down as a table (`ept_rule_table.h`) that the model

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What no recorded oracle covers (5-level EPT, MBEC, #VE, sub-page permissions): every single bit
 // and every pair of bits of every entry on the way of an access, for every kind of access, against

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Guest paging: rights, protection keys, and what the INV instructions and register writes must
 // drop and must keep.

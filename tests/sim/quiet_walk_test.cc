@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The quiet walk (`EptWalker::TranslateQuietly`) is a shortcut and nothing else: two machines over
 // equal tables, one of which never takes it, give the same answers, set the same flags and count

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A machine for tests of the software CPU alone: memory, and both dimensions' tables written by
 // hand, with no engine.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Memory that changes while a guest runs on another CPU: what was taken away is out of its reach
 // when the call returns, and it is the kick that makes it so.

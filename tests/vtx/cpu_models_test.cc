@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a CPU with less does: run on several models, see BUILD.bazel. Each expectation follows from
 // what the CPU says of itself, and --model names the model so that this is not taken on trust.

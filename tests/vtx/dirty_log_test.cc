@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Dirty logging by write-protection, by the CPU's D bits and by its page-modification log: each
 // agrees with what the guest wrote.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // How many instructions an exit costs, by the emulator's clock: with one CPU its time-stamp counter
 // counts instructions. A page is touched 512 times; the numbers are per touch.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What every test here needs: a CPU in VMX operation, host memory, a `Vm` and a vCPU with a
 // program.

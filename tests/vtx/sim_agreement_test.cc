@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The same guest and the same operations on a VT-x CPU and on the software CPU: the same exits in
 // the same order, qualification by qualification, and the same memory in the end.

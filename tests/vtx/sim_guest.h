@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The machine of these tests once more, on the software CPU: the same slot, the same guest state,
 // the same engine.

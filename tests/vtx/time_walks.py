@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Times the emulator's two-dimensional page walks: see walk_speed.cc.
 
 A run's time is start-up, instructions and walks. Two runs of different length take the start-up

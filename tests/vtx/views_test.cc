@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Tables made entry by entry, to see that the CPU reads the formats of mmu/ as they are meant:
 // execute-only pages, views switched by the guest itself (VMFUNC), #VE, and sub-page permissions.

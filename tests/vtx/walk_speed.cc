@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Makes the emulator translate: a guest on 4 KiB pages over a 4 KiB EPT reads the 4096 pages of its
 // linear memory in turn, so that its direct-mapped TLB of 2048 entries misses every time and walks

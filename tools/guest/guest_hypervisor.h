@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A model of the part of a hypervisor in the guest (L1) that paging sees: it gives its own guest
 // (L2) the memory of a PC at the first touch, and describes it in real EPT entries (EPT12), in L1's

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A model of the part of a guest kernel that paging sees: it gives a program its memory at the
 // first touch and describes it in real x86-64 page tables, in guest memory.

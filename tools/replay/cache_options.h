@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Options that shape the simulated CPU: its TLB, its walk caches and what a table reference costs.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The check after a replay: every mapping is walked again by a CPU with empty caches, and compared
 // with what the guest kernel and the slots say.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The machine that a trace is replayed on: host memory, a PC's memory map as slots of a `Vm`, the
 // guest kernel, CPUs that run it, and between it and the `Vm` perhaps a hypervisor in the guest.

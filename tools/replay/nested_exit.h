@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What a hypervisor with a hypervisor in its guest does with an EPT violation of that one's guest
 // (L2).

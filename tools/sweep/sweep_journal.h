@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The files of a sweep while it runs: each cell is in them as soon as it is done, so that a sweep
 // that was interrupted, or whose disk was full, can go on where it stopped.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // ChampSim's traces: 64 bytes an instruction, decompressed (`xz -dc TRACE | tdp replay --format
 // champsim -`). An instruction pointer, branch flags, registers, then two addresses that it writes

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The text that DynamoRIO's `drrun -t drmemtrace -tool view` writes of a drmemtrace trace: record
 // and instruction numbers, a colon, the thread, then "ifetch", "read" or "write", a size and an

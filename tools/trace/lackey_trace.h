@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The text that `valgrind --tool=lackey --trace-mem=yes` writes: "I  ADDRESS,SIZE" for a fetch,
 // " L", " S" and " M" for a load, a store and a modify; the address is hexadecimal, the size

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The text that `perf script -F event,addr` writes of what `perf mem record --all-user` sampled: a
 // line for each sample, "EVENT: ADDRESS", where EVENT has "loads" or "stores" in its name

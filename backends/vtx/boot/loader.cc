@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Reads the runner's arguments, puts the ELF file's segments in place and starts the program with
 // the stack that the System V ABI describes.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The ring-0 loader: it runs an unchanged static Linux program, threads included, on the bare
 // machine.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What the loader cannot say in C++: where a processor starts, where an exception and a system call
 // arrive, and how a thread begins and ends.

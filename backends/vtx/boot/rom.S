@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The machine's firmware: from the reset vector, or from a start-up IPI, to 64-bit code at 1 MiB.
 //

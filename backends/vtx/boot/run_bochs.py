@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Boots an image under the Bochs emulator, without a display, and ends with the program's status.
 
 Usage: run_bochs.py --rom=FILE --image=FILE [OPTION…] -- [PROGRAM ARGUMENT…]

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // The Linux system calls that a static C++ program makes before main(), for its memory, its output,
 // its threads and its end. Anything else is ENOSYS, which the C library knows how to take.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A hypervisor (L1) whose guest (L2) runs twice: on EPT02, which the engine makes of L1's tables
 // and the slots, and on a second software CPU whose physical memory is a copy of L1's, straight on

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A guest that does anything: random tables that map themselves, stores into them, flushes that it
 // forgets, while the host takes pages away. Whatever it does, an address that it has just

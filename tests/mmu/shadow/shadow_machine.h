@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Two software CPUs over the same guest memory: one runs on shadow tables, the other on EPT with
 // no caches. What the guest sees must be the same.

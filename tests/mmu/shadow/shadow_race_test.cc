@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // What another CPU does at the worst moment, one moment a test: while the host is asked for a page,
 // and while a flush waits for a CPU that is still in the guest.

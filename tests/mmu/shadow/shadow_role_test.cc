@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Registers and capabilities of the guest's CPU that decide what an entry means: a table that was
 // shadowed under one value must not be found under another.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Two vCPUs of a shadowed guest that write its tables and use them, while the host takes pages
 // away.

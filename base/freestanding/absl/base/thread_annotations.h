@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // A stand-in for Abseil's header of this name: docs/building.md, "Without Abseil". The annotations
 // are checked in the builds with Abseil; here they say nothing.

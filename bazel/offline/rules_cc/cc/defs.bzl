@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 """The names of rules_cc's defs.bzl, forwarded to the rules built into Bazel 4."""
 
