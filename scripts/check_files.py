@@ -17,6 +17,7 @@ SPDX = "SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause"
 SPDX_WITHIN_LINES = 3
 
 MAX_COLUMNS = 100
+MAX_PROSE_COLUMNS = 120
 MAX_LINES = 700
 MAX_TEST_LINES = 1200
 MAX_BYTES = 16 << 20
@@ -77,16 +78,31 @@ def check_source(path, text):
     return problems + check_lines(path, lines)
 
 
+def check_prose(path, text):
+    """Lines of Markdown that are too wide; tables, code and links cannot be broken."""
+    problems = []
+    in_code = False
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        unbreakable = in_code or line.startswith(("|", "    ")) or "](" in line or "://" in line
+        if len(line) > MAX_PROSE_COLUMNS and not unbreakable:
+            problems.append(f"{path}:{number}: {len(line)} columns, more than {MAX_PROSE_COLUMNS}")
+    return problems
+
+
 def check_file(root, path):
     full = os.path.join(root, path)
     size = os.path.getsize(full)
     if size > MAX_BYTES:
         return [f"{path}: {size} bytes, more than {MAX_BYTES}"]
     # The checks' own words would trip over themselves.
-    if not SOURCE.search(path) or path.startswith("scripts/check_files"):
+    prose = path.endswith(".md")
+    if not (prose or SOURCE.search(path)) or path.startswith("scripts/check_files"):
         return []
     with open(full, encoding="utf-8") as file:
-        return check_source(path, file.read())
+        text = file.read()
+    return check_prose(path, text) if prose else check_source(path, text)
 
 
 def project_files(root):

@@ -39,6 +39,12 @@ class CheckFiles(unittest.TestCase):
         self.assertEqual([], check_files.check_source(
             "mmu/vm.h", GOOD + "f();  // NOLINT(google-x)\n// NOLINTNEXTLINE(google-x)\n"))
 
+    def test_prose_is_held_to_its_width_but_not_tables_and_code(self):
+        wide = "word " * 25
+        self.assertEqual([], check_files.check_prose(
+            "docs/a.md", f"| {wide}|\n    {wide}\n```\n{wide}\n```\nshort\n"))
+        self.assertIn("a.md:2: ", check_files.check_prose("docs/a.md", f"short\n{wide}\n")[0])
+
 
 if __name__ == "__main__":
     unittest.main()
