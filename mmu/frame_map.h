@@ -122,7 +122,7 @@ class FrameMap {
     // The last one that begins at or below `gfn`. Written without a branch.
     size_t IndexOf(Gfn gfn) const {
       size_t index = 0;
-      for (size_t i = 1; i < kMost; ++i) index += firsts[i] <= gfn ? 1 : 0;
+      for (size_t i = 1; i < kMost; ++i) index += size_t{firsts[i] <= gfn};
       return index;
     }
     Run RunAt(size_t i) const { return {firsts[i], slots[i].value}; }
