@@ -85,22 +85,14 @@ install_copy() {
 
 # consumers [COUNTS_FILE]: each as one test, in the order in which a newcomer would meet them.
 consumers() {
-  local work passed=0 failed=0 name
+  local work status=0
   setup_build "${CONSUMER_PACKAGES[@]}"
   work=$(mktemp -d)
   copy_checkout "$work/libtdp"
   cp -r tests/consumers/* "$work/"
   install_copy "$work" || say "cmake --install failed"
-  for name in bazel4 cmake_installed pkg_config strict_headers cmake_subproject; do
-    say "consumer $name"
-    if "consumer_$name" "$work"; then
-      passed=$((passed + 1))
-    else
-      failed=$((failed + 1))
-      echo "FAILED: consumer $name"
-    fi
-  done
+  count_each consumer "${1:-}" "$work" \
+    bazel4 cmake_installed pkg_config strict_headers cmake_subproject || status=1
   rm -rf "$work"
-  [[ -z ${1:-} ]] || printf 'consumers %d %d 0\n' "$passed" "$failed" >>"$1"
-  [[ $failed == 0 ]]
+  return "$status"
 }

@@ -92,22 +92,14 @@ judge_fuzzes() {
 
 # judge_tests [COUNTS_FILE]: each as one test.
 judge_tests() {
-  local work passed=0 failed=0 name
+  local work status=0
   require "${JUDGE_PACKAGES[@]}" libclang-rt-14-dev python3
   work=$(mktemp -d)
   judge_folder "$work"
-  for name in builds clean cr3 traced_stores steps tells_misuse options fuzzes finds; do
-    say "judge $name"
-    if "judge_$name" "$work"; then
-      passed=$((passed + 1))
-    else
-      failed=$((failed + 1))
-      echo "FAILED: judge $name"
-    fi
-  done
+  count_each judge "${1:-}" "$work" \
+    builds clean cr3 traced_stores steps tells_misuse options fuzzes finds || status=1
   rm -rf "$work"
-  [[ -z ${1:-} ]] || printf 'judge %d %d 0\n' "$passed" "$failed" >>"$1"
-  [[ $failed == 0 ]]
+  return "$status"
 }
 
 # A million operations of the correct example, for a nightly job.

@@ -42,3 +42,20 @@ project_files() {
     [[ -f $file ]] && printf '%s\n' "$file"
   done
 }
+
+# count_each GROUP COUNTS_FILE WORK NAME…: runs GROUP_NAME WORK for every NAME, each as one test,
+# and appends a line of counts to the file, if there is one.
+count_each() {
+  local group=$1 counts=$2 work=$3 passed=0 failed=0 name
+  for name in "${@:4}"; do
+    say "$group $name"
+    if "${group}_$name" "$work"; then
+      passed=$((passed + 1))
+    else
+      failed=$((failed + 1))
+      echo "FAILED: $group $name"
+    fi
+  done
+  [[ -z $counts ]] || printf '%s %d %d 0\n' "$group" "$passed" "$failed" >>"$counts"
+  [[ $failed == 0 ]]
+}

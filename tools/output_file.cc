@@ -107,10 +107,4 @@ absl::Status OutputFile::Error(const char* what) const {
   return absl::UnavailableError(absl::StrCat(what, name_, ": ", std::strerror(errno)));
 }
 
-absl::Status WriteOutput(const std::string& path, std::string_view text) {
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, OutputFile::Create(path));
-  TDP_RETURN_IF_ERROR(file->Write({text.data(), text.size()}));
-  return file->Commit();
-}
-
 }  // namespace tdp::tools

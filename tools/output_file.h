@@ -7,7 +7,7 @@
 
 #include <memory>
 #include <string>
-#include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -44,9 +44,6 @@ class OutputFile {
   std::string target_;  // of a regular file: its place; else empty
   std::string aside_;   // its name until then; empty while it has none
 };
-
-// Writes a whole file, as `OutputFile` does.
-absl::Status WriteOutput(const std::string& path, std::string_view text);
 
 }  // namespace tdp::tools
 
