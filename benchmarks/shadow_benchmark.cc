@@ -10,7 +10,7 @@
 #include "tdp/base/check.h"
 #include "tdp/benchmarks/floors.h"
 #include "tdp/benchmarks/guest.h"
-#include "tdp/mmu/guest_walker.h"
+#include "tdp/mmu/guest/guest_walker.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::bench {

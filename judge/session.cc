@@ -9,7 +9,7 @@
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/guest_rules.h"
 #include "tdp/judge/contract.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::judge {
 namespace {

@@ -17,18 +17,15 @@
 #include "absl/types/span.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
-#include "tdp/mmu/ept_capabilities.h"
-#include "tdp/mmu/eptp.h"
-#include "tdp/mmu/memory_type.h"
+#include "tdp/mmu/format/ept_capabilities.h"
+#include "tdp/mmu/format/eptp.h"
+#include "tdp/mmu/format/memory_type.h"
+#include "tdp/mmu/format/table_block.h"
 
 namespace tdp {
 
 // Names a vCPU of one `Vm`: dense, from 0, and used again after its `Vcpu` is destroyed.
 using VcpuId = uint32_t;
-
-// Table memory is handed out in blocks of this size, aligned to it: room for 63 tables and, in the
-// first page, their metadata.
-inline constexpr ByteCount kTableBlockBytes = KiB(256);
 
 // What the machine offers. Read once, when the `Vm` is made: asking for a power that is not here
 // fails there, not at the first fault.

@@ -11,8 +11,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/ept_format.h"
-#include "tdp/mmu/staged_table.h"
+#include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/tables/staged_table.h"
 #include "tdp/mmu/vcpu.h"
 
 namespace tdp {

@@ -17,9 +17,9 @@
 #include "tdp/base/sync.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/dirty_push.h"
-#include "tdp/mmu/dirty_round.h"
-#include "tdp/mmu/invariants.h"
+#include "tdp/mmu/engine/dirty_push.h"
+#include "tdp/mmu/engine/dirty_round.h"
+#include "tdp/mmu/engine/invariants.h"
 
 namespace tdp {
 

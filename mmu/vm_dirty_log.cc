@@ -18,9 +18,9 @@
 #include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_log_request.h"
 #include "tdp/memslot/dirty_ring.h"
-#include "tdp/mmu/dirty_marker.h"
-#include "tdp/mmu/dirty_round.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/engine/dirty_marker.h"
+#include "tdp/mmu/engine/dirty_round.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
 

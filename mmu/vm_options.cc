@@ -9,8 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/memory_quotas.h"
 #include "tdp/mmu/option_pairs.h"
+#include "tdp/mmu/policy/memory_quotas.h"
 
 namespace tdp {
 namespace {

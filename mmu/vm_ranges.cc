@@ -10,10 +10,10 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_reader.h"
-#include "tdp/mmu/aging.h"
+#include "tdp/mmu/engine/range_collapse.h"
 #include "tdp/mmu/option_pairs.h"
-#include "tdp/mmu/range_collapse.h"
-#include "tdp/mmu/range_split.h"
+#include "tdp/mmu/tables/aging.h"
+#include "tdp/mmu/tables/range_split.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

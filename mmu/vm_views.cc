@@ -11,8 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
+#include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/option_pairs.h"
-#include "tdp/mmu/view.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

@@ -6,7 +6,7 @@
 #define TDP_MMU_WALKER_H_
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

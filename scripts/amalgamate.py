@@ -16,8 +16,8 @@ import sys
 
 SOURCES = [
     "base/check.cc",
-    "mmu/eptp.cc",
-    "mmu/exit_qualification.cc",
+    "mmu/format/eptp.cc",
+    "mmu/format/exit_qualification.cc",
     "backends/sim/cache_presets.cc",
     "backends/sim/cost_model.cc",
     "backends/sim/cpu.cc",

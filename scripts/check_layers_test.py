@@ -24,6 +24,21 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(1, len(self.problems("rmap/rmap.h", '"tdp/memslot/slot_set.h"')))
         self.assertEqual(1, len(self.problems("memslot/slot_set.h", '"tdp/rmap/rmap.h"')))
 
+    def test_a_folder_of_the_engine_has_rules_of_its_own(self):
+        self.assertEqual([], self.problems("mmu/tables/table_pool.cc", '"tdp/mmu/backend.h"',
+                                           '"tdp/mmu/format/ept_entry.h"'))
+        self.assertEqual(1, len(self.problems("mmu/format/eptp.h", '"tdp/mmu/sync/mmu_lock.h"')))
+        self.assertEqual(1, len(self.problems("mmu/tables/aging.h", '"tdp/mmu/engine/engine.h"')))
+
+    def test_the_parts_of_the_engine_see_the_seams_of_its_face_alone(self):
+        self.assertEqual([], self.problems("mmu/engine/engine.h", '"tdp/mmu/vm_options.h"'))
+        self.assertEqual(1, len(self.problems("mmu/engine/engine.h", '"tdp/mmu/vcpu.h"')))
+
+    def test_backends_stand_beside_the_tables(self):
+        self.assertEqual([], self.problems("backends/sim/cpu.h", '"tdp/mmu/backend.h"',
+                                           '"tdp/mmu/format/eptp.h"'))
+        self.assertEqual(1, len(self.problems("backends/sim/cpu.h", '"tdp/mmu/vm.h"')))
+
     def test_the_engine_knows_no_backend(self):
         self.assertEqual(1, len(self.problems("mmu/vm.h", '"tdp/backends/sim/cpu.h"')))
 
@@ -50,7 +65,7 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual([], self.problems("backends/linux_host/host.cc", "<sys/mman.h>"))
 
     def test_the_judge_has_the_entry_formats_and_the_simulator_alone(self):
-        self.assertEqual([], self.problems("judge/court.cc", '"tdp/mmu/ept_format.h"',
+        self.assertEqual([], self.problems("judge/court.cc", '"tdp/mmu/format/ept_format.h"',
                                            '"tdp/backends/sim/cpu.h"', '"tdp_judge.h"'))
         self.assertEqual(1, len(self.problems("judge/court.cc", '"tdp/mmu/vm.h"')))
         self.assertEqual(1, len(self.problems("judge/court.cc", '"tdp/backends/vtx/vmx_cpu.h"')))

@@ -10,7 +10,7 @@
 #include "tdp/backends/sim/virtualization_exception.h"
 #include "tdp/base/check.h"
 #include "tdp/base/index.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
 namespace {

@@ -35,7 +35,7 @@
 #include "tdp/backends/sim/trace_record.h"
 #include "tdp/base/address.h"
 #include "tdp/base/index.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::sim {
 

@@ -14,8 +14,8 @@
 
 #include "tdp/backends/sim/features.h"
 #include "tdp/base/index.h"
-#include "tdp/mmu/ept_format.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::sim {
 

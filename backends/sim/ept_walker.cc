@@ -4,7 +4,7 @@
 
 #include "tdp/backends/sim/page_modification_log.h"
 #include "tdp/backends/sim/sub_page.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
 namespace {

@@ -13,7 +13,7 @@
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/machine_state.h"
 #include "tdp/base/index.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
 

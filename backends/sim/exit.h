@@ -9,8 +9,8 @@
 #include <string>
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/exit_qualification.h"
-#include "tdp/mmu/memory_type.h"
+#include "tdp/mmu/format/exit_qualification.h"
+#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp::sim {
 

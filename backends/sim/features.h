@@ -5,7 +5,7 @@
 #ifndef TDP_BACKENDS_SIM_FEATURES_H_
 #define TDP_BACKENDS_SIM_FEATURES_H_
 
-#include "tdp/mmu/ept_capabilities.h"
+#include "tdp/mmu/format/ept_capabilities.h"
 
 namespace tdp::sim {
 

@@ -5,7 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/backends/sim/guest_rules.h"
 #include "tdp/base/index.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
 namespace {

@@ -33,7 +33,7 @@
 #include "absl/synchronization/mutex.h"
 #include "tdp/backends/sim/physical_memory.h"
 #include "tdp/base/address.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::sim {
 

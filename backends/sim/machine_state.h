@@ -17,7 +17,7 @@
 #include "tdp/backends/sim/physical_memory.h"
 #include "tdp/backends/sim/reference_counts.h"
 #include "tdp/backends/sim/registers.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::sim {
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "tdp/mmu/memory_type.h"
+#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp::sim {
 

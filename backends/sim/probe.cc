@@ -7,7 +7,7 @@
 #include "tdp/backends/sim/guest_rules.h"
 #include "tdp/backends/sim/memory_types.h"
 #include "tdp/base/index.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
 namespace {

@@ -3,7 +3,7 @@
 #include "tdp/backends/sim/sub_page.h"
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
 namespace {

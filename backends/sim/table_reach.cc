@@ -2,7 +2,7 @@
 
 #include "tdp/backends/sim/table_reach.h"
 
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
 namespace {

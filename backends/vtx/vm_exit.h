@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/exit_qualification.h"
+#include "tdp/mmu/format/exit_qualification.h"
 
 namespace tdp::vtx {
 

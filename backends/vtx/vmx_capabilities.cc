@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/backends/vtx/vmx_asm.h"
-#include "tdp/mmu/ept_capabilities.h"
+#include "tdp/mmu/format/ept_capabilities.h"
 
 namespace tdp::vtx {
 namespace {

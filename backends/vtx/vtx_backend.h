@@ -19,8 +19,8 @@
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/backend.h"
-#include "tdp/mmu/eptp.h"
-#include "tdp/mmu/memory_type.h"
+#include "tdp/mmu/format/eptp.h"
+#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp::vtx {
 

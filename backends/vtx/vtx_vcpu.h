@@ -21,7 +21,7 @@
 #include "tdp/backends/vtx/vmx_asm.h"
 #include "tdp/backends/vtx/vmx_cpu.h"
 #include "tdp/base/address.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::vtx {
 

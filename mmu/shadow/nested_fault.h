@@ -11,9 +11,9 @@
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/eptp.h"
-#include "tdp/mmu/exit_qualification.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/eptp.h"
+#include "tdp/mmu/format/exit_qualification.h"
 
 namespace tdp {
 

@@ -10,7 +10,7 @@
 #include <memory>
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/page_role.h"
+#include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/shadow/shadow_page.h"
 
 namespace tdp {

@@ -8,10 +8,10 @@
 #include <cstdint>
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/guest_format.h"
-#include "tdp/mmu/guest_paging.h"
-#include "tdp/mmu/page_role.h"
-#include "tdp/mmu/shadow/paging_entry.h"
+#include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/format/page_role.h"
+#include "tdp/mmu/format/paging_entry.h"
 #include "tdp/mmu/shadow/shadow_page.h"
 
 namespace tdp {

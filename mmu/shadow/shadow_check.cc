@@ -8,8 +8,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/shadow/paging_entry.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/paging_entry.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
 
 namespace tdp {

@@ -8,8 +8,8 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/shadow/paging_entry.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/paging_entry.h"
 
 namespace tdp {
 

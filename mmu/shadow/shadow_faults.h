@@ -26,15 +26,15 @@
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/backend.h"
-#include "tdp/mmu/change_sequence.h"
-#include "tdp/mmu/flush_clock.h"
-#include "tdp/mmu/guest_window.h"
-#include "tdp/mmu/leaf_policy.h"
-#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/guest/guest_window.h"
+#include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/shadow/shadow_fetch.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
 #include "tdp/mmu/stats.h"
-#include "tdp/mmu/table_recycler.h"
+#include "tdp/mmu/sync/change_sequence.h"
+#include "tdp/mmu/sync/flush_clock.h"
+#include "tdp/mmu/sync/mmu_lock.h"
+#include "tdp/mmu/tables/table_recycler.h"
 
 namespace tdp {
 

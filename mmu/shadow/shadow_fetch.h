@@ -18,8 +18,8 @@
 #include "tdp/base/sync.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/guest_walker.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/guest/guest_walker.h"
 #include "tdp/mmu/shadow/shadow_page.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
 

@@ -12,8 +12,8 @@
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/page_role.h"
-#include "tdp/mmu/table_page.h"
+#include "tdp/mmu/format/page_role.h"
+#include "tdp/mmu/format/table_page.h"
 #include "tdp/rmap/rmap_descriptor.h"
 #include "tdp/rmap/rmap_head.h"
 

@@ -8,8 +8,8 @@
 #include <array>
 #include <cstdint>
 
-#include "tdp/mmu/guest_format.h"
-#include "tdp/mmu/guest_paging.h"
+#include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
 
 namespace tdp {
 

@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/guest_paging.h"
-#include "tdp/mmu/page_role.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/shadow/shadow_page.h"
 
 namespace tdp {

@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/mmu/backend.h"
-#include "tdp/mmu/exit_qualification.h"
+#include "tdp/mmu/format/exit_qualification.h"
 #include "tdp/mmu/vm.h"
 
 namespace {

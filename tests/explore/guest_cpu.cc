@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "tdp/base/level.h"
 #include "tdp/base/sync.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::explore {
 

@@ -15,7 +15,7 @@
 #include "absl/types/span.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
-#include "tdp/mmu/memory_type.h"
+#include "tdp/mmu/format/memory_type.h"
 #include "tests/explore/explored_host.h"
 #include "tests/explore/flat_model.h"
 

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "tdp/mmu/memory_types.h"
+#include "tdp/mmu/policy/memory_types.h"
 #include "tests/explore/explored_host.h"
 #include "tests/explore/flat_model.h"
 

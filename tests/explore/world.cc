@@ -13,9 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "tdp/base/check.h"
-#include "tdp/mmu/ept_format.h"
-#include "tdp/mmu/exit_qualification.h"
-#include "tdp/mmu/guest_format.h"
+#include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/format/exit_qualification.h"
+#include "tdp/mmu/format/guest_format.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 

@@ -14,7 +14,7 @@
 #include "tdp/backends/sim/flush_oracle.h"
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/backends/sim/sim_backend.h"
-#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
 #include "tests/kernel/guest_machine.h"
 

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "tdp/backends/minimal/minimal_backend.h"
-#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

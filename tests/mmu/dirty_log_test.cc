@@ -2,7 +2,7 @@
 //
 // Dirty logging in each of its ways, with the software CPU as the one who writes.
 
-#include "tdp/mmu/dirty_round.h"
+#include "tdp/mmu/engine/dirty_round.h"
 
 #include <cstdint>
 #include <functional>
@@ -17,7 +17,7 @@
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/dirty_tracking.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/tests/mmu/logging_guest.h"
 
 namespace tdp {

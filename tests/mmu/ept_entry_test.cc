@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/format/ept_entry.h"
 
 #include <cstdint>
 #include <random>

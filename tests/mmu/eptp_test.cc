@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 #include <cstdint>
 

@@ -2,7 +2,7 @@
 //
 // Who may execute what: large pages without X, and execution by mode.
 
-#include "tdp/mmu/leaf_policy.h"
+#include "tdp/mmu/policy/leaf_policy.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/exit_qualification.h"
+#include "tdp/mmu/format/exit_qualification.h"
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"

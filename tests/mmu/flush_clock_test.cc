@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/flush_clock.h"
+#include "tdp/mmu/sync/flush_clock.h"
 
 #include <atomic>
 #include <functional>

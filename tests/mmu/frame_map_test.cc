@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/frame_map.h"
+#include "tdp/mmu/policy/frame_map.h"
 
 #include <cstdint>
 #include <map>

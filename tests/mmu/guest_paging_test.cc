@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/guest_paging.h"
+#include "tdp/mmu/format/guest_paging.h"
 
 #include "gtest/gtest.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/guest_walker.h"
+#include "tdp/mmu/guest/guest_walker.h"
 
 #include <cstdint>
 #include <cstring>
@@ -11,7 +11,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/mmu/nested_ept_walker.h"
+#include "tdp/mmu/guest/nested_ept_walker.h"
 
 namespace tdp {
 namespace {

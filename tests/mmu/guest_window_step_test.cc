@@ -13,8 +13,8 @@
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/base/check.h"
 #include "tdp/memslot/slot_set.h"
-#include "tdp/mmu/change_sequence.h"
-#include "tdp/mmu/guest_window.h"
+#include "tdp/mmu/guest/guest_window.h"
+#include "tdp/mmu/sync/change_sequence.h"
 #include "tests/mmu/single_step.h"
 
 namespace tdp {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/guest_window.h"
+#include "tdp/mmu/guest/guest_window.h"
 
 #include <algorithm>
 #include <cstdint>

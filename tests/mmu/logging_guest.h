@@ -19,7 +19,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/sim/sim_backend.h"
-#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

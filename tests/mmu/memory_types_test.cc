@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/memory_types.h"
+#include "tdp/mmu/policy/memory_types.h"
 
 #include <algorithm>
 #include <memory>

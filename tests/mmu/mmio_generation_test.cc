@@ -6,8 +6,8 @@
 #include <memory>
 
 #include "gtest/gtest.h"
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
 #include "tests/mmu/arithmetic_host.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/mmu_lock.h"
+#include "tdp/mmu/sync/mmu_lock.h"
 
 #include <atomic>
 #include <memory>

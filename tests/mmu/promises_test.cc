@@ -22,7 +22,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

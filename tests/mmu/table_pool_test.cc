@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/table_pool.h"
+#include "tdp/mmu/tables/table_pool.h"
 
 #include <set>
 #include <utility>

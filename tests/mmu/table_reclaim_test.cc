@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/table_reclaim.h"
+#include "tdp/mmu/engine/table_reclaim.h"
 
 #include <bit>
 #include <memory>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
 #include "tests/mmu/arithmetic_host.h"
 

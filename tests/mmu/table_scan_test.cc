@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/table_scan.h"
+#include "tdp/mmu/tables/table_scan.h"
 
 #include <array>
 #include <cstdint>

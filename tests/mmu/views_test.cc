@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/view.h"
+#include "tdp/mmu/engine/view.h"
 
 #include <cstdint>
 #include <string>
@@ -9,7 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tests/mmu/viewing_guest.h"
 
 namespace tdp {

@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "tdp/mmu/entry_ref.h"
-#include "tdp/mmu/ept_format.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/entry_ref.h"
+#include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::model {

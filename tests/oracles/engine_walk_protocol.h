@@ -15,8 +15,8 @@
 #include <string_view>
 
 #include "absl/container/flat_hash_map.h"
-#include "tdp/mmu/guest_walker.h"
-#include "tdp/mmu/nested_ept_walker.h"
+#include "tdp/mmu/guest/guest_walker.h"
+#include "tdp/mmu/guest/nested_ept_walker.h"
 #include "tests/oracles/walk_lines.h"
 
 namespace tdp::oracles {

@@ -22,7 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::oracles {
 

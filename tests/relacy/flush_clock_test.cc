@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// mmu/flush_clock.* under every order that the C++ memory model allows.
+// mmu/sync/flush_clock.* under every order that the C++ memory model allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"
@@ -10,7 +10,7 @@
 
 #include "tdp/base/check.cc"
 #include "tdp/mmu/backend.cc"
-#include "tdp/mmu/flush_clock.cc"
+#include "tdp/mmu/sync/flush_clock.cc"
 
 namespace tdp {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// mmu/mmu_lock.* under every order that the C++ memory model allows.
+// mmu/sync/mmu_lock.* under every order that the C++ memory model allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"
@@ -9,7 +9,7 @@
 #include "tdp/tests/relacy/relacy_sync.h"
 
 #include "tdp/base/check.cc"
-#include "tdp/mmu/mmu_lock.cc"
+#include "tdp/mmu/sync/mmu_lock.cc"
 
 namespace tdp {
 namespace {

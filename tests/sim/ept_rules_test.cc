@@ -12,7 +12,7 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
-#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/format/ept_entry.h"
 #include "tests/sim/ept_rule_table.h"
 
 namespace tdp::sim {

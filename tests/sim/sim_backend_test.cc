@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "tdp/backends/sim/schedule.h"
-#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::sim {

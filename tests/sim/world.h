@@ -13,8 +13,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/host_memory.h"
-#include "tdp/mmu/ept_format.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::sim {
 

@@ -13,7 +13,7 @@
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/format/ept_entry.h"
 #include "tdp/tools/guest/memory_map.h"
 
 namespace tdp::tools {

@@ -7,7 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/backends/vtx/guest_state.h"
-#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/format/ept_entry.h"
 #include "tdp/tests/vtx/guest_programs.h"
 #include "tdp/tests/vtx/machine.h"
 

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/eptp.h"
 #include "tdp/tests/vtx/machine.h"
 
 namespace tdp::vtx {

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/base/check.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/tests/vtx/guest_programs.h"
 #include "tdp/tests/vtx/machine.h"
 #include "tdp/tests/vtx/sim_guest.h"

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/tests/vtx/guest_programs.h"
 #include "tdp/tests/vtx/hand_made_ept.h"
 #include "tdp/tests/vtx/machine.h"

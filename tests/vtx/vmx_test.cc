@@ -9,7 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/vtx/vmx_capabilities.h"
-#include "tdp/mmu/ept_format.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/tests/vtx/guest_programs.h"
 #include "tdp/tests/vtx/machine.h"
 

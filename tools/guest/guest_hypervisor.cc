@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "tdp/base/access.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/memory_type.h"
+#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp::tools {
 namespace {

@@ -18,8 +18,8 @@
 #include "absl/synchronization/mutex.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/ept_entry.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/eptp.h"
 #include "tdp/tools/guest/guest_kernel.h"
 #include "tdp/tools/guest/memory_map.h"
 

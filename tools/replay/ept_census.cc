@@ -2,7 +2,7 @@
 
 #include "tdp/tools/replay/ept_census.h"
 
-#include "tdp/mmu/ept_entry.h"
+#include "tdp/mmu/format/ept_entry.h"
 
 namespace tdp::tools {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/eptp.h"
+#include "tdp/mmu/format/eptp.h"
 
 namespace tdp::tools {
 

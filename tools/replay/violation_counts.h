@@ -10,7 +10,7 @@
 
 #include "absl/time/time.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/exit_qualification.h"
+#include "tdp/mmu/format/exit_qualification.h"
 
 namespace tdp::tools {
 

@@ -19,7 +19,7 @@
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/check.h"
-#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::shadow_test {

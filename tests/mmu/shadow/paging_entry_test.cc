@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/shadow/paging_entry.h"
+#include "tdp/mmu/format/paging_entry.h"
 
 #include "gtest/gtest.h"
 

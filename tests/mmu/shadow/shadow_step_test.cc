@@ -10,7 +10,7 @@
 #include "gtest/gtest.h"
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/backends/sim/sim_backend.h"
-#include "tdp/mmu/entry_ref.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vm.h"
 #include "tests/mmu/single_step.h"

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// D bits of what was taken out of the tables: they go to the dirty logs of the slots, since no
+// harvest of the tables will see them any more.
+
+#ifndef TDP_MMU_DIRTY_DETACHED_DIRT_H_
+#define TDP_MMU_DIRTY_DETACHED_DIRT_H_
+
+#include "tdp/base/address.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/memslot/slot_set.h"
+#include "tdp/mmu/format/table_page.h"
+#include "tdp/mmu/sync/mmu_lock.h"
+#include "tdp/mmu/tables/direct_mmu.h"
+#include "tdp/mmu/tables/table_scan.h"
+
+namespace tdp {
+
+// Marks the frames `base` + i for every bit i of `written` in the log of `slot`, those that lie in
+// it. Inside a section. A page that the log has no room for is left out: room is made before a page
+// becomes writable, so D is older there than the log.
+void MarkWritten(const MemorySlot& slot, Gfn base, const TableMask& written);
+
+// Single leaves, from inside the writer's section that takes them out.
+class DetachedDirt : public LostDirtyLeaves {
+ public:
+  DetachedDirt(const SlotSet& slots, AddressSpaceId space) : slots_(slots), space_(space) {}
+  void OnLost(Gfn gfn) override;
+
+ private:
+  SlotReader slots_;
+  const AddressSpaceId space_;
+};
+
+// Whole tables, after the flush that took the CPUs out of them.
+class DetachedHarvest {
+ public:
+  // For the time of one reclaim.
+  DetachedHarvest(const SlotSet& slots, MmuLock& lock) : slots_(slots), reader_(lock) {}
+
+  // Marks the pages that `table`, of leaves, says were written. Hold no lock.
+  void Take(const TablePage& table);
+
+ private:
+  void MarkSlots(AddressSpaceId space, Gfn base, TableMask written);
+
+  SlotReader slots_;
+  MmuLock::Reader reader_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_DIRTY_DETACHED_DIRT_H_

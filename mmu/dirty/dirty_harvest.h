@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Collecting D bits out of the tables of a slot, at a cost that follows what was touched.
+
+#ifndef TDP_MMU_DIRTY_DIRTY_HARVEST_H_
+#define TDP_MMU_DIRTY_DIRTY_HARVEST_H_
+
+#include <cstdint>
+
+#include "absl/functional/function_ref.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/mmu/sync/mmu_lock.h"
+#include "tdp/mmu/tables/direct_mmu.h"
+#include "tdp/mmu/tables/table_pool.h"
+#include "tdp/mmu/tables/table_scan.h"
+
+namespace tdp {
+
+// Harvests D bits of one range of frames of one address space, a slot or a whole part of one. Works
+// on the readers' side, in short sections of its own: faults go on meanwhile.
+//
+// A subtree is looked at if its entry has W (without W nothing below was written since logging was
+// switched on) and has A, or had it at the harvest before: see "Harvesting D bits" in
+// docs/locking.md. Entries that reach over an end of the range are always looked at, and keep their
+// A bits for the harvest of their other parts.
+//
+// Two harvests of frames under one entry must not overlap in time, the flush after them included.
+class DirtyHarvest {
+ public:
+  // Says that the frames `base` + i for every bit i of `written` were written. Called inside a
+  // section, after D was cleared.
+  using Visitor = absl::FunctionRef<void(Gfn base, const TableMask& written)>;
+
+  DirtyHarvest(const DirectMmu& mmu, const TablePool& pool, MmuLock& lock)
+      : mmu_(mmu), pool_(pool), reader_(lock) {}
+
+  // Harvests [first, end). The flush that must follow before the next harvest, and before anyone
+  // relies on what was found, is the caller's. Returns whether any A or D was cleared.
+  bool Run(Gfn first, Gfn end, Visitor visit);
+
+  // What the harvests so far looked at, in tables of any level.
+  uint64_t tables_visited() const { return tables_visited_; }
+
+ private:
+  Gfn Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor visit);
+  uint64_t* EnterSubtree(EntryRef entry, Level level, Gfn from, Gfn end);
+  void HarvestLeaves(uint64_t* table, Gfn base, int first, int last, Visitor visit);
+
+  const DirectMmu& mmu_;
+  const TablePool& pool_;
+  MmuLock::Reader reader_;
+  Gfn at_;          // the first frame that this run has not been to
+  int budget_ = 0;  // tables that this section may still visit
+  bool any_ = false;
+  uint64_t tables_visited_ = 0;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_DIRTY_DIRTY_HARVEST_H_

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/engine/dirty_round.h"
+
+#include <cstdint>
+
+#include "tdp/mmu/dirty/detached_dirt.h"
+#include "tdp/mmu/dirty/dirty_harvest.h"
+#include "tdp/mmu/format/ept_format.h"
+
+namespace tdp {
+
+void DirtyRound::Gather() {
+  switch (engine_.dirty_tracking()) {
+    case DirtyTracking::kBest:
+    case DirtyTracking::kWriteProtection:
+      return;  // faults have marked what was written
+    case DirtyTracking::kDirtyBits:
+      return GatherDirtyBits();
+    case DirtyTracking::kPml:
+      // A vCPU hands its log over before its guest entry ends.
+      return engine_.clock.Advance().Settle();
+  }
+}
+
+void DirtyRound::GatherDirtyBits() {
+  engine_.ForEachView(slot_.address_space, [this](const View& view) {
+    DirtyHarvest harvest(view.mmu(), engine_.pool, engine_.mmu_lock);
+    harvest.Run(slot_.base, slot_.end(),
+                [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
+  });
+  // The flush makes what was found final, and lets the D bits of detached tables be read.
+  PendingFlush flush = engine_.clock.Advance();
+  gathered_at_ = flush.generation();
+  flush.Settle();
+  engine_.clock.WaitForReclaims();
+}
+
+void DirtyRound::Rearm(uint64_t base, uint64_t mask) {
+  any_ = true;
+  const DirtyTracking tracking = engine_.dirty_tracking();
+  if (tracking == DirtyTracking::kDirtyBits) return;  // D was cleared as it was gathered
+  const uint64_t bits = tracking == DirtyTracking::kPml ? ept::kDirty : ept::kWrite;
+  engine_.NarrowPages(reader_, slot_.address_space, slot_.base + PageCount(base), mask, bits);
+}
+
+// A page may be in the log, and its W or D gone, while a CPU still has the right to write it:
+// another thread took them and has not flushed yet. So a flush is owed if any page was taken, even
+// if no entry was changed for it. Where D bits are gathered only a structural operation since then
+// can have left such a page; the section waits for one under way.
+void DirtyRound::Finish() {
+  if (!any_) return;
+  if (engine_.dirty_tracking() == DirtyTracking::kDirtyBits) {
+    MmuReadSection section(reader_);
+    if (engine_.clock.generation() == gathered_at_) return;
+  }
+  engine_.clock.Advance().Settle();
+}
+
+}  // namespace tdp

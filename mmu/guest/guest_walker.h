@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The engine's walk of a guest's own tables: from a guest virtual to a guest physical address
+// (KVM's FNAME(walk_addr_generic)). One template over the paging mode and over how guest memory is
+// reached.
+
+#ifndef TDP_MMU_GUEST_GUEST_WALKER_H_
+#define TDP_MMU_GUEST_GUEST_WALKER_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
+#include "tdp/base/address.h"
+#include "tdp/base/sync.h"
+#include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
+
+namespace tdp {
+
+enum class GuestWalkOutcome : uint8_t {
+  kMapped,
+  kPageFault,     // #PF for the guest: `error_code`, and the address that was walked
+  kNonCanonical,  // #GP or #SS for the guest
+  kNoMemory,      // a table lies in a hole or in MMIO: at `gpa`
+  kNeedsPage,     // a table's page must be asked of the host first: at `gpa`; then walk again
+  kNestedFault,   // a nested hypervisor's EPT12 stopped the walk: the memory says how
+};
+
+// What a walk found. Arrays are by level, 1 to 5; filled from `top` down to `level`.
+struct GuestWalk {
+  GuestWalkOutcome outcome = GuestWalkOutcome::kMapped;
+  uint32_t error_code = 0;  // kPageFault
+  int top = 0;              // of the root table
+  int level = 0;            // of the leaf, or where the walk ended; 0 without paging
+  GuestRights rights;       // the AND over the walk
+  Gpa gpa;                  // kMapped: the translation
+  uint64_t page_bytes = 0;  // kMapped: of the guest's page
+  // An A or D bit was left clear: its table is in read-only memory.
+  bool write_protected_table = false;
+
+  std::array<uint64_t, 6> entries;
+  std::array<Gpa, 6> entry_addresses;
+  // The AND over the entries above: the rights of the table at this level.
+  std::array<GuestRights, 6> table_rights;
+
+  // A walk about to begin at a root of level `root`. Leaves the arrays alone: what is filled is
+  // said by `top` and `level`.
+  void Begin(int root) {
+    outcome = GuestWalkOutcome::kMapped;
+    error_code = 0;
+    top = level = root;
+    rights = GuestRights(GuestRights::kAll);
+    write_protected_table = false;
+  }
+};
+
+// How a walk reaches guest memory: a class with
+//   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why)
+//   void Wrote(Gpa gpa)
+// `Reach` gives the place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage,
+// kNestedFault. With `to_write`, a place that may be written; null with kMapped if it never may be
+// (read-only memory). `Wrote` follows each write through such a place.
+
+// The shape of one mode.
+template <PagingMode kMode>
+struct PagingGeometry {
+  using Entry = std::conditional_t<kMode == PagingMode::k32Bit, uint32_t, uint64_t>;
+  static constexpr int kIndexBits = kMode == PagingMode::k32Bit ? 10 : 9;
+  // Levels in memory: the PDPTEs of PAE paging are registers.
+  static constexpr int kLevels = kMode == PagingMode::k5Level   ? 5
+                                 : kMode == PagingMode::k4Level ? 4
+                                                                : 2;
+  static constexpr int kLinearBits = kMode == PagingMode::k5Level   ? 57
+                                     : kMode == PagingMode::k4Level ? 48
+                                                                    : 32;
+  static constexpr bool kIs64Bit = kMode >= PagingMode::k4Level;
+
+  static constexpr int Shift(int level) { return kPageShift + kIndexBits * (level - 1); }
+  static constexpr uint64_t Index(Gva gva, int level) {
+    return gva.raw() >> Shift(level) & ((uint64_t{1} << kIndexBits) - 1);
+  }
+  static constexpr bool IsCanonical(Gva gva) {
+    if constexpr (!kIs64Bit) return true;
+    constexpr int kUnused = 64 - kLinearBits;
+    return static_cast<uint64_t>(static_cast<int64_t>(gva.raw() << kUnused) >> kUnused) ==
+           gva.raw();
+  }
+  // The gpa that a leaf of `level` gives `gva`.
+  static constexpr Gpa Translate(uint64_t leaf, int level, Gva gva) {
+    const uint64_t offset = (uint64_t{1} << Shift(level)) - 1;
+    uint64_t frame = leaf & guest::kAddressMask & ~offset;
+    if (kMode == PagingMode::k32Bit && level == 2) {
+      frame |= (leaf >> guest::kPse36Shift & ((1 << guest::kPse36Bits) - 1)) << 32;
+    }
+    return Gpa(frame | (gva.raw() & offset));
+  }
+};
+
+template <PagingMode kMode, typename Memory>
+class GuestWalker {
+ public:
+  using Geometry = PagingGeometry<kMode>;
+  using Entry = typename Geometry::Entry;
+
+  GuestWalker(const GuestPaging& paging, const GuestRoots& roots, Memory& memory)
+      : paging_(paging), roots_(roots), memory_(memory) {}
+
+  // Translates `gva`, checks `access`, sets A in every entry used and D in the leaf of a write. An
+  // access that faults sets nothing.
+  void Walk(Gva gva, GuestAccess access, GuestWalk& walk) {
+    if (!Geometry::IsCanonical(gva)) {
+      walk.outcome = GuestWalkOutcome::kNonCanonical;
+      return;
+    }
+    do {
+      if (!Descend(gva, access, walk) || !Check(access, walk)) return;
+    } while (ABSL_PREDICT_FALSE(!SetAccessedAndDirty(access, walk)));
+    walk.gpa = Geometry::Translate(walk.entries[At(walk.level)], walk.level, gva);
+    walk.page_bytes = uint64_t{1} << Geometry::Shift(walk.level);
+  }
+
+ private:
+  static constexpr size_t At(int level) { return static_cast<size_t>(level); }
+
+  static bool Stop(GuestWalk& walk, GuestWalkOutcome why, Gpa gpa) {
+    walk.outcome = why;
+    walk.gpa = gpa;
+    return false;
+  }
+  bool PageFault(GuestAccess access, uint32_t bits, GuestWalk& walk) const {
+    walk.outcome = GuestWalkOutcome::kPageFault;
+    walk.error_code = paging_.ErrorCodeOf(access) | bits;
+    return false;
+  }
+
+  // From the root to the leaf; false if something ends the walk before. What changes at each level
+  // is kept out of `walk` meanwhile, and so in registers.
+  bool Descend(Gva gva, GuestAccess access, GuestWalk& walk) {
+    walk.Begin(Geometry::kLevels);
+    int level = Geometry::kLevels;
+    GuestRights rights(GuestRights::kAll);
+    const bool reached = DescendTo(gva, access, walk, level, rights);
+    walk.level = level;
+    walk.rights = rights;
+    return reached;
+  }
+
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool DescendTo(Gva gva, GuestAccess access, GuestWalk& walk,
+                                              int& level, GuestRights& rights) {
+    uint64_t table = roots_.cr3;
+    if constexpr (kMode == PagingMode::kPae) {
+      table = roots_.pdptes[gva.raw() >> 30 & 3];
+      if ((table & guest::kPresent) == 0) return PageFault(access, 0, walk);
+    }
+    for (;; --level) {
+      const Gpa address((table & guest::kAddressMask) +
+                        Geometry::Index(gva, level) * sizeof(Entry));
+      walk.entry_addresses[At(level)] = address;
+      walk.table_rights[At(level)] = rights;
+      GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+      const std::byte* place = memory_.Reach(address, false, why);
+      if (ABSL_PREDICT_FALSE(place == nullptr)) return Stop(walk, why, address);
+      const uint64_t entry = Load(place);
+      walk.entries[At(level)] = entry;
+      if (ABSL_PREDICT_FALSE((entry & guest::kPresent) == 0)) return PageFault(access, 0, walk);
+      const bool is_leaf = paging_.IsLeaf(entry, level);
+      if (ABSL_PREDICT_FALSE(paging_.HasReservedBit(entry, level, is_leaf))) {
+        return PageFault(access, guest::kFaultPresent | guest::kFaultReserved, walk);
+      }
+      rights = rights & GuestRights::Of(entry);
+      if (is_leaf) return true;
+      table = entry;
+    }
+  }
+
+  bool Check(GuestAccess access, GuestWalk& walk) const {
+    bool key_forbids = false;
+    if (Geometry::kIs64Bit && ABSL_PREDICT_FALSE(paging_.has_keys())) {
+      key_forbids = paging_.KeyForbids(access, walk.rights, walk.entries[At(walk.level)], roots_);
+    }
+    if (ABSL_PREDICT_TRUE(paging_.Allows(access, walk.rights) && !key_forbids)) return true;
+    return PageFault(access, guest::kFaultPresent | (key_forbids ? guest::kFaultProtectionKey : 0),
+                     walk);
+  }
+
+  // From the root down. False if an entry changed since it was read: walk again. Where a page must
+  // be had first the outcome says so. What was set until then stays set, as hardware leaves it.
+  bool SetAccessedAndDirty(GuestAccess access, GuestWalk& walk) {
+    for (int level = walk.top; level >= walk.level; --level) {
+      const uint64_t entry = walk.entries[At(level)];
+      uint64_t flagged = entry | guest::kAccessed;
+      if (level == walk.level && access.is_write()) flagged |= guest::kDirty;
+      if (ABSL_PREDICT_TRUE(flagged == entry)) continue;
+      GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+      std::byte* place = memory_.Reach(walk.entry_addresses[At(level)], true, why);
+      if (place == nullptr && why != GuestWalkOutcome::kMapped) {
+        Stop(walk, why, walk.entry_addresses[At(level)]);
+        return true;
+      }
+      if (place == nullptr) {
+        walk.write_protected_table = true;
+        continue;
+      }
+      if (!CompareExchange(place, entry, flagged)) return false;
+      memory_.Wrote(walk.entry_addresses[At(level)]);
+      walk.entries[At(level)] = flagged;
+    }
+    return true;
+  }
+
+  static uint64_t Load(const std::byte* place) {
+    auto* entry = reinterpret_cast<Entry*>(const_cast<std::byte*>(place));
+    return AtomicRef<Entry>(*entry).load(std::memory_order_acquire);
+  }
+  static bool CompareExchange(std::byte* place, uint64_t before, uint64_t after) {
+    auto expected = static_cast<Entry>(before);
+    return AtomicRef<Entry>(*reinterpret_cast<Entry*>(place))
+        .compare_exchange_strong(expected, static_cast<Entry>(after), std::memory_order_acq_rel);
+  }
+
+  const GuestPaging& paging_;
+  const GuestRoots& roots_;
+  Memory& memory_;
+};
+
+// Walks in whatever mode `paging` is. Without paging a gva is a gpa.
+template <typename Memory>
+void GvaToGpa(const GuestPaging& paging, const GuestRoots& roots, Memory& memory, Gva gva,
+              GuestAccess access, GuestWalk& walk) {
+  switch (paging.mode()) {
+    case PagingMode::kNone:
+      walk.Begin(0);
+      walk.gpa = Gpa(gva.raw());
+      walk.page_bytes = kPageSize;
+      return;
+    case PagingMode::k32Bit:
+      return GuestWalker<PagingMode::k32Bit, Memory>(paging, roots, memory).Walk(gva, access, walk);
+    case PagingMode::kPae:
+      return GuestWalker<PagingMode::kPae, Memory>(paging, roots, memory).Walk(gva, access, walk);
+    case PagingMode::k4Level:
+      return GuestWalker<PagingMode::k4Level, Memory>(paging, roots, memory)
+          .Walk(gva, access, walk);
+    case PagingMode::k5Level:
+      return GuestWalker<PagingMode::k5Level, Memory>(paging, roots, memory)
+          .Walk(gva, access, walk);
+  }
+}
+
+// Loads the four PDPTEs that `cr3` points to, as MOV to CR3 does under PAE paging. kMapped: they
+// are in `roots`. kPageFault stands for #GP: one of them sets a reserved bit. `roots` is unchanged
+// but for kMapped.
+template <typename Memory>
+GuestWalkOutcome LoadPdptes(const GuestPaging& paging, uint64_t cr3, Memory& memory,
+                            GuestRoots& roots) {
+  std::array<uint64_t, 4> loaded{};
+  for (size_t i = 0; i < loaded.size(); ++i) {
+    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+    std::byte* place =
+        memory.Reach(Gpa((cr3 & guest::kCr3PaeMask) + i * sizeof(uint64_t)), false, why);
+    if (place == nullptr) return why;
+    loaded[i] =
+        AtomicRef<uint64_t>(*reinterpret_cast<uint64_t*>(place)).load(std::memory_order_acquire);
+    if (!paging.IsValidPdpte(loaded[i])) return GuestWalkOutcome::kPageFault;
+  }
+  roots.pdptes = loaded;
+  return GuestWalkOutcome::kMapped;
+}
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_GUEST_GUEST_WALKER_H_

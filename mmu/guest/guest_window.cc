@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/guest/guest_window.h"
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "tdp/base/access.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+
+void GuestWindow::SetAddressSpace(AddressSpaceId space) {
+  space_ = space;
+  lines_.fill(Line());
+  evicted_.fill(Line());
+}
+
+std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why) {
+  const bool readable = Serves(line, gfn, false);
+  if (to_write && readable && line.read_only) {
+    why = GuestWalkOutcome::kMapped;  // never
+    return nullptr;
+  }
+  why = GuestWalkOutcome::kNeedsPage;
+  wanted_ = gfn;
+  wanted_to_write_ = to_write;
+  if (to_write && readable && line.writable) {
+    short_of_room_ = line.logs->shared_log();
+    index_without_room_ = line.index;
+  }
+  return nullptr;
+}
+
+void GuestWindow::Wrote(Gpa gpa) {
+  const Gfn gfn = Gfn::Of(gpa);
+  const Line* line = &lines_[HashOf(gfn)];
+  if (line->gfn != gfn.raw()) line = &lines_[OtherHashOf(gfn)];
+  if (line->gfn != gfn.raw()) line = FindEvicted(gfn);
+  if (ABSL_PREDICT_TRUE(line->logs == nullptr)) return;
+  if (ring_ != nullptr && !ring_->is_nearly_full() &&
+      ring_->Push({space_, line->slot, line->index})) {
+    return;
+  }
+  if (DirtyLog* log = line->logs->any_log()) log->Mark(line->index);
+}
+
+absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
+  outcome = GuestWalkOutcome::kMapped;
+  if (const auto log = std::exchange(short_of_room_, nullptr)) {
+    return log->Prepare(index_without_room_);
+  }
+  // Before the slot is looked for: docs/locking.md says why.
+  const uint64_t sequence = sequence_.Current();
+  const MemorySlot* slot = slots_.Find(space_, wanted_);
+  if (slot == nullptr) outcome = GuestWalkOutcome::kNoMemory;
+  // A slot that is going or moving is looked for again.
+  if (slot == nullptr || slot->invalid) return absl::OkStatus();
+  const bool writable = wanted_to_write_ && !slot->is_read_only();
+  std::optional<Hva> hva;
+  if (!Locate(*slot, sequence, hva)) return absl::OkStatus();
+  if (!hva) {
+    outcome = GuestWalkOutcome::kNoMemory;
+    return absl::OkStatus();
+  }
+  TDP_ASSIGN_OR_RETURN(const HostPage page,
+                       backend_.Resolve(*hva, writable ? Access::Write() : Access::Read()));
+  Line line;
+  line.gfn = wanted_.raw();
+  line.sequence = sequence;
+  line.hva = *hva;
+  line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
+  line.writable = page.writable && !slot->is_read_only();
+  line.read_only = slot->is_read_only();
+  line.slot = slot->id;
+  line.logs = slot->logs_dirty_pages() ? slot->state : nullptr;
+  line.index = slot->IndexOf(wanted_);
+  Put(line);
+  return absl::OkStatus();
+}
+
+// What stands behind the wanted frame, if anything does. False if that is changing.
+bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva) {
+  hva = slot.HvaOf(wanted_);
+  if (policy_ == nullptr || !policy_->restricts()) return true;
+  const MmuReadSection section(*reader_);
+  if (sequence_.Current() != sequence) return false;
+  hva = policy_->HvaOf(slot, wanted_);
+  return true;
+}
+
+// The line of a frame that has none in `lines_`; one of no frame if there is none.
+const GuestWindow::Line* GuestWindow::FindEvicted(Gfn gfn) const {
+  static constexpr Line kNone;
+  for (const Line& line : evicted_) {
+    if (line.gfn == gfn.raw()) return &line;
+  }
+  return &kNone;
+}
+
+// Takes the place of a line of the frame's own, else of one that serves no more, else of one that
+// is kept among the evicted: frames that a walk needs at once must not go on replacing each other.
+void GuestWindow::Put(const Line& line) {
+  const Gfn gfn(line.gfn);
+  for (Line& old : evicted_) {
+    if (old.gfn == line.gfn) old = Line();
+  }
+  const auto may_go = [&](const Line& old) {
+    return old.gfn == line.gfn || old.sequence != sequence_.Current();
+  };
+  Line& first = lines_[HashOf(gfn)];
+  Line& other = lines_[OtherHashOf(gfn)];
+  Line& place = may_go(first) || !may_go(other) ? first : other;
+  if (!may_go(place)) evicted_[evictions_++ % kEvicted] = place;
+  if (other.gfn == line.gfn) other = Line();
+  place = line;
+}
+
+}  // namespace tdp

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// A vCPU's window into its guest's memory: the few pages that its walks of guest tables come by,
+// kept as pointers.
+
+#ifndef TDP_MMU_GUEST_GUEST_WINDOW_H_
+#define TDP_MMU_GUEST_GUEST_WINDOW_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/base/optimization.h"
+#include "absl/status/status.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/guest/guest_walker.h"
+#include "tdp/mmu/policy/leaf_policy.h"
+#include "tdp/mmu/sync/change_sequence.h"
+#include "tdp/mmu/sync/mmu_lock.h"
+
+namespace tdp {
+
+// A memory for `GuestWalker`. A pointer serves while the change sequence stands, so slot changes
+// and host invalidations drop it; nothing is pinned.
+//
+// Belongs to one thread at a time.
+class GuestWindow {
+ public:
+  GuestWindow(Backend& backend, const SlotSet& slots, const ChangeSequence& sequence)
+      : backend_(backend),
+        direct_map_offset_(backend.capabilities().direct_map_offset),
+        sequence_(sequence),
+        slots_(slots) {}
+
+  GuestWindow(const GuestWindow&) = delete;
+  GuestWindow& operator=(const GuestWindow&) = delete;
+
+  // The address space that is walked from now on.
+  void SetAddressSpace(AddressSpaceId space);
+
+  // Frames may be private from now on: `policy` says which, inside sections of `reader`.
+  void SetPolicy(const LeafPolicy& policy, MmuLock::Reader& reader) {
+    policy_ = &policy;
+    reader_ = &reader;
+  }
+
+  // The vCPU's ring, where its `Vm` logs dirty pages in rings.
+  void SetDirtyRing(DirtyRing* ring) { ring_ = ring; }
+
+  // Inside an MMU section, in which the pointer stays good. Null with kNeedsPage if `Fetch` has to
+  // be called first.
+  std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
+    const Gfn gfn = Gfn::Of(gpa);
+    const Line* line = &lines_[HashOf(gfn)];
+    if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = &lines_[OtherHashOf(gfn)];
+    if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = FindEvicted(gfn);
+    if (ABSL_PREDICT_FALSE(!Serves(*line, gfn, to_write))) {
+      return Refuse(*line, gfn, to_write, why);
+    }
+    return line->page + gpa.page_offset();
+  }
+  // Inside the same section, after something was written through a pointer of `Reach`: the page is
+  // dirty. In this order, since a log that is taken between the two would miss the write. With
+  // rings the page goes to the vCPU's; what is reserved there for faults is left to them, and the
+  // page goes to the slot's own log instead.
+  void Wrote(Gpa gpa);
+
+  // Outside every section: brings in what the last refusal was about. `outcome` is then kMapped
+  // (walk again), or kNoMemory if no slot has memory there. Errors are those of `Backend::Resolve`,
+  // and ResourceExhausted without memory for a dirty log.
+  absl::Status Fetch(GuestWalkOutcome& outcome);
+
+ private:
+  struct alignas(64) Line {
+    uint64_t gfn = ~uint64_t{0};
+    uint64_t sequence = 0;
+    Hva hva;
+    std::byte* page = nullptr;
+    bool writable = false;      // by the host
+    bool read_only = false;     // never writable
+    uint32_t slot = 0;          // its id
+    SlotState* logs = nullptr;  // of a slot that logs dirty pages
+    uint64_t index = 0;         // in that slot
+  };
+  static constexpr int kLogLines = 6;
+  static constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
+
+  // Two places for each frame: tables that fight for one find room in the other.
+  static size_t HashOf(Gfn gfn) { return gfn.raw() % (size_t{1} << kLogLines); }
+  static size_t OtherHashOf(Gfn gfn) { return (gfn.raw() * kGolden) >> (64 - kLogLines); }
+
+  bool Serves(const Line& line, Gfn gfn, bool to_write) const {
+    return line.gfn == gfn.raw() && !sequence_.MovedSince(line.sequence, line.hva) &&
+           (!to_write || (line.writable && HasRoomToLog(line)));
+  }
+  static bool HasRoomToLog(const Line& line) {
+    if (ABSL_PREDICT_TRUE(line.logs == nullptr)) return true;
+    const DirtyLog* log = line.logs->any_log();
+    return log == nullptr || log->IsPrepared(line.index);
+  }
+  std::byte* Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why);
+  bool Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva);
+  const Line* FindEvicted(Gfn gfn) const;
+  void Put(const Line& line);
+
+  Backend& backend_;
+  const uintptr_t direct_map_offset_;
+  const ChangeSequence& sequence_;
+  const LeafPolicy* policy_ = nullptr;
+  MmuLock::Reader* reader_ = nullptr;
+  AddressSpaceId space_ = 0;
+  DirtyRing* ring_ = nullptr;
+  SlotReader slots_;
+  Gfn wanted_;
+  bool wanted_to_write_ = false;
+  std::shared_ptr<DirtyLog> short_of_room_;  // the last refusal was for want of room in it
+  uint64_t index_without_room_ = 0;
+  std::array<Line, size_t{1} << kLogLines> lines_;
+  // The last lines that others took the place of, in turn: what a walk has fetched stays for so
+  // many further fetches, and no walk needs as many frames at once (a nested one 35).
+  static constexpr size_t kEvicted = 64;
+  std::array<Line, kEvicted> evicted_;
+  size_t evictions_ = 0;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_GUEST_GUEST_WINDOW_H_

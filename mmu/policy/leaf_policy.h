@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What a leaf may look like: how large it is, and its rights, type and software bits. One place for
+// faults, prefault and collapse, so that all three make the same leaf of the same page.
+
+#ifndef TDP_MMU_POLICY_LEAF_POLICY_H_
+#define TDP_MMU_POLICY_LEAF_POLICY_H_
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/base/sync.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/dirty_tracking.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/policy/memory_types.h"
+#include "tdp/mmu/policy/view_rules.h"
+#include "tdp/mmu/tables/direct_mmu.h"
+
+namespace tdp {
+
+struct LeafPolicyOptions {
+  bool accessed_dirty = true;
+  Level largest = kLevel1G;
+  DirtyTracking tracking = DirtyTracking::kWriteProtection;
+  bool execute_4k_only = false;  // large leaves lack X (`VmOptions::execute_4k_only`)
+  bool suppress_ve = false;      // leaves suppress #VE where no rule says otherwise
+  bool execute_by_mode = false;  // MBEC
+};
+
+// One for each view. The members that a fault calls are inlined into it: the path is short enough
+// for calls to show. What only some VMs use stands behind one test (`is_plain_`).
+class LeafPolicy {
+ public:
+  explicit LeafPolicy(const LeafPolicyOptions& options) : options_(options) {
+    Update();
+    const HostPage page{.hfn = Hfn(0)};
+    written_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Write());
+    read_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Read());
+  }
+  LeafPolicy(const LeafPolicy&) = delete;
+  LeafPolicy& operator=(const LeafPolicy&) = delete;
+
+  const LeafPolicyOptions& options() const { return options_; }
+
+  // How a fault in `slot` opens what the start of logging has closed.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Unprotect UnprotectIn(const MemorySlot& slot) const {
+    if (ABSL_PREDICT_TRUE(!slot.logs_dirty_pages())) return Unprotect::kLift;
+    return IsByHardware(options_.tracking) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
+  }
+
+  // The largest leaf that slot, host page, options and rules allow for an access of `access` to
+  // `gfn`, a frame of `slot` behind which `page` stands. Inside a section that has checked the
+  // change sequence. `kPlain`: the caller knows that the slot has no flags.
+  template <bool kPlain = false>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestLevel(const MemorySlot& slot, Gfn gfn,
+                                                  const HostPage& page, Access access) const {
+    if (ABSL_PREDICT_TRUE(!MayBeLarge(page))) return kLevel4K;
+    return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page, access);
+  }
+
+  // Whether a page like this may be mapped by a large leaf somewhere; quick, and any thread.
+  bool MayBeLarge(const HostPage& page) const {
+    return options_.largest > kLevel4K && page.order >= kLevel2M.shift() - kPageShift;
+  }
+
+  // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
+  // by their faults a page becomes writable only by the write that marks it. A and D are clear.
+  // Inside a section.
+  template <bool kPlain = false>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry Leaf(const MemorySlot& slot, Gfn gfn, const HostPage& page,
+                                             Access access) const {
+    const bool writable = page.writable && (kPlain || !slot.is_read_only());
+    const bool give_write =
+        writable && (kPlain || access.can_write() || UnprotectIn(slot) != Unprotect::kPushWrite);
+    const Access rights = give_write ? Access::All() : Access::All().Without(Access::Write());
+    EptEntry leaf = EptEntry::Leaf(page.hfn, kLevel4K, rights, page.memory_type).WithIgnorePat();
+    if (writable) leaf = leaf.WithHostWritable();
+    if (ABSL_PREDICT_FALSE(!is_plain_ || page.memory_type != MemoryType::kWriteBack)) {
+      leaf = Special(leaf, slot, gfn);
+    }
+    return leaf;
+  }
+
+  // The same for a page that is used at once: A and D are set, which saves the CPU its own locked
+  // updates.
+  template <bool kPlain = false>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, Gfn gfn,
+                                                 const HostPage& page, Access access) const {
+    if (kPlain && ABSL_PREDICT_TRUE(page.writable && page.memory_type == MemoryType::kWriteBack &&
+                                    is_plain_)) {
+      return (access.can_write() ? written_leaf_ : read_leaf_).WithFrame(page.hfn);
+    }
+    const EptEntry leaf = Leaf<kPlain>(slot, gfn, page, access);
+    if (!options_.accessed_dirty) return leaf;
+    return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
+  }
+
+  // `leaf`, which has the type of its host page and ignores the guest's PAT, as the types of the
+  // guest make it. Inside a section.
+  EptEntry Typed(EptEntry leaf, Gfn gfn) const;
+
+  // Whether `RuleOf` may say more than that everything is allowed. Any thread; whoever changes the
+  // answer moves the change sequence afterwards.
+  bool restricts() const { return restricts_.load(std::memory_order_relaxed); }
+  // What the view allows of `gfn`, and whether it is private. Inside a section.
+  ViewRule RuleOf(Gfn gfn) const { return rules_ == nullptr ? ViewRule() : rules_->At(gfn); }
+  bool IsPrivate(Gfn gfn) const { return private_ != nullptr && private_->At(gfn); }
+  // What stands behind `gfn`, a frame of `slot`: other memory if it is private; nothing if the slot
+  // has none of that. Inside a section that has checked the change sequence.
+  std::optional<Hva> HvaOf(const MemorySlot& slot, Gfn gfn) const;
+  // How many of `pages` frames from `gfn` on have leaves that differ in their frame alone. Inside a
+  // section.
+  PageCount PagesAlike(Gfn gfn, PageCount pages) const {
+    if (types_ == nullptr) return pages;
+    return std::min(pages, types_->EndOfRun(gfn, gfn + pages) - gfn);
+  }
+  // Whether the frames of a leaf of `level` around `gfn` are of one kind in every respect. Inside a
+  // section.
+  bool IsUniform(Gfn gfn, Level level) const;
+
+  // What follows is null where it does not count. Inside a section, the writer's to change it; what
+  // is set outlives its use here.
+  const MemoryTypeMap* types() const { return types_; }
+  const ViewRules* rules() const { return rules_; }
+  const PrivateFrames* private_frames() const { return private_; }
+  void set_types(const MemoryTypeMap* types, bool ignore_pat) {
+    types_ = types;
+    ignore_pat_ = ignore_pat;
+    Update();
+  }
+  void set_rules(const ViewRules* rules) {
+    rules_ = rules;
+    Update();
+  }
+  void set_private_frames(const PrivateFrames* frames) {
+    private_ = frames;
+    Update();
+  }
+  // The same as in `other`, but for the rules, which are each view's own.
+  void Share(const LeafPolicy& other) {
+    set_types(other.types_, other.ignore_pat_);
+    set_private_frames(other.private_);
+  }
+
+ private:
+  // Whether the host page covers the whole leaf of `level` around the frame, from a host frame that
+  // is aligned alike.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE static bool Holds(const HostPage& page, Gfn gfn, Level level) {
+    const uint64_t inside = level.pages().raw() - 1;
+    return page.order >= level.shift() - kPageShift &&
+           (gfn.raw() & inside) == (page.hfn.raw() & inside);
+  }
+
+  // `LargestLevel` where the host page is large.
+  Level LargestOf(const MemorySlot& slot, Gfn gfn, const HostPage& page, Access access) const {
+    Level level = options_.largest;
+    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
+    // The slot is asked last: most small pages are small because the host's are.
+    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
+    return ABSL_PREDICT_TRUE(is_plain_) ? level : LimitLevel(level, gfn, access);
+  }
+  Level LimitLevel(Level level, Gfn gfn, Access access) const;
+  EptEntry Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
+  EptEntry Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
+  void Update();
+
+  const LeafPolicyOptions options_;
+  // Of ordinary memory in a slot without flags, but for the frame, after a write and a read.
+  EptEntry written_leaf_;
+  EptEntry read_leaf_;
+  bool is_plain_ = true;  // leaves follow from slot and host page alone
+  bool ignore_pat_ = false;
+  Atomic<bool> restricts_{false};
+  const MemoryTypeMap* types_ = nullptr;
+  const ViewRules* rules_ = nullptr;
+  const PrivateFrames* private_ = nullptr;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_POLICY_LEAF_POLICY_H_

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The guest's MTRRs, and the memory type that they give to each frame (SDM vol. 3A, 12.11).
+
+#ifndef TDP_MMU_POLICY_MEMORY_TYPES_H_
+#define TDP_MMU_POLICY_MEMORY_TYPES_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/mmu/format/memory_type.h"
+
+namespace tdp {
+
+// The registers as a guest writes them.
+struct MtrrState {
+  static constexpr int kFixedRegisters = 11;
+  static constexpr int kVariableRanges = 10;
+  struct Variable {
+    uint64_t base = 0;  // IA32_MTRR_PHYSBASEn: type in bits 7:0
+    uint64_t mask = 0;  // IA32_MTRR_PHYSMASKn: valid in bit 11
+  };
+
+  // Type of what no range holds in bits 7:0, fixed ranges on in bit 10, MTRRs on in bit 11.
+  uint64_t default_type = 0;  // IA32_MTRR_DEF_TYPE
+  // 64K_00000, 16K_80000, 16K_A0000, 4K_C0000, 4K_C8000, … 4K_F8000; a byte for each eighth.
+  std::array<uint64_t, kFixedRegisters> fixed = {};
+  std::array<Variable, kVariableRanges> variable = {};
+  // MAXPHYADDR as CPUID shows it to the guest, 32 to 52.
+  int physical_address_bits = 46;
+};
+
+// How guest memory is cached (KVM's vmx_get_mt_mask).
+struct GuestMemoryTypes {
+  // A device reads and writes memory past the caches: what the guest says of types counts. Else all
+  // memory is write-back whatever the guest says, which is as correct and faster.
+  bool non_coherent_dma = false;
+  // The guest runs with CR0.CD set; counts with `non_coherent_dma` only.
+  bool caches_disabled = false;
+  MtrrState mtrrs;
+};
+
+// The registers, checked and ready to be asked. Immutable. They are not compiled into runs of
+// frames: a mask may have gaps (SDM vol. 3A, 12.11.2.3), and one that has a single bit set would
+// make as many runs as there are frames.
+class MemoryTypeMap {
+ public:
+  // InvalidArgument, naming register and value, for what WRMSR would refuse with #GP: a reserved
+  // type or bit, or an address beyond the width. Any mask within the width is taken; the frames of
+  // a range are those whose number agrees with its base in every bit of its mask.
+  static absl::StatusOr<MemoryTypeMap> Make(const MtrrState& state);
+  // One type for everything.
+  static MemoryTypeMap Uniform(MemoryType type) { return MemoryTypeMap(type); }
+
+  // Frames beyond the width have the default type.
+  MemoryType TypeOf(Gfn gfn) const;
+  // A frame after `gfn`, such that all frames between have the type of `gfn`: the first of another
+  // type, or one at or beyond `limit`. Where ranges change many times without changing the type it
+  // may be an earlier one, so that no guest makes this slow.
+  Gfn EndOfRun(Gfn gfn, Gfn limit) const;
+  // Whether the aligned frames of one leaf of `level` around `gfn` are of one type. May be false
+  // where they are, for the same reason.
+  bool IsUniform(Gfn gfn, Level level) const {
+    const Gfn first = gfn.AlignDown(level.pages());
+    const Gfn end = first + level.pages();
+    return EndOfRun(first, end) >= end;
+  }
+
+ private:
+  // The frames that agree with `base` in every bit of `mask`. Both in pages.
+  struct Range {
+    uint64_t base = 0;
+    uint64_t mask = 0;
+    MemoryType type = MemoryType::kUncacheable;
+
+    bool Holds(uint64_t page) const { return ((page ^ base) & mask) == 0; }
+    // The first page after `page` that is in the range if `page` is not, or the other way round.
+    uint64_t NextEdge(uint64_t page) const;
+  };
+
+  explicit MemoryTypeMap(MemoryType type) : default_type_(type) {}
+
+  uint64_t NextEdge(uint64_t page) const;
+
+  MemoryType default_type_;
+  bool has_fixed_ = false;  // `fixed_` counts, below 1 MiB
+  size_t ranges_in_use_ = 0;
+  uint64_t end_ = 0;  // the first page beyond the width; none is in a range from there on
+  std::array<Range, MtrrState::kVariableRanges> ranges_;
+  std::array<uint64_t, MtrrState::kFixedRegisters> fixed_ = {};
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_POLICY_MEMORY_TYPES_H_

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What tells a fault that the host page it resolved may be gone (KVM's mmu_invalidate_seq and
+// mmu_invalidate_in_progress). docs/locking.md has its timeline.
+
+#ifndef TDP_MMU_SYNC_CHANGE_SEQUENCE_H_
+#define TDP_MMU_SYNC_CHANGE_SEQUENCE_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "absl/base/optimization.h"
+#include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
+#include "tdp/base/sync.h"
+
+namespace tdp {
+
+// Changed under the writer side of `MmuLock`; `Current` at any time, `MovedSince` inside a section.
+class ChangeSequence {
+ public:
+  // To be read before the slot is.
+  uint64_t Current() const { return sequence_.load(std::memory_order_acquire); }
+
+  // Whether what was resolved for `hva` after `Current()` gave `then` may have changed since, or is
+  // changing now.
+  bool MovedSince(uint64_t then, Hva hva) const {
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && range_.Contains(hva)) return true;
+    return sequence_.load(std::memory_order_relaxed) != then;
+  }
+
+  // The same for all of `range`.
+  bool MovedSince(uint64_t then, HostRange range) const {
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && range_.Overlaps(range)) return true;
+    return sequence_.load(std::memory_order_relaxed) != then;
+  }
+
+  // How much of a host page of 2^order frames may be mapped for `hva`, behind which `frame` stands:
+  // all of it, or that frame alone (0) where another part of the page is being invalidated. The
+  // host may answer with the whole page until the end of that, and a leaf of it would bring back
+  // what the beginning has taken away.
+  int StableOrder(Hva hva, Hfn frame, int order) const {
+    if (ABSL_PREDICT_TRUE(in_progress_ == 0) || order == 0) return order;
+    constexpr int kLargest = 18;  // as `HostPage::order`
+    const PageCount pages(uint64_t{1} << std::min(order, kLargest));
+    // A host page that the backend says to begin below the address space begins with it.
+    const uint64_t page = hva.raw() >> kPageShift;
+    const uint64_t before = std::min(page, (frame - frame.AlignDown(pages)).raw());
+    const auto whole = HostRange::OfPages(page - before, page - before + pages.raw());
+    return range_.Overlaps(whole) ? 0 : order;
+  }
+
+  // How many of `pages` pages from `hva` on may be mapped as far as invalidations in progress go:
+  // those in front of the first that one of them touches.
+  PageCount StablePages(Hva hva, PageCount pages) const {
+    const uint64_t first = hva.raw() >> kPageShift;
+    const auto wanted = HostRange::OfPages(first, first + pages.raw());
+    if (ABSL_PREDICT_TRUE(in_progress_ == 0) || !range_.Overlaps(wanted)) return pages;
+    return PageCount(std::max(range_.first_page(), first) - first);
+  }
+
+  // An invalidation of `range` begins. Several may overlap in time; their ranges are then taken as
+  // one.
+  void Begin(HostRange range) {
+    range_ = in_progress_ == 0 ? range : range_.Hull(range);
+    ++in_progress_;
+  }
+  void End() {
+    --in_progress_;
+    Move();
+  }
+  // A change that is complete within the writer's section: slots, roots.
+  void Move() { sequence_.fetch_add(1, std::memory_order_release); }
+
+  uint32_t in_progress() const { return in_progress_; }
+
+ private:
+  alignas(64) Atomic<uint64_t> sequence_{0};
+  uint32_t in_progress_ = 0;
+  HostRange range_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SYNC_CHANGE_SEQUENCE_H_

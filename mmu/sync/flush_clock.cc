@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/sync/flush_clock.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include "absl/container/inlined_vector.h"
+#include "tdp/base/check.h"
+#include "tdp/base/spin.h"
+#include "tdp/base/sync.h"
+
+namespace tdp {
+
+PendingFlush::PendingFlush(PendingFlush&& other) noexcept
+    : clock_(std::exchange(other.clock_, nullptr)), generation_(other.generation_) {}
+
+PendingFlush& PendingFlush::operator=(PendingFlush&& other) noexcept {
+  TDP_CHECK(!is_owed());
+  clock_ = std::exchange(other.clock_, nullptr);
+  generation_ = other.generation_;
+  return *this;
+}
+
+PendingFlush::~PendingFlush() {
+  if (ABSL_PREDICT_FALSE(is_owed())) {
+    internal::CheckFailed(__FILE__, __LINE__, "a PendingFlush was dropped without Settle()");
+  }
+}
+
+void PendingFlush::Merge(PendingFlush&& other) {
+  if (!other.is_owed()) return;
+  TDP_CHECK(!is_owed() || clock_ == other.clock_);
+  generation_ = is_owed() ? std::max(generation_, other.generation_) : other.generation_;
+  clock_ = std::exchange(other.clock_, nullptr);
+}
+
+void PendingFlush::Settle() {
+  if (FlushClock* clock = std::exchange(clock_, nullptr)) clock->Settle(generation_);
+}
+
+FlushClock::Member::Member(FlushClock& clock, VcpuId id)
+    : clock_(clock), place_(clock.TakePlace(id)) {}
+
+FlushClock::Member::~Member() {
+  TDP_CHECK(!is_in_guest());
+  MutexLock lock(clock_.mutex_);
+  place_->is_taken = false;
+}
+
+FlushClock::Member::Owed FlushClock::Member::EnterGuest() {
+  TDP_CHECK(!is_in_guest());
+  is_in_guest_.store(true, std::memory_order_relaxed);
+  uint64_t generation = clock_.generation_.load(std::memory_order_seq_cst);
+  for (;;) {
+    place_->entered.exchange(generation, std::memory_order_seq_cst);
+    const uint64_t now = clock_.generation_.load(std::memory_order_seq_cst);
+    if (ABSL_PREDICT_TRUE(now == generation)) break;
+    generation = now;
+  }
+  const uint64_t before = std::exchange(flushed_, generation);
+  if (before == generation) return Owed::kNothing;
+  const bool all = before < clock_.all_roots_generation_.load(std::memory_order_acquire);
+  return all ? Owed::kAllRoots : Owed::kRoot;
+}
+
+void FlushClock::Member::LeaveGuest() {
+  is_in_guest_.store(false, std::memory_order_relaxed);
+  place_->entered.store(kOutside, std::memory_order_release);
+}
+
+// The list only grows, so a thread that goes over it needs no lock. One that moved the generation
+// before it reads the head sees every vCPU that read an older generation as it entered: its place
+// was in the list before.
+FlushClock::Place* FlushClock::TakePlace(VcpuId id) {
+  MutexLock lock(mutex_);
+  Place* place = places_.load(std::memory_order_relaxed);
+  while (place != nullptr && place->is_taken) place = place->next;
+  const bool is_new = place == nullptr;
+  if (is_new) place = new Place;
+  place->is_taken = true;
+  place->id.store(id, std::memory_order_relaxed);
+  if (is_new) {
+    place->next = places_.load(std::memory_order_relaxed);
+    places_.store(place, std::memory_order_seq_cst);
+  }
+  return place;
+}
+
+FlushClock::~FlushClock() {
+  Reclaim();
+  Place* place = places_.load(std::memory_order_relaxed);
+  while (place != nullptr) {
+    TDP_CHECK(!place->is_taken);
+    delete std::exchange(place, place->next);
+  }
+}
+
+PendingFlush FlushClock::Advance() {
+  return PendingFlush(this, generation_.fetch_add(1, std::memory_order_seq_cst) + 1);
+}
+
+PendingFlush FlushClock::AdvanceAllRoots() {
+  // The mark is set before the generation moves to it: a vCPU that sees the generation sees the
+  // mark.
+  uint64_t generation = generation_.load(std::memory_order_relaxed);
+  do {
+    Raise(all_roots_generation_, generation + 1);
+  } while (
+      !generation_.compare_exchange_weak(generation, generation + 1, std::memory_order_seq_cst));
+  return PendingFlush(this, generation + 1);
+}
+
+PendingFlush FlushClock::Outstanding() {
+  // What is being narrowed has no generation yet. One that is moved to now is its own, too.
+  if (ABSL_PREDICT_FALSE(narrowings_.load(std::memory_order_acquire) != 0)) return Advance();
+  const uint64_t now = generation();
+  return IsSettled(now) ? PendingFlush() : PendingFlush(this, now);
+}
+
+void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
+  if (subtrees.empty()) return;
+  TDP_CHECK(flush.is_owed());
+  for (TablePage* table = subtrees.head(); table != nullptr; table = table->next) {
+    table->retired_at = flush.generation_;
+  }
+  MutexLock lock(retired_mutex_);
+  retired_.Splice(std::move(subtrees));
+  any_retired_.store(true, std::memory_order_relaxed);
+}
+
+void FlushClock::Raise(Atomic<uint64_t>& mark, uint64_t to) {
+  uint64_t now = mark.load(std::memory_order_relaxed);
+  while (now < to && !mark.compare_exchange_weak(now, to, std::memory_order_acq_rel)) {
+  }
+}
+
+// Once passed, a generation stays so: a vCPU that enters later enters with it or a later one.
+void FlushClock::Settle(uint64_t generation) {
+  if (!IsSettled(generation)) {
+    if (PassedByAll() < generation) KickAndWait(generation);
+    Raise(settled_, generation);
+  }
+  Reclaim();
+}
+
+void FlushClock::KickAndWait(uint64_t generation) {
+  absl::InlinedVector<const Place*, 16> behind;
+  absl::InlinedVector<VcpuId, 16> ids;
+  for (const Place* place = places_.load(std::memory_order_seq_cst); place != nullptr;
+       place = place->next) {
+    if (!place->IsBehind(generation)) continue;
+    behind.push_back(place);
+    ids.push_back(place->id.load(std::memory_order_relaxed));
+  }
+  if (behind.empty()) return;
+  backend_.Kick(ids);
+  for (const Place* place : behind) {
+    SpinUntil([&] { return !place->IsBehind(generation); });
+  }
+}
+
+uint64_t FlushClock::PassedByAll() const {
+  uint64_t passed = kOutside;
+  for (const Place* place = places_.load(std::memory_order_seq_cst); place != nullptr;
+       place = place->next) {
+    passed = std::min(passed, place->entered.load(std::memory_order_seq_cst));
+  }
+  return passed;
+}
+
+void FlushClock::Reclaim() {
+  // Most flushes retire no table. A thread that retired some sees its own store.
+  if (!any_retired_.load(std::memory_order_relaxed)) return;
+  ReaderMutexLock reclaiming(reclaim_mutex_);
+  TableList free = TakePassed();
+  if (!free.empty()) reclaimer_.Reclaim(std::move(free));
+}
+
+TableList FlushClock::TakePassed() {
+  TableList free;
+  MutexLock lock(retired_mutex_);
+  if (retired_.empty()) return free;
+  const uint64_t passed = PassedByAll();
+  TableList all = std::exchange(retired_, TableList());
+  while (TablePage* table = all.Pop()) {
+    (table->retired_at <= passed ? free : retired_).Push(table);
+  }
+  any_retired_.store(!retired_.empty(), std::memory_order_relaxed);
+  return free;
+}
+
+void FlushClock::WaitForReclaims() { MutexLock none_reclaims(reclaim_mutex_); }
+
+}  // namespace tdp

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The one clock for hardware TLBs and freed tables. docs/locking.md has its timeline.
+
+#ifndef TDP_MMU_SYNC_FLUSH_CLOCK_H_
+#define TDP_MMU_SYNC_FLUSH_CLOCK_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "tdp/base/sync.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/format/table_page.h"
+
+namespace tdp {
+
+class FlushClock;
+
+// Takes the detached tables that no CPU can reach any more. Called with no lock held.
+class TableReclaimer {
+ public:
+  virtual ~TableReclaimer() = default;
+  virtual void Reclaim(TableList&& subtrees) = 0;
+};
+
+// A flush that is owed: some CPU may still use what the operation that returned this took away. Pay
+// it with `Settle`, alone or merged with others. Dropping an unpaid one aborts: it would be a guest
+// that keeps access to memory it has lost.
+class [[nodiscard]] PendingFlush {
+ public:
+  // Owes nothing.
+  PendingFlush() = default;
+  PendingFlush(PendingFlush&& other) noexcept;
+  PendingFlush& operator=(PendingFlush&& other) noexcept;
+  ~PendingFlush();
+
+  bool is_owed() const { return clock_ != nullptr; }
+  // What `FlushClock::generation` has to reach; meaningful while it is owed.
+  uint64_t generation() const { return generation_; }
+
+  // Takes over the debt of `other`, of the same clock: the later of the two stays, and one `Settle`
+  // pays both.
+  void Merge(PendingFlush&& other);
+
+  // Returns when every vCPU has flushed or left the guest (it then flushes as it enters again), and
+  // frees tables that waited for this. Waits for vCPUs in the guest: not for a thread that holds a
+  // `GuestEntry` of the same `Vm`, nor inside an MMU section. Two loads if someone has settled a
+  // later flush; a look at each vCPU if none is in the guest.
+  void Settle();
+
+ private:
+  friend class FlushClock;
+  PendingFlush(FlushClock* clock, uint64_t generation) : clock_(clock), generation_(generation) {}
+
+  FlushClock* clock_ = nullptr;
+  uint64_t generation_ = 0;
+};
+
+// Thread-safe. No call holds a lock while it kicks or waits.
+//
+// Every operation that promises something of the CPUs settles what is owed for what it was asked
+// about, whoever owes it: an operation that finds nothing to take away may find nothing because
+// another one has taken it and has not settled yet. `AdvanceIf` is how; docs/locking.md
+// ("Promises") has the list.
+class FlushClock {
+  struct Place;
+
+ public:
+  // One vCPU's part. `EnterGuest`, `LeaveGuest` and `ForgetCpu` belong to the vCPU's thread.
+  class Member {
+   public:
+    // Allocates nothing where a member has gone before.
+    Member(FlushClock& clock, VcpuId id);
+    // The vCPU is not in the guest. Returns at once: threads that wait for this vCPU look at its
+    // place in the clock, which stays.
+    ~Member();
+    Member(const Member&) = delete;
+    Member& operator=(const Member&) = delete;
+
+    // What the CPU owes before the guest may run.
+    enum class Owed : uint8_t { kNothing, kRoot, kAllRoots };
+
+    // From here on the vCPU counts as in the guest. The caller makes the flush that is returned,
+    // then runs the guest.
+    Owed EnterGuest();
+    void LeaveGuest();
+    bool is_in_guest() const { return is_in_guest_.load(std::memory_order_relaxed); }
+    // The vCPU's thread moved to another CPU, whose TLB may hold anything: the next entry flushes
+    // all.
+    void ForgetCpu() { flushed_ = 0; }
+
+   private:
+    FlushClock& clock_;
+    Place* const place_;
+    uint64_t flushed_ = 0;
+    // The vCPU's own copy of what its place says.
+    Atomic<bool> is_in_guest_{false};
+  };
+
+  // While one lives, rights or bits may be taken from entries on the readers' side, in sections
+  // that do not move the generation each: the flush for all of them comes afterwards. Whoever asks
+  // meanwhile what is owed (`Outstanding`) is told that something is. It begins before the first
+  // section, and ends after the `Advance` that follows the last.
+  class Narrowing {
+   public:
+    explicit Narrowing(FlushClock& clock) : clock_(clock) {
+      clock_.narrowings_.fetch_add(1, std::memory_order_relaxed);
+    }
+    ~Narrowing() { clock_.narrowings_.fetch_sub(1, std::memory_order_release); }
+    Narrowing(const Narrowing&) = delete;
+    Narrowing& operator=(const Narrowing&) = delete;
+
+   private:
+    FlushClock& clock_;
+  };
+
+  FlushClock(Backend& backend, TableReclaimer& reclaimer)
+      : backend_(backend), reclaimer_(reclaimer) {}
+  // No vCPU is left. What waits to be freed is handed to the reclaimer.
+  ~FlushClock();
+
+  FlushClock(const FlushClock&) = delete;
+  FlushClock& operator=(const FlushClock&) = delete;
+
+  // The tables have been changed in a way that CPUs must hear of. Call after the change, inside the
+  // section that made it (or under a `Narrowing`): who finds the change also finds the debt.
+  PendingFlush Advance();
+  // The same where a root was replaced: its translations can only be dropped with all others, since
+  // the table may serve as another root later.
+  PendingFlush AdvanceAllRoots();
+
+  // What all have come to owe up to now and nobody has settled, as one debt; none if there is none.
+  // Call it inside a section, or after one: it then covers whatever that section could find done.
+  PendingFlush Outstanding();
+  // What an operation owes that has `changed` the tables, or has found nothing to change.
+  PendingFlush AdvanceIf(bool changed) { return changed ? Advance() : Outstanding(); }
+
+  // Detached subtrees, to be freed once every vCPU has passed `flush`. Call inside the section that
+  // detached them: whoever enters one later finds them either in the tables or here.
+  void Retire(TableList&& subtrees, const PendingFlush& flush);
+
+  // Frees what every vCPU has passed. `Settle` does this too.
+  void Reclaim();
+
+  // Returns when what other threads' `Reclaim` has taken from here has gone through the reclaimer.
+  // After a `Settle` of one's own, everything retired before it has then. Hold no lock.
+  void WaitForReclaims();
+
+  uint64_t generation() const { return generation_.load(std::memory_order_seq_cst); }
+  // What has to be settled for every change so far to have reached the CPUs; `IsSettled` says
+  // whether it is.
+  uint64_t generation_owed() const {
+    const bool narrowing = narrowings_.load(std::memory_order_acquire) != 0;
+    return generation() + (narrowing ? 1 : 0);
+  }
+  bool IsSettled(uint64_t generation) const {
+    return settled_.load(std::memory_order_acquire) >= generation;
+  }
+  bool is_narrowing() const { return narrowings_.load(std::memory_order_relaxed) != 0; }
+
+ private:
+  friend class PendingFlush;
+
+  // Outside the guest: behind no generation.
+  static constexpr uint64_t kOutside = ~uint64_t{0};
+
+  // What others see of a vCPU. Places are never freed before the clock, so that they can be looked
+  // at without a lock, and wait for the next vCPU when theirs has gone.
+  struct alignas(64) Place {
+    // The generation with which the vCPU entered the guest, or `kOutside`. The guest may be running
+    // with translations that are older than that by nothing.
+    Atomic<uint64_t> entered{kOutside};
+    Atomic<VcpuId> id{0};
+    bool is_taken = false;  // under the clock's mutex
+    Place* next = nullptr;  // constant once it can be seen
+
+    bool IsBehind(uint64_t generation) const {
+      return entered.load(std::memory_order_seq_cst) < generation;
+    }
+  };
+
+  Place* TakePlace(VcpuId id);
+  void Settle(uint64_t generation);
+  void KickAndWait(uint64_t generation);
+  TableList TakePassed();
+  uint64_t PassedByAll() const;
+  static void Raise(Atomic<uint64_t>& mark, uint64_t to);
+
+  Backend& backend_;
+  TableReclaimer& reclaimer_;
+  alignas(64) Atomic<uint64_t> generation_{1};
+  Atomic<uint64_t> all_roots_generation_{1};
+  // The latest generation that every vCPU has been seen to have passed.
+  alignas(64) Atomic<uint64_t> settled_{1};
+  Atomic<int> narrowings_{0};
+  Atomic<Place*> places_{nullptr};
+  Mutex mutex_;  // who takes which place
+  // Shared while tables go through the reclaimer.
+  Mutex reclaim_mutex_;
+  // Taken inside sections, and never for long.
+  Mutex retired_mutex_ ABSL_ACQUIRED_AFTER(reclaim_mutex_);
+  Atomic<bool> any_retired_{false};                    // a hint: looked at without the mutex
+  TableList retired_ ABSL_GUARDED_BY(retired_mutex_);  // each with its `retired_at`
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SYNC_FLUSH_CLOCK_H_

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The lock of the tables: a distributed readers-writer lock. docs/locking.md has its timeline.
+
+#ifndef TDP_MMU_SYNC_MMU_LOCK_H_
+#define TDP_MMU_SYNC_MMU_LOCK_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/base/optimization.h"
+#include "absl/base/thread_annotations.h"
+#include "tdp/base/sync.h"
+
+namespace tdp {
+
+// Readers (faults, walks, harvests) each write only a cache line of their own; the writer (a
+// structural operation) waits for all of them, and they never block inside.
+class ABSL_LOCKABLE MmuLock {
+ public:
+  class Reader;
+
+  // Writers' sections are timed by `clock`, if there is one.
+  explicit MmuLock(uint64_t (*clock)() = nullptr) : clock_(clock) {}
+  // Every reader is gone.
+  ~MmuLock();
+
+  MmuLock(const MmuLock&) = delete;
+  MmuLock& operator=(const MmuLock&) = delete;
+
+  // Waits for other writers, then for the readers inside. Not reentrant.
+  void WriterLock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
+  void WriterUnlock() ABSL_UNLOCK_FUNCTION();
+
+  // What writers have spent inside, by the clock.
+  uint64_t writer_ns() const { return writer_ns_.load(std::memory_order_relaxed); }
+
+ private:
+  void Register(Reader* reader);
+  void Unregister(Reader* reader);
+
+  // Readers only load it, so it stays shared in their caches until a writer comes.
+  alignas(64) Atomic<uint32_t> writer_{0};
+  // Held by the writer, and by whoever adds or removes a reader.
+  alignas(64) Mutex writers_mutex_;
+  Reader* readers_ ABSL_GUARDED_BY(writers_mutex_) = nullptr;
+  uint64_t (*const clock_)();
+  uint64_t entered_at_ = 0;
+  Atomic<uint64_t> writer_ns_{0};
+};
+
+// One thread's (or one vCPU's) side of the lock. Not thread-safe: used by one thread at a time.
+// Costs one locked store to enter.
+class alignas(64) MmuLock::Reader {
+ public:
+  explicit Reader(MmuLock& lock) : lock_(lock) { lock_.Register(this); }
+  ~Reader() { lock_.Unregister(this); }
+
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  // Enters; waits while a writer is inside. Sections do not nest.
+  void Enter() ABSL_SHARED_LOCK_FUNCTION(lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    inside_.exchange(1, std::memory_order_seq_cst);
+    if (ABSL_PREDICT_FALSE(lock_.writer_.load(std::memory_order_seq_cst) != 0)) EnterSlow();
+  }
+  void Leave() ABSL_UNLOCK_FUNCTION(lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    inside_.store(0, std::memory_order_release);
+  }
+  bool is_inside() const { return inside_.load(std::memory_order_relaxed) != 0; }
+
+ private:
+  friend class MmuLock;
+
+  void EnterSlow();
+
+  Atomic<uint32_t> inside_{0};
+  MmuLock& lock_;
+  Reader* previous_ = nullptr;
+  Reader* next_ = nullptr;
+};
+
+class ABSL_SCOPED_LOCKABLE MmuReadSection {
+ public:
+  explicit MmuReadSection(MmuLock::Reader& reader) : reader_(reader) { reader_.Enter(); }
+  ~MmuReadSection() { reader_.Leave(); }
+  MmuReadSection(const MmuReadSection&) = delete;
+  MmuReadSection& operator=(const MmuReadSection&) = delete;
+
+ private:
+  MmuLock::Reader& reader_;
+};
+
+class ABSL_SCOPED_LOCKABLE MmuWriteSection {
+ public:
+  explicit MmuWriteSection(MmuLock& lock) ABSL_EXCLUSIVE_LOCK_FUNCTION(lock) : lock_(lock) {
+    lock_.WriterLock();
+  }
+  ~MmuWriteSection() ABSL_UNLOCK_FUNCTION() { lock_.WriterUnlock(); }
+  MmuWriteSection(const MmuWriteSection&) = delete;
+  MmuWriteSection& operator=(const MmuWriteSection&) = delete;
+
+ private:
+  MmuLock& lock_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SYNC_MMU_LOCK_H_

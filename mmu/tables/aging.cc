@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/tables/aging.h"
+
+#include "tdp/mmu/format/ept_format.h"
+
+namespace tdp {
+
+// Rights alone say nothing of use where A bits do, and the other way round.
+bool Aging::IsYoung(EptEntry entry, Level level) const {
+  if (entry.kind(level) != EntryKind::kLeaf) return false;
+  return hardware_ ? entry.accessed() : !entry.access_tracked();
+}
+
+void Aging::MakeOld(EntryRef entry, EptEntry value) {
+  if (hardware_) {
+    // Fails where the CPU uses the page right now, which is young then; and where a fault splits
+    // the leaf, whose link must keep its A: a harvest of D bits goes by it.
+    entry.CompareExchange(value, value.WithoutAccessed());
+    return;
+  }
+  // Fails where a fault gives a right; that page is young again, or was until now.
+  took_rights_ |= entry.CompareExchange(value, value.WithAccessTracked());
+}
+
+bool Aging::Age(FrameRange range) {
+  bool young = false;
+  walk_.Run(range, [&](const TablePart& part) {
+    for (int i = part.first; i <= part.last; ++i) {
+      const EptEntry entry = part.entry(i).Load();
+      if (!IsYoung(entry, part.level)) continue;
+      young = true;
+      MakeOld(part.entry(i), entry);
+    }
+    return true;
+  });
+  return young;
+}
+
+bool Aging::Test(FrameRange range) {
+  bool young = false;
+  walk_.Run(range, [&](const TablePart& part) {
+    for (int i = part.first; i <= part.last && !young; ++i) {
+      young = IsYoung(part.entry(i).Load(), part.level);
+    }
+    return !young;
+  });
+  return young;
+}
+
+}  // namespace tdp

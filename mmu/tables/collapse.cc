@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/tables/collapse.h"
+
+#include <cstdint>
+
+#include "tdp/mmu/format/ept_format.h"
+
+namespace tdp {
+namespace {
+
+constexpr uint64_t kUseBits = ept::kAccessed | ept::kDirty;
+// What may differ between a leaf and the part of the large one that takes its place. W and the
+// host's permission may only be more there.
+constexpr uint64_t kGrantBits = ept::kWrite | ept::kSoftHostWritable;
+constexpr uint64_t kMayDiffer = kUseBits | kGrantBits;
+
+}  // namespace
+
+bool Collapse::Agrees(EptEntry entry, EptEntry expected) const {
+  return ((entry.raw() ^ expected.raw()) & ~(kMayDiffer | ignored_)) == 0 &&
+         (entry.raw() & ~expected.raw() & kGrantBits) == 0;
+}
+
+// True if everything that is mapped agrees and something is.
+bool Collapse::Look(TablePage* table, Seen& seen) const {
+  for (int i = 0; i < Level::kEntries; ++i) {
+    // Readers are out, but CPUs set bits.
+    const EptEntry entry = table->entry(i).Load();
+    const EptEntry expected = leaf_.SplitChild(level_, i);
+    if (Agrees(entry, expected)) {
+      seen.young = true;
+    } else if (entry.is_hole() || entry.is_mmio()) {
+      continue;
+    } else if (entry.access_tracked() && Agrees(entry.WithRightsRestored(), expected)) {
+      seen.tracked = true;
+    } else {
+      return false;
+    }
+    seen.any |= entry.raw();
+  }
+  return seen.young || seen.tracked;
+}
+
+bool Collapse::Replace(DirectMmu& mmu) {
+  const auto [at, link] = mmu.Descend(mmu.Root(), base_, level_);
+  if (at.level != level_ || link.kind(level_) != EntryKind::kTable) return false;
+  TablePage* table = TablePage::Of(mmu.TableAt(link));
+  Seen seen;
+  if (!Look(table, seen)) return false;
+  if (!link.is_writable()) leaf_ = leaf_.WithoutWrite();  // a protection at the link stays one
+  leaf_ = EptEntry(leaf_.raw() | (seen.any & kUseBits));
+  if (!seen.young) leaf_ = leaf_.WithAccessTracked();
+  mmu.StructureChanged();
+  at.entry(base_).Exchange(leaf_);
+  old_table_ = table;
+  return true;
+}
+
+void Collapse::AddLateBits(const DirectMmu& mmu) const {
+  for (int i = 0; i < Level::kEntries; ++i) {
+    const EptEntry late = old_table_->entry(i).Load();
+    if ((late.raw() & ~leaf_.raw() & kUseBits) == 0 || late.is_mmio()) continue;
+    AddLateBits(mmu, base_ + PageCount(static_cast<uint64_t>(i) * level_.below().pages().raw()),
+                late);
+  }
+}
+
+// The frame may be mapped by another leaf by now, or by none.
+void Collapse::AddLateBits(const DirectMmu& mmu, Gfn gfn, EptEntry late) const {
+  for (;;) {
+    const Descent found = mmu.Descend(mmu.Root(), gfn, kLevel4K);
+    if (found.kind() != EntryKind::kLeaf) return;
+    if (Translation{found.seen, found.at.level, {}}.FrameOf(gfn) != late.frame()) return;
+    EptEntry entry = found.seen;
+    const EptEntry with = EptEntry(entry.raw() | (late.raw() & kUseBits));
+    // Fails where the CPU sets a bit itself, or a fault splits the leaf: the bits then belong into
+    // the table below.
+    if (with == entry || found.at.entry(gfn).CompareExchange(entry, with)) return;
+  }
+}
+
+}  // namespace tdp

@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/tables/direct_mmu.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <utility>
+
+#include "absl/base/optimization.h"
+#include "tdp/base/check.h"
+#include "tdp/mmu/tables/table_scan.h"
+
+namespace tdp {
+namespace {
+
+// Whether `table`, of which the entries from `first` to `last` have just been gone through, holds
+// nothing any more. Most are not empty, and in most of those the entries at the ends tell.
+bool IsTableEmpty(uint64_t* table, int first, int last) {
+  constexpr uint64_t kAnything = ~ept::kSuppressVe;
+  const auto stands = [table](int i) {
+    return i >= 0 && i < Level::kEntries && !EntryRef(table + i).Load().is_hole();
+  };
+  for (const int i : {last, last + 1, first, first - 1}) {
+    if (stands(i)) return false;
+  }
+  return !FindEntriesWith(table, kAnything).any();
+}
+
+}  // namespace
+
+DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage* root)
+    : options_(options), pool_(pool), root_(nullptr), eptp_(0) {
+  ReplaceRoot(root);
+}
+
+// --- Readers' side
+// --------------------------------------------------------------------------------
+
+// Where to map `gfn`. For a write, the way there is writable afterwards; no table if another fault
+// is at that.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline Descent DirectMmu::Find(Gfn gfn, Level target, Access needed,
+                                                            const LeafMemo& memo,
+                                                            Unprotect unprotect) const {
+  if (memo.LeadsTo(gfn, target, needed, structure())) {
+    return {memo.position, memo.position.entry(gfn, target).Load()};
+  }
+  const Descent found = Descend(Root(), gfn, target);
+  if (ABSL_PREDICT_TRUE(!needed.can_write() || found.at.above.can_write())) return found;
+  return FindWritable(gfn, target, unprotect);
+}
+
+Descent DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) const {
+  while (RestoreWrite(gfn, unprotect)) {
+    const Descent found = Descend(Root(), gfn, target);
+    if (found.at.above.can_write()) return found;
+  }
+  return {};
+}
+
+// What is noted already is not written again: the next fault would wait for those stores.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Note(Gfn gfn, const EntryPosition& position,
+                                                         LeafMemo& memo) const {
+  const uint64_t now = structure();
+  if (memo.LeadsTo(gfn, position.level, Access::None(), now) &&
+      memo.position.above == position.above) {
+    return;
+  }
+  memo.structure = now;
+  memo.region = LeafMemo::Region(gfn, position.level);
+  // One by one: a copy of the whole would wait for the stores of its parts.
+  memo.position.table = position.table;
+  memo.position.level = position.level;
+  memo.position.above = position.above;
+}
+
+// Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the
+// protection moves one level down: off on every child, and only then on at the parent, so that no
+// child is writable in between that was not before. One fault at a time does this to an entry: a
+// second one, late, would take from the children what their writes have set by now. False if
+// another fault is at it.
+bool DirectMmu::RestoreWrite(Gfn gfn, Unprotect unprotect) const {
+  EntryPosition at = Root();
+  EptEntry parent = at.entry(gfn).Load();
+  while (parent.kind(at.level) == EntryKind::kTable && parent.is_writable()) {
+    at = {TableAt(parent), at.level.below(), at.above};
+    parent = at.entry(gfn).Load();
+  }
+  if (parent.kind(at.level) != EntryKind::kTable) return true;
+  if (unprotect != Unprotect::kLift) {
+    if (!ClaimPush(at.entry(gfn), parent)) return parent.is_writable();
+    TakeFromChildren(TableAt(parent), at.level.below(), unprotect);
+  }
+  // Fails where the CPU sets A, and, lifting, where another fault is faster.
+  while (!at.entry(gfn).CompareExchange(parent, parent.WithWritePushed())) {
+  }
+  return true;
+}
+
+bool DirectMmu::ClaimPush(EntryRef entry, EptEntry& parent) {
+  do {
+    if (parent.is_writable() || parent.is_pushing()) return false;
+  } while (!entry.CompareExchange(parent, parent.WithPushing()));
+  parent = parent.WithPushing();
+  return true;
+}
+
+void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect) {
+  const bool keep_write = unprotect == Unprotect::kPushDirty && level == kLevel4K;
+  const uint64_t bits = keep_write ? ept::kDirty : ept::kWrite;
+  for (int i = 0; i < Level::kEntries; ++i) {
+    const EntryRef entry(children + i);
+    const EptEntry child = entry.Load();
+    if ((child.raw() & bits) != 0 && !child.is_mmio()) entry.FetchAnd(~bits);
+  }
+}
+
+MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
+  Level target = request.level;
+  bool flush_owed = false;
+  for (;;) {
+    const auto [at, old] = Find(request.gfn, target, request.needed, memo, request.unprotect);
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
+    Level level = std::min(at.level, request.level);
+    MapOutcome outcome = MapOutcome::kRaced;
+    switch (old.kind(at.level)) {
+      case EntryKind::kTable:
+        target = at.level.below();  // smaller pages stand here already
+        continue;
+      case EntryKind::kHole:
+      case EntryKind::kMmio:
+        outcome = Install(at, old, request, memo, cache);
+        break;
+      case EntryKind::kLeaf:
+        level = at.level;
+        outcome = Widen(at, old, request, cache, flush_owed);
+        Note(request.gfn, at, memo);
+        break;
+    }
+    if (ABSL_PREDICT_TRUE(outcome != MapOutcome::kRaced)) {
+      return MapResult(outcome, level, flush_owed);
+    }
+  }
+}
+
+struct DirectMmu::Path {
+  EptEntry top;  // what links it
+  int size = 0;
+  std::array<TablePage*, TableCache::kFaultMaximum> tables;  // lowest first
+};
+
+MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                              LeafMemo& memo, TableCache& cache) const {
+  const Level level = std::min(at.level, request.level);
+  const EptEntry leaf = LeafAt(request.leaf, level);
+  if (ABSL_PREDICT_TRUE(level == at.level)) {
+    if (!at.entry(request.gfn).CompareExchange(old, leaf)) return MapOutcome::kRaced;
+    Note(request.gfn, at, memo);
+    return MapOutcome::kInstalled;
+  }
+  TablePage* lowest = nullptr;
+  const MapOutcome outcome = Link(at, old, request.gfn, leaf, level, cache, lowest);
+  if (outcome == MapOutcome::kInstalled) {
+    Note(request.gfn, {lowest->entries(), lowest->level(), at.above}, memo);
+  }
+  return outcome;
+}
+
+MapOutcome DirectMmu::Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEntry entry,
+                           Level level, TableCache& cache, TablePage*& lowest) const {
+  if (at.level.raw() - level.raw() > cache.size()) return MapOutcome::kNeedsTables;
+  const Path path = BuildPath(gfn, entry, level, at.level, cache);
+  if (!at.entry(gfn).CompareExchange(old, path.top)) {
+    Unbuild(path, gfn, cache);
+    return MapOutcome::kRaced;
+  }
+  if (path.size != 0) lowest = path.tables[0];
+  return MapOutcome::kInstalled;
+}
+
+// Builds every table between `entry`, which is for `level`, and an entry of level `top`, with plain
+// stores: nobody can see them before the one compare-exchange that links `Path::top`.
+DirectMmu::Path DirectMmu::BuildPath(Gfn gfn, EptEntry entry, Level level, Level top,
+                                     TableCache& cache) const {
+  Path path;
+  path.top = entry;
+  for (; level < top; level = level.above()) {
+    TablePage* table = NewTable(gfn, level, cache);
+    table->entries()[level.IndexOf(gfn)] = path.top.raw();
+    path.tables[static_cast<size_t>(path.size++)] = table;
+    path.top = LinkTo(table);
+  }
+  return path;
+}
+
+void DirectMmu::Unbuild(const Path& path, Gfn gfn, TableCache& cache) const {
+  for (int i = 0; i < path.size; ++i) {
+    TablePage* table = path.tables[static_cast<size_t>(i)];
+    table->entries()[table->level().IndexOf(gfn)] = pool_.empty_entry().raw();
+    DropTable(table, cache);
+  }
+}
+
+TablePage* DirectMmu::NewTable(Gfn gfn, Level level, TableCache& cache) const {
+  TablePage* table = cache.Pop();
+  table->base = gfn.AlignDown(TablePages(level));
+  table->role = PageRole::Direct(level, options_.address_space, options_.accessed_dirty);
+  table->in_use = true;
+  return table;
+}
+
+void DirectMmu::DropTable(TablePage* table, TableCache& cache) const {
+  table->in_use = false;
+  cache.PushUnused(table);
+}
+
+// An existing leaf gets what `request` needs. It may only grow as a whole if the request is about
+// the whole of it; else it is split first, or gets back the rights that aging took and no others.
+MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                            TableCache& cache, bool& flush_owed) const {
+  const EptEntry full = old.access_tracked() ? old.WithRightsRestored() : old;
+  if (old == full && full.access().Covers(request.needed)) return MapOutcome::kSpurious;
+  if (at.level > request.level && !full.access().Covers(request.needed)) {
+    if (cache.size() == 0) return MapOutcome::kNeedsTables;
+    flush_owed |= Split(at, request.gfn, old, cache, request.unprotect);
+    return MapOutcome::kRaced;
+  }
+  if (Translation{full, at.level, {}}.FrameOf(request.gfn) != request.leaf.frame()) {
+    return MapOutcome::kFrameChanged;
+  }
+  const EptEntry wider =
+      at.level > request.level ? full : full.WithGrantsOf(LeafAt(request.leaf, at.level));
+  return at.entry(request.gfn).CompareExchange(old, wider) ? MapOutcome::kInstalled
+                                                           : MapOutcome::kRaced;
+}
+
+bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
+                      Unprotect unprotect) const {
+  // Of a link it would make leaves that map tables to the guest.
+  TDP_CHECK(old.kind(at.level) == EntryKind::kLeaf && at.level > kLevel4K);
+  TablePage* table = NewTable(gfn, at.level.below(), cache);
+  EptEntry leaf = old;
+  if (old.host_writable() && !old.is_writable() && !old.access_tracked()) {
+    // W was taken by the start of logging, so D is older than the log: a harvest would take it for
+    // new.
+    leaf = old.WithoutDirty();
+    if (unprotect == Unprotect::kPushDirty && at.level == kLevel2M) leaf = leaf.WithWrite();
+  }
+  for (int i = 0; i < Level::kEntries; ++i) {
+    table->entries()[i] = leaf.SplitChild(at.level, i).raw();
+  }
+  const EptEntry link = LinkTo(table);
+  if (at.entry(gfn).CompareExchange(old, old.accessed() ? link.WithAccessed() : link)) {
+    return true;
+  }
+  std::fill_n(table->entries(), Level::kEntries, pool_.empty_entry().raw());
+  DropTable(table, cache);
+  return false;
+}
+
+MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
+                                  LeafMemo& memo) {
+  for (;;) {
+    const Descent found = Find(gfn, kLevel4K, needed, memo, unprotect);
+    const EntryPosition& at = found.at;
+    if (ABSL_PREDICT_FALSE(at.table == nullptr)) return MapResult(MapOutcome::kBusy);
+    EptEntry old = found.seen;
+    if (old.kind(at.level) != EntryKind::kLeaf) return MapResult(MapOutcome::kNeedsTables);
+    if (old.access().Covers(needed)) {
+      Note(gfn, at, memo);
+      return MapResult(MapOutcome::kSpurious, at.level);
+    }
+    EptEntry wider = old.access_tracked() ? old.WithRightsRestored().WithAccessed() : old;
+    if (needed.can_write() && wider.host_writable() && at.level <= largest) {
+      wider = options_.accessed_dirty ? wider.WithWrite().WithDirty() : wider.WithWrite();
+    }
+    if (!wider.access().Covers(needed)) return MapResult(MapOutcome::kNeedsTables);
+    if (at.entry(gfn).CompareExchange(old, wider)) {
+      Note(gfn, at, memo);
+      return MapResult(MapOutcome::kInstalled, at.level);
+    }
+  }
+}
+
+bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, uint64_t bits) {
+  const int in_first_table = Level::kEntries - kLevel4K.IndexOf(base);
+  const uint64_t first = in_first_table < 64 ? (uint64_t{1} << in_first_table) - 1 : ~uint64_t{0};
+  const bool any = NarrowInTable(base, mask & first, bits);
+  return NarrowInTable(base, mask & ~first, bits) || any;
+}
+
+// The same within one table.
+bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const {
+  if (mask == 0) return false;
+  const EntryPosition at =
+      Descend(Root(), base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))), kLevel4K).at;
+  if (at.level != kLevel4K) return false;
+  bool any = false;
+  for (; mask != 0; mask &= mask - 1) {
+    const EntryRef entry =
+        at.entry(base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))));
+    const EptEntry old = entry.Load();
+    if ((old.raw() & bits) == 0 || old.is_mmio()) continue;
+    entry.FetchAnd(~bits);
+    any = true;
+  }
+  return any;
+}
+
+DirectMmu::PushResult DirectMmu::PushDown(Gfn gfn, Unprotect unprotect, TableCache& cache) {
+  PushResult result;
+  for (;;) {
+    const auto [at, entry] = Descend(Root(), gfn, kLevel4K);
+    const bool done = at.level == kLevel4K && at.above.can_write();
+    // A hole says nothing of the rest of a table of 4 KiB leaves.
+    if (done || (at.level > kLevel4K && entry.is_hole())) {
+      const PageCount pages = at.level == kLevel4K ? kLevel2M.pages() : at.level.pages();
+      result.next = gfn.AlignDown(pages) + pages;
+      return result;
+    }
+    if (!at.above.can_write()) {
+      if (RestoreWrite(gfn, unprotect)) continue;
+      result.outcome = MapOutcome::kBusy;
+    } else if (cache.size() > 0) {
+      result.flush_owed |= Split(at, gfn, entry, cache, unprotect);
+      continue;
+    } else {
+      result.outcome = MapOutcome::kNeedsTables;
+    }
+    result.next = gfn;
+    return result;
+  }
+}
+
+bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
+  const LeafRequest request{gfn, kLevel4K, Access::None(), EptEntry::Mmio(gfn, generation)};
+  LeafMemo unused;
+  for (;;) {
+    const auto [at, old] = Descend(Root(), gfn, kLevel4K);
+    if (old.kind(at.level) == EntryKind::kLeaf) return false;
+    const MapOutcome outcome = Install(at, old, request, unused, cache);
+    if (outcome != MapOutcome::kRaced) return outcome == MapOutcome::kInstalled;
+  }
+}
+
+// --- Writer's side
+// ----------------------------------------------------------------------------------
+
+struct DirectMmu::Detachment {
+  FrameRange range;
+  TableCache& spare;
+  TableList& detached;
+  LostDirtyLeaves* lost;
+};
+
+bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
+                       LostDirtyLeaves* lost) {
+  if (first >= end) return false;
+  StructureChanged();
+  Detachment work{{first, end}, spare, detached, lost};
+  return DetachIn(root_->entries(), root_level(), Gfn(0), true, work);
+}
+
+bool DirectMmu::DetachIn(uint64_t* table, Level level, Gfn base, bool writable,
+                         Detachment& work) const {
+  bool any = false;
+  const int last = work.range.LastIndex(base, level);
+  for (int i = work.range.FirstIndex(base, level); i <= last; ++i) {
+    const EntryPosition at{table, level, Access::All()};
+    const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
+    EptEntry old = at.entry(gfn).Load();
+    if (old.is_hole()) continue;
+    any = true;
+    if (!work.range.Holds(gfn, level.pages())) {
+      old = SplitForEdge(at, gfn, old, work.spare);
+      if (old.kind(level) == EntryKind::kTable) {
+        const Level below = level.below();
+        DetachIn(TableAt(old), below, gfn, writable && old.is_writable(), work);
+        if (!IsTableEmpty(TableAt(old), work.range.FirstIndex(gfn, below),
+                          work.range.LastIndex(gfn, below))) {
+          continue;
+        }
+      }
+    }
+    TakeOut(at, gfn, writable, work);
+  }
+  return any;
+}
+
+void DirectMmu::TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const {
+  const EptEntry old = at.entry(gfn).Exchange(pool_.empty_entry());
+  if (old.kind(at.level) == EntryKind::kTable) {
+    TablePage* table = TablePage::Of(TableAt(old));
+    table->may_be_dirty = writable && old.is_writable();
+    work.detached.Push(table);
+  } else if (work.lost != nullptr && writable && at.level == kLevel4K && old.dirty() &&
+             !old.is_mmio()) {
+    work.lost->OnLost(gfn);
+  }
+}
+
+// What stands at an entry that reaches over an end of the range, after its large leaf was split if
+// a table is there for it.
+EptEntry DirectMmu::SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old,
+                                 TableCache& spare) const {
+  while (old.kind(at.level) == EntryKind::kLeaf && spare.size() > 0) {
+    Split(at, gfn, old, spare);  // fails only where the CPU sets A or D meanwhile
+    old = at.entry(gfn).Load();
+  }
+  return old;
+}
+
+TablePage* DirectMmu::ReplaceRoot(TablePage* root) {
+  root->base = Gfn(0);
+  root->role = PageRole::Direct(root_level(), options_.address_space, options_.accessed_dirty);
+  root->in_use = true;
+  StructureChanged();
+  const Eptp eptp =
+      Eptp::Make(pool_.HpaOf(root->entries()), options_.levels, options_.accessed_dirty);
+  eptp_.store(eptp.raw(), std::memory_order_release);
+  root_entries_ = root->entries();
+  return std::exchange(root_, root);
+}
+
+TablePage* DirectMmu::TakeRoot() { return std::exchange(root_, nullptr); }
+
+bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
+  if (first >= end) return false;
+  StructureChanged();
+  return WriteProtectIn(root_->entries(), root_level(), Gfn(0), {first, end});
+}
+
+bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range) {
+  bool any = false;
+  const int last = range.LastIndex(base, level);
+  for (int i = range.FirstIndex(base, level); i <= last; ++i) {
+    const EntryRef entry(table + i);
+    const EptEntry old = entry.Load();
+    const uint64_t bits = level == kLevel4K ? ept::kWrite | ept::kDirty : ept::kWrite;
+    if ((old.raw() & bits) == 0 || old.is_mmio()) continue;
+    const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
+    if (!range.Holds(gfn, level.pages()) && old.kind(level) == EntryKind::kTable) {
+      any |= WriteProtectIn(TableAt(old), level.below(), gfn, range);
+    } else {
+      entry.FetchAnd(~bits);
+      any = true;
+    }
+  }
+  return any;
+}
+
+namespace {
+
+void VisitTable(const TablePool& pool, TablePage* table, DirectMmu::Visitor visit) {
+  const Level level = table->level();
+  for (int i = 0; i < Level::kEntries; ++i) {
+    const EptEntry entry = table->entry(i).Load();
+    if (entry.is_hole()) continue;
+    visit(table, i, entry, level);
+    if (entry.kind(level) == EntryKind::kTable) {
+      VisitTable(pool, TablePage::Of(pool.EntriesOf(entry.address())), visit);
+    }
+  }
+}
+
+}  // namespace
+
+void DirectMmu::ForEach(Visitor visit) const { VisitTable(pool_, root_, visit); }
+
+}  // namespace tdp

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The direct (TDP) tables of one address space: guest frame to host frame, with nothing in between.
+//
+// A table's place says which frames it maps, so there is no reverse map. docs/locking.md says which
+// side of `MmuLock` each function needs; each comment here repeats it.
+
+#ifndef TDP_MMU_TABLES_DIRECT_MMU_H_
+#define TDP_MMU_TABLES_DIRECT_MMU_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
+#include "absl/functional/function_ref.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/base/sync.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/eptp.h"
+#include "tdp/mmu/format/frame_range.h"
+#include "tdp/mmu/format/page_role.h"
+#include "tdp/mmu/format/table_page.h"
+#include "tdp/mmu/tables/table_pool.h"
+
+namespace tdp {
+
+// Where a walk ended: an entry, its level, and the AND of the rights of the tables above it.
+struct EntryPosition {
+  uint64_t* table = nullptr;
+  Level level = kLevel4K;
+  Access above = Access::All();
+
+  EntryRef entry(Gfn gfn) const { return entry(gfn, level); }
+  // The same where the level is known.
+  EntryRef entry(Gfn gfn, Level known) const { return EntryRef(table + known.IndexOf(gfn)); }
+};
+
+// Where a descent ended, and the value of the entry there that ended it. One load decides: what
+// follows from `seen` is done by a compare-exchange that expects `seen`, never by another look at
+// the entry. Between two looks a fault may link a table where the first saw none.
+struct Descent {
+  EntryPosition at;
+  EptEntry seen;
+
+  EntryKind kind() const { return seen.kind(at.level); }
+};
+
+// What a lookup found.
+struct Translation {
+  EptEntry entry;
+  Level level = kLevel4K;
+  Access access;  // the AND over the whole walk; empty where nothing is mapped
+  bool is_mapped() const { return entry.kind(level) == EntryKind::kLeaf; }
+  // The host frame of `gfn`, which the lookup was for.
+  Hfn FrameOf(Gfn gfn) const {
+    return entry.frame() + PageCount(gfn.raw() & (level.pages().raw() - 1));
+  }
+};
+
+// A vCPU's note of the last table it used a leaf of: neighbours are found without a walk. Valid
+// while the structure of the tables it was noted from stands.
+struct LeafMemo {
+  // Names what one table of `level` maps, so that one compare answers for both.
+  static constexpr uint64_t Region(Gfn gfn, Level level) {
+    return gfn.raw() >> Level::kIndexBits * level.raw() | static_cast<uint64_t>(level.raw())
+                                                              << kLevelShift;
+  }
+
+  uint64_t structure = 0;
+  uint64_t region = 0;  // no region is 0
+  EntryPosition position;
+
+  bool IsNear(Gfn gfn, Level level) const { return region == Region(gfn, level); }
+  // Whether it leads to the entry of `gfn` at `level`, writably if `needed` says so, while the
+  // tables' structure is `now`.
+  bool LeadsTo(Gfn gfn, Level level, Access needed, uint64_t now) const {
+    return structure == now && IsNear(gfn, level) &&
+           (!needed.can_write() || position.above.can_write());
+  }
+
+ private:
+  static constexpr int kLevelShift = 60;
+};
+
+// What becomes of a W that is missing above a leaf when a write fault meets it. The frame's slot
+// decides: W is taken there by switching dirty logging on, for a whole aligned region at once.
+enum class Unprotect : uint8_t {
+  kLift,       // nobody logs any more: W comes back
+  kPushWrite,  // writes are logged by their faults: every entry one level down loses W instead
+  kPushDirty,  // they are logged by D bits: as before, but leaves of 4 KiB lose D and keep W
+};
+
+// What a fault wants mapped.
+struct LeafRequest {
+  Gfn gfn;
+  Level level = kLevel4K;  // the largest leaf that may be installed, or given more rights
+  Access needed;           // what the guest tried
+  EptEntry leaf;           // the leaf for `gfn` at 4 KiB; larger ones are made from it
+  Unprotect unprotect = Unprotect::kLift;
+};
+
+enum class MapOutcome : uint8_t {
+  kInstalled,
+  kSpurious,
+  kRaced,         // another reader was faster with this entry: look again
+  kNeedsTables,   // more tables than the cache holds; nothing was changed
+  kFrameChanged,  // another frame is mapped here: only a structural operation may replace it
+  kBusy,          // another fault is pushing a protection down here: the guest may try again
+};
+
+// What `Map` came to. One word, so that it travels in a register: as a struct its parts would be
+// stored one by one and copied as a whole, and each copy would wait for those stores to retire.
+class MapResult {
+ public:
+  constexpr MapResult() = default;
+  constexpr explicit MapResult(MapOutcome outcome, Level level = kLevel4K, bool flush_owed = false)
+      : raw_(static_cast<uint32_t>(outcome) | static_cast<uint32_t>(level.raw()) << kLevelShift |
+             uint32_t{flush_owed} << kFlushShift) {}
+
+  constexpr MapOutcome outcome() const { return static_cast<MapOutcome>(raw_ & 0xff); }
+  constexpr bool is_mapped() const { return outcome() <= MapOutcome::kSpurious; }
+  // Of the leaf that stands there now, if it is mapped.
+  constexpr Level level() const { return Level(static_cast<int>(raw_ >> kLevelShift & 0xff)); }
+  // A large leaf became a table.
+  constexpr bool flush_owed() const { return raw_ >> kFlushShift != 0; }
+
+ private:
+  static constexpr int kLevelShift = 8;
+  static constexpr int kFlushShift = 16;
+  static_assert(static_cast<int>(MapOutcome::kInstalled) == 0 &&
+                static_cast<int>(MapOutcome::kSpurious) == 1);
+
+  uint32_t raw_ = 1 << kLevelShift;  // installed, at 4 KiB
+};
+
+struct DirectMmuOptions {
+  int levels = 4;              // 4 or 5
+  bool accessed_dirty = true;  // EPTP bit 6
+  uint16_t address_space = 0;
+  bool execute_4k_only = false;  // large leaves lack X
+};
+
+// Hears of 4 KiB leaves that are taken out of the tables with D set: a write that no harvest of the
+// tables will find any more. Called inside the writer's section.
+class LostDirtyLeaves {
+ public:
+  virtual ~LostDirtyLeaves() = default;
+  virtual void OnLost(Gfn gfn) = 0;
+};
+
+class DirectMmu {
+ public:
+  // `root` is a table of `pool` and comes back from `ReplaceRoot` or `TakeRoot`.
+  DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage* root);
+
+  DirectMmu(const DirectMmu&) = delete;
+  DirectMmu& operator=(const DirectMmu&) = delete;
+
+  // Any thread, no lock: the pointer to load now.
+  Eptp eptp() const { return Eptp(eptp_.load(std::memory_order_acquire)); }
+  Level root_level() const { return Level(options_.levels); }
+  // The first frame beyond what the tables can name.
+  Gfn end() const { return Gfn(uint64_t{1} << (root_level().above().shift() - kPageShift)); }
+
+  // --- Readers' side
+  // ------------------------------------------------------------------------------
+
+  // What the tables say of `gfn`.
+  Translation Walk(Gfn gfn) const {
+    const auto [at, entry] = Descend(Root(), gfn, kLevel4K);
+    const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
+    return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
+  }
+
+  // Makes `request` true, taking tables from `cache`; notes the leaf table in `memo`.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE MapResult Map(const LeafRequest& request, LeafMemo& memo,
+                                             TableCache& cache) {
+    // The neighbour of the last leaf, and a hole: one load and one compare-exchange.
+    if (request.level == kLevel4K &&
+        memo.LeadsTo(request.gfn, kLevel4K, request.needed, structure())) {
+      const EntryRef entry = memo.position.entry(request.gfn, kLevel4K);
+      EptEntry old = entry.Load();
+      if (old.is_hole() && entry.CompareExchange(old, request.leaf)) return MapResult();
+    }
+    return MapFromRoot(request, memo, cache);
+  }
+
+  // Whether the 4 KiB leaf that `memo` leads to allows an access of `needed`, of r, w and x: a look
+  // at one entry. False if the memo leads elsewhere.
+  bool IsMapped(Gfn gfn, Access needed, const LeafMemo& memo) const {
+    return memo.LeadsTo(gfn, kLevel4K, needed, structure()) &&
+           memo.position.entry(gfn, kLevel4K).Load().LeafAllows(needed);
+  }
+  // The same as a hint, for use outside of a section: the table may be another's by now, so it may
+  // say anything.
+  ABSL_ATTRIBUTE_NO_SANITIZE_THREAD static bool SeemsMapped(Gfn gfn, Access needed,
+                                                            const LeafMemo& memo) {
+    return memo.IsNear(gfn, kLevel4K) &&
+           EptEntry(*memo.position.entry(gfn, kLevel4K).where()).LeafAllows(needed);
+  }
+
+  // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
+  // was taken for logging, rights that were taken for aging. kNeedsTables if that is not the case,
+  // or only after a split: the whole fault has to run then, and nothing was changed.
+  MapResult WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
+                         LeafMemo& memo);
+
+  // Takes `bits` (W or D) from the 4 KiB leaves of the frames `base` + i for every bit i of `mask`.
+  // Frames that are mapped larger, or not at all, stay as they are. Returns whether anything
+  // changed.
+  bool NarrowPages(Gfn base, uint64_t mask, uint64_t bits);
+
+  // One step of preparing [first, end) for its first writes, as a write fault would but without
+  // one: moves missing W down and splits large leaves until a whole 2 MiB is done. Returns the
+  // first frame that is not. kNeedsTables: with tables from `cache` less than needed; kBusy: a
+  // fault is at it. `flush_owed` is set as by `Map`.
+  struct PushResult {
+    Gfn next;
+    MapOutcome outcome = MapOutcome::kInstalled;
+    bool flush_owed = false;
+  };
+  PushResult PushDown(Gfn gfn, Unprotect unprotect, TableCache& cache);
+
+  // Remembers that `gfn` has no memory, as of slot generation `generation`. True if the entry is
+  // there now; false if tables are missing or something is mapped.
+  bool MapMmio(Gfn gfn, uint64_t generation, TableCache& cache);
+
+  // --- Writer's side
+  // ------------------------------------------------------------------------------
+
+  // Takes every mapping of [first, end) away: whole subtrees at the highest entries inside, and the
+  // ragged edges entry by entry. A large leaf that reaches over an edge is split first with a table
+  // from `spare`, or taken away whole where there is none (the guest faults it in again). Detached
+  // tables go to `detached`; `TablePage::may_be_dirty` of each says whether D bits below it stand
+  // for writes since logging was switched on. `lost` (null: nobody) hears of leaves on the edges.
+  // Returns whether anything was there.
+  bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
+              LostDirtyLeaves* lost = nullptr);
+
+  // Puts an empty root in place and returns the old one, with everything below it.
+  TablePage* ReplaceRoot(TablePage* root);
+
+  // Takes W from the highest entries inside [first, end), O(1) in its size: rights combine by AND.
+  // 4 KiB leaves among them, which stand only at unaligned ends, lose D too: from here on D says
+  // that a page was written since. Returns whether anything was writable.
+  bool WriteProtect(Gfn first, Gfn end);
+
+  // --- Nobody else is there
+  // -----------------------------------------------------------------------
+
+  // Ends the use of this object and gives the root back.
+  TablePage* TakeRoot();
+
+  // Visits every entry that is no hole, tables before what is below them: (table, index, level).
+  using Visitor = absl::FunctionRef<void(TablePage* table, int index, EptEntry entry, Level level)>;
+  // Writer's side, or any moment when no one changes the tables.
+  void ForEach(Visitor visit) const;
+
+  // --- Building blocks, for operations that have files of their own
+  // -------------------------------------------------------------------------------
+
+  TablePage* root() const { return root_; }
+  EntryPosition Root() const { return {root_entries_, root_level(), Access::All()}; }
+  // Inside a section: goes down from `from` to the entry of `gfn` at `target`, or to the first
+  // above it that is no table. Each entry on the way, the last included, is loaded once.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Descent Descend(EntryPosition from, Gfn gfn, Level target) const {
+    // The rights are combined as they stand in the entries and read once, at the end.
+    EptEntry above = EptEntry::Empty().WithAccess(from.above);
+    const DirectMap direct_map = pool_.direct_map();
+    uint64_t* table = from.table;
+    int shift = from.level.shift() - kPageShift;
+    for (;;) {
+      const EptEntry entry = EntryRef(table + (gfn.raw() >> shift & (Level::kEntries - 1))).Load();
+      if (shift <= target.shift() - kPageShift || !entry.points_to_table()) {
+        return {{table, Level(shift / Level::kIndexBits + 1), above.access()}, entry};
+      }
+      table = direct_map.EntriesOf(entry.address());
+      above = above.WithRightsOf(entry);
+      shift -= Level::kIndexBits;
+    }
+  }
+  // The table that `entry` points to.
+  uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
+  EptEntry LinkTo(const TablePage* table) const {
+    return EptEntry::Table(pool_.HpaOf(table->entries()));
+  }
+  EptEntry empty_entry() const { return pool_.empty_entry(); }
+  // The 4 KiB leaf `leaf` as one at `level`. Whatever makes a leaf of a template, or gives one more
+  // rights by it, takes them from here: this is the one place that keeps X away from large leaves.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry LeafAt(EptEntry leaf, Level level) const {
+    if (ABSL_PREDICT_TRUE(level == kLevel4K)) return leaf;
+    leaf = leaf.EnlargedTo(level);
+    return ABSL_PREDICT_FALSE(options_.execute_4k_only) ? leaf.WithoutExecute() : leaf;
+  }
+  // A table from `cache` for the frames around `gfn`, still empty and linked nowhere.
+  TablePage* NewTable(Gfn gfn, Level level, TableCache& cache) const;
+  // Gives a table back that was not linked. Its entries are empty.
+  void DropTable(TablePage* table, TableCache& cache) const;
+  // Readers' side. Puts `entry`, one for `level`, on the way to `gfn`, with the tables that are
+  // missing between; `at` holds `old`, which maps nothing. kInstalled, kRaced or kNeedsTables;
+  // `lowest` becomes the lowest table that was made, if any was.
+  MapOutcome Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEntry entry, Level level,
+                  TableCache& cache, TablePage*& lowest) const;
+  // Readers' side. Replaces the large leaf `old` at `at` by a table of the same frames, rights and
+  // A/D bits. But where the start of logging has taken the leaf's W, its D is older than the log
+  // and goes; and for `kPushDirty`, 4 KiB leaves get W. False if someone else changed the leaf
+  // first. `cache` is not empty.
+  bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
+             Unprotect unprotect = Unprotect::kLift) const;
+  // Writer's side: a note in a `LeafMemo` may be wrong from here on.
+  void StructureChanged() { structure_.store(structure() + 1, std::memory_order_relaxed); }
+
+  // Moves whenever a note in a `LeafMemo` may have become wrong.
+  uint64_t structure() const { return structure_.load(std::memory_order_relaxed); }
+  const DirectMmuOptions& options() const { return options_; }
+
+ private:
+  // Keeps a reverse map of the leaves and so installs them by itself.
+  friend class ReverseMappedMmu;
+  struct Path;  // tables built below one entry, not linked yet
+
+  MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
+  Descent Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
+               Unprotect unprotect) const;
+  Descent FindWritable(Gfn gfn, Level target, Unprotect unprotect) const;
+  bool NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const;
+  bool RestoreWrite(Gfn gfn, Unprotect unprotect) const;
+  static bool ClaimPush(EntryRef entry, EptEntry& parent);
+  static void TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect);
+  void Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const;
+
+  MapOutcome Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                     LeafMemo& memo, TableCache& cache) const;
+  Path BuildPath(Gfn gfn, EptEntry entry, Level level, Level top, TableCache& cache) const;
+  void Unbuild(const Path& path, Gfn gfn, TableCache& cache) const;
+  MapOutcome Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
+                   TableCache& cache, bool& flush_owed) const;
+
+  struct Detachment;  // one `Detach` under way
+  bool DetachIn(uint64_t* table, Level level, Gfn base, bool writable, Detachment& work) const;
+  void TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const;
+  EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
+  bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range);
+
+  const DirectMmuOptions options_;
+  TablePool& pool_;
+  TablePage* root_;
+  uint64_t* root_entries_ = nullptr;  // of `root_`
+  Atomic<uint64_t> eptp_;
+  Atomic<uint64_t> structure_{1};
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_TABLES_DIRECT_MMU_H_

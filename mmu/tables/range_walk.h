@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Going over what is mapped in a range of frames while the guest runs and faults.
+
+#ifndef TDP_MMU_TABLES_RANGE_WALK_H_
+#define TDP_MMU_TABLES_RANGE_WALK_H_
+
+#include <cstdint>
+
+#include "absl/functional/function_ref.h"
+#include "tdp/base/address.h"
+#include "tdp/base/level.h"
+#include "tdp/mmu/format/entry_ref.h"
+#include "tdp/mmu/format/frame_range.h"
+#include "tdp/mmu/sync/mmu_lock.h"
+#include "tdp/mmu/tables/direct_mmu.h"
+
+namespace tdp {
+
+// Entries `first` to `last`, both included, of one table: a part of a leaf table, or one large
+// leaf.
+struct TablePart {
+  uint64_t* table;
+  Level level;
+  Gfn base;  // the first frame of the table
+  int first;
+  int last;
+
+  EntryRef entry(int index) const { return EntryRef(table + index); }
+  Gfn FrameAt(int index) const {
+    return base + PageCount(static_cast<uint64_t>(index) * level.pages().raw());
+  }
+  // The first frame behind the part.
+  Gfn end() const { return FrameAt(last + 1); }
+};
+
+// A walk on the readers' side, in sections of its own that end after a few tables each, so that a
+// structural operation never waits for the whole of a large range. One thread.
+class RangeWalk {
+ public:
+  RangeWalk(const DirectMmu& mmu, MmuLock& lock) : mmu_(mmu), reader_(lock) {}
+
+  // Called inside a section. False ends the walk.
+  using Visitor = absl::FunctionRef<bool(const TablePart& part)>;
+
+  // Visits what is mapped in `range`, each leaf once and by ascending frame; leaves that come while
+  // it runs may be missed. Returns the first frame that it has not been to: `range.end`, or where
+  // `visit` ended it.
+  Gfn Run(FrameRange range, Visitor visit);
+
+ private:
+  bool VisitTable(uint64_t* table, Level level, Gfn base, Visitor visit);
+  bool VisitEntry(const TablePart& part, Visitor visit);
+
+  const DirectMmu& mmu_;
+  MmuLock::Reader reader_;
+  FrameRange rest_;
+  int budget_ = 0;  // tables that this section may still visit
+  bool ended_ = false;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_TABLES_RANGE_WALK_H_

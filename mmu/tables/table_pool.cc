@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/tables/table_pool.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
+
+namespace tdp {
+
+TablePool::TablePool(Backend& backend, size_t quota, EptEntry empty_entry)
+    : backend_(backend),
+      direct_map_(backend.capabilities().direct_map_offset),
+      empty_entry_(empty_entry),
+      quota_(quota) {}
+
+TablePool::~TablePool() {
+  TDP_CHECK_EQ(taken(), size_t{0});
+  MutexLock lock(mutex_);
+  while (block_list_ != nullptr) {
+    TablePage* block = std::exchange(block_list_, block_list_->next);
+    backend_.FreeTableBlock(HpaOf(reinterpret_cast<uint64_t*>(block)));
+  }
+}
+
+absl::Status TablePool::Take(size_t count, TableList& out) {
+  if (taken_.fetch_add(count) + count > quota()) {
+    taken_.fetch_sub(count);
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("table quota %u reached: %u more asked for", quota(), count));
+  }
+  return TakeCounted(count, out);
+}
+
+absl::StatusOr<TablePage*> TablePool::TakeInExchange() {
+  taken_.fetch_add(1);
+  TableList one;
+  TDP_RETURN_IF_ERROR(TakeCounted(1, one));
+  return one.Pop();
+}
+
+// `taken_` holds the `count` tables already; it no longer does if they cannot be had.
+absl::Status TablePool::TakeCounted(size_t count, TableList& out) {
+  TableList got;
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      while (got.size() < count && !free_.empty()) got.Push(free_.Pop());
+    }
+    if (got.size() == count) break;
+    if (absl::Status status = AddBlock(); !status.ok()) {
+      taken_.fetch_sub(count - got.size());
+      ReturnUnused(std::move(got));
+      return status;
+    }
+  }
+  out.Splice(std::move(got));
+  return absl::OkStatus();
+}
+
+absl::Status TablePool::AddBlock() {
+  absl::StatusOr<Hpa> block = backend_.AllocateTableBlock();
+  if (!block.ok()) return block.status();
+  TDP_CHECK(block->is_aligned(kTableBlockBytes));
+  auto* records = reinterpret_cast<TablePage*>(EntriesOf(*block));
+  TableList fresh;
+  for (int i = kTablesPerBlock; i >= 1; --i) {
+    TablePage* page = new (records + i) TablePage;
+    Fill(page);
+    fresh.Push(page);
+  }
+  TablePage* own = new (records) TablePage;
+  blocks_.fetch_add(1, std::memory_order_relaxed);
+  MutexLock lock(mutex_);
+  own->next = std::exchange(block_list_, own);
+  free_.Splice(std::move(fresh));
+  return absl::OkStatus();
+}
+
+void TablePool::Fill(TablePage* page) const {
+  std::fill_n(page->entries(), Level::kEntries, empty_entry_.raw());
+}
+
+void TablePool::Return(TableList&& tables) {
+  for (TablePage* page = tables.head(); page != nullptr; page = page->next) {
+    Fill(page);
+    page->in_use = false;
+    page->may_be_dirty = false;
+  }
+  ReturnUnused(std::move(tables));
+}
+
+void TablePool::ReturnUnused(TableList&& tables) {
+  taken_.fetch_sub(tables.size());
+  MutexLock lock(mutex_);
+  free_.Splice(std::move(tables));
+}
+
+TableCache::~TableCache() {
+  if (size_ == 0) return;
+  TableList rest;
+  while (size_ > 0) rest.Push(Pop());
+  pool_.ReturnUnused(std::move(rest));
+}
+
+absl::Status TableCache::RefillSlow(int needed) {
+  TableList got;
+  absl::Status status = pool_.Take(static_cast<size_t>(kCapacity - size_), got);
+  // Near the quota a full stock may not fit where what one fault needs does.
+  if (!status.ok()) status = pool_.Take(static_cast<size_t>(needed - size_), got);
+  while (!got.empty()) PushUnused(got.Pop());
+  return status;
+}
+
+}  // namespace tdp
