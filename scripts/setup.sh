@@ -14,6 +14,7 @@ readonly TIDY_PACKAGES=(clang-tidy-14 clang-14)
 readonly FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev llvm-14)
 readonly RECORD_PACKAGES=(valgrind)
 readonly VTX_PACKAGES=(bochs bochs-term bochsbios vgabios util-linux)
+readonly DOCS_PACKAGES=(doxygen graphviz)
 readonly MODEL_PACKAGES=(spin gcc relacy-dev)
 
 readonly SOURCES=(abseil googletest benchmark)
