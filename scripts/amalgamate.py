@@ -19,6 +19,7 @@ SOURCES = [
     "mmu/format/eptp.cc",
     "mmu/format/exit_qualification.cc",
     "backends/sim/cache_presets.cc",
+    "backends/sim/tag_array.cc",
     "backends/sim/cost_model.cc",
     "backends/sim/cpu.cc",
     "backends/sim/cpu_instructions.cc",

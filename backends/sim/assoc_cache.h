@@ -11,21 +11,23 @@
 #include <vector>
 
 #include "absl/base/optimization.h"
+#include "tdp/backends/sim/tag_array.h"
 #include "tdp/base/check.h"
 #include "tdp/base/index.h"
 
 namespace tdp::sim {
 
 struct CacheGeometry {
-  int sets = 0;  // a power of two, or 0: no cache
-  int ways = 1;  // 1 to 16
+  int sets = 0;  // 0: no cache
+  int ways = 1;  // from 1 up
 
   int entries() const { return sets * ways; }
   friend bool operator==(const CacheGeometry&, const CacheGeometry&) = default;
 };
 
 // `Value` is what is kept; `Note` is kept beside it once `EnableNotes` was called, and costs
-// nothing before. Tags are not 0; the set follows from their low bits.
+// nothing before. Tags are not 0; the set follows from their low bits. A power of two of sets and
+// up to 16 ways are quick; every other shape is kept in a `TagArray` and takes the longer way.
 template <typename Value, typename Note>
 class AssocCache {
  public:
@@ -33,16 +35,21 @@ class AssocCache {
 
   // Empties the cache and gives it a new shape.
   void Configure(CacheGeometry geometry) {
-    TDP_CHECK(geometry.sets == 0 || std::has_single_bit(static_cast<unsigned>(geometry.sets)));
-    TDP_CHECK(geometry.ways >= 1 && geometry.ways <= 16);
+    TDP_CHECK(geometry.sets >= 0 && geometry.ways >= 1);
     geometry_ = geometry;
-    // A cache of no entries is one that never matches, so that a lookup needs no branch for it.
-    const size_t sets = geometry.sets == 0 ? 1 : AsIndex(geometry.sets);
-    ways_ = geometry.sets == 0 ? 1 : AsIndex(geometry.ways);
+    is_odd_ = geometry.sets != 0 && (geometry.ways > kQuickWays ||
+                                     !std::has_single_bit(static_cast<unsigned>(geometry.sets)));
+    odd_ = is_odd_ ? TagArray(AsIndex(geometry.sets), AsIndex(geometry.ways), Replacement::kLru)
+                   : TagArray();
+    // A cache of no entries is one that never matches, so that a lookup needs no branch for it; one
+    // of an odd shape too, and what is behind the first compare looks further.
+    const bool quick = geometry.sets != 0 && !is_odd_;
+    const size_t sets = quick ? AsIndex(geometry.sets) : 1;
+    ways_ = quick ? AsIndex(geometry.ways) : 1;
     set_mask_ = sets - 1;
     sets_.assign(sets * (ways_ + 1), 0);
     for (size_t set = 0; set < sets; ++set) sets_[set * (ways_ + 1)] = kIdentityOrder;
-    values_.assign(sets * ways_, Value());
+    values_.assign(is_odd_ ? odd_.entries() : sets * ways_, Value());
     if (!notes_.empty()) notes_.assign(values_.size(), Note());
     live_ = 0;
   }
@@ -66,6 +73,7 @@ class AssocCache {
   // Null if the cache has no entries at all.
   Value* Insert(uint64_t tag, const Value& value) {
     if (geometry_.sets == 0) return nullptr;
+    if (is_odd_) return InsertOdd(tag, value);
     const uint64_t set = tag & set_mask_;
     uint64_t* block = &sets_[set * (ways_ + 1)];
     const uint64_t way = WayFor(tag, block);
@@ -81,6 +89,11 @@ class AssocCache {
   Note& NoteOf(const Value* value) { return notes_[static_cast<size_t>(value - values_.data())]; }
 
   void Erase(uint64_t tag) {
+    if (is_odd_) {
+      odd_.Erase(tag & kIndexMask, tag);
+      live_ = static_cast<int>(odd_.live());
+      return;
+    }
     uint64_t* block = &sets_[(tag & set_mask_) * (ways_ + 1)];
     for (uint64_t way = 0; way < ways_; ++way) {
       if (block[1 + way] == tag) Drop(block[1 + way]);
@@ -91,6 +104,10 @@ class AssocCache {
   template <typename Predicate>
   void EraseIf(Predicate predicate) {
     if (live_ == 0) return;
+    if (is_odd_) {
+      EraseOddIf(predicate);
+      return;
+    }
     ForEachSlot([&](uint64_t& tag, const Value& value) {
       if (predicate(tag, value)) Drop(tag);
     });
@@ -103,10 +120,36 @@ class AssocCache {
   // Calls `visit(tag, value)` for every entry.
   template <typename Visit>
   void ForEach(Visit visit) {
+    for (size_t place = 0; is_odd_ && place < odd_.entries(); ++place) {
+      if (odd_.TagAt(place) != 0) visit(odd_.TagAt(place), values_[place]);
+    }
     ForEachSlot([&](uint64_t& tag, const Value& value) { visit(tag, value); });
   }
 
  private:
+  static constexpr int kQuickWays = 16;
+  // The part of a tag that chooses the set: the page number, whatever the context before it.
+  static constexpr uint64_t kIndexMask = (uint64_t{1} << 45) - 1;
+
+  Value* FindOdd(uint64_t tag) {
+    const size_t place = odd_.Find(tag & kIndexMask, tag);
+    return place == TagArray::kNone ? nullptr : &values_[place];
+  }
+  Value* InsertOdd(uint64_t tag, const Value& value) {
+    Value& slot = values_[odd_.Insert(tag & kIndexMask, tag)];
+    live_ = static_cast<int>(odd_.live());
+    slot = value;
+    return &slot;
+  }
+  template <typename Predicate>
+  void EraseOddIf(Predicate predicate) {
+    for (size_t place = 0; place < odd_.entries(); ++place) {
+      const uint64_t tag = odd_.TagAt(place);
+      if (tag != 0 && predicate(tag, values_[place])) odd_.EraseAt(place);
+    }
+    live_ = static_cast<int>(odd_.live());
+  }
+
   // Sixteen way numbers, the most recently used in the lowest nibble.
   static constexpr uint64_t kIdentityOrder = 0xfedcba9876543210;
 
@@ -121,6 +164,7 @@ class AssocCache {
   }
 
   Value* FindOlder(uint64_t tag, uint64_t set) {
+    if (is_odd_) return FindOdd(tag);
     uint64_t* block = &sets_[set * (ways_ + 1)];
     for (uint64_t way = 0; way < ways_; ++way) {
       if (block[1 + way] == tag) {
@@ -166,6 +210,8 @@ class AssocCache {
   std::vector<uint64_t> sets_;
   std::vector<Value> values_;
   std::vector<Note> notes_;
+  bool is_odd_ = false;  // of a shape that `odd_` keeps in place of `sets_`
+  TagArray odd_;
 };
 
 }  // namespace tdp::sim

@@ -2,7 +2,6 @@
 
 #include "tdp/tools/replay/cache_options.h"
 
-#include <bit>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -18,7 +17,8 @@ namespace {
 
 constexpr std::string_view kNoCost = "none";
 constexpr uint32_t kMaxSets = 65536;
-constexpr uint32_t kMaxWays = 16;
+constexpr uint32_t kMaxWays = 65536;
+constexpr uint64_t kMaxEntries = uint64_t{1} << 20;
 
 // Choices whose word is their meaning.
 template <typename Preset>
@@ -33,10 +33,10 @@ absl::StatusOr<sim::CacheGeometry> ParseGeometry(std::string_view text) {
       absl::StrSplit(text, absl::MaxSplits('x', 1));
   uint32_t sets = 0;
   uint32_t ways = 0;
-  if (!absl::SimpleAtoi(parts.first, &sets) || !absl::SimpleAtoi(parts.second, &ways) ||
-      !std::has_single_bit(sets) || sets > kMaxSets || ways < 1 || ways > kMaxWays) {
+  if (!absl::SimpleAtoi(parts.first, &sets) || !absl::SimpleAtoi(parts.second, &ways) || sets < 1 ||
+      sets > kMaxSets || ways < 1 || ways > kMaxWays || uint64_t{sets} * ways > kMaxEntries) {
     return absl::InvalidArgumentError(
-        "must be SETSxWAYS with a power of two up to 65536 and a number up to 16, as in 16x4");
+        "must be SETSxWAYS, as in 128x12 or 1x64: from 1 to 65536 each, 1048576 entries at most");
   }
   return sim::CacheGeometry{static_cast<int>(sets), static_cast<int>(ways)};
 }

@@ -28,8 +28,8 @@ struct CacheOptions {
 void AddCacheOptions(OptionParser& parser, CacheOptions* options);
 
 // TLB geometries by page size, [1] 4 KiB to [3] 1 GiB, from "SETSxWAYS" for all of them or three of
-// those with + between. InvalidArgument unless sets are a power of two from 1 to 65536 and
-// ways 1 to 16.
+// those with + between. InvalidArgument unless sets and ways are from 1 to 65536 each, and a TLB
+// has at most 2^20 entries.
 absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text);
 
 // What the options say, for the CPU. InvalidArgument or NotFound for what they do not know.
