@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Hands batches of records from the thread that decodes a trace to the thread of one CPU.
+// Hands batches of records from the thread that decodes traces to the thread that replays them.
 
 #ifndef TDP_TOOLS_REPLAY_BATCH_CHANNEL_H_
 #define TDP_TOOLS_REPLAY_BATCH_CHANNEL_H_
@@ -17,29 +17,31 @@
 namespace tdp::tools {
 
 using Batch = std::vector<TraceRecord>;
+// A batch for each CPU, in the order of their numbers; one may be empty.
+using Round = std::vector<Batch>;
 
-// One producer and one consumer. Batches that were used come back to the producer, so that a replay
+// One producer and one consumer. Rounds that were used come back to the producer, so that a replay
 // allocates a few of them once.
 class BatchChannel {
  public:
-  // Full batches that wait at most.
+  // Full rounds that wait at most.
   static constexpr size_t kCapacity = 4;
 
-  // An empty batch, used before or new.
-  Batch TakeEmpty() ABSL_LOCKS_EXCLUDED(mutex_) {
+  // One that was used before, or a new one.
+  Round TakeEmpty() ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     if (empty_.empty()) return {};
-    Batch batch = std::move(empty_.back());
+    Round round = std::move(empty_.back());
     empty_.pop_back();
-    return batch;
+    return round;
   }
 
-  // Waits for room. False if the consumer has stopped: nobody will use the batch.
-  bool Push(Batch batch) ABSL_LOCKS_EXCLUDED(mutex_) {
+  // Waits for room. False if the consumer has stopped: nobody will use the round.
+  bool Push(Round round) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(this, &BatchChannel::HasRoomOrStopped));
     if (stopped_) return false;
-    full_.push_back(std::move(batch));
+    full_.push_back(std::move(round));
     return true;
   }
 
@@ -49,15 +51,15 @@ class BatchChannel {
     closed_ = true;
   }
 
-  // Waits for a batch; nothing after the last. `used` is one that the consumer is done with.
-  std::optional<Batch> Pop(Batch used) ABSL_LOCKS_EXCLUDED(mutex_) {
+  // Waits for a round; nothing after the last. `used` is one that the consumer is done with.
+  std::optional<Round> Pop(Round used) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     empty_.push_back(std::move(used));
-    mutex_.Await(absl::Condition(this, &BatchChannel::HasBatchOrClosed));
+    mutex_.Await(absl::Condition(this, &BatchChannel::HasRoundOrClosed));
     if (full_.empty()) return std::nullopt;
-    Batch batch = std::move(full_.front());
+    Round round = std::move(full_.front());
     full_.erase(full_.begin());
-    return batch;
+    return round;
   }
 
   // The consumer takes no more.
@@ -70,13 +72,13 @@ class BatchChannel {
   bool HasRoomOrStopped() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopped_ || full_.size() < kCapacity;
   }
-  bool HasBatchOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  bool HasRoundOrClosed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return closed_ || !full_.empty();
   }
 
   absl::Mutex mutex_;
-  std::vector<Batch> full_ ABSL_GUARDED_BY(mutex_);  // the next one first
-  std::vector<Batch> empty_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Round> full_ ABSL_GUARDED_BY(mutex_);  // the next one first
+  std::vector<Round> empty_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -2,6 +2,7 @@
 
 #include "tdp/tools/replay/replay.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -17,24 +18,27 @@
 #include "tdp/tools/replay/batch_channel.h"
 #include "tdp/tools/replay/cold_check.h"
 #include "tdp/tools/replay/cpu_runner.h"
+#include "tdp/tools/replay/cpu_team.h"
 #include "tdp/tools/replay/ept_census.h"
 #include "tdp/tools/replay/machine.h"
 
 namespace tdp::tools {
 namespace {
 
+// Records of a CPU's batch, and of all batches of a round.
 constexpr size_t kBatchRecords = size_t{1} << 15;
+constexpr size_t kRoundRecords = size_t{1} << 18;
 
-// A CPU with a thread of its own, fed with batches.
-class CpuThread {
+// The CPUs on a thread of their own, fed with rounds.
+class ReplayThread {
  public:
-  CpuThread(Machine& machine, int cpu) : runner_(machine, cpu), thread_([this] { Work(); }) {}
-  ~CpuThread() { static_cast<void>(Join()); }
-  CpuThread(const CpuThread&) = delete;
-  CpuThread& operator=(const CpuThread&) = delete;
+  explicit ReplayThread(Machine& machine) : team_(machine), thread_([this] { Work(); }) {}
+  ~ReplayThread() { static_cast<void>(Join()); }
+  ReplayThread(const ReplayThread&) = delete;
+  ReplayThread& operator=(const ReplayThread&) = delete;
 
   BatchChannel& channel() { return channel_; }
-  const CpuRunner& runner() const { return runner_; }
+  const CpuTeam& team() const { return team_; }
 
   // Waits until everything sent is done, and tells how it ended.
   absl::Status Join() {
@@ -45,21 +49,20 @@ class CpuThread {
 
  private:
   void Work() {
-    Batch used;
-    while (std::optional<Batch> batch = channel_.Pop(std::move(used))) {
-      status_ = runner_.Run(*batch);
+    Round used;
+    while (std::optional<Round> round = channel_.Pop(std::move(used))) {
+      status_ = team_.Run(*round);
       if (!status_.ok()) return channel_.Stop();
-      used = *std::move(batch);
+      used = *std::move(round);
     }
   }
 
-  CpuRunner runner_;
+  CpuTeam team_;
   BatchChannel channel_;
   absl::Status status_;  // written by the thread, read after it has ended
   std::thread thread_;   // last, since it uses the others
 };
 
-using CpuThreads = std::vector<std::unique_ptr<CpuThread>>;
 using RecordCounts = std::array<uint64_t, 4>;
 
 void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
@@ -69,70 +72,70 @@ void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
 // Decodes the traces and deals them out.
 class Dealer {
  public:
-  Dealer(const TraceReaders& readers, CpuThreads& threads, Progress& progress)
-      : readers_(readers), threads_(threads), progress_(progress), read_(readers.size(), 0) {}
+  Dealer(const TraceReaders& readers, size_t cpus, BatchChannel& channel, Progress& progress)
+      : readers_(readers),
+        cpus_(cpus),
+        batch_records_(std::min(kBatchRecords, kRoundRecords / cpus)),
+        channel_(channel),
+        progress_(progress),
+        read_(readers.size(), 0) {}
 
   // Until all traces end or a CPU gives up; the accesses by kind.
   absl::StatusOr<RecordCounts> Run() {
-    size_t at_end = 0;
-    std::vector<bool> ended(readers_.size(), false);
-    for (size_t turn = 0; at_end < readers_.size(); ++turn) {
-      const size_t trace = turn % readers_.size();
-      if (ended[trace]) continue;
-      TDP_ASSIGN_OR_RETURN(size_t dealt, DealBatch(trace, *threads_[turn % threads_.size()]));
-      if (stopped_) break;
-      if (dealt != 0) continue;
-      ended[trace] = true;
-      ++at_end;
-      TDP_RETURN_IF_ERROR(CheckNotEmpty(trace));
+    while (true) {
+      Round round = channel_.TakeEmpty();
+      round.resize(cpus_);
+      TDP_ASSIGN_OR_RETURN(const bool any, FillRound(round));
+      if (!any || !channel_.Push(std::move(round))) return counts_;
     }
-    return counts_;
   }
 
  private:
-  // The records dealt; 0 at the trace's end.
-  absl::StatusOr<size_t> DealBatch(size_t trace, CpuThread& thread) {
+  // One trace is dealt out to all CPUs, several have one each. Whether there was anything.
+  absl::StatusOr<bool> FillRound(Round& round) {
+    bool any = false;
+    for (size_t cpu = 0; cpu < cpus_; ++cpu) {
+      const size_t trace = readers_.size() == 1 ? 0 : cpu;
+      TDP_RETURN_IF_ERROR(FillBatch(trace, round[cpu]));
+      any |= !round[cpu].empty();
+    }
+    return any;
+  }
+
+  // Empty at the trace's end.
+  absl::Status FillBatch(size_t trace, Batch& batch) {
     TraceReader& reader = *readers_[trace];
-    Batch batch = thread.channel().TakeEmpty();
-    batch.resize(kBatchRecords);
+    batch.resize(batch_records_);
     TDP_ASSIGN_OR_RETURN(size_t got, reader.Read(absl::MakeSpan(batch)));
-    if (got == 0) return 0;
     batch.resize(got);
     CountKinds(batch, counts_);
     read_[trace] += got;
     accesses_ += got;
     progress_.Update(accesses_, reader.source());
-    stopped_ = !thread.channel().Push(std::move(batch));
-    return got;
-  }
-
-  absl::Status CheckNotEmpty(size_t trace) const {
     if (read_[trace] != 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrCat(readers_[trace]->source().name(), ": no access in it"));
+    return absl::InvalidArgumentError(absl::StrCat(reader.source().name(), ": no access in it"));
   }
 
   const TraceReaders& readers_;
-  CpuThreads& threads_;
+  const size_t cpus_;
+  const size_t batch_records_;
+  BatchChannel& channel_;
   Progress& progress_;
   std::vector<uint64_t> read_;  // by trace
   uint64_t accesses_ = 0;
   RecordCounts counts_{};
-  bool stopped_ = false;
 };
 
 absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& progress,
                        ReplayReport& report) {
-  CpuThreads threads;
-  for (int i = 0; i < machine.cpus(); ++i) {
-    threads.push_back(std::make_unique<CpuThread>(machine, i));
-  }
+  ReplayThread thread(machine);
   const absl::Time start = absl::Now();
-  TDP_ASSIGN_OR_RETURN(report.records, Dealer(readers, threads, progress).Run());
-  for (auto& thread : threads) TDP_RETURN_IF_ERROR(thread->Join());
+  Dealer dealer(readers, static_cast<size_t>(machine.cpus()), thread.channel(), progress);
+  TDP_ASSIGN_OR_RETURN(report.records, dealer.Run());
+  TDP_RETURN_IF_ERROR(thread.Join());
   report.run_time = absl::Now() - start;
   for (int i = 0; i < machine.cpus(); ++i) {
-    const CpuRunner& runner = threads[i]->runner();
+    const CpuRunner& runner = thread.team().runner(i);
     report.cpu += machine.cpu(i).counters();
     report.violations += runner.violations();
     report.page_faults += runner.page_faults();
