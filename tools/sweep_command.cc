@@ -83,6 +83,12 @@ absl::Status CheckTraces(const CommandOptions& options, const std::vector<std::s
 absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::string>& traces) {
   TDP_ASSIGN_OR_RETURN(std::vector<SweepCell> cells, options.plan.Cells(traces));
   TDP_RETURN_IF_ERROR(CheckTraces(options, traces));
+  if (const uint64_t all = options.plan.Combinations(traces); all != cells.size()) {
+    absl::FPrintF(stderr,
+                  "tdp sweep: %d combinations make %d replays: the others differ from them in "
+                  "options without meaning alone\n",
+                  all, cells.size());
+  }
   TDP_ASSIGN_OR_RETURN(SweepJournal journal,
                        SweepJournal::Create(options.csv, options.json, cells, options.resume));
   int status = kExitOk;

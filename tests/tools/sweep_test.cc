@@ -58,6 +58,23 @@ TEST(SweepPlan, HasEveryCombinationOnce) {
   EXPECT_EQ(seen.size(), 24u);
 }
 
+TEST(SweepPlan, CombinationsThatComeToTheSameAreOneCell) {
+  const auto cells = CellsOf({"--paging", "native,ept,shadow", "--ept-levels", "4,5",
+                              "--fault-around", "1,4", "--ept-page", "4k,2m", "a", "b"});
+  ASSERT_TRUE(cells.ok()) << cells.status();
+  // Native: one. EPT: all eight. Shadow: the two sizes of the host's pages.
+  ASSERT_EQ(cells->size(), 2u * (1 + 8 + 2));
+  for (size_t i = 0; i < cells->size(); ++i) {
+    EXPECT_EQ((*cells)[i].number, i);
+    const bool has_ept = (*cells)[i].options.paging == Paging::kEpt;
+    for (const auto& [name, value] : (*cells)[i].values) {
+      if (name == "ept-levels") {
+        EXPECT_EQ(value.empty(), !has_ept);
+      }
+    }
+  }
+}
+
 TEST(SweepPlan, ABadValueAnywhereIsRefusedBeforeAnythingRuns) {
   EXPECT_THAT(std::string(CellsOf({"--ept-page", "4k,3m", "a"}).status().message()),
               HasSubstr("--ept-page \"3m\""));

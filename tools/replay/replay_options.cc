@@ -81,6 +81,11 @@ void AddReplayOptions(OptionParser& parser, ReplayOptions* options) {
   AddCacheOptions(parser, &options->cache);
   parser.AddInteger("cpus", "CPUs that the trace is dealt out to, a batch each in turn",
                     &options->cpus, 1, 256);
+  parser.AddInteger(
+      "quantum",
+      "accesses that one of several CPUs makes in a row, on average; the seed decides "
+      "whose turn it is",
+      &options->quantum, 1, 1'000'000'000);
   parser.AddInteger("seed", "of everything random", &options->seed, 0, ~uint64_t{0});
 }
 

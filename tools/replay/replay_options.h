@@ -45,6 +45,7 @@ struct ReplayOptions {
   uint64_t table_churn = 0;        // accesses from one change of a guest table to the next; 0: none
   CacheOptions cache;
   uint64_t cpus = 1;
+  uint64_t quantum = 1000;  // accesses in a row of one of several CPUs, on average
   uint64_t seed = 1;
   ColdCheckMode check = ColdCheckMode::kAll;
 };

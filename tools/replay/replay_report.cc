@@ -3,10 +3,12 @@
 #include "tdp/tools/replay/replay_report.h"
 
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "tdp/tools/replay/option_use.h"
 #include "tdp/tools/trace/skip_text.h"
 
 namespace tdp::tools {
@@ -60,6 +62,9 @@ void AddSetup(std::string& out, const ReplayReport& report) {
          options.paging == Paging::kNested ? ", of a hypervisor in the guest (EPT12)" : "");
   } else {
     Line(out, "EPT", "none");
+  }
+  for (const UnusedOption& option : UnusedOptions(options)) {
+    if (option.given) Line(out, "not used", "--%s: %s", option.name, option.why);
   }
 }
 
@@ -142,25 +147,47 @@ void AddResult(std::string& out, const ReplayReport& report) {
   if (check.mismatches != 0) Line(out, "", "the first: %s", check.first_mismatch);
 }
 
+// The key of an option in the JSON report.
+std::string_view OptionKey(std::string_view name) {
+  static constexpr std::pair<std::string_view, std::string_view> kKeys[] = {
+      {"ept-page", "ept_page_bytes"},
+      {"ept-levels", "ept_levels"},
+      {"reverse-map", "reverse_map"},
+      {"fragmentation", "host_fragmentation"},
+      {"thp", "huge_host_pages"},
+      {"fault-around", "fault_around"},
+      {"guest-fragmentation", "guest_fragmentation"}};
+  for (const auto& [option, key] : kKeys) {
+    if (option == name) return key;
+  }
+  return name;
+}
+
+// What an option without meaning was set to is nobody's business: null.
 Json OptionsJson(const ReplayOptions& options) {
-  return {{"paging", PagingName(options.paging)},
-          {"guest_page_bytes", options.guest_page.bytes()},
-          {"guest_levels", options.guest_levels},
-          {"ept_page_bytes", options.ept_page.bytes()},
-          {"ept_levels", options.ept_levels},
-          {"reverse_map", options.reverse_map},
-          {"ram_bytes", options.ram},
-          {"frames", options.shuffled ? "shuffled" : "sequential"},
-          {"guest_fragmentation", options.guest_fragmentation},
-          {"host_fragmentation", options.host_fragmentation},
-          {"huge_host_pages", options.huge_host_pages},
-          {"fault_around", options.fault_around},
-          {"caches", options.cache.caches},
-          {"tlb", options.cache.tlb},
-          {"cost", options.cache.cost},
-          {"table_churn", options.table_churn},
-          {"cpus", options.cpus},
-          {"seed", options.seed}};
+  Json json = {{"paging", PagingName(options.paging)},
+               {"guest_page_bytes", options.guest_page.bytes()},
+               {"guest_levels", options.guest_levels},
+               {"ept_page_bytes", options.ept_page.bytes()},
+               {"ept_levels", options.ept_levels},
+               {"reverse_map", options.reverse_map},
+               {"ram_bytes", options.ram},
+               {"frames", options.shuffled ? "shuffled" : "sequential"},
+               {"guest_fragmentation", options.guest_fragmentation},
+               {"host_fragmentation", options.host_fragmentation},
+               {"huge_host_pages", options.huge_host_pages},
+               {"fault_around", options.fault_around},
+               {"caches", options.cache.caches},
+               {"tlb", options.cache.tlb},
+               {"cost", options.cache.cost},
+               {"table_churn", options.table_churn},
+               {"cpus", options.cpus},
+               {"quantum", options.quantum},
+               {"seed", options.seed}};
+  for (const UnusedOption& option : UnusedOptions(options)) {
+    json[std::string(OptionKey(option.name))] = nullptr;
+  }
+  return json;
 }
 
 Json ReferencesJson(const sim::ReferenceCounts& references) {

@@ -3,11 +3,14 @@
 #include "tdp/tools/sweep/sweep_plan.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/replay/option_use.h"
 
 namespace tdp::tools {
 namespace {
@@ -28,6 +31,26 @@ absl::Status ReadValues(SweepCell& cell) {
   const std::vector<std::string_view> views(arguments.begin(), arguments.end());
   const absl::Status parsed = ReplayParser(&cell.options).Parse(views).status();
   return parsed.ok() ? CheckReplayOptions(cell.options) : parsed;
+}
+
+// Takes away the values that mean nothing beside the others, so that cells which differ in nothing
+// else are one.
+absl::Status BlankUnused(SweepCell& cell) {
+  const std::vector<UnusedOption> unused = UnusedOptions(cell.options);
+  for (auto& [name, value] : cell.values) {
+    for (const UnusedOption& option : unused) {
+      if (name == option.name) value.clear();
+    }
+  }
+  cell.options = ReplayOptions();
+  return ReadValues(cell);
+}
+
+// Two cells with the same one are the same replay.
+std::string KeyOf(const SweepCell& cell) {
+  std::string key = cell.trace;
+  for (const auto& [name, value] : cell.values) absl::StrAppend(&key, std::string(1, '\0'), value);
+  return key;
 }
 
 // An empty value would stand for a default that nobody asked for, and a second one of a kind makes
@@ -80,20 +103,26 @@ void SweepPlan::AddOptions(OptionParser& parser) {
   }
 }
 
-absl::StatusOr<std::vector<SweepCell>> SweepPlan::Cells(
-    const std::vector<std::string>& traces) const {
+uint64_t SweepPlan::Combinations(const std::vector<std::string>& traces) const {
   uint64_t count = traces.size();
   for (const Dimension& dimension : dimensions_) {
     count *= dimension.values.size();
-    if (count > kMaxCells) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the options make more than ", kMaxCells, " combinations"));
-    }
+    if (count > kMaxCells) break;
   }
-  std::vector<SweepCell> cells(count);
+  return count;
+}
+
+absl::StatusOr<std::vector<SweepCell>> SweepPlan::Cells(
+    const std::vector<std::string>& traces) const {
+  const uint64_t count = Combinations(traces);
+  if (count > kMaxCells) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the options make more than ", kMaxCells, " combinations"));
+  }
+  std::vector<SweepCell> cells;
+  absl::flat_hash_set<std::string> seen;
   for (uint64_t number = 0; number < count; ++number) {
-    SweepCell& cell = cells[number];
-    cell.number = number;
+    SweepCell cell;
     // The digits of the number, the last dimension's first.
     uint64_t rest = number;
     cell.values.resize(dimensions_.size());
@@ -104,6 +133,10 @@ absl::StatusOr<std::vector<SweepCell>> SweepPlan::Cells(
     }
     cell.trace = traces[rest];
     TDP_RETURN_IF_ERROR(ReadValues(cell));
+    TDP_RETURN_IF_ERROR(BlankUnused(cell));
+    if (!seen.insert(KeyOf(cell)).second) continue;
+    cell.number = cells.size();
+    cells.push_back(std::move(cell));
   }
   return cells;
 }

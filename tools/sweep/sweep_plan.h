@@ -32,7 +32,8 @@ absl::StatusOr<Shard> ParseShard(std::string_view text);
 struct SweepCell {
   uint64_t number = 0;  // from 0
   std::string trace;
-  // The value of every replay option as text, in the order of their declaration.
+  // The value of every replay option as text, in the order of their declaration; empty where the
+  // option means nothing beside the others (`UnusedOptions`) or is a default without a text.
   std::vector<std::pair<std::string, std::string>> values;
   ReplayOptions options;
 };
@@ -49,9 +50,12 @@ class SweepPlan {
   // parser.
   void AddOptions(OptionParser& parser);
 
-  // All combinations, the last option changing fastest. InvalidArgument if a value is not one for
+  // All combinations, the last option changing fastest, those that come to the same replay once.
+  // InvalidArgument if a value is not one for
   // its option, or too many cells.
   absl::StatusOr<std::vector<SweepCell>> Cells(const std::vector<std::string>& traces) const;
+  // How many combinations `Cells` looks at; more than kMaxCells stands for any such number.
+  uint64_t Combinations(const std::vector<std::string>& traces) const;
 
  private:
   struct Dimension {
