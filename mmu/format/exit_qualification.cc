@@ -15,7 +15,6 @@ absl::Status ExitQualification::Check() const {
   const auto bad = [this](std::string_view why) {
     return absl::InvalidArgumentError(absl::StrFormat("exit qualification 0x%x: %s", raw_, why));
   };
-  if ((raw_ & ~ept::kQualDefined) != 0) return bad("has bits that are not defined");
   if (access().is_empty() && !asynchronous()) return bad("names no kind of access");
   if (is_fetch() && (is_read() || is_write())) return bad("is a fetch and a data access at once");
   if (final_address() && !linear_address_valid()) {

@@ -73,16 +73,15 @@ class ExitQualification {
   }
   constexpr bool asynchronous() const { return Has(ept::kQualAsynchronous); }
 
-  // Whether hardware can report this word; `Check` says why not.
+  // Whether hardware can report this word; `Check` says why not. Bits that are not defined today
+  // are ignored: the next CPU may set them (SDM vol. 3C, table 28-7: "not currently defined").
   constexpr bool is_possible() const {
     const bool names_access = (raw_ & (ept::kQualRead | ept::kQualWrite | ept::kQualFetch)) != 0;
-    return (raw_ & ~ept::kQualDefined) == 0 && (names_access || asynchronous()) &&
-           !(is_fetch() && (is_read() || is_write())) &&
+    return (names_access || asynchronous()) && !(is_fetch() && (is_read() || is_write())) &&
            (linear_address_valid() || !final_address());
   }
   // OK if hardware can report this word; else InvalidArgument naming the rule and the word: no kind
-  // of access at all, a fetch mixed with a data access, a final address without a linear one, or
-  // undefined bits.
+  // of access at all, a fetch mixed with a data access, or a final address without a linear one.
   absl::Status Check() const;
 
   // "write to r-x-, linear, final" and the like.
