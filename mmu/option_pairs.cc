@@ -31,6 +31,7 @@ constexpr RefusedPair kRefused[] = {
     {kShadowPaging, kDirtyRings, kInvalid, "it logs into bitmaps"},
     {kShadowPaging, kMemoryTypes, kFailed, "shadow tables do not heed the guest's types"},
     {kShadowPaging, kSplitAndCollapse, kFailed, kKeepTheirSize},
+    {kShadowPaging, kVisitLeaves, kFailed, "there is no EPT to show"},
     {kNoAccessedDirty, kDirtyBits, kInvalid, kNeedsBits},
     {kNoAccessedDirty, kPml, kInvalid, kNeedsBits},
     {kNoAccessedDirty, kRaisesVe, kFailed,
@@ -111,6 +112,8 @@ std::string_view FeatureName(Feature feature) {
       return "Vm::SetMemoryTypes";
     case kSplitAndCollapse:
       return "Vm::SplitRange, Vm::CollapseRange";
+    case kVisitLeaves:
+      return "Vm::VisitLeaves";
     case kCount:
       break;
   }
@@ -167,6 +170,7 @@ bool IsAsked(const VmOptions& o, Feature feature) {
     case kDirtyRings:
     case kMemoryTypes:
     case kSplitAndCollapse:
+    case kVisitLeaves:
     case kCount:
       break;
   }

@@ -44,6 +44,7 @@ enum class Feature : uint8_t {
   kDirtyRings,
   kMemoryTypes,
   kSplitAndCollapse,
+  kVisitLeaves,
   kCount  // not a feature
 };
 inline constexpr int kFeatures = static_cast<int>(Feature::kCount);

@@ -358,6 +358,10 @@ absl::Status Vm::SetTableQuota(size_t tables) {
   return absl::OkStatus();
 }
 
+absl::Status Vm::ReserveTables(size_t tables) { return engine_->pool.Reserve(tables); }
+
+ByteCount Vm::ReleaseTableMemory() { return engine_->pool.ReleaseBlocks(); }
+
 absl::Status Vm::CheckInvariants() {
   std::vector<MappedLeaf> leaves;
   uint64_t sequence;

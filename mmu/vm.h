@@ -26,6 +26,7 @@
 #include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/format/frame_range.h"
+#include "tdp/mmu/leaf_run.h"
 #include "tdp/mmu/policy/memory_types.h"
 #include "tdp/mmu/policy/view_rules.h"
 #include "tdp/mmu/stats.h"
@@ -196,6 +197,16 @@ class Vm : public GuestMemory {
   // or none are left; what is in use stays, and no more come. InvalidArgument for none at all.
   absl::Status SetTableQuota(size_t tables);
 
+  // Sees to it that the next `tables` tables need no memory from the backend: until they are used
+  // up no call of this `Vm` or its vCPUs calls `Backend::AllocateTableBlock` (a stock of a vCPU is
+  // 32 tables). ResourceExhausted if the quota would not let them be used, or without memory;
+  // blocks that came stay. Allocates; waits for nobody.
+  absl::Status ReserveTables(size_t tables);
+  // Gives blocks of table memory back to the backend in which no table is in use (KVM's shrinker
+  // leaves that to the slab). The bytes that went. A reserve goes, too. Calls
+  // `Backend::FreeTableBlock`; waits for nobody.
+  ByteCount ReleaseTableMemory();
+
   // Makes the frames of [gpa, gpa + size) private to the guest, or shared with the host, by
   // `attributes` (0 or `kMemoryAttributePrivate`, as KVM_SET_MEMORY_ATTRIBUTES): private ones are
   // backed by `MemoryRegion::private_hva` of their slot. Of every address space, whatever slots are
@@ -243,6 +254,18 @@ class Vm : public GuestMemory {
   // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing, or no
   // such view; InvalidArgument beyond the guest's width.
   absl::StatusOr<Translation> Translate(Gpa gpa, AddressSpaceId space = 0, ViewId view = kBaseView);
+
+  // Shows what the tables of a view map of `count` frames from `first` on, by ascending frame, in
+  // runs: for dumps, migration, an IOMMU's mirror. Leaves that reach over an end are cut. Changes
+  // no entry. Each run is as it stood at some moment of the call; what faults map or operations
+  // take away meanwhile may be shown or not, and one run of the tables may come in two. `visit`
+  // runs without a lock and may call whatever its thread may call otherwise. Allocates nothing,
+  // kicks nobody. Frames beyond the guest's width are ignored. NotFound if there is no such view,
+  // InvalidArgument for an address space that is not there, FailedPrecondition with
+  // `Paging::kShadow`.
+  absl::Status VisitLeaves(Gfn first, PageCount count,
+                           absl::FunctionRef<void(const LeafRun&)> visit, AddressSpaceId space = 0,
+                           ViewId view = kBaseView);
 
   // The pointer a vCPU would load now, on a view that there is.
   Eptp eptp(AddressSpaceId space = 0, ViewId view = kBaseView) const {

@@ -48,6 +48,11 @@ struct alignas(64) TablePage {
     return reinterpret_cast<uint64_t*>(block + index * kPageSize);
   }
   EntryRef entry(int index) const { return EntryRef(entries() + index); }
+  // The first record of this one's block, which stands for the block and for no table.
+  TablePage* block() {
+    return reinterpret_cast<TablePage*>(reinterpret_cast<uintptr_t>(this) &
+                                        ~uintptr_t{kTableBlockBytes - 1});
+  }
   Level level() const { return role.level(); }
 
   // The record of the table at `entries`, 4 KiB aligned.

@@ -86,6 +86,65 @@ absl::Status TablePool::AddBlock() {
   return absl::OkStatus();
 }
 
+absl::Status TablePool::Reserve(size_t tables) {
+  // One load each: whoever takes tables meanwhile takes them from the reserve.
+  const size_t limit = quota();
+  const size_t in_use = taken();
+  if (in_use > limit || tables > limit - in_use) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "table quota %u reached: %u in use, %u more asked for", limit, in_use, tables));
+  }
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      if (free_.size() >= tables) return absl::OkStatus();
+    }
+    TDP_RETURN_IF_ERROR(AddBlock());
+  }
+}
+
+ByteCount TablePool::ReleaseBlocks() {
+  TablePage* released;
+  {
+    MutexLock lock(mutex_);
+    released = TakeFreeBlocks();
+  }
+  ByteCount bytes = 0;
+  while (released != nullptr) {
+    TablePage* block = std::exchange(released, released->next);
+    blocks_.fetch_sub(1, std::memory_order_relaxed);
+    backend_.FreeTableBlock(HpaOf(reinterpret_cast<uint64_t*>(block)));
+    bytes += kTableBlockBytes;
+  }
+  return bytes;
+}
+
+// Takes the blocks without a table in use out of both lists. While it runs `retired_at` of a
+// block's own record, which is no table's, counts the free tables of the block.
+TablePage* TablePool::TakeFreeBlocks() {
+  for (TablePage* block = block_list_; block != nullptr; block = block->next) block->retired_at = 0;
+  for (TablePage* page = free_.head(); page != nullptr; page = page->next) {
+    ++page->block()->retired_at;
+  }
+  const auto is_free = [](const TablePage* block) { return block->retired_at == kTablesPerBlock; };
+  TableList kept;
+  while (TablePage* page = free_.Pop()) {
+    if (!is_free(page->block())) kept.Push(page);
+  }
+  free_ = std::move(kept);
+  TablePage* released = nullptr;
+  for (TablePage** link = &block_list_; *link != nullptr;) {
+    TablePage* block = *link;
+    if (is_free(block)) {
+      *link = block->next;
+      block->next = std::exchange(released, block);
+    } else {
+      link = &block->next;
+    }
+  }
+  return released;
+}
+
 void TablePool::Fill(TablePage* page) const {
   std::fill_n(page->entries(), Level::kEntries, empty_entry_.raw());
 }

@@ -62,6 +62,15 @@ class TablePool {
   // The same for tables that were never linked and are still empty.
   void ReturnUnused(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Sees to it that `tables` tables are free: that many can be taken without a call of the backend.
+  // ResourceExhausted if the quota would not let them be taken, or if the backend has no room; what
+  // it gave stays here then. May call the backend; hold no lock.
+  absl::Status Reserve(size_t tables) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Gives the backend each block back of which no table is taken. The bytes of these blocks. Takes
+  // a time in the number of free tables and of blocks, part of it under the pool's lock, and calls
+  // the backend; hold no lock.
+  ByteCount ReleaseBlocks() ABSL_LOCKS_EXCLUDED(mutex_);
+
   size_t quota() const { return quota_.load(std::memory_order_relaxed); }
   // A quota below the number in use stops further allocation and takes nothing away.
   void set_quota(size_t tables) { quota_.store(tables, std::memory_order_relaxed); }
@@ -81,6 +90,7 @@ class TablePool {
   void Fill(TablePage* page) const;
   absl::Status TakeCounted(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status AddBlock() ABSL_LOCKS_EXCLUDED(mutex_);
+  TablePage* TakeFreeBlocks() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Backend& backend_;
   const DirectMap direct_map_;

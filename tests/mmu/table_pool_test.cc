@@ -57,6 +57,59 @@ TEST(TablePool, ReturnedTablesAreEmptyAgain) {
   pool.ReturnUnused(std::move(again));
 }
 
+TEST(TablePool, AReserveIsTakenWithoutTheBackend) {
+  PoorBackend backend;
+  TablePool pool(backend, kPlenty, EptEntry::Empty());
+  backend.budget = 2;
+  ASSERT_TRUE(pool.Reserve(kTablesPerBlock + 1).ok());
+  EXPECT_EQ(backend.budget, 0);
+  ASSERT_TRUE(pool.Reserve(1).ok()) << "it is there already";
+  TableList list;
+  ASSERT_TRUE(pool.Take(kTablesPerBlock + 1, list).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(pool.Reserve(kTablesPerBlock)))
+      << "what is left does not reach, and the backend has none";
+  EXPECT_TRUE(pool.Reserve(kTablesPerBlock - 1).ok());
+  pool.ReturnUnused(std::move(list));
+}
+
+TEST(TablePool, AReserveBeyondTheQuotaIsRefusedByItsNumbers) {
+  MinimalBackend backend;
+  TablePool pool(backend, 10, EptEntry::Empty());
+  TableList list;
+  ASSERT_TRUE(pool.Take(4, list).ok());
+  EXPECT_TRUE(pool.Reserve(6).ok());
+  EXPECT_EQ(pool.Reserve(7).message(), "table quota 10 reached: 4 in use, 7 more asked for");
+  pool.ReturnUnused(std::move(list));
+}
+
+TEST(TablePool, BlocksWithoutATableInUseGoBackToTheBackend) {
+  PoorBackend backend;
+  backend.budget = 3;
+  TablePool pool(backend, kPlenty, EptEntry::Empty());
+  TableList all;
+  ASSERT_TRUE(pool.Take(3 * static_cast<size_t>(kTablesPerBlock), all).ok());
+  EXPECT_EQ(pool.ReleaseBlocks(), 0u) << "all are in use";
+  TableList rest;
+  TablePage* last = all.Pop();
+  pool.ReturnUnused(std::move(all));
+  EXPECT_EQ(pool.ReleaseBlocks(), 2 * kTableBlockBytes) << "one block has a table in use";
+  EXPECT_EQ(pool.reserved_bytes(), kTableBlockBytes);
+  EXPECT_EQ(pool.ReleaseBlocks(), 0u);
+  ASSERT_TRUE(pool.Take(static_cast<size_t>(kTablesPerBlock) - 1, rest).ok())
+      << "the free tables of the block that stays are still there";
+  for (TablePage* page = rest.head(); page != nullptr; page = page->next) {
+    EXPECT_EQ(page->block(), last->block());
+  }
+  rest.Push(last);
+  pool.ReturnUnused(std::move(rest));
+  EXPECT_EQ(pool.ReleaseBlocks(), kTableBlockBytes);
+  EXPECT_EQ(pool.reserved_bytes(), 0u);
+  backend.budget = 1;
+  TableList again;
+  EXPECT_TRUE(pool.Take(1, again).ok()) << "and they come again";
+  pool.ReturnUnused(std::move(again));
+}
+
 TEST(TablePool, TakesAllOrNothingFromAPoorBackend) {
   PoorBackend backend;
   TablePool pool(backend, kPlenty, EptEntry::Empty());

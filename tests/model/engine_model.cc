@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/walker.h"
 
 namespace tdp::model {
 namespace {
@@ -168,6 +169,9 @@ absl::Status EngineModel::Check() {
   if (oracle_.report_count() != 0) {
     return Wrong(
         absl::StrFormat("a stale translation was used: %s", oracle_.reports()[0].DebugString()));
+  }
+  for (ViewId view = 0; view < (HasViews() ? kViews : 1); ++view) {
+    if (absl::Status shown = CheckLeavesShown(view); !shown.ok()) return shown;
   }
   return vm_->CheckInvariants();
 }
@@ -426,6 +430,29 @@ absl::Status EngineModel::Split(const Op& op) {
     if (found.ok() && found->level > to) return Wrong("a leaf is larger than it was split to");
   }
   return CheckDirtyKept();
+}
+
+// `Vm::VisitLeaves` shows of every page what a walk finds, and no page twice.
+absl::Status EngineModel::CheckLeavesShown(ViewId view) {
+  std::vector<LeafRun> runs;
+  const absl::Status shown = vm_->VisitLeaves(
+      Gfn(0), PageCount(kGuestPages), [&](const LeafRun& run) { runs.push_back(run); }, 0, view);
+  if (!shown.ok()) return shown;
+  const Walker walker(*vm_, 0, view);
+  auto run = runs.begin();
+  for (Gfn page(0); page < Gfn(kGuestPages); page = page + PageCount(1)) {
+    if (run != runs.end() && page == run->gfn + run->pages) ++run;
+    const bool is_shown = run != runs.end() && page >= run->gfn;
+    const Translation found = walker.Walk(page);
+    if (found.is_mapped() == is_shown &&
+        (!is_shown || (found.FrameOf(page) == run->hfn + (page - run->gfn) &&
+                       found.access == run->access && found.level == run->level))) {
+      continue;
+    }
+    return absl::InternalError(absl::StrFormat(
+        "VisitLeaves of page 0x%x in view %u: not what a walk finds", page.raw(), view));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status EngineModel::Collapse(const Op& op) {

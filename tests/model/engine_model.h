@@ -99,6 +99,7 @@ class EngineModel : public EntryStoreHook {
   void ForgetUse();
   bool UsedInHostRange(uint64_t host, uint64_t count) const;
   absl::Status CheckDirtyKept();
+  absl::Status CheckLeavesShown(ViewId view);
 
   const Slot* SlotAt(uint64_t page) const;
   bool OverlapsAnother(uint32_t id, uint64_t page, uint64_t count) const;

@@ -109,6 +109,7 @@ void Ask(Feature feature, VmOptions& options) {
     case Feature::kViews:
     case Feature::kMemoryTypes:
     case Feature::kSplitAndCollapse:
+    case Feature::kVisitLeaves:
     case Feature::kCount:
       break;
   }
@@ -142,6 +143,8 @@ absl::Status Call(Vm& vm, Feature call) {
       split->Settle();
       return vm.CollapseRange(Gfn(0), PageCount(512)).status();
     }
+    case Feature::kVisitLeaves:
+      return vm.VisitLeaves(Gfn(0), PageCount(512), [](const LeafRun&) {});
     default:
       return absl::OkStatus();
   }
