@@ -32,12 +32,25 @@ print_totals() {
              print ""; exit failed > 0 }' "$1"
 }
 
+# instruction_budgets COUNTS_FILE: one test; the table is shown where an operation takes too much.
+instruction_budgets() {
+  local table
+  if table=$(bench_instructions); then
+    printf 'budgets 1 0 0\n' >>"$1"
+  else
+    printf '%s\n' "$table" "'./run bench --instructions --lines ROW' says where they go"
+    printf 'budgets 0 1 0\n' >>"$1"
+    return 1
+  fi
+}
+
 run_tests() {
   local counts failed=0 options guest linux=()
   [[ $# == 0 || ( $# == 1 && $1 == --sanitizers ) ]] ||
     die "unknown option '$*'" "use './run test' or './run test --sanitizers'"
   counts=$(mktemp)
-  phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}"
+  phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}" \
+    "${COUNT_PACKAGES[@]}"
   phase "format, files, layers" quick_checks "$counts" || failed=1
   if guest=$(fetch_linux_guest); then
     linux=("--test_env=TDP_BOCHS_OPTIONS=$(linux_options "$guest")")
@@ -45,6 +58,7 @@ run_tests() {
     say "Debian's Linux cannot be had: its tests are skipped"
   fi
   phase "tests as shipped" bazel_test opt "$counts" "${linux[@]}" || failed=1
+  phase "instructions within their budgets" instruction_budgets "$counts" || failed=1
   phase "foreign projects that link the library" consumers "$counts" || failed=1
   phase "the judge in a bare folder" judge_tests "$counts" || failed=1
   if [[ ${1:-} == --sanitizers ]]; then

@@ -8,11 +8,22 @@ demo() {
   bazel-bin/tools/tdp demo "$@"
 }
 
+# bench --instructions [--write | --lines ROW]: what operations execute, beside their budgets.
+bench_instructions() {
+  setup_build "${COUNT_PACKAGES[@]}"
+  build_opt //benchmarks:instructions
+  python3 scripts/instructions.py bazel-bin/benchmarks/instructions benchmarks/budgets.tsv "$@"
+}
+
 bench() {
   local labels label
+  if [[ ${1:-} == --instructions ]]; then
+    bench_instructions "${@:2}"
+    return
+  fi
   setup_build
   labels=$(bazel query --noshow_progress --ui_event_filters=-info \
-    'kind("cc_binary", //benchmarks/...)') ||
+    'kind("cc_binary", //benchmarks/...) except //benchmarks:instructions') ||
     die "the benchmarks could not be listed" "see Bazel's message above"
   # shellcheck disable=SC2086
   build_opt $labels
