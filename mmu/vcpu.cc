@@ -78,8 +78,22 @@ Vcpu::~Vcpu() {
   engine_.retired_stats += stats();
 }
 
-absl::Status Vcpu::StartShadow() {
-  TDP_ASSIGN_OR_RETURN(shadow_, ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_));
+// What this vCPU answers faults by, besides its EPT or instead of it.
+absl::Status Vcpu::StartShadows() {
+  switch (engine_.paging_kind()) {
+    case PagingKind::kDirect:
+    case PagingKind::kReverseMapped:
+      break;
+    case PagingKind::kNested:
+      nested_ = std::make_unique<NestedVcpu>(engine_.nested_parts(), flush_member_, window_,
+                                             dirty_ring_.get());
+      break;
+    case PagingKind::kShadow: {
+      TDP_ASSIGN_OR_RETURN(shadow_,
+                           ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_));
+      break;
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -91,11 +105,6 @@ GuestEntry Vcpu::EnterOnShadow() {
     engine_.backend().InvalidateLinear(id_);
   }
   return GuestEntry(this, Eptp());
-}
-
-void Vcpu::StartNested() {
-  nested_ = std::make_unique<NestedVcpu>(engine_.nested_parts(), flush_member_, window_,
-                                         dirty_ring_.get());
 }
 
 // Two roots are in use, L1's and L2's, so a flush is always of all.

@@ -187,9 +187,8 @@ class Vcpu {
   friend class Vm;
 
   Vcpu(Engine& engine, VcpuId id);
-  absl::Status StartShadow();
+  absl::Status StartShadows();
   GuestEntry EnterOnShadow();
-  void StartNested();
   GuestEntry EnterNestable();
   absl::Status CheckRunsOnEpt() const;
 

@@ -56,13 +56,14 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
     case SlotChange::kDelete:
     case SlotChange::kMove:
       engine_->slots.PublishInvalid(update);
-      ZapSlot(old);
+      ZapSlot(old, rmap);
       break;
     case SlotChange::kCreate:
+      SetRmap(region, rmap);
+      break;
     case SlotChange::kFlagsOnly:
       break;
   }
-  if (kind != SlotChange::kFlagsOnly) SetRmap(region, std::move(rmap));
   // The quotas that the new slot allows before there can be a fault in it, the lower ones without
   // the old one when it is gone.
   if (kind == SlotChange::kCreate || kind == SlotChange::kMove) {
@@ -79,37 +80,24 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
 // Null where none is needed: the VM keeps no reverse map, or no slot comes to a place.
 absl::StatusOr<std::shared_ptr<SlotRmap>> Vm::MakeRmap(const SlotUpdate& update) const {
   const bool comes = update.kind() == SlotChange::kCreate || update.kind() == SlotChange::kMove;
-  const VmOptions& options = engine_->options();
-  const bool wanted = options.reverse_map || options.nested || options.paging == Paging::kShadow;
-  if (!comes || !wanted) return std::shared_ptr<SlotRmap>();
+  if (!comes || !KeepsReverseMap(engine_->paging_kind())) return std::shared_ptr<SlotRmap>();
   return ReverseMappedMmu::MakeRmap(update.new_slot());
 }
 
-// Of a slot that readers do not see, now or yet: no fault is about to use the old one.
-void Vm::SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap) {
-  ReverseMappedMmu* mapped = engine_->reverse_mapped(region.address_space);
-  PagingShadow* shadow = engine_->shadow(region.address_space);
-  NestedShadow* nested = engine_->nested(region.address_space);
-  if (mapped == nullptr && shadow == nullptr && nested == nullptr) return;
-  MmuWriteSection section(engine_->mmu_lock);
-  if (mapped != nullptr) {
-    mapped->SetRmap(region.slot, std::move(rmap));
-  } else if (nested != nullptr) {
-    nested->SetRmap(region.slot, std::move(rmap));
-  } else {
-    shadow->SetRmap(region.slot, std::move(rmap));
-  }
+// Of a slot that comes: no fault sees it before it has its reverse map.
+void Vm::SetRmap(const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap) {
+  if (rmap == nullptr) return;
+  const MmuWriteSection section(engine_->mmu_lock);
+  engine_->space(region.address_space).SetRmap(region.slot, rmap);
 }
 
-// Faults that saw the slot valid cannot install after this, and nothing they had installed is left.
-void Vm::ZapSlot(const MemorySlot& slot) {
-  {
-    MmuWriteSection section(engine_->mmu_lock);
-    engine_->sequence.Move();
-  }
+// Of a slot that goes, or is on its way to the place that `rmap` is for. Faults that saw it valid
+// cannot install after this, and nothing they had installed is left.
+void Vm::ZapSlot(const MemorySlot& slot, const std::shared_ptr<SlotRmap>& rmap) {
   // This pays for what others had taken out of the slot before, too: the D bits of their tables go
   // to the log while the slot still stands where those tables say.
-  engine_->Zap(slot.address_space, slot.base, slot.end()).Settle();
+  const auto replace_rmap = [&] { engine_->space(slot.address_space).SetRmap(slot.id, rmap); };
+  engine_->ZapSlot(slot, replace_rmap).Settle();
   // A log that moves with its slot has every page by now.
   engine_->clock.WaitForReclaims();
 }
@@ -121,7 +109,7 @@ void Vm::PublishSlot(SlotUpdate update) {
   const AddressSpaceId space =
       kind == SlotChange::kDelete ? update.old_slot().address_space : slot.address_space;
   const uint64_t generation = engine_->slots.generation(space) & ~kSlotUpdateInProgress;
-  if (slot.logs_dirty_pages()) engine_->logging_slots.fetch_add(1, std::memory_order_relaxed);
+  if (slot.logs_dirty_pages()) engine_->logging.Add();
   // The old state lives until faults that may still use it are over: until the section has been.
   const std::unique_ptr<SlotState> retired = engine_->slots.Publish(std::move(update));
   PendingFlush flush;
@@ -132,22 +120,23 @@ void Vm::PublishSlot(SlotUpdate update) {
     bool any = kind == SlotChange::kFlagsOnly && ProtectForLog(slot, logged, detached);
     // Before their bits say the same of another generation.
     if (!EptEntry::TellsApart(generation, engine_->slots.generation(space))) {
-      any |= engine_->DetachMmio(space, detached);
+      any |= engine_->space(space).DetachMmio(detached);
     }
     flush = engine_->clock.AdvanceIf(any);
     engine_->clock.Retire(std::move(detached), flush);
   }
-  if (logged) engine_->logging_slots.fetch_sub(1, std::memory_order_relaxed);
+  if (logged) engine_->logging.Remove();
   flush.Settle();
 }
 
 // Logging was switched on or off, or neither.
 bool Vm::ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached) {
+  AddressSpace& space = engine_->space(slot.address_space);
+  const FrameRange range{slot.base, slot.end()};
   bool any = false;
-  if (slot.logs_dirty_pages() != logged) any = engine_->DetachRaising(slot, detached);
-  return (slot.logs_dirty_pages() &&
-          engine_->WriteProtect(slot.address_space, slot.base, slot.end())) ||
-         any;
+  if (slot.logs_dirty_pages() != logged) any = space.DetachRaising(range, detached);
+  if (slot.logs_dirty_pages()) any |= space.WriteProtect(range);
+  return any;
 }
 
 // --- vCPUs
@@ -160,8 +149,7 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, id));
   TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, TakeDirtyRing());
   vcpu->window_.SetDirtyRing(vcpu->dirty_ring_.get());
-  if (engine_->options().paging == Paging::kShadow) TDP_RETURN_IF_ERROR(vcpu->StartShadow());
-  if (engine_->options().nested) vcpu->StartNested();
+  TDP_RETURN_IF_ERROR(vcpu->StartShadows());
   MutexLock lock(engine_->vcpus_mutex);
   engine_->vcpus[id] = vcpu.get();
   return vcpu;
@@ -200,7 +188,7 @@ absl::StatusOr<PendingFlush> Vm::ZapRange(Gfn first, PageCount count, AddressSpa
 
 absl::StatusOr<PendingFlush> Vm::ZapAll(AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckSpace(space));
-  return engine_->ZapAll(space);
+  return engine_->space(space).ZapAll();
 }
 
 absl::Status Vm::CheckHostRange(Hva start, ByteCount size) const {
@@ -246,14 +234,11 @@ absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
 
 bool Vm::DetachHostRange(HostRange range, TableCache& spare, TableList& detached) {
   bool any = false;
-  SlotReader(engine_->slots)
-      .ForEachInHostRange(range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-        any |= engine_->Detach(slot.address_space, first, first + pages, spare, detached);
-      });
-  engine_->slots.ForEachPrivateInHostRange(
-      range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-        any |= engine_->Detach(slot.address_space, first, first + pages, spare, detached);
-      });
+  const auto detach = [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+    any |= engine_->space(slot.address_space).Detach({first, first + pages}, spare, detached);
+  };
+  SlotReader(engine_->slots).ForEachInHostRange(range, detach);
+  engine_->slots.ForEachPrivateInHostRange(range, detach);
   return any;
 }
 
@@ -301,10 +286,6 @@ absl::Status Vm::TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit) {
 absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex);
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
-  // With a reverse map each leaf was protected by itself: nothing waits above.
-  if (engine_->options().reverse_map || engine_->options().paging == Paging::kShadow) {
-    return absl::OkStatus();
-  }
   return DirtyPush(*engine_, found).Run();
 }
 
@@ -338,12 +319,7 @@ VmStats Vm::Stats() const {
   stats.table_reclaims = engine_->table_reclaims.load(std::memory_order_relaxed);
   stats.tables_in_use = engine_->pool.taken();
   stats.table_bytes_reserved = engine_->pool.reserved_bytes();
-  for (size_t space = 0; space < engine_->address_spaces(); ++space) {
-    const PagingShadow* shadow = engine_->shadow(static_cast<AddressSpaceId>(space));
-    if (shadow != nullptr) shadow->AddTo(stats.shadow);
-    const NestedShadow* nested = engine_->nested(static_cast<AddressSpaceId>(space));
-    if (nested != nullptr) nested->AddTo(stats.shadow);
-  }
+  engine_->ForEachKind([&](const MappedTables& tables) { tables.AddTo(stats.shadow); });
   stats.writer_section_ns = engine_->mmu_lock.writer_ns();
   stats.flush_generation = engine_->clock.generation();
   return stats;

@@ -292,8 +292,7 @@ class Vm : public GuestMemory {
   absl::Status CheckSpace(AddressSpaceId space) const;
   absl::StatusOr<VcpuId> TakeVcpuId();
   absl::StatusOr<std::unique_ptr<DirtyRing>> TakeDirtyRing();
-  bool AgeShadow(HostRange range, bool test);
-  bool AgeNested(HostRange range, bool test, PendingFlush& flush);
+  void Age(HostRange range, AgeMode mode, Aged& aged);
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
   absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);
@@ -306,10 +305,8 @@ class Vm : public GuestMemory {
   void ForEachDirtyRing(const Visit& visit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->vcpus_mutex);
   static absl::Status HarvestOwnLog(const MemorySlot& slot,
                                     absl::FunctionRef<void(const DirtyRingEntry&)> visit);
-  void SetRmap(const MemoryRegion& region, std::shared_ptr<SlotRmap> rmap);
+  void SetRmap(const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap);
   absl::StatusOr<FrameRange> CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const;
-  template <typename Visit>
-  void ForEachBackedRange(HostRange range, Visit visit);
   absl::Status CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) const;
   absl::StatusOr<View*> FindView(ViewId view, AddressSpaceId space) const;
   absl::StatusOr<Access> CheckRights(Access rights) const;
@@ -317,7 +314,7 @@ class Vm : public GuestMemory {
                            absl::FunctionRef<ViewRule(ViewRule)> change);
   absl::Status SplitIn(const DirectMmu& mmu, const SpaceRange& where, Level to, TableCache& tables,
                        bool& any);
-  void ZapSlot(const MemorySlot& slot);
+  void ZapSlot(const MemorySlot& slot, const std::shared_ptr<SlotRmap>& rmap);
   bool ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached);
   void PublishSlot(SlotUpdate update);
   bool DetachHostRange(HostRange range, TableCache& spare, TableList& detached);

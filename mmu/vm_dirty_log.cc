@@ -20,7 +20,6 @@
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/mmu/engine/dirty_marker.h"
 #include "tdp/mmu/engine/dirty_round.h"
-#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
 
@@ -190,7 +189,7 @@ uint64_t Vm::ResetDirtyRing(DirtyRing& ring) {
     const uint64_t left = slot->pages.raw() - first.index;
     if (left < DirtyLog::kPagesPerWord) mask &= (uint64_t{1} << left) - 1;
     engine_->NarrowPages(reader, slot->address_space, slot->base + PageCount(first.index), mask,
-                         ept::kWrite);
+                         WriteNotice::kFault);
   });
 }
 
@@ -203,7 +202,7 @@ absl::Status Vm::MarkDirty(Gpa gpa, ByteCount size, AddressSpaceId space) {
                         gpa.raw(), end.raw()));
   }
   // Devices write all the time, and few guests are being migrated.
-  if (size == 0 || engine_->logging_slots.load(std::memory_order_relaxed) == 0) {
+  if (size == 0 || !engine_->logging.any()) {
     return absl::OkStatus();
   }
   return DirtyMarker(*engine_, space).Mark(Gfn::Of(gpa), Gfn::Of(gpa + (size - 1)) + PageCount(1));

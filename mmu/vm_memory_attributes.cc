@@ -42,10 +42,9 @@ absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attribute
   auto frames = std::make_unique<const PrivateFrames>(
       old.With(range, [is_private](bool) { return is_private; }));
   PendingFlush flush = engine_->ZapEverywhere(range.first, range.end, [&] {
-    for (size_t space = 0; space < engine_->address_spaces(); ++space) {
-      engine_->ForEachView(static_cast<AddressSpaceId>(space),
-                           [&](View& view) { view.policy().set_private_frames(frames.get()); });
-    }
+    engine_->ForEachSpace([&](AddressSpace& space) {
+      space.views().ForEach([&](View& view) { view.policy().set_private_frames(frames.get()); });
+    });
     engine_->sequence.Move();
   });
   std::swap(engine_->private_frames, frames);  // the old ones go when nobody can be reading them

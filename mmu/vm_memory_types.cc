@@ -28,11 +28,10 @@ absl::Status Vm::SetMemoryTypes(const GuestMemoryTypes& types) {
   {
     // Faults under way have made their leaves by the old types: the sequence turns them back.
     MmuWriteSection section(engine_->mmu_lock);
-    for (size_t space = 0; space < engine_->address_spaces(); ++space) {
-      engine_->ForEachView(static_cast<AddressSpaceId>(space), [&](View& view) {
-        view.policy().set_types(map.get(), types.caches_disabled);
-      });
-    }
+    engine_->ForEachSpace([&](AddressSpace& space) {
+      space.views().ForEach(
+          [&](View& view) { view.policy().set_types(map.get(), types.caches_disabled); });
+    });
     engine_->sequence.Move();
   }
   std::swap(engine_->memory_types, map);  // the old one goes when nobody can be reading it

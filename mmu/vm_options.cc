@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/option_pairs.h"
+#include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/policy/memory_quotas.h"
 
 namespace tdp {
@@ -69,7 +70,7 @@ absl::Status CheckShadow(const Capabilities& capabilities) {
 }
 
 absl::Status CheckShadowQuota(const VmOptions& options) {
-  if (options.paging != Paging::kShadow && !options.nested) return absl::OkStatus();
+  if (!HasShadowPages(PagingKindOf(options))) return absl::OkStatus();
   return CheckRange("shadow_page_quota",
                     static_cast<int64_t>(std::min<uint64_t>(options.shadow_page_quota, INT64_MAX)),
                     MemoryQuotas::kLeastShadowPages, INT64_MAX);
@@ -80,8 +81,8 @@ absl::Status CheckShadowQuota(const VmOptions& options) {
 absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
   TDP_RETURN_IF_ERROR(CheckPairs(options));
   TDP_RETURN_IF_ERROR(CheckRanges(options));
-  TDP_RETURN_IF_ERROR(options.paging == Paging::kShadow ? CheckShadow(capabilities)
-                                                        : CheckEpt(options, capabilities.ept));
+  TDP_RETURN_IF_ERROR(HasEpt(PagingKindOf(options)) ? CheckEpt(options, capabilities.ept)
+                                                    : CheckShadow(capabilities));
   TDP_RETURN_IF_ERROR(CheckShadowQuota(options));
   if (options.execute_by_mode == Use::kRequire && !capabilities.mbec) {
     return Lacks("execute_by_mode", "mode-based execute control");
@@ -117,16 +118,14 @@ bool UsesVirtualizationExceptions(const VmOptions& options, const Capabilities& 
 
 DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& capabilities) {
   if (options.dirty_tracking != DirtyTracking::kBest) return options.dirty_tracking;
-  if (options.reverse_map || options.nested || options.paging == Paging::kShadow) {
-    return DirtyTracking::kWriteProtection;
-  }
+  if (KeepsReverseMap(PagingKindOf(options))) return DirtyTracking::kWriteProtection;
   return UsesAccessedDirty(options, capabilities) ? DirtyTracking::kDirtyBits
                                                   : DirtyTracking::kWriteProtection;
 }
 
 Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities) {
   Level level = options.max_leaf_level;
-  if (options.paging == Paging::kShadow) return std::min(level, kLevel2M);
+  if (!HasEpt(PagingKindOf(options))) return std::min(level, kLevel2M);
   while (!capabilities.ept.OffersLeafAt(level)) level = level.below();
   return level;
 }

@@ -2,8 +2,8 @@
 //
 // What `Vm` does to ranges besides taking them away: aging, splitting, collapsing.
 
-#include <algorithm>
 #include <atomic>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,89 +12,35 @@
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/engine/range_collapse.h"
 #include "tdp/mmu/option_pairs.h"
-#include "tdp/mmu/tables/aging.h"
 #include "tdp/mmu/tables/range_split.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
 
-// Calls `visit(mmu, range)` for each range of frames that the host range backs, in every view.
-template <typename Visit>
-void Vm::ForEachBackedRange(HostRange host, Visit visit) {
+// In sections of its own: a structural operation waits for a part of the range at most.
+void Vm::Age(HostRange host, AgeMode mode, Aged& aged) {
   SlotReader(engine_->slots)
       .ForEachInHostRange(host, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-        engine_->ForEachView(slot.address_space, [&](View& view) {
-          visit(view.mmu(), {first, first + pages});
-        });
+        engine_->space(slot.address_space).Age({first, first + pages}, mode, aged);
       });
-}
-
-// By the reverse map.
-bool Vm::AgeShadow(HostRange range, bool test) {
-  bool young = false;
-  MmuLock::Reader reader(engine_->mmu_lock);
-  SlotReader(engine_->slots)
-      .ForEachInHostRange(range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-        PagingShadow* shadow = engine_->shadow(slot.address_space);
-        MmuReadSection section(reader);
-        const SpinLockHolder hold(shadow->lock());
-        young |= shadow->Age(first, first + pages, test);
-      });
-  return young;
-}
-
-// What L2 uses has no flags to tell its age: it is taken away, and young if it was there.
-bool Vm::AgeNested(HostRange range, bool test, PendingFlush& flush) {
-  bool young = false;
-  SlotReader(engine_->slots)
-      .ForEachInHostRange(range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-        MmuWriteSection section(engine_->mmu_lock);
-        NestedShadow* nested = engine_->nested(slot.address_space);
-        const bool maps = nested->Maps(first, first + pages);
-        young |= maps;
-        if (!maps || test) return;
-        ShadowZap zap;
-        nested->Detach(first, first + pages, zap);
-        PendingFlush part = engine_->clock.Advance();
-        engine_->clock.Retire(std::move(zap.tables), part);
-        flush.Merge(std::move(part));
-      });
-  return young;
 }
 
 absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
-  const HostRange host(start, size);
-  AgeResult result;
-  if (engine_->options().paging == Paging::kShadow) {
-    result.young = AgeShadow(host, false);
-    return result;
-  }
-  bool took_rights = false;
+  Aged aged;
   const FlushClock::Narrowing narrowing(engine_->clock);
   // Before the first right is taken: the fault that misses it is to see this.
   if (!engine_->accessed_dirty()) engine_->tracks_access.store(true, std::memory_order_relaxed);
-  ForEachBackedRange(host, [&](const DirectMmu& mmu, FrameRange range) {
-    Aging aging(mmu, engine_->mmu_lock);
-    result.young |= aging.Age(range);
-    took_rights |= aging.took_rights();
-  });
-  if (took_rights) result.flush = engine_->clock.Advance();
-  if (engine_->options().nested) result.young |= AgeNested(host, false, result.flush);
-  return result;
+  Age(HostRange(start, size), AgeMode::kMakeOld, aged);
+  if (aged.took_rights) aged.flush.Merge(engine_->clock.Advance());
+  return AgeResult{aged.young, std::move(aged.flush)};
 }
 
 absl::StatusOr<bool> Vm::TestAge(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
-  const HostRange host(start, size);
-  if (engine_->options().paging == Paging::kShadow) return AgeShadow(host, true);
-  bool young = false;
-  ForEachBackedRange(host, [&](const DirectMmu& mmu, FrameRange range) {
-    young = young || Aging(mmu, engine_->mmu_lock).Test(range);
-  });
-  PendingFlush none;
-  if (engine_->options().nested) young |= AgeNested(host, true, none);
-  return young;
+  Aged aged;
+  Age(HostRange(start, size), AgeMode::kTest, aged);
+  return aged.young;
 }
 
 absl::StatusOr<FrameRange> Vm::CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const {
@@ -114,7 +60,7 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
   TableCache tables(engine_->pool);
   absl::Status status;
   bool any = false;
-  engine_->ForEachView(space, [&](const View& view) {
+  engine_->views(space).ForEach([&](const View& view) {
     if (status.ok()) status = SplitIn(view.mmu(), {space, range}, to, tables, any);
   });
   PendingFlush flush;
@@ -146,9 +92,8 @@ absl::StatusOr<uint64_t> Vm::CollapseRange(Gfn first, PageCount count, AddressSp
   TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
   uint64_t collapsed = 0;
   for (Level level = kLevel2M; level <= engine_->max_leaf_level(); level = level.above()) {
-    engine_->ForEachView(space, [&](View& view) {
-      collapsed += RangeCollapse(*engine_, space, view).Run(range, level);
-    });
+    engine_->views(space).ForEach(
+        [&](View& view) { collapsed += RangeCollapse(*engine_, space, view).Run(range, level); });
   }
   return collapsed;
 }

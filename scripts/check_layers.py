@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 # What the parts of the engine need of its face: the seams to the embedder, not Vm and Vcpu.
-SEAMS = r"^tdp/mmu/(backend|stats|vm_options|dirty_tracking|page_fault)\.h$"
+SEAMS = r"^tdp/mmu/(backend|stats|vm_options|paging_kind|dirty_tracking|page_fault)\.h$"
 # Lowest first. A folder may include itself and what stands here, and of a folder with a pattern the
 # headers alone that match it. Of a path the longest folder named here counts.
 MAY_INCLUDE = {

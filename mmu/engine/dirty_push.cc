@@ -15,11 +15,7 @@ DirtyPush::DirtyPush(Engine& engine, const MemorySlot& slot)
     : engine_(engine), slot_(slot), reader_(engine.mmu_lock), tables_(engine.pool) {}
 
 absl::Status DirtyPush::Run() {
-  absl::Status status;
-  engine_.ForEachView(slot_.address_space, [&](View& view) {
-    if (status.ok()) status = RunIn(view.mmu());
-  });
-  return status;
+  return engine_.space(slot_.address_space).PushDown([this](DirectMmu& mmu) { return RunIn(mmu); });
 }
 
 absl::Status DirtyPush::RunIn(DirectMmu& mmu) {

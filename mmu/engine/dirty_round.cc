@@ -6,7 +6,6 @@
 
 #include "tdp/mmu/dirty/detached_dirt.h"
 #include "tdp/mmu/dirty/dirty_harvest.h"
-#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp {
 
@@ -24,7 +23,7 @@ void DirtyRound::Gather() {
 }
 
 void DirtyRound::GatherDirtyBits() {
-  engine_.ForEachView(slot_.address_space, [this](const View& view) {
+  engine_.views(slot_.address_space).ForEach([this](const View& view) {
     DirtyHarvest harvest(view.mmu(), engine_.pool, engine_.mmu_lock);
     harvest.Run(slot_.base, slot_.end(),
                 [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
@@ -40,8 +39,9 @@ void DirtyRound::Rearm(uint64_t base, uint64_t mask) {
   any_ = true;
   const DirtyTracking tracking = engine_.dirty_tracking();
   if (tracking == DirtyTracking::kDirtyBits) return;  // D was cleared as it was gathered
-  const uint64_t bits = tracking == DirtyTracking::kPml ? ept::kDirty : ept::kWrite;
-  engine_.NarrowPages(reader_, slot_.address_space, slot_.base + PageCount(base), mask, bits);
+  engine_.NarrowPages(
+      reader_, slot_.address_space, slot_.base + PageCount(base), mask,
+      tracking == DirtyTracking::kPml ? WriteNotice::kDirtyBit : WriteNotice::kFault);
 }
 
 // A page may be in the log, and its W or D gone, while a CPU still has the right to write it:

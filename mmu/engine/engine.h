@@ -20,8 +20,11 @@
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/slot_set.h"
 #include "tdp/mmu/backend.h"
+#include "tdp/mmu/engine/address_space.h"
+#include "tdp/mmu/engine/logging_slots.h"
 #include "tdp/mmu/engine/table_reclaim.h"
 #include "tdp/mmu/engine/view.h"
+#include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/policy/memory_quotas.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/reverse_mapped_mmu.h"
@@ -48,66 +51,42 @@ class Engine : public TableReclaimer, public TableRecycler {
   Backend& backend() { return backend_; }
   const VmOptions& options() const { return options_; }
   bool accessed_dirty() const { return accessed_dirty_; }
-  DirtyTracking dirty_tracking() const { return dirty_tracking_; }
+  DirtyTracking dirty_tracking() const { return logging.tracking(); }
   Level max_leaf_level() const { return max_leaf_level_; }
   Gpa guest_end() const { return guest_end_; }
-  ViewSet& views(AddressSpaceId space) { return *views_[space]; }
-  const ViewSet& views(AddressSpaceId space) const { return *views_[space]; }
+  ViewSet& views(AddressSpaceId space) { return spaces_[space]->views(); }
+  const ViewSet& views(AddressSpaceId space) const { return spaces_[space]->views(); }
   // The tables of an address space, where those of its base view will do.
   DirectMmu& mmu(AddressSpaceId space) { return views(space).base().mmu(); }
   const DirectMmu& mmu(AddressSpaceId space) const { return views(space).base().mmu(); }
-  size_t address_spaces() const { return views_.size(); }
-  // Calls `visit(view)` for every view of the address space, the base first.
+  size_t address_spaces() const { return spaces_.size(); }
+  AddressSpace& space(AddressSpaceId space) { return *spaces_[space]; }
+  // Calls `visit(AddressSpace&)` for each of them.
   template <typename Visit>
-  void ForEachView(AddressSpaceId space, Visit visit) {
-    ViewSet& set = views(space);
-    for (size_t i = 0; i < set.size(); ++i) visit(set[i]);
+  void ForEachSpace(Visit visit) {
+    for (const std::unique_ptr<AddressSpace>& space : spaces_) visit(*space);
   }
+  // Calls `visit(MappedTables&)` for each kind of tables in each of them.
+  template <typename Visit>
+  void ForEachKind(Visit visit) {
+    for (const std::unique_ptr<AddressSpace>& space : spaces_) space->ForEachKind(visit);
+  }
+  PagingKind paging_kind() const { return paging_kind_; }
   // Null where the VM keeps no reverse map.
   ReverseMappedMmu* reverse_mapped(AddressSpaceId space) const {
-    return options_.reverse_map ? reverse_mapped_[space].get() : nullptr;
+    return spaces_[space]->reverse_mapped();
   }
-
-  // Null where the guest's paging is not shadowed.
-  PagingShadow* shadow(AddressSpaceId space) const {
-    return options_.paging == Paging::kShadow ? shadows_[space].get() : nullptr;
-  }
+  // For vCPUs whose guests' tables are shadowed.
   PagingParts shadow_parts();
-  // Null unless guests may be hypervisors.
-  NestedShadow* nested(AddressSpaceId space) const {
-    return options_.nested ? nested_[space].get() : nullptr;
-  }
   NestedParts nested_parts();
 
   // Which rule of the SDM a present entry at `level` breaks.
   EntryDefect CheckEntry(EptEntry entry, Level level) const;
 
-  // Inside a writer's section: `DirectMmu::Detach` in every view of the space, with the D bits of
-  // the edges going to the logs. `spare` is for all views: where it has run out, a large leaf on an
-  // edge goes as a whole.
-  bool Detach(AddressSpaceId space, Gfn first, Gfn end, TableCache& spare, TableList& detached);
-  // The same in one view.
-  bool DetachIn(AddressSpaceId space, View& view, Gfn first, Gfn end, TableCache& spare,
-                TableList& detached);
-
-  // Inside a writer's section: takes the mappings of a slot away in those views that let the guest
-  // hear of violations, since only those of a slot that does not log may raise #VE. Returns whether
-  // anything was there.
-  bool DetachRaising(const MemorySlot& slot, TableList& detached);
-
-  // Inside a writer's section: takes every MMIO entry of the address space away, and all other
-  // mappings with them, in a time that does not depend on their number. Returns whether anything
-  // was there.
-  bool DetachMmio(AddressSpaceId space, TableList& detached);
-
-  // Inside a writer's section: takes W from [first, end) in every view. Returns whether anything
-  // had it.
-  bool WriteProtect(AddressSpaceId space, Gfn first, Gfn end);
-
-  // Readers' side, with a section of its own: takes `bits` (`ept::kWrite`, `ept::kDirty`) from the
-  // leaves that map `base` + i for every bit i of `mask`. Under a `FlushClock::Narrowing`.
+  // Readers' side, with a section of its own: `AddressSpace::NarrowPages`. Under a
+  // `FlushClock::Narrowing`.
   void NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
-                   uint64_t bits);
+                   WriteNotice notice);
 
   // Takes every mapping of [first, end) away. Returns the flush that is owed for that: its own, or
   // if nothing was there what others owe by now.
@@ -117,8 +96,9 @@ class Engine : public TableReclaimer, public TableRecycler {
   // The same in one view.
   PendingFlush ZapIn(AddressSpaceId space, View& view, Gfn first, Gfn end,
                      absl::FunctionRef<void()> before);
-  // The same for everything at once, in O(1): the root is replaced.
-  absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space);
+  // The same of a slot that readers see as invalid, for good: no fault that saw it valid installs
+  // anything after this. `after()` is called in the same writer's section, when it is empty.
+  PendingFlush ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> after);
 
   // Cold tables of views or the oldest shadow pages: of whichever have more than half of all
   // tables, or of the others if those have none to give.
@@ -150,9 +130,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   FlushClock clock;
   TableReclaim table_reclaim;
 
-  // How many slots log dirty pages. Moves before the first such slot is published, and after the
-  // last one is gone.
-  Atomic<int> logging_slots{0};
+  LoggingSlots logging;
   // Leaves without rights may stand for pages that were aged: a fault that found nothing present
   // looks at its leaf before it asks the host. Set by the first aging without A bits.
   Atomic<bool> tracks_access{false};
@@ -176,23 +154,11 @@ class Engine : public TableReclaimer, public TableRecycler {
 
  private:
   Engine(Backend& backend, const VmOptions& options);
-  absl::StatusOr<TablePage*> NewRoot();
   absl::Status AddAddressSpace();
   template <typename DetachAll>
   PendingFlush ZapBy(DetachAll detach_all);
-  template <typename Shadow>
-  PendingFlush ZapShadow(Shadow& shadow);
-  template <typename Visit>
-  void ForEachShadow(Visit visit);
   size_t RecycleShadows(size_t count);
-  // Of EPT02. Whether CPUs may hold something of it.
-  bool DetachNested(AddressSpaceId space, Gfn first, Gfn end, TableList& detached);
-  bool WriteProtectDirect(AddressSpaceId space, Gfn first, Gfn end);
-  // Whether D bits in what is detached are writes that only the tables know of.
-  bool HarvestsDetached() const {
-    return dirty_tracking_ == DirtyTracking::kDirtyBits &&
-           logging_slots.load(std::memory_order_relaxed) != 0;
-  }
+  MmuParts parts();
 
   Mutex quota_mutex_;
   MemoryQuotas quotas_ ABSL_GUARDED_BY(quota_mutex_);
@@ -206,14 +172,11 @@ class Engine : public TableReclaimer, public TableRecycler {
   Backend& backend_;
   const VmOptions options_;
   const bool accessed_dirty_;
-  const DirtyTracking dirty_tracking_;
   const Level max_leaf_level_;
   const Gpa guest_end_;
-  std::vector<std::unique_ptr<ViewSet>> views_;                    // by address space
-  std::vector<std::unique_ptr<ReverseMappedMmu>> reverse_mapped_;  // of base views; may be empty
+  const PagingKind paging_kind_;
   ShadowPools shadow_pools_;
-  std::vector<std::unique_ptr<PagingShadow>> shadows_;  // by address space; may be empty
-  std::vector<std::unique_ptr<NestedShadow>> nested_;   // the same
+  std::vector<std::unique_ptr<AddressSpace>> spaces_;
 };
 
 }  // namespace tdp

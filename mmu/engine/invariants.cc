@@ -199,15 +199,9 @@ absl::Status CheckEngineInvariants(Engine& engine, std::vector<MappedLeaf>& leav
       const View& view = engine.views(id)[i];
       TDP_RETURN_IF_ERROR(std::make_unique<Checker>(engine, id, view, seen, leaves)->Run());
     }
-    if (const ReverseMappedMmu* mapped = engine.reverse_mapped(id)) {
-      TDP_RETURN_IF_ERROR(mapped->CheckInvariants());
-    }
   }
   for (size_t space = 0; space < engine.address_spaces(); ++space) {
-    const PagingShadow* shadow = engine.shadow(static_cast<AddressSpaceId>(space));
-    if (shadow != nullptr) TDP_RETURN_IF_ERROR(shadow->CheckInvariants());
-    const NestedShadow* nested = engine.nested(static_cast<AddressSpaceId>(space));
-    if (nested != nullptr) TDP_RETURN_IF_ERROR(nested->CheckInvariants());
+    TDP_RETURN_IF_ERROR(engine.space(static_cast<AddressSpaceId>(space)).CheckInvariants());
   }
   if (seen.size() > engine.pool.taken()) {
     return absl::InternalError(absl::StrFormat("%u tables are linked but the pool gave out %u",

@@ -97,6 +97,11 @@ class ViewSet {
   // is empty as it comes.
   size_t size() const { return size_.load(std::memory_order_acquire); }
   View& operator[](size_t index) const { return *views_[index]; }
+  // Calls `visit(View&)` for each of them.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    for (size_t i = 0; i < size(); ++i) visit(*views_[i]);
+  }
 
   // --- Under the slots mutex
   // ------------------------------------------------------------------------

@@ -381,7 +381,7 @@ absl::StatusOr<bool> NestedVcpu::Invept(uint64_t type, Eptp eptp, const EntryRul
   if (is_single && !eptp.Check(can, rules.physical_address_bits).ok()) return false;
   // Pages of one EPT12 are shared with others where these share tables, so all go. An EPTP says
   // nothing of address spaces, and neither does the CPU's cache.
-  for (const std::unique_ptr<NestedShadow>& shadow : parts_.shadows) DropAll(*shadow);
+  for (NestedShadow* shadow : parts_.shadows) DropAll(*shadow);
   return true;
 }
 

@@ -47,8 +47,7 @@ struct ShadowParts {
   MmuLock& mmu_lock;
   const LeafPolicy& policy;
   ShadowPools& pools;
-  // By address space.
-  const std::vector<std::unique_ptr<ShadowTables<Entry>>>& shadows;
+  std::vector<ShadowTables<Entry>*> shadows;  // by address space
   TableRecycler& recycler;
 };
 

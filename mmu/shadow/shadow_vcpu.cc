@@ -293,7 +293,7 @@ absl::Status ShadowVcpu::OnWritten(Gpa gpa, ByteCount size) {
   }
   while (size != 0) {
     const ByteCount inside = std::min(size, kPageSize - gpa.page_offset());
-    for (const std::unique_ptr<PagingShadow>& shadow : parts_.shadows) {
+    for (PagingShadow* shadow : parts_.shadows) {
       OnWrittenIn(*shadow, gpa, inside);
     }
     size -= inside;

@@ -283,7 +283,8 @@ MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprote
   }
 }
 
-bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, uint64_t bits) {
+bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) {
+  const uint64_t bits = notice == WriteNotice::kFault ? ept::kWrite : ept::kDirty;
   const int in_first_table = Level::kEntries - kLevel4K.IndexOf(base);
   const uint64_t first = in_first_table < 64 ? (uint64_t{1} << in_first_table) - 1 : ~uint64_t{0};
   const bool any = NarrowInTable(base, mask & first, bits);

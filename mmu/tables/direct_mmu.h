@@ -93,6 +93,12 @@ enum class Unprotect : uint8_t {
   kPushDirty,  // they are logged by D bits: as before, but leaves of 4 KiB lose D and keep W
 };
 
+// By what the next write of a page is noticed, once its dirty log has been taken.
+enum class WriteNotice : uint8_t {
+  kFault,     // W goes, so the write faults
+  kDirtyBit,  // D goes, so the CPU sets it again and says so
+};
+
 // What a fault wants mapped.
 struct LeafRequest {
   Gfn gfn;
@@ -208,10 +214,10 @@ class DirectMmu {
   MapResult WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
                          LeafMemo& memo);
 
-  // Takes `bits` (W or D) from the 4 KiB leaves of the frames `base` + i for every bit i of `mask`.
-  // Frames that are mapped larger, or not at all, stay as they are. Returns whether anything
-  // changed.
-  bool NarrowPages(Gfn base, uint64_t mask, uint64_t bits);
+  // Takes W or D, as `notice` asks, from the 4 KiB leaves of the frames `base` + i for every bit i
+  // of `mask`. Frames that are mapped larger, or not at all, stay as they are. Returns whether
+  // anything changed.
+  bool NarrowPages(Gfn base, uint64_t mask, WriteNotice notice);
 
   // One step of preparing [first, end) for its first writes, as a write fault would but without
   // one: moves missing W down and splits large leaves until a whole 2 MiB is done. Returns the

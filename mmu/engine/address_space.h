@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// One address space of a `Vm`, and every kind of tables that maps its frames.
+
+#ifndef TDP_MMU_ENGINE_ADDRESS_SPACE_H_
+#define TDP_MMU_ENGINE_ADDRESS_SPACE_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/mmu/engine/direct_tables.h"
+#include "tdp/mmu/engine/mapped_tables.h"
+#include "tdp/mmu/engine/reverse_mapped_tables.h"
+#include "tdp/mmu/engine/shadowed_tables.h"
+#include "tdp/mmu/engine/view.h"
+#include "tdp/mmu/paging_kind.h"
+#include "tdp/mmu/policy/leaf_policy.h"
+#include "tdp/mmu/tables/direct_mmu.h"
+
+namespace tdp {
+
+struct AddressSpaceOptions {
+  PagingKind kind = PagingKind::kDirect;
+  DirectMmuOptions mmu;      // of every view; names the address space
+  LeafPolicyOptions policy;  // the same
+  bool caches_mmio = true;
+  ShadowTablesOptions shadow;
+};
+
+// Which kinds there are is decided once, in `Make`: there alone is `PagingKind` looked at.
+class AddressSpace {
+ public:
+  // With its base view, which is open. ResourceExhausted without memory for a root. `pools` is
+  // memory of shadow pages.
+  static absl::StatusOr<std::unique_ptr<AddressSpace>> Make(const AddressSpaceOptions& options,
+                                                            const MmuParts& parts,
+                                                            ShadowPools& pools);
+  AddressSpace(const AddressSpace&) = delete;
+  AddressSpace& operator=(const AddressSpace&) = delete;
+
+  // Where there is no EPT the views' tables stay empty, and their policies alone count.
+  ViewSet& views() { return views_; }
+  const ViewSet& views() const { return views_; }
+
+  // Calls `visit(MappedTables&)` for each kind of tables.
+  template <typename Visit>
+  void ForEachKind(Visit visit) const {
+    for (const std::unique_ptr<MappedTables>& tables : kinds_) visit(*tables);
+  }
+
+  // What faults go to, each null where the address space has no tables of that kind.
+  ReverseMappedMmu* reverse_mapped() const {
+    return reverse_mapped_ == nullptr ? nullptr : &reverse_mapped_->mmu();
+  }
+  ShadowTables<PagingEntry>* shadow() const {
+    return shadow_ == nullptr ? nullptr : &shadow_->tables();
+  }
+  ShadowTables<EptEntry>* nested() const {
+    return nested_ == nullptr ? nullptr : &nested_->tables();
+  }
+
+  // --- Over all kinds; each as `MappedTables` says of one ---
+
+  bool Detach(FrameRange range, TableCache& spare, TableList& detached);
+  bool DetachMmio(TableList& detached);
+  bool DetachRaising(FrameRange slot, TableList& detached);
+  bool WriteProtect(FrameRange range);
+  void SetRmap(uint32_t slot, const std::shared_ptr<SlotRmap>& rmap);
+  absl::Status CheckInvariants() const;
+  void NarrowPages(Gfn base, uint64_t mask, WriteNotice notice);
+  void Age(FrameRange range, AgeMode mode, Aged& aged);
+  absl::StatusOr<PendingFlush> ZapAll();
+  absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)> push);
+
+  // Inside a writer's section: `Detach` in one view. There is an EPT.
+  bool DetachIn(View& view, FrameRange range, TableCache& spare, TableList& detached);
+
+  // Nobody else is there. Ends the use of all tables and hands those of views out.
+  void TakeTables(TableList& out);
+
+ private:
+  AddressSpace(const AddressSpaceOptions& options, const MmuParts& parts)
+      : views_(options.mmu, options.policy, parts.pool) {}
+  void MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts, ShadowPools& pools);
+
+  ViewSet views_;
+  // The first is the one that may fail (`ZapAll`).
+  std::vector<std::unique_ptr<MappedTables>> kinds_;
+  // Which of them are what.
+  DirectTables* direct_ = nullptr;
+  ReverseMappedTables* reverse_mapped_ = nullptr;
+  GuestShadowTables* shadow_ = nullptr;
+  NestedTables* nested_ = nullptr;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_ENGINE_ADDRESS_SPACE_H_

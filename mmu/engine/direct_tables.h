@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The direct tables of an address space, one set for each of its views.
+
+#ifndef TDP_MMU_ENGINE_DIRECT_TABLES_H_
+#define TDP_MMU_ENGINE_DIRECT_TABLES_H_
+
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/engine/mapped_tables.h"
+#include "tdp/mmu/engine/view.h"
+
+namespace tdp {
+
+class DirectTables : public MappedTables {
+ public:
+  // `caches_mmio`: entries may remember frames without memory.
+  DirectTables(const MmuParts& parts, AddressSpaceId space, ViewSet& views, bool caches_mmio)
+      : parts_(parts), space_(space), views_(views), caches_mmio_(caches_mmio) {}
+
+  // `Detach` in one view, for a change that is about that view alone.
+  virtual bool DetachIn(View& view, FrameRange range, TableCache& spare, TableList& detached);
+
+  bool Detach(FrameRange range, TableCache& spare, TableList& detached) override;
+  bool DetachMmio(TableList& detached) override;
+  bool DetachRaising(FrameRange slot, TableList& detached) override;
+  bool WriteProtect(FrameRange range) override;
+  void NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) override;
+  void Age(FrameRange range, AgeMode mode, Aged& aged) override;
+  absl::StatusOr<PendingFlush> ZapAll() override;
+  absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)> push) override;
+
+ protected:
+  // Inside a writer's section: the base view's root is about to be replaced.
+  virtual void ForgetLeaves() {}
+
+ private:
+  const MmuParts parts_;
+  const AddressSpaceId space_;
+  ViewSet& views_;
+  const bool caches_mmio_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_ENGINE_DIRECT_TABLES_H_

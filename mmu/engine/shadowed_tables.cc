@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/engine/shadowed_tables.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "tdp/base/spin_lock.h"
+
+namespace tdp {
+namespace {
+
+// Pages that one writer's section zaps.
+constexpr size_t kPagesPerSection = 64;
+
+}  // namespace
+
+template <typename Entry>
+bool ShadowedTables<Entry>::Detach(FrameRange range, TableCache&, TableList& detached) {
+  ShadowZap zap;
+  tables_.Detach(range.first, range.end, zap);
+  const bool any = !zap.is_empty();
+  detached.Splice(std::move(zap.tables));
+  return any;
+}
+
+template <typename Entry>
+bool ShadowedTables<Entry>::WriteProtect(FrameRange range) {
+  return tables_.WriteProtect(range.first, range.end);
+}
+
+template <typename Entry>
+void ShadowedTables<Entry>::SetRmap(uint32_t slot, const std::shared_ptr<SlotRmap>& rmap) {
+  tables_.SetRmap(slot, rmap);
+}
+
+template <typename Entry>
+absl::Status ShadowedTables<Entry>::CheckInvariants() const {
+  return tables_.CheckInvariants();
+}
+
+// Writes are always found by their faults here.
+template <typename Entry>
+void ShadowedTables<Entry>::NarrowPages(Gfn base, uint64_t mask, WriteNotice) {
+  const SpinLockHolder hold(tables_.lock());
+  tables_.WriteProtectPages(base, mask);
+}
+
+// First no CPU can get at anything; then the pages go, a few in a section.
+template <typename Entry>
+absl::StatusOr<PendingFlush> ShadowedTables<Entry>::ZapAll() {
+  PendingFlush flush;
+  bool more = true;
+  for (bool first = true; more; first = false) {
+    MmuWriteSection section(parts_.mmu_lock);
+    ShadowZap zap;
+    if (first) {
+      tables_.MakeObsolete(zap);
+    } else {
+      more = tables_.ZapObsolete(kPagesPerSection, zap);
+    }
+    PendingFlush part = parts_.clock.Advance();
+    parts_.clock.Retire(std::move(zap.tables), part);
+    flush.Merge(std::move(part));
+    if (first) parts_.zaps.Add();
+  }
+  return flush;
+}
+
+template <typename Entry>
+size_t ShadowedTables<Entry>::ZapOldest(size_t count) {
+  size_t zapped = 0;
+  PendingFlush flush;
+  {
+    MmuWriteSection section(parts_.mmu_lock);
+    ShadowZap zap;
+    zapped = tables_.ZapOldest(count, zap);
+    flush = tables_.Commit(std::move(zap));
+  }
+  flush.Settle();
+  return zapped;
+}
+
+// Faults go on meanwhile, but above the quota they make no page without zapping others first.
+template <typename Entry>
+void ShadowedTables<Entry>::TrimToQuota() {
+  while (const size_t excess = Excess()) {
+    if (ZapOldest(std::min(excess, kPagesPerSection)) == 0) break;  // the rest are roots
+  }
+}
+
+template <typename Entry>
+size_t ShadowedTables<Entry>::Excess() {
+  MmuLock::Reader reader(parts_.mmu_lock);
+  const MmuReadSection section(reader);
+  const SpinLockHolder hold(tables_.lock());
+  return tables_.excess();
+}
+
+template <typename Entry>
+void ShadowedTables<Entry>::SetQuota(const MemoryQuotas& quotas) {
+  tables_.set_page_quota(quotas.ShadowPages(tables_.options().address_space));
+}
+
+template <typename Entry>
+size_t ShadowedTables<Entry>::shadow_table_count() const {
+  return tables_.table_count();
+}
+
+template <typename Entry>
+void ShadowedTables<Entry>::AddTo(ShadowStats& stats) const {
+  tables_.AddTo(stats);
+}
+
+template class ShadowedTables<PagingEntry>;
+template class ShadowedTables<EptEntry>;
+
+void GuestShadowTables::Age(FrameRange range, AgeMode mode, Aged& aged) {
+  MmuLock::Reader reader(parts_.mmu_lock);
+  const MmuReadSection section(reader);
+  const SpinLockHolder hold(tables().lock());
+  aged.young |= tables().Age(range.first, range.end, mode == AgeMode::kTest);
+}
+
+void NestedTables::Age(FrameRange range, AgeMode mode, Aged& aged) {
+  const MmuWriteSection section(parts_.mmu_lock);
+  const bool maps = tables().Maps(range.first, range.end);
+  aged.young |= maps;
+  if (!maps || mode == AgeMode::kTest) return;
+  ShadowZap zap;
+  tables().Detach(range.first, range.end, zap);
+  PendingFlush flush = parts_.clock.Advance();
+  parts_.clock.Retire(std::move(zap.tables), flush);
+  aged.flush.Merge(std::move(flush));
+}
+
+}  // namespace tdp

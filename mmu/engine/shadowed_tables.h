@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The tables of an address space that shadow tables of the guest's: those of its own paging, or the
+// EPTs of a hypervisor that runs in it.
+
+#ifndef TDP_MMU_ENGINE_SHADOWED_TABLES_H_
+#define TDP_MMU_ENGINE_SHADOWED_TABLES_H_
+
+#include "tdp/mmu/engine/mapped_tables.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/paging_entry.h"
+#include "tdp/mmu/shadow/shadow_tables.h"
+
+namespace tdp {
+
+// What both have in common: all but their ages.
+template <typename Entry>
+class ShadowedTables : public MappedTables {
+ public:
+  ShadowedTables(const MmuParts& parts, ShadowPools& pools, const ShadowTablesOptions& options)
+      : parts_(parts), tables_(parts.pool, pools, parts.clock, options) {}
+
+  ShadowTables<Entry>& tables() { return tables_; }
+
+  bool Detach(FrameRange range, TableCache& spare, TableList& detached) override;
+  bool WriteProtect(FrameRange range) override;
+  void SetRmap(uint32_t slot, const std::shared_ptr<SlotRmap>& rmap) override;
+  absl::Status CheckInvariants() const override;
+  void NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) override;
+  absl::StatusOr<PendingFlush> ZapAll() override;
+  size_t ZapOldest(size_t count) override;
+  void TrimToQuota() override;
+  void SetQuota(const MemoryQuotas& quotas) override;
+  size_t shadow_table_count() const override;
+  void AddTo(ShadowStats& stats) const override;
+
+ protected:
+  const MmuParts parts_;
+
+ private:
+  size_t Excess();
+
+  ShadowTables<Entry> tables_;
+};
+
+// Instead of direct tables, where the guest's paging is shadowed.
+class GuestShadowTables final : public ShadowedTables<PagingEntry> {
+ public:
+  using ShadowedTables::ShadowedTables;
+  // By the A flags of its leaves, which owe no flush.
+  void Age(FrameRange range, AgeMode mode, Aged& aged) override;
+};
+
+// Beside direct tables, where guests may be hypervisors.
+class NestedTables final : public ShadowedTables<EptEntry> {
+ public:
+  using ShadowedTables::ShadowedTables;
+  // What L2 uses has no flags to tell its age: it is taken away, and was young if it was there.
+  void Age(FrameRange range, AgeMode mode, Aged& aged) override;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_ENGINE_SHADOWED_TABLES_H_
