@@ -68,14 +68,7 @@ Vcpu::~Vcpu() {
   TDP_CHECK(!is_in_guest());
   view_->Leave();
   engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.RemoveVcpu(); });
-  MutexLock lock(engine_.vcpus_mutex);
-  engine_.vcpus[id_] = nullptr;
-  engine_.vcpu_ids_taken[id_] = false;
-  if (dirty_ring_ != nullptr && dirty_ring_->used() != 0) {
-    // What nobody has harvested yet stays for the collector.
-    engine_.left_dirty_rings.push_back(std::move(dirty_ring_));
-  }
-  engine_.retired_stats += stats();
+  engine_.vcpus.Remove(id_, std::move(dirty_ring_), stats());
 }
 
 // What this vCPU answers faults by, besides its EPT or instead of it.

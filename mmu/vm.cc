@@ -2,7 +2,6 @@
 
 #include "tdp/mmu/vm.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <utility>
@@ -30,10 +29,7 @@ absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(Backend& backend, const VmOptions
 
 Vm::Vm(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
 
-Vm::~Vm() {
-  MutexLock lock(engine_->vcpus_mutex);
-  for (const Vcpu* vcpu : engine_->vcpus) TDP_CHECK(vcpu == nullptr);
-}
+Vm::~Vm() { TDP_CHECK(engine_->vcpus.is_empty()); }
 
 absl::Status Vm::CheckSpace(AddressSpaceId space) const {
   if (space < engine_->address_spaces()) return absl::OkStatus();
@@ -145,37 +141,13 @@ bool Vm::ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached)
 // The vCPU is made with no lock held, since its first root may have to wait for others; it is seen
 // when it is complete. Its destructor gives the id back, here too where something can not be had.
 absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
-  TDP_ASSIGN_OR_RETURN(const VcpuId id, TakeVcpuId());
+  TDP_ASSIGN_OR_RETURN(const VcpuId id, engine_->vcpus.TakeId());
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, id));
-  TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, TakeDirtyRing());
+  TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, engine_->vcpus.TakeRing());
   vcpu->window_.SetDirtyRing(vcpu->dirty_ring_.get());
   TDP_RETURN_IF_ERROR(vcpu->StartShadows());
-  MutexLock lock(engine_->vcpus_mutex);
-  engine_->vcpus[id] = vcpu.get();
+  engine_->vcpus.Add(id, vcpu.get(), vcpu->dirty_ring());
   return vcpu;
-}
-
-absl::StatusOr<VcpuId> Vm::TakeVcpuId() {
-  constexpr size_t kMostVcpus = size_t{1} << 20;
-  MutexLock lock(engine_->vcpus_mutex);
-  std::vector<bool>& taken = engine_->vcpu_ids_taken;
-  const auto id = static_cast<size_t>(std::find(taken.begin(), taken.end(), false) - taken.begin());
-  if (id == kMostVcpus) {
-    return absl::ResourceExhaustedError(absl::StrFormat("vCPUs: the VM has %u already", id));
-  }
-  if (id == taken.size()) {
-    taken.push_back(false);
-    engine_->vcpus.push_back(nullptr);
-  }
-  taken[id] = true;
-  return static_cast<VcpuId>(id);
-}
-
-// Null if the VM logs into bitmaps. Which of the two is decided before the first vCPU is made.
-absl::StatusOr<std::unique_ptr<DirtyRing>> Vm::TakeDirtyRing() {
-  MutexLock lock(engine_->vcpus_mutex);
-  if (engine_->dirty_ring_entries == 0) return std::unique_ptr<DirtyRing>();
-  return NewDirtyRing();
 }
 
 // --- Taking mappings away
@@ -307,13 +279,7 @@ absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space, ViewId 
 
 VmStats Vm::Stats() const {
   VmStats stats;
-  {
-    MutexLock lock(engine_->vcpus_mutex);
-    stats.faults = engine_->retired_stats;
-    for (const Vcpu* vcpu : engine_->vcpus) {
-      if (vcpu != nullptr) stats.faults += vcpu->stats();
-    }
-  }
+  stats.faults = engine_->vcpus.SumStats([](const Vcpu* vcpu) { return vcpu->stats(); });
   stats.zaps = engine_->zaps.value();
   stats.tables_freed = engine_->tables_freed.load(std::memory_order_relaxed);
   stats.table_reclaims = engine_->table_reclaims.load(std::memory_order_relaxed);

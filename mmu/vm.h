@@ -290,8 +290,6 @@ class Vm : public GuestMemory {
   explicit Vm(std::unique_ptr<Engine> engine);
 
   absl::Status CheckSpace(AddressSpaceId space) const;
-  absl::StatusOr<VcpuId> TakeVcpuId();
-  absl::StatusOr<std::unique_ptr<DirtyRing>> TakeDirtyRing();
   void Age(HostRange range, AgeMode mode, Aged& aged);
   absl::Status CheckHostRange(Hva start, ByteCount size) const;
   absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
@@ -299,10 +297,6 @@ class Vm : public GuestMemory {
   uint64_t ResetDirtyRing(DirtyRing& ring);
   absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const SlotUpdate& update) const;
   absl::Status CheckNoSlotLogs() const;
-  absl::StatusOr<std::unique_ptr<DirtyRing>> NewDirtyRing()
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->vcpus_mutex);
-  template <typename Visit>
-  void ForEachDirtyRing(const Visit& visit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->vcpus_mutex);
   static absl::Status HarvestOwnLog(const MemorySlot& slot,
                                     absl::FunctionRef<void(const DirtyRingEntry&)> visit);
   void SetRmap(const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap);

@@ -90,12 +90,7 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
   }
   MutexLock slots_lock(engine_->slots_mutex);
   TDP_RETURN_IF_ERROR(CheckNoSlotLogs());
-  MutexLock vcpus_lock(engine_->vcpus_mutex);
-  if (engine_->dirty_ring_entries != 0 || !engine_->vcpus.empty()) {
-    return absl::InvalidArgumentError(
-        "dirty ring: it can be set once, and before the first vCPU is made");
-  }
-  engine_->dirty_ring_entries = static_cast<uint32_t>(entries);
+  TDP_RETURN_IF_ERROR(engine_->vcpus.EnableRings(static_cast<uint32_t>(entries)));
   engine_->slots.set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings);
   return absl::OkStatus();
 }
@@ -114,39 +109,18 @@ absl::Status Vm::CheckNoSlotLogs() const {
   return status;
 }
 
-// The ring for a vCPU that is being made: one that another has left, entries and all, or a new one.
-absl::StatusOr<std::unique_ptr<DirtyRing>> Vm::NewDirtyRing() {
-  std::vector<std::unique_ptr<DirtyRing>>& left = engine_->left_dirty_rings;
-  left.reserve(engine_->vcpus.size() + 1);
-  if (left.empty()) return DirtyRing::Create(engine_->dirty_ring_entries);
-  std::unique_ptr<DirtyRing> ring = std::move(left.back());
-  left.pop_back();
-  return ring;
-}
-
-template <typename Visit>
-void Vm::ForEachDirtyRing(const Visit& visit) {
-  for (const std::unique_ptr<DirtyRing>& ring : engine_->left_dirty_rings) visit(*ring);
-  for (Vcpu* vcpu : engine_->vcpus) {
-    if (vcpu != nullptr && vcpu->dirty_ring() != nullptr) visit(*vcpu->dirty_ring());
-  }
-}
-
 absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
   MutexLock slots_lock(engine_->slots_mutex);
   if (engine_->slots.dirty_bitmap_policy() != DirtyBitmapPolicy::kRings) {
     return absl::FailedPreconditionError("the VM logs dirty pages in bitmaps, not in rings");
   }
-  {
-    MutexLock vcpus_lock(engine_->vcpus_mutex);
-    ForEachDirtyRing([&](DirtyRing& ring) {
-      std::array<DirtyRingEntry, 64> entries;
-      // No more than a ring has, however fast its vCPU is: entries become free by a reset alone.
-      while (const uint32_t count = ring.Harvest(absl::MakeSpan(entries))) {
-        for (uint32_t i = 0; i < count; ++i) visit(entries[i]);
-      }
-    });
-  }
+  engine_->vcpus.ForEachRing([&](DirtyRing& ring) {
+    std::array<DirtyRingEntry, 64> entries;
+    // No more than a ring has, however fast its vCPU is: entries become free by a reset alone.
+    while (const uint32_t count = ring.Harvest(absl::MakeSpan(entries))) {
+      for (uint32_t i = 0; i < count; ++i) visit(entries[i]);
+    }
+  });
   absl::Status status;
   for (size_t i = 0; i < engine_->address_spaces(); ++i) {
     engine_->slots.ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
@@ -171,11 +145,8 @@ uint64_t Vm::ResetDirtyRings() {
   uint64_t freed = 0;
   MutexLock slots_lock(engine_->slots_mutex);
   const FlushClock::Narrowing narrowing(engine_->clock);
-  {
-    MutexLock vcpus_lock(engine_->vcpus_mutex);
-    ForEachDirtyRing([&](DirtyRing& ring) { freed += ResetDirtyRing(ring); });
-    std::erase_if(engine_->left_dirty_rings, [](const auto& ring) { return ring->used() == 0; });
-  }
+  engine_->vcpus.ForEachRing([&](DirtyRing& ring) { freed += ResetDirtyRing(ring); });
+  engine_->vcpus.DropEmptyRings();
   if (freed != 0) engine_->clock.Advance().Settle();
   return freed;
 }

@@ -17,12 +17,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/sync.h"
-#include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/slot_set.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/engine/address_space.h"
 #include "tdp/mmu/engine/logging_slots.h"
 #include "tdp/mmu/engine/table_reclaim.h"
+#include "tdp/mmu/engine/vcpu_set.h"
 #include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/policy/memory_quotas.h"
@@ -39,8 +39,6 @@
 #include "tdp/mmu/vm_options.h"
 
 namespace tdp {
-
-class Vcpu;
 
 class Engine : public TableReclaimer, public TableRecycler {
  public:
@@ -139,18 +137,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   Atomic<uint64_t> tables_freed{0};
   Atomic<uint64_t> table_reclaims{0};
 
-  // The vCPUs there are, by id, and what those that are gone had counted. Held for no longer than a
-  // look: `Vm::Stats` takes it, perhaps in a thread that others wait for.
-  mutable Mutex vcpus_mutex;
-  std::vector<Vcpu*> vcpus ABSL_GUARDED_BY(vcpus_mutex);          // null: none, or being made
-  std::vector<bool> vcpu_ids_taken ABSL_GUARDED_BY(vcpus_mutex);  // as long as `vcpus`
-  // Of the dirty ring of each vCPU; 0: slots log into bitmaps.
-  uint32_t dirty_ring_entries ABSL_GUARDED_BY(vcpus_mutex) = 0;
-  // Of vCPUs that are gone, with what nobody has harvested or reset. The next vCPU takes one over,
-  // so there are never more rings than there were vCPUs at once. Room for all is reserved as vCPUs
-  // are made.
-  std::vector<std::unique_ptr<DirtyRing>> left_dirty_rings ABSL_GUARDED_BY(vcpus_mutex);
-  FaultStats retired_stats ABSL_GUARDED_BY(vcpus_mutex);
+  VcpuSet vcpus;
 
  private:
   Engine(Backend& backend, const VmOptions& options);
