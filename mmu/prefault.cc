@@ -82,7 +82,7 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
   PageFault fault;
   fault.gfn = gfn;
   fault.access = access;
-  fault.sequence = engine_.sequence.Current();
+  fault.sequence = engine_.sequence().Current();
   const MemorySlot* found = slots_.Find(address_space_, gfn);
   if (found == nullptr) return NoMemoryAt(gfn);
   if (found->invalid) return PageCount(0);
@@ -114,7 +114,7 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
 
 PageCount Vcpu::StablePages(Hva hva, PageCount pages) {
   const MmuReadSection section(reader_);
-  return engine_.sequence.StablePages(hva, pages);
+  return engine_.sequence().StablePages(hva, pages);
 }
 
 // Maps `runs` and, as far as the host answers, what follows them up to `most` pages.
@@ -152,7 +152,7 @@ StagedTable::Published Vcpu::PublishStaged(const PageFault& fault, StagedTable& 
   {
     MmuReadSection section(reader_);
     const HostRange range(fault.slot->HvaOf(fault.gfn), (staged.next() - fault.gfn).bytes());
-    if (engine_.sequence.MovedSince(fault.sequence, range)) {
+    if (engine_.sequence().MovedSince(fault.sequence, range)) {
       return {.outcome = MapOutcome::kRaced, .reached = fault.gfn, .installed = {}};
     }
     published = staged.Publish(fault.access);

@@ -54,11 +54,11 @@ Vcpu::Vcpu(Engine& engine, VcpuId id)
       id_(id),
       view_(&engine.views(0).base()),
       reverse_mapped_(engine.reverse_mapped(0)),
-      reader_(engine.mmu_lock),
-      slots_(engine.slots),
-      tables_(engine.pool),
-      flush_member_(engine.clock, id),
-      window_(engine.backend(), engine.slots, engine.sequence) {
+      reader_(engine.mmu_lock()),
+      slots_(engine.slots()),
+      tables_(engine.pool()),
+      flush_member_(engine.clock(), id),
+      window_(engine.backend(), engine.slots(), engine.sequence()) {
   TDP_CHECK(view_->Enter());  // a base view is never closed
   window_.SetPolicy(policy(), reader_);
   engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.AddVcpu(); });
@@ -68,7 +68,7 @@ Vcpu::~Vcpu() {
   TDP_CHECK(!is_in_guest());
   view_->Leave();
   engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.RemoveVcpu(); });
-  engine_.vcpus.Remove(id_, std::move(dirty_ring_), stats());
+  engine_.vcpus().Remove(id_, std::move(dirty_ring_), stats());
 }
 
 // What this vCPU answers faults by, besides its EPT or instead of it.
@@ -202,7 +202,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsPlain(const PageFault& fault) c
 
 // Aging leaves nothing present, so it does not show in the qualification.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::MayWidenInPlace(const PageFault& fault) const {
-  return fault.reached_leaf || engine_.tracks_access.load(std::memory_order_relaxed);
+  return fault.reached_leaf || engine_.tracks_access();
 }
 
 template <bool kPlain>
@@ -243,7 +243,7 @@ FaultResult Vcpu::FaultWithMemory(Gpa gpa, ExitQualification qualification, Faul
       if (reclaims-- == 0 || engine_.RecycleTables(TableCache::kFaultMaximum) == 0) {
         return result;
       }
-      engine_.table_reclaims.fetch_add(1, std::memory_order_relaxed);
+      engine_.CountTableReclaim();
     }
     result = FaultOnce(gpa, qualification);
   }
@@ -259,7 +259,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::Fault(Gpa gpa,
                                                             ExitQualification qualification) {
   if (ABSL_PREDICT_FALSE(!IsPlausible(gpa, qualification))) return Refuse(gpa, qualification);
   PageFault fault = Classify(gpa, qualification);
-  fault.sequence = engine_.sequence.Current();
+  fault.sequence = engine_.sequence().Current();
   fault.slot = slots_.Find(address_space_, fault.gfn);
   if (ABSL_PREDICT_FALSE(fault.slot == nullptr)) return Mmio(fault.gfn, fault.sequence);
   fault.hva = fault.slot->HvaOf(fault.gfn);
@@ -309,8 +309,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult Vcpu::MapFaulting(PageFault& fau
   MapResult mapped;
   {
     MmuReadSection section(reader_);
-    if (engine_.sequence.MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
-    page->order = engine_.sequence.StableOrder(fault.hva, page->hfn, page->order);
+    if (engine_.sequence().MovedSince(fault.sequence, fault.hva)) return {FaultOutcome::kRetry};
+    page->order = engine_.sequence().StableOrder(fault.hva, page->hfn, page->order);
     if (!kPlain && fault.need_room && !HasRoomToLog(fault)) return {FaultOutcome::kRetry};
     mapped = kPlain || reverse_mapped_ == nullptr
                  ? mmu().Map(RequestFor<kPlain>(fault), memo_, tables_)
@@ -348,7 +348,7 @@ ABSL_ATTRIBUTE_NOINLINE bool Vcpu::PassRules(PageFault& fault, ExitQualification
                                              FaultResult& result) {
   const MmuReadSection section(reader_);
   result.outcome = FaultOutcome::kRetry;
-  if (engine_.sequence.Current() != fault.sequence) return false;
+  if (engine_.sequence().Current() != fault.sequence) return false;
   result.outcome = FaultOutcome::kMemoryFault;
   const bool is_private = policy().IsPrivate(fault.gfn);
   if (wanted_ != Privacy::kAsSet && (wanted_ == Privacy::kPrivate) != is_private) return false;
@@ -394,7 +394,7 @@ bool Vcpu::CanRaiseVe(const PageFault& fault) const {
 FaultResult Vcpu::Emulate(Gfn gfn, uint64_t sequence) {
   if (ABSL_PREDICT_TRUE(!engine_.options().private_memory)) return {FaultOutcome::kMmio};
   const MmuReadSection section(reader_);
-  if (engine_.sequence.Current() != sequence) return {FaultOutcome::kRetry};
+  if (engine_.sequence().Current() != sequence) return {FaultOutcome::kRetry};
   const bool is_shared = wanted_ != Privacy::kPrivate && !policy().IsPrivate(gfn);
   return {is_shared ? FaultOutcome::kMmio : FaultOutcome::kMemoryFault};
 }
@@ -407,7 +407,7 @@ FaultResult Vcpu::Mmio(Gfn gfn, uint64_t sequence) {
   const bool settled = (generation & kSlotUpdateInProgress) == 0;
   if (settled && engine_.options().mmio_caching && tables_.Refill().ok()) {
     MmuReadSection section(reader_);
-    if (engine_.sequence.Current() == sequence) {
+    if (engine_.sequence().Current() == sequence) {
       mmu().MapMmio(gfn, generation, tables_);
     }
   }
@@ -451,14 +451,14 @@ FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
 }
 
 bool Vcpu::IsMmioCurrent(EptEntry entry) const {
-  return entry == EptEntry::Mmio(entry.mmio_gfn(), engine_.slots.generation(address_space_));
+  return entry == EptEntry::Mmio(entry.mmio_gfn(), engine_.slots().generation(address_space_));
 }
 
 // Another vCPU was faster, or a prefault: it does not show in the qualification.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Vcpu::IsMappedBesideLast(const PageFault& fault) {
   if (!DirectMmu::SeemsMapped(fault.gfn, fault.access, memo_)) return false;
   MmuReadSection section(reader_);
-  return !engine_.sequence.MovedSince(fault.sequence, fault.hva) &&
+  return !engine_.sequence().MovedSince(fault.sequence, fault.hva) &&
          mmu().IsMapped(fault.gfn, fault.access, memo_);
 }
 
@@ -468,7 +468,7 @@ bool Vcpu::TryWidenInPlace(const PageFault& fault, FaultResult& result) {
   MapResult mapped;
   {
     MmuReadSection section(reader_);
-    if (engine_.sequence.MovedSince(fault.sequence, fault.hva) ||
+    if (engine_.sequence().MovedSince(fault.sequence, fault.hva) ||
         (fault.need_room && !HasRoomToLog(fault))) {
       result.outcome = FaultOutcome::kRetry;
       return true;
@@ -597,7 +597,7 @@ absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots,
 }
 
 // Inside the section that took a large leaf out.
-ABSL_ATTRIBUTE_NOINLINE void Vcpu::OweFlush() { flush_.Merge(engine_.clock.Advance()); }
+ABSL_ATTRIBUTE_NOINLINE void Vcpu::OweFlush() { flush_.Merge(engine_.clock().Advance()); }
 
 void Vcpu::SettleSplit(MapResult mapped) {
   if (ABSL_PREDICT_TRUE(!mapped.flush_owed())) return;

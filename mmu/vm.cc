@@ -14,7 +14,6 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
-#include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/engine/dirty_push.h"
 #include "tdp/mmu/engine/dirty_round.h"
@@ -29,7 +28,7 @@ absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(Backend& backend, const VmOptions
 
 Vm::Vm(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
 
-Vm::~Vm() { TDP_CHECK(engine_->vcpus.is_empty()); }
+Vm::~Vm() { TDP_CHECK(engine_->vcpus().is_empty()); }
 
 absl::Status Vm::CheckSpace(AddressSpaceId space) const {
   if (space < engine_->address_spaces()) return absl::OkStatus();
@@ -41,8 +40,8 @@ absl::Status Vm::CheckSpace(AddressSpaceId space) const {
 // ----------------------------------------------------------------------------------------
 
 absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
-  MutexLock lock(engine_->slots_mutex);
-  TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine_->slots.Prepare(region));
+  MutexLock lock(engine_->slots_mutex());
+  TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine_->slots().Prepare(region));
   TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap, MakeRmap(update));
   const SlotChange kind = update.kind();
   const MemorySlot old = update.old_slot();
@@ -51,7 +50,7 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
       return absl::OkStatus();  // whoever made it so has settled: under the mutex
     case SlotChange::kDelete:
     case SlotChange::kMove:
-      engine_->slots.PublishInvalid(update);
+      engine_->slots().PublishInvalid(update);
       ZapSlot(old, rmap);
       break;
     case SlotChange::kCreate:
@@ -83,7 +82,7 @@ absl::StatusOr<std::shared_ptr<SlotRmap>> Vm::MakeRmap(const SlotUpdate& update)
 // Of a slot that comes: no fault sees it before it has its reverse map.
 void Vm::SetRmap(const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap) {
   if (rmap == nullptr) return;
-  const MmuWriteSection section(engine_->mmu_lock);
+  const MmuWriteSection section(engine_->mmu_lock());
   engine_->space(region.address_space).SetRmap(region.slot, rmap);
 }
 
@@ -95,7 +94,7 @@ void Vm::ZapSlot(const MemorySlot& slot, const std::shared_ptr<SlotRmap>& rmap) 
   const auto replace_rmap = [&] { engine_->space(slot.address_space).SetRmap(slot.id, rmap); };
   engine_->ZapSlot(slot, replace_rmap).Settle();
   // A log that moves with its slot has every page by now.
-  engine_->clock.WaitForReclaims();
+  engine_->clock().WaitForReclaims();
 }
 
 void Vm::PublishSlot(SlotUpdate update) {
@@ -104,24 +103,24 @@ void Vm::PublishSlot(SlotUpdate update) {
   const bool logged = update.old_slot().logs_dirty_pages();
   const AddressSpaceId space =
       kind == SlotChange::kDelete ? update.old_slot().address_space : slot.address_space;
-  const uint64_t generation = engine_->slots.generation(space) & ~kSlotUpdateInProgress;
-  if (slot.logs_dirty_pages()) engine_->logging.Add();
+  const uint64_t generation = engine_->slots().generation(space) & ~kSlotUpdateInProgress;
+  if (slot.logs_dirty_pages()) engine_->logging().Add();
   // The old state lives until faults that may still use it are over: until the section has been.
-  const std::unique_ptr<SlotState> retired = engine_->slots.Publish(std::move(update));
+  const std::unique_ptr<SlotState> retired = engine_->slots().Publish(std::move(update));
   PendingFlush flush;
   {
-    MmuWriteSection section(engine_->mmu_lock);
-    engine_->sequence.Move();
+    MmuWriteSection section(engine_->mmu_lock());
+    engine_->sequence().Move();
     TableList detached;
     bool any = kind == SlotChange::kFlagsOnly && ProtectForLog(slot, logged, detached);
     // Before their bits say the same of another generation.
-    if (!EptEntry::TellsApart(generation, engine_->slots.generation(space))) {
+    if (!EptEntry::TellsApart(generation, engine_->slots().generation(space))) {
       any |= engine_->space(space).DetachMmio(detached);
     }
-    flush = engine_->clock.AdvanceIf(any);
-    engine_->clock.Retire(std::move(detached), flush);
+    flush = engine_->clock().AdvanceIf(any);
+    engine_->clock().Retire(std::move(detached), flush);
   }
-  if (logged) engine_->logging.Remove();
+  if (logged) engine_->logging().Remove();
   flush.Settle();
 }
 
@@ -141,12 +140,12 @@ bool Vm::ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached)
 // The vCPU is made with no lock held, since its first root may have to wait for others; it is seen
 // when it is complete. Its destructor gives the id back, here too where something can not be had.
 absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
-  TDP_ASSIGN_OR_RETURN(const VcpuId id, engine_->vcpus.TakeId());
+  TDP_ASSIGN_OR_RETURN(const VcpuId id, engine_->vcpus().TakeId());
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, id));
-  TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, engine_->vcpus.TakeRing());
+  TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, engine_->vcpus().TakeRing());
   vcpu->window_.SetDirtyRing(vcpu->dirty_ring_.get());
   TDP_RETURN_IF_ERROR(vcpu->StartShadows());
-  engine_->vcpus.Add(id, vcpu.get(), vcpu->dirty_ring());
+  engine_->vcpus().Add(id, vcpu.get(), vcpu->dirty_ring());
   return vcpu;
 }
 
@@ -184,40 +183,21 @@ absl::Status Vm::InvalidateHostRange(Hva start, ByteCount size) {
 
 absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
-  const HostRange range(start, size);
-  TableCache spare(engine_->pool);
-  spare.Refill().IgnoreError();  // without tables, large leaves on the edges go as a whole
-  TableList detached;
   PendingFlush flush;
   {
     // A slot change under way would otherwise miss this, or be missed: it publishes what it has
     // checked.
-    MutexLock slots_lock(engine_->slots_mutex);
-    MmuWriteSection section(engine_->mmu_lock);
-    engine_->sequence.Begin(range);
-    const bool any = DetachHostRange(range, spare, detached);
-    flush = engine_->clock.AdvanceIf(any);
-    engine_->clock.Retire(std::move(detached), flush);
-    if (any) engine_->zaps.Add();
+    MutexLock slots_lock(engine_->slots_mutex());
+    flush = engine_->BeginInvalidation(HostRange(start, size));
   }
   flush.Settle();
   return absl::OkStatus();
 }
 
-bool Vm::DetachHostRange(HostRange range, TableCache& spare, TableList& detached) {
-  bool any = false;
-  const auto detach = [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-    any |= engine_->space(slot.address_space).Detach({first, first + pages}, spare, detached);
-  };
-  SlotReader(engine_->slots).ForEachInHostRange(range, detach);
-  engine_->slots.ForEachPrivateInHostRange(range, detach);
-  return any;
-}
-
 void Vm::EndHostInvalidation() {
-  MmuWriteSection section(engine_->mmu_lock);
-  TDP_CHECK(engine_->sequence.in_progress() != 0);
-  engine_->sequence.End();
+  MmuWriteSection section(engine_->mmu_lock());
+  TDP_CHECK(engine_->sequence().in_progress() != 0);
+  engine_->sequence().End();
 }
 
 // --- Dirty logging
@@ -225,7 +205,7 @@ void Vm::EndHostInvalidation() {
 
 absl::StatusOr<MemorySlot> Vm::LoggingSlot(uint32_t slot, AddressSpaceId space) const {
   TDP_RETURN_IF_ERROR(CheckSpace(space));
-  const std::optional<MemorySlot> found = engine_->slots.FindById(space, slot);
+  const std::optional<MemorySlot> found = engine_->slots().FindById(space, slot);
   if (!found || found->state->any_log() == nullptr) {
     return absl::NotFoundError(
         absl::StrFormat("slot %u of address space %u does not log dirty pages", slot, space));
@@ -234,8 +214,8 @@ absl::StatusOr<MemorySlot> Vm::LoggingSlot(uint32_t slot, AddressSpaceId space) 
 }
 
 absl::Status Vm::TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex);
-  if (engine_->slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
+  MutexLock lock(engine_->slots_mutex());
+  if (engine_->slots().dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
     return absl::FailedPreconditionError("the VM logs dirty pages in rings, not in bitmaps");
   }
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
@@ -256,7 +236,7 @@ absl::Status Vm::TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit) {
 }
 
 absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex());
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(slot, space));
   return DirtyPush(*engine_, found).Run();
 }
@@ -270,7 +250,7 @@ absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space, ViewId 
     return absl::InvalidArgumentError(absl::StrFormat("gpa 0x%x is beyond the guest's width (0x%x)",
                                                       gpa.raw(), engine_->guest_end().raw()));
   }
-  MmuLock::Reader reader(engine_->mmu_lock);
+  MmuLock::Reader reader(engine_->mmu_lock());
   MmuReadSection section(reader);
   const Translation found = view->mmu().Walk(Gfn::Of(gpa));
   if (found.is_mapped()) return found;
@@ -279,38 +259,31 @@ absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space, ViewId 
 
 VmStats Vm::Stats() const {
   VmStats stats;
-  stats.faults = engine_->vcpus.SumStats([](const Vcpu* vcpu) { return vcpu->stats(); });
-  stats.zaps = engine_->zaps.value();
-  stats.tables_freed = engine_->tables_freed.load(std::memory_order_relaxed);
-  stats.table_reclaims = engine_->table_reclaims.load(std::memory_order_relaxed);
-  stats.tables_in_use = engine_->pool.taken();
-  stats.table_bytes_reserved = engine_->pool.reserved_bytes();
-  engine_->ForEachKind([&](const MappedTables& tables) { tables.AddTo(stats.shadow); });
-  stats.writer_section_ns = engine_->mmu_lock.writer_ns();
-  stats.flush_generation = engine_->clock.generation();
+  stats.faults = engine_->vcpus().SumStats([](const Vcpu* vcpu) { return vcpu->stats(); });
+  engine_->AddTo(stats);
   return stats;
 }
 
 absl::Status Vm::SetTableQuota(size_t tables) {
   if (tables == 0) return absl::InvalidArgumentError("tables: a quota of 0 leaves no root");
   engine_->FixTableQuota(tables);
-  for (size_t taken = engine_->pool.taken(); taken > tables; taken = engine_->pool.taken()) {
+  for (size_t taken = engine_->pool().taken(); taken > tables; taken = engine_->pool().taken()) {
     if (engine_->RecycleTables(taken - tables) == 0) break;
   }
   return absl::OkStatus();
 }
 
-absl::Status Vm::ReserveTables(size_t tables) { return engine_->pool.Reserve(tables); }
+absl::Status Vm::ReserveTables(size_t tables) { return engine_->pool().Reserve(tables); }
 
-ByteCount Vm::ReleaseTableMemory() { return engine_->pool.ReleaseBlocks(); }
+ByteCount Vm::ReleaseTableMemory() { return engine_->pool().ReleaseBlocks(); }
 
 absl::Status Vm::CheckInvariants() {
   std::vector<MappedLeaf> leaves;
   uint64_t sequence;
   {
-    MutexLock slots_lock(engine_->slots_mutex);
-    MmuWriteSection section(engine_->mmu_lock);
-    sequence = engine_->sequence.Current();
+    MutexLock slots_lock(engine_->slots_mutex());
+    MmuWriteSection section(engine_->mmu_lock());
+    sequence = engine_->sequence().Current();
     TDP_RETURN_IF_ERROR(CheckEngineInvariants(*engine_, leaves));
   }
   return CheckHostFrames(*engine_, leaves, sequence);

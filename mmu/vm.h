@@ -311,7 +311,6 @@ class Vm : public GuestMemory {
   void ZapSlot(const MemorySlot& slot, const std::shared_ptr<SlotRmap>& rmap);
   bool ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached);
   void PublishSlot(SlotUpdate update);
-  bool DetachHostRange(HostRange range, TableCache& spare, TableList& detached);
 
   std::unique_ptr<Engine> engine_;
 };

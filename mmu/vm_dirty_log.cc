@@ -26,9 +26,9 @@
 namespace tdp {
 
 absl::Status Vm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex);
-  TDP_ASSIGN_OR_RETURN(const MemorySlot found, SlotToGetDirtyLog(engine_->slots, space, slot));
-  if (!engine_->manual_dirty_log_protect) return TakeFrom(found, visit);
+  MutexLock lock(engine_->slots_mutex());
+  TDP_ASSIGN_OR_RETURN(const MemorySlot found, SlotToGetDirtyLog(engine_->slots(), space, slot));
+  if (!engine_->manual_dirty_log_protect()) return TakeFrom(found, visit);
   DirtyRound(*engine_, found).Gather();
   found.state->dirty_log()->Copy(visit);
   return absl::OkStatus();
@@ -36,9 +36,9 @@ absl::Status Vm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpac
 
 absl::Status Vm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
                                absl::Span<const uint64_t> bits, AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex());
   TDP_ASSIGN_OR_RETURN(const MemorySlot found,
-                       SlotToClearDirtyLog(engine_->slots, space, slot, range));
+                       SlotToClearDirtyLog(engine_->slots(), space, slot, range));
   if (bits.size() * DirtyLog::kPagesPerWord < range.num_pages) {
     return absl::InvalidArgumentError(
         absl::StrFormat("bits: %d words for %d pages", bits.size(), range.num_pages));
@@ -56,8 +56,8 @@ absl::Status Vm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
 absl::Status Vm::DeleteSlot(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
   std::shared_ptr<DirtyLog> log;
   if (space < engine_->address_spaces()) {
-    MutexLock lock(engine_->slots_mutex);
-    const std::optional<MemorySlot> found = engine_->slots.FindById(space, slot);
+    MutexLock lock(engine_->slots_mutex());
+    const std::optional<MemorySlot> found = engine_->slots().FindById(space, slot);
     if (found.has_value() && found->state->dirty_log() != nullptr) {
       log = found->state->shared_log();
     }
@@ -69,14 +69,14 @@ absl::Status Vm::DeleteSlot(uint32_t slot, DirtyLog::Visitor visit, AddressSpace
 
 absl::Status Vm::SetManualDirtyLogProtect(uint64_t flags) {
   TDP_RETURN_IF_ERROR(CheckManualProtectFlags(flags));
-  MutexLock lock(engine_->slots_mutex);
-  engine_->manual_dirty_log_protect = (flags & kDirtyLogManualProtect) != 0;
-  if (engine_->slots.dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
+  MutexLock lock(engine_->slots_mutex());
+  engine_->set_manual_dirty_log_protect((flags & kDirtyLogManualProtect) != 0);
+  if (engine_->slots().dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
     return absl::OkStatus();
   }
-  engine_->slots.set_dirty_bitmap_policy((flags & kDirtyLogInitiallySet) != 0
-                                             ? DirtyBitmapPolicy::kAllDirty
-                                             : DirtyBitmapPolicy::kClean);
+  engine_->slots().set_dirty_bitmap_policy((flags & kDirtyLogInitiallySet) != 0
+                                               ? DirtyBitmapPolicy::kAllDirty
+                                               : DirtyBitmapPolicy::kClean);
   return absl::OkStatus();
 }
 
@@ -88,10 +88,10 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
         absl::StrFormat("dirty ring: the VM finds writes by %s, not by write-protection",
                         DirtyTrackingName(engine_->dirty_tracking())));
   }
-  MutexLock slots_lock(engine_->slots_mutex);
+  MutexLock slots_lock(engine_->slots_mutex());
   TDP_RETURN_IF_ERROR(CheckNoSlotLogs());
-  TDP_RETURN_IF_ERROR(engine_->vcpus.EnableRings(static_cast<uint32_t>(entries)));
-  engine_->slots.set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings);
+  TDP_RETURN_IF_ERROR(engine_->vcpus().EnableRings(static_cast<uint32_t>(entries)));
+  engine_->slots().set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings);
   return absl::OkStatus();
 }
 
@@ -99,7 +99,7 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
 absl::Status Vm::CheckNoSlotLogs() const {
   absl::Status status;
   for (size_t i = 0; i < engine_->address_spaces(); ++i) {
-    engine_->slots.ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
+    engine_->slots().ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
       if (!status.ok() || !slot.logs_dirty_pages()) return;
       status = absl::FailedPreconditionError(
           absl::StrFormat("dirty ring: slot %u of address space %u logs into a bitmap already",
@@ -110,11 +110,11 @@ absl::Status Vm::CheckNoSlotLogs() const {
 }
 
 absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
-  MutexLock slots_lock(engine_->slots_mutex);
-  if (engine_->slots.dirty_bitmap_policy() != DirtyBitmapPolicy::kRings) {
+  MutexLock slots_lock(engine_->slots_mutex());
+  if (engine_->slots().dirty_bitmap_policy() != DirtyBitmapPolicy::kRings) {
     return absl::FailedPreconditionError("the VM logs dirty pages in bitmaps, not in rings");
   }
-  engine_->vcpus.ForEachRing([&](DirtyRing& ring) {
+  engine_->vcpus().ForEachRing([&](DirtyRing& ring) {
     std::array<DirtyRingEntry, 64> entries;
     // No more than a ring has, however fast its vCPU is: entries become free by a reset alone.
     while (const uint32_t count = ring.Harvest(absl::MakeSpan(entries))) {
@@ -123,7 +123,7 @@ absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)
   });
   absl::Status status;
   for (size_t i = 0; i < engine_->address_spaces(); ++i) {
-    engine_->slots.ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
+    engine_->slots().ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
       if (slot.state->any_log() != nullptr) status.Update(HarvestOwnLog(slot, visit));
     });
   }
@@ -143,19 +143,20 @@ absl::Status Vm::HarvestOwnLog(const MemorySlot& slot,
 
 uint64_t Vm::ResetDirtyRings() {
   uint64_t freed = 0;
-  MutexLock slots_lock(engine_->slots_mutex);
-  const FlushClock::Narrowing narrowing(engine_->clock);
-  engine_->vcpus.ForEachRing([&](DirtyRing& ring) { freed += ResetDirtyRing(ring); });
-  engine_->vcpus.DropEmptyRings();
-  if (freed != 0) engine_->clock.Advance().Settle();
+  MutexLock slots_lock(engine_->slots_mutex());
+  const FlushClock::Narrowing narrowing(engine_->clock());
+  engine_->vcpus().ForEachRing([&](DirtyRing& ring) { freed += ResetDirtyRing(ring); });
+  engine_->vcpus().DropEmptyRings();
+  if (freed != 0) engine_->clock().Advance().Settle();
   return freed;
 }
 
 // A slot may be gone or be another one by now; a page that is not logged needs no protection.
 uint64_t Vm::ResetDirtyRing(DirtyRing& ring) {
-  MmuLock::Reader reader(engine_->mmu_lock);
+  MmuLock::Reader reader(engine_->mmu_lock());
   return ring.Reset([&](const DirtyRingEntry& first, uint64_t mask) {
-    const std::optional<MemorySlot> slot = engine_->slots.FindById(first.address_space, first.slot);
+    const std::optional<MemorySlot> slot =
+        engine_->slots().FindById(first.address_space, first.slot);
     if (!slot.has_value() || !slot->logs_dirty_pages() || first.index >= slot->pages.raw()) return;
     const uint64_t left = slot->pages.raw() - first.index;
     if (left < DirtyLog::kPagesPerWord) mask &= (uint64_t{1} << left) - 1;
@@ -173,7 +174,7 @@ absl::Status Vm::MarkDirty(Gpa gpa, ByteCount size, AddressSpaceId space) {
                         gpa.raw(), end.raw()));
   }
   // Devices write all the time, and few guests are being migrated.
-  if (size == 0 || !engine_->logging.any()) {
+  if (size == 0 || !engine_->logging().any()) {
     return absl::OkStatus();
   }
   return DirtyMarker(*engine_, space).Mark(Gfn::Of(gpa), Gfn::Of(gpa + (size - 1)) + PageCount(1));

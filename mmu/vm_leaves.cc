@@ -96,7 +96,7 @@ absl::Status Vm::VisitLeaves(Gfn first, PageCount count,
   TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
   const DirectMmu& mmu = view->mmu();
-  RangeWalk walk(mmu, engine_->mmu_lock);
+  RangeWalk walk(mmu, engine_->mmu_lock());
   FrameRange rest = range;
   while (!rest.is_empty()) {
     RunCollector collector(mmu, rest);

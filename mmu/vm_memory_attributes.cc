@@ -34,8 +34,8 @@ absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attribute
   TDP_RETURN_IF_ERROR(CheckAttributes(gpa, size, attributes));
   const bool is_private = (attributes & kMemoryAttributePrivate) != 0;
   const FrameRange range{Gfn::Of(gpa), Gfn::Of(gpa) + PageCount::FromBytes(size)};
-  MutexLock lock(engine_->slots_mutex);
-  const PrivateFrames& old = *engine_->private_frames;
+  MutexLock lock(engine_->slots_mutex());
+  const PrivateFrames& old = engine_->private_frames();
   if (old.At(range.first) == is_private && old.EndOfRun(range.first) >= range.end) {
     return absl::OkStatus();
   }
@@ -45,9 +45,9 @@ absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attribute
     engine_->ForEachSpace([&](AddressSpace& space) {
       space.views().ForEach([&](View& view) { view.policy().set_private_frames(frames.get()); });
     });
-    engine_->sequence.Move();
+    engine_->sequence().Move();
   });
-  std::swap(engine_->private_frames, frames);  // the old ones go when nobody can be reading them
+  engine_->SwapPrivateFrames(frames);
   flush.Settle();
   return absl::OkStatus();
 }

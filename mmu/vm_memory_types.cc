@@ -24,17 +24,17 @@ absl::Status Vm::SetMemoryTypes(const GuestMemoryTypes& types) {
         types.caches_disabled ? MemoryTypeMap::Uniform(MemoryType::kUncacheable)
                               : std::move(by_mtrrs));
   }
-  MutexLock lock(engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex());
   {
     // Faults under way have made their leaves by the old types: the sequence turns them back.
-    MmuWriteSection section(engine_->mmu_lock);
+    MmuWriteSection section(engine_->mmu_lock());
     engine_->ForEachSpace([&](AddressSpace& space) {
       space.views().ForEach(
           [&](View& view) { view.policy().set_types(map.get(), types.caches_disabled); });
     });
-    engine_->sequence.Move();
+    engine_->sequence().Move();
   }
-  std::swap(engine_->memory_types, map);  // the old one goes when nobody can be reading it
+  engine_->SwapMemoryTypes(map);
   PendingFlush flush;
   for (size_t space = 0; space < engine_->address_spaces(); ++space) {
     const auto id = static_cast<AddressSpaceId>(space);

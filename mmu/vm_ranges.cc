@@ -2,7 +2,6 @@
 //
 // What `Vm` does to ranges besides taking them away: aging, splitting, collapsing.
 
-#include <atomic>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -19,7 +18,7 @@ namespace tdp {
 
 // In sections of its own: a structural operation waits for a part of the range at most.
 void Vm::Age(HostRange host, AgeMode mode, Aged& aged) {
-  SlotReader(engine_->slots)
+  SlotReader(engine_->slots())
       .ForEachInHostRange(host, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
         engine_->space(slot.address_space).Age({first, first + pages}, mode, aged);
       });
@@ -28,11 +27,10 @@ void Vm::Age(HostRange host, AgeMode mode, Aged& aged) {
 absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
   Aged aged;
-  const FlushClock::Narrowing narrowing(engine_->clock);
-  // Before the first right is taken: the fault that misses it is to see this.
-  if (!engine_->accessed_dirty()) engine_->tracks_access.store(true, std::memory_order_relaxed);
+  const FlushClock::Narrowing narrowing(engine_->clock());
+  if (!engine_->accessed_dirty()) engine_->TrackAccess();
   Age(HostRange(start, size), AgeMode::kMakeOld, aged);
-  if (aged.took_rights) aged.flush.Merge(engine_->clock.Advance());
+  if (aged.took_rights) aged.flush.Merge(engine_->clock().Advance());
   return AgeResult{aged.young, std::move(aged.flush)};
 }
 
@@ -57,14 +55,14 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
   if (to != kLevel4K && to != kLevel2M) {
     return absl::InvalidArgumentError(absl::StrFormat("level %d: must be 1 or 2", to.raw()));
   }
-  TableCache tables(engine_->pool);
+  TableCache tables(engine_->pool());
   absl::Status status;
   bool any = false;
   engine_->views(space).ForEach([&](const View& view) {
     if (status.ok()) status = SplitIn(view.mmu(), {space, range}, to, tables, any);
   });
   PendingFlush flush;
-  if (any) flush = engine_->clock.Advance();
+  if (any) flush = engine_->clock().Advance();
   if (status.ok()) return flush;
   flush.Settle();
   return status;
@@ -73,14 +71,14 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
 // Sets `any` if a leaf became a table.
 absl::Status Vm::SplitIn(const DirectMmu& mmu, const SpaceRange& where, Level to,
                          TableCache& tables, bool& any) {
-  RangeSplit split(mmu, engine_->mmu_lock);
+  RangeSplit split(mmu, engine_->mmu_lock());
   absl::Status status;
   FrameRange range = where.frames;
   // Without tables at first: where nothing is large none is needed.
   for (;;) {
     range.first = split.Run(range, to, tables);
     if (range.is_empty()) break;
-    status = engine_->table_reclaim.Stock(tables, where);
+    status = engine_->table_reclaim().Stock(tables, where);
     if (!status.ok()) break;
   }
   any |= split.any();

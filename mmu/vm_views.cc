@@ -20,11 +20,11 @@ namespace tdp {
 absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckSpace(space));
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kViews));
-  MutexLock lock(engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex());
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make());
   engine_->ChangeQuotas([&](MemoryQuotas& quotas) { quotas.SetViews(space, views.size()); });
-  const MmuWriteSection section(engine_->mmu_lock);
+  const MmuWriteSection section(engine_->mmu_lock());
   view->policy().Share(views.base().policy());
   view->Open();
   views.UpdateList(*view);
@@ -40,7 +40,7 @@ absl::StatusOr<View*> Vm::FindView(ViewId id, AddressSpaceId space) const {
 }
 
 absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex());
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
   if (id == kBaseView) return absl::InvalidArgumentError("view 0 is the address space's own");
   if (!view->Close()) {
@@ -54,7 +54,7 @@ absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
   view->rules.reset();
   // Even if nothing was mapped: whoever went there by VMFUNC is brought out of the guest, and comes
   // back by the EPTP of `Vcpu`.
-  flush.Merge(engine_->clock.Advance());
+  flush.Merge(engine_->clock().Advance());
   flush.Settle();
   return absl::OkStatus();
 }
@@ -82,7 +82,7 @@ absl::StatusOr<Access> Vm::CheckRights(Access rights) const {
 
 absl::Status Vm::SetViewRights(ViewId id, Gfn first, PageCount count, Access rights,
                                AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex());
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
   if (id == kBaseView) {
     return absl::InvalidArgumentError("view 0 is the address space's own and denies nothing");
@@ -96,10 +96,10 @@ absl::Status Vm::SetViewRights(ViewId id, Gfn first, PageCount count, Access rig
 
 absl::Status Vm::SetRaisesVe(ViewId id, Gfn first, PageCount count, bool raises,
                              AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex);
+  MutexLock lock(engine_->slots_mutex());
   TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kRaisesVe));
-  if (!engine_->pool.empty_entry().suppress_ve()) {
+  if (!engine_->pool().empty_entry().suppress_ve()) {
     return absl::FailedPreconditionError("VmOptions.virtualization_exceptions is off");
   }
   if (!engine_->accessed_dirty()) {
@@ -128,7 +128,7 @@ absl::Status Vm::ChangeRules(View& view, Gfn first, PageCount count, AddressSpac
   if (rules->IsAll(ViewRule())) rules.reset();
   PendingFlush flush = engine_->ZapIn(space, view, range.first, range.end, [&] {
     view.policy().set_rules(rules.get());
-    engine_->sequence.Move();
+    engine_->sequence().Move();
   });
   std::swap(view.rules, rules);
   flush.Settle();
@@ -140,8 +140,8 @@ absl::StatusOr<Hpa> Vm::EptpList(AddressSpaceId space) {
   if (!engine_->backend().capabilities().eptp_switching) {
     return absl::FailedPreconditionError("the backend does not offer EPTP switching by VMFUNC");
   }
-  MutexLock lock(engine_->slots_mutex);
-  return engine_->views(space).EptpList(engine_->mmu_lock);
+  MutexLock lock(engine_->slots_mutex());
+  return engine_->views(space).EptpList(engine_->mmu_lock());
 }
 
 }  // namespace tdp

@@ -19,7 +19,7 @@ class Walker {
   // `space` is one that the VM has, `view` one of its views.
   explicit Walker(Vm& vm, AddressSpaceId space = 0, ViewId view = kBaseView)
       : mmu_(vm.engine_->views(space)[view].mmu()),
-        reader_(vm.engine_->mmu_lock),
+        reader_(vm.engine_->mmu_lock()),
         section_(reader_) {}
 
   // What the tables say of `gfn`, which lies within the guest's width. Changes no A or D bit.

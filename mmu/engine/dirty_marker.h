@@ -24,7 +24,7 @@ namespace tdp {
 class DirtyMarker {
  public:
   DirtyMarker(Engine& engine, AddressSpaceId space)
-      : space_(space), reader_(engine.mmu_lock), slots_(engine.slots) {}
+      : space_(space), reader_(engine.mmu_lock()), slots_(engine.slots()) {}
 
   // Marks the frames [first, end), as far as slots log them. ResourceExhausted without memory.
   absl::Status Mark(Gfn first, Gfn end);

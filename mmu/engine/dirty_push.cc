@@ -12,7 +12,7 @@
 namespace tdp {
 
 DirtyPush::DirtyPush(Engine& engine, const MemorySlot& slot)
-    : engine_(engine), slot_(slot), reader_(engine.mmu_lock), tables_(engine.pool) {}
+    : engine_(engine), slot_(slot), reader_(engine.mmu_lock()), tables_(engine.pool()) {}
 
 absl::Status DirtyPush::Run() {
   return engine_.space(slot_.address_space).PushDown([this](DirectMmu& mmu) { return RunIn(mmu); });
@@ -32,12 +32,12 @@ absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
     {
       MmuReadSection section(reader_);
       step = mmu.PushDown(gfn, unprotect, tables_);
-      if (step.flush_owed) flush.Merge(engine_.clock.Advance());
+      if (step.flush_owed) flush.Merge(engine_.clock().Advance());
     }
     gfn = step.next;
     if (step.outcome == MapOutcome::kNeedsTables) {
       status =
-          engine_.table_reclaim.Stock(tables_, {slot_.address_space, {slot_.base, slot_.end()}});
+          engine_.table_reclaim().Stock(tables_, {slot_.address_space, {slot_.base, slot_.end()}});
     }
     if (step.outcome == MapOutcome::kBusy) Yield();
   }

@@ -18,21 +18,21 @@ void DirtyRound::Gather() {
       return GatherDirtyBits();
     case DirtyTracking::kPml:
       // A vCPU hands its log over before its guest entry ends.
-      return engine_.clock.Advance().Settle();
+      return engine_.clock().Advance().Settle();
   }
 }
 
 void DirtyRound::GatherDirtyBits() {
   engine_.views(slot_.address_space).ForEach([this](const View& view) {
-    DirtyHarvest harvest(view.mmu(), engine_.pool, engine_.mmu_lock);
+    DirtyHarvest harvest(view.mmu(), engine_.pool(), engine_.mmu_lock());
     harvest.Run(slot_.base, slot_.end(),
                 [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
   });
   // The flush makes what was found final, and lets the D bits of detached tables be read.
-  PendingFlush flush = engine_.clock.Advance();
+  PendingFlush flush = engine_.clock().Advance();
   gathered_at_ = flush.generation();
   flush.Settle();
-  engine_.clock.WaitForReclaims();
+  engine_.clock().WaitForReclaims();
 }
 
 void DirtyRound::Rearm(uint64_t base, uint64_t mask) {
@@ -52,9 +52,9 @@ void DirtyRound::Finish() {
   if (!any_) return;
   if (engine_.dirty_tracking() == DirtyTracking::kDirtyBits) {
     MmuReadSection section(reader_);
-    if (engine_.clock.generation() == gathered_at_) return;
+    if (engine_.clock().generation() == gathered_at_) return;
   }
-  engine_.clock.Advance().Settle();
+  engine_.clock().Advance().Settle();
 }
 
 }  // namespace tdp

@@ -23,7 +23,7 @@ namespace tdp {
 class DirtyRound {
  public:
   DirtyRound(Engine& engine, const MemorySlot& slot)
-      : engine_(engine), slot_(slot), reader_(engine.mmu_lock), narrowing_(engine.clock) {}
+      : engine_(engine), slot_(slot), reader_(engine.mmu_lock()), narrowing_(engine.clock()) {}
 
   DirtyRound(const DirtyRound&) = delete;
   DirtyRound& operator=(const DirtyRound&) = delete;

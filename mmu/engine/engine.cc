@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/dirty/detached_dirt.h"
 
 namespace tdp {
@@ -36,16 +37,16 @@ SlotLimits LimitsOf(const VmOptions& options, const Capabilities& capabilities) 
 }  // namespace
 
 Engine::Engine(Backend& backend, const VmOptions& options)
-    : slots(LimitsOf(options, backend.capabilities())),
-      mmu_lock(options.section_clock),
-      pool(backend, options.table_quota,
-           EptEntry::Empty(UsesVirtualizationExceptions(options, backend.capabilities()))),
-      clock(backend, *this),
-      table_reclaim(*this),
-      logging(DirtyTrackingInUse(options, backend.capabilities())),
+    : slots_(LimitsOf(options, backend.capabilities())),
+      mmu_lock_(options.section_clock),
+      pool_(backend, options.table_quota,
+            EptEntry::Empty(UsesVirtualizationExceptions(options, backend.capabilities()))),
+      clock_(backend, *this),
+      table_reclaim_(*this),
+      logging_(DirtyTrackingInUse(options, backend.capabilities())),
       quotas_(options.ept_levels, options.address_spaces, HasShadowPages(PagingKindOf(options))),
       table_quota_by_memory_(options.table_quota == kQuotaByMemory),
-      spare_(pool),
+      spare_(pool_),
       backend_(backend),
       options_(options),
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
@@ -63,12 +64,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
   return engine;
 }
 
-MmuParts Engine::parts() { return {slots, mmu_lock, pool, clock, logging, zaps}; }
+MmuParts Engine::parts() { return {slots_, mmu_lock_, pool_, clock_, logging_, zaps_}; }
 
 // Before anyone else sees the engine.
 absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if (options_.private_memory && private_frames == nullptr) {
-    private_frames = std::make_unique<const PrivateFrames>(false);
+  if (options_.private_memory && private_frames_ == nullptr) {
+    private_frames_ = std::make_unique<const PrivateFrames>(false);
   }
   AddressSpaceOptions space;
   space.kind = paging_kind_;
@@ -82,17 +83,17 @@ absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   space.policy.tracking = dirty_tracking();
   space.policy.execute_4k_only = options_.execute_4k_only;
   space.policy.execute_by_mode = UsesExecuteByMode(options_, backend_.capabilities());
-  space.policy.suppress_ve = pool.empty_entry().suppress_ve();
+  space.policy.suppress_ve = pool_.empty_entry().suppress_ve();
   space.shadow = {space.mmu.address_space, options_.shadow_page_quota};
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<AddressSpace> made,
                        AddressSpace::Make(space, parts(), shadow_pools_));
-  made->views().base().policy().set_private_frames(private_frames.get());
+  made->views().base().policy().set_private_frames(private_frames_.get());
   spaces_.push_back(std::move(made));
   return absl::OkStatus();
 }
 
 Engine::~Engine() {
-  clock.Reclaim();  // no vCPU is left, so everything that waited can go
+  clock_.Reclaim();  // no vCPU is left, so everything that waited can go
   TableList roots;
   for (const std::unique_ptr<AddressSpace>& space : spaces_) space->TakeTables(roots);
   Engine::Reclaim(std::move(roots));
@@ -101,15 +102,28 @@ Engine::~Engine() {
 PagingParts Engine::shadow_parts() {
   std::vector<PagingShadow*> shadows;
   for (const std::unique_ptr<AddressSpace>& space : spaces_) shadows.push_back(space->shadow());
-  return {backend_,           slots, sequence, mmu_lock, views(0).base().policy(), shadow_pools_,
+  return {backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), shadow_pools_,
           std::move(shadows), *this};
 }
 
 NestedParts Engine::nested_parts() {
   std::vector<NestedShadow*> shadows;
   for (const std::unique_ptr<AddressSpace>& space : spaces_) shadows.push_back(space->nested());
-  return {backend_,           slots, sequence, mmu_lock, views(0).base().policy(), shadow_pools_,
+  return {backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), shadow_pools_,
           std::move(shadows), *this};
+}
+
+void Engine::AddTo(VmStats& stats) const {
+  stats.zaps = zaps_.value();
+  stats.tables_freed = tables_freed();
+  stats.table_reclaims = table_reclaims_.load(std::memory_order_relaxed);
+  stats.tables_in_use = pool_.taken();
+  stats.table_bytes_reserved = pool_.reserved_bytes();
+  for (const std::unique_ptr<AddressSpace>& space : spaces_) {
+    space->ForEachKind([&](const MappedTables& tables) { tables.AddTo(stats.shadow); });
+  }
+  stats.writer_section_ns = mmu_lock_.writer_ns();
+  stats.flush_generation = clock_.generation();
 }
 
 EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
@@ -123,7 +137,7 @@ EntryDefect Engine::CheckEntry(EptEntry entry, Level level) const {
 
 void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
                          WriteNotice notice) {
-  TDP_CHECK(clock.is_narrowing());
+  TDP_CHECK(clock_.is_narrowing());
   const MmuReadSection section(reader);
   spaces_[space]->NarrowPages(base, mask, notice);
 }
@@ -134,15 +148,15 @@ template <typename DetachAll>
 PendingFlush Engine::ZapBy(DetachAll detach_all) {
   // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
   // which is as correct and only costs a fault more.
-  TableCache fresh(pool);
+  TableCache fresh(pool_);
   if (!has_spare_.load(std::memory_order_relaxed)) fresh.Refill().IgnoreError();
   TableList detached;
-  MmuWriteSection section(mmu_lock);
+  MmuWriteSection section(mmu_lock_);
   spare_.TakeFrom(fresh);
   const bool any = detach_all(spare_, detached);
-  PendingFlush flush = clock.AdvanceIf(any);
-  clock.Retire(std::move(detached), flush);
-  if (any) zaps.Add();
+  PendingFlush flush = clock_.AdvanceIf(any);
+  clock_.Retire(std::move(detached), flush);
+  if (any) zaps_.Add();
   has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
   return flush;
 }
@@ -175,9 +189,22 @@ PendingFlush Engine::ZapIn(AddressSpaceId space, View& view, Gfn first, Gfn end,
 
 PendingFlush Engine::ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> after) {
   return ZapBy([&](TableCache& spare, TableList& detached) {
-    sequence.Move();
+    sequence_.Move();
     const bool any = spaces_[slot.address_space]->Detach({slot.base, slot.end()}, spare, detached);
     after();
+    return any;
+  });
+}
+
+PendingFlush Engine::BeginInvalidation(HostRange range) {
+  return ZapBy([&](TableCache& spare, TableList& detached) {
+    sequence_.Begin(range);
+    bool any = false;
+    const auto detach = [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+      any |= spaces_[slot.address_space]->Detach({first, first + pages}, spare, detached);
+    };
+    SlotReader(slots_).ForEachInHostRange(range, detach);
+    slots_.ForEachPrivateInHostRange(range, detach);
     return any;
   });
 }
@@ -193,18 +220,18 @@ size_t Engine::RecycleTables(size_t wanted) {
   constexpr size_t kShadowsAtOnce = 32;
   size_t shadow_tables = 0;
   ForEachKind([&](MappedTables& tables) { shadow_tables += tables.shadow_table_count(); });
-  if (2 * shadow_tables > pool.taken()) {
+  if (2 * shadow_tables > pool_.taken()) {
     const size_t zapped = RecycleShadows(kShadowsAtOnce);
-    return zapped != 0 ? zapped : table_reclaim.Run(wanted);
+    return zapped != 0 ? zapped : table_reclaim_.Run(wanted);
   }
-  const size_t cold = table_reclaim.Run(wanted);
+  const size_t cold = table_reclaim_.Run(wanted);
   return cold != 0 ? cold : RecycleShadows(kShadowsAtOnce);
 }
 
 void Engine::ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change) {
   MutexLock lock(quota_mutex_);
   change(quotas_);
-  if (table_quota_by_memory_) pool.set_quota(quotas_.Tables());
+  if (table_quota_by_memory_) pool_.set_quota(quotas_.Tables());
   if (options_.shadow_page_quota != kQuotaByMemory) return;
   ForEachKind([this](MappedTables& tables)
                   ABSL_EXCLUSIVE_LOCKS_REQUIRED(quota_mutex_) { tables.SetQuota(quotas_); });
@@ -213,7 +240,7 @@ void Engine::ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change) {
 void Engine::FixTableQuota(size_t tables) {
   MutexLock lock(quota_mutex_);
   table_quota_by_memory_ = false;
-  pool.set_quota(tables);
+  pool_.set_quota(tables);
 }
 
 void Engine::TrimShadows() {
@@ -226,22 +253,22 @@ void Engine::Reclaim(TableList&& subtrees) {
   TableList work = std::move(subtrees);
   TableList done;
   std::optional<DetachedHarvest> harvest;
-  if (logging.are_harvested()) harvest.emplace(slots, mmu_lock);
+  if (logging_.are_harvested()) harvest.emplace(slots_, mmu_lock_);
   while (TablePage* table = work.Pop()) {
     const Level level = table->level();
     if (level == kLevel4K && harvest && table->may_be_dirty) harvest->Take(*table);
     for (int i = 0; level > kLevel4K && i < Level::kEntries; ++i) {
       const EptEntry entry = table->entry(i).Load();
       if (entry.kind(level) == EntryKind::kTable) {
-        TablePage* below = TablePage::Of(pool.EntriesOf(entry.address()));
+        TablePage* below = TablePage::Of(pool_.EntriesOf(entry.address()));
         below->may_be_dirty = table->may_be_dirty && entry.is_writable();
         work.Push(below);
       }
     }
     done.Push(table);
   }
-  tables_freed.fetch_add(done.size(), std::memory_order_relaxed);
-  pool.Return(std::move(done));
+  tables_freed_.fetch_add(done.size(), std::memory_order_relaxed);
+  pool_.Return(std::move(done));
 }
 
 }  // namespace tdp

@@ -16,6 +16,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/base/host_range.h"
 #include "tdp/base/sync.h"
 #include "tdp/memslot/slot_set.h"
 #include "tdp/mmu/backend.h"
@@ -49,7 +50,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   Backend& backend() { return backend_; }
   const VmOptions& options() const { return options_; }
   bool accessed_dirty() const { return accessed_dirty_; }
-  DirtyTracking dirty_tracking() const { return logging.tracking(); }
+  DirtyTracking dirty_tracking() const { return logging_.tracking(); }
   Level max_leaf_level() const { return max_leaf_level_; }
   Gpa guest_end() const { return guest_end_; }
   ViewSet& views(AddressSpaceId space) { return spaces_[space]->views(); }
@@ -98,6 +99,10 @@ class Engine : public TableReclaimer, public TableRecycler {
   // anything after this. `after()` is called in the same writer's section, when it is empty.
   PendingFlush ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> after);
 
+  // The same of what `range` backs, whose invalidation begins in the same writer's section. Under
+  // the slots mutex; `ChangeSequence::End` ends it.
+  PendingFlush BeginInvalidation(HostRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_);
+
   // Cold tables of views or the oldest shadow pages: of whichever have more than half of all
   // tables, or of the others if those have none to give.
   size_t RecycleTables(size_t wanted) override;
@@ -113,31 +118,56 @@ class Engine : public TableReclaimer, public TableRecycler {
   // every table.
   void Reclaim(TableList&& subtrees) override;
 
-  // The parts. Each is thread-safe by its own rules.
-  Mutex slots_mutex;  // slot changes
-  SlotSet slots;
+  // Of the counters of a `VmStats` all but the vCPUs'. Any thread.
+  void AddTo(VmStats& stats) const;
+  uint64_t tables_freed() const { return tables_freed_.load(std::memory_order_relaxed); }
+  // A fault, or a split, has taken cold tables.
+  void CountTableReclaim() { table_reclaims_.fetch_add(1, std::memory_order_relaxed); }
+
+  // --- The parts. Each is thread-safe by its own rules ---
+
+  // Slot changes, one at a time, and what is said to be under the slots mutex.
+  Mutex& slots_mutex() ABSL_LOCK_RETURNED(slots_mutex_) { return slots_mutex_; }
+  SlotSet& slots() { return slots_; }
+  const SlotSet& slots() const { return slots_; }
+  MmuLock& mmu_lock() { return mmu_lock_; }
+  ChangeSequence& sequence() { return sequence_; }
+  TablePool& pool() { return pool_; }
+  FlushClock& clock() { return clock_; }
+  TableReclaim& table_reclaim() { return table_reclaim_; }
+  LoggingSlots& logging() { return logging_; }
+  VcpuSet& vcpus() { return vcpus_; }
+  const VcpuSet& vcpus() const { return vcpus_; }
+
+  // Whether leaves without rights may stand for pages that were aged: a fault that found nothing
+  // present looks at its leaf then before it asks the host.
+  bool tracks_access() const { return tracks_access_.load(std::memory_order_relaxed); }
+  // Before the first right is taken by aging: the fault that misses it is to see this.
+  void TrackAccess() { tracks_access_.store(true, std::memory_order_relaxed); }
+
+  // --- Under the slots mutex ---
+
   // Whether reading a dirty log leaves it as it is (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
-  bool manual_dirty_log_protect ABSL_GUARDED_BY(slots_mutex) = false;
-  // What leaf policies go by; null: the guest's types do not count.
-  std::unique_ptr<const MemoryTypeMap> memory_types ABSL_GUARDED_BY(slots_mutex);
-  // The same; null without `VmOptions::private_memory`.
-  std::unique_ptr<const PrivateFrames> private_frames ABSL_GUARDED_BY(slots_mutex);
-  MmuLock mmu_lock;
-  ChangeSequence sequence;
-  TablePool pool;
-  FlushClock clock;
-  TableReclaim table_reclaim;
-
-  LoggingSlots logging;
-  // Leaves without rights may stand for pages that were aged: a fault that found nothing present
-  // looks at its leaf before it asks the host. Set by the first aging without A bits.
-  Atomic<bool> tracks_access{false};
-
-  Counter zaps;  // counted inside a writer's section
-  Atomic<uint64_t> tables_freed{0};
-  Atomic<uint64_t> table_reclaims{0};
-
-  VcpuSet vcpus;
+  bool manual_dirty_log_protect() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+    return manual_dirty_log_protect_;
+  }
+  void set_manual_dirty_log_protect(bool manual) ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+    manual_dirty_log_protect_ = manual;
+  }
+  // Keeps what leaf policies go by from now on, and gives back what they went by before: it goes
+  // when nobody can be reading it. Null: the guest's types do not count.
+  void SwapMemoryTypes(std::unique_ptr<const MemoryTypeMap>& types)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+    memory_types_.swap(types);
+  }
+  // The same of private frames. There are some with `VmOptions::private_memory` alone.
+  void SwapPrivateFrames(std::unique_ptr<const PrivateFrames>& frames)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+    private_frames_.swap(frames);
+  }
+  const PrivateFrames& private_frames() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+    return *private_frames_;
+  }
 
  private:
   Engine(Backend& backend, const VmOptions& options);
@@ -146,6 +176,23 @@ class Engine : public TableReclaimer, public TableRecycler {
   PendingFlush ZapBy(DetachAll detach_all);
   size_t RecycleShadows(size_t count);
   MmuParts parts();
+
+  Mutex slots_mutex_;
+  SlotSet slots_;
+  bool manual_dirty_log_protect_ ABSL_GUARDED_BY(slots_mutex_) = false;
+  std::unique_ptr<const MemoryTypeMap> memory_types_ ABSL_GUARDED_BY(slots_mutex_);
+  std::unique_ptr<const PrivateFrames> private_frames_ ABSL_GUARDED_BY(slots_mutex_);
+  MmuLock mmu_lock_;
+  ChangeSequence sequence_;
+  TablePool pool_;
+  FlushClock clock_;
+  TableReclaim table_reclaim_;
+  LoggingSlots logging_;
+  Atomic<bool> tracks_access_{false};
+  Counter zaps_;  // counted inside a writer's section
+  Atomic<uint64_t> tables_freed_{0};
+  Atomic<uint64_t> table_reclaims_{0};
+  VcpuSet vcpus_;
 
   Mutex quota_mutex_;
   MemoryQuotas quotas_ ABSL_GUARDED_BY(quota_mutex_);

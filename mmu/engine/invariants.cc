@@ -28,13 +28,13 @@ class Checker {
         space_(space),
         view_(view),
         mmu_(view.mmu()),
-        slots_(engine.slots),
+        slots_(engine.slots()),
         seen_(seen),
         leaves_(leaves) {}
 
   absl::Status Run() {
     CheckTable(mmu_.root(), Gfn(0), mmu_.root_level());
-    if (mmu_.eptp().root() != engine_.pool.HpaOf(mmu_.root()->entries())) {
+    if (mmu_.eptp().root() != engine_.pool().HpaOf(mmu_.root()->entries())) {
       Complain("the EPTP names another root");
     }
     CheckList();
@@ -66,7 +66,7 @@ class Checker {
       case EntryKind::kTable:
         CheckLegal(entry, level);
         if (entry.is_pushing()) Complain("a push of W that was begun and not ended");
-        CheckTable(TablePage::Of(engine_.pool.EntriesOf(entry.address())), gfn, level.below());
+        CheckTable(TablePage::Of(engine_.pool().EntriesOf(entry.address())), gfn, level.below());
         break;
       case EntryKind::kLeaf:
         CheckLegal(entry, level);
@@ -93,7 +93,7 @@ class Checker {
   void CheckMmio(Gfn gfn, Level level, EptEntry entry) {
     if (level != kLevel4K) Complain("an MMIO entry above level 1");
     if (entry.mmio_gfn() != gfn) Complain("an MMIO entry remembers another frame");
-    const bool current = entry == EptEntry::Mmio(gfn, engine_.slots.generation(space_));
+    const bool current = entry == EptEntry::Mmio(gfn, engine_.slots().generation(space_));
     if (current && slots_.Find(space_, gfn) != nullptr) {
       Complain("a current MMIO entry where a slot has memory");
     }
@@ -145,7 +145,7 @@ class Checker {
     const ViewRule rule = policy.RuleOf(gfn);
     if (!policy.IsUniform(gfn, level)) Complain("a leaf over two kinds of memory");
     if (!rule.rights.Covers(full.access())) Complain("a leaf with a right that the view denies");
-    if (!rule.raises_ve && entry.suppress_ve() != engine_.pool.empty_entry().suppress_ve()) {
+    if (!rule.raises_ve && entry.suppress_ve() != engine_.pool().empty_entry().suppress_ve()) {
       Complain("a leaf that lets the guest hear of violations, or the other way round");
     }
     if (level > kLevel4K && policy.options().execute_4k_only && full.access().can_execute()) {
@@ -203,21 +203,21 @@ absl::Status CheckEngineInvariants(Engine& engine, std::vector<MappedLeaf>& leav
   for (size_t space = 0; space < engine.address_spaces(); ++space) {
     TDP_RETURN_IF_ERROR(engine.space(static_cast<AddressSpaceId>(space)).CheckInvariants());
   }
-  if (seen.size() > engine.pool.taken()) {
+  if (seen.size() > engine.pool().taken()) {
     return absl::InternalError(absl::StrFormat("%u tables are linked but the pool gave out %u",
-                                               seen.size(), engine.pool.taken()));
+                                               seen.size(), engine.pool().taken()));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckHostFrames(Engine& engine, absl::Span<const MappedLeaf> leaves,
                              uint64_t sequence) {
-  MmuLock::Reader reader(engine.mmu_lock);
+  MmuLock::Reader reader(engine.mmu_lock());
   for (const MappedLeaf& leaf : leaves) {
     const absl::StatusOr<HostPage> page = engine.backend().Resolve(leaf.hva, Access::Read());
     if (page.ok() && page->hfn == leaf.frame) continue;
     const MmuReadSection section(reader);
-    if (engine.sequence.MovedSince(sequence, leaf.hva)) continue;
+    if (engine.sequence().MovedSince(sequence, leaf.hva)) continue;
     return absl::InternalError(absl::StrFormat(
         "space %u view %u gfn 0x%x level %d: maps frame 0x%x, but the host has %s", leaf.space,
         leaf.view, leaf.gfn.raw(), leaf.level.raw(), leaf.frame.raw(),

@@ -43,7 +43,7 @@ Gfn RangeCollapse::Gather(FrameRange range, Level level) {
 
 // Makes the leaf that a fault would make there now, if that is one of `level`.
 void RangeCollapse::AddCandidate(Gfn base, Level level) {
-  const uint64_t sequence = engine_.sequence.Current();
+  const uint64_t sequence = engine_.sequence().Current();
   const MemorySlot* slot = slots_.Find(space_, base);
   if (slot == nullptr || slot->invalid || slot->end() - base < level.pages()) return;
   if (slot->logs_dirty_pages()) return;
@@ -64,7 +64,7 @@ void RangeCollapse::AddCandidate(Gfn base, Level level) {
 std::optional<Hva> RangeCollapse::HvaOf(const MemorySlot& slot, Gfn base, uint64_t sequence) {
   if (!policy_.restricts()) return slot.HvaOf(base);
   const MmuReadSection section(reader_);
-  if (engine_.sequence.Current() != sequence) return std::nullopt;
+  if (engine_.sequence().Current() != sequence) return std::nullopt;
   return policy_.HvaOf(slot, base);
 }
 
@@ -72,7 +72,7 @@ std::optional<Hva> RangeCollapse::HvaOf(const MemorySlot& slot, Gfn base, uint64
 bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
   const Gfn base = candidate.collapse.base();
   const HostRange range(candidate.hva, level.bytes());
-  return !engine_.sequence.MovedSince(candidate.sequence, range) &&
+  return !engine_.sequence().MovedSince(candidate.sequence, range) &&
          policy_.LargestLevel(candidate.slot, base, candidate.page, Access::Read()) >= level;
 }
 
@@ -80,12 +80,12 @@ uint64_t RangeCollapse::Finish(Level level) {
   PendingFlush flush;
   TableList old_tables;
   {
-    MmuWriteSection section(engine_.mmu_lock);
+    MmuWriteSection section(engine_.mmu_lock());
     for (Candidate& candidate : candidates_) {
       if (!IsCurrent(candidate, level) || !candidate.collapse.Replace(mmu_)) continue;
       old_tables.Push(candidate.collapse.old_table());
     }
-    if (!old_tables.empty()) flush = engine_.clock.Advance();
+    if (!old_tables.empty()) flush = engine_.clock().Advance();
   }
   flush.Settle();
   for (const Candidate& candidate : candidates_) {

@@ -29,9 +29,9 @@ class RangeCollapse {
         mmu_(view.mmu()),
         policy_(view.policy()),
         space_(space),
-        slots_(engine.slots),
-        walk_(mmu_, engine.mmu_lock),
-        reader_(engine.mmu_lock) {}
+        slots_(engine.slots()),
+        walk_(mmu_, engine.mmu_lock()),
+        reader_(engine.mmu_lock()) {}
 
   // Collapses the tables of leaves below `level` (2 or 3) that lie wholly inside `range`. Returns
   // how many became a leaf.

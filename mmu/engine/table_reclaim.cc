@@ -19,11 +19,11 @@ constexpr int kTablesPerSection = 32;
 }  // namespace
 
 size_t TableReclaim::Run(size_t wanted, const SpaceRange& spared) {
-  const uint64_t before = engine_.tables_freed.load(std::memory_order_relaxed);
+  const uint64_t before = engine_.tables_freed();
   TakeVictims(wanted, spared).Settle();
   // What another thread frees meanwhile is as welcome.
-  engine_.clock.WaitForReclaims();
-  return static_cast<size_t>(engine_.tables_freed.load(std::memory_order_relaxed) - before);
+  engine_.clock().WaitForReclaims();
+  return static_cast<size_t>(engine_.tables_freed() - before);
 }
 
 // Where nothing is left to take, tables may be on their way back all the same: another thread has
@@ -37,7 +37,7 @@ PendingFlush TableReclaim::TakeVictims(size_t wanted, const SpaceRange& spared) 
     flush.Merge(
         engine_.ZapIn(space_, engine_.views(space_)[view_], victim.first, victim.end, [] {}));
   }
-  flush.Merge(engine_.clock.Outstanding());
+  flush.Merge(engine_.clock().Outstanding());
   return flush;
 }
 
@@ -47,7 +47,7 @@ absl::Status TableReclaim::Stock(TableCache& cache, const SpaceRange& spared) {
   absl::Status status = cache.Refill(1);
   for (int i = 0; i < kReclaims && !status.ok(); ++i) {
     if (Run(TableCache::kFaultMaximum, spared) == 0) break;
-    engine_.table_reclaims.fetch_add(1, std::memory_order_relaxed);
+    engine_.CountTableReclaim();
     status = cache.Refill(1);
   }
   return status;
@@ -80,7 +80,7 @@ void TableReclaim::GoToNextView() {
 
 // From the hand to the end of its view, or until there are enough victims.
 void TableReclaim::GoRound() {
-  MmuLock::Reader reader(engine_.mmu_lock);
+  MmuLock::Reader reader(engine_.mmu_lock());
   while (hand_ < mmu().end() && victims_.size() < wanted_) {
     const MmuReadSection section(reader);
     budget_ = kTablesPerSection;
@@ -100,7 +100,7 @@ bool TableReclaim::VisitTable(uint64_t* table, Level level, Gfn base) {
     if (i < rest.FirstIndex(base, level)) continue;
     const Gfn first = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
     const Level below = level.below();
-    uint64_t* child = engine_.pool.EntriesOf(link.address());
+    uint64_t* child = engine_.pool().EntriesOf(link.address());
     if (below == kLevel4K || !VisitTable(child, below, first)) {
       --budget_;
       Judge(EntryRef(table + i), link, {first, first + level.pages()});
