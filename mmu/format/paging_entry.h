@@ -19,7 +19,7 @@
 
 namespace tdp {
 
-// An immutable value of the shape of `EptEntry`; stored ones are reached through `PagingEntryRef`.
+// An immutable value of the shape of `EptEntry`; stored ones are reached through `BasicEntryRef`.
 class PagingEntry {
  public:
   constexpr PagingEntry() = default;

@@ -151,7 +151,7 @@ void NestedVcpu::ReleaseRoot() {
     shadow().Release(*root_, zap);
     flush = shadow().Commit(std::move(zap));
   }
-  shadow().Settle(std::move(flush));
+  flush.Settle();
   root_ = nullptr;
 }
 
@@ -358,7 +358,7 @@ void NestedVcpu::DropPath(Gpa gpa) {
     }
     flush = shadow().Commit(std::move(zap));
   }
-  shadow().Settle(std::move(flush));
+  flush.Settle();
 }
 
 absl::Status NestedVcpu::ReloadRoot() {
@@ -399,7 +399,7 @@ void NestedVcpu::DropAll(NestedShadow& shadow) {
       }
       part = shadow.CommitAll(std::move(zap));
     }
-    shadow.Settle(std::move(part));
+    part.Settle();
   }
 }
 

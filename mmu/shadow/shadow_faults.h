@@ -168,7 +168,7 @@ class ShadowFaults {
       take(zap);
       flush = shadow().Commit(std::move(zap));
     }
-    shadow().Settle(std::move(flush));
+    flush.Settle();
   }
 
   template <typename Result>

@@ -4,7 +4,7 @@
 // chains of parents, the reverse map of leaves, write tracking, and zapping by prepare and commit
 // (KVM's mmu.c between kvm_mmu_get_shadow_page and kvm_mmu_commit_zap_page).
 //
-// Nothing here knows how a guest's table is read: `ShadowFetch` and `ShadowSync` do. `Entry` is
+// Nothing here knows how a guest's table is read: `ShadowFetch` and `ShadowSyncer` do. `Entry` is
 // what is written: `PagingEntry` where tables are loaded into CR3, `EptEntry` where they shadow a
 // nested hypervisor's EPT12.
 
@@ -207,7 +207,6 @@ class ShadowTables {
   // The same for who promises that no CPU has it any more: what others have taken away and not
   // settled is owed, too.
   PendingFlush CommitAll(ShadowZap&& zap);
-  static void Settle(PendingFlush&& flush) { flush.Settle(); }
 
   // --- structural operations, in a writer's section
   // ------------------------------------------------------------

@@ -314,7 +314,7 @@ void ShadowVcpu::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
     // What another thread has just dropped for the same bytes some CPU may still have.
     flush = shadow.CommitAll(std::move(zap));
   }
-  shadow.Settle(std::move(flush));
+  flush.Settle();
 }
 
 // --- Counting ------------------------------------------------------------------------------------

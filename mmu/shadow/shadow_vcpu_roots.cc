@@ -214,7 +214,7 @@ absl::Status ShadowVcpu::LoadRoot(const GuestPaging& paging, const GuestRoots& r
       flush = shadow().Commit(std::move(zap));
     }
     // The tables that the root shadows are tracked; nothing is derived from them before this.
-    shadow().Settle(std::move(flush));
+    flush.Settle();
     if (next == Next::kDone) return absl::OkStatus();
     bool no_memory = false;
     const auto release = [this] { return ReleaseCachedRoots(); };
@@ -296,7 +296,7 @@ void ShadowVcpu::Release(ShadowRoot& root) {
     }
     flush = shadow.Commit(std::move(zap));
   }
-  shadow.Settle(std::move(flush));
+  flush.Settle();
   root = ShadowRoot();
 }
 
@@ -332,7 +332,7 @@ void ShadowVcpu::Resync() {
     shadow().BeginResync(zap);
     flush = shadow().Commit(std::move(zap));
   }
-  shadow().Settle(std::move(flush));
+  flush.Settle();
   for (;;) {
     Next next;
     {
@@ -342,7 +342,7 @@ void ShadowVcpu::Resync() {
       next = ResyncPages(zap);
       flush = shadow().Commit(std::move(zap));
     }
-    shadow().Settle(std::move(flush));
+    flush.Settle();
     if (next == Next::kDone) return;
     FetchForSync();
   }
@@ -362,7 +362,7 @@ void ShadowVcpu::FetchForSync() {
     }
     flush = shadow().Commit(std::move(zap));
   }
-  shadow().Settle(std::move(flush));
+  flush.Settle();
 }
 
 // Under the lock. A page that went unsync again meanwhile is read and stays so.
@@ -423,7 +423,7 @@ void ShadowVcpu::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)
       }
       flush = shadow().Commit(std::move(zap));
     }
-    shadow().Settle(std::move(flush));
+    flush.Settle();
     if (next == Next::kDone) return;
     FetchForSync();
   }
