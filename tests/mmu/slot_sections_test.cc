@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// How often a change of slots holds up the faults of all vCPUs.
+
+#include <cstdint>
+#include <memory>
+
+#include "gtest/gtest.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+namespace {
+
+// The clock of writers' sections is read as one begins and as it ends.
+int g_readings = 0;
+uint64_t CountReadings() { return static_cast<uint64_t>(++g_readings); }
+
+struct Kind {
+  const char* name;
+  VmOptions options;
+};
+
+class SlotSections : public testing::TestWithParam<Kind> {
+ protected:
+  SlotSections() {
+    VmOptions options = GetParam().options;
+    options.section_clock = &CountReadings;
+    vm_ = Vm::Create(host_, options).value();
+  }
+  void SetSlot(Gpa gpa, ByteCount size) {
+    ASSERT_TRUE(
+        vm_->SetMemoryRegion({.slot = 1, .gpa = gpa, .size = size, .hva = Hva(1 << 30)}).ok());
+  }
+  // Writers' sections of a change of the slot to [gpa, gpa + size).
+  int SectionsOf(Gpa gpa, ByteCount size) {
+    const int before = g_readings;
+    SetSlot(gpa, size);
+    return (g_readings - before) / 2;
+  }
+
+  MinimalBackend host_;
+  std::unique_ptr<Vm> vm_;
+};
+
+TEST_P(SlotSections, ADeleteHasTwo) {
+  SetSlot(Gpa(0), MiB(4));
+  EXPECT_EQ(SectionsOf(Gpa(0), 0), 2);
+}
+
+TEST_P(SlotSections, AMoveHasTwo) {
+  SetSlot(Gpa(0), MiB(4));
+  EXPECT_EQ(SectionsOf(Gpa(MiB(2)), MiB(4)), 2);
+  EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
+}
+
+TEST_P(SlotSections, ACreateHasNoMore) { EXPECT_LE(SectionsOf(Gpa(0), MiB(4)), 2); }
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SlotSections,
+                         testing::Values(Kind{"Direct", {}},
+                                         Kind{"ReverseMapped", {.reverse_map = true}},
+                                         Kind{"Nested", {.nested = true}},
+                                         Kind{"Shadow", {.paging = Paging::kShadow}}),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace tdp
