@@ -21,6 +21,7 @@ QUICK_CHECKS=(
   "check_format"
   "python3 scripts/check_files.py"
   "python3 scripts/check_layers.py"
+  "python3 scripts/check_shape.py"
   "python3 -m unittest discover --quiet --start-directory scripts --pattern *_test.py"
 )
 
@@ -68,8 +69,13 @@ tidy() {
     2> >(grep -v ' warnings\? generated\|^Suppressed ' >&2) | sed 's|^/.*/execroot/libtdp/||'
 }
 
+# lint --shape: what check_shape.py measures, beside limits and goals; else all checks.
 lint() {
   local counts status=0
+  if [[ ${1:-} == --shape ]]; then
+    python3 scripts/check_shape.py --print
+    return
+  fi
   counts=$(mktemp)
   phase "set-up" require "${BUILD_PACKAGES[@]}" "${FORMAT_PACKAGES[@]}" "${TIDY_PACKAGES[@]}"
   phase "format, files, layers" quick_checks "$counts" || status=1
