@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tests/world/sim_backends.h"
 
 namespace tdp::kernel {
 namespace {
@@ -21,15 +22,6 @@ sim::SimBackendOptions Cpus(int cpus, sim::FlushOracle* oracle) {
   options.oracle = oracle;
   return options;
 }
-
-// Never drops a translation.
-class ForgetfulBackend : public sim::SimBackend {
- public:
-  using SimBackend::SimBackend;
-  void Invalidate(VcpuId, Eptp) override {}
-  void InvalidateAll(VcpuId) override {}
-  void InvalidateLinear(VcpuId) override {}
-};
 
 std::unique_ptr<sim::SimBackend> MakeBackend(sim::HostMemory& memory, sim::FlushOracle* oracle,
                                              const HostOptions& options) {

@@ -207,7 +207,7 @@ TEST_P(LogCorners, ATakeFlushesOnceMoreForAPageThatAZapHasMarkedMeanwhile) {
   guest_.Take(0);
   Write(6, 1);
   std::optional<PendingFlush> owed;
-  guest_.backend().on_kick = [&](VcpuId id) {
+  guest_.backend().leave = [&](VcpuId id) {
     guest_.Leave(static_cast<int>(id));
     if (owed.has_value() || guest_.vcpu(0).is_in_guest() || guest_.vcpu(1).is_in_guest()) return;
     if (GetParam() != DirtyTracking::kDirtyBits) return;
@@ -230,7 +230,7 @@ TEST_P(LogCorners, ATakeFlushesOnceMoreForAPageThatAZapHasMarkedMeanwhile) {
     EXPECT_NE(GetParam(), DirtyTracking::kDirtyBits);
     EXPECT_EQ(seen, Pages{6});
   }
-  guest_.backend().on_kick = [&](VcpuId id) { guest_.Leave(static_cast<int>(id)); };
+  guest_.backend().leave = [&](VcpuId id) { guest_.Leave(static_cast<int>(id)); };
 }
 
 }  // namespace

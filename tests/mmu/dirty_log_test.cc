@@ -15,10 +15,10 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/dirty_tracking.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/tests/mmu/logging_guest.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -485,14 +485,8 @@ TEST(Pml, MisuseIsAWordedError) {
 // --- Options
 // -----------------------------------------------------------------------------------------
 
-class PoorBackend : public MinimalBackend {
- public:
-  const Capabilities& capabilities() const override { return poor; }
-  Capabilities poor = MinimalBackend::capabilities();
-};
-
 TEST(DirtyTrackingOption, WhatTheBackendLacksIsAnErrorByName) {
-  PoorBackend backend;
+  TestHost backend;
   const auto message = [&](VmOptions options) {
     return std::string(Vm::Create(backend, options).status().message());
   };
@@ -500,13 +494,13 @@ TEST(DirtyTrackingOption, WhatTheBackendLacksIsAnErrorByName) {
               HasSubstr("dirty_tracking: the backend does not offer PML"));
   EXPECT_THAT(message({.accessed_dirty = Use::kNever, .dirty_tracking = DirtyTracking::kDirtyBits}),
               HasSubstr("it needs A and D bits"));
-  backend.poor.ept = backend.poor.ept.Without(ept::kCapAccessedDirty);
+  backend.offered.ept = backend.offered.ept.Without(ept::kCapAccessedDirty);
   EXPECT_THAT(message({.dirty_tracking = DirtyTracking::kDirtyBits}),
               HasSubstr("dirty_tracking: the backend does not offer A and D bits"));
 }
 
 TEST(DirtyTrackingOption, TheBestIsDirtyBitsWhereTheyAreInUse) {
-  PoorBackend backend;
+  TestHost backend;
   const auto in_use = [&](VmOptions options) {
     return DirtyTrackingInUse(options, backend.capabilities());
   };
@@ -514,7 +508,7 @@ TEST(DirtyTrackingOption, TheBestIsDirtyBitsWhereTheyAreInUse) {
   EXPECT_EQ(in_use({.accessed_dirty = Use::kNever}), DirtyTracking::kWriteProtection);
   EXPECT_EQ(in_use({.dirty_tracking = DirtyTracking::kWriteProtection}),
             DirtyTracking::kWriteProtection);
-  backend.poor.ept = backend.poor.ept.Without(ept::kCapAccessedDirty);
+  backend.offered.ept = backend.offered.ept.Without(ept::kCapAccessedDirty);
   EXPECT_EQ(in_use({}), DirtyTracking::kWriteProtection);
 }
 

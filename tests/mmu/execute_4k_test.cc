@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -85,7 +85,7 @@ class Execute4K : public testing::TestWithParam<Setting> {
   }
   bool KeepsReverseMap() const { return GetParam().options.reverse_map; }
 
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
 };

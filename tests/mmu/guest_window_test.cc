@@ -12,8 +12,8 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -29,17 +29,6 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
-
-// Guest memory is this process's, at `offset` bytes from where the slots say.
-class MovableHost : public MinimalBackend {
- public:
-  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
-    ++resolves;
-    return MinimalBackend::Resolve(hva + offset, access);
-  }
-  int resolves = 0;
-  uint64_t offset = 0;
-};
 
 // Two memories of 1024 frames; the guest's 4-level tables stand in frames 64, 128, 192 and 256 of
 // the first, and map gva 0x5000 to gpa 0x123000.
@@ -85,7 +74,7 @@ class GuestWindowTest : public testing::Test {
 
   std::unique_ptr<std::byte[], AlignedDelete> ram_{new (std::align_val_t{kPageSize})
                                                        std::byte[2 * kSize]()};
-  MovableHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_ = *Vm::Create(host_, {.dirty_tracking = DirtyTracking::kWriteProtection});
   std::unique_ptr<Vcpu> vcpu_ = *vm_->CreateVcpu();
   GuestPaging paging_{GuestControls{.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect,
@@ -225,11 +214,8 @@ TEST_F(GuestWindowTest, WhileAPageIsBeingTakenAwayTheAnswerIsToTryAgain) {
 }
 
 TEST_F(GuestWindowTest, HostErrorsReachTheCaller) {
-  class Refusing : public MinimalBackend {
-    absl::StatusOr<HostPage> Resolve(Hva, Access) override {
-      return absl::PermissionDeniedError("no");
-    }
-  } refusing;
+  TestHost refusing;
+  refusing.answer = absl::PermissionDeniedError("no");
   auto vm = *Vm::Create(refusing, {});
   auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.size = kSize, .hva = Hva(0x1000)}).ok());

@@ -11,7 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -50,7 +50,7 @@ class HostAddresses : public testing::TestWithParam<Place> {
   static constexpr Gpa kLast{kSize - kPageSize};
 
   const Hva hva_;
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
 };
@@ -148,7 +148,7 @@ INSTANTIATE_TEST_SUITE_P(
 // --- Private memory ---
 
 TEST(HostAddressesOfPrivateMemory, ItsRangeMayEndWithTheAddressSpace) {
-  ArithmeticHost host;
+  TestHost host;
   host.offset = GiB(1) - kTop.raw();
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {.private_memory = true});
   const std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
@@ -176,7 +176,7 @@ TEST(HostAddressesOfPrivateMemory, ItsRangeMayEndWithTheAddressSpace) {
 // --- Shadow paging ---
 
 TEST(HostAddressesOfShadowPaging, RangesMayEndWithTheAddressSpace) {
-  ArithmeticHost host;
+  TestHost host;
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {.paging = Paging::kShadow});
   ASSERT_EQ(vm->SetMemoryRegion({.size = kSize, .hva = kTop}), absl::OkStatus());
   EXPECT_EQ(vm->InvalidateHostRange(kTop, kSize), absl::OkStatus());
@@ -187,7 +187,7 @@ TEST(HostAddressesOfShadowPaging, RangesMayEndWithTheAddressSpace) {
 // --- What is refused ---
 
 TEST(HostAddressLimits, ARangeMayNotWrap) {
-  ArithmeticHost host;
+  TestHost host;
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {});
   for (const ByteCount size : {kSize + kPageSize, ~kPageOffsetMask}) {
     EXPECT_TRUE(absl::IsInvalidArgument(vm->InvalidateHostRange(kTop, size)));
@@ -200,7 +200,7 @@ TEST(HostAddressLimits, ARangeMayNotWrap) {
 }
 
 TEST(HostAddressLimits, AHostThatWantsALimitHasOne) {
-  ArithmeticHost host;
+  TestHost host;
   const Hva end(0x7ffffffff000);
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {.host_address_end = end});
   EXPECT_EQ(vm->SetMemoryRegion({.size = kSize, .hva = end - kSize}), absl::OkStatus());
@@ -214,19 +214,9 @@ TEST(HostAddressLimits, AHostThatWantsALimitHasOne) {
 
 // --- The width of the CPU ---
 
-class NarrowHost : public ArithmeticHost {
- public:
-  explicit NarrowHost(int bits) : capabilities_(ArithmeticHost::capabilities()) {
-    capabilities_.physical_address_bits = bits;
-  }
-  const Capabilities& capabilities() const override { return capabilities_; }
-
- private:
-  Capabilities capabilities_;
-};
-
 TEST(CpuWidth, ASlotBeyondMaxphyaddrIsRefusedAndOneUpToItIsNot) {
-  NarrowHost host(36);
+  TestHost host;
+  host.offered.physical_address_bits = 36;
   for (const bool nested : {false, true}) {
     const std::unique_ptr<Vm> vm = *Vm::Create(host, {.nested = nested});
     const Gpa end(GiB(64));
@@ -247,7 +237,8 @@ TEST(CpuWidth, ASlotBeyondMaxphyaddrIsRefusedAndOneUpToItIsNot) {
 }
 
 TEST(CpuWidth, ANarrowerGuestIsTheLimitThatIsNamed) {
-  NarrowHost host(39);
+  TestHost host;
+  host.offered.physical_address_bits = 39;
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {.guest_physical_bits = 36});
   const auto slot = vm->SetMemoryRegion({.gpa = Gpa(GiB(64)), .size = kSize, .hva = kKernel});
   EXPECT_THAT(std::string(slot.message()), HasSubstr("the guest's 36 physical address bits"));
@@ -255,7 +246,8 @@ TEST(CpuWidth, ANarrowerGuestIsTheLimitThatIsNamed) {
 
 // A shadow maps host frames; no address of the guest's reaches the CPU.
 TEST(CpuWidth, DoesNotBindAShadowedGuest) {
-  NarrowHost host(36);
+  TestHost host;
+  host.offered.physical_address_bits = 36;
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {.paging = Paging::kShadow});
   EXPECT_EQ(vm->SetMemoryRegion({.gpa = Gpa(GiB(64)), .size = kSize, .hva = kKernel}),
             absl::OkStatus());

@@ -21,19 +21,9 @@
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/sim_backends.h"
 
 namespace tdp {
-
-// A machine that its test runs vCPU by vCPU on one thread: a kick ends the guest entry at once.
-class SteppedBackend : public sim::SimBackend {
- public:
-  using sim::SimBackend::SimBackend;
-  void Kick(absl::Span<const VcpuId> vcpus) override {
-    if (!on_kick) return sim::SimBackend::Kick(vcpus);
-    for (const VcpuId id : vcpus) on_kick(id);
-  }
-  std::function<void(VcpuId)> on_kick;
-};
 
 // Tells the flush oracle of every store to an entry.
 class OracleHook : public EntryStoreHook {
@@ -75,7 +65,7 @@ class LoggingGuest {
       if (options.tracking == DirtyTracking::kPml) EnablePml(i);
     }
     if (options.stepped) {
-      backend_.on_kick = [this](VcpuId id) {
+      backend_.leave = [this](VcpuId id) {
         if (before_leaving) before_leaving(static_cast<int>(id));
         Leave(static_cast<int>(id));
       };
@@ -90,7 +80,7 @@ class LoggingGuest {
   Vm& vm() { return *vm_; }
   Vcpu& vcpu(int i) { return *vcpus_[static_cast<size_t>(i)]; }
   sim::Cpu& cpu(int i) { return backend_.cpu(static_cast<VcpuId>(i)); }
-  SteppedBackend& backend() { return backend_; }
+  HookedBackend& backend() { return backend_; }
   sim::HostMemory& memory() { return memory_; }
   const LoggingGuestOptions& options() const { return options_; }
 
@@ -238,7 +228,7 @@ class LoggingGuest {
   const LoggingGuestOptions options_;
   sim::FlushOracle oracle_;
   sim::HostMemory memory_;
-  SteppedBackend backend_;
+  HookedBackend backend_;
   std::optional<OracleHook> hook_;
   std::unique_ptr<Vm> vm_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;

@@ -14,8 +14,8 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -31,27 +31,15 @@ struct Kind {
   VmOptions options;
 };
 
-class PmlBackend : public MinimalBackend {
- public:
-  PmlBackend() {
-    capabilities_ = MinimalBackend::capabilities();
-    capabilities_.pml = true;
-  }
-  const Capabilities& capabilities() const override { return capabilities_; }
-
- private:
-  Capabilities capabilities_;
-};
-
 class MarkDirty : public testing::TestWithParam<Kind> {
  protected:
   static constexpr uint64_t kPages = 2000;
 
-  MarkDirty() : vm_(*Vm::Create(backend_, GetParam().options)) {}
-
   // Two slots that log, of which the second begins where the first ends, a hole, a slot that does
   // not log, and one more that logs far above.
   void SetUp() override {
+    backend_.offered.pml = true;
+    vm_ = *Vm::Create(backend_, GetParam().options);
     Add(0, 100, kPages, kSlotLogDirtyPages);
     Add(1, 100 + kPages, kPages, kSlotLogDirtyPages);
     Add(2, 10000, kPages, 0);
@@ -79,7 +67,7 @@ class MarkDirty : public testing::TestWithParam<Kind> {
     return pages;
   }
 
-  PmlBackend backend_;
+  TestHost backend_;
   std::unique_ptr<Vm> vm_;
 };
 

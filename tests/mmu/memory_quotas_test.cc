@@ -9,7 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -57,7 +57,7 @@ TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
 
 // Frames without memory are remembered, by tables as any others: a guest has 2^36 of them.
 TEST(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTables) {
-  ArithmeticHost host;
+  TestHost host;
   const auto vm = *Vm::Create(host);
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(64), .hva = kRam}).ok());
@@ -73,7 +73,7 @@ TEST(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTab
 
 // All that the slots show can be mapped, page by page, however they lie, and in every view.
 TEST(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
-  ArithmeticHost host;
+  TestHost host;
   const auto vm = *Vm::Create(host, {.ept_levels = 5});
   const auto vcpu = *vm->CreateVcpu();
   std::mt19937_64 random(1);
@@ -105,7 +105,7 @@ TEST(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
 }
 
 TEST(DefaultQuotas, AQuotaThatTheEmbedderSetsStaysWhateverTheSlotsDo) {
-  ArithmeticHost host;
+  TestHost host;
   const auto vm = *Vm::Create(host);
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetTableQuota(64).ok());

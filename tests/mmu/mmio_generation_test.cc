@@ -9,7 +9,7 @@
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -62,7 +62,7 @@ class MmioGeneration : public testing::TestWithParam<Setting> {
   }
 
   const AddressSpaceId space_;
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
   uint64_t there_ = 0;
@@ -134,7 +134,7 @@ INSTANTIATE_TEST_SUITE_P(Settings, MmioGeneration,
                          [](const auto& param) { return param.param.name; });
 
 TEST(MmioGenerationInViews, EveryViewForgets) {
-  ArithmeticHost host;
+  TestHost host;
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {});
   const std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
   ASSERT_EQ(vcpu->SetView(*vm->CreateView()), absl::OkStatus());

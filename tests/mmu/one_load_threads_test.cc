@@ -15,7 +15,7 @@
 #include "gtest/gtest.h"
 #include "tdp/base/spin.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -35,7 +35,7 @@ struct Guest {
     ASSERT_EQ(vm->SetMemoryRegion({.flags = flags, .size = kSize, .hva = kRam}), absl::OkStatus());
   }
 
-  ArithmeticHost host;
+  TestHost host;
   std::unique_ptr<Vm> vm;
   std::unique_ptr<Vcpu> vcpu;
   std::unique_ptr<Vcpu> other;

@@ -7,7 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -35,7 +35,7 @@ class PrefaultTest : public testing::Test {
     return std::string(vcpu_->Prefault(gpa, size, access).status().message());
   }
 
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
 };
@@ -80,9 +80,9 @@ TEST_F(PrefaultTest, LargeHostPagesAreMappedAsSuch) {
 }
 
 TEST_F(PrefaultTest, AHostThatKnowsItsPagesOneByOneServesToo) {
-  struct Scattered : ArithmeticHost {
+  struct Scattered : TestHost {
     absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
-      auto page = ArithmeticHost::Resolve(hva, access);
+      auto page = TestHost::Resolve(hva, access);
       page->hfn = Hfn(page->hfn.raw() ^ 1);  // no two in a row
       return page;
     }
@@ -147,7 +147,7 @@ TEST_F(PrefaultTest, AReadOfALoggingSlotGivesNoPageThatIsWrittenUnseen) {
 TEST_F(PrefaultTest, EveryBudgetOfTablesGetsAsFarAsItReachesAndLeavesNothingHalfDone) {
   ByteCount before = 0;
   for (size_t quota = 1; quota < 24; ++quota) {
-    ArithmeticHost host;
+    TestHost host;
     auto vm = *Vm::Create(host, {.table_quota = quota});
     auto vcpu = *vm->CreateVcpu();
     ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(16), .hva = kRam}).ok());
@@ -165,27 +165,17 @@ TEST_F(PrefaultTest, EveryBudgetOfTablesGetsAsFarAsItReachesAndLeavesNothingHalf
   EXPECT_EQ(before, MiB(16));
 }
 
-// A host that invalidates something, elsewhere, each time it is asked.
-class ChangingHost : public ArithmeticHost {
- public:
-  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
-    if (vm != nullptr) {
-      EXPECT_EQ(vm->InvalidateHostRange(kRam + MiB(8), kPageSize), absl::OkStatus());
-    }
-    return ArithmeticHost::Resolve(hva, access);
-  }
-  Vm* vm = nullptr;
-};
-
 TEST_F(PrefaultTest, AHostThatKeepsChangingIsAskedForATableOnce) {
-  ChangingHost host;
+  TestHost host;
   auto vm = *Vm::Create(host);
   auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(16), .hva = kRam}).ok());
-  host.vm = vm.get();
+  host.on_resolve = [&] {
+    EXPECT_EQ(vm->InvalidateHostRange(kRam + MiB(8), kPageSize), absl::OkStatus()) << "elsewhere";
+  };
   EXPECT_TRUE(absl::IsUnavailable(vcpu->Prefault(Gpa(0), MiB(2)).status()));
   EXPECT_LE(host.resolves.load(), 512 + 16);
-  host.vm = nullptr;
+  host.on_resolve = nullptr;
   EXPECT_EQ(*vcpu->Prefault(Gpa(0), MiB(2)), MiB(2));
 }
 

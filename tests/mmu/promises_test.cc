@@ -21,9 +21,9 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -34,21 +34,6 @@ constexpr PageCount kOne{1};
 constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 enum class Kind { kDirect, kDirectWithoutAccessedBits, kReverseMapped, kShadow, kNested };
-
-class Machine : public MinimalBackend {
- public:
-  Machine() : capabilities_(MinimalBackend::capabilities()) { capabilities_.ve = true; }
-  const Capabilities& capabilities() const override { return capabilities_; }
-  void Kick(absl::Span<const VcpuId>) override {
-    const auto hook = on_kick;  // it may put another in its place
-    if (hook) hook();
-  }
-
-  std::function<void()> on_kick;
-
- private:
-  Capabilities capabilities_;
-};
 
 struct FreeMemory {
   void operator()(std::byte* memory) const { std::free(memory); }
@@ -72,6 +57,7 @@ struct WorldOptions {
 class World {
  public:
   World(Kind kind, const WorldOptions& options) : kind_(kind) {
+    machine_.offered.ve = true;
     VmOptions vm;
     vm.paging = kind == Kind::kShadow ? Paging::kShadow : Paging::kEpt;
     vm.nested = kind == Kind::kNested;
@@ -101,7 +87,7 @@ class World {
   }
 
   Vm& vm() { return *vm_; }
-  Machine& machine() { return machine_; }
+  TestHost& machine() { return machine_; }
   const MemoryRegion& region() const { return region_; }
   Hva page() const { return region_.hva + kPage.raw(); }
   // Whether vCPU 0 may still use what it had in its TLB.
@@ -149,7 +135,7 @@ class World {
   }
 
   const Kind kind_;
-  Machine machine_;
+  TestHost machine_;
   Memory ram_ = NewMemory();
   Memory private_ram_ = NewMemory();
   std::unique_ptr<Vm> vm_;

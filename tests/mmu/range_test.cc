@@ -10,7 +10,7 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -57,7 +57,7 @@ class RangeTest : public testing::Test {
     return *vm_->CollapseRange(Gfn::Of(gpa), PageCount::FromBytes(size));
   }
 
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
   bool last_age_owed_ = false;

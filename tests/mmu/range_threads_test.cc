@@ -10,7 +10,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -44,7 +44,7 @@ void Operate(Vm& vm, std::mt19937_64& random) {
 }
 
 void FaultAndOperate(const VmOptions& options) {
-  ArithmeticHost host;
+  TestHost host;
   host.order = 9;
   auto vm = *Vm::Create(host, options);
   ASSERT_TRUE(vm->SetMemoryRegion({.size = kSize, .hva = kRam}).ok());

@@ -15,8 +15,8 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -28,22 +28,6 @@ using ::testing::IsEmpty;
 constexpr Hva kRam{0x7f0000000000};
 constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-
-class FakeHost : public MinimalBackend {
- public:
-  absl::StatusOr<HostPage> Resolve(Hva hva, Access) override {
-    HostPage page;
-    page.hfn = Hfn((hva.raw() + offset) >> kPageShift);
-    page.order = order;
-    return page;
-  }
-
-  void Kick(absl::Span<const VcpuId>) override { kicks.fetch_add(1); }
-
-  int order = 0;
-  uint64_t offset = 0;
-  std::atomic<int> kicks{0};
-};
 
 class ReverseMapTest : public testing::Test {
  protected:
@@ -77,7 +61,7 @@ class ReverseMapTest : public testing::Test {
     return pages;
   }
 
-  FakeHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
 };

@@ -1,27 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include "tdp/mmu/tables/table_pool.h"
+#include "tests/world/test_host.h"
 
 #include <set>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 
 namespace tdp {
 namespace {
-
-// Hands out at most `budget` blocks.
-class PoorBackend : public MinimalBackend {
- public:
-  absl::StatusOr<Hpa> AllocateTableBlock() override {
-    if (budget == 0) return absl::ResourceExhaustedError("no block left");
-    --budget;
-    return MinimalBackend::AllocateTableBlock();
-  }
-  int budget = 0;
-};
 
 constexpr size_t kPlenty = 1 << 20;
 
@@ -58,11 +47,11 @@ TEST(TablePool, ReturnedTablesAreEmptyAgain) {
 }
 
 TEST(TablePool, AReserveIsTakenWithoutTheBackend) {
-  PoorBackend backend;
+  TestHost backend;
   TablePool pool(backend, kPlenty, EptEntry::Empty());
-  backend.budget = 2;
+  backend.blocks = 2;
   ASSERT_TRUE(pool.Reserve(kTablesPerBlock + 1).ok());
-  EXPECT_EQ(backend.budget, 0);
+  EXPECT_EQ(backend.blocks, 0);
   ASSERT_TRUE(pool.Reserve(1).ok()) << "it is there already";
   TableList list;
   ASSERT_TRUE(pool.Take(kTablesPerBlock + 1, list).ok());
@@ -83,8 +72,8 @@ TEST(TablePool, AReserveBeyondTheQuotaIsRefusedByItsNumbers) {
 }
 
 TEST(TablePool, BlocksWithoutATableInUseGoBackToTheBackend) {
-  PoorBackend backend;
-  backend.budget = 3;
+  TestHost backend;
+  backend.blocks = 3;
   TablePool pool(backend, kPlenty, EptEntry::Empty());
   TableList all;
   ASSERT_TRUE(pool.Take(3 * static_cast<size_t>(kTablesPerBlock), all).ok());
@@ -104,22 +93,22 @@ TEST(TablePool, BlocksWithoutATableInUseGoBackToTheBackend) {
   pool.ReturnUnused(std::move(rest));
   EXPECT_EQ(pool.ReleaseBlocks(), kTableBlockBytes);
   EXPECT_EQ(pool.reserved_bytes(), 0u);
-  backend.budget = 1;
+  backend.blocks = 1;
   TableList again;
   EXPECT_TRUE(pool.Take(1, again).ok()) << "and they come again";
   pool.ReturnUnused(std::move(again));
 }
 
 TEST(TablePool, TakesAllOrNothingFromAPoorBackend) {
-  PoorBackend backend;
+  TestHost backend;
   TablePool pool(backend, kPlenty, EptEntry::Empty());
-  backend.budget = 1;
+  backend.blocks = 1;
   TableList list;
   EXPECT_TRUE(absl::IsResourceExhausted(pool.Take(kTablesPerBlock + 1, list)));
   EXPECT_TRUE(list.empty());
   EXPECT_EQ(pool.taken(), 0u);
   ASSERT_TRUE(pool.Take(kTablesPerBlock, list).ok()) << "what was there can still be had";
-  backend.budget = 1;
+  backend.blocks = 1;
   ASSERT_TRUE(pool.Take(1, list).ok()) << "and more once there is memory";
   pool.ReturnUnused(std::move(list));
 }

@@ -11,7 +11,7 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -52,7 +52,7 @@ class TableReclaimTest : public testing::Test {
     }
   }
 
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
 };

@@ -12,21 +12,13 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
 
 constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
-
-class Machine : public MinimalBackend {
- public:
-  void Kick(absl::Span<const VcpuId>) override {
-    if (auto hook = std::exchange(on_kick, nullptr)) hook();
-  }
-  std::function<void()> on_kick;
-};
 
 // vCPU 0 is in the guest, with page 3 mapped, and `operation` waits for it in a thread of its own.
 class SlowVcpu {
@@ -42,7 +34,10 @@ class SlowVcpu {
     }
     entry_ = vcpu_->EnterGuest();
     std::promise<void> waits;
-    machine_.on_kick = [&waits] { waits.set_value(); };
+    machine_.on_kick = [&] {
+      machine_.on_kick = nullptr;
+      waits.set_value();
+    };
     settler_ = std::thread([this] { vm_->ZapAll()->Settle(); });
     waits.get_future().wait();
   }
@@ -58,7 +53,7 @@ class SlowVcpu {
   Vm& vm() { return *vm_; }
 
  private:
-  Machine machine_;
+  TestHost machine_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
   std::optional<GuestEntry> entry_;
@@ -96,7 +91,7 @@ TEST(VcpusComeAndGo, StatsWaitForNoShadowedVcpuThatIsBeingMade) {
 }
 
 TEST(VcpusComeAndGo, AShadowedVcpuWithoutTablesForItsRootIsRefusedAndLeavesNothing) {
-  Machine machine;
+  TestHost machine;
   for (const size_t quota : {size_t{2}, size_t{8}}) {
     auto vm = *Vm::Create(machine, {.paging = Paging::kShadow, .table_quota = quota});
     const auto refused = vm->CreateVcpu();
@@ -111,7 +106,7 @@ TEST(VcpusComeAndGo, AShadowedVcpuWithoutTablesForItsRootIsRefusedAndLeavesNothi
 }
 
 TEST(VcpusComeAndGo, AnIdIsUsedAgain) {
-  Machine machine;
+  TestHost machine;
   auto vm = *Vm::Create(machine);
   auto first = *vm->CreateVcpu();
   auto second = *vm->CreateVcpu();

@@ -9,7 +9,7 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/leaf_run.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -35,7 +35,7 @@ class VisitLeavesTest : public testing::Test {
     return runs;
   }
 
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
 };
@@ -124,42 +124,23 @@ TEST_F(VisitLeavesTest, EachViewShowsItsOwn) {
   EXPECT_TRUE(absl::IsInvalidArgument(vm_->VisitLeaves(Gfn(0), PageCount(16), count, 7)));
 }
 
-// Counts the calls for table memory, and can refuse them.
-class CountingHost : public ArithmeticHost {
- public:
-  absl::StatusOr<Hpa> AllocateTableBlock() override {
-    ++asked;
-    if (refuses) return absl::ResourceExhaustedError("no table memory");
-    return ArithmeticHost::AllocateTableBlock();
-  }
-  void FreeTableBlock(Hpa block) override {
-    ++given_back;
-    ArithmeticHost::FreeTableBlock(block);
-  }
-  int asked = 0;
-  int given_back = 0;
-  bool refuses = false;
-};
-
 TEST(TableMemory, AfterAReserveNoFaultAsksTheBackendUntilItIsUsed) {
-  CountingHost host;
+  TestHost host;
   const auto vm = *Vm::Create(host, {.max_leaf_level = kLevel4K});
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.gpa = Gpa(0), .size = GiB(4), .hva = kRam}).ok());
   ASSERT_TRUE(vm->ReserveTables(1024).ok());
-  host.refuses = true;
-  const int before = host.asked;
+  host.blocks = 0;
   for (uint64_t table = 0; table < 900; ++table) {
     ASSERT_EQ(vcpu->HandleEptViolation(Gpa(table * MiB(2)), kWriteFault).outcome,
               FaultOutcome::kFixed)
         << table;
   }
-  EXPECT_EQ(host.asked, before);
   EXPECT_TRUE(absl::IsResourceExhausted(vm->ReserveTables(1 << 20)));
 }
 
 TEST(TableMemory, ReleasedBlocksGoBackAndFaultsGoOn) {
-  CountingHost host;
+  TestHost host;
   const auto vm = *Vm::Create(host, {.max_leaf_level = kLevel4K});
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.gpa = Gpa(0), .size = GiB(4), .hva = kRam}).ok());
@@ -172,7 +153,7 @@ TEST(TableMemory, ReleasedBlocksGoBackAndFaultsGoOn) {
   const ByteCount released = vm->ReleaseTableMemory();
   EXPECT_GT(released, MiB(3));
   EXPECT_EQ(vm->Stats().table_bytes_reserved, reserved - released);
-  EXPECT_EQ(static_cast<ByteCount>(host.given_back) * kTableBlockBytes, released);
+  EXPECT_EQ(static_cast<ByteCount>(host.freed_blocks) * kTableBlockBytes, released);
   EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kWriteFault).outcome, FaultOutcome::kFixed);
   EXPECT_TRUE(vm->CheckInvariants().ok());
 }

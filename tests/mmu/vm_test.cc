@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include "tdp/mmu/vm.h"
+#include "tests/world/test_host.h"
 
 #include <cstdint>
 #include <functional>
@@ -11,7 +12,6 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 
 namespace tdp {
 namespace {
@@ -25,34 +25,6 @@ constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None
 ExitQualification WriteTo(Access allowed) {
   return ExitQualification::Make(Access::Write(), allowed, true, true);
 }
-
-// A host whose answers the test decides.
-class FakeHost : public MinimalBackend {
- public:
-  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
-    ++resolves;
-    if (on_resolve) on_resolve();
-    if (!answer.ok()) return answer;
-    HostPage page;
-    page.hfn = Hfn((hva.raw() + offset) >> kPageShift);
-    page.order = order;
-    page.writable = writable || access.can_write();
-    return page;
-  }
-  absl::StatusOr<Hpa> AllocateTableBlock() override {
-    if (blocks == 0) return absl::ResourceExhaustedError("no block left");
-    --blocks;
-    return MinimalBackend::AllocateTableBlock();
-  }
-
-  int resolves = 0;
-  int order = 0;
-  bool writable = true;
-  uint64_t offset = 0;
-  int blocks = 1000;
-  absl::Status answer;
-  std::function<void()> on_resolve;
-};
 
 class VmTest : public testing::Test {
  protected:
@@ -79,7 +51,7 @@ class VmTest : public testing::Test {
   }
   Hfn FrameOf(Gpa gpa) { return vm_->Translate(gpa)->FrameOf(Gfn::Of(gpa)); }
 
-  FakeHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
 };
@@ -314,7 +286,7 @@ TEST_F(VmTest, WithoutTableMemoryAFaultChangesNothingAndTheNextTrySucceeds) {
 
 TEST_F(VmTest, EveryBudgetOfTablesIsAllOrNothing) {
   for (size_t quota = 1; quota < 12; ++quota) {
-    FakeHost host;
+    TestHost host;
     auto vm = *Vm::Create(host, {.table_quota = quota});
     auto vcpu = *vm->CreateVcpu();
     ASSERT_TRUE(vm->SetMemoryRegion({.size = GiB(4), .hva = kRam}).ok());
@@ -375,7 +347,7 @@ TEST(Vm, CreateRefusesOptionsBeyondTheBackendByName) {
 }
 
 TEST(Vm, FiveLevelsReachBeyond48Bits) {
-  FakeHost host;
+  TestHost host;
   auto vm = *Vm::Create(host, {.ept_levels = 5});
   auto vcpu = *vm->CreateVcpu();
   const Gpa far(uint64_t{1} << 51);
@@ -386,7 +358,7 @@ TEST(Vm, FiveLevelsReachBeyond48Bits) {
 }
 
 TEST(Vm, TwoAddressSpacesHaveTheirOwnSlotsAndTables) {
-  FakeHost host;
+  TestHost host;
   auto vm = *Vm::Create(host, {.address_spaces = 2});
   auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.address_space = 1, .size = MiB(2), .hva = kRam}).ok());
@@ -398,7 +370,7 @@ TEST(Vm, TwoAddressSpacesHaveTheirOwnSlotsAndTables) {
 }
 
 TEST(Vm, StatsCountWhatHappened) {
-  FakeHost host;
+  TestHost host;
   auto vm = *Vm::Create(host, {});
   {
     auto vcpu = *vm->CreateVcpu();

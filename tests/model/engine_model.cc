@@ -11,6 +11,7 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/walker.h"
+#include "tests/world/sim_backends.h"
 
 namespace tdp::model {
 namespace {
@@ -28,14 +29,6 @@ sim::SimBackendOptions Cpus(int cpus, sim::FlushOracle* oracle) {
   options.oracle = oracle;
   return options;
 }
-
-// Never drops a translation.
-class ForgetfulBackend : public sim::SimBackend {
- public:
-  using SimBackend::SimBackend;
-  void Invalidate(VcpuId, Eptp) override {}
-  void InvalidateAll(VcpuId) override {}
-};
 
 std::unique_ptr<sim::SimBackend> MakeBackend(sim::HostMemory& memory,
                                              const sim::SimBackendOptions& options,

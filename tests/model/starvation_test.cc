@@ -21,8 +21,8 @@
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
 #include "tests/model/store_history.h"
+#include "tests/world/test_host.h"
 
 namespace {
 
@@ -94,7 +94,7 @@ class Machine {
     return flush.status();
   }
 
-  ArithmeticHost host;
+  TestHost host;
   std::unique_ptr<Vm> vm;
   std::unique_ptr<Vcpu> vcpu;
 };

@@ -13,7 +13,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/arithmetic_host.h"
+#include "tests/world/test_host.h"
 
 namespace tdp::model {
 namespace {
@@ -102,7 +102,7 @@ class StoreHistoryTest : public testing::TestWithParam<Setting> {
   }
   bool KeepsReverseMap() const { return GetParam().options.reverse_map; }
 
-  ArithmeticHost host_;
+  TestHost host_;
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<Vcpu> vcpu_;
   std::unique_ptr<StoreHistory> history_;
@@ -265,7 +265,7 @@ INSTANTIATE_TEST_SUITE_P(
 // --- reclaim ---
 
 TEST(StoreHistory, AFaultThatReclaimsTablesTakesTheirPagesWhole) {
-  ArithmeticHost host;
+  TestHost host;
   const auto vm = *Vm::Create(host, {.table_quota = 24});
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(64), .hva = kRam}).ok());
@@ -288,7 +288,7 @@ TEST(StoreHistory, AFaultThatReclaimsTablesTakesTheirPagesWhole) {
 // --- the test of the test ---
 
 TEST(StoreHistory, NoticesAThirdThing) {
-  ArithmeticHost host;
+  TestHost host;
   const auto vm = *Vm::Create(host);
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.size = kSize, .hva = kRam}).ok());

@@ -16,6 +16,7 @@
 #include "tdp/backends/sim/schedule.h"
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/sim_backends.h"
 
 namespace tdp::sim {
 namespace {
@@ -39,14 +40,6 @@ class Watch : public EntryStoreHook {
   FlushOracle& oracle_;
   uintptr_t offset_;
   EntryStoreHook* before_;
-};
-
-// A port with the classic bug: it forgets to flush.
-class ForgetfulBackend : public SimBackend {
- public:
-  using SimBackend::SimBackend;
-  void Invalidate(VcpuId, Eptp) override {}
-  void InvalidateAll(VcpuId) override {}
 };
 
 template <typename BackendType>

@@ -14,7 +14,7 @@
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/shadow/hooked_backend.h"
+#include "tests/world/sim_backends.h"
 
 namespace tdp {
 namespace {

@@ -21,6 +21,7 @@
 #include "tdp/base/check.h"
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/sim_backends.h"
 
 namespace tdp::shadow_test {
 
@@ -38,17 +39,6 @@ struct Nested {
     *out << absl::StrFormat("%s 0x%x at 0x%x", kNames[static_cast<int>(nested.what)], nested.value,
                             nested.gpa);
   }
-};
-
-// Counts the calls that are for shadow paging alone.
-class NestedBackend : public sim::SimBackend {
- public:
-  using SimBackend::SimBackend;
-  void InvalidateLinear(VcpuId vcpu) override {
-    ++linear_invalidations;
-    SimBackend::InvalidateLinear(vcpu);
-  }
-  int linear_invalidations = 0;
 };
 
 class NestedWorld : public EntryStoreHook {
@@ -282,7 +272,7 @@ class NestedWorld : public EntryStoreHook {
   const bool forgets_invept_;
   sim::HostMemory memory_{{.size = GiB(1), .shuffled = true}};
   sim::FlushOracle oracle_{{.accessed_clear_owed = false}};
-  NestedBackend backend_;
+  HookedBackend backend_;
   std::vector<std::byte> copy_;
   sim::Cpu reference_;
   std::unique_ptr<Vm> vm_;

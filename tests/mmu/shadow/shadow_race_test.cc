@@ -18,7 +18,7 @@
 #include "gtest/gtest.h"
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/mmu/vm.h"
-#include "tests/mmu/shadow/hooked_backend.h"
+#include "tests/world/sim_backends.h"
 
 namespace tdp {
 namespace {

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The machines of tests that run guests on simulated CPUs.
+
+#ifndef TDP_TESTS_WORLD_SIM_BACKENDS_H_
+#define TDP_TESTS_WORLD_SIM_BACKENDS_H_
+
+#include <atomic>
+#include <functional>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/backends/sim/sim_backend.h"
+
+namespace tdp {
+
+// A port with the classic bug: it never drops a translation.
+class ForgetfulBackend : public sim::SimBackend {
+ public:
+  using SimBackend::SimBackend;
+  void Invalidate(VcpuId, Eptp) override {}
+  void InvalidateAll(VcpuId) override {}
+  void InvalidateLinear(VcpuId) override {}
+};
+
+// Tells the test what it is asked for.
+class HookedBackend : public sim::SimBackend {
+ public:
+  using SimBackend::SimBackend;
+
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+    auto page = SimBackend::Resolve(hva, access);
+    if (hva == resolve_at) CallOnce(on_resolve);
+    return page;
+  }
+  void InvalidateLinear(VcpuId vcpu) override {
+    ++linear_invalidations;
+    SimBackend::InvalidateLinear(vcpu);
+  }
+  void Kick(absl::Span<const VcpuId> vcpus) override {
+    if (leave) {
+      for (const VcpuId id : vcpus) leave(id);
+      return;
+    }
+    SimBackend::Kick(vcpus);
+    CallOnce(on_kick);
+  }
+
+  // Called by the first answer about `resolve_at`, after it was found.
+  Hva resolve_at;
+  std::function<void()> on_resolve;
+  // Called by the first kick, after it was sent.
+  std::function<void()> on_kick;
+  // Ends the guest entry of a vCPU that is kicked, in place of the simulated CPU: for tests that
+  // run all vCPUs on one thread.
+  std::function<void(VcpuId)> leave;
+  std::atomic<int> linear_invalidations = 0;
+
+ private:
+  static void CallOnce(std::function<void()>& hook) {
+    if (auto once = std::exchange(hook, nullptr)) once();
+  }
+};
+
+}  // namespace tdp
+
+#endif  // TDP_TESTS_WORLD_SIM_BACKENDS_H_

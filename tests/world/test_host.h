@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The machine of tests that need no simulated CPU: a host whose answers the test decides.
+
+#ifndef TDP_TESTS_WORLD_TEST_HOST_H_
+#define TDP_TESTS_WORLD_TEST_HOST_H_
+
+#include <atomic>
+#include <functional>
+#include <set>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/mmu/vm.h"
+
+namespace tdp {
+
+// Every host page is there, and its frame follows from its address: by default guest memory is this
+// process's own. Members are set before the threads of a test begin; counters may be read any time.
+class TestHost : public MinimalBackend {
+ public:
+  const Capabilities& capabilities() const override { return offered; }
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+    resolves.fetch_add(1, std::memory_order_relaxed);
+    if (on_resolve) on_resolve();
+    if (!answer.ok()) return answer;
+    if (missing.contains(hva)) return absl::NotFoundError("nothing is mapped there");
+    HostPage page;
+    page.hfn = Hfn((hva.raw() + offset) >> kPageShift);
+    page.order = order;
+    page.writable = writable || access.can_write();
+    page.memory_type = memory_type;
+    return page;
+  }
+  absl::StatusOr<Hpa> AllocateTableBlock() override {
+    if (blocks == 0) return absl::ResourceExhaustedError("no block left");
+    --blocks;
+    return MinimalBackend::AllocateTableBlock();
+  }
+  void FreeTableBlock(Hpa block) override {
+    ++freed_blocks;
+    MinimalBackend::FreeTableBlock(block);
+  }
+  void Kick(absl::Span<const VcpuId> vcpus) override {
+    kicks.fetch_add(static_cast<int>(vcpus.size()), std::memory_order_relaxed);
+    const auto hook = on_kick;  // it may put another in its place
+    if (hook) hook();
+  }
+
+  // What `capabilities` says; read when a `Vm` is made.
+  Capabilities offered = MinimalBackend::capabilities();
+  int order = 0;  // of every page
+  bool writable = true;
+  uint64_t offset = 0;  // bytes from a page's address to its memory
+  MemoryType memory_type = MemoryType::kWriteBack;
+  std::set<Hva> missing;
+  absl::Status answer;  // of every page, if it is no OK
+  std::function<void()> on_resolve;
+  std::function<void()> on_kick;
+  int blocks = 1 << 20;  // of tables that can still be had
+  int freed_blocks = 0;
+  std::atomic<int> resolves = 0;
+  std::atomic<int> kicks = 0;  // vCPUs kicked
+};
+
+// The entry that maps `gpa`, for a test that plays the CPU; null if none does.
+inline uint64_t* EntryOf(const Vm& vm, Gpa gpa) {
+  const Eptp eptp = vm.eptp();
+  auto* table = reinterpret_cast<uint64_t*>(eptp.root().raw());
+  for (Level level = eptp.root_level();; level = level.below()) {
+    uint64_t* where = table + level.IndexOf(Gfn::Of(gpa));
+    const EptEntry entry = EntryRef(where).Load();
+    if (entry.kind(level) == EntryKind::kLeaf) return where;
+    if (entry.kind(level) != EntryKind::kTable) return nullptr;
+    table = reinterpret_cast<uint64_t*>(entry.address().raw());
+  }
+}
+
+}  // namespace tdp
+
+#endif  // TDP_TESTS_WORLD_TEST_HOST_H_
