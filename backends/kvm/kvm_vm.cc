@@ -44,10 +44,17 @@ absl::Status Refused(int error, std::string_view call, const absl::Status& reaso
   return ErrnoStatus(error, absl::StrFormat("%s refused a request with no known fault", call));
 }
 
+// The device is not there, or not for this user. Anything else is a fault that must not look like it.
+bool MeansNoDevice(int error) {
+  return error == ENOENT || error == ENODEV || error == ENXIO || error == EACCES || error == EPERM;
+}
+
 absl::StatusOr<FileDescriptor> OpenDevice() {
   FileDescriptor kvm(::open(kDevice, O_RDWR | O_CLOEXEC));
   if (!kvm.is_open()) {
-    return absl::UnavailableError(absl::StrCat(kDevice, ": ", ErrnoName(errno)));
+    const int error = errno;
+    const std::string what = absl::StrCat(kDevice, ": ", ErrnoName(error));
+    return MeansNoDevice(error) ? absl::UnavailableError(what) : absl::InternalError(what);
   }
   const int version = ::ioctl(kvm.get(), KVM_GET_API_VERSION, 0);
   if (version != KVM_API_VERSION) {
@@ -69,7 +76,7 @@ absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create() {
   TDP_ASSIGN_OR_RETURN(FileDescriptor kvm, OpenDevice());
   FileDescriptor vm(::ioctl(kvm.get(), KVM_CREATE_VM, 0));
   if (!vm.is_open()) {
-    return absl::UnavailableError(absl::StrCat("KVM_CREATE_VM: ", ErrnoName(errno)));
+    return absl::InternalError(absl::StrCat("KVM_CREATE_VM: ", ErrnoName(errno)));
   }
   SlotLimits limits;
   limits.slots = static_cast<uint32_t>(Extension(vm.get(), KVM_CAP_NR_MEMSLOTS, 32764));

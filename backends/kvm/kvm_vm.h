@@ -24,7 +24,8 @@ namespace tdp {
 // Thread-safe.
 class KvmVm : public GuestMemory {
  public:
-  // Unavailable, with the reason, where there is no usable /dev/kvm.
+  // Unavailable where there is no /dev/kvm, none for this user, or another API; Internal where the
+  // kernel fails otherwise. Both name what failed and the errno.
   static absl::StatusOr<std::unique_ptr<KvmVm>> Create();
 
   absl::Status SetMemoryRegion(const MemoryRegion& region) override;

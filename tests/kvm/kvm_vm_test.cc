@@ -64,10 +64,11 @@ class KvmBesideTheEngine : public testing::Test {
  protected:
   void SetUp() override {
     absl::StatusOr<std::unique_ptr<KvmVm>> kvm = KvmVm::Create();
-    if (!kvm.ok()) GTEST_SKIP() << kvm.status();
+    if (absl::IsUnavailable(kvm.status())) GTEST_SKIP() << kvm.status();
+    ASSERT_TRUE(kvm.ok()) << kvm.status();
     kvm_ = *std::move(kvm);
     absl::StatusOr<std::unique_ptr<RealModeGuest>> guest = RealModeGuest::Create(*kvm_, kCodeSlot);
-    if (!guest.ok()) GTEST_SKIP() << guest.status();
+    ASSERT_TRUE(guest.ok()) << guest.status();
     guest_ = *std::move(guest);
     MemoryRegion code;
     code.slot = kCodeSlot;
