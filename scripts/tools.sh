@@ -73,6 +73,18 @@ fuzz_targets() {
     'attr("tags", "fuzz", kind("cc_binary", //tests/...))'
 }
 
+# seed_corpus FOLDER: long inputs for a target that has learned nothing yet. From an empty corpus
+# libFuzzer tries a few operations a run for minutes. The inputs are the same each time.
+seed_corpus() {
+  local seed
+  [[ -z $(ls -A "$1") ]] || return 0
+  for seed in 1 2 3 4; do
+    python3 -c 'import random, sys
+random.seed(int(sys.argv[1]))
+sys.stdout.buffer.write(random.randbytes(4096))' "$seed" >"$1/seed$seed"
+  done
+}
+
 # fuzz NAME SECONDS: NAME is the label's last part without _fuzz. What it learns is kept in .fuzz/.
 fuzz() {
   local label seconds=${2:-60}
@@ -86,8 +98,10 @@ fuzz() {
   bazel build --config=fuzz --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" "$label" ||
     die "the build of $label failed" "see the compiler's messages above"
   mkdir -p ".fuzz/$1"
+  seed_corpus ".fuzz/$1"
   label=${label#//}
   "bazel-bin/${label/://}" -max_total_time="$seconds" -artifact_prefix=".fuzz/$1-" -timeout=20 \
+    -len_control=0 -max_len=4096 \
     ".fuzz/$1"
 }
 
