@@ -247,5 +247,25 @@ TEST_F(PrivateMemory, MisuseIsAWordedError) {
                                                                     .private_hva = kPrivate})));
 }
 
+TEST_F(PrivateMemory, PrivateMemoryThatIsNotAlignedLikeItsFramesIsMappedBySmallLeaves) {
+  const Gpa gpa(GiB(1));
+  const Hva elsewhere = kPrivate + GiB(1);
+  ASSERT_EQ(guest_.memory().Map(elsewhere, MiB(8), {.order = 9}), absl::OkStatus());
+  ASSERT_EQ(guest_.memory().Map(ViewingGuest::kRam + GiB(1), MiB(4), {.order = 9}),
+            absl::OkStatus());
+  ASSERT_EQ(guest_.vm().SetMemoryRegion({.slot = 5,
+                                         .flags = kSlotPrivateMemory,
+                                         .gpa = gpa,
+                                         .size = MiB(4),
+                                         .hva = ViewingGuest::kRam + GiB(1),
+                                         .private_hva = elsewhere + 0x3000}),
+            absl::OkStatus());
+  ASSERT_EQ(Make(true, gpa, MiB(4)), absl::OkStatus());
+  for (const uint64_t at : {uint64_t{0}, uint64_t{0x1000}, MiB(2) - 0x1000, MiB(2) + 0x5000}) {
+    EXPECT_EQ(Reach(gpa + at), Host(elsewhere + 0x3000 + at));
+    EXPECT_EQ(guest_.LevelOf(gpa + at), 1);
+  }
+}
+
 }  // namespace
 }  // namespace tdp

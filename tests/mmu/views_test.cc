@@ -2,8 +2,11 @@
 
 #include "tdp/mmu/engine/view.h"
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -348,6 +351,48 @@ TEST(Views, WhatTheBackendLacksIsAWordedError) {
   MinimalBackend backend;
   auto with_map = *Vm::Create(backend, {.reverse_map = true});
   EXPECT_TRUE(absl::IsFailedPrecondition(with_map->CreateView().status()));
+}
+
+// The guest may have gone to the view by VMFUNC, which nobody was told of, and have cached what the
+// tables of the view do not hold any more.
+TEST(Views, DestroyingAViewBringsWhoMayHaveGoneThereOutOfTheGuest) {
+  sim::CpuFeatures features;
+  features.eptp_switching = true;
+  ViewingGuest guest({.features = features});
+  guest.AddSlot(Gpa(0), MiB(4));
+  const ViewId view = *guest.vm().CreateView();
+  ASSERT_TRUE(guest.vm().EptpList().ok());
+  auto entry = std::make_unique<GuestEntry>(guest.vcpu().EnterGuest());
+  const uint64_t before = guest.backend().kicks();
+  std::atomic<bool> done = false;
+  std::thread destroyer([&] {
+    EXPECT_EQ(guest.vm().DestroyView(view), absl::OkStatus());
+    done = true;
+  });
+  while (!done && guest.backend().kicks() == before) std::this_thread::yield();
+  EXPECT_GT(guest.backend().kicks(), before);
+  entry.reset();
+  destroyer.join();
+}
+
+// What a CPU has cached is known by its root alone, and a table that was one may serve again, as
+// the root of a view: going there flushes nothing.
+TEST(Views, AnEntryAfterZapAllFlushesEveryRoot) {
+  ViewingGuest guest({.vcpus = 1});
+  guest.AddSlot(Gpa(0), MiB(4));
+  const Hpa first_root = guest.vm().eptp().root();
+  EXPECT_EQ(guest.Store(Gpa(0x3000)), kDone);
+  guest.Settle(guest.vm().ZapAll());
+  EXPECT_EQ(guest.Store(Gpa(0x4000)), kDone);
+  ViewId view = kBaseView;
+  for (int i = 0; i < 100 && guest.vm().eptp(0, view).root() != first_root; ++i) {
+    view = *guest.vm().CreateView();
+  }
+  ASSERT_EQ(guest.vm().eptp(0, view).root(), first_root) << "the table has come round";
+  ASSERT_EQ(guest.vcpu().SetView(view), absl::OkStatus());
+  const int before = guest.exits;
+  EXPECT_EQ(guest.Load(Gpa(0x3000)), kDone);
+  EXPECT_EQ(guest.exits, before + 1) << "nothing of the old root's was left";
 }
 
 }  // namespace

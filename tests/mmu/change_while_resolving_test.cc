@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Whatever asks the host for a page is overtaken by a change while the host answers, and must not
+// map the answer: not only the plain fault, but prefault and collapse, and for each kind of change.
+
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "gtest/gtest.h"
+#include "tdp/mmu/vm.h"
+#include "tests/world/test_host.h"
+
+namespace tdp {
+namespace {
+
+constexpr Hva kRam{TiB(1)};
+constexpr Hva kPrivate{TiB(2)};
+constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+
+// Makes one change while it answers, and says so by another frame from then on.
+class OvertakenHost : public TestHost {
+ public:
+  absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
+    const absl::StatusOr<HostPage> before = TestHost::Resolve(hva, access);
+    if (change != nullptr) std::exchange(change, nullptr)();
+    return before;
+  }
+
+  std::function<void()> change;
+};
+
+class ChangeWhileResolving : public testing::Test {
+ protected:
+  void Start(VmOptions options = {}, int order = 0) {
+    host_.order = order;
+    vm_ = *Vm::Create(host_, options);
+    vcpu_ = *vm_->CreateVcpu();
+    MemoryRegion ram{.gpa = Gpa(0), .size = MiB(8), .hva = kRam};
+    if (options.private_memory) {
+      ram.flags = kSlotPrivateMemory;
+      ram.private_hva = kPrivate;
+    }
+    ASSERT_TRUE(vm_->SetMemoryRegion(ram).ok());
+  }
+  void TearDown() override { EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
+
+  FaultOutcome Fault(Gpa gpa) { return vcpu_->HandleEptViolation(gpa, kWriteFault).outcome; }
+  bool IsMapped(Gpa gpa) { return vm_->Translate(gpa).ok(); }
+  void Invalidate(Hva hva) { ASSERT_TRUE(vm_->InvalidateHostRange(hva, kPageSize).ok()); }
+
+  OvertakenHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+TEST_F(ChangeWhileResolving, AFaultIsToldToTryAgainIfAnInvalidationBeganAndEnded) {
+  Start();
+  host_.change = [&] {
+    ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + 0x3000, kPageSize).ok());
+    vm_->EndHostInvalidation();
+  };
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kRetry);
+  EXPECT_FALSE(IsMapped(Gpa(0x3000)));
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+}
+
+TEST_F(ChangeWhileResolving, OfTwoInvalidationsAtOnceEachKeepsItsRange) {
+  Start();
+  for (const uint64_t first : {0x3000, 0x9000}) {
+    ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + first, kPageSize).ok());
+  }
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kRetry);
+  EXPECT_EQ(Fault(Gpa(0x9000)), FaultOutcome::kRetry);
+  vm_->EndHostInvalidation();
+  vm_->EndHostInvalidation();
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+}
+
+TEST_F(ChangeWhileResolving, APrefaultMapsNothingOfASlotThatIsDeleted) {
+  Start();
+  host_.change = [&] { ASSERT_TRUE(vm_->SetMemoryRegion({.size = 0}).ok()); };
+  EXPECT_FALSE(vcpu_->Prefault(Gpa(0), MiB(2)).ok());
+  for (uint64_t i = 0; i < 512; ++i) ASSERT_FALSE(IsMapped(Gpa(i * kPageSize))) << i;
+}
+
+TEST_F(ChangeWhileResolving, APrefaultMapsNoPageOfTheRunThatIsInvalidated) {
+  Start();
+  host_.change = [&] {
+    Invalidate(kRam + 0x5000);
+    host_.offset = GiB(1);  // the host has other memory there now
+  };
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
+  EXPECT_EQ(vm_->Translate(Gpa(0x5000))->entry.frame(), Hfn::Of(Hpa(TiB(1) + GiB(1) + 0x5000)));
+}
+
+TEST_F(ChangeWhileResolving, APrefaultStopsAtAPageWhoseInvalidationHasNotEnded) {
+  Start();
+  host_.change = [&] { ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + 0x5000, kPageSize).ok()); };
+  (void)vcpu_->Prefault(Gpa(0), MiB(2));
+  EXPECT_FALSE(IsMapped(Gpa(0x5000)));
+  vm_->EndHostInvalidation();
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
+}
+
+TEST_F(ChangeWhileResolving, APrefaultReplacesAPageThatTheHostHasChangedUnseen) {
+  Start();
+  ASSERT_EQ(Fault(Gpa(0x7000)), FaultOutcome::kFixed);
+  host_.offset = GiB(1);
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2), Access::Write()), MiB(2));
+  EXPECT_EQ(vm_->Translate(Gpa(0x7000))->entry.frame(), Hfn::Of(Hpa(TiB(1) + GiB(1) + 0x7000)));
+}
+
+TEST_F(ChangeWhileResolving, ACollapseOfWhichAPageIsInvalidatedIsNone) {
+  Start({}, 9);
+  ASSERT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
+  vm_->SplitRange(Gfn(0), kLevel2M.pages())->Settle();
+  host_.change = [&] { Invalidate(kRam + 0x5000); };
+  EXPECT_EQ(*vm_->CollapseRange(Gfn(0), kLevel2M.pages()), 0u);
+  EXPECT_FALSE(IsMapped(Gpa(0x5000)));
+}
+
+TEST_F(ChangeWhileResolving, ACollapseBesideAnInvalidationThatHasNotEndedIsNone) {
+  Start({}, 9);
+  ASSERT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
+  vm_->SplitRange(Gfn(0), kLevel2M.pages())->Settle();
+  host_.change = [&] { ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + 0x5000, kPageSize).ok()); };
+  EXPECT_EQ(*vm_->CollapseRange(Gfn(0), kLevel2M.pages()), 0u);
+  EXPECT_FALSE(IsMapped(Gpa(0x5000)));
+  vm_->EndHostInvalidation();
+}
+
+TEST_F(ChangeWhileResolving, AFaultMapsNothingByRightsThatTheViewHasTaken) {
+  Start();
+  const ViewId view = *vm_->CreateView();
+  ASSERT_TRUE(vcpu_->SetView(view).ok());
+  host_.change = [&] {
+    ASSERT_TRUE(vm_->SetViewRights(view, Gfn(3), PageCount(1), Access::ReadExecute()).ok());
+  };
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kRetry);
+  EXPECT_FALSE(vm_->Translate(Gpa(0x3000), 0, view).ok());
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kViewDenied);
+}
+
+TEST_F(ChangeWhileResolving, AFaultMapsNothingByAnAttributeThatHasChanged) {
+  Start({.private_memory = true});
+  host_.change = [&] {
+    ASSERT_TRUE(vm_->SetMemoryAttributes(Gpa(0x3000), kPageSize, kMemoryAttributePrivate).ok());
+  };
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kRetry);
+  EXPECT_FALSE(IsMapped(Gpa(0x3000)));
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(vm_->Translate(Gpa(0x3000))->entry.frame(), Hfn::Of(Hpa(TiB(2) + 0x3000)));
+}
+
+TEST_F(ChangeWhileResolving, AFaultMapsNothingWithATypeThatHasChanged) {
+  Start();
+  host_.change = [&] {
+    ASSERT_TRUE(vm_->SetMemoryTypes({.non_coherent_dma = true}).ok());  // the MTRRs are off
+  };
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kRetry);
+  EXPECT_FALSE(IsMapped(Gpa(0x3000)));
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(vm_->Translate(Gpa(0x3000))->entry.memory_type(), MemoryType::kUncacheable);
+}
+
+}  // namespace
+}  // namespace tdp
