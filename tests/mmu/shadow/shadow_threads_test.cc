@@ -133,6 +133,36 @@ class ShadowThreads : public testing::Test {
     }
   }
 
+  // What the host does meanwhile, until no vCPU runs any more.
+  void Disturb(unsigned seed, const std::atomic<int>& running, std::atomic<int>& disturbances) {
+    std::mt19937_64 random(seed);
+    while (running.load() != 0) {
+      const uint64_t frame = 64 + random() % (2 * kPages);
+      switch (random() % 4) {
+        case 0: {
+          // Pages move with what is in them; tables too.
+          const Hva hva = kRam + (random() % 4 == 0 ? 4 : frame) * kPageSize;
+          ASSERT_TRUE(vm_->BeginHostInvalidation(hva, kPageSize).ok());
+          ASSERT_TRUE(memory_.Migrate(hva, kPageSize).ok());
+          vm_->EndHostInvalidation();
+          break;
+        }
+        case 1:
+          vm_->ZapAll()->Settle();
+          break;
+        case 2:
+          vm_->ZapRange(Gfn(frame), PageCount(8))->Settle();
+          break;
+        default: {
+          const absl::Status status = vm_->CheckInvariants();
+          EXPECT_TRUE(status.ok()) << status;
+        }
+      }
+      disturbances.fetch_add(1);
+      std::this_thread::yield();
+    }
+  }
+
   sim::HostMemory memory_{{.size = MiB(512)}};
   sim::SimBackend backend_{memory_, {.cpus = 2}};
   std::unique_ptr<Vm> vm_;
@@ -150,32 +180,9 @@ TEST_F(ShadowThreads, EachVcpuSeesItsOwnRemappingsAfterItsOwnFlush) {
       running.fetch_sub(1);
     });
   }
-  std::mt19937_64 random(7);
-  while (running.load() != 0) {
-    const uint64_t frame = 64 + random() % (2 * kPages);
-    switch (random() % 4) {
-      case 0: {
-        // Pages move with what is in them; tables too.
-        const Hva hva = kRam + (random() % 4 == 0 ? 4 : frame) * kPageSize;
-        ASSERT_TRUE(vm_->BeginHostInvalidation(hva, kPageSize).ok());
-        ASSERT_TRUE(memory_.Migrate(hva, kPageSize).ok());
-        vm_->EndHostInvalidation();
-        break;
-      }
-      case 1:
-        vm_->ZapAll()->Settle();
-        break;
-      case 2:
-        vm_->ZapRange(Gfn(frame), PageCount(8))->Settle();
-        break;
-      default: {
-        const absl::Status status = vm_->CheckInvariants();
-        EXPECT_TRUE(status.ok()) << status;
-      }
-    }
-    disturbances.fetch_add(1);
-    std::this_thread::yield();
-  }
+  // Two of them, since an operation may find that another has taken away what it was to take.
+  threads.emplace_back([&] { Disturb(8, running, disturbances); });
+  Disturb(7, running, disturbances);
   for (std::thread& thread : threads) thread.join();
   const absl::Status status = vm_->CheckInvariants();
   EXPECT_TRUE(status.ok()) << status;
