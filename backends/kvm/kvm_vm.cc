@@ -44,7 +44,8 @@ absl::Status Refused(int error, std::string_view call, const absl::Status& reaso
   return ErrnoStatus(error, absl::StrFormat("%s refused a request with no known fault", call));
 }
 
-// The device is not there, or not for this user. Anything else is a fault that must not look like it.
+// The device is not there, or not for this user. Anything else is a fault, and must not look like
+// that.
 bool MeansNoDevice(int error) {
   return error == ENOENT || error == ENODEV || error == ENXIO || error == EACCES || error == EPERM;
 }

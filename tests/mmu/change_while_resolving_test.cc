@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Whatever asks the host for a page is overtaken by a change while the host answers, and must not
 // map the answer: not only the plain fault, but prefault and collapse, and for each kind of change.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Two vCPUs of a hypervisor that edit EPT12 under the L2 that they run, while two threads of the
 // host take pages away.
