@@ -10,6 +10,7 @@
 
 #include "absl/base/optimization.h"
 #include "tdp/base/check.h"
+#include "tdp/mmu/tables/table_cursor.h"
 #include "tdp/mmu/tables/table_scan.h"
 
 namespace tdp {
@@ -349,47 +350,60 @@ bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
 // ----------------------------------------------------------------------------------
 
 struct DirectMmu::Detachment {
-  FrameRange range;
-  TableCache& spare;
   TableList& detached;
   LostDirtyLeaves* lost;
 };
 
 bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
                        LostDirtyLeaves* lost) {
-  if (first >= end) return false;
+  const FrameRange range{first, std::min(end, this->end())};
+  if (range.is_empty()) return false;
   StructureChanged();
-  Detachment work{{first, end}, spare, detached, lost};
-  return DetachIn(root_->entries(), root_level(), Gfn(0), true, work);
-}
-
-bool DirectMmu::DetachIn(uint64_t* table, Level level, Gfn base, bool writable,
-                         Detachment& work) const {
+  const Detachment work{detached, lost};
   bool any = false;
-  const int last = work.range.LastIndex(base, level);
-  for (int i = work.range.FirstIndex(base, level); i <= last; ++i) {
-    const EntryPosition at{table, level, Access::All()};
-    const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
-    EptEntry old = at.entry(gfn).Load();
-    if (old.is_hole()) continue;
-    any = true;
-    if (!work.range.Holds(gfn, level.pages())) {
-      old = SplitForEdge(at, gfn, old, work.spare);
-      if (old.kind(level) == EntryKind::kTable) {
-        const Level below = level.below();
-        DetachIn(TableAt(old), below, gfn, writable && old.is_writable(), work);
-        if (!IsTableEmpty(TableAt(old), work.range.FirstIndex(gfn, below),
-                          work.range.LastIndex(gfn, below))) {
-          continue;
-        }
+  if (DetachLeaves(range, work, any)) return any;
+  for (TableCursor at(*this, range); !at.at_end();) {
+    EptEntry old = at.entry().Load();
+    if (!at.is_leaving() && !old.is_hole()) {
+      any = true;
+      const bool is_inside = at.is_inside();
+      if (!is_inside) old = SplitForEdge(at.position(), at.first(), old, spare);
+      if (!is_inside && old.kind(at.level()) == EntryKind::kTable) {
+        at.Enter(old);
+        continue;
       }
+      TakeOut(at.position(), at.first(), work);
+    } else if (at.is_leaving() && IsEmptied(old, at.level().below(), at.first(), range)) {
+      TakeOut(at.position(), at.first(), work);
     }
-    TakeOut(at, gfn, writable, work);
+    at.Next();
   }
   return any;
 }
 
-void DirectMmu::TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const {
+// Most zaps are of a few pages in a table of leaves that keeps others: nothing above it changes
+// then. False if there is more to do. Sets `any` if there is such a table: what it had of the range
+// another operation may just have taken out.
+bool DirectMmu::DetachLeaves(const FrameRange& range, const Detachment& work, bool& any) const {
+  const Gfn last = range.end - PageCount(1);
+  if (range.first.AlignDown(kLevel2M.pages()) != last.AlignDown(kLevel2M.pages())) return false;
+  const EntryPosition at = Descend(Root(), range.first, kLevel4K).at;
+  if (at.level != kLevel4K) return false;
+  any = true;
+  for (Gfn gfn = range.first; gfn < range.end; gfn += PageCount(1)) {
+    if (!at.entry(gfn).Load().is_hole()) TakeOut(at, gfn, work);
+  }
+  return !IsTableEmpty(at.table, kLevel4K.IndexOf(range.first), kLevel4K.IndexOf(last));
+}
+
+// Whether the table that `link` points to, of `level` and from frame `base` on, holds nothing any
+// more, after its entries for `range` have been gone through.
+bool DirectMmu::IsEmptied(EptEntry link, Level level, Gfn base, const FrameRange& range) const {
+  return IsTableEmpty(TableAt(link), range.FirstIndex(base, level), range.LastIndex(base, level));
+}
+
+void DirectMmu::TakeOut(const EntryPosition& at, Gfn gfn, const Detachment& work) const {
+  const bool writable = at.above.can_write();
   const EptEntry old = at.entry(gfn).Exchange(pool_.empty_entry());
   if (old.kind(at.level) == EntryKind::kTable) {
     TablePage* table = TablePage::Of(TableAt(old));
@@ -427,46 +441,38 @@ TablePage* DirectMmu::ReplaceRoot(TablePage* root) {
 TablePage* DirectMmu::TakeRoot() { return std::exchange(root_, nullptr); }
 
 bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
-  if (first >= end) return false;
+  const FrameRange range{first, std::min(end, this->end())};
+  if (range.is_empty()) return false;
   StructureChanged();
-  return WriteProtectIn(root_->entries(), root_level(), Gfn(0), {first, end});
-}
-
-bool DirectMmu::WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range) {
   bool any = false;
-  const int last = range.LastIndex(base, level);
-  for (int i = range.FirstIndex(base, level); i <= last; ++i) {
-    const EntryRef entry(table + i);
-    const EptEntry old = entry.Load();
-    const uint64_t bits = level == kLevel4K ? ept::kWrite | ept::kDirty : ept::kWrite;
-    if ((old.raw() & bits) == 0 || old.is_mmio()) continue;
-    const Gfn gfn = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
-    if (!range.Holds(gfn, level.pages()) && old.kind(level) == EntryKind::kTable) {
-      any |= WriteProtectIn(TableAt(old), level.below(), gfn, range);
-    } else {
-      entry.FetchAnd(~bits);
+  for (TableCursor at(*this, range); !at.at_end();) {
+    const EptEntry old = at.entry().Load();
+    const uint64_t bits = at.level() == kLevel4K ? ept::kWrite | ept::kDirty : ept::kWrite;
+    if (!at.is_leaving() && (old.raw() & bits) != 0 && !old.is_mmio()) {
+      if (!at.is_inside() && old.kind(at.level()) == EntryKind::kTable) {
+        at.Enter(old);
+        continue;
+      }
+      at.entry().FetchAnd(~bits);
       any = true;
     }
+    at.Next();
   }
   return any;
 }
 
-namespace {
-
-void VisitTable(const TablePool& pool, TablePage* table, DirectMmu::Visitor visit) {
-  const Level level = table->level();
-  for (int i = 0; i < Level::kEntries; ++i) {
-    const EptEntry entry = table->entry(i).Load();
-    if (entry.is_hole()) continue;
-    visit(table, i, entry, level);
-    if (entry.kind(level) == EntryKind::kTable) {
-      VisitTable(pool, TablePage::Of(pool.EntriesOf(entry.address())), visit);
+void DirectMmu::ForEach(Visitor visit) const {
+  for (TableCursor at(*this, {Gfn(0), end()}); !at.at_end();) {
+    const EptEntry entry = at.entry().Load();
+    if (!at.is_leaving() && !entry.is_hole()) {
+      visit(TablePage::Of(at.table()), at.index(), entry, at.level());
+      if (entry.kind(at.level()) == EntryKind::kTable) {
+        at.Enter(entry);
+        continue;
+      }
     }
+    at.Next();
   }
 }
-
-}  // namespace
-
-void DirectMmu::ForEach(Visitor visit) const { VisitTable(pool_, root_, visit); }
 
 }  // namespace tdp

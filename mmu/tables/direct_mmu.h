@@ -242,7 +242,7 @@ class DirectMmu {
   // from `spare`, or taken away whole where there is none (the guest faults it in again). Detached
   // tables go to `detached`; `TablePage::may_be_dirty` of each says whether D bits below it stand
   // for writes since logging was switched on. `lost` (null: nobody) hears of leaves on the edges.
-  // Returns whether anything was there.
+  // Returns whether anything was there; a table that reaches into the range is something.
   bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
               LostDirtyLeaves* lost = nullptr);
 
@@ -346,10 +346,10 @@ class DirectMmu {
                    TableCache& cache, bool& flush_owed) const;
 
   struct Detachment;  // one `Detach` under way
-  bool DetachIn(uint64_t* table, Level level, Gfn base, bool writable, Detachment& work) const;
-  void TakeOut(const EntryPosition& at, Gfn gfn, bool writable, Detachment& work) const;
+  bool DetachLeaves(const FrameRange& range, const Detachment& work, bool& any) const;
+  bool IsEmptied(EptEntry link, Level level, Gfn base, const FrameRange& range) const;
+  void TakeOut(const EntryPosition& at, Gfn gfn, const Detachment& work) const;
   EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
-  bool WriteProtectIn(uint64_t* table, Level level, Gfn base, const FrameRange& range);
 
   const DirectMmuOptions options_;
   TablePool& pool_;
