@@ -3,7 +3,8 @@
 #include "tdp/mmu/tables/range_walk.h"
 
 #include <algorithm>
-#include <cstdint>
+
+#include "tdp/mmu/tables/table_cursor.h"
 
 namespace tdp {
 namespace {
@@ -12,46 +13,42 @@ namespace {
 // operation may have to wait.
 constexpr int kTablesPerSection = 32;
 
+TablePart PartAt(const TableCursor& at, int last) {
+  return {at.table(), at.level(), at.table_base(), at.index(), last};
+}
+
 }  // namespace
 
 Gfn RangeWalk::Run(FrameRange range, Visitor visit) {
-  rest_ = {range.first, std::min(range.end, mmu_.end())};
-  ended_ = false;
-  while (!rest_.is_empty() && !ended_) {
-    MmuReadSection section(reader_);
-    budget_ = kTablesPerSection;
-    if (VisitTable(mmu_.root()->entries(), mmu_.root_level(), Gfn(0), visit)) return range.end;
+  FrameRange rest{range.first, std::min(range.end, mmu_.end())};
+  while (!rest.is_empty()) {
+    const MmuReadSection section(reader_);
+    if (!RunSection(rest, visit)) return rest.first;
   }
-  return ended_ ? rest_.first : range.end;
+  return range.end;
 }
 
-// Goes over what is left of the range in `table` and moves the rest's start along. False if the
-// section or the walk is to end here.
-bool RangeWalk::VisitTable(uint64_t* table, Level level, Gfn base, Visitor visit) {
-  --budget_;
-  const int first = rest_.FirstIndex(base, level);
-  const int last = rest_.LastIndex(base, level);
-  if (level == kLevel4K) return VisitEntry({table, level, base, first, last}, visit);
-  for (int i = first; i <= last; ++i) {
-    if (!VisitEntry({table, level, base, i, i}, visit)) return false;
+// Goes over the beginning of `rest`, which becomes what is left. False if `visit` ended the walk.
+bool RangeWalk::RunSection(FrameRange& rest, Visitor visit) {
+  const FrameRange range = rest;
+  for (TableCursor at(mmu_, range); !at.at_end() && at.tables_entered() <= kTablesPerSection;) {
+    if (at.level() == kLevel4K) {
+      const TablePart part = PartAt(at, at.last_index());
+      if (!visit(part)) return false;
+      rest.first = std::min(part.end(), range.end);
+      at.Leave();
+      continue;
+    }
+    const EptEntry entry = at.entry().Load();
+    if (!at.is_leaving() && entry.kind(at.level()) == EntryKind::kTable) {
+      at.Enter(entry);
+      continue;
+    }
+    if (entry.kind(at.level()) == EntryKind::kLeaf && !visit(PartAt(at, at.index()))) return false;
+    rest.first = std::min(at.end(), range.end);
+    at.Next();
   }
   return true;
-}
-
-bool RangeWalk::VisitEntry(const TablePart& part, Visitor visit) {
-  const EptEntry entry = part.entry(part.first).Load();
-  const bool leaf_table = part.level == kLevel4K;
-  const bool link = !leaf_table && entry.kind(part.level) == EntryKind::kTable;
-  if (link) {
-    if (!VisitTable(mmu_.TableAt(entry), part.level.below(), part.FrameAt(part.first), visit)) {
-      return false;
-    }
-  } else if (leaf_table || entry.kind(part.level) == EntryKind::kLeaf) {
-    ended_ = !visit(part);
-    if (ended_) return false;
-  }
-  rest_.first = std::max(rest_.first, std::min(part.end(), rest_.end));
-  return budget_ > 0 || !(link || leaf_table);
 }
 
 }  // namespace tdp

@@ -49,14 +49,10 @@ class RangeWalk {
   Gfn Run(FrameRange range, Visitor visit);
 
  private:
-  bool VisitTable(uint64_t* table, Level level, Gfn base, Visitor visit);
-  bool VisitEntry(const TablePart& part, Visitor visit);
+  bool RunSection(FrameRange& rest, Visitor visit);
 
   const DirectMmu& mmu_;
   MmuLock::Reader reader_;
-  FrameRange rest_;
-  int budget_ = 0;  // tables that this section may still visit
-  bool ended_ = false;
 };
 
 }  // namespace tdp
