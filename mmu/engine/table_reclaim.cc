@@ -9,12 +9,21 @@
 #include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/sync/mmu_lock.h"
+#include "tdp/mmu/tables/table_cursor.h"
 
 namespace tdp {
 namespace {
 
 // Tables that one section looks at.
 constexpr int kTablesPerSection = 32;
+
+// Whether a table whose entries are of `level` has tables below it.
+bool LinksTables(uint64_t* table, Level level) {
+  for (int i = 0; level > kLevel4K && i < Level::kEntries; ++i) {
+    if (EntryRef(table + i).Load().kind(level) == EntryKind::kTable) return true;
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -83,32 +92,28 @@ void TableReclaim::GoRound() {
   MmuLock::Reader reader(engine_.mmu_lock());
   while (hand_ < mmu().end() && victims_.size() < wanted_) {
     const MmuReadSection section(reader);
-    budget_ = kTablesPerSection;
-    VisitTable(mmu().root()->entries(), mmu().root_level(), Gfn(0));
-    if (budget_ > 0 && victims_.size() < wanted_) hand_ = mmu().end();
+    GoOn();
   }
 }
 
-// Goes over the rest of `table` from the hand on. Returns whether there are tables below it.
-bool TableReclaim::VisitTable(uint64_t* table, Level level, Gfn base) {
-  const FrameRange rest{hand_, mmu().end()};
-  bool any = false;
-  for (int i = 0; i < Level::kEntries; ++i) {
-    const EptEntry link = EntryRef(table + i).Load();
-    if (link.kind(level) != EntryKind::kTable) continue;
-    any = true;
-    if (i < rest.FirstIndex(base, level)) continue;
-    const Gfn first = base + PageCount(static_cast<uint64_t>(i) * level.pages().raw());
-    const Level below = level.below();
-    uint64_t* child = engine_.pool().EntriesOf(link.address());
-    if (below == kLevel4K || !VisitTable(child, below, first)) {
-      --budget_;
-      Judge(EntryRef(table + i), link, {first, first + level.pages()});
+// Judges the next tables of one section, each after those below it.
+void TableReclaim::GoOn() {
+  int budget = kTablesPerSection;
+  for (TableCursor at(mmu(), {hand_, mmu().end()}); !at.at_end();) {
+    const EptEntry link = at.entry().Load();
+    const bool is_link = link.kind(at.level()) == EntryKind::kTable;
+    if (is_link && !at.is_leaving() && at.level() > kLevel2M) {
+      at.Enter(link);
+      continue;
     }
-    if (budget_ <= 0 || victims_.size() >= wanted_) return true;
-    hand_ = first + level.pages();
+    if (is_link && !LinksTables(mmu().TableAt(link), at.level().below())) {
+      Judge(at.entry(), link, {at.first(), at.end()});
+      if (--budget == 0 || victims_.size() >= wanted_) return;
+    }
+    hand_ = at.end();
+    at.Next();
   }
-  return any;
+  hand_ = mmu().end();
 }
 
 bool TableReclaim::IsSpared(FrameRange frames) const {

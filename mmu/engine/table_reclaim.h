@@ -4,8 +4,8 @@
 // kvm_mmu_zap_oldest_mmu_pages does it for its quota, oldest first).
 //
 // A clock with a second chance: a hand goes round over the tables, of every view, that have no
-// tables below. One
-// whose link has A was used since the hand was here last; it loses the A and stays. One without is
+// tables below. One whose link has A was used since the hand was here last; it loses the A and
+// stays. One without is
 // taken away like any mapping, and the guest faults it in again. No flush follows the clearing of
 // A: a CPU that has the link cached may keep a table looking cold that is not, which costs a few
 // faults. A link's A bit is the harvest's guide too, so what is cleared here is noted there for it
@@ -64,7 +64,7 @@ class TableReclaim {
   void GoToNextView() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Gather(size_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GoRound() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool VisitTable(uint64_t* table, Level level, Gfn base) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsSpared(FrameRange frames) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Judge(EntryRef link, EptEntry value, FrameRange frames)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -78,7 +78,6 @@ class TableReclaim {
   std::vector<FrameRange> victims_ ABSL_GUARDED_BY(mutex_);  // of that view
   size_t wanted_ ABSL_GUARDED_BY(mutex_) = 0;
   SpaceRange spared_ ABSL_GUARDED_BY(mutex_);
-  int budget_ ABSL_GUARDED_BY(mutex_) = 0;  // tables that this section may still look at
 };
 
 }  // namespace tdp
