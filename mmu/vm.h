@@ -8,24 +8,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
-#include "tdp/base/host_range.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/guest_memory.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/backend.h"
-#include "tdp/mmu/engine/engine.h"
-#include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/format/eptp.h"
-#include "tdp/mmu/format/frame_range.h"
 #include "tdp/mmu/leaf_run.h"
 #include "tdp/mmu/policy/memory_types.h"
 #include "tdp/mmu/policy/view_rules.h"
@@ -36,6 +30,8 @@
 #include "tdp/mmu/vm_options.h"
 
 namespace tdp {
+
+class Engine;
 
 // An attribute of memory, as KVM numbers it.
 inline constexpr uint64_t kMemoryAttributePrivate = 8;
@@ -268,9 +264,7 @@ class Vm : public GuestMemory {
                            ViewId view = kBaseView);
 
   // The pointer a vCPU would load now, on a view that there is.
-  Eptp eptp(AddressSpaceId space = 0, ViewId view = kBaseView) const {
-    return engine_->views(space)[view].mmu().eptp();
-  }
+  Eptp eptp(AddressSpaceId space = 0, ViewId view = kBaseView) const;
 
   VmStats Stats() const;
 
@@ -282,35 +276,12 @@ class Vm : public GuestMemory {
   // between the two is not compared with the host.
   absl::Status CheckInvariants();
 
-  const VmOptions& options() const { return engine_->options(); }
+  const VmOptions& options() const;
 
  private:
   friend class Walker;
 
   explicit Vm(std::unique_ptr<Engine> engine);
-
-  absl::Status CheckSpace(AddressSpaceId space) const;
-  void Age(HostRange range, AgeMode mode, Aged& aged);
-  absl::Status CheckHostRange(Hva start, ByteCount size) const;
-  absl::StatusOr<MemorySlot> LoggingSlot(uint32_t slot, AddressSpaceId space) const;
-  absl::Status TakeFrom(const MemorySlot& slot, DirtyLog::Visitor visit);
-  uint64_t ResetDirtyRing(DirtyRing& ring);
-  absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const SlotUpdate& update) const;
-  absl::Status CheckNoSlotLogs() const;
-  static absl::Status HarvestOwnLog(const MemorySlot& slot,
-                                    absl::FunctionRef<void(const DirtyRingEntry&)> visit);
-  void SetRmap(const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap);
-  absl::StatusOr<FrameRange> CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const;
-  absl::Status CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) const;
-  absl::StatusOr<View*> FindView(ViewId view, AddressSpaceId space) const;
-  absl::StatusOr<Access> CheckRights(Access rights) const;
-  absl::Status ChangeRules(View& view, Gfn first, PageCount count, AddressSpaceId space,
-                           absl::FunctionRef<ViewRule(ViewRule)> change);
-  absl::Status SplitIn(const DirectMmu& mmu, const SpaceRange& where, Level to, TableCache& tables,
-                       bool& any);
-  void ZapSlot(const MemorySlot& slot, const std::shared_ptr<SlotRmap>& rmap);
-  bool ProtectForLog(const MemorySlot& slot, bool logged, TableList& detached);
-  void PublishSlot(SlotUpdate update);
 
   std::unique_ptr<Engine> engine_;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// KVM's dirty log calls on a `Vm`.
+// The dirty log calls of a `Vm`, KVM's and its own.
 
 #include <array>
 #include <bit>
@@ -18,17 +18,99 @@
 #include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_log_request.h"
 #include "tdp/memslot/dirty_ring.h"
+#include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/engine/dirty_marker.h"
+#include "tdp/mmu/engine/dirty_push.h"
 #include "tdp/mmu/engine/dirty_round.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
+namespace {
+
+absl::StatusOr<MemorySlot> LoggingSlot(Engine& engine, uint32_t slot, AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckSpace(engine, space));
+  const std::optional<MemorySlot> found = engine.slots().FindById(space, slot);
+  if (!found || found->state->any_log() == nullptr) {
+    return absl::NotFoundError(
+        absl::StrFormat("slot %u of address space %u does not log dirty pages", slot, space));
+  }
+  return *found;
+}
+
+absl::Status TakeFrom(Engine& engine, const MemorySlot& slot, DirtyLog::Visitor visit) {
+  std::vector<std::pair<uint64_t, uint64_t>> taken;
+  DirtyRound round(engine, slot);
+  round.Gather();
+  const absl::Status status = slot.state->dirty_log()->Take([&](uint64_t base, uint64_t mask) {
+    round.Rearm(base, mask);
+    taken.emplace_back(base, mask);
+  });
+  round.Finish();
+  for (const auto& [base, mask] : taken) visit(base, mask);
+  return status;
+}
+
+// Its bitmap has pages that no ring would show, and nobody could take them any more.
+absl::Status CheckNoSlotLogs(Engine& engine) {
+  absl::Status status;
+  for (size_t i = 0; i < engine.address_spaces(); ++i) {
+    engine.slots().ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
+      if (!status.ok() || !slot.logs_dirty_pages()) return;
+      status = absl::FailedPreconditionError(
+          absl::StrFormat("dirty ring: slot %u of address space %u logs into a bitmap already",
+                          slot.id, slot.address_space));
+    });
+  }
+  return status;
+}
+
+// Nothing has to be protected again for these pages: whatever made a page writable has put it into
+// a ring.
+absl::Status HarvestOwnLog(const MemorySlot& slot,
+                           absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
+  return slot.state->any_log()->Take([&](uint64_t base, uint64_t mask) {
+    for (; mask != 0; mask &= mask - 1) {
+      visit({slot.address_space, slot.id, base + static_cast<uint64_t>(std::countr_zero(mask))});
+    }
+  });
+}
+
+// A slot may be gone or be another one by now; a page that is not logged needs no protection.
+uint64_t ResetDirtyRing(Engine& engine, DirtyRing& ring) {
+  MmuLock::Reader reader(engine.mmu_lock());
+  return ring.Reset([&](const DirtyRingEntry& first, uint64_t mask) {
+    const std::optional<MemorySlot> slot = engine.slots().FindById(first.address_space, first.slot);
+    if (!slot.has_value() || !slot->logs_dirty_pages() || first.index >= slot->pages.raw()) return;
+    const uint64_t left = slot->pages.raw() - first.index;
+    if (left < DirtyLog::kPagesPerWord) mask &= (uint64_t{1} << left) - 1;
+    engine.NarrowPages(reader, slot->address_space, slot->base + PageCount(first.index), mask,
+                       WriteNotice::kFault);
+  });
+}
+
+}  // namespace
+
+absl::Status Vm::TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
+  MutexLock lock(engine_->slots_mutex());
+  if (engine_->slots().dirty_bitmap_policy() == DirtyBitmapPolicy::kRings) {
+    return absl::FailedPreconditionError("the VM logs dirty pages in rings, not in bitmaps");
+  }
+  TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(*engine_, slot, space));
+  return TakeFrom(*engine_, found, visit);
+}
+
+absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
+  MutexLock lock(engine_->slots_mutex());
+  TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(*engine_, slot, space));
+  return DirtyPush(*engine_, found).Run();
+}
 
 absl::Status Vm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex());
   TDP_ASSIGN_OR_RETURN(const MemorySlot found, SlotToGetDirtyLog(engine_->slots(), space, slot));
-  if (!engine_->manual_dirty_log_protect()) return TakeFrom(found, visit);
+  if (!engine_->manual_dirty_log_protect()) return TakeFrom(*engine_, found, visit);
   DirtyRound(*engine_, found).Gather();
   found.state->dirty_log()->Copy(visit);
   return absl::OkStatus();
@@ -89,24 +171,10 @@ absl::Status Vm::EnableDirtyRing(uint64_t entries) {
                         DirtyTrackingName(engine_->dirty_tracking())));
   }
   MutexLock slots_lock(engine_->slots_mutex());
-  TDP_RETURN_IF_ERROR(CheckNoSlotLogs());
+  TDP_RETURN_IF_ERROR(CheckNoSlotLogs(*engine_));
   TDP_RETURN_IF_ERROR(engine_->vcpus().EnableRings(static_cast<uint32_t>(entries)));
   engine_->slots().set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings);
   return absl::OkStatus();
-}
-
-// Its bitmap has pages that no ring would show, and nobody could take them any more.
-absl::Status Vm::CheckNoSlotLogs() const {
-  absl::Status status;
-  for (size_t i = 0; i < engine_->address_spaces(); ++i) {
-    engine_->slots().ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {
-      if (!status.ok() || !slot.logs_dirty_pages()) return;
-      status = absl::FailedPreconditionError(
-          absl::StrFormat("dirty ring: slot %u of address space %u logs into a bitmap already",
-                          slot.id, slot.address_space));
-    });
-  }
-  return status;
 }
 
 absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
@@ -130,43 +198,18 @@ absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)
   return status;
 }
 
-// Nothing has to be protected again for these pages: whatever made a page writable has put it into
-// a ring.
-absl::Status Vm::HarvestOwnLog(const MemorySlot& slot,
-                               absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
-  return slot.state->any_log()->Take([&](uint64_t base, uint64_t mask) {
-    for (; mask != 0; mask &= mask - 1) {
-      visit({slot.address_space, slot.id, base + static_cast<uint64_t>(std::countr_zero(mask))});
-    }
-  });
-}
-
 uint64_t Vm::ResetDirtyRings() {
   uint64_t freed = 0;
   MutexLock slots_lock(engine_->slots_mutex());
   const FlushClock::Narrowing narrowing(engine_->clock());
-  engine_->vcpus().ForEachRing([&](DirtyRing& ring) { freed += ResetDirtyRing(ring); });
+  engine_->vcpus().ForEachRing([&](DirtyRing& ring) { freed += ResetDirtyRing(*engine_, ring); });
   engine_->vcpus().DropEmptyRings();
   if (freed != 0) engine_->clock().Advance().Settle();
   return freed;
 }
 
-// A slot may be gone or be another one by now; a page that is not logged needs no protection.
-uint64_t Vm::ResetDirtyRing(DirtyRing& ring) {
-  MmuLock::Reader reader(engine_->mmu_lock());
-  return ring.Reset([&](const DirtyRingEntry& first, uint64_t mask) {
-    const std::optional<MemorySlot> slot =
-        engine_->slots().FindById(first.address_space, first.slot);
-    if (!slot.has_value() || !slot->logs_dirty_pages() || first.index >= slot->pages.raw()) return;
-    const uint64_t left = slot->pages.raw() - first.index;
-    if (left < DirtyLog::kPagesPerWord) mask &= (uint64_t{1} << left) - 1;
-    engine_->NarrowPages(reader, slot->address_space, slot->base + PageCount(first.index), mask,
-                         WriteNotice::kFault);
-  });
-}
-
 absl::Status Vm::MarkDirty(Gpa gpa, ByteCount size, AddressSpaceId space) {
-  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  TDP_RETURN_IF_ERROR(CheckSpace(*engine_, space));
   const Gpa end = engine_->guest_end();
   if (gpa > end || size > end - gpa) {
     return absl::InvalidArgumentError(

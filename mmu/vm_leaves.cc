@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/leaf_run.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/tables/range_walk.h"
@@ -93,8 +94,8 @@ absl::Status Vm::VisitLeaves(Gfn first, PageCount count,
                              absl::FunctionRef<void(const LeafRun&)> visit, AddressSpaceId space,
                              ViewId id) {
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kVisitLeaves));
-  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
+  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(*engine_, first, count, space));
+  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
   const DirectMmu& mmu = view->mmu();
   RangeWalk walk(mmu, engine_->mmu_lock());
   FrameRange rest = range;

@@ -9,12 +9,14 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
+#include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
+namespace {
 
-absl::Status Vm::CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) const {
-  if (!engine_->options().private_memory) {
+absl::Status CheckAttributes(const Engine& engine, Gpa gpa, ByteCount size, uint64_t attributes) {
+  if (!engine.options().private_memory) {
     return absl::FailedPreconditionError("VmOptions.private_memory is off");
   }
   if ((attributes & ~kMemoryAttributePrivate) != 0) {
@@ -22,16 +24,18 @@ absl::Status Vm::CheckAttributes(Gpa gpa, ByteCount size, uint64_t attributes) c
         absl::StrFormat("attributes 0x%x: only private (8) is known", attributes));
   }
   const bool aligned = gpa.is_page_aligned() && size % kPageSize == 0;
-  if (!aligned || size == 0 || gpa >= engine_->guest_end() || size > engine_->guest_end() - gpa) {
+  if (!aligned || size == 0 || gpa >= engine.guest_end() || size > engine.guest_end() - gpa) {
     return absl::InvalidArgumentError(
         absl::StrFormat("gpa 0x%x, size 0x%x: must be whole pages, not none, below 0x%x", gpa.raw(),
-                        size, engine_->guest_end().raw()));
+                        size, engine.guest_end().raw()));
   }
   return absl::OkStatus();
 }
 
+}  // namespace
+
 absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attributes) {
-  TDP_RETURN_IF_ERROR(CheckAttributes(gpa, size, attributes));
+  TDP_RETURN_IF_ERROR(CheckAttributes(*engine_, gpa, size, attributes));
   const bool is_private = (attributes & kMemoryAttributePrivate) != 0;
   const FrameRange range{Gfn::Of(gpa), Gfn::Of(gpa) + PageCount::FromBytes(size)};
   MutexLock lock(engine_->slots_mutex());

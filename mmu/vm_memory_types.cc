@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
+#include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/policy/memory_types.h"
 #include "tdp/mmu/vm.h"

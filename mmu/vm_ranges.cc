@@ -9,27 +9,48 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/engine/range_collapse.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/tables/range_split.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
+namespace {
 
 // In sections of its own: a structural operation waits for a part of the range at most.
-void Vm::Age(HostRange host, AgeMode mode, Aged& aged) {
-  SlotReader(engine_->slots())
+void Age(Engine& engine, HostRange host, AgeMode mode, Aged& aged) {
+  SlotReader(engine.slots())
       .ForEachInHostRange(host, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
-        engine_->space(slot.address_space).Age({first, first + pages}, mode, aged);
+        engine.space(slot.address_space).Age({first, first + pages}, mode, aged);
       });
 }
+
+// Sets `any` if a leaf became a table.
+absl::Status SplitIn(Engine& engine, const DirectMmu& mmu, const SpaceRange& where, Level to,
+                     TableCache& tables, bool& any) {
+  RangeSplit split(mmu, engine.mmu_lock());
+  absl::Status status;
+  FrameRange range = where.frames;
+  // Without tables at first: where nothing is large none is needed.
+  for (;;) {
+    range.first = split.Run(range, to, tables);
+    if (range.is_empty()) break;
+    status = engine.table_reclaim().Stock(tables, where);
+    if (!status.ok()) break;
+  }
+  any |= split.any();
+  return status;
+}
+
+}  // namespace
 
 absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
   Aged aged;
   const FlushClock::Narrowing narrowing(engine_->clock());
   if (!engine_->accessed_dirty()) engine_->TrackAccess();
-  Age(HostRange(start, size), AgeMode::kMakeOld, aged);
+  Age(*engine_, HostRange(start, size), AgeMode::kMakeOld, aged);
   if (aged.took_rights) aged.flush.Merge(engine_->clock().Advance());
   return AgeResult{aged.young, std::move(aged.flush)};
 }
@@ -37,21 +58,14 @@ absl::StatusOr<AgeResult> Vm::AgeHostRange(Hva start, ByteCount size) {
 absl::StatusOr<bool> Vm::TestAge(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
   Aged aged;
-  Age(HostRange(start, size), AgeMode::kTest, aged);
+  Age(*engine_, HostRange(start, size), AgeMode::kTest, aged);
   return aged.young;
-}
-
-absl::StatusOr<FrameRange> Vm::CheckFrames(Gfn first, PageCount count, AddressSpaceId space) const {
-  TDP_RETURN_IF_ERROR(CheckSpace(space));
-  const Gfn limit = engine_->mmu(space).end();
-  if (first >= limit) return FrameRange{limit, limit};
-  return FrameRange{first, count > limit - first ? limit : first + count};
 }
 
 absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to,
                                             AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kSplitAndCollapse));
-  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
+  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(*engine_, first, count, space));
   if (to != kLevel4K && to != kLevel2M) {
     return absl::InvalidArgumentError(absl::StrFormat("level %d: must be 1 or 2", to.raw()));
   }
@@ -59,7 +73,7 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
   absl::Status status;
   bool any = false;
   engine_->views(space).ForEach([&](const View& view) {
-    if (status.ok()) status = SplitIn(view.mmu(), {space, range}, to, tables, any);
+    if (status.ok()) status = SplitIn(*engine_, view.mmu(), {space, range}, to, tables, any);
   });
   PendingFlush flush;
   if (any) flush = engine_->clock().Advance();
@@ -68,26 +82,9 @@ absl::StatusOr<PendingFlush> Vm::SplitRange(Gfn first, PageCount count, Level to
   return status;
 }
 
-// Sets `any` if a leaf became a table.
-absl::Status Vm::SplitIn(const DirectMmu& mmu, const SpaceRange& where, Level to,
-                         TableCache& tables, bool& any) {
-  RangeSplit split(mmu, engine_->mmu_lock());
-  absl::Status status;
-  FrameRange range = where.frames;
-  // Without tables at first: where nothing is large none is needed.
-  for (;;) {
-    range.first = split.Run(range, to, tables);
-    if (range.is_empty()) break;
-    status = engine_->table_reclaim().Stock(tables, where);
-    if (!status.ok()) break;
-  }
-  any |= split.any();
-  return status;
-}
-
 absl::StatusOr<uint64_t> Vm::CollapseRange(Gfn first, PageCount count, AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kSplitAndCollapse));
-  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(first, count, space));
+  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(*engine_, first, count, space));
   uint64_t collapsed = 0;
   for (Level level = kLevel2M; level <= engine_->max_leaf_level(); level = level.above()) {
     engine_->views(space).ForEach(

@@ -11,14 +11,62 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
+#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
+namespace {
+
+// Rights as an entry can have them: without MBEC one X stands for both modes.
+absl::StatusOr<Access> CheckRights(Engine& engine, Access rights) {
+  const Capabilities& offered = engine.backend().capabilities();
+  if (rights.can_write() && !rights.can_read()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("rights %s: no page can be written and not read", ToString(rights)));
+  }
+  if (!UsesExecuteByMode(engine.options(), offered)) {
+    if (rights.can_user_execute() && !rights.can_execute()) {
+      return absl::FailedPreconditionError(
+          absl::StrFormat("rights %s: VmOptions.execute_by_mode is off", ToString(rights)));
+    }
+    if (rights.can_execute()) rights = rights | Access::UserExecute();
+  }
+  if (!rights.can_read() && !rights.is_empty() && !offered.ept.execute_only()) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "rights %s: the backend does not offer execute-only pages", ToString(rights)));
+  }
+  return rights;
+}
+
+// Under the slots mutex. Publishes the rules in the section that takes away what was mapped by the
+// old ones: a fault under way finds the sequence moved.
+absl::Status ChangeRules(Engine& engine, View& view, Gfn first, PageCount count,
+                         AddressSpaceId space, absl::FunctionRef<ViewRule(ViewRule)> change) {
+  const Gfn end = view.mmu().end();
+  if (count == PageCount(0) || first >= end || count > end - first) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("frames 0x%x, count 0x%x: none, or beyond what the tables can name",
+                        first.raw(), count.raw()));
+  }
+  const FrameRange range{first, first + count};
+  const ViewRules old = view.rules == nullptr ? ViewRules(ViewRule()) : *view.rules;
+  auto rules = std::make_unique<const ViewRules>(old.With(range, change));
+  if (rules->IsAll(ViewRule())) rules.reset();
+  PendingFlush flush = engine.ZapIn(space, view, range.first, range.end, [&] {
+    view.policy().set_rules(rules.get());
+    engine.sequence().Move();
+  });
+  std::swap(view.rules, rules);
+  flush.Settle();
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
-  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  TDP_RETURN_IF_ERROR(CheckSpace(*engine_, space));
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kViews));
   MutexLock lock(engine_->slots_mutex());
   ViewSet& views = engine_->views(space);
@@ -31,17 +79,9 @@ absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   return view->id();
 }
 
-absl::StatusOr<View*> Vm::FindView(ViewId id, AddressSpaceId space) const {
-  TDP_RETURN_IF_ERROR(CheckSpace(space));
-  View* view = engine_->views(space).Find(id);
-  if (view != nullptr && view->is_open()) return view;
-  return absl::NotFoundError(
-      absl::StrFormat("view %u: address space %u has no such view", id, space));
-}
-
 absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
+  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
   if (id == kBaseView) return absl::InvalidArgumentError("view 0 is the address space's own");
   if (!view->Close()) {
     return absl::FailedPreconditionError(
@@ -59,36 +99,15 @@ absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
   return absl::OkStatus();
 }
 
-// Rights as an entry can have them: without MBEC one X stands for both modes.
-absl::StatusOr<Access> Vm::CheckRights(Access rights) const {
-  const Capabilities& offered = engine_->backend().capabilities();
-  if (rights.can_write() && !rights.can_read()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("rights %s: no page can be written and not read", ToString(rights)));
-  }
-  if (!UsesExecuteByMode(engine_->options(), offered)) {
-    if (rights.can_user_execute() && !rights.can_execute()) {
-      return absl::FailedPreconditionError(
-          absl::StrFormat("rights %s: VmOptions.execute_by_mode is off", ToString(rights)));
-    }
-    if (rights.can_execute()) rights = rights | Access::UserExecute();
-  }
-  if (!rights.can_read() && !rights.is_empty() && !offered.ept.execute_only()) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "rights %s: the backend does not offer execute-only pages", ToString(rights)));
-  }
-  return rights;
-}
-
 absl::Status Vm::SetViewRights(ViewId id, Gfn first, PageCount count, Access rights,
                                AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
+  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
   if (id == kBaseView) {
     return absl::InvalidArgumentError("view 0 is the address space's own and denies nothing");
   }
-  TDP_ASSIGN_OR_RETURN(rights, CheckRights(rights));
-  return ChangeRules(*view, first, count, space, [rights](ViewRule rule) {
+  TDP_ASSIGN_OR_RETURN(rights, CheckRights(*engine_, rights));
+  return ChangeRules(*engine_, *view, first, count, space, [rights](ViewRule rule) {
     rule.rights = rights;
     return rule;
   });
@@ -97,7 +116,7 @@ absl::Status Vm::SetViewRights(ViewId id, Gfn first, PageCount count, Access rig
 absl::Status Vm::SetRaisesVe(ViewId id, Gfn first, PageCount count, bool raises,
                              AddressSpaceId space) {
   MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(id, space));
+  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kRaisesVe));
   if (!engine_->pool().empty_entry().suppress_ve()) {
     return absl::FailedPreconditionError("VmOptions.virtualization_exceptions is off");
@@ -106,37 +125,14 @@ absl::Status Vm::SetRaisesVe(ViewId id, Gfn first, PageCount count, bool raises,
     return absl::FailedPreconditionError(
         "without A and D bits aging takes rights, and the guest would hear of that");
   }
-  return ChangeRules(*view, first, count, space, [raises](ViewRule rule) {
+  return ChangeRules(*engine_, *view, first, count, space, [raises](ViewRule rule) {
     rule.raises_ve = raises;
     return rule;
   });
 }
 
-// Under the slots mutex. Publishes the rules in the section that takes away what was mapped by the
-// old ones: a fault under way finds the sequence moved.
-absl::Status Vm::ChangeRules(View& view, Gfn first, PageCount count, AddressSpaceId space,
-                             absl::FunctionRef<ViewRule(ViewRule)> change) {
-  const Gfn end = view.mmu().end();
-  if (count == PageCount(0) || first >= end || count > end - first) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("frames 0x%x, count 0x%x: none, or beyond what the tables can name",
-                        first.raw(), count.raw()));
-  }
-  const FrameRange range{first, first + count};
-  const ViewRules old = view.rules == nullptr ? ViewRules(ViewRule()) : *view.rules;
-  auto rules = std::make_unique<const ViewRules>(old.With(range, change));
-  if (rules->IsAll(ViewRule())) rules.reset();
-  PendingFlush flush = engine_->ZapIn(space, view, range.first, range.end, [&] {
-    view.policy().set_rules(rules.get());
-    engine_->sequence().Move();
-  });
-  std::swap(view.rules, rules);
-  flush.Settle();
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Hpa> Vm::EptpList(AddressSpaceId space) {
-  TDP_RETURN_IF_ERROR(CheckSpace(space));
+  TDP_RETURN_IF_ERROR(CheckSpace(*engine_, space));
   if (!engine_->backend().capabilities().eptp_switching) {
     return absl::FailedPreconditionError("the backend does not offer EPTP switching by VMFUNC");
   }

@@ -6,6 +6,7 @@
 #define TDP_MMU_WALKER_H_
 
 #include "tdp/base/address.h"
+#include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/vm.h"
 

@@ -23,9 +23,9 @@ import sys
 LIMITS = {
     "mode tests": (26, 20),
     "headers behind vm.h": (90, 22),
-    "lines behind vm.h": (10600, 2500),
-    "private functions shown": (109, 12),
-    "entries of the largest folder": (30, 20),
+    "lines behind vm.h": (10560, 2500),
+    "private functions shown": (90, 12),
+    "entries of the largest folder": (40, 20),
     "floors of the highest folder": (7, 6),
     "lines of the longest file": (655, 600),
 }

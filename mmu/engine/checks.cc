@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/engine/checks.h"
+
+#include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+
+absl::Status CheckSpace(const Engine& engine, AddressSpaceId space) {
+  if (space < engine.address_spaces()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("address space %u: the VM has %u", space, engine.address_spaces()));
+}
+
+absl::StatusOr<FrameRange> CheckFrames(Engine& engine, Gfn first, PageCount count,
+                                       AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckSpace(engine, space));
+  const Gfn limit = engine.mmu(space).end();
+  if (first >= limit) return FrameRange{limit, limit};
+  return FrameRange{first, count > limit - first ? limit : first + count};
+}
+
+absl::Status CheckHostRange(Hva start, ByteCount size) {
+  if (!start.is_page_aligned()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("start 0x%x is not page aligned", start.raw()));
+  }
+  if (size == 0 || size % kPageSize != 0 || start.raw() + size - 1 < start.raw()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("size 0x%x from start 0x%x: must be whole pages, not none, and not wrap",
+                        size, start.raw()));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<View*> FindView(Engine& engine, ViewId id, AddressSpaceId space) {
+  TDP_RETURN_IF_ERROR(CheckSpace(engine, space));
+  View* view = engine.views(space).Find(id);
+  if (view != nullptr && view->is_open()) return view;
+  return absl::NotFoundError(
+      absl::StrFormat("view %u: address space %u has no such view", id, space));
+}
+
+}  // namespace tdp

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What `Vm` asks of the arguments of its calls, before it does anything.
+
+#ifndef TDP_MMU_ENGINE_CHECKS_H_
+#define TDP_MMU_ENGINE_CHECKS_H_
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/engine/engine.h"
+#include "tdp/mmu/format/frame_range.h"
+
+namespace tdp {
+
+// InvalidArgument if the VM has no such address space.
+absl::Status CheckSpace(const Engine& engine, AddressSpaceId space);
+// The frames of [first, first + count) that the tables of the address space can name; there may be
+// none. InvalidArgument as above.
+absl::StatusOr<FrameRange> CheckFrames(Engine& engine, Gfn first, PageCount count,
+                                       AddressSpaceId space);
+// InvalidArgument unless [start, start + size) is whole pages, and some.
+absl::Status CheckHostRange(Hva start, ByteCount size);
+// A view that there is, now; the slots mutex keeps it so. NotFound, or InvalidArgument as above.
+absl::StatusOr<View*> FindView(Engine& engine, ViewId id, AddressSpaceId space);
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_ENGINE_CHECKS_H_

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/engine/slot_change.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/base/sync.h"
+#include "tdp/memslot/slot_state.h"
+
+namespace tdp {
+namespace {
+
+// Null where none is needed: the VM keeps no reverse map, or no slot comes to a place.
+absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, const SlotUpdate& update) {
+  const bool comes = update.kind() == SlotChange::kCreate || update.kind() == SlotChange::kMove;
+  if (!comes || !KeepsReverseMap(engine.paging_kind())) return std::shared_ptr<SlotRmap>();
+  return ReverseMappedMmu::MakeRmap(update.new_slot());
+}
+
+// Of a slot that comes: no fault sees it before it has its reverse map.
+void SetRmap(Engine& engine, const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap) {
+  if (rmap == nullptr) return;
+  const MmuWriteSection section(engine.mmu_lock());
+  engine.space(region.address_space).SetRmap(region.slot, rmap);
+}
+
+// Of a slot that goes, or is on its way to the place that `rmap` is for. Faults that saw it valid
+// cannot install after this, and nothing they had installed is left.
+void ZapSlot(Engine& engine, const MemorySlot& slot, const std::shared_ptr<SlotRmap>& rmap) {
+  // This pays for what others had taken out of the slot before, too: the D bits of their tables go
+  // to the log while the slot still stands where those tables say.
+  const auto replace_rmap = [&] { engine.space(slot.address_space).SetRmap(slot.id, rmap); };
+  engine.ZapSlot(slot, replace_rmap).Settle();
+  // A log that moves with its slot has every page by now.
+  engine.clock().WaitForReclaims();
+}
+
+// Logging was switched on or off, or neither.
+bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableList& detached) {
+  AddressSpace& space = engine.space(slot.address_space);
+  const FrameRange range{slot.base, slot.end()};
+  bool any = false;
+  if (slot.logs_dirty_pages() != logged) any = space.DetachRaising(range, detached);
+  if (slot.logs_dirty_pages()) any |= space.WriteProtect(range);
+  return any;
+}
+
+void PublishSlot(Engine& engine, SlotUpdate update) {
+  const SlotChange kind = update.kind();
+  const MemorySlot slot = update.new_slot();
+  const bool logged = update.old_slot().logs_dirty_pages();
+  const AddressSpaceId space =
+      kind == SlotChange::kDelete ? update.old_slot().address_space : slot.address_space;
+  const uint64_t generation = engine.slots().generation(space) & ~kSlotUpdateInProgress;
+  if (slot.logs_dirty_pages()) engine.logging().Add();
+  // The old state lives until faults that may still use it are over: until the section has been.
+  const std::unique_ptr<SlotState> retired = engine.slots().Publish(std::move(update));
+  PendingFlush flush;
+  {
+    MmuWriteSection section(engine.mmu_lock());
+    engine.sequence().Move();
+    TableList detached;
+    bool any = kind == SlotChange::kFlagsOnly && ProtectForLog(engine, slot, logged, detached);
+    // Before their bits say the same of another generation.
+    if (!EptEntry::TellsApart(generation, engine.slots().generation(space))) {
+      any |= engine.space(space).DetachMmio(detached);
+    }
+    flush = engine.clock().AdvanceIf(any);
+    engine.clock().Retire(std::move(detached), flush);
+  }
+  if (logged) engine.logging().Remove();
+  flush.Settle();
+}
+
+}  // namespace
+
+absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region) {
+  MutexLock lock(engine.slots_mutex());
+  TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine.slots().Prepare(region));
+  TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap, MakeRmap(engine, update));
+  const SlotChange kind = update.kind();
+  const MemorySlot old = update.old_slot();
+  switch (kind) {
+    case SlotChange::kNone:
+      return absl::OkStatus();  // whoever made it so has settled: under the mutex
+    case SlotChange::kDelete:
+    case SlotChange::kMove:
+      engine.slots().PublishInvalid(update);
+      ZapSlot(engine, old, rmap);
+      break;
+    case SlotChange::kCreate:
+      SetRmap(engine, region, rmap);
+      break;
+    case SlotChange::kFlagsOnly:
+      break;
+  }
+  // The quotas that the new slot allows before there can be a fault in it, the lower ones without
+  // the old one when it is gone.
+  if (kind == SlotChange::kCreate || kind == SlotChange::kMove) {
+    engine.ChangeQuotas([&](MemoryQuotas& quotas) { quotas.AddSlot(update.new_slot()); });
+  }
+  PublishSlot(engine, std::move(update));
+  if (kind == SlotChange::kDelete || kind == SlotChange::kMove) {
+    engine.ChangeQuotas([&](MemoryQuotas& quotas) { quotas.RemoveSlot(old); });
+    engine.TrimShadows();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tdp
