@@ -13,6 +13,7 @@ namespace tdp {
 // The D bits of leaves on the edges go to the logs; those of whole tables do when they are
 // reclaimed.
 bool DirectTables::DetachIn(View& view, FrameRange range, TableCache& spare, TableList& detached) {
+  AssertWriting(parts_.mmu_lock);
   if (!parts_.logging.are_harvested()) {
     return view.mmu().Detach(range.first, range.end, spare, detached);
   }
@@ -35,6 +36,7 @@ bool DirectTables::DetachMmio(TableList& detached) {
 }
 
 bool DirectTables::DetachRaising(FrameRange slot, TableList& detached) {
+  AssertWriting(parts_.mmu_lock);
   bool any = false;
   TableList found;
   views_.ForEach([&](View& view) {
@@ -52,6 +54,7 @@ bool DirectTables::DetachRaising(FrameRange slot, TableList& detached) {
 }
 
 bool DirectTables::WriteProtect(FrameRange range) {
+  AssertWriting(parts_.mmu_lock);
   bool any = false;
   views_.ForEach([&](View& view) { any |= view.mmu().WriteProtect(range.first, range.end); });
   return any;

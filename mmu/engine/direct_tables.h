@@ -33,8 +33,9 @@ class DirectTables : public MappedTables {
   // Inside a writer's section: the base view's root is about to be replaced.
   virtual void ForgetLeaves() {}
 
- private:
   const MmuParts parts_;
+
+ private:
   const AddressSpaceId space_;
   ViewSet& views_;
   const bool caches_mmio_;

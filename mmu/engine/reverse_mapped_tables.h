@@ -19,12 +19,15 @@ class ReverseMappedTables final : public DirectTables {
   ReverseMappedMmu& mmu() { return mapped_; }
 
   bool DetachIn(View&, FrameRange range, TableCache& spare, TableList& detached) override {
+    AssertWriting(parts_.mmu_lock);
     return mapped_.Detach(range.first, range.end, spare, detached);
   }
   bool WriteProtect(FrameRange range) override {
+    AssertWriting(parts_.mmu_lock);
     return mapped_.WriteProtect(range.first, range.end);
   }
   void SetRmap(uint32_t slot, const std::shared_ptr<SlotRmap>& rmap) override {
+    AssertWriting(parts_.mmu_lock);
     mapped_.SetRmap(slot, rmap);
   }
   absl::Status CheckInvariants() const override { return mapped_.CheckInvariants(); }

@@ -17,6 +17,7 @@ constexpr size_t kPagesPerSection = 64;
 
 template <typename Entry>
 bool ShadowedTables<Entry>::Detach(FrameRange range, TableCache&, TableList& detached) {
+  AssertWriting(parts_.mmu_lock);
   ShadowZap zap;
   tables_.Detach(range.first, range.end, zap);
   const bool any = !zap.is_empty();
@@ -26,16 +27,19 @@ bool ShadowedTables<Entry>::Detach(FrameRange range, TableCache&, TableList& det
 
 template <typename Entry>
 bool ShadowedTables<Entry>::WriteProtect(FrameRange range) {
+  AssertWriting(parts_.mmu_lock);
   return tables_.WriteProtect(range.first, range.end);
 }
 
 template <typename Entry>
 void ShadowedTables<Entry>::SetRmap(uint32_t slot, const std::shared_ptr<SlotRmap>& rmap) {
+  AssertWriting(parts_.mmu_lock);
   tables_.SetRmap(slot, rmap);
 }
 
 template <typename Entry>
 absl::Status ShadowedTables<Entry>::CheckInvariants() const {
+  AssertWriting(parts_.mmu_lock);
   return tables_.CheckInvariants();
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
+#include "tdp/base/check.h"
 #include "tdp/base/sync.h"
 
 namespace tdp {
@@ -31,6 +32,9 @@ class ABSL_LOCKABLE MmuLock {
   // Waits for other writers, then for the readers inside. Not reentrant.
   void WriterLock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
   void WriterUnlock() ABSL_UNLOCK_FUNCTION();
+
+  // Whether a writer is inside, or waits for the readers to leave. For checks.
+  bool has_writer() const { return writer_.load(std::memory_order_relaxed) != 0; }
 
   // What writers have spent inside, by the clock.
   uint64_t writer_ns() const { return writer_ns_.load(std::memory_order_relaxed); }
@@ -103,6 +107,11 @@ class ABSL_SCOPED_LOCKABLE MmuWriteSection {
  private:
   MmuLock& lock_;
 };
+
+// Where a function needs a section and its caller is to have one. Builds with checks abort if there
+// is none; others ask nothing.
+inline void AssertReading(const MmuLock::Reader& reader) { TDP_DCHECK(reader.is_inside()); }
+inline void AssertWriting(const MmuLock& lock) { TDP_DCHECK(lock.has_writer()); }
 
 }  // namespace tdp
 
