@@ -233,8 +233,8 @@ void Engine::ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change) {
   change(quotas_);
   if (table_quota_by_memory_) pool_.set_quota(quotas_.Tables());
   if (options_.shadow_page_quota != kQuotaByMemory) return;
-  ForEachKind([this](MappedTables& tables)
-                  ABSL_EXCLUSIVE_LOCKS_REQUIRED(quota_mutex_) { tables.SetQuota(quotas_); });
+  const MemoryQuotas& quotas = quotas_;
+  ForEachKind([&quotas](MappedTables& tables) { tables.SetQuota(quotas); });
 }
 
 void Engine::FixTableQuota(size_t tables) {
