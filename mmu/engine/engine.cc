@@ -233,7 +233,7 @@ void Engine::ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change) {
   change(quotas_);
   if (table_quota_by_memory_) pool_.set_quota(quotas_.Tables());
   if (options_.shadow_page_quota != kQuotaByMemory) return;
-  const MemoryQuotas& quotas = quotas_;
+  const MemoryQuotas quotas = quotas_;
   ForEachKind([&quotas](MappedTables& tables) { tables.SetQuota(quotas); });
 }
 
