@@ -165,6 +165,9 @@ class Cpu {
   bool Invvpid(int type, uint16_t vpid, Gva gva = Gva(0));
 
   // --- what happened ---
+  // Grows whenever translations are dropped on demand: by an instruction of either side, or by an
+  // entry without a VPID. Whoever models caches beside this CPU's own drops them when it has grown.
+  uint64_t invalidations() const { return invalidations_; }
   CpuCounters counters() const;
   void ClearCounters();
   // Drops every cached translation, for tests and experiments; no instruction does it.
@@ -230,6 +233,8 @@ class Cpu {
   CpuConfig config_;
   std::unique_ptr<DataCacheModel> cost_;
   EptPath final_path_;  // of the walk under way, while the oracle is on
+
+  uint64_t invalidations_ = 0;
 
   // What the fast path reads.
   std::atomic<bool> kicked_{false};

@@ -19,6 +19,7 @@ bool Changed(uint64_t a, uint64_t b, uint64_t bits) { return ((a ^ b) & bits) !=
 }  // namespace
 
 void Cpu::DropVpid(uint16_t vpid) {
+  ++invalidations_;
   DropLinearIf([vpid](const Context& context) { return context.vpid == vpid; });
 }
 
@@ -86,6 +87,7 @@ Event Cpu::WriteCr3(uint64_t value) {
     return event;
   }
   if (keep) return Event::kNone;
+  ++invalidations_;
   const uint16_t pcid = pcids ? value & 0xfff : 0;
   DropLinearIf([vpid = state_.controls.vpid, pcid](const Context& context) {
     return context.vpid == vpid && context.pcid == pcid;
@@ -118,6 +120,7 @@ void Cpu::SetPkru(uint32_t pkru) {
 
 void Cpu::Invlpg(Gva gva) {
   // All EP4TAs of the current VPID; upper entries go for the whole PCID.
+  ++invalidations_;
   const uint16_t vpid = state_.controls.vpid;
   const uint16_t pcid = state_.contexts.Of(context_).pcid;
   DropLinearAddressIf(gva.raw() & linear_mask_, vpid, false, pcid);
@@ -134,6 +137,7 @@ Event Cpu::Invpcid(int type, uint16_t pcid, Gva gva) {
     state_.exit = {.event = Event::kGeneralProtection};
     return Fail(Event::kGeneralProtection).event;
   }
+  ++invalidations_;
   const uint16_t vpid = state_.controls.vpid;
   if (type == 0) {
     // Global translations of the address may stay: only this PCID's go.
@@ -204,6 +208,7 @@ VmFail Cpu::Invept(int type, uint64_t eptp, uint64_t reserved) {
 
 bool Cpu::InveptSingle(Eptp eptp) {
   if (!state_.features.ept.invept_single() || !IsValidEptp(eptp, state_.features)) return false;
+  ++invalidations_;
   const uint64_t ep4ta = eptp.root().raw();
   const auto matches = [ep4ta](const Context& context) { return context.ep4ta == ep4ta; };
   DropLinearIf(matches);
@@ -213,6 +218,7 @@ bool Cpu::InveptSingle(Eptp eptp) {
 
 bool Cpu::InveptAll() {
   if (!state_.features.ept.invept_all()) return false;
+  ++invalidations_;
   const auto matches = [](const Context& context) { return context.ep4ta != kNoEp4ta; };
   DropLinearIf(matches);
   ept_.DropIf(matches);
@@ -221,6 +227,7 @@ bool Cpu::InveptAll() {
 
 bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
   if (!state_.features.ept.invvpid(type) || (vpid == 0 && type != 2)) return false;
+  ++invalidations_;
   if (type == 0) {
     // For the widest linear addresses of the CPU, whatever mode the guest is in.
     constexpr int kUnused = 64 - 57;

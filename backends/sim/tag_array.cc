@@ -20,6 +20,7 @@ TagArray::TagArray(size_t sets, size_t ways, Replacement replacement)
 }
 
 void TagArray::Touch(size_t first, size_t way) {
+  recent_ = first + way;
   if (replacement_ == Replacement::kLru) {
     order_[first + way] = ++clock_;
     return;

@@ -36,7 +36,9 @@ class TagArray {
   // The place of `tag` in the set that `index` modulo the number of sets names, now the most
   // recently used there; kNone if it is not there.
   size_t Find(uint64_t index, uint64_t tag) {
-    if (tags_.empty()) return kNone;
+    if (live_ == 0) return kNone;
+    // What was touched last needs no touch.
+    if (tags_[recent_] == tag) return recent_;
     const size_t first = SetOf(index) * ways_;
     for (size_t way = 0; way < ways_; ++way) {
       if (tags_[first + way] != tag) continue;
@@ -72,6 +74,7 @@ class TagArray {
   Replacement replacement_ = Replacement::kLru;
   uint64_t clock_ = 0;
   size_t live_ = 0;
+  size_t recent_ = 0;  // the place that was touched last
   std::vector<uint64_t> tags_;
   // By place. LRU: when it was last used. Tree: of place `first + n`, whether the next victim is to
   // the right of the node that parts the ways before n from those from n on.
