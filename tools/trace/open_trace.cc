@@ -11,6 +11,7 @@
 #include "tdp/tools/trace/binary_trace.h"
 #include "tdp/tools/trace/champsim_trace.h"
 #include "tdp/tools/trace/dynamorio_trace.h"
+#include "tdp/tools/trace/generator.h"
 #include "tdp/tools/trace/lackey_trace.h"
 #include "tdp/tools/trace/perf_trace.h"
 #include "tdp/tools/trace/text_trace.h"
@@ -36,6 +37,10 @@ TraceFormat Guess(std::string_view head) {
 
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
                                                        const TraceInput& input) {
+  if (path.starts_with(kGeneratorPrefix)) {
+    TDP_ASSIGN_OR_RETURN(const GeneratorSpec spec, ParseGenerator(path));
+    return MakeGenerator(path, spec);
+  }
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(path));
   return OpenTrace(std::move(source), input);
 }

@@ -29,7 +29,8 @@ struct TraceInput {
   TraceTolerance tolerance;
 };
 
-// Opens the trace at `path` ("-" for standard input), looking through compression. NotFound if it
+// Opens the trace at `path` ("-" for standard input), looking through compression, or the generator
+// of that name (`ParseGenerator`). NotFound if it
 // cannot be opened, InvalidArgument if it is empty or, without a format, of none that is known.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
                                                        const TraceInput& input);
