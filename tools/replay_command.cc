@@ -14,6 +14,7 @@
 #include "tdp/tools/command.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
+#include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
@@ -34,6 +35,8 @@ struct CommandOptions {
 OptionParser MakeParser(CommandOptions* options) {
   OptionParser parser;
   AddReplayOptions(parser, &options->replay);
+  AddRegionOptions(parser, &options->replay.observe);
+  AddRecordingOptions(parser, &options->replay.observe);
   AddCheckOption(parser, &options->replay.check);
   AddInputOptions(parser, &options->input);
   parser.AddSwitch("json", "report as JSON", &options->json);

@@ -15,6 +15,7 @@
 #include "tdp/tools/command.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
+#include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_report.h"
 #include "tdp/tools/sweep/sweep_journal.h"
@@ -33,6 +34,7 @@ struct CommandOptions {
   Shard shard;
   TraceInput input;
   ColdCheckMode check = ColdCheckMode::kAll;
+  ObserveOptions observe;
   std::string csv;
   std::string json;
   bool resume = false;
@@ -55,6 +57,7 @@ OptionParser MakeParser(CommandOptions* options) {
   parser.AddString("json", "write JSON to this file", &options->json);
   parser.AddSwitch("resume", "keep the cells that the files have already, and run the others",
                    &options->resume);
+  AddRegionOptions(parser, &options->observe);
   AddCheckOption(parser, &options->check);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
@@ -95,6 +98,7 @@ absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::
   for (SweepCell& cell : cells) {
     if (!options.shard.Has(cell.number) || journal.Has(cell.number)) continue;
     cell.options.check = options.check;
+    cell.options.observe = options.observe;
     TDP_ASSIGN_OR_RETURN(SweepResult result, RunCell(options, cell));
     if (result.report.check.mismatches != 0) status = kExitMismatch;
     TDP_RETURN_IF_ERROR(journal.Append(result));

@@ -8,9 +8,12 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/types/span.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/mmu/machine_file.h"
 
 namespace tdp::tools {
 namespace {
@@ -66,6 +69,15 @@ void AddCacheOptions(OptionParser& parser, CacheOptions* options) {
   costs.emplace(costs.begin(), kNoCost, kNoCost);
   parser.AddChoice("cost", "data caches that table references go through, for cycles",
                    &options->cost, std::move(costs));
+  parser.Add("machine", "NAME|FILE",
+             absl::StrCat("time every access by the MMU of a real part: ",
+                          absl::StrJoin(MachineNames(), ", "), ", or a machine file"),
+             "", [options](std::string_view text) {
+               options->machine = std::string(text);
+               return LoadMachine(options->machine).status();
+             });
+  parser.AddChoice("program-data", "whether the program's own data go through that part's caches",
+                   &options->program_data, {{"off", false}, {"on", true}});
 }
 
 absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options) {
@@ -73,6 +85,13 @@ absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options) {
   if (!options.tlb.empty()) {
     TDP_ASSIGN_OR_RETURN(config.tlb, ParseTlb(options.tlb));
   }
+  return config;
+}
+
+absl::StatusOr<std::optional<sim::MmuConfig>> MakeMmuConfig(const CacheOptions& options) {
+  if (options.machine.empty()) return std::nullopt;
+  TDP_ASSIGN_OR_RETURN(sim::MmuConfig config, LoadMachine(options.machine));
+  config.program_data = options.program_data;
   return config;
 }
 

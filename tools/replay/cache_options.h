@@ -14,6 +14,7 @@
 #include "tdp/backends/sim/assoc_cache.h"
 #include "tdp/backends/sim/cache_presets.h"
 #include "tdp/backends/sim/cost_model.h"
+#include "tdp/backends/sim/mmu_config.h"
 #include "tdp/tools/options.h"
 
 namespace tdp::tools {
@@ -22,9 +23,11 @@ struct CacheOptions {
   std::string caches = "skylake";  // preset of TLB and walk caches
   std::string tlb;                 // as `ParseTlb` reads it; empty: the preset's
   std::string cost = "none";       // preset of the data caches that table references go through
+  std::string machine;       // name or file of a real part's MMU; empty: none, the above is it
+  bool program_data = true;  // under a machine, the program's data use its caches too
 };
 
-// Declares --caches, --tlb and --cost; `options` outlives the parser.
+// Declares --caches, --tlb, --cost, --machine and --program-data; `options` outlives the parser.
 void AddCacheOptions(OptionParser& parser, CacheOptions* options);
 
 // TLB geometries by page size, [1] 4 KiB to [3] 1 GiB, from "SETSxWAYS" for all of them or three of
@@ -34,6 +37,8 @@ absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text
 
 // What the options say, for the CPU. InvalidArgument or NotFound for what they do not know.
 absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options);
+// Nothing without --machine. Errors are those of `LoadMachine`.
+absl::StatusOr<std::optional<sim::MmuConfig>> MakeMmuConfig(const CacheOptions& options);
 // Nothing for "none": references cost nothing.
 absl::StatusOr<std::optional<sim::DataCacheConfig>> MakeCostModel(const CacheOptions& options);
 

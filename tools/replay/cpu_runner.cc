@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "absl/base/optimization.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tdp/backends/sim/registers.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/replay/nested_exit.h"
 
@@ -19,6 +21,27 @@ namespace {
 constexpr int kMaxEventsWithoutProgress = 64;
 
 }  // namespace
+
+CpuRunner::CpuRunner(Machine& machine, int cpu)
+    : machine_(machine),
+      index_(cpu),
+      cpu_(machine.cpu(cpu)),
+      churn_(machine.options().table_churn),
+      until_churn_(churn_),
+      random_(machine.options().seed) {
+  if (machine.mmu() == nullptr) return;
+  mmu_ = std::make_unique<sim::MmuModel>(*machine.mmu(), machine.host().physical());
+}
+
+void CpuRunner::ClearCounts() {
+  cpu_.ClearCounters();
+  if (mmu_ != nullptr) mmu_->ClearCounters();
+  page_walks_.clear();
+  violations_ = {};
+  shadow_exits_ = {};
+  nested_exits_ = {};
+  page_faults_ = 0;
+}
 
 absl::Status CpuRunner::Run(absl::Span<const TraceRecord> records) {
   if (churn_ == 0) return RunStretch(records);
@@ -38,8 +61,13 @@ absl::Status CpuRunner::Churn() {
   Gpa written;
   TDP_ASSIGN_OR_RETURN(const GuestMapping page, machine_.kernel().TakeAway(random_(), written));
   if (!machine_.is_shadowed()) {
+    if (mmu_ != nullptr) {
+      FollowCpu();
+      mmu_->Invlpg(page.gva.raw());
+    }
     cpu_.Invlpg(page.gva);
-    return absl::OkStatus();
+    seen_invalidations_ = cpu_.invalidations();
+    return MarkKernelWrites({written});
   }
   shadow_exits_.table_writes += 1;
   shadow_exits_.invalidations += 1;
@@ -51,7 +79,7 @@ absl::Status CpuRunner::Churn() {
 absl::Status CpuRunner::MapInGuest(Gva gva) {
   written_.clear();
   TDP_RETURN_IF_ERROR(machine_.kernel().HandlePageFault(gva, &written_));
-  if (!machine_.is_shadowed()) return absl::OkStatus();
+  if (!machine_.is_shadowed()) return MarkKernelWrites(written_);
   shadow_exits_.table_writes += written_.size();
   for (const Gpa entry : written_) {
     TDP_RETURN_IF_ERROR(machine_.vcpu(index_).shadow()->OnWritten(entry, sizeof(uint64_t)));
@@ -73,13 +101,35 @@ absl::StatusOr<size_t> CpuRunner::RunGuest(absl::Span<const TraceRecord> records
   const GuestEntry entry = machine_.vcpu(index_).EnterGuest();
   if (machine_.is_shadowed()) machine_.LoadShadowRegisters(index_);
   if (cpu_.Enter(entry.eptp()) != sim::Event::kNone) return 0;
-  return RunUntilExit(records);
+  const absl::StatusOr<size_t> done = RunUntilExit(records);
+  if (cpu_.controls().pml) TDP_RETURN_IF_ERROR(DrainPml());
+  return done;
+}
+
+absl::Status CpuRunner::DrainPml() {
+  constexpr uint16_t kLast = 511;
+  const uint64_t log = cpu_.controls().pml_address.raw();
+  const auto used = static_cast<uint16_t>(kLast - cpu_.pml_index());
+  std::vector<Gpa> pages;
+  for (uint16_t i = 0; i < used; ++i) {
+    pages.emplace_back(machine_.host().physical().Load(log + uint64_t{8} * (kLast - i)));
+  }
+  cpu_.set_pml_index(kLast);
+  return pages.empty() ? absl::OkStatus() : machine_.vcpu(index_).LogPml(pages);
+}
+
+absl::Status CpuRunner::MarkKernelWrites(absl::Span<const Gpa> entries) {
+  if (on_full_ring_ == nullptr) return absl::OkStatus();
+  for (const Gpa entry : entries) {
+    TDP_RETURN_IF_ERROR(machine_.vm().MarkDirty(entry, sizeof(uint64_t)));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> records) {
   size_t done = 0;
   while (true) {
-    const size_t more = cpu_.Run(records.subspan(done));
+    TDP_ASSIGN_OR_RETURN(const size_t more, MakeAccesses(records.subspan(done)));
     done += more;
     if (done == records.size()) return done;
     events_without_progress_ = more == 0 ? events_without_progress_ + 1 : 1;
@@ -90,10 +140,58 @@ absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> rec
   }
 }
 
+absl::StatusOr<size_t> CpuRunner::MakeAccesses(absl::Span<const TraceRecord> records) {
+  if (ABSL_PREDICT_TRUE(mmu_ == nullptr && on_full_ring_ == nullptr)) return cpu_.Run(records);
+  return MakeTimedAccesses(records);
+}
+
+void CpuRunner::FollowCpu() {
+  if (seen_invalidations_ != cpu_.invalidations()) mmu_->FlushAll();
+  seen_invalidations_ = cpu_.invalidations();
+  const sim::Registers& registers = cpu_.registers();
+  const bool pcids = (registers.cr4 & sim::kCr4Pcide) != 0;
+  mmu_->SetSpace({.cr3 = registers.cr3 & ~uint64_t{0xfff},
+                  .guest_levels = (registers.cr4 & sim::kCr4La57) != 0 ? 5 : 4,
+                  .pcid = static_cast<uint16_t>(pcids ? registers.cr3 & 0xfff : 0),
+                  .ept = cpu_.controls().ept,
+                  .eptp = cpu_.eptp()});
+}
+
+// The CPU makes an access first, with all that the tables lack; then the MMU says what it took.
+absl::StatusOr<size_t> CpuRunner::MakeTimedAccesses(absl::Span<const TraceRecord> records) {
+  if (mmu_ != nullptr) FollowCpu();
+  for (size_t done = 0; done < records.size(); ++done) {
+    const TraceRecord record = records[done];
+    const sim::AccessResult result = cpu_.Access(record.gva(), record.kind(), record.size());
+    if (!result.ok()) return done;
+    if (on_full_ring_ != nullptr && Writes(record.kind())) {
+      machine_.host().physical().Store<uint64_t>(result.hpa.raw() & ~uint64_t{7}, ++stores_);
+    }
+    if (mmu_ == nullptr) continue;
+    const sim::MmuAnswer answer = mmu_->Access(record.gva().raw(), record.kind(), record.size());
+    if (ABSL_PREDICT_FALSE(answer.hpa != result.hpa.raw())) {
+      return Disagree(record.gva(), result.hpa, answer.hpa);
+    }
+    if (counts_pages_ && answer.source >= sim::MmuSource::kCachedWalk) {
+      ++page_walks_[record.gva().raw() >> kPageShift];
+    }
+  }
+  return records.size();
+}
+
+absl::Status CpuRunner::Disagree(Gva gva, Hpa cpu, uint64_t mmu) const {
+  return absl::InternalError(absl::StrCat("CPU ", index_, " finds ", ToString(gva), " at ",
+                                          ToString(cpu), ", the machine's MMU at ",
+                                          ToString(Hpa(mmu))));
+}
+
 absl::Status CpuRunner::HandleExit() {
   const sim::Exit& exit = cpu_.exit();
   switch (exit.event) {
     case sim::Event::kKick:
+      return absl::OkStatus();
+    case sim::Event::kPmlFull:
+      ++full_log_exits_;
       return absl::OkStatus();
     case sim::Event::kEptViolation:
       return machine_.is_nested() ? AnswerNested() : AnswerViolation(exit.gpa, exit.qualification);
@@ -161,9 +259,13 @@ absl::Status CpuRunner::AnswerViolation(Gpa gpa, ExitQualification qualification
       break;
     case FaultOutcome::kError:
       return result.status;
+    case FaultOutcome::kDirtyRingFull:
+      if (on_full_ring_ == nullptr) return Stuck();
+      ++full_log_exits_;
+      TDP_RETURN_IF_ERROR(on_full_ring_());
+      break;
     case FaultOutcome::kMmio:
     case FaultOutcome::kBlocked:
-    case FaultOutcome::kDirtyRingFull:
     case FaultOutcome::kViewDenied:
     case FaultOutcome::kMemoryFault:
       return Stuck();

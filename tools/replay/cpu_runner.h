@@ -5,14 +5,21 @@
 #ifndef TDP_TOOLS_REPLAY_CPU_RUNNER_H_
 #define TDP_TOOLS_REPLAY_CPU_RUNNER_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/exit.h"
+#include "tdp/backends/sim/mmu_model.h"
 #include "tdp/tools/replay/machine.h"
 #include "tdp/tools/replay/nested_counts.h"
 #include "tdp/tools/replay/shadow_counts.h"
@@ -24,13 +31,7 @@ namespace tdp::tools {
 // Used by one thread at a time; runners of different CPUs run at the same time.
 class CpuRunner {
  public:
-  CpuRunner(Machine& machine, int cpu)
-      : machine_(machine),
-        index_(cpu),
-        cpu_(machine.cpu(cpu)),
-        churn_(machine.options().table_churn),
-        until_churn_(churn_),
-        random_(machine.options().seed) {}
+  CpuRunner(Machine& machine, int cpu);
 
   // Makes the accesses one by one; what the tables lack is added on the way, by the guest kernel or
   // by the engine. ResourceExhausted without guest or host memory; Internal if an access gets
@@ -41,6 +42,22 @@ class CpuRunner {
   uint64_t page_faults() const { return page_faults_; }
   const ShadowCounts& shadow_exits() const { return shadow_exits_; }
   const NestedCounts& nested_exits() const { return nested_exits_; }
+  // The machine's MMU for this CPU; null if there is none.
+  const sim::MmuModel* mmu() const { return mmu_.get(); }
+  // With such an MMU: its walks by number of the 4 KiB page, while `CountPages` is on.
+  const absl::flat_hash_map<uint64_t, uint64_t>& page_walks() const { return page_walks_; }
+  void CountPages(bool on) { counts_pages_ = on; }
+  // What was counted so far is forgotten, that of the CPU and the MMU as well.
+  void ClearCounts();
+
+  // Of a migration, from now on: each store leaves another number at its place, so that a copy can
+  // be told from what it was made of; the kernel's own writes are marked, as a device's are;
+  // `on_full_ring` is called when the CPU's dirty ring is nearly full, outside of the guest.
+  void BeginMigration(std::function<absl::Status()> on_full_ring) {
+    on_full_ring_ = std::move(on_full_ring);
+  }
+  // Exits for a full page-modification log or a full ring.
+  uint64_t full_log_exits() const { return full_log_exits_; }
 
   // The guest's kernel maps the page of `gva` if it is not mapped.
   absl::Status MapInGuest(Gva gva);
@@ -54,6 +71,15 @@ class CpuRunner {
   absl::StatusOr<size_t> RunGuest(absl::Span<const TraceRecord> records);
   // The same, already in the guest. Page faults are handled in there.
   absl::StatusOr<size_t> RunUntilExit(absl::Span<const TraceRecord> records);
+  // Makes accesses until an event; the accesses done.
+  absl::StatusOr<size_t> MakeAccesses(absl::Span<const TraceRecord> records);
+  absl::StatusOr<size_t> MakeTimedAccesses(absl::Span<const TraceRecord> records);
+  // The MMU follows what happened to the CPU's translations and registers.
+  void FollowCpu();
+  absl::Status Disagree(Gva gva, Hpa cpu, uint64_t mmu) const;
+  // Hands the CPU's page-modification log to the engine, before the entry ends.
+  absl::Status DrainPml();
+  absl::Status MarkKernelWrites(absl::Span<const Gpa> entries);
   absl::Status HandleExit();
   absl::Status AnswerShadowFault();
   absl::Status AnswerNested();
@@ -73,6 +99,13 @@ class CpuRunner {
   NestedCounts nested_exits_;
   uint64_t page_faults_ = 0;
   int events_without_progress_ = 0;
+  std::unique_ptr<sim::MmuModel> mmu_;
+  uint64_t seen_invalidations_ = 0;             // of the CPU, that `mmu_` has followed
+  std::function<absl::Status()> on_full_ring_;  // set while memory is migrated
+  uint64_t stores_ = 0;                         // made then
+  uint64_t full_log_exits_ = 0;
+  bool counts_pages_ = false;
+  absl::flat_hash_map<uint64_t, uint64_t> page_walks_;
 };
 
 }  // namespace tdp::tools

@@ -3,20 +3,98 @@
 #include "tdp/tools/replay/cpu_team.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "tdp/base/status_macros.h"
 
 namespace tdp::tools {
+namespace {
+
+constexpr uint64_t kNever = ~uint64_t{0};
+
+}  // namespace
 
 CpuTeam::CpuTeam(Machine& machine)
-    : quantum_(machine.options().quantum), random_(machine.options().seed) {
+    : machine_(machine),
+      observe_(machine.options().observe),
+      quantum_(machine.options().quantum),
+      random_(machine.options().seed) {
   for (int i = 0; i < machine.cpus(); ++i) {
     runners_.push_back(std::make_unique<CpuRunner>(machine, i));
+    runners_.back()->CountPages(observe_.top_pages != 0);
   }
+  observations_.interval = observe_.interval;
+  warm_ = observe_.warmup == 0;
+  next_mark_ = !warm_ ? observe_.warmup : observe_.interval != 0 ? observe_.interval : kNever;
 }
 
 absl::Status CpuTeam::Run(const Round& round) {
-  return runners_.size() == 1 ? runners_[0]->Run(round[0]) : RunInTurns(round);
+  return runners_.size() == 1 ? RunOn(0, round[0]) : RunInTurns(round);
+}
+
+absl::Status CpuTeam::RunOn(size_t cpu, absl::Span<const TraceRecord> records) {
+  while (!records.empty()) {
+    const auto piece = records.first(std::min<uint64_t>(records.size(), next_mark_ - accesses_));
+    records.remove_prefix(piece.size());
+    if (!warm_) CountWarmup(piece);
+    TDP_RETURN_IF_ERROR(runners_[cpu]->Run(piece));
+    accesses_ += piece.size();
+    if (accesses_ == next_mark_) ReachMark();
+  }
+  return absl::OkStatus();
+}
+
+void CpuTeam::CountWarmup(absl::Span<const TraceRecord> records) {
+  for (const TraceRecord record : records) ++warmup_records_[static_cast<size_t>(record.kind())];
+}
+
+// The end of the warm-up, or of an interval.
+void CpuTeam::ReachMark() {
+  if (!warm_) {
+    warm_ = true;
+    observations_.warmup = accesses_;
+    accesses_ = 0;
+    next_mark_ = observe_.interval != 0 ? observe_.interval : kNever;
+    for (auto& runner : runners_) runner->ClearCounts();
+    return;
+  }
+  const Interval sample = IntervalOf(totals(), accesses_);
+  observations_.intervals.push_back(sample - last_sample_);
+  last_sample_ = sample;
+  next_mark_ += observe_.interval;
+}
+
+Totals CpuTeam::totals() const {
+  Totals totals;
+  for (size_t cpu = 0; cpu < runners_.size(); ++cpu) {
+    const CpuRunner& runner = *runners_[cpu];
+    if (runner.mmu() != nullptr) {
+      totals.mmu += runner.mmu()->counters();
+    } else {
+      totals.cpu += machine_.cpu(static_cast<int>(cpu)).counters();
+    }
+    totals.violations += runner.violations();
+    totals.page_faults += runner.page_faults();
+    totals.shadow_exits += runner.shadow_exits();
+    totals.nested_exits += runner.nested_exits();
+  }
+  if (machine_.mmu() != nullptr) totals.cpu = PlainCounters(totals.mmu);
+  return totals;
+}
+
+Observations CpuTeam::TakeObservations() {
+  if (observe_.interval != 0 && warm_ && accesses_ != last_sample_.accesses) {
+    observations_.intervals.push_back(IntervalOf(totals(), accesses_) - last_sample_);
+  }
+  return std::move(observations_);
+}
+
+absl::flat_hash_map<uint64_t, uint64_t> CpuTeam::page_walks() const {
+  absl::flat_hash_map<uint64_t, uint64_t> walks;
+  for (const auto& runner : runners_) {
+    for (const auto& [page, count] : runner->page_walks()) walks[page] += count;
+  }
+  return walks;
 }
 
 absl::Status CpuTeam::RunInTurns(const Round& round) {
@@ -29,7 +107,7 @@ absl::Status CpuTeam::RunInTurns(const Round& round) {
     const size_t choice = random_() % busy.size();
     absl::Span<const TraceRecord>& records = left[busy[choice]];
     const size_t stretch = std::min<uint64_t>(records.size(), 1 + random_() % (2 * quantum_ - 1));
-    TDP_RETURN_IF_ERROR(runners_[busy[choice]]->Run(records.first(stretch)));
+    TDP_RETURN_IF_ERROR(RunOn(busy[choice], records.first(stretch)));
     records.remove_prefix(stretch);
     if (records.empty()) busy.erase(busy.begin() + static_cast<ptrdiff_t>(choice));
   }

@@ -5,17 +5,22 @@
 #ifndef TDP_TOOLS_REPLAY_CPU_TEAM_H_
 #define TDP_TOOLS_REPLAY_CPU_TEAM_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <random>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "tdp/tools/replay/batch_channel.h"
 #include "tdp/tools/replay/cpu_runner.h"
 #include "tdp/tools/replay/machine.h"
+#include "tdp/tools/replay/observations.h"
+#include "tdp/tools/replay/observe_options.h"
+#include "tdp/tools/replay/totals.h"
 
 namespace tdp::tools {
 
@@ -31,15 +36,35 @@ class CpuTeam {
   // `CpuRunner::Run`.
   absl::Status Run(const Round& round);
 
+  // After the last round: what was counted, and what was recorded.
+  Totals totals() const;
+  Observations TakeObservations();
+  // Walks of the machines' MMUs by number of the 4 KiB page, if pages were asked for.
+  absl::flat_hash_map<uint64_t, uint64_t> page_walks() const;
+  // Accesses made before counting began, by kind.
+  const std::array<uint64_t, 4>& warmup_records() const { return warmup_records_; }
+
   int size() const { return static_cast<int>(runners_.size()); }
   const CpuRunner& runner(int cpu) const { return *runners_[static_cast<size_t>(cpu)]; }
 
  private:
   absl::Status RunInTurns(const Round& round);
+  // Accesses of one CPU, in pieces that end where something is to be recorded.
+  absl::Status RunOn(size_t cpu, absl::Span<const TraceRecord> records);
+  void CountWarmup(absl::Span<const TraceRecord> records);
+  void ReachMark();
 
+  Machine& machine_;
+  const ObserveOptions observe_;
   const uint64_t quantum_;
   std::mt19937_64 random_;
   std::vector<std::unique_ptr<CpuRunner>> runners_;
+  Observations observations_;
+  Interval last_sample_;
+  std::array<uint64_t, 4> warmup_records_{};
+  uint64_t accesses_ = 0;   // made so far, since the warm-up's end once that is over
+  uint64_t next_mark_ = 0;  // the number of accesses at which `ReachMark` is due
+  bool warm_ = true;        // the warm-up is over
 };
 
 }  // namespace tdp::tools

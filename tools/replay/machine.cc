@@ -22,6 +22,8 @@ namespace {
 constexpr Hva kGuestMemory{0x1000'0000'0000};
 // Where the memory stands in which a hypervisor in the guest keeps its tables.
 constexpr Hva kHypervisorMemory{0x3000'0000'0000};
+// Where the CPUs' page-modification logs stand, a page each.
+constexpr Hva kLogMemory{0x4000'0000'0000};
 // What the host has beside the guest's memory: for tables, and so that broken blocks are not the
 // last.
 constexpr ByteCount kSpareHostMemory = GiB(4);
@@ -62,6 +64,7 @@ absl::Status Machine::MakeBackend() {
   sim::SimBackendOptions options;
   options.cpus = static_cast<int>(options_.cpus);
   TDP_ASSIGN_OR_RETURN(options.cpu.caches, MakeCacheConfig(options_.cache));
+  TDP_ASSIGN_OR_RETURN(mmu_, MakeMmuConfig(options_.cache));
   backend_ = std::make_unique<sim::SimBackend>(*host_, options);
   TDP_ASSIGN_OR_RETURN(std::optional<sim::DataCacheConfig> cost, MakeCostModel(options_.cache));
   if (!cost.has_value()) return absl::OkStatus();
@@ -96,11 +99,31 @@ absl::Status Machine::MakeVm() {
   options.max_leaf_level = options_.ept_page;
   options.reverse_map = options_.reverse_map;
   options.nested = is_nested();
+  options.dirty_tracking = options_.dirty_tracking;
   TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, options));
+  if (options_.dirty_ring_entries != 0) {
+    TDP_RETURN_IF_ERROR(vm_->EnableDirtyRing(options_.dirty_ring_entries));
+  }
   TDP_RETURN_IF_ERROR(SetSlots());
   for (int i = 0; i < cpus(); ++i) {
     TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vcpu> vcpu, vm_->CreateVcpu());
     vcpus_.push_back(std::move(vcpu));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::LogDirtyPages() {
+  uint32_t slot = 0;
+  for (const MapRegion& region : map_.regions()) {
+    if (region.kind == RegionKind::kMmio) continue;
+    const uint32_t number = slot++;
+    if (region.kind != RegionKind::kRam) continue;
+    TDP_RETURN_IF_ERROR(vm_->SetMemoryRegion({.slot = number,
+                                              .flags = kSlotLogDirtyPages,
+                                              .gpa = region.base,
+                                              .size = region.size,
+                                              .hva = HvaOf(region, region.base)}));
+    logged_slots_.emplace_back(number, region.base);
   }
   return absl::OkStatus();
 }
@@ -177,6 +200,13 @@ absl::Status Machine::StartCpus() {
   for (int i = 0; i < cpus(); ++i) {
     sim::Controls controls;
     controls.ept = uses_ept();
+    if (options_.dirty_tracking == DirtyTracking::kPml) {
+      const Hva log = kLogMemory + static_cast<uint64_t>(i) * kPageSize;
+      TDP_RETURN_IF_ERROR(host_->Map(log, kPageSize, {.order = 0}));
+      TDP_ASSIGN_OR_RETURN(const HostPage page, host_->Resolve(log, Access::Write()));
+      controls.pml = true;
+      controls.pml_address = page.hfn.address();
+    }
     TDP_RETURN_IF_ERROR(cpu(i).SetControls(controls));
     cpu(i).SetRegisters(ProgramRegisters());
     if (!is_shadowed()) continue;

@@ -8,12 +8,15 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/mmu_config.h"
 #include "tdp/backends/sim/registers.h"
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/address.h"
@@ -66,6 +69,16 @@ class Machine {
   // The page at `gfn` of the memory in which the hypervisor keeps its tables. Nested only.
   absl::StatusOr<std::byte*> HypervisorPage(Gfn gfn);
 
+  // The MMU of a real part that times the accesses; null if there is none.
+  const sim::MmuConfig* mmu() const { return mmu_.has_value() ? &*mmu_ : nullptr; }
+
+  // The slots of RAM log written pages from now on. Under `Paging::kEpt`.
+  absl::Status LogDirtyPages();
+  // Those slots by number, with their first guest address.
+  const std::vector<std::pair<uint32_t, Gpa>>& logged_slots() const { return logged_slots_; }
+  // Where the host keeps the page of guest RAM at `gfn`.
+  absl::StatusOr<std::byte*> PageOf(Gfn gfn) { return GuestPage(gfn); }
+
   // The registers of the program: user mode, on the guest kernel's tables.
   sim::Registers ProgramRegisters() const;
 
@@ -93,6 +106,8 @@ class Machine {
 
   const ReplayOptions options_;
   const MemoryMap map_;
+  std::optional<sim::MmuConfig> mmu_;
+  std::vector<std::pair<uint32_t, Gpa>> logged_slots_;
   std::unique_ptr<sim::HostMemory> host_;
   std::unique_ptr<sim::SimBackend> backend_;
   std::unique_ptr<Vm> vm_;                       // null natively

@@ -18,6 +18,11 @@ class Collector {
   void Add(bool unused, const char* name, T ReplayOptions::*field, const std::string& why) {
     if (unused) found_.push_back({name, why, options_.*field != defaults_.*field});
   }
+  template <typename T>
+  void Add(bool unused, const char* name, T CacheOptions::*field, const std::string& why) {
+    const bool given = options_.cache.*field != defaults_.cache.*field;
+    if (unused) found_.push_back({name, why, given});
+  }
 
   std::vector<UnusedOption> Take() { return std::move(found_); }
 
@@ -46,6 +51,12 @@ std::vector<UnusedOption> UnusedOptions(const ReplayOptions& options) {
   collector.Add(native || options.ept_page == kLevel4K, "thp", &ReplayOptions::huge_host_pages,
                 native ? no_host : "--ept-page is 4k");
   collector.Add(!ept, "fault-around", &ReplayOptions::fault_around, "it is for --paging ept");
+  const bool machine = !options.cache.machine.empty();
+  const std::string parts = "--machine has parts of its own";
+  collector.Add(machine, "caches", &CacheOptions::caches, parts);
+  collector.Add(machine, "tlb", &CacheOptions::tlb, parts);
+  collector.Add(machine, "cost", &CacheOptions::cost, parts);
+  collector.Add(!machine, "program-data", &CacheOptions::program_data, "there is no --machine");
   collector.Add(options.cpus == 1, "quantum", &ReplayOptions::quantum, "there is one CPU");
   return collector.Take();
 }

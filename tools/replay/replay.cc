@@ -21,6 +21,11 @@
 #include "tdp/tools/replay/cpu_team.h"
 #include "tdp/tools/replay/ept_census.h"
 #include "tdp/tools/replay/machine.h"
+#include "tdp/tools/replay/observations.h"
+#include "tdp/tools/replay/observe_options.h"
+#include "tdp/tools/replay/page_profile.h"
+#include "tdp/tools/replay/roi_filter.h"
+#include "tdp/tools/replay/totals.h"
 
 namespace tdp::tools {
 namespace {
@@ -38,7 +43,7 @@ class ReplayThread {
   ReplayThread& operator=(const ReplayThread&) = delete;
 
   BatchChannel& channel() { return channel_; }
-  const CpuTeam& team() const { return team_; }
+  CpuTeam& team() { return team_; }
 
   // Waits until everything sent is done, and tells how it ended.
   absl::Status Join() {
@@ -72,13 +77,27 @@ void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
 // Decodes the traces and deals them out.
 class Dealer {
  public:
-  Dealer(const TraceReaders& readers, size_t cpus, BatchChannel& channel, Progress& progress)
+  Dealer(const TraceReaders& readers, const ObserveOptions& observe, size_t cpus,
+         BatchChannel& channel, Progress& progress)
       : readers_(readers),
         cpus_(cpus),
         batch_records_(std::min(kBatchRecords, kRoundRecords / cpus)),
         channel_(channel),
         progress_(progress),
-        read_(readers.size(), 0) {}
+        read_(readers.size(), 0),
+        filters_(readers.size(), RoiFilter(observe.roi)),
+        warmup_left_(observe.warmup) {
+    if (observe.top_pages != 0 || observe.miss_curve) {
+      for (size_t i = 0; i < cpus; ++i)
+        profiles_.emplace_back(observe.top_pages != 0, observe.miss_curve);
+    }
+  }
+
+  // What was seen of each CPU's pages; none if pages are not asked for.
+  std::vector<PageProfile> TakeProfiles() {
+    for (PageProfile& profile : profiles_) profile.Settle();
+    return std::move(profiles_);
+  }
 
   // Until all traces end or a CPU gives up; the accesses by kind.
   absl::StatusOr<RecordCounts> Run() {
@@ -98,20 +117,47 @@ class Dealer {
       const size_t trace = readers_.size() == 1 ? 0 : cpu;
       TDP_RETURN_IF_ERROR(FillBatch(trace, round[cpu]));
       any |= !round[cpu].empty();
+      if (!profiles_.empty()) Profile(cpu, round[cpu]);
     }
     return any;
+  }
+
+  // Here, since this thread has time: to decode an access is less work than to make it. The warm-up
+  // is that of the accesses in the order in which they are dealt out.
+  void Profile(size_t cpu, absl::Span<const TraceRecord> batch) {
+    if (warmup_left_ != 0) {
+      const size_t warm = std::min<uint64_t>(warmup_left_, batch.size());
+      profiles_[cpu].Add(batch.first(warm));
+      batch.remove_prefix(warm);
+      warmup_left_ -= warm;
+      if (warmup_left_ != 0) return;
+      for (PageProfile& profile : profiles_) profile.ClearCounts();
+    }
+    profiles_[cpu].Add(batch);
   }
 
   // Empty at the trace's end.
   absl::Status FillBatch(size_t trace, Batch& batch) {
     TraceReader& reader = *readers_[trace];
-    batch.resize(batch_records_);
-    TDP_ASSIGN_OR_RETURN(size_t got, reader.Read(absl::MakeSpan(batch)));
-    batch.resize(got);
+    if (filters_[trace].done()) {
+      batch.clear();
+      return absl::OkStatus();
+    }
+    do {
+      batch.resize(batch_records_);
+      TDP_ASSIGN_OR_RETURN(size_t got, reader.Read(absl::MakeSpan(batch)));
+      batch.resize(got);
+      read_[trace] += got;
+      accesses_ += got;
+      progress_.Update(accesses_, reader.source());
+      if (got == 0) break;
+      filters_[trace].Apply(batch);
+    } while (batch.empty() && !filters_[trace].done());
     CountKinds(batch, counts_);
-    read_[trace] += got;
-    accesses_ += got;
-    progress_.Update(accesses_, reader.source());
+    if (read_[trace] != 0 && batch.empty() && !filters_[trace].begun()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(reader.source().name(), ": --roi begins after its last access"));
+    }
     if (read_[trace] != 0) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(reader.source().name(), ": no access in it"));
   }
@@ -121,7 +167,10 @@ class Dealer {
   const size_t batch_records_;
   BatchChannel& channel_;
   Progress& progress_;
-  std::vector<uint64_t> read_;  // by trace
+  std::vector<uint64_t> read_;      // by trace
+  std::vector<RoiFilter> filters_;  // by trace
+  uint64_t warmup_left_;
+  std::vector<PageProfile> profiles_;  // by CPU
   uint64_t accesses_ = 0;
   RecordCounts counts_{};
 };
@@ -130,17 +179,26 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
                        ReplayReport& report) {
   ReplayThread thread(machine);
   const absl::Time start = absl::Now();
-  Dealer dealer(readers, static_cast<size_t>(machine.cpus()), thread.channel(), progress);
+  const ObserveOptions& observe = machine.options().observe;
+  Dealer dealer(readers, observe, static_cast<size_t>(machine.cpus()), thread.channel(), progress);
   TDP_ASSIGN_OR_RETURN(report.records, dealer.Run());
   TDP_RETURN_IF_ERROR(thread.Join());
   report.run_time = absl::Now() - start;
-  for (int i = 0; i < machine.cpus(); ++i) {
-    const CpuRunner& runner = thread.team().runner(i);
-    report.cpu += machine.cpu(i).counters();
-    report.violations += runner.violations();
-    report.page_faults += runner.page_faults();
-    report.shadow_exits += runner.shadow_exits();
-    report.nested_exits += runner.nested_exits();
+  const Totals totals = thread.team().totals();
+  report.cpu = totals.cpu;
+  report.mmu = totals.mmu;
+  report.violations = totals.violations;
+  report.page_faults = totals.page_faults;
+  report.shadow_exits = totals.shadow_exits;
+  report.nested_exits = totals.nested_exits;
+  for (size_t kind = 0; kind < report.records.size(); ++kind) {
+    report.records[kind] -= thread.team().warmup_records()[kind];
+  }
+  report.observations = thread.team().TakeObservations();
+  AddPages(dealer.TakeProfiles(), thread.team().page_walks(), observe.top_pages, observe.miss_curve,
+           report.observations);
+  if (report.accesses() == 0) {
+    return absl::InvalidArgumentError("--warmup takes all accesses: none is left to count");
   }
   return absl::OkStatus();
 }
@@ -185,6 +243,7 @@ absl::StatusOr<ReplayReport> Replay(const TraceReaders& readers, const ReplayOpt
     report.options.cpus = readers.size();
   }
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine, Machine::Create(report.options));
+  if (machine->mmu() != nullptr) report.machine = *machine->mmu();
   TDP_RETURN_IF_ERROR(RunTraces(readers, *machine, progress, report));
   for (const auto& reader : readers) report.skipped += reader->skipped();
   CountTables(*machine, report);

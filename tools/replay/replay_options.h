@@ -10,8 +10,10 @@
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/mmu/dirty_tracking.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/cache_options.h"
+#include "tdp/tools/replay/observe_options.h"
 
 namespace tdp::tools {
 
@@ -48,9 +50,13 @@ struct ReplayOptions {
   uint64_t quantum = 1000;  // accesses in a row of one of several CPUs, on average
   uint64_t seed = 1;
   ColdCheckMode check = ColdCheckMode::kAll;
+  ObserveOptions observe;
+  // Of a migration: how written pages are found, and the entries of each CPU's ring; 0: bitmaps.
+  DirtyTracking dirty_tracking = DirtyTracking::kBest;
+  uint64_t dirty_ring_entries = 0;
 };
 
-// Declares an option for each field but `check`; `options` outlives the parser.
+// Declares an option for each field down to `seed`; `options` outlives the parser.
 void AddReplayOptions(OptionParser& parser, ReplayOptions* options);
 
 // Declares --check.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "tdp/tools/replay/machine_report.h"
 #include "tdp/tools/replay/option_use.h"
 #include "tdp/tools/trace/skip_text.h"
 
@@ -150,13 +151,10 @@ void AddResult(std::string& out, const ReplayReport& report) {
 // The key of an option in the JSON report.
 std::string_view OptionKey(std::string_view name) {
   static constexpr std::pair<std::string_view, std::string_view> kKeys[] = {
-      {"ept-page", "ept_page_bytes"},
-      {"ept-levels", "ept_levels"},
-      {"reverse-map", "reverse_map"},
-      {"fragmentation", "host_fragmentation"},
-      {"thp", "huge_host_pages"},
-      {"fault-around", "fault_around"},
-      {"guest-fragmentation", "guest_fragmentation"}};
+      {"ept-page", "ept_page_bytes"},   {"ept-levels", "ept_levels"},
+      {"reverse-map", "reverse_map"},   {"fragmentation", "host_fragmentation"},
+      {"program-data", "program_data"}, {"thp", "huge_host_pages"},
+      {"fault-around", "fault_around"}, {"guest-fragmentation", "guest_fragmentation"}};
   for (const auto& [option, key] : kKeys) {
     if (option == name) return key;
   }
@@ -180,6 +178,8 @@ Json OptionsJson(const ReplayOptions& options) {
                {"caches", options.cache.caches},
                {"tlb", options.cache.tlb},
                {"cost", options.cache.cost},
+               {"machine", options.cache.machine},
+               {"program_data", options.cache.program_data},
                {"table_churn", options.table_churn},
                {"cpus", options.cpus},
                {"quantum", options.quantum},
@@ -267,7 +267,12 @@ double ReplayReport::nanoseconds_per_violation() const {
 std::string ReportText(const ReplayReport& report) {
   std::string out;
   AddSetup(out, report);
-  AddWalks(out, report);
+  if (report.machine.name.empty()) {
+    AddWalks(out, report);
+  } else {
+    out += MachineText(report);
+  }
+  out += ObservationsText(report);
   AddTables(out, report);
   AddResult(out, report);
   return out;
@@ -277,7 +282,7 @@ std::string ReportJson(const ReplayReport& report) {
   Json records = Json::object();
   for (int i = 0; i < 4; ++i) records[std::string(kKinds[i])] = report.records[i];
   const sim::CpuCounters& cpu = report.cpu;
-  const Json json = {
+  Json json = {
       {"trace", report.trace},
       {"options", OptionsJson(report.options)},
       {"accesses", report.accesses()},
@@ -314,6 +319,8 @@ std::string ReportJson(const ReplayReport& report) {
         {"device_accesses", report.check.device_accesses},
         {"mismatches", report.check.mismatches},
         {"first_mismatch", report.check.first_mismatch}}}};
+  json["machine"] = MachineJson(report);
+  AddObservationsJson(report, json);
   return json.dump(2) + "\n";
 }
 

@@ -10,11 +10,14 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "tdp/backends/sim/mmu_config.h"
+#include "tdp/backends/sim/mmu_counters.h"
 #include "tdp/backends/sim/reference_counts.h"
 #include "tdp/base/address.h"
 #include "tdp/tools/replay/cold_check.h"
 #include "tdp/tools/replay/ept_census.h"
 #include "tdp/tools/replay/nested_counts.h"
+#include "tdp/tools/replay/observations.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
@@ -27,8 +30,10 @@ struct ReplayReport {
   ReplayOptions options;
   // Records by kind: fetches, loads, stores, modifies.
   std::array<uint64_t, 4> records{};
-  SkipCounts skipped;    // by the readers of all traces
-  sim::CpuCounters cpu;  // summed over the CPUs
+  SkipCounts skipped;      // by the readers of all traces
+  sim::CpuCounters cpu;    // summed over the CPUs; under a machine, its MMU's in the same terms
+  sim::MmuConfig machine;  // the part whose MMU timed the accesses; without a name if there is none
+  sim::MmuCounters mmu;    // what it counted
   ViolationCounts violations;
   ShadowCounts shadow_exits;
   NestedCounts nested_exits;
@@ -38,6 +43,7 @@ struct ReplayReport {
   EptCensus ept;                           // that the CPUs walk; all zero without EPT
   std::array<uint64_t, 2> ept12_leaves{};  // of a hypervisor in the guest: 4 KiB and 2 MiB
   PageCount ept12_tables;
+  Observations observations;
   absl::Duration run_time;
   ColdCheck check;
   absl::Duration check_time;

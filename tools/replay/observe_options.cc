@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/tools/replay/observe_options.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr uint64_t kAny = ~uint64_t{0};
+
+absl::StatusOr<std::optional<RoiMark>> ParseMark(std::string_view text) {
+  if (text.empty()) return std::nullopt;
+  RoiMark mark;
+  mark.is_address = absl::ConsumePrefix(&text, "@");
+  const bool read = mark.is_address ? absl::SimpleHexAtoi(text, &mark.value)
+                                    : absl::SimpleAtoi(text, &mark.value);
+  if (!read) {
+    return absl::InvalidArgumentError(
+        "must be FROM:TO, each an access number, @ADDRESS in hexadecimal, or nothing");
+  }
+  return mark;
+}
+
+}  // namespace
+
+absl::StatusOr<Roi> ParseRoi(std::string_view text) {
+  const std::vector<std::string_view> parts = absl::StrSplit(text, ':');
+  if (parts.size() != 2) return absl::InvalidArgumentError("must be FROM:TO");
+  Roi roi;
+  TDP_ASSIGN_OR_RETURN(roi.begin, ParseMark(parts[0]));
+  TDP_ASSIGN_OR_RETURN(roi.end, ParseMark(parts[1]));
+  const bool numbers = roi.begin.has_value() && roi.end.has_value() && !roi.begin->is_address &&
+                       !roi.end->is_address;
+  if (numbers && roi.end->value <= roi.begin->value) {
+    return absl::InvalidArgumentError("TO must be greater than FROM");
+  }
+  return roi;
+}
+
+void AddRegionOptions(OptionParser& parser, ObserveOptions* options) {
+  parser.Add("roi", "FROM:TO",
+             "replay this part of each trace alone: access numbers, or @ADDRESS for the first "
+             "access that touches it",
+             "", [options](std::string_view text) -> absl::Status {
+               TDP_ASSIGN_OR_RETURN(options->roi, ParseRoi(text));
+               return absl::OkStatus();
+             });
+  parser.AddInteger("warmup", "accesses that are made first and counted nowhere", &options->warmup,
+                    0, kAny);
+}
+
+void AddRecordingOptions(OptionParser& parser, ObserveOptions* options) {
+  parser.AddInteger("interval", "accesses from one sample of the counters to the next; 0: none",
+                    &options->interval, 0, kAny);
+  parser.AddInteger("top-pages", "4 KiB pages to name, those with the most accesses first",
+                    &options->top_pages, 0, 1'000'000);
+  parser.AddSwitch("miss-curve", "misses of every size of TLB at once, by page size",
+                   &options->miss_curve);
+}
+
+}  // namespace tdp::tools

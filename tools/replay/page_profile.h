@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// How often each page of a program is used, and at which stack distances, for pages of 4 KiB, 2 MiB
+// and 1 GiB in one pass.
+
+#ifndef TDP_TOOLS_REPLAY_PAGE_PROFILE_H_
+#define TDP_TOOLS_REPLAY_PAGE_PROFILE_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
+#include "tdp/tools/replay/lru_stack.h"
+#include "tdp/tools/trace/trace_record.h"
+
+namespace tdp::tools {
+
+// Of one CPU.
+class PageProfile {
+ public:
+  static constexpr size_t kSizes = 3;  // 4 KiB, 2 MiB, 1 GiB
+
+  // What is wanted: accesses by page, stack distances, or both.
+  PageProfile(bool accesses, bool distances) : counts_(accesses), distances_(distances) {
+    for (std::vector<uint64_t>& histogram : histograms_) histogram.assign(2, 0);
+  }
+
+  // Counts the accesses of `records`, each by the page of its first byte. Most programs go back and
+  // forth between two pages, which costs two compares here.
+  void Add(absl::Span<const TraceRecord> records);
+  // Takes what the quick part still holds into the counts. Called before they are read.
+  void Settle();
+  // Forgets counts and distances, and remembers the order of the pages: after a warm-up.
+  void ClearCounts();
+
+  // Accesses by number of the 4 KiB page.
+  const absl::flat_hash_map<uint64_t, uint64_t>& accesses() const { return accesses_; }
+  // [size][n]: uses of a page since whose last use n others were used; first uses are in `cold`.
+  const std::array<std::vector<uint64_t>, kSizes>& distances() const { return histograms_; }
+  const std::array<uint64_t, kSizes>& cold() const { return cold_; }
+  // Pages of a size that were touched, a warm-up included.
+  uint64_t pages(size_t size) const { return stacks_[size].pages(); }
+
+ private:
+  void AddSlowly(uint64_t page);
+  void Count(size_t size, uint64_t distance);
+  void NotePair();
+  void NoteAccesses(uint64_t page, uint64_t uses);
+
+  const bool counts_;
+  const bool distances_;
+  // The two pages used last, the uses of each since they came here, and the changes between them.
+  std::array<uint64_t, 2> pair_ = {~uint64_t{0}, ~uint64_t{0}};
+  std::array<uint64_t, 2> uses_{};
+  uint64_t changes_ = 0;
+  bool changed_ = false;  // since the pair is one
+  size_t current_ = 0;
+  std::array<LruStack, kSizes> stacks_;
+  std::array<std::vector<uint64_t>, kSizes> histograms_;
+  std::array<bool, kSizes> apart_{};  // the pair is of two pages of this size
+  std::array<uint64_t, kSizes> cold_{};
+  absl::flat_hash_map<uint64_t, uint64_t> accesses_;
+  // Accesses on their way there, by the low bits of the page's number.
+  struct Recent {
+    uint64_t page = 0;
+    uint64_t uses = 0;
+  };
+  static constexpr size_t kRecent = 1024;
+  std::vector<Recent> recent_ = std::vector<Recent>(kRecent);
+};
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REPLAY_PAGE_PROFILE_H_
