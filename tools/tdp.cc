@@ -15,6 +15,7 @@
 #include "tdp/base/version.h"
 #include "tdp/tools/command.h"
 #include "tdp/tools/demo_command.h"
+#include "tdp/tools/migrate_command.h"
 #include "tdp/tools/pack_command.h"
 #include "tdp/tools/regions_command.h"
 #include "tdp/tools/replay_command.h"
@@ -27,6 +28,7 @@ constexpr Command kCommands[] = {
     {"demo", "replay the bundled trace natively and under EPT, side by side", RunDemo},
     {"replay", "replay a recorded program through two dimensions of paging", RunReplay},
     {"sweep", "replay with every combination of many options, for CSV and JSON", RunSweep},
+    {"migrate", "migrate the guest of a trace: rounds, downtime, exits", RunMigrate},
     {"pack", "turn a text trace into the compressed binary format", RunPack},
     {"regions", "show what a machine's tree of memory regions comes to", RunRegions},
 };
