@@ -182,6 +182,7 @@ absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)
   if (engine_->slots().dirty_bitmap_policy() != DirtyBitmapPolicy::kRings) {
     return absl::FailedPreconditionError("the VM logs dirty pages in bitmaps, not in rings");
   }
+  engine_->WaitForFaults();
   engine_->vcpus().ForEachRing([&](DirtyRing& ring) {
     std::array<DirtyRingEntry, 64> entries;
     // No more than a ring has, however fast its vCPU is: entries become free by a reset alone.

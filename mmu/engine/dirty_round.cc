@@ -13,10 +13,12 @@ void DirtyRound::Gather() {
   switch (engine_.dirty_tracking()) {
     case DirtyTracking::kBest:
     case DirtyTracking::kWriteProtection:
-      return;  // faults have marked what was written
+      return engine_.WaitForFaults();  // they have marked by then what others wrote through them
     case DirtyTracking::kDirtyBits:
-      return GatherDirtyBits();
+      return GatherDirtyBits();  // what a fault makes writable has D: it need not be marked
     case DirtyTracking::kPml:
+      // A CPU does not log what a fault has given D.
+      engine_.WaitForFaults();
       // A vCPU hands its log over before its guest entry ends.
       return engine_.clock().Advance().Settle();
   }

@@ -114,6 +114,11 @@ class Engine : public TableReclaimer, public TableRecycler {
   // The embedder decides from here on.
   void FixTableQuota(size_t tables);
 
+  // Waits for the faults that are inside a section. Each has then marked the page that it made
+  // writable, which other CPUs may have written since: a log that is read afterwards has every
+  // write that was over before. Hold no section.
+  void WaitForFaults() { const MmuWriteSection section(mmu_lock_); }
+
   // Called with detached subtrees that no CPU can reach: takes the D bits that slots log, frees
   // every table.
   void Reclaim(TableList&& subtrees) override;

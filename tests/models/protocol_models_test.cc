@@ -29,6 +29,7 @@ const std::map<std::string, std::set<std::string>>& WrongOrders() {
       {"change_sequence", {"SLOT_FIRST", "LOOK_OUTSIDE", "NO_PROGRESS", "END_UNMOVED"}},
       {"flush_clock", {"LOOK_ONCE", "OPERATION_LOOKS_FIRST", "MOVE_BEFORE_CHANGE", "FREE_EARLY"}},
       {"write_protection", {"MARK_FIRST", "PROTECT_FIRST", "NO_FLUSH", "PARENT_FIRST"}},
+      {"shown_writes", {"NO_WAIT"}},
       {"dirty_bits", {"NAIVE", "NO_FLUSH", "NO_CLAIM", "WRITE_FIRST", "NOTE_ONCE", "LOG_FIRST"}},
       {"owed_flush",
        {"FOUND_NOTHING", "ADVANCE_OUTSIDE", "SETTLED_EARLY", "UNANNOUNCED", "ANNOUNCED_SHORTLY"}},
