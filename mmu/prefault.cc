@@ -51,34 +51,34 @@ absl::Status Vcpu::CheckPrefault(Gpa gpa, ByteCount size, Access access) const {
 absl::StatusOr<ByteCount> Vcpu::Prefault(Gpa gpa, ByteCount size, Access access) {
   TDP_RETURN_IF_ERROR(CheckPrefault(gpa, size, access));
   ByteCount done = 0;
-  // Where memory changes under a whole table, the rest of that table goes page by page: what the
-  // host has said of all of it would be asked again for each change.
-  Gfn by_page_until = Gfn::Of(gpa);
+  // What the host has been asked for as a part of a table goes page by page where the table stopped
+  // before it: memory changed, or a leaf was in the way. It would be asked for the whole rest again
+  // for each change, and for each such leaf.
+  Gfn asked_until = Gfn::Of(gpa);
   for (int tries = 0; done < size; ++tries) {
     const Gfn gfn = Gfn::Of(gpa + done);
     absl::StatusOr<PageCount> step = absl::UnavailableError(
         absl::StrFormat("gpa 0x%x: memory keeps changing", gpa.raw() + done));
     if (tries < kTries) {
-      step = gfn < by_page_until ? PrefaultPage(gfn, access)
-                                 : PrefaultTable(gfn, PageCount::FromBytes(size - done), access);
+      const PageCount rest = PageCount::FromBytes(size - done);
+      step = gfn < asked_until ? PrefaultPage(gfn, access)
+                               : PrefaultTable(gfn, rest, access, asked_until);
     }
     if (!step.ok()) {
       if (done > 0) break;
       return step.status();
     }
-    if (step->raw() > 0) {
-      tries = -1;
-    } else {
-      by_page_until = gfn.AlignDown(kLevel2M.pages()) + kLevel2M.pages();
-    }
+    if (step->raw() > 0) tries = -1;
     done += step->bytes();
   }
   return std::min(done, size);
 }
 
 // Maps frames from `gfn` on, at most `most` and those of one table or one large leaf. Returns how
-// many are mapped now; none if memory is changing there.
-absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access access) {
+// many are mapped now; none if memory is changing there. Where it asks the host for more than one
+// page, those lie before `asked_until` afterwards.
+absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access access,
+                                              Gfn& asked_until) {
   PageFault fault;
   fault.gfn = gfn;
   fault.access = access;
@@ -97,6 +97,7 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
   most = StablePages(slot.HvaOf(gfn), std::min({most, slot.end() - gfn, to_table_end}));
   if (most == PageCount(0)) return PageCount(0);  // the host is not asked in vain
 
+  asked_until = gfn + most;
   std::array<HostRun, kRuns> runs;
   TDP_ASSIGN_OR_RETURN(
       const size_t filled,

@@ -227,7 +227,7 @@ class Vcpu {
   void SettleSplit(MapResult mapped);
   absl::Status CheckPrefault(Gpa gpa, ByteCount size, Access access) const;
   PageCount StablePages(Hva hva, PageCount pages);
-  absl::StatusOr<PageCount> PrefaultTable(Gfn gfn, PageCount most, Access access);
+  absl::StatusOr<PageCount> PrefaultTable(Gfn gfn, PageCount most, Access access, Gfn& asked_until);
   StagedTable::Published PublishRuns(const PageFault& fault, PageCount most,
                                      absl::Span<const HostRun> runs);
   void AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs, StagedTable& staged);

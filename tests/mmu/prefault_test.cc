@@ -179,6 +179,15 @@ TEST_F(PrefaultTest, AHostThatKeepsChangingIsAskedForATableOnce) {
   EXPECT_EQ(*vcpu->Prefault(Gpa(0), MiB(2)), MiB(2));
 }
 
+TEST_F(PrefaultTest, AHostIsAskedForATableOnceHoweverManyLeavesAreInTheWay) {
+  host_.writable = false;
+  Start();
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
+  const uint64_t before = host_.resolves.load();
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2), Access::Write()), MiB(2));
+  EXPECT_LE(host_.resolves.load() - before, 2 * 512);
+}
+
 TEST_F(PrefaultTest, WhileAllOfATableIsInvalidatedTheHostIsNotAskedForIt) {
   Start();
   ASSERT_TRUE(vm_->BeginHostInvalidation(kRam, MiB(2)).ok());
