@@ -37,6 +37,8 @@ class Scheduler {
   virtual void OnNew(const void* where) = 0;
   // A load whose newest value is `newest`: the value that the thread sees.
   virtual uint64_t OnLoad(const void* where, uint64_t newest, std::memory_order order) = 0;
+  // A compare-exchange that met `newest` and changed nothing. It sees no older value.
+  virtual void OnFailedExchange(const void* where, uint64_t newest, std::memory_order order) = 0;
   virtual void OnStore(const void* where, uint64_t before, uint64_t after,
                        std::memory_order order) = 0;
   virtual void OnUpdate(const void* where, uint64_t before, uint64_t after,
@@ -86,9 +88,8 @@ class Place {
       Replace(before, value, order);
       return true;
     }
-    const T seen = Seen(before, failure);
-    // It failed, so it has seen another value.
-    expected = Bits(seen) == Bits(expected) ? before : seen;
+    if (scheduler != nullptr) scheduler->OnFailedExchange(where_, Bits(before), failure);
+    expected = before;
     return false;
   }
 

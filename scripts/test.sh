@@ -3,17 +3,30 @@
 # ./run test: the checks, then the tests as shipped; with --sanitizers also under ASan+UBSan and
 # under TSan. Sourced after lib.sh, setup.sh and lint.sh.
 
-# bazel_test CONFIG COUNTS_FILE [BAZEL OPTION…]: runs the tests and appends a line of counts.
+# bazel_test CONFIG COUNTS_FILE [BAZEL OPTION…]: runs the tests of $TEST_TARGETS, or all where that
+# is not set, and appends a line of counts.
 bazel_test() {
   local config=$1 counts=$2 events status=0
   shift 2
   events=$(mktemp)
   bazel test --config="$config" --keep_going --build_event_json_file="$events" \
     --test_summary=terse --show_result=0 --ui_event_filters=-info "${BAZEL_QUIET[@]}" \
-    "$@" //... || status=$?
+    "$@" ${TEST_TARGETS:-//...} || status=$?
   python3 scripts/test_counts.py "$config" "$status" "$events" >>"$counts" || status=1
   rm -f "$events"
   return "$status"
+}
+
+# explore_tests COUNTS_FILE: the engine's own code under the scheduler of tests/explore: the
+# scheduler's tests, the schedules of old failures, and a fixed number of runs of every scenario.
+explore_tests() {
+  local targets=(//tests/explore:scheduler_test //tests/explore:replays_test
+    //tests/explore:campaign_test)
+  TEST_TARGETS="${targets[*]}" bazel_test explore "$1" || return
+  cat bazel-testlogs/tests/explore/campaign_test/shard_*/test.log |
+    awk '$1 == "explored:" { scenarios += $2; runs += $4; steps += $6 }
+         END { printf "explored: %d scenarios, %d runs, %d steps\n", scenarios, runs, steps
+               exit runs == 0 }'
 }
 
 # Kernels that randomize more address bits than gcc 12's TSan expects need a fixed layout.
@@ -59,6 +72,7 @@ run_tests() {
   fi
   phase "tests as shipped" bazel_test opt "$counts" "${linux[@]}" || failed=1
   phase "instructions within their budgets" instruction_budgets "$counts" || failed=1
+  phase "the engine under chosen schedules" explore_tests "$counts" || failed=1
   phase "foreign projects that link the library" consumers "$counts" || failed=1
   phase "the judge in a bare folder" judge_tests "$counts" || failed=1
   if [[ ${1:-} == --sanitizers ]]; then

@@ -179,6 +179,7 @@ std::string Finding::ToCpp() const {
 }
 
 CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOptions& options) {
+  // A multiple of 4: each world is made so often (`Turn::Random`).
   constexpr uint64_t kRunsATurn = 32;
   void* shared =
       mmap(nullptr, sizeof(Report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -188,11 +189,13 @@ CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOpt
   const double begin = CpuSeconds(RUSAGE_CHILDREN);
   std::vector<bool> done(scenarios.size(), false);
   for (uint64_t round = 0;; ++round) {
+    const uint64_t made = round * kRunsATurn;
+    if (options.most_runs != 0 && made >= options.most_runs) return total;
     bool any = false;
     for (size_t i = 0; i < scenarios.size(); ++i) {
       if (done[i]) continue;
       total.cpu_seconds = CpuSeconds(RUSAGE_CHILDREN) - begin;
-      if (total.cpu_seconds > options.cpu_seconds) return total;
+      if (options.most_runs == 0 && total.cpu_seconds > options.cpu_seconds) return total;
       any = true;
       const Scenario& scenario = scenarios[i];
       const bool found = InChild([&] {
@@ -200,7 +203,8 @@ CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOpt
         if (options.bound >= 0) {
           turn.Bounded(options.bound, options.cpu_seconds - total.cpu_seconds);
         } else {
-          turn.Random(options.first_seed + round * kRunsATurn, kRunsATurn);
+          const uint64_t runs = options.most_runs == 0 ? kRunsATurn : options.most_runs - made;
+          turn.Random(options.first_seed + made, std::min(runs, kRunsATurn));
         }
       });
       total.cpu_seconds = CpuSeconds(RUSAGE_CHILDREN) - begin;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Many scenarios under many schedules, for a given time of the CPU.
+// Many scenarios under many schedules, for a given time of the CPU or a given number of runs.
 
 #ifndef TDP_TESTS_EXPLORE_CAMPAIGN_H_
 #define TDP_TESTS_EXPLORE_CAMPAIGN_H_
@@ -27,6 +27,8 @@ struct Finding {
 
 struct CampaignOptions {
   double cpu_seconds = 60;
+  // Random schedules of each scenario, after which it ends whatever time that takes; 0: no end.
+  uint64_t most_runs = 0;
   uint64_t first_seed = 1;
   // Findings after which it ends; of one scenario there is at most one.
   int most_findings = 1;

@@ -78,6 +78,7 @@ absl::StatusOr<HostPage> ExploredHost::Resolve(Hva hva, Access /*access*/) {
   fibers_.Reach();
   const uint64_t number = (hva - kRam) >> kPageShift;
   if (hva < kRam || number >= kPages) return absl::NotFoundError("nothing is mapped there");
+  if (number < kCounted && fibers_.running()) ++asked_[fibers_.current()][number];
   HostPage page;
   page.hfn = frames_[number];
   page.order = broken_[number / kPagesPerLarge] ? 0 : order_;

@@ -6,6 +6,7 @@
 #ifndef TDP_TESTS_EXPLORE_EXPLORED_HOST_H_
 #define TDP_TESTS_EXPLORE_EXPLORED_HOST_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -68,6 +69,14 @@ class ExploredHost : public Backend {
   void Revoke(Hfn frame) { revoked_.push_back(frame); }
   bool IsRevoked(Hfn frame) const;
 
+  // How often `thread` has asked for a page of [first, end), of that which it asked for most, since
+  // `ForgetAsked`.
+  void ForgetAsked(int thread) { asked_[thread] = {}; }
+  uint32_t MostAsked(int thread, HostPageNumber first, HostPageNumber end) const {
+    const auto asked = asked_[thread].begin();
+    return first >= end ? 0 : *std::max_element(asked + first, asked + end);
+  }
+
   // --- Backend
   const Capabilities& capabilities() const override { return capabilities_; }
   absl::StatusOr<Hpa> AllocateTableBlock() override;
@@ -93,6 +102,9 @@ class ExploredHost : public Backend {
   std::vector<Hfn> revoked_;
   std::array<bool, kPages / kPagesPerLarge> broken_{};  // a large piece that is one no more
   uint64_t blocks_in_use_ = 0;                          // a bit each
+  // By thread, of the first pages.
+  static constexpr HostPageNumber kCounted = 64;
+  std::array<std::array<uint32_t, kCounted>, kMaxThreads> asked_{};
   std::vector<GuestCpu*> cpus_;
 };
 

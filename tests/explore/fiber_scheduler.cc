@@ -111,6 +111,12 @@ uint64_t FiberScheduler::OnLoad(const void* where, uint64_t newest, std::memory_
   return memory_.Load(current_, where, newest, order, age);
 }
 
+void FiberScheduler::OnFailedExchange(const void* where, uint64_t newest, std::memory_order order) {
+  if (!running() || !options_.weak_memory) return;
+  memory_.Choices(current_, where, newest, order);
+  memory_.Load(current_, where, newest, order, 0);
+}
+
 void FiberScheduler::OnStore(const void* where, uint64_t before, uint64_t after,
                              std::memory_order order) {
   if (!running()) return;

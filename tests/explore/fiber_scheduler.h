@@ -65,6 +65,11 @@ class FiberScheduler : public Scheduler {
   void Yield();
   // What the test changed may let others go on.
   void Tell() { Changed(); }
+  // The thread that runs knows from elsewhere what all have done so far: loads that it makes from
+  // here on see no older values.
+  void SeeAll() {
+    if (running() && options_.weak_memory) memory_.SeeAll(current_);
+  }
   int current() const { return current_; }
   bool running() const { return current_ >= 0; }
   // Of the run so far, for a program that is about to die.
@@ -73,6 +78,7 @@ class FiberScheduler : public Scheduler {
   void Reach(Step step, const void* where) override;
   void OnNew(const void* where) override;
   uint64_t OnLoad(const void* where, uint64_t newest, std::memory_order order) override;
+  void OnFailedExchange(const void* where, uint64_t newest, std::memory_order order) override;
   void OnStore(const void* where, uint64_t before, uint64_t after,
                std::memory_order order) override;
   void OnUpdate(const void* where, uint64_t before, uint64_t after,

@@ -11,11 +11,13 @@
 namespace tdp::explore {
 
 void FlatModel::OfferSlot(const SlotVersion& version) {
+  slots_changed_at_ = ++clock_;
   slots_.push_back(version);
   slots_.back().established = false;
 }
 
 void FlatModel::SettleSlot(uint32_t id, const SlotVersion* version) {
+  slots_changed_at_ = ++clock_;
   std::erase_if(slots_, [id](const SlotVersion& slot) { return slot.id == id; });
   if (version != nullptr) {
     slots_.push_back(*version);
@@ -31,6 +33,7 @@ const SlotVersion* FlatModel::FindSlot(uint32_t id) const {
 }
 
 void FlatModel::ForgetDirty(uint32_t id) {
+  slots_changed_at_ = ++clock_;
   for (SlotVersion& slot : slots_) {
     if (slot.id != id) continue;
     slot.logs = false;
@@ -86,8 +89,15 @@ bool FlatModel::Logs(HostPageNumber page) const {
   });
 }
 
-void FlatModel::Wrote(Hfn frame) {
-  const HostPageNumber page = host_.OwnerOf(frame);
+// A take beside it may have shown the page already, and a slot that changed meanwhile may not have
+// logged, or not have been there.
+void FlatModel::EndDeviceWrite(HostPageNumber page, uint64_t begun) {
+  const bool changing = std::any_of(slots_.begin(), slots_.end(),
+                                    [](const SlotVersion& slot) { return !slot.established; });
+  if (!changing && shown_at_[page] < begun && slots_changed_at_ < begun) WrotePage(page);
+}
+
+void FlatModel::WrotePage(HostPageNumber page) {
   if (page == ExploredHost::kPages || !Logs(page)) return;
   if (dirty_since_[page] == 0) dirty_since_[page] = ++clock_;
 }
@@ -95,8 +105,10 @@ void FlatModel::Wrote(Hfn frame) {
 void FlatModel::Took(uint32_t slot, uint64_t index) {
   for (const SlotVersion& version : slots_) {
     if (version.id != slot || index >= version.pages) continue;
-    dirty_since_[version.first + index] = 0;
-    if (version.has_private) dirty_since_[version.first_private + index] = 0;
+    const auto page = static_cast<HostPageNumber>(index);
+    Showed(version.first + page);
+    ReadPage(version.first + page);
+    if (version.has_private) ReadPage(version.first_private + page);
     return;
   }
 }
@@ -106,7 +118,7 @@ std::string FlatModel::MissedBy(uint64_t mark, uint32_t slot) const {
     if (version.id != slot || !version.logs || !version.established) continue;
     for (uint64_t i = 0; i < version.pages; ++i) {
       const uint64_t since = dirty_since_[version.first + i];
-      if (since == 0 || since >= mark) continue;
+      if (since == 0 || since >= mark || shown_at_[version.first + i] > mark) continue;
       return absl::StrFormat(
           "page %u of slot %u was written before its log was taken, and was not shown", i, slot);
     }

@@ -79,11 +79,16 @@ class FlatModel {
 
   // --- Dirty pages
   // A guest has written `frame`, at this moment.
-  void Wrote(Hfn frame);
+  void Wrote(Hfn frame) { WrotePage(host_.OwnerOf(frame)); }
   // Whether a slot logs the page by now.
   bool Logs(HostPageNumber page) const;
+  // A device writes the page and says so. After that, with what this gave:
+  uint64_t BeginDeviceWrite() { return ++clock_; }
+  void EndDeviceWrite(HostPageNumber page, uint64_t begun);
   // A take begins; its mark.
   uint64_t BeginTake() { return ++clock_; }
+  // The page is shown, and will be read; or is read at once.
+  void Showed(HostPageNumber page) { shown_at_[page] = ++clock_; }
   void Took(uint32_t slot, uint64_t index);
   // What a take that began at `mark` should have shown; empty if it has.
   std::string MissedBy(uint64_t mark, uint32_t slot) const;
@@ -95,6 +100,8 @@ class FlatModel {
   uint64_t Now() { return ++clock_; }
 
  private:
+  void WrotePage(HostPageNumber page);
+
   const ExploredHost& host_;
   uint64_t clock_ = 0;
   std::vector<SlotVersion> slots_;
@@ -102,6 +109,8 @@ class FlatModel {
   std::vector<bool> private_ = {false};
   std::vector<MemoryType> types_ = {MemoryType::kWriteBack};
   std::array<uint64_t, ExploredHost::kPages> dirty_since_{};  // 0: clean
+  std::array<uint64_t, ExploredHost::kPages> shown_at_{};     // the last time
+  uint64_t slots_changed_at_ = 0;
 };
 
 }  // namespace tdp::explore

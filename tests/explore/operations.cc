@@ -3,6 +3,7 @@
 #include "tests/explore/operations.h"
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -218,19 +219,65 @@ void PushDown(World& world) {
   world.CheckPromises();
 }
 
+using Bits = std::array<uint64_t, World::kFirstPages / 64>;
+
+// The bits are a take's that began at `mark`.
+void CheckShown(World& world, uint64_t mark, uint32_t id, const Bits& bits) {
+  const SlotVersion* slot = world.model().FindSlot(id);
+  for (uint64_t page = 0; slot != nullptr && page < slot->pages; ++page) {
+    if ((bits[page / 64] >> page % 64 & 1) == 0) continue;
+    world.model().Showed(slot->first + static_cast<HostPageNumber>(page));
+  }
+  world.CheckShown(mark, id);
+}
+
 // Pages are read after they were cleared, as a migration does.
 void GetAndClear(World& world) {
-  std::array<uint64_t, World::kFirstPages / 64> bits{};
+  Bits bits{};
+  const uint64_t mark = world.BeginTake();
   absl::Status status =
       world.vm().GetDirtyLog(0, [&](uint64_t base, uint64_t mask) { bits[base / 64] = mask; });
   if (absl::IsNotFound(status)) return;
   world.Expect(status, "GetDirtyLog");
+  CheckShown(world, mark, 0, bits);
   status = world.vm().ClearDirtyLog(0, {.num_pages = World::kFirstPages}, bits);
   if (absl::IsNotFound(status)) return;
   world.Expect(status, "ClearDirtyLog");
   for (uint64_t page = 0; page < World::kFirstPages; ++page) {
     if ((bits[page / 64] >> page % 64 & 1) != 0) world.model().Took(0, page);
   }
+  world.CheckPromises();
+}
+
+// A device writes a page of slot 0 and one of slot 1.
+void DeviceWrites(World& world) {
+  for (const uint32_t id : {0, 1}) {
+    const SlotVersion* slot = world.model().FindSlot(id);
+    if (slot == nullptr) continue;
+    const HostPageNumber page = slot->first + 2;
+    world.fibers().SeeAll();
+    const uint64_t begun = world.model().BeginDeviceWrite();
+    world.Expect(world.vm().MarkDirty((slot->base + PageCount(2)).address() + 8, 8), "MarkDirty");
+    world.model().EndDeviceWrite(page, begun);
+  }
+}
+
+// Every write that was over before the slot went is shown.
+void DeleteAndShow(World& world) {
+  SetLogging(world, 1, true);
+  const SlotTurn turn(world);
+  const SlotVersion* old = world.model().FindSlot(1);
+  if (old == nullptr || !old->logs) return;
+  world.HoldOn();
+  const absl::Status status = world.vm().DeleteSlot(1, [&](uint64_t base, uint64_t mask) {
+    for (; mask != 0; mask &= mask - 1) {
+      world.model().Took(1, base + static_cast<uint64_t>(std::countr_zero(mask)));
+    }
+  });
+  world.Expect(status, "DeleteSlot");
+  if (!world.uses_rings()) world.CheckShown(world.model().Now(), 1);
+  world.model().ForgetDirty(1);
+  world.model().SettleSlot(1, nullptr);
   world.CheckPromises();
 }
 
@@ -338,10 +385,20 @@ void VcpuComesAndGoes(World& world) {
 
 void Prefault(World& world) {
   Visitor visitor(world);
+  constexpr HostPageNumber kPages = 16;
+  const int self = world.fibers().current();
+  world.host().ForgetAsked(self);
   const absl::StatusOr<ByteCount> done =
-      visitor->Prefault(Gpa(0), 16 * kPageSize, Access::ReadWrite());
+      visitor->Prefault(Gpa(0), kPages * kPageSize, Access::ReadWrite());
   // Memory may go on changing.
   if (!absl::IsUnavailable(done.status())) world.Expect(done.status(), "Prefault");
+  // Once as one of a table, 16 times by itself; by itself only up to where it stopped.
+  const uint64_t last = done.ok() ? *done / kPageSize : 0;
+  const auto of_table = static_cast<HostPageNumber>(last + 1);
+  if (world.host().MostAsked(self, 0, of_table) > 17 ||
+      world.host().MostAsked(self, of_table, kPages) > 1) {
+    world.Fail("Prefault asks again and again");
+  }
 }
 
 void SwitchView(World& world) {
@@ -379,6 +436,7 @@ constexpr Operation kOperations[] = {
     {"age_held", AgeAllHeld, Always},
     {"test_age", TestAge, Always},
     {"delete", DeleteSecond, Always},
+    {"delete_and_show", DeleteAndShow, CanLog},
     {"make_anew", MakeAnew, Always},
     {"move", MoveSecond, Always},
     {"make_in_hole", MakeInHole, Always},
@@ -389,6 +447,7 @@ constexpr Operation kOperations[] = {
     {"take_second", TakeSecond, HasBitmap},
     {"push_down", PushDown, HasBitmap},
     {"get_and_clear", GetAndClear, HasManual},
+    {"device", DeviceWrites, CanLog},
     {"reset_rings", HarvestAndReset, HasRing},
     {"split", Split, SplitsLeaves},
     {"collapse", Collapse, SplitsLeaves},

@@ -144,6 +144,25 @@ TEST(WeakMemory, ASpinSeesTheNewestInTheEnd) {
   EXPECT_EQ(outcomes, std::set<std::string>{"done"});
 }
 
+// What a failed exchange has met, a later load of the same thread meets too.
+TEST(WeakMemory, AFailedCompareExchangeMeetsTheNewestValue) {
+  std::unique_ptr<Two> two;
+  const auto outcomes = OutcomesOf(
+      [&]() -> Threads {
+        two = std::make_unique<Two>();
+        return {[t = two.get()] { t->x.store(1, std::memory_order_relaxed); },
+                [t = two.get()] {
+                  int expected = 0;
+                  const bool done =
+                      t->x.compare_exchange_strong(expected, 2, std::memory_order_relaxed);
+                  t->a = done ? 2 : expected;
+                  t->b = t->x.load(std::memory_order_relaxed);
+                }};
+      },
+      [&] { return two->Read(); }, true);
+  EXPECT_EQ(outcomes, (std::set<std::string>{"11", "21", "22"}));
+}
+
 TEST(FiberScheduler, AReadAndAStoreLoseAnUpdateAndAFetchAddNone) {
   for (const bool atomic : {false, true}) {
     std::unique_ptr<Two> two;
@@ -221,8 +240,8 @@ TEST(FiberScheduler, TwoMutexesTakenInTwoOrdersAreADeadlock) {
       },
       [] { return "done"; }, false, 300);
   EXPECT_TRUE(outcomes.contains("done"));
-  EXPECT_TRUE(
-      outcomes.contains("deadlock: thread 0 waits for a mutex; thread 1 waits for a mutex;"));
+  EXPECT_TRUE(outcomes.contains(
+      "deadlock: thread 0 waits for a mutex of thread 1; thread 1 waits for a mutex of thread 0;"));
 }
 
 TEST(FiberScheduler, ASpinForWhatNobodyStoresIsADeadlock) {

@@ -242,6 +242,7 @@ int World::RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool 
       event = cpu.Touch(touch.gfn, touch.kind, touch.from_links);
       ++done;
     }
+    if (fibers_.running() && random.Below(8) == 0) CallFromGuest();
     // It stays in the guest until somebody wants it out.
     while (event == CpuEvent::kNone && stay && operators_ > 0 && !cpu.is_kicked()) {
       fibers_.Pause();
@@ -256,6 +257,13 @@ int World::RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool 
     if (Handle(vcpu, cpu, touch, event)) --done;
   }
   return done;
+}
+
+// What a thread with a `GuestEntry` may call, and must not have to wait for what waits for it.
+void World::CallFromGuest() {
+  (void)vm_->Stats();
+  (void)vm_->Translate(Gpa(0));
+  Expect(vm_->MarkDirty(Gpa(7 * kPageSize), kPageSize), "MarkDirty");
 }
 
 // Whoever tries again lets others go on first.
@@ -373,16 +381,27 @@ void World::Fail(const std::string& finding) {
 }
 
 void World::HarvestRings() {
-  for (const Guest& guest : guests_) {
-    std::array<DirtyRingEntry, 64> entries;
-    while (const uint32_t count = guest.vcpu->dirty_ring()->Harvest(absl::MakeSpan(entries))) {
-      for (uint32_t i = 0; i < count; ++i) {
-        const SlotVersion* slot = model_.FindSlot(entries[i].slot);
-        if (slot == nullptr || entries[i].index >= slot->pages) continue;
-        harvested_.push_back(slot->first + static_cast<HostPageNumber>(entries[i].index));
-      }
-    }
-  }
+  const uint64_t mark = BeginTake();
+  const absl::Status status = vm_->HarvestDirtyRings([&](const DirtyRingEntry& entry) {
+    const SlotVersion* slot = model_.FindSlot(entry.slot);
+    if (slot == nullptr || entry.index >= slot->pages) return;
+    const HostPageNumber page = slot->first + static_cast<HostPageNumber>(entry.index);
+    harvested_.push_back(page);
+    model_.Showed(page);
+  });
+  Expect(status, "HarvestDirtyRings");
+  for (const uint32_t slot : {0, 1, 2}) CheckShown(mark, slot);
+}
+
+// What is over before a take is over for the thread that takes: it was told so.
+uint64_t World::BeginTake() {
+  fibers_.SeeAll();
+  return model_.BeginTake();
+}
+
+void World::CheckShown(uint64_t mark, uint32_t slot) {
+  const std::string missed = model_.MissedBy(mark, slot);
+  if (!missed.empty()) Fail(missed);
 }
 
 void World::ResetRings() {
@@ -393,7 +412,7 @@ void World::ResetRings() {
 }
 
 void World::TakeLog(uint32_t slot) {
-  const uint64_t mark = model_.BeginTake();
+  const uint64_t mark = BeginTake();
   const absl::Status status = vm_->TakeDirtyLog(slot, [&](uint64_t base, uint64_t mask) {
     for (uint64_t i = 0; i < 64; ++i) {
       if ((mask >> i & 1) != 0) model_.Took(slot, base + i);
@@ -402,8 +421,7 @@ void World::TakeLog(uint32_t slot) {
   });
   if (absl::IsNotFound(status)) return;
   Expect(status, "TakeDirtyLog");
-  const std::string missed = model_.MissedBy(mark, slot);
-  if (!missed.empty()) Fail(missed);
+  CheckShown(mark, slot);
   CheckPromises();
 }
 
@@ -411,8 +429,7 @@ void World::TakeLog(uint32_t slot) {
 std::string World::Judge() {
   if (kind_.ring) {
     HarvestRings();
-    vm_->ResetDirtyRings();
-    for (const HostPageNumber page : harvested_) model_.ReadPage(page);
+    ResetRings();
   } else {
     for (const uint32_t slot : {0, 1, 2}) {
       const absl::Status status = vm_->TakeDirtyLog(slot, [&](uint64_t base, uint64_t mask) {

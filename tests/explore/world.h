@@ -108,11 +108,14 @@ class World {
   // After the threads: what does not hold.
   std::string Judge();
 
-  // Harvests every ring into `harvested`, which one thread at a time does.
+  // Harvests all rings into `harvested`, which one thread at a time does.
   void HarvestRings();
   // Their pages are protected again, and read.
   void ResetRings();
   void TakeLog(uint32_t slot);
+  // A take of a log begins; its mark. Every write before it must be shown by it.
+  uint64_t BeginTake();
+  void CheckShown(uint64_t mark, uint32_t slot);
   bool uses_rings() const { return kind_.ring; }
 
  private:
@@ -140,6 +143,7 @@ class World {
   bool HandleShadow(Vcpu& vcpu, const Touched& touch, Access found);
   bool HandleNested(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
   bool TryAgain(bool again);
+  void CallFromGuest();
 
   FiberScheduler& fibers_;
   const MachineKind& kind_;
