@@ -40,16 +40,6 @@ void SetLowBits(Words& bits, uint64_t n) {
   }
 }
 
-// Sequentially consistent, and without a locked operation if the bit is set.
-template <typename Words>
-void SetBit(Words& bits, uint64_t n) {
-  Atomic<uint64_t>& word = bits[n / 64];
-  const uint64_t bit = uint64_t{1} << (n % 64);
-  if ((word.load(std::memory_order_seq_cst) & bit) == 0) {
-    word.fetch_or(bit, std::memory_order_seq_cst);
-  }
-}
-
 // Calls `visit(n)` for each set bit n of `mask`, counted from `base`.
 template <typename Visit>
 void ForEachBit(uint64_t mask, uint64_t base, const Visit& visit) {
@@ -171,15 +161,7 @@ void DirtyLog::MarkWord(uint64_t base, uint64_t mask) {
     TDP_CHECK(absent_is_dirty_);
     return;
   }
-  const uint64_t word_index = base / kPagesPerWord % kWordsPerChunk;
-  Word& word = chunk->words[word_index];
-  if ((~word.load(std::memory_order_seq_cst) & mask) != 0) {
-    word.fetch_or(mask, std::memory_order_seq_cst);
-  }
-  // Even where the word needed no change: its marker may not have come to the summaries yet.
-  SetBit(chunk->summary, word_index);
-  SetBit(directory->summary, chunk_index);
-  SetBit(root_.summary, base / kPagesPerDirectory);
+  MarkIn(*directory, *chunk, base, mask);
 }
 
 bool DirtyLog::IsDirty(uint64_t index) const {

@@ -32,6 +32,9 @@
 namespace tdp {
 
 class DirtyLog {
+  struct Chunk;
+  struct Directory;
+
  public:
   static constexpr uint64_t kPagesPerWord = 64;
   static constexpr uint64_t kWordsPerChunk = 64;
@@ -62,6 +65,22 @@ class DirtyLog {
     return PrepareSlow(index);
   }
   bool IsPrepared(uint64_t index) const { return absent_is_dirty_ || FindChunk(index) != nullptr; }
+
+  // Where a page is marked, found once for both questions that a fault has. It is good for as long
+  // as the log.
+  class Place {
+   public:
+    Place() = default;
+
+   private:
+    friend class DirtyLog;
+    Directory* directory_ = nullptr;
+    Chunk* chunk_ = nullptr;
+  };
+  Place Find(uint64_t index) const;
+  bool IsPrepared(const Place& place) const { return absent_is_dirty_ || place.chunk_ != nullptr; }
+  // Marks page `index`, whose place is `place`.
+  void Mark(const Place& place, uint64_t index);
 
   // Marks page `index`, which has been prepared. Any thread; lock-free, never allocates; loads
   // alone if the page is dirty already. Make the page writable first, then mark it
@@ -125,6 +144,16 @@ class DirtyLog {
         std::memory_order_acquire);
   }
 
+  // Sets a bit that is there mostly.
+  template <size_t kWords>
+  static void SetBit(std::array<Word, kWords>& bits, uint64_t index) {
+    Word& word = bits[index / 64];
+    const uint64_t bit = uint64_t{1} << (index % 64);
+    if ((word.load(std::memory_order_seq_cst) & bit) == 0) {
+      word.fetch_or(bit, std::memory_order_seq_cst);
+    }
+  }
+  void MarkIn(Directory& directory, Chunk& chunk, uint64_t base, uint64_t mask);
   absl::Status PrepareSlow(uint64_t index);
   // Gives every absent chunk of [first, last) that counts as dirty its memory.
   absl::Status Materialize(uint64_t first, uint64_t last);
@@ -145,6 +174,36 @@ class DirtyLog {
   Root root_;
   Atomic<size_t> bytes_;
 };
+
+inline DirtyLog::Place DirtyLog::Find(uint64_t index) const {
+  Place place;
+  place.directory_ = FindDirectory(index);
+  if (ABSL_PREDICT_TRUE(place.directory_ != nullptr)) {
+    place.chunk_ = place.directory_->chunks[index / kPagesPerChunk % kChunksPerDirectory].load(
+        std::memory_order_acquire);
+  }
+  return place;
+}
+
+inline void DirtyLog::MarkIn(Directory& directory, Chunk& chunk, uint64_t base, uint64_t mask) {
+  const uint64_t word_index = base / kPagesPerWord % kWordsPerChunk;
+  Word& word = chunk.words[word_index];
+  if ((~word.load(std::memory_order_seq_cst) & mask) != 0) {
+    word.fetch_or(mask, std::memory_order_seq_cst);
+  }
+  // Even where the word needed no change: its marker may not have come to the summaries yet.
+  SetBit(chunk.summary, word_index);
+  SetBit(directory.summary, base / kPagesPerChunk % kChunksPerDirectory);
+  SetBit(root_.summary, base / kPagesPerDirectory);
+}
+
+inline void DirtyLog::Mark(const Place& place, uint64_t index) {
+  // A place without a chunk was found in a log that started all dirty. A take may have given the
+  // page its chunk since, and have taken the page out.
+  if (ABSL_PREDICT_FALSE(place.chunk_ == nullptr)) return Mark(index);
+  MarkIn(*place.directory_, *place.chunk_, index & ~(kPagesPerWord - 1),
+         uint64_t{1} << (index % kPagesPerWord));
+}
 
 }  // namespace tdp
 
