@@ -34,10 +34,10 @@ class LargePagePermits {
   LargePagePermits(const LargePagePermits&) = delete;
   LargePagePermits& operator=(const LargePagePermits&) = delete;
 
-  // The largest level, 1 to 3, at which one leaf may map `gfn`.
-  Level MaxLevel(Gfn gfn) const {
-    if (ReasonsAgainst(gfn, kLevel2M) != 0) return kLevel4K;
-    return ReasonsAgainst(gfn, kLevel1G) != 0 ? kLevel2M : kLevel1G;
+  // The largest level, 1 to `most`, at which one leaf may map `gfn`.
+  Level MaxLevel(Gfn gfn, Level most = kLevel1G) const {
+    if (most == kLevel4K || ReasonsAgainst(gfn, kLevel2M) != 0) return kLevel4K;
+    return most == kLevel2M || ReasonsAgainst(gfn, kLevel1G) != 0 ? kLevel2M : kLevel1G;
   }
 
   // The number of reasons against a leaf of `level`, 2 or 3, at `gfn`; 0 means it may be.

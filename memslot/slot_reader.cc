@@ -43,6 +43,14 @@ const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
   return Keep(cell);
 }
 
+bool SlotReader::FindPlain(AddressSpaceId address_space, Gfn gfn) {
+  const MemorySlot* slot = Find(address_space, gfn);
+  if (slot == nullptr || slot->flags != 0 || slot->invalid) return false;
+  plain_ = {slot->base, slot->pages, &set_.spaces_[address_space].generation, answer_generation_,
+            slot->hva.raw() - slot->base.address().raw()};
+  return true;
+}
+
 const MemorySlot* SlotReader::FindAtOrBelow(AddressSpaceId address_space, Gfn gfn) {
   IntervalCell cell;
   return FindCell(address_space, gfn, &cell) ? Keep(cell) : nullptr;

@@ -5,12 +5,14 @@
 #ifndef TDP_MEMSLOT_SLOT_READER_H_
 #define TDP_MEMSLOT_SLOT_READER_H_
 
+#include <atomic>
 #include <cstdint>
 
 #include "absl/base/optimization.h"
 #include "absl/functional/function_ref.h"
 #include "tdp/base/address.h"
 #include "tdp/base/host_range.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/interval_tree.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_set.h"
@@ -38,6 +40,19 @@ class alignas(64) SlotReader {
     return Search(address_space, gfn);
   }
 
+  // Whether `gfn` lies in a slot without flags that is not going away; `HvaOfPlain` is then what
+  // stands behind it. Quick where it lies in the slot of the last such answer.
+  bool IsInPlain(AddressSpaceId address_space, Gfn gfn) {
+    if (ABSL_PREDICT_TRUE(gfn - plain_.base < plain_.pages &&
+                          plain_.space->load(std::memory_order_acquire) == plain_.generation)) {
+      return true;
+    }
+    return FindPlain(address_space, gfn);
+  }
+  Hva HvaOfPlain(Gfn gfn) const { return Hva(gfn.address().raw() + plain_.to_hva); }
+  // The next question is about another address space.
+  void ForgetPlain() { plain_ = Plain(); }
+
   // The same slot, or where `gfn` is in a hole the next one below it; null if there is none.
   const MemorySlot* FindAtOrBelow(AddressSpaceId address_space, Gfn gfn);
 
@@ -55,6 +70,16 @@ class alignas(64) SlotReader {
   // No generation has this value: all its bits are set.
   static constexpr uint64_t kNoGeneration = ~uint64_t{0};
 
+  // What `IsInPlain` has found, for as long as the generation in `space` stands.
+  struct Plain {
+    Gfn base;
+    PageCount pages;  // none: nothing was found yet
+    const Atomic<uint64_t>* space = nullptr;
+    uint64_t generation = kNoGeneration;
+    uint64_t to_hva = 0;
+  };
+
+  bool FindPlain(AddressSpaceId address_space, Gfn gfn);
   const MemorySlot* Search(AddressSpaceId address_space, Gfn gfn);
   // The cell of the slot at or below `gfn`, from one generation. False if there is none.
   bool FindCell(AddressSpaceId address_space, Gfn gfn, internal::IntervalCell* cell);
@@ -62,6 +87,7 @@ class alignas(64) SlotReader {
   bool FindHostSlot(HostRange range, uint64_t min_key, internal::IntervalCell* cell) const;
 
   const SlotSet& set_;
+  Plain plain_;
   uint64_t answer_generation_ = kNoGeneration;
   uint64_t hit_generation_ = kNoGeneration;
   MemorySlot hit_;

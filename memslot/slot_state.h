@@ -32,8 +32,8 @@ class SlotState {
         in_rings_(in_rings),
         private_hva_(private_hva) {}
 
-  // The largest level, 1 to 3, at which a leaf may map `gfn`, a frame of the slot.
-  Level MaxLevel(Gfn gfn) const { return permits_->MaxLevel(gfn); }
+  // The largest level, 1 to `most`, at which a leaf may map `gfn`, a frame of the slot.
+  Level MaxLevel(Gfn gfn, Level most = kLevel1G) const { return permits_->MaxLevel(gfn, most); }
 
   LargePagePermits& permits() const { return *permits_; }
 

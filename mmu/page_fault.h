@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A fault on its way through the engine, and what comes of it.
+// What comes of a fault.
 
 #ifndef TDP_MMU_PAGE_FAULT_H_
 #define TDP_MMU_PAGE_FAULT_H_
@@ -9,10 +9,7 @@
 
 #include "absl/status/status.h"
 #include "tdp/base/access.h"
-#include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/memslot/memory_slot.h"
-#include "tdp/mmu/backend.h"
 
 namespace tdp {
 
@@ -32,6 +29,13 @@ enum class FaultOutcome : uint8_t {
   kError,          // `FaultResult::status` says why; the tables are as they were
 };
 
+// Which memory the guest's access is for, as far as hardware says.
+enum class Privacy : uint8_t {
+  kAsSet,  // whichever `Vm::SetMemoryAttributes` gives the frame
+  kPrivate,
+  kShared,
+};
+
 const char* FaultOutcomeName(FaultOutcome outcome);
 
 struct [[nodiscard]] FaultResult {
@@ -42,25 +46,6 @@ struct [[nodiscard]] FaultResult {
   absl::Status status = absl::OkStatus();
   // With kViewDenied: what the access wanted and the view denies.
   Access denied = Access::None();
-};
-
-// One fault.
-struct PageFault {
-  // What was given.
-  Gpa gpa;
-  Access access;              // what the guest tried
-  bool reached_leaf = false;  // the walk found a page and it lacked a right
-
-  // What was derived.
-  Gfn gfn;
-  uint64_t sequence = 0;             // taken before the slot
-  const MemorySlot* slot = nullptr;  // the vCPU's copy
-  Hva hva;
-  bool log_write = false;  // the slot logs dirty pages and this is a write
-  bool need_room = false;  // the log must have room for what the fault makes writable
-
-  // What was found.
-  const HostPage* page = nullptr;  // by pointer: copying its small fields stalls on their stores
 };
 
 }  // namespace tdp

@@ -9,13 +9,11 @@
 #include <memory>
 #include <utility>
 
-#include "absl/base/attributes.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_ring.h"
-#include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/format/eptp.h"
@@ -27,21 +25,12 @@
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/sync/flush_clock.h"
-#include "tdp/mmu/sync/mmu_lock.h"
-#include "tdp/mmu/tables/direct_mmu.h"
-#include "tdp/mmu/tables/staged_table.h"
-#include "tdp/mmu/tables/table_pool.h"
 
 namespace tdp {
 
+class FaultAnswer;
+class FaultHandler;
 class Vcpu;
-
-// Which memory the guest's access is for, as far as hardware says.
-enum class Privacy : uint8_t {
-  kAsSet,  // whichever `Vm::SetMemoryAttributes` gives the frame
-  kPrivate,
-  kShared,
-};
 
 // The time between a VM entry and the exit that ends it. While it lives the vCPU counts as in the
 // guest: structural operations kick it and wait for this object's end. Its thread calls nothing
@@ -140,14 +129,14 @@ class Vcpu {
   // The address space whose slots and tables the guest uses from its next entry on (1 in SMM), on
   // its base view. InvalidArgument if the `Vm` has no such space, FailedPrecondition in the guest.
   absl::Status SetAddressSpace(AddressSpaceId space);
-  AddressSpaceId address_space() const { return address_space_; }
+  AddressSpaceId address_space() const;
 
   // The view, of that address space, on which the guest runs from its next entry on. Flushes
   // nothing by itself: translations are tagged by their root. After an exit of a guest that may
   // switch views by VMFUNC, call it with the index in the list of EPTPs that the VMCS shows
   // (`Vm::EptpList`). NotFound if there is no such view, FailedPrecondition in the guest.
   absl::Status SetView(ViewId view);
-  ViewId view() const { return view_->id(); }
+  ViewId view() const;
 
   // The thread of this vCPU moved to another CPU, whose TLB may still hold what this vCPU left
   // there in the past: the next entry flushes all of it.
@@ -192,92 +181,33 @@ class Vcpu {
   GuestEntry EnterNestable();
   absl::Status CheckRunsOnEpt() const;
 
-  ABSL_ATTRIBUTE_ALWAYS_INLINE FaultResult Fault(Gpa gpa, ExitQualification qualification);
-  FaultResult FaultOnce(Gpa gpa, ExitQualification qualification);  // `Fault`, not inlined
-  FaultResult SpecialFault(Gpa gpa, ExitQualification qualification, uint64_t sequence,
-                           const MemorySlot& slot);
-  template <bool kPlain>
-  ABSL_ATTRIBUTE_ALWAYS_INLINE FaultResult MapFaulting(PageFault& fault);
-  FaultResult FaultWithMemory(Gpa gpa, ExitQualification qualification, FaultResult result,
-                              int reclaims);
   absl::Status CheckAddress(Gpa gpa) const;
   absl::Status CheckWidth(Gpa gpa) const;
-  bool IsPlausible(Gpa gpa, ExitQualification qualification) const;
-  FaultResult Refuse(Gpa gpa, ExitQualification qualification) const;
-  FaultResult Emulate(Gfn gfn, uint64_t sequence);
-  FaultResult Mmio(Gfn gfn, uint64_t sequence);
-  bool PassRules(PageFault& fault, ExitQualification qualification, FaultResult& result);
-  bool PassView(PageFault& fault, FaultResult& result);
-  bool CanRaiseVe(const PageFault& fault) const;
-  bool IsMmioCurrent(EptEntry entry) const;
-  bool IsMappedBesideLast(const PageFault& fault);
-  bool MayWidenInPlace(const PageFault& fault) const;
-  bool TryWidenInPlace(const PageFault& fault, FaultResult& result);
-  bool IsPlain(const PageFault& fault) const;
-  template <bool kPlain>
-  LeafRequest RequestFor(const PageFault& fault) const;
-  bool HasRoomToLog(const PageFault& fault);
-  bool HasRoomToLog(const MemorySlot& slot, Gfn gfn);
-  MapResult MapWithReverse(const PageFault& fault);
-  bool IsShortOfRoom() const { return short_of_room_ != nullptr || rmap_short_of_room_ != nullptr; }
-  absl::Status MakeRoom(Gpa gpa);
-  size_t MarkLogged(absl::Span<const Gpa> pages);
-  void MarkDirty(const PageFault& fault);
-  void OweFlush();
-  void SettleSplit(MapResult mapped);
-  absl::Status CheckPrefault(Gpa gpa, ByteCount size, Access access) const;
-  PageCount StablePages(Hva hva, PageCount pages);
-  absl::StatusOr<PageCount> PrefaultTable(Gfn gfn, PageCount most, Access access, Gfn& asked_until);
-  StagedTable::Published PublishRuns(const PageFault& fault, PageCount most,
-                                     absl::Span<const HostRun> runs);
-  void AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs, StagedTable& staged);
-  StagedTable::Published PublishStaged(const PageFault& fault, StagedTable& staged);
-  absl::StatusOr<PageCount> PrefaultPage(Gfn gfn, Access access);
-  FaultResult Finish(Gfn gfn, MapResult mapped);
-  void Count(const FaultResult& result) {
-    // What was fixed is counted by its level alone.
-    if (ABSL_PREDICT_TRUE(result.outcome == FaultOutcome::kFixed)) {
-      counters_.leaves[result.level.raw() - 1].Add();
-    } else {
-      counters_.outcomes[static_cast<size_t>(result.outcome)].Add();
-    }
+  FaultResult HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted);
+  FaultResult ResultOf(FaultAnswer answer);
+  void SetSpecial(uint32_t why, bool set) { special_ = set ? special_ | why : special_ & ~why; }
+  void LeaveGuest() {
+    flush_member_.LeaveGuest();
+    SetSpecial(kInGuest, false);
   }
-  void LeaveGuest() { flush_member_.LeaveGuest(); }
-  void Adopt(View& view);
-  DirectMmu& mmu() { return view_->mmu(); }
-  const DirectMmu& mmu() const { return view_->mmu(); }
-  const LeafPolicy& policy() const { return view_->policy(); }
+  void Adopt(AddressSpaceId space, View& view);
 
-  struct Counters {
-    Counter outcomes[9];
-    Counter fast;
-    Counter splits;
-    Counter flushes;
-    Counter leaves[3];
-  };
+  // Why a violation of this vCPU is not simply one of its guest's. One word, so that an ordinary
+  // fault asks once.
+  static constexpr uint32_t kInGuest = 1;
+  static constexpr uint32_t kShadowed = 2;
+  static constexpr uint32_t kNestable = 4;
+  static constexpr uint32_t kReverseMapped = 8;
 
   Engine& engine_;
+  const Gpa guest_end_;
   const VcpuId id_;
-  AddressSpaceId address_space_ = 0;
-  bool lacks_memory_ = false;         // the last fault could go on with more of it
-  bool uses_several_roots_ = false;   // a flush is of all of them
-  Privacy wanted_ = Privacy::kAsSet;  // by the fault under way
-  View* view_;                        // of that address space
-  ReverseMappedMmu* reverse_mapped_;  // the same, or null
-  MmuLock::Reader reader_;
-  SlotReader slots_;
-  TableCache tables_;
-  absl::Status refill_status_;  // of the last refill, where `tables_` is short of its stock
-  LeafMemo memo_;
+  uint32_t special_;
+  bool uses_several_roots_ = false;  // a flush is of all of them
+  std::unique_ptr<FaultHandler> faults_;
+  Counter flushes_;
   FlushClock::Member flush_member_;
-  PendingFlush flush_;  // of the fault under way, where it split a large leaf or dropped one
-  // Set where a section was left because a dirty log needed memory.
-  std::shared_ptr<DirtyLog> short_of_room_;
-  uint64_t index_without_room_ = 0;
   std::unique_ptr<DirtyRing> dirty_ring_;
-  // The same for the reverse map.
-  std::shared_ptr<SlotRmap> rmap_short_of_room_;
-  Counters counters_;
   GuestWindow window_;
   std::unique_ptr<ShadowVcpu> shadow_;
   std::unique_ptr<NestedVcpu> nested_;

@@ -18,6 +18,7 @@
 #include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/engine/invariants.h"
 #include "tdp/mmu/engine/slot_change.h"
+#include "tdp/mmu/fault/fault_handler.h"
 
 namespace tdp {
 
@@ -43,6 +44,7 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   TDP_ASSIGN_OR_RETURN(const VcpuId id, engine_->vcpus().TakeId());
   auto vcpu = absl::WrapUnique(new Vcpu(*engine_, id));
   TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, engine_->vcpus().TakeRing());
+  vcpu->faults_->set_dirty_ring(vcpu->dirty_ring_.get());
   vcpu->window_.SetDirtyRing(vcpu->dirty_ring_.get());
   TDP_RETURN_IF_ERROR(vcpu->StartShadows());
   engine_->vcpus().Add(id, vcpu.get(), vcpu->dirty_ring());

@@ -34,9 +34,12 @@ MAY_INCLUDE = {
     "mmu/engine": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
                    "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
                    "mmu/shadow": "", "mmu": SEAMS},
+    "mmu/fault": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
+                   "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
+                   "mmu/shadow": "", "mmu/engine": "", "mmu": SEAMS},
     "mmu": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
             "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "", "mmu/shadow": "",
-            "mmu/engine": ""},
+            "mmu/engine": "", "mmu/fault": ""},
     # Beside the tables, not above the engine.
     "backends": {"base": "", "memslot": "", "mmu/format": "", "mmu": r"^tdp/mmu/backend\.h$"},
     "judge": {"base": "", "mmu/format":
@@ -44,7 +47,8 @@ MAY_INCLUDE = {
               "backends": r"^tdp/backends/sim/"},
     "tools": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
               "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-              "mmu/shadow": "", "mmu/engine": "", "mmu": "", "backends": ""},
+              "mmu/shadow": "", "mmu/engine": "", "mmu/fault": "", "mmu": "",
+              "backends": ""},
 }
 # Nothing may include these; they may include everything.
 TOP = {"examples", "benchmarks", "tests"}

@@ -144,11 +144,15 @@ class Engine : public TableReclaimer, public TableRecycler {
   VcpuSet& vcpus() { return vcpus_; }
   const VcpuSet& vcpus() const { return vcpus_; }
 
-  // Whether leaves without rights may stand for pages that were aged: a fault that found nothing
-  // present looks at its leaf then before it asks the host.
-  bool tracks_access() const { return tracks_access_.load(std::memory_order_relaxed); }
-  // Before the first right is taken by aging: the fault that misses it is to see this.
-  void TrackAccess() { tracks_access_.store(true, std::memory_order_relaxed); }
+  // Leaves without rights may stand for pages that were aged: a fault that found nothing present
+  // looks at its leaf then before it asks the host. Before the first right is taken by aging: the
+  // fault that misses it is to see this.
+  void TrackAccess() {
+    for (size_t space = 0; space < address_spaces(); ++space) {
+      ViewSet& all = views(static_cast<AddressSpaceId>(space));
+      for (size_t i = 0; i < all.size(); ++i) all[i].policy().SetMayBeAged();
+    }
+  }
 
   // --- Under the slots mutex ---
 
@@ -193,7 +197,6 @@ class Engine : public TableReclaimer, public TableRecycler {
   FlushClock clock_;
   TableReclaim table_reclaim_;
   LoggingSlots logging_;
-  Atomic<bool> tracks_access_{false};
   Counter zaps_;  // counted inside a writer's section
   Atomic<uint64_t> tables_freed_{0};
   Atomic<uint64_t> table_reclaims_{0};

@@ -102,6 +102,11 @@ class EptEntry {
   constexpr bool points_to_table() const {
     return (raw_ & (ept::kRead | ept::kLargePage)) == ept::kRead;
   }
+  // The same, and W is not missing.
+  constexpr bool links_writably() const {
+    constexpr uint64_t kRights = ept::kRead | ept::kWrite;
+    return (raw_ & (kRights | ept::kLargePage)) == kRights;
+  }
   constexpr bool is_hole() const { return (raw_ & ~ept::kSuppressVe) == 0; }
   constexpr bool is_mmio() const { return (raw_ & ept::kRightsMask) == ept::kMmioPattern; }
   // Whether this entry at level 1 allows an access of `needed`, which is of r, w and x. An MMIO
@@ -110,6 +115,12 @@ class EptEntry {
     static_assert(Access::Read().raw() == ept::kRead && Access::Write().raw() == ept::kWrite &&
                   Access::Execute().raw() == ept::kExecute);
     return ((needed.raw() | ept::kRead) & ~raw_) == 0;
+  }
+  // Whether this leaf at level 1 may be read, and W is all that it lacks: for a log, not for the
+  // host.
+  constexpr bool lacks_write_alone() const {
+    constexpr uint64_t kThere = ept::kRead | ept::kSoftHostWritable;
+    return (raw_ & (kThere | ept::kWrite | ept::kSoftAccessTracked)) == kThere;
   }
   // Whether hardware takes the entry for present (SDM 29.3.2: any of bits 2:0, or bit 10 under
   // MBEC).

@@ -80,6 +80,13 @@ class ExitQualification {
     return (names_access || asynchronous()) && !(is_fetch() && (is_read() || is_write())) &&
            (linear_address_valid() || !final_address());
   }
+  // Whether it is what most violations are: possible, and the walk for a linear address found
+  // nothing. A quick look at two parts of the word.
+  constexpr bool found_nothing() const {
+    constexpr uint64_t kRights = uint64_t{15} << ept::kQualRightsShift;
+    return (raw_ & (kRights | ept::kQualLinearAddressValid)) == ept::kQualLinearAddressValid &&
+           (raw_ & 7) - 1 < ept::kQualFetch;
+  }
   // OK if hardware can report this word; else InvalidArgument naming the rule and the word: no kind
   // of access at all, a fetch mixed with a data access, or a final address without a linear one.
   absl::Status Check() const;

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
@@ -57,7 +58,7 @@ class GuestWindow {
 
   // Inside an MMU section, in which the pointer stays good. Null with kNeedsPage if `Fetch` has to
   // be called first.
-  std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
     const Gfn gfn = Gfn::Of(gpa);
     const Line* line = &lines_[HashOf(gfn)];
     if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = &lines_[OtherHashOf(gfn)];

@@ -7,8 +7,8 @@ namespace tdp {
 void LeafPolicy::Update() {
   is_plain_ = types_ == nullptr && rules_ == nullptr && private_ == nullptr &&
               !options_.execute_4k_only && !options_.suppress_ve;
-  restricts_.store(rules_ != nullptr || private_ != nullptr || options_.execute_by_mode,
-                   std::memory_order_relaxed);
+  SetSpecial(kUnlike, !is_plain_);
+  SetSpecial(kRestricts, rules_ != nullptr || private_ != nullptr || options_.execute_by_mode);
 }
 
 std::optional<Hva> LeafPolicy::HvaOf(const MemorySlot& slot, Gfn gfn) const {

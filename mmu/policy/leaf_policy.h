@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <limits>
 #include <optional>
 
 #include "absl/base/attributes.h"
@@ -40,7 +42,10 @@ struct LeafPolicyOptions {
 // for calls to show. What only some VMs use stands behind one test (`is_plain_`).
 class LeafPolicy {
  public:
-  explicit LeafPolicy(const LeafPolicyOptions& options) : options_(options) {
+  explicit LeafPolicy(const LeafPolicyOptions& options)
+      : options_(options),
+        large_order_(options.largest > kLevel4K ? kLevel2M.shift() - kPageShift
+                                                : std::numeric_limits<int>::max()) {
     Update();
     const HostPage page{.hfn = Hfn(0)};
     written_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Write());
@@ -68,8 +73,24 @@ class LeafPolicy {
   }
 
   // Whether a page like this may be mapped by a large leaf somewhere; quick, and any thread.
-  bool MayBeLarge(const HostPage& page) const {
-    return options_.largest > kLevel4K && page.order >= kLevel2M.shift() - kPageShift;
+  bool MayBeLarge(const HostPage& page) const { return page.order >= large_order_; }
+
+  // Whether anything but slot and host has a say in a leaf, or leaves without rights may stand for
+  // pages that were aged. One word for all that a plain fault need not ask one by one; whoever
+  // writes one of those facts keeps it. Any thread: whoever changes the answer moves the change
+  // sequence afterwards, or does not depend on it.
+  bool is_special() const { return special_.load(std::memory_order_relaxed) != 0; }
+  bool may_be_aged() const { return (special_.load(std::memory_order_relaxed) & kMayBeAged) != 0; }
+  // From here on: the first aging without A bits. Any thread.
+  void SetMayBeAged() { special_.fetch_or(kMayBeAged, std::memory_order_relaxed); }
+
+  // Whether `page` is one that `OrdinaryLeaf` maps, in a slot without flags, if the policy is not
+  // special: small, writable, and of the ordinary type.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsOrdinary(const HostPage& page) const {
+    return page.writable && page.memory_type == MemoryType::kWriteBack && !MayBeLarge(page);
+  }
+  ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry OrdinaryLeaf(Hfn frame, Access access) const {
+    return (access.can_write() ? written_leaf_ : read_leaf_).WithFrame(frame);
   }
 
   // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
@@ -110,7 +131,7 @@ class LeafPolicy {
 
   // Whether `RuleOf` may say more than that everything is allowed. Any thread; whoever changes the
   // answer moves the change sequence afterwards.
-  bool restricts() const { return restricts_.load(std::memory_order_relaxed); }
+  bool restricts() const { return (special_.load(std::memory_order_relaxed) & kRestricts) != 0; }
   // What the view allows of `gfn`, and whether it is private. Inside a section.
   ViewRule RuleOf(Gfn gfn) const { return rules_ == nullptr ? ViewRule() : rules_->At(gfn); }
   bool IsPrivate(Gfn gfn) const { return private_ != nullptr && private_->At(gfn); }
@@ -149,6 +170,7 @@ class LeafPolicy {
   void Share(const LeafPolicy& other) {
     set_types(other.types_, other.ignore_pat_);
     set_private_frames(other.private_);
+    if (other.may_be_aged()) SetMayBeAged();
   }
 
  private:
@@ -161,25 +183,41 @@ class LeafPolicy {
   }
 
   // `LargestLevel` where the host page is large.
-  Level LargestOf(const MemorySlot& slot, Gfn gfn, const HostPage& page, Access access) const {
-    Level level = options_.largest;
-    while (level > kLevel4K && !Holds(page, gfn, level)) level = level.below();
-    // The slot is asked last: most small pages are small because the host's are.
-    if (level > kLevel4K) level = std::min(level, slot.state->MaxLevel(gfn));
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestOf(const MemorySlot& slot, Gfn gfn,
+                                               const HostPage& page, Access access) const {
+    Level level = kLevel4K;
+    if (options_.largest > kLevel4K && Holds(page, gfn, kLevel2M)) {
+      // The slot is asked last: most small pages are small because the host's are.
+      const bool huge = options_.largest > kLevel2M && Holds(page, gfn, kLevel1G);
+      level = slot.state->MaxLevel(gfn, huge ? kLevel1G : kLevel2M);
+    }
     return ABSL_PREDICT_TRUE(is_plain_) ? level : LimitLevel(level, gfn, access);
   }
   Level LimitLevel(Level level, Gfn gfn, Access access) const;
   EptEntry Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   EptEntry Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   void Update();
+  void SetSpecial(uint32_t bit, bool set) {
+    if (set) {
+      special_.fetch_or(bit, std::memory_order_relaxed);
+    } else {
+      special_.fetch_and(~bit, std::memory_order_relaxed);
+    }
+  }
+
+  // Why a policy is special.
+  static constexpr uint32_t kRestricts = 1;  // `RuleOf` may say more than that all is allowed
+  static constexpr uint32_t kUnlike = 2;     // leaves do not follow from slot and host page alone
+  static constexpr uint32_t kMayBeAged = 4;
 
   const LeafPolicyOptions options_;
+  const int large_order_;  // from which on a host page may be mapped by a large leaf
   // Of ordinary memory in a slot without flags, but for the frame, after a write and a read.
   EptEntry written_leaf_;
   EptEntry read_leaf_;
+  Atomic<uint32_t> special_{0};
   bool is_plain_ = true;  // leaves follow from slot and host page alone
   bool ignore_pat_ = false;
-  Atomic<bool> restricts_{false};
   const MemoryTypeMap* types_ = nullptr;
   const ViewRules* rules_ = nullptr;
   const PrivateFrames* private_ = nullptr;

@@ -36,15 +36,28 @@ void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
 // --- Readers' side
 // ------------------------------------------------------------------------------------
 
+// The leaf of `gfn` stands at `leaf` now. A descriptor is needed for a second entry alone, and
+// there is none.
+inline void ReverseMappedMmu::NotePlace(Gfn gfn, Level level, EntryRef leaf, SlotRmap& rmap) {
+  RmapHead* head = rmap.Find(gfn, level);
+  TDP_DCHECK(head != nullptr);
+  TDP_CHECK(head->is_empty());
+  *head = RmapHead::Single(leaf.where());
+}
+
 // The shape of Linux 3.11's __direct_map: down to the level wanted, then set the entry there.
 MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
                                 TableCache& cache) {
   const SpinLockHolder hold(lock_);
+  if (ABSL_PREDICT_TRUE(mmu_.FillHole(request.gfn, request.level, request.leaf, memo))) {
+    NotePlace(request.gfn, request.level, memo.entry(request.gfn, request.level), rmap);
+    return MapResult(MapOutcome::kInstalled, request.level);
+  }
   Level target = request.level;
   bool flush_owed = false;
   for (;;) {
-    const bool known = memo.LeadsTo(request.gfn, target, request.needed, mmu_.structure());
-    const auto [at, old] = known ? Descent{memo.position, memo.position.entry(request.gfn).Load()}
+    const bool known = memo.LeadsTo(request.gfn, target, mmu_.structure());
+    const auto [at, old] = known ? DirectMmu::DescendBy(memo, request.gfn, target)
                                  : mmu_.Descend(mmu_.Root(), request.gfn, target);
     Level level = std::min(at.level, request.level);
     MapOutcome outcome = MapOutcome::kRaced;
@@ -84,11 +97,7 @@ MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
   const EntryRef leaf = at.level == level
                             ? at.entry(request.gfn)
                             : mmu_.Descend(mmu_.Root(), request.gfn, level).at.entry(request.gfn);
-  RmapHead* head = rmap.Find(request.gfn, level);
-  TDP_DCHECK(head != nullptr);
-  // A descriptor is needed for a second entry alone, and there is none.
-  TDP_CHECK(head->is_empty());
-  *head = RmapHead::Single(leaf.where());
+  NotePlace(request.gfn, level, leaf, rmap);
   return outcome;
 }
 

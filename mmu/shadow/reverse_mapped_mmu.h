@@ -90,6 +90,7 @@ class ReverseMappedMmu {
   MapOutcome SetLeaf(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                      SlotRmap& rmap, LeafMemo& memo, TableCache& cache)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  static void NotePlace(Gfn gfn, Level level, EntryRef leaf, SlotRmap& rmap);
   void DropLarge(const EntryPosition& at, Gfn gfn, SlotRmap& rmap)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Calls `visit(head)` for the heads of all leaves that touch [first, end).

@@ -44,9 +44,7 @@ DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline Descent DirectMmu::Find(Gfn gfn, Level target, Access needed,
                                                             const LeafMemo& memo,
                                                             Unprotect unprotect) const {
-  if (memo.LeadsTo(gfn, target, needed, structure())) {
-    return {memo.position, memo.position.entry(gfn, target).Load()};
-  }
+  if (memo.LeadsTo(gfn, target, structure())) return DescendBy(memo, gfn, target);
   const Descent found = Descend(Root(), gfn, target);
   if (ABSL_PREDICT_TRUE(!needed.can_write() || found.at.above.can_write())) return found;
   return FindWritable(gfn, target, unprotect);
@@ -60,20 +58,16 @@ Descent DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) cons
   return {};
 }
 
-// What is noted already is not written again: the next fault would wait for those stores.
+// What is noted already is not written again: the next fault would wait for those stores. A way
+// without W is not noted, so that a memo answers for reads and writes alike.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Note(Gfn gfn, const EntryPosition& position,
                                                          LeafMemo& memo) const {
   const uint64_t now = structure();
-  if (memo.LeadsTo(gfn, position.level, Access::None(), now) &&
-      memo.position.above == position.above) {
-    return;
-  }
+  const uint64_t region = LeafMemo::Region(gfn, position.level);
+  if ((memo.structure == now && memo.region == region) || !position.above.can_write()) return;
   memo.structure = now;
-  memo.region = LeafMemo::Region(gfn, position.level);
-  // One by one: a copy of the whole would wait for the stores of its parts.
-  memo.position.table = position.table;
-  memo.position.level = position.level;
-  memo.position.above = position.above;
+  memo.region = region;
+  memo.table = position.table;
 }
 
 // Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the
@@ -115,6 +109,20 @@ void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unpr
     const EptEntry child = entry.Load();
     if ((child.raw() & bits) != 0 && !child.is_mmio()) entry.FetchAnd(~bits);
   }
+}
+
+MapResult DirectMmu::MapSmallFromRoot(Gfn gfn, Access needed, EptEntry leaf, LeafMemo& memo,
+                                      TableCache& cache) {
+  if (uint64_t* table = WritableLeafTable(gfn); ABSL_PREDICT_TRUE(table != nullptr)) {
+    const EntryRef entry(table + kLevel4K.IndexOf(gfn));
+    EptEntry old = entry.Load();
+    const bool stands = old.LeafAllows(needed);
+    if (stands || (old.is_hole() && entry.CompareExchange(old, leaf))) {
+      memo = {structure(), LeafMemo::Region(gfn, kLevel4K), table};
+      return MapResult(stands ? MapOutcome::kSpurious : MapOutcome::kInstalled);
+    }
+  }
+  return MapFromRoot({gfn, kLevel4K, needed, leaf}, memo, cache);
 }
 
 MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
@@ -358,10 +366,10 @@ bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detache
                        LostDirtyLeaves* lost) {
   const FrameRange range{first, std::min(end, this->end())};
   if (range.is_empty()) return false;
-  StructureChanged();
   const Detachment work{detached, lost};
   bool any = false;
-  if (DetachLeaves(range, work, any)) return any;
+  if (DetachLeaves(range, work, any)) return any;  // no table goes: memos stay true
+  StructureChanged();
   for (TableCursor at(*this, range); !at.at_end();) {
     EptEntry old = at.entry().Load();
     if (!at.is_leaving() && !old.is_hole()) {

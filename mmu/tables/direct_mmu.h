@@ -60,8 +60,8 @@ struct Translation {
   }
 };
 
-// A vCPU's note of the last table it used a leaf of: neighbours are found without a walk. Valid
-// while the structure of the tables it was noted from stands.
+// A vCPU's note of the last table it used a leaf of, if the way there is writable: neighbours are
+// found without a walk. Valid while the structure of the tables it was noted from stands.
 struct LeafMemo {
   // Names what one table of `level` maps, so that one compare answers for both.
   static constexpr uint64_t Region(Gfn gfn, Level level) {
@@ -71,14 +71,18 @@ struct LeafMemo {
 
   uint64_t structure = 0;
   uint64_t region = 0;  // no region is 0
-  EntryPosition position;
+  uint64_t* table = nullptr;
 
   bool IsNear(Gfn gfn, Level level) const { return region == Region(gfn, level); }
-  // Whether it leads to the entry of `gfn` at `level`, writably if `needed` says so, while the
-  // tables' structure is `now`.
-  bool LeadsTo(Gfn gfn, Level level, Access needed, uint64_t now) const {
-    return structure == now && IsNear(gfn, level) &&
-           (!needed.can_write() || position.above.can_write());
+  // Whether it leads to the entry of `gfn` at `level` while the tables' structure is `now`.
+  bool LeadsTo(Gfn gfn, Level level, uint64_t now) const {
+    return structure == now && IsNear(gfn, level);
+  }
+  EntryRef entry(Gfn gfn, Level level) const { return EntryRef(table + level.IndexOf(gfn)); }
+  // The 4 KiB entry of `gfn` as a hint, for use outside of a section: the table may be another's by
+  // now, so it may say anything. A hole if the memo leads elsewhere.
+  ABSL_ATTRIBUTE_NO_SANITIZE_THREAD EptEntry Peek(Gfn gfn) const {
+    return IsNear(gfn, kLevel4K) ? EptEntry(*entry(gfn, kLevel4K).where()) : EptEntry();
   }
 
  private:
@@ -130,6 +134,8 @@ class MapResult {
   constexpr bool is_mapped() const { return outcome() <= MapOutcome::kSpurious; }
   // Of the leaf that stands there now, if it is mapped.
   constexpr Level level() const { return Level(static_cast<int>(raw_ >> kLevelShift & 0xff)); }
+  // Mapped, and nothing is left to do.
+  constexpr bool is_plain() const { return (raw_ & ~(0xffu << kLevelShift)) <= 1; }
   // A large leaf became a table.
   constexpr bool flush_owed() const { return raw_ >> kFlushShift != 0; }
 
@@ -185,27 +191,44 @@ class DirectMmu {
   ABSL_ATTRIBUTE_ALWAYS_INLINE MapResult Map(const LeafRequest& request, LeafMemo& memo,
                                              TableCache& cache) {
     // The neighbour of the last leaf, and a hole: one load and one compare-exchange.
-    if (request.level == kLevel4K &&
-        memo.LeadsTo(request.gfn, kLevel4K, request.needed, structure())) {
-      const EntryRef entry = memo.position.entry(request.gfn, kLevel4K);
+    if (memo.LeadsTo(request.gfn, request.level, structure())) {
+      const EntryRef entry = memo.entry(request.gfn, request.level);
       EptEntry old = entry.Load();
-      if (old.is_hole() && entry.CompareExchange(old, request.leaf)) return MapResult();
+      if (old.is_hole() && entry.CompareExchange(old, LeafAt(request.leaf, request.level))) {
+        return MapResult(MapOutcome::kInstalled, request.level);
+      }
     }
     return MapFromRoot(request, memo, cache);
   }
+  // Puts the 4 KiB `leaf`, as one at `level`, where `memo` leads to, if that is a hole with #VE not
+  // suppressed: the compare-exchange that expects it is the one look that decides.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHole(Gfn gfn, Level level, EptEntry leaf,
+                                             const LeafMemo& memo) {
+    EptEntry hole;
+    return memo.LeadsTo(gfn, level, structure()) &&
+           memo.entry(gfn, level).CompareExchange(hole, LeafAt(leaf, level));
+  }
+  // Gives W, and D where the CPU sets it, to the 4 KiB leaf that `memo` leads to, if that is all it
+  // lacks for a write and the host allows it. False leaves everything as it is.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool GiveWriteBack(Gfn gfn, const LeafMemo& memo) {
+    if (!memo.LeadsTo(gfn, kLevel4K, structure())) return false;
+    const EntryRef entry = memo.entry(gfn, kLevel4K);
+    EptEntry old = entry.Load();
+    if (!old.lacks_write_alone()) return false;
+    const EptEntry wider = old.WithWrite();
+    return entry.CompareExchange(old, options_.accessed_dirty ? wider.WithDirty() : wider);
+  }
+  // `Map` without a look at the memo first.
+  MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
+  // `Map` for a `leaf` of 4 KiB that lifts a missing W above it, without a look at the memo.
+  MapResult MapSmallFromRoot(Gfn gfn, Access needed, EptEntry leaf, LeafMemo& memo,
+                             TableCache& cache);
 
   // Whether the 4 KiB leaf that `memo` leads to allows an access of `needed`, of r, w and x: a look
   // at one entry. False if the memo leads elsewhere.
   bool IsMapped(Gfn gfn, Access needed, const LeafMemo& memo) const {
-    return memo.LeadsTo(gfn, kLevel4K, needed, structure()) &&
-           memo.position.entry(gfn, kLevel4K).Load().LeafAllows(needed);
-  }
-  // The same as a hint, for use outside of a section: the table may be another's by now, so it may
-  // say anything.
-  ABSL_ATTRIBUTE_NO_SANITIZE_THREAD static bool SeemsMapped(Gfn gfn, Access needed,
-                                                            const LeafMemo& memo) {
-    return memo.IsNear(gfn, kLevel4K) &&
-           EptEntry(*memo.position.entry(gfn, kLevel4K).where()).LeafAllows(needed);
+    return memo.LeadsTo(gfn, kLevel4K, structure()) &&
+           memo.entry(gfn, kLevel4K).Load().LeafAllows(needed);
   }
 
   // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
@@ -288,6 +311,22 @@ class DirectMmu {
       shift -= Level::kIndexBits;
     }
   }
+  // What `memo`, which leads to the entry of `gfn` at `level`, saves the descent to.
+  static Descent DescendBy(const LeafMemo& memo, Gfn gfn, Level level) {
+    return {{memo.table, level, Access::All()}, memo.entry(gfn, level).Load()};
+  }
+  // Inside a section: the table of 4 KiB leaves with the entry of `gfn`, if there is one and the
+  // way there is writable; else null.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* WritableLeafTable(Gfn gfn) const {
+    const DirectMap direct_map = pool_.direct_map();
+    uint64_t* table = root_entries_;
+    for (int shift = root_level().shift() - kPageShift; shift > 0; shift -= Level::kIndexBits) {
+      const EptEntry entry = EntryRef(table + (gfn.raw() >> shift & (Level::kEntries - 1))).Load();
+      if (ABSL_PREDICT_FALSE(!entry.links_writably())) return nullptr;
+      table = direct_map.EntriesOf(entry.address());
+    }
+    return table;
+  }
   // The table that `entry` points to.
   uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
   EptEntry LinkTo(const TablePage* table) const {
@@ -328,7 +367,6 @@ class DirectMmu {
   friend class ReverseMappedMmu;
   struct Path;  // tables built below one entry, not linked yet
 
-  MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
   Descent Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
                Unprotect unprotect) const;
   Descent FindWritable(Gfn gfn, Level target, Unprotect unprotect) const;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//
-// `Vcpu::Prefault`: faults before they happen, by whole tables (KVM_PRE_FAULT_MEMORY).
+
+#include "tdp/mmu/fault/prefault.h"
 
 #include <algorithm>
 #include <array>
@@ -13,7 +13,6 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/tables/staged_table.h"
-#include "tdp/mmu/vcpu.h"
 
 namespace tdp {
 namespace {
@@ -32,24 +31,17 @@ absl::Status NoMemoryAt(Gfn gfn) {
       absl::StrFormat("gpa 0x%x: no slot has memory there for this access", gfn.address().raw()));
 }
 
-ExitQualification QualificationOf(Access access) {
-  const auto made = ExitQualification::Make(access, Access::None(), true, true);
-  const bool user = access.can_user_execute() && !access.can_execute();
-  return user ? ExitQualification(made.raw() | ept::kQualUserAddress) : made;
-}
-
 }  // namespace
 
-absl::Status Vcpu::CheckPrefault(Gpa gpa, ByteCount size, Access access) const {
+absl::Status Prefaulter::Check(Gpa gpa, ByteCount size, Access access) {
   if (!gpa.is_page_aligned()) return Bad("gpa", gpa.raw(), "not page aligned");
   if (size == 0 || size % kPageSize != 0) return Bad("size", size, "must be whole pages, not none");
   if (gpa.raw() + size < size) return Bad("size", size, "wraps around");
-  TDP_RETURN_IF_ERROR(QualificationOf(access).Check());
-  return CheckAddress(gpa + (size - 1));
+  // The kinds of access that an exit can report.
+  return ExitQualification::Make(access, Access::None(), true, true).Check();
 }
 
-absl::StatusOr<ByteCount> Vcpu::Prefault(Gpa gpa, ByteCount size, Access access) {
-  TDP_RETURN_IF_ERROR(CheckPrefault(gpa, size, access));
+absl::StatusOr<ByteCount> Prefaulter::Prefault(Gpa gpa, ByteCount size, Access access) {
   ByteCount done = 0;
   // What the host has been asked for as a part of a table goes page by page where the table stopped
   // before it: memory changed, or a leaf was in the way. It would be asked for the whole rest again
@@ -61,8 +53,7 @@ absl::StatusOr<ByteCount> Vcpu::Prefault(Gpa gpa, ByteCount size, Access access)
         absl::StrFormat("gpa 0x%x: memory keeps changing", gpa.raw() + done));
     if (tries < kTries) {
       const PageCount rest = PageCount::FromBytes(size - done);
-      step = gfn < asked_until ? PrefaultPage(gfn, access)
-                               : PrefaultTable(gfn, rest, access, asked_until);
+      step = gfn < asked_until ? MapPage(gfn, access) : MapTable(gfn, rest, access, asked_until);
     }
     if (!step.ok()) {
       if (done > 0) break;
@@ -77,22 +68,19 @@ absl::StatusOr<ByteCount> Vcpu::Prefault(Gpa gpa, ByteCount size, Access access)
 // Maps frames from `gfn` on, at most `most` and those of one table or one large leaf. Returns how
 // many are mapped now; none if memory is changing there. Where it asks the host for more than one
 // page, those lie before `asked_until` afterwards.
-absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access access,
-                                              Gfn& asked_until) {
-  PageFault fault;
-  fault.gfn = gfn;
-  fault.access = access;
-  fault.sequence = engine_.sequence().Current();
-  const MemorySlot* found = slots_.Find(address_space_, gfn);
+absl::StatusOr<PageCount> Prefaulter::MapTable(Gfn gfn, PageCount most, Access access,
+                                               Gfn& asked_until) {
+  const uint64_t sequence = faults_.engine_.sequence().Current();
+  const MemorySlot* found = faults_.slots_.Find(faults_.space_, gfn);
   if (found == nullptr) return NoMemoryAt(gfn);
   if (found->invalid) return PageCount(0);
-  const bool log =
-      found->logs_dirty_pages() && (access.can_write() || IsByHardware(engine_.dirty_tracking()));
+  const bool log = found->logs_dirty_pages() &&
+                   (access.can_write() || IsByHardware(faults_.engine_.dirty_tracking()));
   // Whole tables are for leaves that need no mark, no entry in a reverse map and no look at rules.
-  const bool by_page = log || reverse_mapped_ != nullptr || policy().restricts();
-  if (by_page || (found->is_read_only() && access.can_write())) return PrefaultPage(gfn, access);
+  const bool by_page = log || faults_.reverse_mapped_ != nullptr || faults_.policy().restricts();
+  if (by_page || (found->is_read_only() && access.can_write())) return MapPage(gfn, access);
   const MemorySlot slot = *found;  // what follows may look for others
-  fault.slot = &slot;
+  const Run fault{gfn, access, sequence, slot};
   const PageCount to_table_end(Level::kEntries - static_cast<uint64_t>(kLevel4K.IndexOf(gfn)));
   most = StablePages(slot.HvaOf(gfn), std::min({most, slot.end() - gfn, to_table_end}));
   if (most == PageCount(0)) return PageCount(0);  // the host is not asked in vain
@@ -101,34 +89,34 @@ absl::StatusOr<PageCount> Vcpu::PrefaultTable(Gfn gfn, PageCount most, Access ac
   std::array<HostRun, kRuns> runs;
   TDP_ASSIGN_OR_RETURN(
       const size_t filled,
-      engine_.backend().ResolveRange(slot.HvaOf(gfn), most, access, absl::MakeSpan(runs)));
-  if (policy().MayBeLarge(runs[0].page)) {
-    TDP_ASSIGN_OR_RETURN(const PageCount pages, PrefaultPage(gfn, access));
+      faults_.backend_.ResolveRange(slot.HvaOf(gfn), most, access, absl::MakeSpan(runs)));
+  if (faults_.policy().MayBeLarge(runs[0].page)) {
+    TDP_ASSIGN_OR_RETURN(const PageCount pages, MapPage(gfn, access));
     if (pages > PageCount(1) || pages == most) return pages;
   }
-  if (!tables_.Refill().ok()) return PrefaultPage(gfn, access);
+  if (!faults_.tables_.Refill().ok()) return MapPage(gfn, access);
   const StagedTable::Published published =
       PublishRuns(fault, most, absl::MakeSpan(runs).first(filled));
   if (published.reached > gfn) return published.reached - gfn;
-  return published.outcome == MapOutcome::kRaced ? PageCount(0) : PrefaultPage(gfn, access);
+  return published.outcome == MapOutcome::kRaced ? PageCount(0) : MapPage(gfn, access);
 }
 
-PageCount Vcpu::StablePages(Hva hva, PageCount pages) {
-  const MmuReadSection section(reader_);
-  return engine_.sequence().StablePages(hva, pages);
+PageCount Prefaulter::StablePages(Hva hva, PageCount pages) {
+  const MmuReadSection section(faults_.reader_);
+  return faults_.engine_.sequence().StablePages(hva, pages);
 }
 
 // Maps `runs` and, as far as the host answers, what follows them up to `most` pages.
-StagedTable::Published Vcpu::PublishRuns(const PageFault& fault, PageCount most,
-                                         absl::Span<const HostRun> runs) {
+StagedTable::Published Prefaulter::PublishRuns(const Run& fault, PageCount most,
+                                               absl::Span<const HostRun> runs) {
   const Gfn end = fault.gfn + most;
-  StagedTable staged(mmu(), fault.gfn, tables_);
+  StagedTable staged(faults_.mmu(), fault.gfn, faults_.tables_);
   AppendRuns(fault, runs, staged);
   while (staged.next() < end) {
     const Gfn from = staged.next();
     std::array<HostRun, kRuns> more;
-    const absl::StatusOr<size_t> filled = engine_.backend().ResolveRange(
-        fault.slot->HvaOf(from), end - from, fault.access, absl::MakeSpan(more));
+    const absl::StatusOr<size_t> filled = faults_.backend_.ResolveRange(
+        fault.slot.HvaOf(from), end - from, fault.access, absl::MakeSpan(more));
     if (!filled.ok()) break;  // the next call is about the page that it failed for
     AppendRuns(fault, absl::MakeSpan(more).first(*filled), staged);
   }
@@ -136,45 +124,42 @@ StagedTable::Published Vcpu::PublishRuns(const PageFault& fault, PageCount most,
 }
 
 // In a section, for the policy's sake: what it decides may change at other times.
-void Vcpu::AppendRuns(const PageFault& fault, absl::Span<const HostRun> runs, StagedTable& staged) {
-  MmuReadSection section(reader_);
+void Prefaulter::AppendRuns(const Run& fault, absl::Span<const HostRun> runs, StagedTable& staged) {
+  MmuReadSection section(faults_.reader_);
   for (HostRun run : runs) {
     while (run.pages > PageCount(0)) {
-      const PageCount pages = policy().PagesAlike(staged.next(), run.pages);
-      staged.Append(policy().Leaf(*fault.slot, staged.next(), run.page, fault.access), pages);
+      const PageCount pages = faults_.policy().PagesAlike(staged.next(), run.pages);
+      staged.Append(faults_.policy().Leaf(fault.slot, staged.next(), run.page, fault.access),
+                    pages);
       run.page.hfn += pages;
       run.pages -= pages;
     }
   }
 }
 
-StagedTable::Published Vcpu::PublishStaged(const PageFault& fault, StagedTable& staged) {
+StagedTable::Published Prefaulter::PublishStaged(const Run& fault, StagedTable& staged) {
   StagedTable::Published published;
   {
-    MmuReadSection section(reader_);
-    const HostRange range(fault.slot->HvaOf(fault.gfn), (staged.next() - fault.gfn).bytes());
-    if (engine_.sequence().MovedSince(fault.sequence, range)) {
+    MmuReadSection section(faults_.reader_);
+    const HostRange range(fault.slot.HvaOf(fault.gfn), (staged.next() - fault.gfn).bytes());
+    if (faults_.engine_.sequence().MovedSince(fault.sequence, range)) {
       return {.outcome = MapOutcome::kRaced, .reached = fault.gfn, .installed = {}};
     }
     published = staged.Publish(fault.access);
   }
-  counters_.leaves[0].Add(published.installed.raw());
+  faults_.counters_.leaves[0].Add(published.installed.raw());
   return published;
 }
 
 // One ordinary fault, but none that takes tables from elsewhere: they might be those that were just
 // prefaulted.
-absl::StatusOr<PageCount> Vcpu::PrefaultPage(Gfn gfn, Access access) {
-  FaultResult result = FaultOnce(gfn.address(), QualificationOf(access));
-  if (lacks_memory_) {
-    // Nobody waits for this page: the guest's own tables are not taken for it.
-    result = FaultWithMemory(gfn.address(), QualificationOf(access), std::move(result), 0);
-  }
-  Count(result);
-  switch (result.outcome) {
+absl::StatusOr<PageCount> Prefaulter::MapPage(Gfn gfn, Access access) {
+  // Nobody waits for this page: the guest's own tables are not taken for it.
+  const FaultAnswer answer = faults_.Handle(FaultRequest::Ahead(gfn.address(), access), 0);
+  switch (answer.outcome()) {
     case FaultOutcome::kFixed:
     case FaultOutcome::kSpurious:
-      return gfn.AlignDown(result.level.pages()) + result.level.pages() - gfn;
+      return gfn.AlignDown(answer.level().pages()) + answer.level().pages() - gfn;
     case FaultOutcome::kRetry:
       return PageCount(0);
     case FaultOutcome::kMmio:
@@ -194,7 +179,7 @@ absl::StatusOr<PageCount> Vcpu::PrefaultPage(Gfn gfn, Access access) {
     case FaultOutcome::kError:
       break;
   }
-  return result.status;
+  return faults_.TakeError();
 }
 
 }  // namespace tdp

@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/mmu/fault/fault_handler.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "tdp/base/check.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp {
+
+absl::Status MissingMemory::MakeRoom() {
+  what_ = What::kNothing;
+  const std::shared_ptr<DirtyLog> log = std::exchange(log_, nullptr);
+  const std::shared_ptr<SlotRmap> rmap = std::exchange(rmap_, nullptr);
+  if (log != nullptr) return log->Prepare(index_);
+  return rmap == nullptr ? absl::OkStatus() : rmap->Prepare(gfn_);
+}
+
+// One fault on its way.
+struct FaultHandler::PageFault {
+  Gfn gfn;
+  Access access;      // what the guest tried, as far as it is known
+  uint64_t sequence;  // taken before the slot
+  const MemorySlot& slot;
+  Hva hva;
+  bool log_write;  // the slot logs dirty pages and this is a write
+  bool need_room;  // the log must have room for what the fault makes writable
+  // Of the page in the log, found as the room was looked for.
+  DirtyLog* log = nullptr;
+  DirtyLog::Place place;
+};
+
+FaultHandler::FaultHandler(Engine& engine)
+    : engine_(engine),
+      sequence_(engine.sequence()),
+      backend_(engine.backend()),
+      view_(&engine.views(0).base()),
+      reverse_mapped_(engine.reverse_mapped(0)),
+      reader_(engine.mmu_lock()),
+      slots_(engine.slots()),
+      tables_(engine.pool()),
+      logs_by_faults_(!IsByHardware(engine.dirty_tracking())) {
+  TDP_CHECK(view_->Enter());  // a base view is never closed
+}
+
+void FaultHandler::Adopt(AddressSpaceId space, View& view) {
+  view_->Leave();
+  view_ = &view;
+  space_ = space;
+  reverse_mapped_ = engine_.reverse_mapped(space);
+  memo_ = LeafMemo();
+  slots_.ForgetPlain();
+}
+
+// --- One page
+// --------------------------------------------------------------------------------------
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest FaultHandler::RequestFor(
+    const PageFault& fault, const HostPage& page) const {
+  return {fault.gfn, policy().LargestLevel(fault.slot, fault.gfn, page, fault.access), fault.access,
+          policy().UsedLeaf(fault.slot, fault.gfn, page, fault.access),
+          policy().UnprotectIn(fault.slot)};
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline MapResult FaultHandler::MapWithReverse(const PageFault& fault,
+                                                                           const HostPage& page) {
+  const std::shared_ptr<SlotRmap>& rmap = reverse_mapped_->RmapOf(fault.slot);
+  if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(fault.gfn))) {
+    missing_.NeedRmap(rmap, fault.gfn);
+    return MapResult(MapOutcome::kBusy);
+  }
+  return reverse_mapped_->Map(RequestFor(fault, page), *rmap, memo_, tables_);
+}
+
+// After the page was made writable, not before: docs/locking.md shows what the other order loses.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::MarkDirty(const PageFault& fault) {
+  const uint64_t index = fault.slot.IndexOf(fault.gfn);
+  if (ABSL_PREDICT_FALSE(dirty_ring_ != nullptr)) {
+    // The fault began with room for much more than one entry.
+    TDP_CHECK(dirty_ring_->Push({fault.slot.address_space, fault.slot.id, index}));
+  } else if (fault.log != nullptr) {
+    fault.log->Mark(fault.place, index);
+  } else if (DirtyLog* log = fault.slot.state->dirty_log(); log != nullptr) {
+    log->Mark(index);
+  }
+}
+
+// Whether the dirty log has memory for every page that this fault can make writable: one page under
+// write-protection; all of 2 MiB with D bits or PML, because the CPU then marks writes without a
+// fault. If not, notes what is missing.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasRoomToLog(PageFault& fault) {
+  const MemorySlot& slot = fault.slot;
+  if (ABSL_PREDICT_TRUE(!IsByHardware(engine_.dirty_tracking()))) {
+    fault.log = slot.state->dirty_log();
+    if (fault.log == nullptr) return true;
+    fault.place = fault.log->Find(slot.IndexOf(fault.gfn));
+    return ABSL_PREDICT_TRUE(fault.log->IsPrepared(fault.place)) || NoteNoRoom(slot, fault.gfn);
+  }
+  const Gfn first = fault.gfn.AlignDown(kLevel2M.pages());
+  const Gfn last = first + kLevel2M.pages() - PageCount(1);
+  return HasRoomToLog(slot, std::max(first, slot.base)) &&
+         HasRoomToLog(slot, std::min(last, slot.end() - PageCount(1)));
+}
+
+// The leaf is there and lacks a right that was taken for logging or aging: the host need not be
+// asked. False if the whole fault has to run.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::TryWidenInPlace(PageFault& fault,
+                                                                       FaultAnswer& end) {
+  MapResult mapped;
+  {
+    MmuReadSection section(reader_);
+    if (sequence_.MovedSince(fault.sequence, fault.hva) ||
+        (fault.need_room && !HasRoomToLog(fault))) {
+      end = FaultOutcome::kRetry;
+      return true;
+    }
+    // A large leaf must not become writable as a whole where each 4 KiB page is logged.
+    const Level largest = fault.log_write ? kLevel4K : kLevel1G;
+    mapped = mmu().WidenInPlace(fault.gfn, fault.access, largest, policy().UnprotectIn(fault.slot),
+                                memo_);
+    if (fault.log_write && mapped.is_mapped()) MarkDirty(fault);
+  }
+  if (ABSL_PREDICT_FALSE(!mapped.is_mapped())) {
+    end = FaultOutcome::kRetry;
+    return mapped.outcome() == MapOutcome::kBusy;
+  }
+  counters_.fast.Add();
+  end = FaultAnswer(mapped);
+  return true;
+}
+
+// docs/design.md has the same list with the reasons for its order.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultAnswer FaultHandler::HandleOnce(
+    const FaultRequest& request, uint64_t sequence, const MemorySlot* slot) {
+  if (ABSL_PREDICT_FALSE(slot == nullptr)) return Mmio(request, sequence);
+  if (ABSL_PREDICT_FALSE(slot->invalid)) return FaultOutcome::kRetry;
+  const bool writes = request.access.can_write();
+  if (writes && slot->is_read_only()) return Emulate(request, sequence);
+  const Gfn gfn = Gfn::Of(request.gpa);
+  const bool logs = slot->logs_dirty_pages();
+  const bool by_hardware = IsByHardware(engine_.dirty_tracking());
+  PageFault fault{gfn,
+                  request.access,
+                  sequence,
+                  *slot,
+                  slot->HvaOf(gfn),
+                  logs && writes,
+                  logs && (writes || by_hardware)};
+  if (ABSL_PREDICT_FALSE(policy().restricts())) {
+    if (FaultAnswer end; !PassRules(request, fault, end)) return end;
+  }
+  if (fault.log_write && dirty_ring_ != nullptr && dirty_ring_->is_nearly_full()) {
+    return FaultOutcome::kDirtyRingFull;
+  }
+  // Aging leaves nothing present, so it does not show in the request.
+  if (request.reached_leaf() || policy().may_be_aged()) {
+    if (FaultAnswer end; TryWidenInPlace(fault, end)) return end;
+  }
+  return ResolveAndMap(fault);
+}
+
+// `HandleOnce` where it does not matter how fast.
+FaultAnswer FaultHandler::HandleAgain(const FaultRequest& request) {
+  const uint64_t sequence = sequence_.Current();
+  return HandleOnce(request, sequence, slots_.Find(space_, Gfn::Of(request.gpa)));
+}
+
+FaultAnswer FaultHandler::Handle(FaultRequest request, int reclaims) {
+  const uint64_t sequence = sequence_.Current();
+  const MemorySlot* slot = slots_.Find(space_, Gfn::Of(request.gpa));
+  const FaultAnswer answer = HandleOnce(request, sequence, slot);
+  return Count(ABSL_PREDICT_FALSE(missing_.is_any()) ? ProvideMemory(request, reclaims, answer)
+                                                     : answer);
+}
+
+// Whether all that a write to a page of `slot` may lack is the W that its log took.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::MayLift(ExitQualification exit,
+                                                               const MemorySlot& slot) const {
+  return slot.flags == kSlotLogDirtyPages && !slot.invalid && logs_by_faults_ &&
+         exit.reached_leaf() && exit.access().is_data_write() && !policy().is_special();
+}
+
+// The shortest way for that, where the table of the last fault has the page and the log has room.
+// False leaves everything as it is.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::LiftProtection(Gfn gfn, uint64_t sequence,
+                                                                      const MemorySlot& slot) {
+  MmuReadSection section(reader_);
+  if (sequence_.MovedSince(sequence, slot.HvaOf(gfn))) return false;
+  DirtyLog* log = slot.state->dirty_log();
+  const uint64_t index = slot.IndexOf(gfn);
+  if (log == nullptr) return false;
+  const DirtyLog::Place place = log->Find(index);
+  if (!log->IsPrepared(place) || !mmu().GiveWriteBack(gfn, memo_)) return false;
+  log->Mark(place, index);  // after W (docs/locking.md)
+  counters_.fast.Add();
+  return true;
+}
+
+// `Handle` for an exit.
+FaultAnswer FaultHandler::HandleExit(Gpa gpa, ExitQualification exit) {
+  const uint64_t sequence = sequence_.Current();
+  const Gfn gfn = Gfn::Of(gpa);
+  const MemorySlot* slot = slots_.Find(space_, gfn);
+  if (slot != nullptr && MayLift(exit, *slot) && LiftProtection(gfn, sequence, *slot)) {
+    return Count(FaultAnswer());
+  }
+  return HandleExitSlow(gpa, exit, sequence, slot);
+}
+
+FaultAnswer FaultHandler::HandleExitSlow(Gpa gpa, ExitQualification exit, uint64_t sequence,
+                                         const MemorySlot* slot) {
+  const FaultAnswer answer = HandleOnce(FaultRequest::FromExit(gpa, exit), sequence, slot);
+  if (ABSL_PREDICT_TRUE(!missing_.is_any())) return Count(answer);
+  return Count(ProvideMemory(FaultRequest::FromExit(gpa, exit), kTableReclaims, answer));
+}
+
+FaultAnswer FaultHandler::FinishPlain(Gpa gpa, ExitQualification exit, MapResult mapped) {
+  const FaultAnswer answer = Finish(Gfn::Of(gpa), mapped);
+  return Count(ProvideMemory(FaultRequest::FromExit(gpa, exit), kTableReclaims, answer));
+}
+
+// The second half of a plain fault for a page of the host that no ordinary leaf is for.
+FaultAnswer FaultHandler::MapSpecial(Gpa gpa, ExitQualification exit, uint64_t sequence,
+                                     HostPage page) {
+  const Gfn gfn = Gfn::Of(gpa);
+  const Access access = exit.access();
+  const Hva hva = slots_.HvaOfPlain(gfn);
+  MapResult mapped;
+  {
+    MmuReadSection section(reader_);
+    if (sequence_.MovedSince(sequence, hva)) return Count(FaultOutcome::kRetry);
+    page.order = sequence_.StableOrder(hva, page.hfn, page.order);
+    // The slot of then, perhaps with other flags: what takes it away moves the sequence first.
+    const MemorySlot* found = slots_.Find(space_, gfn);
+    if (ABSL_PREDICT_FALSE(found == nullptr)) return Count(FaultOutcome::kRetry);
+    const MemorySlot& slot = *found;
+    const Level level = policy().LargestLevel<true>(slot, gfn, page, access);
+    const EptEntry leaf = policy().UsedLeaf<true>(slot, gfn, page, access);
+    if (ABSL_PREDICT_TRUE(mmu().FillHole(gfn, level, leaf, memo_))) {
+      return Count(FaultAnswer(FaultOutcome::kFixed, level));
+    }
+    mapped = mmu().MapFromRoot({gfn, level, access, leaf}, memo_, tables_);
+    if (ABSL_PREDICT_FALSE(mapped.flush_owed())) OweFlush();
+  }
+  if (ABSL_PREDICT_TRUE(mapped.is_plain())) return Count(FaultAnswer(mapped));
+  return FinishPlain(gpa, exit, mapped);
+}
+
+// Again with memory for what the log or the reverse map lacks, and with tables that the guest does
+// not use, if those may be taken up to `reclaims` times.
+FaultAnswer FaultHandler::ProvideMemory(const FaultRequest& request, int reclaims,
+                                        FaultAnswer answer) {
+  while (missing_.is_any()) {
+    if (missing_.is_tables()) {
+      missing_.Forget();
+      if (reclaims-- == 0 || engine_.RecycleTables(TableCache::kFaultMaximum) == 0) return answer;
+      engine_.CountTableReclaim();
+    } else if (absl::Status room = missing_.MakeRoom(); !room.ok()) {
+      return Fail(std::move(room));
+    }
+    answer = HandleAgain(request);
+  }
+  return answer;
+}
+
+FaultAnswer FaultHandler::ResolveAndMap(PageFault& fault) {
+  // Whether tables are needed at all shows in the section; without them it may still go well.
+  if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
+  absl::StatusOr<HostPage> page = backend_.Resolve(fault.hva, fault.access);
+  if (ABSL_PREDICT_FALSE(!page.ok())) return Unresolved(page.status());
+  MapResult mapped;
+  {
+    MmuReadSection section(reader_);
+    if (sequence_.MovedSince(fault.sequence, fault.hva)) return FaultOutcome::kRetry;
+    page->order = sequence_.StableOrder(fault.hva, page->hfn, page->order);
+    if (fault.need_room && !HasRoomToLog(fault)) return FaultOutcome::kRetry;
+    mapped = reverse_mapped_ == nullptr ? mmu().Map(RequestFor(fault, *page), memo_, tables_)
+                                        : MapWithReverse(fault, *page);
+    if (fault.log_write && mapped.is_mapped()) MarkDirty(fault);
+    if (ABSL_PREDICT_FALSE(mapped.flush_owed())) OweFlush();
+  }
+  return ABSL_PREDICT_TRUE(mapped.is_plain()) ? FaultAnswer(mapped) : Finish(fault.gfn, mapped);
+}
+
+// What is left to do where a fault did not simply map its page.
+FaultAnswer FaultHandler::Finish(Gfn gfn, MapResult mapped) {
+  SettleSplit(mapped);
+  if (mapped.is_mapped()) return FaultAnswer(mapped);
+  if (mapped.outcome() == MapOutcome::kNeedsTables) {
+    missing_.NeedTables();
+    return Fail(tables_.IsStocked()
+                    ? absl::InternalError("a fault needed more tables than its maximum")
+                    : refill_status_);
+  }
+  if (mapped.outcome() == MapOutcome::kBusy) return FaultOutcome::kRetry;
+  // Another frame is mapped: the host put one there and its notice is on the way or was never sent.
+  // Growing cannot replace a frame, so the page is taken away and the guest faults again.
+  engine_.Zap(space_, gfn, gfn + PageCount(1)).Settle();
+  return FaultOutcome::kRetry;
+}
+
+// Inside the section that took a large leaf out.
+void FaultHandler::OweFlush() { flush_.Merge(engine_.clock().Advance()); }
+
+void FaultHandler::SettleSplit(MapResult mapped) {
+  if (ABSL_PREDICT_TRUE(!mapped.flush_owed())) return;
+  counters_.splits.Add();
+  flush_.Settle();
+}
+
+FaultAnswer FaultHandler::Fail(absl::Status status) {
+  error_ = std::move(status);
+  return FaultOutcome::kError;
+}
+
+// The embedder waits for a page that may come later; other answers of the host are its errors.
+FaultAnswer FaultHandler::Unresolved(const absl::Status& status) {
+  if (absl::IsUnavailable(status)) return FaultOutcome::kBlocked;
+  return Fail(status);
+}
+
+// --- Rules
+// ------------------------------------------------------------------------------------------
+
+// What attributes and view say of the frame, and how. False if the fault ends here, with `end`.
+ABSL_ATTRIBUTE_NOINLINE bool FaultHandler::PassRules(const FaultRequest& request, PageFault& fault,
+                                                     FaultAnswer& end) {
+  const MmuReadSection section(reader_);
+  end = FaultOutcome::kRetry;
+  if (sequence_.Current() != fault.sequence) return false;
+  end = FaultOutcome::kMemoryFault;
+  const bool is_private = policy().IsPrivate(fault.gfn);
+  if (request.wanted != Privacy::kAsSet && (request.wanted == Privacy::kPrivate) != is_private) {
+    return false;
+  }
+  const std::optional<Hva> hva = policy().HvaOf(fault.slot, fault.gfn);
+  if (!hva) return false;
+  fault.hva = *hva;
+  if (policy().options().execute_by_mode) {
+    fault.access = request.AccessByMode(backend_.capabilities().ept.advanced_exit_information());
+  }
+  return PassView(fault, end);
+}
+
+bool FaultHandler::PassView(PageFault& fault, FaultAnswer& end) {
+  constexpr Access kFetch = Access::Execute() | Access::UserExecute();
+  const ViewRule rule = policy().RuleOf(fault.gfn);
+  const Access missing = fault.access.Without(rule.rights);
+  if (ABSL_PREDICT_TRUE(missing.is_empty())) return true;
+  if (fault.access == kFetch && missing != kFetch) {
+    // In which mode is not known, and one is allowed: if it was the other, it shows next time.
+    fault.access = rule.rights & kFetch;
+    return true;
+  }
+  if (rule.raises_ve && CanRaiseVe(fault)) {
+    // The guest is to hear of it, once there is an entry that lets the CPU tell it.
+    fault.access = rule.rights.can_write() ? Access::ReadWrite() : rule.rights;
+    return true;
+  }
+  end = FaultAnswer(FaultOutcome::kViewDenied, kLevel4K, missing);
+  return false;
+}
+
+// Whether a leaf for the frame, which is not there yet, would raise #VE.
+bool FaultHandler::CanRaiseVe(const PageFault& fault) {
+  return !fault.slot.logs_dirty_pages() && !fault.slot.is_read_only() &&
+         !mmu().Walk(fault.gfn).is_mapped();
+}
+
+// --- Frames without memory
+// --------------------------------------------------------------------------
+
+// What an access ends with that no slot has memory for. The attribute is looked at first, as KVM
+// does: private memory is nothing that can be emulated, and an access that wants the other kind of
+// memory than the attribute says is not even one to the frame that it names.
+FaultAnswer FaultHandler::Emulate(const FaultRequest& request, uint64_t sequence) {
+  if (ABSL_PREDICT_TRUE(!engine_.options().private_memory)) return FaultOutcome::kMmio;
+  const MmuReadSection section(reader_);
+  if (sequence_.Current() != sequence) return FaultOutcome::kRetry;
+  const bool is_shared =
+      request.wanted != Privacy::kPrivate && !policy().IsPrivate(Gfn::Of(request.gpa));
+  return is_shared ? FaultOutcome::kMmio : FaultOutcome::kMemoryFault;
+}
+
+// A frame without memory. Remembering it is only a help, so no table for it is no error.
+FaultAnswer FaultHandler::Mmio(const FaultRequest& request, uint64_t sequence) {
+  const FaultAnswer answer = Emulate(request, sequence);
+  if (answer.outcome() != FaultOutcome::kMmio) return answer;
+  const uint64_t generation = slots_.generation();
+  const bool settled = (generation & kSlotUpdateInProgress) == 0;
+  if (settled && engine_.options().mmio_caching && tables_.Refill().ok()) {
+    MmuReadSection section(reader_);
+    if (sequence_.Current() == sequence) {
+      mmu().MapMmio(Gfn::Of(request.gpa), generation, tables_);
+    }
+  }
+  return answer;
+}
+
+FaultAnswer FaultHandler::HandleMisconfiguration(Gpa gpa, Privacy wanted) {
+  Translation found;
+  {
+    MmuReadSection section(reader_);
+    found = mmu().Walk(Gfn::Of(gpa));
+  }
+  if (found.entry.is_mmio()) {
+    if (!IsMmioCurrent(found.entry)) {
+      // Memory may be here by now: answer as for a read, with room for its log.
+      return Handle({gpa, Access::Read(), Access::None(), FaultRequest::Mode::kUnknown, wanted});
+    }
+    // An entry that remembers MMIO was made by an access to shared memory, and goes when the frame
+    // becomes private.
+    const bool is_fault = wanted == Privacy::kPrivate;
+    return Count(is_fault ? FaultOutcome::kMemoryFault : FaultOutcome::kMmio);
+  }
+  if (engine_.CheckEntry(found.entry, found.level) != EntryDefect::kNone) {
+    return Count(Fail(
+        absl::InternalError(absl::StrFormat("misconfigured entry 0x%x at level %d for gpa 0x%x",
+                                            found.entry.raw(), found.level.raw(), gpa.raw()))));
+  }
+  return Count(FaultOutcome::kRetry);
+}
+
+bool FaultHandler::IsMmioCurrent(EptEntry entry) const {
+  return entry == EptEntry::Mmio(entry.mmio_gfn(), engine_.slots().generation(space_));
+}
+
+// --- Logs and the reverse map
+// -----------------------------------------------------------------------
+
+bool FaultHandler::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
+  const DirtyLog* log = slot.state->dirty_log();
+  return log == nullptr || log->IsPrepared(slot.IndexOf(gfn)) || NoteNoRoom(slot, gfn);
+}
+
+bool FaultHandler::NoteNoRoom(const MemorySlot& slot, Gfn gfn) {
+  missing_.NeedLog(slot.state->shared_log(), slot.IndexOf(gfn));
+  return false;
+}
+
+absl::Status FaultHandler::LogPml(absl::Span<const Gpa> pages) {
+  while (!pages.empty()) {
+    pages.remove_prefix(MarkLogged(pages));
+    if (missing_.is_any()) TDP_RETURN_IF_ERROR(missing_.MakeRoom());
+  }
+  return absl::OkStatus();
+}
+
+// Marks pages in one section until a log lacks memory; returns how many are done with. A slot that
+// is found inside a section keeps its state until the section is over: whoever replaces it has a
+// writer's section between the two.
+size_t FaultHandler::MarkLogged(absl::Span<const Gpa> pages) {
+  MmuReadSection section(reader_);
+  for (size_t i = 0; i < pages.size(); ++i) {
+    const Gfn gfn = Gfn::Of(pages[i]);
+    const MemorySlot* slot = slots_.Find(space_, gfn);
+    if (slot == nullptr || !slot->logs_dirty_pages()) continue;
+    if (!HasRoomToLog(*slot, gfn)) return i;
+    if (DirtyLog* log = slot->state->dirty_log()) log->Mark(slot->IndexOf(gfn));
+  }
+  return pages.size();
+}
+
+void FaultHandler::AddTo(FaultStats& stats) const {
+  const auto outcome = [this](FaultOutcome o) {
+    return counters_.outcomes[static_cast<size_t>(o)].value();
+  };
+  stats.spurious += outcome(FaultOutcome::kSpurious);
+  stats.retry += outcome(FaultOutcome::kRetry);
+  stats.mmio += outcome(FaultOutcome::kMmio);
+  stats.blocked += outcome(FaultOutcome::kBlocked);
+  stats.view_denied += outcome(FaultOutcome::kViewDenied);
+  stats.memory_faults += outcome(FaultOutcome::kMemoryFault);
+  stats.errors += outcome(FaultOutcome::kError);
+  stats.fast += counters_.fast.value();
+  stats.splits += counters_.splits.value();
+  for (size_t i = 0; i < stats.leaves_installed.size(); ++i) {
+    stats.leaves_installed[i] += counters_.leaves[i].value();
+  }
+}
+
+}  // namespace tdp

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// `Vcpu::Prefault`: faults before they happen, by whole tables (KVM_PRE_FAULT_MEMORY).
+
+#ifndef TDP_MMU_FAULT_PREFAULT_H_
+#define TDP_MMU_FAULT_PREFAULT_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/fault/fault_handler.h"
+#include "tdp/mmu/tables/staged_table.h"
+
+namespace tdp {
+
+// Made for one call, with the handler of the vCPU's faults, whose slots, tables and section it
+// uses.
+class Prefaulter {
+ public:
+  explicit Prefaulter(FaultHandler& faults) : faults_(faults) {}
+
+  // What can be wrong with a call but for the guest's width: `Vcpu::Prefault` says it.
+  static absl::Status Check(Gpa gpa, ByteCount size, Access access);
+  // The arguments are checked.
+  absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access);
+
+ private:
+  // Frames of one table and one slot.
+  struct Run {
+    Gfn gfn;
+    Access access;
+    uint64_t sequence;  // taken before the slot
+    const MemorySlot& slot;
+  };
+
+  PageCount StablePages(Hva hva, PageCount pages);
+  absl::StatusOr<PageCount> MapTable(Gfn gfn, PageCount most, Access access, Gfn& asked_until);
+  StagedTable::Published PublishRuns(const Run& fault, PageCount most,
+                                     absl::Span<const HostRun> runs);
+  void AppendRuns(const Run& fault, absl::Span<const HostRun> runs, StagedTable& staged);
+  StagedTable::Published PublishStaged(const Run& fault, StagedTable& staged);
+  absl::StatusOr<PageCount> MapPage(Gfn gfn, Access access);
+
+  FaultHandler& faults_;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_FAULT_PREFAULT_H_
