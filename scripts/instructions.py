@@ -24,7 +24,7 @@ TOLERANCE = 0.03
 
 # Functions of the harness and of the hosts it uses, whether or not a return type stands in front.
 HARNESS = re.compile(r"^(?:tdp_measured|(?:[^(]* )?(?:tdp::(?:bench::|MinimalBackend::)|"
-                     r"absl::functional_internal::.*tdp::bench::))")
+                     r"absl::(?:\w+::)?functional_internal::.*tdp::bench::))")
 
 
 def count_by_function(text):
