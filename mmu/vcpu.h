@@ -15,7 +15,6 @@
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/mmu/engine/engine.h"
-#include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/format/exit_qualification.h"
 #include "tdp/mmu/guest/guest_walker.h"

@@ -198,11 +198,8 @@ class LeafPolicy {
   EptEntry Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   void Update();
   void SetSpecial(uint32_t bit, bool set) {
-    if (set) {
-      special_.fetch_or(bit, std::memory_order_relaxed);
-    } else {
-      special_.fetch_and(~bit, std::memory_order_relaxed);
-    }
+    set ? special_.fetch_or(bit, std::memory_order_relaxed)
+        : special_.fetch_and(~bit, std::memory_order_relaxed);
   }
 
   // Why a policy is special.
