@@ -209,11 +209,17 @@ PendingFlush Engine::BeginInvalidation(HostRange range) {
   });
 }
 
-// Up to `count` shadow pages of each address space. How many they were.
+// Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How
+// many they were; where there is none to zap, how many tables came back all the same: another
+// thread may have zapped them and not settled, and its flush is as good as one of our own.
 size_t Engine::RecycleShadows(size_t count) {
+  const uint64_t before = tables_freed();
   size_t zapped = 0;
   ForEachKind([&](MappedTables& tables) { zapped += tables.ZapOldest(count); });
-  return zapped;
+  if (zapped != 0) return zapped;
+  clock_.Outstanding().Settle();
+  clock_.WaitForReclaims();
+  return static_cast<size_t>(tables_freed() - before);
 }
 
 size_t Engine::RecycleTables(size_t wanted) {

@@ -306,6 +306,18 @@ TEST_F(ShadowRace, AnInvalidationBesideAnUnsettledDropFlushesToo) {
   invalidation.join();
 }
 
+// What another thread has zapped and not settled is no table that a fault could have, and no page
+// that it could zap. It is on its way back.
+TEST_F(ShadowRace, AFaultAtTheQuotaTakesTheTablesThatAnotherThreadHasNotSettled) {
+  ASSERT_TRUE(vm_->SetTableQuota(64).ok());
+  std::vector<PendingFlush> unsettled;
+  for (int i = 0; i < 100; ++i) {
+    const PagingFaultResult result = vcpus_[0]->shadow()->HandlePageFault(Gva(0x10000), 0);
+    ASSERT_EQ(result.outcome, PagingOutcome::kFixed) << i << ": " << result.status;
+    unsettled.push_back(*vm_->ZapAll());
+  }
+}
+
 // While the host is asked for a page, it begins to take another page of the same large one away.
 // What is installed must leave that one out: its invalidation has looked already.
 class ShadowOrder : public testing::TestWithParam<bool> {
