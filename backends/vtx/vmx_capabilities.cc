@@ -211,6 +211,7 @@ absl::StatusOr<Capabilities> DecodeCapabilities(const VmxMsrs& msrs, uintptr_t d
   capabilities.spp = has(secondary::kSpp);
   capabilities.ve = has(secondary::kEptViolationVe);
   capabilities.eptp_switching = (msrs.vm_functions & kEptpSwitching) != 0;
+  capabilities.shadow_paging = true;
   capabilities.direct_map_offset = direct_map_offset;
   return capabilities;
 }

@@ -82,6 +82,14 @@ void VtxBackend::Invalidate(VcpuId vcpu, Eptp root) {
 
 void VtxBackend::InvalidateAll(VcpuId) { CheckFlushed(Invept(InveptType::kAllContexts, Eptp())); }
 
+// Which VPID the vCPU runs under is not known here. A CPU without INVVPID has no VPIDs: its entries
+// drop everything linear.
+void VtxBackend::InvalidateLinear(VcpuId) {
+  constexpr int kAllContexts = static_cast<int>(InvvpidType::kAllContexts);
+  if (!capabilities_.ept.invvpid(kAllContexts)) return;
+  CheckFlushed(Invvpid(InvvpidType::kAllContexts, 0, Gva(0)));
+}
+
 void VtxBackend::Kick(absl::Span<const VcpuId> vcpus) {
   for (const VcpuId vcpu : vcpus) {
     const int64_t cpu = cpu_of_[vcpu].load(std::memory_order_seq_cst);

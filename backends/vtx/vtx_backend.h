@@ -49,6 +49,7 @@ class VtxBackend : public Backend {
   absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override;
   void Invalidate(VcpuId vcpu, Eptp root) override;
   void InvalidateAll(VcpuId vcpu) override;
+  void InvalidateLinear(VcpuId vcpu) override;
   void Kick(absl::Span<const VcpuId> vcpus) override;
 
   FrameArena& arena() { return arena_; }

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -79,6 +80,19 @@ struct VeInformation {
   uint16_t eptp_index;
 };
 
+// What `VtxVcpu::Save` gives. Whole only between two vCPUs with the same options, on CPUs of one
+// kind.
+struct VtxVcpuState {
+  std::vector<uint64_t> fields;  // of the VMCS, in an order of the driver's own
+  bool is_64_bit = false;
+  GuestRegisters registers;
+  PendingEvents events;
+  uint64_t xcr0 = 0;
+  std::array<uint64_t, 5> debug_registers = {};
+  std::vector<uint64_t> msrs;    // those that change hands
+  std::vector<uint8_t> vectors;  // x87, SSE and AVX
+};
+
 // Belongs to the thread of the CPU that it is loaded on.
 class VtxVcpu {
  public:
@@ -103,6 +117,12 @@ class VtxVcpu {
 
   // --- Loaded only ---
   absl::Status SetState(const GuestState& state);
+  // All of the vCPU that its guest can see, as it is between two runs; memory, and MSRs that do not
+  // change hands, are not the vCPU's.
+  absl::StatusOr<VtxVcpuState> Save() const;
+  // The guest goes on from there. InvalidArgument, with nothing changed, if `state` is of a vCPU
+  // with other options.
+  absl::Status Restore(const VtxVcpuState& state);
   absl::StatusOr<uint64_t> Read(VmcsField field) const;
   absl::Status Write(VmcsField field, uint64_t value);
   // Moves the guest past the instruction that caused `exit`, as if it had been executed: blocking

@@ -303,5 +303,46 @@ TEST(GuestAccess, ADevicePageIsMappedUncacheableAndAlone) {
   EXPECT_EQ(found.entry.memory_type(), MemoryType::kUncacheable);
 }
 
+// The vector register is set before the store that faults, and read after it.
+TEST(GuestAccess, AGuestGoesOnFromASavedStateAsOftenAsItIsRestored) {
+  Machine machine;
+  constexpr Gpa kPlace{0x400000};
+  machine.Start64(KeepVectorProgram());
+  machine.registers().rdi = kPlace.raw();
+  machine.registers().rax = 0x0123456789abcdef;
+  while (machine.FaultsAt(kPlace) == 0) ASSERT_EQ(machine.Step().reason, ExitReason::kEptViolation);
+  const VtxVcpuState saved = ValueOrDie(machine.vcpu().Save());
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(machine.Run().reason, ExitReason::kHlt);
+    EXPECT_EQ(machine.registers().rbx, 0x0123456789abcdefu);
+    EXPECT_EQ(machine.At<uint64_t>(kPlace), 0x0123456789abcdefu);
+    const uint64_t rip = ValueOrDie(machine.vcpu().Read(VmcsField::kGuestRip));
+    // Another program in between, with other registers.
+    constexpr Gpa kOther{0x10000};
+    machine.Copy(HaltProgram(), kOther);
+    CheckOk(machine.vcpu().SetState(
+        GuestState::Long64(kOther.raw(), Machine::kStack, Machine::kTables.raw())));
+    machine.registers() = GuestRegisters();
+    ASSERT_EQ(machine.Run().reason, ExitReason::kHlt);
+    machine.At<uint64_t>(kPlace) = 0;
+    CheckOk(machine.vcpu().Restore(saved));
+    EXPECT_NE(ValueOrDie(machine.vcpu().Read(VmcsField::kGuestRip)), rip);
+  }
+}
+
+TEST(GuestAccess, AStateOfAVcpuWithOtherOptionsIsRefused) {
+  VtxVcpuState state;
+  {
+    Machine machine({.vcpu = {.msr_bitmap = true}});
+    machine.Start64(HaltProgram());
+    state = ValueOrDie(machine.vcpu().Save());
+  }
+  Machine machine;
+  machine.Start64(HaltProgram());
+  EXPECT_EQ(machine.vcpu().Restore(state).message(),
+            "the state is that of a vCPU with other options");
+  EXPECT_EQ(machine.Run().reason, ExitReason::kHlt);
+}
+
 }  // namespace
 }  // namespace tdp::vtx

@@ -68,7 +68,7 @@ VmxMsrs TigerLake() {
 
 TEST(DecodeCapabilities, ReadsEveryPowerOfTheEngine) {
   const Capabilities c = *DecodeCapabilities(TigerLake(), 0x1000);
-  EXPECT_TRUE(c.pml && c.spp && c.ve && c.eptp_switching);
+  EXPECT_TRUE(c.pml && c.spp && c.ve && c.eptp_switching && c.shadow_paging);
   EXPECT_FALSE(c.mbec);
   EXPECT_TRUE(c.ept.execute_only() && c.ept.accessed_dirty() && c.ept.pages_1g());
   EXPECT_FALSE(c.ept.walk_5());
