@@ -59,10 +59,15 @@ class RunBochsTest(unittest.TestCase):
     def test_lines_are_printed_while_the_emulator_runs_and_a_late_one_is_killed(self):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            lines, in_time = run_bochs.stream(
+            lines, how = run_bochs.stream(
                 ["sh", "-c", "printf '\\002one\\nnoise\\n'; exec sleep 1000"], 1)
-        self.assertEqual((lines, in_time), (["one"], False))
+        self.assertEqual((lines, how), (["one"], None))
         self.assertEqual(printed.getvalue(), "one\n")
+
+    def test_an_emulator_that_stops_by_itself_says_how(self):
+        self.assertEqual(run_bochs.stream(["sh", "-c", "exit 3"], 100), ([], "status 3"))
+        self.assertEqual(run_bochs.stream(["sh", "-c", "kill -9 $$"], 100),
+                         ([], "signal 9 killed it"))
 
     def test_files_lie_on_pages_behind_the_image_and_must_fit(self):
         with tempfile.TemporaryDirectory() as directory:

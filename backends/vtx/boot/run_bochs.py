@@ -148,7 +148,7 @@ def is_result(line):
 
 
 def stream(command, timeout):
-    """Runs the command and prints the program's lines; (lines, whether it ended in time)."""
+    """Runs the command and prints the program's lines; (lines, how it ended, None: not in time)."""
     finder = ProgramLines()
     lines = []
 
@@ -166,11 +166,17 @@ def stream(command, timeout):
         try:
             while piece := os.read(process.stdout.fileno(), 65536):
                 take(finder.feed(piece))
+            process.wait()  # its output has ended, and so does it
         finally:
             timer.cancel()
             process.kill()
     take(finder.end())
-    return lines, not late.is_set()
+    return lines, None if late.is_set() else ending(process.returncode)
+
+
+def ending(status):
+    """A process's end in words: one that was killed has a negative status."""
+    return f"signal {-status} killed it" if status < 0 else f"status {status}"
 
 
 def boot(options, directory):
@@ -191,13 +197,13 @@ def boot(options, directory):
     with open(path("commands"), "w", encoding="utf-8") as file:
         file.write("c\nq\n")  # the debugger is built in: continue, and quit at the end
     command = isolation() + [EMULATOR, "-q", "-f", path("configuration"), "-rc", path("commands")]
-    text, in_time = stream(command, options.timeout)
+    text, how = stream(command, options.timeout)
     if text and is_result(text[-1]):
         last = text.pop()
         return text, None if last == "RESULT PASS" else last[len("RESULT FAIL "):]
-    if not in_time:
+    if how is None:
         return text, f"no result after {options.timeout} s"
-    return text, "the emulator stopped: " + last_lines(path("log"))
+    return text, f"the emulator stopped ({how}): " + last_lines(path("log"))
 
 
 def last_lines(path):
