@@ -84,7 +84,7 @@ boot_linux() {
   local dir=$1 scenario=$2 options
   shift 2
   options=(--cpus=1 --cpu-model="${LINUX_MODEL:-tigerlake}")
-  case $scenario in torture | control-untold | control-kick) options[0]=--cpus=2 ;; esac
+  case $scenario in *torture | control-untold | control-kick) options[0]=--cpus=2 ;; esac
   TDP_BOCHS_OPTIONS=$(linux_options "$dir" "${options[@]}") \
     nice "bazel-bin/$LINUX_DEMO/linux" "scenario=$scenario" "$@"
 }
@@ -92,8 +92,10 @@ boot_linux() {
 # CPUs with and without A/D bits, PML and 1G pages; each line is a model and what runs on it.
 readonly LINUX_MATRIX=(
   "tigerlake boot dirty-protect dirty-bits dirty-pml dirty-ring migration watch torture"
+  "tigerlake shadow shadow-migration shadow-torture"
   "tigerlake control-untold control-kick control-pml"
-  "corei7_ivy_bridge_3770k boot dirty-protect"
+  "corei5_lynnfield_750 boot shadow"
+  "corei7_ivy_bridge_3770k boot dirty-protect shadow"
   "corei7_haswell_4770 boot dirty-bits migration"
   "corei7_skylake_x boot dirty-pml torture"
 )

@@ -30,6 +30,9 @@ class GuestPolicy {
   absl::Status OnXsetbv(const vtx::VmExit& exit);
   // The data register of the first serial port. `line` gets each complete line.
   absl::Status OnSerial(const vtx::VmExit& exit, absl::FunctionRef<void(const std::string&)> line);
+  // What has come of the line that is not complete.
+  const std::string& console_line() const { return console_line_; }
+  void SetConsoleLine(const std::string& line) { console_line_ = line; }
 
  private:
   absl::Status Finish(const vtx::VmExit& exit) { return vcpu_.SkipInstruction(exit); }

@@ -42,6 +42,7 @@ bool Host::Move(Hva hva) {
   uint8_t* const from = PageAt(hva);
   if (from == home && spare_.empty()) return false;
   uint8_t* const to = from == home ? arena().PointerTo<uint8_t>(spare_.front()) : home;
+  changes_.fetch_add(1, std::memory_order_seq_cst);
   memcpy(to, from, kPageSize);
   memset(from, kPoison, kPageSize);
   if (from == home) {
@@ -52,6 +53,7 @@ bool Host::Move(Hva hva) {
     spare_.push_back(Hpa(moved_[page].exchange(0, std::memory_order_seq_cst)));
     away_[page / kPagesOf2M].fetch_sub(1, std::memory_order_seq_cst);
   }
+  changes_.fetch_add(1, std::memory_order_seq_cst);
   return true;
 }
 
@@ -61,6 +63,15 @@ uint8_t* Host::PageAt(Hva hva) const {
                              : moved_[(hva - start_) / kPageSize].load(std::memory_order_seq_cst);
   return moved == 0 ? reinterpret_cast<uint8_t*>(hva.raw())
                     : const_cast<Host*>(this)->arena().PointerTo<uint8_t>(Hpa(moved));
+}
+
+void Host::Read(Hva hva, absl::Span<uint8_t> to) const {
+  const ByteCount offset = hva.raw() % kPageSize;
+  for (;;) {
+    const uint64_t before = changes_.load(std::memory_order_seq_cst);
+    memcpy(to.data(), PageAt(hva - offset) + offset, to.size());
+    if (before % 2 == 0 && changes_.load(std::memory_order_seq_cst) == before) return;
+  }
 }
 
 absl::StatusOr<HostPage> Host::Resolve(Hva hva, Access access) {

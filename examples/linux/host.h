@@ -39,6 +39,8 @@ class Host : public vtx::VtxBackend {
   bool is_home(Hva hva) const { return PageAt(hva) == reinterpret_cast<uint8_t*>(hva.raw()); }
   // Where the page at `hva` is.
   uint8_t* PageAt(Hva hva) const;
+  // Copies what is at `hva`, within a page, wherever that is moving.
+  void Read(Hva hva, absl::Span<uint8_t> to) const;
 
   absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override;
   void Kick(absl::Span<const VcpuId> vcpus) override;
@@ -50,6 +52,7 @@ class Host : public vtx::VtxBackend {
   std::unique_ptr<std::atomic<uint64_t>[]> moved_;  // by page: its frame's address, 0 while at home
   std::unique_ptr<std::atomic<uint32_t>[]> away_;   // by 2 MiB: how many are not at home
   std::deque<Hpa> spare_;
+  std::atomic<uint64_t> changes_ = 0;  // of places; odd while one is under way
   std::atomic<uint64_t> kicks_ = 0;
 };
 

@@ -64,12 +64,7 @@ std::string Get(const Arguments& arguments, const std::string& name, const std::
   return found == arguments.end() ? otherwise : found->second;
 }
 
-absl::Status Main(const Arguments& arguments) {
-  const std::string name = Get(arguments, "scenario", "list");
-  if (name == "list") {
-    printf("%s", ListScenarios().c_str());
-    return absl::OkStatus();
-  }
+absl::Status Main(const std::string& name, const Arguments& arguments) {
   TDP_ASSIGN_OR_RETURN(const absl::Span<const uint8_t> kernel, FindFile(arguments, "kernel"));
   TDP_ASSIGN_OR_RETURN(const absl::Span<const uint8_t> initramfs, FindFile(arguments, "initramfs"));
   vtx::SetInterruptHandler(vtx::kNmiVector, &vtx::tdp_vmx_nmi_entry);
@@ -102,7 +97,14 @@ absl::Status Main(const Arguments& arguments) {
 }  // namespace tdp::linux_example
 
 int main(int argc, char** argv) {
-  const absl::Status status = tdp::linux_example::Main(tdp::linux_example::Parse(argc, argv));
+  using namespace tdp::linux_example;
+  const Arguments arguments = Parse(argc, argv);
+  const std::string name = Get(arguments, "scenario", "list");
+  if (name == "list") {
+    printf("%s", ListScenarios().c_str());
+    return 0;
+  }
+  const absl::Status status = Main(name, arguments);
   printf("\nlinux: %s\n", status.ok() ? "PASS" : status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

@@ -20,15 +20,14 @@ namespace tdp::linux_example {
 namespace {
 
 constexpr uint8_t kInvalidOpcode = 6;
+constexpr uint8_t kPageFaultVector = 14;
 
-const char* NameOf(vtx::ExitReason reason) {
-  switch (reason) {
+const char* NameOf(const vtx::VmExit& exit) {
+  switch (exit.reason) {
     case vtx::ExitReason::kExceptionOrNmi:
-      return "kick (NMI)";
+      return exit.is_nmi() ? "kick (NMI)" : "page fault";
     case vtx::ExitReason::kKickedBeforeEntry:
       return "kick before entry";
-    case vtx::ExitReason::kTripleFault:
-      return "triple fault (reset)";
     case vtx::ExitReason::kCpuid:
       return "CPUID";
     case vtx::ExitReason::kIo:
@@ -43,6 +42,14 @@ const char* NameOf(vtx::ExitReason reason) {
       return "timer of the host";
     case vtx::ExitReason::kXsetbv:
       return "XSETBV";
+    case vtx::ExitReason::kControlRegister:
+      return "MOV to or from CR";
+    case vtx::ExitReason::kInvlpg:
+      return "INVLPG";
+    case vtx::ExitReason::kInvpcid:
+      return "INVPCID";
+    case vtx::ExitReason::kInvd:
+      return "INVD";
     case vtx::ExitReason::kPmlFull:
       return "log of pages full";
     default:
@@ -71,10 +78,19 @@ absl::StatusOr<std::unique_ptr<LinuxGuest>> LinuxGuest::Create(Host& host, vtx::
   // What the CPU offers its guests must not raise #UD.
   vcpu.rdtscp = msrs.Offers(vtx::ControlWord::kSecondary, vtx::secondary::kRdtscp);
   vcpu.invpcid = msrs.Offers(vtx::ControlWord::kSecondary, vtx::secondary::kInvpcid);
+  const bool is_shadowed = options.vm.paging == Paging::kShadow;
+  if (is_shadowed) vcpu = ShadowPaging::Options(vcpu);
   TDP_ASSIGN_OR_RETURN(guest->vcpu_, vtx::VtxVcpu::Create(host.arena(), msrs, vcpu));
   guest->policy_ = std::make_unique<GuestPolicy>(*guest->vcpu_, options.hz);
   TDP_RETURN_IF_ERROR(guest->vcpu_->Load(cpu));
   TDP_RETURN_IF_ERROR(guest->policy_->Arm());
+  if (is_shadowed) {
+    const auto read = [at = guest.get()](Gpa gpa, absl::Span<uint8_t> to) {
+      return at->Read(gpa, to);
+    };
+    TDP_ASSIGN_OR_RETURN(guest->shadow_,
+                         ShadowPaging::Create(host.arena(), msrs, *guest->vcpu_, read));
+  }
   host.SetRunningOn(guest->mmu().id(), cpu.apic_id());
   return guest;
 }
@@ -108,19 +124,38 @@ absl::StatusOr<GuestMemory> LinuxGuest::MakeMemory() const {
   return memory;
 }
 
-GuestMemory LinuxGuest::Adopt(GuestMemory memory) {
+absl::StatusOr<GuestMemory> LinuxGuest::Adopt(GuestMemory memory) {
   host_.SetNotRunning(memory_.mmu->id());
   past_faults_ += memory_.vm->Stats().faults;
+  if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->Adopt(*memory.mmu));
   std::swap(memory, memory_);
   host_.SetRunningOn(memory_.mmu->id(), cpu_.apic_id());
   return memory;
+}
+
+absl::StatusOr<CpuSnapshot> LinuxGuest::Save() const {
+  CpuSnapshot snapshot;
+  TDP_ASSIGN_OR_RETURN(snapshot.cpu, vcpu_->Save());
+  snapshot.console_line = policy_->console_line();
+  return snapshot;
+}
+
+absl::Status LinuxGuest::Restore(const CpuSnapshot& snapshot) {
+  policy_->SetConsoleLine(snapshot.console_line);
+  return vcpu_->Restore(snapshot.cpu);
 }
 
 absl::Status LinuxGuest::Load(const LinuxImage& image) {
   const absl::Span<uint8_t> ram(reinterpret_cast<uint8_t*>(memory_.ram.raw()), options_.ram);
   TDP_ASSIGN_OR_RETURN(const LinuxStart start, LoadLinux(image, ram));
   vcpu_->registers().rsi = start.rsi;
-  return vcpu_->SetState(start.state);
+  return shadow_ == nullptr ? vcpu_->SetState(start.state) : shadow_->Start(start.state, mmu());
+}
+
+bool LinuxGuest::Read(Gpa gpa, absl::Span<uint8_t> to) const {
+  if (gpa.raw() >= options_.ram) return false;
+  host_.Read(memory_.ram + gpa.raw(), to);
+  return true;
 }
 
 // --- The run loop --------------------------------------------------------------------------------
@@ -134,9 +169,12 @@ absl::Status LinuxGuest::Run(Scenario& scenario) {
     const absl::StatusOr<vtx::VmExit> exit = EnterOnce();
     status = exit.status();
     if (!status.ok()) break;
-    ++exits_[exit->reason];
+    const uint64_t since = __rdtsc();
     if (exit->reason == vtx::ExitReason::kTripleFault) break;
     status = Handle(*exit, scenario);
+    ExitCount& count = exits_[NameOf(*exit)];
+    ++count.exits;
+    count.ticks += __rdtsc() - since;
   }
   has_ended_.store(true, std::memory_order_release);
   absl::Status end = scenario.OnEnd(*this);
@@ -148,6 +186,7 @@ absl::Status LinuxGuest::Run(Scenario& scenario) {
 absl::StatusOr<vtx::VmExit> LinuxGuest::EnterOnce() {
   // While `entry` lives, whoever changes the tables kicks this CPU and waits for it.
   const GuestEntry entry = mmu().EnterGuest();
+  if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->Enter());
   TDP_ASSIGN_OR_RETURN(vtx::VmExit exit, vcpu_->Run(entry.eptp()));
   if (!options_.pml) return exit;
   // The CPU's log of written pages belongs to the engine before the entry ends.
@@ -158,6 +197,10 @@ absl::StatusOr<vtx::VmExit> LinuxGuest::EnterOnce() {
 }
 
 absl::Status LinuxGuest::Handle(const vtx::VmExit& exit, Scenario& scenario) {
+  if (shadow_ != nullptr) {
+    TDP_ASSIGN_OR_RETURN(const bool is_handled, shadow_->Handle(exit));
+    if (is_handled) return absl::OkStatus();
+  }
   switch (exit.reason) {
     case vtx::ExitReason::kEptViolation:
     case vtx::ExitReason::kEptMisconfiguration:
@@ -165,7 +208,7 @@ absl::Status LinuxGuest::Handle(const vtx::VmExit& exit, Scenario& scenario) {
     case vtx::ExitReason::kCpuid:
       return policy_->OnCpuid(exit);
     case vtx::ExitReason::kIo:
-      return policy_->OnSerial(exit, [this](const std::string& line) { OnLine(line); });
+      return policy_->OnSerial(exit, [&](const std::string& line) { OnLine(line, scenario); });
     case vtx::ExitReason::kMsrRead:
     case vtx::ExitReason::kMsrWrite:
       return policy_->OnMsr(exit);
@@ -224,10 +267,11 @@ absl::Status LinuxGuest::HandleMemory(const vtx::VmExit& exit, Scenario& scenari
   }
 }
 
-void LinuxGuest::OnLine(const std::string& line) {
+void LinuxGuest::OnLine(const std::string& line, Scenario& scenario) {
   printf("linux| %s\n", line.c_str());
   init_is_done_ |= line == "INIT: done";
   is_broken_ |= IsComplaint(line);
+  scenario.OnLine(line);
 }
 
 absl::Status LinuxGuest::Shutdown() {
@@ -263,7 +307,7 @@ void LinuxGuest::PrintTable() const {
   FaultStats faults = past_faults_;
   faults += stats.faults;
   uint64_t exits = 0;
-  for (const auto& [reason, count] : exits_) exits += count;
+  for (const auto& [name, count] : exits_) exits += count.exits;
   absl::PrintF("\n%-28s %12d\n", "ticks", __rdtsc() - start_ticks_);
   absl::PrintF("%-28s %12d\n", "faults answered", faults.fixed);
   absl::PrintF("%-28s %12d\n", "  spurious, to be retried", faults.spurious + faults.retry);
@@ -274,7 +318,24 @@ void LinuxGuest::PrintTable() const {
   absl::PrintF("%-28s %12d\n", "kicks sent", host_.kicks());
   absl::PrintF("%-28s %12d\n", "tables in use", stats.tables_in_use);
   absl::PrintF("%-28s %12d\n", "exits", exits);
-  for (const auto& [reason, count] : exits_) absl::PrintF("  %-26s %12d\n", NameOf(reason), count);
+  for (const auto& [name, count] : exits_) {
+    absl::PrintF("  %-26s %12d   %d ticks each\n", name, count.exits, count.ticks / count.exits);
+  }
+  if (options_.vm.paging == Paging::kShadow) PrintShadow(stats.shadow, faults);
+}
+
+void LinuxGuest::PrintShadow(const ShadowStats& shadow, const FaultStats& faults) const {
+  const std::pair<const char*, uint64_t> lines[] = {
+      {"page faults of Linux's own", faults.guest_faults},
+      {"writes to tables emulated", faults.emulated_writes},
+      {"shadow pages now", shadow.pages},
+      {"  made", shadow.mmu_cache_miss},
+      {"  zapped", shadow.mmu_shadow_zapped},
+      {"  of these flooded", shadow.mmu_flooded},
+      {"  of these for the quota", shadow.mmu_recycled},
+      {"  out of sync now", shadow.mmu_unsync},
+  };
+  for (const auto& [name, count] : lines) absl::PrintF("%-28s %12d\n", name, count);
 }
 
 }  // namespace tdp::linux_example

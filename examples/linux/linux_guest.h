@@ -19,6 +19,7 @@
 #include "tdp/examples/linux/guest_policy.h"
 #include "tdp/examples/linux/host.h"
 #include "tdp/examples/linux/linux_image.h"
+#include "tdp/examples/linux/shadow_paging.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::linux_example {
@@ -33,6 +34,8 @@ class Scenario {
   virtual absl::Status OnStart(LinuxGuest&) { return absl::OkStatus(); }
   // Linux has run for another period of `GuestOptions::period`.
   virtual absl::Status OnTimer(LinuxGuest&) { return absl::OkStatus(); }
+  // Linux has written a line to its console.
+  virtual void OnLine(const std::string& /*line*/) {}
   // The vCPU's dirty ring takes no more; empty it.
   virtual absl::Status OnRingFull(LinuxGuest&) { return absl::OkStatus(); }
   // Linux, at `rip`, wants more of a page than the view that it runs on allows.
@@ -48,6 +51,12 @@ struct GuestMemory {
   Hva ram;
   std::unique_ptr<Vm> vm;
   std::unique_ptr<Vcpu> mmu;
+};
+
+// What a snapshot of the guest holds beside its memory.
+struct CpuSnapshot {
+  vtx::VtxVcpuState cpu;
+  std::string console_line;  // the part of it that has been written
 };
 
 struct GuestOptions {
@@ -74,7 +83,11 @@ class LinuxGuest {
   // Memory for another guest like this one, empty, with a `Vm` and one slot over it.
   absl::StatusOr<GuestMemory> MakeMemory() const;
   // Runs on `memory` from now on; what it ran on before. Outside the guest.
-  GuestMemory Adopt(GuestMemory memory);
+  absl::StatusOr<GuestMemory> Adopt(GuestMemory memory);
+
+  // Between two runs; with EPT alone.
+  absl::StatusOr<CpuSnapshot> Save() const;
+  absl::Status Restore(const CpuSnapshot& snapshot);
 
   Vm& vm() { return *memory_.vm; }
   Host& host() { return host_; }
@@ -95,14 +108,21 @@ class LinuxGuest {
  private:
   LinuxGuest(Host& host, vtx::VmxCpu& cpu, const GuestOptions& options);
 
+  bool Read(Gpa gpa, absl::Span<uint8_t> to) const;
   MemoryRegion RegionAt(Hva ram, uint32_t flags) const;
+  struct ExitCount {
+    uint64_t exits = 0;
+    uint64_t ticks = 0;  // until the host had answered
+  };
+
   absl::StatusOr<vtx::VmExit> EnterOnce();
   absl::Status Handle(const vtx::VmExit& exit, Scenario& scenario);
   absl::Status HandleMemory(const vtx::VmExit& exit, Scenario& scenario);
   absl::Status OnPeriod(Scenario& scenario);
   absl::Status Shutdown();
-  void OnLine(const std::string& line);
+  void OnLine(const std::string& line, Scenario& scenario);
   void WaitWhileStopped();
+  void PrintShadow(const ShadowStats& shadow, const FaultStats& faults) const;
 
   Host& host_;
   vtx::VmxCpu& cpu_;
@@ -110,6 +130,7 @@ class LinuxGuest {
   GuestMemory memory_;
   std::unique_ptr<vtx::VtxVcpu> vcpu_;
   std::unique_ptr<GuestPolicy> policy_;
+  std::unique_ptr<ShadowPaging> shadow_;  // where EPT is off
   std::atomic<bool> stop_wanted_ = false;
   std::atomic<bool> is_stopped_ = false;
   std::atomic<bool> has_ended_ = false;
@@ -117,8 +138,8 @@ class LinuxGuest {
   bool is_broken_ = false;  // the kernel has complained
   uint64_t pml_buffers_ = 0;
   uint64_t start_ticks_ = 0;
-  FaultStats past_faults_;  // of memory that was given away
-  std::map<vtx::ExitReason, uint64_t> exits_;
+  FaultStats past_faults_;                  // of memory that was given away
+  std::map<std::string, ExitCount> exits_;  // by name
 };
 
 }  // namespace tdp::linux_example

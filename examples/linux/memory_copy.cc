@@ -26,6 +26,15 @@ void MemoryCopy::CopyPages(uint64_t base, uint64_t mask) {
   }
 }
 
+uint64_t MemoryCopy::PutBack(uint64_t base, uint64_t mask) const {
+  const auto count = static_cast<uint64_t>(std::popcount(mask));
+  for (; mask != 0; mask &= mask - 1) {
+    const uint64_t page = base + static_cast<uint64_t>(std::countr_zero(mask));
+    memcpy(const_cast<uint8_t*>(Source(page)), Target(page), kPageSize);
+  }
+  return count;
+}
+
 absl::Status MemoryCopy::Compare() const {
   const uint64_t count = guest_.options().ram / kPageSize;
   uint64_t differing = 0;

@@ -49,7 +49,7 @@ class Migration : public Scenario {
     TDP_RETURN_IF_ERROR(copy_->Compare());
     guest.Say(absl::StrFormat("migration %d: %d pages in all, equal byte by byte", ++migrations_,
                               copy_->pages()));
-    GuestMemory source = guest.Adopt(std::exchange(target_, {}));
+    TDP_ASSIGN_OR_RETURN(GuestMemory source, guest.Adopt(std::exchange(target_, {})));
     memset(reinterpret_cast<void*>(source.ram.raw()), 0xcc, guest.options().ram);
     source.mmu.reset();
     source.vm.reset();

@@ -35,16 +35,33 @@ void PlanTorture(ScenarioPlan& plan, uint64_t seed, Care care) {
   plan.passes = "2";
 }
 
+void PlanMigration(ScenarioPlan& plan) {
+  plan.options.period = 12 * kMillion;
+  plan.scenario = MakeMigration();
+  plan.passes = "3";
+}
+
 constexpr Named kScenarios[] = {
     {"boot", "Linux boots, checks itself and resets",
      [](ScenarioPlan& plan, uint64_t) { plan.scenario = std::make_unique<Scenario>(); }},
+    {"shadow", "the same without EPT, on tables that shadow Linux's own",
+     [](ScenarioPlan& plan, uint64_t) {
+       plan.options.vm.paging = Paging::kShadow;
+       plan.scenario = std::make_unique<Scenario>();
+     }},
     {"torture", "a second CPU moves, zaps, splits, collapses, ages and re-slots its memory",
      [](ScenarioPlan& plan, uint64_t seed) { PlanTorture(plan, seed, Care::kFull); }},
+    {"shadow-torture", "the same on shadow tables, but for splits and collapses",
+     [](ScenarioPlan& plan, uint64_t seed) {
+       PlanTorture(plan, seed, Care::kFull);
+       plan.options.vm.paging = Paging::kShadow;
+     }},
     {"migration", "Linux moves from one Vm to the next; memory and Vm it leaves are destroyed",
+     [](ScenarioPlan& plan, uint64_t) { PlanMigration(plan); }},
+    {"shadow-migration", "the same on shadow tables",
      [](ScenarioPlan& plan, uint64_t) {
-       plan.options.period = 12 * kMillion;
-       plan.scenario = MakeMigration();
-       plan.passes = "3";
+       PlanMigration(plan);
+       plan.options.vm.paging = Paging::kShadow;
      }},
     {"dirty-protect", "copies of its memory kept true by write-protection",
      [](ScenarioPlan& plan, uint64_t) { PlanDirtyLog(plan, DirtyTracking::kWriteProtection); }},
@@ -56,6 +73,13 @@ constexpr Named kScenarios[] = {
      [](ScenarioPlan& plan, uint64_t) {
        PlanDirtyLog(plan, DirtyTracking::kWriteProtection);
        plan.options.ring_entries = 4096;
+     }},
+    {"snapshot", "Linux goes back to a snapshot by its dirty pages, and does the same again",
+     [](ScenarioPlan& plan, uint64_t) {
+       plan.options.period = 12 * kMillion;
+       plan.options.vm.dirty_tracking = DirtyTracking::kDirtyBits;
+       plan.scenario = MakeSnapshot();
+       plan.passes = "4";
      }},
     {"watch", "a view in which the kernel's code is read-only says who patches it",
      [](ScenarioPlan& plan, uint64_t) {

@@ -43,6 +43,9 @@ std::unique_ptr<Scenario> MakeMigration();
 // --- dirty_log.cc: copies of memory kept true by the dirty log alone -----------------------------
 std::unique_ptr<Scenario> MakeDirtyLog();
 
+// --- snapshot.cc: back to where it was, by the pages alone that the dirty log names --------------
+std::unique_ptr<Scenario> MakeSnapshot();
+
 // --- text_watch.cc: a view in which the kernel's code is read-only -------------------------------
 std::unique_ptr<Scenario> MakeTextWatch();
 
