@@ -61,6 +61,25 @@ void BM_ZapPage(benchmark::State& state) {
 }
 BENCHMARK(BM_ZapPage)->Name("BM_ZapPage/sequential")->Unit(benchmark::kMillisecond);
 
+// By host address: the slot is looked for, and the sequence moves twice.
+void BM_InvalidateHostPage(benchmark::State& state) {
+  Guest guest(GiB(1), 0, {.max_leaf_level = kLevel4K});
+  Stopwatch watch;
+  for (auto _ : state) {
+    state.PauseTiming();
+    guest.Populate();
+    state.ResumeTiming();
+    watch.Start();
+    for (uint64_t page = 0; page < guest.pages; ++page) {
+      TDP_CHECK(guest.vm->InvalidateHostRange(Hva(TiB(16) + page * kPageSize), kPageSize).ok());
+    }
+    watch.Stop();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()) * guest.pages,
+         Floor::kWalkCasSequential);
+}
+BENCHMARK(BM_InvalidateHostPage)->Unit(benchmark::kMillisecond);
+
 // What the writer's section costs must not depend on the size; the rest is freeing, off the lock.
 // The 1 TiB guest is mapped by 2 MiB leaves to fit the machine.
 void BM_ZapAll(benchmark::State& state) {
