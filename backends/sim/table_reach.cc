@@ -12,7 +12,6 @@ constexpr int kEntries = 512;
 }  // namespace
 
 void TableReach::SetRoot(Hpa root, int levels) {
-  places_.clear();
   root_ = root.raw();
   levels_ = levels;
   Rescan();
@@ -22,7 +21,7 @@ void TableReach::Visit(uint64_t frame, int level, uint64_t address) {
   if (tables_ != nullptr ? !tables_->IsTable(Hpa(frame)) : !memory_.IsInside(frame)) return;
   Place& place = places_[frame];
   if (place.scan == scan_) return;
-  place = {.level = level, .address = address, .linked = true, .scan = scan_};
+  place = {.level = level, .address = address, .linked = true, .root = root_, .scan = scan_};
   if (level == 1) return;
   const int shift = 12 + 9 * (level - 1);
   for (uint64_t i = 0; i < kEntries; ++i) {
@@ -37,12 +36,21 @@ void TableReach::Rescan() {
   for (auto& [frame, place] : places_) place.linked = place.scan == scan_;
 }
 
-void TableReach::OnFlush() {
-  std::vector<uint64_t> unlinked;
+template <typename Predicate>
+void TableReach::DropUnlinkedIf(Predicate predicate) {
+  std::vector<uint64_t> dropped;
   for (const auto& [frame, place] : places_) {
-    if (!place.linked) unlinked.push_back(frame);
+    if (!place.linked && predicate(place)) dropped.push_back(frame);
   }
-  for (const uint64_t frame : unlinked) places_.erase(frame);
+  for (const uint64_t frame : dropped) places_.erase(frame);
+}
+
+void TableReach::OnFlush() {
+  DropUnlinkedIf([](const Place&) { return true; });
+}
+
+void TableReach::OnFlush(Hpa root) {
+  DropUnlinkedIf([root](const Place& place) { return place.root == root.raw(); });
 }
 
 FrameUse TableReach::UseOf(Hpa frame) const {

@@ -34,6 +34,7 @@ class TableReach {
     int level = 0;         // of its entries, 1 to 5
     uint64_t address = 0;  // guest-physical, or linear: the first that it translates
     bool linked = false;   // else it may be cached
+    uint64_t root = 0;     // from which it was last met
     uint64_t scan = 0;
   };
 
@@ -42,12 +43,16 @@ class TableReach {
   TableReach(const PhysicalMemory& memory, bool linear, const TableFrames* tables = nullptr)
       : memory_(memory), linear_(linear), tables_(tables) {}
 
-  // Forgets everything and starts from another root, whose entries are of level `levels`.
+  // Forgets everything.
+  void Reset() { places_.clear(); }
+  // The tables are those of another root from now on, whose entries are of level `levels`. What
+  // only the root before leads to may be cached until a flush.
   void SetRoot(Hpa root, int levels);
   // Walks all tables below the root.
   void Rescan();
-  // Every CPU has dropped what it kept of the tables.
+  // Every CPU has dropped what it kept of the tables; of those of `root` alone.
   void OnFlush();
+  void OnFlush(Hpa root);
 
   FrameUse UseOf(Hpa frame) const;
   // The table in `frame`; null unless it is linked.
@@ -57,6 +62,8 @@ class TableReach {
 
  private:
   void Visit(uint64_t frame, int level, uint64_t address);
+  template <typename Predicate>
+  void DropUnlinkedIf(Predicate predicate);
   bool IsTable(uint64_t entry, int level) const {
     if (level == 1) return false;
     const uint64_t present = linear_ ? 1 : 7;

@@ -62,6 +62,22 @@ TEST_F(TableReachTest, ATableThatIsLinkedAgainIsLinked) {
   EXPECT_EQ(reach_.UseOf(lower), FrameUse::kLinked);
 }
 
+TEST_F(TableReachTest, WhatAnotherRootLeadsToMayBeCachedUntilItsFlush) {
+  const Hpa old_root = world_.eptp().root();
+  const Hpa upper = TableAt(3);
+  const Hpa lower = TableAt(1);
+  reach_.SetRoot(upper, 3);  // the tables below it are the new root's as well
+  EXPECT_EQ(reach_.UseOf(old_root), FrameUse::kMayBeCached);
+  EXPECT_EQ(reach_.UseOf(lower), FrameUse::kLinked);
+  reach_.OnFlush(upper);
+  EXPECT_EQ(reach_.UseOf(old_root), FrameUse::kMayBeCached) << "another root was flushed";
+  reach_.OnFlush(old_root);
+  EXPECT_EQ(reach_.UseOf(old_root), FrameUse::kNone);
+  EXPECT_EQ(reach_.UseOf(lower), FrameUse::kLinked);
+  reach_.Reset();
+  EXPECT_EQ(reach_.UseOf(lower), FrameUse::kNone);
+}
+
 TEST_F(TableReachTest, ALargeLeafIsNoTable) {
   const Hpa lower = TableAt(1);
   world_.Store(world_.EptEntryAt(kGpa, 2), lower.raw() | kRwx | ept::kLargePage);
