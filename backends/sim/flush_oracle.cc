@@ -197,7 +197,9 @@ ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const Phy
     const auto& [address, value] = path.steps[i];
     const uint64_t now = memory.Load(address);
     if (now == value) continue;
-    const ChangeKind kind = ClassifyChange(value, now, path.level_of(i), accessed_dirty, rights);
+    const uint64_t counts = ~options_.ignored_bits;
+    const ChangeKind kind =
+        ClassifyChange(value & counts, now & counts, path.level_of(i), accessed_dirty, rights);
     if (kind == ChangeKind::kNone) continue;
     if (kind == ChangeKind::kAccessedCleared && !options_.accessed_clear_owed) continue;
     use.entry = Hpa(address);

@@ -102,6 +102,7 @@ struct FlushOracleOptions {
   bool settle_at_once = false;      // a change is due as soon as it is made
   bool accessed_clear_owed = true;  // false: an engine that lets aging be late on purpose
   bool linear = false;              // the stores announced are to guest tables, with EPT off
+  uint64_t ignored_bits = 0;        // of EPT entries: those of features that no CPU has on
 };
 
 // One for all CPUs of a machine. Thread-safe.

@@ -336,6 +336,20 @@ TEST_F(FlushOracleTest, LateAgingCanBeAllowed) {
   EXPECT_EQ(oracle_->report_count(), 0u);
 }
 
+TEST_F(FlushOracleTest, BitsOfFeaturesThatNoCpuHasOnAreSoftwares) {
+  Start({.ignored_bits = ept::kSupervisorShadowStack});
+  Change(leaf_, world_.Load(leaf_) | ept::kSupervisorShadowStack);
+  ASSERT_TRUE(Touch());
+  Change(leaf_, world_.Load(leaf_) & ~ept::kSupervisorShadowStack);
+  oracle_->Settle();
+  ASSERT_TRUE(Touch());
+  EXPECT_EQ(oracle_->report_count(), 0u);
+  Change(leaf_, world_.Load(leaf_) & ~(ept::kSupervisorShadowStack | ept::kWrite));
+  oracle_->Settle();
+  ASSERT_TRUE(Touch());
+  EXPECT_EQ(oracle_->report_count(), 1u) << "the rest of the entry counts";
+}
+
 // --- operations ---
 
 TEST_F(FlushOracleTest, ChangesOfAnOperationAreDueAtItsEnd) {
