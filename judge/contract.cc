@@ -10,7 +10,7 @@
 namespace tdp::judge {
 namespace {
 
-constexpr unsigned kAllClaims = 1023;
+constexpr unsigned kAllClaims = 2047;
 constexpr uint64_t kCr3GpaLimit = uint64_t{1} << 47;
 constexpr uint64_t kEptGpaLimit = uint64_t{1} << 48;
 constexpr uint64_t kHpaLimit = uint64_t{1} << 52;
@@ -58,6 +58,31 @@ std::string MisuseOfTypes(const tdpj_contract& contract) {
   return "";
 }
 
+std::string MisuseOfUnits(const tdpj_contract& contract) {
+  if (contract.min_order < 0 || contract.min_order > contract.max_order) {
+    return absl::StrFormat("contract.min_order is %d: it is 0 to max_order, which is %d",
+                           contract.min_order, contract.max_order);
+  }
+  const uint64_t unit = kPage << contract.min_order;
+  const uint64_t most = std::min(contract.gpa_limit, contract.hpa_limit);
+  if (contract.gpa_limit % unit != 0) {
+    return absl::StrFormat("contract.gpa_limit is %#x: no multiple of the %#x that min_order says",
+                           contract.gpa_limit, unit);
+  }
+  if (contract.initial_size % unit != 0 || contract.initial_size > most) {
+    return absl::StrFormat(
+        "contract.initial_size is %#x: a multiple of %#x up to the lower of the limits, %#x",
+        contract.initial_size, unit, most);
+  }
+  if (contract.map_over == TDPJ_OVER_ONLY && contract.initial_size == 0) {
+    return "contract.map_over is TDPJ_OVER_ONLY and initial_size 0: nothing is ever mapped";
+  }
+  if (contract.range == TDPJ_RANGE_PAGE && contract.min_order != 0) {
+    return "contract.range is TDPJ_RANGE_PAGE, but min_order is not 0";
+  }
+  return "";
+}
+
 std::string MisuseOfLimits(const tdpj_contract& contract) {
   const uint64_t most = contract.format == TDPJ_FORMAT_CR3 ? kCr3GpaLimit : kEptGpaLimit;
   if (contract.gpa_limit < kPage || contract.gpa_limit > most) {
@@ -76,7 +101,7 @@ std::string MisuseOfLimits(const tdpj_contract& contract) {
         "contract.max_order is %d: ranges have at most 2^max_order pages, 0 to 18",
         contract.max_order);
   }
-  return "";
+  return MisuseOfUnits(contract);
 }
 
 std::string MisuseOfKnobs(const tdpj_contract& contract) {
@@ -86,7 +111,7 @@ std::string MisuseOfKnobs(const tdpj_contract& contract) {
     int most;
   } knobs[] = {
       {"range", contract.range, TDPJ_RANGE_PAGE},
-      {"map_over", contract.map_over, TDPJ_OVER_ERROR},
+      {"map_over", contract.map_over, TDPJ_OVER_ONLY},
       {"flush", contract.flush, TDPJ_FLUSH_BY_ENTRY},
       {"format", contract.format, TDPJ_FORMAT_CR3},
       {"unmap_hole", contract.unmap_hole, 1},
@@ -94,6 +119,7 @@ std::string MisuseOfKnobs(const tdpj_contract& contract) {
       {"protect_hole", contract.protect_hole, 1},
       {"protect_part", contract.protect_part, 1},
       {"identity_physical", contract.identity_physical, 1},
+      {"identity_map", contract.identity_map, 1},
   };
   for (const auto& knob : knobs) {
     if (knob.value < 0 || knob.value > knob.most) {
@@ -122,6 +148,9 @@ std::string MisuseOfCalls(const tdpj_subject& subject) {
   if ((claims & TDPJ_FREES_ALL) != 0 && subject.destroy == nullptr) {
     return "the contract claims TDPJ_FREES_ALL, but destroy is null";
   }
+  if ((claims & TDPJ_LOGS_ALL) != 0 && subject.dirty_start == nullptr) {
+    return "the contract claims TDPJ_LOGS_ALL, but dirty_start is null";
+  }
   if (subject.contract.flush == TDPJ_FLUSH_BY_ENTRY && subject.before_entry == nullptr) {
     return "the contract flushes by entry, but before_entry is null";
   }
@@ -135,6 +164,10 @@ const char* WhyShapeForbidden(const tdpj_contract& contract, const tdpj_step& st
   if (step.size > contract.gpa_limit || step.gpa > contract.gpa_limit - step.size) {
     return "beyond gpa_limit";
   }
+  if (const uint64_t unit = kPage << contract.min_order;
+      step.kind != TDPJ_STEP_TOUCH && (step.gpa % unit != 0 || step.size % unit != 0)) {
+    return "not whole units of min_order";
+  }
   if (pages > uint64_t{1} << contract.max_order) return "more pages than max_order says";
   if (contract.range == TDPJ_RANGE_PAGE && pages != 1) return "more than one page";
   if (contract.range == TDPJ_RANGE_ORDER) {
@@ -147,6 +180,8 @@ const char* WhyShapeForbidden(const tdpj_contract& contract, const tdpj_step& st
 const char* WhyMapForbidden(const tdpj_contract& contract, const FlatMap& map,
                             const tdpj_step& step) {
   if (step.hpa % kPage != 0) return "hpa is not page aligned";
+  if (contract.identity_map != 0 && step.hpa != step.gpa) return "hpa is not gpa";
+  if (step.hpa % (kPage << contract.min_order) != 0) return "hpa is not aligned to min_order";
   if (contract.range == TDPJ_RANGE_ORDER && step.hpa % step.size != 0) {
     return "hpa is not aligned to the size";
   }
@@ -165,7 +200,25 @@ const char* WhyMapForbidden(const tdpj_contract& contract, const FlatMap& map,
   if (contract.map_over == TDPJ_OVER_FORBIDDEN && map.CoversSome(step.gpa, step.gpa + step.size)) {
     return "something is mapped there";
   }
+  if (contract.map_over == TDPJ_OVER_ONLY && !map.CoversAll(step.gpa, step.gpa + step.size)) {
+    return "it meets what is not mapped";
+  }
   return nullptr;
+}
+
+bool IsLogStep(int kind) {
+  return kind == TDPJ_STEP_DIRTY_START || kind == TDPJ_STEP_DIRTY_STOP || kind == TDPJ_STEP_HARVEST;
+}
+
+const char* WhyLogOfAllForbidden(const tdpj_subject& subject, const RangeSet& logged,
+                                 const tdpj_step& step) {
+  if (step.gpa != 0 || step.size != subject.contract.gpa_limit) return "it is not everything";
+  const bool on = !logged.ranges().empty();
+  if (step.kind == TDPJ_STEP_DIRTY_START) return on ? "it is logged" : nullptr;
+  if (step.kind == TDPJ_STEP_DIRTY_STOP && subject.dirty_stop == nullptr) {
+    return "dirty_stop is null";
+  }
+  return on ? nullptr : "it is not logged";
 }
 
 const char* WhyChangeForbidden(const FlatMap& map, const tdpj_step& step, bool hole, bool part) {
@@ -195,6 +248,9 @@ std::string MisuseOf(const tdpj_subject* subject) {
 const char* WhyForbidden(const tdpj_subject& subject, const FlatMap& map, const RangeSet& logged,
                          const tdpj_step& step) {
   const tdpj_contract& contract = subject.contract;
+  if ((contract.claims & TDPJ_LOGS_ALL) != 0 && IsLogStep(step.kind)) {
+    return WhyLogOfAllForbidden(subject, logged, step);
+  }
   if (const char* why = WhyShapeForbidden(contract, step)) return why;
   const uint64_t end = step.gpa + step.size;
   switch (step.kind) {

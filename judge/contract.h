@@ -15,6 +15,8 @@ namespace tdp::judge {
 
 inline constexpr uint64_t kPage = 4096;
 inline constexpr uint64_t kPage2M = kPage << 9;
+// Of an entry, an EPTP or CR3: the bits of the address.
+inline constexpr uint64_t kAddressBits = 0x000ffffffffff000;
 
 // What is wrong with the adapter, in a sentence that says what to do; empty: nothing.
 std::string MisuseOf(const tdpj_subject* subject);

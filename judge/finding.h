@@ -35,6 +35,7 @@ struct Record {
   std::atomic<uint64_t> store_looks;    // of these, between stores
   std::atomic<uint64_t> stores;         // seen stores to linked tables
   std::atomic<uint64_t> unseen_stores;  // found by comparison only
+  std::atomic<uint64_t> announced;      // stores to any frame that a hook or a trap told of
   std::atomic<bool> in_subject;
   std::atomic<bool> has_finding;
   Finding finding;

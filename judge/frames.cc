@@ -39,7 +39,7 @@ Frames::Frames(bool identity) : states_(kFrames, 0) {
   void* noted = mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   TDP_CHECK(view != MAP_FAILED && own != MAP_FAILED && noted != MAP_FAILED);
-  close(file);
+  file_ = file;
   view_ = static_cast<std::byte*>(view);
   own_ = static_cast<std::byte*>(own);
   noted_ = static_cast<std::byte*>(noted);
@@ -48,6 +48,7 @@ Frames::Frames(bool identity) : states_(kFrames, 0) {
 
 void Frames::Reset() {
   std::fill(states_.begin(), states_.end(), 0);
+  std::fill(states_.begin() + static_cast<ptrdiff_t>(first_adopted_), states_.end(), kAdopted);
   allocated_ = used_ = 0;
   free_.clear();
   poisoned_.clear();
@@ -122,10 +123,51 @@ void* Frames::Allocate(unsigned n) {
   return view_ + frame * kPageSize;
 }
 
+bool Frames::Adopt(void* p, size_t bytes) {
+  auto* const begin = static_cast<std::byte*>(p);
+  for (const Adopted& adopted : adopted_) {
+    if (adopted.begin == begin && adopted.bytes == bytes) return true;
+  }
+  const size_t n = bytes / kPageSize;
+  if (n + used_ > first_adopted_) return false;
+  const size_t first = first_adopted_ - n;
+  if (std::any_of(states_.begin() + static_cast<ptrdiff_t>(first),
+                  states_.begin() + static_cast<ptrdiff_t>(first_adopted_),
+                  [](uint8_t state) { return state != 0; })) {
+    return false;
+  }
+  std::copy(begin, begin + bytes, own_ + first * kPageSize);
+  std::copy(begin, begin + bytes, noted_ + first * kPageSize);
+  void* const mapped = mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file_,
+                            static_cast<off_t>(first * kPageSize));
+  TDP_CHECK(mapped == p);
+  std::fill(states_.begin() + static_cast<ptrdiff_t>(first),
+            states_.begin() + static_cast<ptrdiff_t>(first_adopted_), kAdopted);
+  first_adopted_ = first;
+  adopted_.push_back({begin, bytes, first * kPageSize});
+  return true;
+}
+
+uint64_t Frames::OffsetOfAdopted(const volatile void* p) const {
+  for (const Adopted& adopted : adopted_) {
+    const uint64_t offset =
+        reinterpret_cast<uint64_t>(p) - reinterpret_cast<uint64_t>(adopted.begin);
+    if (offset < adopted.bytes) return adopted.offset + offset;
+  }
+  return ~uint64_t{0};
+}
+
+void* Frames::ViewOf(uint64_t offset) const {
+  for (const Adopted& adopted : adopted_) {
+    if (offset - adopted.offset < adopted.bytes) return adopted.begin + (offset - adopted.offset);
+  }
+  return view_ + offset;
+}
+
 unsigned Frames::Free(void* p) {
   if (!IsInside(p) || Offset(p) % kPageSize != 0) return 0;
   const size_t frame = Offset(p) / kPageSize;
-  if (states_[frame] == 0 || states_[frame] == kInner) return 0;
+  if (states_[frame] == 0 || states_[frame] >= kAdopted) return 0;
   const unsigned n = 1u << (states_[frame] - 1);
   for (size_t i = frame; i < frame + n; ++i) {
     states_[i] = 0;
@@ -147,7 +189,11 @@ size_t Frames::FindWrittenFree() {
 }
 
 void Frames::Protect(bool read_only) {
-  TDP_CHECK(mprotect(view_, kArenaBytes, read_only ? PROT_READ : PROT_READ | PROT_WRITE) == 0);
+  const int access = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  TDP_CHECK(mprotect(view_, kArenaBytes, access) == 0);
+  for (const Adopted& adopted : adopted_) {
+    TDP_CHECK(mprotect(adopted.begin, adopted.bytes, access) == 0);
+  }
 }
 
 void Frames::OnEntryWrite(Hpa entry, uint64_t value) {

@@ -34,6 +34,9 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
   // --- the subject's ---
   // `n` frames, a power of two; null if there are none or a failure is due.
   void* Allocate(unsigned n);
+  // Makes the memory at `p`, whole pages, frames that stay allocated; false if there is no room.
+  // Its content stays. Again for the same memory it does nothing.
+  bool Adopt(void* p, size_t bytes);
   // How many frames `p` gave back; 0, and nothing is changed, unless `Allocate` returned it.
   unsigned Free(void* p);
   // From the `n`-th call of `Allocate` on, counted from 1, all fail; 0: none does.
@@ -47,12 +50,14 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
 
   // --- addresses ---
   bool IsInside(const volatile void* p) const { return Offset(p) < kFrames * kPageSize; }
+  // Beyond the frames: `p` is outside.
   uint64_t Offset(const volatile void* p) const {
-    return reinterpret_cast<uint64_t>(p) - reinterpret_cast<uint64_t>(view_);
+    const uint64_t offset = reinterpret_cast<uint64_t>(p) - reinterpret_cast<uint64_t>(view_);
+    return offset < kFrames * kPageSize || adopted_.empty() ? offset : OffsetOfAdopted(p);
   }
   bool IsPhysical(uint64_t hpa) const { return hpa - first_ < kFrames * kPageSize; }
   uint64_t PhysOf(uint64_t offset) const { return first_ + offset; }
-  void* ViewOf(uint64_t offset) const { return view_ + offset; }
+  void* ViewOf(uint64_t offset) const;
   sim::PhysicalMemory physical() {
     return sim::PhysicalMemory(own_, kFrames * kPageSize, this, Hpa(first_));
   }
@@ -60,6 +65,8 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
 
   // --- the judge's ---
   bool IsAllocated(size_t frame) const { return states_[frame] != 0; }
+  bool IsAdopted(size_t frame) const { return states_[frame] == kAdopted; }
+  // Without adopted ones.
   size_t allocated() const { return allocated_; }
   uint64_t* Words(size_t frame) { return reinterpret_cast<uint64_t*>(own_ + frame * kPageSize); }
   // What the words were when they were last taken note of.
@@ -77,7 +84,15 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
   void OnEntryWrite(Hpa entry, uint64_t value) override;
 
  private:
+  // Memory of the subject's that the frames from `offset` on are mapped over.
+  struct Adopted {
+    std::byte* begin;
+    size_t bytes;
+    uint64_t offset;
+  };
+
   size_t FindRun(unsigned n) const;
+  uint64_t OffsetOfAdopted(const volatile void* p) const;
   void Garbage(size_t frame);
   bool IsPoisoned(size_t frame);
 
@@ -85,8 +100,13 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
   std::byte* own_ = nullptr;
   std::byte* noted_ = nullptr;
   uint64_t first_ = 0;
-  // 0: free; else 1 + log2 of the frames that the allocation which begins here has, or kInner.
+  int file_ = -1;
+  std::vector<Adopted> adopted_;
+  size_t first_adopted_ = kFrames;  // adopted frames are the last
+  // 0: free; else 1 + log2 of the frames that the allocation which begins here has, or one of
+  // these.
   static constexpr uint8_t kInner = 255;
+  static constexpr uint8_t kAdopted = 254;
   std::vector<uint8_t> states_;
   size_t allocated_ = 0;
   size_t used_ = 0;              // frames that were ever handed out since `Reset`

@@ -75,10 +75,11 @@ uint64_t Generator::DrawSize() {
       pages = 1 + random_.Below(1100);
       break;
     default:
-      pages = random_.OneIn(40) ? most : 1 + random_.Below(600);
+      pages = random_.OneIn(most >= kGiB / kPage ? 12 : 40) ? most : 1 + random_.Below(600);
       break;
   }
-  pages = std::min(pages, most);
+  const uint64_t unit = uint64_t{1} << contract.min_order;
+  pages = std::min((pages + unit - 1) & ~(unit - 1), most);
   if (contract.range == TDPJ_RANGE_ORDER) {
     while ((pages & (pages - 1)) != 0) pages &= pages - 1;
   }
@@ -89,12 +90,15 @@ uint64_t Generator::DrawGpa(uint64_t size) {
   uint64_t gpa = regions_[random_.Below(regions_.size())];
   gpa += kPage * (random_.OneIn(3) ? random_.Below(1030) : random_.Below(8));
   if (random_.OneIn(3)) gpa = (gpa + kPage2M / 2) & ~(kPage2M - 1);
+  if (size >= kGiB && random_.OneIn(2)) gpa = (gpa + kGiB / 2) & ~(kGiB - 1);
+  gpa &= ~((kPage << subject_.contract.min_order) - 1);
   if (subject_.contract.range == TDPJ_RANGE_ORDER) gpa &= ~(size - 1);
   return gpa;
 }
 
 uint64_t Generator::DrawHpa(const tdpj_step& step, const FlatMap& map) {
   const uint64_t limit = subject_.contract.hpa_limit;
+  if (subject_.contract.identity_map != 0) return step.gpa;
   if (step.size > limit) return 0;
   if (step.gpa != 0 && random_.OneIn(4)) {
     // Goes on where the mapping before it ends.
@@ -105,7 +109,10 @@ uint64_t Generator::DrawHpa(const tdpj_step& step, const FlatMap& map) {
   if (random_.OneIn(16)) hpa = (limit - step.size) & ~(kPage - 1);
   // As often as not congruent, so that large leaves fit.
   if (random_.OneIn(2)) hpa = (hpa & ~(kPage2M - 1)) | (step.gpa & (kPage2M - 1));
-  if (random_.OneIn(8)) hpa = (hpa & ~(kGiB - 1)) | (step.gpa & (kGiB - 1));
+  if (random_.OneIn(step.size >= kGiB ? 2 : 8)) {
+    hpa = (hpa & ~(kGiB - 1)) | (step.gpa & (kGiB - 1));
+  }
+  hpa &= ~((kPage << subject_.contract.min_order) - 1);
   if (subject_.contract.range == TDPJ_RANGE_ORDER) hpa &= ~(step.size - 1);
   return hpa;
 }
@@ -119,7 +126,8 @@ void Generator::Draw(const FlatMap& map, const RangeSet& logged, tdpj_step& step
   step.gpa = DrawGpa(step.size);
   step.rights = contract.rights[random_.Below(static_cast<uint64_t>(contract.rights_count))];
   const std::vector<Extent>& extents = map.extents();
-  const bool wants_mapped = step.kind != TDPJ_STEP_MAP || random_.OneIn(3);
+  const bool wants_mapped =
+      step.kind != TDPJ_STEP_MAP || contract.map_over == TDPJ_OVER_ONLY || random_.OneIn(3);
   if (wants_mapped && !extents.empty() && !random_.OneIn(5)) {
     const Extent& extent = extents[random_.Below(extents.size())];
     const bool whole = random_.OneIn(2);
@@ -129,6 +137,7 @@ void Generator::Draw(const FlatMap& map, const RangeSet& logged, tdpj_step& step
       step.size = extent.map_end - extent.map_begin;
     } else if (same) {
       step.gpa = extent.begin + (random_.Below(extent.end - extent.begin) & ~(kPage - 1));
+      step.gpa &= ~((kPage << contract.min_order) - 1);
     }
   }
   if ((step.kind == TDPJ_STEP_HARVEST || step.kind == TDPJ_STEP_DIRTY_STOP) &&
@@ -136,6 +145,12 @@ void Generator::Draw(const FlatMap& map, const RangeSet& logged, tdpj_step& step
     const RangeSet::Range& range = logged.ranges()[random_.Below(logged.ranges().size())];
     step.gpa = range.begin;
     step.size = range.end - range.begin;
+  }
+  if ((contract.claims & TDPJ_LOGS_ALL) != 0 &&
+      (step.kind == TDPJ_STEP_DIRTY_START || step.kind == TDPJ_STEP_DIRTY_STOP ||
+       step.kind == TDPJ_STEP_HARVEST)) {
+    step.gpa = 0;
+    step.size = contract.gpa_limit;
   }
   if (step.kind == TDPJ_STEP_TOUCH) {
     step.size = kPage;
@@ -153,7 +168,7 @@ void Generator::Draw(const FlatMap& map, const RangeSet& logged, tdpj_step& step
       step.memory_type = contract.types[random_.Below(contract.type_count)];
     if (step.hpa < avoid_ + avoid_bytes_ && avoid_ < step.hpa + step.size) step.size = 0;
   }
-  if (random_.OneIn(8) && step.kind != TDPJ_STEP_TOUCH) {
+  if (random_.OneIn(8) && (step.kind != TDPJ_STEP_TOUCH || subject_.fault != nullptr)) {
     step.fail_at = static_cast<unsigned>(1 + random_.Below(4));
   }
 }

@@ -2,6 +2,7 @@
 
 #include "tdp/judge/runner.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/time.h>
@@ -25,9 +26,11 @@ namespace {
 
 constexpr int kStepsASequence = 40;
 constexpr int kSequencesAChild = 4000;
-// Seconds of CPU time that one step may take, and of any time that a child may show no progress.
+// Seconds of CPU time that one step may take without a store to a table, and with such; and of any
+// time that a child may show no progress.
 constexpr int kHangTicks = 3;
-constexpr double kSilence = 120;
+constexpr int kLongTicks = 20;
+constexpr double kSilence = 300;
 constexpr int kShrinkRuns = 300;
 constexpr double kShrinkSeconds = 10;
 constexpr int kHangExit = 9;
@@ -38,22 +41,23 @@ double Now() {
 
 Record* g_watched = nullptr;
 uint64_t g_last_operations = 0;
+uint64_t g_last_stores = 0;
 int g_ticks = 0;
+int g_idle_ticks = 0;
 
 // Every second of this process's CPU time.
 void OnTick(int) {
   const uint64_t now = g_watched->operations + g_watched->sequences;
-  if (now != g_last_operations) {
-    g_last_operations = now;
-    g_ticks = 0;
-    return;
-  }
-  if (++g_ticks == kHangTicks) _exit(kHangExit);
+  if (now != g_last_operations) g_ticks = g_idle_ticks = 0;
+  if (g_watched->announced != g_last_stores) g_idle_ticks = 0;
+  g_last_operations = now;
+  g_last_stores = g_watched->announced;
+  if (++g_idle_ticks > kHangTicks || ++g_ticks > kLongTicks) _exit(kHangExit);
 }
 
 void WatchForHangs(Record& record) {
   g_watched = &record;
-  g_ticks = 0;
+  g_ticks = g_idle_ticks = 0;
   struct sigaction action = {};
   action.sa_handler = OnTick;
   action.sa_flags = SA_ONSTACK | SA_RESTART;
@@ -70,6 +74,15 @@ sigset_t ChildSignal() {
 }
 
 [[noreturn]] void EndChild() { _exit(1); }
+
+// What the subject prints is of use once, not in each of the runs that shorten its sequence.
+void Silence() {
+  const int nowhere = open("/dev/null", O_WRONLY);
+  if (nowhere < 0) return;
+  dup2(nowhere, STDOUT_FILENO);
+  dup2(nowhere, STDERR_FILENO);
+  close(nowhere);
+}
 
 }  // namespace
 
@@ -126,6 +139,7 @@ Verdict Runner::InChild(Body body) {
   const pid_t child = fork();
   TDP_CHECK(child >= 0);
   if (child == 0) {
+    if (quiet_) Silence();
     InstallFaultHandlers(view_ == StoreView::kStep);
     WatchForHangs(*record_);
     Session session(subject_, *record_, view_, EndChild);
@@ -138,7 +152,7 @@ Verdict Runner::InChild(Body body) {
   uint64_t last = 0;
   double since = Now();
   while (waitpid(child, &status, WNOHANG) == 0) {
-    const uint64_t progress = record_->operations + record_->sequences;
+    const uint64_t progress = record_->operations + record_->sequences + record_->announced;
     if (progress != last) {
       last = progress;
       since = Now();
@@ -212,7 +226,11 @@ Verdict Runner::Shrink(Verdict verdict) {
     verdict = std::move(shorter);
     return true;
   };
-  if (!try_steps(verdict.steps)) return verdict;  // it does not come up again: as it is
+  quiet_ = true;
+  if (!try_steps(verdict.steps)) {  // it does not come up again: as it is
+    quiet_ = false;
+    return verdict;
+  }
   for (size_t chunk = verdict.steps.size(); chunk > 0; chunk /= 2) {
     for (size_t at = 0; at < verdict.steps.size();) {
       std::vector<tdpj_step> steps = verdict.steps;
@@ -234,6 +252,7 @@ Verdict Runner::Shrink(Verdict verdict) {
     change([](tdpj_step& step) { step.hpa = step.gpa & (kPage2M - 1); });
     change([](tdpj_step& step) { step.seed = 1; });
   }
+  quiet_ = false;
   return verdict;
 }
 

@@ -53,6 +53,7 @@ class Runner {
   const tdpj_subject& subject_;
   const StoreView view_;
   Record* record_;
+  bool quiet_ = false;  // what subjects print is dropped
 };
 
 // Runs random sequences in this process until a limit.

@@ -9,10 +9,16 @@
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/guest_rules.h"
 #include "tdp/judge/contract.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/format/eptp.h"
 
 namespace tdp::judge {
 namespace {
+
+// What a CPU ignores as long as the controls of sub-page writes, of paging-writes and of supervisor
+// shadow stacks are off: software may keep bits of its own there.
+constexpr uint64_t kUnusedLeafRights =
+    ept::kSubPageWrite | ept::kPagingWrite | ept::kSupervisorShadowStack;
 
 Session* g_session = nullptr;
 
@@ -37,7 +43,9 @@ Session::Session(const tdpj_subject& subject, Record& record, StoreView view, vo
       view_(view),
       end_(end),
       frames_(subject.contract.identity_physical != 0),
-      oracle_({.accessed_clear_owed = false, .linear = subject.contract.format == TDPJ_FORMAT_CR3}),
+      oracle_({.accessed_clear_owed = false,
+               .linear = subject.contract.format == TDPJ_FORMAT_CR3,
+               .ignored_bits = kUnusedLeafRights}),
       cpu_(frames_.physical(), CpuOf(subject.contract)),
       reach_(frames_.physical(), subject.contract.format == TDPJ_FORMAT_CR3, &frames_),
       linked_(kFrames, 0) {
@@ -112,11 +120,16 @@ void Session::Begin() {
   cpu_.Reset();
   oracle_.Reset();
   map_ = FlatMap();
-  after_ = FlatMap();
+  if (const uint64_t size = subject_.contract.initial_size; size != 0) {
+    const unsigned type = subject_.contract.type_count == 0 ? 6 : subject_.contract.types[0];
+    map_.Map({0, size, 0, subject_.contract.rights[0], type, 0, size}, false);
+  }
+  after_ = map_;
   logged_ = lenient_ = RangeSet();
   written_.clear();
   freed_.clear();
   linked_frames_.clear();
+  reach_.Reset();
   change_pcs_.clear();
   linked_epoch_ += 2;  // no frame is a table of the last epoch
   first_change_ = oracle_.clock();
@@ -156,7 +169,7 @@ void Session::End() {
 void Session::TakeRoot() {
   const uint64_t root = subject_.eptp();
   if (running_ && root == root_) return;
-  uint64_t table = root & 0x000ffffffffff000;
+  uint64_t table = root & kAddressBits;
   int levels = 4;
   if (is_cr3()) {
     if (cpu_.WriteCr3(root) != sim::Event::kNone) Misuse("eptp() returned a CR3 that faults");
@@ -174,13 +187,14 @@ void Session::TakeRoot() {
   }
   if (!frames_.IsTable(Hpa(table))) {
     Misuse(
-        absl::StrFormat("eptp() returned %#x, whose root %#x is no frame from tdpj_alloc; the "
-                        "physical address of a frame is what tdpj_phys says",
+        absl::StrFormat("eptp() returned %#x, whose root %#x is no frame from tdpj_alloc or "
+                        "tdpj_adopt; the physical address of a frame is what tdpj_phys says",
                         root, table));
   }
   root_ = root;
   running_ = true;
   reach_.SetRoot(Hpa(table), levels);
+  if (is_cr3()) reach_.OnFlush();  // the load of CR3 was one
   LinkFrames();
 }
 
@@ -194,6 +208,7 @@ bool Session::Run(const tdpj_step& step) {
   step_ = &step;
   random_ = Random(step.seed);
   ChooseAddresses(step);
+  if (Claims(TDPJ_DEMAND)) TouchSome();
   bool is_error = false;
   after_ = Expected(step, is_error);
   FillCaches(true);
@@ -306,7 +321,7 @@ int Session::Call(const tdpj_step& step) {
 }
 
 void Session::Settle(const tdpj_step& step, int answer, bool is_error) {
-  const bool was_short = frames_.failed() != 0;
+  const bool was_short = frames_.failed() != 0 || answer == TDPJ_NO_MEMORY;
   frames_.FailFrom(0);
   const uint64_t end = step.gpa + step.size;
   const bool is_hint = step.kind == TDPJ_STEP_SPLIT || step.kind == TDPJ_STEP_MERGE;
@@ -328,7 +343,11 @@ void Session::Settle(const tdpj_step& step, int answer, bool is_error) {
   }
   map_ = after_;
   if (step.kind == TDPJ_STEP_MAP || step.kind == TDPJ_STEP_UNMAP) {
-    if (!is_error) logged_.Remove(step.gpa, end);
+    if (!is_error) {
+      written_.erase(written_.lower_bound(step.gpa), written_.lower_bound(end));
+      // Who logs everything logs what is mapped meanwhile.
+      if (!Claims(TDPJ_LOGS_ALL)) logged_.Remove(step.gpa, end);
+    }
   } else if (step.kind == TDPJ_STEP_DIRTY_START) {
     logged_.Add(step.gpa, end);
   } else if (step.kind == TDPJ_STEP_DIRTY_STOP) {
@@ -351,20 +370,78 @@ void Session::SettleFailure(const tdpj_step&) {
 
 void Session::Harvest(const tdpj_step& step) {
   std::vector<uint64_t> harvested;
+  // What is written while it runs may be left to the next one.
+  const std::set<uint64_t> written = written_;
   g_harvested = &harvested;
   const int answer = Call(step);
   g_harvested = nullptr;
-  if (answer < 0 && frames_.failed() == 0) {
+  if (answer < 0 && answer != TDPJ_NO_MEMORY && frames_.failed() == 0) {
     Report("refused", absl::StrFormat("%s was refused with %d", Asked(), answer));
   }
   if (answer < 0) return;
   for (const uint64_t gpa : harvested) written_.erase(gpa);
-  for (const uint64_t gpa : written_) {
-    if (gpa < step.gpa || gpa >= step.gpa + step.size) continue;
+  for (const uint64_t gpa : written) {
+    if (gpa < step.gpa || gpa >= step.gpa + step.size || !written_.contains(gpa)) continue;
     Report("dirty-lost", absl::StrFormat("%s did not report the page at gpa %#x, which the guest "
                                          "has written since the last harvest",
                                          Asked(), gpa));
   }
+}
+
+// Before the step the guest uses some of the addresses, so that there is something to take away.
+void Session::TouchSome() {
+  const tdpj_step* const asked = step_;
+  after_ = map_;
+  for (const uint64_t gpa : addresses_) {
+    const Extent* extent = map_.Find(gpa);
+    if (extent == nullptr || random_.OneIn(3)) continue;
+    const unsigned right = 1u << random_.Below(3);
+    if ((extent->rights & right) == 0) continue;
+    const tdpj_step touch = {.kind = TDPJ_STEP_TOUCH,
+                             .gpa = gpa,
+                             .hpa = 0,
+                             .size = kPage,
+                             .rights = right,
+                             .memory_type = 0,
+                             .fail_at = random_.OneIn(16) ? 1u : 0u,
+                             .seed = 0};
+    step_ = &touch;
+    oracle_.BeginOperation();
+    Touch(touch);
+    oracle_.EndOperation();
+  }
+  step_ = asked;
+}
+
+// Tells the subject of a fault. Whether the guest is to try again; memory may be short once.
+bool Session::Fault(uint64_t gpa, unsigned fail_at) {
+  const sim::Exit& exit = cpu_.exit();
+  const uint64_t cause = is_cr3() ? exit.error_code : exit.qualification.raw();
+  frames_.FailFrom(Claims(TDPJ_NO_FAILURE) ? 0 : fail_at);
+  record_.in_subject = in_subject_ = true;
+  if (view_ == StoreView::kStep) frames_.Protect(true);
+  const int answer = subject_.fault(gpa, cause);
+  if (view_ == StoreView::kStep) frames_.Protect(false);
+  record_.in_subject = in_subject_ = false;
+  TakeNote();
+  const bool was_short = frames_.failed() != 0;
+  frames_.FailFrom(0);
+  if (answer > 1) Misuse(absl::StrFormat("fault returned %d: 1 is fixed, 0 is not", answer));
+  CompareTables();
+  Reenter();
+  return answer == 1 || was_short;
+}
+
+// The guest is entered, on the tables that there are now.
+void Session::Reenter() {
+  const bool by_entry = subject_.contract.flush == TDPJ_FLUSH_BY_ENTRY;
+  if (subject_.before_entry != nullptr && (by_entry || random_.OneIn(4))) {
+    record_.in_subject = in_subject_ = true;
+    subject_.before_entry();
+    record_.in_subject = in_subject_ = false;
+    TakeNote();
+  }
+  TakeRoot();
 }
 
 // The guest accesses an address, and faults until it can.
@@ -376,24 +453,12 @@ void Session::Touch(const tdpj_step& step) {
     const Extent* extent = map_.Find(step.gpa);
     if (extent == nullptr || (extent->rights & right) == 0) return;
     if (i == 7) break;
-    const sim::Exit& exit = cpu_.exit();
-    const uint64_t cause = is_cr3() ? exit.error_code : exit.qualification.raw();
-    record_.in_subject = in_subject_ = true;
-    if (view_ == StoreView::kStep) frames_.Protect(true);
-    const int answer = subject_.fault(step.gpa, cause);
-    if (view_ == StoreView::kStep) frames_.Protect(false);
-    record_.in_subject = in_subject_ = false;
-    TakeNote();
-    if (answer != 0 && answer != 1) {
-      Misuse(absl::StrFormat("fault returned %d: 1 is fixed, 0 is not", answer));
-    }
-    if (answer == 1) continue;
+    if (Fault(step.gpa, i == 0 ? step.fail_at : 0)) continue;
     // The CPU may fault on rights that it kept, for the tables' own say in a spurious fault.
     const sim::ProbeResult now = Probe(step.gpa);
     if (now.ok() && (now.rights & right) != 0) continue;
     break;
   }
-  CompareTables();
   const sim::ProbeResult now = Probe(step.gpa);
   if (now.ok() && (now.rights & right) != 0) return;
   const bool lenient = Claims(TDPJ_DEMAND) || lenient_.Contains(step.gpa);
@@ -412,22 +477,22 @@ void Session::LookAtTables() {
   for (const uint64_t gpa : addresses_) JudgeAt(gpa);
 }
 
-void Session::EndWalk(const sim::ProbeResult& found, uint64_t gpa, const char* when, uint64_t pc) {
+Session::Complaint Session::FindInWalk(const sim::ProbeResult& found, uint64_t gpa,
+                                       const char* when) const {
   const int level = found.level;
   const uint64_t entry = found.path.count == 0 ? 0 : found.path.steps[found.path.count - 1u].value;
   if (found.event == sim::Event::kWalkedNoTable) {
-    Report("walks-no-table",
-           absl::StrFormat("%s%s a walk of gpa %#x is led by entry %#x to memory that is no table "
-                           "(level %d)",
-                           Asked(), when, gpa, entry, level),
-           pc);
+    return {"walks-no-table",
+            absl::StrFormat("%s%s a walk of gpa %#x is led by entry %#x to memory that is no table "
+                            "(level %d)",
+                            Asked(), when, gpa, entry, level)};
   }
   if (found.event == sim::Event::kEptMisconfiguration || found.reserved) {
-    Report("misconfigured",
-           absl::StrFormat("%s%s the level-%d entry %#x of gpa %#x is one that the CPU refuses",
-                           Asked(), when, level, entry, gpa),
-           pc);
+    return {"misconfigured",
+            absl::StrFormat("%s%s the level-%d entry %#x of gpa %#x is one that the CPU refuses",
+                            Asked(), when, level, entry, gpa)};
   }
+  return {};
 }
 
 void Session::JudgeRights(const Extent& extent, const sim::ProbeResult& found, uint64_t gpa) {
@@ -445,7 +510,10 @@ void Session::JudgeRights(const Extent& extent, const sim::ProbeResult& found, u
 void Session::JudgeAt(uint64_t gpa) {
   ++record_.looks;
   const sim::ProbeResult found = Probe(gpa);
-  EndWalk(found, gpa, " returned, and", last_pc_);
+  if (const Complaint complaint = FindInWalk(found, gpa, " returned, and");
+      complaint.klass != nullptr) {
+    Report(complaint.klass, complaint.sentence, last_pc_);
+  }
   const Extent* extent = map_.Find(gpa);
   if (extent == nullptr && found.ok()) {
     Report("maps-unasked",
@@ -503,23 +571,18 @@ void Session::JudgeFrames() {
            absl::StrFormat("%s returned, and the freed frame %#x was written to", Asked(),
                            frames_.PhysOf(frame * kPageSize)));
   }
-  if (!Claims(TDPJ_PRUNES) || frames_.allocated() == linked_frames_.size()) return;
-  if (frames_.allocated() < linked_frames_.size()) return;
+  const auto linked = static_cast<size_t>(
+      std::count_if(linked_frames_.begin(), linked_frames_.end(),
+                    [this](size_t frame) { return !frames_.IsAdopted(frame); }));
+  if (!Claims(TDPJ_PRUNES) || frames_.allocated() <= linked) return;
   Report("not-pruned", absl::StrFormat("%s returned, and %u of %u allocated frames are no tables "
                                        "that the root leads to",
-                                       Asked(), frames_.allocated() - linked_frames_.size(),
-                                       frames_.allocated()));
+                                       Asked(), frames_.allocated() - linked, frames_.allocated()));
 }
 
 // Every flush is due; the CPU uses all that it kept.
 void Session::JudgeStale() {
-  const bool by_entry = subject_.contract.flush == TDPJ_FLUSH_BY_ENTRY;
-  if (subject_.before_entry != nullptr && (by_entry || random_.OneIn(4))) {
-    in_subject_ = true;
-    subject_.before_entry();
-    in_subject_ = false;
-    TakeNote();
-  }
+  Reenter();
   oracle_.EndOperation();
   for (const size_t frame : freed_) {
     if (frames_.IsAllocated(frame) ||

@@ -58,6 +58,7 @@ class Session {
   // --- the subject's stubs ---
   void* Allocate(unsigned n);
   void Free(void* p);
+  void* Adopt(void* p, size_t bytes);
   int Invept(int type, uint64_t eptp, uint64_t reserved);
   int Invvpid(int type, unsigned vpid, uint64_t gva);
   void Invlpg(uint64_t address);
@@ -75,16 +76,18 @@ class Session {
   [[noreturn]] void Misuse(const std::string& sentence);
 
   bool in_subject() const { return in_subject_; }
+  // The step under way, in words.
+  std::string Asked() const;
 
  private:
-  struct Look {
-    bool mapped = false;
-    sim::ProbeResult found;
+  // What is wrong: the class, or null, and the sentence.
+  struct Complaint {
+    const char* klass = nullptr;
+    std::string sentence;
   };
 
   bool is_cr3() const { return subject_.contract.format == TDPJ_FORMAT_CR3; }
   bool Claims(unsigned claim) const { return (subject_.contract.claims & claim) != 0; }
-  std::string Asked() const;
 
   // The steps of a step.
   void ChooseAddresses(const tdpj_step& step);
@@ -98,14 +101,20 @@ class Session {
   void JudgeFrames();
   void JudgeStale();
   void Touch(const tdpj_step& step);
+  void TouchSome();
+  bool Fault(uint64_t gpa, unsigned fail_at);
+  void Reenter();
   void Harvest(const tdpj_step& step);
   void TakeRoot();
 
   // Between stores.
   uint64_t PlaceOfStore(uint64_t pc, uint64_t caller);
   void TakeNote();
+  void WriteBefore(size_t frame, size_t word);
   void VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t after, uint64_t pc);
   void JudgeBetween(uint64_t gpa, uint64_t pc);
+  Complaint FindBetween(uint64_t gpa, const sim::ProbeResult& found) const;
+  bool HasMovedRoot();
   void LinkFrames();
   void CompareTables();
   void JudgeRights(const Extent& extent, const sim::ProbeResult& found, uint64_t gpa);
@@ -117,8 +126,8 @@ class Session {
   bool IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
                   const sim::AccessResult& result) const;
   void FillCaches(bool with_stores);
-  void EndWalk(const sim::ProbeResult& found, uint64_t gpa, const char* when, uint64_t pc);
-  void OnFlush();
+  Complaint FindInWalk(const sim::ProbeResult& found, uint64_t gpa, const char* when) const;
+  void OnFlush(bool all_roots, Hpa root = Hpa(0));
   bool IsTableEntry(uint64_t entry) const;
   bool GuestMayRun() const {
     return !Claims(TDPJ_STOPPED) && !Claims(TDPJ_GUEST_LEAVES) && running_;

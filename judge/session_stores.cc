@@ -18,9 +18,18 @@ sim::ProbeResult Session::Probe(uint64_t gpa) const {
 }
 
 // A leaf that was split into a table of the same translations may be used until the table differs,
-// and what nobody asks about may be late: types that are not judged, D where nothing is logged.
+// even if no flush followed, and then until the flush of the operation that makes it differ. What
+// nobody asks about may be late: types that are not judged, D where nothing is logged. A kept
+// translation that denies the access ends in a fault, which the tables then decide.
 bool Session::IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
                          const sim::AccessResult& result) const {
+  if (!result.ok()) return true;
+  if (in_subject_) {
+    const Extent* before = map_.Find(gpa);
+    const uint64_t page = result.hpa.raw() & ~(kPage - 1);
+    if (before != nullptr && before->HpaOf(gpa) == page && (before->rights & right) != 0)
+      return true;
+  }
   const bool types = subject_.contract.type_count != 0;
   switch (use.kind) {
     case sim::ChangeKind::kDirtyCleared:
@@ -31,7 +40,7 @@ bool Session::IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
     case sim::ChangeKind::kAddressChanged:
     case sim::ChangeKind::kLeafTableChanged: {
       const sim::ProbeResult now = Probe(gpa);
-      return result.ok() && now.ok() && now.hpa == result.hpa && (now.rights & right) != 0 &&
+      return now.ok() && now.hpa == result.hpa && (now.rights & right) != 0 &&
              (!types || now.memory_type == result.memory_type);
     }
     default:
@@ -53,7 +62,7 @@ sim::AccessResult Session::GuestAccess(uint64_t gpa, unsigned right) {
   const auto harmful = std::find_if(uses.begin(), uses.end(), [&](const sim::StaleUse& use) {
     return !IsHarmless(use, gpa, right, result);
   });
-  if (harmful == uses.end()) return result;
+  if (harmful == uses.end() || (in_subject_ && HasMovedRoot())) return result;
   const sim::StaleUse& use = *harmful;
   uint64_t pc = 0;
   if (use.change >= first_change_ && use.change - first_change_ < change_pcs_.size()) {
@@ -85,11 +94,15 @@ void Session::FillCaches(bool with_stores) {
   in_judge_ = outer;
 }
 
-void Session::OnFlush() {
+void Session::OnFlush(bool all_roots, Hpa root) {
   TakeNote();
   if (view_ != StoreView::kStep) CompareTables();
   reach_.Rescan();
-  reach_.OnFlush();
+  if (all_roots) {
+    reach_.OnFlush();
+  } else {
+    reach_.OnFlush(root);
+  }
   LinkFrames();
 }
 
@@ -103,6 +116,17 @@ void* Session::Allocate(unsigned n) {
   return frames_.Allocate(n);
 }
 
+void* Session::Adopt(void* p, size_t bytes) {
+  if (reinterpret_cast<uint64_t>(p) % kPage != 0 || bytes % kPage != 0 || bytes == 0) {
+    Misuse(absl::StrFormat("tdpj_adopt(%#x, %#x): whole pages, aligned to 4096",
+                           reinterpret_cast<uint64_t>(p), bytes));
+  }
+  if (subject_.contract.identity_physical != 0) {
+    Misuse("tdpj_adopt cannot serve a contract with identity_physical: use tdpj_alloc_frames");
+  }
+  return frames_.Adopt(p, bytes) ? p : nullptr;
+}
+
 void Session::Free(void* p) {
   TakeNote();
   CompareTables();
@@ -114,6 +138,8 @@ void Session::Free(void* p) {
   const size_t frame = frames_.Offset(p) / kPageSize;
   const Hpa hpa(frames_.PhysOf(frame * kPageSize));
   if (running_) {
+    // The operation may have moved to another root.
+    if (reach_.UseOf(hpa) == sim::FrameUse::kLinked) TakeRoot();
     const sim::FrameUse use = reach_.UseOf(hpa);
     if (use == sim::FrameUse::kLinked) {
       Report("freed-linked", absl::StrFormat("%s gives back the table %#x, to which the root still "
@@ -147,7 +173,7 @@ int Session::Invept(int type, uint64_t eptp, uint64_t reserved) {
            absl::StrFormat("%s executes INVEPT type %d with EPTP %#x, which fails: %s", Asked(),
                            type, eptp, sim::VmFailName(fail)));
   }
-  if (running_ && (type == 2 || ((eptp ^ root_) & 0x000ffffffffff000) == 0)) OnFlush();
+  if (running_) OnFlush(type == 2, Hpa(eptp & kAddressBits));
   // The guest runs on, and keeps what it meets from here.
   if (in_subject_ && GuestMayRun()) FillCaches(true);
   return 0;
@@ -166,7 +192,7 @@ void Session::Invlpg(uint64_t address) {
   TakeNote();
   if (!is_cr3()) Misuse("tdpj_invlpg was called by a subject of the format EPT");
   cpu_.Invlpg(Gva(address));
-  OnFlush();
+  OnFlush(true);
   if (in_subject_ && GuestMayRun()) FillCaches(true);
 }
 
@@ -174,7 +200,7 @@ void Session::MovCr3() {
   TakeNote();
   if (!is_cr3()) Misuse("tdpj_mov_cr3 was called by a subject of the format EPT");
   cpu_.WriteCr3(cpu_.registers().cr3);
-  OnFlush();
+  OnFlush(true);
   if (in_subject_ && GuestMayRun()) FillCaches(true);
 }
 
@@ -192,6 +218,7 @@ uint64_t Session::PlaceOfStore(uint64_t pc, uint64_t caller) {
 void Session::BeforeStore(const volatile void* p, uint64_t pc, uint64_t caller) {
   const uint64_t offset = frames_.Offset(p);
   if (offset >= kFrames * kPageSize || in_judge_ || !in_subject_) return;
+  ++record_.announced;
   TakeNote();
   const size_t frame = offset / kPageSize;
   if (!frames_.IsAllocated(frame)) {
@@ -200,8 +227,24 @@ void Session::BeforeStore(const volatile void* p, uint64_t pc, uint64_t caller) 
                            Asked(), frames_.PhysOf(offset & ~kPageOffsetMask)),
            PlaceOfStore(pc, caller));
   }
-  pending_ = offset & ~uint64_t{7};
+  const uint64_t word = offset & ~uint64_t{7};
+  if (!logged_.ranges().empty() && GuestMayRun()) WriteBefore(frame, word % kPageSize / 8);
+  pending_ = word;
   pending_pc_ = PlaceOfStore(pc, caller);
+}
+
+// The subject has read an entry and is about to write it. The guest writes a logged page behind it
+// now, and the CPU sets a D bit that the store must not lose.
+void Session::WriteBefore(size_t frame, size_t word) {
+  const sim::TableReach::Place* place = reach_.Find(Hpa(frames_.PhysOf(frame * kPageSize)));
+  if (place == nullptr) return;
+  const int shift = 12 + 9 * (place->level - 1);
+  const uint64_t begin = place->address | uint64_t{word} << shift;
+  in_judge_ = true;
+  for (const uint64_t gpa : addresses_) {
+    if (gpa >> shift == begin >> shift && logged_.Contains(gpa)) GuestAccess(gpa, TDPJ_W);
+  }
+  in_judge_ = false;
 }
 
 void Session::AfterStore() { TakeNote(); }
@@ -224,7 +267,7 @@ void Session::TakeNote() {
 }
 
 bool Session::IsTableEntry(uint64_t entry) const {
-  return (entry & (is_cr3() ? 1 : 7)) != 0 && frames_.IsTable(Hpa(entry & 0x000ffffffffff000));
+  return (entry & (is_cr3() ? 1 : 7)) != 0 && frames_.IsTable(Hpa(entry & kAddressBits));
 }
 
 // A CPU can see the change.
@@ -270,20 +313,34 @@ void Session::VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t 
 // Every state that a CPU can see maps a page as before or as after.
 void Session::JudgeBetween(uint64_t gpa, uint64_t pc) {
   ++record_.store_looks;
-  const sim::ProbeResult found = Probe(gpa);
-  EndWalk(found, gpa, ": after one of its stores", pc);
+  const Complaint complaint = FindBetween(gpa, Probe(gpa));
+  if (complaint.klass == nullptr || (in_subject_ && HasMovedRoot())) return;
+  Report(complaint.klass, complaint.sentence, pc);
+}
+
+// The operation under way has turned to another root, and the tables of the last are its own again.
+bool Session::HasMovedRoot() {
+  const uint64_t before = root_;
+  TakeRoot();
+  return root_ != before;
+}
+
+Session::Complaint Session::FindBetween(uint64_t gpa, const sim::ProbeResult& found) const {
+  if (Complaint complaint = FindInWalk(found, gpa, ": after one of its stores");
+      complaint.klass != nullptr) {
+    return complaint;
+  }
   const Extent* before = map_.Find(gpa);
   const Extent* after = after_.Find(gpa);
   const bool lenient =
       Claims(TDPJ_DEMAND) || lenient_.Contains(gpa) || (before == nullptr && after == nullptr);
   if (!found.ok()) {
-    if (before == nullptr || after == nullptr || Claims(TDPJ_DEMAND)) return;
-    if (!Claims(TDPJ_NO_HOLES) && in_subject_) return;
-    Report("between.hole",
-           absl::StrFormat("%s: after one of its stores gpa %#x, mapped before and after, is not "
-                           "mapped",
-                           Asked(), gpa),
-           pc);
+    if (before == nullptr || after == nullptr || Claims(TDPJ_DEMAND)) return {};
+    if (!Claims(TDPJ_NO_HOLES) && in_subject_) return {};
+    return {"between.hole",
+            absl::StrFormat("%s: after one of its stores gpa %#x, mapped before and after, is not "
+                            "mapped",
+                            Asked(), gpa)};
   }
   unsigned allowed = 0;
   bool known = false;
@@ -293,26 +350,23 @@ void Session::JudgeBetween(uint64_t gpa, uint64_t pc) {
     allowed |= extent->rights;
   }
   if (!known) {
-    Report("between.wrong",
-           absl::StrFormat("%s: after one of its stores gpa %#x leads to hpa %#x, as it should "
-                           "neither before nor after",
-                           Asked(), gpa, found.hpa.raw()),
-           pc);
+    return {"between.wrong",
+            absl::StrFormat("%s: after one of its stores gpa %#x leads to hpa %#x, as it should "
+                            "neither before nor after",
+                            Asked(), gpa, found.hpa.raw())};
   }
   if ((found.rights & 7 & ~allowed) != 0) {
-    Report("between.rights-wider",
-           absl::StrFormat("%s: after one of its stores gpa %#x has rights %s, more than before or "
-                           "after",
-                           Asked(), gpa, RightsText(found.rights)),
-           pc);
+    return {"between.rights-wider",
+            absl::StrFormat("%s: after one of its stores gpa %#x has rights %s, more than before "
+                            "or after",
+                            Asked(), gpa, RightsText(found.rights))};
   }
-  if (lenient || before == nullptr || after == nullptr || !Claims(TDPJ_NO_HOLES)) return;
-  if ((before->rights & after->rights & ~found.rights) == 0) return;
-  Report("between.rights-narrower",
-         absl::StrFormat("%s: after one of its stores gpa %#x has rights %s, less than before and "
-                         "after",
-                         Asked(), gpa, RightsText(found.rights)),
-         pc);
+  if (lenient || before == nullptr || after == nullptr || !Claims(TDPJ_NO_HOLES)) return {};
+  if ((before->rights & after->rights & ~found.rights) == 0) return {};
+  return {"between.rights-narrower",
+          absl::StrFormat("%s: after one of its stores gpa %#x has rights %s, less than before and "
+                          "after",
+                          Asked(), gpa, RightsText(found.rights))};
 }
 
 // Takes note of which frames are tables now. What a frame held before it was linked is no news.

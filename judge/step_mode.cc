@@ -2,13 +2,18 @@
 
 #include "tdp/judge/step_mode.h"
 
+#include <link.h>
 #include <signal.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/strings/str_format.h"
 #include "tdp/judge/session.h"
+
+// Of glibc and some others; null in a C library without it.
+extern "C" int backtrace(void** calls, int most) __attribute__((weak));
 
 namespace tdp::judge {
 namespace {
@@ -18,6 +23,36 @@ constexpr uint64_t kWriteFault = 2;  // of a page-fault error code
 bool g_step = false;
 alignas(16) char g_stack[256 << 10];
 
+// Whether the program's own code is at `pc`, not that of a shared library.
+bool IsInProgram(uint64_t pc) {
+  const auto look = [](dl_phdr_info* info, size_t, void* data) {
+    uint64_t& at = *static_cast<uint64_t*>(data);
+    for (int i = 0; i < info->dlpi_phnum; ++i) {
+      const ElfW(Phdr)& part = info->dlpi_phdr[i];
+      if (part.p_type == PT_LOAD && at - info->dlpi_addr - part.p_vaddr < part.p_memsz) {
+        at = 0;
+        return 1;
+      }
+    }
+    return 1;  // the program is the first of all objects
+  };
+  dl_iterate_phdr(look, &pc);
+  return pc == 0;
+}
+
+// Where the program's own code called what crashed at `pc`; `pc` if that is not known.
+uint64_t PlaceInProgram(uint64_t pc) {
+  if (IsInProgram(pc)) return pc;
+  if (backtrace == nullptr) return pc;
+  void* calls[64];
+  const int count = backtrace(calls, 64);
+  void** const end = calls + count;
+  void** call = std::find(calls, end, reinterpret_cast<void*>(pc));
+  call =
+      std::find_if(call, end, [](void* at) { return IsInProgram(reinterpret_cast<uint64_t>(at)); });
+  return call == end ? pc : reinterpret_cast<uint64_t>(*call) - 1;
+}
+
 [[noreturn]] void Crash(int signal, const siginfo_t* info, uint64_t pc) {
   Session* session = Session::current();
   if (session == nullptr) __builtin_trap();
@@ -26,11 +61,19 @@ alignas(16) char g_stack[256 << 10];
                      : signal == SIGFPE ? "SIGFPE"
                      : signal == SIGILL ? "SIGILL"
                                         : "SIGABRT";
+  const uint64_t place = PlaceInProgram(pc);
+  if (signal == SIGABRT) {
+    session->Report("crash",
+                    absl::StrFormat("%s ends in abort(): an assertion, or an exception that "
+                                    "nobody catches",
+                                    session->Asked()),
+                    place);
+  }
   const bool has_address = signal == SIGSEGV || signal == SIGBUS;
   session->Report("crash",
-                  absl::StrFormat("the subject crashed with %s at address %#x", name,
+                  absl::StrFormat("%s crashes with %s at address %#x", session->Asked(), name,
                                   has_address ? reinterpret_cast<uint64_t>(info->si_addr) : pc),
-                  pc);
+                  place);
 }
 
 void OnFault(int signal, siginfo_t* info, void* context) {

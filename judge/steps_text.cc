@@ -27,6 +27,15 @@ int TakeBias(dl_phdr_info* info, size_t, void* bias) {
   return 1;
 }
 
+constexpr size_t kMaxFunction = 60;
+
+bool ReadLine(std::FILE* pipe, std::string& line) {
+  line.clear();
+  int c = 0;
+  while ((c = std::fgetc(pipe)) != EOF && c != '\n') line += static_cast<char>(c);
+  return c != EOF;
+}
+
 uint64_t NumberAfter(const std::string& line, const char* name) {
   const size_t at = line.find(name);
   if (at == std::string::npos) return 0;
@@ -47,20 +56,17 @@ std::string PlaceOf(uint64_t pc) {
       absl::StrFormat("addr2line -s -f -i -C -e '%s' %#x 2>/dev/null", path, pc - bias);
   std::FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) return absl::StrFormat("pc %#x", pc - bias);
-  const auto strip = [](const char* text) {
-    std::string out(text);
-    out = out.substr(0, out.find('\n'));
-    return out.substr(0, out.find(" (disc"));
-  };
-  // A store in an inlined function is one of its callers' as well.
+  // A store in an inlined function is one of its callers' as well. The standard library's are of no
+  // interest.
   std::string places;
-  char function[256] = "";
-  char place[512] = "";
-  while (std::fgets(function, sizeof function, pipe) != nullptr &&
-         std::fgets(place, sizeof place, pipe) != nullptr) {
+  std::string function;
+  std::string place;
+  while (ReadLine(pipe, function) && ReadLine(pipe, place)) {
     if (place[0] == '?') break;
-    absl::StrAppend(&places, places.empty() ? "" : ", in ", strip(place), " (", strip(function),
-                    ")");
+    if (function.starts_with("std::")) continue;
+    if (function.size() > kMaxFunction) function = function.substr(0, kMaxFunction) + "…";
+    absl::StrAppend(&places, places.empty() ? "" : ", in ", place.substr(0, place.find(" (disc")),
+                    " (", function, ")");
   }
   pclose(pipe);
   return places.empty() ? absl::StrFormat("pc %#x", pc - bias) : places;

@@ -61,6 +61,20 @@ void __tsan_write_range(void* p, size_t size) { tdp::judge::OnStores(p, size, TD
 void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 void __tsan_atomic_signal_fence(int) {}
 
+// What libraries in C++ tell a race detector of their locks.
+void __tsan_acquire(void*) {}
+void __tsan_release(void*) {}
+void __tsan_mutex_create(void*, unsigned) {}
+void __tsan_mutex_destroy(void*, unsigned) {}
+void __tsan_mutex_pre_lock(void*, unsigned) {}
+void __tsan_mutex_post_lock(void*, unsigned, int) {}
+int __tsan_mutex_pre_unlock(void*, unsigned) { return 0; }
+void __tsan_mutex_post_unlock(void*, unsigned) {}
+void __tsan_mutex_pre_signal(void*, unsigned) {}
+void __tsan_mutex_post_signal(void*, unsigned) {}
+void __tsan_mutex_pre_divert(void*, unsigned) {}
+void __tsan_mutex_post_divert(void*, unsigned) {}
+
 void* __tsan_memcpy(void* to, const void* from, size_t size) {
   tdp::judge::OnStores(to, size, TDPJ_CALLER);
   return std::memcpy(to, from, size);

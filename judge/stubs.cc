@@ -27,6 +27,7 @@ using tdp::judge::Judge;
 
 void* tdpj_alloc(void) { return Judge("tdpj_alloc").Allocate(1); }
 void* tdpj_alloc_frames(unsigned n) { return Judge("tdpj_alloc_frames").Allocate(n); }
+void* tdpj_adopt(void* p, size_t bytes) { return Judge("tdpj_adopt").Adopt(p, bytes); }
 void tdpj_free(void* frame) { Judge("tdpj_free").Free(frame); }
 
 uint64_t tdpj_phys(const volatile void* p) {
@@ -36,7 +37,8 @@ uint64_t tdpj_phys(const volatile void* p) {
     if (reinterpret_cast<uint64_t>(p) >= tdp::kPageSize) {
       judge.Misuse(
           "tdpj_phys was asked for an address outside of the frames that tdpj_alloc gives: every "
-          "table, the root too, must come from there");
+          "table, the root too, must come from there, or from an array that create gives to "
+          "tdpj_adopt");
     }
     judge.Report("bad-address", "tdpj_phys was asked for the address of a null pointer");
   }

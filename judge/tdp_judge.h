@@ -29,8 +29,9 @@ enum { TDPJ_R = 1, TDPJ_W = 2, TDPJ_X = 4 };
 /* contract.range: any run of pages / 2^n pages aligned to their size in both spaces / one page. */
 enum { TDPJ_RANGE_ANY, TDPJ_RANGE_ORDER, TDPJ_RANGE_PAGE };
 /* contract.map_over: mapping where something is mapped is never asked for / takes the old one's
- * place / leaves the old one and fills the holes / is refused and changes nothing. */
-enum { TDPJ_OVER_FORBIDDEN, TDPJ_OVER_REPLACES, TDPJ_OVER_KEEPS, TDPJ_OVER_ERROR };
+ * place / leaves the old one and fills the holes / is refused and changes nothing / takes the old
+ * one's place, and is asked for nowhere else. */
+enum { TDPJ_OVER_FORBIDDEN, TDPJ_OVER_REPLACES, TDPJ_OVER_KEEPS, TDPJ_OVER_ERROR, TDPJ_OVER_ONLY };
 /* contract.flush: no CPU uses what an operation took away once it has returned / once the guest was
  * entered again, before which `before_entry` is called. */
 enum { TDPJ_FLUSH_BY_RETURN, TDPJ_FLUSH_BY_ENTRY };
@@ -47,7 +48,8 @@ enum {
   TDPJ_GUEST_RUNS_FREES = 64, /* tables may be freed before the flush: a grace period follows */
   TDPJ_DEMAND = 128,       /* mappings appear when the guest faults: `fault` is called for each */
   TDPJ_GUEST_LEAVES = 256, /* the guest leaves while an operation runs, where that matters */
-  TDPJ_INSTRUMENTED = 512  /* each store to a table is seen (or told by tdpj_store): prove it */
+  TDPJ_INSTRUMENTED = 512, /* each store to a table is seen (or told by tdpj_store): prove it */
+  TDPJ_LOGS_ALL = 1024     /* dirty logging is of all from 0 to gpa_limit, mapped then or later */
 };
 
 struct tdpj_contract {
@@ -62,7 +64,15 @@ struct tdpj_contract {
   uint64_t gpa_limit, hpa_limit;      /* exclusive */
   int format;
   int identity_physical; /* the physical addresses of tables are their virtual ones */
+  int identity_map;      /* map is asked for hpa == gpa alone */
+  int min_order;         /* ranges are whole aligned units of 2^min_order pages */
+  /* From create on [0, initial_size) is mapped to itself, with rights[0] and types[0]. */
+  uint64_t initial_size;
 };
+
+/* What an operation may return for want of memory that the judge did not refuse: a pool of the
+ * subject's own is used up. Any other error means that, too, if tdpj_alloc returned null. */
+enum { TDPJ_NO_MEMORY = -12 };
 
 struct tdpj_subject {
   const char* name;
@@ -71,7 +81,9 @@ struct tdpj_subject {
   int (*create)(void);
   /* May be null. Without it, or without TDPJ_FREES_ALL, a process runs one sequence only. */
   void (*destroy)(void);
-  /* The EPT pointer, or CR3. Asked for after each operation. */
+  /* The EPT pointer, or CR3, that the next entry loads: 2:0 the memory type (6), 5:3 the levels
+   * less one (3), 6 whether A and D flags are on, from bit 12 on the root. Asked for after each
+   * operation, and when a table of the last root is freed. */
   uint64_t (*eptp)(void);
   /* 0, or an error. Of the format CR3 "gpa" is the linear address and "hpa" the physical one. */
   int (*map)(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights, unsigned memory_type);
@@ -87,7 +99,7 @@ struct tdpj_subject {
   int (*dirty_stop)(uint64_t gpa, uint64_t size);
   int (*dirty_harvest)(uint64_t gpa, uint64_t size, void (*page)(uint64_t gpa));
   /* An EPT violation with its exit qualification (CR3: a page fault with its error code). 1: fixed,
-   * the guest tries again. */
+   * the guest tries again; 0 or negative: not. `eptp` is asked for after it. */
   int (*fault)(uint64_t gpa, uint64_t qualification);
   /* Hints about large leaves; no translation may change. */
   int (*split)(uint64_t gpa, uint64_t size);
@@ -105,6 +117,10 @@ void* tdpj_alloc(void);
 void* tdpj_alloc_frames(unsigned n);
 /* Gives back what one of the two returned. */
 void tdpj_free(void* frame);
+/* Makes `bytes` of the subject's own memory at `p`, a static array, frames as if tdpj_alloc had
+ * returned them; both whole pages. For create to call; again in later calls of create it does no
+ * harm. Returns `p`, or null if there is no room. */
+void* tdpj_adopt(void* p, size_t bytes);
 uint64_t tdpj_phys(const volatile void* p);
 void* tdpj_virt(uint64_t phys);
 /* The instructions. 0, or -1 where the instruction fails, which is a finding. */
