@@ -66,6 +66,16 @@ TEST(Misuse, IsToldInWordsThatNameTheField) {
       {"TDPJ_DEMAND, but fault is null", [](tdpj_subject& s) { s.contract.claims = TDPJ_DEMAND; }},
       {"before_entry is null", [](tdpj_subject& s) { s.contract.flush = TDPJ_FLUSH_BY_ENTRY; }},
       {"dirty logging needs both", [](tdpj_subject& s) { s.dirty_start = Change; }},
+      {"dirty_start is null", [](tdpj_subject& s) { s.contract.claims = TDPJ_LOGS_ALL; }},
+      {"contract.identity_map is 2", [](tdpj_subject& s) { s.contract.identity_map = 2; }},
+      {"contract.min_order is 10", [](tdpj_subject& s) { s.contract.min_order = 10; }},
+      {"contract.gpa_limit is 0x1000",
+       [](tdpj_subject& s) {
+         s.contract.min_order = 1;
+         s.contract.gpa_limit = 0x1000;
+       }},
+      {"contract.initial_size is 0x800", [](tdpj_subject& s) { s.contract.initial_size = 0x800; }},
+      {"nothing is ever mapped", [](tdpj_subject& s) { s.contract.map_over = TDPJ_OVER_ONLY; }},
   };
   for (const auto& test : cases) {
     tdpj_subject subject = GoodSubject();
@@ -108,6 +118,64 @@ TEST(Contract, ForbidsWhatItDoesNotAllow) {
   EXPECT_EQ(why(TDPJ_STEP_MAP, 0x9000, 0x3000), "not 2^n pages");
   EXPECT_EQ(why(TDPJ_STEP_PROTECT, 0x4000, 0x4000), "protect is null");
   EXPECT_EQ(why(TDPJ_STEP_HARVEST, 0x4000, 0x4000), "it is not logged");
+}
+
+TEST(Contract, CanConfineMapToWhatIsMappedAndToIdentityAndToUnits) {
+  tdpj_subject subject = GoodSubject();
+  subject.contract.initial_size = 0x8000;
+  FlatMap map;
+  map.Map({0, 0x8000, 0, 3, 6, 0, 0x8000}, false);
+  const auto why = [&](uint64_t gpa, uint64_t hpa, uint64_t size) {
+    const tdpj_step step = {.kind = TDPJ_STEP_MAP,
+                            .gpa = gpa,
+                            .hpa = hpa,
+                            .size = size,
+                            .rights = TDPJ_R,
+                            .memory_type = 0,
+                            .fail_at = 0,
+                            .seed = 0};
+    const char* text = WhyForbidden(subject, map, RangeSet(), step);
+    return std::string(text == nullptr ? "" : text);
+  };
+  subject.contract.map_over = TDPJ_OVER_ONLY;
+  EXPECT_EQ(why(0x7000, 0, 0x1000), "");
+  EXPECT_EQ(why(0x7000, 0, 0x2000), "it meets what is not mapped");
+  subject.contract.identity_map = 1;
+  EXPECT_EQ(why(0x7000, 0x7000, 0x1000), "");
+  EXPECT_EQ(why(0x7000, 0x8000, 0x1000), "hpa is not gpa");
+  subject.contract.identity_map = 0;
+  subject.contract.min_order = 1;
+  EXPECT_EQ(why(0x4000, 0x2000, 0x2000), "");
+  EXPECT_EQ(why(0x4000, 0x2000, 0x1000), "not whole units of min_order");
+  EXPECT_EQ(why(0x5000, 0x2000, 0x2000), "not whole units of min_order");
+  EXPECT_EQ(why(0x4000, 0x1000, 0x2000), "hpa is not aligned to min_order");
+}
+
+TEST(Contract, LogsEverythingOrNothingWhereItSaysSo) {
+  tdpj_subject subject = GoodSubject();
+  subject.contract.claims = TDPJ_LOGS_ALL;
+  subject.dirty_start = Change;
+  const uint64_t all = subject.contract.gpa_limit;
+  RangeSet logged;
+  const auto why = [&](int kind, uint64_t size) {
+    const tdpj_step step = {.kind = kind,
+                            .gpa = 0,
+                            .hpa = 0,
+                            .size = size,
+                            .rights = 0,
+                            .memory_type = 0,
+                            .fail_at = 0,
+                            .seed = 0};
+    const char* text = WhyForbidden(subject, FlatMap(), logged, step);
+    return std::string(text == nullptr ? "" : text);
+  };
+  EXPECT_EQ(why(TDPJ_STEP_DIRTY_START, 0x1000), "it is not everything");
+  EXPECT_EQ(why(TDPJ_STEP_DIRTY_START, all), "");
+  EXPECT_EQ(why(TDPJ_STEP_HARVEST, all), "it is not logged");
+  logged.Add(0, all);
+  EXPECT_EQ(why(TDPJ_STEP_DIRTY_START, all), "it is logged");
+  EXPECT_EQ(why(TDPJ_STEP_HARVEST, all), "");
+  EXPECT_EQ(why(TDPJ_STEP_DIRTY_STOP, all), "dirty_stop is null");
 }
 
 TEST(Generator, DrawsOnlyWhatTheContractAllowsAndTheSameFromTheSameSeed) {
