@@ -30,17 +30,66 @@ judge_builds() {
 
 judge_clean() { "$1/judge" --operations "${2:-20000}" --seconds 1200; }
 
+# judge_planted FOLDER NUMBER [FLAG]…: the signature that a planted mistake is found by.
+judge_planted() {
+  local folder=$1 number=$2 source=small_ept.c objects=(adapter.o)
+  shift 2
+  ((number < 101)) || { source=small_cr3.c objects=(); }
+  ((number < 121)) || source=small_hooks.c
+  (cd "$folder" && gcc -std=c99 -O1 -g "-DPLANTED=$number" "$@" -c "$source" -o planted.o &&
+    g++ planted.o "${objects[@]}" tdp_judge.o -o judge_planted &&
+    ./judge_planted --first --seconds 120 --json 2>/dev/null) |
+    sed -n 's/^ *{"signature": "\([^"]*\)".*/\1/p'
+}
+
 # Each planted mistake is found, and the finding is of its class.
 judge_finds() {
   local number class rest found missed=0
+  (cd "$1" && make -s judge) || return 1
   while read -r number class rest; do
     [[ $number == [0-9]* ]] || continue
-    (cd "$1" && rm -f small_ept.o && make -s judge PLANT="-DPLANTED=$number") || return 1
-    found=$("$1/judge" --first --seconds 120 --json 2>/dev/null |
-      sed -n 's/^ *{"signature": "\([^"]*\)".*/\1/p')
+    found=$(judge_planted "$1" "$number" -fsanitize=thread)
     [[ $found =~ $class ]] || { echo "planted $number ($rest): found '$found'"; missed=1; }
   done <"$1/planted.txt"
   return "$missed"
+}
+
+# Without instrumentation the same mistakes are found by what the tables are at the end.
+judge_finds_uninstrumented() {
+  local found missed=0 number class
+  (cd "$1" && make -s judge && cp adapter.o instrumented.o &&
+    gcc -std=c99 -DNOT_INSTRUMENTED -c adapter.c) || return 1
+  while read -r number class; do
+    found=$(judge_planted "$1" "$number")
+    [[ $found =~ $class ]] || { echo "planted $number uninstrumented: found '$found'"; missed=1; }
+  done <<'CLASSES'
+16 ^rights-wider
+20 ^rights-narrower
+23 ^wrong-frame
+27 ^stale
+40 ^mapping-lost
+52 ^freed-linked
+56 ^maps-unasked
+CLASSES
+  mv "$1/instrumented.o" "$1/adapter.o"
+  return "$missed"
+}
+
+# Other correct ways: writes found by D bits, under a guest that writes between a load and a store
+# of the subject; splits that are not flushed.
+judge_variants() {
+  local variant
+  for variant in DIRTY_BITS LAZY_SPLITS; do
+    (cd "$1" && gcc -std=c99 -O1 -g -Wall -Wextra -fsanitize=thread "-D$variant=1" -c small_ept.c \
+        -o variant.o && g++ variant.o adapter.o tdp_judge.o -o judge_variant &&
+      ./judge_variant --operations 20000 --seconds 600) || return 1
+  done
+}
+
+# Tables that are there from the start, in static arrays.
+judge_hooks() {
+  (cd "$1" && gcc -std=c99 -O1 -g -Wall -Wextra -fsanitize=thread -c small_hooks.c &&
+    g++ small_hooks.o tdp_judge.o -o judge_hooks && ./judge_hooks --operations 5000 --seconds 600)
 }
 
 # A second format, and the ways of seeing stores that need another build.
@@ -97,9 +146,21 @@ judge_tests() {
   work=$(mktemp -d)
   judge_folder "$work"
   count_each judge "${1:-}" "$work" \
-    builds clean cr3 traced_stores steps tells_misuse options fuzzes finds || status=1
+    builds clean cr3 variants hooks traced_stores steps tells_misuse options fuzzes finds \
+    finds_uninstrumented || status=1
   rm -rf "$work"
   return "$status"
+}
+
+# judge_vm [SUBJECT] [OPTION]…: this library's own tables before the judge, built so that it sees
+# their stores. Without options ten seconds for each way of using a Vm.
+judge_vm() {
+  local label=//tests/judge:vm_judge
+  setup_build
+  bazel build --config=traced --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" \
+    "$label" ||
+    die "the build of $label failed" "see the compiler's messages above"
+  bazel-bin/tests/judge/vm_judge "$@"
 }
 
 # A million operations of the correct example, for a nightly job.

@@ -11,7 +11,18 @@ void host_free_frame(void *frame) { tdpj_free(frame); }
 uint64_t host_phys(const void *p) { return tdpj_phys(p); }
 void *host_virt(uint64_t phys) { return tdpj_virt(phys); }
 int host_invept(int type, uint64_t eptp) { return tdpj_invept(type, eptp); }
+int host_invvpid(int type, unsigned vpid, uint64_t address) {
+  return tdpj_invvpid(type, vpid, address);
+}
 void host_panic(const char *what) { tdpj_fatal(what); }
+
+/* Without it, as where the tables' sources are compiled by others, the judge looks after operations
+ * only. */
+#ifdef NOT_INSTRUMENTED
+#define INSTRUMENTED 0
+#else
+#define INSTRUMENTED TDPJ_INSTRUMENTED
+#endif
 
 static const struct tdpj_subject subject = {
     .name = "small_ept",
@@ -19,7 +30,7 @@ static const struct tdpj_subject subject = {
                  .map_over = TDPJ_OVER_REPLACES,
                  .flush = TDPJ_FLUSH_BY_RETURN,
                  .claims = TDPJ_NO_HOLES | TDPJ_ALL_OR_NOTHING | TDPJ_FREES_ALL | TDPJ_PRUNES |
-                           TDPJ_INSTRUMENTED,
+                           INSTRUMENTED,
                  .unmap_hole = 1,
                  .unmap_part = 1,
                  .protect_hole = 1,

@@ -5,10 +5,17 @@
  */
 #include "tdp_judge.h"
 
+/* As in small_ept.c: mistakes by number, none without one. */
+#ifndef PLANTED
+#define PLANTED 0
+#endif
+#define BUG(n) (PLANTED == (n))
+
 #define ENTRIES 512u
 #define PAGE 0x1000ull
 #define PRESENT 1ull
 #define WRITE 2ull
+#define GLOBAL (1ull << 8)
 #define NO_EXECUTE (1ull << 63)
 #define ADDRESS 0x000ffffffffff000ull
 
@@ -18,10 +25,14 @@ static void put(uint64_t *place, uint64_t entry) {
   __atomic_store_n(place, entry, __ATOMIC_RELEASE);
 }
 
+static void clear(uint64_t *table) {
+  unsigned i;
+  for (i = 0; i < ENTRIES; ++i) put(&table[i], 0);
+}
+
 static uint64_t *new_table(void) {
   uint64_t *table = tdpj_alloc();
-  unsigned i;
-  for (i = 0; table != 0 && i < ENTRIES; ++i) put(&table[i], 0);
+  if (table != 0 && !BUG(107) && !BUG(108)) clear(table);
   return table;
 }
 
@@ -38,7 +49,8 @@ static uint64_t *leaf_of(uint64_t address, int make) {
     if ((*place & PRESENT) == 0) {
       uint64_t *next = make ? new_table() : 0;
       if (next == 0) return 0;
-      put(place, tdpj_phys(next) | PRESENT | WRITE);
+      put(place, tdpj_phys(next) | PRESENT | (BUG(105) ? 0 : WRITE));
+      if (BUG(107)) clear(next);
     }
     table = tdpj_virt(*place & ADDRESS);
   }
@@ -46,8 +58,17 @@ static uint64_t *leaf_of(uint64_t address, int make) {
 }
 
 static uint64_t bits_of(unsigned rights) {
-  return PRESENT | ((rights & TDPJ_W) != 0 ? WRITE : 0) |
-         ((rights & TDPJ_X) != 0 ? 0 : NO_EXECUTE);
+  return PRESENT | (BUG(114) ? GLOBAL : 0) | ((rights & TDPJ_W) != 0 ? WRITE : 0) |
+         ((rights & TDPJ_X) != 0 || BUG(104) ? 0 : NO_EXECUTE);
+}
+
+/* No CPU keeps the translation of `address` from here on, nor any upper entry. */
+static void forget(uint64_t address) {
+  if (BUG(114)) {
+    tdpj_mov_cr3();
+  } else {
+    tdpj_invlpg(address);
+  }
 }
 
 /* Frees the tables above `address` that are empty, from the leaf's up. */
@@ -62,8 +83,9 @@ static void prune(uint64_t *table, uint64_t address, int level) {
     if (below[i] != 0) return;
   }
   put(place, 0);
-  tdpj_invlpg(address); /* drops the upper entries that the CPU keeps, of every address */
-  tdpj_free(below);
+  if (BUG(103)) tdpj_free(below);
+  forget(address);
+  if (!BUG(103)) tdpj_free(below);
 }
 
 static int unmap(uint64_t begin, uint64_t size) {
@@ -72,23 +94,30 @@ static int unmap(uint64_t begin, uint64_t size) {
     uint64_t *leaf = leaf_of(at, 0);
     if (leaf == 0 || *leaf == 0) continue;
     put(leaf, 0);
-    tdpj_invlpg(at);
+    if (!BUG(101) && (!BUG(102) || at == begin)) forget(at);
     prune(root, at, 4);
   }
   return 0;
 }
 
 static int map(uint64_t begin, uint64_t physical, uint64_t size, unsigned rights, unsigned type) {
+  const uint64_t beyond = BUG(109) ? 1ull << 50 : 0;
   uint64_t at;
   (void)type;
+  for (at = begin; at < begin + size; at += PAGE) {
+    const uint64_t *leaf = leaf_of(at, 0);
+    if (leaf == 0 || *leaf == 0) continue;
+    if (BUG(106)) return 0;
+    if (!BUG(115)) return -1;
+  }
   for (at = begin; at < begin + size; at += PAGE) {
     uint64_t *leaf = leaf_of(at, 1);
     if (leaf == 0) {
       prune(root, at, 4);
-      unmap(begin, at - begin);
+      if (!BUG(113)) unmap(begin, at - begin);
       return -1;
     }
-    put(leaf, (physical + (at - begin)) | bits_of(rights));
+    put(leaf, (physical + (BUG(112) ? 0 : at - begin)) | beyond | bits_of(rights));
   }
   return 0;
 }
@@ -99,7 +128,7 @@ static int protect(uint64_t begin, uint64_t size, unsigned rights) {
     uint64_t *leaf = leaf_of(at, 0);
     if (leaf == 0 || *leaf == 0) continue;
     put(leaf, (*leaf & ADDRESS) | bits_of(rights));
-    tdpj_invlpg(at);
+    if (!BUG(102) || at == begin) forget(at);
   }
   return 0;
 }
@@ -107,7 +136,7 @@ static int protect(uint64_t begin, uint64_t size, unsigned rights) {
 static int lookup(uint64_t address, uint64_t *physical) {
   const uint64_t *leaf = leaf_of(address, 0);
   if (leaf == 0 || *leaf == 0) return 0;
-  *physical = (*leaf & ADDRESS) | (address & (PAGE - 1));
+  *physical = (*leaf & ADDRESS) + (BUG(110) ? PAGE : 0) + (address & (PAGE - 1));
   return 1;
 }
 
@@ -118,7 +147,7 @@ static int create(void) {
 
 static void free_below(uint64_t *table, int level) {
   unsigned i;
-  for (i = 0; level > 1 && i < ENTRIES; ++i) {
+  for (i = 0; level > (BUG(111) ? 2 : 1) && i < ENTRIES; ++i) {
     if ((table[i] & PRESENT) != 0) free_below(tdpj_virt(table[i] & ADDRESS), level - 1);
   }
   if (level < 4) tdpj_free(table);
@@ -141,7 +170,7 @@ static uint64_t cr3(void) { return tdpj_phys(root); }
 static const struct tdpj_subject subject = {
     .name = "small_cr3",
     .contract = {.range = TDPJ_RANGE_ANY,
-                 .map_over = TDPJ_OVER_FORBIDDEN,
+                 .map_over = TDPJ_OVER_ERROR,
                  .claims = TDPJ_NO_HOLES | TDPJ_ALL_OR_NOTHING | TDPJ_FREES_ALL | TDPJ_PRUNES,
                  .unmap_hole = 1,
                  .unmap_part = 1,

@@ -6,18 +6,29 @@
 #include "small_ept.h"
 
 #include <stddef.h>
-#include <string.h>
+#include <stdlib.h>
 
 #ifndef PLANTED
 #define PLANTED 0
 #endif
 #define BUG(n) (PLANTED == (n))
 
+/* Writes are found by write-protection; with -DDIRTY_BITS=1 by the D bits of the CPU. */
+#ifndef DIRTY_BITS
+#define DIRTY_BITS (PLANTED >= 90 && PLANTED < 100)
+#endif
+
+#ifndef LAZY_SPLITS
+#define LAZY_SPLITS 0
+#endif
+
 #define ENTRIES 512u
 #define PAGE 0x1000ull
 #define RIGHTS 7ull
 #define LARGE (1ull << 7)
 #define ADDRESS 0x000ffffffffff000ull
+#define ACCESSED (1ull << 8)
+#define DIRTY (1ull << 9)
 /* Bits that the CPU ignores: the page is logged, may be made writable, was written and is not
  * writable any more. */
 #define LOGGED (1ull << 53)
@@ -38,6 +49,8 @@ static uint64_t *root;
 static uint64_t *reserve; /* frames for this operation, linked through their first words */
 static uint64_t *retired; /* tables that a CPU may still walk */
 static int owes_flush;
+static int did_split; /* the operation under way */
+static int logs;      /* logging has begun once */
 
 static uint64_t size_of(int level) { return PAGE << (9 * (level - 1)); }
 static int is_present(uint64_t entry) { return (entry & RIGHTS) != 0; }
@@ -47,6 +60,19 @@ static uint64_t *table_of(uint64_t entry) { return host_virt(entry & ADDRESS); }
 /* The CPU reads entries while they are written: each is one store. */
 static void put(uint64_t *place, uint64_t entry) {
   __atomic_store_n(place, entry, __ATOMIC_RELEASE);
+}
+
+/* The same where the CPU may set flags meanwhile. The entry before. */
+static uint64_t put_bits(uint64_t *place, uint64_t clear, uint64_t set) {
+  uint64_t old = *place;
+  if (BUG(92)) {
+    put(place, (old & ~clear) | set);
+    return old;
+  }
+  while (!__atomic_compare_exchange_n(place, &old, (old & ~clear) | set, 0, __ATOMIC_ACQ_REL,
+                                      __ATOMIC_ACQUIRE)) {
+  }
+  return old;
 }
 
 static void clear_table(uint64_t *table) {
@@ -91,6 +117,8 @@ static int fill_reserve(uint64_t begin, uint64_t end) {
     if (frame == NULL) {
       if (BUG(2)) host_panic("no memory");
       if (BUG(3)) frame[0] = 0;
+      if (BUG(62)) exit(3);
+      if (BUG(64)) host_phys(frame);
       give_back(&reserve);
       return -1;
     }
@@ -107,6 +135,10 @@ static void flush(void) {
     host_invept(0, ept_pointer());
   } else if (BUG(7)) {
     host_invept(1, ept_pointer() + PAGE);
+  } else if (BUG(60)) {
+    host_invvpid(1, 0, 0);
+  } else if (BUG(61)) {
+    host_invvpid(1, 1, 0);
   } else {
     host_invept(1, ept_pointer());
   }
@@ -141,6 +173,8 @@ static void retire(uint64_t entry, int level) {
 
 static void finish_tables(void) {
   unsigned i;
+  if (BUG(72) && did_split) owes_flush = 0;
+  did_split = 0;
   if (BUG(10) && unlinked_count != 0) host_free_frame(unlinked[0]);
   if (BUG(11)) owes_flush = owes_flush && unlinked_count == 0;
   if (owes_flush && !BUG(8)) flush();
@@ -170,7 +204,9 @@ static void split(uint64_t *place, int level) {
     put(&table[i], entry);
   }
   put(place, host_phys(table) | RIGHTS);
-  owes_flush = 1;
+  /* The translations are the same: with -DLAZY_SPLITS=1 whoever changes one flushes. */
+  if (!LAZY_SPLITS) owes_flush = 1;
+  did_split = 1;
   if (BUG(17)) put(&table[0], 0);
 }
 
@@ -208,16 +244,20 @@ static uint64_t bits_of_leaf(const struct request *request, uint64_t gpa, int le
   if (BUG(58) && level == 1) hpa = request->hpa + ((gpa - request->begin) & (size_of(2) - 1));
   if (BUG(24) && level == 2) bits &= ~(6ull << 3);
   if (BUG(25)) bits |= EPT_EXECUTE;
+  if (BUG(69)) hpa |= 1ull << 51;
+  if (BUG(70) && (bits & EPT_WRITE) != 0) bits &= ~(uint64_t)EPT_READ;
   return hpa | bits | (level > 1 ? LARGE : 0);
 }
 
 static void map_leaf(const struct request *request, uint64_t *place, uint64_t gpa, int level) {
   const uint64_t old = *place;
   if (BUG(26) && is_present(old)) put(place, 0);
+  if (BUG(67) && is_present(old)) put(place, bits_of_leaf(request, gpa, level) & ~ADDRESS);
   put(place, bits_of_leaf(request, gpa, level));
   if (!is_present(old)) return;
   if (is_leaf(old, level)) {
     if (BUG(55) && ((old ^ *place) & (ADDRESS | RIGHTS)) == 0) return;
+    if (BUG(71) && ((old ^ *place) & ~ADDRESS) == 0) return;
     if (!BUG(27)) owes_flush = 1;
   } else {
     retire(old, level - 1);
@@ -227,6 +267,12 @@ static void map_leaf(const struct request *request, uint64_t *place, uint64_t gp
 /* W of a logged page waits for the fault that tells of the write. */
 static void protect_leaf(const struct request *request, uint64_t *place) {
   uint64_t entry = (*place & ~(RIGHTS | MAY_WRITE)) | request->bits;
+  if (DIRTY_BITS) {
+    if ((put_bits(place, RIGHTS, request->bits) & RIGHTS & ~request->bits) != 0) owes_flush = 1;
+    return;
+  }
+  if (BUG(65)) put(place, *place | RIGHTS);
+  if (BUG(66)) put(place, *place & ~(uint64_t)EPT_WRITE);
   if ((*place & LOGGED) != 0 && (request->bits & EPT_WRITE) != 0) {
     if (!BUG(28)) entry |= MAY_WRITE;
     if ((*place & EPT_WRITE) == 0) entry &= ~(uint64_t)EPT_WRITE;
@@ -242,6 +288,12 @@ static void protect_leaf(const struct request *request, uint64_t *place) {
 
 static void start_log(uint64_t *place) {
   uint64_t entry = *place | LOGGED;
+  logs = 1;
+  if (DIRTY_BITS) {
+    put_bits(place, DIRTY, LOGGED);
+    if (!BUG(90)) owes_flush = 1;
+    return;
+  }
   if ((entry & EPT_WRITE) != 0) {
     entry = (entry | MAY_WRITE) & ~(uint64_t)EPT_WRITE;
     if (!BUG(31)) owes_flush = 1;
@@ -257,7 +309,12 @@ static void stop_log(uint64_t *place) {
 
 static void harvest_leaf(const struct request *request, uint64_t *place, uint64_t gpa) {
   const uint64_t entry = *place;
-  if ((entry & LOGGED) == 0 || (entry & (EPT_WRITE | WRITTEN)) == 0) return;
+  if (DIRTY_BITS && (entry & LOGGED) != 0 && (entry & DIRTY) != 0) {
+    put_bits(place, DIRTY, 0);
+    if (!BUG(91)) owes_flush = 1;
+    request->page(gpa);
+  }
+  if (DIRTY_BITS || (entry & LOGGED) == 0 || (entry & (EPT_WRITE | WRITTEN)) == 0) return;
   put(place, entry & ~(EPT_WRITE | WRITTEN | (BUG(33) ? LOGGED : 0)));
   if ((entry & EPT_WRITE) != 0 && !BUG(34)) owes_flush = 1;
   if (BUG(35) && (gpa & 0x3000) == 0x3000) return;
@@ -267,15 +324,17 @@ static void harvest_leaf(const struct request *request, uint64_t *place, uint64_
 /* A table whose leaves are those of one large page becomes it. */
 static void merge(uint64_t *place, int level) {
   uint64_t *table = table_of(*place);
-  const uint64_t first = table[0];
+  const uint64_t flags = ACCESSED | DIRTY;
+  const uint64_t first = table[0] & ~flags;
   uint64_t leaf;
   unsigned i;
   if (level != 2 || !is_present(first) || (first & LOGGED) != 0) return;
   if ((first & ADDRESS & (size_of(2) - 1)) != 0 && !BUG(36)) return;
   for (i = 0; i < ENTRIES; ++i) {
     if (BUG(37) && i == 300) break;
-    if (table[i] != first + i * PAGE) {
-      if (BUG(38) && ((table[i] ^ (first + i * PAGE)) & ~(uint64_t)EPT_WRITE) == 0) continue;
+    const uint64_t differs = (table[i] & ~flags) ^ (first + i * PAGE);
+    if (differs != 0) {
+      if (BUG(38) && (differs & ~(uint64_t)EPT_WRITE) == 0) continue;
       return;
     }
   }
@@ -367,7 +426,7 @@ static uint64_t *leaf_of(uint64_t gpa, int *level) {
   for (*level = 4;; --*level) {
     uint64_t *place = &table[gpa / size_of(*level) % ENTRIES];
     if (!is_present(*place)) return NULL;
-    if (is_leaf(*place, *level)) return place;
+    if (*level == 1 || (is_leaf(*place, *level) && !BUG(63))) return place;
     table = table_of(*place);
   }
 }
@@ -391,7 +450,7 @@ static int run(struct request request) {
 int ept_create(void) {
   reserve = retired = NULL;
   unlinked_count = 0;
-  owes_flush = 0;
+  owes_flush = did_split = logs = 0;
   root = host_alloc_frame();
   if (root == NULL) return -1;
   clear_table(root);
@@ -409,7 +468,10 @@ void ept_destroy(void) {
   if (BUG(48)) host_free_frame(root);
 }
 
-uint64_t ept_pointer(void) { return host_phys(root) | 3 << 3 | 6; }
+uint64_t ept_pointer(void) {
+  const uint64_t flags = DIRTY_BITS || (BUG(73) && logs) ? 1ull << 6 : 0;
+  return host_phys(root) | flags | 3 << 3 | 6;
+}
 
 int ept_map(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights, unsigned memory_type) {
   const uint64_t bits = rights | (uint64_t)memory_type << 3;

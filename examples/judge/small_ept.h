@@ -14,6 +14,7 @@ void host_free_frame(void* frame);
 uint64_t host_phys(const void* p);
 void* host_virt(uint64_t phys);
 int host_invept(int type, uint64_t eptp);
+int host_invvpid(int type, unsigned vpid, uint64_t address);
 void host_panic(const char* what) __attribute__((noreturn));
 
 enum { EPT_READ = 1, EPT_WRITE = 2, EPT_EXECUTE = 4 };
