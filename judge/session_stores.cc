@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the subject's stubs and stores tell while an operation runs, and the CPU beside it.
+// What the subject's stubs and stores tell while an operation runs.
 
 #include <algorithm>
 #include <cstring>
@@ -11,87 +11,10 @@
 
 namespace tdp::judge {
 
-// --- the CPU ---
+// --- tables ---
 
 sim::ProbeResult Session::Probe(uint64_t gpa) const {
   return is_cr3() ? cpu_.ProbeLinear(Gva(gpa)) : cpu_.Probe(Gpa(gpa));
-}
-
-// A leaf that was split into a table of the same translations may be used until the table differs,
-// even if no flush followed, and then until the flush of the operation that makes it differ. What
-// nobody asks about may be late: types that are not judged, D where nothing is logged. A kept
-// translation that denies the access ends in a fault, which the tables then decide.
-bool Session::IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
-                         const sim::AccessResult& result) const {
-  if (!result.ok()) return true;
-  if (in_subject_) {
-    const Extent* before = map_.Find(gpa);
-    const uint64_t page = result.hpa.raw() & ~(kPage - 1);
-    if (before != nullptr && before->HpaOf(gpa) == page && (before->rights & right) != 0)
-      return true;
-  }
-  const bool types = subject_.contract.type_count != 0;
-  switch (use.kind) {
-    case sim::ChangeKind::kDirtyCleared:
-      return subject_.dirty_harvest == nullptr;
-    case sim::ChangeKind::kMemoryTypeChanged:
-    case sim::ChangeKind::kIgnorePatChanged:
-      return !types;
-    case sim::ChangeKind::kAddressChanged:
-    case sim::ChangeKind::kLeafTableChanged: {
-      const sim::ProbeResult now = Probe(gpa);
-      return now.ok() && now.hpa == result.hpa && (now.rights & right) != 0 &&
-             (!types || now.memory_type == result.memory_type);
-    }
-    default:
-      return false;
-  }
-}
-
-// An access of the guest, which may keep and use translations; a use of a stale one is reported.
-sim::AccessResult Session::GuestAccess(uint64_t gpa, unsigned right) {
-  const sim::AccessKind kind = right == TDPJ_W   ? sim::AccessKind::kStore
-                               : right == TDPJ_X ? sim::AccessKind::kFetch
-                                                 : sim::AccessKind::kLoad;
-  const sim::AccessResult result =
-      is_cr3() ? cpu_.Access(Gva(gpa), kind, 8) : cpu_.AccessIdentity(Gpa(gpa), kind, 8);
-  if (result.ok() && right == TDPJ_W && logged_.Contains(gpa)) written_.insert(gpa & ~(kPage - 1));
-  if (oracle_.report_count() == 0) return result;
-  const std::vector<sim::StaleUse> uses = oracle_.reports();
-  oracle_.ClearReports();
-  const auto harmful = std::find_if(uses.begin(), uses.end(), [&](const sim::StaleUse& use) {
-    return !IsHarmless(use, gpa, right, result);
-  });
-  if (harmful == uses.end() || (in_subject_ && HasMovedRoot())) return result;
-  const sim::StaleUse& use = *harmful;
-  uint64_t pc = 0;
-  if (use.change >= first_change_ && use.change - first_change_ < change_pcs_.size()) {
-    pc = change_pcs_[use.change - first_change_];
-  }
-  std::string kind_name = sim::ChangeKindName(use.kind);
-  std::replace(kind_name.begin(), kind_name.end(), ' ', '-');
-  Report(
-      absl::StrCat("stale.", kind_name),
-      absl::StrFormat("%s is done, and a CPU still uses the translation of gpa %#x that it kept: "
-                      "the level-%d entry at %#x was %#x and is %#x, and no flush dropped it",
-                      Asked(), gpa, use.level, use.entry.raw(), use.cached, use.now),
-      pc);
-}
-
-// Uses every address with every right, so that the CPU keeps what it may keep.
-void Session::FillCaches(bool with_stores) {
-  if (!running_) return;
-  const bool outer = in_judge_;
-  in_judge_ = true;
-  for (const uint64_t gpa : addresses_) {
-    const Extent* extent = map_.Find(gpa);
-    const unsigned rights = (extent == nullptr ? 1 : extent->rights);
-    if ((rights & TDPJ_R) != 0 || extent == nullptr) GuestAccess(gpa, TDPJ_R);
-    if ((rights & TDPJ_X) != 0) GuestAccess(gpa, TDPJ_X);
-    // A store that sets D in a logged range is the guest's, and is to be found by the harvest.
-    if (with_stores && (rights & TDPJ_W) != 0) GuestAccess(gpa, TDPJ_W);
-  }
-  in_judge_ = outer;
 }
 
 void Session::OnFlush(bool all_roots, Hpa root) {
