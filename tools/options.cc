@@ -61,7 +61,7 @@ void OptionParser::Add(std::string name, std::string form, std::string help,
 }
 
 void OptionParser::AddSwitch(std::string name, std::string help, bool* value) {
-  Add(std::move(name), "", std::move(help), "", [value](std::string_view) {
+  Add(std::move(name), "", std::move(help), *value ? "on" : "", [value](std::string_view) {
     *value = true;
     return absl::OkStatus();
   });

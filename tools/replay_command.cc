@@ -12,12 +12,14 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/command.h"
+#include "tdp/tools/command_line.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
 #include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
+#include "tdp/tools/replay/run_json.h"
 #include "tdp/tools/trace/open_trace.h"
 #include "tdp/tools/trace/trace_reader.h"
 #include "tdp/tools/trace_options.h"
@@ -78,6 +80,7 @@ absl::StatusOr<int> RunReplay(absl::Span<const std::string_view> arguments) {
     return absl::InvalidArgumentError("needs a TRACE; see tdp replay --help");
   }
   TDP_ASSIGN_OR_RETURN(ReplayReport report, ReplayFiles(options, files));
+  report.command = CommandLine("replay", arguments);
   std::fputs((options.json ? ReportJson(report) : ReportText(report)).c_str(), stdout);
   return report.check.mismatches == 0 ? kExitOk : kExitMismatch;
 }

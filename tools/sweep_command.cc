@@ -13,10 +13,12 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/command.h"
+#include "tdp/tools/command_line.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
 #include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/replay.h"
+#include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
 #include "tdp/tools/sweep/sweep_journal.h"
 #include "tdp/tools/sweep/sweep_plan.h"
@@ -63,12 +65,34 @@ OptionParser MakeParser(CommandOptions* options) {
   return parser;
 }
 
+OptionParser CellParser(ReplayOptions* replay, TraceInput* input) {
+  OptionParser parser;
+  AddReplayOptions(parser, replay);
+  AddCheckOption(parser, &replay->check);
+  AddInputOptions(parser, input);
+  return parser;
+}
+
+// The command that runs the cell alone.
+std::string CellCommand(const CommandOptions& options, const SweepCell& cell) {
+  ReplayOptions replay = cell.options;
+  TraceInput input = options.input;
+  ReplayOptions default_replay;
+  TraceInput default_input;
+  std::vector<std::string> words =
+      ChangedOptions(CellParser(&replay, &input), CellParser(&default_replay, &default_input));
+  if (cell.trace.starts_with('-')) words.push_back("--");
+  words.push_back(cell.trace);
+  return CommandLine("replay", std::vector<std::string_view>(words.begin(), words.end()));
+}
+
 absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCell& cell) {
   TraceReaders readers;
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(cell.trace, options.input));
   readers.push_back(std::move(reader));
   Progress progress;
   TDP_ASSIGN_OR_RETURN(ReplayReport report, Replay(readers, cell.options, progress));
+  report.command = CellCommand(options, cell);
   return SweepResult{cell, std::move(report)};
 }
 
@@ -85,6 +109,10 @@ absl::Status CheckTraces(const CommandOptions& options, const std::vector<std::s
 
 absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::string>& traces) {
   TDP_ASSIGN_OR_RETURN(std::vector<SweepCell> cells, options.plan.Cells(traces));
+  for (SweepCell& cell : cells) {
+    cell.options.check = options.check;
+    cell.options.observe = options.observe;
+  }
   TDP_RETURN_IF_ERROR(CheckTraces(options, traces));
   if (const uint64_t all = options.plan.Combinations(traces); all != cells.size()) {
     absl::FPrintF(stderr,
@@ -95,10 +123,8 @@ absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::
   TDP_ASSIGN_OR_RETURN(SweepJournal journal,
                        SweepJournal::Create(options.csv, options.json, cells, options.resume));
   int status = kExitOk;
-  for (SweepCell& cell : cells) {
+  for (const SweepCell& cell : cells) {
     if (!options.shard.Has(cell.number) || journal.Has(cell.number)) continue;
-    cell.options.check = options.check;
-    cell.options.observe = options.observe;
     TDP_ASSIGN_OR_RETURN(SweepResult result, RunCell(options, cell));
     if (result.report.check.mismatches != 0) status = kExitMismatch;
     TDP_RETURN_IF_ERROR(journal.Append(result));

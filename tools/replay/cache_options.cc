@@ -60,8 +60,8 @@ absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text
 
 void AddCacheOptions(OptionParser& parser, CacheOptions* options) {
   parser.AddChoice("caches", "TLB and walk caches", &options->caches, NamesOf(sim::CachePresets()));
-  parser.Add("tlb", "SETSxWAYS", "in place of the preset's TLB; A+B+C for 4K, 2M and 1G pages", "",
-             [options](std::string_view text) {
+  parser.Add("tlb", "SETSxWAYS", "in place of the preset's TLB; A+B+C for 4K, 2M and 1G pages",
+             options->tlb, [options](std::string_view text) {
                options->tlb = std::string(text);
                return ParseTlb(text).status();
              });
@@ -72,7 +72,7 @@ void AddCacheOptions(OptionParser& parser, CacheOptions* options) {
   parser.Add("machine", "NAME|FILE",
              absl::StrCat("time every access by the MMU of a real part: ",
                           absl::StrJoin(MachineNames(), ", "), ", or a machine file"),
-             "", [options](std::string_view text) {
+             options->machine, [options](std::string_view text) {
                options->machine = std::string(text);
                return LoadMachine(options->machine).status();
              });

@@ -187,6 +187,15 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
   const Totals totals = thread.team().totals();
   report.cpu = totals.cpu;
   report.mmu = totals.mmu;
+  for (int i = 0; i < machine.cpus(); ++i) {
+    const CpuRunner& runner = thread.team().runner(i);
+    report.per_cpu.push_back({.counters = runner.mmu() != nullptr
+                                              ? PlainCounters(runner.mmu()->counters())
+                                              : machine.cpu(i).counters(),
+                              .page_faults = runner.page_faults(),
+                              .exits = runner.violations().total() + runner.shadow_exits().total() +
+                                       runner.nested_exits().total()});
+  }
   report.violations = totals.violations;
   report.page_faults = totals.page_faults;
   report.shadow_exits = totals.shadow_exits;

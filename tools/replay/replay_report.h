@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "tdp/backends/sim/mmu_config.h"
@@ -25,13 +26,22 @@
 
 namespace tdp::tools {
 
+// What one CPU did.
+struct CpuReport {
+  sim::CpuCounters counters;
+  uint64_t page_faults = 0;  // of the guest's kernel, answered on this CPU
+  uint64_t exits = 0;        // VM exits to the host
+};
+
 struct ReplayReport {
+  std::string command;  // a command line that makes the same run; may be empty
   std::string trace;
   ReplayOptions options;
   // Records by kind: fetches, loads, stores, modifies.
   std::array<uint64_t, 4> records{};
-  SkipCounts skipped;      // by the readers of all traces
-  sim::CpuCounters cpu;    // summed over the CPUs; under a machine, its MMU's in the same terms
+  SkipCounts skipped;    // by the readers of all traces
+  sim::CpuCounters cpu;  // summed over the CPUs; under a machine, its MMU's in the same terms
+  std::vector<CpuReport> per_cpu;
   sim::MmuConfig machine;  // the part whose MMU timed the accesses; without a name if there is none
   sim::MmuCounters mmu;    // what it counted
   ViolationCounts violations;
@@ -58,12 +68,13 @@ struct ReplayReport {
   double references_per_walk() const;
   double cycles_per_walk() const;
   double nanoseconds_per_violation() const;
+  // TLB misses for each thousand instructions (MPKI), of which there are as many as fetches. 0 for
+  // a trace without fetches.
+  double misses_per_thousand_instructions() const;
 };
 
 // A page of text.
 std::string ReportText(const ReplayReport& report);
-// One JSON object, indented, with every number of the text and the options.
-std::string ReportJson(const ReplayReport& report);
 
 // "8,000,000".
 std::string WithCommas(uint64_t n);

@@ -18,6 +18,10 @@ const char* ViolationCauseName(ViolationCause cause) {
   return "?";
 }
 
+const char* ViolationCauseKey(ViolationCause cause) {
+  return cause == ViolationCause::kGuestTable ? "guest_table" : ViolationCauseName(cause);
+}
+
 ViolationCause CauseOf(ExitQualification qualification) {
   if (qualification.linear_address_valid() && !qualification.final_address()) {
     return ViolationCause::kGuestTable;

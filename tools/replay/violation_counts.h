@@ -25,6 +25,8 @@ inline constexpr std::array kViolationCauses = {ViolationCause::kGuestTable, Vio
                                                 ViolationCause::kRead, ViolationCause::kWrite};
 
 const char* ViolationCauseName(ViolationCause cause);
+// The same as one word, for files.
+const char* ViolationCauseKey(ViolationCause cause);
 ViolationCause CauseOf(ExitQualification qualification);
 
 struct ViolationCounts {

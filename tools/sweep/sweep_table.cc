@@ -9,12 +9,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/replay/run_json.h"
 
 namespace tdp::tools {
 namespace {
@@ -29,38 +29,13 @@ std::string CsvField(const std::string& text) {
 }
 
 Columns ColumnsOf(const SweepResult& result, uint64_t all_cells) {
-  const ReplayReport& report = result.report;
-  const auto number = [](uint64_t n) { return absl::StrCat(n); };
-  const auto fraction = [](double x) { return absl::StrFormat("%.4f", x); };
-  Columns columns = {{"cell", number(result.cell.number)},
-                     {"cells", number(all_cells)},
+  Columns columns = {{"cell", absl::StrCat(result.cell.number)},
+                     {"cells", absl::StrCat(all_cells)},
                      {"trace", CsvField(result.cell.trace)}};
   for (const auto& [name, value] : result.cell.values) columns.emplace_back(name, CsvField(value));
-  const Columns figures = {{"accesses", number(report.accesses())},
-                           {"tlb_lookups", number(report.cpu.accesses())},
-                           {"tlb_hits", number(report.cpu.tlb_hits)},
-                           {"tlb_misses", number(report.cpu.tlb_misses())},
-                           {"walks", number(report.cpu.walks)},
-                           {"guest_references", number(report.cpu.references.guest_total())},
-                           {"ept_references", number(report.cpu.references.ept_total())},
-                           {"references_per_walk", fraction(report.references_per_walk())},
-                           {"walk_cycles", number(report.cpu.walk_cycles)},
-                           {"cycles_per_walk", fraction(report.cycles_per_walk())},
-                           {"page_faults", number(report.page_faults)},
-                           {"violations", number(report.violations.total())},
-                           {"exits", number(report.exits())},
-                           {"reflected_exits", number(report.nested_exits.reflected)},
-                           {"guest_table_bytes", number(report.guest_tables.bytes())},
-                           {"ept_table_bytes", number(report.ept.tables.bytes())},
-                           {"ept_leaves_4k", number(report.ept.leaves_at(kLevel4K))},
-                           {"ept_leaves_2m", number(report.ept.leaves_at(kLevel2M))},
-                           {"ept_leaves_1g", number(report.ept.leaves_at(kLevel1G))},
-                           {"mismatches", number(report.check.mismatches)},
-                           {"check_seconds", fraction(absl::ToDoubleSeconds(report.check_time))},
-                           {"seconds", fraction(absl::ToDoubleSeconds(report.run_time))},
-                           {"accesses_per_second", number(report.accesses_per_second())},
-                           {"ns_per_violation", fraction(report.nanoseconds_per_violation())}};
-  columns.insert(columns.end(), figures.begin(), figures.end());
+  for (const auto& [name, value] : RunFigures(result.report)) {
+    columns.emplace_back(name, CsvField(value));
+  }
   return columns;
 }
 
@@ -158,7 +133,7 @@ std::string SweepCsvLine(const SweepResult& result, uint64_t all_cells) {
 
 std::string SweepJsonObject(const SweepResult& result, uint64_t all_cells) {
   Json object = {{"cell", result.cell.number}, {"cells", all_cells}};
-  object.update(Json::parse(ReportJson(result.report)));
+  object.update(RunJson(result.report));
   return object.dump();
 }
 

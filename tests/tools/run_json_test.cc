@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What runs look like in files: the schema of their JSON, and one spelling everywhere.
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tdp/tests/tools/json_schema.h"
+#include "tdp/tests/tools/run_program.h"
+#include "tdp/tests/tools/trace_files.h"
+
+namespace tdp::tools {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Json = nlohmann::json;
+
+JsonSchema RunSchema() { return JsonSchema(Json::parse(ReadWholeFile("docs/run.schema.json"))); }
+
+std::string TraceOf(int pages) {
+  std::vector<TraceRecord> records;
+  for (int i = 0; i < pages; ++i) {
+    const Gva gva(0x400000 + uint64_t{0x1000} * i);
+    records.push_back(TraceRecord::Make(gva, AccessKind::kFetch, 1));
+    records.push_back(TraceRecord::Make(gva + 64, AccessKind::kStore, 3));
+  }
+  return "'" + WriteFile("run.trc", Words(records)) + "'";
+}
+
+std::string Tdp(const std::string& arguments) {
+  const ProgramResult result = RunProgram("tools/tdp " + arguments);
+  EXPECT_EQ(result.status, 0) << arguments << ": " << result.err;
+  return result.out;
+}
+
+Json Replay(const std::string& arguments) { return Json::parse(Tdp("replay --json " + arguments)); }
+
+// Paths of the fields that are no lists, with underscores between their parts.
+void Paths(const std::string& path, const Json& value, std::vector<std::string>& paths) {
+  if (value.is_array()) return;
+  if (!value.is_object()) return paths.push_back(path);
+  for (const auto& [key, field] : value.items()) {
+    Paths(absl::StrCat(path, path.empty() ? "" : "_", key), field, paths);
+  }
+}
+
+TEST(RunJson, FollowsTheSchemaInEveryPaging) {
+  const JsonSchema schema = RunSchema();
+  const std::string trace = TraceOf(20);
+  for (const char* options : {"--paging native", "--paging ept --cost skylake", "--paging shadow",
+                              "--paging nested", "--cpus 2", "--check off --ram 8g"}) {
+    EXPECT_THAT(schema.Errors(Replay(absl::StrCat(options, " ", trace))), IsEmpty()) << options;
+  }
+  const Json cells = Json::parse(Tdp("sweep --json /dev/stdout --ept-page 4k,2m " + trace));
+  ASSERT_EQ(cells.size(), 2u);
+  for (const Json& cell : cells) EXPECT_THAT(schema.Errors(cell), IsEmpty());
+}
+
+TEST(RunJson, WhatIsNotInTheSchemaIsFound) {
+  const JsonSchema schema = RunSchema();
+  Json run = Replay(TraceOf(3));
+  run["schema_version"] = 2;
+  run["exits"] = -1;
+  run["records"].erase("loads");
+  run["records"]["jumps"] = 1;
+  run["walks"]["references"]["ept_by_guest_level"].erase(0);
+  run["options"]["ram"] = nullptr;
+  EXPECT_THAT(schema.Errors(run),
+              testing::UnorderedElementsAre(
+                  HasSubstr(".schema_version: const"), HasSubstr(".exits: minimum"),
+                  HasSubstr(".records: has no \"loads\""), HasSubstr(".records.jumps"),
+                  HasSubstr(".ept_by_guest_level: minItems"), HasSubstr(".options.ram: type")));
+}
+
+TEST(RunJson, OptionsHaveTheNamesOfTheCommandLine) {
+  std::set<std::string> in_help;
+  for (std::string_view line : absl::StrSplit(Tdp("replay --help"), '\n')) {
+    line = absl::StripLeadingAsciiWhitespace(line);
+    if (line.starts_with("--")) in_help.emplace(line.substr(2, line.find(' ') - 2));
+  }
+  const Json options = Replay(TraceOf(3))["options"];
+  EXPECT_GT(options.size(), 15u);
+  for (const auto& [name, value] : options.items()) EXPECT_THAT(in_help, Contains(name));
+}
+
+TEST(RunJson, AColumnOfCsvIsNamedByThePathInJson) {
+  const std::string trace = TraceOf(3);
+  const std::vector<std::string> lines = absl::StrSplit(Tdp("sweep " + trace), '\n');
+  const std::vector<std::string> columns = absl::StrSplit(lines[0], ',');
+  const Json run = Replay(trace);
+  for (const auto& [name, value] : run["options"].items()) {
+    if (name == "check") continue;
+    EXPECT_THAT(columns, Contains(name));
+  }
+  Json figures = run;
+  for (const char* key : {"schema", "schema_version", "tdp_version", "command", "options",
+                          "machine", "warmup_accesses", "intervals", "pages", "miss_curves"}) {
+    figures.erase(key);
+  }
+  std::vector<std::string> paths;
+  Paths("", figures, paths);
+  for (const std::string& path : paths) EXPECT_THAT(columns, Contains(path));
+  // The number of the cell, the number of cells, and the options but --check.
+  EXPECT_EQ(columns.size(), 2 + paths.size() + run["options"].size() - 1);
+}
+
+TEST(RunJson, TheCommandMakesTheSameRun) {
+  const std::string trace = TraceOf(30);
+  const std::string csv = "sweep --json /dev/stdout --format binary --ept-page 4k --cpus 2 ";
+  const Json cell = Json::parse(Tdp(csv + trace))[0];
+  const std::string command = cell["command"];
+  EXPECT_THAT(command, HasSubstr("tdp replay --ept-page=4k --cpus=2 --format=binary "));
+  Json again =
+      Json::parse(Tdp("replay --json " + command.substr(std::string("tdp replay").size())));
+  EXPECT_EQ(again["tlb"], cell["tlb"]);
+  EXPECT_EQ(again["walks"], cell["walks"]);
+  EXPECT_EQ(again["options"], cell["options"]);
+}
+
+TEST(RunJson, SumsOverCpusAndLevelsAreTheTotals) {
+  const Json run = Replay("--cpus 2 --ept-page 4k " + TraceOf(200));
+  uint64_t lookups = 0, walks = 0, references = 0;
+  for (const Json& cpu : run["per_cpu"]) {
+    lookups += cpu["lookups"].get<uint64_t>();
+    walks += cpu["walks"].get<uint64_t>();
+    references += cpu["ept_references"].get<uint64_t>();
+  }
+  EXPECT_EQ(run["per_cpu"].size(), 2u);
+  EXPECT_EQ(run["tlb"]["lookups"], lookups);
+  EXPECT_EQ(run["walks"]["count"], walks);
+  EXPECT_EQ(run["walks"]["references"]["ept"]["total"], references);
+  uint64_t grid = 0;
+  for (const Json& row : run["walks"]["references"]["ept_by_guest_level"]) {
+    for (const Json& cell : row) grid += cell.get<uint64_t>();
+  }
+  EXPECT_EQ(grid, references);
+}
+
+TEST(RunJson, CountsMissesForEachThousandInstructions) {
+  // Each of 40 pages is fetched from once: 40 instructions, of which each misses.
+  const Json run = Replay(TraceOf(40));
+  EXPECT_DOUBLE_EQ(run["tlb"]["mpki"].get<double>(),
+                   1000.0 * run["tlb"]["misses"].get<double>() / 40);
+  const std::string loads =
+      WriteFile("loads", Words({TraceRecord::Make(Gva(0x9000), AccessKind::kLoad, 0)}));
+  EXPECT_TRUE(Replay("'" + loads + "'")["tlb"]["mpki"].is_null());
+}
+
+}  // namespace
+}  // namespace tdp::tools
