@@ -14,12 +14,15 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/version.h"
 #include "tdp/tools/command.h"
+#include "tdp/tools/decode_command.h"
 #include "tdp/tools/demo_command.h"
+#include "tdp/tools/map_command.h"
 #include "tdp/tools/migrate_command.h"
 #include "tdp/tools/pack_command.h"
 #include "tdp/tools/regions_command.h"
 #include "tdp/tools/replay_command.h"
 #include "tdp/tools/sweep_command.h"
+#include "tdp/tools/walk_command.h"
 
 namespace tdp::tools {
 namespace {
@@ -31,6 +34,9 @@ constexpr Command kCommands[] = {
     {"migrate", "migrate the guest of a trace: rounds, downtime, exits", RunMigrate},
     {"pack", "turn a text trace into the compressed binary format", RunPack},
     {"regions", "show what a machine's tree of memory regions comes to", RunRegions},
+    {"decode", "say in words what words of EPT, paging and VMX mean, and what is wrong", RunDecode},
+    {"walk", "walk page tables in a memory image, each reference shown", RunWalk},
+    {"map", "show what page tables in a memory image map, and find EPT roots", RunMap},
 };
 
 std::string Usage() {
@@ -38,7 +44,7 @@ std::string Usage() {
       "usage: tdp COMMAND [OPTION...] [ARGUMENT...]\n\n"
       "Two-dimensional paging on a software CPU. The commands:\n";
   for (const Command& command : kCommands) {
-    absl::StrAppend(&usage, absl::StrFormat("  %-8s  %s\n", command.name, command.summary));
+    absl::StrAppend(&usage, absl::StrFormat("  %-10s  %s\n", command.name, command.summary));
   }
   absl::StrAppend(&usage,
                   "\n`tdp COMMAND --help` lists a command's options, `tdp --version` says which "
@@ -63,7 +69,8 @@ int Run(absl::Span<const std::string_view> arguments) {
     std::fputs(Usage().c_str(), stdout);
     return kExitOk;
   }
-  if (name == "--version") {
+  const bool asks_a_command = arguments.size() == 2 && arguments[1] == "--version";
+  if (name == "--version" || (asks_a_command && FindCommand(name) != nullptr)) {
     absl::PrintF("tdp %d.%d.%d\n", TDP_VERSION_MAJOR, TDP_VERSION_MINOR, TDP_VERSION_PATCH);
     return kExitOk;
   }
