@@ -132,6 +132,7 @@ absl::StatusOr<std::vector<std::string>> OptionParser::Parse(
       continue;
     }
     if (!options_end && argument == "-h") argument = "--help";
+    if (!options_end && argument == "-o" && Find("output").ok()) argument = "--output";
     if (!options_end && argument.size() > 1 && argument[0] == '-' && argument[1] != '-') {
       return absl::InvalidArgumentError(
           absl::StrCat("there is no option ", absl::CHexEscape(argument),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
 // Options of a subcommand: "--name value" or "--name=value", "--name" alone for a switch, "-h" for
-// "--help", "--" before arguments that begin with a dash.
+// "--help", "-o" for "--output" where there is that, "--" before arguments that begin with a dash.
 
 #ifndef TDP_TOOLS_OPTIONS_H_
 #define TDP_TOOLS_OPTIONS_H_

@@ -21,6 +21,7 @@
 #include "tdp/tools/pack_command.h"
 #include "tdp/tools/regions_command.h"
 #include "tdp/tools/replay_command.h"
+#include "tdp/tools/report_command.h"
 #include "tdp/tools/sweep_command.h"
 #include "tdp/tools/walk_command.h"
 
@@ -34,6 +35,7 @@ constexpr Command kCommands[] = {
     {"migrate", "migrate the guest of a trace: rounds, downtime, exits", RunMigrate},
     {"pack", "turn a text trace into the compressed binary format", RunPack},
     {"regions", "show what a machine's tree of memory regions comes to", RunRegions},
+    {"report", "make one page of HTML of replays and sweeps", RunReport},
     {"decode", "say in words what words of EPT, paging and VMX mean, and what is wrong", RunDecode},
     {"walk", "walk page tables in a memory image, each reference shown", RunWalk},
     {"map", "show what page tables in a memory image map, and find EPT roots", RunMap},

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// `tdp report`: the page stands alone, holds the runs as they are, and shows them in a browser.
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tdp/tests/tools/run_program.h"
+#include "tdp/tests/tools/trace_files.h"
+
+namespace tdp::tools {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Json = nlohmann::json;
+
+ProgramResult Tdp(const std::string& arguments) { return RunProgram("tools/tdp " + arguments); }
+
+std::string TraceOf(int pages, const std::string& name) {
+  std::vector<TraceRecord> records;
+  for (int i = 0; i < pages; ++i) {
+    const Gva gva(0x400000 + uint64_t{0x1000} * i);
+    records.push_back(TraceRecord::Make(gva, AccessKind::kFetch, 1));
+    records.push_back(TraceRecord::Make(gva + 64, AccessKind::kStore, 3));
+  }
+  return "'" + WriteFile(name, Words(records)) + "'";
+}
+
+// Runs of each kind of paging with two seeds, as a sweep writes them.
+std::string SweepFile() {
+  const std::string path = WriteFile("sweep.json", "");
+  EXPECT_EQ(Tdp(absl::StrCat("sweep --json '", path,
+                             "' --paging native,ept,shadow,nested --ept-page 4k,2m --seed 1,2 ",
+                             "--cost skylake ", TraceOf(60, "small.trc")))
+                .status,
+            0);
+  return path;
+}
+
+// What lies in `text` between two others.
+std::string Between(const std::string& text, const std::string& begin, const std::string& end) {
+  const size_t from = text.find(begin);
+  if (from == std::string::npos) return "";
+  const size_t start = from + begin.size();
+  return text.substr(start, text.find(end, start) - start);
+}
+
+constexpr char kRunsBegin[] = "<script type=\"application/json\" id=\"runs\">";
+
+TEST(TdpReport, HoldsTheRunsAsTheyAreAndNeedsNothingElse) {
+  const std::string sweep = SweepFile();
+  const std::string one =
+      WriteFile("one.json", Tdp("replay --json " + TraceOf(5, "</script><b>&.trc")).out);
+  const std::string page = testing::TempDir() + "/page.html";
+  ASSERT_EQ(Tdp(absl::StrCat("report '", sweep, "' '", one, "' -o '", page, "'")).status, 0);
+  const std::string html = ReadWholeFile(page);
+  const Json runs = Json::parse(Between(html, kRunsBegin, "</script>"));
+  EXPECT_EQ(runs[0], Json::parse(ReadWholeFile(sweep)));
+  EXPECT_EQ(runs[1], Json::parse(ReadWholeFile(one)));
+  // Nothing is fetched: the one address is the name of the SVG format.
+  const std::string rest = absl::StrReplaceAll(html, {{"http://www.w3.org/2000/svg", ""}});
+  EXPECT_THAT(rest, Not(HasSubstr("http:")));
+  EXPECT_THAT(rest, Not(HasSubstr("https:")));
+  EXPECT_THAT(rest, Not(HasSubstr("<link")));
+  EXPECT_THAT(rest, Not(HasSubstr(" src=")));
+  // The same on standard output.
+  EXPECT_EQ(Tdp(absl::StrCat("report '", sweep, "' '", one, "'")).out, html);
+}
+
+TEST(TdpReport, RefusesWhatIsNoRunByFileAndPlace) {
+  const auto expect = [](const std::string& arguments, const std::string& message) {
+    const ProgramResult result = Tdp("report " + arguments);
+    EXPECT_EQ(result.status, 2) << arguments;
+    EXPECT_EQ(result.out, "");
+    EXPECT_THAT(result.err, HasSubstr(message));
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  };
+  const auto file = [](const std::string& text) { return "'" + WriteFile("bad.json", text) + "'"; };
+  expect("", "needs a RUN.json");
+  expect("/no/such/run", "/no/such/run");
+  expect(file("{\n  \"schema\": tdp"), "bad.json:2:1");
+  expect(file("{}"), "bad.json: not a run of tdp");
+  expect(file("[]"), "bad.json: a sweep without a cell");
+  expect(file("[{\"schema\": \"tdp-run\", \"schema_version\": 99}]"), "run 0: schema_version 99");
+  expect(file("{\"schema\": \"tdp-run\", \"schema_version\": 1}"), "has no \"command\"");
+  const std::string good = WriteFile("good.json", Tdp("replay --json " + TraceOf(3, "t")).out);
+  const std::string before = ReadWholeFile(good);
+  expect(absl::StrCat("'", good, "' -o '", good, "'"), "it is one of the runs");
+  EXPECT_EQ(ReadWholeFile(good), before);
+  expect(absl::StrCat("'", good, "' -o /no/such/folder/page.html"), "/no/such/folder");
+  expect(absl::StrCat("'", good, "' -o /dev/full"), "/dev/full");
+}
+
+std::string Browser() {
+  return std::system("command -v chromium >/dev/null") == 0 ? "chromium" : "";
+}
+
+// Entities as a browser writes them into attributes.
+std::string Unescaped(const std::string& text) {
+  return absl::StrReplaceAll(text,
+                             {{"&quot;", "\""}, {"&lt;", "<"}, {"&gt;", ">"}, {"&amp;", "&"}});
+}
+
+TEST(TdpReport, ABrowserShowsTheNumbersOfTheJson) {
+  if (Browser().empty()) {
+    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
+  }
+  const std::string sweep = SweepFile();
+  const std::string page = testing::TempDir() + "/shown.html";
+  ASSERT_EQ(Tdp(absl::StrCat("report '", sweep, "' -o '", page, "'")).status, 0);
+  const ProgramResult shown =
+      RunProgram(absl::StrCat(Browser(), " --headless --no-sandbox --disable-gpu --user-data-dir='",
+                              testing::TempDir(), "/profile' --dump-dom 'file://", page, "'"));
+  ASSERT_EQ(shown.status, 0) << shown.err;
+  // The last statement of the script.
+  ASSERT_THAT(shown.out, HasSubstr("data-ready=\"true\"")) << "the script did not come to its end";
+  const Json runs = Json::parse(ReadWholeFile(sweep));
+  size_t cells = 0;
+  for (size_t at = shown.out.find("data-run=\""); at != std::string::npos;
+       at = shown.out.find("data-run=\"", at + 1)) {
+    const std::string cell = shown.out.substr(at, shown.out.find('>', at) - at);
+    const size_t run = std::stoul(Between(cell, "data-run=\"", "\""));
+    const std::string path = Between(cell, "data-path=\"", "\"");
+    const Json::json_pointer pointer("/" + absl::StrReplaceAll(path, {{".", "/"}}));
+    EXPECT_EQ(Json::parse(Unescaped(Between(cell, "data-value=\"", "\""))),
+              runs.at(run).at(pointer))
+        << path;
+    ++cells;
+  }
+  // Eleven figures of each of the sixteen runs, at least.
+  EXPECT_GE(cells, 11 * runs.size());
+}
+
+}  // namespace
+}  // namespace tdp::tools

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/tools/report/report_html.h"
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "nlohmann/json.hpp"
+#include "tdp/base/status_macros.h"
+#include "tdp/tools/regions/json_text.h"
+#include "tdp/tools/replay/run_json.h"
+#include "tdp/tools/report/report_parts.h"
+
+namespace tdp::tools {
+namespace {
+
+using Json = nlohmann::json;
+
+// Fields without which the page could show nothing of a run.
+constexpr const char* kNeeded[] = {"command", "trace",      "options",      "accesses",
+                                   "records", "tlb",        "walks",        "page_faults",
+                                   "exits",   "violations", "shadow_exits", "nested_exits",
+                                   "tables",  "per_cpu",    "check"};
+
+absl::Status CheckRun(const Json& run) {
+  if (!run.is_object() || !run.contains("schema") || run["schema"] != "tdp-run") {
+    return absl::InvalidArgumentError("not a run of tdp: no \"schema\": \"tdp-run\"");
+  }
+  const Json version = run.value("schema_version", Json());
+  if (!version.is_number_unsigned() || version > kRunSchemaVersion) {
+    return absl::InvalidArgumentError(absl::StrCat("schema_version ", version.dump(),
+                                                   ": this tdp knows up to ", kRunSchemaVersion));
+  }
+  for (const char* name : kNeeded) {
+    if (!run.contains(name))
+      return absl::InvalidArgumentError(absl::StrCat("has no \"", name, "\""));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRuns(const Json& file) {
+  if (!file.is_array()) return CheckRun(file);
+  if (file.empty()) return absl::InvalidArgumentError("a sweep without a cell");
+  for (size_t i = 0; i < file.size(); ++i) {
+    const absl::Status status = CheckRun(file[i]);
+    if (!status.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("run ", i, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<RunFile> ReadRunFile(std::string name, std::string_view text) {
+  const auto in_file = [&name](const absl::Status& status, const char* between) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, between, absl::CHexEscape(status.message())));
+  };
+  const absl::StatusOr<Json> json = ParseJson(text);
+  if (!json.ok()) return in_file(json.status(), ":");  // which begins with line and column
+  if (absl::Status status = CheckRuns(*json); !status.ok()) return in_file(status, ": ");
+  // Anew, since options and figures are shown in the order of the file.
+  const auto ordered = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false,
+                                                     /*ignore_comments=*/true);
+  return RunFile{std::move(name), ordered.dump()};
+}
+
+std::string ReportHtml(const std::vector<RunFile>& files) {
+  std::string runs = "[";
+  for (const RunFile& file : files) absl::StrAppend(&runs, runs == "[" ? "" : ",\n", file.json);
+  runs += "]";
+  // Inside a string of JSON, the only place where it can be, "<" may be written so; as it stands it
+  // could end the script element.
+  absl::StrReplaceAll({{"<", "\\u003c"}}, &runs);
+  return absl::StrReplaceAll(
+      kReportHtml, {{"@CSS@", kReportCss}, {"@RUNS@", runs}, {"@SCRIPT@", kReportScript}});
+}
+
+}  // namespace tdp::tools

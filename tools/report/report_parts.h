@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The files of this folder that a report is made of, inside the program.
+
+#ifndef TDP_TOOLS_REPORT_REPORT_PARTS_H_
+#define TDP_TOOLS_REPORT_REPORT_PARTS_H_
+
+namespace tdp::tools {
+
+extern const char kReportHtml[];  // with @CSS@, @RUNS@ and @SCRIPT@ where these belong
+extern const char kReportCss[];
+extern const char kReportScript[];  // all scripts, one after the other
+
+}  // namespace tdp::tools
+
+#endif  // TDP_TOOLS_REPORT_REPORT_PARTS_H_

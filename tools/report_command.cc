@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/tools/report_command.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/tools/command.h"
+#include "tdp/tools/options.h"
+#include "tdp/tools/output_file.h"
+#include "tdp/tools/report/report_html.h"
+#include "tdp/tools/trace/byte_source.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: tdp report [OPTION...] RUN.json... -o REPORT.html\n\n"
+    "Makes one page of HTML of what `tdp replay --json` and `tdp sweep --json` wrote: figures\n"
+    "against a baseline, sweeps side by side, exits by cause and what they cost, where walks "
+    "read,\n"
+    "and time, pages and miss curves if they were recorded. The page needs no network and no "
+    "other\n"
+    "file; every table in it can be copied as CSV.\n\n";
+
+struct ReportOptions {
+  std::string output = "-";
+  bool help = false;
+};
+
+OptionParser MakeParser(ReportOptions* options) {
+  OptionParser parser;
+  parser.AddString("output", "write to this file, \"-\" for standard output; -o for short",
+                   &options->output);
+  parser.AddSwitch("help", "show this", &options->help);
+  return parser;
+}
+
+absl::StatusOr<std::string> ReadText(const std::string& path) {
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(path));
+  std::string text;
+  constexpr size_t kChunk = size_t{1} << 16;
+  size_t got = kChunk;
+  while (got == kChunk) {
+    const size_t had = text.size();
+    text.resize(had + kChunk);
+    TDP_ASSIGN_OR_RETURN(got, source->Read(absl::MakeSpan(text).subspan(had)));
+    text.resize(had + got);
+  }
+  return text;
+}
+
+// A page in the place of the runs that it was made of would be the last of them.
+absl::Status CheckOutput(const std::string& output, const std::vector<std::string>& inputs) {
+  for (const std::string& input : inputs) {
+    std::error_code ignored;
+    if (std::filesystem::equivalent(output, input, ignored) &&
+        std::filesystem::is_regular_file(input, ignored)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--output \"", output, "\": it is one of the runs"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunReport(absl::Span<const std::string_view> arguments) {
+  ReportOptions options;
+  const OptionParser parser = MakeParser(&options);
+  TDP_ASSIGN_OR_RETURN(const std::vector<std::string> inputs, parser.Parse(arguments));
+  if (options.help) {
+    std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
+    return kExitOk;
+  }
+  if (inputs.empty()) return absl::InvalidArgumentError("needs a RUN.json; see tdp report --help");
+  TDP_RETURN_IF_ERROR(CheckOutput(options.output, inputs));
+  std::vector<RunFile> files;
+  for (const std::string& input : inputs) {
+    TDP_ASSIGN_OR_RETURN(const std::string text, ReadText(input));
+    TDP_ASSIGN_OR_RETURN(RunFile file, ReadRunFile(input, text));
+    files.push_back(std::move(file));
+  }
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> output,
+                       OutputFile::Create(options.output));
+  TDP_RETURN_IF_ERROR(output->Write(ReportHtml(files)));
+  TDP_RETURN_IF_ERROR(output->Commit());
+  return kExitOk;
+}
+
+}  // namespace tdp::tools
