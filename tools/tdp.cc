@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/version.h"
 #include "tdp/tools/command.h"
+#include "tdp/tools/completion_command.h"
 #include "tdp/tools/decode_command.h"
 #include "tdp/tools/demo_command.h"
 #include "tdp/tools/map_command.h"
@@ -39,6 +40,7 @@ constexpr Command kCommands[] = {
     {"decode", "say in words what words of EPT, paging and VMX mean, and what is wrong", RunDecode},
     {"walk", "walk page tables in a memory image, each reference shown", RunWalk},
     {"map", "show what page tables in a memory image map, and find EPT roots", RunMap},
+    {"completion", "print what lets a shell complete all this", RunCompletion},
 };
 
 std::string Usage() {

@@ -77,8 +77,34 @@ TEST(Tdp, AloneItExplainsItself) {
 
 TEST(Tdp, SaysItsVersionAndKnowsTheShortFormOfHelp) {
   EXPECT_THAT(Tdp("--version").out, StartsWith("tdp 0."));
-  EXPECT_EQ(Tdp("replay -h").out, Tdp("replay --help").out);
+  for (const char* command : {"demo", "replay", "sweep", "report", "pack", "regions", "decode",
+                              "walk", "map", "completion"}) {
+    EXPECT_EQ(Tdp(absl::StrCat(command, " --version")).out, Tdp("--version").out) << command;
+    const std::string help = Tdp(absl::StrCat(command, " -h")).out;
+    EXPECT_THAT(help, StartsWith(absl::StrCat("usage: tdp ", command))) << command;
+    EXPECT_EQ(help, Tdp(absl::StrCat(command, " --help")).out) << command;
+  }
   ExpectRefusal(Tdp("replay -x"), "there is no option -x");
+}
+
+// What bash offers after the words of a command line, the last of which is unfinished.
+std::string Completions(const std::string& words, const std::string& previous,
+                        const std::string& current) {
+  const ProgramResult result = RunProgram(
+      absl::StrCat("bash -c 'source <(tools/tdp completion bash); COMP_WORDS=(tools/tdp ", words,
+                   " \"", current, "\"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _tdp tools/tdp \"",
+                   current, "\" \"", previous, "\"; echo \"${COMPREPLY[*]}\"'"));
+  EXPECT_EQ(result.err, "");
+  return result.out;
+}
+
+TEST(TdpCompletion, OffersCommandsOptionsAndTheirWords) {
+  EXPECT_EQ(Completions("", "tools/tdp", "re"), "replay report regions\n");
+  EXPECT_EQ(Completions("replay", "replay", "--guest-p"), "--guest-page\n");
+  EXPECT_EQ(Completions("replay --paging", "--paging", "n"), "native nested\n");
+  EXPECT_EQ(Completions("sweep --thp", "--thp", ""), "always never\n");
+  EXPECT_EQ(Completions("walk", "walk", "README"), "README.md\n");
+  ExpectRefusal(Tdp("completion fish"), "needs the name of a shell: bash");
 }
 
 TEST(Tdp, AReportThatCannotBeWrittenIsAFailure) {
