@@ -14,6 +14,7 @@ readonly TIDY_PACKAGES=(clang-tidy-14 clang-14)
 readonly FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev llvm-14)
 readonly RECORD_PACKAGES=(valgrind)
 readonly COUNT_PACKAGES=(valgrind python3)
+readonly MAN_PACKAGES=(help2man)
 readonly VTX_PACKAGES=(bochs bochs-term bochsbios vgabios util-linux)
 readonly DOCS_PACKAGES=(doxygen graphviz)
 readonly MODEL_PACKAGES=(spin gcc relacy-dev)
@@ -126,5 +127,6 @@ setup_build() {
 
 setup_all() {
   setup_build "${FORMAT_PACKAGES[@]}" "${TIDY_PACKAGES[@]}" "${FUZZ_PACKAGES[@]}" \
-    "${RECORD_PACKAGES[@]}" "${COUNT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}"
+    "${RECORD_PACKAGES[@]}" "${COUNT_PACKAGES[@]}" "${MAN_PACKAGES[@]}" "${VTX_PACKAGES[@]}" \
+    "${MODEL_PACKAGES[@]}"
 }

@@ -33,31 +33,43 @@ bench() {
   done
 }
 
-# record [-o FILE] -- CMD…: valgrind's text goes straight into the packer; no text is stored.
+# record [-o FILE] -- CMD…: in the caller's folder. scripts/record.py says how.
 record() {
-  local out="" status=0
+  local tdp
+  local arguments=("$@")
+  # What is wrong with the command is told before anything is installed or built.
   if [[ ${1:-} == -o ]]; then
-    out=${2:?-o needs the name of a file}
-    shift 2
+    shift "$(($# < 2 ? $# : 2))"
   fi
   [[ ${1:-} == -- && $# -ge 2 ]] ||
     die "record needs a command" "try './run record -o ls.trace.zst -- ls -l'"
-  shift
-  command -v "$1" >/dev/null || die "there is no command '$1'" "check its name or give its path"
-  out=${out:-$(basename "$1").trace.zst}
+  (cd "$CALLER_FOLDER" && command -v "$2" >/dev/null) ||
+    die "there is no command '$2'" "check its name or give its path"
   setup_build "${RECORD_PACKAGES[@]}"
   build_opt //tools:tdp
+  tdp=$PWD/bazel-bin/tools/tdp
+  local script=$PWD/scripts/record.py
+  (cd "$CALLER_FOLDER" && exec python3 "$script" --tdp "$tdp" "${arguments[@]}")
+}
 
-  local dir
-  dir=$(mktemp -d)
-  mkfifo "$dir/lackey"
-  bazel-bin/tools/tdp pack "$dir/lackey" "$out" &
-  local packer=$!
-  valgrind --tool=lackey --trace-mem=yes --log-file="$dir/lackey" "$@" || status=$?
-  wait "$packer" || die "the trace could not be written to $out" "see the message above"
-  rm -rf "$dir"
-  say "wrote $out; the command ended with status $status; replay it with" \
-    "'bazel-bin/tools/tdp replay $out'"
+# man_page [FILE]: the help of tdp and of each of its commands, as a manual page.
+man_page() {
+  local out=${1:-tdp.1} extra command
+  [[ $out == /* ]] || out=$CALLER_FOLDER/$out
+  setup_build "${MAN_PACKAGES[@]}"
+  build_opt //tools:tdp
+  extra=$(mktemp)
+  bazel-bin/tools/tdp --help | sed -n 's/^  \([a-z]\+\)  .*/\1/p' | while read -r command; do
+    printf '[tdp %s]\n.nf\n' "$command"
+    # A line that begins with a dot or a quote would be one of the formatter's.
+    bazel-bin/tools/tdp "$command" --help | sed "s/\\\\/\\\\e/g; s/^[.']/\\\\\&&/"
+    printf '.fi\n'
+  done >"$extra"
+  help2man --no-info --section=1 --name="two-dimensional paging on a software CPU" \
+    --include="$extra" --output="$out" bazel-bin/tools/tdp ||
+    die "help2man could not write $out" "see its message above"
+  rm -f "$extra"
+  say "wrote $out; read it with 'man -l $out'"
 }
 
 readonly VTX_DEMO=examples/hypervisor
