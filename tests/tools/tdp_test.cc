@@ -99,7 +99,7 @@ std::string Completions(const std::string& words, const std::string& previous,
 }
 
 TEST(TdpCompletion, OffersCommandsOptionsAndTheirWords) {
-  EXPECT_EQ(Completions("", "tools/tdp", "re"), "replay report regions\n");
+  EXPECT_EQ(Completions("", "tools/tdp", "re"), "replay regions report\n");
   EXPECT_EQ(Completions("replay", "replay", "--guest-p"), "--guest-page\n");
   EXPECT_EQ(Completions("replay --paging", "--paging", "n"), "native nested\n");
   EXPECT_EQ(Completions("sweep --thp", "--thp", ""), "always never\n");
