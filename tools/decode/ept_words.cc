@@ -48,9 +48,6 @@ void BlameRights(DecodedWord& word, const EptContext& context) {
         "capabilities)",
         kMisconfigurations);
   }
-  if (context.paging_write && (entry & ept::kPagingWrite) != 0) {
-    word.Blame("it has paging-write (bit 58) without R", kMisconfigurations);
-  }
 }
 
 void BlameAddress(DecodedWord& word, const EptContext& context) {
@@ -80,6 +77,9 @@ void BlameLeaf(DecodedWord& word, int level, const EptContext& context) {
   const uint64_t type = (entry & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift;
   if (type == 2 || type == 3 || type == 7) {
     word.Blame(absl::StrCat("memory type ", type, " (bits 5:3) is reserved"), kMisconfigurations);
+  }
+  if (context.paging_write && (entry & (ept::kPagingWrite | ept::kRead)) == ept::kPagingWrite) {
+    word.Blame("it has paging-write (bit 58) without R", kMisconfigurations);
   }
 }
 
