@@ -2,15 +2,27 @@
 
 #include "tdp/base/check.h"
 
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+#ifdef TDP_FREESTANDING
+#include "tdp/base/platform.h"
+#else
 #include <cstdio>
 #include <cstdlib>
-#include <string>
+#endif
 
 namespace tdp::internal {
 
 void CheckFailed(const char* file, int line, const std::string& what) {
-  std::fprintf(stderr, "%s:%d: check failed: %s\n", file, line, what.c_str());
+  const std::string text = absl::StrCat(file, ":", line, ": check failed: ", what);
+#ifdef TDP_FREESTANDING
+  tdp_platform_panic(text.c_str());
+#else
+  std::fprintf(stderr, "%s\n", text.c_str());
   std::abort();
+#endif
 }
 
 }  // namespace tdp::internal

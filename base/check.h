@@ -16,7 +16,7 @@
 
 namespace tdp::internal {
 
-// Prints "file:line: check failed: what" to stderr and aborts.
+// Prints "file:line: check failed: what" to stderr and aborts, or on a freestanding machine panics.
 [[noreturn]] void CheckFailed(const char* file, int line, const std::string& what);
 
 // A value as text: hexadecimal for integers (most are addresses and entries), `ToString` if there

@@ -3,7 +3,8 @@
 // The seam between the engine and whatever runs its threads: atomics, mutexes and waits. The core
 // uses these names and neither <atomic>'s nor Abseil's own.
 //
-// In every build that ships they are std::atomic and absl::Mutex and cost nothing more. Under
+// In every hosted build that ships they are std::atomic and absl::Mutex and cost nothing more; in a
+// freestanding one, the mutex and the yield of base/platform.h. Under
 // `--config=explore`, which defines TDP_EXPLORE, each shared access asks a scheduler first, so that
 // tests/explore can choose who goes on (docs/testing.md).
 
@@ -16,6 +17,8 @@
 
 #ifdef TDP_EXPLORE
 #include "tdp/base/explored_sync.h"
+#elif defined(TDP_FREESTANDING)
+#include "absl/synchronization/mutex.h"  // the stand-in, with base/platform.h
 #else
 #include <thread>
 
@@ -36,7 +39,11 @@ using AtomicRef = std::atomic_ref<T>;
 inline void SharedScan(const void*) {}
 
 // Gives the CPU away, where another thread has to act before this one can go on.
+#ifdef TDP_FREESTANDING
+inline void Yield() { tdp_platform_yield(); }
+#else
 inline void Yield() { std::this_thread::yield(); }
+#endif
 
 namespace internal {
 

@@ -18,6 +18,30 @@ _WARNINGS = [
     "-Wno-missing-field-initializers",
 ]
 
+# What makes a freestanding archive of the core (docs/embedding.md); CMakeLists.txt has the same.
+_FREESTANDING = [
+    "-O2",
+    "-ffreestanding",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-mgeneral-regs-only",
+    "-mno-red-zone",
+    "-fno-stack-protector",
+    "-fno-threadsafe-statics",
+    "-fno-asynchronous-unwind-tables",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-DNDEBUG",
+]
+
+# What its users define too. The standard library's headers without its archive: g++ 13 and newer
+# hide most of them from freestanding programs unless told, and no template is instantiated there.
+_FREESTANDING_DEFINES = [
+    "TDP_FREESTANDING",
+    "_GLIBCXX_HOSTED=1",
+    "_GLIBCXX_EXTERN_TEMPLATE=0",
+]
+
 # base, memslot, rmap and mmu must link into kernels and hypervisors without exceptions. They use no
 # RTTI either (scripts/check_files.py), but are not built without it: an embedder's UBSan asks for
 # the type information of `Vm` and `Backend`. Who wants -fno-rtti adds it to all of a build.
@@ -46,6 +70,62 @@ def tdp_library(name, hdrs = [], srcs = [], deps = [], core = False, copts = [],
         include_prefix = "tdp/" + package if package else "tdp",
         strip_include_prefix = "/" + package,
         deps = deps,
+        **kwargs
+    )
+
+def tdp_freestanding_sources():
+    """The C++ files of this package of the core, for `tdp_freestanding_library`."""
+    native.filegroup(
+        name = "freestanding_headers",
+        srcs = native.glob(["*.h"]),
+        visibility = ["//:__pkg__"],
+    )
+    native.filegroup(
+        name = "freestanding_sources",
+        srcs = native.glob(
+            ["*.cc"],
+            allow_empty = True,
+        ),
+        visibility = ["//:__pkg__"],
+    )
+
+def tdp_freestanding_library(name, packages, defines = [], without = [], **kwargs):
+    """The core as one archive for machines without a C or C++ library.
+
+    Args:
+      name: the archive.
+      packages: those with `tdp_freestanding_sources`.
+      defines: what its users define too.
+      without: the packages whose headers are there, but no code.
+      **kwargs: whatever else cc_library takes.
+    """
+    cc_library(
+        name = name,
+        hdrs = [package + ":freestanding_headers" for package in packages],
+        srcs = ["//base/freestanding:runtime.cc"] + [
+            package + ":freestanding_sources"
+            for package in packages
+            if package not in without
+        ],
+        copts = _WARNINGS + _FREESTANDING,
+        defines = _FREESTANDING_DEFINES + defines,
+        include_prefix = "tdp",
+        strip_include_prefix = "/",
+        deps = ["//base/freestanding:absl"],
+        **kwargs
+    )
+
+def tdp_freestanding_binary(name, copts = [], linkopts = [], **kwargs):
+    """A static program without a C or C++ library."""
+    cc_binary(
+        name = name,
+        copts = _WARNINGS + _FREESTANDING + copts,
+        linkopts = [
+            "-nostdlib",
+            "-static",
+            "-no-pie",
+            "-Wl,--gc-sections",
+        ] + linkopts,
         **kwargs
     )
 

@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
-#include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/numeric/int128.h"
+#include "tdp/base/ordered_map.h"
 #include "tdp/memslot/region.h"
 
 namespace tdp {
@@ -92,8 +92,8 @@ class Renderer {
     covered_.emplace(joined.start, joined.end);
   }
 
-  std::vector<FlatRange> ranges_;         // apart, in the order in which they were found
-  std::map<Position, Position> covered_;  // by start: ends; neighbours are joined
+  std::vector<FlatRange> ranges_;           // apart, in the order in which they were found
+  OrderedMap<Position, Position> covered_;  // by start: ends; neighbours are joined
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
 #include "tdp/base/check.h"
 #include "tdp/memslot/interval_node.h"
 
@@ -91,8 +92,8 @@ class Editor {
   };
 
   // `edit_leaf(Leaf*)` edits the leaf that holds `key` or would hold it.
-  template <typename EditLeaf>
-  Result Edit(IntervalNode* node, int inner_levels, uint64_t key, const EditLeaf& edit_leaf) {
+  Result Edit(IntervalNode* node, int inner_levels, uint64_t key,
+              absl::FunctionRef<void(Leaf*)> edit_leaf) {
     edits_->replaced.push_back(node);
     if (inner_levels == 0) {
       Leaf leaf;
@@ -248,8 +249,8 @@ class Editor {
   IntervalEdits* const edits_;
 };
 
-template <typename EditLeaf>
-IntervalRoot EditTree(Editor editor, IntervalRoot root, uint64_t key, const EditLeaf& edit_leaf) {
+IntervalRoot EditTree(Editor editor, IntervalRoot root, uint64_t key,
+                      absl::FunctionRef<void(Leaf*)> edit_leaf) {
   const Editor::Result top = editor.Edit(root.node(), root.inner_levels(), key, edit_leaf);
   return editor.MakeRoot(top, root.inner_levels());
 }

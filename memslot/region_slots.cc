@@ -6,7 +6,6 @@
 #include <bit>
 #include <cstdint>
 #include <iterator>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
+#include "tdp/base/ordered_map.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/flat_view.h"
@@ -25,7 +25,7 @@ namespace tdp {
 namespace {
 
 // Adds the pages of a slot's word to those of its region, where they may straddle two words.
-void AddPages(uint64_t first_page, uint64_t mask, std::map<uint64_t, uint64_t>* pages) {
+void AddPages(uint64_t first_page, uint64_t mask, OrderedMap<uint64_t, uint64_t>* pages) {
   const uint64_t shift = first_page % DirtyLog::kPagesPerWord;
   const uint64_t base = first_page - shift;
   if (const uint64_t low = mask << shift; low != 0) (*pages)[base] |= low;

@@ -7,12 +7,12 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "tdp/base/ordered_map.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/flat_view.h"
 #include "tdp/memslot/guest_memory.h"
@@ -80,7 +80,7 @@ class RegionSlots : public RegionListener {
   std::vector<FlatRange> view_;
   std::vector<Applied> applied_;
   // Saved dirty pages, by region: word index in it and mask.
-  std::map<const Region*, std::map<uint64_t, uint64_t>> saved_;
+  OrderedMap<const Region*, OrderedMap<uint64_t, uint64_t>> saved_;
   Observer observer_;
 };
 

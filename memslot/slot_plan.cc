@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <tuple>
 #include <vector>
 
 #include "absl/numeric/int128.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
+#include "tdp/base/ordered_map.h"
 #include "tdp/memslot/flat_view.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/region.h"
@@ -82,7 +82,7 @@ class Planner {
   // Gives each new slot an old one of the same identity: the one at the same place if there is one,
   // else any.
   void Match() {
-    std::multimap<Identity, size_t> by_identity;
+    OrderedMultimap<Identity, size_t> by_identity;
     for (size_t i = 0; i < old_.size(); ++i) by_identity.emplace(IdentityOf(old_[i]), i);
     partner_.assign(new_.size(), kNone);
     MatchWhere(by_identity,
@@ -93,7 +93,7 @@ class Planner {
   }
 
   template <typename Fits>
-  void MatchWhere(std::multimap<Identity, size_t>& by_identity, const Fits& fits) {
+  void MatchWhere(OrderedMultimap<Identity, size_t>& by_identity, const Fits& fits) {
     for (size_t i = 0; i < new_.size(); ++i) {
       if (partner_[i] != kNone) continue;
       const auto [first, last] = by_identity.equal_range(IdentityOf(new_[i]));

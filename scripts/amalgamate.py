@@ -36,6 +36,8 @@ SOURCES = [
     "backends/sim/virtualization_exception.cc",
 ]
 INTERFACE = "judge/tdp_judge.h"
+# Included where TDP_FREESTANDING is defined, as it never is here.
+FREESTANDING_ONLY = "tdp/base/platform.h"
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"].*$')
 ANONYMOUS = re.compile(r"^namespace \{$(.*?)^\}  // namespace$", re.M | re.S)
@@ -108,6 +110,8 @@ class Amalgamation:
                 kept.append(line)
                 continue
             name = match.group(2)
+            if name == FREESTANDING_ONLY:
+                continue
             inner = self.resolve(name)
             if inner == INTERFACE:
                 continue

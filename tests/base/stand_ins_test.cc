@@ -5,17 +5,25 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
+#include "absl/memory/memory.h"
+#include "absl/numeric/int128.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -59,6 +67,29 @@ TEST(StandInStatus, SaysItsCodeAndMessage) {
   EXPECT_DEATH(value.value(), "");
 }
 
+TEST(StandInStatus, IsOneWordAndCopiesShareTheText) {
+  EXPECT_EQ(sizeof(absl::Status), sizeof(void*));
+  absl::Status first = absl::NotFoundError("slot 7");
+  const absl::Status copy = first;
+  EXPECT_EQ(copy.message().data(), first.message().data());
+  const absl::Status moved = std::move(first);
+  first = absl::InternalError("");
+  EXPECT_EQ(copy, moved);
+  EXPECT_EQ(copy.message(), "slot 7");
+  EXPECT_EQ(first.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(first.message(), "");
+}
+
+TEST(StandInStatus, KeepsTheFirstErrorOfAnUpdate) {
+  absl::Status status;
+  status.Update(absl::OkStatus());
+  EXPECT_TRUE(status.ok());
+  status.Update(absl::AbortedError("one"));
+  status.Update(absl::InternalError("two"));
+  status.Update(absl::OkStatus());
+  EXPECT_EQ(status.message(), "one");
+}
+
 TEST(StandInSpan, ViewsContainersAndLists) {
   std::vector<int> numbers = {1, 2, 3};
   absl::Span<const int> all = numbers;
@@ -73,6 +104,53 @@ TEST(StandInSpan, ViewsContainersAndLists) {
     return total;
   };
   EXPECT_EQ(sum({4, 5}), 9);
+  all.remove_prefix(2);
+  EXPECT_EQ(all.size(), 1u);
+  EXPECT_EQ(all.data(), &numbers[2]);
+  EXPECT_EQ(absl::MakeConstSpan(numbers.data(), 2).size(), 2u);
+}
+
+TEST(StandInFunctionRef, CallsWhatItRefersTo) {
+  int total = 0;
+  const auto add = [&total](int n) { return total += n; };
+  absl::FunctionRef<int(int)> ref = add;
+  const absl::FunctionRef<int(int)> copy = ref;
+  EXPECT_EQ(ref(2), 2);
+  EXPECT_EQ(copy(3), 5);
+  int (*function)(int) = [](int n) { return -n; };
+  EXPECT_EQ(absl::FunctionRef<int(int)>(function)(4), -4);
+}
+
+TEST(StandInInt128, HoldsWhatSixtyFourBitsDoNot) {
+  const absl::uint128 whole = absl::uint128{1} << 64;
+  EXPECT_EQ(absl::Uint128High64(whole), 1u);
+  EXPECT_EQ(absl::Uint128Low64(whole - 1), ~uint64_t{0});
+  EXPECT_TRUE(absl::MakeUint128(1, 0) == whole);
+  EXPECT_LT(absl::int128{0} - 1, absl::int128{0});
+}
+
+TEST(StandInInlinedVector, KeepsItsElementsAsItOutgrowsItself) {
+  absl::InlinedVector<int, 4> numbers;
+  EXPECT_TRUE(numbers.empty());
+  const auto* const before = reinterpret_cast<const char*>(numbers.data());
+  EXPECT_LT(static_cast<size_t>(before - reinterpret_cast<const char*>(&numbers)), sizeof(numbers));
+  for (int i = 0; i < 100; ++i) {
+    numbers.push_back(i);
+    numbers.push_back(numbers[0]);
+  }
+  ASSERT_EQ(numbers.size(), 200u);
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_EQ(numbers[2 * i], i);
+    EXPECT_EQ(numbers[2 * i + 1], 0);
+  }
+}
+
+TEST(StandInAlgorithms, FindAndOwn) {
+  const std::vector<int> numbers = {3, 5};
+  EXPECT_TRUE(absl::c_linear_search(numbers, 5));
+  EXPECT_FALSE(absl::c_linear_search(numbers, 4));
+  const std::unique_ptr<int> owner = absl::WrapUnique(new int(7));
+  EXPECT_EQ(*owner, 7);
 }
 
 TEST(StandInMutex, ExcludesWritersFromEachOtherAndFromReaders) {
@@ -95,6 +173,23 @@ TEST(StandInMutex, ExcludesWritersFromEachOtherAndFromReaders) {
   mutex.ReaderUnlock();
   EXPECT_TRUE(mutex.TryLock());
   mutex.Unlock();
+}
+
+TEST(StandInMutex, LetsAWriterPassReadersThatKeepComing) {
+  absl::Mutex mutex;
+  std::atomic<bool> stop{false};
+  const auto read = [&] {
+    while (!stop) {
+      mutex.ReaderLock();
+      mutex.ReaderUnlock();
+    }
+  };
+  std::thread one(read);
+  std::thread two(read);
+  for (int i = 0; i < 100; ++i) absl::MutexLock lock(&mutex);
+  stop = true;
+  one.join();
+  two.join();
 }
 
 struct Key {
@@ -147,6 +242,28 @@ TEST(StandInFlatHashMap, DoesWhatAMapDoesOverRandomOperations) {
   map.clear();
   EXPECT_TRUE(map.empty());
   EXPECT_EQ(map.find({1, 1}), map.end());
+}
+
+TEST(StandInFlatHashMap, InsertsWithoutAGrowthWhatWasReserved) {
+  absl::flat_hash_map<int, int> map;
+  for (int i = 0; i < 1000; ++i) {
+    map.reserve(map.size() + 1);
+    const size_t capacity = map.capacity();
+    map[i] = i;
+    EXPECT_EQ(map.capacity(), capacity);
+    if (i % 3 != 0) map.erase(i);
+  }
+  EXPECT_EQ(map.at(999), 999);
+  EXPECT_DEATH(map.at(1), "");
+}
+
+TEST(StandInFlatHashSet, SaysWhetherAValueIsNew) {
+  absl::flat_hash_set<int> set;
+  EXPECT_TRUE(set.insert(3).second);
+  EXPECT_FALSE(set.insert(3).second);
+  EXPECT_TRUE(set.contains(3));
+  EXPECT_EQ(set.erase(3), 1u);
+  EXPECT_TRUE(set.empty());
 }
 
 TEST(StandInMacros, CompileToNothingOrToTheirCondition) {

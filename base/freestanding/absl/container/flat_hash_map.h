@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A stand-in for Abseil's header of this name: docs/building.md, "Without Abseil".
+// A stand-in for Abseil's header of this name: docs/embedding.md, "Freestanding".
 
 #ifndef TDP_BASE_FREESTANDING_ABSL_CONTAINER_FLAT_HASH_MAP_H_
 #define TDP_BASE_FREESTANDING_ABSL_CONTAINER_FLAT_HASH_MAP_H_
@@ -97,10 +97,23 @@ class flat_hash_map {
   const_iterator find(const K& key) const { return {this, Find(key)}; }
   bool contains(const K& key) const { return Find(key) != capacity_; }
 
+  V& at(const K& key) { return const_cast<V&>(std::as_const(*this).at(key)); }
+  const V& at(const K& key) const {
+    const size_t found = Find(key);
+    if (found == capacity_) __builtin_trap();
+    return At(found).second;
+  }
+
+  size_t capacity() const { return capacity_; }
+  // Until there are more than `size` elements no insertion allocates.
+  void reserve(size_t size) {
+    while (size > size_ && !HasRoomFor(size - size_)) Grow();
+  }
+
   template <typename... Args>
   std::pair<iterator, bool> try_emplace(const K& key, Args&&... args) {
     if (const size_t at = Find(key); at != capacity_) return {{this, at}, false};
-    if (4 * (used_ + 1) > 3 * capacity_) Grow();
+    if (!HasRoomFor(1)) Grow();
     size_t at = Home(key);
     while (marks_[at] == kFull) at = (at + 1) & (capacity_ - 1);
     if (marks_[at] == kUnused) ++used_;
@@ -166,6 +179,7 @@ class flat_hash_map {
   }
 
   // At most three quarters of the cells are used, so that each search ends.
+  bool HasRoomFor(size_t more) const { return 4 * (used_ + more) <= 3 * capacity_; }
   void Grow() {
     const size_t old_capacity = capacity_;
     std::unique_ptr<Cell[]> old_cells = std::move(cells_);

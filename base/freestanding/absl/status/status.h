@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A stand-in for Abseil's header of this name: docs/building.md, "Without Abseil".
+// A stand-in for Abseil's header of this name: docs/embedding.md, "Freestanding".
 
 #ifndef TDP_BASE_FREESTANDING_ABSL_STATUS_STATUS_H_
 #define TDP_BASE_FREESTANDING_ABSL_STATUS_STATUS_H_
 
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -29,23 +34,68 @@ enum class StatusCode : int {
   kUnavailable = 14,
 };
 
+// One word: 0 if all is well. The text of an error lives in memory that copies share; where there
+// is none left, the error has its code and no text.
 class [[nodiscard]] Status {
  public:
   Status() = default;
   Status(StatusCode code, std::string_view message)
-      : code_(code), message_(code == StatusCode::kOk ? std::string_view() : message) {}
+      : word_(code == StatusCode::kOk ? 0 : Make(code, message)) {}
+  Status(const Status& other) : word_(other.word_) { Share(); }
+  Status(Status&& other) noexcept : word_(std::exchange(other.word_, 0)) {}
+  Status& operator=(Status other) noexcept {
+    std::swap(word_, other.word_);
+    return *this;
+  }
+  ~Status() {
+    if (HasText()) Drop(text());
+  }
 
-  bool ok() const { return code_ == StatusCode::kOk; }
-  StatusCode code() const { return code_; }
-  std::string_view message() const { return message_; }
+  bool ok() const { return word_ == 0; }
+  StatusCode code() const { return HasText() ? text()->code : static_cast<StatusCode>(word_ >> 1); }
+  std::string_view message() const {
+    return HasText() ? std::string_view(text()->bytes(), text()->size) : std::string_view();
+  }
   void IgnoreError() const {}
-  std::string ToString() const { return ok() ? "OK" : message_; }
+  std::string ToString() const { return ok() ? "OK" : std::string(message()); }
+  // The first error stays.
+  void Update(const Status& other) {
+    if (ok()) *this = other;
+  }
 
-  friend bool operator==(const Status&, const Status&) = default;
+  friend bool operator==(const Status& a, const Status& b) {
+    return a.code() == b.code() && a.message() == b.message();
+  }
 
  private:
-  StatusCode code_ = StatusCode::kOk;
-  std::string message_;
+  struct Text {
+    std::atomic<int> owners;
+    StatusCode code;
+    size_t size;
+    char* bytes() { return reinterpret_cast<char*>(this + 1); }
+  };
+
+  bool HasText() const { return word_ != 0 && (word_ & 1) == 0; }
+  Text* text() const { return reinterpret_cast<Text*>(word_); }
+  void Share() {
+    if (HasText()) text()->owners.fetch_add(1, std::memory_order_relaxed);
+  }
+
+  __attribute__((noinline)) static uintptr_t Make(StatusCode code, std::string_view message) {
+    void* memory =
+        message.empty() ? nullptr : ::operator new(sizeof(Text) + message.size(), std::nothrow);
+    if (memory == nullptr) return static_cast<uintptr_t>(code) << 1 | 1;
+    Text* text = ::new (memory) Text{{1}, code, message.size()};
+    std::copy(message.begin(), message.end(), text->bytes());
+    return reinterpret_cast<uintptr_t>(text);
+  }
+  __attribute__((noinline)) static void Drop(Text* text) {
+    if (text->owners.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    text->~Text();
+    ::operator delete(static_cast<void*>(text));
+  }
+
+  uintptr_t word_ = 0;  // odd: twice the code, and 1
 };
 
 inline Status OkStatus() { return Status(); }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A stand-in for Abseil's header of this name: docs/building.md, "Without Abseil". It knows the
+// A stand-in for Abseil's header of this name: docs/embedding.md, "Freestanding". It knows the
 // conversions that this library uses: d, u, x, s, c, p and %, with '#', '0', '-' and a width.
 
 #ifndef TDP_BASE_FREESTANDING_ABSL_STRINGS_STR_FORMAT_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A stand-in for Abseil's header of this name: docs/building.md, "Without Abseil".
+// A stand-in for Abseil's header of this name: docs/embedding.md, "Freestanding".
 
 #ifndef TDP_BASE_FREESTANDING_ABSL_TYPES_SPAN_H_
 #define TDP_BASE_FREESTANDING_ABSL_TYPES_SPAN_H_
@@ -19,7 +19,7 @@ template <typename T>
 class Span : public std::span<T> {
  public:
   using std::span<T>::span;
-  constexpr Span(std::span<T> span) : std::span<T>(span) {}
+  constexpr Span(std::span<T> other) : std::span<T>(other) {}
   template <typename U = T>
   requires std::is_const_v<U>
   constexpr Span(std::initializer_list<std::remove_const_t<U>> list)
@@ -30,6 +30,7 @@ class Span : public std::span<T> {
     const size_t rest = this->size() - first;
     return std::span<T>::subspan(first, count < rest ? count : rest);
   }
+  constexpr void remove_prefix(size_t count) { *this = subspan(count); }
 };
 
 template <typename Container>
@@ -45,6 +46,10 @@ template <typename Container>
 constexpr auto MakeConstSpan(const Container& container) {
   using T = const std::remove_pointer_t<decltype(container.data())>;
   return Span<T>(container.data(), container.size());
+}
+template <typename T>
+constexpr Span<const T> MakeConstSpan(const T* data, size_t size) {
+  return Span<const T>(data, size);
 }
 
 }  // namespace tdp_stand_in
