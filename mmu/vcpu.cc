@@ -56,13 +56,15 @@ absl::Status Vcpu::StartShadows() {
       break;
     case PagingKind::kNested:
       SetSpecial(kNestable, true);
-      nested_ = std::make_unique<NestedVcpu>(engine_.nested_parts(), flush_member_, window_,
-                                             dirty_ring_.get());
+      nested_ = MakeShadowOwner<NestedVcpu>(engine_.nested_parts(), flush_member_, window_,
+                                            dirty_ring_.get());
       break;
     case PagingKind::kShadow: {
       SetSpecial(kShadowed, true);
-      TDP_ASSIGN_OR_RETURN(shadow_,
-                           ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_));
+      if constexpr (kHasShadow) {
+        TDP_ASSIGN_OR_RETURN(shadow_,
+                             ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_));
+      }
       break;
     }
   }

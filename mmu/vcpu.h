@@ -20,6 +20,7 @@
 #include "tdp/mmu/guest/guest_walker.h"
 #include "tdp/mmu/guest/guest_window.h"
 #include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/stats.h"
@@ -208,8 +209,8 @@ class Vcpu {
   FlushClock::Member flush_member_;
   std::unique_ptr<DirtyRing> dirty_ring_;
   GuestWindow window_;
-  std::unique_ptr<ShadowVcpu> shadow_;
-  std::unique_ptr<NestedVcpu> nested_;
+  ShadowOwner<ShadowVcpu> shadow_;
+  ShadowOwner<NestedVcpu> nested_;
 };
 
 inline void GuestEntry::Leave() {

@@ -80,6 +80,7 @@ absl::Status CheckShadowQuota(const VmOptions& options) {
 
 absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabilities) {
   TDP_RETURN_IF_ERROR(CheckPairs(options));
+  TDP_RETURN_IF_ERROR(CheckKindIsBuilt(options));
   TDP_RETURN_IF_ERROR(CheckRanges(options));
   TDP_RETURN_IF_ERROR(HasEpt(PagingKindOf(options)) ? CheckEpt(options, capabilities.ept)
                                                     : CheckShadow(capabilities));

@@ -12,7 +12,7 @@ namespace tdp {
 
 absl::StatusOr<std::unique_ptr<AddressSpace>> AddressSpace::Make(const AddressSpaceOptions& options,
                                                                  const MmuParts& parts,
-                                                                 ShadowPools& pools) {
+                                                                 ShadowPools* pools) {
   auto space = absl::WrapUnique(new AddressSpace(options, parts));
   TDP_ASSIGN_OR_RETURN(View * base, space->views_.Make());
   base->Open();
@@ -21,7 +21,7 @@ absl::StatusOr<std::unique_ptr<AddressSpace>> AddressSpace::Make(const AddressSp
 }
 
 void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts,
-                             ShadowPools& pools) {
+                             ShadowPools* pools) {
   const AddressSpaceId id = options.mmu.address_space;
   // Hands the tables over and says where they are.
   const auto add = [this](auto tables) {
@@ -29,9 +29,13 @@ void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts&
     kinds_.push_back(std::move(tables));
     return raw;
   };
+  if constexpr (!kHasShadow) {
+    direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));
+    return;
+  }
   switch (options.kind) {
     case PagingKind::kShadow:
-      shadow_ = add(std::make_unique<GuestShadowTables>(parts, pools, options.shadow));
+      shadow_ = add(std::make_unique<GuestShadowTables>(parts, *pools, options.shadow));
       return;
     case PagingKind::kReverseMapped:
       reverse_mapped_ =
@@ -40,7 +44,7 @@ void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts&
       return;
     case PagingKind::kNested:
       direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));
-      nested_ = add(std::make_unique<NestedTables>(parts, pools, options.shadow));
+      nested_ = add(std::make_unique<NestedTables>(parts, *pools, options.shadow));
       return;
     case PagingKind::kDirect:
       direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));

@@ -34,10 +34,10 @@ struct AddressSpaceOptions {
 class AddressSpace {
  public:
   // With its base view, which is open. ResourceExhausted without memory for a root. `pools` is
-  // memory of shadow pages.
+  // memory of shadow pages; null in a build without them.
   static absl::StatusOr<std::unique_ptr<AddressSpace>> Make(const AddressSpaceOptions& options,
                                                             const MmuParts& parts,
-                                                            ShadowPools& pools);
+                                                            ShadowPools* pools);
   AddressSpace(const AddressSpace&) = delete;
   AddressSpace& operator=(const AddressSpace&) = delete;
 
@@ -53,13 +53,13 @@ class AddressSpace {
 
   // What faults go to, each null where the address space has no tables of that kind.
   ReverseMappedMmu* reverse_mapped() const {
-    return reverse_mapped_ == nullptr ? nullptr : &reverse_mapped_->mmu();
+    return !kHasShadow || reverse_mapped_ == nullptr ? nullptr : &reverse_mapped_->mmu();
   }
   ShadowTables<PagingEntry>* shadow() const {
-    return shadow_ == nullptr ? nullptr : &shadow_->tables();
+    return !kHasShadow || shadow_ == nullptr ? nullptr : &shadow_->tables();
   }
   ShadowTables<EptEntry>* nested() const {
-    return nested_ == nullptr ? nullptr : &nested_->tables();
+    return !kHasShadow || nested_ == nullptr ? nullptr : &nested_->tables();
   }
 
   // --- Over all kinds; each as `MappedTables` says of one ---
@@ -84,7 +84,7 @@ class AddressSpace {
  private:
   AddressSpace(const AddressSpaceOptions& options, const MmuParts& parts)
       : views_(options.mmu, options.policy, parts.pool) {}
-  void MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts, ShadowPools& pools);
+  void MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts, ShadowPools* pools);
 
   ViewSet views_;
   // The first is the one that may fail (`ZapAll`).

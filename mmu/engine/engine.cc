@@ -52,7 +52,8 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       accessed_dirty_(UsesAccessedDirty(options, backend.capabilities())),
       max_leaf_level_(MaxLeafLevel(options, backend.capabilities())),
       guest_end_(uint64_t{1} << GuestPhysicalBits(options)),
-      paging_kind_(PagingKindOf(options)) {}
+      paging_kind_(PagingKindOf(options)),
+      shadow_pools_(MakeShadowOwner<ShadowPools>()) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const VmOptions& options) {
   TDP_RETURN_IF_ERROR(CheckVmOptions(options, backend.capabilities()));
@@ -86,7 +87,7 @@ absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   space.policy.suppress_ve = pool_.empty_entry().suppress_ve();
   space.shadow = {space.mmu.address_space, options_.shadow_page_quota};
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<AddressSpace> made,
-                       AddressSpace::Make(space, parts(), shadow_pools_));
+                       AddressSpace::Make(space, parts(), shadow_pools_.get()));
   made->views().base().policy().set_private_frames(private_frames_.get());
   spaces_.push_back(std::move(made));
   return absl::OkStatus();
@@ -102,15 +103,17 @@ Engine::~Engine() {
 PagingParts Engine::shadow_parts() {
   std::vector<PagingShadow*> shadows;
   for (const std::unique_ptr<AddressSpace>& space : spaces_) shadows.push_back(space->shadow());
-  return {backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), shadow_pools_,
-          std::move(shadows), *this};
+  return {
+      backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), *shadow_pools_,
+      std::move(shadows), *this};
 }
 
 NestedParts Engine::nested_parts() {
   std::vector<NestedShadow*> shadows;
   for (const std::unique_ptr<AddressSpace>& space : spaces_) shadows.push_back(space->nested());
-  return {backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), shadow_pools_,
-          std::move(shadows), *this};
+  return {
+      backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), *shadow_pools_,
+      std::move(shadows), *this};
 }
 
 void Engine::AddTo(VmStats& stats) const {

@@ -217,7 +217,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   const Level max_leaf_level_;
   const Gpa guest_end_;
   const PagingKind paging_kind_;
-  ShadowPools shadow_pools_;
+  const ShadowOwner<ShadowPools> shadow_pools_;
   std::vector<std::unique_ptr<AddressSpace>> spaces_;
 };
 

@@ -7,6 +7,8 @@
 
 #include "tdp/base/spin_lock.h"
 
+#ifndef TDP_NO_SHADOW  // else nobody makes such tables, and what they call is not there
+
 namespace tdp {
 namespace {
 
@@ -139,3 +141,5 @@ void NestedTables::Age(FrameRange range, AgeMode mode, Aged& aged) {
 }
 
 }  // namespace tdp
+
+#endif  // TDP_NO_SHADOW

@@ -16,7 +16,8 @@ namespace {
 // Null where none is needed: the VM keeps no reverse map, or no slot comes to a place.
 absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, const SlotUpdate& update) {
   const bool comes = update.kind() == SlotChange::kCreate || update.kind() == SlotChange::kMove;
-  if (!comes || !KeepsReverseMap(engine.paging_kind())) return std::shared_ptr<SlotRmap>();
+  if (!kHasShadow || !comes || !KeepsReverseMap(engine.paging_kind()))
+    return std::shared_ptr<SlotRmap>();
   return ReverseMappedMmu::MakeRmap(update.new_slot());
 }
 

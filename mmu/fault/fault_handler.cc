@@ -19,7 +19,7 @@ absl::Status MissingMemory::MakeRoom() {
   const std::shared_ptr<DirtyLog> log = std::exchange(log_, nullptr);
   const std::shared_ptr<SlotRmap> rmap = std::exchange(rmap_, nullptr);
   if (log != nullptr) return log->Prepare(index_);
-  return rmap == nullptr ? absl::OkStatus() : rmap->Prepare(gfn_);
+  return !kHasShadow || rmap == nullptr ? absl::OkStatus() : rmap->Prepare(gfn_);
 }
 
 // One fault on its way.
@@ -70,6 +70,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest FaultHandler::RequestFor(
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline MapResult FaultHandler::MapWithReverse(const PageFault& fault,
                                                                            const HostPage& page) {
+  if (!kHasShadow) return MapResult(MapOutcome::kBusy);
   const std::shared_ptr<SlotRmap>& rmap = reverse_mapped_->RmapOf(fault.slot);
   if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(fault.gfn))) {
     missing_.NeedRmap(rmap, fault.gfn);
