@@ -23,7 +23,7 @@ import sys
 LIMITS = {
     "mode tests": (26, 20),
     "headers behind vm.h": (90, 22),
-    "lines behind vm.h": (10560, 2500),
+    "lines behind vm.h": (10620, 2500),
     "private functions shown": (54, 12),
     "entries of the largest folder": (40, 20),
     "floors of the highest folder": (7, 6),

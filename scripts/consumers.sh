@@ -29,10 +29,11 @@ consumer_bazel4() {
   sed -i "s|path = \"LIBTDP\"|path = \"$1/libtdp\"|" "$folder/WORKSPACE"
   (
     cd "$folder" || exit 1
-    # The disk cache makes Abseil, which we build with the same options, free.
+    # With the options of our own config opt, in their order, the disk cache has Abseil already.
     bazel --nohome_rc build "${BAZEL_QUIET[@]}" --ui_event_filters=-info \
-      --show_result=0 --cxxopt=-std=c++20 --dynamic_mode=off --compilation_mode=opt --copt=-O1 \
-      --copt=-g1 --strip=never --disk_cache="$HOME/.cache/libtdp/bazel" --nosandbox_debug //... &&
+      --show_result=0 --cxxopt=-std=c++20 --dynamic_mode=off --copt=-O1 --copt=-g1 \
+      --compilation_mode=opt --copt=-O2 --copt=-g0 --strip=always \
+      --disk_cache="$HOME/.cache/libtdp/bazel" --nosandbox_debug //... &&
       run_consumer_programs bazel-bin
     status=$?
     bazel --nohome_rc shutdown
@@ -61,6 +62,30 @@ consumer_pkg_config() {
       make -s -B -C "$1/pkg_config" CXX="$compiler" &&
       run_consumer_programs "$1/pkg_config" || return 1
   done
+}
+
+# Programs without a C or C++ library (examples/freestanding, and one that runs out of memory), by
+# make over an installed archive of direct tables alone, and what that archive asks for. 150 KB of
+# text is the most that an embedder has to add.
+consumer_freestanding() {
+  local folder=$1/freestanding packages archives
+  cp -r examples/freestanding "$folder/example" &&
+    cmake -G Ninja -S "$1/libtdp" -B "$folder/build" -DLIBTDP_FREESTANDING=ON -DLIBTDP_SHADOW=OFF \
+      -DLIBTDP_VTX=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" \
+      -DCMAKE_INSTALL_PREFIX="$folder/installed" >/dev/null &&
+    cmake --build "$folder/build" >/dev/null &&
+    cmake --install "$folder/build" >/dev/null || return 1
+  packages=$(find "$folder/installed" -type d -name pkgconfig)
+  PKG_CONFIG_PATH=$packages make -s -C "$folder/example" && "$folder/example/violations" &&
+    PKG_CONFIG_PATH=$packages make -s -C "$folder" EXAMPLE=example starved &&
+    "$folder/starved" || return 1
+  mapfile -t archives < <(find "$folder/installed" -name 'libtdp*.a' | sort)
+  python3 scripts/check_freestanding.py --without-shadow --program "$folder/example/violations" \
+    --most-text $((150 * 1024)) "${archives[@]}" || return 1
+  # The same by CMake's find_package.
+  cmake -G Ninja -S "$folder/example" -B "$folder/by_cmake" \
+    -DCMAKE_PREFIX_PATH="$folder/installed" >/dev/null &&
+    cmake --build "$folder/by_cmake" >/dev/null && "$folder/by_cmake/violations"
 }
 
 # Every public header, to the strictest compilers, in both languages; and one line for an older one.
@@ -92,7 +117,7 @@ consumers() {
   cp -r tests/consumers/* "$work/"
   install_copy "$work" || say "cmake --install failed"
   count_each consumer "${1:-}" "$work" \
-    bazel4 cmake_installed pkg_config strict_headers cmake_subproject || status=1
+    bazel4 cmake_installed pkg_config strict_headers cmake_subproject freestanding || status=1
   rm -rf "$work"
   return "$status"
 }

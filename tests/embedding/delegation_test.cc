@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// A microhypervisor that delegates memory (like NOVA): a capability space hands ranges of frames,
+// with rights, to a protection domain and revokes them.
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "gtest/gtest.h"
+#include "tdp/base/status_macros.h"
+#include "tdp/mmu/vm.h"
+#include "tests/embedding/machine.h"
+
+namespace tdp {
+namespace {
+
+// [delegation]
+// The memory that a domain was given; guests of the domain run on it.
+class MemorySpace {
+ public:
+  static absl::StatusOr<MemorySpace> Create(Backend& machine) {
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vm> vm, Vm::Create(machine, {.mmio_caching = false}));
+    TDP_ASSIGN_OR_RETURN(const ViewId view, vm->CreateView());
+    return MemorySpace(std::move(vm), view);
+  }
+
+  // 2^order frames from `from` on appear at `at`. A capability's selector names the delegation.
+  absl::Status Delegate(uint32_t selector, Hfn from, Gfn at, int order, Access rights) {
+    const PageCount pages(uint64_t{1} << order);
+    TDP_RETURN_IF_ERROR(vm_->SetViewRights(view_, at, pages, rights));
+    return vm_->SetMemoryRegion({.slot = selector,
+                                 .flags = rights.can_write() ? 0 : kSlotReadOnly,
+                                 .gpa = at.address(),
+                                 .size = pages.bytes(),
+                                 .hva = Hva(from.address().raw())});
+  }
+
+  // When it returns no CPU of the domain reaches the frames, so they may be given to another.
+  absl::Status Revoke(uint32_t selector) {
+    return vm_->SetMemoryRegion({.slot = selector, .size = 0});
+  }
+
+  absl::StatusOr<std::unique_ptr<Vcpu>> CreateVcpu() {
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vcpu> vcpu, vm_->CreateVcpu());
+    TDP_RETURN_IF_ERROR(vcpu->SetView(view_));
+    return vcpu;
+  }
+
+ private:
+  MemorySpace(std::unique_ptr<Vm> vm, ViewId view) : vm_(std::move(vm)), view_(view) {}
+
+  std::unique_ptr<Vm> vm_;
+  ViewId view_;
+};
+// [delegation]
+
+TEST(Delegation, GivesFramesWithTheirRightsAndTakesThemBack) {
+  Machine machine;
+  absl::StatusOr<MemorySpace> space = MemorySpace::Create(machine.backend());
+  ASSERT_EQ(space.status(), absl::OkStatus());
+  absl::StatusOr<std::unique_ptr<Vcpu>> vcpu = space->CreateVcpu();
+  ASSERT_EQ(vcpu.status(), absl::OkStatus());
+  const Hpa frames = machine.Allocate(MiB(2));
+  ASSERT_EQ(space->Delegate(7, Hfn::Of(frames), Gfn(0x1000), 4, Access::Read()), absl::OkStatus());
+
+  using Kind = sim::AccessKind;
+  const auto access = [&](Gpa gpa, Kind kind) {
+    const EptExit exit = machine.Run(**vcpu, gpa, kind);
+    if (!exit.is_violation) return FaultOutcome::kSpurious;
+    return (*vcpu)->HandleEptViolation(exit.gpa, exit.qualification).outcome;
+  };
+  const Gpa page = Gfn(0x1003).address();
+  EXPECT_EQ(access(page, Kind::kLoad), FaultOutcome::kFixed);
+  EXPECT_EQ(access(page, Kind::kLoad), FaultOutcome::kSpurious) << "the guest reads";
+  EXPECT_EQ(machine.reached, frames + 3 * kPageSize);
+  EXPECT_EQ(access(page, Kind::kFetch), FaultOutcome::kViewDenied);
+  EXPECT_EQ(access(page, Kind::kStore), FaultOutcome::kMmio) << "of a read-only capability";
+
+  ASSERT_EQ(space->Revoke(7), absl::OkStatus());
+  EXPECT_EQ(access(page, Kind::kLoad), FaultOutcome::kMmio) << "nothing is there";
+  vcpu->reset();
+}
+
+}  // namespace
+}  // namespace tdp
