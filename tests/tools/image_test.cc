@@ -275,7 +275,7 @@ TEST(TdpMap, TablesThatLeadBackToThemselvesEnd) {
   std::memcpy(bytes.data(), table.data(), 4096);
   const ProgramResult result = Tdp("map --eptp 0x1e '" + WriteFile("loop", bytes) + "'");
   EXPECT_EQ(result.status, 2);
-  EXPECT_THAT(result.err, HasSubstr("they lead back to themselves"));
+  EXPECT_THAT(result.err, HasSubstr("the tables lead back to themselves"));
 }
 
 // --- bad input

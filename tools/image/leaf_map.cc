@@ -18,6 +18,7 @@ namespace tdp::tools {
 namespace {
 
 constexpr uint64_t kMaxEntries = uint64_t{1} << 28;
+constexpr uint64_t kMaxRuns = uint64_t{1} << 22;
 constexpr uint64_t kLeafRights = sim::kGuestWrite | sim::kGuestUser | sim::kGuestNoExecute;
 
 // Goes through tables of either dimension, depth first, in the order of addresses.
@@ -67,10 +68,10 @@ class LeafReader {
     ++map_.tables;
     const uint64_t entries = 4096 / entry_bytes();
     read_ += entries;
-    if (read_ > kMaxEntries) {
+    if (read_ > kMaxEntries || map_.runs.size() > kMaxRuns) {
       return absl::ResourceExhaustedError(
-          absl::StrFormat("%s: the tables have more than %d entries; they lead back to themselves",
-                          walker_.image().name(), kMaxEntries));
+          absl::StrFormat("%s: more than %d entries or %d runs; the tables lead back to themselves",
+                          walker_.image().name(), kMaxEntries, kMaxRuns));
     }
     for (uint64_t i = 0; i < entries; ++i) {
       const uint64_t address = *at + i * entry_bytes();
