@@ -51,7 +51,7 @@ struct LeafMap {
 
 // What the guest's tables map, if the walker knows them, and else what the EPT maps. A run of a
 // guest goes from linear to guest-physical addresses. ResourceExhausted for tables with more
-// entries than 2^28, which lead back to themselves.
+// entries than 2^28, or more runs than 2^22: these lead back to themselves.
 absl::StatusOr<LeafMap> ReadLeafMap(const TableWalker& walker);
 
 // One run: "0x...-0x... 0x... 2m rwx WB". `is_ept`: of what the attributes are.
