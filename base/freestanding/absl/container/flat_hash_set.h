@@ -16,12 +16,9 @@ template <typename T>
 class flat_hash_set {
  public:
   size_t size() const { return map_.size(); }
-  bool empty() const { return map_.empty(); }
   bool contains(const T& value) const { return map_.contains(value); }
   // The first member is only there to be ignored; `second` says whether the value is new.
   auto insert(const T& value) { return map_.try_emplace(value); }
-  size_t erase(const T& value) { return map_.erase(value); }
-  void clear() { map_.clear(); }
 
  private:
   struct Nothing {};

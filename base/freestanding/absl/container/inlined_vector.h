@@ -28,13 +28,9 @@ class InlinedVector {
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
   T* data() { return heap_ != nullptr ? heap_.get() : inlined_; }
-  const T* data() const { return heap_ != nullptr ? heap_.get() : inlined_; }
   T* begin() { return data(); }
   T* end() { return data() + size_; }
-  const T* begin() const { return data(); }
-  const T* end() const { return data() + size_; }
   T& operator[](size_t i) { return data()[i]; }
-  const T& operator[](size_t i) const { return data()[i]; }
 
   void push_back(const T& value) {
     const T copy = value;

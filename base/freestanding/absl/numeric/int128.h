@@ -15,7 +15,6 @@ __extension__ typedef unsigned __int128 uint128;
 
 constexpr uint64_t Uint128Low64(uint128 value) { return static_cast<uint64_t>(value); }
 constexpr uint64_t Uint128High64(uint128 value) { return static_cast<uint64_t>(value >> 64); }
-constexpr uint128 MakeUint128(uint64_t high, uint64_t low) { return uint128{high} << 64 | low; }
 
 }  // namespace tdp_stand_in
 }  // namespace absl

@@ -34,11 +34,8 @@ FormatArg MakeFormatArg(const T& value) {
     arg.is_negative = value < T{0};
     arg.number = static_cast<uint64_t>(value);
     if (arg.is_negative) arg.number = 0 - arg.number;
-    if constexpr (std::is_same_v<T, bool>) {
-      arg.bits = value;
-    } else {
-      arg.bits = static_cast<std::make_unsigned_t<T>>(value);
-    }
+    using Bits = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
+    arg.bits = static_cast<std::make_unsigned_t<Bits>>(value);
   } else if constexpr (std::is_convertible_v<const T&, std::string_view>) {
     arg.is_text = true;
     arg.text = value;
