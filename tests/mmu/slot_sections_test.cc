@@ -61,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, SlotSections,
                                          Kind{"ReverseMapped", {.reverse_map = true}},
                                          Kind{"Nested", {.nested = true}},
                                          Kind{"Shadow", {.paging = Paging::kShadow}}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& kind) { return kind.param.name; });
 
 }  // namespace
 }  // namespace tdp
