@@ -103,14 +103,6 @@ TEST_F(ChangeWhileResolving, APrefaultStopsAtAPageWhoseInvalidationHasNotEnded) 
   ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
 }
 
-TEST_F(ChangeWhileResolving, APrefaultReplacesAPageThatTheHostHasChangedUnseen) {
-  Start();
-  ASSERT_EQ(Fault(Gpa(0x7000)), FaultOutcome::kFixed);
-  host_.offset = GiB(1);
-  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2), Access::Write()), MiB(2));
-  EXPECT_EQ(vm_->Translate(Gpa(0x7000))->entry.frame(), Hfn::Of(Hpa(TiB(1) + GiB(1) + 0x7000)));
-}
-
 TEST_F(ChangeWhileResolving, ACollapseOfWhichAPageIsInvalidatedIsNone) {
   Start({}, 9);
   ASSERT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,9 @@ constexpr char kRunsBegin[] = "<script type=\"application/json\" id=\"runs\">";
 
 TEST(TdpReport, HoldsTheRunsAsTheyAreAndNeedsNothingElse) {
   const std::string sweep = SweepFile();
+  // A path that would end the script it stands in.
+  std::filesystem::create_directory(testing::TempDir() +
+                                    "/TdpReport.HoldsTheRunsAsTheyAreAndNeedsNothingElse.<");
   const std::string one =
       WriteFile("one.json", Tdp("replay --json " + TraceOf(5, "</script><b>&.trc")).out);
   const std::string page = testing::TempDir() + "/page.html";
@@ -90,7 +94,7 @@ TEST(TdpReport, RefusesWhatIsNoRunByFileAndPlace) {
   expect(file("{}"), "bad.json: not a run of tdp");
   expect(file("[]"), "bad.json: a sweep without a cell");
   expect(file("[{\"schema\": \"tdp-run\", \"schema_version\": 99}]"), "run 0: schema_version 99");
-  expect(file("{\"schema\": \"tdp-run\", \"schema_version\": 1}"), "has no \"command\"");
+  expect(file("{\"schema\": \"tdp-run\", \"schema_version\": 1}"), "has no field command");
   const std::string good = WriteFile("good.json", Tdp("replay --json " + TraceOf(3, "t")).out);
   const std::string before = ReadWholeFile(good);
   expect(absl::StrCat("'", good, "' -o '", good, "'"), "it is one of the runs");

@@ -439,10 +439,10 @@ TEST(TdpReplay, SaysWhichOptionsHaveNoMeaning) {
                     HasSubstr("--ept-levels: --paging native has no EPT"),
                     HasSubstr("--fault-around: it is for --paging ept"), HasSubstr("--thp: ")));
   const auto options = ReplayJson(arguments)["options"];
-  for (const char* key : {"ept_page_bytes", "ept_levels", "fault_around", "huge_host_pages"}) {
+  for (const char* key : {"ept-page", "ept-levels", "fault-around", "thp"}) {
     EXPECT_TRUE(options[key].is_null()) << key;
   }
-  EXPECT_EQ(options["guest_levels"], 4);
+  EXPECT_EQ(options["guest-levels"], "4");
   EXPECT_THAT(Tdp("replay --ept-levels 5 " + Quoted(SmallTrace(3))).out,
               Not(HasSubstr("not used")));
 }

@@ -34,8 +34,7 @@ absl::Status CheckRun(const Json& run) {
                                                    ": this tdp knows up to ", kRunSchemaVersion));
   }
   for (const char* name : kNeeded) {
-    if (!run.contains(name))
-      return absl::InvalidArgumentError(absl::StrCat("has no \"", name, "\""));
+    if (!run.contains(name)) return absl::InvalidArgumentError(absl::StrCat("has no field ", name));
   }
   return absl::OkStatus();
 }

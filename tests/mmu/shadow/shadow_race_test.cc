@@ -316,6 +316,7 @@ TEST_F(ShadowRace, AFaultAtTheQuotaTakesTheTablesThatAnotherThreadHasNotSettled)
     ASSERT_EQ(result.outcome, PagingOutcome::kFixed) << i << ": " << result.status;
     unsettled.push_back(*vm_->ZapAll());
   }
+  for (PendingFlush& flush : unsettled) flush.Settle();
 }
 
 // While the host is asked for a page, it begins to take another page of the same large one away.
