@@ -114,6 +114,7 @@ absl::Status ShadowPaging::Start(const vtx::GuestState& state, Vcpu& mmu) {
   entered.cr4 = shadow().registers().cr4;
   entered.efer = shadow().registers().efer;
   TDP_RETURN_IF_ERROR(vcpu_.SetState(entered));
+  loaded_.reset();  // the VMCS has the guest's own CR3 now
   TDP_RETURN_IF_ERROR(vcpu_.Write(VmcsField::kCr0Mask, ~kGuestsOwnCr0));
   TDP_RETURN_IF_ERROR(vcpu_.Write(VmcsField::kCr4Mask, ~kGuestsOwnCr4));
   return WriteShadows();
