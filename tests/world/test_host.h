@@ -18,7 +18,7 @@
 namespace tdp {
 
 // Every host page is there, and its frame follows from its address: by default guest memory is this
-// process's own. Members are set before the threads of a test begin; counters may be read any time.
+// process's own. Members are set before the threads of a test begin, but for the atomic ones.
 class TestHost : public MinimalBackend {
  public:
   const Capabilities& capabilities() const override { return offered; }
@@ -35,12 +35,14 @@ class TestHost : public MinimalBackend {
     return page;
   }
   absl::StatusOr<Hpa> AllocateTableBlock() override {
-    if (blocks == 0) return absl::ResourceExhaustedError("no block left");
-    --blocks;
-    return MinimalBackend::AllocateTableBlock();
+    if (blocks.fetch_sub(1, std::memory_order_relaxed) > 0) {
+      return MinimalBackend::AllocateTableBlock();
+    }
+    blocks.fetch_add(1, std::memory_order_relaxed);
+    return absl::ResourceExhaustedError("no block left");
   }
   void FreeTableBlock(Hpa block) override {
-    ++freed_blocks;
+    freed_blocks.fetch_add(1, std::memory_order_relaxed);
     MinimalBackend::FreeTableBlock(block);
   }
   void Kick(absl::Span<const VcpuId> vcpus) override {
@@ -59,8 +61,8 @@ class TestHost : public MinimalBackend {
   absl::Status answer;  // of every page, if it is no OK
   std::function<void()> on_resolve;
   std::function<void()> on_kick;
-  int blocks = 1 << 20;  // of tables that can still be had
-  int freed_blocks = 0;
+  std::atomic<int> blocks = 1 << 20;  // of tables that can still be had
+  std::atomic<int> freed_blocks = 0;
   std::atomic<int> resolves = 0;
   std::atomic<int> kicks = 0;  // vCPUs kicked
 };
