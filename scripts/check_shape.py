@@ -21,13 +21,13 @@ import sys
 
 # name: (limit, goal)
 LIMITS = {
-    "mode tests": (26, 20),
-    "headers behind vm.h": (90, 22),
+    "mode tests": (24, 20),
+    "headers behind vm.h": (89, 22),
     "lines behind vm.h": (10620, 2500),
     "private functions shown": (54, 12),
-    "entries of the largest folder": (40, 20),
+    "entries of the largest folder": (34, 20),
     "floors of the highest folder": (7, 6),
-    "lines of the longest file": (655, 600),
+    "lines of the longest file": (600, 600),
 }
 
 # Where it is decided which tables there are, and said which options go together.
