@@ -22,15 +22,15 @@ namespace {
 class RunCollector {
  public:
   // `range` limits what is collected; leaves that reach over its ends are cut.
-  RunCollector(const DirectMmu& mmu, FrameRange range) : mmu_(mmu), range_(range) {}
+  RunCollector(const DirectMmu& mmu, FrameRange range)
+      : has_flags_(mmu.options().accessed_dirty), range_(range) {}
 
   // Inside a section. False once no further run has room.
   bool Collect(const TablePart& part) {
-    const Access above = RightsAbove(part);
     for (int i = part.first; i <= part.last; ++i) {
       const EptEntry entry = part.entry(i).Load();
       if (entry.kind(part.level) != EntryKind::kLeaf) continue;
-      if (!Add(RunOf(entry, part.FrameAt(i), part.level, above))) return false;
+      if (!Add(RunOf(entry, part.FrameAt(i), part.level, part.above))) return false;
     }
     return true;
   }
@@ -42,14 +42,6 @@ class RunCollector {
  private:
   static constexpr size_t kMost = 64;
 
-  // The AND of the rights of the tables above a part. A leaf table that was unlinked a moment ago
-  // is reached no more: what it held allows what its entries say.
-  Access RightsAbove(const TablePart& part) const {
-    const Gfn gfn = part.FrameAt(part.first);
-    const EntryPosition found = mmu_.Descend(mmu_.Root(), gfn, part.level).at;
-    return found.table == part.table ? found.above : Access::All();
-  }
-
   LeafRun RunOf(EptEntry entry, Gfn gfn, Level level, Access above) const {
     const Gfn first = std::max(gfn, range_.first);
     const Gfn end = std::min(gfn + level.pages(), range_.end);
@@ -60,8 +52,8 @@ class RunCollector {
             .access = entry.access() & above,
             .memory_type = entry.memory_type(),
             .ignore_pat = entry.ignore_pat(),
-            .accessed = mmu_.options().accessed_dirty && entry.accessed(),
-            .dirty = mmu_.options().accessed_dirty && entry.dirty()};
+            .accessed = has_flags_ && entry.accessed(),
+            .dirty = has_flags_ && entry.dirty()};
   }
 
   // As a part of the last run if it goes on with that. False without room for another.
@@ -82,7 +74,7 @@ class RunCollector {
     return true;
   }
 
-  const DirectMmu& mmu_;
+  const bool has_flags_;  // A and D
   const FrameRange range_;
   std::array<LeafRun, kMost> runs_;
   size_t count_ = 0;

@@ -14,7 +14,7 @@ namespace {
 constexpr int kTablesPerSection = 32;
 
 TablePart PartAt(const TableCursor& at, int last) {
-  return {at.table(), at.level(), at.table_base(), at.index(), last};
+  return {at.table(), at.level(), at.table_base(), at.index(), last, at.above()};
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "absl/functional/function_ref.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/format/entry_ref.h"
@@ -25,6 +26,7 @@ struct TablePart {
   Gfn base;  // the first frame of the table
   int first;
   int last;
+  Access above;  // the AND of the rights of the tables above it
 
   EntryRef entry(int index) const { return EntryRef(table + index); }
   Gfn FrameAt(int index) const {
