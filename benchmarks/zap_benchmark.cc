@@ -43,7 +43,9 @@ void BM_ZapRange(benchmark::State& state) {
 }
 BENCHMARK(BM_ZapRange)->Name("BM_ZapRange/1GiB")->Unit(benchmark::kMicrosecond);
 
-void BM_ZapPage(benchmark::State& state) {
+// Takes the pages of a populated guest away one by one, each by `take(vm, page)`.
+template <typename Take>
+void TakePages(benchmark::State& state, Take take) {
   Guest guest(GiB(1), 0, {.max_leaf_level = kLevel4K});
   Stopwatch watch;
   for (auto _ : state) {
@@ -51,32 +53,23 @@ void BM_ZapPage(benchmark::State& state) {
     guest.Populate();
     state.ResumeTiming();
     watch.Start();
-    for (uint64_t gfn = 0; gfn < guest.pages; ++gfn) {
-      guest.vm->ZapRange(Gfn(gfn), PageCount(1))->Settle();
-    }
+    for (uint64_t page = 0; page < guest.pages; ++page) take(*guest.vm, page);
     watch.Stop();
   }
   Report(state, watch, static_cast<uint64_t>(state.iterations()) * guest.pages,
          Floor::kWalkCasSequential);
 }
+
+void BM_ZapPage(benchmark::State& state) {
+  TakePages(state, [](Vm& vm, uint64_t page) { vm.ZapRange(Gfn(page), PageCount(1))->Settle(); });
+}
 BENCHMARK(BM_ZapPage)->Name("BM_ZapPage/sequential")->Unit(benchmark::kMillisecond);
 
 // By host address: the slot is looked for, and the sequence moves twice.
 void BM_InvalidateHostPage(benchmark::State& state) {
-  Guest guest(GiB(1), 0, {.max_leaf_level = kLevel4K});
-  Stopwatch watch;
-  for (auto _ : state) {
-    state.PauseTiming();
-    guest.Populate();
-    state.ResumeTiming();
-    watch.Start();
-    for (uint64_t page = 0; page < guest.pages; ++page) {
-      TDP_CHECK(guest.vm->InvalidateHostRange(Hva(TiB(16) + page * kPageSize), kPageSize).ok());
-    }
-    watch.Stop();
-  }
-  Report(state, watch, static_cast<uint64_t>(state.iterations()) * guest.pages,
-         Floor::kWalkCasSequential);
+  TakePages(state, [](Vm& vm, uint64_t page) {
+    TDP_CHECK(vm.InvalidateHostRange(Hva(TiB(16) + page * kPageSize), kPageSize).ok());
+  });
 }
 BENCHMARK(BM_InvalidateHostPage)->Unit(benchmark::kMillisecond);
 

@@ -44,20 +44,6 @@ OptionParser MakeParser(ReportOptions* options) {
   return parser;
 }
 
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(path));
-  std::string text;
-  constexpr size_t kChunk = size_t{1} << 16;
-  size_t got = kChunk;
-  while (got == kChunk) {
-    const size_t had = text.size();
-    text.resize(had + kChunk);
-    TDP_ASSIGN_OR_RETURN(got, source->Read(absl::MakeSpan(text).subspan(had)));
-    text.resize(had + got);
-  }
-  return text;
-}
-
 // A page in the place of the runs that it was made of would be the last of them.
 absl::Status CheckOutput(const std::string& output, const std::vector<std::string>& inputs) {
   for (const std::string& input : inputs) {
@@ -85,7 +71,8 @@ absl::StatusOr<int> RunReport(absl::Span<const std::string_view> arguments) {
   TDP_RETURN_IF_ERROR(CheckOutput(options.output, inputs));
   std::vector<RunFile> files;
   for (const std::string& input : inputs) {
-    TDP_ASSIGN_OR_RETURN(const std::string text, ReadText(input));
+    TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(input));
+    TDP_ASSIGN_OR_RETURN(const std::string text, ReadAll(*source));
     TDP_ASSIGN_OR_RETURN(RunFile file, ReadRunFile(input, text));
     files.push_back(std::move(file));
   }

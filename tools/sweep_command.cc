@@ -133,23 +133,11 @@ absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::
   return status;
 }
 
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(path));
-  std::string text;
-  while (true) {
-    constexpr size_t kChunk = size_t{1} << 16;
-    const size_t had = text.size();
-    text.resize(had + kChunk);
-    TDP_ASSIGN_OR_RETURN(size_t got, source->Read(absl::MakeSpan(text).subspan(had)));
-    text.resize(had + got);
-    if (got < kChunk) return text;
-  }
-}
-
 absl::StatusOr<int> Merge(const std::vector<std::string>& files) {
   std::vector<SweepPiece> pieces;
   for (const std::string& file : files) {
-    TDP_ASSIGN_OR_RETURN(std::string text, ReadText(file));
+    TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(file));
+    TDP_ASSIGN_OR_RETURN(std::string text, ReadAll(*source));
     // A shard with no cell of its own writes nothing.
     if (!text.empty()) pieces.push_back({file, std::move(text)});
   }

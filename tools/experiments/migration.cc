@@ -187,6 +187,14 @@ class Migrator {
   Migration migration_;
 };
 
+// What a field comes to over all rounds.
+template <typename Value>
+Value Sum(const std::vector<MigrationRound>& rounds, Value MigrationRound::*field) {
+  Value sum = 0;
+  for (const MigrationRound& round : rounds) sum += round.*field;
+  return sum;
+}
+
 }  // namespace
 
 const char* LoggingName(Logging logging) {
@@ -194,26 +202,10 @@ const char* LoggingName(Logging logging) {
   return kNames[static_cast<size_t>(logging)];
 }
 
-uint64_t Migration::pages() const {
-  uint64_t sum = 0;
-  for (const MigrationRound& round : rounds) sum += round.pages;
-  return sum;
-}
-uint64_t Migration::accesses() const {
-  uint64_t sum = 0;
-  for (const MigrationRound& round : rounds) sum += round.accesses;
-  return sum;
-}
-uint64_t Migration::exits() const {
-  uint64_t sum = 0;
-  for (const MigrationRound& round : rounds) sum += round.exits;
-  return sum;
-}
-double Migration::seconds() const {
-  double sum = 0;
-  for (const MigrationRound& round : rounds) sum += round.seconds;
-  return sum;
-}
+uint64_t Migration::pages() const { return Sum(rounds, &MigrationRound::pages); }
+uint64_t Migration::accesses() const { return Sum(rounds, &MigrationRound::accesses); }
+uint64_t Migration::exits() const { return Sum(rounds, &MigrationRound::exits); }
+double Migration::seconds() const { return Sum(rounds, &MigrationRound::seconds); }
 
 absl::StatusOr<Migration> Migrate(LoopingTrace& trace, const ReplayOptions& machine_options,
                                   const MigrationOptions& options, Logging logging) {

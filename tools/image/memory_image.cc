@@ -100,14 +100,7 @@ absl::Status MemoryImage::MapFile() {
 absl::Status MemoryImage::Decompress() {
   if (!IsCompressed({bytes_.data(), std::min<size_t>(bytes_.size(), 16)})) return absl::OkStatus();
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(name_));
-  constexpr size_t kChunk = size_t{1} << 20;
-  size_t got = kChunk;
-  while (got == kChunk) {
-    const size_t had = decompressed_.size();
-    decompressed_.resize(had + kChunk);
-    TDP_ASSIGN_OR_RETURN(got, source->Read(absl::MakeSpan(decompressed_).subspan(had)));
-    decompressed_.resize(had + got);
-  }
+  TDP_ASSIGN_OR_RETURN(decompressed_, ReadAll(*source));
   bytes_ = decompressed_;
   return absl::OkStatus();
 }

@@ -209,4 +209,16 @@ absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(std::string name,
   return Unpack(std::make_unique<MemorySource>(std::move(name), bytes));
 }
 
+absl::StatusOr<std::string> ReadAll(ByteSource& source) {
+  constexpr size_t kChunk = size_t{1} << 20;
+  std::string bytes;
+  for (;;) {
+    const size_t had = bytes.size();
+    bytes.resize(had + kChunk);
+    TDP_ASSIGN_OR_RETURN(const size_t got, source.Read(absl::MakeSpan(bytes).subspan(had)));
+    bytes.resize(had + got);
+    if (got < kChunk) return bytes;
+  }
+}
+
 }  // namespace tdp::tools

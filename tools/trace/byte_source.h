@@ -62,6 +62,9 @@ absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& pa
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(std::string name,
                                                       absl::Span<const char> bytes);
 
+// All that is left of `source`. Its errors.
+absl::StatusOr<std::string> ReadAll(ByteSource& source);
+
 }  // namespace tdp::tools
 
 #endif  // TDP_TOOLS_TRACE_BYTE_SOURCE_H_
