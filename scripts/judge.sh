@@ -155,11 +155,8 @@ judge_tests() {
 # judge_vm [SUBJECT] [OPTION]…: this library's own tables before the judge, built so that it sees
 # their stores. Without options ten seconds for each way of using a Vm.
 judge_vm() {
-  local label=//tests/judge:vm_judge
   setup_build
-  bazel build --config=traced --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" \
-    "$label" ||
-    die "the build of $label failed" "see the compiler's messages above"
+  build_as traced //tests/judge:vm_judge
   bazel-bin/tests/judge/vm_judge "$@"
 }
 

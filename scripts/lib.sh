@@ -31,8 +31,14 @@ BAZEL_QUIET=()
 [[ -t 2 ]] || BAZEL_QUIET=(--noshow_progress --color=no)
 
 # build_opt LABEL…: builds what ships, the benchmarks and the demo, quietly unless it takes long.
-build_opt() {
-  bazel build --config=opt --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" "$@" ||
+build_opt() { build_as opt "$@"; }
+
+# build_as CONFIG TARGET…
+build_as() {
+  local config=$1
+  shift
+  bazel build --config="$config" --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" \
+    "$@" ||
     die "the build of $* failed" "see the compiler's messages above"
 }
 

@@ -107,8 +107,7 @@ fuzz() {
   fi
   label=$(fuzz_targets | grep ":$1_fuzz\$") ||
     die "there is no fuzz target '$1'" "'./run fuzz' lists them"
-  bazel build --config=fuzz --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" "$label" ||
-    die "the build of $label failed" "see the compiler's messages above"
+  build_as fuzz "$label"
   mkdir -p ".fuzz/$1"
   seed_corpus ".fuzz/$1"
   label=${label#//}
@@ -119,11 +118,8 @@ fuzz() {
 
 # explore [SCENARIO [SECONDS [BOUND]]]: without arguments the kinds of machines and operations.
 explore() {
-  local label=//tests/explore:explore
   setup_build
-  bazel build --config=explore --ui_event_filters=-info --show_result=0 "${BAZEL_QUIET[@]}" \
-    "$label" ||
-    die "the build of $label failed" "see the compiler's messages above"
+  build_as explore //tests/explore:explore
   bazel-bin/tests/explore/explore "$@"
 }
 
