@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "tdp/judge/flat_map.h"
 #include "tdp/mmu/vm.h"
+#include "tests/judge/engine_answers.h"
 #include "tests/judge/judged_host.h"
 #include "tests/judge/vm_subjects.h"
 
@@ -56,11 +57,6 @@ struct Direct {
   uint32_t next_slot = 0;
 };
 std::unique_ptr<Direct> direct;
-
-// What nothing but a fault of the engine can cause.
-void Expect(const absl::Status& status) {
-  if (!status.ok()) tdpj_fatal(status.ToString().c_str());
-}
 
 Hva HvaOf(uint64_t gpa) { return Hva(JudgedHost::kStart + gpa); }
 
@@ -120,10 +116,7 @@ int StopLog(uint64_t gpa, uint64_t size) {
 
 int Harvest(uint64_t gpa, uint64_t size, void (*page)(uint64_t)) {
   TakeLog();
-  const auto begin = direct->dirty.lower_bound(gpa);
-  const auto end = direct->dirty.lower_bound(gpa + size);
-  for (auto at = begin; at != end; ++at) page(*at);
-  direct->dirty.erase(begin, end);
+  HarvestFrom(direct->dirty, gpa, size, page);
   return 0;
 }
 
@@ -250,14 +243,7 @@ int Fault(uint64_t gpa, uint64_t qualification) {
   const FaultResult result =
       direct->vcpu->HandleEptViolation(Gpa(gpa), ExitQualification(qualification));
   if (result.outcome == FaultOutcome::kDirtyRingFull) TakeLog();
-  if (!absl::IsNotFound(result.status) && !absl::IsPermissionDenied(result.status)) {
-    Expect(result.status);
-  }
-  return result.outcome == FaultOutcome::kFixed || result.outcome == FaultOutcome::kSpurious ||
-                 result.outcome == FaultOutcome::kRetry ||
-                 result.outcome == FaultOutcome::kDirtyRingFull
-             ? 1
-             : 0;
+  return MayTryAgain(result) || result.outcome == FaultOutcome::kDirtyRingFull ? 1 : 0;
 }
 
 int Lookup(uint64_t gpa, uint64_t* hpa) {

@@ -17,6 +17,7 @@
 #include "tdp/judge/flat_map.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
+#include "tests/judge/engine_answers.h"
 #include "tests/judge/judged_host.h"
 #include "tests/judge/vm_subjects.h"
 
@@ -46,10 +47,6 @@ struct Nested {
   std::set<uint64_t> dirty;            // of L2
 };
 std::unique_ptr<Nested> nested;
-
-void Expect(const absl::Status& status) {
-  if (!status.ok()) tdpj_fatal(status.ToString().c_str());
-}
 
 NestedVcpu& Cpu() { return *nested->vcpu->nested(); }
 
@@ -142,10 +139,7 @@ int StopLog(uint64_t gpa, uint64_t size) {
 
 int Harvest(uint64_t gpa, uint64_t size, void (*page)(uint64_t)) {
   TakeLog();
-  const auto begin = nested->dirty.lower_bound(gpa);
-  const auto end = nested->dirty.lower_bound(gpa + size);
-  for (auto at = begin; at != end; ++at) page(*at);
-  nested->dirty.erase(begin, end);
+  HarvestFrom(nested->dirty, gpa, size, page);
   return 0;
 }
 
@@ -238,13 +232,7 @@ int Fault(uint64_t gpa, uint64_t qualification) {
       result.outcome == NestedOutcome::kNoTable) {
     tdpj_fatal("L1's tables are taken for wrong ones");
   }
-  if (!absl::IsNotFound(result.status) && !absl::IsPermissionDenied(result.status)) {
-    Expect(result.status);
-  }
-  return result.outcome == NestedOutcome::kFixed || result.outcome == NestedOutcome::kSpurious ||
-                 result.outcome == NestedOutcome::kRetry
-             ? 1
-             : 0;
+  return MayTryAgain(result) ? 1 : 0;
 }
 
 uint64_t Root() { return Cpu().eptp().raw(); }

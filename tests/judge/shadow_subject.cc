@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "tdp/mmu/format/guest_format.h"
 #include "tdp/mmu/vm.h"
+#include "tests/judge/engine_answers.h"
 #include "tests/judge/judged_host.h"
 #include "tests/judge/vm_subjects.h"
 
@@ -43,10 +44,6 @@ struct Shadowed {
   bool runs = false;  // CR3 is loaded
 };
 std::unique_ptr<Shadowed> shadowed;
-
-void Expect(const absl::Status& status) {
-  if (!status.ok()) tdpj_fatal(status.ToString().c_str());
-}
 
 ShadowVcpu& Cpu() { return *shadowed->vcpu->shadow(); }
 
@@ -209,13 +206,7 @@ int Fault(uint64_t linear, uint64_t error_code) {
   const PagingFaultResult result =
       Cpu().HandlePageFault(Gva(linear), static_cast<uint32_t>(error_code));
   if (result.outcome == PagingOutcome::kNoTable) tdpj_fatal("a table of the guest is not found");
-  if (!absl::IsNotFound(result.status) && !absl::IsPermissionDenied(result.status)) {
-    Expect(result.status);
-  }
-  return result.outcome == PagingOutcome::kFixed || result.outcome == PagingOutcome::kSpurious ||
-                 result.outcome == PagingOutcome::kRetry
-             ? 1
-             : 0;
+  return MayTryAgain(result) ? 1 : 0;
 }
 
 uint64_t Root() { return Cpu().registers().cr3; }

@@ -18,6 +18,7 @@
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/mmu/vm.h"
+#include "tests/mmu/shadow/beside_disturbances.h"
 
 namespace tdp {
 namespace {
@@ -171,19 +172,11 @@ class ShadowThreads : public testing::Test {
 
 TEST_F(ShadowThreads, EachVcpuSeesItsOwnRemappingsAfterItsOwnFlush) {
   constexpr int kRounds = 400;
-  std::atomic<int> running{2};
-  std::atomic<int> disturbances{0};
-  std::vector<std::thread> threads;
-  for (VcpuId id = 0; id < 2; ++id) {
-    threads.emplace_back([this, id, &running, &disturbances] {
-      Remap(id, kRounds, disturbances);
-      running.fetch_sub(1);
-    });
-  }
-  // Two of them, since an operation may find that another has taken away what it was to take.
-  threads.emplace_back([&] { Disturb(8, running, disturbances); });
-  Disturb(7, running, disturbances);
-  for (std::thread& thread : threads) thread.join();
+  RunBesideDisturbances(
+      [this](VcpuId id, std::atomic<int>& disturbances) { Remap(id, kRounds, disturbances); },
+      [this](unsigned seed, std::atomic<int>& running, std::atomic<int>& disturbances) {
+        Disturb(seed, running, disturbances);
+      });
   const absl::Status status = vm_->CheckInvariants();
   EXPECT_TRUE(status.ok()) << status;
   EXPECT_GT(vm_->Stats().shadow.mmu_shadow_zapped, 0u);
