@@ -12,8 +12,8 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/engine/checks.h"
-#include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/option_pairs.h"
+#include "tdp/mmu/space/view.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

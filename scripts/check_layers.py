@@ -31,15 +31,18 @@ MAY_INCLUDE = {
                   "mmu": SEAMS},
     "mmu/shadow": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
                    "mmu/tables": "", "mmu/policy": "", "mmu/guest": "", "mmu": SEAMS},
+    "mmu/space": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
+                  "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
+                  "mmu/shadow": "", "mmu": SEAMS},
     "mmu/engine": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
                    "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-                   "mmu/shadow": "", "mmu": SEAMS},
+                   "mmu/shadow": "", "mmu/space": "", "mmu": SEAMS},
     "mmu/fault": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
-                   "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-                   "mmu/shadow": "", "mmu/engine": "", "mmu": SEAMS},
+                  "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
+                  "mmu/shadow": "", "mmu/space": "", "mmu/engine": "", "mmu": SEAMS},
     "mmu": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
             "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "", "mmu/shadow": "",
-            "mmu/engine": "", "mmu/fault": ""},
+            "mmu/space": "", "mmu/engine": "", "mmu/fault": ""},
     # Beside the tables, not above the engine.
     "backends": {"base": "", "memslot": "", "mmu/format": "", "mmu": r"^tdp/mmu/backend\.h$"},
     "judge": {"base": "", "mmu/format":
@@ -47,7 +50,8 @@ MAY_INCLUDE = {
               "backends": r"^tdp/backends/sim/"},
     "tools": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
               "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-              "mmu/shadow": "", "mmu/engine": "", "mmu/fault": "", "mmu": "",
+              "mmu/shadow": "", "mmu/space": "", "mmu/engine": "", "mmu/fault": "",
+              "mmu": "",
               "backends": ""},
 }
 # Nothing may include these; they may include everything.

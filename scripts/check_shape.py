@@ -25,14 +25,14 @@ LIMITS = {
     "headers behind vm.h": (89, 22),
     "lines behind vm.h": (10620, 2500),
     "private functions shown": (54, 12),
-    "entries of the largest folder": (34, 20),
-    "floors of the highest folder": (7, 6),
+    "entries of the largest folder": (28, 20),
+    "floors of the highest folder": (6, 6),
     "lines of the longest file": (600, 600),
 }
 
 # Where it is decided which tables there are, and said which options go together.
-DECIDES = {"mmu/paging_kind.h", "mmu/paging_kind.cc", "mmu/engine/address_space.h",
-           "mmu/engine/address_space.cc", "mmu/option_pairs.cc", "mmu/vm_options.h"}
+DECIDES = {"mmu/paging_kind.h", "mmu/paging_kind.cc", "mmu/space/address_space.h",
+           "mmu/space/address_space.cc", "mmu/option_pairs.cc", "mmu/vm_options.h"}
 MODE_TEST = re.compile(
     r"\bPaging::k|\bPagingKind::k|\b(?:HasEpt|HasShadowPages|KeepsReverseMap)\(|"
     r"\boptions(?:_|\(\))?\.(?:paging|reverse_map|nested)\b|"

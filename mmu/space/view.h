@@ -7,8 +7,8 @@
 // logs and host memory are the address space's: whatever takes something away there takes it away
 // in every view.
 
-#ifndef TDP_MMU_ENGINE_VIEW_H_
-#define TDP_MMU_ENGINE_VIEW_H_
+#ifndef TDP_MMU_SPACE_VIEW_H_
+#define TDP_MMU_SPACE_VIEW_H_
 
 #include <array>
 #include <atomic>
@@ -140,4 +140,4 @@ class ViewSet {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_VIEW_H_
+#endif  // TDP_MMU_SPACE_VIEW_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/engine/shadowed_tables.h"
+#include "tdp/mmu/space/shadowed_tables.h"
 
 #include <algorithm>
 #include <utility>

@@ -3,13 +3,13 @@
 // The tables of an address space that shadow tables of the guest's: those of its own paging, or the
 // EPTs of a hypervisor that runs in it.
 
-#ifndef TDP_MMU_ENGINE_SHADOWED_TABLES_H_
-#define TDP_MMU_ENGINE_SHADOWED_TABLES_H_
+#ifndef TDP_MMU_SPACE_SHADOWED_TABLES_H_
+#define TDP_MMU_SPACE_SHADOWED_TABLES_H_
 
-#include "tdp/mmu/engine/mapped_tables.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/paging_entry.h"
 #include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/space/mapped_tables.h"
 
 namespace tdp {
 
@@ -61,4 +61,4 @@ class NestedTables final : public ShadowedTables<EptEntry> {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_SHADOWED_TABLES_H_
+#endif  // TDP_MMU_SPACE_SHADOWED_TABLES_H_

@@ -2,8 +2,8 @@
 //
 // One address space of a `Vm`, and every kind of tables that maps its frames.
 
-#ifndef TDP_MMU_ENGINE_ADDRESS_SPACE_H_
-#define TDP_MMU_ENGINE_ADDRESS_SPACE_H_
+#ifndef TDP_MMU_SPACE_ADDRESS_SPACE_H_
+#define TDP_MMU_SPACE_ADDRESS_SPACE_H_
 
 #include <memory>
 #include <vector>
@@ -11,13 +11,13 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "tdp/mmu/engine/direct_tables.h"
-#include "tdp/mmu/engine/mapped_tables.h"
-#include "tdp/mmu/engine/reverse_mapped_tables.h"
-#include "tdp/mmu/engine/shadowed_tables.h"
-#include "tdp/mmu/engine/view.h"
 #include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/policy/leaf_policy.h"
+#include "tdp/mmu/space/direct_tables.h"
+#include "tdp/mmu/space/mapped_tables.h"
+#include "tdp/mmu/space/reverse_mapped_tables.h"
+#include "tdp/mmu/space/shadowed_tables.h"
+#include "tdp/mmu/space/view.h"
 #include "tdp/mmu/tables/direct_mmu.h"
 
 namespace tdp {
@@ -98,4 +98,4 @@ class AddressSpace {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_ADDRESS_SPACE_H_
+#endif  // TDP_MMU_SPACE_ADDRESS_SPACE_H_

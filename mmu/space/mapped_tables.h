@@ -5,8 +5,8 @@
 // `AddressSpace` has one kind or two (direct tables and those of nested guests), and each operation
 // of `Vm` is a loop over them. Faults do not come this way: they know the kind they are about.
 
-#ifndef TDP_MMU_ENGINE_MAPPED_TABLES_H_
-#define TDP_MMU_ENGINE_MAPPED_TABLES_H_
+#ifndef TDP_MMU_SPACE_MAPPED_TABLES_H_
+#define TDP_MMU_SPACE_MAPPED_TABLES_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -17,9 +17,9 @@
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/slot_set.h"
-#include "tdp/mmu/engine/logging_slots.h"
 #include "tdp/mmu/format/frame_range.h"
 #include "tdp/mmu/policy/memory_quotas.h"
+#include "tdp/mmu/space/logging_slots.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/sync/flush_clock.h"
 #include "tdp/mmu/sync/mmu_lock.h"
@@ -106,4 +106,4 @@ class MappedTables {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_MAPPED_TABLES_H_
+#endif  // TDP_MMU_SPACE_MAPPED_TABLES_H_

@@ -2,11 +2,11 @@
 //
 // The direct tables of an address space that has one view and a reverse map of its leaves.
 
-#ifndef TDP_MMU_ENGINE_REVERSE_MAPPED_TABLES_H_
-#define TDP_MMU_ENGINE_REVERSE_MAPPED_TABLES_H_
+#ifndef TDP_MMU_SPACE_REVERSE_MAPPED_TABLES_H_
+#define TDP_MMU_SPACE_REVERSE_MAPPED_TABLES_H_
 
-#include "tdp/mmu/engine/direct_tables.h"
 #include "tdp/mmu/shadow/reverse_mapped_mmu.h"
+#include "tdp/mmu/space/direct_tables.h"
 
 namespace tdp {
 
@@ -45,4 +45,4 @@ class ReverseMappedTables final : public DirectTables {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_REVERSE_MAPPED_TABLES_H_
+#endif  // TDP_MMU_SPACE_REVERSE_MAPPED_TABLES_H_

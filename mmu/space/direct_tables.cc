@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/engine/direct_tables.h"
+#include "tdp/mmu/space/direct_tables.h"
 
 #include <utility>
 

@@ -2,8 +2,8 @@
 //
 // Whether any slot of a `Vm` logs dirty pages, and by what their writes are found.
 
-#ifndef TDP_MMU_ENGINE_LOGGING_SLOTS_H_
-#define TDP_MMU_ENGINE_LOGGING_SLOTS_H_
+#ifndef TDP_MMU_SPACE_LOGGING_SLOTS_H_
+#define TDP_MMU_SPACE_LOGGING_SLOTS_H_
 
 #include <atomic>
 
@@ -35,4 +35,4 @@ class LoggingSlots {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_LOGGING_SLOTS_H_
+#endif  // TDP_MMU_SPACE_LOGGING_SLOTS_H_

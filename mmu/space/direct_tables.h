@@ -2,12 +2,12 @@
 //
 // The direct tables of an address space, one set for each of its views.
 
-#ifndef TDP_MMU_ENGINE_DIRECT_TABLES_H_
-#define TDP_MMU_ENGINE_DIRECT_TABLES_H_
+#ifndef TDP_MMU_SPACE_DIRECT_TABLES_H_
+#define TDP_MMU_SPACE_DIRECT_TABLES_H_
 
 #include "tdp/memslot/memory_slot.h"
-#include "tdp/mmu/engine/mapped_tables.h"
-#include "tdp/mmu/engine/view.h"
+#include "tdp/mmu/space/mapped_tables.h"
+#include "tdp/mmu/space/view.h"
 
 namespace tdp {
 
@@ -43,4 +43,4 @@ class DirectTables : public MappedTables {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_DIRECT_TABLES_H_
+#endif  // TDP_MMU_SPACE_DIRECT_TABLES_H_
