@@ -139,15 +139,37 @@ judge_fuzzes() {
     ./judge_fuzzer -runs=2000 -seed=1 >fuzz.log 2>&1 || { tail -20 fuzz.log; exit 1; })
 }
 
+# AFL++ runs the same entry: it finds nothing in the correct tables, and a planted mistake. Its seed
+# input is one step, so that it does not begin with a finding.
+judge_fuzzes_with_afl() {
+  local planted
+  (
+    cd "$1" && mkdir -p afl_seeds && head -c 8 /dev/zero >afl_seeds/one_step || exit 1
+    export AFL_QUIET=1 AFL_NO_UI=1 AFL_NO_AFFINITY=1 AFL_SKIP_CPUFREQ=1
+    export AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 # where the kernel pipes core dumps to a program
+    clang++-14 -std=c++20 -O1 -g -DTDPJ_FUZZ -c tdp_judge.cc -o fuzzed_judge.o || exit 1
+    for planted in 0 27; do
+      afl-clang-fast -std=c99 -O1 -g -fsanitize=thread "-DPLANTED=$planted" -c small_ept.c \
+        -o afl.o && afl-clang-fast++ afl.o adapter.o fuzzed_judge.o /usr/lib/afl/libAFLDriver.a \
+        -o "afl_$planted" || exit 1
+    done
+    afl-fuzz -E 3000 -i afl_seeds -o afl_out_0 -- ./afl_0 >afl.log 2>&1 &&
+      ! ls afl_out_0/default/crashes/id* >/dev/null 2>&1 &&
+      AFL_BENCH_UNTIL_CRASH=1 timeout 300 \
+        afl-fuzz -i afl_seeds -o afl_out_27 -- ./afl_27 >>afl.log 2>&1 &&
+      ls afl_out_27/default/crashes/id* >/dev/null || { tail -20 afl.log; exit 1; }
+  )
+}
+
 # judge_tests [COUNTS_FILE]: each as one test.
 judge_tests() {
   local work status=0
-  require "${JUDGE_PACKAGES[@]}" libclang-rt-14-dev python3
+  require "${JUDGE_PACKAGES[@]}" afl++ libclang-rt-14-dev python3
   work=$(mktemp -d)
   judge_folder "$work"
   count_each judge "${1:-}" "$work" \
-    builds clean cr3 variants hooks traced_stores steps tells_misuse options fuzzes finds \
-    finds_uninstrumented || status=1
+    builds clean cr3 variants hooks traced_stores steps tells_misuse options fuzzes \
+    fuzzes_with_afl finds finds_uninstrumented || status=1
   rm -rf "$work"
   return "$status"
 }
