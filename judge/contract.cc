@@ -33,8 +33,9 @@ std::string MisuseOfRights(const tdpj_contract& contract) {
       return absl::StrFormat(
           "contract.rights[%d] has W without R, which the CPU takes for a misconfiguration", i);
     }
-    if ((rights & TDPJ_R) == 0 && contract.format == TDPJ_FORMAT_CR3) {
-      return absl::StrFormat("contract.rights[%d] lacks R, which CR3's format always gives", i);
+    if ((rights & TDPJ_R) == 0 && contract.format != TDPJ_FORMAT_EPT) {
+      return absl::StrFormat(
+          "contract.rights[%d] lacks R, which the formats CR3 and NPT always give", i);
     }
   }
   return "";
@@ -52,7 +53,7 @@ std::string MisuseOfTypes(const tdpj_contract& contract) {
           i, type);
     }
   }
-  if (contract.type_count != 0 && contract.format == TDPJ_FORMAT_CR3) {
+  if (contract.type_count != 0 && contract.format != TDPJ_FORMAT_EPT) {
     return "contract.type_count is not 0, but types are judged of the format EPT alone";
   }
   return "";
@@ -113,7 +114,7 @@ std::string MisuseOfKnobs(const tdpj_contract& contract) {
       {"range", contract.range, TDPJ_RANGE_PAGE},
       {"map_over", contract.map_over, TDPJ_OVER_ONLY},
       {"flush", contract.flush, TDPJ_FLUSH_BY_ENTRY},
-      {"format", contract.format, TDPJ_FORMAT_CR3},
+      {"format", contract.format, TDPJ_FORMAT_NPT},
       {"unmap_hole", contract.unmap_hole, 1},
       {"unmap_part", contract.unmap_part, 1},
       {"protect_hole", contract.protect_hole, 1},

@@ -44,21 +44,27 @@ Session::Session(const tdpj_subject& subject, Record& record, StoreView view, vo
       end_(end),
       frames_(subject.contract.identity_physical != 0),
       oracle_({.accessed_clear_owed = false,
-               .linear = subject.contract.format == TDPJ_FORMAT_CR3,
+               .linear = subject.contract.format != TDPJ_FORMAT_EPT,
                .ignored_bits = kUnusedLeafRights}),
       cpu_(frames_.physical(), CpuOf(subject.contract)),
-      reach_(frames_.physical(), subject.contract.format == TDPJ_FORMAT_CR3, &frames_),
+      reach_(frames_.physical(), subject.contract.format != TDPJ_FORMAT_EPT, &frames_),
       linked_(kFrames, 0) {
   g_session = this;
   cpu_.SetTableFrames(&frames_);
   cpu_.SetFlushOracle(&oracle_);
-  if (!is_cr3()) return;
+  if (!is_linear()) return;
   sim::Controls controls;
   controls.ept = false;
   cpu_.SetControls(controls).IgnoreError();
   sim::Registers registers;
   registers.cr0 = sim::kCr0Pe | sim::kCr0Pg | sim::kCr0Wp;
   registers.cr4 = sim::kCr4Pae | sim::kCr4Pge;
+  if (is_npt()) {
+    // A walk of nested tables is a user's, knows no global pages, and the ASID tags what it leaves
+    // as a PCID does.
+    registers.cr4 = sim::kCr4Pae | sim::kCr4Pcide;
+    registers.cpl = 3;
+  }
   registers.efer = sim::kEferLme | sim::kEferLma | sim::kEferNxe;
   cpu_.SetRegisters(registers);
 }
@@ -169,21 +175,14 @@ void Session::End() {
 void Session::TakeRoot() {
   const uint64_t root = subject_.eptp();
   if (running_ && root == root_) return;
-  uint64_t table = root & kAddressBits;
+  const uint64_t table = root & kAddressBits;
   int levels = 4;
-  if (is_cr3()) {
-    if (cpu_.WriteCr3(root) != sim::Event::kNone) Misuse("eptp() returned a CR3 that faults");
+  if (is_npt()) {
+    EnterNested(root);
+  } else if (is_cr3()) {
+    LoadCr3(root);
   } else {
-    const Eptp eptp(root);
-    if (!sim::IsValidEptp(eptp, cpu_.features())) {
-      Misuse(absl::StrFormat(
-          "eptp() returned %#x, which VM entry refuses: bits 2:0 are the memory type (0 or 6), "
-          "bits "
-          "5:3 the levels less one (3 or 4), bits 11:7 zero, and the rest the root's address",
-          root));
-    }
-    cpu_.Enter(eptp);
-    levels = eptp.levels();
+    levels = EnterEpt(root);
   }
   if (!frames_.IsTable(Hpa(table))) {
     Misuse(
@@ -191,11 +190,30 @@ void Session::TakeRoot() {
                         "tdpj_adopt; the physical address of a frame is what tdpj_phys says",
                         root, table));
   }
+  // The load of CR3 is a flush, and so is another ASID, as long as it is not taken again.
+  const bool is_flush = is_cr3() || (is_npt() && (root ^ root_) % kPage != 0);
   root_ = root;
   running_ = true;
   reach_.SetRoot(Hpa(table), levels);
-  if (is_cr3()) reach_.OnFlush();  // the load of CR3 was one
+  if (is_flush) reach_.OnFlush();
   LinkFrames();
+}
+
+// Returns the levels of its walk.
+int Session::EnterEpt(uint64_t root) {
+  const Eptp eptp(root);
+  if (!sim::IsValidEptp(eptp, cpu_.features())) {
+    Misuse(absl::StrFormat(
+        "eptp() returned %#x, which VM entry refuses: bits 2:0 are the memory type (0 or 6), bits "
+        "5:3 the levels less one (3 or 4), bits 11:7 zero, and the rest the root's address",
+        root));
+  }
+  cpu_.Enter(eptp);
+  return eptp.levels();
+}
+
+void Session::LoadCr3(uint64_t root) {
+  if (cpu_.WriteCr3(root) != sim::Event::kNone) Misuse("eptp() returned a CR3 that faults");
 }
 
 // --- a step ---
@@ -415,16 +433,24 @@ Session::Complaint Session::FindInWalk(const sim::ProbeResult& found, uint64_t g
   return {};
 }
 
+// Nested tables are walked as a user, so that an entry without U gives no right at all.
+const char* Session::WhyNoRights(const sim::ProbeResult& found) const {
+  return is_npt() && found.ok() && !found.user
+             ? ": one of its entries lacks U, and each walk of nested tables is a user's"
+             : "";
+}
+
 void Session::JudgeRights(const Extent& extent, const sim::ProbeResult& found, uint64_t gpa) {
   const unsigned wider = found.rights & 7 & ~extent.rights;
   unsigned narrower = extent.rights & ~found.rights;
   if (lenient_.Contains(gpa)) narrower &= ~unsigned{TDPJ_W};
   if (Claims(TDPJ_DEMAND)) narrower = 0;
   if (wider == 0 && narrower == 0) return;
-  Report(wider != 0 ? "rights-wider" : "rights-narrower",
-         absl::StrFormat("%s returned, and gpa %#x has rights %s where %s were asked for", Asked(),
-                         gpa, RightsText(found.rights), RightsText(extent.rights)),
-         last_pc_);
+  Report(
+      wider != 0 ? "rights-wider" : "rights-narrower",
+      absl::StrFormat("%s returned, and gpa %#x has rights %s where %s were asked for%s", Asked(),
+                      gpa, RightsText(found.rights), RightsText(extent.rights), WhyNoRights(found)),
+      last_pc_);
 }
 
 void Session::JudgeAt(uint64_t gpa) {

@@ -63,6 +63,8 @@ class Session {
   int Invvpid(int type, unsigned vpid, uint64_t gva);
   void Invlpg(uint64_t address);
   void MovCr3();
+  void Vmrun(int tlb_control, unsigned asid);
+  void Invlpga();
   [[noreturn]] void Panic(const char* what);
   // A store by the instruction at `pc` is about to happen, in a function that was called at
   // `caller`; 0: not known.
@@ -86,7 +88,14 @@ class Session {
     std::string sentence;
   };
 
+  // Tables of the format that CR3's have, nested ones too.
+  bool is_linear() const { return subject_.contract.format != TDPJ_FORMAT_EPT; }
   bool is_cr3() const { return subject_.contract.format == TDPJ_FORMAT_CR3; }
+  bool is_npt() const { return subject_.contract.format == TDPJ_FORMAT_NPT; }
+  // Where the CPU is asked for `gpa`. A nested address has 48 bits, none of which is a sign.
+  Gva LinearOf(uint64_t gpa) const {
+    return Gva(is_npt() ? static_cast<uint64_t>(static_cast<int64_t>(gpa << 16) >> 16) : gpa);
+  }
   bool Claims(unsigned claim) const { return (subject_.contract.claims & claim) != 0; }
 
   // The steps of a step.
@@ -106,6 +115,11 @@ class Session {
   void Reenter();
   void Harvest(const tdpj_step& step);
   void TakeRoot();
+  int EnterEpt(uint64_t root);
+  void LoadCr3(uint64_t root);
+  void EnterNested(uint64_t root);
+  // A stub that serves only `format` was called.
+  void RequireFormat(int format, const char* stub);
 
   // Between stores.
   uint64_t PlaceOfStore(uint64_t pc, uint64_t caller);
@@ -117,6 +131,7 @@ class Session {
   bool HasMovedRoot();
   void LinkFrames();
   void CompareTables();
+  const char* WhyNoRights(const sim::ProbeResult& found) const;
   void JudgeRights(const Extent& extent, const sim::ProbeResult& found, uint64_t gpa);
 
   // The CPU.
@@ -125,6 +140,8 @@ class Session {
   // Whether using the old translation does what using the new one would.
   bool IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
                   const sim::AccessResult& result) const;
+  // Reports a translation of nested tables that the CPU kept from another root under its ASID.
+  void JudgeNested(uint64_t gpa, const sim::AccessResult& result);
   void FillCaches(bool with_stores);
   Complaint FindInWalk(const sim::ProbeResult& found, uint64_t gpa, const char* when) const;
   void OnFlush(bool all_roots, Hpa root = Hpa(0));

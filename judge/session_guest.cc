@@ -50,9 +50,12 @@ sim::AccessResult Session::GuestAccess(uint64_t gpa, unsigned right) {
                                : right == TDPJ_X ? sim::AccessKind::kFetch
                                                  : sim::AccessKind::kLoad;
   const sim::AccessResult result =
-      is_cr3() ? cpu_.Access(Gva(gpa), kind, 8) : cpu_.AccessIdentity(Gpa(gpa), kind, 8);
+      is_linear() ? cpu_.Access(LinearOf(gpa), kind, 8) : cpu_.AccessIdentity(Gpa(gpa), kind, 8);
   if (result.ok() && right == TDPJ_W && logged_.Contains(gpa)) written_.insert(gpa & ~(kPage - 1));
-  if (oracle_.report_count() == 0) return result;
+  if (oracle_.report_count() == 0) {
+    if (is_npt()) JudgeNested(gpa, result);
+    return result;
+  }
   const std::vector<sim::StaleUse> uses = oracle_.reports();
   oracle_.ClearReports();
   const auto harmful = std::find_if(uses.begin(), uses.end(), [&](const sim::StaleUse& use) {
@@ -118,7 +121,9 @@ void Session::TouchSome() {
 // Tells the subject of a fault. Whether the guest is to try again; memory may be short once.
 bool Session::Fault(uint64_t gpa, unsigned fail_at) {
   const sim::Exit& exit = cpu_.exit();
-  const uint64_t cause = is_cr3() ? exit.error_code : exit.qualification.raw();
+  constexpr uint64_t kFinalWalk = uint64_t{1} << 32;  // EXITINFO1: not of a guest's table
+  const uint64_t cause =
+      is_linear() ? exit.error_code | (is_npt() ? kFinalWalk : 0) : exit.qualification.raw();
   frames_.FailFrom(Claims(TDPJ_NO_FAILURE) ? 0 : fail_at);
   record_.in_subject = in_subject_ = true;
   if (view_ == StoreView::kStep) frames_.Protect(true);

@@ -14,7 +14,10 @@ namespace tdp::judge {
 // --- tables ---
 
 sim::ProbeResult Session::Probe(uint64_t gpa) const {
-  return is_cr3() ? cpu_.ProbeLinear(Gva(gpa)) : cpu_.Probe(Gpa(gpa));
+  if (!is_linear()) return cpu_.Probe(Gpa(gpa));
+  sim::ProbeResult found = cpu_.ProbeLinear(LinearOf(gpa));
+  if (is_npt() && !found.user) found.rights = 0;
+  return found;
 }
 
 void Session::OnFlush(bool all_roots, Hpa root) {
@@ -30,6 +33,17 @@ void Session::OnFlush(bool all_roots, Hpa root) {
 }
 
 // --- stubs ---
+
+void Session::RequireFormat(int format, const char* stub) {
+  if (subject_.contract.format == format) return;
+  Misuse(absl::StrFormat("%s was called, but contract.format is %s, and its flushes are %s", stub,
+                         is_npt()   ? "TDPJ_FORMAT_NPT"
+                         : is_cr3() ? "TDPJ_FORMAT_CR3"
+                                    : "TDPJ_FORMAT_EPT",
+                         is_npt()   ? "tdpj_vmrun's"
+                         : is_cr3() ? "tdpj_invlpg and tdpj_mov_cr3"
+                                    : "tdpj_invept and tdpj_invvpid"));
+}
 
 void* Session::Allocate(unsigned n) {
   if (n == 0 || n > 512 || (n & (n - 1)) != 0) {
@@ -89,7 +103,7 @@ void Session::Free(void* p) {
 
 int Session::Invept(int type, uint64_t eptp, uint64_t reserved) {
   TakeNote();
-  if (is_cr3()) Misuse("tdpj_invept was called by a subject of the format CR3");
+  RequireFormat(TDPJ_FORMAT_EPT, "tdpj_invept");
   const sim::VmFail fail = cpu_.Invept(type, eptp, reserved);
   if (fail != sim::VmFail::kOk) {
     Report("bad-invept",
@@ -104,6 +118,7 @@ int Session::Invept(int type, uint64_t eptp, uint64_t reserved) {
 
 int Session::Invvpid(int type, unsigned vpid, uint64_t gva) {
   TakeNote();
+  RequireFormat(TDPJ_FORMAT_EPT, "tdpj_invvpid");
   if (!cpu_.Invvpid(type, static_cast<uint16_t>(vpid), Gva(gva))) {
     Report("bad-invvpid", absl::StrFormat("%s executes INVVPID type %d with VPID %u, which fails",
                                           Asked(), type, vpid));
@@ -113,7 +128,7 @@ int Session::Invvpid(int type, unsigned vpid, uint64_t gva) {
 
 void Session::Invlpg(uint64_t address) {
   TakeNote();
-  if (!is_cr3()) Misuse("tdpj_invlpg was called by a subject of the format EPT");
+  RequireFormat(TDPJ_FORMAT_CR3, "tdpj_invlpg");
   cpu_.Invlpg(Gva(address));
   OnFlush(true);
   if (in_subject_ && GuestMayRun()) FillCaches(true);
@@ -121,7 +136,7 @@ void Session::Invlpg(uint64_t address) {
 
 void Session::MovCr3() {
   TakeNote();
-  if (!is_cr3()) Misuse("tdpj_mov_cr3 was called by a subject of the format EPT");
+  RequireFormat(TDPJ_FORMAT_CR3, "tdpj_mov_cr3");
   cpu_.WriteCr3(cpu_.registers().cr3);
   OnFlush(true);
   if (in_subject_ && GuestMayRun()) FillCaches(true);
@@ -190,7 +205,7 @@ void Session::TakeNote() {
 }
 
 bool Session::IsTableEntry(uint64_t entry) const {
-  return (entry & (is_cr3() ? 1 : 7)) != 0 && frames_.IsTable(Hpa(entry & kAddressBits));
+  return (entry & (is_linear() ? 1 : 7)) != 0 && frames_.IsTable(Hpa(entry & kAddressBits));
 }
 
 // A CPU can see the change.
@@ -288,8 +303,8 @@ Session::Complaint Session::FindBetween(uint64_t gpa, const sim::ProbeResult& fo
   if ((before->rights & after->rights & ~found.rights) == 0) return {};
   return {"between.rights-narrower",
           absl::StrFormat("%s: after one of its stores gpa %#x has rights %s, less than before and "
-                          "after",
-                          Asked(), gpa, RightsText(found.rights))};
+                          "after%s",
+                          Asked(), gpa, RightsText(found.rights), WhyNoRights(found))};
 }
 
 // Takes note of which frames are tables now. What a frame held before it was linked is no news.

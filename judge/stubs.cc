@@ -66,6 +66,8 @@ int tdpj_invvpid(int type, unsigned vpid, uint64_t gva) {
 }
 void tdpj_invlpg(uint64_t address) { Judge("tdpj_invlpg").Invlpg(address); }
 void tdpj_mov_cr3(void) { Judge("tdpj_mov_cr3").MovCr3(); }
+void tdpj_vmrun(int tlb_control, unsigned asid) { Judge("tdpj_vmrun").Vmrun(tlb_control, asid); }
+void tdpj_invlpga(uint64_t, unsigned) { Judge("tdpj_invlpga").Invlpga(); }
 void tdpj_fatal(const char* what) { Judge("tdpj_fatal").Panic(what); }
 void tdpj_store(const volatile void* p) {
   Judge("tdpj_store").BeforeStore(p, reinterpret_cast<uint64_t>(__builtin_return_address(0)) - 1);

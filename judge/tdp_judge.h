@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
  *
- * Bring your own page tables: the C interface between an implementation of second-stage (EPT) or
- * first-stage (CR3) page tables, the *subject*, and the judge, which runs it beside a software CPU
- * and a flat map and says what is wrong. docs/judge.md is the manual. Plain C99, and C++.
+ * Bring your own page tables: the C interface between an implementation of second-stage (EPT, NPT)
+ * or first-stage (CR3) page tables, the *subject*, and the judge, which runs it beside a software
+ * CPU and a flat map and says what is wrong. docs/judge.md is the manual. Plain C99, and C++.
  *
  * A user writes `tdpj_get_subject` (about 40 lines with its calls), lets the subject's allocator
  * and flush instructions call the functions at the end, and links with the judge.
@@ -36,7 +36,7 @@ enum { TDPJ_OVER_FORBIDDEN, TDPJ_OVER_REPLACES, TDPJ_OVER_KEEPS, TDPJ_OVER_ERROR
  * entered again, before which `before_entry` is called. */
 enum { TDPJ_FLUSH_BY_RETURN, TDPJ_FLUSH_BY_ENTRY };
 /* contract.format. */
-enum { TDPJ_FORMAT_EPT, TDPJ_FORMAT_CR3 };
+enum { TDPJ_FORMAT_EPT, TDPJ_FORMAT_CR3, TDPJ_FORMAT_NPT };
 /* contract.claims, a set of promises. */
 enum {
   TDPJ_NO_HOLES = 1,       /* what is mapped before and after an operation is mapped throughout */
@@ -82,7 +82,8 @@ struct tdpj_subject {
   /* May be null. Without it, or without TDPJ_FREES_ALL, a process runs one sequence only. */
   void (*destroy)(void);
   /* The EPT pointer, or CR3, that the next entry loads: 2:0 the memory type (6), 5:3 the levels
-   * less one (3), 6 whether A and D flags are on, from bit 12 on the root. Asked for after each
+   * less one (3), 6 whether A and D flags are on, from bit 12 on the root. Of the format NPT: bits
+   * 11:0 the ASID (1 to 4095), from bit 12 on the root, as the VMCB has them. Asked for after each
    * operation, and when a table of the last root is freed. */
   uint64_t (*eptp)(void);
   /* 0, or an error. Of the format CR3 "gpa" is the linear address and "hpa" the physical one. */
@@ -98,8 +99,9 @@ struct tdpj_subject {
   int (*dirty_start)(uint64_t gpa, uint64_t size);
   int (*dirty_stop)(uint64_t gpa, uint64_t size);
   int (*dirty_harvest)(uint64_t gpa, uint64_t size, void (*page)(uint64_t gpa));
-  /* An EPT violation with its exit qualification (CR3: a page fault with its error code). 1: fixed,
-   * the guest tries again; 0 or negative: not. `eptp` is asked for after it. */
+  /* An EPT violation with its exit qualification (CR3: a page fault with its error code, NPT: a
+   * nested page fault with its EXITINFO1). 1: fixed, the guest tries again; 0 or negative: not.
+   * `eptp` is asked for after it. */
   int (*fault)(uint64_t gpa, uint64_t qualification);
   /* Hints about large leaves; no translation may change. */
   int (*split)(uint64_t gpa, uint64_t size);
@@ -129,6 +131,11 @@ int tdpj_invept_descriptor(int type, const void* descriptor); /* all 16 bytes */
 int tdpj_invvpid(int type, unsigned vpid, uint64_t gva);
 void tdpj_invlpg(uint64_t address);
 void tdpj_mov_cr3(void); /* CR3 written with what it holds */
+/* Of the format NPT: VMRUN with this TLB_CONTROL (0, 1: all, 3: the ASID's, 7: of those all but
+ * global ones) and ASID. INVLPGA, which drops one page of the guest's linear addresses, and so
+ * nothing that a change of nested tables owes. */
+void tdpj_vmrun(int tlb_control, unsigned asid);
+void tdpj_invlpga(uint64_t linear, unsigned asid);
 /* The subject's panic or failed assertion. Does not return. */
 void tdpj_fatal(const char* what) __attribute__((noreturn));
 /* Before a store to a table that no instrumentation sees: memset, assembly. */

@@ -36,6 +36,7 @@ judge_planted() {
   shift 2
   ((number < 101)) || { source=small_cr3.c objects=(); }
   ((number < 121)) || source=small_hooks.c
+  ((number < 131)) || source=small_npt.c
   (cd "$folder" && gcc -std=c99 -O1 -g "-DPLANTED=$number" "$@" -c "$source" -o planted.o &&
     g++ planted.o "${objects[@]}" tdp_judge.o -o judge_planted &&
     ./judge_planted --first --seconds 120 --json 2>/dev/null) |
@@ -92,7 +93,11 @@ judge_hooks() {
     g++ small_hooks.o tdp_judge.o -o judge_hooks && ./judge_hooks --operations 5000 --seconds 600)
 }
 
-# A second format, and the ways of seeing stores that need another build.
+# The other formats, and the ways of seeing stores that need another build.
+judge_npt() {
+  (cd "$1" && gcc -std=c99 -O1 -g -Wall -Wextra -fsanitize=thread -c small_npt.c &&
+    g++ small_npt.o tdp_judge.o -o judge_npt && ./judge_npt --operations 20000 --seconds 600)
+}
 judge_cr3() {
   (cd "$1" && gcc -std=c99 -O1 -g -Wall -Wextra -fsanitize=thread -c small_cr3.c &&
     g++ small_cr3.o tdp_judge.o -o judge_cr3 && ./judge_cr3 --operations 20000 --seconds 600)
@@ -168,7 +173,7 @@ judge_tests() {
   work=$(mktemp -d)
   judge_folder "$work"
   count_each judge "${1:-}" "$work" \
-    builds clean cr3 variants hooks traced_stores steps tells_misuse options fuzzes \
+    builds clean cr3 npt variants hooks traced_stores steps tells_misuse options fuzzes \
     fuzzes_with_afl finds finds_uninstrumented || status=1
   rm -rf "$work"
   return "$status"
