@@ -10,11 +10,6 @@
 #include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
-namespace {
-
-constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
-
-}  // namespace
 
 // Reads the entry of `level` in the table at `table` and notes it.
 bool Cpu::ReadForProbe(uint64_t table, uint64_t address, int level, ProbeResult& result,
