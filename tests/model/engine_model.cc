@@ -85,6 +85,7 @@ EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mista
     sim::Registers unpaged;
     unpaged.cr0 = sim::kCr0Pe;
     backend_->cpu(static_cast<VcpuId>(i)).SetRegisters(unpaged);
+    if (HasPml()) EnablePml(i);
   }
 }
 
@@ -150,6 +151,15 @@ absl::Status EngineModel::Apply(const Op& op) {
     case OpKind::kQuota:
       status = SetQuota(op);
       break;
+    case OpKind::kTakeLog:
+      status = TakeLog(op);
+      break;
+    case OpKind::kMarkDirty:
+      status = MarkDirty(op);
+      break;
+    case OpKind::kPushDownLog:
+      status = PushDownLog(op);
+      break;
     case OpKind::kCount:
       break;
   }
@@ -197,8 +207,10 @@ absl::StatusOr<EngineModel::Reached> EngineModel::AccessUntilDone(int cpu, Gpa g
       TDP_CHECK(entered == Event::kNone);
       access = hardware.AccessGpa(gpa, kind, 8);
     }
+    if (HasPml()) TDP_RETURN_IF_ERROR(DrainPml(cpu));
     if (access.ok()) return Reached{FaultOutcome::kFixed, access.hpa};
     const sim::Exit& exit = hardware.exit();
+    if (exit.event == Event::kPmlFull) continue;
     Vcpu& vcpu = *vcpus_[static_cast<size_t>(cpu)];
     const FaultResult result = exit.event == Event::kEptMisconfiguration
                                    ? vcpu.HandleEptMisconfiguration(exit.gpa)
@@ -211,14 +223,6 @@ absl::StatusOr<EngineModel::Reached> EngineModel::AccessUntilDone(int cpu, Gpa g
     if (result.outcome > FaultOutcome::kRetry) return Reached{result.outcome, Hpa(0)};
   }
   return Wrong(absl::StrFormat("gpa 0x%x is still not mapped after %d faults", gpa.raw(), kTries));
-}
-
-// As a collector does, who has copied the pages.
-void EngineModel::EmptyRing(Vcpu& vcpu) {
-  std::array<DirtyRingEntry, 256> entries;
-  while (vcpu.dirty_ring()->Harvest(absl::MakeSpan(entries)) != 0) {
-  }
-  vm_->ResetDirtyRings();
 }
 
 absl::Status EngineModel::Access(const Op& op) {
@@ -296,6 +300,9 @@ absl::Status EngineModel::SetSlot(const Op& op) {
                                          : Wrong("overlapping slots: " + status.ToString());
   }
   TDP_RETURN_IF_ERROR(status);
+  const bool logged = old != slots_.end() && (old->second.flags & kSlotLogDirtyPages) != 0;
+  // A log that goes on keeps what it has; one that ends, or begins, has nothing to show.
+  if (!logged || (slot.flags & kSlotLogDirtyPages) == 0) unshown_.erase(id);
   slots_[id] = slot;
   return absl::OkStatus();
 }
@@ -303,12 +310,17 @@ absl::Status EngineModel::SetSlot(const Op& op) {
 absl::Status EngineModel::DeleteSlot(const Op& op) {
   ForgetUse();
   const uint32_t id = op.slot % kSlots;
-  const absl::Status status = vm_->SetMemoryRegion({.slot = id, .size = 0});
-  if (slots_.erase(id) == 0) {
+  const absl::Status status =
+      vm_->DeleteSlot(id, [&](uint64_t base, uint64_t mask) { NoteShownWord(id, base, mask); });
+  if (!slots_.contains(id)) {
     return absl::IsInvalidArgument(status) ? absl::OkStatus()
                                            : Wrong("deleted a slot that was not there");
   }
-  return status;
+  TDP_RETURN_IF_ERROR(status);
+  const absl::Status shown = HasRings() ? absl::OkStatus() : CheckAllShown(id);
+  slots_.erase(id);
+  unshown_.erase(id);
+  return shown;
 }
 
 absl::Status EngineModel::Zap(const Op& op) {
@@ -358,7 +370,12 @@ bool EngineModel::IsUnsupported(const absl::Status& status) const {
 
 void EngineModel::NoteAccess(int cpu, uint64_t page, bool write) {
   if (!private_[page]) used_.insert(page);  // private memory is not aged
-  if (write) written_.insert({view_of_[static_cast<size_t>(cpu)], page});
+  if (!write) return;
+  written_.insert({view_of_[static_cast<size_t>(cpu)], page});
+  for (const auto& [id, slot] : slots_) {
+    const bool holds = page >= slot.page && page - slot.page < slot.count;
+    if (holds && (slot.flags & kSlotLogDirtyPages) != 0) unshown_[id].insert(page - slot.page);
+  }
 }
 
 void EngineModel::NoteReclaims() {
@@ -418,9 +435,14 @@ absl::Status EngineModel::Split(const Op& op) {
   if (is_quota_set_ && absl::IsResourceExhausted(flush.status())) return absl::OkStatus();
   TDP_RETURN_IF_ERROR(flush.status());
   flush->Settle();
-  for (uint64_t page = first; page < first + count; ++page) {
-    const auto found = vm_->Translate(Gfn(page).address());
-    if (found.ok() && found->level > to) return Wrong("a leaf is larger than it was split to");
+  {
+    const Walker walker(*vm_);
+    for (uint64_t page = first; page < std::min(first + count, kGuestPages); ++page) {
+      const Translation found = walker.Walk(Gfn(page));
+      if (found.is_mapped() && found.level > to) {
+        return Wrong("a leaf is larger than it was split to");
+      }
+    }
   }
   return CheckDirtyKept();
 }
@@ -433,17 +455,22 @@ absl::Status EngineModel::CheckLeavesShown(ViewId view) {
   if (!shown.ok()) return shown;
   const Walker walker(*vm_, 0, view);
   auto run = runs.begin();
-  for (Gfn page(0); page < Gfn(kGuestPages); page = page + PageCount(1)) {
-    if (run != runs.end() && page == run->gfn + run->pages) ++run;
-    const bool is_shown = run != runs.end() && page >= run->gfn;
-    const Translation found = walker.Walk(page);
-    if (found.is_mapped() == is_shown &&
-        (!is_shown || (found.FrameOf(page) == run->hfn + (page - run->gfn) &&
-                       found.access == run->access && found.level == run->level))) {
-      continue;
+  for (uint64_t page = 0; page < kGuestPages;) {
+    while (run != runs.end() && run->gfn + run->pages <= Gfn(page)) ++run;
+    const Translation found = walker.Walk(Gfn(page));
+    // A walk answers for all of the entry that it ends at.
+    const uint64_t end = std::min(kGuestPages, (page | (found.level.pages().raw() - 1)) + 1);
+    const bool starts = run != runs.end() && run->gfn <= Gfn(page);
+    const bool is_right = found.is_mapped()
+                              ? starts && Gfn(end) <= run->gfn + run->pages &&
+                                    found.FrameOf(Gfn(page)) == run->hfn + (Gfn(page) - run->gfn) &&
+                                    found.access == run->access && found.level == run->level
+                              : run == runs.end() || run->gfn >= Gfn(end);
+    if (!is_right) {
+      return absl::InternalError(absl::StrFormat(
+          "VisitLeaves of page 0x%x in view %u: not what a walk finds", page, view));
     }
-    return absl::InternalError(absl::StrFormat(
-        "VisitLeaves of page 0x%x in view %u: not what a walk finds", page.raw(), view));
+    page = end;
   }
   return absl::OkStatus();
 }

@@ -50,6 +50,8 @@ class EngineModel : public EntryStoreHook {
   uint64_t accesses_denied() const { return accesses_denied_; }
   uint64_t accesses_private() const { return accesses_private_; }
   uint64_t collapsed() const { return collapsed_; }
+  // Written pages that a take of a log, or a harvest of rings, has shown.
+  uint64_t writes_shown() const { return writes_shown_; }
 
  private:
   static constexpr int kCpus = 2;
@@ -58,6 +60,7 @@ class EngineModel : public EntryStoreHook {
   static constexpr uint32_t kSlots = 6;
   static constexpr Hva kHost{GiB(512)};
   static constexpr Hva kPrivateHost{GiB(768)};
+  static constexpr Hva kPmlHost{GiB(900)};  // a page for each CPU
   static constexpr size_t kViews = 3;
 
   struct Slot {
@@ -84,6 +87,9 @@ class EngineModel : public EntryStoreHook {
   absl::Status SetAttributes(const Op& op);
   absl::Status SetMemoryTypes(const Op& op);
   absl::Status SetQuota(const Op& op);
+  absl::Status TakeLog(const Op& op);
+  absl::Status MarkDirty(const Op& op);
+  absl::Status PushDownLog(const Op& op);
 
   bool IsUnsupported(const absl::Status& status) const;
   bool HasViews() const { return !vm_->options().reverse_map && !vm_->options().nested; }
@@ -93,6 +99,18 @@ class EngineModel : public EntryStoreHook {
   Hva HostOf(const Slot& slot, uint64_t page) const;
   bool HasPrivateMemory(const Slot& slot) const { return (slot.flags & kSlotPrivateMemory) != 0; }
   void NoteAccess(int cpu, uint64_t page, bool write);
+  // The log has shown this page of a slot; harvested entries of slots that are gone are passed
+  // over.
+  void NoteShown(uint32_t slot, uint64_t page_of_slot);
+  void NoteShownWord(uint32_t slot, uint64_t base, uint64_t mask);
+  // OK if no write that the log of `slot` should have shown is still waiting.
+  absl::Status CheckAllShown(uint32_t slot) const;
+  absl::Status Harvest();
+  // Page-modification logging: each CPU has a log, which is handed over after each exit.
+  void EnablePml(int cpu);
+  absl::Status DrainPml(int cpu);
+  bool HasPml() const { return vm_->options().dirty_tracking == DirtyTracking::kPml; }
+  bool HasRings() const { return vcpus_[0]->dirty_ring() != nullptr; }
   // Tables may have been taken back.
   void NoteReclaims();
   // Mappings may be gone: nothing is known of A and D any more.
@@ -114,6 +132,7 @@ class EngineModel : public EntryStoreHook {
   std::unique_ptr<sim::SimBackend> backend_;
   std::unique_ptr<Vm> vm_;
   std::array<std::unique_ptr<Vcpu>, kCpus> vcpus_;
+  std::array<Hpa, kCpus> pml_{};
   std::map<uint32_t, Slot> slots_;
   std::set<uint64_t> used_;                        // pages that the guest used since they were aged
   std::set<std::pair<ViewId, uint64_t>> written_;  // pages that it wrote, by view
@@ -121,6 +140,8 @@ class EngineModel : public EntryStoreHook {
   // Rights that a view leaves, by page; the base's stay.
   std::array<std::vector<tdp::Access>, kViews> rights_;
   std::vector<bool> private_;  // by page
+  // Pages written since their log was last taken, by slot, counted from its start.
+  std::map<uint32_t, std::set<uint64_t>> unshown_;
   uint64_t reclaims_ = 0;
   bool is_quota_set_ = false;
   uint64_t collapsed_ = 0;
@@ -128,6 +149,7 @@ class EngineModel : public EntryStoreHook {
   uint64_t accesses_mmio_ = 0;
   uint64_t accesses_denied_ = 0;
   uint64_t accesses_private_ = 0;
+  uint64_t writes_shown_ = 0;
 };
 
 }  // namespace tdp::model

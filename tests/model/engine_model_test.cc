@@ -118,6 +118,48 @@ TEST_P(EngineModelTest, ViewsAndAttributesDenyWhatTheySayAndNothingElse) {
   EXPECT_EQ(of_private > 50, GetParam().options.private_memory) << of_private;
 }
 
+// Mostly accesses, and what shows or moves a log, in slots half of which log.
+std::vector<Op> OpsOnLogs(uint64_t seed, size_t count) {
+  constexpr OpKind kKinds[] = {OpKind::kAccess,  OpKind::kAccess,     OpKind::kAccess,
+                               OpKind::kAccess,  OpKind::kTakeLog,    OpKind::kTakeLog,
+                               OpKind::kSetSlot, OpKind::kDeleteSlot, OpKind::kMarkDirty,
+                               OpKind::kSplit,   OpKind::kCollapse,   OpKind::kPushDownLog,
+                               OpKind::kAge,     OpKind::kZap,        OpKind::kMigrate};
+  std::mt19937_64 random(seed);
+  std::vector<Op> ops = RandomOps(seed, count);
+  for (Op& op : ops) {
+    op.kind = kKinds[random() % std::size(kKinds)];
+    op.page %= 4096;
+  }
+  return ops;
+}
+
+class LoggingModelTest : public testing::TestWithParam<Setting> {};
+
+TEST_P(LoggingModelTest, EachWriteToAPageThatLogsIsShownByTheNextTake) {
+  uint64_t shown = 0;
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    const uint64_t rings =
+        GetParam().options.dirty_tracking == DirtyTracking::kWriteProtection && seed % 2 == 0 ? 1024
+                                                                                              : 0;
+    EngineModel model(GetParam().options, GetParam().host_order, EngineModel::Mistake::kNone,
+                      rings);
+    ASSERT_TRUE(Agrees(model, OpsOnLogs(seed, 500))) << "seed " << seed;
+    shown += model.writes_shown();
+  }
+  EXPECT_GT(shown, 500u) << "the logs had hardly anything to show";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Settings, LoggingModelTest,
+    testing::Values(
+        Setting{"WriteProtection", {.dirty_tracking = DirtyTracking::kWriteProtection}, 9},
+        Setting{"DirtyBits", {.dirty_tracking = DirtyTracking::kDirtyBits}, 9},
+        Setting{"DirtyBitsOfSmallHostPages", {.dirty_tracking = DirtyTracking::kDirtyBits}, 0},
+        Setting{"Pml", {.dirty_tracking = DirtyTracking::kPml}, 9},
+        Setting{"ReverseMap", {.reverse_map = true}, 9}),
+    [](const auto& param) { return param.param.name; });
+
 INSTANTIATE_TEST_SUITE_P(
     Settings, EngineModelTest,
     testing::Values(Setting{"FourLevels", {}, 9}, Setting{"FiveLevels", {.ept_levels = 5}, 9},

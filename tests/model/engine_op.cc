@@ -49,6 +49,12 @@ const char* Name(OpKind kind) {
       return "kMemoryTypes";
     case OpKind::kQuota:
       return "kQuota";
+    case OpKind::kTakeLog:
+      return "kTakeLog";
+    case OpKind::kMarkDirty:
+      return "kMarkDirty";
+    case OpKind::kPushDownLog:
+      return "kPushDownLog";
     case OpKind::kCount:
       break;
   }

@@ -31,6 +31,9 @@ enum class OpKind : uint8_t {
   kAttributes,   // they become private or shared (`how`)
   kMemoryTypes,  // the guest's MTRRs make some MiB around `page` uncached, if they count (`how`)
   kQuota,        // the table quota changes, by `how`
+  kTakeLog,      // the dirty log of slot `slot` is taken; with rings all of them are harvested
+  kMarkDirty,    // a device writes `count` pages from `page`
+  kPushDownLog,  // the log of slot `slot` goes down to its leaves
   kCount         // not an operation
 };
 
