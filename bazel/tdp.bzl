@@ -176,17 +176,33 @@ def tdp_benchmark(name, deps = [], copts = [], **kwargs):
         **kwargs
     )
 
-def tdp_fuzz_test(name, deps = [], copts = [], linkopts = [], tags = [], **kwargs):
-    """A libFuzzer program <target>_fuzz for `./run fuzz <target>` alone: needs --config=fuzz."""
+def tdp_fuzz_test(name, srcs, deps = [], copts = [], linkopts = [], tags = [], **kwargs):
+    """A libFuzzer program <target>_fuzz, and a test of what it has learned.
+
+    `./run fuzz <target>` runs the program, which needs --config=fuzz. <target>_corpus_test gives
+    each file of corpus/<target> to the same function, by any compiler.
+    """
+    target = name[:-len("_fuzz")]
+    corpus = native.package_name() + "/corpus/" + target
     cc_binary(
         name = name,
         testonly = True,
+        srcs = srcs,
         copts = _WARNINGS + copts,
         linkopts = linkopts + ["-fsanitize=fuzzer"],
         tags = tags + [
             "fuzz",
             "manual",
         ],
+        deps = deps,
+        **kwargs
+    )
+    tdp_test(
+        name = target + "_corpus_test",
+        srcs = srcs + ["corpus_replay_test.cc"],
+        copts = copts + ["-DTDP_FUZZ_CORPUS=\\\"" + corpus + "\\\""],
+        data = native.glob(["corpus/" + target + "/*"]),
+        tags = tags,
         deps = deps,
         **kwargs
     )

@@ -226,7 +226,7 @@ class Fuzzer {
   }
 
   std::vector<uint64_t> history_;
-  FlushOracle oracle_{{.every_use = true, .settle_at_once = true}};
+  FlushOracle oracle_{FlushOracleOptions{.every_use = true, .settle_at_once = true}};
   std::byte* bytes_;
 };
 
