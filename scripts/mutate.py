@@ -35,9 +35,14 @@ SUMMARY = os.path.join(FOLDER, "summary.txt")
 BAZEL_OPTIONS = ("--config=opt", "--show_result=0", "--noshow_progress", "--color=no",
                  "--test_output=errors")
 # As --config=opt, but for the level: the tests are short, and the compiler takes longer than they.
+# The scheduler's build keeps its own: its scenarios are many runs.
 COMPILE = ("g++", "-std=c++20", "-O1", "-g0", "-DNDEBUG", "-w", "-ffunction-sections",
            "-fdata-sections", "-c")
 OUR_OBJECT = re.compile(r"^bazel-out/[^/]+/bin/(?!external/).*\.o$")
+
+# A test of the lists that is a scenario of the explorer: "explore:KIND/OPERATION+OPERATION". It has
+# so many seconds of CPU.
+SCENARIO_SECONDS = 20
 
 FAILED_CASE = re.compile(r"\[  FAILED  \] ([\w/]+\.[\w/]+)")
 LAST_CASE = re.compile(r"\[ RUN      \] ([\w/]+\.[\w/]+)")
@@ -77,6 +82,8 @@ class Layout:
         return os.path.join(self.execution_root, name)
 
     def test_folder(self, target):
+        if mutations.is_scenario(target):
+            return "bazel-out/k8-fastbuild-explore/bin/tests/explore", "explore"
         package, _, name = target.partition(":")
         return os.path.join("bazel-out/k8-opt/bin/tests", package), name
 
@@ -169,8 +176,9 @@ class Workshop:
         out = os.path.abspath(os.path.join(self.objects, obj.replace("/", "_")))
         os.makedirs(self.objects, exist_ok=True)
         deps = os.path.join(".deps", "googletest")
-        self.call([*COMPILE, where, "-o", out, "-I", self.overlay, "-I", self.includes, "-I", ".",
-                   "-I", os.path.join(self.includes, "tdp", os.path.dirname(source)),
+        options = ("-O2", "-DTDP_EXPLORE") if "-explore/" in obj else ()
+        self.call([*COMPILE, *options, where, "-o", out, "-I", self.overlay, "-I", self.includes,
+                   "-I", ".", "-I", os.path.join(self.includes, "tdp", os.path.dirname(source)),
                    "-isystem", ".deps/abseil", "-isystem", f"{deps}/googletest/include",
                    "-isystem", f"{deps}/googlemock/include"], os.getcwd())
         return out
@@ -194,19 +202,24 @@ class Workshop:
     def test(self, target, program):
         """How the test failed, or None."""
         folder = self.layout.runfiles(target)
+        arguments = ["--gtest_fail_fast"]
+        if mutations.is_scenario(target):
+            arguments = [target.partition(":")[2], str(SCENARIO_SECONDS)]
         log = os.path.join(self.objects, "log")
         environment = {**os.environ, "TEST_SRCDIR": os.path.dirname(folder),
                        "TEST_WORKSPACE": "libtdp", "TEST_TMPDIR": os.path.abspath(self.objects)}
         with open(log, "w", encoding="utf-8") as out:
             try:
                 status = subprocess.run(
-                    [program, "--gtest_fail_fast"], cwd=folder, env=environment, stdout=out,
+                    [program, *arguments], cwd=folder, env=environment, stdout=out,
                     stderr=subprocess.STDOUT, timeout=self.timeout, check=False).returncode
             except subprocess.TimeoutExpired:
                 status = None
         if status == 0:
             return None
         text = read(log)
+        if mutations.is_scenario(target):
+            return text.split("\n")[0][:100]
         failed = FAILED_CASE.search(text)
         last = LAST_CASE.findall(text)
         if failed:
@@ -240,9 +253,14 @@ def save_results(path, results):
 
 def run_sound(chosen):
     """Builds the tests of `chosen` as they are and runs them; True if all pass."""
-    targets = sorted({"//tests/" + t for m in chosen for t in m.tests})
-    return subprocess.run(["bazel", "test", *BAZEL_OPTIONS, *targets], stdout=sys.stderr,
-                          check=False).returncode == 0
+    tests = {t for m in chosen for t in m.tests}
+    targets = sorted("//tests/" + t for t in tests if not mutations.is_scenario(t))
+    commands = [["bazel", "test", *BAZEL_OPTIONS, *targets]] if targets else []
+    if any(map(mutations.is_scenario, tests)):
+        commands.append(["bazel", "build", "--config=explore", *BAZEL_OPTIONS[1:],
+                         "//tests/explore:explore"])
+    return all(subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
+               for command in commands)
 
 
 def summarise(chosen, results):

@@ -18,8 +18,9 @@ paragraph that begins with "mistake:" is one mistake, any other sets defaults fo
 The text of the "-" lines is replaced by that of the "+" lines. White space does not count, so a
 reformatted line is still found. The text must stand in the file exactly once; where it would not,
 "in:" names the line that the function or class around it begins with, and it must stand exactly
-once in there. "tests:" are targets below //tests/, the likeliest first. "equivalent:" gives the
-reason why no test can tell the mistake from the code.
+once in there. "tests:" are targets below //tests/, the likeliest first, or scenarios
+of the explorer ("explore:rmap/zap+delete"). "equivalent:" gives the reason why no test can tell
+the mistake from the code.
 """
 
 import os
@@ -98,6 +99,11 @@ def apply(mistake, text):
     """`text` with the mistake in it."""
     begin, end = locate(mistake, text)
     return text[:begin] + mistake.new + text[end:]
+
+
+def is_scenario(test):
+    """Whether a test of the lists is a scenario of the explorer, not a target."""
+    return test.startswith("explore:") and "/" in test
 
 
 def check_mistake(mistake):

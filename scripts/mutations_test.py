@@ -98,8 +98,19 @@ class TheLists(unittest.TestCase):
     def test_every_test_that_a_mistake_names_exists(self):
         for target in sorted({t for m in mutations.load(ROOT) for t in m.tests}):
             package, _, name = target.partition(":")
+            if mutations.is_scenario(target):
+                self.assert_scenario(name)
+                continue
             path = os.path.join(ROOT, "tests", package, name + ".cc")
             self.assertTrue(os.path.isfile(path), target)
+
+    def assert_scenario(self, name):
+        kind, _, operations = name.partition("/")
+        folder = os.path.join(ROOT, "tests", "explore")
+        for word, file in [(kind, "world.cc")] + [
+                (operation, "operations.cc") for operation in operations.split("+")]:
+            with open(os.path.join(folder, file), encoding="utf-8") as source:
+                self.assertIn(f'"{word}"', source.read(), name)
 
 
 if __name__ == "__main__":
