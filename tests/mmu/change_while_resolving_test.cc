@@ -103,6 +103,18 @@ TEST_F(ChangeWhileResolving, APrefaultStopsAtAPageWhoseInvalidationHasNotEnded) 
   ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
 }
 
+// The host makes its page large, and tells nobody, since nothing that is mapped gets wrong by it.
+TEST_F(ChangeWhileResolving, APrefaultLeavesALargeLeafThatAFaultHasMappedMeanwhile) {
+  Start();
+  const std::unique_ptr<Vcpu> other = *vm_->CreateVcpu();
+  host_.change = [&] {
+    host_.order = 9;
+    EXPECT_EQ(other->HandleEptViolation(Gpa(0x7000), kWriteFault).outcome, FaultOutcome::kFixed);
+  };
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
+  EXPECT_EQ(vm_->Translate(Gpa(0))->level, kLevel2M);
+}
+
 TEST_F(ChangeWhileResolving, ACollapseOfWhichAPageIsInvalidatedIsNone) {
   Start({}, 9);
   ASSERT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);

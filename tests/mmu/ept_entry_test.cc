@@ -47,6 +47,20 @@ TEST(EptEntry, AccessTrackingHidesThePageFromTheCpuAndKeepsItsRights) {
   static_assert(kTracked.WithRightsRestored() == kReadOnly);
 }
 
+// Only a write brings W back, since that may have to be logged.
+TEST(EptEntry, AccessTrackingKeepsNoWrite) {
+  EXPECT_EQ(kLeaf.WithAccessTracked().WithRightsRestored().access(), Access::ReadExecute());
+}
+
+TEST(EptEntry, GrantsAddRightsAndUseAndLeaveFrameAndType) {
+  const EptEntry narrow = kLeaf.WithAccess(Access::Read()).WithMemoryType(MemoryType::kUncacheable);
+  const EptEntry wider = narrow.WithGrantsOf(kLeaf.WithDirty());
+  EXPECT_EQ(wider.access(), Access::All());
+  EXPECT_TRUE(wider.dirty());
+  EXPECT_EQ(wider.memory_type(), MemoryType::kUncacheable);
+  EXPECT_EQ(wider.frame(), kLeaf.frame());
+}
+
 TEST(EptEntry, MmioEntriesAreMisconfiguredOnEveryCpu) {
   constexpr EptEntry kMmio = EptEntry::Mmio(Gfn(0xfee00), 0xabcde);
   static_assert(kMmio.is_present());

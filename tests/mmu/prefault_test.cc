@@ -69,6 +69,30 @@ TEST_F(PrefaultTest, ATableThatIsThereKeepsWhatItHas) {
   EXPECT_TRUE(IsMapped(Gpa(0x6000)) && IsMapped(Gpa(0x8000)));
 }
 
+TEST_F(PrefaultTest, EachPageIsMappedToTheMemoryOfItsOwnSlot) {
+  Start({}, MiB(1));
+  ASSERT_TRUE(
+      vm_->SetMemoryRegion({.slot = 1, .gpa = Gpa(MiB(1)), .size = MiB(1), .hva = kRam + GiB(1)})
+          .ok());
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2)), MiB(2));
+  EXPECT_EQ(vm_->Translate(Gpa(MiB(1) - kPageSize))->entry.frame(),
+            Hfn::Of(Hpa(kRam.raw() + MiB(1) - kPageSize)));
+  EXPECT_EQ(vm_->Translate(Gpa(MiB(1)))->entry.frame(), Hfn::Of(Hpa(kRam.raw() + GiB(1))));
+}
+
+TEST_F(PrefaultTest, WhatIsPrefaultedForAWriteIsWritableAfterALogHasEnded) {
+  Start({.dirty_tracking = DirtyTracking::kWriteProtection});
+  ASSERT_TRUE(vcpu_->Prefault(Gpa(0), KiB(64)).ok());
+  for (const uint32_t flags : {uint32_t{kSlotLogDirtyPages}, uint32_t{0}}) {
+    ASSERT_TRUE(
+        vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = MiB(16), .hva = kRam}).ok());
+  }
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), MiB(4), Access::Write()), MiB(4));
+  for (uint64_t at = 0; at < MiB(4); at += kPageSize) {
+    ASSERT_TRUE(vm_->Translate(Gpa(at))->access.can_write()) << at;
+  }
+}
+
 TEST_F(PrefaultTest, LargeHostPagesAreMappedAsSuch) {
   host_.order = 9;
   Start({}, MiB(7));

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -147,6 +148,15 @@ TEST_F(RangeTest, ASplitKeepsFramesRightsAAndD) {
   EXPECT_TRUE(EntryAt(Gpa(MiB(4) + 0x5000)).dirty());
 }
 
+TEST_F(RangeTest, WhatWasYoungAsOneLeafIsYoungAfterTheSplit) {
+  host_.order = 9;
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0));
+  Split(Gpa(0), MiB(2));
+  EXPECT_TRUE(*vm_->TestAge(kRam + MiB(1), kPageSize));
+  EXPECT_TRUE(Age(kRam + MiB(1), kPageSize));
+}
+
 TEST_F(RangeTest, OnlyLeavesThatTouchTheRangeAreSplitAndOnlyAsFarAsAskedFor) {
   host_.order = 18;
   Start();
@@ -241,6 +251,100 @@ TEST_F(RangeTest, ADBitSetInTheOldTableBeforeTheFlushIsNotLost) {
   SetEntryStoreHook(nullptr);
   ASSERT_EQ(cpu.seen, 1);
   EXPECT_TRUE(EntryAt(Gpa(0)).dirty());
+}
+
+// A vCPU that is still in the guest when a collapse has changed its tables, and what it does there
+// before it is kicked out.
+class CollapseBesideAGuest : public RangeTest {
+ protected:
+  void StartSplit() {
+    host_.order = 9;
+    Start({.max_leaf_level = kLevel2M});
+    Fault(Gpa(0), kReadFault);
+    Split(Gpa(0), MiB(2));
+    old_table_ = EntryOf(*vm_, Gpa(0));
+  }
+  uint64_t CollapseWhile(std::function<void()> in_guest) {
+    std::optional<GuestEntry> entry(vcpu_->EnterGuest());
+    host_.on_kick = [&] {
+      in_guest();
+      entry.reset();
+    };
+    const uint64_t collapsed = Collapse(Gpa(0), MiB(2));
+    EXPECT_FALSE(entry.has_value()) << "nobody was waited for";
+    return collapsed;
+  }
+
+  uint64_t* old_table_ = nullptr;
+};
+
+TEST_F(CollapseBesideAGuest, TheCollapseWaitsUntilNobodyWalksTheOldTable) {
+  StartSplit();
+  const size_t tables = vm_->Stats().tables_in_use;
+  size_t during = 0;
+  EXPECT_EQ(CollapseWhile([&] { during = vm_->Stats().tables_in_use; }), 1u);
+  EXPECT_EQ(during, tables) << "the guest may still walk it";
+  EXPECT_EQ(vm_->Stats().tables_in_use, tables - 1);
+}
+
+TEST_F(CollapseBesideAGuest, ADBitThatIsSetJustBeforeTheExitIsNotLost) {
+  StartSplit();
+  EXPECT_EQ(CollapseWhile([&] { EntryRef(old_table_ + 7).FetchOr(ept::kDirty); }), 1u);
+  EXPECT_TRUE(EntryAt(Gpa(0)).dirty());
+}
+
+TEST_F(CollapseBesideAGuest, ALateDBitIsNotGivenToAnotherFrame) {
+  StartSplit();
+  EptEntry moved;
+  EXPECT_EQ(CollapseWhile([&] {
+              EntryRef(old_table_ + 7).FetchOr(ept::kDirty);
+              // As if the page had been taken away and faulted in again elsewhere.
+              EntryRef entry(EntryOf(*vm_, Gpa(0)));
+              moved = EptEntry(entry.Load().raw() + MiB(2));
+              entry.Exchange(moved);
+            }),
+            1u);
+  EXPECT_EQ(EntryAt(Gpa(0)), moved);
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam, MiB(2)).ok());
+}
+
+TEST_F(RangeTest, ASplitOwesTheFlushOfTheLeafThatItReplaced) {
+  host_.order = 9;
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0));
+  absl::StatusOr<PendingFlush> flush = vm_->SplitRange(Gfn(0), PageCount(1), kLevel4K);
+  ASSERT_TRUE(flush.ok());
+  EXPECT_TRUE(flush->is_owed());
+  flush->Settle();
+}
+
+// Regression: the vCPU's note of the table that its last fault used would lead into the old one.
+TEST_F(RangeTest, AFaultBehindACollapseFindsTheLeaf) {
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0x5000));
+  host_.order = 9;
+  ASSERT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  EXPECT_EQ(Fault(Gpa(0x6000)), FaultOutcome::kSpurious);
+}
+
+TEST_F(RangeTest, APageWithARuleOfItsOwnKeepsTheTableOfItsNeighbours) {
+  Start({.max_leaf_level = kLevel2M});
+  const ViewId view = *vm_->CreateView();
+  ASSERT_TRUE(vm_->SetViewRights(view, Gfn(9), PageCount(1), Access::Read()).ok());
+  ASSERT_TRUE(vcpu_->SetView(view).ok());
+  Fault(Gpa(0x5000));
+  host_.order = 9;
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 0u);
+  EXPECT_FALSE(vm_->Translate(Gpa(0x9000), 0, view).ok());
+}
+
+TEST_F(RangeTest, APageThatIsWritableKeepsItsTableWhereTheLeafWouldNotBe) {
+  host_.writable = false;  // until it is written, as copy on write is
+  Start({.max_leaf_level = kLevel2M});
+  Fault(Gpa(0x5000));
+  host_.order = 9;
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 0u);
+  EXPECT_TRUE(EntryAt(Gpa(0x5000)).is_writable());
 }
 
 TEST_F(RangeTest, WhatTheHostDoesNotBackByALargePageIsNotCollapsed) {

@@ -126,6 +126,23 @@ TEST(Views, AgingSplittingAndCollapsingReachEveryView) {
   EXPECT_EQ(guest.Store(Gpa(0)), kDenied) << "the rule holds for the large leaf";
 }
 
+// Or the end of a log, which gives W back where the host allows it, would give more than the view.
+TEST(Views, TheEndOfALogGivesNoWriteThatTheViewDenies) {
+  ViewingGuest guest;
+  guest.AddSlot(Gpa(0), MiB(4), 9);
+  const ViewId view = *guest.vm().CreateView();
+  ASSERT_EQ(guest.vm().SetViewRights(view, Gfn(0), PageCount(1024), Access::ReadExecute()),
+            absl::OkStatus());
+  ASSERT_EQ(guest.vcpu().SetView(view), absl::OkStatus());
+  EXPECT_EQ(guest.Load(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_FALSE(guest.vm().Translate(Gpa(0x3000), 0, view)->entry.host_writable());
+  guest.SetSlot(Gpa(0), MiB(4), kSlotLogDirtyPages);
+  EXPECT_EQ(guest.vm().PushDownDirtyLog(0), absl::OkStatus());
+  guest.SetSlot(Gpa(0), MiB(4), 0);
+  EXPECT_EQ(guest.Load(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_FALSE(guest.vm().Translate(Gpa(0x3000), 0, view)->access.can_write());
+}
+
 class ViewsOfLoggingSlots : public testing::TestWithParam<DirtyTracking> {};
 
 TEST_P(ViewsOfLoggingSlots, AWriteThroughAnyViewIsShownOnceForEachTake) {

@@ -126,6 +126,19 @@ TEST_F(Exceptions, NoneIsRaisedWhileTheSlotLogs) {
   ExpectRaises(Gpa(0x3000), kStore);
 }
 
+TEST_F(Exceptions, NoneIsRaisedByAWriteThatATakeOfTheLogWaitsFor) {
+  ASSERT_EQ(guest_.vm().SetRaisesVe(view_, Gfn(0), PageCount(1024), true), absl::OkStatus());
+  guest_.SetSlot(Gpa(0), MiB(4), kSlotLogDirtyPages);
+  for (int round = 0; round < 2; ++round) {
+    ExpectExits(Gpa(0x9000), kStore, kDone);
+    int dirty = 0;
+    EXPECT_EQ(guest_.vm().TakeDirtyLog(
+                  0, [&](uint64_t, uint64_t mask) { dirty += __builtin_popcountll(mask); }),
+              absl::OkStatus());
+    EXPECT_EQ(dirty, 1);
+  }
+}
+
 // What the host denies, as it breaks copy on write, neither.
 TEST_F(Exceptions, NoneIsRaisedWhereTheHostHasAnotherPageToGive) {
   ASSERT_EQ(guest_.vm().SetViewRights(view_, Gfn(5), kPage, Access::ReadWrite()), absl::OkStatus());
