@@ -75,6 +75,16 @@ std::string MisuseOfUnits(const tdpj_contract& contract) {
         "contract.initial_size is %#x: a multiple of %#x up to the lower of the limits, %#x",
         contract.initial_size, unit, most);
   }
+  for (int i = 0; i < 4; ++i) {
+    const tdpj_range& hole = contract.initial_holes[i];
+    if (hole.begin % unit == 0 && hole.size % unit == 0 && hole.size <= contract.initial_size &&
+        hole.begin <= contract.initial_size - hole.size) {
+      continue;
+    }
+    return absl::StrFormat(
+        "contract.initial_holes[%d] is {%#x, %#x}: multiples of %#x within initial_size, %#x", i,
+        hole.begin, hole.size, unit, contract.initial_size);
+  }
   if (contract.map_over == TDPJ_OVER_ONLY && contract.initial_size == 0) {
     return "contract.map_over is TDPJ_OVER_ONLY and initial_size 0: nothing is ever mapped";
   }

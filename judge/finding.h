@@ -38,6 +38,8 @@ struct Record {
   std::atomic<uint64_t> announced;      // stores to any frame that a hook or a trap told of
   std::atomic<bool> in_subject;
   std::atomic<bool> has_finding;
+  std::atomic<bool> finished;     // the process came to the end of what it was to run
+  std::atomic<uint64_t> hung_at;  // the instruction at which a step was given up; 0: none was
   Finding finding;
   // The sequence under way, and how many steps of it were begun.
   size_t count;

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,21 +47,28 @@ int g_ticks = 0;
 int g_idle_ticks = 0;
 
 // Every second of this process's CPU time.
-void OnTick(int) {
+void OnTick(int, siginfo_t*, void* context) {
   const uint64_t now = g_watched->operations + g_watched->sequences;
   if (now != g_last_operations) g_ticks = g_idle_ticks = 0;
   if (g_watched->announced != g_last_stores) g_idle_ticks = 0;
   g_last_operations = now;
   g_last_stores = g_watched->announced;
-  if (++g_idle_ticks > kHangTicks || ++g_ticks > kLongTicks) _exit(kHangExit);
+  if (++g_idle_ticks <= kHangTicks && ++g_ticks <= kLongTicks) return;
+#if defined(__x86_64__)
+  const auto& registers = static_cast<const ucontext_t*>(context)->uc_mcontext.gregs;
+  g_watched->hung_at = static_cast<uint64_t>(registers[REG_RIP]);
+#else
+  (void)context;
+#endif
+  _exit(kHangExit);
 }
 
 void WatchForHangs(Record& record) {
   g_watched = &record;
   g_ticks = g_idle_ticks = 0;
   struct sigaction action = {};
-  action.sa_handler = OnTick;
-  action.sa_flags = SA_ONSTACK | SA_RESTART;
+  action.sa_sigaction = OnTick;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
   sigaction(SIGPROF, &action, nullptr);
   const itimerval every_second = {{1, 0}, {1, 0}};
   setitimer(ITIMER_PROF, &every_second, nullptr);
@@ -111,11 +119,12 @@ Verdict Runner::TakeVerdict(int status, bool hung) {
     verdict.found = true;
     verdict.signature = "hang";
     verdict.sentence = "the last step does not come to an end";
+    if (record_->hung_at != 0) verdict.place = PlaceOf(record_->hung_at);
   } else if (WIFSIGNALED(status)) {
     verdict.found = true;
     verdict.signature = "crash";
     verdict.sentence = absl::StrFormat("the subject crashed with signal %d", WTERMSIG(status));
-  } else if (WIFEXITED(status) && WEXITSTATUS(status) != 0) {
+  } else if (WIFEXITED(status) && (WEXITSTATUS(status) != 0 || !record_->finished)) {
     verdict.found = true;
     verdict.signature = "exit";
     verdict.sentence =
@@ -133,7 +142,8 @@ Verdict Runner::TakeVerdict(int status, bool hung) {
 
 template <typename Body>
 Verdict Runner::InChild(Body body) {
-  record_->has_finding = false;
+  record_->has_finding = record_->finished = false;
+  record_->hung_at = 0;
   record_->count = 0;
   std::fflush(nullptr);
   const pid_t child = fork();
@@ -144,6 +154,7 @@ Verdict Runner::InChild(Body body) {
     WatchForHangs(*record_);
     Session session(subject_, *record_, view_, EndChild);
     body(session);
+    record_->finished = true;
     std::fflush(nullptr);
     _exit(0);
   }

@@ -9,6 +9,7 @@
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/guest_rules.h"
 #include "tdp/judge/contract.h"
+#include "tdp/judge/refused_entry.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/format/eptp.h"
 
@@ -129,6 +130,9 @@ void Session::Begin() {
   if (const uint64_t size = subject_.contract.initial_size; size != 0) {
     const unsigned type = subject_.contract.type_count == 0 ? 6 : subject_.contract.types[0];
     map_.Map({0, size, 0, subject_.contract.rights[0], type, 0, size}, false);
+    for (const tdpj_range& hole : subject_.contract.initial_holes) {
+      if (hole.size != 0) map_.Unmap(hole.begin, hole.begin + hole.size);
+    }
   }
   after_ = map_;
   logged_ = lenient_ = RangeSet();
@@ -185,10 +189,11 @@ void Session::TakeRoot() {
     levels = EnterEpt(root);
   }
   if (!frames_.IsTable(Hpa(table))) {
-    Misuse(
-        absl::StrFormat("eptp() returned %#x, whose root %#x is no frame from tdpj_alloc or "
-                        "tdpj_adopt; the physical address of a frame is what tdpj_phys says",
-                        root, table));
+    Misuse(absl::StrFormat(
+        "eptp() returned %#x, whose root %#x is no frame from tdpj_alloc or "
+        "tdpj_adopt; the physical address of a frame is what tdpj_phys says, and create "
+        "makes everything anew, since each sequence begins with all frames free",
+        root, table));
   }
   // The load of CR3 is a flush, and so is another ASID, as long as it is not taken again.
   const bool is_flush = is_cr3() || (is_npt() && (root ^ root_) % kPage != 0);
@@ -427,8 +432,11 @@ Session::Complaint Session::FindInWalk(const sim::ProbeResult& found, uint64_t g
   }
   if (found.event == sim::Event::kEptMisconfiguration || found.reserved) {
     return {"misconfigured",
-            absl::StrFormat("%s%s the level-%d entry %#x of gpa %#x is one that the CPU refuses",
-                            Asked(), when, level, entry, gpa)};
+            absl::StrFormat(
+                "%s%s the level-%d entry %#x of gpa %#x is one that the CPU refuses: "
+                "%s",
+                Asked(), when, level, entry, gpa,
+                WhyRefused(entry, level, is_linear(), cpu_.features().physical_address_bits))};
   }
   return {};
 }
@@ -538,7 +546,8 @@ void Session::JudgeStale() {
     Report("freed-unflushed",
            absl::StrFormat("%s is done, and a CPU may still walk the freed table %#x: nothing "
                            "flushed since it was unlinked",
-                           Asked(), frames_.PhysOf(frame * kPageSize)));
+                           Asked(), frames_.PhysOf(frame * kPageSize)),
+           last_pc_);
   }
   freed_.clear();
   FillCaches(true);

@@ -127,6 +127,7 @@ class Session {
   void WriteBefore(size_t frame, size_t word);
   void VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t after, uint64_t pc);
   void JudgeBetween(uint64_t gpa, uint64_t pc);
+  void JudgeUnlinked(size_t frame, size_t word, uint64_t entry);
   Complaint FindBetween(uint64_t gpa, const sim::ProbeResult& found) const;
   bool HasMovedRoot();
   void LinkFrames();
@@ -146,6 +147,7 @@ class Session {
   Complaint FindInWalk(const sim::ProbeResult& found, uint64_t gpa, const char* when) const;
   void OnFlush(bool all_roots, Hpa root = Hpa(0));
   bool IsTableEntry(uint64_t entry) const;
+  bool IsLeafEntry(uint64_t entry, int level) const;
   bool GuestMayRun() const {
     return !Claims(TDPJ_STOPPED) && !Claims(TDPJ_GUEST_LEAVES) && running_;
   }

@@ -79,9 +79,11 @@ void Session::Free(void* p) {
     if (reach_.UseOf(hpa) == sim::FrameUse::kLinked) TakeRoot();
     const sim::FrameUse use = reach_.UseOf(hpa);
     if (use == sim::FrameUse::kLinked) {
-      Report("freed-linked", absl::StrFormat("%s gives back the table %#x, to which the root still "
-                                             "leads",
-                                             Asked(), hpa.raw()));
+      Report("freed-linked",
+             absl::StrFormat("%s gives back the table %#x, to which the root still "
+                             "leads",
+                             Asked(), hpa.raw()),
+             last_pc_);
     }
     if (use == sim::FrameUse::kMayBeCached) {
       const bool may_be_late =
@@ -90,7 +92,8 @@ void Session::Free(void* p) {
         Report("freed-unflushed",
                absl::StrFormat("%s gives back the table %#x before the flush after it was "
                                "unlinked: a CPU may still walk it",
-                               Asked(), hpa.raw()));
+                               Asked(), hpa.raw()),
+               last_pc_);
       }
       freed_.push_back(frame);
     }
@@ -199,7 +202,8 @@ void Session::TakeNote() {
   if (after == noted) return;
   const uint64_t before = noted;
   noted = after;
-  if (!running_ || linked_[frame] != linked_epoch_) return;
+  if (!running_) return;
+  if (linked_[frame] != linked_epoch_) return JudgeUnlinked(frame, word, after);
   ++record_.stores;
   VisibleStore(frame, word, before, after, pending_pc_);
 }
@@ -246,6 +250,36 @@ void Session::VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t 
     if (extent != nullptr && (extent->rights & TDPJ_W) != 0) GuestAccess(gpa, TDPJ_W);
   }
   in_judge_ = false;
+}
+
+// The subject has taken a table out and makes use of it again before the flush, as who keeps tables
+// of his own can: a CPU that still walks it takes the new entry for one at the old place.
+void Session::JudgeUnlinked(size_t frame, size_t word, uint64_t entry) {
+  if (!in_subject_ || !GuestMayRun() || Claims(TDPJ_GUEST_RUNS_FREES)) return;
+  if (subject_.contract.flush != TDPJ_FLUSH_BY_RETURN) return;
+  const Hpa table(frames_.PhysOf(frame * kPageSize));
+  const sim::TableReach::Place* place = reach_.FindUnlinked(table);
+  if (place == nullptr || !IsLeafEntry(entry, place->level)) return;
+  const int shift = 12 + 9 * (place->level - 1);
+  const uint64_t gpa = place->address | uint64_t{word} << shift;
+  const uint64_t hpa = entry & kAddressBits & ~((uint64_t{1} << shift) - 1);
+  for (const FlatMap* map : {&map_, &after_}) {
+    const Extent* extent = map->Find(gpa);
+    if (extent != nullptr && extent->HpaOf(gpa) == hpa) return;
+  }
+  if (HasMovedRoot()) return;
+  Report("between.reused-table",
+         absl::StrFormat("%s writes the entry %#x into the table %#x, which it has unlinked, and "
+                         "nothing flushed since: a CPU that still walks it takes gpa %#x to hpa "
+                         "%#x",
+                         Asked(), entry, table.raw(), gpa, hpa),
+         pending_pc_);
+}
+
+bool Session::IsLeafEntry(uint64_t entry, int level) const {
+  constexpr uint64_t kLargePage = uint64_t{1} << 7;
+  return (entry & (is_linear() ? 1 : 7)) != 0 &&
+         (level == 1 || (level <= 3 && (entry & kLargePage) != 0));
 }
 
 // Every state that a CPU can see maps a page as before or as after.

@@ -52,6 +52,11 @@ enum {
   TDPJ_LOGS_ALL = 1024     /* dirty logging is of all from 0 to gpa_limit, mapped then or later */
 };
 
+/* [begin, begin + size), both whole pages; nothing if size is 0. */
+struct tdpj_range {
+  uint64_t begin, size;
+};
+
 struct tdpj_contract {
   int range, map_over, flush;
   unsigned claims;
@@ -66,8 +71,10 @@ struct tdpj_contract {
   int identity_physical; /* the physical addresses of tables are their virtual ones */
   int identity_map;      /* map is asked for hpa == gpa alone */
   int min_order;         /* ranges are whole aligned units of 2^min_order pages */
-  /* From create on [0, initial_size) is mapped to itself, with rights[0] and types[0]. */
+  /* From create on [0, initial_size) is mapped to itself, with rights[0] and types[0], but for the
+   * holes: a hypervisor's own memory, devices. */
   uint64_t initial_size;
+  struct tdpj_range initial_holes[4];
 };
 
 /* What an operation may return for want of memory that the judge did not refuse: a pool of the

@@ -113,10 +113,15 @@ judge_steps() {
     g++ plain.o adapter.o tdp_judge.o -o judge_plain &&
     ./judge_plain --step --operations 200 --seconds 600)
 }
-# A subject that says it is instrumented and is not is told so, and exits with 2.
+# A subject that says it is instrumented and is not is told so, and exits with 2; so is one whose
+# flush is that of another format.
 judge_tells_misuse() {
   (cd "$1" && ./judge_plain --operations 200 2>misuse; [[ $? == 2 ]] &&
-    grep -q "claims TDPJ_INSTRUMENTED" misuse)
+    grep -q "claims TDPJ_INSTRUMENTED" misuse || exit 1
+    sed 's/tdpj_invlpg(address)/tdpj_invept(1, address)/' small_cr3.c >misused.c &&
+      gcc -std=c99 -c misused.c && g++ misused.o tdp_judge.o -o judge_misused || exit 1
+    ./judge_misused --operations 200 2>misuse; [[ $? == 2 ]] &&
+      grep -q "tdpj_invept was called, but contract.format is TDPJ_FORMAT_CR3" misuse)
 }
 # Exit statuses, a finding's text replayed, and known signatures.
 judge_options() {

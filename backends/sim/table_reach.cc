@@ -64,6 +64,11 @@ const TableReach::Place* TableReach::Find(Hpa frame) const {
   return it == places_.end() || !it->second.linked ? nullptr : &it->second;
 }
 
+const TableReach::Place* TableReach::FindUnlinked(Hpa frame) const {
+  const auto it = places_.find(frame.raw());
+  return it == places_.end() || it->second.linked ? nullptr : &it->second;
+}
+
 std::vector<Hpa> TableReach::LinkedFrames() const {
   std::vector<Hpa> frames;
   if (Find(Hpa(root_)) != nullptr) frames.emplace_back(root_);

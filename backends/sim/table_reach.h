@@ -57,6 +57,8 @@ class TableReach {
   FrameUse UseOf(Hpa frame) const;
   // The table in `frame`; null unless it is linked.
   const Place* Find(Hpa frame) const;
+  // Where the table in `frame` was last linked; null unless it may be cached alone.
+  const Place* FindUnlinked(Hpa frame) const;
   // Frames of linked tables, the root first, then in no order.
   std::vector<Hpa> LinkedFrames() const;
 
