@@ -85,15 +85,21 @@ fuzz_targets() {
     'attr("tags", "fuzz", kind("cc_binary", //tests/...))'
 }
 
-# seed_corpus FOLDER: long inputs for a target that has learned nothing yet. From an empty corpus
-# libFuzzer tries a few operations a run for minutes. The inputs are the same each time.
+# fuzz_configuration NAME: threads need a build in which each shared access asks the scheduler.
+fuzz_configuration() {
+  [[ $1 == threads ]] && echo explore_fuzz || echo fuzz
+}
+
+# seed_corpus NAME FOLDER: what the tests replay, and long inputs: from short ones libFuzzer tries a
+# few operations a run for minutes. The inputs are the same each time.
 seed_corpus() {
   local seed
-  [[ -z $(ls -A "$1") ]] || return 0
+  [[ -z $(ls -A "$2") ]] || return 0
+  cp "tests/fuzz/corpus/$1"/* "$2"
   for seed in 1 2 3 4; do
     python3 -c 'import random, sys
 random.seed(int(sys.argv[1]))
-sys.stdout.buffer.write(random.randbytes(4096))' "$seed" >"$1/seed$seed"
+sys.stdout.buffer.write(random.randbytes(4096))' "$seed" >"$2/seed$seed"
   done
 }
 
@@ -107,9 +113,9 @@ fuzz() {
   fi
   label=$(fuzz_targets | grep ":$1_fuzz\$") ||
     die "there is no fuzz target '$1'" "'./run fuzz' lists them"
-  build_as fuzz "$label"
+  build_as "$(fuzz_configuration "$1")" "$label"
   mkdir -p ".fuzz/$1"
-  seed_corpus ".fuzz/$1"
+  seed_corpus "$1" ".fuzz/$1"
   label=${label#//}
   "bazel-bin/${label/://}" -max_total_time="$seconds" -artifact_prefix=".fuzz/$1-" -timeout=20 \
     -len_control=0 -max_len=4096 \

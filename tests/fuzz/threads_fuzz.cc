@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Bytes to a scenario of the explorer and a schedule of it: which operations run beside the vCPUs,
+// and who goes on when. Where random schedules know nothing of the code, coverage leads these to
+// where threads meet. Judged as the explorer judges: the flat model, the flush oracle, the promises
+// of the headers. A crash prints the test that replays it.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include "tests/explore/campaign.h"
+#include "tests/explore/fiber_scheduler.h"
+#include "tests/explore/scenario.h"
+#include "tests/explore/search.h"
+#include "tests/explore/strategy.h"
+
+namespace tdp::explore {
+namespace {
+
+class Bytes {
+ public:
+  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+  bool empty() const { return size_ == 0; }
+  uint32_t Next() {
+    if (size_ == 0) return 0;
+    --size_;
+    return *data_++;
+  }
+  uint32_t NextTwo() {
+    const uint32_t low = Next();
+    return low | Next() << 8;
+  }
+
+ private:
+  const uint8_t* data_;
+  size_t size_;
+};
+
+// Two bytes say how many steps the thread at hand goes on, and which is next. After the last byte
+// threads run one after the other.
+class ByteStrategy : public Strategy {
+ public:
+  explicit ByteStrategy(Bytes bytes) : bytes_(bytes) { Plan(0); }
+
+  int Choose(const Situation& situation) override {
+    if (is_over_ || situation.step < switch_at_) return DefaultThread(situation);
+    const uint32_t turn = pick_;
+    Plan(situation.step);
+    ThreadSet others = situation.able & ~(ThreadSet{1} << situation.current);
+    if (others == 0) return DefaultThread(situation);
+    for (auto skip = turn % static_cast<uint32_t>(__builtin_popcount(others)); skip > 0; --skip) {
+      others &= others - 1;
+    }
+    return __builtin_ctz(others);
+  }
+
+  // Every fourth load or so may see an old value, by the bits of a byte that is read as needed.
+  int ChooseAge(uint64_t /*step*/, int values) override {
+    if (ages_ <= 1) ages_ = bytes_.Next() | 0x100;
+    const bool is_old = (ages_ & 3) == 3;
+    ages_ >>= 2;
+    return is_old ? values - 1 : 0;
+  }
+
+ private:
+  void Plan(uint64_t step) {
+    is_over_ = bytes_.empty();
+    const uint32_t word = bytes_.Next();
+    // Short ways are where races are, long ones how to get there.
+    const uint64_t gap = word < 192 ? word % 48 + 1 : (word - 191) * 16;
+    switch_at_ = step + gap;
+    pick_ = bytes_.Next();
+  }
+
+  Bytes bytes_;
+  uint64_t switch_at_ = 0;
+  uint32_t pick_ = 0;
+  uint32_t ages_ = 0;
+  bool is_over_ = false;
+};
+
+const std::vector<Scenario>& Scenarios() {
+  static const auto* const scenarios = new std::vector<Scenario>(MakeScenarios("", 40));
+  return *scenarios;
+}
+
+void Run(Bytes bytes) {
+  const Scenario& scenario = Scenarios()[bytes.NextTwo() % Scenarios().size()];
+  const uint32_t world = bytes.Next();
+  static FiberScheduler fibers;
+  ByteStrategy strategy(bytes);
+  const RunOptions options = {.weak_memory = (world & 1) != 0};
+  const uint64_t seed = world >> 1;
+  RunResult result = RunProgram(fibers, ProgramOf(scenario, seed), strategy, options);
+  if (result.finding.empty()) return;
+  const Finding finding = {.scenario = scenario.Name(),
+                           .seed = seed,
+                           .weak_memory = options.weak_memory,
+                           .schedule = std::move(result.schedule),
+                           .what = result.finding};
+  std::fprintf(stderr, "%s: %s\n%s\n", finding.scenario.c_str(), finding.what.c_str(),
+               finding.ToCpp().c_str());
+  std::abort();
+}
+
+}  // namespace
+}  // namespace tdp::explore
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size >= 3) tdp::explore::Run(tdp::explore::Bytes(data, size));
+  return 0;
+}
