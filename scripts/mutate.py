@@ -177,8 +177,10 @@ class Workshop:
         os.makedirs(self.objects, exist_ok=True)
         deps = os.path.join(".deps", "googletest")
         options = ("-O2", "-DTDP_EXPLORE") if "-explore/" in obj else ()
-        self.call([*COMPILE, *options, where, "-o", out, "-I", self.overlay, "-I", self.includes,
-                   "-I", ".", "-I", os.path.join(self.includes, "tdp", os.path.dirname(source)),
+        # Not -I: the headers of a folder may have names of the system's, as features.h has.
+        beside = os.path.join(self.includes, "tdp", os.path.dirname(source))
+        self.call([*COMPILE, *options, where, "-o", out, "-iquote", beside, "-I", self.overlay,
+                   "-I", self.includes, "-I", ".",
                    "-isystem", ".deps/abseil", "-isystem", f"{deps}/googletest/include",
                    "-isystem", f"{deps}/googlemock/include"], os.getcwd())
         return out

@@ -126,6 +126,17 @@ TEST(Views, AgingSplittingAndCollapsingReachEveryView) {
   EXPECT_EQ(guest.Store(Gpa(0)), kDenied) << "the rule holds for the large leaf";
 }
 
+TEST(Views, APageIsYoungIfAnyViewUsesIt) {
+  ViewingGuest guest;
+  guest.AddSlot(Gpa(0), MiB(4));
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(guest.vm().CreateView().ok());
+  EXPECT_EQ(guest.Load(Gpa(0x3000)), kDone);
+  auto aged = guest.vm().AgeHostRange(ViewingGuest::kRam, MiB(2));
+  ASSERT_TRUE(aged.ok());
+  aged->flush.Settle();
+  EXPECT_TRUE(aged->young);
+}
+
 // Or the end of a log, which gives W back where the host allows it, would give more than the view.
 TEST(Views, TheEndOfALogGivesNoWriteThatTheViewDenies) {
   ViewingGuest guest;
@@ -275,6 +286,30 @@ TEST(Views, TheGuestSwitchesByItselfThroughTheListOfEptps) {
   while (guest.cpu().Enter(entry.eptp()) == sim::Event::kKick) {
   }
   EXPECT_EQ(guest.cpu().Vmfunc(0, later), sim::Event::kVmfunc) << "it is gone";
+}
+
+TEST(Views, WhatTheGuestCachedOfAViewByItselfIsFlushedWhicheverViewItEntersIn) {
+  ViewingGuestOptions options;
+  options.controls.eptp_switching = true;
+  options.vcpus = 2;
+  ViewingGuest guest(options);
+  guest.AddSlot(Gpa(0), MiB(4));
+  const ViewId view = *guest.vm().CreateView();
+  sim::Controls controls = options.controls;
+  controls.eptp_list = *guest.vm().EptpList();
+  ASSERT_EQ(guest.cpu().SetControls(controls), absl::OkStatus());
+  ASSERT_EQ(guest.vcpu(1).SetView(view), absl::OkStatus());
+  ASSERT_EQ(guest.Store(Gpa(0x3000), 1), kDone);
+  const auto load_in_view = [&] {
+    const GuestEntry entry = guest.vcpu().EnterGuest();
+    while (guest.cpu().Enter(entry.eptp()) == sim::Event::kKick) {
+    }
+    EXPECT_EQ(guest.cpu().Vmfunc(0, view), sim::Event::kNone);
+    return guest.cpu().AccessGpa(Gpa(0x3000), sim::AccessKind::kLoad, 8).event;
+  };
+  EXPECT_EQ(load_in_view(), sim::Event::kNone);
+  guest.Settle(guest.vm().ZapRange(Gfn(3), kPage));
+  EXPECT_EQ(load_in_view(), sim::Event::kEptViolation);
 }
 
 TEST(Views, ADestroyedViewGivesItsTablesAndItsNumberBack) {
