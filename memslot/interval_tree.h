@@ -40,6 +40,8 @@ struct IntervalCell {
 // leaves free, the number of inner levels. Zero is the empty tree.
 class IntervalRoot {
  public:
+  static constexpr int kMaxInnerLevels = alignof(IntervalNode) - 1;
+
   constexpr IntervalRoot() = default;
   constexpr explicit IntervalRoot(uint64_t raw) : raw_(raw) {}
   IntervalRoot(IntervalNode* node, int inner_levels)
@@ -107,6 +109,10 @@ class IntervalTree {
   IntervalRoot Replace(IntervalRoot root, const Cell& cell, IntervalEdits* edits) const;
   IntervalRoot Remove(IntervalRoot root, uint64_t key, IntervalEdits* edits) const;
 
+  // Stores the first word of the cell at `key`, which is there, in place: readers of this tree see
+  // it at once. The length in it stays.
+  static void StoreFirstWord(IntervalRoot root, uint64_t key, uint64_t value);
+
   // The cell with the greatest key that is not above `key`.
   template <typename Unchanged>
   static IntervalSearch FindAtOrBelow(IntervalRoot root, uint64_t key, Cell* cell,
@@ -126,6 +132,26 @@ class IntervalTree {
   template <typename Visit>
   void ForEachOverlap(IntervalRoot root, uint64_t begin, uint64_t end, const Visit& visit) const;
 
+  // --- Inside of a node ---
+
+  // The last of `kKeyCount` ascending keys that is at most `key`, or the first if none is: first
+  // the group, then in the group. No branch depends on the keys.
+  template <size_t kKeyCount>
+  static size_t Locate(const IntervalNode& node, uint64_t key) {
+    constexpr size_t kGroup = Layout::kGroup;
+    using Groups = std::make_index_sequence<kKeyCount / kGroup - 1>;
+    using InGroup = std::make_index_sequence<kGroup - 1>;
+    const size_t first =
+        kGroup * CountAtOrBelow<kGroup>(node, Layout::kKeys + kGroup, key, Groups());
+    return first + CountAtOrBelow<1>(node, Layout::kKeys + first + 1, key, InGroup());
+  }
+
+  static Cell LoadCell(const IntervalNode& node, size_t i) {
+    return {node.Load(Layout::kKeys + i),
+            {node.Load(Layout::CellWord(i, 0)), node.Load(Layout::CellWord(i, 1)),
+             node.Load(Layout::CellWord(i, 2))}};
+  }
+
   uint64_t BeginOf(const Cell& cell) const {
     return LeastBegin(cell.key) | cell.words[1] >> 1 >> (63 - fine_bits_);
   }
@@ -144,24 +170,6 @@ class IntervalTree {
   static size_t CountAtOrBelow(const IntervalNode& node, size_t from, uint64_t key,
                                std::index_sequence<kIndex...>) {
     return (size_t{0} + ... + static_cast<size_t>(node.Load(from + kStep * kIndex) <= key));
-  }
-
-  // The last of `kKeyCount` ascending keys that is at most `key`, or the first if none is: first
-  // the group, then in the group. No branch depends on the keys.
-  template <size_t kKeyCount>
-  static size_t Locate(const IntervalNode& node, uint64_t key) {
-    constexpr size_t kGroup = Layout::kGroup;
-    using Groups = std::make_index_sequence<kKeyCount / kGroup - 1>;
-    using InGroup = std::make_index_sequence<kGroup - 1>;
-    const size_t first =
-        kGroup * CountAtOrBelow<kGroup>(node, Layout::kKeys + kGroup, key, Groups());
-    return first + CountAtOrBelow<1>(node, Layout::kKeys + first + 1, key, InGroup());
-  }
-
-  static Cell LoadCell(const IntervalNode& node, size_t i) {
-    return {node.Load(Layout::kKeys + i),
-            {node.Load(Layout::CellWord(i, 0)), node.Load(Layout::CellWord(i, 1)),
-             node.Load(Layout::CellWord(i, 2))}};
   }
 
   static const IntervalNode* LoadChild(const IntervalNode& node, size_t i) {

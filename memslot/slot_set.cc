@@ -133,15 +133,16 @@ absl::StatusOr<SlotUpdate> SlotSet::PrepareChange(const MemoryRegion& region, co
 // Slots do not overlap, so the last one that begins before the end of the range is the only one,
 // but for the moving slot itself, that can reach into it.
 absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
-  const MemorySlot wanted = SlotOf(region);
+  const Gfn base = Gfn::Of(region.gpa);
+  const Gfn end = base + PageCount::FromBytes(region.size);
   const IntervalRoot root = GfnRoot(region.address_space);
   IntervalCell cell;
-  uint64_t below = wanted.end().raw();
+  uint64_t below = end.raw();
   while (IntervalTree::FindAtOrBelow(root, below - 1, &cell, kUnchanged) ==
          IntervalSearch::kFound) {
+    if (cell.key + cell.length() <= base.raw()) break;
     const MemorySlot other = internal::SlotOfGfnCell(cell);
-    if (other.end() <= wanted.base) break;
-    if (other.id != wanted.id) {
+    if (other.id != region.slot) {
       return absl::AlreadyExistsError(absl::StrFormat(
           "gpa = 0x%x, size = 0x%x: overlaps slot %d at 0x%x to 0x%x", region.gpa.raw(),
           region.size, other.id, other.base.address().raw(), other.end().address().raw()));
@@ -149,7 +150,7 @@ absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
     if (cell.key == 0) break;
     below = cell.key;
   }
-  if (wanted.end() > limits_.gfn_end()) {
+  if (end > limits_.gfn_end()) {
     if (limits_.max_physical_address_bits < limits_.guest_physical_address_bits) {
       return absl::InvalidArgumentError(
           absl::StrFormat("gpa = 0x%x, size = 0x%x: beyond the CPU's MAXPHYADDR of %d bits",
@@ -192,34 +193,27 @@ absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old,
 
 bool SlotSet::ReserveNodes(SlotUpdate* update) {
   const MemorySlot& slot = update->takes_away() ? update->old_slot_ : update->new_slot_;
-  // At most three edits by gfn (mark invalid, remove, insert) and two by hva; a tree grows by a
-  // level at most in each.
+  // At most two edits by gfn (remove, insert) and one by hva; a tree grows by a level at most in
+  // each.
   const int by_gfn = IntervalTree::NodesForEdit(GfnRoot(slot.address_space)) + 4;
   const int by_hva = IntervalTree::NodesForEdit(HvaRoot()) + 4;
-  const int nodes = 3 * by_gfn + 2 * by_hva;
-  update->edits_.made.reserve(nodes);
-  update->edits_.replaced.reserve(nodes);
+  const int nodes = 2 * by_gfn + by_hva;
+  edits_.made.reserve(nodes);
+  edits_.replaced.reserve(nodes);
   return pool_.Reserve(nodes);
 }
 
 absl::Status SlotSet::BuildTrees(SlotUpdate* update) {
-  if (!ReserveNodes(update)) {
-    return absl::ResourceExhaustedError("no memory for the index of memory slots");
-  }
+  const bool creates = update->kind_ == SlotChange::kCreate;
   const MemorySlot& old_slot = update->old_slot_;
   const MemorySlot& new_slot = update->new_slot_;
-  IntervalEdits* const edits = &update->edits_;
-  const bool creates = update->kind_ == SlotChange::kCreate;
+  if (!ReserveNodes(update) || (creates && !by_id_[new_slot.address_space].Reserve(new_slot.id))) {
+    return absl::ResourceExhaustedError("no memory for the index of memory slots");
+  }
+  IntervalEdits* const edits = &edits_;
   IntervalRoot gfn_root = GfnRoot(creates ? new_slot.address_space : old_slot.address_space);
   IntervalRoot hva_root = HvaRoot();
-  update->original_root_ = gfn_root;
-  if (update->takes_away()) {
-    MemorySlot invalid = old_slot;
-    invalid.invalid = true;
-    gfn_root = gfn_tree_.Replace(gfn_root, GfnCellOf(invalid), edits);
-    update->invalid_root_ = gfn_root;
-    gfn_root = gfn_tree_.Remove(gfn_root, old_slot.base.raw(), edits);
-  }
+  if (update->takes_away()) gfn_root = gfn_tree_.Remove(gfn_root, old_slot.base.raw(), edits);
   switch (update->kind_) {
     case SlotChange::kNone:
       break;
@@ -229,7 +223,6 @@ absl::Status SlotSet::BuildTrees(SlotUpdate* update) {
     case SlotChange::kCreate:
       gfn_root = gfn_tree_.Insert(gfn_root, GfnCellOf(new_slot), edits);
       hva_root = hva_tree_.Insert(hva_root, HvaCellOf(new_slot), edits);
-      by_id_.reserve(by_id_.size() + 1);
       break;
     case SlotChange::kMove:
       gfn_root = gfn_tree_.Insert(gfn_root, GfnCellOf(new_slot), edits);
@@ -256,17 +249,23 @@ void SlotSet::EndGeneration(Space& space) {
   space.generation.store(next, std::memory_order_release);
 }
 
-// The root goes first: a reader that finds the new generation finds the new root too. The other way
-// round, it could keep an old slot under the new generation.
+void SlotSet::MarkInvalid(const MemorySlot& slot, bool invalid) {
+  MemorySlot marked = slot;
+  marked.invalid = invalid;
+  IntervalTree::StoreFirstWord(GfnRoot(slot.address_space), slot.base.raw(),
+                               internal::PackSlot(marked));
+}
+
+// The mark goes first: a reader that finds the new generation finds the mark too. The other way
+// round, it could keep a valid slot under the new generation.
 void SlotSet::PublishInvalid(SlotUpdate& update) {
   TDP_CHECK(update.set_ == this && update.takes_away() && !update.invalid_published_);
-  Space& space = spaces_[update.old_slot_.address_space];
-  space.root.store(update.invalid_root_.raw(), std::memory_order_release);
-  BeginGeneration(space);
+  MarkInvalid(update.old_slot_, true);
+  BeginGeneration(spaces_[update.old_slot_.address_space]);
   update.invalid_published_ = true;
 }
 
-std::unique_ptr<SlotState> SlotSet::Publish(SlotUpdate update) {
+std::unique_ptr<SlotState> SlotSet::Publish(SlotUpdate&& update) {
   TDP_CHECK(update.set_ == this);
   update.set_ = nullptr;
   if (update.kind_ == SlotChange::kNone) return nullptr;
@@ -279,7 +278,8 @@ std::unique_ptr<SlotState> SlotSet::Publish(SlotUpdate update) {
   hva_version_.store(hva_version_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   // Only now may the old nodes be filled again: whoever still reads them finds that the generation
   // or the version has moved.
-  for (internal::IntervalNode* node : update.edits_.replaced) pool_.Give(node);
+  for (internal::IntervalNode* node : edits_.replaced) pool_.Give(node);
+  ForgetEdits();
   return ExchangeEntry(update);
 }
 
@@ -289,16 +289,16 @@ std::unique_ptr<SlotState> SlotSet::ExchangeEntry(SlotUpdate& update) {
   const MemorySlot& new_slot = update.new_slot_;
   total_pages_ = total_pages_ - old_slot.pages + new_slot.pages;
   if (update.kind_ == SlotChange::kDelete) {
-    const auto it = by_id_.find(KeyOf(old_slot.address_space, old_slot.id));
-    retired = std::move(it->second.state);
+    std::swap(by_id_[old_slot.address_space].At(old_slot.id).state, retired);
     if (retired->private_hva()) --private_slots_;
-    by_id_.erase(it);
+    --size_;
     return retired;
   }
-  Entry& entry = by_id_[KeyOf(new_slot.address_space, new_slot.id)];
+  Entry& entry = by_id_[new_slot.address_space].At(new_slot.id);
   entry.slot = new_slot;
   std::swap(entry.state, retired);
-  // Made once and never changed: see `PrepareChange`.
+  if (update.kind_ != SlotChange::kCreate) return retired;
+  ++size_;
   if (entry.state->private_hva()) ++private_slots_;
   return retired;
 }
@@ -306,17 +306,11 @@ std::unique_ptr<SlotState> SlotSet::ExchangeEntry(SlotUpdate& update) {
 void SlotSet::Abandon(SlotUpdate& update) {
   update.set_ = nullptr;
   if (update.invalid_published_) {
-    const MemorySlot& slot = update.old_slot_;
-    Space& space = spaces_[slot.address_space];
-    space.root.store(update.original_root_.raw(), std::memory_order_release);
-    EndGeneration(space);
+    MarkInvalid(update.old_slot_, false);
+    EndGeneration(spaces_[update.old_slot_.address_space]);
   }
-  for (internal::IntervalNode* node : update.edits_.made) pool_.Give(node);
-}
-
-const SlotSet::Entry* SlotSet::FindEntry(AddressSpaceId address_space, uint32_t id) const {
-  const auto it = by_id_.find(KeyOf(address_space, id));
-  return it == by_id_.end() ? nullptr : &it->second;
+  for (internal::IntervalNode* node : edits_.made) pool_.Give(node);
+  ForgetEdits();
 }
 
 std::optional<MemorySlot> SlotSet::FindById(AddressSpaceId address_space, uint32_t id) const {
@@ -347,19 +341,22 @@ void SlotSet::ForEachPrivateInHostRange(
     HostRange range,
     absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
   if (private_slots_ == 0) return;
-  for (const auto& [key, entry] : by_id_) {
+  const auto visit_entry = [&](const Entry& entry) {
     const std::optional<Hva> start = entry.state->private_hva();
-    if (!start) continue;
+    if (!start) return;
     const HostRange part = HostRange(*start, entry.slot.pages.bytes()).Intersection(range);
-    if (part.is_empty()) continue;
+    if (part.is_empty()) return;
     visit(entry.slot, entry.slot.base + PageCount::FromBytes(part.start() - *start), part.pages());
-  }
+  };
+  for (const SlotIndex& slots : by_id_) slots.ForEach(visit_entry);
 }
 
 size_t SlotSet::bytes() const {
-  size_t bytes = sizeof(*this) + pool_.nodes() * sizeof(internal::IntervalNode) +
-                 by_id_.capacity() * (sizeof(Entry) + sizeof(uint32_t) + 1);
-  for (const auto& [key, entry] : by_id_) bytes += entry.state->bytes();
+  size_t bytes = sizeof(*this) + pool_.nodes() * sizeof(internal::IntervalNode);
+  for (const SlotIndex& slots : by_id_) {
+    bytes += slots.bytes();
+    slots.ForEach([&](const Entry& entry) { bytes += entry.state->bytes(); });
+  }
   return bytes;
 }
 
@@ -390,9 +387,9 @@ absl::Status SlotSet::CheckInvariants() const {
       status = absl::InternalError(absl::StrFormat("slot %d differs in the index by hva", slot.id));
     }
   });
-  if (in_tree != by_id_.size() || by_hva != by_id_.size()) {
+  if (in_tree != size_ || by_hva != size_) {
     status = absl::InternalError(
-        absl::StrFormat("%d slots by id, %d by gfn, %d by hva", by_id_.size(), in_tree, by_hva));
+        absl::StrFormat("%d slots by id, %d by gfn, %d by hva", size_, in_tree, by_hva));
   }
   return status;
 }

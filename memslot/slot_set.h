@@ -17,7 +17,6 @@
 #include <memory>
 #include <optional>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
@@ -27,6 +26,7 @@
 #include "tdp/memslot/interval_node.h"
 #include "tdp/memslot/interval_tree.h"
 #include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_index.h"
 #include "tdp/memslot/slot_limits.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/memslot/slot_update.h"
@@ -69,8 +69,8 @@ class SlotSet {
 
   // Writer. Readers see the result, and the generation has moved on. Cannot fail. Returns the state
   // that no slot refers to any more, if there is one: free it when no fault that looked the old
-  // slot up can be running.
-  std::unique_ptr<SlotState> Publish(SlotUpdate update);
+  // slot up can be running. The update is over; what it says of the two slots stays.
+  std::unique_ptr<SlotState> Publish(SlotUpdate&& update);
 
   // Writer. Applies to dirty logs that are made from now on.
   void set_dirty_bitmap_policy(DirtyBitmapPolicy policy) { dirty_bitmap_policy_ = policy; }
@@ -100,7 +100,7 @@ class SlotSet {
       absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
 
   // Writer. Number of slots, and of pages in them, in all address spaces.
-  size_t size() const { return by_id_.size(); }
+  size_t size() const { return size_; }
   PageCount total_pages() const { return total_pages_; }
 
   // Writer. Memory in use for the trees, the index by id and the states.
@@ -117,16 +117,11 @@ class SlotSet {
     Atomic<uint64_t> generation{0};
     Atomic<uint64_t> root{0};
   };
-  struct Entry {
-    MemorySlot slot;
-    std::unique_ptr<SlotState> state;
-  };
+  using Entry = SlotIndex::Entry;
 
-  static uint32_t KeyOf(AddressSpaceId address_space, uint32_t id) {
-    return uint32_t{address_space} << 16 | id;
+  const Entry* FindEntry(AddressSpaceId address_space, uint32_t id) const {
+    return by_id_[address_space].Find(id);
   }
-
-  const Entry* FindEntry(AddressSpaceId address_space, uint32_t id) const;
   absl::StatusOr<SlotUpdate> PrepareDelete(const MemoryRegion& region, const Entry* old);
   absl::StatusOr<SlotUpdate> PrepareCreate(const MemoryRegion& region);
   absl::StatusOr<SlotUpdate> PrepareChange(const MemoryRegion& region, const Entry& old);
@@ -142,6 +137,11 @@ class SlotSet {
   internal::IntervalRoot HvaRoot() const {
     return internal::IntervalRoot(hva_root_.load(std::memory_order_acquire));
   }
+  void MarkInvalid(const MemorySlot& slot, bool invalid);
+  void ForgetEdits() {
+    edits_.made.clear();
+    edits_.replaced.clear();
+  }
   void BeginGeneration(Space& space);
   void EndGeneration(Space& space);
   void Abandon(SlotUpdate& update);
@@ -150,13 +150,16 @@ class SlotSet {
   const SlotLimits limits_;
   DirtyBitmapPolicy dirty_bitmap_policy_ = DirtyBitmapPolicy::kClean;
   internal::IntervalNodePool pool_;
+  // Of the update that waits to be published; empty if there is none.
+  internal::IntervalEdits edits_;
   const internal::IntervalTree gfn_tree_;
   const internal::IntervalTree hva_tree_;
   std::array<Space, kMaxAddressSpaces> spaces_;
   alignas(64) Atomic<uint64_t> hva_root_{0};
   // Moves with every change of `hva_root_`, as generations do with theirs.
   Atomic<uint64_t> hva_version_{0};
-  alignas(64) absl::flat_hash_map<uint32_t, Entry> by_id_;
+  alignas(64) std::array<SlotIndex, kMaxAddressSpaces> by_id_;
+  size_t size_ = 0;
   PageCount total_pages_;
   size_t private_slots_ = 0;
 };

@@ -29,11 +29,8 @@ class SlotUpdate {
         old_slot_(other.old_slot_),
         new_slot_(other.new_slot_),
         new_state_(std::move(other.new_state_)),
-        original_root_(other.original_root_),
-        invalid_root_(other.invalid_root_),
         gfn_root_(other.gfn_root_),
         hva_root_(other.hva_root_),
-        edits_(std::move(other.edits_)),
         invalid_published_(other.invalid_published_) {}
   SlotUpdate& operator=(SlotUpdate&&) = delete;
   ~SlotUpdate() { Abandon(); }
@@ -61,12 +58,9 @@ class SlotUpdate {
   MemorySlot old_slot_;
   MemorySlot new_slot_;
   std::unique_ptr<SlotState> new_state_;
-  // The gfn tree as it was and with the old slot marked invalid; the two trees of the result.
-  internal::IntervalRoot original_root_;
-  internal::IntervalRoot invalid_root_;
+  // The two trees of the result. The set keeps what nodes were made for them.
   internal::IntervalRoot gfn_root_;
   internal::IntervalRoot hva_root_;
-  internal::IntervalEdits edits_;
   bool invalid_published_ = false;
 };
 

@@ -49,9 +49,9 @@ bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableLis
   return any;
 }
 
-void PublishSlot(Engine& engine, SlotUpdate update) {
+void PublishSlot(Engine& engine, SlotUpdate& update) {
   const SlotChange kind = update.kind();
-  const MemorySlot slot = update.new_slot();
+  const MemorySlot& slot = update.new_slot();
   const bool logged = update.old_slot().logs_dirty_pages();
   const AddressSpaceId space =
       kind == SlotChange::kDelete ? update.old_slot().address_space : slot.address_space;
@@ -70,7 +70,7 @@ void PublishSlot(Engine& engine, SlotUpdate update) {
       any |= engine.space(space).DetachMmio(detached);
     }
     flush = engine.clock().AdvanceIf(any);
-    engine.clock().Retire(std::move(detached), flush);
+    if (!detached.empty()) engine.clock().Retire(std::move(detached), flush);
   }
   if (logged) engine.logging().Remove();
   flush.Settle();
@@ -80,10 +80,12 @@ void PublishSlot(Engine& engine, SlotUpdate update) {
 
 absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region) {
   MutexLock lock(engine.slots_mutex());
-  TDP_ASSIGN_OR_RETURN(SlotUpdate update, engine.slots().Prepare(region));
+  absl::StatusOr<SlotUpdate> prepared = engine.slots().Prepare(region);
+  if (!prepared.ok()) return std::move(prepared).status();
+  SlotUpdate& update = *prepared;
   TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap, MakeRmap(engine, update));
   const SlotChange kind = update.kind();
-  const MemorySlot old = update.old_slot();
+  const MemorySlot& old = update.old_slot();
   switch (kind) {
     case SlotChange::kNone:
       return absl::OkStatus();  // whoever made it so has settled: under the mutex
@@ -103,7 +105,7 @@ absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region) {
   if (kind == SlotChange::kCreate || kind == SlotChange::kMove) {
     engine.ChangeQuotas([&](MemoryQuotas& quotas) { quotas.AddSlot(update.new_slot()); });
   }
-  PublishSlot(engine, std::move(update));
+  PublishSlot(engine, update);
   if (kind == SlotChange::kDelete || kind == SlotChange::kMove) {
     engine.ChangeQuotas([&](MemoryQuotas& quotas) { quotas.RemoveSlot(old); });
     engine.TrimShadows();

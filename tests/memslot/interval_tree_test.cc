@@ -70,6 +70,22 @@ class TreeAndModel {
     edits_ = {};
   }
 
+  // Stores a mark beside the length of a cell, after another cell of its leaf was removed in a tree
+  // that shares the rest.
+  void TryMark(uint64_t key) {
+    Reserve();
+    const IntervalRoot without = tree_.Remove(root_, key + 1, &edits_);
+    const uint64_t marked = model_.at(key).words[0] | uint64_t{1} << 63;
+    IntervalTree::StoreFirstWord(root_, key, marked);
+    IntervalCell cell;
+    EXPECT_EQ(tree_.FindAtOrBelow(root_, key, &cell, kUnchanged), IntervalSearch::kFound);
+    EXPECT_EQ(cell.words[0], marked);
+    EXPECT_EQ(tree_.FindAtOrBelow(without, key, &cell, kUnchanged), IntervalSearch::kFound);
+    EXPECT_TRUE(SameCell(cell, model_.at(key)));
+    for (IntervalNode* node : edits_.made) pool_.Give(node);
+    edits_ = {};
+  }
+
   void CheckAtOrBelow(uint64_t key) const {
     IntervalCell cell;
     const IntervalSearch found = tree_.FindAtOrBelow(root_, key, &cell, kUnchanged);
@@ -195,6 +211,12 @@ TEST(IntervalTree, FindsLongIntervalsThatBeginFarBelow) {
   both.CheckOverlaps(29997, 29998);
   both.CheckOverlaps(500000, 500001);
   both.CheckOverlaps(1000000, 1000001);
+}
+
+TEST(IntervalTree, AStoredFirstWordIsSeenInItsTreeAndNotInOneMadeBefore) {
+  TreeAndModel both(0);
+  for (uint64_t key = 0; key < 100; ++key) both.Insert(CellOf(key, 1, key));
+  both.TryMark(50);
 }
 
 TEST(IntervalTree, AReaderWhoseTreeChangedIsToldSo) {
