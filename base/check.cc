@@ -15,7 +15,7 @@
 
 namespace tdp::internal {
 
-void CheckFailed(const char* file, int line, const std::string& what) {
+void CheckFailed(const char* file, int line, const char* what) {
   const std::string text = absl::StrCat(file, ":", line, ": check failed: ", what);
 #ifdef TDP_FREESTANDING
   tdp_platform_panic(text.c_str());
@@ -23,6 +23,10 @@ void CheckFailed(const char* file, int line, const std::string& what) {
   std::fprintf(stderr, "%s\n", text.c_str());
   std::abort();
 #endif
+}
+
+void CheckFailed(const char* file, int line, const std::string& what) {
+  CheckFailed(file, line, what.c_str());
 }
 
 }  // namespace tdp::internal
