@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <string>
 
-#include "tdp/base/index.h"
 #include "tdp/base/version.h"
 
 namespace tdp {
@@ -51,8 +50,8 @@ class Access {
   // "rwxu" with '-' for what is missing.
   friend std::string ToString(Access access) {
     std::string text = "rwxu";
-    for (int i = 0; i < 4; ++i) {
-      if ((access.bits_ >> i & 1) == 0) text[AsIndex(i)] = '-';
+    for (unsigned i = 0; i < 4; ++i) {
+      if ((access.bits_ >> i & 1) == 0) text[i] = '-';
     }
     return text;
   }

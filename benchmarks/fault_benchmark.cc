@@ -14,6 +14,7 @@
 #include "tdp/base/check.h"
 #include "tdp/benchmarks/floors.h"
 #include "tdp/benchmarks/guest.h"
+#include "tdp/mmu/format/table_page.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::bench {

@@ -12,7 +12,10 @@
 
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/base/check.h"
+#include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/guest/guest_walker.h"
+#include "tdp/mmu/shadow/paging_fault.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::bench {

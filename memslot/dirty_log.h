@@ -28,6 +28,7 @@
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/base/sync.h"
+#include "tdp/memslot/dirty_pages.h"
 
 namespace tdp {
 
@@ -44,9 +45,7 @@ class DirtyLog {
 
   enum class Initial { kClean, kAllDirty };
 
-  // Receives dirty pages a word at a time: page `base + i` of the slot for every bit i of `mask`.
-  // `base` is a multiple of 64, `mask` is not 0, and bases ascend.
-  using Visitor = absl::FunctionRef<void(uint64_t base, uint64_t mask)>;
+  using Visitor = DirtyPageVisitor;
 
   // ResourceExhausted if there is no memory. `kAllDirty` starts with every page dirty and costs no
   // more.

@@ -10,16 +10,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/memslot/dirty_pages.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_set.h"
 
 namespace tdp {
-
-// A range of pages of a slot, by index, to be taken out of its dirty log.
-struct DirtyLogRange {
-  uint64_t first_page = 0;  // a multiple of 64
-  uint64_t num_pages = 0;   // a multiple of 64, or up to the end of the slot
-};
 
 // The slot whose log KVM_GET_DIRTY_LOG would read. FailedPrecondition where the VM logs in rings;
 // InvalidArgument for an id or address space beyond the limits; NotFound if there is no such slot
@@ -32,10 +27,6 @@ absl::StatusOr<MemorySlot> SlotToGetDirtyLog(const SlotSet& slots, AddressSpaceI
 // that ends short of its end on no multiple of 64, after it.
 absl::StatusOr<MemorySlot> SlotToClearDirtyLog(const SlotSet& slots, AddressSpaceId address_space,
                                                uint32_t id, const DirtyLogRange& range);
-
-// Flags of manual dirty log protection (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
-inline constexpr uint64_t kDirtyLogManualProtect = 1;
-inline constexpr uint64_t kDirtyLogInitiallySet = 2;
 
 // InvalidArgument unless `flags` are 0, 1 or 3.
 absl::Status CheckManualProtectFlags(uint64_t flags);

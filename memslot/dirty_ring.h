@@ -14,18 +14,9 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "tdp/base/sync.h"
-#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/dirty_pages.h"
 
 namespace tdp {
-
-// A page that was written.
-struct DirtyRingEntry {
-  AddressSpaceId address_space = 0;
-  uint32_t slot = 0;
-  uint64_t index = 0;  // of the page, in the slot
-
-  friend constexpr bool operator==(const DirtyRingEntry&, const DirtyRingEntry&) = default;
-};
 
 // An entry is free, then dirty (pushed by the vCPU), then harvested (read by the collector), then
 // free again (its page re-protected by `Reset`). A page stays writable from the push to the reset,

@@ -9,9 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "tdp/memslot/dirty_log.h"
-#include "tdp/memslot/dirty_log_request.h"
-#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/dirty_pages.h"
+#include "tdp/memslot/memory_region.h"
 
 namespace tdp {
 
@@ -27,7 +26,7 @@ class GuestMemory {
 
   // Shows the dirty pages of a slot to `visit`. Without manual protection they are clean
   // afterwards, and their next write is noticed.
-  virtual absl::Status GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit,
+  virtual absl::Status GetDirtyLog(uint32_t slot, DirtyPageVisitor visit,
                                    AddressSpaceId address_space = 0) = 0;
 
   // Makes the pages of `range` whose bit in `bits` is set clean (bit 0 is page `range.first_page`),
@@ -39,7 +38,7 @@ class GuestMemory {
   // Deletes a slot and shows to `visit` what was in its dirty log. Here the log is read first and
   // the slot deleted then, as KVM's calls allow no better: what a vCPU writes between the two is
   // shown to nobody. A slot that has no bitmap is deleted all the same.
-  virtual absl::Status DeleteSlot(uint32_t slot, DirtyLog::Visitor visit,
+  virtual absl::Status DeleteSlot(uint32_t slot, DirtyPageVisitor visit,
                                   AddressSpaceId address_space = 0) {
     const absl::Status read = GetDirtyLog(slot, visit, address_space);
     // NotFound: it does not log. FailedPrecondition: the log is in rings.

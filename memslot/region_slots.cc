@@ -164,7 +164,7 @@ uint32_t RegionSlots::LowestFreeId() const {
   return static_cast<uint32_t>(std::find(used.begin(), used.end(), false) - used.begin());
 }
 
-absl::Status RegionSlots::TakeDirty(const Region& region, DirtyLog::Visitor visit) {
+absl::Status RegionSlots::TakeDirty(const Region& region, DirtyPageVisitor visit) {
   for (const Applied& applied : applied_) {
     if (applied.slot.region == &region) TDP_RETURN_IF_ERROR(SaveDirty(applied));
   }

@@ -13,10 +13,10 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "tdp/base/ordered_map.h"
-#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/dirty_pages.h"
 #include "tdp/memslot/flat_view.h"
 #include "tdp/memslot/guest_memory.h"
-#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/memory_region.h"
 #include "tdp/memslot/region.h"
 #include "tdp/memslot/slot_plan.h"
 
@@ -44,7 +44,7 @@ class RegionSlots : public RegionListener {
   // manual protection too, they are clean afterwards, and their next write is noticed. Visited when
   // that is so. FailedPrecondition where dirty pages are logged in rings: their entries name slots,
   // so harvest before a commit changes them (`set_observer`).
-  absl::Status TakeDirty(const Region& region, DirtyLog::Visitor visit);
+  absl::Status TakeDirty(const Region& region, DirtyPageVisitor visit);
 
   // Called with each step before it is taken: the slot as it will be, or, for a deletion, as it
   // was.

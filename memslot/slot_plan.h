@@ -12,7 +12,7 @@
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/flat_view.h"
-#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/memory_region.h"
 
 namespace tdp {
 

@@ -5,32 +5,34 @@
 #ifndef TDP_MMU_VCPU_H_
 #define TDP_MMU_VCPU_H_
 
-#include <cstdint>
 #include <memory>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
-#include "tdp/memslot/dirty_ring.h"
-#include "tdp/mmu/engine/engine.h"
+#include "tdp/memslot/memory_region.h"
+#include "tdp/mmu/backend.h"
 #include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/format/exit_qualification.h"
-#include "tdp/mmu/guest/guest_walker.h"
-#include "tdp/mmu/guest/guest_window.h"
 #include "tdp/mmu/page_fault.h"
-#include "tdp/mmu/paging_kind.h"
-#include "tdp/mmu/shadow/nested_vcpu.h"
-#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/stats.h"
-#include "tdp/mmu/sync/flush_clock.h"
 
 namespace tdp {
 
-class FaultAnswer;
-class FaultHandler;
-class Vcpu;
+// What not every embedder uses has headers of its own: memslot/dirty_ring.h for `DirtyRing`,
+// mmu/guest/guest_walk.h for what `Vcpu::WalkGuest` takes and gives, mmu/shadow/shadow_vcpu.h and
+// mmu/shadow/nested_vcpu.h.
+class DirtyRing;
+class GuestAccess;
+class GuestPaging;
+struct GuestRoots;
+struct GuestWalk;
+class NestedVcpu;
+class ShadowVcpu;
+class VcpuImpl;
 
 // The time between a VM entry and the exit that ends it. While it lives the vCPU counts as in the
 // guest: structural operations kick it and wait for this object's end. Its thread calls nothing
@@ -40,12 +42,14 @@ class [[nodiscard]] GuestEntry {
   GuestEntry(GuestEntry&& other) noexcept
       : vcpu_(std::exchange(other.vcpu_, nullptr)), eptp_(other.eptp_) {}
   GuestEntry& operator=(GuestEntry&& other) noexcept {
-    Leave();
+    if (vcpu_ != nullptr) Leave();
     vcpu_ = std::exchange(other.vcpu_, nullptr);
     eptp_ = other.eptp_;
     return *this;
   }
-  ~GuestEntry() { Leave(); }
+  ~GuestEntry() {
+    if (vcpu_ != nullptr) Leave();
+  }
 
   // What to load into the VMCS.
   Eptp eptp() const { return eptp_; }
@@ -53,10 +57,10 @@ class [[nodiscard]] GuestEntry {
   void Leave();
 
  private:
-  friend class Vcpu;
-  GuestEntry(Vcpu* vcpu, Eptp eptp) : vcpu_(vcpu), eptp_(eptp) {}
+  friend class VcpuImpl;
+  GuestEntry(VcpuImpl* vcpu, Eptp eptp) : vcpu_(vcpu), eptp_(eptp) {}
 
-  Vcpu* vcpu_;
+  VcpuImpl* vcpu_;
   Eptp eptp_;
 };
 
@@ -70,13 +74,13 @@ class Vcpu {
   Vcpu(const Vcpu&) = delete;
   Vcpu& operator=(const Vcpu&) = delete;
 
-  VcpuId id() const { return id_; }
+  VcpuId id() const;
 
   // Settles the flushes that this CPU owes and says which tables to run on. The vCPU is not in the
   // guest yet. A kick that comes between this and the entry itself must make the entry exit at
   // once.
   GuestEntry EnterGuest();
-  bool is_in_guest() const { return flush_member_.is_in_guest(); }
+  bool is_in_guest() const;
 
   // Answers an EPT violation (exit 48) at `gpa`. May call `Backend::Resolve` and so block; never
   // allocates by itself. The vCPU is not in the guest. Statuses with `FaultOutcome::kError`:
@@ -140,7 +144,7 @@ class Vcpu {
 
   // The thread of this vCPU moved to another CPU, whose TLB may still hold what this vCPU left
   // there in the past: the next entry flushes all of it.
-  void OnCpuChanged() { flush_member_.ForgetCpu(); }
+  void OnCpuChanged();
 
   // Translates `gva` through the guest's own tables as its CPU would, for emulation and
   // introspection: checks the rights, sets A and D flags in guest memory (its dirty pages are
@@ -155,12 +159,12 @@ class Vcpu {
   // What answers for a guest whose paging is shadowed; null unless the `Vm` has
   // `Paging::kShadow`. EPT violations, misconfigurations and `Prefault` are FailedPrecondition
   // there.
-  ShadowVcpu* shadow() { return shadow_.get(); }
+  ShadowVcpu* shadow();
 
   // What runs a guest of this guest, which is a hypervisor then; null unless the `Vm` has
   // `VmOptions::nested`. While L2 is entered, `EnterGuest` gives what L2 runs on, and its
   // violations go to `NestedVcpu::HandleViolation`.
-  NestedVcpu* nested() { return nested_.get(); }
+  NestedVcpu* nested();
 
   // Any thread.
   FaultStats stats() const;
@@ -169,53 +173,14 @@ class Vcpu {
   // entries of a vCPU that is gone; with those of this one it goes to `Vm::HarvestDirtyRings` and
   // the next vCPU when this object is destroyed. The collector's side belongs to one thread at a
   // time, calls of `Vm::HarvestDirtyRings` and `Vm::ResetDirtyRings` included.
-  DirtyRing* dirty_ring() { return dirty_ring_.get(); }
+  DirtyRing* dirty_ring();
 
  private:
-  friend class GuestEntry;
   friend class Vm;
+  explicit Vcpu(std::unique_ptr<VcpuImpl> impl);
 
-  Vcpu(Engine& engine, VcpuId id);
-  absl::Status StartShadows();
-  GuestEntry EnterOnShadow();
-  GuestEntry EnterNestable();
-  absl::Status CheckRunsOnEpt() const;
-
-  absl::Status CheckAddress(Gpa gpa) const;
-  absl::Status CheckWidth(Gpa gpa) const;
-  FaultResult HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted);
-  FaultResult ResultOf(FaultAnswer answer);
-  void SetSpecial(uint32_t why, bool set) { special_ = set ? special_ | why : special_ & ~why; }
-  void LeaveGuest() {
-    flush_member_.LeaveGuest();
-    SetSpecial(kInGuest, false);
-  }
-  void Adopt(AddressSpaceId space, View& view);
-
-  // Why a violation of this vCPU is not simply one of its guest's. One word, so that an ordinary
-  // fault asks once.
-  static constexpr uint32_t kInGuest = 1;
-  static constexpr uint32_t kShadowed = 2;
-  static constexpr uint32_t kNestable = 4;
-  static constexpr uint32_t kReverseMapped = 8;
-
-  Engine& engine_;
-  const Gpa guest_end_;
-  const VcpuId id_;
-  uint32_t special_;
-  bool uses_several_roots_ = false;  // a flush is of all of them
-  std::unique_ptr<FaultHandler> faults_;
-  Counter flushes_;
-  FlushClock::Member flush_member_;
-  std::unique_ptr<DirtyRing> dirty_ring_;
-  GuestWindow window_;
-  ShadowOwner<ShadowVcpu> shadow_;
-  ShadowOwner<NestedVcpu> nested_;
+  const std::unique_ptr<VcpuImpl> impl_;
 };
-
-inline void GuestEntry::Leave() {
-  if (Vcpu* vcpu = std::exchange(vcpu_, nullptr)) vcpu->LeaveGuest();
-}
 
 }  // namespace tdp
 

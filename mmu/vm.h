@@ -13,19 +13,18 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
-#include "tdp/memslot/dirty_log.h"
-#include "tdp/memslot/dirty_ring.h"
+#include "tdp/base/level.h"
+#include "tdp/memslot/dirty_pages.h"
 #include "tdp/memslot/guest_memory.h"
-#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/memory_region.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/format/eptp.h"
-#include "tdp/mmu/leaf_run.h"
-#include "tdp/mmu/policy/memory_types.h"
-#include "tdp/mmu/policy/view_rules.h"
+#include "tdp/mmu/guest_memory_types.h"
+#include "tdp/mmu/mappings.h"
+#include "tdp/mmu/pending_flush.h"
 #include "tdp/mmu/stats.h"
-#include "tdp/mmu/sync/flush_clock.h"
-#include "tdp/mmu/tables/direct_mmu.h"
 #include "tdp/mmu/vcpu.h"
 #include "tdp/mmu/vm_options.h"
 
@@ -94,19 +93,19 @@ class Vm : public GuestMemory {
   void EndHostInvalidation();
 
   // Takes every page that was written since the last take, or since logging was switched on, out of
-  // the log of slot `slot`, and shows it to `visit` (`DirtyLog::Visitor`). Every write that was
+  // the log of slot `slot`, and shows it to `visit` (`DirtyPageVisitor`). Every write that was
   // over before this call is in; each page that is shown will be noticed at its next write, and no
   // CPU writes it unnoticed any more when `visit` is called. `visit` runs under the slots mutex: it
   // calls nothing of this `Vm` but `MarkDirty`, `Stats` and `Translate`. NotFound if there is no
   // such slot or it does not log, FailedPrecondition with rings (`EnableDirtyRing`). Waits for
   // vCPUs to leave the guest, twice at most.
-  absl::Status TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space = 0);
+  absl::Status TakeDirtyLog(uint32_t slot, DirtyPageVisitor visit, AddressSpaceId space = 0);
 
   // The dirty log as KVM's calls have it, with its errors (`GuestMemory`). `GetDirtyLog` does what
   // `TakeDirtyLog` does unless manual protection is on: then it shows the dirty pages and leaves
   // them dirty, for `ClearDirtyLog`. A write that a CPU has noted but nobody gathered (D bits, PML)
   // is not cleared: the next call shows its page.
-  absl::Status GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit,
+  absl::Status GetDirtyLog(uint32_t slot, DirtyPageVisitor visit,
                            AddressSpaceId space = 0) override;
   absl::Status ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
                              absl::Span<const uint64_t> bits, AddressSpaceId space = 0) override;
@@ -114,8 +113,7 @@ class Vm : public GuestMemory {
   // Every write that was over before the slot went is shown (`GuestMemory` promises less). With
   // rings nothing is shown. Errors as for `SetMemoryRegion`; then nothing is shown and nothing has
   // changed. `visit` runs without a lock, when no vCPU can use the slot.
-  absl::Status DeleteSlot(uint32_t slot, DirtyLog::Visitor visit,
-                          AddressSpaceId space = 0) override;
+  absl::Status DeleteSlot(uint32_t slot, DirtyPageVisitor visit, AddressSpaceId space = 0) override;
 
   // Marks the pages of [gpa, gpa + size) as written, for a VMM or a device (DMA) that has written
   // them through the host: neither faults nor D bits tell of such writes (KVM's mark_page_dirty).

@@ -131,4 +131,18 @@ Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities) {
   return level;
 }
 
+const char* DirtyTrackingName(DirtyTracking tracking) {
+  switch (tracking) {
+    case DirtyTracking::kBest:
+      return "best";
+    case DirtyTracking::kWriteProtection:
+      return "write-protection";
+    case DirtyTracking::kDirtyBits:
+      return "D bits";
+    case DirtyTracking::kPml:
+      return "PML";
+  }
+  return "unknown";
+}
+
 }  // namespace tdp

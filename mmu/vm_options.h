@@ -12,7 +12,6 @@
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/backend.h"
-#include "tdp/mmu/dirty_tracking.h"
 
 namespace tdp {
 
@@ -28,6 +27,26 @@ enum class Paging : uint8_t {
   kEpt,     // by the CPU, in two dimensions
   kShadow,  // by tables that the engine makes of the guest's own and the slots: no EPT is needed
 };
+
+// How slots that log dirty pages find what the guest writes. Whatever the way, switching logging on
+// costs the same whatever the size of the slot: W is taken from the highest entries inside it.
+// docs/locking.md has the timelines.
+enum class DirtyTracking : uint8_t {
+  kBest,             // as an option: D bits where the VM uses A and D bits, else write-protection
+  kWriteProtection,  // the first write of each page is a fault, which marks it
+  kDirtyBits,        // the CPU sets D bits; taking the log collects them. The first write of each
+                     // 2 MiB is a fault, no other
+  kPml,              // the CPU writes the addresses down, and the backend hands them over:
+                     // `Vcpu::LogPml`. Faults as with D bits
+};
+
+// "write-protection" and the like.
+const char* DirtyTrackingName(DirtyTracking tracking);
+
+// Whether the CPU finds the writes by itself, below entries that have W.
+constexpr bool IsByHardware(DirtyTracking tracking) {
+  return tracking == DirtyTracking::kDirtyBits || tracking == DirtyTracking::kPml;
+}
 
 // A quota that follows the memory that the slots show, and changes with them.
 inline constexpr size_t kQuotaByMemory = ~size_t{0} >> 1;

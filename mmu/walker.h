@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Many lookups in a row.
+// Many lookups in a row, inline: so this header alone of those in mmu/ brings parts of the engine.
 
 #ifndef TDP_MMU_WALKER_H_
 #define TDP_MMU_WALKER_H_
 
 #include "tdp/base/address.h"
-#include "tdp/mmu/engine/engine.h"
+#include "tdp/memslot/memory_region.h"
+#include "tdp/mmu/format/eptp.h"
+#include "tdp/mmu/mappings.h"
 #include "tdp/mmu/sync/mmu_lock.h"
+#include "tdp/mmu/tables/direct_mmu.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {
@@ -18,10 +21,7 @@ namespace tdp {
 class Walker {
  public:
   // `space` is one that the VM has, `view` one of its views.
-  explicit Walker(Vm& vm, AddressSpaceId space = 0, ViewId view = kBaseView)
-      : mmu_(vm.engine_->views(space)[view].mmu()),
-        reader_(vm.engine_->mmu_lock()),
-        section_(reader_) {}
+  explicit Walker(Vm& vm, AddressSpaceId space = 0, ViewId view = kBaseView);
 
   // What the tables say of `gfn`, which lies within the guest's width. Changes no A or D bit.
   Translation Walk(Gfn gfn) const { return mmu_.Walk(gfn); }

@@ -12,7 +12,7 @@ class CheckLayers(unittest.TestCase):
 
     def test_a_lower_layer_and_the_own_folder_may_be_included(self):
         self.assertEqual([], self.problems(
-            "mmu/vm.cc", '"tdp/mmu/vm.h"', '"tdp/base/level.h"', '"tdp/rmap/rmap.h"',
+            "mmu/vm/vm.cc", '"tdp/mmu/vm.h"', '"tdp/base/level.h"', '"tdp/rmap/rmap.h"',
             "<cstdint>", '"absl/status/status.h"'))
 
     def test_a_higher_layer_is_named_with_its_line(self):
@@ -33,6 +33,25 @@ class CheckLayers(unittest.TestCase):
     def test_the_parts_of_the_engine_see_the_seams_of_its_face_alone(self):
         self.assertEqual([], self.problems("mmu/engine/engine.h", '"tdp/mmu/vm_options.h"'))
         self.assertEqual(1, len(self.problems("mmu/engine/engine.h", '"tdp/mmu/vcpu.h"')))
+
+    def test_a_public_header_brings_public_headers_alone(self):
+        self.assertEqual([], self.problems("mmu/vm.h", '"tdp/mmu/vcpu.h"', '"tdp/base/address.h"',
+                                           '"tdp/mmu/format/eptp.h"', "<memory>"))
+        self.assertEqual(
+            ['mmu/vm.h:1: "tdp/memslot/slot_set.h" is no public header, and mmu/vm.h is one'],
+            self.problems("mmu/vm.h", '"tdp/memslot/slot_set.h"'))
+        self.assertEqual(1, len(self.problems("mmu/shadow/shadow_vcpu.h",
+                                              '"tdp/mmu/shadow/shadow_tables.h"')))
+        self.assertEqual(1, len(self.problems("memslot/guest_memory.h",
+                                              '"tdp/memslot/dirty_log.h"')))
+        self.assertEqual([], self.problems("mmu/vm_options.cc", '"tdp/mmu/option_pairs.h"'))
+
+    def test_what_stands_behind_the_face_sees_everything_and_the_face_does_not_see_it(self):
+        self.assertEqual([], self.problems("mmu/vm/vcpu_impl.h", '"tdp/mmu/fault/fault_handler.h"',
+                                           '"tdp/mmu/vcpu.h"'))
+        self.assertEqual(1, len(self.problems("mmu/vcpu.h", '"tdp/mmu/vm/vcpu_impl.h"')))
+        self.assertEqual(1, len(self.problems("mmu/fault/prefault.cc",
+                                              '"tdp/mmu/vm/vcpu_impl.h"')))
 
     def test_backends_stand_beside_the_tables(self):
         self.assertEqual([], self.problems("backends/sim/cpu.h", '"tdp/mmu/backend.h"',

@@ -22,9 +22,9 @@ import sys
 # name: (limit, goal)
 LIMITS = {
     "mode tests": (24, 20),
-    "headers behind vm.h": (89, 22),
-    "lines behind vm.h": (10620, 2500),
-    "private functions shown": (54, 12),
+    "headers behind vm.h": (22, 22),
+    "lines behind vm.h": (2300, 2300),
+    "private functions shown": (0, 0),
     "entries of the largest folder": (28, 20),
     "floors of the highest folder": (6, 6),
     "lines of the longest file": (600, 600),

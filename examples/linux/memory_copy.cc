@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_ring.h"
 
 namespace tdp::linux_example {
 

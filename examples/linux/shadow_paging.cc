@@ -15,6 +15,7 @@
 #include "tdp/backends/vtx/write_instruction.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/guest/guest_walk.h"
 
 namespace tdp::linux_example {
 namespace {

@@ -21,6 +21,9 @@
 #include "tdp/backends/vtx/vm_exit.h"
 #include "tdp/backends/vtx/vmx_capabilities.h"
 #include "tdp/backends/vtx/vtx_vcpu.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/shadow/paging_fault.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vcpu.h"
 
 namespace tdp::linux_example {

@@ -24,7 +24,7 @@ absl::StatusOr<VcpuId> VcpuSet::TakeId() {
   return static_cast<VcpuId>(id);
 }
 
-void VcpuSet::Add(VcpuId id, Vcpu* vcpu, DirtyRing* ring) {
+void VcpuSet::Add(VcpuId id, VcpuImpl* vcpu, DirtyRing* ring) {
   MutexLock lock(mutex_);
   places_[id].vcpu = vcpu;
   places_[id].ring = ring;
@@ -43,7 +43,7 @@ bool VcpuSet::is_empty() const {
                       [](const Place& place) { return place.vcpu != nullptr; });
 }
 
-FaultStats VcpuSet::SumStats(absl::FunctionRef<FaultStats(const Vcpu* vcpu)> stats_of) const {
+FaultStats VcpuSet::SumStats(absl::FunctionRef<FaultStats(const VcpuImpl* vcpu)> stats_of) const {
   MutexLock lock(mutex_);
   FaultStats sum = retired_stats_;
   for (const Place& place : places_) {

@@ -20,7 +20,7 @@
 
 namespace tdp {
 
-class Vcpu;
+class VcpuImpl;
 
 // Thread-safe. Its mutex is held for no longer than a look: `Stats` takes it, perhaps in a thread
 // that others wait for.
@@ -34,7 +34,7 @@ class VcpuSet {
   // ResourceExhausted for the 2^20th that is in use.
   absl::StatusOr<VcpuId> TakeId() ABSL_LOCKS_EXCLUDED(mutex_);
   // The vCPU is complete: `ForEach` shows it from here on. `ring` is its own, or null.
-  void Add(VcpuId id, Vcpu* vcpu, DirtyRing* ring) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Add(VcpuId id, VcpuImpl* vcpu, DirtyRing* ring) ABSL_LOCKS_EXCLUDED(mutex_);
   // The vCPU goes. What nobody has harvested of its ring stays for the collector, and what it has
   // counted stays in `retired_stats`.
   void Remove(VcpuId id, std::unique_ptr<DirtyRing> ring, const FaultStats& stats)
@@ -43,7 +43,7 @@ class VcpuSet {
 
   // What `stats_of` says of every vCPU that is complete, and what those that are gone have counted.
   // It is called under the mutex.
-  FaultStats SumStats(absl::FunctionRef<FaultStats(const Vcpu* vcpu)> stats_of) const
+  FaultStats SumStats(absl::FunctionRef<FaultStats(const VcpuImpl* vcpu)> stats_of) const
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Dirty rings ---
@@ -62,7 +62,7 @@ class VcpuSet {
  private:
   struct Place {
     bool is_taken = false;
-    Vcpu* vcpu = nullptr;  // null: none, or being made
+    VcpuImpl* vcpu = nullptr;  // null: none, or being made
     DirtyRing* ring = nullptr;
   };
 

@@ -16,6 +16,13 @@
 
 namespace tdp {
 
+// Names a view of one address space: its index in the list of EPTPs that VMFUNC chooses from.
+using ViewId = uint16_t;
+// The view that every address space has from the beginning.
+inline constexpr ViewId kBaseView = 0;
+// Views of one address space, the base included: as many as an EPTP list has entries.
+inline constexpr int kMaxViews = 512;
+
 class Eptp {
  public:
   constexpr Eptp() = default;

@@ -21,11 +21,11 @@
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/backend.h"
-#include "tdp/mmu/dirty_tracking.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/policy/memory_types.h"
 #include "tdp/mmu/policy/view_rules.h"
 #include "tdp/mmu/tables/direct_mmu.h"
+#include "tdp/mmu/vm_options.h"
 
 namespace tdp {
 

@@ -5,19 +5,10 @@
 #ifndef TDP_MMU_POLICY_VIEW_RULES_H_
 #define TDP_MMU_POLICY_VIEW_RULES_H_
 
-#include <cstdint>
-
 #include "tdp/base/access.h"
 #include "tdp/mmu/policy/frame_map.h"
 
 namespace tdp {
-
-// Names a view of one address space: its index in the list of EPTPs that VMFUNC chooses from.
-using ViewId = uint16_t;
-// The view that every address space has from the beginning.
-inline constexpr ViewId kBaseView = 0;
-// Views of one address space, the base included: as many as an EPTP list has entries.
-inline constexpr int kMaxViews = 512;
 
 struct ViewRule {
   Access rights = Access::All();  // at most these, of what slot and host allow

@@ -6,38 +6,20 @@
 #ifndef TDP_MMU_SHADOW_NESTED_VCPU_H_
 #define TDP_MMU_SHADOW_NESTED_VCPU_H_
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/base/address.h"
-#include "tdp/memslot/dirty_log.h"
-#include "tdp/memslot/dirty_ring.h"
-#include "tdp/memslot/memory_slot.h"
-#include "tdp/memslot/slot_reader.h"
-#include "tdp/mmu/backend.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/format/exit_qualification.h"
-#include "tdp/mmu/format/page_role.h"
-#include "tdp/mmu/guest/guest_window.h"
-#include "tdp/mmu/guest/nested_ept_walker.h"
-#include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/shadow/nested_fault.h"
-#include "tdp/mmu/shadow/shadow_faults.h"
-#include "tdp/mmu/shadow/shadow_tables.h"
-#include "tdp/mmu/sync/change_sequence.h"
-#include "tdp/mmu/sync/flush_clock.h"
-#include "tdp/mmu/sync/mmu_lock.h"
 
 namespace tdp {
 
-using NestedShadow = ShadowTables<EptEntry>;
-
-using NestedParts = ShadowParts<EptEntry>;
+class NestedVcpuImpl;
 
 // Made with its `Vcpu` (`Vcpu::nested`), and like it used by one thread at a time. Every call wants
 // the vCPU outside the guest, else FailedPrecondition.
@@ -45,11 +27,9 @@ using NestedParts = ShadowParts<EptEntry>;
 // EPT02 is to EPT12 what a TLB is to page tables: L1's tables are not tracked. What L1 takes away
 // stays until L1 executes INVEPT, as on a CPU; what it adds or allows is found by the next
 // violation.
-class NestedVcpu : private ShadowFaults<EptEntry> {
+class NestedVcpu {
  public:
-  // `member`, `window` and `ring` (null: none) belong to the `Vcpu`.
-  NestedVcpu(const NestedParts& parts, const FlushClock::Member& member, GuestWindow& window,
-             DirtyRing* ring);
+  explicit NestedVcpu(std::unique_ptr<NestedVcpuImpl> impl);
   // The vCPU is outside the guest for good.
   ~NestedVcpu();
 
@@ -69,7 +49,9 @@ class NestedVcpu : private ShadowFaults<EptEntry> {
   // It runs L1 again: a VM exit to L1. Where L1 gave no VPID this drops linear and combined
   // translations, L1's included.
   absl::Status Leave();
-  bool is_entered() const { return is_entered_; }
+  bool is_entered() const;
+  // What L2 runs on, once it was entered.
+  Eptp eptp() const;
 
   // Answers an EPT violation of L2 at `gpa`, an address of L2's. The vCPU has entered L2. Statuses
   // with kError: InvalidArgument (a qualification that hardware cannot report), FailedPrecondition
@@ -88,46 +70,12 @@ class NestedVcpu : private ShadowFaults<EptEntry> {
   absl::StatusOr<bool> Invvpid(uint64_t type, uint64_t vpid, Gva gva, const EntryRules& rules,
                                int linear_address_bits = 57);
 
-  // --- for the `Vcpu`
-  // What L2 runs on.
-  Eptp eptp() const;
-  // Whether the CPU has to forget its linear and combined translations before it runs on.
-  bool TakeFlush() { return std::exchange(owes_flush_, false); }
-  // The vCPU is not in L2.
-  void SetAddressSpace(AddressSpaceId space);
-  void AddTo(FaultStats& stats) const;
+  // How it works, for the `Vcpu` that it belongs to.
+  NestedVcpuImpl& impl() { return *impl_; }
+  const NestedVcpuImpl& impl() const { return *impl_; }
 
  private:
-  // A violation on its way.
-  struct Violation : Fault {
-    NestedEptAccess request;
-    ExitQualification qualification;
-  };
-
-  absl::Status CheckContext(const NestedContext& context) const;
-
-  Next Try(Violation& fault, NestedFaultResult& result);
-  Next Walk(Violation& fault, NestedFaultResult& result);
-  void TakePath(Violation& fault) const;
-  Next Install(Violation& fault, ShadowZap& zap, NestedFaultResult& result);
-  EptEntry LeafOf(const Violation& fault, Level level) const;
-  uint32_t Clean(Access rights, EptEntry leaf) const;
-  void PrefetchAround(const Violation& fault, ShadowPage& page, int index);
-  void DropPath(Gpa gpa);
-  absl::Status ReloadRoot();
-  void DropAll(NestedShadow& shadow);
-
-  PageRole RootRole(const NestedContext& context) const;
-  bool IsRootOf(const NestedContext& context) const;
-  absl::Status LoadRoot(const NestedContext& context, ShadowPage*& root);
-  void ReleaseRoot();
-
-  bool is_entered_ = false;
-  NestedContext context_;
-  ShadowPage* root_ = nullptr;  // of `context_`, held
-  NestedEptWalk walk_;
-  bool owes_flush_ = false;
-  uint16_t last_vpid_ = 0;  // of L1's, under which L2 ran last
+  const std::unique_ptr<NestedVcpuImpl> impl_;
 };
 
 }  // namespace tdp

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/shadow/nested_vcpu.h"
+#include "tdp/mmu/shadow/nested_vcpu_impl.h"
 
 #include <algorithm>
 #include <utility>
@@ -29,15 +29,15 @@ GuestRights GuestRightsOf(ExitQualification qualification) {
 
 }  // namespace
 
-NestedVcpu::NestedVcpu(const NestedParts& parts, const FlushClock::Member& member,
-                       GuestWindow& window, DirtyRing* ring)
+NestedVcpuImpl::NestedVcpuImpl(const NestedParts& parts, const FlushClock::Member& member,
+                               GuestWindow& window, DirtyRing* ring)
     : ShadowFaults(parts, member, window, ring) {}
 
-NestedVcpu::~NestedVcpu() { ReleaseRoot(); }
+NestedVcpuImpl::~NestedVcpuImpl() { ReleaseRoot(); }
 
 // --- To L2 and back ------------------------------------------------------------------------------
 
-absl::Status NestedVcpu::CheckContext(const NestedContext& context) const {
+absl::Status NestedVcpuImpl::CheckContext(const NestedContext& context) const {
   const Capabilities& can = parts_.backend.capabilities();
   const EntryRules& rules = context.rules;
   TDP_RETURN_IF_ERROR(context.eptp.Check(rules.capabilities, rules.physical_address_bits));
@@ -56,7 +56,7 @@ absl::Status NestedVcpu::CheckContext(const NestedContext& context) const {
   return absl::OkStatus();
 }
 
-absl::Status NestedVcpu::Enter(const NestedContext& context) {
+absl::Status NestedVcpuImpl::Enter(const NestedContext& context) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   TDP_RETURN_IF_ERROR(CheckContext(context));
   if (!IsRootOf(context)) {
@@ -73,19 +73,19 @@ absl::Status NestedVcpu::Enter(const NestedContext& context) {
   return absl::OkStatus();
 }
 
-absl::Status NestedVcpu::Leave() {
+absl::Status NestedVcpuImpl::Leave() {
   TDP_RETURN_IF_ERROR(CheckOutside());
   owes_flush_ |= is_entered_ && context_.vpid == 0;
   is_entered_ = false;
   return absl::OkStatus();
 }
 
-void NestedVcpu::SetAddressSpace(AddressSpaceId space) {
+void NestedVcpuImpl::SetAddressSpace(AddressSpaceId space) {
   ReleaseRoot();
   space_ = space;
 }
 
-Eptp NestedVcpu::eptp() const {
+Eptp NestedVcpuImpl::eptp() const {
   return Eptp::Make(shadow().pool().HpaOf(root_->table->entries()), context_.eptp.levels(),
                     context_.eptp.accessed_dirty());
 }
@@ -94,7 +94,7 @@ Eptp NestedVcpu::eptp() const {
 
 // EPT02 has A and D flags where EPT12 has: with them the CPU counts reads of L2's tables as writes,
 // which L1 is to see.
-PageRole NestedVcpu::RootRole(const NestedContext& context) const {
+PageRole NestedVcpuImpl::RootRole(const NestedContext& context) const {
   const EntryRules& rules = context.rules;
   return PageRole()
       .WithLevel(context.eptp.root_level())
@@ -110,12 +110,12 @@ PageRole NestedVcpu::RootRole(const NestedContext& context) const {
 }
 
 // Whether the root that is held is what `context` runs on.
-bool NestedVcpu::IsRootOf(const NestedContext& context) const {
+bool NestedVcpuImpl::IsRootOf(const NestedContext& context) const {
   return root_ != nullptr && root_->gfn == Gfn(context.eptp.root().raw() >> kPageShift) &&
          root_->role == RootRole(context) && shadow().IsCurrent(*root_);
 }
 
-absl::Status NestedVcpu::LoadRoot(const NestedContext& context, ShadowPage*& root) {
+absl::Status NestedVcpuImpl::LoadRoot(const NestedContext& context, ShadowPage*& root) {
   const Gfn gfn(context.eptp.root().raw() >> kPageShift);
   const PageRole role = RootRole(context);
   for (int i = 0; i < kTries; ++i) {
@@ -141,7 +141,7 @@ absl::Status NestedVcpu::LoadRoot(const NestedContext& context, ShadowPage*& roo
   return absl::UnavailableError("shadow pages go as fast as they come: try again");
 }
 
-void NestedVcpu::ReleaseRoot() {
+void NestedVcpuImpl::ReleaseRoot() {
   if (root_ == nullptr) return;
   PendingFlush flush;
   {
@@ -157,7 +157,7 @@ void NestedVcpu::ReleaseRoot() {
 
 // --- The violation -------------------------------------------------------------------------------
 
-NestedFaultResult NestedVcpu::HandleViolation(Gpa gpa, ExitQualification qualification) {
+NestedFaultResult NestedVcpuImpl::HandleViolation(Gpa gpa, ExitQualification qualification) {
   if (absl::Status bad = CheckOutside(); !bad.ok()) return Error<NestedFaultResult>(std::move(bad));
   if (!is_entered_)
     return Error<NestedFaultResult>(absl::FailedPreconditionError("the vCPU has not entered L2"));
@@ -185,14 +185,14 @@ NestedFaultResult NestedVcpu::HandleViolation(Gpa gpa, ExitQualification qualifi
   return result;
 }
 
-void NestedVcpu::AddTo(FaultStats& stats) const {
+void NestedVcpuImpl::AddTo(FaultStats& stats) const {
   AddCounted<NestedOutcome>(stats);
   stats.guest_faults +=
       Counted(NestedOutcome::kViolation) + Counted(NestedOutcome::kMisconfiguration);
 }
 
 // Life of a nested violation, top to bottom. docs/shadow.md has the reasons.
-NestedVcpu::Next NestedVcpu::Try(Violation& fault, NestedFaultResult& result) {
+NestedVcpuImpl::Next NestedVcpuImpl::Try(Violation& fault, NestedFaultResult& result) {
   stock_.Refill().IgnoreError();  // without tables it may still go well
   fault.sequence = parts_.sequence.Current();
   if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
@@ -207,7 +207,7 @@ NestedVcpu::Next NestedVcpu::Try(Violation& fault, NestedFaultResult& result) {
 }
 
 // Through EPT12, which sets its A and D flags. kAgain: it allows the access.
-NestedVcpu::Next NestedVcpu::Walk(Violation& fault, NestedFaultResult& result) {
+NestedVcpuImpl::Next NestedVcpuImpl::Walk(Violation& fault, NestedFaultResult& result) {
   {
     MmuReadSection section(reader_);
     NestedEptWalker<GuestWindow>(context_.eptp, context_.rules, window_).Walk(fault.request, walk_);
@@ -237,7 +237,7 @@ NestedVcpu::Next NestedVcpu::Walk(Violation& fault, NestedFaultResult& result) {
   return Next::kDone;
 }
 
-void NestedVcpu::TakePath(Violation& fault) const {
+void NestedVcpuImpl::TakePath(Violation& fault) const {
   ShadowPath& path = fault.path;
   path.gfn = Gfn::Of(walk_.gpa);
   path.leaf_level = walk_.level;
@@ -253,14 +253,15 @@ void NestedVcpu::TakePath(Violation& fault) const {
 
 // Of `rights`, those that EPT02 may have: without W where the write that sets D in L1's `leaf` is
 // yet to be seen.
-uint32_t NestedVcpu::Clean(Access rights, EptEntry leaf) const {
+uint32_t NestedVcpuImpl::Clean(Access rights, EptEntry leaf) const {
   rights = rights.Without(Access::UserExecute());
   if (context_.eptp.accessed_dirty() && !leaf.dirty()) rights = rights.Without(Access::Write());
   return rights.raw();
 }
 
 // Under the lock.
-NestedVcpu::Next NestedVcpu::Install(Violation& fault, ShadowZap& zap, NestedFaultResult& result) {
+NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
+                                             NestedFaultResult& result) {
   if (const Next next = HasRooms(fault); next != Next::kDone) return next;
   if (!shadow().IsCurrent(*root_)) return Next::kLoadRoot;
   if (shadow().IsFull(kPagesPerFault)) return Next::kTables;
@@ -292,7 +293,7 @@ NestedVcpu::Next NestedVcpu::Install(Violation& fault, ShadowZap& zap, NestedFau
 
 // A CPU may cache whatever EPT12 allows, but with A and D flags not before it has set A, which L1
 // would see.
-void NestedVcpu::PrefetchAround(const Violation& fault, ShadowPage& page, int index) {
+void NestedVcpuImpl::PrefetchAround(const Violation& fault, ShadowPage& page, int index) {
   Prefetch(
       fault, page, index,
       [&](int i, const std::byte* table, LeafOrigin& origin) {
@@ -321,7 +322,7 @@ void NestedVcpu::PrefetchAround(const Violation& fault, ShadowPage& page, int in
 // frame. The memory types of EPT12 do not count: the memory is the host's. EPT12 has no MBEC, so
 // its X is for both modes, whether or not the CPU tells them apart. Nothing that EPT02 lacks may
 // become #VE: the guest that would get it is L2.
-EptEntry NestedVcpu::LeafOf(const Violation& fault, Level level) const {
+EptEntry NestedVcpuImpl::LeafOf(const Violation& fault, Level level) const {
   Access rights = Access::FromRaw(static_cast<uint8_t>(fault.path.rights));
   if (rights.can_execute()) rights = rights | Access::UserExecute();
   const bool write = fault.request.access.can_write();
@@ -340,7 +341,7 @@ EptEntry NestedVcpu::LeafOf(const Violation& fault, Level level) const {
 }
 
 // Empties the lowest entry on the way to `gpa` that is there.
-void NestedVcpu::DropPath(Gpa gpa) {
+void NestedVcpuImpl::DropPath(Gpa gpa) {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
@@ -361,7 +362,7 @@ void NestedVcpu::DropPath(Gpa gpa) {
   flush.Settle();
 }
 
-absl::Status NestedVcpu::ReloadRoot() {
+absl::Status NestedVcpuImpl::ReloadRoot() {
   ShadowPage* root = nullptr;
   TDP_RETURN_IF_ERROR(LoadRoot(context_, root));
   ReleaseRoot();
@@ -371,7 +372,7 @@ absl::Status NestedVcpu::ReloadRoot() {
 
 // --- L1's flushes --------------------------------------------------------------------------------
 
-absl::StatusOr<bool> NestedVcpu::Invept(uint64_t type, Eptp eptp, const EntryRules& rules) {
+absl::StatusOr<bool> NestedVcpuImpl::Invept(uint64_t type, Eptp eptp, const EntryRules& rules) {
   constexpr uint64_t kSingle = 1;
   constexpr uint64_t kAll = 2;
   TDP_RETURN_IF_ERROR(CheckOutside());
@@ -385,7 +386,7 @@ absl::StatusOr<bool> NestedVcpu::Invept(uint64_t type, Eptp eptp, const EntryRul
   return true;
 }
 
-void NestedVcpu::DropAll(NestedShadow& shadow) {
+void NestedVcpuImpl::DropAll(NestedShadow& shadow) {
   bool more = true;
   for (bool first = true; more; first = false) {
     PendingFlush part;
@@ -403,8 +404,8 @@ void NestedVcpu::DropAll(NestedShadow& shadow) {
   }
 }
 
-absl::StatusOr<bool> NestedVcpu::Invvpid(uint64_t type, uint64_t vpid, Gva gva,
-                                         const EntryRules& rules, int linear_address_bits) {
+absl::StatusOr<bool> NestedVcpuImpl::Invvpid(uint64_t type, uint64_t vpid, Gva gva,
+                                             const EntryRules& rules, int linear_address_bits) {
   constexpr uint64_t kAddress = 0;
   constexpr uint64_t kAll = 2;
   constexpr uint64_t kLastType = 3;

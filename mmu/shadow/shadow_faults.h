@@ -26,6 +26,8 @@
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/backend.h"
+#include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/paging_entry.h"
 #include "tdp/mmu/guest/guest_window.h"
 #include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/shadow/shadow_fetch.h"
@@ -50,6 +52,11 @@ struct ShadowParts {
   std::vector<ShadowTables<Entry>*> shadows;  // by address space
   TableRecycler& recycler;
 };
+
+using PagingShadow = ShadowTables<PagingEntry>;
+using PagingParts = ShadowParts<PagingEntry>;
+using NestedShadow = ShadowTables<EptEntry>;
+using NestedParts = ShadowParts<EptEntry>;
 
 // The base of the two kinds of vCPU, and like them used by one thread at a time.
 template <typename Entry>

@@ -6,43 +6,21 @@
 #ifndef TDP_MMU_SHADOW_SHADOW_VCPU_H_
 #define TDP_MMU_SHADOW_SHADOW_VCPU_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <utility>
-#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
-#include "tdp/memslot/dirty_log.h"
-#include "tdp/memslot/memory_slot.h"
-#include "tdp/memslot/slot_reader.h"
-#include "tdp/mmu/backend.h"
 #include "tdp/mmu/format/guest_paging.h"
-#include "tdp/mmu/format/page_role.h"
-#include "tdp/mmu/format/paging_entry.h"
-#include "tdp/mmu/guest/guest_walker.h"
-#include "tdp/mmu/guest/guest_window.h"
-#include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/shadow/paging_fault.h"
-#include "tdp/mmu/shadow/paging_guest.h"
-#include "tdp/mmu/shadow/shadow_faults.h"
 #include "tdp/mmu/shadow/shadow_registers.h"
-#include "tdp/mmu/shadow/shadow_root.h"
-#include "tdp/mmu/shadow/shadow_tables.h"
-#include "tdp/mmu/stats.h"
-#include "tdp/mmu/sync/change_sequence.h"
-#include "tdp/mmu/sync/flush_clock.h"
-#include "tdp/mmu/sync/mmu_lock.h"
 
 namespace tdp {
 
-using PagingShadow = ShadowTables<PagingEntry>;
-
-using PagingParts = ShadowParts<PagingEntry>;
+class ShadowVcpuImpl;
 
 // Made with its `Vcpu` (`Vcpu::shadow`), and like it used by one thread at a time. Every call wants
 // the vCPU outside the guest, else FailedPrecondition. What it may block in and allocates is done
@@ -50,24 +28,19 @@ using PagingParts = ShadowParts<PagingEntry>;
 // made again.
 //
 // It begins without paging, as a CPU after reset.
-class ShadowVcpu : private ShadowFaults<PagingEntry> {
+class ShadowVcpu {
  public:
-  // `member` and `window` belong to the `Vcpu`. ResourceExhausted without memory for the first
-  // root.
-  static absl::StatusOr<std::unique_ptr<ShadowVcpu>> Create(const PagingParts& parts,
-                                                            const FlushClock::Member& member,
-                                                            GuestWindow& window);
+  explicit ShadowVcpu(std::unique_ptr<ShadowVcpuImpl> impl);
   // The vCPU is outside the guest for good.
   ~ShadowVcpu();
 
   ShadowVcpu(const ShadowVcpu&) = delete;
   ShadowVcpu& operator=(const ShadowVcpu&) = delete;
 
-  // --- the guest's registers
-  // ----------------------------------------------------------------------------
+  // --- the guest's registers ---
 
-  const GuestPaging& paging() const { return paging_; }
-  const GuestRoots& roots() const { return roots_; }
+  const GuestPaging& paging() const;
+  const GuestRoots& roots() const;
 
   // The guest's CR0, CR4, EFER and CR3 are these from now on: what MOV to CR0 or CR4, WRMSR to EFER
   // or a restored state do to translation. Everything the guest may have cached is forgotten. Under
@@ -84,11 +57,10 @@ class ShadowVcpu : private ShadowFaults<PagingEntry> {
   // CR4.PCIDE), or a non-canonical address of type 0.
   absl::StatusOr<GuestEvent> Invpcid(uint64_t type, uint64_t pcid, Gva gva);
 
-  // --- running
-  // -----------------------------------------------------------------------------------------
+  // --- running ---
 
   // What the hardware is to run with, until the next call here.
-  const ShadowRegisters& registers() const { return registers_; }
+  const ShadowRegisters& registers() const;
 
   // Answers a #PF that the CPU raised in the guest: `error_code` and CR2 as it reported them.
   // `excused`: an explicit access with RFLAGS.AC set, which SMAP lets pass. kError: InvalidArgument
@@ -110,72 +82,12 @@ class ShadowVcpu : private ShadowFaults<PagingEntry> {
   // guest. InvalidArgument for no bytes, and for a range that wraps.
   absl::Status OnWritten(Gpa gpa, ByteCount size);
 
-  // --- for the `Vcpu`
-  // ----------------------------------------------------------------------------------
-
-  // Whether the CPU has to forget the vCPU's linear translations before it runs it.
-  bool TakeFlush() { return std::exchange(owes_flush_, false); }
-  absl::Status SetAddressSpace(AddressSpaceId space);
-  void AddTo(FaultStats& stats) const;
-  // What the tables say of `gva` now; no bit changes. Null-kind entry where they say nothing.
-  struct Found {
-    PagingEntry entry;
-    Level level = kLevel4K;
-  };
-  Found Look(Gva gva);
+  // How it works, for the `Vcpu` that it belongs to.
+  ShadowVcpuImpl& impl() { return *impl_; }
+  const ShadowVcpuImpl& impl() const { return *impl_; }
 
  private:
-  // A fault on its way.
-  struct PagingFault : Fault {
-    Gva gva;
-    GuestAccess access;
-  };
-
-  ShadowVcpu(const PagingParts& parts, const FlushClock::Member& member, GuestWindow& window);
-
-  PageRole RootRole(const GuestPaging& paging) const;
-
-  // The fault.
-  Next Try(PagingFault& fault, PagingFaultResult& result);
-  Next Walk(PagingFault& fault, PagingFaultResult& result);
-  void TakePath(PagingFault& fault) const;
-  Next Install(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
-  Level GoalOf(const PagingFault& fault) const;
-  bool NeedsSmapEmulation(const PagingFault& fault) const;
-  PagingEntry LeafOf(const PagingFault& fault, Level level, bool writable) const;
-  GuestRights Emulated(const PagingFault& fault, GuestRights rights) const;
-  bool MayWrite(const PagingFault& fault, Level level);
-  void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
-  bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
-  void PrefetchAround(const PagingFault& fault, ShadowPage& page, int index);
-  absl::Status ReloadRoot();
-  bool ReleaseCachedRoots();
-
-  // Roots.
-  absl::StatusOr<GuestEvent> LoadPdptes(const GuestPaging& paging, uint64_t cr3, GuestRoots& roots);
-  absl::Status SwitchRoot(const GuestPaging& paging, const GuestRoots& roots, bool& kept);
-  absl::Status LoadRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root);
-  Next BuildRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root,
-                 ShadowZap& zap);
-  Next BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& page, ShadowZap& zap);
-  bool IsCurrent(const ShadowRoot& root) const;
-  void Release(ShadowRoot& root);
-  void LoadRegisters();
-
-  // The guest's flushes.
-  void Resync();
-  void FetchForSync();
-  Next ResyncPages(ShadowZap& zap);
-  Next ResyncAddress(const ShadowRoot& root, Gva gva, ShadowZap& zap);
-  void InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns);
-
-  GuestPaging paging_;
-  GuestRoots roots_;
-  GuestWalk walk_;
-  ShadowRoot root_;
-  RootCache previous_;
-  ShadowRegisters registers_;
-  bool owes_flush_ = true;
+  const std::unique_ptr<ShadowVcpuImpl> impl_;
 };
 
 }  // namespace tdp

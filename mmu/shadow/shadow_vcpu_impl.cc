@@ -2,7 +2,7 @@
 //
 // The fault.
 
-#include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 
 #include <algorithm>
 #include <utility>
@@ -22,13 +22,13 @@ constexpr int kTries = 64;
 
 }  // namespace
 
-ShadowVcpu::ShadowVcpu(const PagingParts& parts, const FlushClock::Member& member,
-                       GuestWindow& window)
+ShadowVcpuImpl::ShadowVcpuImpl(const PagingParts& parts, const FlushClock::Member& member,
+                               GuestWindow& window)
     : ShadowFaults(parts, member, window, nullptr) {}
 
 // --- The fault -----------------------------------------------------------------------------------
 
-PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool excused) {
+PagingFaultResult ShadowVcpuImpl::HandlePageFault(Gva gva, uint32_t error_code, bool excused) {
   using namespace guest;
   if (absl::Status bad = CheckOutside(); !bad.ok()) return Error<PagingFaultResult>(std::move(bad));
   if ((error_code & ~(kFaultPresent | kFaultWrite | kFaultUser | kFaultFetch)) != 0) {
@@ -59,7 +59,7 @@ PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool
 }
 
 // Life of a shadow fault, top to bottom. docs/shadow.md has the reasons.
-ShadowVcpu::Next ShadowVcpu::Try(PagingFault& fault, PagingFaultResult& result) {
+ShadowVcpuImpl::Next ShadowVcpuImpl::Try(PagingFault& fault, PagingFaultResult& result) {
   stock_.Refill().IgnoreError();  // without tables it may still go well
   fault.sequence = parts_.sequence.Current();
   if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
@@ -70,7 +70,7 @@ ShadowVcpu::Next ShadowVcpu::Try(PagingFault& fault, PagingFaultResult& result) 
 }
 
 // Through the guest's tables. kAgain: they map the address, and `fault.path` says how.
-ShadowVcpu::Next ShadowVcpu::Walk(PagingFault& fault, PagingFaultResult& result) {
+ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(PagingFault& fault, PagingFaultResult& result) {
   {
     MmuReadSection section(reader_);
     GvaToGpa(paging_, roots_, window_, fault.gva, fault.access, walk_);
@@ -96,7 +96,7 @@ ShadowVcpu::Next ShadowVcpu::Walk(PagingFault& fault, PagingFaultResult& result)
   return Next::kDone;
 }
 
-void ShadowVcpu::TakePath(PagingFault& fault) const {
+void ShadowVcpuImpl::TakePath(PagingFault& fault) const {
   ShadowPath& path = fault.path;
   path.gfn = Gfn::Of(walk_.gpa);
   if (paging_.mode() == PagingMode::kNone) {
@@ -116,8 +116,8 @@ void ShadowVcpu::TakePath(PagingFault& fault) const {
 }
 
 // Under the lock.
-ShadowVcpu::Next ShadowVcpu::Install(PagingFault& fault, ShadowZap& zap,
-                                     PagingFaultResult& result) {
+ShadowVcpuImpl::Next ShadowVcpuImpl::Install(PagingFault& fault, ShadowZap& zap,
+                                             PagingFaultResult& result) {
   if (const Next next = HasRooms(fault); next != Next::kDone) return next;
   ShadowPage* root = root_.PageOf(fault.gva);
   if (root == nullptr || !IsCurrent(root_)) return Next::kLoadRoot;
@@ -163,7 +163,7 @@ ShadowVcpu::Next ShadowVcpu::Install(PagingFault& fault, ShadowZap& zap,
 
 // The largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is left to
 // tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
-Level ShadowVcpu::GoalOf(const PagingFault& fault) const {
+Level ShadowVcpuImpl::GoalOf(const PagingFault& fault) const {
   const Level host =
       parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, Access::Read());
   return std::min({host, Level(fault.path.leaf_level), kLevel2M});
@@ -171,7 +171,7 @@ Level ShadowVcpu::GoalOf(const PagingFault& fault) const {
 
 // With CR0.WP clear a supervisor writes a read-only user page. The shadow makes it a supervisor's
 // page for that time, which SMAP would not guard: such a write is emulated.
-bool ShadowVcpu::NeedsSmapEmulation(const PagingFault& fault) const {
+bool ShadowVcpuImpl::NeedsSmapEmulation(const PagingFault& fault) const {
   const GuestRights rights(fault.path.rights);
   return fault.access.is_write() && !rights.writable() && rights.user() &&
          (paging_.controls().cr4 & guest::kCr4Smap) != 0;
@@ -180,7 +180,7 @@ bool ShadowVcpu::NeedsSmapEmulation(const PagingFault& fault) const {
 // What the leaf says where CR0.WP is clear and a supervisor writes a page without W: W, but for
 // supervisors alone. A user's access takes it back. With SMEP the supervisor must not execute it
 // (KVM's FNAME(page_fault)).
-GuestRights ShadowVcpu::Emulated(const PagingFault& fault, GuestRights rights) const {
+GuestRights ShadowVcpuImpl::Emulated(const PagingFault& fault, GuestRights rights) const {
   if (!fault.access.is_write() || rights.writable()) return rights;
   const bool smep = (paging_.controls().cr4 & guest::kCr4Smep) != 0;
   const unsigned lost = rights.user() ? GuestRights::kUser | (smep ? GuestRights::kExecute : 0) : 0;
@@ -189,7 +189,7 @@ GuestRights ShadowVcpu::Emulated(const PagingFault& fault, GuestRights rights) c
 
 // Whether the leaf may have W at all. Under the lock; a write to a tracked table of leaves lets it
 // go unsync.
-bool ShadowVcpu::MayWrite(const PagingFault& fault, Level level) {
+bool ShadowVcpuImpl::MayWrite(const PagingFault& fault, Level level) {
   const MemorySlot& slot = *fault.slot;
   if (slot.is_read_only() || !fault.page->writable) return false;
   const bool write = fault.access.is_write();
@@ -198,7 +198,7 @@ bool ShadowVcpu::MayWrite(const PagingFault& fault, Level level) {
   return !shadow().MustTrack(fault.path.gfn, slot.state->permits(), write);
 }
 
-PagingEntry ShadowVcpu::LeafOf(const PagingFault& fault, Level level, bool writable) const {
+PagingEntry ShadowVcpuImpl::LeafOf(const PagingFault& fault, Level level, bool writable) const {
   GuestRights rights = Emulated(fault, GuestRights(fault.path.rights));
   if (!writable) rights = rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
   const Hfn frame = fault.page->hfn.AlignDown(level.pages());
@@ -209,7 +209,7 @@ PagingEntry ShadowVcpu::LeafOf(const PagingFault& fault, Level level, bool writa
 
 // --- Neighbours ----------------------------------------------------------------------------------
 
-void ShadowVcpu::PrefetchAround(const PagingFault& fault, ShadowPage& page, int index) {
+void ShadowVcpuImpl::PrefetchAround(const PagingFault& fault, ShadowPage& page, int index) {
   const PagingGuest guest(paging_, root_.role);
   Prefetch(
       fault, page, index,
@@ -230,7 +230,7 @@ void ShadowVcpu::PrefetchAround(const PagingFault& fault, ShadowPage& page, int 
 
 // --- Between two tries ---------------------------------------------------------------------------
 
-absl::Status ShadowVcpu::ReloadRoot() {
+absl::Status ShadowVcpuImpl::ReloadRoot() {
   ShadowRoot root;
   TDP_RETURN_IF_ERROR(LoadRoot(paging_, roots_, root));
   Release(root_);
@@ -240,7 +240,7 @@ absl::Status ShadowVcpu::ReloadRoot() {
 }
 
 // Their pages can be recycled then. Whether there were any.
-bool ShadowVcpu::ReleaseCachedRoots() {
+bool ShadowVcpuImpl::ReleaseCachedRoots() {
   bool any = false;
   for (ShadowRoot& root : previous_.roots()) {
     any |= root.is_loaded;
@@ -251,8 +251,8 @@ bool ShadowVcpu::ReleaseCachedRoots() {
 
 // --- Emulated writes -----------------------------------------------------------------------------
 
-absl::Status ShadowVcpu::EmulateWrite(Gpa gpa, ByteCount size,
-                                      absl::FunctionRef<void(std::byte* place)> store) {
+absl::Status ShadowVcpuImpl::EmulateWrite(Gpa gpa, ByteCount size,
+                                          absl::FunctionRef<void(std::byte* place)> store) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   if (size == 0 || gpa.page_offset() + size > kPageSize) {
     return absl::InvalidArgumentError(
@@ -275,8 +275,8 @@ absl::Status ShadowVcpu::EmulateWrite(Gpa gpa, ByteCount size,
       absl::StrFormat("guest memory at gpa 0x%x is changing: try again", gpa.raw()));
 }
 
-bool ShadowVcpu::TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store,
-                          GuestWalkOutcome& why) {
+bool ShadowVcpuImpl::TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store,
+                              GuestWalkOutcome& why) {
   MmuReadSection section(reader_);
   std::byte* place = window_.Reach(gpa, true, why);
   if (place == nullptr) return false;
@@ -285,7 +285,7 @@ bool ShadowVcpu::TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> sto
   return true;
 }
 
-absl::Status ShadowVcpu::OnWritten(Gpa gpa, ByteCount size) {
+absl::Status ShadowVcpuImpl::OnWritten(Gpa gpa, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   if (size == 0 || gpa.raw() + size - 1 < gpa.raw()) {
     return absl::InvalidArgumentError(
@@ -304,7 +304,7 @@ absl::Status ShadowVcpu::OnWritten(Gpa gpa, ByteCount size) {
 
 // Within one page. The address spaces may show the same memory at the same address, so it is the
 // table of each.
-void ShadowVcpu::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
+void ShadowVcpuImpl::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
@@ -319,7 +319,7 @@ void ShadowVcpu::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
 
 // --- Counting ------------------------------------------------------------------------------------
 
-void ShadowVcpu::AddTo(FaultStats& stats) const {
+void ShadowVcpuImpl::AddTo(FaultStats& stats) const {
   AddCounted<PagingOutcome>(stats);
   stats.guest_faults += Counted(PagingOutcome::kGuestFault);
   stats.emulated_writes += Counted(PagingOutcome::kEmulateWrite);

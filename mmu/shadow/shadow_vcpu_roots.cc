@@ -12,7 +12,7 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/shadow/shadow_sync.h"
-#include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 
 namespace tdp {
 namespace {
@@ -55,23 +55,22 @@ bool IsCanonical(PagingMode mode, Gva gva) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ShadowVcpu>> ShadowVcpu::Create(const PagingParts& parts,
-                                                               const FlushClock::Member& member,
-                                                               GuestWindow& window) {
-  auto vcpu = absl::WrapUnique(new ShadowVcpu(parts, member, window));
+absl::StatusOr<std::unique_ptr<ShadowVcpuImpl>> ShadowVcpuImpl::Create(
+    const PagingParts& parts, const FlushClock::Member& member, GuestWindow& window) {
+  auto vcpu = absl::WrapUnique(new ShadowVcpuImpl(parts, member, window));
   TDP_RETURN_IF_ERROR(vcpu->LoadRoot(vcpu->paging_, vcpu->roots_, vcpu->root_));
   vcpu->LoadRegisters();
   return vcpu;
 }
 
-ShadowVcpu::~ShadowVcpu() {
+ShadowVcpuImpl::~ShadowVcpuImpl() {
   Release(root_);
   for (ShadowRoot& root : previous_.roots()) Release(root);
 }
 
 // --- Registers -----------------------------------------------------------------------------------
 
-absl::StatusOr<GuestEvent> ShadowVcpu::SetPaging(const GuestControls& controls, uint64_t cr3) {
+absl::StatusOr<GuestEvent> ShadowVcpuImpl::SetPaging(const GuestControls& controls, uint64_t cr3) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   constexpr uint64_t kKeys = guest::kCr4UserKeys | guest::kCr4SupervisorKeys;
   if ((controls.cr4 & kKeys) != 0) {
@@ -97,7 +96,7 @@ absl::StatusOr<GuestEvent> ShadowVcpu::SetPaging(const GuestControls& controls, 
   return GuestEvent::kNone;
 }
 
-absl::StatusOr<GuestEvent> ShadowVcpu::WriteCr3(uint64_t value) {
+absl::StatusOr<GuestEvent> ShadowVcpuImpl::WriteCr3(uint64_t value) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   const bool pcids = (paging_.controls().cr4 & guest::kCr4ProcessContextIds) != 0;
   const bool keep = pcids && (value & guest::kCr3KeepTranslations) != 0;
@@ -114,8 +113,8 @@ absl::StatusOr<GuestEvent> ShadowVcpu::WriteCr3(uint64_t value) {
 }
 
 // PAE paging: the PDPTEs of `cr3` into `roots`.
-absl::StatusOr<GuestEvent> ShadowVcpu::LoadPdptes(const GuestPaging& paging, uint64_t cr3,
-                                                  GuestRoots& roots) {
+absl::StatusOr<GuestEvent> ShadowVcpuImpl::LoadPdptes(const GuestPaging& paging, uint64_t cr3,
+                                                      GuestRoots& roots) {
   roots.pdptes = {};
   if (paging.mode() != PagingMode::kPae) return GuestEvent::kNone;
   for (int i = 0; i < kTries; ++i) {
@@ -135,7 +134,7 @@ absl::StatusOr<GuestEvent> ShadowVcpu::LoadPdptes(const GuestPaging& paging, uin
       absl::StrFormat("the PDPTEs at cr3 0x%x are changing: try again", cr3));
 }
 
-absl::Status ShadowVcpu::SetAddressSpace(AddressSpaceId space) {
+absl::Status ShadowVcpuImpl::SetAddressSpace(AddressSpaceId space) {
   if (space == space_) return absl::OkStatus();
   const auto use = [this](AddressSpaceId other) { space_ = other; };
   const AddressSpaceId before = space_;
@@ -154,7 +153,7 @@ absl::Status ShadowVcpu::SetAddressSpace(AddressSpaceId space) {
 
 // --- Roots ---------------------------------------------------------------------------------------
 
-PageRole ShadowVcpu::RootRole(const GuestPaging& paging) const {
+PageRole ShadowVcpuImpl::RootRole(const GuestPaging& paging) const {
   const GuestControls& controls = paging.controls();
   const bool wp = (controls.cr0 & guest::kCr0WriteProtect) != 0;
   const PagingMode mode = paging.mode();
@@ -179,8 +178,8 @@ PageRole ShadowVcpu::RootRole(const GuestPaging& paging) const {
 
 // The root that `roots` ask for becomes the current one; the one before is kept. Where that fails
 // nothing has changed. `kept`: it had been kept.
-absl::Status ShadowVcpu::SwitchRoot(const GuestPaging& paging, const GuestRoots& roots,
-                                    bool& kept) {
+absl::Status ShadowVcpuImpl::SwitchRoot(const GuestPaging& paging, const GuestRoots& roots,
+                                        bool& kept) {
   const PageRole role = RootRole(paging);
   kept = true;
   root_.left_at = shadow().additions();
@@ -200,8 +199,8 @@ absl::Status ShadowVcpu::SwitchRoot(const GuestPaging& paging, const GuestRoots&
   return absl::OkStatus();
 }
 
-absl::Status ShadowVcpu::LoadRoot(const GuestPaging& paging, const GuestRoots& roots,
-                                  ShadowRoot& root) {
+absl::Status ShadowVcpuImpl::LoadRoot(const GuestPaging& paging, const GuestRoots& roots,
+                                      ShadowRoot& root) {
   for (int i = 0; i < kTries; ++i) {
     stock_.Refill().IgnoreError();
     PendingFlush flush;
@@ -226,8 +225,8 @@ absl::Status ShadowVcpu::LoadRoot(const GuestPaging& paging, const GuestRoots& r
 }
 
 // Under the lock. Holds every page, or none.
-ShadowVcpu::Next ShadowVcpu::BuildRoot(const GuestPaging& paging, const GuestRoots& roots,
-                                       ShadowRoot& root, ShadowZap& zap) {
+ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRoot(const GuestPaging& paging, const GuestRoots& roots,
+                                               ShadowRoot& root, ShadowZap& zap) {
   ShadowRoot fresh;
   fresh.cr3 = roots.cr3;
   fresh.pdptes = roots.pdptes;
@@ -253,8 +252,8 @@ ShadowVcpu::Next ShadowVcpu::BuildRoot(const GuestPaging& paging, const GuestRoo
   return Next::kDone;
 }
 
-ShadowVcpu::Next ShadowVcpu::BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& page,
-                                           ShadowZap& zap) {
+ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& page,
+                                                   ShadowZap& zap) {
   LargePagePermits* tracking = nullptr;
   if (!role.direct()) {
     const MemorySlot* slot = table_slots_.Find(space_, gfn);
@@ -276,14 +275,14 @@ ShadowVcpu::Next ShadowVcpu::BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& 
 
 // Whether `root` still shadows what it was made for. One without memory does not: there may be some
 // by now.
-bool ShadowVcpu::IsCurrent(const ShadowRoot& root) const {
+bool ShadowVcpuImpl::IsCurrent(const ShadowRoot& root) const {
   return std::all_of(root.pages.begin(), root.pages.end(), [this](const ShadowPage* page) {
     return page == nullptr || (shadow().IsCurrent(*page) && !page->role.invalid());
   });
 }
 
 // The root may be of the address space that the vCPU is about to leave.
-void ShadowVcpu::Release(ShadowRoot& root) {
+void ShadowVcpuImpl::Release(ShadowRoot& root) {
   if (!root.is_loaded) return;
   PagingShadow& shadow = *parts_.shadows[root.role.address_space()];
   PendingFlush flush;
@@ -301,7 +300,7 @@ void ShadowVcpu::Release(ShadowRoot& root) {
 }
 
 // Translations are not tagged by roots, so another one wants a flush.
-void ShadowVcpu::LoadRegisters() {
+void ShadowVcpuImpl::LoadRegisters() {
   const ShadowRegisters before = registers_;
   registers_ = ShadowControls(paging_.controls());
   const auto hpa_of = [this](const ShadowPage* page) {
@@ -322,7 +321,7 @@ void ShadowVcpu::LoadRegisters() {
 
 // Every page that went unsync is read again: what the guest has written counts from here on. The
 // CPUs first lose the right to write the tables, and what they have cached of it.
-void ShadowVcpu::Resync() {
+void ShadowVcpuImpl::Resync() {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
@@ -349,7 +348,7 @@ void ShadowVcpu::Resync() {
 }
 
 // A table that cannot be read is zapped with all others that are out of sync: as good as synced.
-void ShadowVcpu::FetchForSync() {
+void ShadowVcpuImpl::FetchForSync() {
   bool no_memory = false;
   if (FetchPage(no_memory).ok() && !no_memory) return;
   PendingFlush flush;
@@ -366,7 +365,7 @@ void ShadowVcpu::FetchForSync() {
 }
 
 // Under the lock. A page that went unsync again meanwhile is read and stays so.
-ShadowVcpu::Next ShadowVcpu::ResyncPages(ShadowZap& zap) {
+ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncPages(ShadowZap& zap) {
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
   for (ShadowPage* page = shadow().unsync().first(); page != nullptr;) {
@@ -382,14 +381,14 @@ ShadowVcpu::Next ShadowVcpu::ResyncPages(ShadowZap& zap) {
   return Next::kDone;
 }
 
-absl::Status ShadowVcpu::Invlpg(Gva gva) {
+absl::Status ShadowVcpuImpl::Invlpg(Gva gva) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   // Global pages are every PCID's: all roots that are not synced anyway before they are used.
   InvalidateIn(gva, [](const ShadowRoot&) { return true; });
   return absl::OkStatus();
 }
 
-absl::StatusOr<GuestEvent> ShadowVcpu::Invpcid(uint64_t type, uint64_t pcid, Gva gva) {
+absl::StatusOr<GuestEvent> ShadowVcpuImpl::Invpcid(uint64_t type, uint64_t pcid, Gva gva) {
   TDP_RETURN_IF_ERROR(CheckOutside());
   const bool pcids = (paging_.controls().cr4 & guest::kCr4ProcessContextIds) != 0;
   const bool bad_pcid = pcid > 0xfff || (type <= 1 && pcid != 0 && !pcids);
@@ -406,7 +405,7 @@ absl::StatusOr<GuestEvent> ShadowVcpu::Invpcid(uint64_t type, uint64_t pcid, Gva
 }
 
 // Syncs the entry for `gva` in the current and the cached roots that `concerns` holds of.
-void ShadowVcpu::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns) {
+void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns) {
   for (;;) {
     PendingFlush flush;
     Next next = Next::kDone;
@@ -430,7 +429,8 @@ void ShadowVcpu::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)
 }
 
 // Under the lock.
-ShadowVcpu::Next ShadowVcpu::ResyncAddress(const ShadowRoot& root, Gva gva, ShadowZap& zap) {
+ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva gva,
+                                                   ShadowZap& zap) {
   ShadowPage* page = root.PageOf(gva);
   for (; page != nullptr && page->level() > kLevel4K;) {
     const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
@@ -454,7 +454,7 @@ ShadowVcpu::Next ShadowVcpu::ResyncAddress(const ShadowRoot& root, Gva gva, Shad
 
 // --- Looking -------------------------------------------------------------------------------------
 
-ShadowVcpu::Found ShadowVcpu::Look(Gva gva) {
+ShadowVcpuImpl::Found ShadowVcpuImpl::Look(Gva gva) {
   MmuReadSection section(reader_);
   const SpinLockHolder hold(shadow().lock());
   Found found;

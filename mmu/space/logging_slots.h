@@ -8,7 +8,7 @@
 #include <atomic>
 
 #include "tdp/base/sync.h"
-#include "tdp/mmu/dirty_tracking.h"
+#include "tdp/mmu/vm_options.h"
 
 namespace tdp {
 

@@ -66,11 +66,6 @@ FlushClock::Member::Owed FlushClock::Member::EnterGuest() {
   return all ? Owed::kAllRoots : Owed::kRoot;
 }
 
-void FlushClock::Member::LeaveGuest() {
-  is_in_guest_.store(false, std::memory_order_relaxed);
-  place_->entered.store(kOutside, std::memory_order_release);
-}
-
 // The list only grows, so a thread that goes over it needs no lock. One that moved the generation
 // before it reads the head sees every vCPU that read an older generation as it entered: its place
 // was in the list before.

@@ -12,49 +12,15 @@
 #include "tdp/base/sync.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/format/table_page.h"
+#include "tdp/mmu/pending_flush.h"
 
 namespace tdp {
-
-class FlushClock;
 
 // Takes the detached tables that no CPU can reach any more. Called with no lock held.
 class TableReclaimer {
  public:
   virtual ~TableReclaimer() = default;
   virtual void Reclaim(TableList&& subtrees) = 0;
-};
-
-// A flush that is owed: some CPU may still use what the operation that returned this took away. Pay
-// it with `Settle`, alone or merged with others. Dropping an unpaid one aborts: it would be a guest
-// that keeps access to memory it has lost.
-class [[nodiscard]] PendingFlush {
- public:
-  // Owes nothing.
-  PendingFlush() = default;
-  PendingFlush(PendingFlush&& other) noexcept;
-  PendingFlush& operator=(PendingFlush&& other) noexcept;
-  ~PendingFlush();
-
-  bool is_owed() const { return clock_ != nullptr; }
-  // What `FlushClock::generation` has to reach; meaningful while it is owed.
-  uint64_t generation() const { return generation_; }
-
-  // Takes over the debt of `other`, of the same clock: the later of the two stays, and one `Settle`
-  // pays both.
-  void Merge(PendingFlush&& other);
-
-  // Returns when every vCPU has flushed or left the guest (it then flushes as it enters again), and
-  // frees tables that waited for this. Waits for vCPUs in the guest: not for a thread that holds a
-  // `GuestEntry` of the same `Vm`, nor inside an MMU section. Two loads if someone has settled a
-  // later flush; a look at each vCPU if none is in the guest.
-  void Settle();
-
- private:
-  friend class FlushClock;
-  PendingFlush(FlushClock* clock, uint64_t generation) : clock_(clock), generation_(generation) {}
-
-  FlushClock* clock_ = nullptr;
-  uint64_t generation_ = 0;
 };
 
 // Thread-safe. No call holds a lock while it kicks or waits.
@@ -203,6 +169,11 @@ class FlushClock {
   Atomic<bool> any_retired_{false};                    // a hint: looked at without the mutex
   TableList retired_ ABSL_GUARDED_BY(retired_mutex_);  // each with its `retired_at`
 };
+
+inline void FlushClock::Member::LeaveGuest() {
+  is_in_guest_.store(false, std::memory_order_relaxed);
+  place_->entered.store(kOutside, std::memory_order_release);
+}
 
 }  // namespace tdp
 

@@ -23,6 +23,7 @@
 #include "tdp/mmu/format/frame_range.h"
 #include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/format/table_page.h"
+#include "tdp/mmu/mappings.h"
 #include "tdp/mmu/tables/table_pool.h"
 
 namespace tdp {
@@ -46,18 +47,6 @@ struct Descent {
   EptEntry seen;
 
   EntryKind kind() const { return seen.kind(at.level); }
-};
-
-// What a lookup found.
-struct Translation {
-  EptEntry entry;
-  Level level = kLevel4K;
-  Access access;  // the AND over the whole walk; empty where nothing is mapped
-  bool is_mapped() const { return entry.kind(level) == EntryKind::kLeaf; }
-  // The host frame of `gfn`, which the lookup was for.
-  Hfn FrameOf(Gfn gfn) const {
-    return entry.frame() + PageCount(gfn.raw() & (level.pages().raw() - 1));
-  }
 };
 
 // A vCPU's note of the last table it used a leaf of, if the way there is writable: neighbours are

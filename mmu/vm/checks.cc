@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/engine/checks.h"
+#include "tdp/mmu/vm/checks.h"
 
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"

@@ -2,8 +2,8 @@
 //
 // What `Vm` asks of the arguments of its calls, before it does anything.
 
-#ifndef TDP_MMU_ENGINE_CHECKS_H_
-#define TDP_MMU_ENGINE_CHECKS_H_
+#ifndef TDP_MMU_VM_CHECKS_H_
+#define TDP_MMU_VM_CHECKS_H_
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -27,4 +27,4 @@ absl::StatusOr<View*> FindView(Engine& engine, ViewId id, AddressSpaceId space);
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_CHECKS_H_
+#endif  // TDP_MMU_VM_CHECKS_H_

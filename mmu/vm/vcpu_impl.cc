@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/vcpu.h"
+#include "tdp/mmu/vm/vcpu_impl.h"
 
 #include <cstddef>
 #include <memory>
@@ -14,56 +14,70 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
-#include "tdp/mmu/fault/fault_handler.h"
 #include "tdp/mmu/fault/prefault.h"
+#include "tdp/mmu/shadow/nested_vcpu_impl.h"
+#include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 
 namespace tdp {
 namespace {
 
-ABSL_ATTRIBUTE_NOINLINE FaultResult Error(absl::Status status) {
-  return {FaultOutcome::kError, kLevel4K, std::move(status)};
-}
-
 FaultResult NoPrivateMemory() {
-  return Error(absl::FailedPreconditionError("VmOptions.private_memory is off"));
+  return FaultError(absl::FailedPreconditionError("VmOptions.private_memory is off"));
 }
 
 }  // namespace
 
-Vcpu::Vcpu(Engine& engine, VcpuId id)
+FaultResult FaultError(absl::Status status) {
+  return {FaultOutcome::kError, kLevel4K, std::move(status)};
+}
+
+VcpuImpl::VcpuImpl(Engine& engine, VcpuId id)
     : engine_(engine),
       guest_end_(engine.guest_end()),
       id_(id),
       special_(engine.paging_kind() == PagingKind::kReverseMapped ? kReverseMapped : 0),
-      faults_(std::make_unique<FaultHandler>(engine)),
+      faults_(engine),
       flush_member_(engine.clock(), id),
       window_(engine.backend(), engine.slots(), engine.sequence()) {
-  window_.SetPolicy(faults_->view().policy(), faults_->reader());
+  window_.SetPolicy(faults_.view().policy(), faults_.reader());
   engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.AddVcpu(); });
 }
 
-Vcpu::~Vcpu() {
+VcpuImpl::~VcpuImpl() {
   TDP_CHECK(!is_in_guest());
   engine_.ChangeQuotas([](MemoryQuotas& quotas) { quotas.RemoveVcpu(); });
   engine_.vcpus().Remove(id_, std::move(dirty_ring_), stats());
 }
 
-// What this vCPU answers faults by, besides its EPT or instead of it.
-absl::Status Vcpu::StartShadows() {
+absl::Status VcpuImpl::Start() {
+  TDP_ASSIGN_OR_RETURN(dirty_ring_, engine_.vcpus().TakeRing());
+  faults_.set_dirty_ring(dirty_ring_.get());
+  window_.SetDirtyRing(dirty_ring_.get());
+  TDP_RETURN_IF_ERROR(StartShadows());
+  engine_.vcpus().Add(id_, this, dirty_ring_.get());
+  return absl::OkStatus();
+}
+
+// A vCPU of some kinds answers faults by more than its EPT, or by something else.
+absl::Status VcpuImpl::StartShadows() {
   switch (engine_.paging_kind()) {
     case PagingKind::kDirect:
     case PagingKind::kReverseMapped:
       break;
     case PagingKind::kNested:
       SetSpecial(kNestable, true);
-      nested_ = MakeShadowOwner<NestedVcpu>(engine_.nested_parts(), flush_member_, window_,
-                                            dirty_ring_.get());
+      if constexpr (kHasShadow) {
+        nested_ = MakeShadowOwner<NestedVcpu>(std::make_unique<NestedVcpuImpl>(
+            engine_.nested_parts(), flush_member_, window_, dirty_ring_.get()));
+      }
       break;
     case PagingKind::kShadow: {
       SetSpecial(kShadowed, true);
       if constexpr (kHasShadow) {
-        TDP_ASSIGN_OR_RETURN(shadow_,
-                             ShadowVcpu::Create(engine_.shadow_parts(), flush_member_, window_));
+        TDP_ASSIGN_OR_RETURN(
+            std::unique_ptr<ShadowVcpuImpl> impl,
+            ShadowVcpuImpl::Create(engine_.shadow_parts(), flush_member_, window_));
+        shadow_ = MakeShadowOwner<ShadowVcpu>(std::move(impl));
       }
       break;
     }
@@ -72,9 +86,9 @@ absl::Status Vcpu::StartShadows() {
 }
 
 // A root that is zapped from here on is emptied, and this vCPU kicked.
-GuestEntry Vcpu::EnterOnShadow() {
+GuestEntry VcpuImpl::EnterOnShadow() {
   const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
-  if (shadow_->TakeFlush() || owed) {
+  if (shadow_->impl().TakeFlush() || owed) {
     flushes_.Add();
     engine_.backend().InvalidateLinear(id_);
   }
@@ -82,17 +96,18 @@ GuestEntry Vcpu::EnterOnShadow() {
 }
 
 // Two roots are in use, L1's and L2's, so a flush is always of all.
-GuestEntry Vcpu::EnterNestable() {
+GuestEntry VcpuImpl::EnterNestable() {
   // INVEPT drops combined translations of every VPID, and L1 and L2 have no others.
   const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
-  if (nested_->TakeFlush() || owed) {
+  if (nested_->impl().TakeFlush() || owed) {
     flushes_.Add();
     engine_.backend().InvalidateAll(id_);
   }
-  return GuestEntry(this, nested_->is_entered() ? nested_->eptp() : faults_->view().mmu().eptp());
+  return GuestEntry(this,
+                    nested_->is_entered() ? nested_->impl().eptp() : faults_.view().mmu().eptp());
 }
 
-absl::Status Vcpu::CheckRunsOnEpt() const {
+absl::Status VcpuImpl::CheckRunsOnEpt() const {
   if (shadow_ != nullptr) {
     return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
   }
@@ -102,31 +117,7 @@ absl::Status Vcpu::CheckRunsOnEpt() const {
   return absl::OkStatus();
 }
 
-GuestEntry Vcpu::EnterGuest() {
-  SetSpecial(kInGuest, true);
-  if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
-  if (ABSL_PREDICT_FALSE(nested_ != nullptr)) return EnterNestable();
-  const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
-  // The root is read after the vCPU counts as in the guest: whoever replaces it from here on will
-  // kick.
-  const Eptp eptp = faults_->view().mmu().eptp();
-  if (ABSL_PREDICT_FALSE(owed != FlushClock::Member::Owed::kNothing)) {
-    flushes_.Add();
-    if (owed == FlushClock::Member::Owed::kAllRoots || uses_several_roots_ ||
-        engine_.views(address_space()).has_list()) {
-      engine_.backend().InvalidateAll(id_);
-    } else {
-      engine_.backend().Invalidate(id_, eptp);
-    }
-  }
-  return GuestEntry(this, eptp);
-}
-
-AddressSpaceId Vcpu::address_space() const { return faults_->address_space(); }
-
-ViewId Vcpu::view() const { return faults_->view().id(); }
-
-absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
+absl::Status VcpuImpl::SetAddressSpace(AddressSpaceId space) {
   if (is_in_guest()) return absl::FailedPreconditionError("the vCPU is in the guest");
   if (space >= engine_.address_spaces()) {
     return absl::InvalidArgumentError(
@@ -136,18 +127,18 @@ absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) {
     return absl::FailedPreconditionError("the vCPU runs L2: NestedVcpu::Leave comes first");
   }
   if (shadow_ != nullptr) {
-    TDP_RETURN_IF_ERROR(shadow_->SetAddressSpace(space));
+    TDP_RETURN_IF_ERROR(shadow_->impl().SetAddressSpace(space));
     flush_member_.ForgetCpu();  // linear translations are not tagged by their root
   }
   View& base = engine_.views(space).base();
   TDP_CHECK(base.Enter());
-  if (nested_ != nullptr) nested_->SetAddressSpace(space);
+  if (nested_ != nullptr) nested_->impl().SetAddressSpace(space);
   Adopt(space, base);
   window_.SetAddressSpace(space);
   return absl::OkStatus();
 }
 
-absl::Status Vcpu::SetView(ViewId id) {
+absl::Status VcpuImpl::SetView(ViewId id) {
   if (is_in_guest()) return absl::FailedPreconditionError("the vCPU is in the guest");
   View* view = engine_.views(address_space()).Find(id);
   if (view == nullptr || !view->Enter()) {
@@ -160,58 +151,34 @@ absl::Status Vcpu::SetView(ViewId id) {
 
 // A view that was entered, in place of the one before. Translations of both may be cached from now
 // on, so a flush that is owed has to be of all roots; a switch itself owes none.
-void Vcpu::Adopt(AddressSpaceId space, View& view) {
-  uses_several_roots_ = uses_several_roots_ || &view != &faults_->view();
-  faults_->Adopt(space, view);
-  window_.SetPolicy(view.policy(), faults_->reader());
-}
-
-inline FaultResult Vcpu::ResultOf(FaultAnswer answer) {
-  FaultResult result{answer.outcome(), answer.level(), absl::OkStatus(), answer.denied()};
-  if (ABSL_PREDICT_FALSE(result.outcome == FaultOutcome::kError)) {
-    result.status = faults_->TakeError();
-  }
-  return result;
-}
-
-FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
-  if (ABSL_PREDICT_TRUE(special_ == 0 && gpa < guest_end_ && qualification.found_nothing())) {
-    return ResultOf(faults_->HandlePlain(gpa, qualification));
-  }
-  const bool refusable = (special_ & ~kReverseMapped) != 0 || gpa >= guest_end_;
-  if (ABSL_PREDICT_TRUE(!refusable && qualification.is_possible())) {
-    return ResultOf(faults_->HandleExit(gpa, qualification));
-  }
-  return HandleUnusual(gpa, qualification, Privacy::kAsSet);
+void VcpuImpl::Adopt(AddressSpaceId space, View& view) {
+  uses_several_roots_ = uses_several_roots_ || &view != &faults_.view();
+  faults_.Adopt(space, view);
+  window_.SetPolicy(view.policy(), faults_.reader());
 }
 
 // Of a vCPU that may not take the violation, or whose guest has more to say about it.
-FaultResult Vcpu::HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted) {
+FaultResult VcpuImpl::HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted) {
   if (ABSL_PREDICT_FALSE(special_ != 0 || gpa >= guest_end_ || !qualification.is_possible())) {
     absl::Status bad = CheckAddress(gpa);
     if (bad.ok()) bad = qualification.Check();
-    if (!bad.ok()) return Error(std::move(bad));
+    if (!bad.ok()) return FaultError(std::move(bad));
   }
-  return ResultOf(faults_->Handle(FaultRequest::FromExit(gpa, qualification, wanted)));
+  return ResultOf(faults_.Handle(FaultRequest::FromExit(gpa, qualification, wanted)));
 }
 
-FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted) {
+FaultResult VcpuImpl::HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted) {
   if (!engine_.options().private_memory) return NoPrivateMemory();
   return HandleUnusual(gpa, qualification, wanted);
 }
 
-FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa, Privacy wanted) {
+FaultResult VcpuImpl::HandleEptMisconfiguration(Gpa gpa, Privacy wanted) {
   if (!engine_.options().private_memory) return NoPrivateMemory();
-  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return Error(std::move(bad));
-  return ResultOf(faults_->HandleMisconfiguration(gpa, wanted));
+  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return FaultError(std::move(bad));
+  return ResultOf(faults_.HandleMisconfiguration(gpa, wanted));
 }
 
-FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
-  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return Error(std::move(bad));
-  return ResultOf(faults_->HandleMisconfiguration(gpa, Privacy::kAsSet));
-}
-
-absl::Status Vcpu::CheckAddress(Gpa gpa) const {
+absl::Status VcpuImpl::CheckAddress(Gpa gpa) const {
   if (is_in_guest()) {
     return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
   }
@@ -219,29 +186,29 @@ absl::Status Vcpu::CheckAddress(Gpa gpa) const {
   return CheckWidth(gpa);
 }
 
-absl::Status Vcpu::CheckWidth(Gpa gpa) const {
+absl::Status VcpuImpl::CheckWidth(Gpa gpa) const {
   if (gpa < engine_.guest_end()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrFormat("gpa 0x%x is beyond the guest's width (0x%x)",
                                                     gpa.raw(), engine_.guest_end().raw()));
 }
 
-absl::Status Vcpu::LogPml(absl::Span<const Gpa> pages) {
+absl::Status VcpuImpl::LogPml(absl::Span<const Gpa> pages) {
   if (engine_.dirty_tracking() != DirtyTracking::kPml) {
     return absl::FailedPreconditionError(absl::StrFormat(
         "VmOptions.dirty_tracking is %s, not PML", DirtyTrackingName(engine_.dirty_tracking())));
   }
   for (const Gpa gpa : pages) TDP_RETURN_IF_ERROR(CheckWidth(gpa));
-  return faults_->LogPml(pages);
+  return faults_.LogPml(pages);
 }
 
-absl::StatusOr<ByteCount> Vcpu::Prefault(Gpa gpa, ByteCount size, Access access) {
+absl::StatusOr<ByteCount> VcpuImpl::Prefault(Gpa gpa, ByteCount size, Access access) {
   TDP_RETURN_IF_ERROR(Prefaulter::Check(gpa, size, access));
   TDP_RETURN_IF_ERROR(CheckAddress(gpa + (size - 1)));
-  return Prefaulter(*faults_).Prefault(gpa, size, access);
+  return Prefaulter(faults_).Prefault(gpa, size, access);
 }
 
-absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
-                             GuestAccess access, GuestWalk& walk) {
+absl::Status VcpuImpl::WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
+                                 GuestAccess access, GuestWalk& walk) {
   if (is_in_guest()) {
     return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
   }
@@ -250,7 +217,7 @@ absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots,
   constexpr int kTries = 64;
   for (int i = 0; i < kTries; ++i) {
     {
-      MmuReadSection section(faults_->reader());
+      MmuReadSection section(faults_.reader());
       GvaToGpa(paging, roots, window_, gva, access, walk);
     }
     if (ABSL_PREDICT_TRUE(walk.outcome != GuestWalkOutcome::kNeedsPage)) return absl::OkStatus();
@@ -265,12 +232,12 @@ absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots,
       absl::StrFormat("guest memory at gpa 0x%x is changing: try again", walk.gpa.raw()));
 }
 
-FaultStats Vcpu::stats() const {
+FaultStats VcpuImpl::stats() const {
   FaultStats stats;
-  faults_->AddTo(stats);
+  faults_.AddTo(stats);
   stats.flushes = flushes_.value();
-  if (shadow_ != nullptr) shadow_->AddTo(stats);
-  if (nested_ != nullptr) nested_->AddTo(stats);
+  if (shadow_ != nullptr) shadow_->impl().AddTo(stats);
+  if (nested_ != nullptr) nested_->impl().AddTo(stats);
   for (const uint64_t leaves : stats.leaves_installed) stats.fixed += leaves;
   return stats;
 }

@@ -14,11 +14,11 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
-#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/engine/invariants.h"
 #include "tdp/mmu/engine/slot_change.h"
-#include "tdp/mmu/fault/fault_handler.h"
+#include "tdp/mmu/vm/checks.h"
+#include "tdp/mmu/vm/vcpu_impl.h"
 
 namespace tdp {
 
@@ -42,13 +42,9 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
 // when it is complete. Its destructor gives the id back, here too where something can not be had.
 absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   TDP_ASSIGN_OR_RETURN(const VcpuId id, engine_->vcpus().TakeId());
-  auto vcpu = absl::WrapUnique(new Vcpu(*engine_, id));
-  TDP_ASSIGN_OR_RETURN(vcpu->dirty_ring_, engine_->vcpus().TakeRing());
-  vcpu->faults_->set_dirty_ring(vcpu->dirty_ring_.get());
-  vcpu->window_.SetDirtyRing(vcpu->dirty_ring_.get());
-  TDP_RETURN_IF_ERROR(vcpu->StartShadows());
-  engine_->vcpus().Add(id, vcpu.get(), vcpu->dirty_ring());
-  return vcpu;
+  auto impl = std::make_unique<VcpuImpl>(*engine_, id);
+  TDP_RETURN_IF_ERROR(impl->Start());
+  return absl::WrapUnique(new Vcpu(std::move(impl)));
 }
 
 // --- Taking mappings away
@@ -113,7 +109,7 @@ const VmOptions& Vm::options() const { return engine_->options(); }
 
 VmStats Vm::Stats() const {
   VmStats stats;
-  stats.faults = engine_->vcpus().SumStats([](const Vcpu* vcpu) { return vcpu->stats(); });
+  stats.faults = engine_->vcpus().SumStats([](const VcpuImpl* vcpu) { return vcpu->stats(); });
   engine_->AddTo(stats);
   return stats;
 }

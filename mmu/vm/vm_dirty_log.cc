@@ -19,12 +19,12 @@
 #include "tdp/memslot/dirty_log_request.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/engine/dirty_marker.h"
 #include "tdp/mmu/engine/dirty_push.h"
 #include "tdp/mmu/engine/dirty_round.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/checks.h"
 
 namespace tdp {
 namespace {

@@ -9,11 +9,11 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/engine/checks.h"
-#include "tdp/mmu/leaf_run.h"
+#include "tdp/mmu/mappings.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/tables/range_walk.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/checks.h"
 
 namespace tdp {
 namespace {

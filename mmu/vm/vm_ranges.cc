@@ -9,11 +9,11 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_reader.h"
-#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/engine/range_collapse.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/tables/range_split.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/checks.h"
 
 namespace tdp {
 namespace {

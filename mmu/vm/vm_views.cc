@@ -11,10 +11,10 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
-#include "tdp/mmu/engine/checks.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/space/view.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/checks.h"
 
 namespace tdp {
 namespace {

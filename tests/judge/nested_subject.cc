@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "tdp/judge/flat_map.h"
 #include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/vm.h"
 #include "tests/judge/engine_answers.h"
 #include "tests/judge/judged_host.h"

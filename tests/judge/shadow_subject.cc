@@ -15,6 +15,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 #include "tdp/mmu/vm.h"
 #include "tests/judge/engine_answers.h"
 #include "tests/judge/judged_host.h"
@@ -60,7 +63,7 @@ void Store(uint64_t table, uint64_t index, uint64_t entry) {
   }
   const Gva gva(kTableWindow + (table - kTables) + 8 * index);
   for (int i = 0; i < 8; ++i) {
-    const ShadowVcpu::Found found = Cpu().Look(gva);
+    const ShadowVcpuImpl::Found found = Cpu().impl().Look(gva);
     if (found.entry.is_present() && found.entry.is_writable()) {
       *place = entry;
       return;

@@ -8,6 +8,8 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/shadow/paging_fault.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 
 namespace tdp::kernel {
 namespace {

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tests/kernel/guest_machine.h"
 #include "tests/kernel/sim_host.h"
 

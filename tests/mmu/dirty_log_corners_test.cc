@@ -14,8 +14,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/memslot/dirty_log.h"
-#include "tdp/mmu/dirty_tracking.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm_options.h"
 #include "tdp/tests/mmu/logging_guest.h"
 
 namespace tdp {

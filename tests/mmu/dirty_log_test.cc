@@ -15,8 +15,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/mmu/dirty_tracking.h"
 #include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/vm_options.h"
 #include "tdp/tests/mmu/logging_guest.h"
 #include "tests/world/test_host.h"
 

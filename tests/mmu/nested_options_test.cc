@@ -9,6 +9,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/shadow/nested_fault.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tests/mmu/viewing_guest.h"
 
 namespace tdp {

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+#include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/guest/guest_walk.h"
 #include "tdp/mmu/vm.h"
 
 #include <optional>

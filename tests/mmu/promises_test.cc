@@ -22,6 +22,11 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/format/ept_format.h"
+#include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/shadow/nested_fault.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/test_host.h"
 

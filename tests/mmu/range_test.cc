@@ -9,6 +9,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/test_host.h"

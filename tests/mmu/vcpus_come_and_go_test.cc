@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/test_host.h"
 

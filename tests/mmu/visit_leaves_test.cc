@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tdp/mmu/leaf_run.h"
+#include "tdp/mmu/mappings.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/test_host.h"
 

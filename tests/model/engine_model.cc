@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_ring.h"
 #include "tdp/mmu/walker.h"
 #include "tests/world/sim_backends.h"
 

@@ -136,7 +136,7 @@ TEST_P(ShadowedKernel, MapsEveryLeafToItsFrameWithItsRights) {
   // All at once, nothing may have been lost or changed by what came after it.
   for (const Leaf& leaf : leaves_) {
     for (const uint64_t offset : OffsetsIn(leaf)) {
-      const auto found = machine_->shadow().Look(Gva(leaf.gva + offset));
+      const auto found = machine_->shadow().impl().Look(Gva(leaf.gva + offset));
       const std::string where = absl::StrFormat("gva 0x%x entry 0x%x level %d", leaf.gva + offset,
                                                 found.entry.raw(), found.level.raw());
       if (!leaf.is_memory()) {

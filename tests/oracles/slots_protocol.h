@@ -14,7 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "tdp/mmu/dirty_tracking.h"
+#include "tdp/mmu/vm_options.h"
 #include "tests/oracles/slot_machine.h"
 
 namespace tdp::oracles {

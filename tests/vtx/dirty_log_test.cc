@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "tdp/mmu/dirty_tracking.h"
+#include "tdp/mmu/vm_options.h"
 #include "tdp/tests/vtx/guest_programs.h"
 #include "tdp/tests/vtx/machine.h"
 

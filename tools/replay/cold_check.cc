@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/tools/replay/nested_exit.h"
 
 namespace tdp::tools {

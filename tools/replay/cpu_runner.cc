@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "tdp/backends/sim/registers.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/tools/replay/nested_exit.h"
 
 namespace tdp::tools {

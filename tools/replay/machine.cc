@@ -13,6 +13,8 @@
 #include "tdp/backends/sim/cost_model.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 
 namespace tdp::tools {
 namespace {

@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/dirty_tracking.h"
+#include "tdp/mmu/vm_options.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/observe_options.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include "tdp/mmu/shadow/nested_vcpu.h"
+#include "tdp/memslot/dirty_ring.h"
 
 #include <algorithm>
 #include <cstdint>

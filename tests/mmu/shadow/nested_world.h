@@ -20,6 +20,8 @@
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/check.h"
 #include "tdp/mmu/format/entry_ref.h"
+#include "tdp/mmu/shadow/nested_fault.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/sim_backends.h"
 

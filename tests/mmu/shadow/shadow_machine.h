@@ -16,6 +16,9 @@
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/check.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::shadow_test {

@@ -13,6 +13,12 @@
 #include "gtest/gtest.h"
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/backends/sim/sim_backend.h"
+#include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/shadow/nested_fault.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
+#include "tdp/mmu/shadow/paging_fault.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp {

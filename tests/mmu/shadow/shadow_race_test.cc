@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/sim/host_memory.h"
+#include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/sim_backends.h"
 
@@ -65,7 +66,7 @@ class ShadowRace : public testing::Test {
   }
   // Of the frame that vCPU 0 has at gva 0x10000; 0 if none.
   uint64_t MappedGpa() {
-    const auto found = vcpus_[0]->shadow()->Look(Gva(0x10000));
+    const auto found = vcpus_[0]->shadow()->impl().Look(Gva(0x10000));
     if (found.entry.kind(found.level) != EntryKind::kLeaf) return 0;
     for (uint64_t gpa = 0; gpa < MiB(4); gpa += kPageSize) {
       if (memory_.Resolve(kRam + gpa, Access::Read())->hfn == found.entry.frame()) return gpa;
@@ -86,7 +87,7 @@ class ShadowRace : public testing::Test {
     return kicked;
   }
   bool IsWritable(VcpuId id, uint64_t gva) {
-    const auto found = vcpus_[id]->shadow()->Look(Gva(gva));
+    const auto found = vcpus_[id]->shadow()->impl().Look(Gva(gva));
     return found.entry.kind(found.level) == EntryKind::kLeaf && found.entry.is_writable();
   }
 
@@ -127,7 +128,7 @@ TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
   ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x3000), 8).ok());
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   EXPECT_EQ(MappedGpa(), 0x40000u);
-  const auto other = vcpus_[0]->shadow()->Look(Gva(0x11000));
+  const auto other = vcpus_[0]->shadow()->impl().Look(Gva(0x11000));
   EXPECT_FALSE(other.entry.is_present()) << "of the other table";
 }
 
@@ -355,8 +356,8 @@ TEST_P(ShadowOrder, APageThatIsBeingTakenAwayIsNotMappedWithItsNeighbour) {
   const PagingFaultResult result = vcpu->shadow()->HandlePageFault(Gva(0), 0);
   EXPECT_EQ(result.outcome, PagingOutcome::kFixed);
   EXPECT_EQ(result.level, kLevel4K);
-  EXPECT_TRUE(vcpu->shadow()->Look(Gva(0)).entry.is_present());
-  EXPECT_FALSE(vcpu->shadow()->Look(Gva(kPageSize)).entry.is_present());
+  EXPECT_TRUE(vcpu->shadow()->impl().Look(Gva(0)).entry.is_present());
+  EXPECT_FALSE(vcpu->shadow()->impl().Look(Gva(kPageSize)).entry.is_present());
   vm->EndHostInvalidation();
 }
 INSTANTIATE_TEST_SUITE_P(Of, ShadowOrder, testing::Bool());

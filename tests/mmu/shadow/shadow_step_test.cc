@@ -12,6 +12,7 @@
 #include "tdp/backends/sim/sim_backend.h"
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 #include "tdp/mmu/vm.h"
 #include "tests/mmu/single_step.h"
 
@@ -47,7 +48,7 @@ class ShadowSteps : public testing::Test {
     return vm_->SetMemoryRegion({.flags = flags, .size = MiB(2), .hva = kRam});
   }
   bool IsWritable() {
-    const auto found = vcpu_->shadow()->Look(Gva(0x10000));
+    const auto found = vcpu_->shadow()->impl().Look(Gva(0x10000));
     return found.entry.kind(found.level) == EntryKind::kLeaf && found.entry.is_writable();
   }
 

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What an embedder says of its guest's memory: a slot, by KVM's names and numbers.
+
+#ifndef TDP_MEMSLOT_MEMORY_REGION_H_
+#define TDP_MEMSLOT_MEMORY_REGION_H_
+
+#include <cstdint>
+
+#include "tdp/base/address.h"
+
+namespace tdp {
+
+// Which view of guest physical memory a slot belongs to; 1 is SMM where a VM offers two.
+using AddressSpaceId = uint16_t;
+
+// Flags of a slot, as KVM_SET_USER_MEMORY_REGION numbers them.
+inline constexpr uint32_t kSlotLogDirtyPages = 1;
+inline constexpr uint32_t kSlotReadOnly = 2;
+// The slot has other memory for frames that are private to the guest (KVM_MEM_GUEST_MEMFD). Such a
+// slot neither logs dirty pages nor is read-only, and can only be deleted.
+inline constexpr uint32_t kSlotPrivateMemory = 4;
+
+// What an embedder asks for; `size` 0 deletes the slot. Sizes and addresses in bytes, 4 KiB
+// aligned.
+struct MemoryRegion {
+  uint32_t slot = 0;  // below the VM's slot limit
+  AddressSpaceId address_space = 0;
+  uint32_t flags = 0;
+  Gpa gpa{};
+  ByteCount size = 0;
+  // Any page, and the memory may reach up to the last byte of the address space; an embedder in
+  // ring 0 has its memory there (`VmOptions::host_address_end` keeps others from it).
+  Hva hva{};
+  // With `kSlotPrivateMemory`: where the memory for private frames begins, `size` bytes as well.
+  Hva private_hva{};
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MEMSLOT_MEMORY_REGION_H_

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The debt of an operation to the CPUs, as a value.
+
+#ifndef TDP_MMU_PENDING_FLUSH_H_
+#define TDP_MMU_PENDING_FLUSH_H_
+
+#include <cstdint>
+
+namespace tdp {
+
+class FlushClock;
+
+// A flush that is owed: some CPU may still use what the operation that returned this took away. Pay
+// it with `Settle`, alone or merged with others. Dropping an unpaid one aborts: it would be a guest
+// that keeps access to memory it has lost.
+class [[nodiscard]] PendingFlush {
+ public:
+  // Owes nothing.
+  PendingFlush() = default;
+  PendingFlush(PendingFlush&& other) noexcept;
+  PendingFlush& operator=(PendingFlush&& other) noexcept;
+  ~PendingFlush();
+
+  bool is_owed() const { return clock_ != nullptr; }
+  // What `FlushClock::generation` has to reach; meaningful while it is owed.
+  uint64_t generation() const { return generation_; }
+
+  // Takes over the debt of `other`, of the same clock: the later of the two stays, and one `Settle`
+  // pays both.
+  void Merge(PendingFlush&& other);
+
+  // Returns when every vCPU has flushed or left the guest (it then flushes as it enters again), and
+  // frees tables that waited for this. Waits for vCPUs in the guest: not for a thread that holds a
+  // `GuestEntry` of the same `Vm`, nor inside an MMU section. Two loads if someone has settled a
+  // later flush; a look at each vCPU if none is in the guest.
+  void Settle();
+
+ private:
+  friend class FlushClock;
+  PendingFlush(FlushClock* clock, uint64_t generation) : clock_(clock), generation_(generation) {}
+
+  FlushClock* clock_ = nullptr;
+  uint64_t generation_ = 0;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_PENDING_FLUSH_H_

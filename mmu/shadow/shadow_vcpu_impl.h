@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What stands behind `ShadowVcpu`, whose functions these are: mmu/shadow/shadow_vcpu.h says what
+// they promise.
+
+#ifndef TDP_MMU_SHADOW_SHADOW_VCPU_IMPL_H_
+#define TDP_MMU_SHADOW_SHADOW_VCPU_IMPL_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/dirty_log.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_reader.h"
+#include "tdp/mmu/backend.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/format/page_role.h"
+#include "tdp/mmu/format/paging_entry.h"
+#include "tdp/mmu/guest/guest_walker.h"
+#include "tdp/mmu/guest/guest_window.h"
+#include "tdp/mmu/policy/leaf_policy.h"
+#include "tdp/mmu/shadow/paging_fault.h"
+#include "tdp/mmu/shadow/paging_guest.h"
+#include "tdp/mmu/shadow/shadow_faults.h"
+#include "tdp/mmu/shadow/shadow_registers.h"
+#include "tdp/mmu/shadow/shadow_root.h"
+#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/stats.h"
+#include "tdp/mmu/sync/change_sequence.h"
+#include "tdp/mmu/sync/flush_clock.h"
+#include "tdp/mmu/sync/mmu_lock.h"
+
+namespace tdp {
+
+class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
+ public:
+  // `member` and `window` belong to the `Vcpu`. ResourceExhausted without memory for the first
+  // root.
+  static absl::StatusOr<std::unique_ptr<ShadowVcpuImpl>> Create(const PagingParts& parts,
+                                                                const FlushClock::Member& member,
+                                                                GuestWindow& window);
+  ~ShadowVcpuImpl();
+
+  ShadowVcpuImpl(const ShadowVcpuImpl&) = delete;
+  ShadowVcpuImpl& operator=(const ShadowVcpuImpl&) = delete;
+
+  const GuestPaging& paging() const { return paging_; }
+  const GuestRoots& roots() const { return roots_; }
+  absl::StatusOr<GuestEvent> SetPaging(const GuestControls& controls, uint64_t cr3);
+  absl::StatusOr<GuestEvent> WriteCr3(uint64_t value);
+  absl::Status Invlpg(Gva gva);
+  absl::StatusOr<GuestEvent> Invpcid(uint64_t type, uint64_t pcid, Gva gva);
+
+  const ShadowRegisters& registers() const { return registers_; }
+  PagingFaultResult HandlePageFault(Gva gva, uint32_t error_code, bool excused);
+  absl::Status EmulateWrite(Gpa gpa, ByteCount size,
+                            absl::FunctionRef<void(std::byte* place)> store);
+  absl::Status OnWritten(Gpa gpa, ByteCount size);
+
+  // --- for the `Vcpu` ---
+
+  // Whether the CPU has to forget the vCPU's linear translations before it runs it.
+  bool TakeFlush() { return std::exchange(owes_flush_, false); }
+  absl::Status SetAddressSpace(AddressSpaceId space);
+  void AddTo(FaultStats& stats) const;
+  // What the tables say of `gva` now; no bit changes. Null-kind entry where they say nothing.
+  struct Found {
+    PagingEntry entry;
+    Level level = kLevel4K;
+  };
+  Found Look(Gva gva);
+
+ private:
+  // A fault on its way.
+  struct PagingFault : Fault {
+    Gva gva;
+    GuestAccess access;
+  };
+
+  ShadowVcpuImpl(const PagingParts& parts, const FlushClock::Member& member, GuestWindow& window);
+
+  PageRole RootRole(const GuestPaging& paging) const;
+
+  // The fault.
+  Next Try(PagingFault& fault, PagingFaultResult& result);
+  Next Walk(PagingFault& fault, PagingFaultResult& result);
+  void TakePath(PagingFault& fault) const;
+  Next Install(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
+  Level GoalOf(const PagingFault& fault) const;
+  bool NeedsSmapEmulation(const PagingFault& fault) const;
+  PagingEntry LeafOf(const PagingFault& fault, Level level, bool writable) const;
+  GuestRights Emulated(const PagingFault& fault, GuestRights rights) const;
+  bool MayWrite(const PagingFault& fault, Level level);
+  void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
+  bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
+  void PrefetchAround(const PagingFault& fault, ShadowPage& page, int index);
+  absl::Status ReloadRoot();
+  bool ReleaseCachedRoots();
+
+  // Roots.
+  absl::StatusOr<GuestEvent> LoadPdptes(const GuestPaging& paging, uint64_t cr3, GuestRoots& roots);
+  absl::Status SwitchRoot(const GuestPaging& paging, const GuestRoots& roots, bool& kept);
+  absl::Status LoadRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root);
+  Next BuildRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root,
+                 ShadowZap& zap);
+  Next BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& page, ShadowZap& zap);
+  bool IsCurrent(const ShadowRoot& root) const;
+  void Release(ShadowRoot& root);
+  void LoadRegisters();
+
+  // The guest's flushes.
+  void Resync();
+  void FetchForSync();
+  Next ResyncPages(ShadowZap& zap);
+  Next ResyncAddress(const ShadowRoot& root, Gva gva, ShadowZap& zap);
+  void InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns);
+
+  GuestPaging paging_;
+  GuestRoots roots_;
+  GuestWalk walk_;
+  ShadowRoot root_;
+  RootCache previous_;
+  ShadowRegisters registers_;
+  bool owes_flush_ = true;
+};
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_SHADOW_SHADOW_VCPU_IMPL_H_

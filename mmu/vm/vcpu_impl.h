@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What stands behind `Vcpu`, whose functions these are: mmu/vcpu.h says what they promise.
+
+#ifndef TDP_MMU_VM_VCPU_IMPL_H_
+#define TDP_MMU_VM_VCPU_IMPL_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "tdp/base/address.h"
+#include "tdp/memslot/dirty_ring.h"
+#include "tdp/mmu/engine/engine.h"
+#include "tdp/mmu/fault/fault_handler.h"
+#include "tdp/mmu/format/eptp.h"
+#include "tdp/mmu/format/exit_qualification.h"
+#include "tdp/mmu/guest/guest_walk.h"
+#include "tdp/mmu/guest/guest_window.h"
+#include "tdp/mmu/page_fault.h"
+#include "tdp/mmu/paging_kind.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/stats.h"
+#include "tdp/mmu/sync/flush_clock.h"
+#include "tdp/mmu/vcpu.h"
+
+namespace tdp {
+
+FaultResult FaultError(absl::Status status);
+
+class VcpuImpl {
+ public:
+  VcpuImpl(Engine& engine, VcpuId id);
+  ~VcpuImpl();
+
+  VcpuImpl(const VcpuImpl&) = delete;
+  VcpuImpl& operator=(const VcpuImpl&) = delete;
+
+  // The second half of construction, which can fail: takes a ring and, where tables of the guest
+  // are shadowed, makes what answers for them. Then `VcpuSet` shows the vCPU. ResourceExhausted.
+  absl::Status Start();
+
+  VcpuId id() const { return id_; }
+  GuestEntry EnterGuest();
+  void LeaveGuest() {
+    flush_member_.LeaveGuest();
+    SetSpecial(kInGuest, false);
+  }
+  bool is_in_guest() const { return flush_member_.is_in_guest(); }
+
+  FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
+  FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted);
+  FaultResult HandleEptMisconfiguration(Gpa gpa);
+  FaultResult HandleEptMisconfiguration(Gpa gpa, Privacy wanted);
+  absl::Status LogPml(absl::Span<const Gpa> pages);
+  absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access);
+
+  absl::Status SetAddressSpace(AddressSpaceId space);
+  AddressSpaceId address_space() const { return faults_.address_space(); }
+  absl::Status SetView(ViewId view);
+  ViewId view() const { return faults_.view().id(); }
+  void OnCpuChanged() { flush_member_.ForgetCpu(); }
+
+  absl::Status WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
+                         GuestAccess access, GuestWalk& walk);
+  ShadowVcpu* shadow() { return shadow_.get(); }
+  NestedVcpu* nested() { return nested_.get(); }
+  FaultStats stats() const;
+  DirtyRing* dirty_ring() { return dirty_ring_.get(); }
+
+ private:
+  absl::Status StartShadows();
+  GuestEntry EnterOnShadow();
+  GuestEntry EnterNestable();
+  absl::Status CheckRunsOnEpt() const;
+  absl::Status CheckAddress(Gpa gpa) const;
+  absl::Status CheckWidth(Gpa gpa) const;
+  FaultResult HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted);
+  FaultResult ResultOf(FaultAnswer answer);
+  void SetSpecial(uint32_t why, bool set) { special_ = set ? special_ | why : special_ & ~why; }
+  void Adopt(AddressSpaceId space, View& view);
+
+  // Why a violation of this vCPU is not simply one of its guest's. One word, so that an ordinary
+  // fault asks once.
+  static constexpr uint32_t kInGuest = 1;
+  static constexpr uint32_t kShadowed = 2;
+  static constexpr uint32_t kNestable = 4;
+  static constexpr uint32_t kReverseMapped = 8;
+
+  Engine& engine_;
+  const Gpa guest_end_;
+  const VcpuId id_;
+  uint32_t special_;
+  bool uses_several_roots_ = false;  // a flush is of all of them
+  FaultHandler faults_;
+  Counter flushes_;
+  FlushClock::Member flush_member_;
+  std::unique_ptr<DirtyRing> dirty_ring_;
+  GuestWindow window_;
+  ShadowOwner<ShadowVcpu> shadow_;
+  ShadowOwner<NestedVcpu> nested_;
+};
+
+inline FaultResult VcpuImpl::ResultOf(FaultAnswer answer) {
+  FaultResult result{answer.outcome(), answer.level(), absl::OkStatus(), answer.denied()};
+  if (ABSL_PREDICT_FALSE(result.outcome == FaultOutcome::kError)) {
+    result.status = faults_.TakeError();
+  }
+  return result;
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult VcpuImpl::HandleEptViolation(
+    Gpa gpa, ExitQualification qualification) {
+  if (ABSL_PREDICT_TRUE(special_ == 0 && gpa < guest_end_ && qualification.found_nothing())) {
+    return ResultOf(faults_.HandlePlain(gpa, qualification));
+  }
+  const bool refusable = (special_ & ~kReverseMapped) != 0 || gpa >= guest_end_;
+  if (ABSL_PREDICT_TRUE(!refusable && qualification.is_possible())) {
+    return ResultOf(faults_.HandleExit(gpa, qualification));
+  }
+  return HandleUnusual(gpa, qualification, Privacy::kAsSet);
+}
+
+inline FaultResult VcpuImpl::HandleEptMisconfiguration(Gpa gpa) {
+  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return FaultError(std::move(bad));
+  return ResultOf(faults_.HandleMisconfiguration(gpa, Privacy::kAsSet));
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestEntry VcpuImpl::EnterGuest() {
+  SetSpecial(kInGuest, true);
+  if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
+  if (ABSL_PREDICT_FALSE(nested_ != nullptr)) return EnterNestable();
+  const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
+  // The root is read after the vCPU counts as in the guest: whoever replaces it from here on will
+  // kick.
+  const Eptp eptp = faults_.view().mmu().eptp();
+  if (ABSL_PREDICT_FALSE(owed != FlushClock::Member::Owed::kNothing)) {
+    flushes_.Add();
+    if (owed == FlushClock::Member::Owed::kAllRoots || uses_several_roots_ ||
+        engine_.views(address_space()).has_list()) {
+      engine_.backend().InvalidateAll(id_);
+    } else {
+      engine_.backend().Invalidate(id_, eptp);
+    }
+  }
+  return GuestEntry(this, eptp);
+}
+
+}  // namespace tdp
+
+#endif  // TDP_MMU_VM_VCPU_IMPL_H_
