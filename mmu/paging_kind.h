@@ -39,8 +39,8 @@ constexpr bool KeepsReverseMap(PagingKind kind) { return kind != PagingKind::kDi
 
 // --- Builds with direct tables alone ---
 // With TDP_NO_SHADOW, defined for the library and its users, the other kinds are refused, and with
-// optimization nothing of mmu/shadow and rmap is referred to: owners of what is not there are null
-// pointers that the compiler knows to be null.
+// optimization nothing of mmu/shadow, mmu/reverse_mapped and rmap is referred to: owners of what is
+// not there are null pointers that the compiler knows to be null.
 
 // Unimplemented, naming the option, for a kind that the build has no code for.
 absl::Status CheckKindIsBuilt(const VmOptions& options);

@@ -18,45 +18,49 @@ import sys
 # What the parts of the engine need of its face: the seams to the embedder, not Vm and Vcpu.
 SEAMS = (r"^tdp/mmu/(backend|guest_memory_types|mappings|page_fault|paging_kind|pending_flush|"
          r"stats|vm_options)\.h$")
+
+
+def all_of(*folders):
+    return {folder: "" for folder in folders}
+
+
+# What the upper folders of the engine may all include.
+LOWER = {**all_of("base", "memslot", "rmap", "mmu/format", "mmu/sync", "mmu/tables", "mmu/policy"),
+         "mmu": SEAMS}
+SHADOW = {**LOWER, **all_of("mmu/guest", "mmu/reverse_mapped")}
+SPACE = {**SHADOW, **all_of("mmu/dirty", "mmu/shadow")}
+ENGINE = {**SPACE, **all_of("mmu/space")}
+FAULT = {**ENGINE, **all_of("mmu/engine")}
+EVERYTHING = {**FAULT, **all_of("mmu/fault", "mmu")}
+
 # Lowest first. A folder may include itself and what stands here, and of a folder with a pattern the
 # headers alone that match it. Of a path the longest folder named here counts.
 MAY_INCLUDE = {
     "base": {},
-    "memslot": {"base": ""},
-    "rmap": {"base": ""},
-    "mmu/format": {"base": ""},
-    "mmu/sync": {"base": "", "mmu/format": "", "mmu": SEAMS},
-    "mmu/tables": {"base": "", "mmu/format": "", "mmu/sync": "", "mmu": SEAMS},
-    "mmu/policy": {"base": "", "memslot": "", "mmu/format": "", "mmu/tables": "", "mmu": SEAMS},
-    "mmu/dirty": {"base": "", "memslot": "", "mmu/format": "", "mmu/sync": "", "mmu/tables": ""},
-    "mmu/guest": {"base": "", "memslot": "", "mmu/format": "", "mmu/sync": "", "mmu/policy": "",
+    "memslot": all_of("base"),
+    "rmap": all_of("base"),
+    "mmu/format": all_of("base"),
+    "mmu/sync": {**all_of("base", "mmu/format"), "mmu": SEAMS},
+    "mmu/tables": {**all_of("base", "mmu/format", "mmu/sync"), "mmu": SEAMS},
+    "mmu/policy": {**all_of("base", "memslot", "mmu/format", "mmu/tables"), "mmu": SEAMS},
+    "mmu/dirty": all_of("base", "memslot", "mmu/format", "mmu/sync", "mmu/tables"),
+    "mmu/guest": {**all_of("base", "memslot", "mmu/format", "mmu/sync", "mmu/policy"),
                   "mmu": SEAMS},
-    "mmu/shadow": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
-                   "mmu/tables": "", "mmu/policy": "", "mmu/guest": "", "mmu": SEAMS},
-    "mmu/space": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
-                  "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-                  "mmu/shadow": "", "mmu": SEAMS},
-    "mmu/engine": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
-                   "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-                   "mmu/shadow": "", "mmu/space": "", "mmu": SEAMS},
-    "mmu/fault": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
-                  "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-                  "mmu/shadow": "", "mmu/space": "", "mmu/engine": "", "mmu": SEAMS},
-    "mmu/vm": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
-               "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-               "mmu/shadow": "", "mmu/space": "", "mmu/engine": "", "mmu/fault": "", "mmu": ""},
+    "mmu/reverse_mapped": LOWER,
+    "mmu/shadow": SHADOW,
+    "mmu/space": SPACE,
+    "mmu/engine": ENGINE,
+    "mmu/fault": FAULT,
+    "mmu/vm": EVERYTHING,
     # The last two for the lookups of walker.h, which are inline.
-    "mmu": {"base": "", "memslot": "", "mmu/format": "", "mmu/policy": "",
+    "mmu": {**all_of("base", "memslot", "mmu/format", "mmu/policy"),
             "mmu/sync": r"/mmu_lock\.h$", "mmu/tables": r"/direct_mmu\.h$"},
     # Beside the tables, not above the engine.
-    "backends": {"base": "", "memslot": "", "mmu/format": "", "mmu": r"^tdp/mmu/backend\.h$"},
+    "backends": {**all_of("base", "memslot", "mmu/format"), "mmu": r"^tdp/mmu/backend\.h$"},
     "judge": {"base": "", "mmu/format":
               r"/(ept_\w+|eptp|entry|exit_qualification|memory_type)\.h$",
               "backends": r"^tdp/backends/sim/"},
-    "tools": {"base": "", "memslot": "", "rmap": "", "mmu/format": "", "mmu/sync": "",
-              "mmu/tables": "", "mmu/policy": "", "mmu/dirty": "", "mmu/guest": "",
-              "mmu/shadow": "", "mmu/space": "", "mmu/engine": "", "mmu/fault": "",
-              "mmu/vm": "", "mmu": "", "backends": ""},
+    "tools": {**EVERYTHING, **all_of("mmu/vm", "backends")},
 }
 # Nothing may include these; they may include everything.
 TOP = {"examples", "benchmarks", "tests"}

@@ -41,7 +41,7 @@ class CheckLayers(unittest.TestCase):
             ['mmu/vm.h:1: "tdp/memslot/slot_set.h" is no public header, and mmu/vm.h is one'],
             self.problems("mmu/vm.h", '"tdp/memslot/slot_set.h"'))
         self.assertEqual(1, len(self.problems("mmu/shadow/shadow_vcpu.h",
-                                              '"tdp/mmu/shadow/shadow_tables.h"')))
+                                              '"tdp/mmu/reverse_mapped/shadow_tables.h"')))
         self.assertEqual(1, len(self.problems("memslot/guest_memory.h",
                                               '"tdp/memslot/dirty_log.h"')))
         self.assertEqual([], self.problems("mmu/vm_options.cc", '"tdp/mmu/option_pairs.h"'))

@@ -24,7 +24,7 @@
 #include "tdp/mmu/engine/vcpu_set.h"
 #include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/policy/memory_quotas.h"
-#include "tdp/mmu/shadow/reverse_mapped_mmu.h"
+#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 #include "tdp/mmu/shadow/shadow_faults.h"
 #include "tdp/mmu/space/address_space.h"
 #include "tdp/mmu/space/logging_slots.h"

@@ -20,8 +20,8 @@
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/guest/guest_walker.h"
-#include "tdp/mmu/shadow/shadow_page.h"
-#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/reverse_mapped/shadow_page.h"
+#include "tdp/mmu/reverse_mapped/shadow_tables.h"
 
 namespace tdp {
 

@@ -13,7 +13,7 @@
 #include "tdp/base/address.h"
 #include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/format/page_role.h"
-#include "tdp/mmu/shadow/shadow_page.h"
+#include "tdp/mmu/reverse_mapped/shadow_page.h"
 
 namespace tdp {
 

@@ -11,7 +11,7 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/shadow/shadow_sync.h"
+#include "tdp/mmu/reverse_mapped/shadow_sync.h"
 #include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 
 namespace tdp {

@@ -5,7 +5,7 @@
 #ifndef TDP_MMU_SPACE_REVERSE_MAPPED_TABLES_H_
 #define TDP_MMU_SPACE_REVERSE_MAPPED_TABLES_H_
 
-#include "tdp/mmu/shadow/reverse_mapped_mmu.h"
+#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 #include "tdp/mmu/space/direct_tables.h"
 
 namespace tdp {

@@ -8,7 +8,7 @@
 
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/paging_entry.h"
-#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/reverse_mapped/shadow_tables.h"
 #include "tdp/mmu/space/mapped_tables.h"
 
 namespace tdp {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/shadow/page_hash.h"
+#include "tdp/mmu/reverse_mapped/page_hash.h"
 
 #include <cstdint>
 #include <map>

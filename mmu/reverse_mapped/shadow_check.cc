@@ -10,7 +10,7 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/paging_entry.h"
-#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/reverse_mapped/shadow_tables.h"
 
 namespace tdp {
 namespace {

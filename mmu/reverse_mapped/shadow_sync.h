@@ -2,8 +2,8 @@
 //
 // Bringing a page that went unsync back in line with the guest's table (KVM's sync_page).
 
-#ifndef TDP_MMU_SHADOW_SHADOW_SYNC_H_
-#define TDP_MMU_SHADOW_SHADOW_SYNC_H_
+#ifndef TDP_MMU_REVERSE_MAPPED_SHADOW_SYNC_H_
+#define TDP_MMU_REVERSE_MAPPED_SHADOW_SYNC_H_
 
 #include <atomic>
 #include <cstddef>
@@ -11,8 +11,8 @@
 
 #include "tdp/base/level.h"
 #include "tdp/base/sync.h"
-#include "tdp/mmu/shadow/shadow_page.h"
-#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/reverse_mapped/shadow_page.h"
+#include "tdp/mmu/reverse_mapped/shadow_tables.h"
 
 namespace tdp {
 
@@ -85,4 +85,4 @@ class ShadowSyncer {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_SHADOW_SHADOW_SYNC_H_
+#endif  // TDP_MMU_REVERSE_MAPPED_SHADOW_SYNC_H_

@@ -2,8 +2,8 @@
 //
 // The reverse maps of an address space's slots, found by frame.
 
-#ifndef TDP_MMU_SHADOW_SLOT_RMAPS_H_
-#define TDP_MMU_SHADOW_SLOT_RMAPS_H_
+#ifndef TDP_MMU_REVERSE_MAPPED_SLOT_RMAPS_H_
+#define TDP_MMU_REVERSE_MAPPED_SLOT_RMAPS_H_
 
 #include <algorithm>
 #include <cstddef>
@@ -72,4 +72,4 @@ class SlotRmaps {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_SHADOW_SLOT_RMAPS_H_
+#endif  // TDP_MMU_REVERSE_MAPPED_SLOT_RMAPS_H_

@@ -2,8 +2,8 @@
 //
 // A guest's own page tables as the shadow reads them: entry by entry, without a walk.
 
-#ifndef TDP_MMU_SHADOW_PAGING_GUEST_H_
-#define TDP_MMU_SHADOW_PAGING_GUEST_H_
+#ifndef TDP_MMU_REVERSE_MAPPED_PAGING_GUEST_H_
+#define TDP_MMU_REVERSE_MAPPED_PAGING_GUEST_H_
 
 #include <cstdint>
 
@@ -12,7 +12,7 @@
 #include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/format/paging_entry.h"
-#include "tdp/mmu/shadow/shadow_page.h"
+#include "tdp/mmu/reverse_mapped/shadow_page.h"
 
 namespace tdp {
 
@@ -66,4 +66,4 @@ class PagingGuest {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_SHADOW_PAGING_GUEST_H_
+#endif  // TDP_MMU_REVERSE_MAPPED_PAGING_GUEST_H_

@@ -8,8 +8,8 @@
 // what is written: `PagingEntry` where tables are loaded into CR3, `EptEntry` where they shadow a
 // nested hypervisor's EPT12.
 
-#ifndef TDP_MMU_SHADOW_SHADOW_TABLES_H_
-#define TDP_MMU_SHADOW_SHADOW_TABLES_H_
+#ifndef TDP_MMU_REVERSE_MAPPED_SHADOW_TABLES_H_
+#define TDP_MMU_REVERSE_MAPPED_SHADOW_TABLES_H_
 
 #include <atomic>
 #include <cstddef>
@@ -26,9 +26,9 @@
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/format/page_role.h"
-#include "tdp/mmu/shadow/page_hash.h"
-#include "tdp/mmu/shadow/shadow_page.h"
-#include "tdp/mmu/shadow/slot_rmaps.h"
+#include "tdp/mmu/reverse_mapped/page_hash.h"
+#include "tdp/mmu/reverse_mapped/shadow_page.h"
+#include "tdp/mmu/reverse_mapped/slot_rmaps.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/sync/flush_clock.h"
 #include "tdp/mmu/tables/table_pool.h"
@@ -299,4 +299,4 @@ class ShadowTables {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_SHADOW_SHADOW_TABLES_H_
+#endif  // TDP_MMU_REVERSE_MAPPED_SHADOW_TABLES_H_

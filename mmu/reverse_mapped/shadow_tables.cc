@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/shadow/shadow_tables.h"
+#include "tdp/mmu/reverse_mapped/shadow_tables.h"
 
 #include <algorithm>
 #include <bit>

@@ -2,8 +2,8 @@
 //
 // The shadow pages there are, by guest frame and role (KVM's mmu_page_hash).
 
-#ifndef TDP_MMU_SHADOW_PAGE_HASH_H_
-#define TDP_MMU_SHADOW_PAGE_HASH_H_
+#ifndef TDP_MMU_REVERSE_MAPPED_PAGE_HASH_H_
+#define TDP_MMU_REVERSE_MAPPED_PAGE_HASH_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 #include "tdp/base/address.h"
 #include "tdp/mmu/format/page_role.h"
-#include "tdp/mmu/shadow/shadow_page.h"
+#include "tdp/mmu/reverse_mapped/shadow_page.h"
 
 namespace tdp {
 
@@ -67,4 +67,4 @@ class PageHash {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_SHADOW_PAGE_HASH_H_
+#endif  // TDP_MMU_REVERSE_MAPPED_PAGE_HASH_H_

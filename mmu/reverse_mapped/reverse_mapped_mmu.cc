@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/shadow/reverse_mapped_mmu.h"
+#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 
 #include <algorithm>
 #include <cstddef>

@@ -7,8 +7,8 @@
 // account of KVM's MMU begins with it, and as the baseline that the direct engine is measured
 // against.
 
-#ifndef TDP_MMU_SHADOW_REVERSE_MAPPED_MMU_H_
-#define TDP_MMU_SHADOW_REVERSE_MAPPED_MMU_H_
+#ifndef TDP_MMU_REVERSE_MAPPED_REVERSE_MAPPED_MMU_H_
+#define TDP_MMU_REVERSE_MAPPED_REVERSE_MAPPED_MMU_H_
 
 #include <cstdint>
 #include <memory>
@@ -104,4 +104,4 @@ class ReverseMappedMmu {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_SHADOW_REVERSE_MAPPED_MMU_H_
+#endif  // TDP_MMU_REVERSE_MAPPED_REVERSE_MAPPED_MMU_H_

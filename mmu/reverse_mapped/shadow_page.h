@@ -3,8 +3,8 @@
 // A shadow page: one table of the shadow and what the engine knows of it (KVM's struct
 // kvm_mmu_page).
 
-#ifndef TDP_MMU_SHADOW_SHADOW_PAGE_H_
-#define TDP_MMU_SHADOW_SHADOW_PAGE_H_
+#ifndef TDP_MMU_REVERSE_MAPPED_SHADOW_PAGE_H_
+#define TDP_MMU_REVERSE_MAPPED_SHADOW_PAGE_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -165,4 +165,4 @@ using ShadowSpecialList = ShadowList<&ShadowPage::special_next, &ShadowPage::spe
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_SHADOW_SHADOW_PAGE_H_
+#endif  // TDP_MMU_REVERSE_MAPPED_SHADOW_PAGE_H_
