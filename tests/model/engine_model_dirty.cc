@@ -14,6 +14,7 @@
 #include "tdp/backends/sim/page_modification_log.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/memslot/dirty_ring.h"
 #include "tests/model/engine_model.h"
 
 namespace tdp::model {
