@@ -201,7 +201,8 @@ TEST_P(MarkDirty, AMarkThatReturnedBeforeATakeIsInIt) {
     for (uint64_t n = 1; n <= kRounds; ++n) {
       EXPECT_EQ(vm_->MarkDirty(Gpa((100 + n) * kPageSize), 1), absl::OkStatus());
       marked.store(n);
-      while (taken.load() < n) std::this_thread::yield();
+      marked.notify_one();
+      taken.wait(n - 1);
     }
   });
   std::thread other([&] {
@@ -217,7 +218,9 @@ TEST_P(MarkDirty, AMarkThatReturnedBeforeATakeIsInIt) {
     if (before > taken.load()) {
       EXPECT_TRUE(seen.contains(before));
       taken.store(before);
+      taken.notify_one();
     }
+    if (taken.load() < kRounds) marked.wait(before);
   }
   device.join();
   other.join();
