@@ -71,6 +71,9 @@ class DirtyLog {
    public:
     Place() = default;
 
+    // Whether the log has memory for the page; if not, it may still count as prepared.
+    bool is_there() const { return chunk_ != nullptr; }
+
    private:
     friend class DirtyLog;
     Directory* directory_ = nullptr;

@@ -179,6 +179,9 @@ class IntervalTree {
   template <typename Unchanged>
   IntervalSearch FindOverlapBelow(const IntervalNode* node, int inner_levels, const Range& range,
                                   Cell* cell, const Unchanged& unchanged) const;
+  template <typename Visit>
+  void ForEachOverlapBelow(const IntervalNode& node, int inner_levels, uint64_t begin, uint64_t end,
+                           const Visit& visit) const;
   template <typename Unchanged>
   IntervalSearch FindOverlapInLeaf(const IntervalNode& node, const Range& range, Cell* cell,
                                    const Unchanged& unchanged) const;
@@ -190,70 +193,6 @@ class IntervalTree {
   int key_shift_;
   int fine_bits_;
 };
-
-template <typename Unchanged>
-IntervalSearch IntervalTree::FindAtOrBelow(IntervalRoot root, uint64_t key, Cell* cell,
-                                           const Unchanged& unchanged) {
-  if (root.is_empty()) return IntervalSearch::kAbsent;
-  key = std::min(key, Layout::kNoKey - 1);
-  const IntervalNode* node = root.node();
-  for (int level = root.inner_levels(); level > 0; --level) {
-    const IntervalNode* child = LoadChild(*node, Locate<Layout::kInnerCapacity>(*node, key));
-    if (!unchanged()) return IntervalSearch::kChanged;
-    node = child;
-  }
-  *cell = LoadCell(*node, Locate<Layout::kLeafCapacity + 1>(*node, key));
-  if (!unchanged()) return IntervalSearch::kChanged;
-  return cell->key <= key ? IntervalSearch::kFound : IntervalSearch::kAbsent;
-}
-
-template <typename Unchanged>
-IntervalSearch IntervalTree::FindOverlapBelow(const IntervalNode* node, int inner_levels,
-                                              const Range& range, Cell* cell,
-                                              const Unchanged& unchanged) const {
-  if (inner_levels == 0) return FindOverlapInLeaf(*node, range, cell, unchanged);
-  // The last child that begins at or below `min_key` may hold it; those before it cannot.
-  const size_t first = Locate<Layout::kInnerCapacity>(*node, range.min_key);
-  for (size_t i = first; i < Layout::kInnerCapacity; ++i) {
-    const uint64_t key = node->Load(Layout::kKeys + i);
-    const uint64_t last_end = node->Load(Layout::kEnds + i);
-    const IntervalNode* child = LoadChild(*node, i);
-    if (!unchanged()) return IntervalSearch::kChanged;
-    if (key == Layout::kNoKey || LeastBegin(key) >= range.end) break;
-    if (last_end <= range.begin) continue;
-    const IntervalSearch found = FindOverlapBelow(child, inner_levels - 1, range, cell, unchanged);
-    if (found != IntervalSearch::kAbsent) return found;
-  }
-  return IntervalSearch::kAbsent;
-}
-
-template <typename Unchanged>
-IntervalSearch IntervalTree::FindOverlapInLeaf(const IntervalNode& node, const Range& range,
-                                               Cell* cell, const Unchanged& unchanged) const {
-  for (size_t i = 0; i < Layout::kLeafCapacity; ++i) {
-    const Cell candidate = LoadCell(node, i);
-    if (!unchanged()) return IntervalSearch::kChanged;
-    if (candidate.key == Layout::kNoKey || LeastBegin(candidate.key) >= range.end) break;
-    const uint64_t begin = BeginOf(candidate);
-    if (candidate.key < range.min_key || begin >= range.end) continue;
-    if (begin + candidate.length() <= range.begin) continue;
-    *cell = candidate;
-    return IntervalSearch::kFound;
-  }
-  return IntervalSearch::kAbsent;
-}
-
-template <typename Visit>
-void IntervalTree::ForEachOverlap(IntervalRoot root, uint64_t begin, uint64_t end,
-                                  const Visit& visit) const {
-  constexpr auto kUnchanged = [] { return true; };
-  Cell cell;
-  for (uint64_t key = 0;
-       FindOverlap(root, begin, end, key, &cell, kUnchanged) == IntervalSearch::kFound;
-       key = cell.key + 1) {
-    visit(cell);
-  }
-}
 
 }  // namespace tdp::internal
 

@@ -45,6 +45,21 @@ class LargePagePermits {
     return BoundReasons(gfn, level) + TrackedPages(gfn, level);
   }
 
+  // The frames of the slot that leaves of 2 MiB may map, but for tracked pages: those of whole
+  // large frames in the slot, or none where gfn and hva differ in their offset.
+  struct Frames {
+    Gfn first;
+    PageCount pages;
+  };
+  Frames Large2MFrames() const {
+    const Gfn first = (base_ + PageCount(kPagesPerTwoMiB - 1)).AlignDown(kLevel2M.pages());
+    const Gfn end = end_.AlignDown(kLevel2M.pages());
+    if (first >= end || (incongruence_ & (kPagesPerTwoMiB - 1)) != 0) return {};
+    return {first, end - first};
+  }
+  // Whether any page was ever tracked.
+  bool is_tracking() const { return directory_.load(std::memory_order_acquire) != nullptr; }
+
   // One more (one less) reason to keep `gfn` from being written by the guest unseen: a shadowed
   // page table. Each page counts by itself, and so do the large frames around it. The first call
   // for a GiB allocates: ResourceExhausted, with nothing counted, if there is no memory.

@@ -7,9 +7,10 @@
 
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
-#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/interval_tree_search.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_cell.h"
+#include "tdp/memslot/slot_state.h"
 
 namespace tdp {
 
@@ -46,8 +47,14 @@ const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
 bool SlotReader::FindPlain(AddressSpaceId address_space, Gfn gfn) {
   const MemorySlot* slot = Find(address_space, gfn);
   if (slot == nullptr || slot->flags != 0 || slot->invalid) return false;
-  plain_ = {slot->base, slot->pages, &set_.spaces_[address_space].generation, answer_generation_,
-            slot->hva.raw() - slot->base.address().raw()};
+  const LargePagePermits& permits = slot->state->permits();
+  plain_ = {slot->base,
+            slot->pages,
+            &set_.spaces_[address_space].generation,
+            answer_generation_,
+            slot->hva.raw() - slot->base.address().raw(),
+            permits.Large2MFrames(),
+            &permits};
   return true;
 }
 

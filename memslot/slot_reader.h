@@ -14,6 +14,7 @@
 #include "tdp/base/host_range.h"
 #include "tdp/base/sync.h"
 #include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/large_page_permits.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_set.h"
 
@@ -40,16 +41,27 @@ class alignas(64) SlotReader {
     return Search(address_space, gfn);
   }
 
-  // Whether `gfn` lies in a slot without flags that is not going away; `HvaOfPlain` is then what
-  // stands behind it. Quick where it lies in the slot of the last such answer.
-  bool IsInPlain(AddressSpaceId address_space, Gfn gfn) {
-    if (ABSL_PREDICT_TRUE(gfn - plain_.base < plain_.pages &&
-                          plain_.space->load(std::memory_order_acquire) == plain_.generation)) {
-      return true;
-    }
-    return FindPlain(address_space, gfn);
+  // What `Find` answers if that is what it answered last; else null, and nothing has changed.
+  const MemorySlot* LastHit(AddressSpaceId address_space, Gfn gfn) const {
+    const bool same = set_.generation(address_space) == hit_generation_ && hit_.Contains(gfn);
+    return ABSL_PREDICT_TRUE(same) ? &hit_ : nullptr;
+  }
+
+  // Whether `gfn` lies in a slot without flags that is not going away, looked for anew; if so,
+  // `HvaOfPlain` is what stands behind it.
+  bool FindPlain(AddressSpaceId address_space, Gfn gfn);
+  // Whether it lies in the slot of the last `FindPlain` of this address space, and that still
+  // stands.
+  bool IsInPlain(Gfn gfn) const {
+    return gfn - plain_.base < plain_.pages &&
+           plain_.space->load(std::memory_order_acquire) == plain_.generation;
   }
   Hva HvaOfPlain(Gfn gfn) const { return Hva(gfn.address().raw() + plain_.to_hva); }
+  // Whether a leaf of 2 MiB may map it. To be asked as `MemorySlot::state` may be touched.
+  bool IsLargeInPlain(Gfn gfn) const {
+    return gfn - plain_.large.first < plain_.large.pages &&
+           ABSL_PREDICT_TRUE(!plain_.permits->is_tracking());
+  }
   // The next question is about another address space.
   void ForgetPlain() { plain_ = Plain(); }
 
@@ -70,16 +82,17 @@ class alignas(64) SlotReader {
   // No generation has this value: all its bits are set.
   static constexpr uint64_t kNoGeneration = ~uint64_t{0};
 
-  // What `IsInPlain` has found, for as long as the generation in `space` stands.
+  // What `FindPlain` has found, for as long as the generation in `space` stands.
   struct Plain {
     Gfn base;
     PageCount pages;  // none: nothing was found yet
     const Atomic<uint64_t>* space = nullptr;
     uint64_t generation = kNoGeneration;
     uint64_t to_hva = 0;
+    LargePagePermits::Frames large;  // where all that may forbid a leaf of 2 MiB is in `permits`
+    const LargePagePermits* permits = nullptr;
   };
 
-  bool FindPlain(AddressSpaceId address_space, Gfn gfn);
   const MemorySlot* Search(AddressSpaceId address_space, Gfn gfn);
   // The cell of the slot at or below `gfn`, from one generation. False if there is none.
   bool FindCell(AddressSpaceId address_space, Gfn gfn, internal::IntervalCell* cell);

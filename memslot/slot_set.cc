@@ -18,7 +18,7 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/dirty_log.h"
-#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/interval_tree_search.h"
 #include "tdp/memslot/large_page_permits.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_cell.h"
@@ -337,10 +337,21 @@ void SlotSet::ForEach(AddressSpaceId address_space,
                            [&](const IntervalCell& cell) { visit(internal::SlotOfGfnCell(cell)); });
 }
 
+void SlotSet::ForEachInHostRange(
+    HostRange range,
+    absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
+  hva_tree_.ForEachOverlap(
+      HvaRoot(), range.first_page(), range.end_page(), [&](const IntervalCell& cell) {
+        const MemorySlot slot = internal::SlotOfHvaCell(cell);
+        const HostRange part = slot.host_range().Intersection(range);
+        visit(slot, slot.base + PageCount::FromBytes(part.start() - slot.hva), part.pages());
+      });
+  if (ABSL_PREDICT_FALSE(private_slots_ != 0)) ForEachPrivateInHostRange(range, visit);
+}
+
 void SlotSet::ForEachPrivateInHostRange(
     HostRange range,
     absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
-  if (private_slots_ == 0) return;
   const auto visit_entry = [&](const Entry& entry) {
     const std::optional<Hva> start = entry.state->private_hva();
     if (!start) return;

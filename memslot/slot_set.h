@@ -93,9 +93,10 @@ class SlotSet {
   void ForEach(AddressSpaceId address_space,
                absl::FunctionRef<void(const MemorySlot&)> visit) const;
 
-  // Writer. Calls `visit(slot, first, pages)` for the part of each slot whose private memory lies
-  // in `range` of host memory. Looks at every slot, if any has private memory.
-  void ForEachPrivateInHostRange(
+  // Writer. Calls `visit(slot, first, pages)` for the part of each slot that `range` of host memory
+  // backs, and again for that whose private memory lies there: for the latter it looks at every
+  // slot, if any has private memory.
+  void ForEachInHostRange(
       HostRange range,
       absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
 
@@ -122,6 +123,10 @@ class SlotSet {
   const Entry* FindEntry(AddressSpaceId address_space, uint32_t id) const {
     return by_id_[address_space].Find(id);
   }
+
+  void ForEachPrivateInHostRange(
+      HostRange range,
+      absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
   absl::StatusOr<SlotUpdate> PrepareDelete(const MemoryRegion& region, const Entry* old);
   absl::StatusOr<SlotUpdate> PrepareCreate(const MemoryRegion& region);
   absl::StatusOr<SlotUpdate> PrepareChange(const MemoryRegion& region, const Entry& old);

@@ -6,6 +6,7 @@
 #define TDP_MMU_PENDING_FLUSH_H_
 
 #include <cstdint>
+#include <utility>
 
 namespace tdp {
 
@@ -18,9 +19,12 @@ class [[nodiscard]] PendingFlush {
  public:
   // Owes nothing.
   PendingFlush() = default;
-  PendingFlush(PendingFlush&& other) noexcept;
+  PendingFlush(PendingFlush&& other) noexcept
+      : clock_(std::exchange(other.clock_, nullptr)), generation_(other.generation_) {}
   PendingFlush& operator=(PendingFlush&& other) noexcept;
-  ~PendingFlush();
+  ~PendingFlush() {
+    if (is_owed()) Dropped();
+  }
 
   bool is_owed() const { return clock_ != nullptr; }
   // What `FlushClock::generation` has to reach; meaningful while it is owed.
@@ -39,6 +43,7 @@ class [[nodiscard]] PendingFlush {
  private:
   friend class FlushClock;
   PendingFlush(FlushClock* clock, uint64_t generation) : clock_(clock), generation_(generation) {}
+  [[noreturn]] static void Dropped();
 
   FlushClock* clock_ = nullptr;
   uint64_t generation_ = 0;

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/base/attributes.h"
 #include "tdp/base/address.h"
 
 namespace tdp {
@@ -65,7 +66,7 @@ struct VmStats {
 // Nothing is decided by it, so it goes past the seam of base/sync.h.
 class Counter {
  public:
-  void Add(uint64_t n = 1) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Add(uint64_t n = 1) {
     value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
   }
   uint64_t value() const { return value_.load(std::memory_order_relaxed); }

@@ -8,12 +8,13 @@
 #include <optional>
 #include <utility>
 
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/dirty/detached_dirt.h"
 
 namespace tdp {
@@ -145,29 +146,44 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
   spaces_[space]->NarrowPages(base, mask, notice);
 }
 
+// Tables for large leaves that reach over an end. Without tables to split it such a leaf goes as a
+// whole, which is as correct and only costs a fault more; few zaps need any.
+ABSL_ATTRIBUTE_NOINLINE void Engine::StockSpare() {
+  TableCache fresh(pool_);
+  fresh.Refill().IgnoreError();
+  const MmuWriteSection section(mmu_lock_);
+  spare_.TakeFrom(fresh);
+  has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
+}
+
 // `detach_all(spare, detached)` takes mappings away in a writer's section and says whether there
 // were any. If not, someone else may have taken them and not have settled yet: that is owed then.
-template <typename DetachAll>
-PendingFlush Engine::ZapBy(DetachAll detach_all) {
-  // For a large leaf that reaches over an end. Without tables to split it the leaf goes as a whole,
-  // which is as correct and only costs a fault more.
-  TableCache fresh(pool_);
-  if (!has_spare_.load(std::memory_order_relaxed)) fresh.Refill().IgnoreError();
+// `then(flush)` is called at the end of the section.
+template <typename DetachAll, typename Then>
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline PendingFlush Engine::ZapBy(DetachAll detach_all, Then then) {
+  if (ABSL_PREDICT_FALSE(!has_spare_.load(std::memory_order_relaxed))) StockSpare();
   TableList detached;
   MmuWriteSection section(mmu_lock_);
-  spare_.TakeFrom(fresh);
+  const int spare = spare_.size();
   const bool any = detach_all(spare_, detached);
   PendingFlush flush = clock_.AdvanceIf(any);
   clock_.Retire(std::move(detached), flush);
   if (any) zaps_.Add();
-  has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
+  if (ABSL_PREDICT_FALSE(spare_.size() != spare)) {
+    has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
+  }
+  then(flush);
   return flush;
 }
 
-PendingFlush Engine::Zap(AddressSpaceId space, Gfn first, Gfn end) {
-  end = std::min(end, mmu(space).end());
+template <typename DetachAll>
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline PendingFlush Engine::ZapBy(DetachAll detach_all) {
+  return ZapBy(detach_all, [](const PendingFlush&) {});
+}
+
+PendingFlush Engine::Zap(AddressSpaceId space, FrameRange range) {
   return ZapBy([&](TableCache& spare, TableList& detached) {
-    return spaces_[space]->Detach({first, end}, spare, detached);
+    return spaces_[space]->Detach(range, spare, detached);
   });
 }
 
@@ -199,17 +215,23 @@ PendingFlush Engine::ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> a
   });
 }
 
-PendingFlush Engine::BeginInvalidation(HostRange range) {
-  return ZapBy([&](TableCache& spare, TableList& detached) {
+bool Engine::BeginInvalidation(HostRange range, bool may_end, PendingFlush& flush) {
+  bool ended = false;
+  const auto detach_all = [&](TableCache& spare, TableList& detached) {
     sequence_.Begin(range);
     bool any = false;
     const auto detach = [&](const MemorySlot& slot, Gfn first, PageCount pages) {
       any |= spaces_[slot.address_space]->Detach({first, first + pages}, spare, detached);
     };
-    SlotReader(slots_).ForEachInHostRange(range, detach);
-    slots_.ForEachPrivateInHostRange(range, detach);
+    slots_.ForEachInHostRange(range, detach);
     return any;
+  };
+  flush = ZapBy(detach_all, [&](const PendingFlush& owed) {
+    if (!may_end || !clock_.TrySettle(owed)) return;
+    sequence_.End();
+    ended = true;
   });
+  return ended;
 }
 
 // Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How

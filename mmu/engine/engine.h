@@ -24,7 +24,6 @@
 #include "tdp/mmu/engine/vcpu_set.h"
 #include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/policy/memory_quotas.h"
-#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 #include "tdp/mmu/shadow/shadow_faults.h"
 #include "tdp/mmu/space/address_space.h"
 #include "tdp/mmu/space/logging_slots.h"
@@ -88,7 +87,8 @@ class Engine : public TableReclaimer, public TableRecycler {
 
   // Takes every mapping of [first, end) away. Returns the flush that is owed for that: its own, or
   // if nothing was there what others owe by now.
-  PendingFlush Zap(AddressSpaceId space, Gfn first, Gfn end);
+  // The range ends where the tables do, or before.
+  PendingFlush Zap(AddressSpaceId space, FrameRange range);
   // The same in every address space; `before()` is called first in the same writer's section.
   PendingFlush ZapEverywhere(Gfn first, Gfn end, absl::FunctionRef<void()> before);
   // The same in one view.
@@ -98,9 +98,11 @@ class Engine : public TableReclaimer, public TableRecycler {
   // anything after this. `after()` is called in the same writer's section, when it is empty.
   PendingFlush ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> after);
 
-  // The same of what `range` backs, whose invalidation begins in the same writer's section. Under
-  // the slots mutex; `ChangeSequence::End` ends it.
-  PendingFlush BeginInvalidation(HostRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_);
+  // The same of what `range` backs, whose invalidation begins in the same writer's section. It ends
+  // there too, and true is returned, if it may and no vCPU has to be waited for; else
+  // `ChangeSequence::End` ends it.
+  bool BeginInvalidation(HostRange range, bool may_end, PendingFlush& flush)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_);
 
   // Cold tables of views or the oldest shadow pages: of whichever have more than half of all
   // tables, or of the others if those have none to give.
@@ -182,6 +184,9 @@ class Engine : public TableReclaimer, public TableRecycler {
   absl::Status AddAddressSpace();
   template <typename DetachAll>
   PendingFlush ZapBy(DetachAll detach_all);
+  template <typename DetachAll, typename Then>
+  PendingFlush ZapBy(DetachAll detach_all, Then then);
+  void StockSpare();
   size_t RecycleShadows(size_t count);
   MmuParts parts();
 

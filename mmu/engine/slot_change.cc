@@ -9,6 +9,7 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 #include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 
 namespace tdp {
 namespace {

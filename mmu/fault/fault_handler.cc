@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 
 namespace tdp {
 
@@ -180,77 +181,14 @@ FaultAnswer FaultHandler::Handle(FaultRequest request, int reclaims) {
                                                      : answer);
 }
 
-// Whether all that a write to a page of `slot` may lack is the W that its log took.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::MayLift(ExitQualification exit,
-                                                               const MemorySlot& slot) const {
-  return slot.flags == kSlotLogDirtyPages && !slot.invalid && logs_by_faults_ &&
-         exit.reached_leaf() && exit.access().is_data_write() && !policy().is_special();
+FaultResult FaultHandler::ResultOf(FaultAnswer answer) {
+  const bool failed = answer.outcome() == FaultOutcome::kError;
+  return {answer.outcome(), answer.level(), failed ? TakeError() : absl::OkStatus(),
+          answer.denied()};
 }
 
-// The shortest way for that, where the table of the last fault has the page and the log has room.
-// False leaves everything as it is.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::LiftProtection(Gfn gfn, uint64_t sequence,
-                                                                      const MemorySlot& slot) {
-  MmuReadSection section(reader_);
-  if (sequence_.MovedSince(sequence, slot.HvaOf(gfn))) return false;
-  DirtyLog* log = slot.state->dirty_log();
-  const uint64_t index = slot.IndexOf(gfn);
-  if (log == nullptr) return false;
-  const DirtyLog::Place place = log->Find(index);
-  if (!log->IsPrepared(place) || !mmu().GiveWriteBack(gfn, memo_)) return false;
-  log->Mark(place, index);  // after W (docs/locking.md)
-  counters_.fast.Add();
-  return true;
-}
-
-// `Handle` for an exit.
-FaultAnswer FaultHandler::HandleExit(Gpa gpa, ExitQualification exit) {
-  const uint64_t sequence = sequence_.Current();
-  const Gfn gfn = Gfn::Of(gpa);
-  const MemorySlot* slot = slots_.Find(space_, gfn);
-  if (slot != nullptr && MayLift(exit, *slot) && LiftProtection(gfn, sequence, *slot)) {
-    return Count(FaultAnswer());
-  }
-  return HandleExitSlow(gpa, exit, sequence, slot);
-}
-
-FaultAnswer FaultHandler::HandleExitSlow(Gpa gpa, ExitQualification exit, uint64_t sequence,
-                                         const MemorySlot* slot) {
-  const FaultAnswer answer = HandleOnce(FaultRequest::FromExit(gpa, exit), sequence, slot);
-  if (ABSL_PREDICT_TRUE(!missing_.is_any())) return Count(answer);
-  return Count(ProvideMemory(FaultRequest::FromExit(gpa, exit), kTableReclaims, answer));
-}
-
-FaultAnswer FaultHandler::FinishPlain(Gpa gpa, ExitQualification exit, MapResult mapped) {
-  const FaultAnswer answer = Finish(Gfn::Of(gpa), mapped);
-  return Count(ProvideMemory(FaultRequest::FromExit(gpa, exit), kTableReclaims, answer));
-}
-
-// The second half of a plain fault for a page of the host that no ordinary leaf is for.
-FaultAnswer FaultHandler::MapSpecial(Gpa gpa, ExitQualification exit, uint64_t sequence,
-                                     HostPage page) {
-  const Gfn gfn = Gfn::Of(gpa);
-  const Access access = exit.access();
-  const Hva hva = slots_.HvaOfPlain(gfn);
-  MapResult mapped;
-  {
-    MmuReadSection section(reader_);
-    if (sequence_.MovedSince(sequence, hva)) return Count(FaultOutcome::kRetry);
-    page.order = sequence_.StableOrder(hva, page.hfn, page.order);
-    // The slot of then, perhaps with other flags: what takes it away moves the sequence first.
-    const MemorySlot* found = slots_.Find(space_, gfn);
-    if (ABSL_PREDICT_FALSE(found == nullptr)) return Count(FaultOutcome::kRetry);
-    const MemorySlot& slot = *found;
-    const Level level = policy().LargestLevel<true>(slot, gfn, page, access);
-    const EptEntry leaf = policy().UsedLeaf<true>(slot, gfn, page, access);
-    if (ABSL_PREDICT_TRUE(mmu().FillHole(gfn, level, leaf, memo_))) {
-      return Count(FaultAnswer(FaultOutcome::kFixed, level));
-    }
-    mapped = mmu().MapFromRoot({gfn, level, access, leaf}, memo_, tables_);
-    if (ABSL_PREDICT_FALSE(mapped.flush_owed())) OweFlush();
-  }
-  if (ABSL_PREDICT_TRUE(mapped.is_plain())) return Count(FaultAnswer(mapped));
-  return FinishPlain(gpa, exit, mapped);
+void FaultHandler::HandleExit(FaultResult& result, Gpa gpa, ExitQualification exit) {
+  result = ResultOf(Handle(FaultRequest::FromExit(gpa, exit)));
 }
 
 // Again with memory for what the log or the reverse map lacks, and with tables that the guest does
@@ -302,7 +240,7 @@ FaultAnswer FaultHandler::Finish(Gfn gfn, MapResult mapped) {
   if (mapped.outcome() == MapOutcome::kBusy) return FaultOutcome::kRetry;
   // Another frame is mapped: the host put one there and its notice is on the way or was never sent.
   // Growing cannot replace a frame, so the page is taken away and the guest faults again.
-  engine_.Zap(space_, gfn, gfn + PageCount(1)).Settle();
+  engine_.Zap(space_, {gfn, gfn + PageCount(1)}).Settle();
   return FaultOutcome::kRetry;
 }
 
@@ -479,7 +417,9 @@ void FaultHandler::AddTo(FaultStats& stats) const {
   stats.view_denied += outcome(FaultOutcome::kViewDenied);
   stats.memory_faults += outcome(FaultOutcome::kMemoryFault);
   stats.errors += outcome(FaultOutcome::kError);
-  stats.fast += counters_.fast.value();
+  stats.spurious += counters_.confirmed.value();
+  stats.fast += counters_.fast.value() + counters_.confirmed.value() + counters_.lifted.value();
+  stats.leaves_installed[0] += counters_.lifted.value();
   stats.splits += counters_.splits.value();
   for (size_t i = 0; i < stats.leaves_installed.size(); ++i) {
     stats.leaves_installed[i] += counters_.leaves[i].value();

@@ -2,12 +2,16 @@
 //
 // A fault on one page, from the access that the tables refused to the entry that allows it.
 //
+// HandleViolation(gpa, exit)
+//   - HandlePlain        a slot without flags, no rules, nothing found by the walk:
+//       ConfirmPlain     the page is there by now, in the table of the last fault -> kSpurious
+//       FindPlain        another table: a walk to it
+//       MapPlain         ask the host, and put a leaf into a hole
+//   - LiftProtection     a write to a page whose W the log took     -> kFixed
+//   - HandleExit         everything else:
 // Handle(request)
 //   - sequence, slot     in this order, so that a slot that is being replaced shows
-//   - HandlePlain        a slot without flags, no rules, nothing found by the walk: ask the host,
-//                        and put a leaf into a hole
-//   - LiftProtection     a write to a page whose W the log took     -> kFixed
-//   - HandleOnce         everything else:
+//   - HandleOnce
 //       no memory there                                   -> kMmio, kMemoryFault
 //       the slot is going away                            -> kRetry
 //       attributes and view                               -> kMemoryFault, kViewDenied
@@ -94,15 +98,15 @@ class FaultHandler {
   // Answers and counts a fault whose address lies in the guest. With `FaultOutcome::kError`,
   // `TakeError` says why.
   FaultAnswer Handle(FaultRequest request, int reclaims = kTableReclaims);
-  // The same for an exit whose walk found nothing, inline for the faults that most are. Not for a
-  // VM that keeps a reverse map.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE FaultAnswer HandlePlain(Gpa gpa, ExitQualification exit);
-  // `Handle` for an exit.
-  FaultAnswer HandleExit(Gpa gpa, ExitQualification exit);
+  // The same for an EPT violation, as the exit says it; `result` is a fresh one. InvalidArgument if
+  // hardware can not report that.
+  void HandleViolation(FaultResult& result, Gpa gpa, ExitQualification exit);
 
   // Answers an EPT misconfiguration at an address in the guest. The same.
   FaultAnswer HandleMisconfiguration(Gpa gpa, Privacy wanted);
   absl::Status TakeError() { return std::exchange(error_, absl::OkStatus()); }
+  // `answer`, which this has just given, for the embedder.
+  FaultResult ResultOf(FaultAnswer answer);
 
   // `Vcpu::LogPml`, without the check of the addresses.
   absl::Status LogPml(absl::Span<const Gpa> pages);
@@ -127,6 +131,9 @@ class FaultHandler {
   struct Counters {
     Counter outcomes[9];
     Counter fast;
+    // What is fast is counted once: as `FaultStats::fast`, and as
+    Counter confirmed;  // spurious
+    Counter lifted;     // fixed at 4 KiB
     Counter splits;
     Counter leaves[3];
   };
@@ -135,15 +142,20 @@ class FaultHandler {
   const LeafPolicy& policy() const { return view_->policy(); }
 
   FaultAnswer HandleOnce(const FaultRequest& request, uint64_t sequence, const MemorySlot* slot);
-  bool MayLift(ExitQualification exit, const MemorySlot& slot) const;
-  bool LiftProtection(Gfn gfn, uint64_t sequence, const MemorySlot& slot);
-  FaultAnswer HandleExitSlow(Gpa gpa, ExitQualification exit, uint64_t sequence,
-                             const MemorySlot* slot);
+  void HandleExit(FaultResult& result, Gpa gpa, ExitQualification exit);
+  void LiftProtection(FaultResult& result, Gpa gpa, ExitQualification exit);
   FaultAnswer HandleAgain(const FaultRequest& request);
   FaultAnswer ProvideMemory(const FaultRequest& request, int reclaims, FaultAnswer answer);
-  FaultAnswer FinishPlain(Gpa gpa, ExitQualification exit, MapResult mapped);
-  bool ConfirmMapped(Gfn gfn, Access access, uint64_t sequence, Hva hva);
-  FaultAnswer MapSpecial(Gpa gpa, ExitQualification exit, uint64_t sequence, HostPage page);
+  void HandleUnusual(FaultResult& result, Gpa gpa, ExitQualification exit);
+  void HandlePlain(FaultResult& result, Gpa gpa, ExitQualification exit);
+  void HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit);
+  void ConfirmPlain(FaultResult& result, Gpa gpa, ExitQualification exit, uint64_t sequence);
+  void FindPlain(FaultResult& result, Gpa gpa, ExitQualification exit, uint64_t sequence);
+  template <int kNear>
+  void MapPlain(FaultResult& result, Gpa gpa, ExitQualification exit, uint64_t sequence);
+  bool FillSmall(Gfn gfn, uint64_t sequence, Hfn frame, Access access);
+  bool FillLarge(Gfn gfn, uint64_t sequence, Hfn frame, Access access);
+  FaultAnswer MapPage(Gpa gpa, ExitQualification exit, uint64_t sequence, HostPage page);
   FaultAnswer Fail(absl::Status status);
   FaultAnswer Unresolved(const absl::Status& status);
   FaultAnswer Emulate(const FaultRequest& request, uint64_t sequence);
@@ -192,51 +204,6 @@ class FaultHandler {
   absl::Status refill_status_;  // of the last refill, where `tables_` is short of its stock
   absl::Status error_;          // of the last fault, if it ended with kError
 };
-
-// A fault in which nobody but the host has a say and that found nothing mapped: no log, no write
-// that is refused, no rules, and no leaf that may only lack a right. The policy is asked after the
-// sequence was read (docs/locking.md, "Views").
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultAnswer FaultHandler::HandlePlain(Gpa gpa,
-                                                                          ExitQualification exit) {
-  const uint64_t sequence = sequence_.Current();
-  const Gfn gfn = Gfn::Of(gpa);
-  const bool plain = slots_.IsInPlain(space_, gfn) && !policy().is_special() && tables_.IsStocked();
-  if (ABSL_PREDICT_FALSE(!plain)) return HandleExit(gpa, exit);
-  const Hva hva = slots_.HvaOfPlain(gfn);
-  if (const EptEntry seen = memo_.Peek(gfn); !seen.is_hole() && seen.LeafAllows(exit.access())) {
-    if (ConfirmMapped(gfn, exit.access(), sequence, hva)) return FaultOutcome::kSpurious;
-  }
-  EptEntry leaf;
-  if (const auto page = backend_.Resolve(hva, exit.access()); ABSL_PREDICT_FALSE(!page.ok())) {
-    return Count(Unresolved(page.status()));
-  } else if (ABSL_PREDICT_FALSE(!policy().IsOrdinary(*page))) {
-    return MapSpecial(gpa, exit, sequence, *page);
-  } else {
-    leaf = policy().OrdinaryLeaf(page->hfn, exit.access());
-  }
-  MapResult mapped;
-  {
-    MmuReadSection section(reader_);
-    if (sequence_.MovedSince(sequence, hva)) return Count(FaultOutcome::kRetry);
-    if (ABSL_PREDICT_TRUE(mmu().FillHole(gfn, kLevel4K, leaf, memo_))) return Count(FaultAnswer());
-    mapped = mmu().MapSmallFromRoot(gfn, exit.access(), leaf, memo_, tables_);
-    if (ABSL_PREDICT_FALSE(mapped.flush_owed())) OweFlush();
-  }
-  if (ABSL_PREDICT_TRUE(mapped.is_plain())) return Count(FaultAnswer(mapped));
-  return FinishPlain(gpa, exit, mapped);
-}
-
-// Another vCPU was faster, or a prefault: it does not show in the exit.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::ConfirmMapped(Gfn gfn, Access access,
-                                                                     uint64_t sequence, Hva hva) {
-  MmuReadSection section(reader_);
-  if (sequence_.MovedSince(sequence, hva) || !mmu().IsMapped(gfn, access, memo_)) {
-    return false;
-  }
-  counters_.fast.Add();
-  counters_.outcomes[static_cast<size_t>(FaultOutcome::kSpurious)].Add();
-  return true;
-}
 
 }  // namespace tdp
 

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/format/ept_entry.h"
@@ -86,7 +87,7 @@ class BasicEntryRef {
  private:
   AtomicRef<uint64_t> ref() const { return AtomicRef<uint64_t>(*where_); }
 
-  void Tell(Entry before, Entry after) const {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Tell(Entry before, Entry after) const {
     EntryStoreHook* hook = internal::entry_store_hook.load(std::memory_order_relaxed);
     if (ABSL_PREDICT_FALSE(hook != nullptr)) {
       hook->OnStore(where_, EptEntry(before.raw()), EptEntry(after.raw()));

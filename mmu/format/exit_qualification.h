@@ -81,11 +81,19 @@ class ExitQualification {
            (linear_address_valid() || !final_address());
   }
   // Whether it is what most violations are: possible, and the walk for a linear address found
-  // nothing. A quick look at two parts of the word.
+  // nothing. One compare: kinds of access, rights and validity are the low eight bits, which are
+  // then those of one kind of access, or of a read with a write, beside the validity.
   constexpr bool found_nothing() const {
-    constexpr uint64_t kRights = uint64_t{15} << ept::kQualRightsShift;
-    return (raw_ & (kRights | ept::kQualLinearAddressValid)) == ept::kQualLinearAddressValid &&
-           (raw_ & 7) - 1 < ept::kQualFetch;
+    static_assert(ept::kQualFetch == 4 && ept::kQualRightsShift == 3 &&
+                  ept::kQualLinearAddressValid == 0x80);
+    constexpr uint64_t kLeast = ept::kQualLinearAddressValid | ept::kQualRead;
+    return static_cast<uint8_t>(raw_ - kLeast) < ept::kQualFetch;
+  }
+  // Whether it is possible, a write for a linear address, and the walk found a page.
+  constexpr bool is_write_to_leaf() const {
+    constexpr uint64_t kValid = ept::kQualLinearAddressValid;
+    return (raw_ & (ept::kQualWrite | ept::kQualFetch | kValid)) == (ept::kQualWrite | kValid) &&
+           reached_leaf();
   }
   // OK if hardware can report this word; else InvalidArgument naming the rule and the word: no kind
   // of access at all, a fetch mixed with a data access, or a final address without a linear one.

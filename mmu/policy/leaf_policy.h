@@ -48,8 +48,9 @@ class LeafPolicy {
                                                 : std::numeric_limits<int>::max()) {
     Update();
     const HostPage page{.hfn = Hfn(0)};
-    written_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Write());
-    read_leaf_ = UsedLeaf(MemorySlot(), Gfn(0), page, Access::Read());
+    for (const Access access : {Access::Read(), Access::Write()}) {
+      ordinary_leaves_[access.can_write()] = UsedLeaf(MemorySlot(), Gfn(0), page, access);
+    }
   }
   LeafPolicy(const LeafPolicy&) = delete;
   LeafPolicy& operator=(const LeafPolicy&) = delete;
@@ -89,8 +90,15 @@ class LeafPolicy {
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsOrdinary(const HostPage& page) const {
     return page.writable && page.memory_type == MemoryType::kWriteBack && !MayBeLarge(page);
   }
+  // The same for one that `OrdinaryLeaf`, enlarged, maps by 2 MiB around `gfn`, as far as the slot
+  // permits.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsOrdinary2M(const HostPage& page, Gfn gfn) const {
+    const bool huge = page.order >= kLevel1G.shift() - kPageShift && options_.largest > kLevel2M;
+    return page.writable && page.memory_type == MemoryType::kWriteBack && MayBeLarge(page) &&
+           !huge && ((gfn.raw() ^ page.hfn.raw()) & (kLevel2M.pages().raw() - 1)) == 0;
+  }
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry OrdinaryLeaf(Hfn frame, Access access) const {
-    return (access.can_write() ? written_leaf_ : read_leaf_).WithFrame(frame);
+    return ordinary_leaves_[access.can_write()].WithFrame(frame);
   }
 
   // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
@@ -118,7 +126,7 @@ class LeafPolicy {
                                                  const HostPage& page, Access access) const {
     if (kPlain && ABSL_PREDICT_TRUE(page.writable && page.memory_type == MemoryType::kWriteBack &&
                                     is_plain_)) {
-      return (access.can_write() ? written_leaf_ : read_leaf_).WithFrame(page.hfn);
+      return OrdinaryLeaf(page.hfn, access);
     }
     const EptEntry leaf = Leaf<kPlain>(slot, gfn, page, access);
     if (!options_.accessed_dirty) return leaf;
@@ -209,9 +217,8 @@ class LeafPolicy {
 
   const LeafPolicyOptions options_;
   const int large_order_;  // from which on a host page may be mapped by a large leaf
-  // Of ordinary memory in a slot without flags, but for the frame, after a write and a read.
-  EptEntry written_leaf_;
-  EptEntry read_leaf_;
+  // Of ordinary memory in a slot without flags, but for the frame, after a read and after a write.
+  EptEntry ordinary_leaves_[2];
   Atomic<uint32_t> special_{0};
   bool is_plain_ = true;  // leaves follow from slot and host page alone
   bool ignore_pat_ = false;

@@ -7,6 +7,7 @@
 #include "absl/memory/memory.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/space/reverse_mapped_tables.h"
 
 namespace tdp {
 
@@ -50,6 +51,10 @@ void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts&
       direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));
       return;
   }
+}
+
+ReverseMappedMmu* AddressSpace::reverse_mapped() const {
+  return !kHasShadow || reverse_mapped_ == nullptr ? nullptr : &reverse_mapped_->mmu();
 }
 
 bool AddressSpace::Detach(FrameRange range, TableCache& spare, TableList& detached) {

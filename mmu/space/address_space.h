@@ -15,12 +15,14 @@
 #include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/space/direct_tables.h"
 #include "tdp/mmu/space/mapped_tables.h"
-#include "tdp/mmu/space/reverse_mapped_tables.h"
 #include "tdp/mmu/space/shadowed_tables.h"
 #include "tdp/mmu/space/view.h"
 #include "tdp/mmu/tables/direct_mmu.h"
 
 namespace tdp {
+
+class ReverseMappedMmu;
+class ReverseMappedTables;
 
 struct AddressSpaceOptions {
   PagingKind kind = PagingKind::kDirect;
@@ -52,9 +54,7 @@ class AddressSpace {
   }
 
   // What faults go to, each null where the address space has no tables of that kind.
-  ReverseMappedMmu* reverse_mapped() const {
-    return !kHasShadow || reverse_mapped_ == nullptr ? nullptr : &reverse_mapped_->mmu();
-  }
+  ReverseMappedMmu* reverse_mapped() const;
   ShadowTables<PagingEntry>* shadow() const {
     return !kHasShadow || shadow_ == nullptr ? nullptr : &shadow_->tables();
   }

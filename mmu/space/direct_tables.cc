@@ -23,7 +23,7 @@ bool DirectTables::DetachIn(View& view, FrameRange range, TableCache& spare, Tab
 
 bool DirectTables::Detach(FrameRange range, TableCache& spare, TableList& detached) {
   bool any = false;
-  views_.ForEach([&](View& view) { any |= DetachIn(view, range, spare, detached); });
+  views_.ForEach([&](View& view) { any |= DirectTables::DetachIn(view, range, spare, detached); });
   return any;
 }
 

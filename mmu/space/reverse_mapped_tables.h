@@ -18,9 +18,12 @@ class ReverseMappedTables final : public DirectTables {
 
   ReverseMappedMmu& mmu() { return mapped_; }
 
-  bool DetachIn(View&, FrameRange range, TableCache& spare, TableList& detached) override {
+  bool Detach(FrameRange range, TableCache& spare, TableList& detached) override {
     AssertWriting(parts_.mmu_lock);
     return mapped_.Detach(range.first, range.end, spare, detached);
+  }
+  bool DetachIn(View&, FrameRange range, TableCache& spare, TableList& detached) override {
+    return Detach(range, spare, detached);
   }
   bool WriteProtect(FrameRange range) override {
     AssertWriting(parts_.mmu_lock);

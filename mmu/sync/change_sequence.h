@@ -26,9 +26,12 @@ class ChangeSequence {
   // Whether what was resolved for `hva` after `Current()` gave `then` may have changed since, or is
   // changing now.
   bool MovedSince(uint64_t then, Hva hva) const {
-    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && range_.Contains(hva)) return true;
-    return sequence_.load(std::memory_order_relaxed) != then;
+    if (ABSL_PREDICT_TRUE(IsQuietSince(then))) return false;
+    return (in_progress_ != 0 && range_.Contains(hva)) ||
+           sequence_.load(std::memory_order_relaxed) != then;
   }
+  // Whether nothing at all has changed since then, or is changing now: one compare.
+  bool IsQuietSince(uint64_t then) const { return quiet_ == then; }
 
   // The same for all of `range`.
   bool MovedSince(uint64_t then, HostRange range) const {
@@ -65,18 +68,27 @@ class ChangeSequence {
   void Begin(HostRange range) {
     range_ = in_progress_ == 0 ? range : range_.Hull(range);
     ++in_progress_;
+    quiet_ = kNever;
   }
   void End() {
     --in_progress_;
     Move();
   }
   // A change that is complete within the writer's section: slots, roots.
-  void Move() { sequence_.fetch_add(1, std::memory_order_release); }
+  void Move() {
+    const uint64_t now = sequence_.load(std::memory_order_relaxed) + 1;
+    sequence_.store(now, std::memory_order_release);
+    quiet_ = in_progress_ == 0 ? now : kNever;
+  }
 
   uint32_t in_progress() const { return in_progress_; }
 
  private:
+  static constexpr uint64_t kNever = ~uint64_t{0};  // no `sequence_` comes to this
+
   alignas(64) Atomic<uint64_t> sequence_{0};
+  // The same while no invalidation is in progress, else `kNever`. Read inside sections alone.
+  uint64_t quiet_ = 0;
   uint32_t in_progress_ = 0;
   HostRange range_;
 };

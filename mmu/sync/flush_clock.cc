@@ -14,9 +14,6 @@
 
 namespace tdp {
 
-PendingFlush::PendingFlush(PendingFlush&& other) noexcept
-    : clock_(std::exchange(other.clock_, nullptr)), generation_(other.generation_) {}
-
 PendingFlush& PendingFlush::operator=(PendingFlush&& other) noexcept {
   TDP_CHECK(!is_owed());
   clock_ = std::exchange(other.clock_, nullptr);
@@ -24,10 +21,8 @@ PendingFlush& PendingFlush::operator=(PendingFlush&& other) noexcept {
   return *this;
 }
 
-PendingFlush::~PendingFlush() {
-  if (ABSL_PREDICT_FALSE(is_owed())) {
-    internal::CheckFailed(__FILE__, __LINE__, "a PendingFlush was dropped without Settle()");
-  }
+void PendingFlush::Dropped() {
+  internal::CheckFailed(__FILE__, __LINE__, "a PendingFlush was dropped without Settle()");
 }
 
 void PendingFlush::Merge(PendingFlush&& other) {
@@ -93,10 +88,6 @@ FlushClock::~FlushClock() {
   }
 }
 
-PendingFlush FlushClock::Advance() {
-  return PendingFlush(this, generation_.fetch_add(1, std::memory_order_seq_cst) + 1);
-}
-
 PendingFlush FlushClock::AdvanceAllRoots() {
   // The mark is set before the generation moves to it: a vCPU that sees the generation sees the
   // mark.
@@ -115,8 +106,7 @@ PendingFlush FlushClock::Outstanding() {
   return IsSettled(now) ? PendingFlush() : PendingFlush(this, now);
 }
 
-void FlushClock::Retire(TableList&& subtrees, const PendingFlush& flush) {
-  if (subtrees.empty()) return;
+void FlushClock::RetireSome(TableList&& subtrees, const PendingFlush& flush) {
   TDP_CHECK(flush.is_owed());
   for (TablePage* table = subtrees.head(); table != nullptr; table = table->next) {
     table->retired_at = flush.generation_;
@@ -139,6 +129,13 @@ void FlushClock::Settle(uint64_t generation) {
     Raise(settled_, generation);
   }
   Reclaim();
+}
+
+bool FlushClock::TrySettle(const PendingFlush& flush) {
+  if (!flush.is_owed() || IsSettled(flush.generation_)) return true;
+  if (PassedByAll() < flush.generation_) return false;
+  Raise(settled_, flush.generation_);
+  return true;
 }
 
 void FlushClock::KickAndWait(uint64_t generation) {

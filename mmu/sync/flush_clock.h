@@ -7,7 +7,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 
+#include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/backend.h"
@@ -91,7 +93,9 @@ class FlushClock {
 
   // The tables have been changed in a way that CPUs must hear of. Call after the change, inside the
   // section that made it (or under a `Narrowing`): who finds the change also finds the debt.
-  PendingFlush Advance();
+  PendingFlush Advance() {
+    return PendingFlush(this, generation_.fetch_add(1, std::memory_order_seq_cst) + 1);
+  }
   // The same where a root was replaced: its translations can only be dropped with all others, since
   // the table may serve as another root later.
   PendingFlush AdvanceAllRoots();
@@ -104,7 +108,13 @@ class FlushClock {
 
   // Detached subtrees, to be freed once every vCPU has passed `flush`. Call inside the section that
   // detached them: whoever enters one later finds them either in the tables or here.
-  void Retire(TableList&& subtrees, const PendingFlush& flush);
+  void Retire(TableList&& subtrees, const PendingFlush& flush) {
+    if (!subtrees.empty()) RetireSome(std::move(subtrees), flush);
+  }
+
+  // Settles `flush` if nobody has to be waited for; what it retired is freed by its `Settle`.
+  // Whether it did. Inside a section, too.
+  bool TrySettle(const PendingFlush& flush);
 
   // Frees what every vCPU has passed. `Settle` does this too.
   void Reclaim();
@@ -146,6 +156,7 @@ class FlushClock {
     }
   };
 
+  void RetireSome(TableList&& subtrees, const PendingFlush& flush);
   Place* TakePlace(VcpuId id);
   void Settle(uint64_t generation);
   void KickAndWait(uint64_t generation);

@@ -68,6 +68,13 @@ class alignas(64) MmuLock::Reader {
     inside_.exchange(1, std::memory_order_seq_cst);
     if (ABSL_PREDICT_FALSE(lock_.writer_.load(std::memory_order_seq_cst) != 0)) EnterSlow();
   }
+  // The same unless a writer is inside or on its way: false then, at once and outside.
+  bool TryEnter() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    inside_.exchange(1, std::memory_order_seq_cst);
+    if (ABSL_PREDICT_TRUE(lock_.writer_.load(std::memory_order_seq_cst) == 0)) return true;
+    Leave();
+    return false;
+  }
   void Leave() ABSL_UNLOCK_FUNCTION(lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     inside_.store(0, std::memory_order_release);
   }

@@ -111,20 +111,6 @@ void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unpr
   }
 }
 
-MapResult DirectMmu::MapSmallFromRoot(Gfn gfn, Access needed, EptEntry leaf, LeafMemo& memo,
-                                      TableCache& cache) {
-  if (uint64_t* table = WritableLeafTable(gfn); ABSL_PREDICT_TRUE(table != nullptr)) {
-    const EntryRef entry(table + kLevel4K.IndexOf(gfn));
-    EptEntry old = entry.Load();
-    const bool stands = old.LeafAllows(needed);
-    if (stands || (old.is_hole() && entry.CompareExchange(old, leaf))) {
-      memo = {structure(), LeafMemo::Region(gfn, kLevel4K), table};
-      return MapResult(stands ? MapOutcome::kSpurious : MapOutcome::kInstalled);
-    }
-  }
-  return MapFromRoot({gfn, kLevel4K, needed, leaf}, memo, cache);
-}
-
 MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
   Level target = request.level;
   bool flush_owed = false;
@@ -364,9 +350,36 @@ struct DirectMmu::Detachment {
 
 bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
                        LostDirtyLeaves* lost) {
-  const FrameRange range{first, std::min(end, this->end())};
+  bool any = false;
+  if (end - first == PageCount(1) && DetachPage(first, lost, any)) return true;
+  return DetachRange({first, std::min(end, this->end())}, spare, {detached, lost}) || any;
+}
+
+// Most zaps are of one page in a table of leaves that keeps a neighbour: nothing above changes
+// then. False if there is more to do. Sets `any` if there is such a table: what it had of the page
+// another operation may just have taken out.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool DirectMmu::DetachPage(Gfn gfn, LostDirtyLeaves* lost,
+                                                               bool& any) const {
+  if (ABSL_PREDICT_FALSE(gfn >= end())) return false;
+  bool writable;
+  uint64_t* const table = LeafTable(gfn, writable);
+  if (table == nullptr) return false;
+  any = true;
+  const int index = kLevel4K.IndexOf(gfn);
+  if (const EntryRef entry(table + index); !entry.Load().is_hole()) {
+    const EptEntry old = entry.Exchange(pool_.empty_entry());
+    if (ABSL_PREDICT_FALSE(lost != nullptr)) TellLost(gfn, old, writable, *lost);
+  }
+  return (index + 1 < Level::kEntries && !EntryRef(table + index + 1).Load().is_hole()) ||
+         (index > 0 && !EntryRef(table + index - 1).Load().is_hole());
+}
+
+void DirectMmu::TellLost(Gfn gfn, EptEntry leaf, bool writable, LostDirtyLeaves& lost) {
+  if (writable && leaf.dirty() && !leaf.is_mmio()) lost.OnLost(gfn);
+}
+
+bool DirectMmu::DetachRange(const FrameRange& range, TableCache& spare, const Detachment& work) {
   if (range.is_empty()) return false;
-  const Detachment work{detached, lost};
   bool any = false;
   if (DetachLeaves(range, work, any)) return any;  // no table goes: memos stay true
   StructureChanged();
@@ -389,9 +402,7 @@ bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detache
   return any;
 }
 
-// Most zaps are of a few pages in a table of leaves that keeps others: nothing above it changes
-// then. False if there is more to do. Sets `any` if there is such a table: what it had of the range
-// another operation may just have taken out.
+// The same of a few pages in one table.
 bool DirectMmu::DetachLeaves(const FrameRange& range, const Detachment& work, bool& any) const {
   const Gfn last = range.end - PageCount(1);
   if (range.first.AlignDown(kLevel2M.pages()) != last.AlignDown(kLevel2M.pages())) return false;
@@ -417,9 +428,8 @@ void DirectMmu::TakeOut(const EntryPosition& at, Gfn gfn, const Detachment& work
     TablePage* table = TablePage::Of(TableAt(old));
     table->may_be_dirty = writable && old.is_writable();
     work.detached.Push(table);
-  } else if (work.lost != nullptr && writable && at.level == kLevel4K && old.dirty() &&
-             !old.is_mmio()) {
-    work.lost->OnLost(gfn);
+  } else if (work.lost != nullptr && at.level == kLevel4K) {
+    TellLost(gfn, old, writable, *work.lost);
   }
 }
 

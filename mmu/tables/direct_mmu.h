@@ -54,12 +54,12 @@ struct Descent {
 struct LeafMemo {
   // Names what one table of `level` maps, so that one compare answers for both.
   static constexpr uint64_t Region(Gfn gfn, Level level) {
-    return gfn.raw() >> Level::kIndexBits * level.raw() | static_cast<uint64_t>(level.raw())
+    return gfn.raw() >> Level::kIndexBits * level.raw() | static_cast<uint64_t>(level.raw() - 1)
                                                               << kLevelShift;
   }
 
   uint64_t structure = 0;
-  uint64_t region = 0;  // no region is 0
+  uint64_t region = ~uint64_t{0};  // no region is this
   uint64_t* table = nullptr;
 
   bool IsNear(Gfn gfn, Level level) const { return region == Region(gfn, level); }
@@ -68,10 +68,10 @@ struct LeafMemo {
     return structure == now && IsNear(gfn, level);
   }
   EntryRef entry(Gfn gfn, Level level) const { return EntryRef(table + level.IndexOf(gfn)); }
-  // The 4 KiB entry of `gfn` as a hint, for use outside of a section: the table may be another's by
-  // now, so it may say anything. A hole if the memo leads elsewhere.
+  // The 4 KiB entry of `gfn`, which is near, as a hint for use outside of a section: the table may
+  // be another's by now, so it may say anything.
   ABSL_ATTRIBUTE_NO_SANITIZE_THREAD EptEntry Peek(Gfn gfn) const {
-    return IsNear(gfn, kLevel4K) ? EptEntry(*entry(gfn, kLevel4K).where()) : EptEntry();
+    return EptEntry(*entry(gfn, kLevel4K).where());
   }
 
  private:
@@ -193,8 +193,13 @@ class DirectMmu {
   // suppressed: the compare-exchange that expects it is the one look that decides.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHole(Gfn gfn, Level level, EptEntry leaf,
                                              const LeafMemo& memo) {
+    return memo.IsNear(gfn, level) && FillHoleNear(gfn, level, leaf, memo);
+  }
+  // The same where `memo.IsNear`.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHoleNear(Gfn gfn, Level level, EptEntry leaf,
+                                                 const LeafMemo& memo) {
     EptEntry hole;
-    return memo.LeadsTo(gfn, level, structure()) &&
+    return memo.structure == structure() &&
            memo.entry(gfn, level).CompareExchange(hole, LeafAt(leaf, level));
   }
   // Gives W, and D where the CPU sets it, to the 4 KiB leaf that `memo` leads to, if that is all it
@@ -209,15 +214,11 @@ class DirectMmu {
   }
   // `Map` without a look at the memo first.
   MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
-  // `Map` for a `leaf` of 4 KiB that lifts a missing W above it, without a look at the memo.
-  MapResult MapSmallFromRoot(Gfn gfn, Access needed, EptEntry leaf, LeafMemo& memo,
-                             TableCache& cache);
 
-  // Whether the 4 KiB leaf that `memo` leads to allows an access of `needed`, of r, w and x: a look
-  // at one entry. False if the memo leads elsewhere.
+  // Whether the 4 KiB leaf that `memo`, which is near, leads to allows an access of `needed`, of r,
+  // w and x: a look at one entry. False if the memo leads there no more.
   bool IsMapped(Gfn gfn, Access needed, const LeafMemo& memo) const {
-    return memo.LeadsTo(gfn, kLevel4K, structure()) &&
-           memo.entry(gfn, kLevel4K).Load().LeafAllows(needed);
+    return memo.structure == structure() && memo.entry(gfn, kLevel4K).Load().LeafAllows(needed);
   }
 
   // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
@@ -307,14 +308,26 @@ class DirectMmu {
   // Inside a section: the table of 4 KiB leaves with the entry of `gfn`, if there is one and the
   // way there is writable; else null.
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* WritableLeafTable(Gfn gfn) const {
+    bool writable;
+    uint64_t* const table = LeafTable(gfn, writable);
+    return ABSL_PREDICT_TRUE(writable) ? table : nullptr;
+  }
+  // The same whether or not the way there is writable, and whether it is.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* LeafTable(Gfn gfn, bool& writable) const {
     const DirectMap direct_map = pool_.direct_map();
     uint64_t* table = root_entries_;
-    for (int shift = root_level().shift() - kPageShift; shift > 0; shift -= Level::kIndexBits) {
-      const EptEntry entry = EntryRef(table + (gfn.raw() >> shift & (Level::kEntries - 1))).Load();
-      if (ABSL_PREDICT_FALSE(!entry.links_writably())) return nullptr;
+    uint64_t rights = ~uint64_t{0};
+    // Level by level, so that each shift is a constant.
+    const auto step = [&](Level level) {
+      const EptEntry entry = EntryRef(table + level.IndexOf(gfn)).Load();
       table = direct_map.EntriesOf(entry.address());
-    }
-    return table;
+      rights &= entry.raw();
+      return entry.points_to_table();
+    };
+    const bool there = ABSL_PREDICT_TRUE(root_level() != kLevel256T || step(kLevel256T)) &&
+                       step(kLevel512G) && step(kLevel1G) && step(kLevel2M);
+    writable = EptEntry(rights).is_writable();
+    return ABSL_PREDICT_TRUE(there) ? table : nullptr;
   }
   // The table that `entry` points to.
   uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
@@ -373,8 +386,11 @@ class DirectMmu {
                    TableCache& cache, bool& flush_owed) const;
 
   struct Detachment;  // one `Detach` under way
+  bool DetachPage(Gfn gfn, LostDirtyLeaves* lost, bool& any) const;
   bool DetachLeaves(const FrameRange& range, const Detachment& work, bool& any) const;
   bool IsEmptied(EptEntry link, Level level, Gfn base, const FrameRange& range) const;
+  bool DetachRange(const FrameRange& range, TableCache& spare, const Detachment& work);
+  static void TellLost(Gfn gfn, EptEntry leaf, bool writable, LostDirtyLeaves& lost);
   void TakeOut(const EntryPosition& at, Gfn gfn, const Detachment& work) const;
   EptEntry SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& spare) const;
 

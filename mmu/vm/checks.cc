@@ -16,22 +16,17 @@ absl::Status CheckSpace(const Engine& engine, AddressSpaceId space) {
 absl::StatusOr<FrameRange> CheckFrames(Engine& engine, Gfn first, PageCount count,
                                        AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckSpace(engine, space));
-  const Gfn limit = engine.mmu(space).end();
-  if (first >= limit) return FrameRange{limit, limit};
-  return FrameRange{first, count > limit - first ? limit : first + count};
+  return FramesOf(engine, first, count, space);
 }
 
 absl::Status CheckHostRange(Hva start, ByteCount size) {
+  if (IsHostRange(start, size)) return absl::OkStatus();
   if (!start.is_page_aligned()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("start 0x%x is not page aligned", start.raw()));
   }
-  if (size == 0 || size % kPageSize != 0 || start.raw() + size - 1 < start.raw()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("size 0x%x from start 0x%x: must be whole pages, not none, and not wrap",
-                        size, start.raw()));
-  }
-  return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "size 0x%x from start 0x%x: must be whole pages, not none, and not wrap", size, start.raw()));
 }
 
 absl::StatusOr<View*> FindView(Engine& engine, ViewId id, AddressSpaceId space) {

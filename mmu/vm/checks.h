@@ -5,6 +5,8 @@
 #ifndef TDP_MMU_VM_CHECKS_H_
 #define TDP_MMU_VM_CHECKS_H_
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
@@ -20,7 +22,18 @@ absl::Status CheckSpace(const Engine& engine, AddressSpaceId space);
 // none. InvalidArgument as above.
 absl::StatusOr<FrameRange> CheckFrames(Engine& engine, Gfn first, PageCount count,
                                        AddressSpaceId space);
-// InvalidArgument unless [start, start + size) is whole pages, and some.
+// The same where the address space has been checked.
+inline FrameRange FramesOf(Engine& engine, Gfn first, PageCount count, AddressSpaceId space) {
+  const Gfn limit = engine.mmu(space).end();
+  first = std::min(first, limit);
+  return {first, count > limit - first ? limit : first + count};
+}
+// Whether [start, start + size) is whole pages, and some; InvalidArgument unless it pages, and
+// some.
+inline bool IsHostRange(Hva start, ByteCount size) {
+  return ((start.raw() | size) & kPageOffsetMask) == 0 && size != 0 &&
+         start.raw() + size - 1 >= start.raw();
+}
 absl::Status CheckHostRange(Hva start, ByteCount size);
 // A view that there is, now; the slots mutex keeps it so. NotFound, or InvalidArgument as above.
 absl::StatusOr<View*> FindView(Engine& engine, ViewId id, AddressSpaceId space);

@@ -33,9 +33,9 @@ FaultResult FaultError(absl::Status status) {
 
 VcpuImpl::VcpuImpl(Engine& engine, VcpuId id)
     : engine_(engine),
-      guest_end_(engine.guest_end()),
+      own_end_(engine.guest_end()),
+      outside_end_(own_end_),
       id_(id),
-      special_(engine.paging_kind() == PagingKind::kReverseMapped ? kReverseMapped : 0),
       faults_(engine),
       flush_member_(engine.clock(), id),
       window_(engine.backend(), engine.slots(), engine.sequence()) {
@@ -65,14 +65,14 @@ absl::Status VcpuImpl::StartShadows() {
     case PagingKind::kReverseMapped:
       break;
     case PagingKind::kNested:
-      SetSpecial(kNestable, true);
+      own_end_ = outside_end_ = Gpa(0);
       if constexpr (kHasShadow) {
         nested_ = MakeShadowOwner<NestedVcpu>(std::make_unique<NestedVcpuImpl>(
             engine_.nested_parts(), flush_member_, window_, dirty_ring_.get()));
       }
       break;
     case PagingKind::kShadow: {
-      SetSpecial(kShadowed, true);
+      own_end_ = outside_end_ = Gpa(0);
       if constexpr (kHasShadow) {
         TDP_ASSIGN_OR_RETURN(
             std::unique_ptr<ShadowVcpuImpl> impl,
@@ -159,12 +159,10 @@ void VcpuImpl::Adopt(AddressSpaceId space, View& view) {
 
 // Of a vCPU that may not take the violation, or whose guest has more to say about it.
 FaultResult VcpuImpl::HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted) {
-  if (ABSL_PREDICT_FALSE(special_ != 0 || gpa >= guest_end_ || !qualification.is_possible())) {
-    absl::Status bad = CheckAddress(gpa);
-    if (bad.ok()) bad = qualification.Check();
-    if (!bad.ok()) return FaultError(std::move(bad));
-  }
-  return ResultOf(faults_.Handle(FaultRequest::FromExit(gpa, qualification, wanted)));
+  absl::Status bad = CheckAddress(gpa);
+  if (bad.ok()) bad = qualification.Check();
+  if (!bad.ok()) return FaultError(std::move(bad));
+  return faults_.ResultOf(faults_.Handle(FaultRequest::FromExit(gpa, qualification, wanted)));
 }
 
 FaultResult VcpuImpl::HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted) {
@@ -175,7 +173,7 @@ FaultResult VcpuImpl::HandleEptViolation(Gpa gpa, ExitQualification qualificatio
 FaultResult VcpuImpl::HandleEptMisconfiguration(Gpa gpa, Privacy wanted) {
   if (!engine_.options().private_memory) return NoPrivateMemory();
   if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return FaultError(std::move(bad));
-  return ResultOf(faults_.HandleMisconfiguration(gpa, wanted));
+  return faults_.ResultOf(faults_.HandleMisconfiguration(gpa, wanted));
 }
 
 absl::Status VcpuImpl::CheckAddress(Gpa gpa) const {

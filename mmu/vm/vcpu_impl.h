@@ -50,7 +50,7 @@ class VcpuImpl {
   GuestEntry EnterGuest();
   void LeaveGuest() {
     flush_member_.LeaveGuest();
-    SetSpecial(kInGuest, false);
+    own_end_ = outside_end_;
   }
   bool is_in_guest() const { return flush_member_.is_in_guest(); }
 
@@ -82,21 +82,14 @@ class VcpuImpl {
   absl::Status CheckAddress(Gpa gpa) const;
   absl::Status CheckWidth(Gpa gpa) const;
   FaultResult HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted);
-  FaultResult ResultOf(FaultAnswer answer);
-  void SetSpecial(uint32_t why, bool set) { special_ = set ? special_ | why : special_ & ~why; }
   void Adopt(AddressSpaceId space, View& view);
 
-  // Why a violation of this vCPU is not simply one of its guest's. One word, so that an ordinary
-  // fault asks once.
-  static constexpr uint32_t kInGuest = 1;
-  static constexpr uint32_t kShadowed = 2;
-  static constexpr uint32_t kNestable = 4;
-  static constexpr uint32_t kReverseMapped = 8;
-
   Engine& engine_;
-  const Gpa guest_end_;
+  // Violations below this address are simply its guest's: one compare says so. None are while the
+  // vCPU is in the guest, and none at all where they may be L2's or there is no EPT.
+  Gpa own_end_;
+  Gpa outside_end_;  // the same outside the guest
   const VcpuId id_;
-  uint32_t special_;
   bool uses_several_roots_ = false;  // a flush is of all of them
   FaultHandler faults_;
   Counter flushes_;
@@ -107,33 +100,24 @@ class VcpuImpl {
   ShadowOwner<NestedVcpu> nested_;
 };
 
-inline FaultResult VcpuImpl::ResultOf(FaultAnswer answer) {
-  FaultResult result{answer.outcome(), answer.level(), absl::OkStatus(), answer.denied()};
-  if (ABSL_PREDICT_FALSE(result.outcome == FaultOutcome::kError)) {
-    result.status = faults_.TakeError();
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult VcpuImpl::HandleEptViolation(
+    Gpa gpa, ExitQualification qualification) {
+  FaultResult result;
+  if (ABSL_PREDICT_TRUE(gpa < own_end_)) {
+    faults_.HandleViolation(result, gpa, qualification);
+  } else {
+    result = HandleUnusual(gpa, qualification, Privacy::kAsSet);
   }
   return result;
 }
 
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult VcpuImpl::HandleEptViolation(
-    Gpa gpa, ExitQualification qualification) {
-  if (ABSL_PREDICT_TRUE(special_ == 0 && gpa < guest_end_ && qualification.found_nothing())) {
-    return ResultOf(faults_.HandlePlain(gpa, qualification));
-  }
-  const bool refusable = (special_ & ~kReverseMapped) != 0 || gpa >= guest_end_;
-  if (ABSL_PREDICT_TRUE(!refusable && qualification.is_possible())) {
-    return ResultOf(faults_.HandleExit(gpa, qualification));
-  }
-  return HandleUnusual(gpa, qualification, Privacy::kAsSet);
-}
-
 inline FaultResult VcpuImpl::HandleEptMisconfiguration(Gpa gpa) {
   if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return FaultError(std::move(bad));
-  return ResultOf(faults_.HandleMisconfiguration(gpa, Privacy::kAsSet));
+  return faults_.ResultOf(faults_.HandleMisconfiguration(gpa, Privacy::kAsSet));
 }
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestEntry VcpuImpl::EnterGuest() {
-  SetSpecial(kInGuest, true);
+  own_end_ = Gpa(0);
   if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
   if (ABSL_PREDICT_FALSE(nested_ != nullptr)) return EnterNestable();
   const FlushClock::Member::Owed owed = flush_member_.EnterGuest();

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/optimization.h"
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +22,24 @@
 #include "tdp/mmu/vm/vcpu_impl.h"
 
 namespace tdp {
+namespace {
+
+// Returns whether the invalidation has ended: not unless it may, and if some vCPU had to be waited
+// for only the caller ends it, as long as faults may still bring the old pages back.
+bool Invalidate(Engine& engine, HostRange range, bool end_at_once) {
+  PendingFlush flush;
+  bool ended;
+  {
+    // A slot change under way would otherwise miss this, or be missed: it publishes what it has
+    // checked.
+    MutexLock slots_lock(engine.slots_mutex());
+    ended = engine.BeginInvalidation(range, end_at_once, flush);
+  }
+  flush.Settle();
+  return ended;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(Backend& backend, const VmOptions& options) {
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(backend, options));
@@ -51,8 +70,8 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
 // -------------------------------------------------------------------------
 
 absl::StatusOr<PendingFlush> Vm::ZapRange(Gfn first, PageCount count, AddressSpaceId space) {
-  TDP_ASSIGN_OR_RETURN(const FrameRange range, CheckFrames(*engine_, first, count, space));
-  return engine_->Zap(space, range.first, range.end);
+  if (ABSL_PREDICT_FALSE(space >= engine_->address_spaces())) return CheckSpace(*engine_, space);
+  return engine_->Zap(space, FramesOf(*engine_, first, count, space));
 }
 
 absl::StatusOr<PendingFlush> Vm::ZapAll(AddressSpaceId space) {
@@ -61,21 +80,14 @@ absl::StatusOr<PendingFlush> Vm::ZapAll(AddressSpaceId space) {
 }
 
 absl::Status Vm::InvalidateHostRange(Hva start, ByteCount size) {
-  TDP_RETURN_IF_ERROR(BeginHostInvalidation(start, size));
-  EndHostInvalidation();
+  if (ABSL_PREDICT_FALSE(!IsHostRange(start, size))) return CheckHostRange(start, size);
+  if (!Invalidate(*engine_, HostRange(start, size), /*end_at_once=*/true)) EndHostInvalidation();
   return absl::OkStatus();
 }
 
 absl::Status Vm::BeginHostInvalidation(Hva start, ByteCount size) {
-  TDP_RETURN_IF_ERROR(CheckHostRange(start, size));
-  PendingFlush flush;
-  {
-    // A slot change under way would otherwise miss this, or be missed: it publishes what it has
-    // checked.
-    MutexLock slots_lock(engine_->slots_mutex());
-    flush = engine_->BeginInvalidation(HostRange(start, size));
-  }
-  flush.Settle();
+  if (ABSL_PREDICT_FALSE(!IsHostRange(start, size))) return CheckHostRange(start, size);
+  Invalidate(*engine_, HostRange(start, size), /*end_at_once=*/false);
   return absl::OkStatus();
 }
 

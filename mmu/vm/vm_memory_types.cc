@@ -39,7 +39,7 @@ absl::Status Vm::SetMemoryTypes(const GuestMemoryTypes& types) {
   PendingFlush flush;
   for (size_t space = 0; space < engine_->address_spaces(); ++space) {
     const auto id = static_cast<AddressSpaceId>(space);
-    flush.Merge(engine_->Zap(id, Gfn(0), engine_->mmu(id).end()));
+    flush.Merge(engine_->Zap(id, {Gfn(0), engine_->mmu(id).end()}));
   }
   flush.Settle();
   return absl::OkStatus();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/memslot/interval_tree.h"
+#include "tdp/memslot/interval_tree_search.h"
 
 #include <cstdint>
 #include <map>
