@@ -69,6 +69,7 @@ struct Decoder {
   absl::Status ArithmeticConstant();
   absl::Status TwoBytes();
   absl::Status BitConstant();
+  absl::Status ComparePair();
 };
 
 absl::Status Decoder::OneByte() {
@@ -155,6 +156,8 @@ absl::Status Decoder::TwoBytes() {
       return BitConstant();
     case 0xbb:
       return FromRegister(Kind::kFlipBit, size);
+    case 0xc7:
+      return ComparePair();
     case 0xc3:  // MOVNTI
       return size >= 4 ? FromRegister(Kind::kMove, size) : Unknown();
     default:
@@ -179,6 +182,18 @@ absl::Status Decoder::BitConstant() {
   }
 }
 
+// How 32-bit kernels write an entry of 8 bytes. With REX.W it is CMPXCHG16B.
+absl::Status Decoder::ComparePair() {
+  constexpr int kExtension = 1;
+  if (prefixes.operand_bytes() == 8) return Unknown();
+  TDP_ASSIGN_OR_RETURN(const int number, SkipMemoryOperand(reader, prefixes));
+  if ((number & 7) != kExtension) return Unknown();
+  out.kind = Kind::kComparePair;
+  out.size = 8;
+  out.value = registers.rcx << 32 | (registers.rbx & MaskOf(4));
+  return absl::OkStatus();
+}
+
 // --- Executing -----------------------------------------------------------------------------------
 
 bool IsBitOperation(Kind kind) {
@@ -196,6 +211,7 @@ uint64_t NewValue(const WriteInstruction& instruction, uint64_t old, uint64_t ac
     case Kind::kExchange:
       return value;
     case Kind::kCompareExchange:
+    case Kind::kComparePair:
       return old == accumulator ? value : old;
     case Kind::kAnd:
       return old & value;
@@ -270,9 +286,19 @@ uint64_t FlagsAfter(const WriteInstruction& instruction, uint64_t old, uint64_t 
       return (flags & ~kArithmetic) | FlagsOf(NewValue(instruction, old, accumulator), size);
     case Kind::kCompareExchange:
       return (flags & ~kArithmetic) | FlagsOfComparison(accumulator, old, size);
+    case Kind::kComparePair:
+      return (flags & ~kZero) | (old == accumulator ? kZero : 0);
     default:
       return flags;
   }
+}
+
+// What the operand is compared with.
+uint64_t AccumulatorOf(const WriteInstruction& instruction, const GuestRegisters& registers) {
+  if (instruction.kind == Kind::kComparePair) {
+    return registers.rdx << 32 | (registers.rax & MaskOf(4));
+  }
+  return registers.rax & MaskOf(instruction.size);
 }
 
 // Whether it was the last element.
@@ -310,12 +336,16 @@ absl::StatusOr<bool> ExecuteWrite(const WriteInstruction& instruction, std::byte
   if (exchanges && instruction.target.number == kRspNumber) {
     return absl::InvalidArgumentError("XCHG with RSP");
   }
-  const uint64_t accumulator = registers.rax & MaskOf(instruction.size);
+  const uint64_t accumulator = AccumulatorOf(instruction, registers);
   const uint64_t old = UpdateBySize(instruction, place, accumulator);
   flags = FlagsAfter(instruction, old, accumulator, flags);
   if (exchanges) SetValueOf(instruction.target, instruction.size, old, registers);
   if (instruction.kind == Kind::kCompareExchange && old != accumulator) {
     SetValueOf(RegisterOperand(), instruction.size, old, registers);
+  }
+  if (instruction.kind == Kind::kComparePair && old != accumulator) {
+    registers.rax = old & MaskOf(4);
+    registers.rdx = old >> 32;
   }
   return !instruction.is_string() || MoveOn(instruction, flags, registers);
 }

@@ -24,6 +24,7 @@ struct WriteInstruction {
     kMoveString,       // MOVS: one element, of the `size` bytes at RSI
     kExchange,         // XCHG; value in, what was there into `target`
     kCompareExchange,  // CMPXCHG; value in if RAX is there, else what is there into RAX
+    kComparePair,      // CMPXCHG8B; value in if EDX:EAX is there, else what is there into them
     kAnd,
     kOr,
     kXor,

@@ -68,6 +68,7 @@ const Case kCases[] = {
     {{0xf0, 0x48, 0x0f, 0xb1, 0x0f}},              // lock cmpxchg [rdi], rcx
     {{0xf0, 0x0f, 0xb1, 0x0f}},                    // lock cmpxchg [rdi], ecx
     {{0xf0, 0x0f, 0xb0, 0x0f}},                    // lock cmpxchg [rdi], cl
+    {{0xf0, 0x0f, 0xc7, 0x0f}},                    // lock cmpxchg8b [rdi]
     {{0xf0, 0x48, 0x21, 0x0f}, kUndefinedAdjust},  // lock and [rdi], rcx
     {{0xf0, 0x80, 0x27, 0xdf}, kUndefinedAdjust},  // lock and byte [rdi], ~0x20
     {{0x48, 0x83, 0x27, 0xfd}, kUndefinedAdjust},  // and qword [rdi], ~2
@@ -124,7 +125,9 @@ TEST(WriteInstruction, DoesWhatTheProcessorDoes) {
           const auto fresh = [&](State& state) {
             state.memory = {old, 7, value, 9};
             state.rax = accumulator;
+            state.rdx = accumulator >> 32;
             state.rcx = value;
+            state.rbx = ~value;
             state.rdi = reinterpret_cast<uint64_t>(&state.memory[0]);
             state.rsi = reinterpret_cast<uint64_t>(&state.memory[2]);
           };
@@ -139,6 +142,7 @@ TEST(WriteInstruction, DoesWhatTheProcessorDoes) {
           ASSERT_EQ(emulated.memory, judged.memory) << int{test.code[0]};
           ASSERT_EQ(emulated.rax, judged.rax) << int{test.code[0]};
           ASSERT_EQ(emulated.rcx, judged.rcx) << int{test.code[0]};
+          ASSERT_EQ(emulated.rdx, judged.rdx) << int{test.code[0]};
           ASSERT_EQ(place(emulated, emulated.rdi), place(judged, judged.rdi));
           ASSERT_EQ(place(emulated, emulated.rsi), place(judged, judged.rsi));
           const uint64_t defined = kStatusFlags & ~test.undefined;
@@ -188,6 +192,8 @@ TEST(WriteInstruction, WhatIsNotUnderstoodIsNamed) {
   EXPECT_EQ(message({0x0f, 0x11, 0x07}), "opcode 0x11: no write that this decoder knows");
   EXPECT_EQ(message({0x67, 0x89, 0x07}), "opcode 0x67: no write that this decoder knows");
   EXPECT_EQ(message({0x83, 0x07, 0x01}), "opcode 0x83: no write that this decoder knows");
+  EXPECT_EQ(message({0x48, 0x0f, 0xc7, 0x0f}), "opcode 0xc7: no write that this decoder knows");
+  EXPECT_EQ(message({0x0f, 0xc7, 0x17}), "opcode 0xc7: no write that this decoder knows");
   EXPECT_EQ(message({0x65, 0xa4}), "opcode 0xa4: no write that this decoder knows");
   EXPECT_EQ(message({0x48, 0xc7, 0x07, 1}), "instruction goes beyond its 4 bytes");
   GuestRegisters changed;
