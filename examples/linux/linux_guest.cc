@@ -20,42 +20,6 @@ namespace tdp::linux_example {
 namespace {
 
 constexpr uint8_t kInvalidOpcode = 6;
-constexpr uint8_t kPageFaultVector = 14;
-
-const char* NameOf(const vtx::VmExit& exit) {
-  switch (exit.reason) {
-    case vtx::ExitReason::kExceptionOrNmi:
-      return exit.is_nmi() ? "kick (NMI)" : "page fault";
-    case vtx::ExitReason::kKickedBeforeEntry:
-      return "kick before entry";
-    case vtx::ExitReason::kCpuid:
-      return "CPUID";
-    case vtx::ExitReason::kIo:
-      return "serial console";
-    case vtx::ExitReason::kMsrRead:
-      return "RDMSR";
-    case vtx::ExitReason::kMsrWrite:
-      return "WRMSR";
-    case vtx::ExitReason::kEptViolation:
-      return "EPT violation";
-    case vtx::ExitReason::kPreemptionTimer:
-      return "timer of the host";
-    case vtx::ExitReason::kXsetbv:
-      return "XSETBV";
-    case vtx::ExitReason::kControlRegister:
-      return "MOV to or from CR";
-    case vtx::ExitReason::kInvlpg:
-      return "INVLPG";
-    case vtx::ExitReason::kInvpcid:
-      return "INVPCID";
-    case vtx::ExitReason::kInvd:
-      return "INVD";
-    case vtx::ExitReason::kPmlFull:
-      return "log of pages full";
-    default:
-      return "other";
-  }
-}
 
 bool IsComplaint(const std::string& line) {
   for (const char* word : {"BUG:", "Oops", "Kernel panic", "general protection", "WARNING:"}) {
@@ -126,7 +90,7 @@ absl::StatusOr<GuestMemory> LinuxGuest::MakeMemory() const {
 
 absl::StatusOr<GuestMemory> LinuxGuest::Adopt(GuestMemory memory) {
   host_.SetNotRunning(memory_.mmu->id());
-  past_faults_ += memory_.vm->Stats().faults;
+  report_.Add(memory_.vm->Stats().faults);
   if (shadow_ != nullptr) TDP_RETURN_IF_ERROR(shadow_->Adopt(*memory.mmu));
   std::swap(memory, memory_);
   host_.SetRunningOn(memory_.mmu->id(), cpu_.apic_id());
@@ -161,7 +125,7 @@ bool LinuxGuest::Read(Gpa gpa, absl::Span<uint8_t> to) const {
 // --- The run loop --------------------------------------------------------------------------------
 
 absl::Status LinuxGuest::Run(Scenario& scenario) {
-  start_ticks_ = __rdtsc();
+  report_.Start();
   absl::Status status = scenario.OnStart(*this);
   if (status.ok() && options_.period != 0) status = vcpu_->SetPreemptionTimer(options_.period);
   while (status.ok()) {
@@ -172,9 +136,7 @@ absl::Status LinuxGuest::Run(Scenario& scenario) {
     const uint64_t since = __rdtsc();
     if (exit->reason == vtx::ExitReason::kTripleFault) break;
     status = Handle(*exit, scenario);
-    ExitCount& count = exits_[NameOf(*exit)];
-    ++count.exits;
-    count.ticks += __rdtsc() - since;
+    report_.Count(*exit, __rdtsc() - since);
   }
   has_ended_.store(true, std::memory_order_release);
   absl::Status end = scenario.OnEnd(*this);
@@ -236,7 +198,7 @@ absl::Status LinuxGuest::Handle(const vtx::VmExit& exit, Scenario& scenario) {
 }
 
 absl::Status LinuxGuest::OnPeriod(Scenario& scenario) {
-  if (options_.limit != 0 && __rdtsc() - start_ticks_ > options_.limit) {
+  if (options_.limit != 0 && report_.ticks() > options_.limit) {
     return absl::DeadlineExceededError(
         absl::StrFormat("Linux has not come to an end in %d ticks", options_.limit));
   }
@@ -303,39 +265,7 @@ void LinuxGuest::WaitWhileStopped() {
 void LinuxGuest::Say(const std::string& text) const { absl::PrintF(" host| %s\n", text); }
 
 void LinuxGuest::PrintTable() const {
-  const VmStats stats = memory_.vm->Stats();
-  FaultStats faults = past_faults_;
-  faults += stats.faults;
-  uint64_t exits = 0;
-  for (const auto& [name, count] : exits_) exits += count.exits;
-  absl::PrintF("\n%-28s %12d\n", "ticks", __rdtsc() - start_ticks_);
-  absl::PrintF("%-28s %12d\n", "faults answered", faults.fixed);
-  absl::PrintF("%-28s %12d\n", "  spurious, to be retried", faults.spurious + faults.retry);
-  const auto& leaves = faults.leaves_installed;
-  absl::PrintF("%-28s %12d / %d / %d\n", "leaves of 4K / 2M / 1G", leaves[0], leaves[1], leaves[2]);
-  absl::PrintF("%-28s %12d\n", "large leaves split", faults.splits);
-  absl::PrintF("%-28s %12d\n", "flushes at entry", faults.flushes);
-  absl::PrintF("%-28s %12d\n", "kicks sent", host_.kicks());
-  absl::PrintF("%-28s %12d\n", "tables in use", stats.tables_in_use);
-  absl::PrintF("%-28s %12d\n", "exits", exits);
-  for (const auto& [name, count] : exits_) {
-    absl::PrintF("  %-26s %12d   %d ticks each\n", name, count.exits, count.ticks / count.exits);
-  }
-  if (options_.vm.paging == Paging::kShadow) PrintShadow(stats.shadow, faults);
-}
-
-void LinuxGuest::PrintShadow(const ShadowStats& shadow, const FaultStats& faults) const {
-  const std::pair<const char*, uint64_t> lines[] = {
-      {"page faults of Linux's own", faults.guest_faults},
-      {"writes to tables emulated", faults.emulated_writes},
-      {"shadow pages now", shadow.pages},
-      {"  made", shadow.mmu_cache_miss},
-      {"  zapped", shadow.mmu_shadow_zapped},
-      {"  of these flooded", shadow.mmu_flooded},
-      {"  of these for the quota", shadow.mmu_recycled},
-      {"  out of sync now", shadow.mmu_unsync},
-  };
-  for (const auto& [name, count] : lines) absl::PrintF("%-28s %12d\n", name, count);
+  report_.Print(memory_.vm->Stats(), host_.kicks(), options_.vm.paging == Paging::kShadow);
 }
 
 }  // namespace tdp::linux_example

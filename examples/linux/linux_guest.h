@@ -7,10 +7,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,6 +17,7 @@
 #include "tdp/examples/linux/guest_policy.h"
 #include "tdp/examples/linux/host.h"
 #include "tdp/examples/linux/linux_image.h"
+#include "tdp/examples/linux/run_report.h"
 #include "tdp/examples/linux/shadow_paging.h"
 #include "tdp/mmu/vm.h"
 
@@ -66,7 +65,7 @@ struct GuestOptions {
   uint64_t limit = 0;         // ticks after which the next period gives Linux up; 0: none
   uint64_t ring_entries = 0;  // of a dirty ring in place of the bitmap; 0: none
   bool pml = false;
-  bool drop_pml = false;  // sabotage: every other buffer of the CPU's log is thrown away
+  bool drop_pml = false;   // sabotage: every other buffer of the CPU's log is thrown away
   VmOptions vm;
 };
 
@@ -110,10 +109,6 @@ class LinuxGuest {
 
   bool Read(Gpa gpa, absl::Span<uint8_t> to) const;
   MemoryRegion RegionAt(Hva ram, uint32_t flags) const;
-  struct ExitCount {
-    uint64_t exits = 0;
-    uint64_t ticks = 0;  // until the host had answered
-  };
 
   absl::StatusOr<vtx::VmExit> EnterOnce();
   absl::Status Handle(const vtx::VmExit& exit, Scenario& scenario);
@@ -122,7 +117,6 @@ class LinuxGuest {
   absl::Status Shutdown();
   void OnLine(const std::string& line, Scenario& scenario);
   void WaitWhileStopped();
-  void PrintShadow(const ShadowStats& shadow, const FaultStats& faults) const;
 
   Host& host_;
   vtx::VmxCpu& cpu_;
@@ -137,9 +131,7 @@ class LinuxGuest {
   bool init_is_done_ = false;
   bool is_broken_ = false;  // the kernel has complained
   uint64_t pml_buffers_ = 0;
-  uint64_t start_ticks_ = 0;
-  FaultStats past_faults_;                  // of memory that was given away
-  std::map<std::string, ExitCount> exits_;  // by name
+  RunReport report_;
 };
 
 }  // namespace tdp::linux_example
