@@ -65,7 +65,7 @@ run_tests() {
   phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}" \
     "${COUNT_PACKAGES[@]}"
   phase "format, files, layers" quick_checks "$counts" || failed=1
-  if guest=$(fetch_linux_guest); then
+  if guest=$(fetch_linux_guest "$LINUX_KERNEL"); then
     linux=("--test_env=TDP_BOCHS_OPTIONS=$(linux_options "$guest")")
   else
     say "Debian's Linux cannot be had: its tests are skipped"

@@ -23,6 +23,7 @@
 #include "tdp/backends/vtx/vmx_cpu.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/examples/linux/linux_guest.h"
+#include "tdp/examples/linux/linux_image.h"
 #include "tdp/examples/linux/scenarios.h"
 
 namespace tdp::linux_example {
@@ -77,6 +78,7 @@ absl::Status Main(const std::string& name, const Arguments& arguments) {
     return absl::InvalidArgumentError("seed: no number");
   }
   TDP_ASSIGN_OR_RETURN(ScenarioPlan plan, PlanScenario(name, seed));
+  plan.options.is_32_bit = !Is64Bit(kernel);
   TDP_ASSIGN_OR_RETURN(const std::unique_ptr<LinuxGuest> guest,
                        LinuxGuest::Create(host, *cpu, plan.options));
   TDP_RETURN_IF_ERROR(

@@ -36,7 +36,7 @@ absl::StatusOr<std::unique_ptr<LinuxGuest>> LinuxGuest::Create(Host& host, vtx::
   TDP_ASSIGN_OR_RETURN(guest->memory_, guest->MakeMemory());
   const vtx::VmxMsrs& msrs = cpu.msrs();
   vtx::VtxVcpuOptions vcpu = vtx::VtxVcpuOptions::PassThrough();
-  vcpu.unrestricted_guest = false;  // Linux begins in 64-bit mode and stays there
+  vcpu.unrestricted_guest = options.is_32_bit;  // such a kernel begins without paging
   vcpu.pml = options.pml;
   vcpu.preemption_timer = options.period != 0;
   // What the CPU offers its guests must not raise #UD.

@@ -65,6 +65,7 @@ struct GuestOptions {
   uint64_t limit = 0;         // ticks after which the next period gives Linux up; 0: none
   uint64_t ring_entries = 0;  // of a dirty ring in place of the bitmap; 0: none
   bool pml = false;
+  bool is_32_bit = false;  // the kernel begins in flat 32-bit mode, without paging
   bool drop_pml = false;   // sabotage: every other buffer of the CPU's log is thrown away
   VmOptions vm;
 };

@@ -81,8 +81,10 @@ void WritePageTables(absl::Span<uint8_t> ram) {
   }
 }
 
-vtx::GuestState StartState(uint64_t entry) {
-  vtx::GuestState state = vtx::GuestState::Long64(entry, kStack, kPageTables);
+// A kernel without a 64-bit entry begins in flat 32-bit mode without paging.
+vtx::GuestState StartState(uint64_t code, bool is_64_bit) {
+  vtx::GuestState state = is_64_bit ? vtx::GuestState::Long64(code + kEntry64, kStack, kPageTables)
+                                    : vtx::GuestState::Flat32(static_cast<uint32_t>(code), kStack);
   for (vtx::GuestSegment& segment : state.segments) segment.selector = kDataSelector;
   state.segments[vtx::kCs].selector = kCodeSelector;
   state.segments[vtx::kLdtr].selector = 0;
@@ -94,13 +96,14 @@ absl::Status CheckKernel(absl::Span<const uint8_t> kernel) {
   if (kernel.size() < kInitSize + 4 || Get<uint32_t>(kernel, kMagic) != kHeaderMagic) {
     return absl::InvalidArgumentError("kernel: no Linux bzImage");
   }
-  if ((Get<uint16_t>(kernel, kXLoadFlags) & kHas64BitEntry) == 0) {
-    return absl::InvalidArgumentError("kernel: it has no 64-bit entry");
-  }
   return absl::OkStatus();
 }
 
 }  // namespace
+
+bool Is64Bit(absl::Span<const uint8_t> kernel) {
+  return CheckKernel(kernel).ok() && (Get<uint16_t>(kernel, kXLoadFlags) & kHas64BitEntry) != 0;
+}
 
 absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, absl::Span<uint8_t> ram) {
   if (absl::Status status = CheckKernel(image.kernel); !status.ok()) return status;
@@ -128,7 +131,7 @@ absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, absl::Span<uint8_t
   Put(parameters, kRamdiskSize, static_cast<uint32_t>(image.initramfs.size()));
   Put(parameters, kCommandLineAddress, static_cast<uint32_t>(kCommandLine));
   WriteMemoryMap(parameters, ram.size());
-  return LinuxStart{.state = StartState(load + kEntry64), .rsi = kBootParameters};
+  return LinuxStart{.state = StartState(load, Is64Bit(image.kernel)), .rsi = kBootParameters};
 }
 
 }  // namespace tdp::linux_example

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Puts a Linux kernel into guest memory and says how to start it: the 64-bit boot protocol
-// (Documentation/arch/x86/boot.rst of Linux).
+// Puts a Linux kernel into guest memory and says how to start it: the 64-bit boot protocol, or the
+// 32-bit one for a kernel that has no other (Documentation/arch/x86/boot.rst of Linux).
 
 #ifndef TDP_EXAMPLES_LINUX_LINUX_IMAGE_H_
 #define TDP_EXAMPLES_LINUX_LINUX_IMAGE_H_
@@ -27,8 +27,11 @@ struct LinuxStart {
   uint64_t rsi = 0;  // where the kernel looks for its boot parameters
 };
 
+// Whether the bzImage can be entered in 64-bit mode.
+bool Is64Bit(absl::Span<const uint8_t> kernel);
+
 // `ram` is the guest's memory from guest physical 0 on, zeroed. InvalidArgument for what is no
-// 64-bit bzImage, ResourceExhausted if kernel and initramfs do not fit.
+// bzImage, ResourceExhausted if kernel and initramfs do not fit.
 absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, absl::Span<uint8_t> ram);
 
 }  // namespace tdp::linux_example
