@@ -240,10 +240,17 @@ void GuestsWithTables() {
   PagedGuest walked;
   for (uint64_t i = 0; i < 512; ++i) walked.Walk(Gva(i << kPageShift));
   Row("gva_to_gpa/hot", 512, [&](uint64_t i) { walked.Walk(Gva(i << kPageShift)); });
-  ShadowedGuest shadowed;
-  for (uint64_t i = 0; i < 4096; ++i) shadowed.Fault(i);
-  shadowed.TakePages();
-  Row("shadow_fault/a_call", 4096, [&](uint64_t i) { shadowed.Fault(i); });
+  ShadowedGuest apart(ShadowedGuest::Frames::kApart);
+  for (uint64_t i = 0; i < 4096; ++i) apart.Fault(i);
+  apart.TakePages();
+  Row("shadow_fault/a_call", 4096, [&](uint64_t i) { apart.Fault(i); });
+  // The first round makes the pages of the tables, the second brings all neighbours.
+  ShadowedGuest in_a_row(ShadowedGuest::Frames::kInARow);
+  in_a_row.FaultAll();
+  in_a_row.TakePages();
+  Row("shadow_fault/a_page", 4096, [&](uint64_t i) {
+    if (i % in_a_row.pages_per_fault() == 0) in_a_row.Fault(i);
+  });
 }
 
 void AllRows() {

@@ -64,14 +64,18 @@ class PagedGuest {
 // host takes the pages away, so that a round walks the guest's tables and sets each leaf anew.
 class ShadowedGuest {
  public:
-  ShadowedGuest() {
+  // How the guest's table maps the frames: each beside the one before, so that a fault brings its
+  // neighbours with it, or as far apart as there are pages that a fault fills in.
+  enum class Frames { kInARow, kApart };
+
+  explicit ShadowedGuest(Frames frames) : frames_(frames) {
     TDP_CHECK(vm_->SetMemoryRegion(
                      {.size = 2 * kHalf, .hva = Hva(reinterpret_cast<uintptr_t>(ram_.get()))})
                   .ok());
     *Entry(kTop) = (kTop + 1) << kPageShift | kFlags;
     *Entry(kTop + 1) = (kTop + 2) << kPageShift | kFlags;
     for (uint64_t i = 0; i < kPages; ++i) {
-      Entry(i / 512)[i % 512] = (kPages + i) << kPageShift | kFlags;
+      Entry(i / 512)[i % 512] = (kPages + FrameOf(i)) << kPageShift | kFlags;
       Entry(kTop + 2)[i / 512] = (i / 512) << kPageShift | kFlags;
     }
     const GuestControls controls{.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect,
@@ -84,9 +88,11 @@ class ShadowedGuest {
     const auto result = vcpu_->shadow()->HandlePageFault(Gva(i << kPageShift), guest::kFaultWrite);
     TDP_CHECK(result.outcome == PagingOutcome::kFixed);
   }
+  // From the second round on every page is there afterwards: the first makes the pages of tables.
   void FaultAll() {
-    for (uint64_t i = 0; i < kPages; ++i) Fault(i);
+    for (uint64_t i = 0; i < kPages; i += pages_per_fault()) Fault(i);
   }
+  uint64_t pages_per_fault() const { return frames_ == Frames::kInARow ? kWindow : 1; }
   void TakePages() {
     const Hva pages(reinterpret_cast<uintptr_t>(ram_.get()) + kHalf);
     TDP_CHECK(vm_->InvalidateHostRange(pages, kHalf).ok());
@@ -96,16 +102,22 @@ class ShadowedGuest {
   static constexpr uint64_t kPages = kHalf >> kPageShift;
 
  private:
+  static constexpr uint64_t kWindow = 8;
   static constexpr uint64_t kTop = 1024;  // the frame of the root
   static constexpr uint64_t kFlags =
       guest::kPresent | guest::kWrite | guest::kUser | guest::kAccessed | guest::kDirty;
   struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
   };
+  uint64_t FrameOf(uint64_t page) const {
+    if (frames_ == Frames::kInARow) return page;
+    return page * kWindow % kPages + page * kWindow / kPages;
+  }
   uint64_t* Entry(uint64_t frame) {
     return reinterpret_cast<uint64_t*>(ram_.get() + (frame << kPageShift));
   }
 
+  const Frames frames_;
   std::unique_ptr<std::byte, Free> ram_{
       static_cast<std::byte*>(std::aligned_alloc(kPageSize, 2 * kHalf))};
   MinimalBackend host_;

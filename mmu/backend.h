@@ -4,8 +4,9 @@
 // else; `backends/minimal` is the smallest one that works and docs/writing_a_backend.md walks
 // through it.
 //
-// Every call here is rare: tables come in blocks, the host is asked once per fault, and what is hot
-// (a walk) is loads and adds through the direct map.
+// Every call here is rare: tables come in blocks, the host is asked once per fault (a shadow fault
+// asks for the pages beside it as well), and what is hot (a walk) is loads and adds through the
+// direct map.
 
 #ifndef TDP_MMU_BACKEND_H_
 #define TDP_MMU_BACKEND_H_

@@ -83,6 +83,7 @@ class GuestWalker {
     }
     do {
       if (!Descend(gva, access, walk) || !Check(access, walk)) return;
+      if (ABSL_PREDICT_TRUE(HasFlagsSet(access, walk))) break;
     } while (ABSL_PREDICT_FALSE(!SetAccessedAndDirty(access, walk)));
     walk.gpa = Geometry::Translate(walk.entries[At(walk.level)], walk.level, gva);
     walk.page_bytes = uint64_t{1} << Geometry::Shift(walk.level);
@@ -102,44 +103,59 @@ class GuestWalker {
     return false;
   }
 
-  // From the root to the leaf; false if something ends the walk before. What changes at each level
-  // is kept out of `walk` meanwhile, and so in registers.
+  // What changes at each level is kept out of the `GuestWalk` meanwhile, and so in registers.
+  struct Descent {
+    int level = Geometry::kLevels;
+    GuestRights rights = GuestRights(GuestRights::kAll);
+    uint64_t common = ~uint64_t{0};  // the AND over the entries
+  };
+
+  // From the root to the leaf; false if something ends the walk before.
   bool Descend(Gva gva, GuestAccess access, GuestWalk& walk) {
     walk.Begin(Geometry::kLevels);
-    int level = Geometry::kLevels;
-    GuestRights rights(GuestRights::kAll);
-    const bool reached = DescendTo(gva, access, walk, level, rights);
-    walk.level = level;
-    walk.rights = rights;
+    Descent descent;
+    const bool reached = DescendFromRoot(gva, access, walk, descent);
+    walk.level = descent.level;
+    walk.rights = descent.rights;
+    common_ = descent.common;
     return reached;
   }
 
-  ABSL_ATTRIBUTE_ALWAYS_INLINE bool DescendTo(Gva gva, GuestAccess access, GuestWalk& walk,
-                                              int& level, GuestRights& rights) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool DescendFromRoot(Gva gva, GuestAccess access, GuestWalk& walk,
+                                                    Descent& descent) {
     uint64_t table = roots_.cr3;
     if constexpr (kMode == PagingMode::kPae) {
       table = roots_.pdptes[gva.raw() >> 30 & 3];
       if ((table & guest::kPresent) == 0) return PageFault(access, 0, walk);
     }
-    for (;; --level) {
-      const Gpa address((table & guest::kAddressMask) +
-                        Geometry::Index(gva, level) * sizeof(Entry));
-      walk.entry_addresses[At(level)] = address;
-      walk.table_rights[At(level)] = rights;
-      GuestWalkOutcome why = GuestWalkOutcome::kMapped;
-      const std::byte* place = memory_.Reach(address, false, why);
-      if (ABSL_PREDICT_FALSE(place == nullptr)) return Stop(walk, why, address);
-      const uint64_t entry = Load(place);
-      walk.entries[At(level)] = entry;
-      if (ABSL_PREDICT_FALSE((entry & guest::kPresent) == 0)) return PageFault(access, 0, walk);
-      const bool is_leaf = paging_.IsLeaf(entry, level);
-      if (ABSL_PREDICT_FALSE(paging_.HasReservedBit(entry, level, is_leaf))) {
-        return PageFault(access, guest::kFaultPresent | guest::kFaultReserved, walk);
-      }
-      rights = rights & GuestRights::Of(entry);
-      if (is_leaf) return true;
-      table = entry;
+    return DescendFrom<Geometry::kLevels>(table, gva, access, walk, descent);
+  }
+
+  // From `table`, the entry or register that leads to the table of `kLevel`. One function a level,
+  // so that shifts and places are constants.
+  template <int kLevel>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool DescendFrom(uint64_t table, Gva gva, GuestAccess access,
+                                                GuestWalk& walk, Descent& descent) {
+    descent.level = kLevel;
+    const Gpa address((table & guest::kAddressMask) + Geometry::Index(gva, kLevel) * sizeof(Entry));
+    walk.entry_addresses[At(kLevel)] = address;
+    walk.table_rights[At(kLevel)] = descent.rights;
+    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+    const std::byte* place = memory_.Reach(address, false, why);
+    if (ABSL_PREDICT_FALSE(place == nullptr)) return Stop(walk, why, address);
+    const uint64_t entry = Load(place);
+    walk.entries[At(kLevel)] = entry;
+    if (ABSL_PREDICT_FALSE((entry & guest::kPresent) == 0)) return PageFault(access, 0, walk);
+    const bool is_leaf = paging_.IsLeaf(entry, kLevel);
+    if (ABSL_PREDICT_FALSE(paging_.HasReservedBit(entry, kLevel, is_leaf))) {
+      return PageFault(access, guest::kFaultPresent | guest::kFaultReserved, walk);
     }
+    descent.rights = descent.rights & GuestRights::Of(entry);
+    descent.common &= entry;
+    if constexpr (kLevel > 1) {
+      if (!is_leaf) return DescendFrom<kLevel - 1>(entry, gva, access, walk, descent);
+    }
+    return true;
   }
 
   bool Check(GuestAccess access, GuestWalk& walk) const {
@@ -150,6 +166,12 @@ class GuestWalker {
     if (ABSL_PREDICT_TRUE(paging_.Allows(access, walk.rights) && !key_forbids)) return true;
     return PageFault(access, guest::kFaultPresent | (key_forbids ? guest::kFaultProtectionKey : 0),
                      walk);
+  }
+
+  // Whether A is set in every entry used, and D in the leaf of a write, as nearly always.
+  bool HasFlagsSet(GuestAccess access, const GuestWalk& walk) const {
+    if ((common_ & guest::kAccessed) == 0) return false;
+    return !access.is_write() || (walk.entries[At(walk.level)] & guest::kDirty) != 0;
   }
 
   // From the root down. False if an entry changed since it was read: walk again. Where a page must
@@ -190,6 +212,7 @@ class GuestWalker {
   const GuestPaging& paging_;
   const GuestRoots& roots_;
   Memory& memory_;
+  uint64_t common_ = 0;  // the AND over the entries of the last descent
 };
 
 // Walks in whatever mode `paging` is. Without paging a gva is a gpa.

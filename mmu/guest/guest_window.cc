@@ -19,7 +19,7 @@ void GuestWindow::SetAddressSpace(AddressSpaceId space) {
 }
 
 std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why) {
-  const bool readable = Serves(line, gfn, false);
+  const bool readable = Serves(line, false);
   if (to_write && readable && line.read_only) {
     why = GuestWalkOutcome::kMapped;  // never
     return nullptr;
@@ -37,8 +37,7 @@ std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWa
 void GuestWindow::Wrote(Gpa gpa) {
   const Gfn gfn = Gfn::Of(gpa);
   const Line* line = &lines_[HashOf(gfn)];
-  if (line->gfn != gfn.raw()) line = &lines_[OtherHashOf(gfn)];
-  if (line->gfn != gfn.raw()) line = FindEvicted(gfn);
+  if (line->gfn != gfn.raw()) line = FindElsewhere(gfn);
   if (ABSL_PREDICT_TRUE(line->logs == nullptr)) return;
   if (ring_ != nullptr && !ring_->is_nearly_full() &&
       ring_->Push({space_, line->slot, line->index})) {
@@ -91,9 +90,11 @@ bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence, std::optiona
   return true;
 }
 
-// The line of a frame that has none in `lines_`; one of no frame if there is none.
-const GuestWindow::Line* GuestWindow::FindEvicted(Gfn gfn) const {
+// The line of a frame that is not in its first place; one of no frame if there is none.
+const GuestWindow::Line* GuestWindow::FindElsewhere(Gfn gfn) const {
   static constexpr Line kNone;
+  const Line& other = lines_[OtherHashOf(gfn)];
+  if (other.gfn == gfn.raw()) return &other;
   for (const Line& line : evicted_) {
     if (line.gfn == gfn.raw()) return &line;
   }

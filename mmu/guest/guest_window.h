@@ -61,9 +61,8 @@ class GuestWindow {
   ABSL_ATTRIBUTE_ALWAYS_INLINE std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
     const Gfn gfn = Gfn::Of(gpa);
     const Line* line = &lines_[HashOf(gfn)];
-    if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = &lines_[OtherHashOf(gfn)];
-    if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = FindEvicted(gfn);
-    if (ABSL_PREDICT_FALSE(!Serves(*line, gfn, to_write))) {
+    if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = FindElsewhere(gfn);
+    if (ABSL_PREDICT_FALSE(!Serves(*line, to_write))) {
       return Refuse(*line, gfn, to_write, why);
     }
     return line->page + gpa.page_offset();
@@ -80,9 +79,11 @@ class GuestWindow {
   absl::Status Fetch(GuestWalkOutcome& outcome);
 
  private:
+  // No sequence gets there: a line of no frame serves nobody.
+  static constexpr uint64_t kNever = ~uint64_t{0};
   struct alignas(64) Line {
     uint64_t gfn = ~uint64_t{0};
-    uint64_t sequence = 0;
+    uint64_t sequence = kNever;
     Hva hva;
     std::byte* page = nullptr;
     bool writable = false;      // by the host
@@ -98,8 +99,9 @@ class GuestWindow {
   static size_t HashOf(Gfn gfn) { return gfn.raw() % (size_t{1} << kLogLines); }
   static size_t OtherHashOf(Gfn gfn) { return (gfn.raw() * kGolden) >> (64 - kLogLines); }
 
-  bool Serves(const Line& line, Gfn gfn, bool to_write) const {
-    return line.gfn == gfn.raw() && !sequence_.MovedSince(line.sequence, line.hva) &&
+  // Of a line of the frame that is asked about, or one of none.
+  bool Serves(const Line& line, bool to_write) const {
+    return !sequence_.MovedSince(line.sequence, line.hva) &&
            (!to_write || (line.writable && HasRoomToLog(line)));
   }
   static bool HasRoomToLog(const Line& line) {
@@ -109,7 +111,7 @@ class GuestWindow {
   }
   std::byte* Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why);
   bool Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva);
-  const Line* FindEvicted(Gfn gfn) const;
+  const Line* FindElsewhere(Gfn gfn) const;
   void Put(const Line& line);
 
   Backend& backend_;

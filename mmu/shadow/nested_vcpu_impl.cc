@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/reverse_mapped/shadow_sync.h"
 
 namespace tdp {
 namespace {
@@ -171,6 +171,7 @@ NestedFaultResult NestedVcpuImpl::HandleViolation(Gpa gpa, ExitQualification qua
   fault.request.guest_rights = GuestRightsOf(qualification);
   fault.qualification = qualification;
   fault.is_write = fault.request.access.can_write();
+  fault.was_present = qualification.reached_leaf();
   const auto none = [] { return false; };  // every root that is held is in use
   const auto reload = [this] { return ReloadRoot(); };
   NestedFaultResult result =
@@ -211,10 +212,14 @@ NestedVcpuImpl::Next NestedVcpuImpl::Walk(Violation& fault, NestedFaultResult& r
   {
     MmuReadSection section(reader_);
     NestedEptWalker<GuestWindow>(context_.eptp, context_.rules, window_).Walk(fault.request, walk_);
+    if (ABSL_PREDICT_TRUE(walk_.outcome == NestedEptOutcome::kMapped)) {
+      TakePath(fault);
+      PlanNeighbours(fault, root_, fault.request.gpa.raw(), NeighbourAt());
+      return Next::kAgain;
+    }
   }
   switch (walk_.outcome) {
     case NestedEptOutcome::kMapped:
-      TakePath(fault);
       return Next::kAgain;
     case NestedEptOutcome::kNeedsPage:
       return Next::kFetch;
@@ -285,7 +290,7 @@ NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
       outcome == FetchOutcome::kInstalled ? NestedOutcome::kFixed : NestedOutcome::kSpurious;
   result.level = goal;
   if (fault.log_write) MarkDirty(fault);
-  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K && fault.page->order > 0) {
+  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K) {
     PrefetchAround(fault, *fetch.page(), fetch.index());
   }
   return Next::kDone;
@@ -293,29 +298,27 @@ NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
 
 // A CPU may cache whatever EPT12 allows, but with A and D flags not before it has set A, which L1
 // would see.
+bool NestedVcpuImpl::MayHaveUnasked(EptEntry entry, const ShadowPage& page,
+                                    LeafOrigin& origin) const {
+  if (!entry.is_present(false) || entry.Check(kLevel4K, context_.rules) != EntryDefect::kNone) {
+    return false;
+  }
+  if (context_.eptp.accessed_dirty() && !entry.accessed()) return false;
+  const Access rights = page.role.access() & entry.access();
+  origin = LeafOrigin(Gfn(entry.frame().raw()), Clean(rights, entry));
+  return true;
+}
+
 void NestedVcpuImpl::PrefetchAround(const Violation& fault, ShadowPage& page, int index) {
-  Prefetch(
-      fault, page, index,
-      [&](int i, const std::byte* table, LeafOrigin& origin) {
-        const EptEntry entry(GuestEntryBehind(page, i, table));
-        if (!entry.is_present(false) ||
-            entry.Check(kLevel4K, context_.rules) != EntryDefect::kNone) {
-          return false;
-        }
-        if (context_.eptp.accessed_dirty() && !entry.accessed()) return false;
-        const Access rights = page.role.access() & entry.access();
-        origin = LeafOrigin(Gfn(entry.frame().raw()), Clean(rights, entry));
-        return true;
-      },
-      [&](LeafOrigin origin, const HostPage& host) {
-        Violation neighbour = fault;
-        neighbour.request.access = Access::Read();
-        neighbour.is_write = false;
-        neighbour.path.gfn = origin.gfn();
-        neighbour.path.rights = origin.rights();
-        neighbour.page = &host;
-        return LeafOf(neighbour, kLevel4K);
-      });
+  Violation neighbour = fault;
+  neighbour.request.access = Access::Read();
+  neighbour.is_write = false;
+  Prefetch(fault, page, index, NeighbourAt(), [&](LeafOrigin origin, const HostPage& host) {
+    neighbour.path.gfn = origin.gfn();
+    neighbour.path.rights = origin.rights();
+    neighbour.page = &host;
+    return LeafOf(neighbour, kLevel4K);
+  });
 }
 
 // With the rights that EPT12, slot and host have in common, and typed like L1's own leaf of the

@@ -26,6 +26,7 @@
 #include "tdp/mmu/guest/guest_window.h"
 #include "tdp/mmu/guest/nested_ept_walker.h"
 #include "tdp/mmu/policy/leaf_policy.h"
+#include "tdp/mmu/reverse_mapped/shadow_sync.h"
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"
 #include "tdp/mmu/shadow/nested_fault.h"
 #include "tdp/mmu/shadow/shadow_faults.h"
@@ -78,6 +79,13 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
   EptEntry LeafOf(const Violation& fault, Level level) const;
   uint32_t Clean(Access rights, EptEntry leaf) const;
   void PrefetchAround(const Violation& fault, ShadowPage& page, int index);
+  bool MayHaveUnasked(EptEntry entry, const ShadowPage& page, LeafOrigin& origin) const;
+  // What EPT12 asks for beside a violation's entry.
+  auto NeighbourAt() const {
+    return [this](const ShadowPage& page, int i, const std::byte* table, LeafOrigin& origin) {
+      return MayHaveUnasked(EptEntry(GuestEntryBehind(page, i, table)), page, origin);
+    };
+  }
   void DropPath(Gpa gpa);
   absl::Status ReloadRoot();
   void DropAll(NestedShadow& shadow);

@@ -2,10 +2,12 @@
 
 #include "tdp/mmu/shadow/shadow_faults.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/base/optimization.h"
 #include "tdp/base/check.h"
+#include "tdp/base/host_range.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/format/ept_entry.h"
@@ -83,6 +85,60 @@ void ShadowFaults<Entry>::MarkDirty(const Fault& fault) {
   } else if (DirtyLog* log = fault.slot->state->dirty_log(); log != nullptr) {
     log->Mark(index);
   }
+}
+
+// --- Neighbours ----------------------------------------------------------------------------------
+
+// For a read: a neighbour's sharing is broken when it is written. Without an answer the fault does
+// without neighbours.
+template <typename Entry>
+void ShadowFaults<Entry>::AskForNeighbours(const Fault& fault) {
+  const MemorySlot& slot = *fault.slot;
+  const Gfn first = std::max(neighbours_.first, slot.base);
+  const Gfn end = std::min(neighbours_.first + PageCount(neighbours_.wanted), slot.end());
+  std::array<HostRun, kWindow> runs;
+  const absl::StatusOr<size_t> filled = parts_.backend.ResolveRange(
+      slot.HvaOf(first), end - first, Access::Read(), absl::MakeSpan(runs));
+  if (!filled.ok()) return;
+  const size_t most = (end - first).raw();
+  neighbours_.first = first;
+  for (size_t i = 0; i < *filled; ++i) {
+    HostPage page = runs[i].page;
+    page.order = 0;
+    const size_t count =
+        neighbours_.count + std::min(most - neighbours_.count, runs[i].pages.raw());
+    while (neighbours_.count < count) {
+      neighbours_.pages[neighbours_.count++] = page;
+      page.hfn += PageCount(1);
+    }
+  }
+}
+
+// The fault's own page is looked at by itself: an invalidation of a neighbour is nothing to it.
+template <typename Entry>
+void ShadowFaults<Entry>::ForgetChangedNeighbours(const Fault& fault) {
+  const Hva start = fault.slot->HvaOf(neighbours_.first);
+  const HostRange range(start, PageCount(neighbours_.count).bytes());
+  if (parts_.sequence.MovedSince(fault.sequence, range)) neighbours_.count = 0;
+}
+
+// Of a frame of the fault's slot: what the fault's answers say of its host page. False if they say
+// nothing.
+template <typename Entry>
+bool ShadowFaults<Entry>::HostPageOf(const Fault& fault, Gfn gfn, HostPage& host) const {
+  const PageCount size(uint64_t{1} << fault.page->order);
+  const Hfn frames = fault.page->hfn.AlignDown(size);
+  // Where the page lies in the fault's, which begins before `path.gfn`.
+  const uint64_t place = gfn.raw() - fault.path.gfn.raw() + (fault.page->hfn - frames).raw();
+  if (place < size.raw()) {
+    host = *fault.page;
+    host.hfn = frames + PageCount(place);
+    return true;
+  }
+  const uint64_t neighbour = gfn.raw() - neighbours_.first.raw();
+  if (neighbour >= neighbours_.count) return false;
+  host = neighbours_.pages[neighbour];
+  return true;
 }
 
 // --- Between two tries ---------------------------------------------------------------------------

@@ -69,6 +69,7 @@ class ShadowFaults {
   struct Fault {
     // What was derived.
     bool is_write = false;
+    bool was_present = false;  // a right was missing, not the page
     uint64_t sequence = 0;
     ShadowPath path;
     const MemorySlot* slot = nullptr;
@@ -130,11 +131,17 @@ class ShadowFaults {
   Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
   void MarkDirty(const Fault& fault);
 
+  // In the section of the walk. Notes which frames around `fault.path.gfn` are to be asked for with
+  // it: those that the guest's table maps in a row, where the shadow's page below `root` for
+  // `address` has nothing yet. `origin_at(page, i, table, origin)` says what the guest's table asks
+  // for at `i`, and whether the shadow may have it unasked.
+  template <typename OriginAt>
+  void PlanNeighbours(const Fault& fault, ShadowPage* root, uint64_t address, OriginAt origin_at);
+
   // Under the lock, after the leaf at `index` of `page` was set for `fault`. Fills in the entries
-  // around it that map what lies in the same host page and have nothing yet, so that the host need
-  // not be asked again (KVM's FNAME(pte_prefetch)). `origin_at(i, table, origin)` says what the
-  // guest's table asks for there, and whether the shadow may have it unasked; `leaf_of(origin,
-  // host)` makes the leaf of an access that was none.
+  // around it that have nothing yet and map what lies in the same host page, or what the host was
+  // asked for besides (KVM's FNAME(pte_prefetch)). `origin_at` as above; `leaf_of(origin, host)`
+  // makes the leaf of an access that was none.
   template <typename OriginAt, typename LeafOf>
   void Prefetch(const Fault& fault, ShadowPage& page, int index, OriginAt origin_at,
                 LeafOf leaf_of);
@@ -211,7 +218,27 @@ class ShadowFaults {
   bool Recycle(HeldRoots roots);
   bool RecycleQuota(HeldRoots roots);
 
+  // Entries around a fault's that are filled in with it, aligned.
+  static constexpr int kWindow = 8;
+
+  // Host memory that a fault has asked for besides its own page, or will.
+  struct Neighbours {
+    Gfn first;
+    size_t wanted = 0;  // frames in a row, the fault's own among them
+    size_t count = 0;   // of them, what the host has answered for
+    std::array<HostPage, kWindow> pages;
+  };
+
+  const std::byte* GuestTableOf(const ShadowPage& page) {
+    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+    return page.is_direct() ? nullptr : window_.Reach(page.gfn.address(), false, why);
+  }
+  void AskForNeighbours(const Fault& fault);
+  void ForgetChangedNeighbours(const Fault& fault);
+  bool HostPageOf(const Fault& fault, Gfn gfn, HostPage& host) const;
+
   std::array<Counter, kMostOutcomes> outcomes_;
+  Neighbours neighbours_;
 };
 
 template <typename Entry>
@@ -272,9 +299,12 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::ResolveAndInstall(Fault&
     return Next::kDone;
   }
   fault.page = &*page;
+  // A larger host page has neighbours of its own. A page whose writes are logged will fault anyway.
+  if (neighbours_.wanted > 1 && page->order == 0 && !fault.log_write) AskForNeighbours(fault);
   Next next = Next::kAgain;
   TakeAway([&](ShadowZap& zap) {
     if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return;
+    if (neighbours_.count != 0) ForgetChangedNeighbours(fault);
     page->order = parts_.sequence.StableOrder(fault.hva, page->hfn, page->order);
     next = install(zap);
   });
@@ -282,37 +312,57 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::ResolveAndInstall(Fault&
 }
 
 template <typename Entry>
+template <typename OriginAt>
+void ShadowFaults<Entry>::PlanNeighbours(const Fault& fault, ShadowPage* root, uint64_t address,
+                                         OriginAt origin_at) {
+  neighbours_.wanted = neighbours_.count = 0;
+  if (fault.was_present || root == nullptr) return;
+  const SpinLockHolder hold(shadow().lock());
+  ShadowPage* page = root;
+  for (Level level = page->level(); level > kLevel4K; level = level.below()) {
+    const Entry entry = Tables::At(*page, level.IndexOf(Gfn(address >> kPageShift))).Load();
+    if (entry.kind(level) != EntryKind::kTable) return;
+    page = shadow().TableOf(entry)->shadow;
+  }
+  const std::byte* table = GuestTableOf(*page);
+  if (table == nullptr && !page->is_direct()) return;
+  const Gfn gfn = fault.path.gfn;
+  const int index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
+  const auto is_in_a_row = [&](int i) {
+    if (Tables::At(*page, i).Load().kind(kLevel4K) != EntryKind::kHole) return false;
+    LeafOrigin origin = page->is_direct() ? page->OriginOf(i) : LeafOrigin();
+    if (!page->is_direct() && !origin_at(*page, i, table, origin)) return false;
+    return origin.gfn().raw() - gfn.raw() == static_cast<uint64_t>(int64_t{i} - index);
+  };
+  int first = index;
+  int last = index;
+  while (first % kWindow != 0 && is_in_a_row(first - 1)) --first;
+  while ((last + 1) % kWindow != 0 && is_in_a_row(last + 1)) ++last;
+  neighbours_.first = gfn - PageCount(static_cast<uint64_t>(index - first));
+  neighbours_.wanted = static_cast<size_t>(last - first + 1);
+}
+
+template <typename Entry>
 template <typename OriginAt, typename LeafOf>
 void ShadowFaults<Entry>::Prefetch(const Fault& fault, ShadowPage& page, int index,
                                    OriginAt origin_at, LeafOf leaf_of) {
-  constexpr int kWindow = 8;
   constexpr int kSpareTables = 3;
-  const std::byte* table = nullptr;
-  if (!page.is_direct()) {
-    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
-    table = window_.Reach(page.gfn.address(), false, why);
-    if (table == nullptr) return;
-  }
-  const Gfn gfn = fault.path.gfn;
-  const PageCount size(uint64_t{1} << fault.page->order);
-  const Hfn frames = fault.page->hfn.AlignDown(size);
-  const uint64_t inside = (fault.page->hfn - frames).raw();
+  if (fault.page->order == 0 && neighbours_.count == 0) return;
+  const std::byte* table = GuestTableOf(page);
+  if (table == nullptr && !page.is_direct()) return;
+  SlotRmap& rmap = *shadow().RmapOf(fault.path.gfn);
   const int first = index & ~(kWindow - 1);
   for (int i = first; i < first + kWindow; ++i) {
     if (Tables::At(page, i).Load().kind(kLevel4K) != EntryKind::kHole) continue;
     LeafOrigin origin;
     if (page.is_direct()) {
       origin = page.OriginOf(i);
-    } else if (!origin_at(i, table, origin)) {
+    } else if (!origin_at(page, i, table, origin)) {
       continue;
     }
-    // Where the page lies in the host's, which begins `inside` frames before `gfn`.
-    const uint64_t place = origin.gfn().raw() - gfn.raw() + inside;
-    if (place >= size.raw() || !fault.slot->Contains(origin.gfn())) continue;
-    SlotRmap& rmap = *shadow().RmapOf(gfn);
+    HostPage host;
+    if (!fault.slot->Contains(origin.gfn()) || !HostPageOf(fault, origin.gfn(), host)) continue;
     if (!rmap.IsPrepared(origin.gfn()) || stock_.tables.size() < kSpareTables) continue;
-    HostPage host = *fault.page;
-    host.hfn = frames + PageCount(place);
     if (!shadow().SetLeaf(page, i, leaf_of(origin, host), origin, rmap, stock_)) return;
   }
 }

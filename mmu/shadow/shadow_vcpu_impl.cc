@@ -7,12 +7,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/reverse_mapped/shadow_sync.h"
 
 namespace tdp {
 namespace {
@@ -46,6 +46,7 @@ PagingFaultResult ShadowVcpuImpl::HandlePageFault(Gva gva, uint32_t error_code, 
     fault.access = fault.access.ExcusedFromSmap();
   }
   fault.is_write = fault.access.is_write();
+  fault.was_present = (error_code & kFaultPresent) != 0;
   const auto release = [this] { return ReleaseCachedRoots(); };
   const auto reload = [this] { return ReloadRoot(); };
   PagingFaultResult result = Repeat<PagingFaultResult>(
@@ -74,10 +75,14 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(PagingFault& fault, PagingFaultResult&
   {
     MmuReadSection section(reader_);
     GvaToGpa(paging_, roots_, window_, fault.gva, fault.access, walk_);
+    if (ABSL_PREDICT_TRUE(walk_.outcome == GuestWalkOutcome::kMapped)) {
+      TakePath(fault);
+      PlanNeighbours(fault, root_.PageOf(fault.gva), fault.gva.raw(), NeighbourAt());
+      return Next::kAgain;
+    }
   }
   switch (walk_.outcome) {
     case GuestWalkOutcome::kMapped:
-      TakePath(fault);
       return Next::kAgain;
     case GuestWalkOutcome::kNeedsPage:
       return Next::kFetch;
@@ -153,7 +158,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::Install(PagingFault& fault, ShadowZap& zap,
       outcome == FetchOutcome::kInstalled ? PagingOutcome::kFixed : PagingOutcome::kSpurious;
   result.level = goal;
   if (fault.log_write) MarkDirty(fault);
-  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K && fault.page->order > 0) {
+  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K) {
     PrefetchAround(fault, *fetch.page(), fetch.index());
   }
   return Next::kDone;
@@ -210,22 +215,15 @@ PagingEntry ShadowVcpuImpl::LeafOf(const PagingFault& fault, Level level, bool w
 // --- Neighbours ----------------------------------------------------------------------------------
 
 void ShadowVcpuImpl::PrefetchAround(const PagingFault& fault, ShadowPage& page, int index) {
-  const PagingGuest guest(paging_, root_.role);
-  Prefetch(
-      fault, page, index,
-      [&](int i, const std::byte* table, LeafOrigin& origin) {
-        return guest.Leaf(GuestEntryBehind(page, i, table), page.role, origin);
-      },
-      [&](LeafOrigin origin, const HostPage& host) {
-        PagingFault neighbour = fault;
-        neighbour.access =
-            fault.access.is_user() ? GuestAccess::Read().ByUser() : GuestAccess::Read();
-        neighbour.is_write = false;
-        neighbour.path.gfn = origin.gfn();
-        neighbour.path.rights = origin.rights();
-        neighbour.page = &host;
-        return LeafOf(neighbour, kLevel4K, MayWrite(neighbour, kLevel4K));
-      });
+  PagingFault neighbour = fault;
+  neighbour.access = fault.access.is_user() ? GuestAccess::Read().ByUser() : GuestAccess::Read();
+  neighbour.is_write = false;
+  Prefetch(fault, page, index, NeighbourAt(), [&](LeafOrigin origin, const HostPage& host) {
+    neighbour.path.gfn = origin.gfn();
+    neighbour.path.rights = origin.rights();
+    neighbour.page = &host;
+    return LeafOf(neighbour, kLevel4K, MayWrite(neighbour, kLevel4K));
+  });
 }
 
 // --- Between two tries ---------------------------------------------------------------------------

@@ -28,6 +28,7 @@
 #include "tdp/mmu/guest/guest_window.h"
 #include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/reverse_mapped/paging_guest.h"
+#include "tdp/mmu/reverse_mapped/shadow_sync.h"
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"
 #include "tdp/mmu/shadow/paging_fault.h"
 #include "tdp/mmu/shadow/shadow_faults.h"
@@ -102,6 +103,13 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
   bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
   void PrefetchAround(const PagingFault& fault, ShadowPage& page, int index);
+  // What the guest's table asks for beside a fault's entry.
+  auto NeighbourAt() const {
+    return [guest = PagingGuest(paging_, root_.role)](const ShadowPage& page, int i,
+                                                      const std::byte* table, LeafOrigin& origin) {
+      return guest.Leaf(GuestEntryBehind(page, i, table), page.role, origin);
+    };
+  }
   absl::Status ReloadRoot();
   bool ReleaseCachedRoots();
 

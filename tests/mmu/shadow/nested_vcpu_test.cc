@@ -240,6 +240,21 @@ TEST(NestedVcpu, NeighboursInTheSameHostPageNeedNoViolation) {
   EXPECT_EQ(world.faults(), faults);
 }
 
+TEST(NestedVcpu, NeighboursInARowOf4KiBHostPagesNeedNoViolation) {
+  NestedWorld world;
+  constexpr uint64_t kUsed = kAll | ept::kAccessed | ept::kDirty;
+  for (uint64_t i = 0; i < 9; ++i)
+    world.Map(0x8000 + i * kPageSize, kFrame + i * kPageSize, 1, kUsed);
+  ASSERT_EQ(world.Access(0x10000, AccessKind::kLoad), Memory(kFrame + 0x8000));
+  ASSERT_EQ(world.Access(0xa000, AccessKind::kLoad), Memory(kFrame + 0x2000));
+  const uint64_t faults = world.faults();
+  for (uint64_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(world.Access(0x8000 + i * kPageSize, AccessKind::kStore),
+              Memory(kFrame + i * kPageSize));
+  }
+  EXPECT_EQ(world.faults(), faults);
+}
+
 // What was not asked for is mapped without a trace in EPT12, and only if the CPU would leave none.
 TEST(NestedVcpu, NeighboursThatWouldGetAFlagWaitForTheirViolation) {
   NestedWorld world(4, true, 9);

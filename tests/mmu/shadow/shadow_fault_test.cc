@@ -508,6 +508,56 @@ TEST_F(ShadowFault, NeighboursInTheSameHostPageNeedNoFault) {
   EXPECT_EQ(Faults(), before);
 }
 
+// The first fault below a table makes its page; from the next one on neighbours come with it.
+TEST_F(ShadowFault, NeighboursInARowOf4KiBHostPagesNeedNoFault) {
+  Start();
+  Access(0x30000);
+  Access(0x13000);
+  const uint64_t before = Faults();
+  for (uint64_t page = 0x10; page < 0x18; ++page) ExpectSame(page << kPageShift, kStore);
+  EXPECT_EQ(Faults(), before);
+  ExpectSame(0x18000);
+  EXPECT_EQ(Faults(), before + 1) << "outside of the eight";
+}
+
+TEST_F(ShadowFault, NeighboursWithoutAOrOutOfTheRowWaitForTheirFault) {
+  Start();
+  Table(4, 0x11, 0x11000 | (kAll & ~guest::kAccessed));
+  Table(4, 0x15, 0x30000 | kAll);
+  Access(0x30000);
+  Access(0x13000);
+  const uint64_t before = Faults();
+  for (const uint64_t page : {0x12, 0x13, 0x14}) ExpectSame(page << kPageShift);
+  EXPECT_EQ(Faults(), before);
+  EXPECT_EQ(machine_->Peek<uint64_t>(Gpa(0x4000 + 0x11 * 8)) & guest::kAccessed, 0u);
+  for (const uint64_t page : {0x10, 0x11, 0x15, 0x16}) ExpectSame(page << kPageShift, kStore);
+}
+
+TEST_F(ShadowFault, NeighboursOutsideTheSlotAreNotAskedForWithIt) {
+  for (const uint64_t first : {0x13, 0x14}) {
+    Start();
+    ASSERT_TRUE(machine_->SetRam(0, Gpa(0), 0, Machine::kRam).ok());
+    ASSERT_TRUE(machine_->memory().Map(Hva(0x7e0000000000), MiB(4)).ok());
+    ASSERT_TRUE(machine_->SetRam(0, Gpa(0), 0x14000, Machine::kRam).ok());
+    ASSERT_TRUE(machine_->SetRam(1, Gpa(0x14000), MiB(1), Hva(0x7e0000000000)).ok());
+    machine_->Load(guest_);
+    Access(0x30000);
+    ExpectSame(first << kPageShift);
+    for (uint64_t page = 0x10; page < 0x18; ++page) ExpectSame(page << kPageShift, kStore);
+  }
+}
+
+TEST_F(ShadowFault, ANeighbourThatTheHostMovesIsFoundAnew) {
+  Start();
+  Access(0x30000);
+  for (int round = 0; round < 3; ++round) {
+    Access(0x12000);
+    ASSERT_TRUE(machine_->Migrate(Machine::kRam + 0x10000, 5 * kPageSize).ok());
+    for (uint64_t page = 0x10; page < 0x18; ++page) ExpectSame(page << kPageShift, kStore);
+    ASSERT_TRUE(machine_->Migrate(Machine::kRam + 0x10000, 8 * kPageSize).ok());
+  }
+}
+
 TEST_F(ShadowFault, ATableOf4ByteEntriesHasAPageForEachHalf) {
   Start();
   for (uint64_t i = 0; i < 1024; ++i) {
@@ -588,6 +638,7 @@ TEST_F(ShadowFault, AReadOfALoggedPageGivesNoWToItOrItsNeighbours) {
     options.host_order = order;
     Start(options);
     ASSERT_TRUE(machine_->SetRam(0, Gpa(0), MiB(16), Machine::kRam, kSlotLogDirtyPages).ok());
+    Access(0x30000);
     Access(0x10000);
     TakeDirty();
     Access(0x10000, kStore);

@@ -362,5 +362,24 @@ TEST_P(ShadowOrder, APageThatIsBeingTakenAwayIsNotMappedWithItsNeighbour) {
 }
 INSTANTIATE_TEST_SUITE_P(Of, ShadowOrder, testing::Bool());
 
+// The same of a neighbour of 4 KiB that was asked for by itself.
+TEST_F(ShadowRace, ANeighbourThatIsBeingTakenAwayIsNotMappedWithItsPage) {
+  for (uint64_t i = 0; i < 8; ++i) Poke(kLeaf + i * 8, (0x40000 + i * kPageSize) | kAll);
+  Poke(0x4000 + 64 * 8, 0x80000 | kAll);
+  ASSERT_EQ(Fault(0, 0x40000, 0), PagingOutcome::kFixed);  // makes the page of the table
+  backend_.resolve_at = kRam + 0x40000;
+  backend_.on_resolve = [&] {
+    ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + 0x41000, kPageSize).ok());
+  };
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_TRUE(vcpus_[0]->shadow()->impl().Look(Gva(0x10000)).entry.is_present());
+  EXPECT_FALSE(vcpus_[0]->shadow()->impl().Look(Gva(0x11000)).entry.is_present());
+  vm_->EndHostInvalidation();
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
+  backend_.on_resolve = nullptr;
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_TRUE(vcpus_[0]->shadow()->impl().Look(Gva(0x11000)).entry.is_present());
+}
+
 }  // namespace
 }  // namespace tdp
