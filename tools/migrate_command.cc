@@ -15,6 +15,7 @@
 #include "tdp/tools/experiments/exit_cost.h"
 #include "tdp/tools/experiments/looping_trace.h"
 #include "tdp/tools/experiments/migration.h"
+#include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/trace_options.h"
@@ -69,13 +70,6 @@ OptionParser MakeParser(CommandOptions* options) {
   parser.AddSwitch("json", "report as JSON", &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
-}
-
-template <typename Field>
-Json Column(const std::vector<MigrationRound>& rounds, Field field) {
-  Json column = Json::array();
-  for (const MigrationRound& round : rounds) column.push_back(round.*field);
-  return column;
 }
 
 Json ToJson(const Migration& migration) {
@@ -158,7 +152,7 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
   std::vector<Migration> migrations;
   int status = kExitOk;
   for (const Logging logging : options.loggings) {
-    LoopingTrace trace(files[0], options.input);
+    LoopingTrace trace(files[0], ForLevels(options.input, options.machine.guest_levels));
     TDP_ASSIGN_OR_RETURN(Migration done, Migrate(trace, options.machine, migration, logging));
     if (done.differing_pages != 0) status = kExitMismatch;
     migrations.push_back(std::move(done));

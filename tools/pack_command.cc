@@ -69,7 +69,8 @@ struct Packed {
 
 absl::StatusOr<Packed> Pack(const PackOptions& options, const std::string& input,
                             const std::string& output) {
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(input, options.input));
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader,
+                       OpenTrace(input, ForLevels(options.input, 5)));
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<BinaryTraceWriter> writer,
                        BinaryTraceWriter::Create(output, options.header));
   TDP_ASSIGN_OR_RETURN(const uint64_t accesses, Copy(*reader, *writer, options.limit));

@@ -49,8 +49,9 @@ OptionParser MakeParser(CommandOptions* options) {
 absl::StatusOr<ReplayReport> ReplayFiles(const CommandOptions& options,
                                          const std::vector<std::string>& paths) {
   TraceReaders readers;
+  const TraceInput input = ForLevels(options.input, options.replay.guest_levels);
   for (const std::string& path : paths) {
-    TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(path, options.input));
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(path, input));
     readers.push_back(std::move(reader));
   }
   // Its line is gone when this returns, whether with a report or an error.

@@ -88,7 +88,8 @@ std::string CellCommand(const CommandOptions& options, const SweepCell& cell) {
 
 absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCell& cell) {
   TraceReaders readers;
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader, OpenTrace(cell.trace, options.input));
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader,
+                       OpenTrace(cell.trace, ForLevels(options.input, cell.options.guest_levels)));
   readers.push_back(std::move(reader));
   Progress progress;
   TDP_ASSIGN_OR_RETURN(ReplayReport report, Replay(readers, cell.options, progress));
@@ -102,7 +103,7 @@ absl::Status CheckTraces(const CommandOptions& options, const std::vector<std::s
     if (trace == "-") {
       return absl::InvalidArgumentError("a sweep reads its traces many times: not from \"-\"");
     }
-    TDP_RETURN_IF_ERROR(OpenTrace(trace, options.input).status());
+    TDP_RETURN_IF_ERROR(OpenTrace(trace, ForLevels(options.input, 5)).status());
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,7 @@
 
 #include "tdp/tools/options.h"
 #include "tdp/tools/trace/open_trace.h"
+#include "tdp/tools/trace/trace_record.h"
 
 namespace tdp::tools {
 
@@ -23,6 +24,12 @@ inline void AddInputOptions(OptionParser& parser, TraceInput* input) {
                    &input->tolerance.strict);
   parser.AddSwitch("skip-kernel", "with --strict, leave kernel addresses out all the same",
                    &input->tolerance.skip_kernel);
+}
+
+// `input`, with the user addresses that tables of `guest_levels` levels can reach.
+inline TraceInput ForLevels(TraceInput input, int guest_levels) {
+  input.tolerance.address_bits = UserAddressBits(guest_levels);
+  return input;
 }
 
 }  // namespace tdp::tools

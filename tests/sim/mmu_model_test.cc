@@ -92,10 +92,13 @@ MmuConfig RandomConfig(std::mt19937_64& random) {
   return config;
 }
 
-// A program's addresses: a few pages often, others rarely.
-uint64_t RandomAddress(std::mt19937_64& random) {
+// A program's addresses, of all 57 bits with five levels: a few pages often, others rarely.
+uint64_t RandomAddress(std::mt19937_64& random, int levels) {
   const uint64_t page = random() % (1 + random() % 64);
-  return (page % 4) << 39 | (page % 3) << 30 | (page % 5) << 21 | (page % 7) << 12 |
+  const uint64_t top = levels == 5 ? (page % 3) * 0xcf << 48 : 0;
+  // The upper half repeats its highest bit.
+  const uint64_t sign = (top >> 56 & 1) != 0 ? ~uint64_t{0} << 57 : 0;
+  return sign | top | (page % 4) << 39 | (page % 3) << 30 | (page % 5) << 21 | (page % 7) << 12 |
          random() % 4096;
 }
 
@@ -117,7 +120,7 @@ class TwoModels {
   void Run(int steps) {
     for (int step = 0; step < steps && !testing::Test::HasFailure(); ++step) {
       const uint64_t what = random_() % 200;
-      const uint64_t gva = RandomAddress(random_);
+      const uint64_t gva = RandomAddress(random_, levels_);
       if (what == 0) {
         model_.Invlpg(gva);
         reference_.Invlpg(gva);

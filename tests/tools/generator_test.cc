@@ -95,6 +95,14 @@ TEST(Generator, GupsGoesEverywhere) {
   for (const auto& [page, uses] : pages) EXPECT_LT(uses, 200) << page << ": 100 are expected";
 }
 
+TEST(Generator, TheDataBeginAtTheBase) {
+  const auto low = Generate("chase,accesses=1k,footprint=1m");
+  const auto moved = Generate("chase,accesses=1k,footprint=1m,base=0x12345000");
+  for (size_t i = 1; i < low.size(); i += 2) {
+    EXPECT_EQ(moved[i].gva().raw() - 0x12345000, low[i].gva().raw() - kData);
+  }
+}
+
 TEST(Generator, WhatIsNoGeneratorIsRefused) {
   const auto error = [](const char* spec) {
     return std::string(OpenTrace(absl::StrCat("generate:", spec), {}).status().message());
@@ -103,6 +111,11 @@ TEST(Generator, WhatIsNoGeneratorIsRefused) {
   EXPECT_THAT(error("gups,size=4g"), HasSubstr("\"size=4g\": there are footprint"));
   EXPECT_THAT(error("gups,footprint=1"), HasSubstr("from 4k to 16t"));
   EXPECT_THAT(error("gups,footprint=99999999999999t"), HasSubstr("not a number"));
+  EXPECT_THAT(error("gups,base=12345000"), HasSubstr("not a hexadecimal number"));
+  EXPECT_THAT(error("gups,base=0x12345001"), HasSubstr("not a page's address"));
+  EXPECT_THAT(error("gups,base=0x1000"), HasSubstr("not a page's address"));
+  EXPECT_THAT(error("gups,base=0x100000000000000"), HasSubstr("not a page's address"));
+  EXPECT_THAT(error("gups,base=0x7ffffffff000"), HasSubstr("above 47 bits: --guest-levels 5"));
   EXPECT_THAT(error("gups,accesses=0"), HasSubstr("at least 1"));
   EXPECT_THAT(error("gups,accesses"), HasSubstr("not a number"));
   EXPECT_THAT(error("stride,stride=0"), HasSubstr("from 1 to 16t"));

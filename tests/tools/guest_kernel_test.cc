@@ -106,6 +106,34 @@ TEST(GuestKernel, LargePagesAreAsGood) {
   }
 }
 
+TEST(GuestKernel, PagesOfOneGibibyteRunOutBeforeSmallerOnes) {
+  // Of 6 GiB two lie whole below the hole, three above it; one is not a whole GiB for the kernel's
+  // own 2 MiB.
+  TestGuest guest({.page = kLevel1G, .frames = {.gigabytes = true}}, GiB(6));
+  std::map<int, int> pages;
+  std::set<uint64_t> starts;
+  for (uint64_t i = 0; i < 8; ++i) {
+    const Gva gva((i << 40) + 12345);
+    ASSERT_TRUE(guest.kernel().HandlePageFault(gva).ok());
+    ASSERT_TRUE(guest.Walk(gva).has_value());
+  }
+  for (const GuestMapping& mapping : guest.kernel().mappings()) {
+    ++pages[mapping.level.raw()];
+    EXPECT_EQ(mapping.gpa.raw() % mapping.level.bytes(), 0u);
+    EXPECT_TRUE(starts.insert(mapping.gpa.raw()).second);
+    for (const ByteCount at : {ByteCount{0}, mapping.level.bytes() - 1}) {
+      const MapRegion* region = guest.map().Find(mapping.gpa + at);
+      EXPECT_TRUE(region != nullptr && region->kind == RegionKind::kRam);
+    }
+  }
+  EXPECT_EQ(pages, (std::map<int, int>{{2, 3}, {3, 5}}));
+}
+
+TEST(GuestKernel, WithPagesOfOneGibibyteSmallOnesAreAsGood) {
+  TestGuest guest({.page = kLevel2M, .frames = {.gigabytes = true, .shuffled = true}});
+  TouchAndCompare(guest, 300);
+}
+
 TEST(GuestKernel, FragmentedMemoryGivesSmallPagesWhereNoLargeOneIsFree) {
   // Seven blocks of 2 MiB, all of them broken.
   TestGuest guest({.page = kLevel2M, .frames = {.fragmentation = 1}}, MiB(16));

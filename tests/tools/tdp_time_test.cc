@@ -54,7 +54,10 @@ TEST(TdpMachine, EveryPagingAndMachineFindsTheSameAddressesAsTheCpu) {
   for (const char* machine : {"skylake", "icelake", "goldencove", "zen3", "zen4"}) {
     for (const char* options :
          {"--paging native", "--ept-page 4k", "--ept-page 2m --guest-page 2m",
-          "--ept-page 1g --guest-levels 5 --ept-levels 5", "--paging shadow --table-churn 7",
+          "--ept-page 1g --guest-levels 5 --ept-levels 5", "--guest-page 1g --check sample",
+          "--guest-page 1g --ept-page 1g --check sample --ram 8g",
+          "--paging native --guest-page 1g --check sample",
+          "--paging shadow --guest-page 1g --check sample", "--paging shadow --table-churn 7",
           "--paging nested --table-churn 7", "--table-churn 5", "--cpus 3 --frames shuffled"}) {
       const auto report = ReplayJson(absl::StrCat("--machine ", machine, " ", options, " ", trace));
       ASSERT_FALSE(report.is_discarded()) << machine << " " << options;
@@ -64,6 +67,24 @@ TEST(TdpMachine, EveryPagingAndMachineFindsTheSameAddressesAsTheCpu) {
       EXPECT_EQ(report["check"]["mismatches"], 0);
       EXPECT_EQ(report["tlb"]["misses"], Sum(mmu["walks"]) - mmu["assists"].get<uint64_t>());
     }
+  }
+}
+
+TEST(TdpMachine, AddressesOf57BitsAreReplayedWithFiveLevelsAndRefusedWithFour) {
+  const std::string high = " generate:chase,base=0xabcdef12345000,footprint=1m,accesses=5k";
+  for (const char* paging : {"native", "ept", "shadow", "nested"}) {
+    const auto report = ReplayJson(absl::StrCat(
+        "--machine goldencove --guest-levels 5 --ept-page 4k --paging ", paging, high));
+    EXPECT_EQ(report["check"]["mismatches"], 0) << paging;
+    EXPECT_EQ(report["accesses"], 5000) << paging;
+  }
+  const std::string packed = WriteFile("packed", "");
+  EXPECT_EQ(RunProgram(absl::StrCat("tools/tdp pack", high, " '", packed, "'")).status, 0);
+  EXPECT_EQ(ReplayJson(absl::StrCat("--guest-levels 5 '", packed, "'"))["accesses"], 5000);
+  for (const std::string& trace : {high, " '" + packed + "'"}) {
+    const ProgramResult four = Replay(trace);
+    EXPECT_EQ(four.status, 2);
+    EXPECT_THAT(four.err, HasSubstr("--guest-levels 5"));
   }
 }
 

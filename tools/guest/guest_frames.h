@@ -20,19 +20,25 @@ namespace tdp::tools {
 class GuestFrames {
  public:
   struct Options {
-    bool shuffled = false;     // frames of 4 KiB in random instead of ascending order
+    bool gigabytes = false;  // pages of 1 GiB can be had; small ones come from below the hole first
+    bool shuffled = false;   // frames of 4 KiB in random instead of ascending order
     double fragmentation = 0;  // share of 2 MiB blocks that cannot be had whole, 0 to 1
     uint64_t seed = 1;
   };
 
   GuestFrames(const MemoryMap& map, const Options& options);
 
-  // An aligned page of `level` (1 or 2); nothing if there is none left.
+  // An aligned page of `level`, the third one with `gigabytes` only; nothing if there is none left.
   std::optional<Gfn> Allocate(Level level);
 
  private:
+  std::optional<Gfn> AllocateAligned(Level level);
+
   PageCount above_;
   sim::FrameAllocator allocator_;
+  // With `gigabytes` alone, where `allocator_` has the frames above the hole: those below it, by
+  // number.
+  std::optional<sim::FrameAllocator> below_;
 };
 
 }  // namespace tdp::tools

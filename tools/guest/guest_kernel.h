@@ -38,8 +38,9 @@ struct GuestMapping {
 class GuestKernel {
  public:
   struct Options {
-    Level page = kLevel4K;  // largest page for the program: where no 2 MiB frame is free, 4 KiB
-    int levels = 4;         // of the page tables, 4 or 5
+    Level page =
+        kLevel4K;    // largest page for the program; smaller ones where no such frame is free
+    int levels = 4;  // of the page tables, 4 or 5
     GuestFrames::Options frames = {};
   };
 

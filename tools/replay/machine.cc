@@ -190,7 +190,8 @@ absl::StatusOr<bool> Machine::Invept(int index) {
 absl::Status Machine::MakeKernel() {
   const GuestKernel::Options options = {.page = options_.guest_page,
                                         .levels = options_.guest_levels,
-                                        .frames = {.shuffled = options_.shuffled,
+                                        .frames = {.gigabytes = options_.guest_page == kLevel1G,
+                                                   .shuffled = options_.shuffled,
                                                    .fragmentation = options_.guest_fragmentation,
                                                    .seed = options_.seed}};
   TDP_ASSIGN_OR_RETURN(kernel_, GuestKernel::Create(

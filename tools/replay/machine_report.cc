@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "tdp/tools/json_column.h"
 
 namespace tdp::tools {
 namespace {
@@ -100,13 +101,6 @@ Json GridJson(const MmuCounters& mmu) {
     cycles.push_back(mmu.reference_cycles[g]);
   }
   return {{"served_by", kServers}, {"references", references}, {"cycles", cycles}};
-}
-
-template <typename Field>
-Json Column(const std::vector<Interval>& intervals, Field field) {
-  Json column = Json::array();
-  for (const Interval& interval : intervals) column.push_back(interval.*field);
-  return column;
 }
 
 Json IntervalsJson(const ReplayReport& report) {

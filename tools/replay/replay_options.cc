@@ -15,10 +15,8 @@
 namespace tdp::tools {
 namespace {
 
-std::vector<std::pair<std::string, Level>> Pages(Level largest) {
-  std::vector<std::pair<std::string, Level>> pages = {{"4k", kLevel4K}, {"2m", kLevel2M}};
-  if (largest == kLevel1G) pages.emplace_back("1g", kLevel1G);
-  return pages;
+std::vector<std::pair<std::string, Level>> Pages() {
+  return {{"4k", kLevel4K}, {"2m", kLevel2M}, {"1g", kLevel1G}};
 }
 
 void AddDimensionOptions(OptionParser& parser, ReplayOptions* options) {
@@ -30,12 +28,11 @@ void AddDimensionOptions(OptionParser& parser, ReplayOptions* options) {
        {"ept", Paging::kEpt},
        {"shadow", Paging::kShadow},
        {"nested", Paging::kNested}});
-  parser.AddChoice("guest-page", "largest page of the guest kernel", &options->guest_page,
-                   Pages(kLevel2M));
+  parser.AddChoice("guest-page", "largest page of the guest kernel", &options->guest_page, Pages());
   parser.AddChoice("guest-levels", "levels of the guest's tables", &options->guest_levels,
                    {{"4", 4}, {"5", 5}});
   parser.AddChoice("ept-page", "largest EPT leaf and largest page of host memory",
-                   &options->ept_page, Pages(kLevel1G));
+                   &options->ept_page, Pages());
   parser.AddChoice("ept-levels", "levels of the EPT", &options->ept_levels, {{"4", 4}, {"5", 5}});
   parser.AddChoice("reverse-map",
                    "whether the EPT has a reverse map, as Linux 3.11 had; with --paging ept",

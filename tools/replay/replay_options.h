@@ -33,7 +33,7 @@ enum class ColdCheckMode {
 
 struct ReplayOptions {
   Paging paging = Paging::kEpt;
-  Level guest_page = kLevel4K;     // largest page of the guest kernel, 4K or 2M
+  Level guest_page = kLevel4K;     // largest page of the guest kernel
   int guest_levels = 4;            // of the guest's tables, 4 or 5
   Level ept_page = kLevel2M;       // largest EPT leaf, and largest page of host memory
   int ept_levels = 4;              // 4 or 5

@@ -131,8 +131,10 @@ void AddTables(std::string& out, const ReplayReport& report) {
   if (report.options.paging == Paging::kEpt) AddViolations(out, report);
   if (report.options.paging == Paging::kShadow) AddShadowExits(out, report);
   if (report.options.paging == Paging::kNested) AddNestedExits(out, report);
-  Line(out, "guest maps", "%s pages of 4 KiB, %s of 2 MiB; %s of tables",
+  const uint64_t huge = report.guest_leaves[2];
+  Line(out, "guest maps", "%s pages of 4 KiB, %s of 2 MiB%s; %s of tables",
        WithCommas(report.guest_leaves[0]), WithCommas(report.guest_leaves[1]),
+       huge == 0 ? "" : absl::StrCat(", ", WithCommas(huge), " of 1 GiB"),
        SizeText(report.guest_tables.bytes()));
   if (HasEpt(report.options)) AddEptMaps(out, report);
 }

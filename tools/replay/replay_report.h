@@ -48,7 +48,7 @@ struct ReplayReport {
   ShadowCounts shadow_exits;
   NestedCounts nested_exits;
   uint64_t page_faults = 0;                // the guest kernel's
-  std::array<uint64_t, 2> guest_leaves{};  // of 4 KiB and 2 MiB
+  std::array<uint64_t, 3> guest_leaves{};  // of 4 KiB, 2 MiB and 1 GiB
   PageCount guest_tables;
   EptCensus ept;                           // that the CPUs walk; all zero without EPT
   std::array<uint64_t, 2> ept12_leaves{};  // of a hypervisor in the guest: 4 KiB and 2 MiB

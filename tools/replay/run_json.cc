@@ -135,7 +135,10 @@ Json NestedExitsJson(const NestedCounts& exits) {
 
 Json TablesJson(const ReplayReport& report) {
   return {
-      {"guest_leaves", {{"4k", report.guest_leaves[0]}, {"2m", report.guest_leaves[1]}}},
+      {"guest_leaves",
+       {{"4k", report.guest_leaves[0]},
+        {"2m", report.guest_leaves[1]},
+        {"1g", report.guest_leaves[2]}}},
       {"guest_table_bytes", report.guest_tables.bytes()},
       {"ept_leaves",
        {{"4k", report.ept.leaves[0]}, {"2m", report.ept.leaves[1]}, {"1g", report.ept.leaves[2]}}},

@@ -35,7 +35,8 @@ static_assert(sizeof(Preamble) == 16);
 
 class BinaryTraceReader final : public TraceReader {
  public:
-  explicit BinaryTraceReader(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {}
+  BinaryTraceReader(std::unique_ptr<ByteSource> source, int address_bits)
+      : source_(std::move(source)), address_bits_(address_bits) {}
 
   absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) override {
     const absl::Span<char> bytes(reinterpret_cast<char*>(records.data()),
@@ -90,10 +91,16 @@ class BinaryTraceReader final : public TraceReader {
 
   absl::Status CheckAll(absl::Span<const TraceRecord> records) const {
     bool valid = true;
-    for (TraceRecord record : records) valid &= IsUserRecord(record);
+    for (TraceRecord record : records) valid &= IsUserRecord(record, address_bits_);
     if (valid) return absl::OkStatus();
     size_t bad = 0;
-    while (IsUserRecord(records[bad])) ++bad;
+    while (IsUserRecord(records[bad], address_bits_)) ++bad;
+    if (IsUserRecord(records[bad], kMostUserAddressBits)) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: byte %d of the trace: address 0x%x has more than %d bits: --guest-levels 5",
+          source_->name(), offset_ + bad * sizeof(TraceRecord), records[bad].gva().raw(),
+          address_bits_));
+    }
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: byte %d of the trace: unknown record 0x%016x (kind %d, size 2^%d, address 0x%x)",
         source_->name(), offset_ + bad * sizeof(TraceRecord), records[bad].raw(),
@@ -106,6 +113,7 @@ class BinaryTraceReader final : public TraceReader {
   }
 
   const std::unique_ptr<ByteSource> source_;
+  const int address_bits_;
   bool begun_ = false;
   uint64_t offset_ = 0;
 };
@@ -139,8 +147,9 @@ bool LooksLikeWords(std::string_view head) {
   return count != 0;
 }
 
-std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source) {
-  return std::make_unique<BinaryTraceReader>(std::move(source));
+std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source,
+                                                   int address_bits) {
+  return std::make_unique<BinaryTraceReader>(std::move(source), address_bits);
 }
 
 absl::StatusOr<std::unique_ptr<BinaryTraceWriter>> BinaryTraceWriter::Create(

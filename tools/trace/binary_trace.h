@@ -37,8 +37,9 @@ bool HasTraceMagic(std::string_view head);
 // is one, and none is about the first page, which no program has.
 bool LooksLikeWords(std::string_view head);
 
-// Reads either version.
-std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source);
+// Reads either version. An address with more than `address_bits` bits is refused.
+std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source,
+                                                   int address_bits = kUserAddressBits);
 
 // Writes a zstd-compressed trace of version 2. `Close` ends it and puts it in its place; a writer
 // destroyed before that leaves nothing behind (`OutputFile`).

@@ -86,7 +86,7 @@ class ChampsimTraceReader final : public TraceReader {
 
   absl::Status AppendOne(AccessKind kind, int size_log2, uint64_t address) {
     const auto record = TraceRecord::Make(Gva(address), kind, size_log2);
-    if (address >> kUserAddressBits == 0 && IsUserRecord(record)) {
+    if (address >> tolerance_.address_bits == 0 && IsUserRecord(record, tolerance_.address_bits)) {
       parsed_.push_back(record);
       return absl::OkStatus();
     }
@@ -123,7 +123,7 @@ bool LooksLikeChampsim(std::string_view head) {
     const uint8_t is_branch = instruction.branch_and_registers[0];
     const uint8_t taken = instruction.branch_and_registers[1];
     const auto is_address = [](uint64_t address) {
-      return address >> kUserAddressBits == 0 || IsKernelAddress(address);
+      return address >> kMostUserAddressBits == 0 || IsKernelAddress(address);
     };
     if (instruction.pointer < kPageSize || !is_address(instruction.pointer) || is_branch > 1 ||
         taken > is_branch ||

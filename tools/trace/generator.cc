@@ -22,7 +22,6 @@ namespace tdp::tools {
 namespace {
 
 constexpr uint64_t kCode = 0x400000;
-constexpr uint64_t kData = uint64_t{1} << 40;
 constexpr ByteCount kMinFootprint = KiB(4);
 constexpr ByteCount kMaxFootprint = TiB(16);
 constexpr uint64_t kLine = 64;
@@ -96,7 +95,7 @@ class Program {
   void Access(uint64_t offset, AccessKind kind, int log2_size) {
     const Gva code(kCode + instruction_++ % 64 * 4);
     records_.push_back(TraceRecord::Make(code, AccessKind::kFetch, 2));
-    records_.push_back(TraceRecord::Make(Gva(kData + offset), kind, log2_size));
+    records_.push_back(TraceRecord::Make(Gva(spec_.base + offset), kind, log2_size));
   }
   uint64_t Random() { return Mix(spec_.seed * 0x2545f4914f6cdd1d + ++drawn_); }
 
@@ -270,6 +269,20 @@ bool ParseAmount(std::string_view text, uint64_t unit, uint64_t& amount) {
   return true;
 }
 
+// An address of a page, in hexadecimal, above the code's.
+absl::Status SetBase(std::string_view text, GeneratorSpec& spec) {
+  constexpr uint64_t kLowest = MiB(16);
+  uint64_t base = 0;
+  if (!text.starts_with("0x") || !absl::SimpleHexAtoi(text, &base)) {
+    return absl::InvalidArgumentError("not a hexadecimal number");
+  }
+  if (base % kPageSize != 0 || base < kLowest || base >> kMostUserAddressBits != 0) {
+    return absl::InvalidArgumentError("not a page's address from 0x1000000 to 0xfffffffffff000");
+  }
+  spec.base = base;
+  return absl::OkStatus();
+}
+
 absl::Status SetField(std::string_view field, GeneratorSpec& spec) {
   const std::pair<std::string_view, std::string_view> parts =
       absl::StrSplit(field, absl::MaxSplits('=', 1));
@@ -278,9 +291,13 @@ absl::Status SetField(std::string_view field, GeneratorSpec& spec) {
         absl::StrCat("generator: \"", absl::CHexEscape(field), "\": ", what));
   };
   uint64_t amount = 0;
+  if (parts.first == "base") {
+    const absl::Status set = SetBase(parts.second, spec);
+    return set.ok() ? set : fail(set.message());
+  }
   const bool is_size = parts.first == "footprint" || parts.first == "stride";
   if (!is_size && parts.first != "accesses" && parts.first != "seed") {
-    return fail("there are footprint, accesses, stride and seed");
+    return fail("there are footprint, base, accesses, stride and seed");
   }
   if (!ParseAmount(parts.second, is_size ? 1024 : 1000, amount)) return fail("not a number");
   if (parts.first == "footprint") {

@@ -29,18 +29,19 @@ enum class GeneratorKind : uint8_t {
 
 struct GeneratorSpec {
   GeneratorKind kind = GeneratorKind::kGups;
-  ByteCount footprint = MiB(256);  // of the data
-  uint64_t accesses = 10'000'000;  // the instruction fetches among them
-  ByteCount stride = 64;           // of kStride
+  ByteCount footprint = MiB(256);     // of the data
+  uint64_t accesses = 10'000'000;     // the instruction fetches among them
+  uint64_t base = uint64_t{1} << 40;  // address of the first byte of data, a page's
+  ByteCount stride = 64;              // of kStride
   uint64_t seed = 1;
 };
 
-// "generate:KIND[,footprint=SIZE][,accesses=N][,stride=SIZE][,seed=N]", where sizes and numbers may
-// end in k, m, g or t. InvalidArgument, in one line, for anything else.
+// "generate:KIND[,footprint=SIZE][,base=0xADDRESS][,accesses=N][,stride=SIZE][,seed=N]", where
+// sizes and numbers may end in k, m, g or t. InvalidArgument, in one line, for anything else.
 absl::StatusOr<GeneratorSpec> ParseGenerator(std::string_view text);
 
 // The same spec makes the same records on every machine. Each data access comes after the fetch of
-// the instruction that makes it; the code is one page, the data lie together from 0x10000000000 on.
+// the instruction that makes it; the code is one page at 0x400000, the data lie together.
 std::unique_ptr<TraceReader> MakeGenerator(std::string name, const GeneratorSpec& spec);
 
 }  // namespace tdp::tools

@@ -39,6 +39,11 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
                                                        const TraceInput& input) {
   if (path.starts_with(kGeneratorPrefix)) {
     TDP_ASSIGN_OR_RETURN(const GeneratorSpec spec, ParseGenerator(path));
+    if ((spec.base + spec.footprint - 1) >> input.tolerance.address_bits != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("generator: the data end above ",
+                                                     input.tolerance.address_bits,
+                                                     " bits: --guest-levels 5, or a lower base"));
+    }
     return MakeGenerator(path, spec);
   }
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(path));
@@ -64,7 +69,7 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSourc
     case TraceFormat::kChampsim:
       return MakeChampsimTraceReader(std::move(source), input.tolerance);
     case TraceFormat::kBinary:
-      return MakeBinaryTraceReader(std::move(source));
+      return MakeBinaryTraceReader(std::move(source), input.tolerance.address_bits);
     case TraceFormat::kAuto:
       break;
   }

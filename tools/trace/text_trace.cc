@@ -61,7 +61,7 @@ class TextTraceReader final : public TraceReader {
       ++line_;
       std::string_view line = rest.substr(0, end);
       if (line.ends_with('\r')) line.remove_suffix(1);
-      const LineResult result = parse_(line, parsed_);
+      const LineResult result = Parse(line);
       if (result != LineResult::kTaken) TDP_RETURN_IF_ERROR(LeaveOut(result, line));
       rest.remove_prefix(end + 1);
     }
@@ -71,6 +71,18 @@ class TextTraceReader final : public TraceReader {
     }
     text_.erase(0, text_.size() - rest.size());
     return absl::OkStatus();
+  }
+
+  // A line whose accesses the tables cannot reach gives none.
+  LineResult Parse(std::string_view line) {
+    const size_t before = parsed_.size();
+    const LineResult result = parse_(line, parsed_);
+    for (size_t i = before; i < parsed_.size(); ++i) {
+      if (IsUserRecord(parsed_[i], tolerance_.address_bits)) continue;
+      parsed_.resize(before);
+      return LineResult::kBadAddress;
+    }
+    return result;
   }
 
   // Counts a line that gave no access, or refuses it.
@@ -109,8 +121,9 @@ class TextTraceReader final : public TraceReader {
     const std::string what =
         result == LineResult::kForeign         ? absl::StrCat("not a ", format_, " record")
         : result == LineResult::kKernelAddress ? "a kernel address, which --skip-kernel leaves out"
-        : result == LineResult::kBadAddress    ? "an address that is not canonical"
-                                               : "an access to no byte, or to more than 4096";
+        : result == LineResult::kBadAddress
+            ? absl::StrCat("no user address of ", tolerance_.address_bits, " bits")
+            : "an access to no byte, or to more than 4096";
     return absl::InvalidArgumentError(absl::StrCat(source_->name(), ":", line_, ": ", what, ": \"",
                                                    absl::CHexEscape(line.substr(0, kQuotedBytes)),
                                                    line.size() > kQuotedBytes ? "...\"" : "\""));
@@ -141,9 +154,9 @@ LineResult AppendAccess(AccessKind kind, uint64_t address, uint64_t size,
                         std::vector<TraceRecord>& records) {
   if (size == 0 || size > kPageSize) return LineResult::kBadSize;
   if (IsKernelAddress(address)) return LineResult::kKernelAddress;
-  if (address >> kUserAddressBits != 0) return LineResult::kBadAddress;
+  if (address >> kMostUserAddressBits != 0) return LineResult::kBadAddress;
   const auto record = TraceRecord::Make(Gva(address), kind, std::bit_width(size - 1));
-  if (!IsUserRecord(record)) return LineResult::kBadAddress;
+  if (!IsUserRecord(record, kMostUserAddressBits)) return LineResult::kBadAddress;
   records.push_back(record);
   return LineResult::kTaken;
 }

@@ -37,6 +37,8 @@ struct SkipCounts {
 struct TraceTolerance {
   bool strict = false;       // refuse it, in place of leaving it out and counting it
   bool skip_kernel = false;  // with `strict`: leave kernel addresses out all the same
+  // User addresses have at most this many bits; those beyond are not canonical.
+  int address_bits = kUserAddressBits;
 };
 
 // A trace, read once from front to back in batches: one virtual call for thousands of records.

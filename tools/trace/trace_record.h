@@ -14,15 +14,21 @@ namespace tdp::tools {
 using sim::AccessKind;
 using sim::TraceRecord;
 
-// User addresses under 4-level paging: the lower canonical half.
+// Bits of the lower canonical half, which is the user's: under 4-level paging, and under 5-level
+// paging, whose addresses are all that a record can hold.
 inline constexpr int kUserAddressBits = 47;
+inline constexpr int kMostUserAddressBits = 56;
+constexpr int UserAddressBits(int guest_levels) {
+  return guest_levels == 5 ? kMostUserAddressBits : kUserAddressBits;
+}
 
 // Whether `address` is in the upper canonical half, for tables of up to five levels.
 constexpr bool IsKernelAddress(uint64_t address) { return address >> 56 == 0xff; }
 
-// Whether `record` follows the format and is an access that a user program can make.
-constexpr bool IsUserRecord(TraceRecord record) {
-  return record.IsValid() && (record.gva().raw() + record.size() - 1) >> kUserAddressBits == 0;
+// Whether `record` follows the format and is an access that a user program with addresses of
+// `address_bits` can make.
+constexpr bool IsUserRecord(TraceRecord record, int address_bits = kUserAddressBits) {
+  return record.IsValid() && (record.gva().raw() + record.size() - 1) >> address_bits == 0;
 }
 
 }  // namespace tdp::tools
