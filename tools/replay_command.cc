@@ -16,6 +16,7 @@
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
 #include "tdp/tools/replay/observe_options.h"
+#include "tdp/tools/replay/process_options.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
@@ -40,6 +41,7 @@ OptionParser MakeParser(CommandOptions* options) {
   AddRegionOptions(parser, &options->replay.observe);
   AddRecordingOptions(parser, &options->replay.observe);
   AddCheckOption(parser, &options->replay.check);
+  AddProcessOptions(parser, &options->replay.processes);
   AddInputOptions(parser, &options->input);
   parser.AddSwitch("json", "report as JSON", &options->json);
   parser.AddSwitch("help", "show this", &options->help);
@@ -67,7 +69,7 @@ absl::StatusOr<int> RunReplay(absl::Span<const std::string_view> arguments) {
   TDP_ASSIGN_OR_RETURN(std::vector<std::string> files, parser.Parse(arguments));
   if (options.help) {
     absl::PrintF(
-        "usage: tdp replay [OPTION...] TRACE\n\n"
+        "usage: tdp replay [OPTION...] TRACE...\n\n"
         "Replays the recorded program TRACE (\"-\" for standard input) on a software CPU: guest\n"
         "virtual to guest physical by page tables that a small guest kernel builds, and on to "
         "host\n"

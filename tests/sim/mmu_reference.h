@@ -127,6 +127,7 @@ class MmuReference {
 
   // The host address of the byte at `gva`, after all that it took.
   uint64_t Access(uint64_t gva, size_t use, unsigned size) {
+    gva = Linear(gva);
     const auto in_page = static_cast<unsigned>(std::min<uint64_t>(size, 4096 - gva % 4096));
     const uint64_t hpa = Translate(gva, use);
     Data(hpa, use, in_page);
@@ -135,6 +136,7 @@ class MmuReference {
   }
 
   void Invlpg(uint64_t gva) {
+    gva = Linear(gva);
     for (ReferenceCache& tlb : tlbs_) {
       tlb.DropIf([&](const auto& key) {
         const auto& [space, page, size] = key;
@@ -157,6 +159,8 @@ class MmuReference {
   }
 
  private:
+  // What is above the 57 bits repeats the highest of them, and is no part of a page's number.
+  static uint64_t Linear(uint64_t gva) { return gva % (uint64_t{1} << 57); }
   static int Shift(int level) { return 3 + 9 * level; }
   static uint64_t Offset(uint64_t address, int level) {
     return address & ((uint64_t{1} << Shift(level)) - 1);

@@ -31,17 +31,19 @@ class TestGuest {
   GuestKernel& kernel() { return *kernel_; }
   const MemoryMap& map() const { return map_; }
 
-  std::optional<Gpa> Walk(Gva gva) {
-    uint64_t table = kernel_->root().raw();
+  // A leaf has `rights` of present, writable and the user's.
+  std::optional<Gpa> Walk(Gva gva, size_t space = 0, uint64_t rights = 7) {
+    uint64_t table = kernel_->root(space).raw();
     for (int level = kernel_->levels();; --level) {
       const int shift = 12 + 9 * (level - 1);
       const auto page = pages_.find(table >> 12);
       if (page == pages_.end()) return std::nullopt;  // never touched, so all zero
       const uint64_t entry = (*page->second)[gva.raw() >> shift & 511];
       if ((entry & 1) == 0) return std::nullopt;
-      EXPECT_EQ(entry & 7, 7u) << "present, writable and the user's at every level";
+      EXPECT_EQ(entry & 3, 3u) << "present and writable at every level";
       const uint64_t address = entry & 0x000ffffffffff000;
       if (level == 1 || (entry & 0x80) != 0) {
+        EXPECT_EQ(entry & 7, rights);
         EXPECT_EQ(address & ((uint64_t{1} << shift) - 1), 0u) << "a misaligned leaf";
         return Gpa(address + (gva.raw() & ((uint64_t{1} << shift) - 1)));
       }
@@ -91,6 +93,33 @@ void TouchAndCompare(TestGuest& guest, int touches) {
 TEST(GuestKernel, GivesEachPageAFrameOfItsOwnAtTheFirstTouch) {
   TestGuest guest({});
   TouchAndCompare(guest, 3000);
+}
+
+TEST(GuestKernel, EachSpaceHasPagesOfItsOwnAndTheSameKernel) {
+  for (const int levels : {4, 5}) {
+    TestGuest guest({.levels = levels, .shared_kernel = true});
+    ASSERT_EQ(guest.kernel().AddSpace().value(), 1u);
+    ASSERT_EQ(guest.kernel().AddSpace().value(), 2u);
+    ASSERT_EQ(guest.kernel().spaces(), 3u);
+    std::set<uint64_t> frames;
+    for (size_t space = 0; space < 3; ++space) {
+      for (uint64_t page = 0; page < 20; ++page) {
+        ASSERT_TRUE(guest.kernel().HandlePageFault(Gva(page << 12), nullptr, space).ok());
+      }
+      ASSERT_EQ(guest.kernel().mappings(space).size(), 20u);
+      for (const GuestMapping& mapping : guest.kernel().mappings(space)) {
+        EXPECT_EQ(guest.Walk(mapping.gva, space), mapping.gpa);
+        EXPECT_TRUE(frames.insert(mapping.gpa.raw()).second);
+      }
+      for (const uint64_t shared :
+           {GuestKernel::kKernelMemory, GuestKernel::kKernelMemory + GuestKernel::kKernelBytes - 8,
+            GuestKernel::StackOf(0), GuestKernel::StackOf(2) + GuestKernel::kStackBytes - 8}) {
+        ASSERT_TRUE(guest.Walk(Gva(shared), space, 3).has_value()) << space;
+        EXPECT_EQ(guest.Walk(Gva(shared), space, 3), guest.Walk(Gva(shared), 0, 3));
+      }
+      EXPECT_EQ(guest.Walk(Gva(GuestKernel::StackOf(3)), space, 3), std::nullopt);
+    }
+  }
 }
 
 TEST(GuestKernel, ShuffledFramesAreAsGood) {

@@ -37,32 +37,81 @@ absl::StatusOr<std::unique_ptr<GuestKernel>> GuestKernel::Create(const MemoryMap
                                                                  const Options& options) {
   std::unique_ptr<GuestKernel> kernel(new GuestKernel(map, std::move(memory), options));
   absl::MutexLock lock(&kernel->mutex_);
-  TDP_ASSIGN_OR_RETURN(Gfn root, kernel->AllocateTable());
-  kernel->root_ = root.address();
+  TDP_RETURN_IF_ERROR(kernel->MakeSpace());
   return kernel;
 }
 
 GuestKernel::GuestKernel(const MemoryMap& map, GuestMemory memory, const Options& options)
     : options_(options), memory_(std::move(memory)), frames_(map, options.frames) {}
 
-absl::Status GuestKernel::HandlePageFault(Gva gva, std::vector<Gpa>* written) {
+absl::StatusOr<size_t> GuestKernel::AddSpace() {
+  absl::MutexLock lock(&mutex_);
+  written_ = nullptr;
+  TDP_RETURN_IF_ERROR(MakeSpace());
+  return roots_.size() - 1;
+}
+
+absl::Status GuestKernel::MakeSpace() {
+  TDP_ASSIGN_OR_RETURN(const Gfn root, AllocateTable());
+  const size_t space = roots_.size();
+  roots_.push_back(root.address());
+  mappings_.emplace_back();
+  if (!options_.shared_kernel) return absl::OkStatus();
+  if (space == 0) {
+    TDP_RETURN_IF_ERROR(MapKernelMemory());
+  } else {
+    // The kernel's tables hang at one entry of each root.
+    const Level top(options_.levels);
+    TDP_ASSIGN_OR_RETURN(const Entry from, EntryAt(Gfn::Of(roots_[0]), top, Gva(kKernelMemory)));
+    TDP_ASSIGN_OR_RETURN(const Entry to, EntryAt(root, top, Gva(kKernelMemory)));
+    Write(to, Load(from.place));
+  }
+  for (ByteCount at = 0; at < kStackBytes; at += kPageSize) {
+    TDP_RETURN_IF_ERROR(MapKernelPage(Gva(StackOf(space) + at), kLevel4K));
+  }
+  return absl::OkStatus();
+}
+
+// With one large page where there is one, as kernels are.
+absl::Status GuestKernel::MapKernelMemory() {
+  const absl::Status whole = MapKernelPage(Gva(kKernelMemory), kLevel2M);
+  if (!absl::IsResourceExhausted(whole)) return whole;
+  for (ByteCount at = 0; at < kKernelBytes; at += kPageSize) {
+    TDP_RETURN_IF_ERROR(MapKernelPage(Gva(kKernelMemory + at), kLevel4K));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GuestKernel::MapKernelPage(Gva gva, Level level) {
+  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(0, gva, level));
+  const std::optional<Gfn> frame = frames_.Allocate(level);
+  if (!frame.has_value()) {
+    return absl::ResourceExhaustedError("the guest has no memory left for its kernel");
+  }
+  Write(entry, frame->address().raw() | kPresent | kWritable | (level > kLevel4K ? kLargePage : 0));
+  return absl::OkStatus();
+}
+
+absl::Status GuestKernel::HandlePageFault(Gva gva, std::vector<Gpa>* written, size_t space) {
   absl::MutexLock lock(&mutex_);
   written_ = written;
   for (Level level = options_.page; level > kLevel4K; level = level.below()) {
-    TDP_ASSIGN_OR_RETURN(bool mapped, Map(gva, level));
+    TDP_ASSIGN_OR_RETURN(bool mapped, Map(space, gva, level));
     if (mapped) return absl::OkStatus();
   }
-  TDP_ASSIGN_OR_RETURN(bool mapped, Map(gva, kLevel4K));
+  TDP_ASSIGN_OR_RETURN(bool mapped, Map(space, gva, kLevel4K));
   if (mapped) return absl::OkStatus();
+  size_t pages = 0;
+  for (const auto& mappings : mappings_) pages += mappings.size();
   return absl::ResourceExhaustedError(
-      absl::StrCat("the guest has no memory left after ", mappings_.size(), " pages"));
+      absl::StrCat("the guest has no memory left after ", pages, " pages"));
 }
 
-absl::StatusOr<GuestMapping> GuestKernel::TakeAway(uint64_t index, Gpa& written) {
+absl::StatusOr<GuestMapping> GuestKernel::TakeAway(uint64_t index, Gpa& written, size_t space) {
   absl::MutexLock lock(&mutex_);
   written_ = nullptr;
-  const GuestMapping mapping = mappings_[index % mappings_.size()];
-  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(mapping.gva, mapping.level));
+  const GuestMapping mapping = mappings_[space][index % mappings_[space].size()];
+  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(space, mapping.gva, mapping.level));
   Write(entry, Load(entry.place) & ~kPresent);
   written = entry.gpa;
   return mapping;
@@ -73,8 +122,8 @@ void GuestKernel::Write(const Entry& entry, uint64_t value) {
   if (written_ != nullptr) written_->push_back(entry.gpa);
 }
 
-absl::StatusOr<bool> GuestKernel::Map(Gva gva, Level level) {
-  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(gva, level));
+absl::StatusOr<bool> GuestKernel::Map(size_t space, Gva gva, Level level) {
+  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(space, gva, level));
   const uint64_t old = Load(entry.place);
   if ((old & kPresent) != 0) return IsLeaf(old, level);
   if (old != 0) {
@@ -85,12 +134,12 @@ absl::StatusOr<bool> GuestKernel::Map(Gva gva, Level level) {
   if (!frame.has_value()) return false;
   const uint64_t large = level > kLevel4K ? kLargePage : 0;
   Write(entry, frame->address().raw() | kPresent | kWritable | kUser | large);
-  mappings_.push_back({gva.AlignDown(level.bytes()), frame->address(), level});
+  mappings_[space].push_back({gva.AlignDown(level.bytes()), frame->address(), level});
   return true;
 }
 
-absl::StatusOr<GuestKernel::Entry> GuestKernel::WalkTo(Gva gva, Level target) {
-  Gfn table = Gfn::Of(root_);
+absl::StatusOr<GuestKernel::Entry> GuestKernel::WalkTo(size_t space, Gva gva, Level target) {
+  Gfn table = Gfn::Of(roots_[space]);
   for (Level level(options_.levels);; level = level.below()) {
     TDP_ASSIGN_OR_RETURN(const Entry entry, EntryAt(table, level, gva));
     uint64_t value = Load(entry.place);
@@ -120,9 +169,9 @@ absl::StatusOr<Gfn> GuestKernel::AllocateTable() {
   return *frame;
 }
 
-std::vector<GuestMapping> GuestKernel::mappings() const {
+std::vector<GuestMapping> GuestKernel::mappings(size_t space) const {
   absl::MutexLock lock(&mutex_);
-  return mappings_;
+  return mappings_[space];
 }
 
 PageCount GuestKernel::table_pages() const {

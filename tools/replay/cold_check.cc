@@ -23,8 +23,10 @@ class Checker {
 
   absl::StatusOr<ColdCheck> Run() {
     uint64_t all = 0;
-    for (const GuestMapping& mapping : machine_.kernel().mappings()) {
-      all += mapping.level.bytes() / kPageSize;
+    for (size_t space = 0; space < machine_.kernel().spaces(); ++space) {
+      for (const GuestMapping& mapping : machine_.kernel().mappings(space)) {
+        all += mapping.level.bytes() / kPageSize;
+      }
     }
     const uint64_t stride = mode_ == ColdCheckMode::kSample ? all / kSampledPages + 1 : 1;
     if (mode_ == ColdCheckMode::kOff) {
@@ -34,14 +36,19 @@ class Checker {
     // A CPU that keeps nothing walks every access from cold.
     machine_.cpu(0).SetCaches(sim::CacheConfig());
     uint64_t number = 0;
-    for (const GuestMapping& mapping : machine_.kernel().mappings()) {
-      for (ByteCount offset = 0; offset < mapping.level.bytes(); offset += kPageSize) {
-        if (number++ % stride != 0) {
-          ++check_.left_out;
-          continue;
+    for (size_t space = 0; space < machine_.kernel().spaces(); ++space) {
+      if (machine_.options().processes.count != 0) {
+        TDP_RETURN_IF_ERROR(machine_.SwitchSpace(0, space, /*keep=*/false).status());
+      }
+      for (const GuestMapping& mapping : machine_.kernel().mappings(space)) {
+        for (ByteCount offset = 0; offset < mapping.level.bytes(); offset += kPageSize) {
+          if (number++ % stride != 0) {
+            ++check_.left_out;
+            continue;
+          }
+          TDP_RETURN_IF_ERROR(CheckPage(mapping.gva + offset, mapping.gpa + offset));
+          progress_.UpdateCheck(number, all);
         }
-        TDP_RETURN_IF_ERROR(CheckPage(mapping.gva + offset, mapping.gpa + offset));
-        progress_.UpdateCheck(number, all);
       }
     }
     if (machine_.uses_ept()) TDP_RETURN_IF_ERROR(CheckDevices());

@@ -29,7 +29,8 @@ CpuRunner::CpuRunner(Machine& machine, int cpu)
       cpu_(machine.cpu(cpu)),
       churn_(machine.options().table_churn),
       until_churn_(churn_),
-      random_(machine.options().seed) {
+      random_(machine.options().seed),
+      space_(machine.options().processes.count == 0 ? 0 : kNoSpace) {
   if (machine.mmu() == nullptr) return;
   mmu_ = std::make_unique<sim::MmuModel>(*machine.mmu(), machine.host().physical());
 }
@@ -42,6 +43,7 @@ void CpuRunner::ClearCounts() {
   shadow_exits_ = {};
   nested_exits_ = {};
   page_faults_ = 0;
+  process_counts_ = {};
 }
 
 absl::Status CpuRunner::Run(absl::Span<const TraceRecord> records) {
@@ -60,26 +62,85 @@ absl::Status CpuRunner::Run(absl::Span<const TraceRecord> records) {
 
 absl::Status CpuRunner::Churn() {
   Gpa written;
-  TDP_ASSIGN_OR_RETURN(const GuestMapping page, machine_.kernel().TakeAway(random_(), written));
-  if (!machine_.is_shadowed()) {
-    if (mmu_ != nullptr) {
-      FollowCpu();
-      mmu_->Invlpg(page.gva.raw());
-    }
-    cpu_.Invlpg(page.gva);
-    seen_invalidations_ = cpu_.invalidations();
-    return MarkKernelWrites({written});
+  TDP_ASSIGN_OR_RETURN(const GuestMapping page,
+                       machine_.kernel().TakeAway(random_(), written, space_));
+  if (machine_.is_shadowed()) {
+    shadow_exits_.table_writes += 1;
+    TDP_RETURN_IF_ERROR(machine_.vcpu(index_).shadow()->OnWritten(written, sizeof(uint64_t)));
   }
-  shadow_exits_.table_writes += 1;
-  shadow_exits_.invalidations += 1;
-  ShadowVcpu& shadow = *machine_.vcpu(index_).shadow();
-  TDP_RETURN_IF_ERROR(shadow.OnWritten(written, sizeof(uint64_t)));
-  return shadow.Invlpg(page.gva);
+  TDP_RETURN_IF_ERROR(InvalidatePage(page.gva));
+  if (shootdown_ != nullptr) TDP_RETURN_IF_ERROR(shootdown_(page.gva));
+  return machine_.is_shadowed() ? absl::OkStatus() : MarkKernelWrites({written});
+}
+
+absl::Status CpuRunner::InvalidatePage(Gva gva) {
+  if (machine_.is_shadowed()) {
+    shadow_exits_.invalidations += 1;
+    return machine_.vcpu(index_).shadow()->Invlpg(gva);
+  }
+  if (mmu_ != nullptr) {
+    FollowCpu();
+    mmu_->Invlpg(gva.raw());
+  }
+  cpu_.Invlpg(gva);
+  seen_invalidations_ = cpu_.invalidations();
+  return absl::OkStatus();
+}
+
+absl::Status CpuRunner::SwitchTo(size_t space) {
+  if (held_.size() <= space) held_.resize(space + 1, false);
+  const bool shadowed = machine_.is_shadowed();
+  if (mmu_ != nullptr && !shadowed) FollowCpu();
+  TDP_ASSIGN_OR_RETURN(const bool kept, machine_.SwitchSpace(index_, space, held_[space]));
+  // What a shadow's CPU drops at its own CR3 it shows by itself.
+  if (mmu_ != nullptr && !shadowed) {
+    const auto pcid = static_cast<uint16_t>(machine_.ProgramRegisters(space).cr3 & 0xfff);
+    if (!kept) mmu_->FlushPcid(pcid);
+    seen_invalidations_ = cpu_.invalidations();
+  }
+  space_ = space;
+  held_[space] = machine_.options().processes.pcid;
+  shadow_exits_.cr3_writes += shadowed ? 1 : 0;
+  ++process_counts_.switches;
+  process_counts_.flushes += kept ? 0 : 1;
+  kernel_due_ += machine_.options().processes.kernel_accesses;
+  return absl::OkStatus();
+}
+
+// The kernel's code, its data, and the stack of the program that it works for, in turn.
+absl::StatusOr<bool> CpuRunner::MakeKernelAccesses() {
+  if (mmu_ != nullptr) FollowCpu();
+  for (; kernel_due_ != 0; --kernel_due_) {
+    const uint64_t step = process_counts_.kernel_accesses;
+    const uint64_t line = (step * 0x9e3779b97f4a7c15 >> 32) * 64;
+    const uint64_t kernel = GuestKernel::kKernelMemory + line % GuestKernel::kKernelBytes;
+    const uint64_t stack = GuestKernel::StackOf(space_) + line % GuestKernel::kStackBytes;
+    static constexpr sim::AccessKind kKinds[] = {sim::AccessKind::kFetch, sim::AccessKind::kLoad,
+                                                 sim::AccessKind::kLoad, sim::AccessKind::kStore};
+    const sim::AccessRequest request = {.gva = step % 4 < 2 ? kernel : stack,
+                                        .kind = kKinds[step % 4],
+                                        .accessor = sim::Accessor::kSupervisor,
+                                        .size = 8};
+    const sim::AccessResult result = cpu_.Access(request);
+    if (!result.ok()) {
+      if (++events_without_progress_ > kMaxEventsWithoutProgress) return Stuck();
+      return false;
+    }
+    events_without_progress_ = 0;
+    ++process_counts_.kernel_accesses;
+    if (mmu_ == nullptr) continue;
+    const sim::MmuAnswer answer = mmu_->Access(request.gva, request.kind, request.size);
+    if (answer.hpa != result.hpa.raw()) return Disagree(Gva(request.gva), result.hpa, answer.hpa);
+  }
+  return true;
 }
 
 absl::Status CpuRunner::MapInGuest(Gva gva) {
   written_.clear();
-  TDP_RETURN_IF_ERROR(machine_.kernel().HandlePageFault(gva, &written_));
+  TDP_RETURN_IF_ERROR(machine_.kernel().HandlePageFault(gva, &written_, space_));
+  if (machine_.options().processes.count != 0) {
+    kernel_due_ += machine_.options().processes.kernel_accesses;
+  }
   if (!machine_.is_shadowed()) return MarkKernelWrites(written_);
   shadow_exits_.table_writes += written_.size();
   for (const Gpa entry : written_) {
@@ -130,6 +191,10 @@ absl::Status CpuRunner::MarkKernelWrites(absl::Span<const Gpa> entries) {
 absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> records) {
   size_t done = 0;
   while (true) {
+    if (ABSL_PREDICT_FALSE(kernel_due_ != 0)) {
+      TDP_ASSIGN_OR_RETURN(const bool made, MakeKernelAccesses());
+      if (!made) return done;
+    }
     TDP_ASSIGN_OR_RETURN(const size_t more, MakeAccesses(records.subspan(done)));
     done += more;
     if (done == records.size()) return done;

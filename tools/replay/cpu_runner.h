@@ -22,6 +22,7 @@
 #include "tdp/backends/sim/mmu_model.h"
 #include "tdp/tools/replay/machine.h"
 #include "tdp/tools/replay/nested_counts.h"
+#include "tdp/tools/replay/process_counts.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
 #include "tdp/tools/trace/trace_record.h"
@@ -59,8 +60,30 @@ class CpuRunner {
   // Exits for a full page-modification log or a full ring.
   uint64_t full_log_exits() const { return full_log_exits_; }
 
-  // The guest's kernel maps the page of `gva` if it is not mapped.
+  // The guest's kernel maps the page of `gva` in the current space if it is not mapped.
   absl::Status MapInGuest(Gva gva);
+
+  // --- processes ---
+
+  // The program in this address space runs from now on; without processes it is always that of
+  // space 0.
+  absl::Status SwitchTo(size_t space);
+  size_t space() const { return space_; }
+  // As `SwitchTo`, for what is asked after a replay: the kernel does nothing, nothing is counted.
+  void UseSpace(size_t space) { space_ = space; }
+  // Drops the page of `gva` of the current space, as its INVLPG on this CPU does.
+  absl::Status InvalidatePage(Gva gva);
+  // Calls `shootdown` whenever the kernel has taken a page of the current space away here, and this
+  // CPU has dropped it.
+  void OnTakenAway(std::function<absl::Status(Gva gva)> shootdown) {
+    shootdown_ = std::move(shootdown);
+  }
+  // Whether the CPU may hold translations of `space` that it runs no more: those it has to drop
+  // when it comes back to it, after `DropLater`.
+  bool MayHold(size_t space) const { return space < held_.size() && held_[space]; }
+  void DropLater(size_t space) { held_[space] = false; }
+  ProcessCounts& process_counts() { return process_counts_; }
+  const ProcessCounts& process_counts() const { return process_counts_; }
 
  private:
   // The same without a change of tables.
@@ -71,6 +94,8 @@ class CpuRunner {
   absl::StatusOr<size_t> RunGuest(absl::Span<const TraceRecord> records);
   // The same, already in the guest. Page faults are handled in there.
   absl::StatusOr<size_t> RunUntilExit(absl::Span<const TraceRecord> records);
+  // Makes the kernel's accesses that are due. False if one ended in an event.
+  absl::StatusOr<bool> MakeKernelAccesses();
   // Makes accesses until an event; the accesses done.
   absl::StatusOr<size_t> MakeAccesses(absl::Span<const TraceRecord> records);
   absl::StatusOr<size_t> MakeTimedAccesses(absl::Span<const TraceRecord> records);
@@ -104,6 +129,12 @@ class CpuRunner {
   std::function<absl::Status()> on_full_ring_;  // set while memory is migrated
   uint64_t stores_ = 0;                         // made then
   uint64_t full_log_exits_ = 0;
+  static constexpr size_t kNoSpace = ~size_t{0};  // before the first process
+  size_t space_;
+  std::vector<bool> held_;  // by space: the CPU has not dropped its translations since it ran
+  std::function<absl::Status(Gva)> shootdown_;
+  uint64_t kernel_due_ = 0;  // accesses of the kernel
+  ProcessCounts process_counts_;
   bool counts_pages_ = false;
   absl::flat_hash_map<uint64_t, uint64_t> page_walks_;
 };

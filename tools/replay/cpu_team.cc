@@ -22,6 +22,17 @@ CpuTeam::CpuTeam(Machine& machine)
   for (int i = 0; i < machine.cpus(); ++i) {
     runners_.push_back(std::make_unique<CpuRunner>(machine, i));
     runners_.back()->CountPages(observe_.top_pages != 0);
+    const auto cpu = static_cast<size_t>(i);
+    runners_.back()->OnTakenAway([this, cpu](Gva gva) { return Shootdown(cpu, gva); });
+  }
+  const ProcessOptions& processes = machine.options().processes;
+  if (processes.count != 0) {
+    schedule_.emplace(ProcessSchedule::Options{.cpus = runners_.size(),
+                                               .processes = processes.count,
+                                               .timeslice = processes.timeslice,
+                                               .quantum = quantum_,
+                                               .seed = machine.options().seed});
+    processes_.resize(processes.count);
   }
   observations_.interval = observe_.interval;
   warm_ = observe_.warmup == 0;
@@ -29,6 +40,7 @@ CpuTeam::CpuTeam(Machine& machine)
 }
 
 absl::Status CpuTeam::Run(const Round& round) {
+  if (schedule_.has_value()) return RunProcesses(round);
   return runners_.size() == 1 ? RunOn(0, round[0]) : RunInTurns(round);
 }
 
@@ -56,6 +68,7 @@ void CpuTeam::ReachMark() {
     accesses_ = 0;
     next_mark_ = observe_.interval != 0 ? observe_.interval : kNever;
     for (auto& runner : runners_) runner->ClearCounts();
+    processes_.assign(processes_.size(), {});
     return;
   }
   const Interval sample = IntervalOf(totals(), accesses_);
@@ -77,6 +90,7 @@ Totals CpuTeam::totals() const {
     totals.page_faults += runner.page_faults();
     totals.shadow_exits += runner.shadow_exits();
     totals.nested_exits += runner.nested_exits();
+    totals.processes += runner.process_counts();
   }
   if (machine_.mmu() != nullptr) totals.cpu = PlainCounters(totals.mmu);
   return totals;
@@ -95,6 +109,75 @@ absl::flat_hash_map<uint64_t, uint64_t> CpuTeam::page_walks() const {
     for (const auto& [page, count] : runner->page_walks()) walks[page] += count;
   }
   return walks;
+}
+
+absl::Status CpuTeam::RunProcesses(const Round& round) {
+  std::vector<uint64_t> sizes;
+  for (const Batch& batch : round) sizes.push_back(batch.size());
+  schedule_->BeginRound(sizes);
+  std::vector<absl::Span<const TraceRecord>> left(round.begin(), round.end());
+  while (const std::optional<ProcessSchedule::Turn> turn = schedule_->Next()) {
+    absl::Span<const TraceRecord>& records = left[turn->process];
+    TDP_RETURN_IF_ERROR(RunProcess(*turn, records.first(turn->accesses)));
+    records.remove_prefix(turn->accesses);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuTeam::RunProcess(const ProcessSchedule::Turn& turn,
+                                 absl::Span<const TraceRecord> records) {
+  CpuRunner& runner = *runners_[turn.cpu];
+  if (turn.switched) TDP_RETURN_IF_ERROR(runner.SwitchTo(turn.process));
+  while (!records.empty()) {
+    // Counters are forgotten at the end of the warm-up, which no piece goes across.
+    const auto piece = records.first(std::min<uint64_t>(records.size(), next_mark_ - accesses_));
+    records.remove_prefix(piece.size());
+    const bool counts = warm_;
+    const ProcessReport before = ReportOf(turn.cpu);
+    TDP_RETURN_IF_ERROR(RunOn(turn.cpu, piece));
+    if (!counts) continue;
+    const ProcessReport after = ReportOf(turn.cpu);
+    ProcessReport& process = processes_[turn.process];
+    process.accesses += piece.size();
+    process.tlb_misses += after.tlb_misses - before.tlb_misses;
+    process.walks += after.walks - before.walks;
+    process.page_faults += after.page_faults - before.page_faults;
+  }
+  return absl::OkStatus();
+}
+
+ProcessReport CpuTeam::ReportOf(size_t cpu) const {
+  const CpuRunner& runner = *runners_[cpu];
+  const sim::CpuCounters counters = runner.mmu() != nullptr
+                                        ? PlainCounters(runner.mmu()->counters())
+                                        : machine_.cpu(static_cast<int>(cpu)).counters();
+  return {.tlb_misses = counters.tlb_misses(),
+          .walks = counters.walks,
+          .page_faults = runner.page_faults()};
+}
+
+// As Linux does it: who runs the program is interrupted, who may hold translations of it drops them
+// when it comes back.
+absl::Status CpuTeam::Shootdown(size_t from, Gva gva) {
+  ProcessCounts& counts = runners_[from]->process_counts();
+  const size_t space = runners_[from]->space();
+  bool others = false;
+  for (size_t cpu = 0; cpu < runners_.size(); ++cpu) {
+    if (cpu == from) continue;
+    CpuRunner& other = *runners_[cpu];
+    if (other.space() == space) {
+      TDP_RETURN_IF_ERROR(other.InvalidatePage(gva));
+      ++counts.ipis;
+    } else if (other.MayHold(space)) {
+      other.DropLater(space);
+      ++counts.deferred;
+    } else {
+      continue;
+    }
+    others = true;
+  }
+  counts.shootdowns += others ? 1 : 0;
+  return absl::OkStatus();
 }
 
 absl::Status CpuTeam::RunInTurns(const Round& round) {

@@ -9,17 +9,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "tdp/base/address.h"
 #include "tdp/tools/replay/batch_channel.h"
 #include "tdp/tools/replay/cpu_runner.h"
 #include "tdp/tools/replay/machine.h"
 #include "tdp/tools/replay/observations.h"
 #include "tdp/tools/replay/observe_options.h"
+#include "tdp/tools/replay/process_counts.h"
+#include "tdp/tools/replay/process_schedule.h"
 #include "tdp/tools/replay/totals.h"
 
 namespace tdp::tools {
@@ -36,6 +40,9 @@ class CpuTeam {
   // `CpuRunner::Run`.
   absl::Status Run(const Round& round);
 
+  // What each process has done; empty if there are none.
+  const std::vector<ProcessReport>& processes() const { return processes_; }
+
   // After the last round: what was counted, and what was recorded.
   Totals totals() const;
   Observations TakeObservations();
@@ -49,6 +56,14 @@ class CpuTeam {
 
  private:
   absl::Status RunInTurns(const Round& round);
+  // A round of processes, which take turns on the CPUs.
+  absl::Status RunProcesses(const Round& round);
+  absl::Status RunProcess(const ProcessSchedule::Turn& turn, absl::Span<const TraceRecord> records);
+  // What CPU `cpu` has counted so far, but for its accesses.
+  ProcessReport ReportOf(size_t cpu) const;
+  // CPU `from` has taken the page of `gva` away from the program that it runs: the others hear of
+  // it.
+  absl::Status Shootdown(size_t from, Gva gva);
   // Accesses of one CPU, in pieces that end where something is to be recorded.
   absl::Status RunOn(size_t cpu, absl::Span<const TraceRecord> records);
   void CountWarmup(absl::Span<const TraceRecord> records);
@@ -59,6 +74,8 @@ class CpuTeam {
   const uint64_t quantum_;
   std::mt19937_64 random_;
   std::vector<std::unique_ptr<CpuRunner>> runners_;
+  std::optional<ProcessSchedule> schedule_;  // if there are processes
+  std::vector<ProcessReport> processes_;
   Observations observations_;
   Interval last_sample_;
   std::array<uint64_t, 4> warmup_records_{};

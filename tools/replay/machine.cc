@@ -190,12 +190,16 @@ absl::StatusOr<bool> Machine::Invept(int index) {
 absl::Status Machine::MakeKernel() {
   const GuestKernel::Options options = {.page = options_.guest_page,
                                         .levels = options_.guest_levels,
+                                        .shared_kernel = options_.processes.count != 0,
                                         .frames = {.gigabytes = options_.guest_page == kLevel1G,
                                                    .shuffled = options_.shuffled,
                                                    .fragmentation = options_.guest_fragmentation,
                                                    .seed = options_.seed}};
   TDP_ASSIGN_OR_RETURN(kernel_, GuestKernel::Create(
                                     map_, [this](Gfn gfn) { return GuestPage(gfn); }, options));
+  for (uint64_t i = 1; i < options_.processes.count; ++i) {
+    TDP_RETURN_IF_ERROR(kernel_->AddSpace().status());
+  }
   return absl::OkStatus();
 }
 
@@ -237,11 +241,26 @@ void Machine::LoadShadowRegisters(int index) {
   cpu(index).SetRegisters(registers);
 }
 
-sim::Registers Machine::ProgramRegisters() const {
+absl::StatusOr<bool> Machine::SwitchSpace(int index, size_t space, bool keep) {
+  constexpr uint64_t kKeep = uint64_t{1} << 63;
+  keep &= options_.processes.pcid;
+  const uint64_t value = ProgramRegisters(space).cr3 | (keep ? kKeep : 0);
+  if (is_shadowed()) {
+    TDP_RETURN_IF_ERROR(vcpu(index).shadow()->WriteCr3(value).status());
+  } else if (cpu(index).WriteCr3(value) != sim::Event::kNone) {
+    return absl::InternalError(
+        absl::StrCat("CPU ", index, " refuses CR3: ", cpu(index).exit().DebugString()));
+  }
+  return keep;
+}
+
+sim::Registers Machine::ProgramRegisters(size_t space) const {
   sim::Registers registers;
   registers.cr0 = sim::kCr0Pe | sim::kCr0Pg | sim::kCr0Wp;
-  registers.cr3 = kernel_->root().raw();
-  registers.cr4 = sim::kCr4Pae | (kernel_->levels() == 5 ? sim::kCr4La57 : 0);
+  const bool pcids = options_.processes.count != 0 && options_.processes.pcid;
+  registers.cr3 = kernel_->root(space).raw() | (pcids ? space + 1 : 0);
+  registers.cr4 =
+      sim::kCr4Pae | (kernel_->levels() == 5 ? sim::kCr4La57 : 0) | (pcids ? sim::kCr4Pcide : 0);
   registers.efer = sim::kEferLme | sim::kEferLma | sim::kEferNxe;
   registers.cpl = 3;
   return registers;

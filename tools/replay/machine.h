@@ -79,8 +79,11 @@ class Machine {
   // Where the host keeps the page of guest RAM at `gfn`.
   absl::StatusOr<std::byte*> PageOf(Gfn gfn) { return GuestPage(gfn); }
 
-  // The registers of the program: user mode, on the guest kernel's tables.
-  sim::Registers ProgramRegisters() const;
+  // The registers of the program in `space`: user mode, on the guest kernel's tables.
+  sim::Registers ProgramRegisters(size_t space = 0) const;
+  // The guest's kernel loads CR3 of CPU `index` for the program in `space`; with `keep` what is
+  // cached under its PCID stays. False without PCIDs: nothing could.
+  absl::StatusOr<bool> SwitchSpace(int index, size_t space, bool keep);
 
   // Where the slots put `gpa` in host virtual memory. NotFound if no slot holds it. Not
   // natively.

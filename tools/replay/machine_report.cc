@@ -36,17 +36,24 @@ std::vector<Cause> CausesOf(const ReplayReport& report) {
     for (size_t s = 0; s < MmuCounters::kServers; ++s) sum += mmu.ReferencesServed(ept, s);
     return sum;
   };
-  return {{"l2_tlb_hit", "second-level TLB hits", l2_hits, mmu.l2_hit_cycles},
-          {"l2_tlb_miss", "second-level TLB misses", mmu.total_walks() - mmu.assists,
-           mmu.l2_miss_cycles},
-          {"guest_walk_cache", "walk caches, guest", mmu.total_walks(), mmu.guest_cache_cycles},
-          {"ept_walk_cache", "walk caches, EPT", mmu.ept_walks, mmu.ept_cache_cycles},
-          {"nested_tlb", "nested TLB", mmu.nested_tlb_lookups, mmu.nested_tlb_cycles},
-          {"guest_table", "loads from guest tables", references(false), mmu.ReferenceCycles(false)},
-          {"ept_table", "loads from the EPT", references(true), mmu.ReferenceCycles(true)},
-          {"page_fault", "page faults", report.page_faults,
-           report.page_faults * report.machine.page_fault_cycles},
-          {"vm_exit", "VM exits", report.exits(), report.exits() * report.machine.vm_exit_cycles}};
+  std::vector<Cause> causes = {
+      {"l2_tlb_hit", "second-level TLB hits", l2_hits, mmu.l2_hit_cycles},
+      {"l2_tlb_miss", "second-level TLB misses", mmu.total_walks() - mmu.assists,
+       mmu.l2_miss_cycles},
+      {"guest_walk_cache", "walk caches, guest", mmu.total_walks(), mmu.guest_cache_cycles},
+      {"ept_walk_cache", "walk caches, EPT", mmu.ept_walks, mmu.ept_cache_cycles},
+      {"nested_tlb", "nested TLB", mmu.nested_tlb_lookups, mmu.nested_tlb_cycles},
+      {"guest_table", "loads from guest tables", references(false), mmu.ReferenceCycles(false)},
+      {"ept_table", "loads from the EPT", references(true), mmu.ReferenceCycles(true)},
+      {"page_fault", "page faults", report.page_faults,
+       report.page_faults * report.machine.page_fault_cycles},
+      {"vm_exit", "VM exits", report.exits(), report.exits() * report.machine.vm_exit_cycles}};
+  if (!report.per_process.empty()) {
+    const uint64_t switches = report.processes.switches;
+    causes.push_back(
+        {"context_switch", "context switches", switches, switches * report.machine.switch_cycles});
+  }
+  return causes;
 }
 
 double Share(uint64_t part, uint64_t whole) {

@@ -74,14 +74,14 @@ void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
   for (TraceRecord record : records) ++counts[static_cast<size_t>(record.kind())];
 }
 
-// Decodes the traces and deals them out.
+// Decodes the traces and deals them out, to CPUs or to processes.
 class Dealer {
  public:
   Dealer(const TraceReaders& readers, const ObserveOptions& observe, size_t cpus,
          BatchChannel& channel, Progress& progress)
       : readers_(readers),
         cpus_(cpus),
-        batch_records_(std::min(kBatchRecords, kRoundRecords / cpus)),
+        batch_records_(std::max<size_t>(1, std::min(kBatchRecords, kRoundRecords / cpus))),
         channel_(channel),
         progress_(progress),
         read_(readers.size(), 0),
@@ -180,7 +180,9 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
   ReplayThread thread(machine);
   const absl::Time start = absl::Now();
   const ObserveOptions& observe = machine.options().observe;
-  Dealer dealer(readers, observe, static_cast<size_t>(machine.cpus()), thread.channel(), progress);
+  const uint64_t processes = machine.options().processes.count;
+  const size_t takers = processes != 0 ? processes : static_cast<size_t>(machine.cpus());
+  Dealer dealer(readers, observe, takers, thread.channel(), progress);
   TDP_ASSIGN_OR_RETURN(report.records, dealer.Run());
   TDP_RETURN_IF_ERROR(thread.Join());
   report.run_time = absl::Now() - start;
@@ -200,6 +202,8 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
   report.page_faults = totals.page_faults;
   report.shadow_exits = totals.shadow_exits;
   report.nested_exits = totals.nested_exits;
+  report.processes = totals.processes;
+  report.per_process = thread.team().processes();
   for (size_t kind = 0; kind < report.records.size(); ++kind) {
     report.records[kind] -= thread.team().warmup_records()[kind];
   }
@@ -216,15 +220,20 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
 // finds every page.
 absl::Status BringBack(Machine& machine) {
   CpuRunner runner(machine, 0);
-  for (const GuestMapping& mapping : machine.kernel().mappings()) {
-    TDP_RETURN_IF_ERROR(runner.MapInGuest(mapping.gva));
+  for (size_t space = 0; space < machine.kernel().spaces(); ++space) {
+    runner.UseSpace(space);
+    for (const GuestMapping& mapping : machine.kernel().mappings(space)) {
+      TDP_RETURN_IF_ERROR(runner.MapInGuest(mapping.gva));
+    }
   }
   return absl::OkStatus();
 }
 
 void CountTables(Machine& machine, ReplayReport& report) {
-  for (const GuestMapping& mapping : machine.kernel().mappings()) {
-    ++report.guest_leaves[mapping.level.raw() - 1];
+  for (size_t space = 0; space < machine.kernel().spaces(); ++space) {
+    for (const GuestMapping& mapping : machine.kernel().mappings(space)) {
+      ++report.guest_leaves[mapping.level.raw() - 1];
+    }
   }
   report.guest_tables = machine.kernel().table_pages();
   if (!machine.uses_ept()) return;
@@ -244,7 +253,13 @@ absl::StatusOr<ReplayReport> Replay(const TraceReaders& readers, const ReplayOpt
   for (const auto& reader : readers) {
     absl::StrAppend(&report.trace, report.trace.empty() ? "" : " ", reader->source().name());
   }
-  if (readers.size() > 1) {
+  if (options.processes.separate) {
+    if (readers.size() > kMostProcesses) {
+      return absl::InvalidArgumentError(absl::StrCat(readers.size(), " traces: there are at most ",
+                                                     kMostProcesses, " processes"));
+    }
+    report.options.processes.count = readers.size();
+  } else if (readers.size() > 1) {
     if (options.cpus != 1 && options.cpus != readers.size()) {
       return absl::InvalidArgumentError(absl::StrCat("--cpus is ", options.cpus, ", but ",
                                                      readers.size(), " traces take a CPU each"));

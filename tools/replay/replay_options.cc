@@ -100,9 +100,6 @@ absl::Status CheckReplayOptions(const ReplayOptions& options) {
   if ((options.fault_around & (options.fault_around - 1)) != 0) {
     return absl::InvalidArgumentError("--fault-around must be a power of two");
   }
-  if (options.table_churn != 0 && options.cpus != 1) {
-    return absl::InvalidArgumentError("--table-churn is for one CPU");
-  }
   if (options.reverse_map && options.paging != Paging::kEpt) {
     return absl::InvalidArgumentError(
         absl::StrCat("--reverse-map on is for --paging ept, not ", PagingName(options.paging)));

@@ -14,6 +14,7 @@
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/observe_options.h"
+#include "tdp/tools/replay/process_options.h"
 
 namespace tdp::tools {
 
@@ -51,6 +52,7 @@ struct ReplayOptions {
   uint64_t seed = 1;
   ColdCheckMode check = ColdCheckMode::kAll;
   ObserveOptions observe;
+  ProcessOptions processes;
   // Of a migration: how written pages are found, and the entries of each CPU's ring; 0: bitmaps.
   DirtyTracking dirty_tracking = DirtyTracking::kBest;
   uint64_t dirty_ring_entries = 0;

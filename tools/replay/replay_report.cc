@@ -139,6 +139,23 @@ void AddTables(std::string& out, const ReplayReport& report) {
   if (HasEpt(report.options)) AddEptMaps(out, report);
 }
 
+void AddProcesses(std::string& out, const ReplayReport& report) {
+  if (report.per_process.empty()) return;
+  const ProcessCounts& counts = report.processes;
+  Line(out, "processes", "%d; %s context switches, %s of them with a flush; %s kernel accesses",
+       report.per_process.size(), WithCommas(counts.switches), WithCommas(counts.flushes),
+       WithCommas(counts.kernel_accesses));
+  Line(out, "", "%s shootdowns: %s interrupts, %s flushes put off", WithCommas(counts.shootdowns),
+       WithCommas(counts.ipis), WithCommas(counts.deferred));
+  constexpr size_t kMostLines = 16;
+  for (size_t i = 0; i < report.per_process.size() && i < kMostLines; ++i) {
+    const ProcessReport& process = report.per_process[i];
+    Line(out, "", "%3d: %s accesses, %s TLB misses, %s page faults", i + 1,
+         WithCommas(process.accesses), WithCommas(process.tlb_misses),
+         WithCommas(process.page_faults));
+  }
+}
+
 void AddResult(std::string& out, const ReplayReport& report) {
   const ColdCheck& check = report.check;
   Line(out, "time", "%.3f s, %s accesses a second", absl::ToDoubleSeconds(report.run_time),
@@ -177,6 +194,7 @@ std::string ReportText(const ReplayReport& report) {
   }
   out += ObservationsText(report);
   AddTables(out, report);
+  AddProcesses(out, report);
   AddResult(out, report);
   return out;
 }

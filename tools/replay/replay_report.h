@@ -19,6 +19,7 @@
 #include "tdp/tools/replay/ept_census.h"
 #include "tdp/tools/replay/nested_counts.h"
 #include "tdp/tools/replay/observations.h"
+#include "tdp/tools/replay/process_counts.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
@@ -47,6 +48,8 @@ struct ReplayReport {
   ViolationCounts violations;
   ShadowCounts shadow_exits;
   NestedCounts nested_exits;
+  ProcessCounts processes;                 // all zero without processes
+  std::vector<ProcessReport> per_process;  // in the order of the traces; empty without processes
   uint64_t page_faults = 0;                // the guest kernel's
   std::array<uint64_t, 3> guest_leaves{};  // of 4 KiB, 2 MiB and 1 GiB
   PageCount guest_tables;

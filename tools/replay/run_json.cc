@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include "tdp/tools/replay/run_json.h"
+#include "tdp/tools/json_column.h"
 
 #include <cstdint>
 #include <string_view>
@@ -123,7 +124,8 @@ Json ShadowExitsJson(const ShadowCounts& exits) {
           {"spurious", exits.spurious},
           {"guest_faults", exits.guest_faults},
           {"table_writes", exits.table_writes},
-          {"invalidations", exits.invalidations}};
+          {"invalidations", exits.invalidations},
+          {"cr3_writes", exits.cr3_writes}};
 }
 
 Json NestedExitsJson(const NestedCounts& exits) {
@@ -164,6 +166,22 @@ Json PerCpuJson(const std::vector<CpuReport>& cpus) {
   return all;
 }
 
+Json ProcessesJson(const ReplayReport& report) {
+  if (report.per_process.empty()) return nullptr;
+  const ProcessCounts& counts = report.processes;
+  const auto& each = report.per_process;
+  return {{"switches", counts.switches},
+          {"flushes", counts.flushes},
+          {"shootdowns", counts.shootdowns},
+          {"ipis", counts.ipis},
+          {"deferred_flushes", counts.deferred},
+          {"kernel_accesses", counts.kernel_accesses},
+          {"accesses", Column(each, &ProcessReport::accesses)},
+          {"tlb_misses", Column(each, &ProcessReport::tlb_misses)},
+          {"walks", Column(each, &ProcessReport::walks)},
+          {"page_faults", Column(each, &ProcessReport::page_faults)}};
+}
+
 Json CheckJson(const ColdCheck& check) {
   return {{"left_out", check.left_out},     {"pages", check.pages},
           {"untouched", check.untouched},   {"device_accesses", check.device_accesses},
@@ -197,6 +215,7 @@ Json OptionsJson(const ReplayOptions& options) {
   OptionParser parser;  // whose defaults are the values
   AddReplayOptions(parser, &copy);
   AddCheckOption(parser, &copy.check);
+  if (options.processes.count != 0) AddProcessOptions(parser, &copy.processes);
   Json json = Json::object();
   for (const OptionParser::Option& option : parser.options()) json[option.name] = ValueOf(option);
   // What an option without meaning was set to is nobody's business.
@@ -230,6 +249,7 @@ Json RunJson(const ReplayReport& report) {
               {"accesses_per_second", report.accesses_per_second()},
               {"check_seconds", absl::ToDoubleSeconds(report.check_time)},
               {"check", CheckJson(report.check)}};
+  run["processes"] = ProcessesJson(report);
   run["machine"] = MachineJson(report);
   AddObservationsJson(report, run);
   return run;
@@ -241,8 +261,9 @@ std::vector<std::pair<std::string, std::string>> RunFigures(const ReplayReport& 
   Json run = RunJson(report);
   // These say what was run, not what came of it; and what not all runs have is no column of a
   // table.
-  for (const char* key : {"schema", "schema_version", "tdp_version", "command", "trace", "options",
-                          "machine", "warmup_accesses", "intervals", "pages", "miss_curves"}) {
+  for (const char* key :
+       {"schema", "schema_version", "tdp_version", "command", "trace", "options", "processes",
+        "machine", "warmup_accesses", "intervals", "pages", "miss_curves"}) {
     run.erase(key);
   }
   std::vector<std::pair<std::string, std::string>> figures;

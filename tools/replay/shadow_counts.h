@@ -15,14 +15,18 @@ struct ShadowCounts {
   uint64_t guest_faults = 0;   // page faults that it gave to the guest
   uint64_t table_writes = 0;   // of the guest's kernel
   uint64_t invalidations = 0;  // INVLPG
+  uint64_t cr3_writes = 0;
 
-  uint64_t total() const { return fixed + spurious + guest_faults + table_writes + invalidations; }
+  uint64_t total() const {
+    return fixed + spurious + guest_faults + table_writes + invalidations + cr3_writes;
+  }
   ShadowCounts& operator+=(const ShadowCounts& other) {
     fixed += other.fixed;
     spurious += other.spurious;
     guest_faults += other.guest_faults;
     table_writes += other.table_writes;
     invalidations += other.invalidations;
+    cr3_writes += other.cr3_writes;
     return *this;
   }
 };

@@ -10,6 +10,7 @@
 #include "tdp/backends/sim/mmu_counters.h"
 #include "tdp/backends/sim/reference_counts.h"
 #include "tdp/tools/replay/nested_counts.h"
+#include "tdp/tools/replay/process_counts.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
 
@@ -21,6 +22,7 @@ struct Totals {
   ViolationCounts violations;
   ShadowCounts shadow_exits;
   NestedCounts nested_exits;
+  ProcessCounts processes;
   uint64_t page_faults = 0;
 
   uint64_t exits() const {
