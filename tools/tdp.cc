@@ -14,17 +14,21 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/version.h"
 #include "tdp/tools/command.h"
+#include "tdp/tools/compare_command.h"
 #include "tdp/tools/completion_command.h"
 #include "tdp/tools/decode_command.h"
 #include "tdp/tools/demo_command.h"
+#include "tdp/tools/hugepages_command.h"
 #include "tdp/tools/map_command.h"
 #include "tdp/tools/migrate_command.h"
+#include "tdp/tools/overcommit_command.h"
 #include "tdp/tools/pack_command.h"
 #include "tdp/tools/regions_command.h"
 #include "tdp/tools/replay_command.h"
 #include "tdp/tools/report_command.h"
 #include "tdp/tools/sweep_command.h"
 #include "tdp/tools/walk_command.h"
+#include "tdp/tools/wss_command.h"
 
 namespace tdp::tools {
 namespace {
@@ -33,7 +37,11 @@ constexpr Command kCommands[] = {
     {"demo", "replay the bundled trace natively and under EPT, side by side", RunDemo},
     {"replay", "replay a recorded program through two dimensions of paging", RunReplay},
     {"sweep", "replay with every combination of many options, for CSV and JSON", RunSweep},
+    {"compare", "native, EPT and shadow side by side, with good and bad locality", RunCompare},
     {"migrate", "migrate the guest of a trace: rounds, downtime, exits", RunMigrate},
+    {"wss", "the working set that A bits show, beside the true one", RunWss},
+    {"overcommit", "a guest whose host swaps its pages", RunOvercommit},
+    {"hugepages", "splitting and collapsing large pages, interval by interval", RunHugepages},
     {"pack", "turn a text trace into the compressed binary format", RunPack},
     {"regions", "show what a machine's tree of memory regions comes to", RunRegions},
     {"report", "make one page of HTML of replays and sweeps", RunReport},

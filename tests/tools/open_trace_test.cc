@@ -222,10 +222,10 @@ TEST(OpenTrace, AnUnknownRecordIsNamedWithItsByteAndItsWord) {
       AllOf(HasSubstr("byte 20000"), HasSubstr("unknown record"), HasSubstr("0x9000000000001234")));
 }
 
-TEST(OpenTrace, AKernelAddressOrAHugeSizeIsAnUnknownRecord) {
+TEST(OpenTrace, AnAddressBeyondTheUsersHalfOrAHugeSizeIsRefused) {
   EXPECT_THAT(ErrorOf(Words({TraceRecord::Make(Gva(uint64_t{1} << 47), AccessKind::kLoad, 3)}),
                       TraceFormat::kBinary),
-              HasSubstr("unknown record"));
+              HasSubstr("more than 47 bits"));
   EXPECT_THAT(
       ErrorOf(Words({TraceRecord::Make(Gva(0x1000), AccessKind::kLoad, 13)}), TraceFormat::kBinary),
       HasSubstr("unknown record"));
@@ -233,7 +233,7 @@ TEST(OpenTrace, AKernelAddressOrAHugeSizeIsAnUnknownRecord) {
   EXPECT_THAT(
       ErrorOf(Words({TraceRecord::Make(Gva((uint64_t{1} << 47) - 4), AccessKind::kLoad, 3)}),
               TraceFormat::kBinary),
-      HasSubstr("unknown record"));
+      HasSubstr("more than 47 bits"));
 }
 
 TEST(OpenTrace, AnEmptyFileIsAnError) {

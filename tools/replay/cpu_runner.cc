@@ -200,9 +200,9 @@ absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> rec
     if (done == records.size()) return done;
     events_without_progress_ = more == 0 ? events_without_progress_ + 1 : 1;
     if (events_without_progress_ > kMaxEventsWithoutProgress) return Stuck();
-    if (cpu_.exit().event != sim::Event::kPageFault || machine_.is_shadowed()) return done;
-    ++page_faults_;
-    TDP_RETURN_IF_ERROR(MapInGuest(cpu_.exit().gva));
+    const bool outside = machine_.is_shadowed() || machine_.has_pager();
+    if (cpu_.exit().event != sim::Event::kPageFault || outside) return done;
+    TDP_RETURN_IF_ERROR(AnswerPageFault());
   }
 }
 
@@ -262,10 +262,15 @@ absl::Status CpuRunner::HandleExit() {
     case sim::Event::kEptViolation:
       return machine_.is_nested() ? AnswerNested() : AnswerViolation(exit.gpa, exit.qualification);
     case sim::Event::kPageFault:
-      return AnswerShadowFault();
+      return machine_.is_shadowed() ? AnswerShadowFault() : AnswerPageFault();
     default:
       return Stuck();
   }
+}
+
+absl::Status CpuRunner::AnswerPageFault() {
+  ++page_faults_;
+  return MapInGuest(cpu_.exit().gva);
 }
 
 absl::Status CpuRunner::AnswerShadowFault() {
@@ -311,6 +316,7 @@ absl::Status CpuRunner::AnswerNested() {
 
 absl::Status CpuRunner::AnswerViolation(Gpa gpa, ExitQualification qualification) {
   const absl::Time start = absl::Now();
+  TDP_RETURN_IF_ERROR(machine_.PageIn(Gfn::Of(gpa)));
   const FaultResult result = machine_.vcpu(index_).HandleEptViolation(gpa, qualification);
   switch (result.outcome) {
     case FaultOutcome::kFixed:

@@ -92,7 +92,8 @@ class CpuRunner {
   absl::Status Churn();
   // Runs until the first VM exit; the accesses done.
   absl::StatusOr<size_t> RunGuest(absl::Span<const TraceRecord> records);
-  // The same, already in the guest. Page faults are handled in there.
+  // The same, already in the guest. Page faults are handled in there, unless a pager might have to
+  // wait for the vCPU to leave it.
   absl::StatusOr<size_t> RunUntilExit(absl::Span<const TraceRecord> records);
   // Makes the kernel's accesses that are due. False if one ended in an event.
   absl::StatusOr<bool> MakeKernelAccesses();
@@ -106,6 +107,7 @@ class CpuRunner {
   absl::Status DrainPml();
   absl::Status MarkKernelWrites(absl::Span<const Gpa> entries);
   absl::Status HandleExit();
+  absl::Status AnswerPageFault();
   absl::Status AnswerShadowFault();
   absl::Status AnswerNested();
   absl::Status AnswerViolation(Gpa gpa, ExitQualification qualification);

@@ -111,6 +111,19 @@ absl::Status Machine::MakeVm() {
     TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vcpu> vcpu, vm_->CreateVcpu());
     vcpus_.push_back(std::move(vcpu));
   }
+  return options_.prefault && options_.paging == Paging::kEpt ? Prefault() : absl::OkStatus();
+}
+
+absl::Status Machine::Prefault() {
+  for (const MapRegion& region : map_.regions()) {
+    if (region.kind != RegionKind::kRam) continue;
+    for (ByteCount done = 0; done < region.size;) {
+      TDP_ASSIGN_OR_RETURN(
+          const ByteCount more,
+          vcpu(0).Prefault(region.base + done, region.size - done, Access::Write()));
+      done += more;
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -286,6 +299,7 @@ absl::StatusOr<Hpa> Machine::HpaBySlots(Gpa gpa) {
 }
 
 absl::StatusOr<std::byte*> Machine::GuestPage(Gfn gfn) {
+  if (pager_ != nullptr) TDP_RETURN_IF_ERROR(pager_(gfn));
   TDP_ASSIGN_OR_RETURN(Hpa hpa, HpaBySlots(gfn.address()));
   return host_->At(hpa);
 }

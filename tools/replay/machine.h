@@ -7,6 +7,7 @@
 #define TDP_TOOLS_REPLAY_MACHINE_H_
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -78,6 +79,11 @@ class Machine {
   const std::vector<std::pair<uint32_t, Gpa>>& logged_slots() const { return logged_slots_; }
   // Where the host keeps the page of guest RAM at `gfn`.
   absl::StatusOr<std::byte*> PageOf(Gfn gfn) { return GuestPage(gfn); }
+  // Calls `pager` before the guest's kernel touches the page at a frame, and before a violation
+  // there is answered: a host that keeps the page elsewhere brings it back then.
+  void SetPager(std::function<absl::Status(Gfn gfn)> pager) { pager_ = std::move(pager); }
+  bool has_pager() const { return pager_ != nullptr; }
+  absl::Status PageIn(Gfn gfn) { return pager_ == nullptr ? absl::OkStatus() : pager_(gfn); }
 
   // The registers of the program in `space`: user mode, on the guest kernel's tables.
   sim::Registers ProgramRegisters(size_t space = 0) const;
@@ -98,6 +104,7 @@ class Machine {
   absl::Status MakeBackend();
   absl::Status MapGuestMemory();
   absl::Status MakeVm();
+  absl::Status Prefault();
   absl::Status SetSlots();
   absl::Status MakeHypervisor();
   absl::Status MakeKernel();
@@ -115,6 +122,7 @@ class Machine {
   std::unique_ptr<sim::SimBackend> backend_;
   std::unique_ptr<Vm> vm_;                       // null natively
   std::unique_ptr<GuestHypervisor> hypervisor_;  // null if not nested
+  std::function<absl::Status(Gfn)> pager_;
   std::unique_ptr<GuestKernel> kernel_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;  // none natively; vCPU n runs on CPU n
 };

@@ -51,6 +51,7 @@ std::vector<UnusedOption> UnusedOptions(const ReplayOptions& options) {
   collector.Add(native || options.ept_page == kLevel4K, "thp", &ReplayOptions::huge_host_pages,
                 native ? no_host : "--ept-page is 4k");
   collector.Add(!ept, "fault-around", &ReplayOptions::fault_around, "it is for --paging ept");
+  collector.Add(!ept, "prefault", &ReplayOptions::prefault, "it is for --paging ept");
   const bool machine = !options.cache.machine.empty();
   const std::string parts = "--machine has parts of its own";
   collector.Add(machine, "caches", &CacheOptions::caches, parts);

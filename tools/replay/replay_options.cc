@@ -50,6 +50,8 @@ void AddMemoryOptions(OptionParser& parser, ReplayOptions* options) {
                    &options->host_fragmentation, 0, 1);
   parser.AddChoice("thp", "whether the host backs memory with large pages",
                    &options->huge_host_pages, {{"always", true}, {"never", false}});
+  parser.AddChoice("prefault", "whether all of RAM is in the EPT before the first access",
+                   &options->prefault, {{"off", false}, {"on", true}});
   parser.AddInteger("fault-around", "4 KiB pages mapped by one violation, a power of two",
                     &options->fault_around, 1, 512);
   parser.AddInteger("table-churn",

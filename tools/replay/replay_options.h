@@ -44,6 +44,7 @@ struct ReplayOptions {
   double host_fragmentation = 0;   // share of its 2 MiB blocks that the host backs with 4K pages
   bool huge_host_pages = true;     // the host backs memory with pages up to ept_page, else with 4K
   bool reverse_map = false;        // keep `VmOptions::reverse_map`
+  bool prefault = false;           // RAM is in the EPT before the first access
   uint64_t fault_around = 1;       // 4 KiB pages that one EPT violation maps, a power of two
   uint64_t table_churn = 0;        // accesses from one change of a guest table to the next; 0: none
   CacheOptions cache;

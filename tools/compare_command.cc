@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/tools/compare_command.h"
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+#include "tdp/base/status_macros.h"
+#include "tdp/tools/command.h"
+#include "tdp/tools/command_line.h"
+#include "tdp/tools/experiments/exit_cost.h"
+#include "tdp/tools/options.h"
+#include "tdp/tools/output_file.h"
+#include "tdp/tools/progress.h"
+#include "tdp/tools/replay/replay.h"
+#include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/replay/replay_report.h"
+#include "tdp/tools/replay/run_json.h"
+#include "tdp/tools/report/report_html.h"
+#include "tdp/tools/trace/open_trace.h"
+#include "tdp/tools/trace_options.h"
+
+namespace tdp::tools {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: tdp compare [OPTION...] [TRACE...]\n\n"
+    "Where two-dimensional paging is better than a shadow, and where not: every TRACE natively,\n"
+    "under EPT and with a shadow, with guest tables that stay as they are and with ones that "
+    "change.\n"
+    "Without a TRACE two programs are made: one with good locality (sequential), one with bad\n"
+    "(random). Cycles an access by cause, and the cost of an exit at which both are equal; with\n"
+    "-o also the page that `tdp report` makes of it.\n\n";
+
+struct CommandOptions {
+  ReplayOptions machine;
+  TraceInput input;
+  ExitCost cost;
+  ByteCount footprint = MiB(32);
+  uint64_t accesses = 2'000'000;
+  uint64_t churn = 1000;
+  std::string output;
+  bool help = false;
+};
+
+OptionParser MakeParser(CommandOptions* options) {
+  OptionParser replay;
+  AddReplayOptions(replay, &options->machine);
+  OptionParser parser;
+  for (const OptionParser::Option& option : replay.options()) {
+    // What is compared, or what a machine has in its place.
+    if (option.name == "paging" || option.name == "table-churn") continue;
+    parser.Add(option.name, option.form, option.help, option.default_text, option.set);
+  }
+  AddInputOptions(parser, &options->input);
+  AddExitCostOptions(parser, &options->cost);
+  parser.AddInteger("table-churn",
+                    "accesses from one change of a guest table to the next, in those "
+                    "runs that have them",
+                    &options->churn, 1, ~uint64_t{0});
+  parser.AddSize("footprint", "of the programs that are made", &options->footprint);
+  parser.AddInteger("accesses", "of the programs that are made", &options->accesses, 1,
+                    1'000'000'000'000);
+  parser.AddString("output", "write the report page to this file; -o for short", &options->output);
+  parser.AddSwitch("help", "show this", &options->help);
+  return parser;
+}
+
+struct Cell {
+  std::string trace;
+  ReplayOptions options;
+  ReplayReport report;
+
+  uint64_t translation() const { return report.mmu.translation_cycles(); }
+  uint64_t page_faults() const { return report.page_faults * report.machine.page_fault_cycles; }
+  double total(uint64_t exit_cycles) const {
+    return static_cast<double>(translation() + page_faults() + report.exits() * exit_cycles);
+  }
+};
+
+std::vector<std::string> MadeTraces(const CommandOptions& options) {
+  std::vector<std::string> traces;
+  for (const char* kind : {"stride,stride=64", "gups"}) {
+    traces.push_back(absl::StrCat("generate:", kind, ",footprint=", options.footprint,
+                                  ",accesses=", options.accesses, ",seed=", options.machine.seed));
+  }
+  return traces;
+}
+
+absl::Status RunCell(const CommandOptions& options, Cell& cell) {
+  TraceReaders readers;
+  const TraceInput input = ForLevels(options.input, cell.options.guest_levels);
+  TDP_ASSIGN_OR_RETURN(readers.emplace_back(), OpenTrace(cell.trace, input));
+  Progress progress;
+  TDP_ASSIGN_OR_RETURN(cell.report, Replay(readers, cell.options, progress));
+  ReplayOptions defaults;
+  OptionParser with;
+  OptionParser without;
+  AddReplayOptions(with, &cell.options);
+  AddReplayOptions(without, &defaults);
+  std::vector<std::string> words = ChangedOptions(with, without);
+  words.push_back(cell.trace);
+  cell.report.command =
+      CommandLine("replay", std::vector<std::string_view>(words.begin(), words.end()));
+  return absl::OkStatus();
+}
+
+std::vector<Cell> MakeCells(const CommandOptions& options, const std::vector<std::string>& traces) {
+  std::vector<Cell> cells;
+  for (const std::string& trace : traces) {
+    for (const uint64_t churn : {uint64_t{0}, options.churn}) {
+      for (const Paging paging : {Paging::kNative, Paging::kEpt, Paging::kShadow}) {
+        Cell cell = {trace, options.machine, {}};
+        cell.options.paging = paging;
+        cell.options.table_churn = churn;
+        cells.push_back(std::move(cell));
+      }
+    }
+  }
+  return cells;
+}
+
+// The cycles of an exit at which EPT and shadow cost the same; above it EPT is better, since it has
+// fewer exits.
+std::string Crossover(const Cell& ept, const Cell& shadow) {
+  const double more_walks = static_cast<double>(ept.translation() + ept.page_faults()) -
+                            static_cast<double>(shadow.translation() + shadow.page_faults());
+  const double more_exits =
+      static_cast<double>(shadow.report.exits()) - static_cast<double>(ept.report.exits());
+  if (more_exits <= 0) return more_walks <= 0 ? "EPT, always" : "shadow, always";
+  if (more_walks <= 0) return "EPT, always";
+  return absl::StrFormat("EPT from %.0f cycles an exit on", more_walks / more_exits);
+}
+
+std::string Text(const std::vector<Cell>& cells, uint64_t exit_cycles) {
+  std::string out = absl::StrFormat("cycles an access, an exit at %d; machine: %s\n", exit_cycles,
+                                    cells[0].report.machine.name);
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const Cell& cell = cells[i];
+    if (i % 6 == 0) absl::StrAppend(&out, "\n", cell.trace, "\n");
+    if (i % 3 == 0) {
+      absl::StrAppendFormat(&out, "  %-27s %12s %12s %12s %12s %12s\n",
+                            cell.options.table_churn == 0
+                                ? "tables stay"
+                                : absl::StrCat("a change each ", cell.options.table_churn),
+                            "translation", "page faults", "VM exits", "all", "exits");
+    }
+    const auto accesses = static_cast<double>(cell.report.accesses());
+    absl::StrAppendFormat(&out, "    %-25s %12.3f %12.3f %12.3f %12.3f %12d\n",
+                          PagingName(cell.options.paging),
+                          static_cast<double>(cell.translation()) / accesses,
+                          static_cast<double>(cell.page_faults()) / accesses,
+                          static_cast<double>(cell.report.exits() * exit_cycles) / accesses,
+                          cell.total(exit_cycles) / accesses, cell.report.exits());
+    if (i % 3 == 2) {
+      absl::StrAppendFormat(&out, "    better of the two: %s\n", Crossover(cells[i - 1], cell));
+    }
+  }
+  return out;
+}
+
+absl::Status WritePage(const std::string& path, const std::vector<Cell>& cells) {
+  nlohmann::ordered_json runs = nlohmann::ordered_json::array();
+  for (const Cell& cell : cells) runs.push_back(RunJson(cell.report));
+  TDP_ASSIGN_OR_RETURN(RunFile file, ReadRunFile("tdp compare", runs.dump()));
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> output, OutputFile::Create(path));
+  TDP_RETURN_IF_ERROR(output->Write(ReportHtml({std::move(file)})));
+  return output->Commit();
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
+  CommandOptions options;
+  options.machine.ept_page = kLevel4K;
+  options.machine.cache.machine = "skylake";
+  const OptionParser parser = MakeParser(&options);
+  TDP_ASSIGN_OR_RETURN(std::vector<std::string> traces, parser.Parse(arguments));
+  if (options.help) {
+    std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
+    return kExitOk;
+  }
+  if (traces.empty()) traces = MadeTraces(options);
+  for (const std::string& trace : traces) {
+    if (trace == "-") {
+      return absl::InvalidArgumentError("a comparison reads its traces many times: not from \"-\"");
+    }
+    const TraceInput input = ForLevels(options.input, options.machine.guest_levels);
+    TDP_RETURN_IF_ERROR(OpenTrace(trace, input).status());
+  }
+  TDP_ASSIGN_OR_RETURN(const uint64_t exit_cycles, ExitCycles(options.cost, options.machine));
+  std::vector<Cell> cells = MakeCells(options, traces);
+  int status = kExitOk;
+  for (Cell& cell : cells) {
+    TDP_RETURN_IF_ERROR(RunCell(options, cell));
+    if (cell.report.check.mismatches != 0) status = kExitMismatch;
+  }
+  if (!options.output.empty()) TDP_RETURN_IF_ERROR(WritePage(options.output, cells));
+  std::fputs(Text(cells, exit_cycles).c_str(), stdout);
+  return status;
+}
+
+}  // namespace tdp::tools
