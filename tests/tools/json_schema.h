@@ -78,6 +78,10 @@ class JsonSchema {
       }
       return true;
     }
+    // These say something of objects alone.
+    if (keyword == "required" && !value.is_object()) return true;
+    if (keyword == "properties" && !value.is_object()) return true;
+    if (keyword == "additionalProperties" && !value.is_object()) return true;
     if (keyword == "required") {
       for (const Json& name : rule) {
         if (!value.contains(name.get<std::string>())) {

@@ -58,12 +58,25 @@ TEST(RunJson, FollowsTheSchemaInEveryPaging) {
   const JsonSchema schema = RunSchema();
   const std::string trace = TraceOf(20);
   for (const char* options : {"--paging native", "--paging ept --cost skylake", "--paging shadow",
-                              "--paging nested", "--cpus 2", "--check off --ram 8g"}) {
+                              "--paging nested", "--cpus 2", "--check off --ram 8g",
+                              "--machine zen4 --interval 10 --top-pages 3 --miss-curve",
+                              "--interval 7 --warmup 3 --top-pages 2", "--as processes"}) {
     EXPECT_THAT(schema.Errors(Replay(absl::StrCat(options, " ", trace))), IsEmpty()) << options;
   }
   const Json cells = Json::parse(Tdp("sweep --json /dev/stdout --ept-page 4k,2m " + trace));
   ASSERT_EQ(cells.size(), 2u);
   for (const Json& cell : cells) EXPECT_THAT(schema.Errors(cell), IsEmpty());
+}
+
+TEST(RunJson, AMigrationFollowsItsSchema) {
+  const JsonSchema schema(Json::parse(ReadWholeFile("docs/migrate.schema.json")));
+  const Json run = Json::parse(Tdp("migrate --json --ram 64m --rounds 3 " + TraceOf(20)));
+  EXPECT_EQ(run["migrations"].size(), 4u);
+  EXPECT_THAT(schema.Errors(run), IsEmpty());
+  Json broken = run;
+  broken["migrations"][0]["rounds"].erase("pages");
+  broken["migrations"][1]["speed"] = 1;
+  EXPECT_EQ(schema.Errors(broken).size(), 2u);
 }
 
 TEST(RunJson, WhatIsNotInTheSchemaIsFound) {
@@ -103,8 +116,9 @@ TEST(RunJson, AColumnOfCsvIsNamedByThePathInJson) {
     EXPECT_THAT(columns, Contains(name));
   }
   Json figures = run;
-  for (const char* key : {"schema", "schema_version", "tdp_version", "command", "options",
-                          "machine", "warmup_accesses", "intervals", "pages", "miss_curves"}) {
+  for (const char* key :
+       {"schema", "schema_version", "tdp_version", "command", "options", "processes", "machine",
+        "warmup_accesses", "intervals", "pages", "miss_curves"}) {
     figures.erase(key);
   }
   std::vector<std::string> paths;
