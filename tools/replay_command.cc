@@ -22,6 +22,7 @@
 #include "tdp/tools/replay/replay_report.h"
 #include "tdp/tools/replay/run_json.h"
 #include "tdp/tools/trace/open_trace.h"
+#include "tdp/tools/trace/physical_trace.h"
 #include "tdp/tools/trace/trace_reader.h"
 #include "tdp/tools/trace_options.h"
 
@@ -31,6 +32,7 @@ namespace {
 struct CommandOptions {
   ReplayOptions replay;
   TraceInput input;
+  std::string physical_trace;
   bool json = false;
   bool help = false;
 };
@@ -43,6 +45,9 @@ OptionParser MakeParser(CommandOptions* options) {
   AddCheckOption(parser, &options->replay.check);
   AddProcessOptions(parser, &options->replay.processes);
   AddInputOptions(parser, &options->input);
+  parser.AddString("physical-trace",
+                   "write the physical address of each access to this file, as Ramulator reads it",
+                   &options->physical_trace);
   parser.AddSwitch("json", "report as JSON", &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
@@ -58,7 +63,13 @@ absl::StatusOr<ReplayReport> ReplayFiles(const CommandOptions& options,
   }
   // Its line is gone when this returns, whether with a report or an error.
   Progress progress;
-  return Replay(readers, options.replay, progress);
+  if (options.physical_trace.empty()) return Replay(readers, options.replay, progress);
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<PhysicalTrace> physical,
+                       PhysicalTrace::Create(options.physical_trace));
+  TDP_ASSIGN_OR_RETURN(ReplayReport report,
+                       Replay(readers, options.replay, progress, physical.get()));
+  TDP_RETURN_IF_ERROR(physical->Close());
+  return report;
 }
 
 }  // namespace

@@ -19,7 +19,12 @@ inline void AddInputOptions(OptionParser& parser, TraceInput* input) {
                     {"lackey", TraceFormat::kLackey},
                     {"dynamorio", TraceFormat::kDynamorio},
                     {"champsim", TraceFormat::kChampsim},
-                    {"perf", TraceFormat::kPerf}});
+                    {"cloudsuite", TraceFormat::kCloudsuite},
+                    {"perf", TraceFormat::kPerf},
+                    {"pinatrace", TraceFormat::kPinatrace},
+                    {"dinero", TraceFormat::kDinero},
+                    {"ramulator", TraceFormat::kRamulator},
+                    {"execlog", TraceFormat::kExeclog}});
   parser.AddSwitch("strict", "refuse lines and addresses that otherwise are left out and counted",
                    &input->tolerance.strict);
   parser.AddSwitch("skip-kernel", "with --strict, leave kernel addresses out all the same",

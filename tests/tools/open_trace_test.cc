@@ -400,11 +400,102 @@ TEST(OpenTrace, ReadsPerfSamples) {
   EXPECT_EQ(ReadPath(WriteFile("text", text), TraceFormat::kPerf).value(), want);
   for (const char* bad :
        {"page-faults:u:     7f842b340b70", "cpu/mem-loads/P:", "cpu/mem-loads/P: ", "7f842b340b70",
-        "cpu/mem-loads/P:   7f842b340b70 _start", "cpu/mem-loads/P:   xyz",
-        "ls  4711 cpu/mem-loads/P"}) {
+        "cpu/mem-loads/P:   xyz", "ls  4711 cpu/mem-loads/P"}) {
     EXPECT_THAT(StrictErrorOf(text + bad + "\n", TraceFormat::kPerf),
                 AllOf(HasSubstr(":6: not a perf record"), HasSubstr(bad)));
   }
+}
+
+TraceRecord Load(uint64_t address, int log2) {
+  return TraceRecord::Make(Gva(address), AccessKind::kLoad, log2);
+}
+TraceRecord Store(uint64_t address, int log2) {
+  return TraceRecord::Make(Gva(address), AccessKind::kStore, log2);
+}
+TraceRecord Fetch(uint64_t address, int log2) {
+  return TraceRecord::Make(Gva(address), AccessKind::kFetch, log2);
+}
+
+// What every compression of `text` is read as, by content and by name.
+void ExpectReadAs(const std::string& text, TraceFormat format,
+                  const std::vector<TraceRecord>& want) {
+  EXPECT_EQ(ReadTolerantly(text).records, want) << text;
+  EXPECT_EQ(ReadTolerantly(text, format).records, want) << text;
+  EXPECT_EQ(ReadTolerantly(Zstd(text)).records, want) << "zstd";
+}
+
+TEST(OpenTrace, ReadsPinatrace) {
+  ExpectReadAs(
+      "0x7f0000401000: R 0x7ffd1000\n0x7f0000401004: W 0x7ffd1008\n0x401009: R 0x601000 8 0x0\n"
+      "#eof\n",
+      TraceFormat::kPinatrace,
+      {Fetch(0x7f0000401000, 0), Load(0x7ffd1000, 0), Fetch(0x7f0000401004, 0),
+       Store(0x7ffd1008, 0), Fetch(0x401009, 0), Load(0x601000, 3)});
+  EXPECT_THAT(StrictErrorOf("0x401000: R 0x1000\n0x401000: X 0x1000\n"),
+              HasSubstr(":2: not a pinatrace record"));
+}
+
+TEST(OpenTrace, ReadsDinero) {
+  ExpectReadAs("2 408ed4\n0 10019d94\n1 10019d88\n3 0\n4 0\n2 408ed8\n", TraceFormat::kDinero,
+               {Fetch(0x408ed4, 2), Load(0x10019d94, 2), Store(0x10019d88, 2), Fetch(0x408ed8, 2)});
+  ExpectReadAs("r 1fc0 8\nw 1fd0 10\ni 400abc 4\n", TraceFormat::kDinero,
+               {Load(0x1fc0, 3), Store(0x1fd0, 4), Fetch(0x400abc, 2)});
+  EXPECT_THAT(StrictErrorOf("0 1fc0\n7 1fc0\n"), HasSubstr(":2: not a din record"));
+  EXPECT_EQ(ReadTolerantly("0 1fc0\n3 1f\n4 2f\n").skipped.no_access, 2u);
+}
+
+TEST(OpenTrace, ReadsBothTracesOfRamulator) {
+  ExpectReadAs("0x12345680 R\n0x4cbd56c0 W\n0x35d46f00 R\n", TraceFormat::kRamulator,
+               {Load(0x12345680, 6), Store(0x4cbd56c0, 6), Load(0x35d46f00, 6)});
+  ExpectReadAs("3 20734016\n1 20846400\n6 20734208\n8 20841280 20841280\n", TraceFormat::kRamulator,
+               {Load(20734016, 6), Load(20846400, 6), Load(20734208, 6), Load(20841280, 6),
+                Store(20841280, 6)});
+}
+
+TEST(OpenTrace, ReadsQemusExeclog) {
+  ExpectReadAs(
+      "0, 0x401000, 0x55, \"pushq %rbp\", store, 0x7ffd1000\n"
+      "0, 0x401001, 0x8b, \"movq 8(%rax, %rbx), %rcx\", load, 0x00601000, RAM\n"
+      "1, 0x401005, 0x90, \"nop\"\n"
+      "0, 0x401006, 0xa4, \"movsb\", load, 0x602000, store, 0x603000\n",
+      TraceFormat::kExeclog,
+      {Fetch(0x401000, 0), Store(0x7ffd1000, 0), Fetch(0x401001, 0), Load(0x601000, 0),
+       Fetch(0x401005, 0), Fetch(0x401006, 0), Load(0x602000, 0), Store(0x603000, 0)});
+  EXPECT_EQ(ReadTolerantly("0, 0xffffffff81000000, 0x90, \"nop\"\n0, 0x401000, 0x90, \"nop\"\n")
+                .skipped.kernel,
+            1u);
+}
+
+TEST(OpenTrace, ReadsDefaultLayoutsOfPerfScriptAndAmdsSamples) {
+  ExpectReadAs(
+      "   cc1  3256 [001] 12345.678901:      30 cpu/mem-loads,ldlat=30/P:     7ffc12345678 "
+      "5080184 |OP LOAD|LVL L1 hit|SNP None|TLB L1 or L2 hit|LCK No|BLK  N/A         7f0012345678 "
+      "std::sort+0x1 (/usr/lib/libc.so)\n"
+      "   cc1  3256 12345.678902:      30 cpu/mem-stores/P:     601040      401234 main (/bin/a)\n"
+      "   a b  3256 [001] 12345.678903: 1 ibs_op//:  602000 |OP STORE|LVL L1 hit|  401238 main\n"
+      "   cc1  3256 [001] 12345.678904: 1 ibs_op//:  0 |OP N/A|LVL N/A|  401238 main\n",
+      TraceFormat::kPerf, {Load(0x7ffc12345678, 0), Store(0x601040, 0), Store(0x602000, 0)});
+  ExpectReadAs(
+      "cpu/mem-loads,ldlat=30/P:     7ffc12345678\nmem_inst_retired.all_stores:u:  601000\n",
+      TraceFormat::kPerf, {Load(0x7ffc12345678, 0), Store(0x601000, 0)});
+}
+
+TEST(OpenTrace, ReadsCloudsuitesRecords) {
+  std::string bytes;
+  for (uint64_t i = 0; i < 20; ++i) {
+    std::array<uint64_t, 12> words{};
+    words[0] = 0x400000 + 4 * i;
+    words[3] = 0x7000000 + i * 8;  // written
+    words[7] = 0x8000000 + i * 8;  // read
+    bytes.append(reinterpret_cast<const char*>(words.data()), sizeof(words));
+  }
+  const Tolerated read = ReadTolerantly(bytes);
+  ASSERT_EQ(read.records.size(), 60u);
+  EXPECT_EQ(read.records[0], Fetch(0x400000, 2));
+  EXPECT_EQ(read.records[1], Load(0x8000000, 3));
+  EXPECT_EQ(read.records[2], Store(0x7000000, 3));
+  EXPECT_EQ(ReadTolerantly(bytes, TraceFormat::kCloudsuite).records, read.records);
+  EXPECT_THAT(ErrorOf(bytes.substr(0, 100), TraceFormat::kCloudsuite), HasSubstr("truncated"));
 }
 
 // One ChampSim instruction.

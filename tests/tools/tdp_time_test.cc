@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <numeric>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -86,6 +87,41 @@ TEST(TdpMachine, AddressesOf57BitsAreReplayedWithFiveLevelsAndRefusedWithFour) {
     EXPECT_EQ(four.status, 2);
     EXPECT_THAT(four.err, HasSubstr("--guest-levels 5"));
   }
+}
+
+TEST(TdpMachine, APhysicalTraceHasEachAccessWhereTheTablesPutIt) {
+  std::vector<TraceRecord> records;
+  for (uint64_t i = 0; i < 300; ++i) {
+    const auto kind = static_cast<AccessKind>(i % 4);
+    records.push_back(TraceRecord::Make(Gva(0x400000 + 0x1008 * i), kind, 3));
+  }
+  const std::string trace = " '" + WriteFile("trace", Words(records)) + "'";
+  const std::string out = WriteFile("physical", "");
+  for (const char* options : {"--paging native", "--ept-page 4k", "--machine zen4", "--cpus 1"}) {
+    const ProgramResult run =
+        Replay(absl::StrCat(options, " --frames shuffled --physical-trace '", out, "'", trace));
+    ASSERT_EQ(run.status, 0) << run.err;
+    std::istringstream lines(ReadWholeFile(out));
+    std::string address;
+    std::string kind;
+    for (const TraceRecord record : records) {
+      const bool reads = record.kind() != AccessKind::kStore;
+      const bool writes =
+          record.kind() == AccessKind::kStore || record.kind() == AccessKind::kModify;
+      for (const bool write : {false, true}) {
+        if (write ? !writes : !reads) continue;
+        ASSERT_TRUE(lines >> address >> kind);
+        EXPECT_EQ(kind, write ? "W" : "R");
+        EXPECT_EQ(std::stoull(address, nullptr, 16) % 4096, record.gva().raw() % 4096);
+      }
+    }
+    EXPECT_FALSE(lines >> address);
+  }
+  // It can be replayed in its turn.
+  EXPECT_EQ(ReplayJson("'" + out + "'")["accesses"], 375);
+  const ProgramResult full = Replay("--physical-trace /dev/full" + trace);
+  EXPECT_EQ(full.status, 2);
+  EXPECT_EQ(full.out, "");
 }
 
 TEST(TdpMachine, TheStackIsTheSumOfItsParts) {

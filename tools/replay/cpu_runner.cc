@@ -207,7 +207,8 @@ absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> rec
 }
 
 absl::StatusOr<size_t> CpuRunner::MakeAccesses(absl::Span<const TraceRecord> records) {
-  if (ABSL_PREDICT_TRUE(mmu_ == nullptr && on_full_ring_ == nullptr)) return cpu_.Run(records);
+  const bool plain = mmu_ == nullptr && on_full_ring_ == nullptr && physical_ == nullptr;
+  if (ABSL_PREDICT_TRUE(plain)) return cpu_.Run(records);
   return MakeTimedAccesses(records);
 }
 
@@ -230,6 +231,7 @@ absl::StatusOr<size_t> CpuRunner::MakeTimedAccesses(absl::Span<const TraceRecord
     const TraceRecord record = records[done];
     const sim::AccessResult result = cpu_.Access(record.gva(), record.kind(), record.size());
     if (!result.ok()) return done;
+    if (physical_ != nullptr) physical_->Add(result.hpa, record.kind());
     if (on_full_ring_ != nullptr && Writes(record.kind())) {
       machine_.host().physical().Store<uint64_t>(result.hpa.raw() & ~uint64_t{7}, ++stores_);
     }

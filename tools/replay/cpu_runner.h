@@ -25,6 +25,7 @@
 #include "tdp/tools/replay/process_counts.h"
 #include "tdp/tools/replay/shadow_counts.h"
 #include "tdp/tools/replay/violation_counts.h"
+#include "tdp/tools/trace/physical_trace.h"
 #include "tdp/tools/trace/trace_record.h"
 
 namespace tdp::tools {
@@ -57,6 +58,9 @@ class CpuRunner {
   void BeginMigration(std::function<absl::Status()> on_full_ring) {
     on_full_ring_ = std::move(on_full_ring);
   }
+  // Every access of the program is written there from now on; null: nowhere.
+  void RecordPhysical(PhysicalTrace* trace) { physical_ = trace; }
+
   // Exits for a full page-modification log or a full ring.
   uint64_t full_log_exits() const { return full_log_exits_; }
 
@@ -137,6 +141,7 @@ class CpuRunner {
   std::function<absl::Status(Gva)> shootdown_;
   uint64_t kernel_due_ = 0;  // accesses of the kernel
   ProcessCounts process_counts_;
+  PhysicalTrace* physical_ = nullptr;
   bool counts_pages_ = false;
   absl::flat_hash_map<uint64_t, uint64_t> page_walks_;
 };

@@ -25,6 +25,7 @@
 #include "tdp/tools/replay/process_counts.h"
 #include "tdp/tools/replay/process_schedule.h"
 #include "tdp/tools/replay/totals.h"
+#include "tdp/tools/trace/physical_trace.h"
 
 namespace tdp::tools {
 
@@ -39,6 +40,11 @@ class CpuTeam {
   // the end of its batch; with one CPU there is nothing to choose. Errors are those of
   // `CpuRunner::Run`.
   absl::Status Run(const Round& round);
+
+  // Every access of every CPU is written there from now on.
+  void RecordPhysical(PhysicalTrace* trace) {
+    for (auto& runner : runners_) runner->RecordPhysical(trace);
+  }
 
   // What each process has done; empty if there are none.
   const std::vector<ProcessReport>& processes() const { return processes_; }

@@ -176,8 +176,9 @@ class Dealer {
 };
 
 absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& progress,
-                       ReplayReport& report) {
+                       PhysicalTrace* physical, ReplayReport& report) {
   ReplayThread thread(machine);
+  thread.team().RecordPhysical(physical);
   const absl::Time start = absl::Now();
   const ObserveOptions& observe = machine.options().observe;
   const uint64_t processes = machine.options().processes.count;
@@ -247,7 +248,7 @@ void CountTables(Machine& machine, ReplayReport& report) {
 }  // namespace
 
 absl::StatusOr<ReplayReport> Replay(const TraceReaders& readers, const ReplayOptions& options,
-                                    Progress& progress) {
+                                    Progress& progress, PhysicalTrace* physical) {
   ReplayReport report;
   report.options = options;
   for (const auto& reader : readers) {
@@ -268,7 +269,7 @@ absl::StatusOr<ReplayReport> Replay(const TraceReaders& readers, const ReplayOpt
   }
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine, Machine::Create(report.options));
   if (machine->mmu() != nullptr) report.machine = *machine->mmu();
-  TDP_RETURN_IF_ERROR(RunTraces(readers, *machine, progress, report));
+  TDP_RETURN_IF_ERROR(RunTraces(readers, *machine, progress, physical, report));
   for (const auto& reader : readers) report.skipped += reader->skipped();
   CountTables(*machine, report);
   if (report.options.table_churn != 0) TDP_RETURN_IF_ERROR(BringBack(*machine));

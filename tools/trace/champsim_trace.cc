@@ -16,25 +16,34 @@
 namespace tdp::tools {
 namespace {
 
-constexpr size_t kInstructionBytes = 64;
 constexpr size_t kBatchInstructions = 4096;
 constexpr int kFetchSizeLog2 = 2;
 constexpr int kOperandSizeLog2 = 3;
 
+// Two writes and four reads; of CloudSuite's traces four each.
 struct Instruction {
   uint64_t pointer;
   std::array<uint8_t, 8> branch_and_registers;
   std::array<uint64_t, 2> writes;
   std::array<uint64_t, 4> reads;
 };
-static_assert(sizeof(Instruction) == kInstructionBytes);
+static_assert(sizeof(Instruction) == 64);
+struct CloudsuiteInstruction {
+  uint64_t pointer;
+  std::array<uint8_t, 16> branch_and_registers;
+  std::array<uint64_t, 4> writes;
+  std::array<uint64_t, 4> reads;
+  std::array<uint8_t, 8> space_and_padding;
+};
+static_assert(sizeof(CloudsuiteInstruction) == 96);
 
+template <typename Instruction>
 class ChampsimTraceReader final : public TraceReader {
  public:
   ChampsimTraceReader(std::unique_ptr<ByteSource> source, TraceTolerance tolerance)
       : source_(std::move(source)),
         tolerance_(tolerance),
-        bytes_(kBatchInstructions * kInstructionBytes) {}
+        bytes_(kBatchInstructions * sizeof(Instruction)) {}
 
   absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) override {
     while (parsed_.size() - taken_ < records.size() && !at_end_) {
@@ -54,14 +63,14 @@ class ChampsimTraceReader final : public TraceReader {
     taken_ = 0;
     TDP_ASSIGN_OR_RETURN(const size_t got, source_->Read(absl::MakeSpan(bytes_)));
     at_end_ = got < bytes_.size();
-    if (got % kInstructionBytes != 0) {
+    if (got % sizeof(Instruction) != 0) {
       return absl::DataLossError(absl::StrCat(source_->name(),
                                               ": truncated: the trace ends at byte ", offset_ + got,
                                               " inside a ChampSim record"));
     }
-    for (size_t at = 0; at < got; at += kInstructionBytes, offset_ += kInstructionBytes) {
+    for (size_t at = 0; at < got; at += sizeof(Instruction), offset_ += sizeof(Instruction)) {
       Instruction instruction;
-      std::memcpy(&instruction, &bytes_[at], kInstructionBytes);
+      std::memcpy(&instruction, &bytes_[at], sizeof(Instruction));
       TDP_RETURN_IF_ERROR(Append(instruction));
     }
     return absl::OkStatus();
@@ -108,18 +117,13 @@ class ChampsimTraceReader final : public TraceReader {
   bool at_end_ = false;
 };
 
-}  // namespace
-
-std::unique_ptr<TraceReader> MakeChampsimTraceReader(std::unique_ptr<ByteSource> source,
-                                                     TraceTolerance tolerance) {
-  return std::make_unique<ChampsimTraceReader>(std::move(source), tolerance);
-}
-
-bool LooksLikeChampsim(std::string_view head) {
-  const size_t count = head.size() / kInstructionBytes;
+// Whether all records of `head` can be ones of this layout.
+template <typename Instruction>
+bool LooksLike(std::string_view head) {
+  const size_t count = head.size() / sizeof(Instruction);
   for (size_t i = 0; i < count; ++i) {
     Instruction instruction;
-    std::memcpy(&instruction, &head[i * kInstructionBytes], kInstructionBytes);
+    std::memcpy(&instruction, &head[i * sizeof(Instruction)], sizeof(Instruction));
     const uint8_t is_branch = instruction.branch_and_registers[0];
     const uint8_t taken = instruction.branch_and_registers[1];
     const auto is_address = [](uint64_t address) {
@@ -134,5 +138,20 @@ bool LooksLikeChampsim(std::string_view head) {
   }
   return count != 0;
 }
+
+}  // namespace
+
+std::unique_ptr<TraceReader> MakeChampsimTraceReader(std::unique_ptr<ByteSource> source,
+                                                     TraceTolerance tolerance) {
+  return std::make_unique<ChampsimTraceReader<Instruction>>(std::move(source), tolerance);
+}
+
+std::unique_ptr<TraceReader> MakeCloudsuiteTraceReader(std::unique_ptr<ByteSource> source,
+                                                       TraceTolerance tolerance) {
+  return std::make_unique<ChampsimTraceReader<CloudsuiteInstruction>>(std::move(source), tolerance);
+}
+
+bool LooksLikeChampsim(std::string_view head) { return LooksLike<Instruction>(head); }
+bool LooksLikeCloudsuite(std::string_view head) { return LooksLike<CloudsuiteInstruction>(head); }
 
 }  // namespace tdp::tools

@@ -24,6 +24,11 @@ std::unique_ptr<TraceReader> MakeChampsimTraceReader(std::unique_ptr<ByteSource>
 // Whether the bytes of `head`, which begin a file, can be such records: there is no magic number.
 bool LooksLikeChampsim(std::string_view head);
 
+// The same for the records of 96 bytes of CloudSuite's traces.
+std::unique_ptr<TraceReader> MakeCloudsuiteTraceReader(std::unique_ptr<ByteSource> source,
+                                                       TraceTolerance tolerance);
+bool LooksLikeCloudsuite(std::string_view head);
+
 }  // namespace tdp::tools
 
 #endif  // TDP_TOOLS_TRACE_CHAMPSIM_TRACE_H_

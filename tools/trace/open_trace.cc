@@ -2,8 +2,10 @@
 
 #include "tdp/tools/trace/open_trace.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -14,7 +16,9 @@
 #include "tdp/tools/trace/generator.h"
 #include "tdp/tools/trace/lackey_trace.h"
 #include "tdp/tools/trace/perf_trace.h"
+#include "tdp/tools/trace/simulator_traces.h"
 #include "tdp/tools/trace/text_trace.h"
+#include "tdp/tools/trace/trace_record.h"
 
 namespace tdp::tools {
 namespace {
@@ -22,15 +26,62 @@ namespace {
 // What the format is guessed from.
 constexpr size_t kHeadBytes = size_t{1} << 15;
 
+struct LineFormat {
+  TraceFormat format;
+  const char* name;
+  LineParser parse;
+};
+
+// Of formats that the same line can belong to the first is meant.
+constexpr LineFormat kLineFormats[] = {{TraceFormat::kLackey, "Lackey", ParseLackeyLine},
+                                       {TraceFormat::kDynamorio, "DynamoRIO", ParseDynamorioLine},
+                                       {TraceFormat::kPinatrace, "pinatrace", ParsePinatraceLine},
+                                       {TraceFormat::kExeclog, "execlog", ParseExeclogLine},
+                                       {TraceFormat::kDinero, "din", ParseDineroLine},
+                                       {TraceFormat::kRamulator, "Ramulator", ParseRamulatorLine},
+                                       {TraceFormat::kPerf, "perf", ParsePerfLine}};
+
+// The lines of `text` that are about an access, for this format.
+size_t LinesAboutAccesses(std::string_view text, LineParser parse) {
+  size_t lines = 0;
+  std::vector<TraceRecord> records;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    std::string_view line = text.substr(0, end);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    records.clear();
+    const LineResult result = parse(line, records);
+    lines += !records.empty() || result == LineResult::kKernelAddress ? 1 : 0;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return lines;
+}
+
+// That with the most; a text of which nothing is known is read as Lackey's, and refused with what
+// stands in it.
+TraceFormat GuessLines(std::string_view head) {
+  if (head.starts_with(kDynamorioHeading)) return TraceFormat::kDynamorio;
+  TraceFormat best = TraceFormat::kLackey;
+  size_t most = 0;
+  for (const LineFormat& format : kLineFormats) {
+    const size_t lines = LinesAboutAccesses(head, format.parse);
+    if (lines <= most) continue;
+    most = lines;
+    best = format.format;
+  }
+  return best;
+}
+
 // kAuto: none that is known.
 TraceFormat Guess(std::string_view head) {
   if (HasTraceMagic(head)) return TraceFormat::kBinary;
   // Text holds no zero byte, and the second highest byte of a user address is always one.
   if (head.find('\0') != std::string_view::npos) {
     if (LooksLikeWords(head)) return TraceFormat::kBinary;
-    return LooksLikeChampsim(head) ? TraceFormat::kChampsim : TraceFormat::kAuto;
+    if (LooksLikeChampsim(head)) return TraceFormat::kChampsim;
+    return LooksLikeCloudsuite(head) ? TraceFormat::kCloudsuite : TraceFormat::kAuto;
   }
-  return head.starts_with(kDynamorioHeading) ? TraceFormat::kDynamorio : TraceFormat::kLackey;
+  return GuessLines(head);
 }
 
 }  // namespace
@@ -58,19 +109,18 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSourc
     return absl::InvalidArgumentError(absl::StrCat(source->name(), ": empty: no access in it"));
   }
   const TraceFormat format = input.format == TraceFormat::kAuto ? Guess(head) : input.format;
+  for (const LineFormat& lines : kLineFormats) {
+    if (lines.format != format) continue;
+    return MakeTextTraceReader(std::move(source), lines.name, lines.parse, input.tolerance);
+  }
   switch (format) {
-    case TraceFormat::kLackey:
-      return MakeTextTraceReader(std::move(source), "Lackey", ParseLackeyLine, input.tolerance);
-    case TraceFormat::kDynamorio:
-      return MakeTextTraceReader(std::move(source), "DynamoRIO", ParseDynamorioLine,
-                                 input.tolerance);
-    case TraceFormat::kPerf:
-      return MakeTextTraceReader(std::move(source), "perf", ParsePerfLine, input.tolerance);
     case TraceFormat::kChampsim:
       return MakeChampsimTraceReader(std::move(source), input.tolerance);
+    case TraceFormat::kCloudsuite:
+      return MakeCloudsuiteTraceReader(std::move(source), input.tolerance);
     case TraceFormat::kBinary:
       return MakeBinaryTraceReader(std::move(source), input.tolerance.address_bits);
-    case TraceFormat::kAuto:
+    default:
       break;
   }
   return absl::InvalidArgumentError(absl::StrCat(

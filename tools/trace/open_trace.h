@@ -15,12 +15,17 @@
 namespace tdp::tools {
 
 enum class TraceFormat {
-  kAuto,       // any but perf, by the first bytes
-  kBinary,     // little-endian words as in TraceRecord
-  kLackey,     // valgrind --tool=lackey --trace-mem=yes
-  kDynamorio,  // DynamoRIO's view of a drmemtrace trace
-  kChampsim,   // ChampSim's binary instruction records
-  kPerf,       // perf script -F event,addr
+  kAuto,        // any, by the first bytes
+  kBinary,      // little-endian words as in TraceRecord
+  kLackey,      // valgrind --tool=lackey --trace-mem=yes
+  kDynamorio,   // DynamoRIO's view of a drmemtrace trace
+  kChampsim,    // ChampSim's binary instruction records
+  kCloudsuite,  // the same of CloudSuite's SPARC traces
+  kPerf,        // perf script: event and address, or a default layout with them
+  kPinatrace,   // Pin's pinatrace
+  kDinero,      // din
+  kRamulator,   // Ramulator's traces of memory or of a CPU
+  kExeclog,     // QEMU's execlog plugin
 };
 
 // How to read a trace.
