@@ -6,6 +6,7 @@
 #define TDP_TOOLS_PROGRESS_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/time/time.h"
 #include "tdp/tools/trace/byte_source.h"
@@ -16,10 +17,15 @@ namespace tdp::tools {
 // destructor, so that what follows stands alone.
 class Progress {
  public:
-  Progress();
+  Progress() : Progress(true) {}
+  // `shown`: false says nothing ever.
+  explicit Progress(bool shown);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
+
+  // What the line begins with from now on, and shows at once: which piece of a longer work this is.
+  void SetPrefix(std::string prefix);
 
   // Shows the work done so far, a few times a second at most and only after the first half second.
   void Update(uint64_t accesses, const ByteSource& source);
@@ -30,6 +36,7 @@ class Progress {
   const bool enabled_;
   const absl::Time start_;
   absl::Time next_;
+  std::string prefix_;
   bool shown_ = false;
 };
 

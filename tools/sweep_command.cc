@@ -2,6 +2,8 @@
 
 #include "tdp/tools/sweep_command.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -11,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/command.h"
 #include "tdp/tools/command_line.h"
@@ -20,8 +23,10 @@
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
+#include "tdp/tools/sweep/job_pool.h"
 #include "tdp/tools/sweep/sweep_journal.h"
 #include "tdp/tools/sweep/sweep_plan.h"
+#include "tdp/tools/sweep/sweep_summary.h"
 #include "tdp/tools/sweep/sweep_table.h"
 #include "tdp/tools/trace/byte_source.h"
 #include "tdp/tools/trace/open_trace.h"
@@ -39,7 +44,10 @@ struct CommandOptions {
   ObserveOptions observe;
   std::string csv;
   std::string json;
+  uint64_t jobs = 1;
+  uint64_t seeds = 0;  // 0: --seed says which
   bool resume = false;
+  bool summarize = false;
   bool merge = false;
   bool help = false;
 };
@@ -53,6 +61,14 @@ OptionParser MakeParser(CommandOptions* options) {
                TDP_ASSIGN_OR_RETURN(options->shard, ParseShard(text));
                return absl::OkStatus();
              });
+  parser.AddInteger("jobs", "cells that run at the same time, a thread or two each", &options->jobs,
+                    1, 1024);
+  parser.AddInteger("seeds",
+                    "run every combination with the seeds 1 to N, and print means with 95 % "
+                    "intervals; 0: --seed says which",
+                    &options->seeds, 0, 10'000);
+  parser.AddSwitch("summarize", "print means over the seeds, with 95 % intervals, of a sweep's CSV",
+                   &options->summarize);
   parser.AddSwitch("merge", "put the files of all shards together", &options->merge);
   parser.AddString("csv", "write CSV to this file; without --csv and --json to standard output",
                    &options->csv);
@@ -86,12 +102,12 @@ std::string CellCommand(const CommandOptions& options, const SweepCell& cell) {
   return CommandLine("replay", std::vector<std::string_view>(words.begin(), words.end()));
 }
 
-absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCell& cell) {
+absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCell& cell,
+                                    Progress& progress) {
   TraceReaders readers;
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<TraceReader> reader,
                        OpenTrace(cell.trace, ForLevels(options.input, cell.options.guest_levels)));
   readers.push_back(std::move(reader));
-  Progress progress;
   TDP_ASSIGN_OR_RETURN(ReplayReport report, Replay(readers, cell.options, progress));
   report.command = CellCommand(options, cell);
   return SweepResult{cell, std::move(report)};
@@ -108,6 +124,58 @@ absl::Status CheckTraces(const CommandOptions& options, const std::vector<std::s
   return absl::OkStatus();
 }
 
+// Where cells go that nobody wants one by one.
+constexpr char kNowhere[] = "/dev/null";
+
+absl::StatusOr<int> RunCells(const CommandOptions& options, const std::vector<SweepCell>& cells) {
+  const bool only_means = options.seeds != 0 && options.csv.empty() && options.json.empty();
+  TDP_ASSIGN_OR_RETURN(SweepJournal journal,
+                       SweepJournal::Create(only_means ? kNowhere : options.csv, options.json,
+                                            cells, options.resume));
+  std::vector<uint64_t> mine;
+  for (const SweepCell& cell : cells) {
+    if (options.shard.Has(cell.number) && !journal.Has(cell.number)) mine.push_back(cell.number);
+  }
+  journal.Expect(mine);
+  absl::Mutex mutex;  // of the journal, the exit status and the line of progress
+  int status = kExitOk;
+  size_t done = 0;
+  Progress all;
+  const auto say = [&] {
+    all.SetPrefix(absl::StrFormat("cell %d of %d%s", std::min(done + 1, mine.size()), mine.size(),
+                                  options.jobs > 1 ? "" : ": "));
+  };
+  const auto run = [&](size_t job) -> absl::Status {
+    // Of several cells at a time only their number is shown.
+    Progress silent(false);
+    if (absl::MutexLock lock(&mutex); true) say();
+    TDP_ASSIGN_OR_RETURN(const SweepResult result,
+                         RunCell(options, cells[mine[job]], options.jobs > 1 ? silent : all));
+    absl::MutexLock lock(&mutex);
+    ++done;
+    if (result.report.check.mismatches != 0) status = kExitMismatch;
+    return journal.Append(result);
+  };
+  TDP_RETURN_IF_ERROR(RunJobs(mine.size(), options.jobs, run));
+  TDP_RETURN_IF_ERROR(journal.Finish());
+  if (options.seeds == 0) return status;
+  TDP_ASSIGN_OR_RETURN(const std::string means, SummarizeSweep("the sweep", journal.Csv()));
+  std::fputs(means.c_str(), stdout);
+  return status;
+}
+
+absl::Status CheckSeeds(CommandOptions& options) {
+  if (options.seeds == 0) return absl::OkStatus();
+  if (options.shard.count != 1) {
+    return absl::InvalidArgumentError(
+        "--seeds with --shard has no means: give --seed, --merge the parts and --summarize them");
+  }
+  if (options.resume && options.csv.empty()) {
+    return absl::InvalidArgumentError("--seeds with --resume needs --csv, where the old cells are");
+  }
+  return options.plan.SetSeeds(options.seeds);
+}
+
 absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::string>& traces) {
   TDP_ASSIGN_OR_RETURN(std::vector<SweepCell> cells, options.plan.Cells(traces));
   for (SweepCell& cell : cells) {
@@ -121,17 +189,16 @@ absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::
                   "options without meaning alone\n",
                   all, cells.size());
   }
-  TDP_ASSIGN_OR_RETURN(SweepJournal journal,
-                       SweepJournal::Create(options.csv, options.json, cells, options.resume));
-  int status = kExitOk;
-  for (const SweepCell& cell : cells) {
-    if (!options.shard.Has(cell.number) || journal.Has(cell.number)) continue;
-    TDP_ASSIGN_OR_RETURN(SweepResult result, RunCell(options, cell));
-    if (result.report.check.mismatches != 0) status = kExitMismatch;
-    TDP_RETURN_IF_ERROR(journal.Append(result));
-  }
-  TDP_RETURN_IF_ERROR(journal.Finish());
-  return status;
+  return RunCells(options, cells);
+}
+
+absl::StatusOr<int> Summarize(const std::vector<std::string>& files) {
+  if (files.size() != 1) return absl::InvalidArgumentError("--summarize takes one FILE");
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(files[0]));
+  TDP_ASSIGN_OR_RETURN(const std::string text, ReadAll(*source));
+  TDP_ASSIGN_OR_RETURN(const std::string means, SummarizeSweep(files[0], text));
+  std::fputs(means.c_str(), stdout);
+  return kExitOk;
 }
 
 absl::StatusOr<int> Merge(const std::vector<std::string>& files) {
@@ -157,7 +224,8 @@ absl::StatusOr<int> RunSweep(absl::Span<const std::string_view> arguments) {
   if (options.help) {
     absl::PrintF(
         "usage: tdp sweep [OPTION...] TRACE...\n"
-        "       tdp sweep --merge FILE...\n\n"
+        "       tdp sweep --merge FILE...\n"
+        "       tdp sweep --summarize FILE.csv\n\n"
         "Replays every TRACE with every combination of the values given, a line of CSV for each,\n"
         "written when it is done.\n"
         "--shard splits the work over processes or machines; --merge puts their files, all CSV or\n"
@@ -169,7 +237,10 @@ absl::StatusOr<int> RunSweep(absl::Span<const std::string_view> arguments) {
     return absl::InvalidArgumentError(options.merge ? "--merge needs FILEs; see tdp sweep --help"
                                                     : "needs a TRACE; see tdp sweep --help");
   }
-  return options.merge ? Merge(files) : Sweep(options, files);
+  if (options.merge) return Merge(files);
+  if (options.summarize) return Summarize(files);
+  TDP_RETURN_IF_ERROR(CheckSeeds(options));
+  return Sweep(options, files);
 }
 
 }  // namespace tdp::tools

@@ -156,13 +156,15 @@ absl::Status SweepJournal::Begin(File& file) {
   if (file.path.empty()) return absl::OkStatus();
   TDP_RETURN_IF_ERROR(WriteNow(file.path, "w", file.heading));
   for (const auto& [cell, line] : file.lines) {
-    if (done_.contains(cell)) TDP_RETURN_IF_ERROR(Add(file, line));
+    if (done_.contains(cell)) TDP_RETURN_IF_ERROR(Add(file, cell, line));
   }
   return absl::OkStatus();
 }
 
-absl::Status SweepJournal::Add(File& file, const std::string& line) {
+absl::Status SweepJournal::Add(File& file, uint64_t cell, const std::string& line) {
   if (file.path.empty()) return absl::OkStatus();
+  file.ordered &= !file.any || cell > file.last;
+  file.last = cell;
   // In JSON a comma goes between two objects.
   const bool json = !file.ending.empty();
   const std::string text =
@@ -171,14 +173,51 @@ absl::Status SweepJournal::Add(File& file, const std::string& line) {
   return WriteNow(file.path, "a", text);
 }
 
+void SweepJournal::Expect(std::vector<uint64_t> cells) {
+  expected_.assign(cells.rbegin(), cells.rend());
+}
+
+absl::Status SweepJournal::AddPending() {
+  while (!expected_.empty() && pending_.contains(expected_.back())) {
+    const uint64_t cell = expected_.back();
+    expected_.pop_back();
+    TDP_RETURN_IF_ERROR(Add(csv_, cell, pending_[cell]));
+    pending_.erase(cell);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SweepJournal::Append(const SweepResult& result) {
-  TDP_RETURN_IF_ERROR(Add(csv_, SweepCsvLine(result, all_cells_)));
-  return Add(json_, SweepJsonObject(result, all_cells_));
+  const uint64_t cell = result.cell.number;
+  const std::string csv = SweepCsvLine(result, all_cells_);
+  csv_.lines[cell] = csv;
+  if (csv_.path == "-" && !expected_.empty()) {
+    pending_[cell] = csv;
+    return AddPending();
+  }
+  TDP_RETURN_IF_ERROR(Add(csv_, cell, csv));
+  if (json_.path.empty()) return absl::OkStatus();
+  const std::string json = SweepJsonObject(result, all_cells_);
+  json_.lines[cell] = json;
+  return Add(json_, cell, json);
 }
 
 absl::Status SweepJournal::Finish() {
+  for (File* const file : {&csv_, &json_}) {
+    if (file->path.empty() || file->path == "-" || file->ordered) continue;
+    // Several jobs ended in another order than they began.
+    for (const auto& [cell, line] : file->lines) done_.insert(cell);
+    file->any = false;
+    TDP_RETURN_IF_ERROR(Begin(*file));
+  }
   if (json_.path.empty()) return absl::OkStatus();
   return WriteNow(json_.path, "a", json_.ending);
+}
+
+std::string SweepJournal::Csv() const {
+  std::string text = csv_.heading;
+  for (const auto& [cell, line] : csv_.lines) absl::StrAppend(&text, line, "\n");
+  return text;
 }
 
 }  // namespace tdp::tools

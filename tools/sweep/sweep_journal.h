@@ -29,11 +29,17 @@ class SweepJournal {
   // Whether the cell is in every file from before.
   bool Has(uint64_t cell) const { return done_.contains(cell); }
 
-  // Adds a cell. Unavailable if the system refuses, a full disk for one.
+  // The cells that will be added, in their order; on standard output they come in it.
+  void Expect(std::vector<uint64_t> cells);
+  // Adds a cell. Thread-compatible. Unavailable if the system refuses, a full disk for one.
   absl::Status Append(const SweepResult& result);
 
-  // Ends the files.
+  // Ends the files, with the cells in their order.
   absl::Status Finish();
+
+  // The CSV of all cells that it has: those from before, if there was a file for CSV, and those of
+  // now.
+  std::string Csv() const;
 
  private:
   // One of the two files: a heading, a line for each cell, and what ends it.
@@ -41,19 +47,25 @@ class SweepJournal {
     std::string path;  // empty: there is none
     std::string heading;
     std::string ending;
-    std::map<uint64_t, std::string> lines;  // from before
+    std::map<uint64_t, std::string> lines;  // by cell
     bool any = false;                       // a line has been written
+    uint64_t last = 0;                      // cell of the line that was written last
+    bool ordered = true;                    // so far
   };
 
   explicit SweepJournal(uint64_t all_cells) : all_cells_(all_cells) {}
   absl::Status Resume(const std::vector<SweepCell>& cells);
   absl::Status Begin(File& file);
-  absl::Status Add(File& file, const std::string& line);
+  absl::Status Add(File& file, uint64_t cell, const std::string& line);
+  absl::Status AddPending();
 
   uint64_t all_cells_;
   File csv_;
   File json_;
   std::set<uint64_t> done_;
+  // Standard output cannot be put in order afterwards: a cell waits for those before it.
+  std::vector<uint64_t> expected_;  // cells that are to come
+  std::map<uint64_t, std::string> pending_;
 };
 
 }  // namespace tdp::tools

@@ -112,6 +112,21 @@ uint64_t SweepPlan::Combinations(const std::vector<std::string>& traces) const {
   return count;
 }
 
+absl::Status SweepPlan::SetSeeds(uint64_t count) {
+  const SweepPlan defaults;
+  for (size_t i = 0; i < dimensions_.size(); ++i) {
+    if (dimensions_[i].name != "seed") continue;
+    if (dimensions_[i].values != defaults.dimensions_[i].values) {
+      return absl::InvalidArgumentError("--seeds and --seed exclude each other");
+    }
+    dimensions_[i].values.clear();
+    for (uint64_t seed = 1; seed <= count; ++seed) {
+      dimensions_[i].values.push_back(absl::StrCat(seed));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<SweepCell>> SweepPlan::Cells(
     const std::vector<std::string>& traces) const {
   const uint64_t count = Combinations(traces);

@@ -50,6 +50,9 @@ class SweepPlan {
   // parser.
   void AddOptions(OptionParser& parser);
 
+  // The seeds are 1 to `count`. InvalidArgument if seeds were given.
+  absl::Status SetSeeds(uint64_t count);
+
   // All combinations, the last option changing fastest, those that come to the same replay once.
   // InvalidArgument if a value is not one for
   // its option, or too many cells.
