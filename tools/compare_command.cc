@@ -19,6 +19,7 @@
 #include "tdp/tools/options.h"
 #include "tdp/tools/output_file.h"
 #include "tdp/tools/progress.h"
+#include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
@@ -36,8 +37,9 @@ constexpr char kUsage[] =
     "under EPT and with a shadow, with guest tables that stay as they are and with ones that "
     "change.\n"
     "Without a TRACE two programs are made: one with good locality (sequential), one with bad\n"
-    "(random). Cycles an access by cause, and the cost of an exit at which both are equal; with\n"
-    "-o also the page that `tdp report` makes of it.\n\n";
+    "(random), the first half of each a warm-up. Cycles an access by cause, and the cost of an "
+    "exit\n"
+    "at which both are equal; with -o also the page that `tdp report` makes of it.\n\n";
 
 struct CommandOptions {
   ReplayOptions machine;
@@ -61,6 +63,7 @@ OptionParser MakeParser(CommandOptions* options) {
   }
   AddInputOptions(parser, &options->input);
   AddExitCostOptions(parser, &options->cost);
+  AddRegionOptions(parser, &options->machine.observe);
   parser.AddInteger("table-churn",
                     "accesses from one change of a guest table to the next, in those "
                     "runs that have them",
@@ -187,7 +190,11 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
     return kExitOk;
   }
-  if (traces.empty()) traces = MadeTraces(options);
+  if (traces.empty()) {
+    traces = MadeTraces(options);
+    // What the first touches cost says nothing of the time after them.
+    if (options.machine.observe.warmup == 0) options.machine.observe.warmup = options.accesses / 2;
+  }
   for (const std::string& trace : traces) {
     if (trace == "-") {
       return absl::InvalidArgumentError("a comparison reads its traces many times: not from \"-\"");

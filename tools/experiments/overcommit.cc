@@ -69,7 +69,8 @@ class Pager {
 
   absl::StatusOr<bool> IsOld(Gfn gfn) {
     TDP_ASSIGN_OR_RETURN(const Hva hva, machine_.HvaBySlots(gfn.address()));
-    TDP_ASSIGN_OR_RETURN(const AgeResult age, machine_.vm().AgeHostRange(hva, kPageSize));
+    TDP_ASSIGN_OR_RETURN(AgeResult age, machine_.vm().AgeHostRange(hva, kPageSize));
+    age.flush.Settle();
     second_chances_ += age.young ? 1 : 0;
     return !age.young;
   }

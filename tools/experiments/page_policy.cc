@@ -20,9 +20,15 @@ absl::Status Act(PagePolicy policy, const PagePolicyOptions& options, uint64_t d
                  PageCount all, uint64_t& collapsed) {
   const bool now = done == options.split_after;
   if (now && (policy == PagePolicy::kSplit || policy == PagePolicy::kCollapse)) {
-    return vm.SplitRange(Gfn(0), all).status();
+    TDP_ASSIGN_OR_RETURN(PendingFlush flush, vm.SplitRange(Gfn(0), all));
+    flush.Settle();
+    return absl::OkStatus();
   }
-  if (now && policy == PagePolicy::kZap) return vm.ZapRange(Gfn(0), all).status();
+  if (now && policy == PagePolicy::kZap) {
+    TDP_ASSIGN_OR_RETURN(PendingFlush flush, vm.ZapRange(Gfn(0), all));
+    flush.Settle();
+    return absl::OkStatus();
+  }
   if (policy != PagePolicy::kCollapse || done < options.split_after + options.collapse_after) {
     return absl::OkStatus();
   }

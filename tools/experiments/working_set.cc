@@ -58,7 +58,8 @@ class WorkingSetScan {
     for (const MapRegion& region : machine_.map().regions()) {
       if (region.kind != RegionKind::kRam) continue;
       TDP_ASSIGN_OR_RETURN(const Hva start, machine_.HvaBySlots(region.base));
-      TDP_RETURN_IF_ERROR(machine_.vm().AgeHostRange(start, region.size).status());
+      TDP_ASSIGN_OR_RETURN(AgeResult age, machine_.vm().AgeHostRange(start, region.size));
+      age.flush.Settle();
     }
     return absl::OkStatus();
   }
