@@ -19,6 +19,7 @@
 namespace tdp::tools {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
@@ -141,6 +142,80 @@ TEST(TdpReport, ABrowserShowsTheNumbersOfTheJson) {
   }
   // Eleven figures of each of the sixteen runs, at least.
   EXPECT_GE(cells, 11 * runs.size());
+}
+
+// What a browser makes of the page with `script` at its end.
+std::string Dom(const std::string& page, const std::string& script, const std::string& flags) {
+  const std::string html = ReadWholeFile(page);
+  const size_t end = html.rfind("</body>");
+  EXPECT_NE(end, std::string::npos);
+  const std::string tried = WriteFile(
+      "tried.html",
+      absl::StrCat(html.substr(0, end), "<script>", script, "</script>", html.substr(end)));
+  const ProgramResult shown = RunProgram(absl::StrCat(
+      Browser(), " --headless --no-sandbox --disable-gpu ", flags, " --user-data-dir='",
+      testing::TempDir(), "/keys' --dump-dom 'file://", tried, "'"));
+  EXPECT_EQ(shown.status, 0) << shown.err;
+  return shown.out;
+}
+
+TEST(TdpReport, TheAddressMapAndTheTimeStripAreUsedByKeyboard) {
+  if (Browser().empty()) {
+    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
+  }
+  const std::string run =
+      WriteFile("run.json", Tdp("replay --json --interval 100 --top-pages 3000 --machine zen4 "
+                                "generate:stride,stride=4k,footprint=8m,accesses=6000")
+                                .out);
+  const std::string page = testing::TempDir() + "/keys.html";
+  ASSERT_EQ(Tdp(absl::StrCat("report '", run, "' -o '", page, "'")).status, 0);
+  const std::string dom = Dom(page, R"(
+    const key = (name) => document.activeElement.dispatchEvent(
+        new KeyboardEvent('keydown', {key: name, bubbles: true, cancelable: true}));
+    const said = () => document.querySelector('p.said').textContent;
+    const steps = [];
+    const strips = document.querySelectorAll('svg.strip');
+    strips[1].focus(); steps.push(said());
+    key('ArrowRight'); steps.push(said());
+    key('ArrowDown'); steps.push(said());
+    key('End'); steps.push(said());
+    document.body.dataset.steps = steps.join('; ');
+    document.body.dataset.rows = strips.length;
+    const sums = () => document.getElementById('range').textContent;
+    const before = sums();
+    const range = document.querySelector('input[type=range]');
+    range.focus(); range.value = 30; range.dispatchEvent(new Event('input'));
+    document.body.dataset.range = String(sums() !== before);
+    const unreachable = [...document.querySelectorAll('button, select, input, svg.strip, td.cell')].filter(
+        (each) => each.tabIndex < 0);
+    document.body.dataset.unreachable = unreachable.length;
+  )",
+                              "");
+  EXPECT_THAT(dom, HasSubstr("data-ready=\"true\""));
+  EXPECT_EQ(Between(dom, "data-rows=\"", "\""), "5") << "one of code, four of data";
+  EXPECT_THAT(Between(dom, "data-steps=\"", "\""),
+              AllOf(testing::StartsWith("0x10000000000: "), HasSubstr("; 0x10000001000: "),
+                    HasSubstr("; 0x10000200000: "), HasSubstr("; 0x100003ff000: ")));
+  EXPECT_EQ(Between(dom, "data-range=\"", "\""), "true");
+  EXPECT_EQ(Between(dom, "data-unreachable=\"", "\""), "0");
+}
+
+TEST(TdpReport, DarkAndLightFollowTheSystem) {
+  if (Browser().empty()) {
+    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
+  }
+  const std::string run = WriteFile("run.json", Tdp("replay --json " + TraceOf(3, "t")).out);
+  const std::string page = testing::TempDir() + "/dark.html";
+  ASSERT_EQ(Tdp(absl::StrCat("report '", run, "' -o '", page, "'")).status, 0);
+  const std::string script =
+      "document.body.dataset.colour = getComputedStyle(document.body).backgroundColor;"
+      "document.body.dataset.dark = matchMedia('(prefers-color-scheme: dark)').matches;";
+  const std::string light = Dom(page, script, "--blink-settings=preferredColorScheme=1");
+  const std::string dark = Dom(page, script, "--blink-settings=preferredColorScheme=0");
+  EXPECT_EQ(Between(light, "data-dark=\"", "\""), "false");
+  EXPECT_EQ(Between(light, "data-colour=\"", "\""), "rgb(255, 255, 255)");
+  EXPECT_EQ(Between(dark, "data-dark=\"", "\""), "true");
+  EXPECT_EQ(Between(dark, "data-colour=\"", "\""), "rgb(18, 22, 28)");
 }
 
 }  // namespace

@@ -14,18 +14,23 @@ constexpr std::array<int, PageProfile::kSizes> kShifts = {0, 9, 18};  // of 4 Ki
 }  // namespace
 
 void PageProfile::Add(absl::Span<const TraceRecord> records) {
-  for (const TraceRecord record : records) {
-    const uint64_t page = record.gva().raw() >> kPageShift;
-    if (ABSL_PREDICT_FALSE(page != pair_[current_])) {
-      if (page != pair_[current_ ^ 1]) {
-        AddSlowly(page);
-        continue;
-      }
+  const auto page_of = [](TraceRecord record) { return record.gva().raw() >> kPageShift; };
+  const TraceRecord* next = records.data();
+  const TraceRecord* const end = next + records.size();
+  while (true) {
+    const TraceRecord* const first = next;
+    while (next != end && page_of(*next) == pair_[current_]) ++next;
+    uses_[current_] += static_cast<uint64_t>(next - first);
+    if (next == end) return;
+    const uint64_t page = page_of(*next);
+    if (ABSL_PREDICT_TRUE(page == pair_[current_ ^ 1])) {
       current_ ^= 1;
       changed_ = true;
       ++changes_;
+    } else {
+      AddSlowly(page);
+      ++next;
     }
-    ++uses_[current_];
   }
 }
 
@@ -46,17 +51,23 @@ inline void PageProfile::Count(size_t size, uint64_t distance) {
 // The uses of the pair: a change between the two is a distance of 1, or of 0 where both are in one
 // larger page; every other use is one of 0.
 void PageProfile::NotePair() {
-  const uint64_t uses = uses_[0] + uses_[1];
   for (size_t i = 0; counts_ && i < 2; ++i) {
     if (uses_[i] != 0) NoteAccesses(pair_[i], uses_[i]);
   }
-  for (size_t size = 0; distances_ && size < kSizes; ++size) {
-    const uint64_t ones = apart_[size] ? changes_ : 0;
-    histograms_[size][0] += uses - ones;
-    histograms_[size][1] += ones;
-  }
+  on_pair_ += uses_[0] + uses_[1];
+  for (size_t size = 0; size < kSizes; ++size) ones_[size] += apart_[size] ? changes_ : 0;
   uses_ = {};
   changes_ = 0;
+}
+
+void PageProfile::SettleDistances() {
+  for (size_t size = 0; distances_ && size < kSizes; ++size) {
+    histograms_[size][0] += on_pair_ - ones_[size] + zeros_[size];
+    histograms_[size][1] += ones_[size];
+  }
+  on_pair_ = 0;
+  ones_ = {};
+  zeros_ = {};
 }
 
 void PageProfile::NoteAccesses(uint64_t page, uint64_t uses) {
@@ -68,17 +79,24 @@ void PageProfile::NoteAccesses(uint64_t page, uint64_t uses) {
   recent.uses += uses;
 }
 
-void PageProfile::AddSlowly(uint64_t page) {
-  NotePair();
-  const uint64_t last = pair_[current_];
-  for (size_t size = 0; distances_ && size < kSizes; ++size) {
-    // The pair was on top all the time; now its order matters.
+void PageProfile::AddDistances(uint64_t last, uint64_t page) {
+  for (size_t size = 0; size < kSizes; ++size) {
     const uint64_t last_of_size = last >> kShifts[size];
     const uint64_t page_of_size = page >> kShifts[size];
+    if (last_of_size == page_of_size && !apart_[size]) {
+      ++zeros_[size];  // on top, and both of the pair are it
+      continue;
+    }
+    // The pair was on top all the time; now its order matters.
     if (changed_) stacks_[size].RaiseNext(last_of_size);
     Count(size, stacks_[size].Touch(page_of_size));
     apart_[size] = last != kNoPage && last_of_size != page_of_size;
   }
+}
+
+void PageProfile::AddSlowly(uint64_t page) {
+  NotePair();
+  if (distances_) AddDistances(pair_[current_], page);
   if (counts_) NoteAccesses(page, 1);
   // The page that was used last stays; the other one makes room.
   changed_ = false;
@@ -88,6 +106,7 @@ void PageProfile::AddSlowly(uint64_t page) {
 
 void PageProfile::Settle() {
   NotePair();
+  SettleDistances();
   for (Recent& recent : recent_) {
     if (recent.uses != 0) accesses_[recent.page] += recent.uses;
     recent.uses = 0;

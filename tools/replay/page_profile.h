@@ -28,8 +28,8 @@ class PageProfile {
     for (std::vector<uint64_t>& histogram : histograms_) histogram.assign(2, 0);
   }
 
-  // Counts the accesses of `records`, each by the page of its first byte. Most programs go back and
-  // forth between two pages, which costs two compares here.
+  // Counts the accesses of `records`, each by the page of its first byte. Most programs stay on a
+  // page or go back and forth between two, which costs a compare an access here.
   void Add(absl::Span<const TraceRecord> records);
   // Takes what the quick part still holds into the counts. Called before they are read.
   void Settle();
@@ -46,6 +46,9 @@ class PageProfile {
 
  private:
   void AddSlowly(uint64_t page);
+  void AddDistances(uint64_t last, uint64_t page);
+  // Uses of pages that were on top, or next to it, are in plain counts until somebody asks.
+  void SettleDistances();
   void Count(size_t size, uint64_t distance);
   void NotePair();
   void NoteAccesses(uint64_t page, uint64_t uses);
@@ -60,7 +63,10 @@ class PageProfile {
   size_t current_ = 0;
   std::array<LruStack, kSizes> stacks_;
   std::array<std::vector<uint64_t>, kSizes> histograms_;
-  std::array<bool, kSizes> apart_{};  // the pair is of two pages of this size
+  std::array<bool, kSizes> apart_{};      // the pair is of two pages of this size
+  uint64_t on_pair_ = 0;                  // uses of the pair's pages so far
+  std::array<uint64_t, kSizes> ones_{};   // of them at distance 1; the others are at 0
+  std::array<uint64_t, kSizes> zeros_{};  // other uses at distance 0
   std::array<uint64_t, kSizes> cold_{};
   absl::flat_hash_map<uint64_t, uint64_t> accesses_;
   // Accesses on their way there, by the low bits of the page's number.

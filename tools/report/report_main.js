@@ -16,7 +16,7 @@ const content = element('div');
 function show() {
   const run = RUNS[chosen.run], base = RUNS[chosen.base];
   const parts = [tiles(run, base), timeStrip(run), cycleStack(run), walkGrid(run), exits(run, chosen.run), missCurves(run),
-    pages(run), cpus(run, chosen.run), smallMultiples(), costs(base), runsTable(run), options(run, base)];
+    addressMap(run), pages(run), processes(run), cpus(run, chosen.run), smallMultiples(), costs(base), runsTable(run), options(run, base)];
   content.replaceChildren(...parts.filter((part) => part !== null));
 }
 

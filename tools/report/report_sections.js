@@ -140,6 +140,16 @@ function walkGrid(run) {
           cell(own(row.level), row.name), ...eptUsed.map((level) => cell(ept(row.level, level), `${row.name}, EPT level ${level}`))))))));
 }
 
+function processes(run) {
+  const counts = run.processes;
+  if (!counts) return null;
+  const names = Object.keys(counts).filter((name) => Array.isArray(counts[name]));
+  const single = Object.keys(counts).filter((name) => !Array.isArray(counts[name]));
+  return section('Processes', single.map((name) => `${number(counts[name])} ${name.replaceAll('_', ' ')}`).join(', '),
+      table(['process', ...names.map((name) => name.replaceAll('_', ' '))],
+          counts.accesses.map((_, i) => [i + 1, ...names.map((name) => counts[name][i])]), {commands: [run.command]}));
+}
+
 function cpus(run, index) {
   if (run.per_cpu.length < 2) return null;
   const names = Object.keys(run.per_cpu[0]);

@@ -107,8 +107,9 @@ function pages(run) {
   const used = run.pages;
   if (!used || !Array.isArray(used.gva) || used.gva.length === 0) return null;
   const names = Object.keys(used).filter((name) => Array.isArray(used[name]) && name !== 'gva');
-  return section('The most used pages', used.touched ? `${number(used.touched)} pages of 4 KiB were touched.` : null,
+  const most = used.gva.slice(0, 100);
+  return section('The most used pages', used.touched ? `${number(most.length)} of ${number(used.touched)} pages of 4 KiB that were touched.` : null,
       table(['page', ...names.map((name) => name.replaceAll('_', ' ')), 'share of accesses, %'],
-          used.gva.map((gva, i) => ['0x' + gva.toString(16), ...names.map((name) => used[name][i]),
+          most.map((gva, i) => ['0x' + gva.toString(16), ...names.map((name) => used[name][i]),
             ratio(100 * used.accesses[i], run.accesses)]), {commands: [run.command]}));
 }
