@@ -23,7 +23,8 @@ done
 # A shard that was killed goes on where it stopped when its job is submitted again (--resume).
 array=$(sbatch --parsable --array="1-$shards" --job-name=tdp-sweep \
   --output="$out/shard_%a.log" --wrap \
-  "'$tdp' sweep --resume --shard \$SLURM_ARRAY_TASK_ID/$shards --csv '$out'/shard_\$SLURM_ARRAY_TASK_ID.csv $words")
+  "'$tdp' sweep --resume --shard \$SLURM_ARRAY_TASK_ID/$shards \
+    --csv '$out'/shard_\$SLURM_ARRAY_TASK_ID.csv $words")
 sbatch --parsable --dependency="afterok:$array" --job-name=tdp-merge \
   --output="$out/merge.log" --wrap \
   "'$tdp' sweep --merge '$out'/shard_*.csv > '$out/sweep.csv'"

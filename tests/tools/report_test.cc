@@ -186,8 +186,9 @@ TEST(TdpReport, TheAddressMapAndTheTimeStripAreUsedByKeyboard) {
     const range = document.querySelector('input[type=range]');
     range.focus(); range.value = 30; range.dispatchEvent(new Event('input'));
     document.body.dataset.range = String(sums() !== before);
-    const unreachable = [...document.querySelectorAll('button, select, input, svg.strip, td.cell')].filter(
-        (each) => each.tabIndex < 0);
+    const unreachable = [
+      ...document.querySelectorAll('button, select, input, svg.strip, td.cell')
+    ].filter((each) => each.tabIndex < 0);
     document.body.dataset.unreachable = unreachable.length;
   )",
                               "");
