@@ -77,8 +77,9 @@ TEST(Tdp, AloneItExplainsItself) {
 
 TEST(Tdp, SaysItsVersionAndKnowsTheShortFormOfHelp) {
   EXPECT_THAT(Tdp("--version").out, StartsWith("tdp 0."));
-  for (const char* command : {"demo", "replay", "sweep", "report", "pack", "regions", "decode",
-                              "walk", "map", "completion"}) {
+  for (const char* command :
+       {"demo", "replay", "sweep", "compare", "migrate", "wss", "overcommit", "hugepages", "report",
+        "pack", "regions", "decode", "walk", "map", "completion"}) {
     EXPECT_EQ(Tdp(absl::StrCat(command, " --version")).out, Tdp("--version").out) << command;
     const std::string help = Tdp(absl::StrCat(command, " -h")).out;
     EXPECT_THAT(help, StartsWith(absl::StrCat("usage: tdp ", command))) << command;
