@@ -137,6 +137,7 @@ std::string Crossover(const Cell& ept, const Cell& shadow) {
                             static_cast<double>(shadow.translation() + shadow.page_faults());
   const double more_exits =
       static_cast<double>(shadow.report.exits()) - static_cast<double>(ept.report.exits());
+  if (more_exits == 0 && more_walks == 0) return "equal";
   if (more_exits <= 0) return more_walks <= 0 ? "EPT, always" : "shadow, always";
   if (more_walks <= 0) return "EPT, always";
   return absl::StrFormat("EPT from %.0f cycles an exit on", more_walks / more_exits);

@@ -3,7 +3,6 @@
 #include "tdp/tools/regions/mtree.h"
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -167,7 +166,11 @@ class Reader {
 
 class Writer {
  public:
-  explicit Writer(const std::vector<Section>& sections) : sections_(sections) {}
+  explicit Writer(const std::vector<Section>& sections) : sections_(sections) {
+    for (const Section& section : sections) {
+      if (section.root != nullptr) Reserve(*section.root);
+    }
+  }
 
   absl::StatusOr<std::string> Write() {
     Json spaces = Json::array();
@@ -211,11 +214,21 @@ class Writer {
     return nullptr;
   }
 
-  // A name of its own; the first region of a name is the one that aliases mean.
+  // A name of its own. The first region of a name keeps it, since aliases mean that one; aliases
+  // leave it to regions that come later.
   std::string NameOf(const Node& node) {
-    if (node.target.empty()) regions_.insert(node.name);
-    const int count = ++names_[node.name];
-    return count == 1 ? node.name : absl::StrCat(node.name, " #", count);
+    if (node.target.empty() && regions_.insert(node.name).second) return node.name;
+    std::string name = node.name;
+    for (int count = 2; reserved_.contains(name) || names_.contains(name); ++count) {
+      name = absl::StrCat(node.name, " #", count);
+    }
+    names_.insert(name);
+    return name;
+  }
+  // Names of all regions that are no aliases.
+  void Reserve(const Node& node) {
+    if (node.target.empty()) reserved_.insert(node.name);
+    for (const auto& child : node.children) Reserve(*child);
   }
 
   static const char* KindOf(const Node& node) {
@@ -248,7 +261,8 @@ class Writer {
   }
 
   const std::vector<Section>& sections_;
-  std::map<std::string, int> names_;
+  std::set<std::string> reserved_;
+  std::set<std::string> names_;                         // given to others
   std::set<std::string> regions_;                       // that are no aliases, written so far
   std::vector<std::pair<std::string, size_t>> wanted_;  // targets, with the line that names each
 };

@@ -7,7 +7,7 @@
 namespace tdp::tools {
 
 // `page` is on top already, and `last` has left the array for it; the two are one if it was empty.
-uint64_t LruStack::TouchDeep(uint64_t page) {
+uint64_t LruStack::TouchDeep(uint64_t page, uint64_t last) {
   uint64_t distance = kNew;
   if (const auto place = place_.find(page); place != place_.end()) {
     distance = kTop + place_.size() - CountUntil(place->second);
@@ -15,12 +15,10 @@ uint64_t LruStack::TouchDeep(uint64_t page) {
     place_.erase(place);
   }
   if (top_size_ == kTop) {
-    PushDown(top_.back());
+    PushDown(last);
   } else {
-    ++top_size_;
+    top_[top_size_++] = last;
   }
-  std::memmove(&top_[1], &top_[0], (top_size_ - 1) * sizeof(top_[0]));
-  top_[0] = page;
   return distance;
 }
 

@@ -11,7 +11,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -26,12 +25,13 @@ class LruStack {
   // The number of other pages that were touched since `page` was; kNew at its first touch. It is on
   // top afterwards. Takes time in the logarithm of the number of pages, less near the top.
   uint64_t Touch(uint64_t page) {
-    size_t place = 0;
-    while (place < top_size_ && top_[place] != page) ++place;
-    if (place == top_size_) return TouchDeep(page);
-    std::memmove(&top_[1], &top_[0], place * sizeof(top_[0]));
-    top_[0] = page;
-    return place;
+    // Looks for the page and moves those before it down in one go.
+    uint64_t moved = page;
+    for (size_t i = 0; i < top_size_; ++i) {
+      std::swap(moved, top_[i]);
+      if (moved == page) return i;
+    }
+    return TouchDeep(page, moved);
   }
 
   // Puts `page`, one of the two on top, on top.
@@ -46,7 +46,7 @@ class LruStack {
   // their last use, which counts those of a range.
   static constexpr size_t kTop = 32;
 
-  uint64_t TouchDeep(uint64_t page);
+  uint64_t TouchDeep(uint64_t page, uint64_t last);
   void PushDown(uint64_t page);
   void Add(size_t time, uint32_t by);
   uint64_t CountUntil(size_t time) const;

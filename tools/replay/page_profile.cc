@@ -14,23 +14,18 @@ constexpr std::array<int, PageProfile::kSizes> kShifts = {0, 9, 18};  // of 4 Ki
 }  // namespace
 
 void PageProfile::Add(absl::Span<const TraceRecord> records) {
-  const auto page_of = [](TraceRecord record) { return record.gva().raw() >> kPageShift; };
-  const TraceRecord* next = records.data();
-  const TraceRecord* const end = next + records.size();
-  while (true) {
-    const TraceRecord* const first = next;
-    while (next != end && page_of(*next) == pair_[current_]) ++next;
-    uses_[current_] += static_cast<uint64_t>(next - first);
-    if (next == end) return;
-    const uint64_t page = page_of(*next);
-    if (ABSL_PREDICT_TRUE(page == pair_[current_ ^ 1])) {
+  for (const TraceRecord record : records) {
+    const uint64_t page = record.gva().raw() >> kPageShift;
+    if (ABSL_PREDICT_FALSE(page != pair_[current_])) {
+      if (page != pair_[current_ ^ 1]) {
+        AddSlowly(page);
+        continue;
+      }
       current_ ^= 1;
       changed_ = true;
       ++changes_;
-    } else {
-      AddSlowly(page);
-      ++next;
     }
+    ++uses_[current_];
   }
 }
 

@@ -28,8 +28,8 @@ class PageProfile {
     for (std::vector<uint64_t>& histogram : histograms_) histogram.assign(2, 0);
   }
 
-  // Counts the accesses of `records`, each by the page of its first byte. Most programs stay on a
-  // page or go back and forth between two, which costs a compare an access here.
+  // Counts the accesses of `records`, each by the page of its first byte. Most programs go back and
+  // forth between two pages, which costs two compares here.
   void Add(absl::Span<const TraceRecord> records);
   // Takes what the quick part still holds into the counts. Called before they are read.
   void Settle();
