@@ -8,7 +8,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "tdp/base/address.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/leaf_run.h"
+#include "tdp/mmu/mappings.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/tools/experiments/guest_run.h"
 
