@@ -73,6 +73,22 @@ TEST(Mtree, TheMonitorsOwnLinesAreNoneOfTheTree) {
   EXPECT_FALSE(LooksLikeMtree("{\"address_spaces\": []}"));
 }
 
+TEST(Mtree, WhatLiesBelowALineThatIsMissingIsDisabledWithIt) {
+  const std::string text = absl::StrCat(
+      kHead, "        0000000000000000-0000000000000fff (prio 0, ram): hidden\n",
+      "    0000000000001000-0000000000001fff (prio 0, ram): alias shown @off "
+      "0000000000000000-0000000000000fff\n",
+      "memory-region: off\n", "    0000000000000000-0000000000000fff (prio 0, ram): below\n",
+      "    0000000000001000-0000000000001fff (prio 0, ram): below\n");
+  const auto json = MtreeToJson(text);
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_THAT(*json, HasSubstr("\"enabled\": false"));
+  const std::string file = WriteFile("hidden.mtree", text);
+  const ProgramResult run = RunProgram(absl::StrCat("tools/tdp regions '", file, "'"));
+  ASSERT_EQ(run.status, 0) << run.err;
+  EXPECT_TRUE(FlatViewOf(run.out).empty()) << run.out;
+}
+
 TEST(Mtree, WhatIsNoRegionIsRefusedWithItsLine) {
   const std::string head = kHead;
   EXPECT_THAT(ErrorOf(head + "    nonsense\n"), HasSubstr("3: not a region of info mtree"));

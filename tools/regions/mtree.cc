@@ -47,8 +47,12 @@ struct Node {
 struct Section {
   std::vector<std::string> spaces;
   std::string region;
+  bool disabled = false;  // QEMU leaves out the line of what is, and shows what is below it
   std::unique_ptr<Node> root;
 };
+
+// Columns of a root, and from a region to what is in it.
+constexpr size_t kStep = 2;
 
 absl::Status BadLine(size_t line, std::string_view what, std::string_view text) {
   return absl::InvalidArgumentError(
@@ -147,6 +151,8 @@ class Reader {
   absl::Status Attach(std::unique_ptr<Node> node, std::string_view line) {
     Section& section = sections_.back();
     if (section.root == nullptr) {
+      section.disabled |= node->indent > kStep;
+      if (section.disabled) return absl::OkStatus();
       path_ = {node.get()};
       section.root = std::move(node);
       return absl::OkStatus();
@@ -154,6 +160,8 @@ class Reader {
     while (!path_.empty() && path_.back()->indent >= node->indent) path_.pop_back();
     if (path_.empty()) return BadLine(node->line, "a second root", line);
     if (path_.size() >= kMostDepth) return BadLine(node->line, "too deep", line);
+    // A line is missing between the two: that of a disabled region.
+    if (node->indent > path_.back()->indent + kStep) node->enabled = false;
     Node* const added = node.get();
     path_.back()->children.push_back(std::move(node));
     path_.push_back(added);
@@ -169,6 +177,7 @@ class Writer {
   explicit Writer(const std::vector<Section>& sections) : sections_(sections) {
     for (const Section& section : sections) {
       if (section.root != nullptr) Reserve(*section.root);
+      if (section.disabled) reserved_.insert(section.region);
     }
   }
 
@@ -189,6 +198,12 @@ class Writer {
       const auto [name, line] = wanted_[next];
       if (regions_.contains(name)) continue;
       const Section* const section = FindRegion(name);
+      if (section != nullptr && section->disabled) {
+        regions_.insert(name);
+        others.push_back(
+            {{"name", name}, {"kind", "container"}, {"size", "2^64"}, {"enabled", false}});
+        continue;
+      }
       if (section == nullptr || section->root == nullptr) {
         return absl::InvalidArgumentError(absl::StrCat(
             line, ": an alias of \"", absl::CHexEscape(name), "\", which is not there"));
