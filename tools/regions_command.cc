@@ -20,7 +20,6 @@
 #include "tdp/mmu/vm.h"
 #include "tdp/tools/command.h"
 #include "tdp/tools/options.h"
-#include "tdp/tools/regions/mtree.h"
 #include "tdp/tools/regions/region_file.h"
 #include "tdp/tools/regions/region_text.h"
 
@@ -28,11 +27,10 @@ namespace tdp::tools {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: tdp regions FILE\n\n"
+    "usage: tdp regions FILE.json\n\n"
     "Prints a machine's tree of regions, what the guest sees of it and the memory slots\n"
     "that follow, then the slot changes of each transaction in the file. The slots are\n"
-    "those of a real Vm, which refuses what does not fit. docs/regions.md has the format.\n"
-    "FILE may also be what QEMU's monitor prints for `info mtree`.\n\n";
+    "those of a real Vm, which refuses what does not fit. docs/regions.md has the format.\n\n";
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -124,12 +122,7 @@ absl::StatusOr<int> RunRegions(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   if (files.size() != 1) return absl::InvalidArgumentError("needs one file; see --help");
-  TDP_ASSIGN_OR_RETURN(std::string text, ReadFile(files[0]));
-  if (LooksLikeMtree(text)) {
-    absl::StatusOr<std::string> json = MtreeToJson(text);
-    if (!json.ok()) return InFile(files[0], json.status());
-    text = *std::move(json);
-  }
+  TDP_ASSIGN_OR_RETURN(const std::string text, ReadFile(files[0]));
   absl::StatusOr<RegionMachine> machine = ParseRegionFile(text);
   if (!machine.ok()) return InFile(files[0], machine.status());
   const absl::StatusOr<std::string> report = Report(*machine);
