@@ -196,9 +196,9 @@ class Vm : public GuestMemory {
   // 32 tables). ResourceExhausted if the quota would not let them be used, or without memory;
   // blocks that came stay. Allocates; waits for nobody.
   absl::Status ReserveTables(size_t tables);
-  // Gives blocks of table memory back to the backend in which no table is in use (KVM's shrinker
-  // leaves that to the slab). The bytes that went. A reserve goes, too. Calls
-  // `Backend::FreeTableBlock`; waits for nobody.
+  // Gives blocks of table memory back to the backend in which no table is in use, but one for each
+  // vCPU perhaps (KVM's shrinker leaves that to the slab). The bytes that went. A reserve goes,
+  // too. Calls `Backend::FreeTableBlock`; waits for nobody.
   ByteCount ReleaseTableMemory();
 
   // Makes the frames of [gpa, gpa + size) private to the guest, or shared with the host, by

@@ -43,6 +43,13 @@ bool VcpuSet::is_empty() const {
                       [](const Place& place) { return place.vcpu != nullptr; });
 }
 
+void VcpuSet::ForEach(absl::FunctionRef<void(const VcpuImpl* vcpu)> visit) const {
+  MutexLock lock(mutex_);
+  for (const Place& place : places_) {
+    if (place.vcpu != nullptr) visit(place.vcpu);
+  }
+}
+
 FaultStats VcpuSet::SumStats(absl::FunctionRef<FaultStats(const VcpuImpl* vcpu)> stats_of) const {
   MutexLock lock(mutex_);
   FaultStats sum = retired_stats_;

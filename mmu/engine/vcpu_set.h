@@ -46,6 +46,10 @@ class VcpuSet {
   FaultStats SumStats(absl::FunctionRef<FaultStats(const VcpuImpl* vcpu)> stats_of) const
       ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Calls `visit(vcpu)` for every vCPU that is complete, under the mutex.
+  void ForEach(absl::FunctionRef<void(const VcpuImpl* vcpu)> visit) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
   // --- Dirty rings ---
 
   // vCPUs that are made from here on get rings of `entries`. InvalidArgument if that was said

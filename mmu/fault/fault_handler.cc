@@ -55,7 +55,7 @@ void FaultHandler::Adopt(AddressSpaceId space, View& view) {
   view_ = &view;
   space_ = space;
   reverse_mapped_ = engine_.reverse_mapped(space);
-  memo_ = LeafMemo();
+  memo_.Forget();
   slots_.ForgetPlain();
 }
 

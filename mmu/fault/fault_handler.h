@@ -122,6 +122,8 @@ class FaultHandler {
   }
 
   MmuLock::Reader& reader() { return reader_; }
+  // The table that this may look into outside of every section, or null. Any thread.
+  const uint64_t* noted_table() const { return memo_.table.load(std::memory_order_relaxed); }
   void AddTo(FaultStats& stats) const;
 
  private:

@@ -107,7 +107,7 @@ void FaultHandler::FindPlain(FaultResult& result, Gpa gpa, ExitQualification exi
     uint64_t* const table =
         sequence_.IsQuietSince(sequence) ? mmu().WritableLeafTable(gfn) : nullptr;
     if (ABSL_PREDICT_FALSE(table == nullptr)) return false;
-    memo_ = {mmu().structure(), LeafMemo::Region(gfn, kLevel4K), table};
+    memo_.Set(mmu().structure(), LeafMemo::Region(gfn, kLevel4K), table);
     seen = memo_.entry(gfn, kLevel4K).Load();
     return true;
   });

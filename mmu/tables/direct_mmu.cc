@@ -65,9 +65,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Note(Gfn gfn, const EntryPos
   const uint64_t now = structure();
   const uint64_t region = LeafMemo::Region(gfn, position.level);
   if ((memo.structure == now && memo.region == region) || !position.above.can_write()) return;
-  memo.structure = now;
-  memo.region = region;
-  memo.table = position.table;
+  memo.Set(now, region, position.table);
 }
 
 // Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the

@@ -60,14 +60,25 @@ struct LeafMemo {
 
   uint64_t structure = 0;
   uint64_t region = ~uint64_t{0};  // no region is this
-  uint64_t* table = nullptr;
+  // `Peek` reads the table even when it is another's or nobody's, so its block stays in the pool
+  // (`TablePool::ReleaseBlocks`, whose thread reads this).
+  std::atomic<uint64_t*> table{nullptr};
+
+  void Set(uint64_t new_structure, uint64_t new_region, uint64_t* new_table) {
+    structure = new_structure;
+    region = new_region;
+    table.store(new_table, std::memory_order_relaxed);
+  }
+  void Forget() { Set(0, ~uint64_t{0}, nullptr); }
 
   bool IsNear(Gfn gfn, Level level) const { return region == Region(gfn, level); }
   // Whether it leads to the entry of `gfn` at `level` while the tables' structure is `now`.
   bool LeadsTo(Gfn gfn, Level level, uint64_t now) const {
     return structure == now && IsNear(gfn, level);
   }
-  EntryRef entry(Gfn gfn, Level level) const { return EntryRef(table + level.IndexOf(gfn)); }
+  EntryRef entry(Gfn gfn, Level level) const {
+    return EntryRef(table.load(std::memory_order_relaxed) + level.IndexOf(gfn));
+  }
   // The 4 KiB entry of `gfn`, which is near, as a hint for use outside of a section: the table may
   // be another's by now, so it may say anything.
   ABSL_ATTRIBUTE_NO_SANITIZE_THREAD EptEntry Peek(Gfn gfn) const {
@@ -303,30 +314,37 @@ class DirectMmu {
   }
   // What `memo`, which leads to the entry of `gfn` at `level`, saves the descent to.
   static Descent DescendBy(const LeafMemo& memo, Gfn gfn, Level level) {
-    return {{memo.table, level, Access::All()}, memo.entry(gfn, level).Load()};
+    return {{memo.table.load(std::memory_order_relaxed), level, Access::All()},
+            memo.entry(gfn, level).Load()};
   }
   // Inside a section: the table of 4 KiB leaves with the entry of `gfn`, if there is one and the
   // way there is writable; else null.
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* WritableLeafTable(Gfn gfn) const {
-    bool writable;
-    uint64_t* const table = LeafTable(gfn, writable);
-    return ABSL_PREDICT_TRUE(writable) ? table : nullptr;
+    return FindLeafTable(gfn, [](EptEntry link) { return link.links_writably(); });
   }
   // The same whether or not the way there is writable, and whether it is.
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* LeafTable(Gfn gfn, bool& writable) const {
+    uint64_t rights = ~uint64_t{0};
+    uint64_t* const table = FindLeafTable(gfn, [&rights](EptEntry link) {
+      rights &= link.raw();
+      return link.points_to_table();
+    });
+    writable = EptEntry(rights).is_writable();
+    return table;
+  }
+  // The same by the links that `goes_on(link)` is true of. Level by level, so that each shift is a
+  // constant.
+  template <typename GoesOn>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* FindLeafTable(Gfn gfn, GoesOn goes_on) const {
     const DirectMap direct_map = pool_.direct_map();
     uint64_t* table = root_entries_;
-    uint64_t rights = ~uint64_t{0};
-    // Level by level, so that each shift is a constant.
     const auto step = [&](Level level) {
-      const EptEntry entry = EntryRef(table + level.IndexOf(gfn)).Load();
-      table = direct_map.EntriesOf(entry.address());
-      rights &= entry.raw();
-      return entry.points_to_table();
+      const EptEntry link = EntryRef(table + level.IndexOf(gfn)).Load();
+      table = direct_map.EntriesOf(link.address());
+      return goes_on(link);
     };
     const bool there = ABSL_PREDICT_TRUE(root_level() != kLevel256T || step(kLevel256T)) &&
                        step(kLevel512G) && step(kLevel1G) && step(kLevel2M);
-    writable = EptEntry(rights).is_writable();
     return ABSL_PREDICT_TRUE(there) ? table : nullptr;
   }
   // The table that `entry` points to.

@@ -103,11 +103,11 @@ absl::Status TablePool::Reserve(size_t tables) {
   }
 }
 
-ByteCount TablePool::ReleaseBlocks() {
+ByteCount TablePool::ReleaseBlocks(absl::FunctionRef<void(Keep keep)> for_kept) {
   TablePage* released;
   {
     MutexLock lock(mutex_);
-    released = TakeFreeBlocks();
+    released = TakeFreeBlocks(for_kept);
   }
   ByteCount bytes = 0;
   while (released != nullptr) {
@@ -121,11 +121,13 @@ ByteCount TablePool::ReleaseBlocks() {
 
 // Takes the blocks without a table in use out of both lists. While it runs `retired_at` of a
 // block's own record, which is no table's, counts the free tables of the block.
-TablePage* TablePool::TakeFreeBlocks() {
+TablePage* TablePool::TakeFreeBlocks(absl::FunctionRef<void(Keep keep)> for_kept) {
   for (TablePage* block = block_list_; block != nullptr; block = block->next) block->retired_at = 0;
   for (TablePage* page = free_.head(); page != nullptr; page = page->next) {
     ++page->block()->retired_at;
   }
+  // A block of a table that is kept is here: it was not free when the table came to be kept.
+  for_kept([](const uint64_t* table) { TablePage::Of(table)->block()->retired_at = 0; });
   const auto is_free = [](const TablePage* block) { return block->retired_at == kTablesPerBlock; };
   TableList kept;
   while (TablePage* page = free_.Pop()) {

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
@@ -66,10 +67,13 @@ class TablePool {
   // ResourceExhausted if the quota would not let them be taken, or if the backend has no room; what
   // it gave stays here then. May call the backend; hold no lock.
   absl::Status Reserve(size_t tables) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Gives the backend each block back of which no table is taken. The bytes of these blocks. Takes
-  // a time in the number of free tables and of blocks, part of it under the pool's lock, and calls
-  // the backend; hold no lock.
-  ByteCount ReleaseBlocks() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Gives the backend each block back of which no table is taken, nor kept: `for_kept(keep)` calls
+  // `keep(table)` for each table that someone may still read, under the pool's lock. The bytes of
+  // these blocks. Takes a time in the number of free tables and of blocks, part of it under that
+  // lock, and calls the backend; hold no lock.
+  using Keep = absl::FunctionRef<void(const uint64_t* table)>;
+  ByteCount ReleaseBlocks(absl::FunctionRef<void(Keep keep)> for_kept = [](Keep) {})
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   size_t quota() const { return quota_.load(std::memory_order_relaxed); }
   // A quota below the number in use stops further allocation and takes nothing away.
@@ -90,7 +94,8 @@ class TablePool {
   void Fill(TablePage* page) const;
   absl::Status TakeCounted(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status AddBlock() ABSL_LOCKS_EXCLUDED(mutex_);
-  TablePage* TakeFreeBlocks() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  TablePage* TakeFreeBlocks(absl::FunctionRef<void(Keep keep)> for_kept)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Backend& backend_;
   const DirectMap direct_map_;

@@ -72,6 +72,8 @@ class VcpuImpl {
   ShadowVcpu* shadow() { return shadow_.get(); }
   NestedVcpu* nested() { return nested_.get(); }
   FaultStats stats() const;
+  // `FaultHandler::noted_table`.
+  const uint64_t* noted_table() const { return faults_.noted_table(); }
   DirtyRing* dirty_ring() { return dirty_ring_.get(); }
 
  private:

@@ -137,7 +137,14 @@ absl::Status Vm::SetTableQuota(size_t tables) {
 
 absl::Status Vm::ReserveTables(size_t tables) { return engine_->pool().Reserve(tables); }
 
-ByteCount Vm::ReleaseTableMemory() { return engine_->pool().ReleaseBlocks(); }
+// A fault looks at the table of the one before it in no section, as a hint.
+ByteCount Vm::ReleaseTableMemory() {
+  return engine_->pool().ReleaseBlocks([this](TablePool::Keep keep) {
+    engine_->vcpus().ForEach([keep](const VcpuImpl* vcpu) {
+      if (const uint64_t* table = vcpu->noted_table()) keep(table);
+    });
+  });
+}
 
 absl::Status Vm::CheckInvariants() {
   std::vector<MappedLeaf> leaves;

@@ -158,5 +158,20 @@ TEST(TableMemory, ReleasedBlocksGoBackAndFaultsGoOn) {
   EXPECT_TRUE(vm->CheckInvariants().ok());
 }
 
+// It is given back, and poisoned, if a block goes whose table a fault may still look into.
+TEST(TableMemory, TheTableOfTheLastFaultStaysReadable) {
+  TestHost host;
+  const auto vm = *Vm::Create(host, {.max_leaf_level = kLevel4K});
+  const auto vcpu = *vm->CreateVcpu();
+  ASSERT_TRUE(vm->SetMemoryRegion({.gpa = Gpa(0), .size = GiB(4), .hva = kRam}).ok());
+  for (uint64_t table = 0; table < 900; ++table) {
+    vcpu->HandleEptViolation(Gpa(table * MiB(2)), kWriteFault).status.IgnoreError();
+  }
+  vm->ZapAll()->Settle();
+  EXPECT_GT(vm->ReleaseTableMemory(), MiB(3));
+  EXPECT_EQ(vcpu->HandleEptViolation(Gpa(899 * MiB(2)), kWriteFault).outcome, FaultOutcome::kFixed);
+  EXPECT_TRUE(vm->CheckInvariants().ok());
+}
+
 }  // namespace
 }  // namespace tdp
