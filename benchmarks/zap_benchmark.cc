@@ -5,6 +5,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "benchmark/benchmark.h"
 #include "tdp/base/check.h"
@@ -64,6 +66,40 @@ void BM_ZapPage(benchmark::State& state) {
   TakePages(state, [](Vm& vm, uint64_t page) { vm.ZapRange(Gfn(page), PageCount(1))->Settle(); });
 }
 BENCHMARK(BM_ZapPage)->Name("BM_ZapPage/sequential")->Unit(benchmark::kMillisecond);
+
+// Beside vCPUs that have faulted and been in the guest once (idle), or that fault between any two
+// zaps, off the clock (running): a writer looks at a line or two of each vCPU that does something.
+void BM_ZapPageVcpus(benchmark::State& state) {
+  Guest guest(MiB(64), 0, {.max_leaf_level = kLevel4K});
+  const bool running = state.range(1) != 0;
+  std::vector<std::unique_ptr<Vcpu>> vcpus;
+  for (int64_t i = 1; i < state.range(0); ++i) vcpus.push_back(*guest.vm->CreateVcpu());
+  const auto use = [&] {
+    for (const std::unique_ptr<Vcpu>& vcpu : vcpus) {
+      guest.Fault(*vcpu, 0);
+      vcpu->EnterGuest().Leave();
+    }
+  };
+  guest.Populate();
+  use();
+  Stopwatch watch;
+  uint64_t page = 0;
+  for (auto _ : state) {
+    state.PauseTiming();
+    if (running) use();
+    page = page % (guest.pages - 2) + 1;
+    guest.Fault(page);
+    state.ResumeTiming();
+    watch.Start();
+    guest.vm->ZapRange(Gfn(page), PageCount(1))->Settle();
+    watch.Stop();
+  }
+  Report(state, watch, static_cast<uint64_t>(state.iterations()), Floor::kWalkCasSequential);
+}
+BENCHMARK(BM_ZapPageVcpus)
+    ->Name("BM_ZapPage")
+    ->ArgNames({"vcpus", "running"})
+    ->ArgsProduct({{1, 64, 256, 1024}, {0, 1}});
 
 // By host address: the slot is looked for, and the sequence moves twice.
 void BM_InvalidateHostPage(benchmark::State& state) {

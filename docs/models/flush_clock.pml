@@ -5,11 +5,16 @@
  *
  * Holds: once the flush is settled the CPU uses no old translation; it never walks into a
  * freed table.
+ * Operations look at the word while it is listed. Another one, over by then or beside it, strikes
+ * it off when it finds it outside twice in a row; the vCPU lists it again as it enters.
  * Wrong, and shown to fail:
  *   LOOK_ONCE              the vCPU does not look at the generation again once its word is out
  *   OPERATION_LOOKS_FIRST  the operation looks at the word before it moves the generation
  *   MOVE_BEFORE_CHANGE     the generation moves before the tables change
  *   FREE_EARLY             the table is freed before the vCPU has passed
+ *   ENTERS_UNLISTED        the vCPU does not list its word
+ *   LISTS_LATE             the vCPU lists its word after it has looked at the generation again
+ *   STRIKES_UNSEEN         the word is struck off without another look at it
  */
 
 bool present = true;  /* the link to the table */
@@ -17,11 +22,21 @@ bool freed;
 byte generation = 1;
 byte word_generation;
 bool word_in_guest;
+bool word_rests;          /* outside, and an operation has seen it there */
+bool word_unlisted = true;
+bool listed, mutex;
 bool kicked;
 bool settled;
 
 /* The CPU's caches: the upper entry, the page. */
 bool upper, tlb;
+
+inline list() {
+  if
+  :: was_unlisted -> atomic { !mutex -> mutex = true }; listed = true; mutex = false
+  :: else
+  fi
+}
 
 inline access() {
   atomic {
@@ -36,11 +51,23 @@ inline access() {
 
 proctype Vcpu() {
   byte g, flushed = 1, entry, i;
+  bool was_unlisted;
   for (entry : 1 .. 2) {
     g = generation;
     do
     ::
-      atomic { word_generation = g; word_in_guest = true }
+      atomic {
+        was_unlisted = word_unlisted;
+        word_unlisted = false;
+        word_rests = false;
+        word_generation = g;
+        word_in_guest = true
+      };
+#ifndef ENTERS_UNLISTED
+#ifndef LISTS_LATE
+      list();
+#endif
+#endif
 #ifdef LOOK_ONCE
       break
 #else
@@ -50,6 +77,9 @@ proctype Vcpu() {
       fi
 #endif
     od;
+#ifdef LISTS_LATE
+    list();
+#endif
     if
     :: g > flushed -> atomic { upper = false; tlb = false; flushed = g }
     :: else
@@ -59,7 +89,7 @@ proctype Vcpu() {
     :: !kicked && i < 3 -> access(); i++
     :: kicked || i == 3 -> break
     od;
-    atomic { kicked = false; word_in_guest = false }
+    atomic { kicked = false; word_in_guest = false; word_rests = false }
   }
 }
 
@@ -71,18 +101,18 @@ proctype Operation() {
 #ifdef MOVE_BEFORE_CHANGE
   generation++;
   mine = generation;
-  behind = BEHIND;
+  behind = listed && BEHIND;
   present = false;
 #else
 #ifdef OPERATION_LOOKS_FIRST
   present = false;
   mine = generation + 1;
-  behind = BEHIND;
+  behind = listed && BEHIND;
   generation++;
 #else
   present = false;
-  atomic { generation++; mine = generation }
-  behind = BEHIND;
+  atomic { generation++; mine = generation };
+  behind = listed && BEHIND;
 #endif
 #endif
 #ifdef FREE_EARLY
@@ -96,6 +126,37 @@ proctype Operation() {
   freed = true
 }
 
+/* What it has to settle is of no account here. */
+proctype Another() {
+  byte i;
+  for (i : 1 .. 2) {
+    atomic { !mutex -> mutex = true };
+    if
+    :: listed && !word_in_guest && word_rests ->
+#ifdef STRIKES_UNSEEN
+      word_unlisted = true;
+      listed = false
+#else
+      atomic {
+        if
+        :: !word_in_guest && word_rests -> word_unlisted = true; listed = false
+        :: else
+        fi
+      }
+#endif
+    :: listed && !word_in_guest && !word_rests ->
+      atomic {
+        if
+        :: !word_in_guest -> word_rests = true
+        :: else
+        fi
+      }
+    :: else
+    fi;
+    mutex = false
+  }
+}
+
 init {
-  atomic { run Vcpu(); run Operation() }
+  atomic { run Vcpu(); run Operation(); run Another() }
 }

@@ -200,8 +200,10 @@ class Engine : public TableReclaimer, public TableRecycler {
   TablePool pool_;
   FlushClock clock_;
   TableReclaim table_reclaim_;
-  LoggingSlots logging_;
-  Counter zaps_;  // counted inside a writer's section
+  // Faults read what stands from here on, and few write it; what writers and vCPUs that come and go
+  // change has lines of its own.
+  alignas(64) LoggingSlots logging_;
+  alignas(64) Counter zaps_;  // counted inside a writer's section
   Atomic<uint64_t> tables_freed_{0};
   Atomic<uint64_t> table_reclaims_{0};
   VcpuSet vcpus_;
@@ -215,7 +217,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   TableCache spare_;
   Atomic<bool> has_spare_{false};
 
-  Backend& backend_;
+  alignas(64) Backend& backend_;
   const VmOptions options_;
   const bool accessed_dirty_;
   const Level max_leaf_level_;

@@ -50,7 +50,8 @@ FlushClock::Member::Owed FlushClock::Member::EnterGuest() {
   is_in_guest_.store(true, std::memory_order_relaxed);
   uint64_t generation = clock_.generation_.load(std::memory_order_seq_cst);
   for (;;) {
-    place_->entered.exchange(generation, std::memory_order_seq_cst);
+    const uint64_t before = place_->entered.exchange(generation, std::memory_order_seq_cst);
+    if (ABSL_PREDICT_FALSE(before == kUnlisted)) clock_.List(*place_);
     const uint64_t now = clock_.generation_.load(std::memory_order_seq_cst);
     if (ABSL_PREDICT_TRUE(now == generation)) break;
     generation = now;
@@ -61,27 +62,47 @@ FlushClock::Member::Owed FlushClock::Member::EnterGuest() {
   return all ? Owed::kAllRoots : Owed::kRoot;
 }
 
-// The list only grows, so a thread that goes over it needs no lock. One that moved the generation
-// before it reads the head sees every vCPU that read an older generation as it entered: its place
-// was in the list before.
 FlushClock::Place* FlushClock::TakePlace(VcpuId id) {
   MutexLock lock(mutex_);
-  Place* place = places_.load(std::memory_order_relaxed);
+  Place* place = places_;
   while (place != nullptr && place->is_taken) place = place->next;
-  const bool is_new = place == nullptr;
-  if (is_new) place = new Place;
+  if (place == nullptr) {
+    place = new Place;
+    place->next = std::exchange(places_, place);
+  }
   place->is_taken = true;
   place->id.store(id, std::memory_order_relaxed);
-  if (is_new) {
-    place->next = places_.load(std::memory_order_relaxed);
-    places_.store(place, std::memory_order_seq_cst);
-  }
   return place;
+}
+
+// A settler that moved the generation before it reads the head sees every vCPU that read an older
+// generation as it entered: its place was listed before.
+void FlushClock::List(Place& place) {
+  MutexLock lock(mutex_);
+  if (std::exchange(place.is_listed, true)) return;
+  place.rests = 0;
+  place.next_listed = listed_.load(std::memory_order_relaxed);
+  listed_.store(&place, std::memory_order_seq_cst);
+}
+
+// Notes what is seen of a place; true if it is to be struck off. The vCPU finds that out as it
+// enters, and comes to the mutex that is held here.
+bool FlushClock::RestsForGood(Place& place) {
+  constexpr int kMostRests = 16;
+  uint64_t seen = place.entered.load(std::memory_order_relaxed);
+  if (seen == kOutside) {
+    place.rests = 0;
+    place.entered.compare_exchange_strong(seen, kResting, std::memory_order_seq_cst);
+    return false;
+  }
+  return seen == kResting && ++place.rests >= kMostRests &&
+         place.entered.compare_exchange_strong(seen, kUnlisted, std::memory_order_seq_cst);
 }
 
 FlushClock::~FlushClock() {
   Reclaim();
-  Place* place = places_.load(std::memory_order_relaxed);
+  MutexLock lock(mutex_);
+  Place* place = places_;
   while (place != nullptr) {
     TDP_CHECK(!place->is_taken);
     delete std::exchange(place, place->next);
@@ -141,11 +162,14 @@ bool FlushClock::TrySettle(const PendingFlush& flush) {
 void FlushClock::KickAndWait(uint64_t generation) {
   absl::InlinedVector<const Place*, 16> behind;
   absl::InlinedVector<VcpuId, 16> ids;
-  for (const Place* place = places_.load(std::memory_order_seq_cst); place != nullptr;
-       place = place->next) {
-    if (!place->IsBehind(generation)) continue;
-    behind.push_back(place);
-    ids.push_back(place->id.load(std::memory_order_relaxed));
+  {
+    MutexLock lock(mutex_);
+    for (const Place* place = listed_.load(std::memory_order_relaxed); place != nullptr;
+         place = place->next_listed) {
+      if (!place->IsBehind(generation)) continue;
+      behind.push_back(place);
+      ids.push_back(place->id.load(std::memory_order_relaxed));
+    }
   }
   if (behind.empty()) return;
   backend_.Kick(ids);
@@ -154,11 +178,25 @@ void FlushClock::KickAndWait(uint64_t generation) {
   }
 }
 
-uint64_t FlushClock::PassedByAll() const {
+uint64_t FlushClock::PassedByAll() {
   uint64_t passed = kOutside;
-  for (const Place* place = places_.load(std::memory_order_seq_cst); place != nullptr;
-       place = place->next) {
+  if (listed_.load(std::memory_order_seq_cst) == nullptr) return passed;
+  MutexLock lock(mutex_);
+  Place* before = nullptr;
+  Place* next = nullptr;
+  for (Place* place = listed_.load(std::memory_order_relaxed); place != nullptr; place = next) {
+    next = place->next_listed;
     passed = std::min(passed, place->entered.load(std::memory_order_seq_cst));
+    if (ABSL_PREDICT_TRUE(!RestsForGood(*place))) {
+      before = place;
+      continue;
+    }
+    place->is_listed = false;
+    if (before != nullptr) {
+      before->next_listed = next;
+    } else {
+      listed_.store(next, std::memory_order_relaxed);
+    }
   }
   return passed;
 }

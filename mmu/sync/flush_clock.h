@@ -138,18 +138,25 @@ class FlushClock {
  private:
   friend class PendingFlush;
 
-  // Outside the guest: behind no generation.
+  // Outside the guest: behind no generation. The same where settlers have seen it so, and so often
+  // that they look at the place no more.
   static constexpr uint64_t kOutside = ~uint64_t{0};
+  static constexpr uint64_t kResting = kOutside - 1;
+  static constexpr uint64_t kUnlisted = kOutside - 2;
 
   // What others see of a vCPU. Places are never freed before the clock, so that they can be looked
   // at without a lock, and wait for the next vCPU when theirs has gone.
   struct alignas(64) Place {
-    // The generation with which the vCPU entered the guest, or `kOutside`. The guest may be running
-    // with translations that are older than that by nothing.
-    Atomic<uint64_t> entered{kOutside};
+    // The generation with which the vCPU entered the guest, or one of the above. The guest may be
+    // running with translations that are older than that by nothing.
+    Atomic<uint64_t> entered{kUnlisted};
     Atomic<VcpuId> id{0};
-    bool is_taken = false;  // under the clock's mutex
-    Place* next = nullptr;  // constant once it can be seen
+    // Under the clock's mutex:
+    bool is_taken = false;
+    bool is_listed = false;
+    int rests = 0;  // how many settlers in a row have found it resting
+    Place* next = nullptr;
+    Place* next_listed = nullptr;
 
     bool IsBehind(uint64_t generation) const {
       return entered.load(std::memory_order_seq_cst) < generation;
@@ -158,10 +165,12 @@ class FlushClock {
 
   void RetireSome(TableList&& subtrees, const PendingFlush& flush);
   Place* TakePlace(VcpuId id);
+  void List(Place& place);
+  static bool RestsForGood(Place& place);
   void Settle(uint64_t generation);
   void KickAndWait(uint64_t generation);
   TableList TakePassed();
-  uint64_t PassedByAll() const;
+  uint64_t PassedByAll();
   static void Raise(Atomic<uint64_t>& mark, uint64_t to);
 
   Backend& backend_;
@@ -171,8 +180,11 @@ class FlushClock {
   // The latest generation that every vCPU has been seen to have passed.
   alignas(64) Atomic<uint64_t> settled_{1};
   Atomic<int> narrowings_{0};
-  Atomic<Place*> places_{nullptr};
-  Mutex mutex_;  // who takes which place
+  // The places that settlers look at: a vCPU that enters the guest lists its own if it is not.
+  Atomic<Place*> listed_{nullptr};
+  // Who takes which place, and which are listed. Taken inside sections, and never for long.
+  Mutex mutex_;
+  Place* places_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // Shared while tables go through the reclaimer.
   Mutex reclaim_mutex_;
   // Taken inside sections, and never for long.

@@ -3,6 +3,8 @@
 #include "tdp/mmu/sync/mmu_lock.h"
 
 #include <atomic>
+#include <cstdint>
+#include <utility>
 
 #include "tdp/base/check.h"
 #include "tdp/base/spin.h"
@@ -19,8 +21,30 @@ void MmuLock::WriterLock() {
   writers_mutex_.Lock();
   writer_.store(1, std::memory_order_seq_cst);
   if (clock_ != nullptr) entered_at_ = clock_();
-  for (Reader* reader = readers_; reader != nullptr; reader = reader->next_) {
-    SpinUntil([reader] { return reader->inside_.load(std::memory_order_seq_cst) == 0; });
+  Reader* next = nullptr;
+  for (Reader* reader = readers_; reader != nullptr; reader = next) {
+    next = reader->next_;  // `WaitFor` may strike it off
+    WaitFor(reader);
+  }
+}
+
+// Returns when the reader is outside. One that many writers in a row have found there is struck
+// off: its next way in leads through the mutex that is held here.
+void MmuLock::WaitFor(Reader* reader) {
+  constexpr int kMostRests = 16;
+  for (;;) {
+    uint32_t state = Reader::kInside;
+    SpinUntil([&] {
+      state = reader->state_.load(std::memory_order_seq_cst);
+      return state != Reader::kInside;
+    });
+    const bool rests = state == Reader::kResting;
+    reader->rests_ = rests ? reader->rests_ + 1 : 0;
+    if (rests && reader->rests_ < kMostRests) return;
+    const uint32_t seen = rests ? Reader::kUnlisted : Reader::kResting;
+    if (!reader->state_.compare_exchange_strong(state, seen, std::memory_order_seq_cst)) continue;
+    if (rests) Strike(reader);
+    return;
   }
 }
 
@@ -33,29 +57,41 @@ void MmuLock::WriterUnlock() {
 }
 
 // Waits behind the writers' mutex instead of spinning on the flag: a waiting reader sleeps, and
-// several writers in a row are met once each.
+// several writers in a row are met once each. A reader that is not listed is so before it tries
+// again, and no writer is inside then: the next one sees it.
 void MmuLock::Reader::EnterSlow() {
+  uint32_t before;
   do {
-    inside_.store(0, std::memory_order_release);
-    lock_.writers_mutex_.Lock();
-    lock_.writers_mutex_.Unlock();
-    inside_.exchange(1, std::memory_order_seq_cst);
-  } while (lock_.writer_.load(std::memory_order_seq_cst) != 0);
+    state_.store(kOutside, std::memory_order_release);
+    {
+      MutexLock lock(lock_.writers_mutex_);
+      lock_.List(this);
+    }
+    was_listed_ = true;
+    before = state_.exchange(kInside, std::memory_order_seq_cst);
+  } while (!MayStay(before));
 }
 
-void MmuLock::Register(Reader* reader) {
-  MutexLock lock(writers_mutex_);
+MmuLock::Reader::~Reader() {
+  TDP_CHECK(!is_inside());
+  if (!was_listed_) return;
+  MutexLock lock(lock_.writers_mutex_);
+  lock_.Strike(this);
+}
+
+void MmuLock::List(Reader* reader) {
+  if (std::exchange(reader->is_listed_, true)) return;
   reader->next_ = readers_;
   if (readers_ != nullptr) readers_->previous_ = reader;
   readers_ = reader;
 }
 
-void MmuLock::Unregister(Reader* reader) {
-  TDP_CHECK(!reader->is_inside());
-  MutexLock lock(writers_mutex_);
+void MmuLock::Strike(Reader* reader) {
+  if (!std::exchange(reader->is_listed_, false)) return;
   if (reader->previous_ != nullptr) reader->previous_->next_ = reader->next_;
   if (reader->next_ != nullptr) reader->next_->previous_ = reader->previous_;
   if (readers_ == reader) readers_ = reader->next_;
+  reader->previous_ = reader->next_ = nullptr;
 }
 
 }  // namespace tdp

@@ -16,7 +16,9 @@
 namespace tdp {
 
 // Readers (faults, walks, harvests) each write only a cache line of their own; the writer (a
-// structural operation) waits for all of them, and they never block inside.
+// structural operation) waits for all of them, and they never block inside. It looks at those that
+// are listed: a reader lists itself as it enters, and is struck off when it has not been inside for
+// some writers in a row. So readers that do nothing cost writers nothing.
 class ABSL_LOCKABLE MmuLock {
  public:
   class Reader;
@@ -40,12 +42,13 @@ class ABSL_LOCKABLE MmuLock {
   uint64_t writer_ns() const { return writer_ns_.load(std::memory_order_relaxed); }
 
  private:
-  void Register(Reader* reader);
-  void Unregister(Reader* reader);
+  void List(Reader* reader) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
+  void Strike(Reader* reader) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
+  void WaitFor(Reader* reader) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
 
   // Readers only load it, so it stays shared in their caches until a writer comes.
   alignas(64) Atomic<uint32_t> writer_{0};
-  // Held by the writer, and by whoever adds or removes a reader.
+  // Held by the writer, and by whoever lists a reader or strikes it off.
   alignas(64) Mutex writers_mutex_;
   Reader* readers_ ABSL_GUARDED_BY(writers_mutex_) = nullptr;
   uint64_t (*const clock_)();
@@ -57,36 +60,47 @@ class ABSL_LOCKABLE MmuLock {
 // Costs one locked store to enter.
 class alignas(64) MmuLock::Reader {
  public:
-  explicit Reader(MmuLock& lock) : lock_(lock) { lock_.Register(this); }
-  ~Reader() { lock_.Unregister(this); }
+  explicit Reader(MmuLock& lock) : lock_(lock) {}
+  ~Reader();
 
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
   // Enters; waits while a writer is inside. Sections do not nest.
   void Enter() ABSL_SHARED_LOCK_FUNCTION(lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    inside_.exchange(1, std::memory_order_seq_cst);
-    if (ABSL_PREDICT_FALSE(lock_.writer_.load(std::memory_order_seq_cst) != 0)) EnterSlow();
+    const uint32_t before = state_.exchange(kInside, std::memory_order_seq_cst);
+    if (ABSL_PREDICT_FALSE(!MayStay(before))) EnterSlow();
   }
-  // The same unless a writer is inside or on its way: false then, at once and outside.
+  // The same where that takes no wait, or false: at once and outside.
   bool TryEnter() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    inside_.exchange(1, std::memory_order_seq_cst);
-    if (ABSL_PREDICT_TRUE(lock_.writer_.load(std::memory_order_seq_cst) == 0)) return true;
-    Leave();
+    const uint32_t before = state_.exchange(kInside, std::memory_order_seq_cst);
+    if (ABSL_PREDICT_TRUE(MayStay(before))) return true;
+    state_.store(before == kUnlisted ? kUnlisted : kOutside, std::memory_order_release);
     return false;
   }
   void Leave() ABSL_UNLOCK_FUNCTION(lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    inside_.store(0, std::memory_order_release);
+    state_.store(kOutside, std::memory_order_release);
   }
-  bool is_inside() const { return inside_.load(std::memory_order_relaxed) != 0; }
+  bool is_inside() const { return state_.load(std::memory_order_relaxed) == kInside; }
 
  private:
   friend class MmuLock;
 
+  // Where it is, and if outside, what writers have seen of it: nothing yet, that it rests there, or
+  // so often that it is listed no more.
+  enum State : uint32_t { kOutside, kInside, kResting, kUnlisted };
+
+  bool MayStay(uint32_t before) const {
+    return before != kUnlisted && lock_.writer_.load(std::memory_order_seq_cst) == 0;
+  }
   void EnterSlow();
 
-  Atomic<uint32_t> inside_{0};
+  Atomic<uint32_t> state_{kUnlisted};
   MmuLock& lock_;
+  bool was_listed_ = false;  // at any time; the reader's own
+  // Under the writers' mutex:
+  bool is_listed_ = false;
+  int rests_ = 0;  // how many writers in a row have found it resting
   Reader* previous_ = nullptr;
   Reader* next_ = nullptr;
 };

@@ -86,7 +86,7 @@ TEST(MmuLockDeathTest, AReaderThatIsInsideCannotBeDestroyed) {
         reader->Enter();
         reader.reset();
       },
-      "check failed: !reader->is_inside");
+      "check failed: !is_inside");
 }
 
 }  // namespace

@@ -25,9 +25,12 @@ using Wrong = std::pair<std::string, std::string>;  // model, the macro that mak
 
 const std::map<std::string, std::set<std::string>>& WrongOrders() {
   static const auto* orders = new std::map<std::string, std::set<std::string>>{
-      {"mmu_lock", {"READER_LOOKS_FIRST", "WRITER_LOOKS_FIRST"}},
+      {"mmu_lock",
+       {"READER_LOOKS_FIRST", "WRITER_LOOKS_FIRST", "STAYS_UNLISTED", "STRIKES_UNSEEN"}},
       {"change_sequence", {"SLOT_FIRST", "LOOK_OUTSIDE", "NO_PROGRESS", "END_UNMOVED"}},
-      {"flush_clock", {"LOOK_ONCE", "OPERATION_LOOKS_FIRST", "MOVE_BEFORE_CHANGE", "FREE_EARLY"}},
+      {"flush_clock",
+       {"LOOK_ONCE", "OPERATION_LOOKS_FIRST", "MOVE_BEFORE_CHANGE", "FREE_EARLY", "ENTERS_UNLISTED",
+        "LISTS_LATE", "STRIKES_UNSEEN"}},
       {"write_protection", {"MARK_FIRST", "PROTECT_FIRST", "NO_FLUSH", "PARENT_FIRST"}},
       {"shown_writes", {"NO_WAIT"}},
       {"dirty_bits", {"NAIVE", "NO_FLUSH", "NO_CLAIM", "WRITE_FIRST", "NOTE_ONCE", "LOG_FIRST"}},
