@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Access rights, and kinds of access, as a small set of {read, write, execute, user execute}.
+// Access rights, and kinds of access, as a small set of {read, write, execute, user execute};
+// and how memory is cached.
 
 #ifndef TDP_BASE_ACCESS_H_
 #define TDP_BASE_ACCESS_H_
@@ -70,6 +71,20 @@ class Access {
 
   uint8_t bits_ = 0;
 };
+
+// x86 memory types as in EPT leaves, MTRRs and the PAT (SDM vol. 3A, table 12-2); 2, 3 and 7
+// are reserved, a misconfiguration in an EPT leaf.
+enum class MemoryType : uint8_t {
+  kUncacheable = 0,
+  kWriteCombining = 1,
+  kWriteThrough = 4,
+  kWriteProtected = 5,
+  kWriteBack = 6,
+};
+
+constexpr bool IsValidMemoryType(uint64_t encoding) {
+  return encoding <= 6 && encoding != 2 && encoding != 3;
+}
 
 }  // namespace tdp
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 
 namespace tdp {
@@ -21,6 +22,11 @@ inline constexpr uint32_t kSlotReadOnly = 2;
 // slot neither logs dirty pages nor is read-only, and can only be deleted.
 inline constexpr uint32_t kSlotPrivateMemory = 4;
 
+// The slot names host frames (`MemoryRegion::hpa`): nobody is asked for them. Not KVM's.
+inline constexpr uint32_t kSlotHostFrames = 64;
+// An attribute of guest memory, as KVM numbers it (`Vm::SetMemoryAttributes`).
+inline constexpr uint64_t kMemoryAttributePrivate = 8;
+
 // What an embedder asks for; `size` 0 deletes the slot. Sizes and addresses in bytes, 4 KiB
 // aligned.
 struct MemoryRegion {
@@ -34,6 +40,13 @@ struct MemoryRegion {
   Hva hva{};
   // With `kSlotPrivateMemory`: where the memory for private frames begins, `size` bytes as well.
   Hva private_hva{};
+  // With `kSlotHostFrames`, in place of `hva`: frames below MAXPHYADDR, memory or a device, with a
+  // type as `HostPage::memory_type`. A right that is missing ends a fault with
+  // `FaultOutcome::kViewDenied`; `kSlotReadOnly` makes writes MMIO instead.
+  Hpa hpa{};
+  Access rights = Access::All();
+  MemoryType memory_type = MemoryType::kWriteBack;
+  uint64_t cookie = 0;  // what `Backend::ResolvePage` is told of the slot
 };
 
 }  // namespace tdp

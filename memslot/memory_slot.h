@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A memory slot: a run of guest frames backed by a run of host virtual memory.
+// A memory slot: a run of guest frames backed by a run of host virtual memory, or of host frames.
 
 #ifndef TDP_MEMSLOT_MEMORY_SLOT_H_
 #define TDP_MEMSLOT_MEMORY_SLOT_H_
@@ -24,19 +24,23 @@ struct MemorySlot {
   bool invalid = false;
   Gfn base;
   PageCount pages;
+  // Where its memory begins; with `kSlotHostFrames` the number of bytes before its first frame.
   Hva hva{};
-  // The slot's dirty log and large-page permits. Alive while the change sequence of the `Vm` stands
-  // where it stood when the slot was looked up; touch it only inside an MMU section that checked
-  // so.
+  // The slot's dirty log, large-page permits and backing. Alive while the change sequence of the
+  // `Vm` stands where it stood when the slot was looked up; touch it only inside an MMU section
+  // that checked so.
   SlotState* state = nullptr;
 
   constexpr Gfn end() const { return base + pages; }
   constexpr bool Contains(Gfn gfn) const { return gfn - base < pages; }
   constexpr bool logs_dirty_pages() const { return (flags & kSlotLogDirtyPages) != 0; }
   constexpr bool is_read_only() const { return (flags & kSlotReadOnly) != 0; }
+  constexpr bool has_host_frames() const { return (flags & kSlotHostFrames) != 0; }
   // The host memory behind it, but for private frames.
   constexpr HostRange host_range() const { return HostRange(hva, pages.bytes()); }
   constexpr Hva HvaOf(Gfn gfn) const { return hva + (gfn - base).bytes(); }
+  // The same of a slot of host frames.
+  constexpr Hfn FrameOf(Gfn gfn) const { return Hfn::Of(Hpa(HvaOf(gfn).raw())); }
   // Index of a contained frame in the slot, for per-page state.
   constexpr uint64_t IndexOf(Gfn gfn) const { return (gfn - base).raw(); }
 

@@ -39,14 +39,48 @@ absl::Status CheckHva(const char* field, Hva hva, const MemoryRegion& region,
   return absl::OkStatus();
 }
 
+absl::Status BadFrames(const char* field, uint64_t value, const char* why) {
+  return absl::InvalidArgumentError(absl::StrFormat("%s = 0x%x: %s", field, value, why));
+}
+
+// Of a slot of host frames what it says of them; of any other that it says nothing.
+absl::Status CheckHostFrames(const MemoryRegion& region, const SlotLimits& limits) {
+  if ((region.flags & kSlotHostFrames) == 0) {
+    constexpr const char* kNone = "flags have no kSlotHostFrames";
+    if (region.hpa != Hpa(0)) return BadFrames("hpa", region.hpa.raw(), kNone);
+    if (region.rights != Access::All()) return BadFrames("rights", region.rights.raw(), kNone);
+    if (region.memory_type != MemoryType::kWriteBack) {
+      return BadFrames("memory_type", static_cast<uint64_t>(region.memory_type), kNone);
+    }
+    return absl::OkStatus();
+  }
+  if (region.hva != Hva(0)) {
+    return BadFrames("hva", region.hva.raw(), "a slot of host frames has none");
+  }
+  if (!region.hpa.is_page_aligned()) {
+    return BadFrames("hpa", region.hpa.raw(), "not page aligned");
+  }
+  const uint64_t end = uint64_t{1} << limits.host_physical_address_bits;
+  if (region.hpa.raw() > end || region.size > end - region.hpa.raw()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("hpa = 0x%x, size = 0x%x: beyond the host's MAXPHYADDR of %d bits",
+                        region.hpa.raw(), region.size, limits.host_physical_address_bits));
+  }
+  if (region.rights.can_write() && !region.rights.can_read()) {
+    return BadFrames("rights", region.rights.raw(), "no page can be written and not read");
+  }
+  const auto type = static_cast<uint64_t>(region.memory_type);
+  return IsValidMemoryType(type) ? absl::OkStatus() : BadFrames("memory_type", type, "reserved");
+}
+
 // As KVM's check_memory_region_flags: what is private is neither logged nor read-only.
 absl::Status CheckFlags(uint32_t flags, const SlotLimits& limits) {
   constexpr uint32_t kOfShared = kSlotLogDirtyPages | kSlotReadOnly;
   if (limits.private_memory && flags == kSlotPrivateMemory) return absl::OkStatus();
-  if ((flags & ~kOfShared) == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("flags = 0x%x: only log-dirty-pages (1) and read-only (2)%s are known", flags,
-                      limits.private_memory ? ", or else private memory (4)," : ""));
+  if ((flags & ~(kOfShared | kSlotHostFrames)) == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "flags = 0x%x: only log-dirty-pages (1), read-only (2)%s and host frames (64) are known",
+      flags, limits.private_memory ? ", or else private memory (4)," : ""));
 }
 
 absl::Status CheckSlotAndFlags(const MemoryRegion& region, const SlotLimits& limits) {
@@ -78,6 +112,8 @@ absl::Status CheckLimits(const SlotLimits& limits) {
       CheckRange("guest_physical_address_bits", limits.guest_physical_address_bits, 32, 52));
   TDP_RETURN_IF_ERROR(
       CheckRange("max_physical_address_bits", limits.max_physical_address_bits, 32, 52));
+  TDP_RETURN_IF_ERROR(
+      CheckRange("host_physical_address_bits", limits.host_physical_address_bits, 32, 52));
   if (!limits.user_address_end.is_page_aligned()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "SlotLimits.user_address_end = 0x%x: not page aligned", limits.user_address_end.raw()));
@@ -88,7 +124,10 @@ absl::Status CheckLimits(const SlotLimits& limits) {
 absl::Status CheckRequest(const MemoryRegion& region, const SlotLimits& limits) {
   TDP_RETURN_IF_ERROR(CheckSlotAndFlags(region, limits));
   TDP_RETURN_IF_ERROR(CheckSizeAndGpa(region));
-  TDP_RETURN_IF_ERROR(CheckHva("hva", region.hva, region, limits));
+  if ((region.flags & kSlotHostFrames) == 0) {
+    TDP_RETURN_IF_ERROR(CheckHva("hva", region.hva, region, limits));
+  }
+  TDP_RETURN_IF_ERROR(CheckHostFrames(region, limits));
   if ((region.flags & kSlotPrivateMemory) != 0) {
     TDP_RETURN_IF_ERROR(CheckHva("private_hva", region.private_hva, region, limits));
   }

@@ -25,6 +25,8 @@ struct SlotLimits {
   int guest_physical_address_bits = 52;  // 32 to 52
   // MAXPHYADDR of the CPU that walks the tables, 32 to 52: it has no address beyond that to give.
   int max_physical_address_bits = 52;
+  // MAXPHYADDR of the host, 32 to 52: frames that a slot names lie below.
+  int host_physical_address_bits = 52;
   // End of the host's user addresses: a slot's memory lies below it. Page aligned; 0: any may be.
   Hva user_address_end{0};
   // Pages in all slots together.
@@ -42,8 +44,9 @@ struct SlotLimits {
 absl::Status CheckLimits(const SlotLimits& limits);
 
 // The checks of KVM_SET_USER_MEMORY_REGION that look at the request alone, in the kernel's order
-// (the first that fails answers): id, flags, size, gpa, hva, address space, wrap of gpa + size,
-// number of pages. All are InvalidArgument. A request with size 0 passes through them too.
+// (the first that fails answers): id, flags, size, gpa, hva or, of host frames, hpa, rights and
+// type, address space, wrap of gpa + size, number of pages. All are InvalidArgument. A request with
+// size 0 passes through them too.
 absl::Status CheckRequest(const MemoryRegion& region, const SlotLimits& limits);
 
 }  // namespace tdp

@@ -46,7 +46,16 @@ MemorySlot SlotOf(const MemoryRegion& region) {
           .flags = region.flags,
           .base = Gfn::Of(region.gpa),
           .pages = PageCount::FromBytes(region.size),
-          .hva = region.hva};
+          .hva = (region.flags & kSlotHostFrames) != 0 ? Hva(region.hpa.raw()) : region.hva};
+}
+
+SlotBacking BackingOf(const MemoryRegion& region) {
+  SlotBacking backing;
+  backing.rights = region.rights;
+  backing.memory_type = region.memory_type;
+  backing.cookie = region.cookie;
+  if ((region.flags & kSlotPrivateMemory) != 0) backing.private_hva = region.private_hva;
+  return backing;
 }
 
 absl::Status DiffersError(const char* field, uint64_t old_value, uint64_t new_value, uint32_t id) {
@@ -96,9 +105,7 @@ absl::StatusOr<SlotUpdate> SlotSet::PrepareCreate(const MemoryRegion& region) {
                         total_pages_.raw(), limits_.total_pages.raw()));
   }
   TDP_RETURN_IF_ERROR(CheckPlace(region));
-  std::optional<Hva> private_hva;
-  if ((region.flags & kSlotPrivateMemory) != 0) private_hva = region.private_hva;
-  TDP_RETURN_IF_ERROR(AddNewState(&update, nullptr, private_hva));
+  TDP_RETURN_IF_ERROR(AddNewState(&update, nullptr, BackingOf(region)));
   TDP_RETURN_IF_ERROR(BuildTrees(&update));
   return update;
 }
@@ -110,8 +117,24 @@ absl::StatusOr<SlotUpdate> SlotSet::PrepareChange(const MemoryRegion& region, co
         "flags = 0x%x: slot %d is there, and one with private memory is only made or deleted",
         region.flags, was.id));
   }
-  if (region.hva != was.hva) {
-    return DiffersError("hva", was.hva.raw(), region.hva.raw(), was.id);
+  if (((region.flags ^ was.flags) & kSlotHostFrames) != 0) {
+    return DiffersError("flags", was.flags, region.flags, was.id);
+  }
+  const MemorySlot wanted = SlotOf(region);
+  if (wanted.hva != was.hva) {
+    return DiffersError(was.has_host_frames() ? "hpa" : "hva", was.hva.raw(), wanted.hva.raw(),
+                        was.id);
+  }
+  const SlotBacking& backing = old.state->backing();
+  if (region.rights != backing.rights) {
+    return DiffersError("rights", backing.rights.raw(), region.rights.raw(), was.id);
+  }
+  if (region.memory_type != backing.memory_type) {
+    return DiffersError("memory_type", static_cast<uint64_t>(backing.memory_type),
+                        static_cast<uint64_t>(region.memory_type), was.id);
+  }
+  if (region.cookie != backing.cookie) {
+    return DiffersError("cookie", backing.cookie, region.cookie, was.id);
   }
   if (region.size != was.pages.bytes()) {
     return DiffersError("size", was.pages.bytes(), region.size, was.id);
@@ -124,8 +147,8 @@ absl::StatusOr<SlotUpdate> SlotSet::PrepareChange(const MemoryRegion& region, co
   if (moves) TDP_RETURN_IF_ERROR(CheckPlace(region));
   SlotUpdate update(this, moves ? SlotChange::kMove : SlotChange::kFlagsOnly);
   update.old_slot_ = was;
-  update.new_slot_ = SlotOf(region);
-  TDP_RETURN_IF_ERROR(AddNewState(&update, &old));
+  update.new_slot_ = wanted;
+  TDP_RETURN_IF_ERROR(AddNewState(&update, &old, backing));
   TDP_RETURN_IF_ERROR(BuildTrees(&update));
   return update;
 }
@@ -135,7 +158,7 @@ absl::StatusOr<SlotUpdate> SlotSet::PrepareChange(const MemoryRegion& region, co
 absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
   const Gfn base = Gfn::Of(region.gpa);
   const Gfn end = base + PageCount::FromBytes(region.size);
-  const IntervalRoot root = GfnRoot(region.address_space);
+  const IntervalRoot root = DraftGfnRoot(region.address_space);
   IntervalCell cell;
   uint64_t below = end.raw();
   while (IntervalTree::FindAtOrBelow(root, below - 1, &cell, kUnchanged) ==
@@ -166,7 +189,7 @@ absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
 // A move keeps the dirty log and makes new permits, which depend on the place; a change of flags
 // keeps the permits. A log that is switched on is new.
 absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old,
-                                  std::optional<Hva> private_hva) const {
+                                  const SlotBacking& backing) const {
   MemorySlot& slot = update->new_slot_;
   std::shared_ptr<DirtyLog> log;
   if (slot.logs_dirty_pages()) {
@@ -185,7 +208,7 @@ absl::Status SlotSet::AddNewState(SlotUpdate* update, const Entry* old,
     permits = std::make_shared<LargePagePermits>(slot.base, slot.pages, slot.hva);
   }
   update->new_state_ =
-      std::make_unique<SlotState>(std::move(permits), std::move(log), private_hva,
+      std::make_unique<SlotState>(std::move(permits), std::move(log), backing,
                                   dirty_bitmap_policy_ == DirtyBitmapPolicy::kRings);
   slot.state = update->new_state_.get();
   return absl::OkStatus();
@@ -195,11 +218,11 @@ bool SlotSet::ReserveNodes(SlotUpdate* update) {
   const MemorySlot& slot = update->takes_away() ? update->old_slot_ : update->new_slot_;
   // At most two edits by gfn (remove, insert) and one by hva; a tree grows by a level at most in
   // each.
-  const int by_gfn = IntervalTree::NodesForEdit(GfnRoot(slot.address_space)) + 4;
-  const int by_hva = IntervalTree::NodesForEdit(HvaRoot()) + 4;
+  const int by_gfn = IntervalTree::NodesForEdit(DraftGfnRoot(slot.address_space)) + 4;
+  const int by_hva = IntervalTree::NodesForEdit(DraftHvaRoot()) + 4;
   const int nodes = 2 * by_gfn + by_hva;
-  edits_.made.reserve(nodes);
-  edits_.replaced.reserve(nodes);
+  edits_.made.reserve(edits_.made.size() + nodes);
+  edits_.replaced.reserve(edits_.replaced.size() + nodes);
   return pool_.Reserve(nodes);
 }
 
@@ -211,26 +234,27 @@ absl::Status SlotSet::BuildTrees(SlotUpdate* update) {
     return absl::ResourceExhaustedError("no memory for the index of memory slots");
   }
   IntervalEdits* const edits = &edits_;
-  IntervalRoot gfn_root = GfnRoot(creates ? new_slot.address_space : old_slot.address_space);
-  IntervalRoot hva_root = HvaRoot();
+  const bool has_hva = !(creates ? new_slot : old_slot).has_host_frames();
+  IntervalRoot gfn_root = DraftGfnRoot(creates ? new_slot.address_space : old_slot.address_space);
+  IntervalRoot hva_root = DraftHvaRoot();
   if (update->takes_away()) gfn_root = gfn_tree_.Remove(gfn_root, old_slot.base.raw(), edits);
   switch (update->kind_) {
     case SlotChange::kNone:
       break;
     case SlotChange::kDelete:
-      hva_root = hva_tree_.Remove(hva_root, internal::HvaKeyOf(old_slot), edits);
+      if (has_hva) hva_root = hva_tree_.Remove(hva_root, internal::HvaKeyOf(old_slot), edits);
       break;
     case SlotChange::kCreate:
       gfn_root = gfn_tree_.Insert(gfn_root, GfnCellOf(new_slot), edits);
-      hva_root = hva_tree_.Insert(hva_root, HvaCellOf(new_slot), edits);
+      if (has_hva) hva_root = hva_tree_.Insert(hva_root, HvaCellOf(new_slot), edits);
       break;
     case SlotChange::kMove:
       gfn_root = gfn_tree_.Insert(gfn_root, GfnCellOf(new_slot), edits);
-      hva_root = hva_tree_.Replace(hva_root, HvaCellOf(new_slot), edits);
+      if (has_hva) hva_root = hva_tree_.Replace(hva_root, HvaCellOf(new_slot), edits);
       break;
     case SlotChange::kFlagsOnly:
       gfn_root = gfn_tree_.Replace(gfn_root, GfnCellOf(new_slot), edits);
-      hva_root = hva_tree_.Replace(hva_root, HvaCellOf(new_slot), edits);
+      if (has_hva) hva_root = hva_tree_.Replace(hva_root, HvaCellOf(new_slot), edits);
       break;
   }
   update->gfn_root_ = gfn_root;
@@ -274,12 +298,43 @@ std::unique_ptr<SlotState> SlotSet::Publish(SlotUpdate&& update) {
   BeginGeneration(space);
   space.root.store(update.gfn_root_.raw(), std::memory_order_release);
   EndGeneration(space);
-  hva_root_.store(update.hva_root_.raw(), std::memory_order_release);
+  PublishHvaRoot(update.hva_root_);
+  FinishEdits();
+  return ExchangeEntry(update);
+}
+
+void SlotSet::PublishHvaRoot(IntervalRoot root) {
+  hva_root_.store(root.raw(), std::memory_order_release);
   hva_version_.store(hva_version_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
-  // Only now may the old nodes be filled again: whoever still reads them finds that the generation
-  // or the version has moved.
+}
+
+// Only now may the old nodes be filled again: whoever still reads them finds that the generation or
+// the version has moved.
+void SlotSet::FinishEdits() {
   for (internal::IntervalNode* node : edits_.replaced) pool_.Give(node);
   ForgetEdits();
+}
+
+void SlotSet::DropEdits() {
+  for (internal::IntervalNode* node : edits_.made) pool_.Give(node);
+  ForgetEdits();
+}
+
+void SlotSet::BeginDraft() {
+  TDP_CHECK(!has_draft_);
+  for (size_t i = 0; i < draft_gfn_.size(); ++i) {
+    draft_gfn_[i] = GfnRoot(static_cast<AddressSpaceId>(i));
+  }
+  draft_hva_ = HvaRoot();
+  has_draft_ = true;
+}
+
+std::unique_ptr<SlotState> SlotSet::Draft(SlotUpdate&& update) {
+  TDP_CHECK(has_draft_ && update.set_ == this);
+  update.set_ = nullptr;
+  const bool deletes = update.kind_ == SlotChange::kDelete;
+  draft_gfn_[(deletes ? update.old_slot_ : update.new_slot_).address_space] = update.gfn_root_;
+  draft_hva_ = update.hva_root_;
   return ExchangeEntry(update);
 }
 
@@ -309,8 +364,7 @@ void SlotSet::Abandon(SlotUpdate& update) {
     MarkInvalid(update.old_slot_, false);
     EndGeneration(spaces_[update.old_slot_.address_space]);
   }
-  for (internal::IntervalNode* node : edits_.made) pool_.Give(node);
-  ForgetEdits();
+  if (!has_draft_) DropEdits();
 }
 
 std::optional<MemorySlot> SlotSet::FindById(AddressSpaceId address_space, uint32_t id) const {
@@ -373,11 +427,13 @@ size_t SlotSet::bytes() const {
 
 absl::Status SlotSet::CheckInvariants() const {
   size_t in_tree = 0;
+  size_t with_hva = 0;
   absl::Status status;
   for (int space = 0; space < limits_.address_spaces; ++space) {
     Gfn end;
     ForEach(static_cast<AddressSpaceId>(space), [&](const MemorySlot& slot) {
       ++in_tree;
+      if (!slot.has_host_frames()) ++with_hva;
       const Entry* const entry = FindEntry(slot.address_space, slot.id);
       if (entry == nullptr || entry->slot != slot || entry->state.get() != slot.state) {
         status =
@@ -398,9 +454,9 @@ absl::Status SlotSet::CheckInvariants() const {
       status = absl::InternalError(absl::StrFormat("slot %d differs in the index by hva", slot.id));
     }
   });
-  if (in_tree != size_ || by_hva != size_) {
-    status = absl::InternalError(
-        absl::StrFormat("%d slots by id, %d by gfn, %d by hva", size_, in_tree, by_hva));
+  if (in_tree != size_ || by_hva != with_hva) {
+    status = absl::InternalError(absl::StrFormat("%d slots by id, %d by gfn, %d of %d by hva",
+                                                 size_, in_tree, by_hva, with_hva));
   }
   return status;
 }

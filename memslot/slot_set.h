@@ -58,9 +58,9 @@ class SlotSet {
   // Writer. Checks `region` in KVM's order, decides what it changes and builds the result; nothing
   // is published. The first check that fails answers: InvalidArgument for what `CheckRequest`
   // lists, for deleting a slot that is not there, for more pages than `SlotLimits::total_pages`,
-  // and for a change of hva, size or read-only of a slot that is there; AlreadyExists for a range
-  // that overlaps another slot of its address space; InvalidArgument for a range beyond the guest
-  // physical width; ResourceExhausted without memory. The message names field and value.
+  // and for a change of anything but gpa and logging of a slot that is there; AlreadyExists for a
+  // range that overlaps another slot of its address space; InvalidArgument for a range beyond the
+  // guest physical width; ResourceExhausted without memory. The message names field and value.
   absl::StatusOr<SlotUpdate> Prepare(const MemoryRegion& region);
 
   // Writer, for an update that `takes_away()`. Readers see the old slot as invalid from here on,
@@ -111,6 +111,7 @@ class SlotSet {
   absl::Status CheckInvariants() const;
 
  private:
+  friend class SlotBatch;
   friend class SlotReader;
   friend class SlotUpdate;
 
@@ -131,8 +132,7 @@ class SlotSet {
   absl::StatusOr<SlotUpdate> PrepareCreate(const MemoryRegion& region);
   absl::StatusOr<SlotUpdate> PrepareChange(const MemoryRegion& region, const Entry& old);
   absl::Status CheckPlace(const MemoryRegion& region) const;
-  absl::Status AddNewState(SlotUpdate* update, const Entry* old,
-                           std::optional<Hva> private_hva = std::nullopt) const;
+  absl::Status AddNewState(SlotUpdate* update, const Entry* old, const SlotBacking& backing) const;
   absl::Status BuildTrees(SlotUpdate* update);
   bool ReserveNodes(SlotUpdate* update);
 
@@ -147,6 +147,21 @@ class SlotSet {
     edits_.made.clear();
     edits_.replaced.clear();
   }
+  // The same as the writer sees them: with what a batch has built and not published.
+  internal::IntervalRoot DraftGfnRoot(AddressSpaceId address_space) const {
+    return has_draft_ ? draft_gfn_[address_space] : GfnRoot(address_space);
+  }
+  internal::IntervalRoot DraftHvaRoot() const { return has_draft_ ? draft_hva_ : HvaRoot(); }
+  // A batch begins or ends; between the two `Draft` makes an update count for what is prepared
+  // next, and gives the state that it takes the place of. What edits make stays `edits_` meanwhile.
+  void BeginDraft();
+  void EndDraft() { has_draft_ = false; }
+  std::unique_ptr<SlotState> Draft(SlotUpdate&& update);
+  void PublishHvaRoot(internal::IntervalRoot root);
+  // The trees of `edits_` are published: nodes that only older ones have may be filled again.
+  void FinishEdits();
+  // They never will be.
+  void DropEdits();
   void BeginGeneration(Space& space);
   void EndGeneration(Space& space);
   void Abandon(SlotUpdate& update);
@@ -167,6 +182,9 @@ class SlotSet {
   size_t size_ = 0;
   PageCount total_pages_;
   size_t private_slots_ = 0;
+  bool has_draft_ = false;
+  std::array<internal::IntervalRoot, kMaxAddressSpaces> draft_gfn_;
+  internal::IntervalRoot draft_hva_;
 };
 
 inline void SlotUpdate::Abandon() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What changes about a slot while the slot stands: its dirty log and its large-page permits.
+// What changes about a slot while the slot stands, its dirty log and its large-page permits; and
+// what few ask of it.
 
 #ifndef TDP_MEMSLOT_SLOT_STATE_H_
 #define TDP_MEMSLOT_SLOT_STATE_H_
@@ -10,12 +11,23 @@
 #include <optional>
 #include <utility>
 
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/large_page_permits.h"
 
 namespace tdp {
+
+// What stands behind a slot besides `MemorySlot::hva`, as `MemoryRegion` has it; it never changes.
+struct SlotBacking {
+  std::optional<Hva> private_hva;  // of private frames, if there is memory for them
+  Access rights = Access::All();   // of host frames
+  MemoryType memory_type = MemoryType::kWriteBack;
+  uint64_t cookie = 0;
+
+  friend bool operator==(const SlotBacking&, const SlotBacking&) = default;
+};
 
 // Both parts outlive the state where the next one of the same slot carries on with them: a move
 // keeps the dirty log, a change of flags the permits. The state itself never changes.
@@ -26,11 +38,11 @@ class SlotState {
  public:
   // `in_rings`: the VM logs dirty pages in rings, and `log` is for pages that no ring has.
   SlotState(std::shared_ptr<LargePagePermits> permits, std::shared_ptr<DirtyLog> log,
-            std::optional<Hva> private_hva = std::nullopt, bool in_rings = false)
+            const SlotBacking& backing = {}, bool in_rings = false)
       : permits_(std::move(permits)),
         log_(std::move(log)),
         in_rings_(in_rings),
-        private_hva_(private_hva) {}
+        backing_(backing) {}
 
   // The largest level, 1 to `most`, at which a leaf may map `gfn`, a frame of the slot.
   Level MaxLevel(Gfn gfn, Level most = kLevel1G) const { return permits_->MaxLevel(gfn, most); }
@@ -46,8 +58,9 @@ class SlotState {
   // if the slot does not log dirty pages.
   DirtyLog* any_log() const { return log_.get(); }
 
+  const SlotBacking& backing() const { return backing_; }
   // Where the slot's memory for private frames begins, if it has any.
-  std::optional<Hva> private_hva() const { return private_hva_; }
+  std::optional<Hva> private_hva() const { return backing_.private_hva; }
 
   const std::shared_ptr<LargePagePermits>& shared_permits() const { return permits_; }
   const std::shared_ptr<DirtyLog>& shared_log() const { return log_; }
@@ -61,7 +74,7 @@ class SlotState {
   std::shared_ptr<LargePagePermits> permits_;
   std::shared_ptr<DirtyLog> log_;
   const bool in_rings_;
-  const std::optional<Hva> private_hva_;
+  const SlotBacking backing_;
 };
 
 }  // namespace tdp

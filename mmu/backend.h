@@ -18,9 +18,9 @@
 #include "absl/types/span.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
+#include "tdp/memslot/memory_region.h"
 #include "tdp/mmu/format/ept_capabilities.h"
 #include "tdp/mmu/format/eptp.h"
-#include "tdp/mmu/format/memory_type.h"
 #include "tdp/mmu/format/table_block.h"
 
 namespace tdp {
@@ -39,6 +39,8 @@ struct Capabilities {
   bool ve = false;                 // EPT-violation #VE
   bool eptp_switching = false;     // VMFUNC leaf 0
   bool shadow_paging = false;      // guests can run without EPT; `InvalidateLinear` does its work
+  // Every fault asks `Backend::ResolvePage`; that costs a little more, and prefault goes by page.
+  bool resolves_pages = false;
   // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64). Guest memory
   // too, if `Vcpu::WalkGuest` is to be used.
   uintptr_t direct_map_offset = 0;
@@ -51,6 +53,17 @@ struct HostPage {
                   // contiguous in hva too and with the same rights; 0 to 18, larger is cut to 18
   bool writable = true;
   MemoryType memory_type = MemoryType::kWriteBack;
+};
+
+// A page that the engine asks for: what `Backend::Resolve` is told, and what it is for.
+struct PageRequest {
+  Hva hva;
+  Access access;
+  Gfn gfn;
+  AddressSpaceId address_space = 0;
+  uint32_t slot = 0;
+  uint64_t cookie = 0;      // of the slot
+  bool is_private = false;  // `hva` is in the slot's memory for private frames
 };
 
 // Host pages in a row: contiguous in hva and in frames, with the same rights and type.
@@ -73,7 +86,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Constant for the life of the backend.
+  // Constant for the life of the backend, and quick.
   virtual const Capabilities& capabilities() const = 0;
 
   // `kTableBlockBytes` of memory, aligned to that, physically contiguous and inside the direct map;
@@ -91,6 +104,11 @@ class Backend {
   // there, NotFound if nothing is mapped there (both reach the embedder as the fault's status);
   // Unavailable if the page may come later (the fault ends as `FaultOutcome::kBlocked`).
   virtual absl::StatusOr<HostPage> Resolve(Hva hva, Access access) = 0;
+
+  // In place of `Resolve` and `ResolveRange` with `Capabilities::resolves_pages`; errors the same.
+  virtual absl::StatusOr<HostPage> ResolvePage(const PageRequest& request) {
+    return Resolve(request.hva, request.access);
+  }
 
   // `Resolve` for the `pages` pages from `hva` on, of which there is at least one, as far as they
   // fit into `runs`, which is not empty: returns how many runs were filled in. The first begins at

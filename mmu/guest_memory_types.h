@@ -8,6 +8,8 @@
 #include <array>
 #include <cstdint>
 
+#include "tdp/base/access.h"
+
 namespace tdp {
 
 // The registers as a guest writes them.
@@ -36,6 +38,13 @@ struct GuestMemoryTypes {
   // The guest runs with CR0.CD set; counts with `non_coherent_dma` only.
   bool caches_disabled = false;
   MtrrState mtrrs;
+};
+
+// How a range of a view is cached, whatever slot, host and the guest's MTRRs say.
+struct ViewMemoryType {
+  MemoryType type = MemoryType::kWriteBack;
+  bool ignore_pat = true;  // else the guest's PAT has a say, too (SDM, "EPT and Memory Typing")
+  friend bool operator==(const ViewMemoryType&, const ViewMemoryType&) = default;
 };
 
 }  // namespace tdp

@@ -9,7 +9,6 @@
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/format/ept_entry.h"
-#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp {
 

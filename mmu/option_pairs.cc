@@ -32,6 +32,9 @@ constexpr RefusedPair kRefused[] = {
     {kShadowPaging, kMemoryTypes, kFailed, "shadow tables do not heed the guest's types"},
     {kShadowPaging, kSplitAndCollapse, kFailed, kKeepTheirSize},
     {kShadowPaging, kVisitLeaves, kFailed, "there is no EPT to show"},
+    {kShadowPaging, kSlotRights, kFailed, "shadow tables do not heed them"},
+    {kShadowPaging, kRangeRules, kFailed, "views are EPT roots"},
+    {kShadowPaging, kPopulate, kFailed, "there is no EPT to fill"},
     {kNoAccessedDirty, kDirtyBits, kInvalid, kNeedsBits},
     {kNoAccessedDirty, kPml, kInvalid, kNeedsBits},
     {kNoAccessedDirty, kRaisesVe, kFailed,
@@ -46,7 +49,10 @@ constexpr RefusedPair kRefused[] = {
     {kNested, kExecute4KOnly, kInvalid, "EPT02 does not heed it"},
     {kNested, kPrivateMemory, kInvalid, "EPT02 does not heed attributes"},
     {kNested, kViews, kFailed, "L2 would reach through EPT12 what a view denies L1"},
+    {kNested, kSlotRights, kFailed, "L2 would reach through EPT12 what the slot denies L1"},
+    {kNested, kRangeRules, kFailed, "L2 would reach through EPT12 what a view denies L1"},
     {kReverseMap, kViews, kFailed, "each frame has one place in it"},
+    {kReverseMap, kRangeRules, kFailed, "it knows the slots' frames alone"},
     {kReverseMap, kRaisesVe, kFailed, "views raise #VE, and it has none"},
     {kReverseMap, kSplitAndCollapse, kFailed, kKeepTheirSize},
 };
@@ -114,6 +120,16 @@ std::string_view FeatureName(Feature feature) {
       return "Vm::SplitRange, Vm::CollapseRange";
     case kVisitLeaves:
       return "Vm::VisitLeaves";
+    case kHostFrames:
+      return "MemoryRegion.flags = kSlotHostFrames";
+    case kSlotRights:
+      return "MemoryRegion.rights";
+    case kRangeRules:
+      return "Vm::SetViewRights of kBaseView";
+    case kPopulate:
+      return "Vm::Populate";
+    case kBatch:
+      return "Vm::Apply";
     case kCount:
       break;
   }
@@ -171,6 +187,11 @@ bool IsAsked(const VmOptions& o, Feature feature) {
     case kMemoryTypes:
     case kSplitAndCollapse:
     case kVisitLeaves:
+    case kHostFrames:
+    case kSlotRights:
+    case kRangeRules:
+    case kPopulate:
+    case kBatch:
     case kCount:
       break;
   }

@@ -45,6 +45,11 @@ enum class Feature : uint8_t {
   kMemoryTypes,
   kSplitAndCollapse,
   kVisitLeaves,
+  kHostFrames,
+  kSlotRights,
+  kRangeRules,
+  kPopulate,
+  kBatch,
   kCount  // not a feature
 };
 inline constexpr int kFeatures = static_cast<int>(Feature::kCount);

@@ -22,8 +22,8 @@ enum class FaultOutcome : uint8_t {
   kMmio,      // no memory there, or a write to read-only memory: emulate the access
   kBlocked,   // the host page is not there yet: wait for it, then run on
   kDirtyRingFull,  // nearly: harvest and reset the rings, then run on
-  kViewDenied,     // the vCPU's view denies the access (`FaultResult::denied`), not slot or host:
-                   // emulate, skip or report it, or run on in another view
+  kViewDenied,     // the vCPU's view, or the rights of a slot of host frames, denies the access
+                   // (`FaultResult::denied`): emulate, skip or report it, or run on in another view
   kMemoryFault,    // the access is private and the memory shared, or the other way round
                    // (KVM_EXIT_MEMORY_FAULT): `Vm::SetMemoryAttributes`, or an error of the guest
   kError,          // `FaultResult::status` says why; the tables are as they were

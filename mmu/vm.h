@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -30,10 +31,8 @@
 
 namespace tdp {
 
+class Change;  // tdp/mmu/vm/change.h
 class Engine;
-
-// An attribute of memory, as KVM numbers it.
-inline constexpr uint64_t kMemoryAttributePrivate = 8;
 
 // What aging a range found.
 struct [[nodiscard]] AgeResult {
@@ -66,6 +65,22 @@ class Vm : public GuestMemory {
   // field, named with its value), AlreadyExists (an overlap), ResourceExhausted (no memory); the
   // slots are then as they were.
   absl::Status SetMemoryRegion(const MemoryRegion& region) override;
+
+  // Makes `changes` (tdp/mmu/vm/change.h) together, as their calls would one after the other: each
+  // is checked where those before it are done. If one is refused or lacks memory nothing at all has
+  // changed; the status is that call's with "change N: " in front, N from 0. All that is taken away
+  // goes in one writer's section and one flush; then what is new shows, in part to a fault
+  // meanwhile. Allocates; waits for vCPUs to leave the guest.
+  absl::Status Apply(absl::Span<const Change> changes);
+
+  // Maps [gpa, gpa + size), page-aligned bytes, for all that slot, host and view allow, with the
+  // largest leaves: of host frames without a question to anyone (512 GiB are one table below the
+  // root), of others as `Vcpu::Prefault` of an access of no kind. Marks nothing as written; no
+  // statistic has it. Returns how many bytes from `gpa` on are mapped, and errors, as `Prefault`;
+  // NotFound for a view that is not there, FailedPrecondition with `Paging::kShadow`. Allocates;
+  // blocks where the host does; kicks nobody.
+  absl::StatusOr<ByteCount> Populate(Gpa gpa, ByteCount size, AddressSpaceId space = 0,
+                                     ViewId view = kBaseView);
 
   // A new vCPU. ResourceExhausted beyond 2^20 vCPUs, or without memory for its dirty ring or, with
   // `Paging::kShadow`, its first root; nothing of it is left then. Allocates; may wait for vCPUs to
@@ -223,15 +238,27 @@ class Vm : public GuestMemory {
   // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it,
   // InvalidArgument for the base.
   absl::Status DestroyView(ViewId view, AddressSpaceId space = 0);
-  // What the view, not the base, allows of `count` frames from `first` on, whatever slots are there
-  // now or later: the rights of a leaf are those of slot and host that are among these. What is
-  // denied ends as `FaultOutcome::kViewDenied`. `UserExecute` counts with
+  // What the view allows of `count` frames from `first` on, whatever slots are there now or later:
+  // the rights of a leaf are those of slot and host that are among these. What is denied ends as
+  // `FaultOutcome::kViewDenied`. `UserExecute` counts with
   // `VmOptions::execute_by_mode` only; else it goes with `Execute`. When it returns no vCPU uses
   // the old rights. Frames in a row that have the same rights are one run: a view with n of them is
   // changed in O(k + log n), where k lie in the range, and so 20,000 hooked pages cost 20,000 times
   // what one does; the zap of the range and its flush come on top. InvalidArgument for a range
-  // beyond the tables, or W without R; FailedPrecondition for what the backend lacks.
+  // beyond the tables, or W without R; FailedPrecondition for what the backend lacks, and of the
+  // base view where `CreateView` is. Allocates; waits for vCPUs to leave the guest.
   absl::Status SetViewRights(ViewId view, Gfn first, PageCount count, Access rights,
+                             AddressSpaceId space = 0);
+  // How the view caches `count` frames from `first` on, whatever slot, host and the guest's MTRRs
+  // say; without `type` as these say. Costs, errors, waits as `SetViewRights`.
+  absl::Status SetViewMemoryType(ViewId view, Gfn first, PageCount count,
+                                 std::optional<ViewMemoryType> type, AddressSpaceId space = 0);
+  // Shows host frames, from `frames` on, at `count` frames from `first` on in place of the slots'
+  // (hidden hooks; Xen's altp2m), or without `frames` the slots' again: where a slot has memory,
+  // with the rights that it and the view leave. The host is not asked. What is written there is not
+  // in the slot: no dirty log or ring has it, aging passes it over. A flip to another view is
+  // another EPTP, no flush. Costs, errors, waits as `SetViewRights`.
+  absl::Status SetViewFrames(ViewId view, Gfn first, PageCount count, std::optional<Hfn> frames,
                              AddressSpaceId space = 0);
   // Whether what the view denies there becomes #VE in the guest; costs as `SetViewRights`. Of pages
   // that slot, host and dirty log leave to the view alone: else it ends as kViewDenied. Pages that

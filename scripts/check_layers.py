@@ -72,7 +72,7 @@ PUBLIC = re.compile(
     r"memslot/(flat_view|region|region_slots|slot_plan)|"
     r"mmu/(?!option_pairs|paging_kind|walker)\w+|"
     r"mmu/format/(ept_\w+|eptp|exit_qualification|guest_format|guest_paging|memory_type)|"
-    r"mmu/guest/guest_walk|"
+    r"mmu/guest/guest_walk|mmu/vm/change|"
     r"mmu/shadow/(nested_fault|nested_vcpu|paging_fault|shadow_registers|shadow_vcpu))\.h$")
 # Small parts of them that nobody has a reason to include.
 OF_PUBLIC = re.compile(r"^(base/(check|explored_sync|ordered_map)|mmu/format/table_block)\.h$")

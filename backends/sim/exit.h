@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <string>
 
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/format/exit_qualification.h"
-#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp::sim {
 

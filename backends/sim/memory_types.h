@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "tdp/mmu/format/memory_type.h"
+#include "tdp/base/access.h"
 
 namespace tdp::sim {
 

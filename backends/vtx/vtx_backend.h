@@ -20,7 +20,6 @@
 #include "tdp/base/address.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/format/eptp.h"
-#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp::vtx {
 

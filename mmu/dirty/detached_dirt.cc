@@ -66,7 +66,7 @@ void DetachedHarvest::Take(const TablePage& table) {
   TableMask written = FindEntriesWith(table.entries(), ept::kDirty);
   if (!written.any()) return;
   written.ForEach([&](int i) {
-    if (table.entry(i).Load().is_mmio()) written.Clear(i);  // its bit 9 is part of a generation
+    if (table.entry(i).Load().is_untracked()) written.Clear(i);
   });
   // A slot that is found inside a section keeps its state until the section is over: whoever
   // replaces it has a writer's section between the two.

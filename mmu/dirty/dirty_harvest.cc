@@ -89,8 +89,8 @@ void DirtyHarvest::HarvestLeaves(uint64_t* table, Gfn base, int first, int last,
   if (!written.any()) return;
   written.ForEach([&](int i) {
     const EntryRef entry(table + i);
-    if (ABSL_PREDICT_FALSE(entry.Load().is_mmio())) {
-      written.Clear(i);  // its bit 9 is part of a generation
+    if (ABSL_PREDICT_FALSE(entry.Load().is_untracked())) {
+      written.Clear(i);
     } else {
       entry.FetchAnd(~ept::kDirty);
     }

@@ -25,6 +25,7 @@ SlotLimits LimitsOf(const VmOptions& options, const Capabilities& capabilities) 
   limits.slots = options.slot_limit;
   limits.address_spaces = options.address_spaces;
   limits.guest_physical_address_bits = GuestPhysicalBits(options);
+  limits.host_physical_address_bits = capabilities.physical_address_bits;
   limits.user_address_end = options.host_address_end;
   // In two dimensions a guest's address goes through the CPU's own paging, which stops at the CPU's
   // width whatever the guest was told. A shadow maps host frames only.
@@ -85,6 +86,7 @@ absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   space.policy.tracking = dirty_tracking();
   space.policy.execute_4k_only = options_.execute_4k_only;
   space.policy.execute_by_mode = UsesExecuteByMode(options_, backend_.capabilities());
+  space.policy.resolves_pages = backend_.capabilities().resolves_pages;
   space.policy.suppress_ve = pool_.empty_entry().suppress_ve();
   space.shadow = {space.mmu.address_space, options_.shadow_page_quota};
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<AddressSpace> made,
@@ -179,6 +181,11 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline PendingFlush Engine::ZapBy(DetachAll detach_
 template <typename DetachAll>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline PendingFlush Engine::ZapBy(DetachAll detach_all) {
   return ZapBy(detach_all, [](const PendingFlush&) {});
+}
+
+PendingFlush Engine::ZapWith(
+    absl::FunctionRef<bool(TableCache& spare, TableList& detached)> detach_all) {
+  return ZapBy(detach_all);
 }
 
 PendingFlush Engine::Zap(AddressSpaceId space, FrameRange range) {

@@ -85,6 +85,9 @@ class Engine : public TableReclaimer, public TableRecycler {
   void NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
                    WriteNotice notice);
 
+  // `detach_all(spare, detached)` takes mappings away in one writer's section and says whether
+  // there were any. The flush as below.
+  PendingFlush ZapWith(absl::FunctionRef<bool(TableCache& spare, TableList& detached)> detach_all);
   // Takes every mapping of [first, end) away. Returns the flush that is owed for that: its own, or
   // if nothing was there what others owe by now.
   // The range ends where the tables do, or before.

@@ -111,7 +111,7 @@ class Checker {
       Complain("a writable leaf in a read-only slot");
     if (entry.is_writable() && !entry.host_writable())
       Complain("a writable leaf of a page that is not");
-    if (slot->logs_dirty_pages()) CheckLogged(*slot, gfn, level);
+    if (slot->logs_dirty_pages() && !entry.is_foreign()) CheckLogged(*slot, gfn, level);
     if (level > slot->state->MaxLevel(gfn)) Complain("a leaf larger than the slot permits");
     CheckType(gfn, level, entry);
   }
@@ -142,7 +142,7 @@ class Checker {
   void CheckRules(const MemorySlot& slot, Gfn gfn, Level level, EptEntry entry) {
     const LeafPolicy& policy = view_.policy();
     const EptEntry full = entry.access_tracked() ? entry.WithRightsRestored() : entry;
-    const ViewRule rule = policy.RuleOf(gfn);
+    const ViewRule rule = policy.RuleOf(slot, gfn);
     if (!policy.IsUniform(gfn, level)) Complain("a leaf over two kinds of memory");
     if (!rule.rights.Covers(full.access())) Complain("a leaf with a right that the view denies");
     if (!rule.raises_ve && entry.suppress_ve() != engine_.pool().empty_entry().suppress_ve()) {
@@ -151,17 +151,31 @@ class Checker {
     if (level > kLevel4K && policy.options().execute_4k_only && full.access().can_execute()) {
       Complain("a large leaf that is executable");
     }
-    const std::optional<Hva> hva = policy.HvaOf(slot, gfn);
-    if (entry.is_private() != policy.IsPrivate(gfn) || !hva.has_value()) {
+    const std::optional<Backing> backing = policy.BackingOf(slot, gfn);
+    if (entry.is_private() != policy.IsPrivate(gfn) || !backing.has_value()) {
       Complain("a private leaf of shared memory, or the other way round");
-    } else {
-      leaves_.push_back({space_, view_.id(), level, gfn, *hva, entry.frame()});
+      return;
+    }
+    if (entry.is_foreign() != backing->is_foreign) {
+      Complain("a leaf of the slot's frame where the view shows another, or the other way round");
+    }
+    if (backing->asks_host()) {
+      leaves_.push_back({space_, view_.id(), level, gfn, slot, *backing, entry.frame()});
+    } else if (entry.frame() != backing->frame->hfn) {
+      Complain("a leaf of another frame than slot or view name");
     }
   }
 
   // Memory that is the guest's to type has the type of its MTRRs; a device is uncached.
   void CheckType(Gfn gfn, Level level, EptEntry entry) {
-    const MemoryTypeMap* types = view_.policy().types();
+    const LeafPolicy& policy = view_.policy();
+    if (const ViewRule rule = policy.RuleOf(gfn); rule.has_type) {
+      if (entry.memory_type() != rule.type.type || entry.ignore_pat() != rule.type.ignore_pat) {
+        Complain("a leaf of another memory type than the view gives");
+      }
+      return;
+    }
+    const MemoryTypeMap* types = policy.types();
     const bool device = entry.memory_type() == MemoryType::kUncacheable;
     if (types == nullptr) {
       if (!device && !entry.ignore_pat()) Complain("a leaf that obeys the PAT of the guest");
@@ -214,10 +228,11 @@ absl::Status CheckHostFrames(Engine& engine, absl::Span<const MappedLeaf> leaves
                              uint64_t sequence) {
   MmuLock::Reader reader(engine.mmu_lock());
   for (const MappedLeaf& leaf : leaves) {
-    const absl::StatusOr<HostPage> page = engine.backend().Resolve(leaf.hva, Access::Read());
+    const absl::StatusOr<HostPage> page =
+        PageBehind(engine.backend(), leaf.slot, leaf.gfn, leaf.backing, Access::Read());
     if (page.ok() && page->hfn == leaf.frame) continue;
     const MmuReadSection section(reader);
-    if (engine.sequence().MovedSince(sequence, leaf.hva)) continue;
+    if (engine.sequence().MovedSince(sequence, leaf.backing.hva)) continue;
     return absl::InternalError(absl::StrFormat(
         "space %u view %u gfn 0x%x level %d: maps frame 0x%x, but the host has %s", leaf.space,
         leaf.view, leaf.gfn.raw(), leaf.level.raw(), leaf.frame.raw(),

@@ -14,6 +14,7 @@
 #include "tdp/base/level.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/engine/engine.h"
+#include "tdp/mmu/policy/leaf_policy.h"
 
 namespace tdp {
 
@@ -22,9 +23,10 @@ struct MappedLeaf {
   AddressSpaceId space;
   ViewId view;
   Level level;
-  Gfn gfn;    // the first frame
-  Hva hva;    // what stands behind it
-  Hfn frame;  // what it maps there
+  Gfn gfn;  // the first frame
+  MemorySlot slot;
+  Backing backing;  // of memory that the host has
+  Hfn frame;        // what it maps there
 };
 
 // OK, or Internal with the first thing that does not hold. Every leaf goes to `leaves`. The caller

@@ -47,32 +47,41 @@ void RangeCollapse::AddCandidate(Gfn base, Level level) {
   const MemorySlot* slot = slots_.Find(space_, base);
   if (slot == nullptr || slot->invalid || slot->end() - base < level.pages()) return;
   if (slot->logs_dirty_pages()) return;
-  const std::optional<Hva> hva = HvaOf(*slot, base, sequence);
-  if (!hva) return;
-  const absl::StatusOr<HostPage> page = engine_.backend().Resolve(*hva, Access::Read());
+  const std::optional<Backing> backing = BackingOf(*slot, base, sequence);
+  if (!backing) return;
+  const absl::StatusOr<HostPage> page =
+      PageBehind(engine_.backend(), *slot, base, *backing, Access::Read());
   if (!page.ok() || page->order < level.shift() - kPageShift) return;
   EptEntry leaf;
   {
     const MmuReadSection section(reader_);
+    if (slot->has_host_frames() && engine_.sequence().Current() != sequence) return;
     leaf = policy_.Leaf(*slot, base, *page, Access::Read());
   }
   const Collapse collapse(base, level, mmu_.LeafAt(leaf, level), policy_.options().execute_4k_only);
-  candidates_.push_back({collapse, *slot, *hva, *page, sequence});
+  candidates_.push_back({collapse, *slot, *backing, *page, sequence});
 }
 
 // What stands behind the frame; nothing if that has changed since `sequence`, or is missing.
-std::optional<Hva> RangeCollapse::HvaOf(const MemorySlot& slot, Gfn base, uint64_t sequence) {
-  if (!policy_.restricts()) return slot.HvaOf(base);
+std::optional<Backing> RangeCollapse::BackingOf(const MemorySlot& slot, Gfn base,
+                                                uint64_t sequence) {
+  if (!policy_.restricts() && !slot.has_host_frames()) {
+    return Backing{.frame = std::nullopt, .hva = slot.HvaOf(base)};
+  }
   const MmuReadSection section(reader_);
   if (engine_.sequence().Current() != sequence) return std::nullopt;
-  return policy_.HvaOf(slot, base);
+  return policy_.BackingOf(slot, base);
 }
 
 // Inside a section.
 bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
   const Gfn base = candidate.collapse.base();
-  const HostRange range(candidate.hva, level.bytes());
-  return !engine_.sequence().MovedSince(candidate.sequence, range) &&
+  const ChangeSequence& changes = engine_.sequence();
+  const bool moved =
+      candidate.backing.asks_host()
+          ? changes.MovedSince(candidate.sequence, HostRange(candidate.backing.hva, level.bytes()))
+          : changes.Current() != candidate.sequence;
+  return !moved &&
          policy_.LargestLevel(candidate.slot, base, candidate.page, Access::Read()) >= level;
 }
 

@@ -14,6 +14,7 @@
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/format/frame_range.h"
+#include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/tables/collapse.h"
 #include "tdp/mmu/tables/range_walk.h"
@@ -41,14 +42,14 @@ class RangeCollapse {
   struct Candidate {
     Collapse collapse;
     MemorySlot slot;
-    Hva hva;
+    Backing backing;
     HostPage page;
     uint64_t sequence;
   };
 
   Gfn Gather(FrameRange range, Level level);
   void AddCandidate(Gfn base, Level level);
-  std::optional<Hva> HvaOf(const MemorySlot& slot, Gfn base, uint64_t sequence);
+  std::optional<Backing> BackingOf(const MemorySlot& slot, Gfn base, uint64_t sequence);
   uint64_t Finish(Level level);
   bool IsCurrent(const Candidate& candidate, Level level) const;
 

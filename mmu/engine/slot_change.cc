@@ -12,15 +12,27 @@
 #include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 
 namespace tdp {
-namespace {
 
-// Null where none is needed: the VM keeps no reverse map, or no slot comes to a place.
-absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, const SlotUpdate& update) {
-  const bool comes = update.kind() == SlotChange::kCreate || update.kind() == SlotChange::kMove;
+// None is needed where the VM keeps no reverse map, or no slot comes to a place.
+absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, SlotChange kind,
+                                                   const MemorySlot& slot) {
+  const bool comes = kind == SlotChange::kCreate || kind == SlotChange::kMove;
   if (!kHasShadow || !comes || !KeepsReverseMap(engine.paging_kind()))
     return std::shared_ptr<SlotRmap>();
-  return ReverseMappedMmu::MakeRmap(update.new_slot());
+  return ReverseMappedMmu::MakeRmap(slot);
 }
+
+// Logging was switched on or off, or neither.
+bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableList& detached) {
+  AddressSpace& space = engine.space(slot.address_space);
+  const FrameRange range{slot.base, slot.end()};
+  bool any = false;
+  if (slot.logs_dirty_pages() != logged) any = space.DetachRaising(range, detached);
+  if (slot.logs_dirty_pages()) any |= space.WriteProtect(range);
+  return any;
+}
+
+namespace {
 
 // Of a slot that comes: no fault sees it before it has its reverse map.
 void SetRmap(Engine& engine, const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap) {
@@ -38,16 +50,6 @@ void ZapSlot(Engine& engine, const MemorySlot& slot, const std::shared_ptr<SlotR
   engine.ZapSlot(slot, replace_rmap).Settle();
   // A log that moves with its slot has every page by now.
   engine.clock().WaitForReclaims();
-}
-
-// Logging was switched on or off, or neither.
-bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableList& detached) {
-  AddressSpace& space = engine.space(slot.address_space);
-  const FrameRange range{slot.base, slot.end()};
-  bool any = false;
-  if (slot.logs_dirty_pages() != logged) any = space.DetachRaising(range, detached);
-  if (slot.logs_dirty_pages()) any |= space.WriteProtect(range);
-  return any;
 }
 
 void PublishSlot(Engine& engine, SlotUpdate& update) {
@@ -84,7 +86,8 @@ absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region) {
   absl::StatusOr<SlotUpdate> prepared = engine.slots().Prepare(region);
   if (!prepared.ok()) return std::move(prepared).status();
   SlotUpdate& update = *prepared;
-  TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap, MakeRmap(engine, update));
+  TDP_ASSIGN_OR_RETURN(std::shared_ptr<SlotRmap> rmap,
+                       MakeRmap(engine, update.kind(), update.new_slot()));
   const SlotChange kind = update.kind();
   const MemorySlot& old = update.old_slot();
   switch (kind) {

@@ -5,14 +5,28 @@
 #ifndef TDP_MMU_ENGINE_SLOT_CHANGE_H_
 #define TDP_MMU_ENGINE_SLOT_CHANGE_H_
 
+#include <memory>
+
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_update.h"
 #include "tdp/mmu/engine/engine.h"
 
 namespace tdp {
 
 // `Vm::SetMemoryRegion`. Takes the slots mutex; waits for vCPUs to leave the guest.
 absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region);
+
+// --- The steps of that, for batches
+
+// The reverse map of a slot that is made or moves; null where none is needed. ResourceExhausted.
+absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, SlotChange kind,
+                                                   const MemorySlot& slot);
+
+// Inside a writer's section, of a slot whose flags show already: it logs now, or does not any more,
+// and `logged` says what it did before. Returns whether anything was taken away.
+bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableList& detached);
 
 }  // namespace tdp
 

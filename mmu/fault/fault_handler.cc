@@ -29,8 +29,8 @@ struct FaultHandler::PageFault {
   Access access;      // what the guest tried, as far as it is known
   uint64_t sequence;  // taken before the slot
   const MemorySlot& slot;
-  Hva hva;
-  bool log_write;  // the slot logs dirty pages and this is a write
+  Backing backing;
+  bool log_write;  // the slot logs dirty pages and this is a write of its page
   bool need_room;  // the log must have room for what the fault makes writable
   // Of the page in the log, found as the room was looked for.
   DirtyLog* log = nullptr;
@@ -110,6 +110,19 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasRoomToLog(PageFault& f
          HasRoomToLog(slot, std::min(last, slot.end() - PageCount(1)));
 }
 
+// Inside a section: whether what was found behind the frame may be another by now.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasMoved(const PageFault& fault) const {
+  return sequence_.MovedSince(fault.sequence, fault.backing.hva, fault.backing.asks_host());
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::StatusOr<HostPage> FaultHandler::Resolve(
+    const PageFault& fault) {
+  if (ABSL_PREDICT_TRUE(!policy().restricts() && fault.backing.asks_host())) {
+    return backend_.Resolve(fault.backing.hva, fault.access);
+  }
+  return PageBehind(backend_, fault.slot, fault.gfn, fault.backing, fault.access);
+}
+
 // The leaf is there and lacks a right that was taken for logging or aging: the host need not be
 // asked. False if the whole fault has to run.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::TryWidenInPlace(PageFault& fault,
@@ -117,8 +130,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::TryWidenInPlace(PageFault
   MapResult mapped;
   {
     MmuReadSection section(reader_);
-    if (sequence_.MovedSince(fault.sequence, fault.hva) ||
-        (fault.need_room && !HasRoomToLog(fault))) {
+    if (HasMoved(fault) || (fault.need_room && !HasRoomToLog(fault))) {
       end = FaultOutcome::kRetry;
       return true;
     }
@@ -151,10 +163,10 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultAnswer FaultHandler::HandleOnce(
                   request.access,
                   sequence,
                   *slot,
-                  slot->HvaOf(gfn),
+                  {.frame = std::nullopt, .hva = slot->HvaOf(gfn)},
                   logs && writes,
                   logs && (writes || by_hardware)};
-  if (ABSL_PREDICT_FALSE(policy().restricts())) {
+  if (ABSL_PREDICT_FALSE(policy().restricts() || slot->has_host_frames())) {
     if (FaultAnswer end; !PassRules(request, fault, end)) return end;
   }
   if (fault.log_write && dirty_ring_ != nullptr && dirty_ring_->is_nearly_full()) {
@@ -211,13 +223,15 @@ FaultAnswer FaultHandler::ProvideMemory(const FaultRequest& request, int reclaim
 FaultAnswer FaultHandler::ResolveAndMap(PageFault& fault) {
   // Whether tables are needed at all shows in the section; without them it may still go well.
   if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
-  absl::StatusOr<HostPage> page = backend_.Resolve(fault.hva, fault.access);
+  absl::StatusOr<HostPage> page = Resolve(fault);
   if (ABSL_PREDICT_FALSE(!page.ok())) return Unresolved(page.status());
   MapResult mapped;
   {
     MmuReadSection section(reader_);
-    if (sequence_.MovedSince(fault.sequence, fault.hva)) return FaultOutcome::kRetry;
-    page->order = sequence_.StableOrder(fault.hva, page->hfn, page->order);
+    if (HasMoved(fault)) return FaultOutcome::kRetry;
+    if (ABSL_PREDICT_TRUE(fault.backing.asks_host())) {
+      page->order = sequence_.StableOrder(fault.backing.hva, page->hfn, page->order);
+    }
     if (fault.need_room && !HasRoomToLog(fault)) return FaultOutcome::kRetry;
     mapped = reverse_mapped_ == nullptr ? mmu().Map(RequestFor(fault, *page), memo_, tables_)
                                         : MapWithReverse(fault, *page);
@@ -278,9 +292,14 @@ ABSL_ATTRIBUTE_NOINLINE bool FaultHandler::PassRules(const FaultRequest& request
   if (request.wanted != Privacy::kAsSet && (request.wanted == Privacy::kPrivate) != is_private) {
     return false;
   }
-  const std::optional<Hva> hva = policy().HvaOf(fault.slot, fault.gfn);
-  if (!hva) return false;
-  fault.hva = *hva;
+  const std::optional<Backing> backing = policy().BackingOf(fault.slot, fault.gfn);
+  if (!backing) return false;
+  fault.backing = *backing;
+  if (backing->is_foreign) {
+    // No page of the slot's becomes dirty, but its neighbours may become writable.
+    fault.log_write = false;
+    fault.need_room = fault.need_room && IsByHardware(engine_.dirty_tracking());
+  }
   if (policy().options().execute_by_mode) {
     fault.access = request.AccessByMode(backend_.capabilities().ept.advanced_exit_information());
   }
@@ -289,9 +308,9 @@ ABSL_ATTRIBUTE_NOINLINE bool FaultHandler::PassRules(const FaultRequest& request
 
 bool FaultHandler::PassView(PageFault& fault, FaultAnswer& end) {
   constexpr Access kFetch = Access::Execute() | Access::UserExecute();
-  const ViewRule rule = policy().RuleOf(fault.gfn);
+  const ViewRule rule = policy().RuleOf(fault.slot, fault.gfn);
   const Access missing = fault.access.Without(rule.rights);
-  if (ABSL_PREDICT_TRUE(missing.is_empty())) return true;
+  if (ABSL_PREDICT_TRUE(missing.is_empty() && !rule.rights.is_empty())) return true;
   if (fault.access == kFetch && missing != kFetch) {
     // In which mode is not known, and one is allowed: if it was the other, it shows next time.
     fault.access = rule.rights & kFetch;
@@ -350,8 +369,8 @@ FaultAnswer FaultHandler::HandleMisconfiguration(Gpa gpa, Privacy wanted) {
   }
   if (found.entry.is_mmio()) {
     if (!IsMmioCurrent(found.entry)) {
-      // Memory may be here by now: answer as for a read, with room for its log.
-      return Handle({gpa, Access::Read(), Access::None(), FaultRequest::Mode::kUnknown, wanted});
+      return HandleOutdated(
+          {gpa, Access::Read(), Access::None(), FaultRequest::Mode::kUnknown, wanted});
     }
     // An entry that remembers MMIO was made by an access to shared memory, and goes when the frame
     // becomes private.
@@ -363,6 +382,17 @@ FaultAnswer FaultHandler::HandleMisconfiguration(Gpa gpa, Privacy wanted) {
         absl::InternalError(absl::StrFormat("misconfigured entry 0x%x at level %d for gpa 0x%x",
                                             found.entry.raw(), found.level.raw(), gpa.raw()))));
   }
+  return Count(FaultOutcome::kRetry);
+}
+
+// Memory may be here by now: answers as for a read, with room for its log. What the access was does
+// not show in the exit. So where a read is denied the entry goes, and the guest tries again: a
+// violation says what it wants.
+FaultAnswer FaultHandler::HandleOutdated(const FaultRequest& request) {
+  const FaultAnswer answer = ProvideMemory(request, kTableReclaims, HandleAgain(request));
+  if (answer.outcome() != FaultOutcome::kViewDenied) return Count(answer);
+  const Gfn gfn = Gfn::Of(request.gpa);
+  engine_.Zap(space_, {gfn, gfn + PageCount(1)}).Settle();
   return Count(FaultOutcome::kRetry);
 }
 

@@ -162,11 +162,14 @@ class FaultHandler {
   FaultAnswer Unresolved(const absl::Status& status);
   FaultAnswer Emulate(const FaultRequest& request, uint64_t sequence);
   FaultAnswer Mmio(const FaultRequest& request, uint64_t sequence);
+  FaultAnswer HandleOutdated(const FaultRequest& request);
   bool PassRules(const FaultRequest& request, PageFault& fault, FaultAnswer& end);
   bool PassView(PageFault& fault, FaultAnswer& end);
   bool CanRaiseVe(const PageFault& fault);
   bool IsMmioCurrent(EptEntry entry) const;
   bool TryWidenInPlace(PageFault& fault, FaultAnswer& end);
+  bool HasMoved(const PageFault& fault) const;
+  absl::StatusOr<HostPage> Resolve(const PageFault& fault);
   FaultAnswer ResolveAndMap(PageFault& fault);
   LeafRequest RequestFor(const PageFault& fault, const HostPage& page) const;
   bool HasRoomToLog(PageFault& fault);

@@ -33,10 +33,14 @@ absl::Status NoMemoryAt(Gfn gfn) {
 
 }  // namespace
 
-absl::Status Prefaulter::Check(Gpa gpa, ByteCount size, Access access) {
+absl::Status Prefaulter::CheckRange(Gpa gpa, ByteCount size) {
   if (!gpa.is_page_aligned()) return Bad("gpa", gpa.raw(), "not page aligned");
   if (size == 0 || size % kPageSize != 0) return Bad("size", size, "must be whole pages, not none");
-  if (gpa.raw() + size < size) return Bad("size", size, "wraps around");
+  return gpa.raw() + size < size ? Bad("size", size, "wraps around") : absl::OkStatus();
+}
+
+absl::Status Prefaulter::Check(Gpa gpa, ByteCount size, Access access) {
+  TDP_RETURN_IF_ERROR(CheckRange(gpa, size));
   // The kinds of access that an exit can report.
   return ExitQualification::Make(access, Access::None(), true, true).Check();
 }
@@ -82,14 +86,13 @@ absl::StatusOr<PageCount> Prefaulter::MapTable(Gfn gfn, PageCount most, Access a
   const MemorySlot slot = *found;  // what follows may look for others
   const Run fault{gfn, access, sequence, slot};
   const PageCount to_table_end(Level::kEntries - static_cast<uint64_t>(kLevel4K.IndexOf(gfn)));
-  most = StablePages(slot.HvaOf(gfn), std::min({most, slot.end() - gfn, to_table_end}));
+  most = StablePages(slot, gfn, std::min({most, slot.end() - gfn, to_table_end}));
   if (most == PageCount(0)) return PageCount(0);  // the host is not asked in vain
 
   asked_until = gfn + most;
   std::array<HostRun, kRuns> runs;
-  TDP_ASSIGN_OR_RETURN(
-      const size_t filled,
-      faults_.backend_.ResolveRange(slot.HvaOf(gfn), most, access, absl::MakeSpan(runs)));
+  TDP_ASSIGN_OR_RETURN(const size_t filled, Ask(fault, gfn, most, absl::MakeSpan(runs)));
+  if (filled == 0) return MapPage(gfn, access);
   if (faults_.policy().MayBeLarge(runs[0].page)) {
     TDP_ASSIGN_OR_RETURN(const PageCount pages, MapPage(gfn, access));
     if (pages > PageCount(1) || pages == most) return pages;
@@ -101,9 +104,32 @@ absl::StatusOr<PageCount> Prefaulter::MapTable(Gfn gfn, PageCount most, Access a
   return published.outcome == MapOutcome::kRaced ? PageCount(0) : MapPage(gfn, access);
 }
 
-PageCount Prefaulter::StablePages(Hva hva, PageCount pages) {
+PageCount Prefaulter::StablePages(const MemorySlot& slot, Gfn gfn, PageCount pages) {
+  if (slot.has_host_frames()) return pages;
   const MmuReadSection section(faults_.reader_);
-  return faults_.engine_.sequence().StablePages(hva, pages);
+  return faults_.engine_.sequence().StablePages(slot.HvaOf(gfn), pages);
+}
+
+// What stands behind frames from `from` on, of the host or of a slot that names its frames. Of the
+// latter nothing if that is changing, or if the slot denies the access.
+absl::StatusOr<size_t> Prefaulter::Ask(const Run& fault, Gfn from, PageCount pages,
+                                       absl::Span<HostRun> runs) {
+  const MemorySlot& slot = fault.slot;
+  if (!slot.has_host_frames()) {
+    return faults_.backend_.ResolveRange(slot.HvaOf(from), pages, fault.access, runs);
+  }
+  const MmuReadSection section(faults_.reader_);
+  if (HasMoved(fault, pages)) return 0;
+  if (!faults_.policy().RuleOf(slot, from).rights.Covers(fault.access)) return 0;
+  runs[0] = {*faults_.policy().BackingOf(slot, from)->frame, pages};
+  return 1;
+}
+
+// Inside a section.
+bool Prefaulter::HasMoved(const Run& fault, PageCount pages) const {
+  const ChangeSequence& changes = faults_.engine_.sequence();
+  if (fault.slot.has_host_frames()) return changes.Current() != fault.sequence;
+  return changes.MovedSince(fault.sequence, HostRange(fault.slot.HvaOf(fault.gfn), pages.bytes()));
 }
 
 // Maps `runs` and, as far as the host answers, what follows them up to `most` pages.
@@ -115,9 +141,9 @@ StagedTable::Published Prefaulter::PublishRuns(const Run& fault, PageCount most,
   while (staged.next() < end) {
     const Gfn from = staged.next();
     std::array<HostRun, kRuns> more;
-    const absl::StatusOr<size_t> filled = faults_.backend_.ResolveRange(
-        fault.slot.HvaOf(from), end - from, fault.access, absl::MakeSpan(more));
-    if (!filled.ok()) break;  // the next call is about the page that it failed for
+    const absl::StatusOr<size_t> filled = Ask(fault, from, end - from, absl::MakeSpan(more));
+    // The next call is about the page that it failed for.
+    if (!filled.ok() || *filled == 0) break;
     AppendRuns(fault, absl::MakeSpan(more).first(*filled), staged);
   }
   return PublishStaged(fault, staged);
@@ -141,8 +167,7 @@ StagedTable::Published Prefaulter::PublishStaged(const Run& fault, StagedTable& 
   StagedTable::Published published;
   {
     MmuReadSection section(faults_.reader_);
-    const HostRange range(fault.slot.HvaOf(fault.gfn), (staged.next() - fault.gfn).bytes());
-    if (faults_.engine_.sequence().MovedSince(fault.sequence, range)) {
+    if (HasMoved(fault, staged.next() - fault.gfn)) {
       return {.outcome = MapOutcome::kRaced, .reached = fault.gfn, .installed = {}};
     }
     published = staged.Publish(fault.access);
@@ -172,7 +197,7 @@ absl::StatusOr<PageCount> Prefaulter::MapPage(Gfn gfn, Access access) {
           absl::StrFormat("gpa 0x%x: the vCPU's dirty ring is nearly full", gfn.address().raw()));
     case FaultOutcome::kViewDenied:
       return absl::PermissionDeniedError(
-          absl::StrFormat("gpa 0x%x: the view denies this access", gfn.address().raw()));
+          absl::StrFormat("gpa 0x%x: slot or view denies this access", gfn.address().raw()));
     case FaultOutcome::kMemoryFault:
       return absl::FailedPreconditionError(absl::StrFormat(
           "gpa 0x%x: private, and its slot has no private memory", gfn.address().raw()));

@@ -27,6 +27,8 @@ class Prefaulter {
 
   // What can be wrong with a call but for the guest's width: `Vcpu::Prefault` says it.
   static absl::Status Check(Gpa gpa, ByteCount size, Access access);
+  // The same where no access is named.
+  static absl::Status CheckRange(Gpa gpa, ByteCount size);
   // The arguments are checked.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access);
 
@@ -39,7 +41,9 @@ class Prefaulter {
     const MemorySlot& slot;
   };
 
-  PageCount StablePages(Hva hva, PageCount pages);
+  PageCount StablePages(const MemorySlot& slot, Gfn gfn, PageCount pages);
+  absl::StatusOr<size_t> Ask(const Run& fault, Gfn from, PageCount pages, absl::Span<HostRun> runs);
+  bool HasMoved(const Run& fault, PageCount pages) const;
   absl::StatusOr<PageCount> MapTable(Gfn gfn, PageCount most, Access access, Gfn& asked_until);
   StagedTable::Published PublishRuns(const Run& fault, PageCount most,
                                      absl::Span<const HostRun> runs);

@@ -16,7 +16,6 @@
 #include "tdp/base/level.h"
 #include "tdp/mmu/format/ept_capabilities.h"
 #include "tdp/mmu/format/ept_format.h"
-#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp {
 
@@ -148,6 +147,9 @@ class EptEntry {
   constexpr bool host_writable() const { return Has(ept::kSoftHostWritable); }
   constexpr bool is_private() const { return Has(ept::kSoftPrivate); }
   constexpr bool access_tracked() const { return Has(ept::kSoftAccessTracked); }
+  constexpr bool is_foreign() const { return Has(ept::kSoftForeign); }  // of a leaf
+  // Whether W, A and D here say nothing of a slot's page: logs and aging pass the entry over.
+  constexpr bool is_untracked() const { return is_mmio() || is_foreign(); }
   // Of entries that point to a table: `ept::kTableRevisit`, `ept::kTablePushing`.
   constexpr bool must_revisit() const { return Has(ept::kTableRevisit); }
   constexpr bool is_pushing() const { return Has(ept::kTablePushing); }
@@ -179,6 +181,7 @@ class EptEntry {
   constexpr EptEntry WithHostWritable() const { return With(ept::kSoftHostWritable); }
   constexpr EptEntry WithoutHostWritable() const { return Without(ept::kSoftHostWritable); }
   constexpr EptEntry WithPrivate() const { return With(ept::kSoftPrivate); }
+  constexpr EptEntry WithForeign() const { return With(ept::kSoftForeign | ept::kDirty); }
   constexpr EptEntry WithoutExecute() const { return Without(ept::kExecute | ept::kUserExecute); }
   constexpr EptEntry WithPushing() const { return With(ept::kTablePushing); }
   // The end of a push: W is back.

@@ -54,10 +54,10 @@ inline constexpr int kSoftSavedRightsShift = 53;
 inline constexpr uint64_t kSoftSavedRightsMask = Bits(56, 53);
 // The leaf's rights stand in the saved bits.
 inline constexpr uint64_t kSoftAccessTracked = Bit(59);
+// The leaf maps a frame that its view shows in place of the slot's.
+inline constexpr uint64_t kSoftForeign = Bit(62);
 inline constexpr uint64_t kSoftMask =
-    kSoftHostWritable | kSoftPrivate | kSoftSavedRightsMask | kSoftAccessTracked;
-// Ignored by hardware and not used.
-inline constexpr uint64_t kUnused = Bit(62);
+    kSoftHostWritable | kSoftPrivate | kSoftSavedRightsMask | kSoftAccessTracked | kSoftForeign;
 
 // --- Entries that point to a table: bits that hardware ignores and the engine uses ---------------
 // The last harvest of D bits cleared A here: the next one looks below, whatever A says.
@@ -135,14 +135,13 @@ inline constexpr uint64_t kHardwareLeafBits = kRightsMask | kMemoryTypeMask | kI
                                               kLargePage | kAccessed | kDirty | kUserExecute |
                                               kAddressMask | kVerifyGuestPaging | kPagingWrite |
                                               kSupervisorShadowStack | kSubPageWrite | kSuppressVe;
-static_assert((kHardwareLeafBits & (kSoftMask | kUnused)) == 0,
-              "a software bit stands on a hardware bit");
+static_assert((kHardwareLeafBits & kSoftMask) == 0, "a software bit stands on a hardware bit");
 static_assert(((kTableRevisit | kTablePushing | kTableRevisitTwice) &
                (kRightsMask | kTableReservedLow | kLargePage | kAccessed | kUserExecute |
                 kAddressMask | kSuppressVe)) == 0,
               "a software bit of a table entry stands on a hardware bit");
-static_assert(std::popcount(kSoftMask) == 7, "software bits overlap");
-static_assert((kHardwareLeafBits | kSoftMask | kUnused) == ~uint64_t{0}, "a bit has no owner");
+static_assert(std::popcount(kSoftMask) == 8, "software bits overlap");
+static_assert((kHardwareLeafBits | kSoftMask) == ~uint64_t{0}, "a bit has no owner");
 static_assert(((Bits(kMmioGenerationLowShift + kMmioGenerationLowBits - 1, 3) |
                 Bits(kMmioGenerationHighShift + kMmioGenerationHighBits - 1, 52)) &
                (kRightsMask | kAddressMask | kSuppressVe)) == 0,

@@ -8,11 +8,11 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/format/ept_capabilities.h"
 #include "tdp/mmu/format/ept_format.h"
-#include "tdp/mmu/format/memory_type.h"
 
 namespace tdp {
 

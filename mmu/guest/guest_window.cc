@@ -9,13 +9,29 @@
 #include "absl/status/statusor.h"
 #include "tdp/base/access.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/policy/leaf_policy.h"
 
 namespace tdp {
 
 void GuestWindow::SetAddressSpace(AddressSpaceId space) {
   space_ = space;
+  ForgetLines();
+}
+
+// Where one of the views shows frames of its own, a page that was found in the other may be none of
+// this one's. Views that come and go between two walks cost nothing.
+void GuestWindow::SetPolicy(const LeafPolicy& policy, MmuLock::Reader& reader) {
+  const bool differs = policy_ != nullptr && policy_ != &policy &&
+                       (policy_->shows_frames() || policy.shows_frames());
+  policy_ = &policy;
+  reader_ = &reader;
+  if (differs && has_lines_) ForgetLines();
+}
+
+void GuestWindow::ForgetLines() {
   lines_.fill(Line());
   evicted_.fill(Line());
+  has_lines_ = false;
 }
 
 std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why) {
@@ -58,35 +74,38 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   // A slot that is going or moving is looked for again.
   if (slot == nullptr || slot->invalid) return absl::OkStatus();
   const bool writable = wanted_to_write_ && !slot->is_read_only();
-  std::optional<Hva> hva;
-  if (!Locate(*slot, sequence, hva)) return absl::OkStatus();
-  if (!hva) {
+  std::optional<Backing> backing;
+  if (!Locate(*slot, sequence, backing)) return absl::OkStatus();
+  if (!backing) {
     outcome = GuestWalkOutcome::kNoMemory;
     return absl::OkStatus();
   }
-  TDP_ASSIGN_OR_RETURN(const HostPage page,
-                       backend_.Resolve(*hva, writable ? Access::Write() : Access::Read()));
+  TDP_ASSIGN_OR_RETURN(
+      const HostPage page,
+      PageBehind(backend_, *slot, wanted_, *backing, writable ? Access::Write() : Access::Read()));
   Line line;
   line.gfn = wanted_.raw();
   line.sequence = sequence;
-  line.hva = *hva;
+  line.hva = backing->hva;
+  line.of_host = backing->asks_host();
   line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
   line.writable = page.writable && !slot->is_read_only();
   line.read_only = slot->is_read_only();
   line.slot = slot->id;
-  line.logs = slot->logs_dirty_pages() ? slot->state : nullptr;
+  line.logs = slot->logs_dirty_pages() && !backing->is_foreign ? slot->state : nullptr;
   line.index = slot->IndexOf(wanted_);
   Put(line);
   return absl::OkStatus();
 }
 
 // What stands behind the wanted frame, if anything does. False if that is changing.
-bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva) {
-  hva = slot.HvaOf(wanted_);
-  if (policy_ == nullptr || !policy_->restricts()) return true;
+bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence,
+                         std::optional<Backing>& backing) {
+  backing = Backing{.frame = std::nullopt, .hva = slot.HvaOf(wanted_)};
+  if (policy_ == nullptr || !(policy_->restricts() || slot.has_host_frames())) return true;
   const MmuReadSection section(*reader_);
   if (sequence_.Current() != sequence) return false;
-  hva = policy_->HvaOf(slot, wanted_);
+  backing = policy_->BackingOf(slot, wanted_);
   return true;
 }
 
@@ -104,6 +123,7 @@ const GuestWindow::Line* GuestWindow::FindElsewhere(Gfn gfn) const {
 // Takes the place of a line of the frame's own, else of one that serves no more, else of one that
 // is kept among the evicted: frames that a walk needs at once must not go on replacing each other.
 void GuestWindow::Put(const Line& line) {
+  has_lines_ = true;
   const Gfn gfn(line.gfn);
   for (Line& old : evicted_) {
     if (old.gfn == line.gfn) old = Line();

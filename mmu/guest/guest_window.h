@@ -23,11 +23,13 @@
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/backend.h"
 #include "tdp/mmu/guest/guest_walker.h"
-#include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/sync/change_sequence.h"
 #include "tdp/mmu/sync/mmu_lock.h"
 
 namespace tdp {
+
+class LeafPolicy;
+struct Backing;
 
 // A memory for `GuestWalker`. A pointer serves while the change sequence stands, so slot changes
 // and host invalidations drop it; nothing is pinned.
@@ -47,11 +49,8 @@ class GuestWindow {
   // The address space that is walked from now on.
   void SetAddressSpace(AddressSpaceId space);
 
-  // Frames may be private from now on: `policy` says which, inside sections of `reader`.
-  void SetPolicy(const LeafPolicy& policy, MmuLock::Reader& reader) {
-    policy_ = &policy;
-    reader_ = &reader;
-  }
+  // What stands behind a frame is from now on what `policy` says, inside sections of `reader`.
+  void SetPolicy(const LeafPolicy& policy, MmuLock::Reader& reader);
 
   // The vCPU's ring, where its `Vm` logs dirty pages in rings.
   void SetDirtyRing(DirtyRing* ring) { ring_ = ring; }
@@ -85,6 +84,7 @@ class GuestWindow {
     uint64_t gfn = ~uint64_t{0};
     uint64_t sequence = kNever;
     Hva hva;
+    bool of_host = true;  // the host was asked for it, by `hva`
     std::byte* page = nullptr;
     bool writable = false;      // by the host
     bool read_only = false;     // never writable
@@ -101,7 +101,7 @@ class GuestWindow {
 
   // Of a line of the frame that is asked about, or one of none.
   bool Serves(const Line& line, bool to_write) const {
-    return !sequence_.MovedSince(line.sequence, line.hva) &&
+    return !sequence_.MovedSince(line.sequence, line.hva, line.of_host) &&
            (!to_write || (line.writable && HasRoomToLog(line)));
   }
   static bool HasRoomToLog(const Line& line) {
@@ -110,7 +110,8 @@ class GuestWindow {
     return log == nullptr || log->IsPrepared(line.index);
   }
   std::byte* Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why);
-  bool Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Hva>& hva);
+  bool Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Backing>& backing);
+  void ForgetLines();
   const Line* FindElsewhere(Gfn gfn) const;
   void Put(const Line& line);
 
@@ -132,6 +133,7 @@ class GuestWindow {
   static constexpr size_t kEvicted = 64;
   std::array<Line, kEvicted> evicted_;
   size_t evictions_ = 0;
+  bool has_lines_ = false;  // some were put since the last time that all were forgotten
 };
 
 }  // namespace tdp

@@ -14,6 +14,7 @@
 
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
+#include "absl/status/statusor.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
@@ -29,6 +30,22 @@
 
 namespace tdp {
 
+// What stands behind a guest frame: memory that the host is asked for, or a frame that is known.
+struct Backing {
+  std::optional<HostPage> frame;  // what a slot of host frames, or the view, names
+  Hva hva;                        // else: where the host has the page
+  uint64_t cookie = 0;            // of the slot
+  bool is_private = false;
+  bool is_foreign = false;  // `frame` is the view's and no page of the slot's
+
+  bool asks_host() const { return !frame.has_value(); }
+};
+
+// The page behind `gfn`, a frame of `slot`: known, or as the host answers (`Backend::ResolvePage`,
+// its errors). Hold no lock.
+absl::StatusOr<HostPage> PageBehind(Backend& backend, const MemorySlot& slot, Gfn gfn,
+                                    const Backing& backing, Access access);
+
 struct LeafPolicyOptions {
   bool accessed_dirty = true;
   Level largest = kLevel1G;
@@ -36,6 +53,7 @@ struct LeafPolicyOptions {
   bool execute_4k_only = false;  // large leaves lack X (`VmOptions::execute_4k_only`)
   bool suppress_ve = false;      // leaves suppress #VE where no rule says otherwise
   bool execute_by_mode = false;  // MBEC
+  bool resolves_pages = false;   // `Capabilities::resolves_pages`
 };
 
 // One for each view. The members that a fault calls are inlined into it: the path is short enough
@@ -82,6 +100,10 @@ class LeafPolicy {
   // sequence afterwards, or does not depend on it.
   bool is_special() const { return special_.load(std::memory_order_relaxed) != 0; }
   bool may_be_aged() const { return (special_.load(std::memory_order_relaxed) & kMayBeAged) != 0; }
+  // Whether the view shows frames of its own anywhere. Any thread, as `restricts`.
+  bool shows_frames() const {
+    return (special_.load(std::memory_order_relaxed) & kShowsFrames) != 0;
+  }
   // From here on: the first aging without A bits. Any thread.
   void SetMayBeAged() { special_.fetch_or(kMayBeAged, std::memory_order_relaxed); }
 
@@ -113,7 +135,9 @@ class LeafPolicy {
     const Access rights = give_write ? Access::All() : Access::All().Without(Access::Write());
     EptEntry leaf = EptEntry::Leaf(page.hfn, kLevel4K, rights, page.memory_type).WithIgnorePat();
     if (writable) leaf = leaf.WithHostWritable();
-    if (ABSL_PREDICT_FALSE(!is_plain_ || page.memory_type != MemoryType::kWriteBack)) {
+    const bool has_frames = !kPlain && slot.has_host_frames();
+    if (ABSL_PREDICT_FALSE(!is_plain_ || has_frames ||
+                           page.memory_type != MemoryType::kWriteBack)) {
       leaf = Special(leaf, slot, gfn);
     }
     return leaf;
@@ -137,15 +161,23 @@ class LeafPolicy {
   // guest make it. Inside a section.
   EptEntry Typed(EptEntry leaf, Gfn gfn) const;
 
-  // Whether `RuleOf` may say more than that everything is allowed. Any thread; whoever changes the
-  // answer moves the change sequence afterwards.
+  // Whether `RuleOf` may say more than that everything is allowed, or `BackingOf` more than the
+  // slot, of a slot that has no host frames. Any thread; whoever changes the answer moves the
+  // change sequence afterwards.
   bool restricts() const { return (special_.load(std::memory_order_relaxed) & kRestricts) != 0; }
+  // What slot and view allow of `gfn`. #VE is raised only where the slot denies nothing that the
+  // view leaves. Inside a section that has checked the change sequence.
+  ViewRule RuleOf(const MemorySlot& slot, Gfn gfn) const {
+    const ViewRule rule = RuleOf(gfn);
+    return ABSL_PREDICT_TRUE(!slot.has_host_frames()) ? rule : Narrowed(rule, slot);
+  }
   // What the view allows of `gfn`, and whether it is private. Inside a section.
   ViewRule RuleOf(Gfn gfn) const { return rules_ == nullptr ? ViewRule() : rules_->At(gfn); }
   bool IsPrivate(Gfn gfn) const { return private_ != nullptr && private_->At(gfn); }
-  // What stands behind `gfn`, a frame of `slot`: other memory if it is private; nothing if the slot
-  // has none of that. Inside a section that has checked the change sequence.
-  std::optional<Hva> HvaOf(const MemorySlot& slot, Gfn gfn) const;
+  // What stands behind `gfn`, a frame of `slot`: what the view shows there, other memory if it is
+  // private; nothing if the slot has none of that. Inside a section that has checked the change
+  // sequence.
+  std::optional<Backing> BackingOf(const MemorySlot& slot, Gfn gfn) const;
   // How many of `pages` frames from `gfn` on have leaves that differ in their frame alone. Inside a
   // section.
   PageCount PagesAlike(Gfn gfn, PageCount pages) const {
@@ -161,6 +193,7 @@ class LeafPolicy {
   const MemoryTypeMap* types() const { return types_; }
   const ViewRules* rules() const { return rules_; }
   const PrivateFrames* private_frames() const { return private_; }
+  const ViewFrames* frames() const { return frames_; }
   void set_types(const MemoryTypeMap* types, bool ignore_pat) {
     types_ = types;
     ignore_pat_ = ignore_pat;
@@ -170,11 +203,15 @@ class LeafPolicy {
     rules_ = rules;
     Update();
   }
+  void set_frames(const ViewFrames* frames) {
+    frames_ = frames;
+    Update();
+  }
   void set_private_frames(const PrivateFrames* frames) {
     private_ = frames;
     Update();
   }
-  // The same as in `other`, but for the rules, which are each view's own.
+  // The same as in `other`, but for rules and frames, which are each view's own.
   void Share(const LeafPolicy& other) {
     set_types(other.types_, other.ignore_pat_);
     set_private_frames(other.private_);
@@ -201,7 +238,10 @@ class LeafPolicy {
     }
     return ABSL_PREDICT_TRUE(is_plain_) ? level : LimitLevel(level, gfn, access);
   }
+  static ViewRule Narrowed(ViewRule rule, const MemorySlot& slot);
+  bool IsShown(Gfn gfn) const { return frames_ != nullptr && frames_->At(gfn).is_shown(); }
   Level LimitLevel(Level level, Gfn gfn, Access access) const;
+  static EptEntry Foreign(EptEntry leaf, const MemorySlot& slot);
   EptEntry Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   EptEntry Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   void Update();
@@ -211,9 +251,10 @@ class LeafPolicy {
   }
 
   // Why a policy is special.
-  static constexpr uint32_t kRestricts = 1;  // `RuleOf` may say more than that all is allowed
+  static constexpr uint32_t kRestricts = 1;  // the frame's rule and backing are to be asked for
   static constexpr uint32_t kUnlike = 2;     // leaves do not follow from slot and host page alone
   static constexpr uint32_t kMayBeAged = 4;
+  static constexpr uint32_t kShowsFrames = 8;
 
   const LeafPolicyOptions options_;
   const int large_order_;  // from which on a host page may be mapped by a large leaf
@@ -225,6 +266,7 @@ class LeafPolicy {
   const MemoryTypeMap* types_ = nullptr;
   const ViewRules* rules_ = nullptr;
   const PrivateFrames* private_ = nullptr;
+  const ViewFrames* frames_ = nullptr;
 };
 
 }  // namespace tdp

@@ -11,9 +11,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/mmu/format/memory_type.h"
 #include "tdp/mmu/guest_memory_types.h"
 
 namespace tdp {

@@ -6,6 +6,8 @@
 #define TDP_MMU_POLICY_VIEW_RULES_H_
 
 #include "tdp/base/access.h"
+#include "tdp/base/address.h"
+#include "tdp/mmu/guest_memory_types.h"
 #include "tdp/mmu/policy/frame_map.h"
 
 namespace tdp {
@@ -13,6 +15,8 @@ namespace tdp {
 struct ViewRule {
   Access rights = Access::All();  // at most these, of what slot and host allow
   bool raises_ve = false;         // what the view denies becomes #VE where it can
+  bool has_type = false;          // `type` counts
+  ViewMemoryType type;
 
   friend bool operator==(const ViewRule&, const ViewRule&) = default;
 };
@@ -22,6 +26,27 @@ struct RaisesVe {
 };
 
 using ViewRules = FrameMap<ViewRule, RaisesVe>;
+
+// Which host frame a view shows for a guest frame, if it is another than the slot's. Kept as the
+// distance between the two, so that frames in a row are one run.
+class ViewFrame {
+ public:
+  constexpr ViewFrame() = default;
+  constexpr ViewFrame(Gfn gfn, Hfn shown) : raw_(kIsShown | ((shown.raw() - gfn.raw()) & kMask)) {}
+
+  constexpr bool is_shown() const { return raw_ != 0; }
+  constexpr Hfn FrameOf(Gfn gfn) const { return Hfn((gfn.raw() + raw_) & kMask); }
+
+  friend constexpr bool operator==(const ViewFrame&, const ViewFrame&) = default;
+
+ private:
+  static constexpr uint64_t kIsShown = uint64_t{1} << 63;
+  static constexpr uint64_t kMask = (uint64_t{1} << (52 - kPageShift)) - 1;
+
+  uint64_t raw_ = 0;
+};
+
+using ViewFrames = FrameMap<ViewFrame>;
 
 // Which frames are private to the guest.
 using PrivateFrames = FrameMap<bool>;

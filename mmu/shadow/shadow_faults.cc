@@ -34,6 +34,20 @@ absl::Status ShadowFaults<Entry>::CheckOutside() const {
 }
 
 template <typename Entry>
+bool ShadowFaults<Entry>::FindBacking(Fault& fault) {
+  const MemorySlot& slot = *fault.slot;
+  fault.backing = {.frame = std::nullopt, .hva = slot.HvaOf(fault.path.gfn)};
+  if (ABSL_PREDICT_TRUE(!slot.has_host_frames() && !parts_.policy.options().resolves_pages)) {
+    return true;
+  }
+  const MmuReadSection section(reader_);
+  if (parts_.sequence.Current() != fault.sequence) return false;
+  // There are no private frames where guests' tables are shadowed.
+  fault.backing = *parts_.policy.BackingOf(slot, fault.path.gfn);
+  return true;
+}
+
+template <typename Entry>
 typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::HasRooms(const Fault& fault) {
   const Gfn gfn = fault.path.gfn;
   const std::shared_ptr<SlotRmap>& rmap = shadow().RmapOf(gfn);

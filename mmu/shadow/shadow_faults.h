@@ -73,7 +73,7 @@ class ShadowFaults {
     uint64_t sequence = 0;
     ShadowPath path;
     const MemorySlot* slot = nullptr;
-    Hva hva;
+    Backing backing;
     bool log_write = false;
     // What was found.
     const HostPage* page = nullptr;
@@ -117,6 +117,8 @@ class ShadowFaults {
   template <typename Result, typename TryOnce, typename Walk>
   Result Repeat(TryOnce try_once, const Walk& walk, absl::FunctionRef<absl::Status()> load_root,
                 HeldRoots roots);
+  // What stands behind the frame of the fault, in its slot. False if that is changing.
+  bool FindBacking(Fault& fault);
   // After the walk. kAgain: there is memory behind `fault.path.gfn`, and it may be accessed.
   template <typename Result>
   Next FindMemory(Fault& fault, Result& result);
@@ -233,6 +235,10 @@ class ShadowFaults {
     GuestWalkOutcome why = GuestWalkOutcome::kMapped;
     return page.is_direct() ? nullptr : window_.Reach(page.gfn.address(), false, why);
   }
+  // Whether the host is asked by addresses, and so for several pages at once.
+  bool MayAskByRange(const Fault& fault) const {
+    return fault.backing.asks_host() && !parts_.policy.options().resolves_pages;
+  }
   void AskForNeighbours(const Fault& fault);
   void ForgetChangedNeighbours(const Fault& fault);
   bool HostPageOf(const Fault& fault, Gfn gfn, HostPage& host) const;
@@ -282,7 +288,10 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::FindMemory(Fault& fault,
     result.outcome = Outcome::kRetry;
     return Next::kDone;
   }
-  fault.hva = fault.slot->HvaOf(fault.path.gfn);
+  if (!FindBacking(fault)) {
+    result.outcome = Outcome::kRetry;
+    return Next::kDone;
+  }
   fault.log_write = fault.slot->logs_dirty_pages() && fault.is_write;
   return Next::kAgain;
 }
@@ -293,19 +302,25 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::ResolveAndInstall(Fault&
                                                                           Result& result,
                                                                           Install install) {
   const Access needed = fault.is_write ? Access::Write() : Access::Read();
-  absl::StatusOr<HostPage> page = parts_.backend.Resolve(fault.hva, needed);
+  absl::StatusOr<HostPage> page =
+      PageBehind(parts_.backend, *fault.slot, fault.path.gfn, fault.backing, needed);
   if (!page.ok()) {
     result = FromHost<Result>(page.status());
     return Next::kDone;
   }
   fault.page = &*page;
   // A larger host page has neighbours of its own. A page whose writes are logged will fault anyway.
-  if (neighbours_.wanted > 1 && page->order == 0 && !fault.log_write) AskForNeighbours(fault);
+  if (neighbours_.wanted > 1 && page->order == 0 && !fault.log_write && MayAskByRange(fault)) {
+    AskForNeighbours(fault);
+  }
   Next next = Next::kAgain;
   TakeAway([&](ShadowZap& zap) {
-    if (parts_.sequence.MovedSince(fault.sequence, fault.hva)) return;
+    const bool of_host = fault.backing.asks_host();
+    if (parts_.sequence.MovedSince(fault.sequence, fault.backing.hva, of_host)) return;
     if (neighbours_.count != 0) ForgetChangedNeighbours(fault);
-    page->order = parts_.sequence.StableOrder(fault.hva, page->hfn, page->order);
+    if (of_host) {
+      page->order = parts_.sequence.StableOrder(fault.backing.hva, page->hfn, page->order);
+    }
     next = install(zap);
   });
   return next;

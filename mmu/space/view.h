@@ -64,6 +64,7 @@ class View {
 
   // What `policy()` goes by. Under the slots mutex.
   std::unique_ptr<const ViewRules> rules;
+  std::unique_ptr<const ViewFrames> frames;
 
  private:
   static constexpr uint32_t kClosed = uint32_t{1} << 31;

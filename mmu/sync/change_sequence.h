@@ -33,6 +33,13 @@ class ChangeSequence {
   // Whether nothing at all has changed since then, or is changing now: one compare.
   bool IsQuietSince(uint64_t then) const { return quiet_ == then; }
 
+  // The same of a page that the host was asked for, if `of_host`; a frame that a slot or a view
+  // names depends on no invalidation.
+  bool MovedSince(uint64_t then, Hva hva, bool of_host) const {
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Contains(hva)) return true;
+    return sequence_.load(std::memory_order_relaxed) != then;
+  }
+
   // The same for all of `range`.
   bool MovedSince(uint64_t then, HostRange range) const {
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && range_.Overlaps(range)) return true;

@@ -6,9 +6,10 @@
 
 namespace tdp {
 
-// Rights alone say nothing of use where A bits do, and the other way round.
+// Rights alone say nothing of use where A bits do, and the other way round. The use of a frame that
+// is not the slot's says nothing of host memory.
 bool Aging::IsYoung(EptEntry entry, Level level) const {
-  if (entry.kind(level) != EntryKind::kLeaf) return false;
+  if (entry.kind(level) != EntryKind::kLeaf || entry.is_foreign()) return false;
   return hardware_ ? entry.accessed() : !entry.access_tracked();
 }
 

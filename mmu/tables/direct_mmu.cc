@@ -105,7 +105,7 @@ void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unpr
   for (int i = 0; i < Level::kEntries; ++i) {
     const EntryRef entry(children + i);
     const EptEntry child = entry.Load();
-    if ((child.raw() & bits) != 0 && !child.is_mmio()) entry.FetchAnd(~bits);
+    if ((child.raw() & bits) != 0 && !child.is_untracked()) entry.FetchAnd(~bits);
   }
 }
 
@@ -295,7 +295,7 @@ bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const {
     const EntryRef entry =
         at.entry(base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))));
     const EptEntry old = entry.Load();
-    if ((old.raw() & bits) == 0 || old.is_mmio()) continue;
+    if ((old.raw() & bits) == 0 || old.is_untracked()) continue;
     entry.FetchAnd(~bits);
     any = true;
   }
@@ -373,7 +373,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool DirectMmu::DetachPage(Gfn gfn, LostDirt
 }
 
 void DirectMmu::TellLost(Gfn gfn, EptEntry leaf, bool writable, LostDirtyLeaves& lost) {
-  if (writable && leaf.dirty() && !leaf.is_mmio()) lost.OnLost(gfn);
+  if (writable && leaf.dirty() && !leaf.is_untracked()) lost.OnLost(gfn);
 }
 
 bool DirectMmu::DetachRange(const FrameRange& range, TableCache& spare, const Detachment& work) {
@@ -464,7 +464,7 @@ bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
   for (TableCursor at(*this, range); !at.at_end();) {
     const EptEntry old = at.entry().Load();
     const uint64_t bits = at.level() == kLevel4K ? ept::kWrite | ept::kDirty : ept::kWrite;
-    if (!at.is_leaving() && (old.raw() & bits) != 0 && !old.is_mmio()) {
+    if (!at.is_leaving() && (old.raw() & bits) != 0 && !old.is_untracked()) {
       if (!at.is_inside() && old.kind(at.level()) == EntryKind::kTable) {
         at.Enter(old);
         continue;

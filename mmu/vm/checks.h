@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/engine/engine.h"
@@ -18,6 +19,8 @@ namespace tdp {
 
 // InvalidArgument if the VM has no such address space.
 absl::Status CheckSpace(const Engine& engine, AddressSpaceId space);
+// As `Vm::SetMemoryAttributes` says.
+absl::Status CheckAttributes(const Engine& engine, Gpa gpa, ByteCount size, uint64_t attributes);
 // The frames of [first, first + count) that the tables of the address space can name; there may be
 // none. InvalidArgument as above.
 absl::StatusOr<FrameRange> CheckFrames(Engine& engine, Gfn first, PageCount count,
@@ -37,6 +40,14 @@ inline bool IsHostRange(Hva start, ByteCount size) {
 absl::Status CheckHostRange(Hva start, ByteCount size);
 // A view that there is, now; the slots mutex keeps it so. NotFound, or InvalidArgument as above.
 absl::StatusOr<View*> FindView(Engine& engine, ViewId id, AddressSpaceId space);
+
+// Rights as an entry of this machine can have them: without MBEC one X stands for both modes.
+// InvalidArgument for W without R, FailedPrecondition for what the backend lacks.
+absl::StatusOr<Access> CheckRights(Engine& engine, Access rights);
+
+// `region` with the rights of its host frames as entries can have them. InvalidArgument or
+// FailedPrecondition for rights that there can not be.
+absl::StatusOr<MemoryRegion> WithRights(Engine& engine, const MemoryRegion& region);
 
 }  // namespace tdp
 

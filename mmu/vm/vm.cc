@@ -51,7 +51,8 @@ Vm::Vm(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
 Vm::~Vm() { TDP_CHECK(engine_->vcpus().is_empty()); }
 
 absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
-  return ChangeSlot(*engine_, region);
+  TDP_ASSIGN_OR_RETURN(const MemoryRegion checked, WithRights(*engine_, region));
+  return ChangeSlot(*engine_, checked);
 }
 
 // --- vCPUs

@@ -6,34 +6,13 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/engine/engine.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/checks.h"
 
 namespace tdp {
-namespace {
-
-absl::Status CheckAttributes(const Engine& engine, Gpa gpa, ByteCount size, uint64_t attributes) {
-  if (!engine.options().private_memory) {
-    return absl::FailedPreconditionError("VmOptions.private_memory is off");
-  }
-  if ((attributes & ~kMemoryAttributePrivate) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("attributes 0x%x: only private (8) is known", attributes));
-  }
-  const bool aligned = gpa.is_page_aligned() && size % kPageSize == 0;
-  if (!aligned || size == 0 || gpa >= engine.guest_end() || size > engine.guest_end() - gpa) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("gpa 0x%x, size 0x%x: must be whole pages, not none, below 0x%x", gpa.raw(),
-                        size, engine.guest_end().raw()));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attributes) {
   TDP_RETURN_IF_ERROR(CheckAttributes(*engine_, gpa, size, attributes));
   const bool is_private = (attributes & kMemoryAttributePrivate) != 0;

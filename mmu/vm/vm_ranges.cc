@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What `Vm` does to ranges besides taking them away: aging, splitting, collapsing.
+// What `Vm` does to ranges besides taking them away: mapping, aging, splitting, collapsing.
 
+#include <memory>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -10,6 +11,8 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/engine/range_collapse.h"
+#include "tdp/mmu/fault/fault_handler.h"
+#include "tdp/mmu/fault/prefault.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/tables/range_split.h"
 #include "tdp/mmu/vm.h"
@@ -91,6 +94,25 @@ absl::StatusOr<uint64_t> Vm::CollapseRange(Gfn first, PageCount count, AddressSp
         [&](View& view) { collapsed += RangeCollapse(*engine_, space, view).Run(range, level); });
   }
   return collapsed;
+}
+
+// By faults of no kind of access: those map all that slot, host and view allow, and mark nothing as
+// written.
+absl::StatusOr<ByteCount> Vm::Populate(Gpa gpa, ByteCount size, AddressSpaceId space, ViewId id) {
+  TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kPopulate));
+  TDP_RETURN_IF_ERROR(Prefaulter::CheckRange(gpa, size));
+  if (gpa + (size - 1) >= engine_->guest_end()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("gpa 0x%x, size 0x%x: beyond the guest's width (0x%x)", gpa.raw(), size,
+                        engine_->guest_end().raw()));
+  }
+  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
+  const auto faults = std::make_unique<FaultHandler>(*engine_);
+  if (!view->Enter()) {
+    return absl::NotFoundError(absl::StrFormat("view %u: it is being destroyed", id));
+  }
+  faults->Adopt(space, *view);
+  return Prefaulter(*faults).Prefault(gpa, size, Access::None());
 }
 
 }  // namespace tdp

@@ -4,58 +4,58 @@
 // whoever reads the page does not see.
 
 #include <memory>
-#include <utility>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gtest/gtest.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/change.h"
 #include "tests/embedding/machine.h"
 
 namespace tdp {
 namespace {
 
 // [identity and hooks]
-// Address space 0 shows the machine as it is, and does not let the hooked page run; space 1 shows
-// another frame there, and lets it do nothing else.
+// The base view shows the machine as it is, and does not let hooked pages run; the other view shows
+// other frames there, and lets them do nothing else.
 class HookedMachine {
  public:
+  // `memory` bytes appear at their own addresses, by the largest pages that the CPU has. Nobody is
+  // asked for a frame, now or later.
   static absl::StatusOr<std::unique_ptr<Vm>> Create(Backend& machine, ByteCount memory) {
-    TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vm> vm, Vm::Create(machine, {.address_spaces = 2}));
-    TDP_RETURN_IF_ERROR(Show(*vm, 0, 0, Gfn(0), Gfn::Of(Gpa(memory)), Hfn(0)));
+    TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vm> vm, Vm::Create(machine));
+    TDP_RETURN_IF_ERROR(vm->SetMemoryRegion(
+        {.flags = kSlotHostFrames, .gpa = Gpa(0), .size = memory, .hpa = Hpa(0)}));
+    TDP_ASSIGN_OR_RETURN(const ByteCount mapped, vm->Populate(Gpa(0), memory));
+    if (mapped != memory) return absl::ResourceExhaustedError("no tables for all memory");
+    TDP_RETURN_IF_ERROR(vm->CreateView().status());
     return vm;
   }
 
-  // Fetches from `page` run the code in `code`; reads and writes see what was there before.
-  static absl::Status Hook(Vm& vm, Gfn page, Hfn code, Gfn end) {
-    const Gfn next = page + PageCount(1);
-    TDP_RETURN_IF_ERROR(Show(vm, 1, 0, Gfn(0), page, Hfn(0)));
-    TDP_RETURN_IF_ERROR(Show(vm, 1, 1, page, next, code));
-    TDP_RETURN_IF_ERROR(Show(vm, 1, 2, next, end, Hfn(next.raw())));
-    TDP_ASSIGN_OR_RETURN(const ViewId data, vm.CreateView(0));
-    TDP_ASSIGN_OR_RETURN(const ViewId run, vm.CreateView(1));
-    TDP_RETURN_IF_ERROR(vm.SetViewRights(data, page, PageCount(1), Access::ReadWrite(), 0));
-    return vm.SetViewRights(run, page, PageCount(1), Access::Execute(), 1);
+  // Fetches from `page` run the code in `code`; reads and writes see what was there before. All of
+  // it or nothing, with one flush.
+  static absl::Status Hook(Vm& vm, Gfn page, Hfn code) {
+    return vm.Apply({Change::ViewRights(kBaseView, page, PageCount(1), Access::ReadWrite()),
+                     Change::ViewFrames(kRun, page, PageCount(1), code),
+                     Change::ViewRights(kRun, page, PageCount(1), Access::Execute())});
+  }
+  static absl::Status Unhook(Vm& vm, Gfn page) {
+    return vm.Apply({Change::ViewRights(kBaseView, page, PageCount(1), Access::All()),
+                     Change::ViewFrames(kRun, page, PageCount(1), std::nullopt),
+                     Change::ViewRights(kRun, page, PageCount(1), Access::All())});
   }
 
-  // Whether the guest may go on: what one space denies the other allows. No flush, two stores.
+  // Whether the guest may go on: what one view denies the other allows. No flush, a few stores.
   static absl::Status OnViolation(Vcpu& vcpu, Gpa gpa, ExitQualification qualification) {
     const FaultResult fault = vcpu.HandleEptViolation(gpa, qualification);
     if (fault.outcome != FaultOutcome::kViewDenied) return fault.status;
-    TDP_RETURN_IF_ERROR(vcpu.SetAddressSpace(fault.denied.can_execute() ? 1 : 0));
-    return vcpu.SetView(ViewId(1));
+    return vcpu.SetView(vcpu.view() == kBaseView ? kRun : kBaseView);
   }
 
  private:
-  static absl::Status Show(Vm& vm, AddressSpaceId space, uint32_t slot, Gfn first, Gfn end,
-                           Hfn frames) {
-    return vm.SetMemoryRegion({.slot = slot,
-                               .address_space = space,
-                               .gpa = first.address(),
-                               .size = (end - first).bytes(),
-                               .hva = Hva(frames.address().raw())});
-  }
+  static constexpr ViewId kRun = 1;
 };
 // [identity and hooks]
 
@@ -66,10 +66,9 @@ TEST(IdentityAndHooks, AHookedPageRunsOtherCodeThanItShows) {
   machine.Write(data, 1);
   machine.Write(code, 2);
   std::unique_ptr<Vm> vm = *HookedMachine::Create(machine.backend(), GiB(4));
-  ASSERT_EQ(HookedMachine::Hook(*vm, Gfn(data.raw() >> 12), Hfn::Of(code), Gfn::Of(Gpa(GiB(4)))),
-            absl::OkStatus());
+  const Gfn page = Gfn::Of(Gpa(data.raw()));
+  ASSERT_EQ(HookedMachine::Hook(*vm, page, Hfn::Of(code)), absl::OkStatus());
   std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
-  ASSERT_EQ(vcpu->SetView(ViewId(1)), absl::OkStatus());
 
   int exits = 0;
   const auto sees = [&](sim::AccessKind kind) {
@@ -86,6 +85,8 @@ TEST(IdentityAndHooks, AHookedPageRunsOtherCodeThanItShows) {
   exits = 0;
   EXPECT_EQ(sees(sim::AccessKind::kFetch), 2u);
   EXPECT_EQ(exits, 1) << "a flip is one exit; nothing is mapped or resolved anew";
+  ASSERT_EQ(HookedMachine::Unhook(*vm, page), absl::OkStatus());
+  EXPECT_EQ(sees(sim::AccessKind::kFetch), 1u);
   vcpu.reset();
 }
 

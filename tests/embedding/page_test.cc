@@ -26,7 +26,7 @@ std::string CodeOf(const std::string& port) {
 TEST(EmbeddingPage, ShowsTheCodeThatIsTested) {
   const std::string page = ReadWholeFile("docs/embedding.md");
   for (const char* port :
-       {"slots_and_faults", "identity_and_hooks", "delegation", "static_partition"}) {
+       {"slots_and_faults", "identity_and_hooks", "delegation", "static_partition", "regions"}) {
     const std::string code = CodeOf(port);
     EXPECT_GT(std::count(code.begin(), code.end(), '\n'), 10) << port;
     EXPECT_THAT(page, HasSubstr("```cpp\n" + code + "```\n")) << port;

@@ -33,13 +33,13 @@ class Cell {
     TDP_ASSIGN_OR_RETURN(std::unique_ptr<Vcpu> cpu, vm->CreateVcpu());
     uint32_t slot = 0;
     for (const CellRegion& region : regions) {
+      const uint32_t read_only = region.writable ? 0 : kSlotReadOnly;
       TDP_RETURN_IF_ERROR(vm->SetMemoryRegion({.slot = slot++,
-                                               .flags = region.writable ? 0 : kSlotReadOnly,
+                                               .flags = kSlotHostFrames | read_only,
                                                .gpa = region.virt,
                                                .size = region.size,
-                                               .hva = Hva(region.phys.raw())}));
-      const Access access = region.writable ? Access::Write() : Access::Read();
-      TDP_ASSIGN_OR_RETURN(const ByteCount mapped, cpu->Prefault(region.virt, region.size, access));
+                                               .hpa = region.phys}));
+      TDP_ASSIGN_OR_RETURN(const ByteCount mapped, vm->Populate(region.virt, region.size));
       if (mapped != region.size) return absl::ResourceExhaustedError("the cell's tables");
     }
     return Cell(std::move(vm), std::move(cpu));

@@ -63,6 +63,8 @@ class ExploredHost : public Backend {
 
   // Page `page` gets another frame from now on, with the old one's contents. Gives the old one.
   Hfn Move(HostPageNumber page);
+  // The frame that page `page` has now.
+  Hfn FrameOf(HostPageNumber page) const { return frames_[page]; }
   // The page whose memory `frame` is or was; `kPages` for none.
   HostPageNumber OwnerOf(Hfn frame) const;
   // Nobody may use the frame from now on.

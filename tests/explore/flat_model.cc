@@ -43,6 +43,15 @@ void FlatModel::ForgetDirty(uint32_t id) {
   }
 }
 
+// Whether the view may have the page there, if the slot has it there or not.
+bool FlatModel::MayShow(Gfn gfn, HostPageNumber page, bool of_slot) const {
+  const uint64_t index = gfn.raw() - kFirstShown;
+  if (gfn < Gfn(kFirstShown) || index >= kShownFrames) return of_slot;
+  return std::any_of(shown_.begin(), shown_.end(), [&](std::optional<HostPageNumber> first) {
+    return first ? *first + index == page : of_slot;
+  });
+}
+
 std::string FlatModel::Forbids(const Reach& reach) const {
   const HostPageNumber page = host_.OwnerOf(reach.frame);
   const std::string what = absl::StrFormat("gfn %#x as hfn %#x (%s)", reach.gfn.raw(),
@@ -64,6 +73,7 @@ std::string FlatModel::Forbids(const Reach& reach) const {
         here |= (is_private ? slot.first_private : slot.first) + index == page;
       }
     }
+    if (reach.in_view) here = MayShow(reach.gfn, page, here);
     found |= here;
     writable |= here && slot.writable;
   }

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,8 @@ struct SlotVersion {
   bool has_private = false;
   bool writable = true;
   bool logs = false;
-  bool established = true;  // the operation that brought it has returned
+  bool names_frames = false;  // of its memory, as they were when it was made
+  bool established = true;    // the operation that brought it has returned
 
   bool Holds(AddressSpaceId of, Gfn gfn) const {
     return space == of && gfn >= base && gfn < base + PageCount(pages);
@@ -61,6 +63,13 @@ class FlatModel {
   const SlotVersion* FindSlot(uint32_t id) const;
   // The next dirty page of the slot may be lost: it is about to be deleted or to stop logging.
   void ForgetDirty(uint32_t id);
+
+  // --- Host pages that the view shows at frames [kFirstShown, kFirstShown + kShownFrames), from a
+  // first on, or those of the slots
+  static constexpr uint64_t kFirstShown = 1;
+  static constexpr uint64_t kShownFrames = 3;
+  void OfferShown(std::optional<HostPageNumber> first) { shown_.push_back(first); }
+  void SettleShown(std::optional<HostPageNumber> first) { shown_ = {first}; }
 
   // --- Rights that the view gives frames [0, kViewFrames), and attributes of
   // [kFirstPrivate, kFirstPrivate + kPrivateFrames)
@@ -101,12 +110,14 @@ class FlatModel {
 
  private:
   void WrotePage(HostPageNumber page);
+  bool MayShow(Gfn gfn, HostPageNumber page, bool of_slot) const;
 
   const ExploredHost& host_;
   uint64_t clock_ = 0;
   std::vector<SlotVersion> slots_;
   std::vector<Access> view_rights_ = {Access::All()};
   std::vector<bool> private_ = {false};
+  std::vector<std::optional<HostPageNumber>> shown_ = {std::nullopt};
   std::vector<MemoryType> types_ = {MemoryType::kWriteBack};
   std::array<uint64_t, ExploredHost::kPages> dirty_since_{};  // 0: clean
   std::array<uint64_t, ExploredHost::kPages> shown_at_{};     // the last time

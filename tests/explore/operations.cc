@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/mmu/policy/memory_types.h"
+#include "tdp/mmu/vm/change.h"
 #include "tests/explore/explored_host.h"
 #include "tests/explore/flat_model.h"
 
@@ -123,12 +124,19 @@ void TestAge(World& world) {
 
 // --- Slots
 
-MemoryRegion RegionOf(const SlotVersion& version) {
-  return {.slot = version.id,
-          .flags = (version.logs ? kSlotLogDirtyPages : 0) | (version.writable ? 0 : kSlotReadOnly),
-          .gpa = version.base.address(),
-          .size = version.pages * kPageSize,
-          .hva = ExploredHost::HvaOf(version.first)};
+MemoryRegion RegionOf(World& world, const SlotVersion& version) {
+  MemoryRegion region = {
+      .slot = version.id,
+      .flags = (version.logs ? kSlotLogDirtyPages : 0) | (version.writable ? 0 : kSlotReadOnly),
+      .gpa = version.base.address(),
+      .size = version.pages * kPageSize};
+  if (version.names_frames) {
+    region.flags |= kSlotHostFrames;
+    region.hpa = world.host().FrameOf(version.first).address();
+  } else {
+    region.hva = ExploredHost::HvaOf(version.first);
+  }
+  return region;
 }
 
 // Slots are changed by one operator at a time where the model has to know what was there before.
@@ -155,7 +163,7 @@ void Delete(World& world, uint32_t id) {
 // Changes or makes the slot `version.id`.
 void Set(World& world, const SlotVersion& version) {
   world.model().OfferSlot(version);
-  const absl::Status status = world.vm().SetMemoryRegion(RegionOf(version));
+  const absl::Status status = world.vm().SetMemoryRegion(RegionOf(world, version));
   world.Expect(status, "SetMemoryRegion");
   if (!status.ok()) return;
   world.model().SettleSlot(version.id, &version);
@@ -189,6 +197,43 @@ void MakeInHole(World& world) {
               .base = World::kHole,
               .pages = World::kSmallPages,
               .first = World::kThirdPages + World::kSmallPages});
+}
+
+// The host's moves do not reach these pages, so their frames stay what they are.
+void MakeOfFrames(World& world) {
+  const SlotTurn turn(world);
+  if (world.model().FindSlot(2) != nullptr) return;
+  Set(world, {.id = 2,
+              .base = World::kHole,
+              .pages = World::kSmallPages,
+              .first = World::kThirdPages + World::kSmallPages,
+              .names_frames = true});
+}
+
+// Slot 1 goes and comes over other memory, and a few pages are zapped, in one batch; then the same
+// with a change that is refused, after which all is as it was.
+void MakeAnewAtOnce(World& world) {
+  const SlotTurn turn(world);
+  std::vector<Change> changes;
+  if (world.model().FindSlot(1) != nullptr) {
+    world.model().ForgetDirty(1);
+    changes.push_back(Change::Region({.slot = 1, .size = 0}));
+  }
+  const SlotVersion version{
+      .id = 1, .base = World::kElsewhere, .pages = World::kSmallPages, .first = World::kThirdPages};
+  changes.push_back(Change::Region(RegionOf(world, version)));
+  changes.push_back(Change::Zap(kFew, PageCount(kFewPages)));
+  world.model().OfferSlot(version);
+  const absl::Status made = world.vm().Apply(changes);
+  world.Expect(made, "Apply");
+  if (!made.ok()) return;
+  world.model().SettleSlot(1, &version);
+  world.CheckPromises();
+  // Slot 0 is in the way.
+  MemoryRegion overlapping = RegionOf(world, version);
+  overlapping.gpa = Gpa(0);
+  changes = {Change::Region({.slot = 1, .size = 0}), Change::Region(overlapping)};
+  if (!absl::IsAlreadyExists(world.vm().Apply(changes))) world.Fail("an overlap was not refused");
 }
 
 void SetLogging(World& world, uint32_t id, bool logs) {
@@ -352,6 +397,20 @@ void SetRights(World& world) {
   }
 }
 
+void SetFrames(World& world) {
+  const MutexLock lock(world.types());
+  for (const auto first : {std::optional(World::kShownPages), std::optional<HostPageNumber>()}) {
+    world.model().OfferShown(first);
+    std::optional<Hfn> frames;
+    if (first) frames = world.host().FrameOf(*first);
+    world.Expect(world.vm().SetViewFrames(world.view(), Gfn(FlatModel::kFirstShown),
+                                          PageCount(FlatModel::kShownFrames), frames),
+                 "SetViewFrames");
+    world.model().SettleShown(first);
+    world.CheckPromises();
+  }
+}
+
 void SetRaisesVe(World& world) {
   for (const bool raises : {true, false}) {
     world.Expect(world.vm().SetRaisesVe(world.view(), Gfn(0), PageCount(4), raises), "SetRaisesVe");
@@ -401,6 +460,12 @@ void Prefault(World& world) {
   }
 }
 
+void Populate(World& world) {
+  const absl::StatusOr<ByteCount> done =
+      world.vm().Populate(Gpa(0), 16 * kPageSize, 0, world.view());
+  if (!absl::IsUnavailable(done.status())) world.Expect(done.status(), "Populate");
+}
+
 void SwitchView(World& world) {
   Visitor visitor(world);
   Random random(5);
@@ -440,6 +505,8 @@ constexpr Operation kOperations[] = {
     {"make_anew", MakeAnew, Always},
     {"move", MoveSecond, Always},
     {"make_in_hole", MakeInHole, Always},
+    {"make_of_frames", MakeOfFrames, Always},
+    {"make_anew_at_once", MakeAnewAtOnce, Always},
     {"log_on", LogOn, CanLog},
     {"log_off", LogOff, CanLog},
     {"log_and_move", LogSecondAndMove, CanLog},
@@ -456,10 +523,12 @@ constexpr Operation kOperations[] = {
     {"attributes", SetAttributes, HasPrivate},
     {"make_view", MakeView, CanView},
     {"view_rights", SetRights, HasView},
+    {"view_frames", SetFrames, HasView},
     {"raises_ve", SetRaisesVe, HasView},
     {"switch_view", SwitchView, HasView},
     {"vcpu", VcpuComesAndGoes, Always},
     {"prefault", Prefault, Plain},
+    {"populate", Populate, Plain},
     {"stats", AskStats, Always},
     {"translate", Translate, Always},
     {"check", CheckInvariants, Always},

@@ -58,6 +58,7 @@ class World {
   static constexpr uint64_t kSmallPages = 16;
   static constexpr HostPageNumber kSecondPages = 1024;
   static constexpr HostPageNumber kThirdPages = 1040;
+  static constexpr HostPageNumber kShownPages = 1200;    // of no slot; the view shows them
   static constexpr HostPageNumber kPrivatePages = 1536;  // of slot 0, in the kind with such memory
 
   // With `guests` vCPUs that have run for a while. What varies does by `seed`.

@@ -371,6 +371,18 @@ TEST(Views, ARightThatAgingTookComesBackWithinTheView) {
   EXPECT_EQ(guest.Store(Gpa(0x8000)), kDenied);
 }
 
+// The exit of a page that was remembered as MMIO does not say what the guest tried.
+TEST(Views, WhereMemoryHasComeAnAccessIsAnsweredByWhatItIsAndNotAsARead) {
+  ViewingGuest guest;
+  EXPECT_EQ(guest.Load(Gpa(0x3000)), FaultOutcome::kMmio);
+  guest.AddSlot(Gpa(0), MiB(2), 0, kSlotReadOnly);
+  ASSERT_EQ(guest.vm().SetViewRights(kBaseView, Gfn(0), PageCount(512), ExecuteOnly()),
+            absl::OkStatus());
+  EXPECT_EQ(guest.Store(Gpa(0x3000)), FaultOutcome::kMmio) << "of a read-only slot";
+  EXPECT_EQ(guest.Load(Gpa(0x3000)), kDenied);
+  EXPECT_EQ(guest.Fetch(Gpa(0x3000)), kDone);
+}
+
 TEST(Views, MisuseIsAWordedError) {
   ViewingGuest guest;
   guest.AddSlot(Gpa(0), MiB(4));
@@ -378,7 +390,6 @@ TEST(Views, MisuseIsAWordedError) {
   const ViewId view = *vm.CreateView();
   EXPECT_TRUE(absl::IsInvalidArgument(vm.CreateView(1).status()));
   EXPECT_TRUE(absl::IsNotFound(vm.SetViewRights(7, Gfn(0), kPage, ReadOnly())));
-  EXPECT_TRUE(absl::IsInvalidArgument(vm.SetViewRights(kBaseView, Gfn(0), kPage, ReadOnly())));
   EXPECT_TRUE(absl::IsInvalidArgument(vm.SetViewRights(view, Gfn(0), PageCount(0), ReadOnly())));
   EXPECT_TRUE(
       absl::IsInvalidArgument(vm.SetViewRights(view, Gfn(1), PageCount(~uint64_t{0}), ReadOnly())));
@@ -403,6 +414,8 @@ TEST(Views, WhatTheBackendLacksIsAWordedError) {
   MinimalBackend backend;
   auto with_map = *Vm::Create(backend, {.reverse_map = true});
   EXPECT_TRUE(absl::IsFailedPrecondition(with_map->CreateView().status()));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(with_map->SetViewRights(kBaseView, Gfn(0), kPage, ReadOnly())));
 }
 
 // The guest may have gone to the view by VMFUNC, which nobody was told of, and have cached what the

@@ -51,17 +51,6 @@ tdp::Access AccessOf(uint8_t how) {
   return kAccesses[how % 3];
 }
 
-// Rights that every backend offers.
-tdp::Access RightsOf(uint8_t how) {
-  constexpr tdp::Access kRights[] = {tdp::Access::All(),
-                                     tdp::Access::ReadExecute(),
-                                     tdp::Access::ReadWrite(),
-                                     tdp::Access::Read(),
-                                     tdp::Access::Execute() | tdp::Access::UserExecute(),
-                                     tdp::Access::None()};
-  return kRights[how % std::size(kRights)];
-}
-
 }  // namespace
 
 EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake,
@@ -80,6 +69,7 @@ EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mista
   private_.assign(kGuestPages, false);
   for (size_t view = 0; view < kViews; ++view) {
     rights_[view].assign(kGuestPages, tdp::Access::All());
+    shown_[view].assign(kGuestPages, std::nullopt);
     if (view != kBaseView && HasViews()) TDP_CHECK(vm_->CreateView().ok());
   }
   for (int i = 0; i < kCpus; ++i) {
@@ -160,6 +150,15 @@ absl::Status EngineModel::Apply(const Op& op) {
       break;
     case OpKind::kPushDownLog:
       status = PushDownLog(op);
+      break;
+    case OpKind::kFrames:
+      status = SetFrames(op);
+      break;
+    case OpKind::kPopulate:
+      status = Populate(op);
+      break;
+    case OpKind::kBatch:
+      status = ApplyBatch(op);
       break;
     case OpKind::kCount:
       break;
@@ -246,9 +245,11 @@ absl::Status EngineModel::Access(const Op& op) {
   if (expected != FaultOutcome::kFixed) return absl::OkStatus();
   ++accesses_mapped_;
   NoteAccess(cpu, page, Writes(kind));
-  TDP_ASSIGN_OR_RETURN(const HostPage host,
-                       memory_.Resolve(HostOf(*SlotAt(page), page), tdp::Access::Read()));
-  const Hpa want = host.hfn.address() + gpa.page_offset();
+  const ViewId view = view_of_[static_cast<size_t>(cpu)];
+  accesses_shown_ += ShownAt(view, page).has_value();
+  accesses_to_frames_ += SlotAt(page)->has_frames() && !ShownAt(view, page) && !private_[page];
+  TDP_ASSIGN_OR_RETURN(Hpa want, ExpectedFrame(view, *SlotAt(page), page));
+  want = want + gpa.page_offset();
   if (reached->hpa == want) return absl::OkStatus();
   return Wrong(absl::StrFormat("gpa 0x%x reached 0x%x instead of 0x%x", gpa.raw(),
                                reached->hpa.raw(), want.raw()));
@@ -256,42 +257,63 @@ absl::Status EngineModel::Access(const Op& op) {
 
 FaultOutcome EngineModel::ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const {
   const Slot* slot = SlotAt(page);
-  if (private_[page] && (slot == nullptr || !HasPrivateMemory(*slot))) {
-    return FaultOutcome::kMemoryFault;
+  const ViewId view = view_of_[static_cast<size_t>(cpu)];
+  const bool has_memory = slot != nullptr && (HasPrivateMemory(*slot) || ShownAt(view, page));
+  if (private_[page] && !has_memory) return FaultOutcome::kMemoryFault;
+  if (slot == nullptr) return FaultOutcome::kMmio;
+  if (access.can_write() && (slot->flags & kSlotReadOnly) != 0) {
+    return private_[page] ? FaultOutcome::kMemoryFault : FaultOutcome::kMmio;
   }
-  if (slot == nullptr || (access.can_write() && (slot->flags & kSlotReadOnly) != 0)) {
-    return FaultOutcome::kMmio;
-  }
-  const tdp::Access allowed = rights_[view_of_[static_cast<size_t>(cpu)]][page];
-  return allowed.Covers(access) ? FaultOutcome::kFixed : FaultOutcome::kViewDenied;
+  return RightsAt(view, page).Covers(access) ? FaultOutcome::kFixed : FaultOutcome::kViewDenied;
 }
 
 Hva EngineModel::HostOf(const Slot& slot, uint64_t page) const {
   return (private_[page] ? kPrivateHost : kHost) + (slot.host + page - slot.page) * kPageSize;
 }
 
-absl::Status EngineModel::SetSlot(const Op& op) {
-  ForgetUse();
-  const uint32_t id = op.slot % kSlots;
-  // Sizes and places are multiples of 2 MiB half the time, so that large pages come about.
+// Sizes and places are multiples of 2 MiB half the time, so that large pages come about.
+EngineModel::Slot EngineModel::SlotFrom(const Op& op) const {
   const uint64_t grain = (op.how & 4) != 0 ? 512 : 1;
   Slot slot;
   slot.count = std::max<uint64_t>(1, op.count % (MiB(16) >> kPageShift) / grain) * grain;
   slot.page = op.page % (kGuestPages - slot.count) / grain * grain;
   slot.host = op.host % (kHostPages - slot.count) / grain * grain;
   slot.flags = op.how & 3;
-  if (vm_->options().private_memory && (op.how & 8) != 0) slot.flags = kSlotPrivateMemory;
-  const absl::Status status =
-      vm_->SetMemoryRegion({.slot = id,
-                            .flags = slot.flags,
-                            .gpa = Gfn(slot.page).address(),
-                            .size = slot.count * kPageSize,
-                            .hva = kHost + slot.host * kPageSize,
-                            .private_hva = kPrivateHost + slot.host * kPageSize});
+  if (vm_->options().private_memory && (op.how & 8) != 0) {
+    slot.flags = kSlotPrivateMemory;
+  } else if ((op.how & 16) != 0) {
+    slot.flags |= kSlotHostFrames;
+    if (HasViews() && (op.how & 32) != 0) slot.rights = RightsOf(op.how >> 6);
+  }
+  return slot;
+}
+
+MemoryRegion EngineModel::RegionOf(uint32_t id, const Slot& slot) const {
+  MemoryRegion region{.slot = id,
+                      .flags = slot.flags,
+                      .gpa = Gfn(slot.page).address(),
+                      .size = slot.count * kPageSize,
+                      .rights = slot.rights};
+  if (slot.has_frames()) {
+    region.hpa = kFrames + slot.host * kPageSize;
+  } else {
+    region.hva = kHost + slot.host * kPageSize;
+    region.private_hva = kPrivateHost + slot.host * kPageSize;
+  }
+  return region;
+}
+
+absl::Status EngineModel::SetSlot(const Op& op) {
+  ForgetUse();
+  const uint32_t id = op.slot % kSlots;
+  const Slot slot = SlotFrom(op);
+  const absl::Status status = vm_->SetMemoryRegion(RegionOf(id, slot));
   const auto old = slots_.find(id);
-  if (old != slots_.end() && (old->second.count != slot.count || old->second.host != slot.host ||
-                              ((old->second.flags ^ slot.flags) & kSlotReadOnly) != 0 ||
-                              HasPrivateMemory(old->second) || HasPrivateMemory(slot))) {
+  constexpr uint32_t kFixed = kSlotReadOnly | kSlotHostFrames;
+  if (old != slots_.end() &&
+      (old->second.count != slot.count || old->second.host != slot.host ||
+       ((old->second.flags ^ slot.flags) & kFixed) != 0 || old->second.rights != slot.rights ||
+       HasPrivateMemory(old->second) || HasPrivateMemory(slot))) {
     return absl::IsInvalidArgument(status)
                ? absl::OkStatus()
                : Wrong("a slot changed what cannot change: " + status.ToString());
@@ -370,9 +392,12 @@ bool EngineModel::IsUnsupported(const absl::Status& status) const {
 }
 
 void EngineModel::NoteAccess(int cpu, uint64_t page, bool write) {
-  if (!private_[page]) used_.insert(page);  // private memory is not aged
+  const bool shown = ShownAt(view_of_[static_cast<size_t>(cpu)], page).has_value();
+  // Private memory is not aged, and frames that are named have no age.
+  if (!private_[page] && !shown && !SlotAt(page)->has_frames()) used_.insert(page);
   if (!write) return;
   written_.insert({view_of_[static_cast<size_t>(cpu)], page});
+  if (shown) return;  // nothing was written to the slot
   for (const auto& [id, slot] : slots_) {
     const bool holds = page >= slot.page && page - slot.page < slot.count;
     if (holds && (slot.flags & kSlotLogDirtyPages) != 0) unshown_[id].insert(page - slot.page);
@@ -530,7 +555,7 @@ absl::Status EngineModel::SetView(const Op& op) {
 absl::Status EngineModel::SetRights(const Op& op) {
   if (!HasViews()) return absl::OkStatus();
   ForgetUse();
-  const auto view = static_cast<ViewId>(1 + op.slot % (kViews - 1));
+  const auto view = static_cast<ViewId>(op.slot % kViews);
   const uint64_t first = op.page % kGuestPages;
   const uint64_t count = std::min<uint64_t>(1 + op.count % 1024, kGuestPages - first);
   const tdp::Access rights = RightsOf(op.how);

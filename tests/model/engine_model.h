@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -49,9 +50,14 @@ class EngineModel : public EntryStoreHook {
   // Of them, those that a view denied, and those to private memory or for want of it.
   uint64_t accesses_denied() const { return accesses_denied_; }
   uint64_t accesses_private() const { return accesses_private_; }
+  // Of those that were mapped, those to frames that a slot names, and that a view shows.
+  uint64_t accesses_to_frames() const { return accesses_to_frames_; }
+  uint64_t accesses_shown() const { return accesses_shown_; }
   uint64_t collapsed() const { return collapsed_; }
   // Written pages that a take of a log, or a harvest of rings, has shown.
   uint64_t writes_shown() const { return writes_shown_; }
+  uint64_t batches_refused() const { return batches_refused_; }
+  uint64_t batches_made() const { return batches_made_; }
 
  private:
   static constexpr int kCpus = 2;
@@ -62,12 +68,18 @@ class EngineModel : public EntryStoreHook {
   static constexpr Hva kPrivateHost{GiB(768)};
   static constexpr Hva kPmlHost{GiB(900)};  // a page for each CPU
   static constexpr size_t kViews = 3;
+  // Frames of slots that name them, and those that views show: no memory of the host's.
+  static constexpr Hpa kFrames{GiB(64)};
+  static constexpr Hfn kShown{GiB(128) >> kPageShift};
 
   struct Slot {
     uint64_t page;
     uint64_t count;
     uint64_t host;
     uint32_t flags;
+    tdp::Access rights = tdp::Access::All();  // of host frames
+
+    bool has_frames() const { return (flags & kSlotHostFrames) != 0; }
   };
 
   void OnStore(const uint64_t* where, EptEntry before, EptEntry after) override;
@@ -90,13 +102,24 @@ class EngineModel : public EntryStoreHook {
   absl::Status TakeLog(const Op& op);
   absl::Status MarkDirty(const Op& op);
   absl::Status PushDownLog(const Op& op);
+  absl::Status SetFrames(const Op& op);
+  absl::Status Populate(const Op& op);
+  absl::Status ApplyBatch(const Op& op);
 
+  // Rights that every backend offers.
+  static tdp::Access RightsOf(uint8_t how);
+  Slot SlotFrom(const Op& op) const;
+  MemoryRegion RegionOf(uint32_t id, const Slot& slot) const;
   bool IsUnsupported(const absl::Status& status) const;
   bool HasViews() const { return !vm_->options().reverse_map && !vm_->options().nested; }
   void EmptyRing(Vcpu& vcpu);
   // What an access to the page comes to: kFixed, kMmio, kMemoryFault or kViewDenied.
   FaultOutcome ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const;
   Hva HostOf(const Slot& slot, uint64_t page) const;
+  // The frame that the view shows for the page in place of its slot's; nothing if that.
+  std::optional<Hfn> ShownAt(ViewId view, uint64_t page) const;
+  absl::StatusOr<Hpa> ExpectedFrame(ViewId view, const Slot& slot, uint64_t page);
+  tdp::Access RightsAt(ViewId view, uint64_t page) const;
   bool HasPrivateMemory(const Slot& slot) const { return (slot.flags & kSlotPrivateMemory) != 0; }
   void NoteAccess(int cpu, uint64_t page, bool write);
   // The log has shown this page of a slot; harvested entries of slots that are gone are passed
@@ -137,8 +160,9 @@ class EngineModel : public EntryStoreHook {
   std::set<uint64_t> used_;                        // pages that the guest used since they were aged
   std::set<std::pair<ViewId, uint64_t>> written_;  // pages that it wrote, by view
   std::array<ViewId, kCpus> view_of_{};
-  // Rights that a view leaves, by page; the base's stay.
+  // Rights that a view leaves, and the frames that it shows, by page.
   std::array<std::vector<tdp::Access>, kViews> rights_;
+  std::array<std::vector<std::optional<Hfn>>, kViews> shown_;
   std::vector<bool> private_;  // by page
   // Pages written since their log was last taken, by slot, counted from its start.
   std::map<uint32_t, std::set<uint64_t>> unshown_;
@@ -150,6 +174,10 @@ class EngineModel : public EntryStoreHook {
   uint64_t accesses_denied_ = 0;
   uint64_t accesses_private_ = 0;
   uint64_t writes_shown_ = 0;
+  uint64_t accesses_to_frames_ = 0;
+  uint64_t accesses_shown_ = 0;
+  uint64_t batches_refused_ = 0;
+  uint64_t batches_made_ = 0;
 };
 
 }  // namespace tdp::model

@@ -87,9 +87,10 @@ TEST_P(EngineModelTest, LeavesThatAreSplitAndCollapsedKeepFramesRightsAndUse) {
 // Within two slots, and mostly what views and attributes have a say in.
 std::vector<Op> OpsInViews(uint64_t seed, size_t count) {
   constexpr OpKind kKinds[] = {
-      OpKind::kAccess,  OpKind::kAccess,   OpKind::kAccess,  OpKind::kRights,  OpKind::kAttributes,
-      OpKind::kSetView, OpKind::kPrefault, OpKind::kAge,     OpKind::kDiscard, OpKind::kZap,
-      OpKind::kSplit,   OpKind::kCollapse, OpKind::kSetView, OpKind::kQuota};
+      OpKind::kAccess,  OpKind::kAccess,   OpKind::kAccess, OpKind::kRights,  OpKind::kAttributes,
+      OpKind::kFrames,  OpKind::kPopulate, OpKind::kAccess, OpKind::kSetView, OpKind::kPrefault,
+      OpKind::kAge,     OpKind::kDiscard,  OpKind::kZap,    OpKind::kSplit,   OpKind::kCollapse,
+      OpKind::kSetView, OpKind::kQuota};
   std::mt19937_64 random(seed);
   std::vector<Op> ops = RandomOps(seed, count);
   for (Op& op : ops) {
@@ -159,6 +160,34 @@ INSTANTIATE_TEST_SUITE_P(
         Setting{"Pml", {.dirty_tracking = DirtyTracking::kPml}, 9},
         Setting{"ReverseMap", {.reverse_map = true}, 9}),
     [](const auto& param) { return param.param.name; });
+
+TEST_P(EngineModelTest, FramesThatSlotsNameAndViewsShowAreReachedAndBatchesAreAllOrNothing) {
+  uint64_t to_frames = 0;
+  uint64_t shown = 0;
+  uint64_t refused = 0;
+  uint64_t made = 0;
+  constexpr OpKind kKinds[] = {OpKind::kAccess, OpKind::kAccess,   OpKind::kAccess,
+                               OpKind::kFrames, OpKind::kPopulate, OpKind::kBatch,
+                               OpKind::kZap,    OpKind::kCollapse, OpKind::kSetView};
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    EngineModel model(GetParam().options, GetParam().host_order);
+    std::mt19937_64 random(seed);
+    std::vector<Op> ops = RandomOps(seed, 400);
+    for (Op& op : ops) {
+      op.kind = kKinds[random() % std::size(kKinds)];
+      if (op.kind == OpKind::kBatch) op.how |= 16;
+    }
+    ASSERT_TRUE(Agrees(model, ops)) << "seed " << seed;
+    to_frames += model.accesses_to_frames();
+    shown += model.accesses_shown();
+    refused += model.batches_refused();
+    made += model.batches_made();
+  }
+  EXPECT_GT(to_frames, 100u);
+  EXPECT_EQ(shown > 50, !GetParam().options.reverse_map) << shown;
+  EXPECT_GT(refused, 50u);
+  EXPECT_GT(made, 50u);
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Settings, EngineModelTest,

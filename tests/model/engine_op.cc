@@ -55,6 +55,12 @@ const char* Name(OpKind kind) {
       return "kMarkDirty";
     case OpKind::kPushDownLog:
       return "kPushDownLog";
+    case OpKind::kFrames:
+      return "kFrames";
+    case OpKind::kPopulate:
+      return "kPopulate";
+    case OpKind::kBatch:
+      return "kBatch";
     case OpKind::kCount:
       break;
   }

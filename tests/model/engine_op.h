@@ -34,7 +34,10 @@ enum class OpKind : uint8_t {
   kTakeLog,      // the dirty log of slot `slot` is taken; with rings all of them are harvested
   kMarkDirty,    // a device writes `count` pages from `page`
   kPushDownLog,  // the log of slot `slot` goes down to its leaves
-  kCount         // not an operation
+  kFrames,    // `count` pages from `page` show frame `host` in view `slot`, or (`how`) the slots'
+  kPopulate,  // `count` pages from `page` are mapped in view `slot`
+  kBatch,     // slot `slot` is made anew, `count` pages get rights and are zapped, all or nothing
+  kCount      // not an operation
 };
 
 struct Op {

@@ -3,6 +3,7 @@
 // The table of what goes together, walked: every pair of it works, or is refused by both names.
 
 #include "tdp/mmu/option_pairs.h"
+#include "tdp/mmu/vm/change.h"
 
 #include <cstdint>
 #include <fstream>
@@ -110,6 +111,11 @@ void Ask(Feature feature, VmOptions& options) {
     case Feature::kMemoryTypes:
     case Feature::kSplitAndCollapse:
     case Feature::kVisitLeaves:
+    case Feature::kHostFrames:
+    case Feature::kSlotRights:
+    case Feature::kRangeRules:
+    case Feature::kPopulate:
+    case Feature::kBatch:
     case Feature::kCount:
       break;
   }
@@ -125,6 +131,15 @@ VmOptions OptionsFor(Feature a, Feature b) {
     if (IsCall(f)) Ask(f, options);
   }
   return options;
+}
+
+// A slot of host frames; each feature has one of its own.
+MemoryRegion Frames(uint32_t slot) {
+  return {.slot = slot,
+          .flags = kSlotHostFrames,
+          .gpa = Gpa(MiB(2) * slot),
+          .size = MiB(2),
+          .hpa = Hpa(MiB(4))};
 }
 
 absl::Status Call(Vm& vm, Feature call) {
@@ -145,6 +160,23 @@ absl::Status Call(Vm& vm, Feature call) {
     }
     case Feature::kVisitLeaves:
       return vm.VisitLeaves(Gfn(0), PageCount(512), [](const LeafRun&) {});
+    case Feature::kHostFrames:
+      return vm.SetMemoryRegion(Frames(1));
+    case Feature::kSlotRights: {
+      MemoryRegion region = Frames(2);
+      region.rights = Access::Read();
+      return vm.SetMemoryRegion(region);
+    }
+    case Feature::kRangeRules:
+      return vm.SetViewFrames(kBaseView, Gfn(0), PageCount(1), Hfn(5));
+    case Feature::kPopulate: {
+      const absl::Status made = vm.SetMemoryRegion(Frames(3));
+      return made.ok() ? vm.Populate(Gpa(MiB(6)), MiB(2)).status() : made;
+    }
+    case Feature::kBatch: {
+      const Change changes[] = {Change::Region(Frames(4)), Change::Zap(Gfn(0), PageCount(512))};
+      return vm.Apply(changes);
+    }
     default:
       return absl::OkStatus();
   }

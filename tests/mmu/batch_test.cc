@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Several changes that are made together, or not at all.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/change.h"
+#include "tests/mmu/logging_guest.h"
+#include "tests/world/test_host.h"
+
+namespace tdp {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
+constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+constexpr Hva kRam{TiB(1)};
+
+MemoryRegion Slot(uint32_t slot, Gpa gpa, Hva hva, ByteCount size = MiB(2), uint32_t flags = 0) {
+  return {.slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = hva};
+}
+Change Delete(uint32_t slot) { return Change::Region({.slot = slot, .size = 0}); }
+
+class BatchTest : public testing::Test {
+ protected:
+  void Start(const VmOptions& options = {}) {
+    vm_ = *Vm::Create(host_, options);
+    vcpu_ = *vm_->CreateVcpu();
+  }
+  void TearDown() override { EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
+  FaultOutcome Touch(Gpa gpa, ExitQualification how = kRead) {
+    return vcpu_->HandleEptViolation(gpa, how).outcome;
+  }
+  // The host address behind `gpa`; 0 for none.
+  Hva Behind(Gpa gpa) {
+    const auto found = vm_->Translate(gpa);
+    return found.ok() ? Hva(found->FrameOf(Gfn::Of(gpa)).address().raw()) : Hva(0);
+  }
+
+  TestHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+TEST_F(BatchTest, ASlotIsReplacedByOthersAtItsPlaceAndAllShow) {
+  Start();
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam, MiB(4))).ok());
+  EXPECT_EQ(Touch(Gpa(MiB(1))), FaultOutcome::kFixed);
+  ASSERT_EQ(vm_->Apply({Delete(0), Change::Region(Slot(1, Gpa(0), kRam + GiB(1))),
+                        Change::Region(Slot(0, Gpa(MiB(2)), kRam + GiB(2)))}),
+            absl::OkStatus());
+  EXPECT_EQ(Behind(Gpa(MiB(1))), Hva(0)) << "the old slot's mapping";
+  EXPECT_EQ(Touch(Gpa(MiB(1))), FaultOutcome::kFixed);
+  EXPECT_EQ(Behind(Gpa(MiB(1))), kRam + GiB(1) + MiB(1));
+  EXPECT_EQ(Touch(Gpa(MiB(3))), FaultOutcome::kFixed);
+  EXPECT_EQ(Behind(Gpa(MiB(3))), kRam + GiB(2) + MiB(1));
+}
+
+TEST_F(BatchTest, TwoSlotsChangePlaces) {
+  Start();
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam)).ok());
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(1, Gpa(MiB(2)), kRam + GiB(1))).ok());
+  for (const Gpa gpa : {Gpa(0), Gpa(MiB(2))}) EXPECT_EQ(Touch(gpa), FaultOutcome::kFixed);
+  ASSERT_EQ(vm_->Apply({Change::Region(Slot(0, Gpa(MiB(64)), kRam)),
+                        Change::Region(Slot(1, Gpa(0), kRam + GiB(1))),
+                        Change::Region(Slot(0, Gpa(MiB(2)), kRam))}),
+            absl::OkStatus());
+  for (const Gpa gpa : {Gpa(0), Gpa(MiB(2))}) EXPECT_EQ(Touch(gpa), FaultOutcome::kFixed);
+  EXPECT_EQ(Behind(Gpa(0)), kRam + GiB(1));
+  EXPECT_EQ(Behind(Gpa(MiB(2))), kRam);
+  EXPECT_EQ(Touch(Gpa(MiB(64))), FaultOutcome::kMmio) << "the place between was never there";
+}
+
+// Each kind of change, and of what may be wrong with it: nothing of what stands before it is done.
+TEST_F(BatchTest, ARefusedChangeIsNamedByItsIndexAndNothingHasChanged) {
+  Start({.private_memory = true});
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam)).ok());
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(1, Gpa(MiB(4)), kRam + MiB(4))).ok());
+  const ViewId view = *vm_->CreateView();
+  for (const Gpa gpa : {Gpa(0), Gpa(MiB(4))}) EXPECT_EQ(Touch(gpa), FaultOutcome::kFixed);
+  const uint64_t flushes = vm_->Stats().flush_generation;
+  const std::vector<Change> good = {
+      Delete(0),
+      Change::Region(Slot(2, Gpa(0), kRam + GiB(1))),
+      Change::Region(Slot(1, Gpa(MiB(4)), kRam + MiB(4), MiB(2), kSlotLogDirtyPages)),
+      Change::ViewRights(kBaseView, Gfn(0x400), PageCount(1), Access::None()),
+      Change::ViewFrames(kBaseView, Gfn(0x401), PageCount(1), Hfn(5)),
+      Change::Attributes(Gpa(MiB(4)), MiB(2), kMemoryAttributePrivate),
+      Change::Zap(Gfn(0x400), PageCount(512))};
+  const struct {
+    Change bad;
+    const char* what;
+  } kCases[] = {
+      {Delete(9), "slot = 9"},
+      {Change::Region(Slot(3, Gpa(MiB(5)), kRam)), "overlaps slot 1"},
+      {Change::Region(Slot(3, Gpa(MiB(1)), kRam)), "overlaps slot 2"},
+      {Change::Region(Slot(2, Gpa(0), kRam)), "hva"},
+      {Change::Region(Slot(3, Gpa(0x800), kRam)), "gpa = 0x800"},
+      {Change::ViewRights(7, Gfn(0), PageCount(1), Access::All()), "view 7"},
+      {Change::ViewRights(view, Gfn(0), PageCount(0), Access::All()), "count 0x0"},
+      {Change::ViewRights(view, Gfn(0), PageCount(1), Access::Write()), "-w--"},
+      {Change::MemoryType(view, Gfn(0), PageCount(1), ViewMemoryType{MemoryType(7)}), "type 7"},
+      {Change::ViewFrames(view, Gfn(0), PageCount(1), Hfn(uint64_t{1} << 40)), "MAXPHYADDR"},
+      {Change::Attributes(Gpa(0), MiB(1), 4), "attributes 0x4"},
+      {Change::Zap(Gfn(0), PageCount(1), 5), "address space 5"},
+  };
+  for (const auto& [bad, what] : kCases) {
+    SCOPED_TRACE(what);
+    std::vector<Change> changes = good;
+    changes.push_back(bad);
+    const absl::Status status = vm_->Apply(changes);
+    EXPECT_FALSE(status.ok());
+    EXPECT_THAT(std::string(status.message()), StartsWith("change 7: "));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(what));
+    EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
+  }
+  EXPECT_EQ(vm_->Stats().flush_generation, flushes);
+  EXPECT_EQ(Behind(Gpa(0)), kRam);
+  EXPECT_EQ(Behind(Gpa(MiB(4))), kRam + MiB(4));
+  EXPECT_TRUE(absl::IsNotFound(vm_->TakeDirtyLog(1, [](uint64_t, uint64_t) {})));
+  EXPECT_TRUE(absl::IsInvalidArgument(vm_->SetMemoryRegion({.slot = 2, .size = 0})));
+  EXPECT_EQ(Touch(Gpa(MiB(4) + 0x1000), kWrite), FaultOutcome::kFixed) << "shared, and the slot's";
+  // The same without the bad one is done.
+  EXPECT_EQ(vm_->Apply(good), absl::OkStatus());
+  EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kFixed);
+  EXPECT_EQ(Behind(Gpa(0)), kRam + GiB(1));
+  EXPECT_EQ(Touch(Gpa(MiB(4))), FaultOutcome::kMemoryFault);
+  EXPECT_TRUE(vm_->TakeDirtyLog(1, [](uint64_t, uint64_t) {}).ok());
+}
+
+TEST_F(BatchTest, AllThatIsTakenAwayIsFlushedOnce) {
+  Start();
+  std::vector<Change> changes;
+  for (uint32_t slot = 0; slot < 8; ++slot) {
+    const Gpa gpa(MiB(4) * slot);
+    ASSERT_TRUE(vm_->SetMemoryRegion(Slot(slot, gpa, kRam + MiB(4) * slot)).ok());
+    EXPECT_EQ(Touch(gpa, kWrite), FaultOutcome::kFixed);
+    changes.push_back(
+        slot % 2 == 0 ? Delete(slot)
+                      : Change::ViewRights(kBaseView, Gfn::Of(gpa), PageCount(1), Access::Read()));
+  }
+  const uint64_t before = vm_->Stats().flush_generation;
+  const uint64_t zaps = vm_->Stats().zaps;
+  ASSERT_EQ(vm_->Apply(changes), absl::OkStatus());
+  EXPECT_EQ(vm_->Stats().flush_generation, before + 1);
+  EXPECT_EQ(vm_->Stats().zaps, zaps + 1);
+}
+
+TEST_F(BatchTest, ARunningVcpuIsKickedOnceAndNotBeforeAllIsChecked) {
+  Start();
+  for (uint32_t slot = 0; slot < 4; ++slot) {
+    ASSERT_TRUE(vm_->SetMemoryRegion(Slot(slot, Gpa(MiB(4) * slot), kRam + MiB(4) * slot)).ok());
+    EXPECT_EQ(Touch(Gpa(MiB(4) * slot)), FaultOutcome::kFixed);
+  }
+  auto entry = std::make_unique<GuestEntry>(vcpu_->EnterGuest());
+  host_.on_kick = [&] { entry.reset(); };
+  EXPECT_FALSE(vm_->Apply({Delete(0), Delete(1), Delete(9)}).ok());
+  EXPECT_EQ(host_.kicks, 0);
+  EXPECT_TRUE(vm_->Apply({Delete(0), Delete(1), Delete(2)}).ok());
+  EXPECT_EQ(host_.kicks, 1);
+}
+
+TEST_F(BatchTest, ChangesOfOneViewAddUp) {
+  Start();
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam)).ok());
+  ASSERT_EQ(vm_->Apply({Change::ViewRights(kBaseView, Gfn(0), PageCount(8), Access::Read()),
+                        Change::ViewRights(kBaseView, Gfn(4), PageCount(8), Access::All()),
+                        Change::ViewFrames(kBaseView, Gfn(2), PageCount(4), Hfn(0x100)),
+                        Change::ViewFrames(kBaseView, Gfn(3), PageCount(1), std::nullopt)}),
+            absl::OkStatus());
+  const auto frame = [&](uint64_t page) {
+    EXPECT_EQ(Touch(Gpa(page * kPageSize)), FaultOutcome::kFixed);
+    return Behind(Gpa(page * kPageSize)).raw();
+  };
+  EXPECT_EQ(frame(2), 0x100000u);
+  EXPECT_EQ(frame(3), kRam.raw() + 0x3000);
+  EXPECT_EQ(frame(5), 0x103000u);
+  EXPECT_EQ(Touch(Gpa(0x3000), kWrite), FaultOutcome::kViewDenied);
+  EXPECT_EQ(Touch(Gpa(0x5000), kWrite), FaultOutcome::kSpurious);
+}
+
+TEST_F(BatchTest, NoChangesAreNoErrorAndAskingForWhatIsThereChangesNothing) {
+  Start();
+  EXPECT_EQ(vm_->Apply({}), absl::OkStatus());
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam)).ok());
+  EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kFixed);
+  EXPECT_EQ(vm_->Apply({Change::Region(Slot(0, Gpa(0), kRam))}), absl::OkStatus());
+  EXPECT_EQ(Behind(Gpa(0)), kRam);
+}
+
+TEST_F(BatchTest, SlotsThatAreMadeAndDeletedWithinABatchLeaveNothing) {
+  Start();
+  EXPECT_EQ(
+      vm_->Apply({Change::Region(Slot(0, Gpa(0), kRam)), Change::Region(Slot(0, Gpa(MiB(8)), kRam)),
+                  Delete(0), Change::Region(Slot(0, Gpa(MiB(4)), kRam)), Delete(0)}),
+      absl::OkStatus());
+  for (const uint64_t mib : {0, 4, 8}) EXPECT_EQ(Touch(Gpa(MiB(mib))), FaultOutcome::kMmio);
+}
+
+// Batches of all lengths that go and come a thousand times use no more memory than a few.
+TEST_F(BatchTest, RefusedAndMadeBatchesKeepNothing) {
+  Start();
+  const auto round = [&](uint32_t i) {
+    std::vector<Change> changes;
+    for (uint32_t slot = 0; slot < i % 40; ++slot) {
+      changes.push_back(Change::Region(Slot(slot, Gpa(MiB(2) * slot), kRam + MiB(2) * slot)));
+    }
+    const bool fails = i % 3 == 0;
+    if (fails) changes.push_back(Delete(999));
+    EXPECT_EQ(vm_->Apply(changes).ok(), !fails);
+    if (fails) return;
+    changes.clear();
+    for (uint32_t slot = 0; slot < i % 40; ++slot) changes.push_back(Delete(slot));
+    EXPECT_EQ(vm_->Apply(changes), absl::OkStatus());
+  };
+  for (uint32_t i = 0; i < 1000; ++i) round(i);
+  EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kMmio);
+}
+
+TEST_F(BatchTest, WithAReverseMapSlotsThatComeAreMappedToo) {
+  Start({.reverse_map = true});
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam)).ok());
+  EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kFixed);
+  ASSERT_EQ(vm_->Apply({Delete(0), Change::Region(Slot(1, Gpa(0), kRam + GiB(1)))}),
+            absl::OkStatus());
+  EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kFixed);
+  EXPECT_EQ(Behind(Gpa(0)), kRam + GiB(1));
+}
+
+// --- Logs
+
+class BatchesOfLoggingSlots : public testing::TestWithParam<DirtyTracking> {};
+
+TEST_P(BatchesOfLoggingSlots, SeveralBeginToLogAtOnceAndEachWriteIsShown) {
+  LoggingGuest guest({.tracking = GetParam()});
+  std::vector<Change> on;
+  for (uint32_t slot = 0; slot < 3; ++slot) {
+    const Gpa gpa(MiB(4) * slot);
+    guest.AddSlot(slot, gpa, MiB(2), 9);
+    guest.Write(0, gpa + 0x3000);
+    on.push_back(Change::Region(
+        Slot(slot, gpa, LoggingGuest::kRam + gpa.raw(), MiB(2), kSlotLogDirtyPages)));
+  }
+  const uint64_t before = guest.vm().Stats().flush_generation;
+  ASSERT_EQ(guest.vm().Apply(on), absl::OkStatus());
+  EXPECT_EQ(guest.vm().Stats().flush_generation, before + 1);
+  for (uint32_t slot = 0; slot < 3; ++slot) {
+    EXPECT_THAT(guest.Take(slot), IsEmpty());
+    guest.Write(0, Gpa(MiB(4) * slot + 0x3000));
+    EXPECT_THAT(guest.Take(slot), ElementsAre(3));
+  }
+}
+
+TEST_P(BatchesOfLoggingSlots, ALogThatMovesWithItsSlotHasEveryWrite) {
+  LoggingGuest guest({.tracking = GetParam()});
+  guest.AddSlot(0, Gpa(0), MiB(2), 9);
+  guest.SetLogging(0, true);
+  guest.Write(0, Gpa(0x5000));
+  guest.Write(1, Gpa(0x7000));
+  ASSERT_EQ(guest.vm().Apply({Change::Region(Slot(0, Gpa(MiB(64)), LoggingGuest::kRam, MiB(2),
+                                                  kSlotLogDirtyPages)),
+                              Change::Zap(Gfn(0), PageCount(512))}),
+            absl::OkStatus());
+  std::vector<uint64_t> pages;
+  ASSERT_EQ(guest.vm().TakeDirtyLog(0,
+                                    [&](uint64_t base, uint64_t mask) {
+                                      for (uint64_t i = 0; i < 64; ++i) {
+                                        if ((mask >> i & 1) != 0) pages.push_back(base + i);
+                                      }
+                                    }),
+            absl::OkStatus());
+  EXPECT_THAT(pages, ElementsAre(5, 7));
+}
+
+std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {
+  if (info.param == DirtyTracking::kPml) return "Pml";
+  return info.param == DirtyTracking::kDirtyBits ? "DirtyBits" : "WriteProtection";
+}
+
+INSTANTIATE_TEST_SUITE_P(Tracking, BatchesOfLoggingSlots,
+                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
+                                         DirtyTracking::kPml),
+                         NameOf);
+
+}  // namespace
+}  // namespace tdp
