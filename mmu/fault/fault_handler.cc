@@ -71,6 +71,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest FaultHandler::RequestFor(
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline MapResult FaultHandler::MapWithReverse(const PageFault& fault,
                                                                            const HostPage& page) {
+  AssertReading(reader_);
   if (!kHasShadow) return MapResult(MapOutcome::kBusy);
   const std::shared_ptr<SlotRmap>& rmap = reverse_mapped_->RmapOf(fault.slot);
   if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(fault.gfn))) {
@@ -82,6 +83,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline MapResult FaultHandler::MapWithReverse(const
 
 // After the page was made writable, not before: docs/locking.md shows what the other order loses.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::MarkDirty(const PageFault& fault) {
+  AssertReading(reader_);
   const uint64_t index = fault.slot.IndexOf(fault.gfn);
   if (ABSL_PREDICT_FALSE(dirty_ring_ != nullptr)) {
     // The fault began with room for much more than one entry.
@@ -97,6 +99,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::MarkDirty(const PageFault
 // write-protection; all of 2 MiB with D bits or PML, because the CPU then marks writes without a
 // fault. If not, notes what is missing.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasRoomToLog(PageFault& fault) {
+  AssertReading(reader_);
   const MemorySlot& slot = fault.slot;
   if (ABSL_PREDICT_TRUE(!IsByHardware(engine_.dirty_tracking()))) {
     fault.log = slot.state->dirty_log();
@@ -259,7 +262,10 @@ FaultAnswer FaultHandler::Finish(Gfn gfn, MapResult mapped) {
 }
 
 // Inside the section that took a large leaf out.
-void FaultHandler::OweFlush() { flush_.Merge(engine_.clock().Advance()); }
+void FaultHandler::OweFlush() {
+  AssertReading(reader_);
+  flush_.Merge(engine_.clock().Advance());
+}
 
 void FaultHandler::SettleSplit(MapResult mapped) {
   if (ABSL_PREDICT_TRUE(!mapped.flush_owed())) return;

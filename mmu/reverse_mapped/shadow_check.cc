@@ -25,6 +25,7 @@ absl::Status Broken(const ShadowPage& page, int index, std::string_view what) {
 
 template <typename Entry>
 absl::Status ShadowTables<Entry>::CheckInvariants() const {
+  AssertWriting(mmu_lock_);
   for (const ShadowPage* page = pages_.first(); page != nullptr; page = ShadowAgeList::Next(page)) {
     TDP_RETURN_IF_ERROR(CheckPage(*page));
   }

@@ -32,10 +32,11 @@ absl::Status ShadowStock::Refill() {
 
 template <typename Entry>
 ShadowTables<Entry>::ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock,
-                                  const ShadowTablesOptions& options)
+                                  const MmuLock& mmu_lock, const ShadowTablesOptions& options)
     : pool_(pool),
       pools_(pools),
       clock_(clock),
+      mmu_lock_(mmu_lock),
       options_(options),
       page_quota_(options.page_quota),
       hash_(options.hash_bits),
@@ -43,6 +44,7 @@ ShadowTables<Entry>::ShadowTables(TablePool& pool, ShadowPools& pools, FlushCloc
 
 template <typename Entry>
 ShadowTables<Entry>::~ShadowTables() {
+  const SpinLockHolder hold(lock_);  // nobody else is there, but what follows asks for it
   ShadowZap zap;
   while (ShadowPage* page = pages_.first()) {
     TDP_CHECK(page->roots == 0);
@@ -56,6 +58,7 @@ ShadowTables<Entry>::~ShadowTables() {
 template <typename Entry>
 ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* tracking,
                                       ShadowStock& stock, ShadowZap& zap) {
+  AssertUnderLock();
   if (stock.tables.size() == 0 || stock.records.size() == 0) return nullptr;
   auto* page = new (stock.records.Pop()) ShadowPage;
   page->gfn = gfn;
@@ -90,6 +93,7 @@ void ShadowTables<Entry>::ProtectTable(ShadowPage& page, ShadowZap& zap) {
 
 template <typename Entry>
 void ShadowTables<Entry>::Release(ShadowPage& page, ShadowZap& zap) {
+  AssertUnderLock();
   TDP_CHECK(page.roots != 0);
   if (--page.roots != 0) return;
   roots_.Remove(&page);
@@ -121,6 +125,7 @@ bool ShadowTables<Entry>::ReadyPlaces(ShadowPage& page, const RmapHead& head, Sh
 
 template <typename Entry>
 bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock) {
+  AssertUnderLock();
   if (!ReadyPlaces(page, child.parents, stock)) return false;
   Chain::Add(child.parents, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
@@ -132,6 +137,7 @@ bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, S
 template <typename Entry>
 bool ShadowTables<Entry>::SetLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin,
                                   SlotRmap& rmap, ShadowStock& stock) {
+  AssertUnderLock();
   RmapHead& head = *rmap.Find(origin.gfn(), page.level());
   if (!page.is_direct() && !ReadyTable(page.origins, stock)) return false;
   if (!ReadyPlaces(page, head, stock)) return false;
@@ -146,6 +152,7 @@ bool ShadowTables<Entry>::SetLeaf(ShadowPage& page, int index, Entry leaf, LeafO
 template <typename Entry>
 void ShadowTables<Entry>::ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin,
                                      ShadowZap& zap) {
+  AssertUnderLock();
   page.SetOrigin(index, origin);
   CountAddition(page);
   zap.flush |= At(page, index).Exchange(leaf).OwesFlushFor(leaf);
@@ -154,6 +161,7 @@ void ShadowTables<Entry>::ChangeLeaf(ShadowPage& page, int index, Entry leaf, Le
 template <typename Entry>
 void ShadowTables<Entry>::Drop(ShadowPage& page, int index, DescriptorCache& descriptors,
                                ShadowZap& zap) {
+  AssertUnderLock();
   const Entry entry = At(page, index).Load();
   switch (entry.kind(page.level())) {
     case EntryKind::kHole:
@@ -203,6 +211,7 @@ void ShadowTables<Entry>::Forget(ShadowPage& page) {
 
 template <typename Entry>
 void ShadowTables<Entry>::Zap(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap) {
+  AssertUnderLock();
   TDP_CHECK(!page.is_invalid);
   Empty(page, descriptors, zap);
   DropParents(page, descriptors, zap);
@@ -240,6 +249,7 @@ void ShadowTables<Entry>::DropTable(TablePage*& table, ShadowZap& zap) {
 template <typename Entry>
 size_t ShadowTables<Entry>::ZapHeld(size_t count, absl::Span<ShadowPage* const> keep,
                                     DescriptorCache& descriptors, ShadowZap& zap) {
+  AssertUnderLock();
   size_t zapped = 0;
   for (ShadowPage* page = roots_.first(); page != nullptr && zapped < count;
        page = ShadowSpecialList::Next(page)) {
@@ -253,6 +263,7 @@ size_t ShadowTables<Entry>::ZapHeld(size_t count, absl::Span<ShadowPage* const> 
 
 template <typename Entry>
 size_t ShadowTables<Entry>::ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap) {
+  AssertUnderLock();
   size_t zapped = 0;
   for (ShadowPage* page = pages_.first(); page != nullptr && zapped < count;) {
     ShadowPage* next = ShadowAgeList::Next(page);
@@ -268,6 +279,7 @@ size_t ShadowTables<Entry>::ZapOldest(size_t count, DescriptorCache& descriptors
 
 template <typename Entry>
 PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
+  AssertUnderLock();
   PendingFlush flush;
   if (zap.is_empty()) return flush;
   flush = clock_.Advance();
@@ -277,6 +289,7 @@ PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
 
 template <typename Entry>
 PendingFlush ShadowTables<Entry>::CommitAll(ShadowZap&& zap) {
+  AssertUnderLock();
   return zap.is_empty() ? clock_.Outstanding() : Commit(std::move(zap));
 }
 
@@ -284,6 +297,7 @@ PendingFlush ShadowTables<Entry>::CommitAll(ShadowZap&& zap) {
 
 template <typename Entry>
 bool ShadowTables<Entry>::MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync) {
+  AssertUnderLock();
   if (!tracking.IsWriteTracked(gfn)) return false;
   bool must = false;
   bool synced = false;
@@ -307,6 +321,7 @@ bool ShadowTables<Entry>::MustTrack(Gfn gfn, const LargePagePermits& tracking, b
 template <typename Entry>
 void ShadowTables<Entry>::OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors,
                                   ShadowZap& zap) {
+  AssertUnderLock();
   bool any = false;
   hash_.ForEachShadowOf(Gfn::Of(gpa), [&](ShadowPage* page) {
     any = true;
@@ -355,6 +370,7 @@ void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
 
 template <typename Entry>
 void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
+  AssertUnderLock();
   for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowSpecialList::Next(page)) {
     // Another vCPU may have begun already, and not have settled.
     if (page->sync == ShadowSync::kUnsync) ProtectTable(*page, zap);
@@ -365,6 +381,7 @@ void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
 
 template <typename Entry>
 void ShadowTables<Entry>::SetSynced(ShadowPage& page) {
+  AssertUnderLock();
   unsync_.Remove(&page);
   counters_.resynced.Add();
   page.sync = ShadowSync::kSynced;
@@ -398,6 +415,7 @@ bool ShadowTables<Entry>::WriteProtectFrame(Gfn gfn) const {
 
 template <typename Entry>
 bool ShadowTables<Entry>::WriteProtect(Gfn first, Gfn end) {
+  AssertUnderLock();
   bool any = false;
   rmaps_.ForEachHead(first, end, [&](Level, Gfn, RmapHead& head) { any |= Protect(head); });
   return any;
@@ -405,6 +423,7 @@ bool ShadowTables<Entry>::WriteProtect(Gfn first, Gfn end) {
 
 template <typename Entry>
 bool ShadowTables<Entry>::WriteProtectPages(Gfn base, uint64_t mask) {
+  AssertUnderLock();
   bool any = false;
   for (; mask != 0; mask &= mask - 1) {
     any |= WriteProtectFrame(base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))));
@@ -414,6 +433,7 @@ bool ShadowTables<Entry>::WriteProtectPages(Gfn base, uint64_t mask) {
 
 template <typename Entry>
 bool ShadowTables<Entry>::Maps(Gfn first, Gfn end) const {
+  AssertUnderLock();
   bool any = false;
   rmaps_.ForEachHead(first, end, [&any](Level, Gfn, const RmapHead&) { any = true; });
   return any;
@@ -421,6 +441,7 @@ bool ShadowTables<Entry>::Maps(Gfn first, Gfn end) const {
 
 template <typename Entry>
 bool ShadowTables<Entry>::Age(Gfn first, Gfn end, bool test) {
+  AssertUnderLock();
   bool young = false;
   rmaps_.ForEachHead(first, end, [&](Level, Gfn, const RmapHead& head) {
     Chain::ForEach(head, [&](uint64_t* where) {
@@ -438,6 +459,7 @@ bool ShadowTables<Entry>::Age(Gfn first, Gfn end, bool test) {
 
 template <typename Entry>
 void ShadowTables<Entry>::Detach(Gfn first, Gfn end, ShadowZap& zap) {
+  AssertWriting(mmu_lock_);
   rmaps_.ForEachHead(first, end, [&](Level, Gfn, RmapHead& head) {
     Chain::Clear(head, spare_descriptors_, [this, &zap](uint64_t* entry) {
       Ref(entry).Exchange(hole());
@@ -468,6 +490,7 @@ void ShadowTables<Entry>::ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap) {
 
 template <typename Entry>
 void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
+  AssertWriting(mmu_lock_);
   ++generation_;
   for (ShadowPage* root = roots_.first(); root != nullptr; root = ShadowSpecialList::Next(root)) {
     if (!root->is_invalid) Zap(*root, spare_descriptors_, zap);
@@ -476,6 +499,7 @@ void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
 
 template <typename Entry>
 bool ShadowTables<Entry>::ZapObsolete(size_t count, ShadowZap& zap) {
+  AssertWriting(mmu_lock_);
   for (size_t i = 0; i < count; ++i) {
     ShadowPage* page = pages_.first();
     if (page == nullptr || page->generation == generation_) return false;

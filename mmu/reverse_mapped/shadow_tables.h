@@ -31,6 +31,7 @@
 #include "tdp/mmu/reverse_mapped/slot_rmaps.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/sync/flush_clock.h"
+#include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/tables/table_pool.h"
 #include "tdp/rmap/descriptor_pool.h"
 #include "tdp/rmap/rmap_descriptor.h"
@@ -92,7 +93,7 @@ class ShadowTables {
   using Ref = BasicEntryRef<Entry>;
   using Chain = RmapList<ShadowPlaces>;
 
-  ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock,
+  ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock, const MmuLock& mmu_lock,
                const ShadowTablesOptions& options);
   // No root is held. Tables go back to the pool: no CPU uses them any more.
   ~ShadowTables();
@@ -112,7 +113,10 @@ class ShadowTables {
   // ---------------------------------------------------------------------------
 
   // The page of `gfn` and `role`, if there is one that is not obsolete.
-  ShadowPage* Find(Gfn gfn, PageRole role) const { return hash_.Find(gfn, role, generation_); }
+  ShadowPage* Find(Gfn gfn, PageRole role) const {
+    AssertUnderLock();
+    return hash_.Find(gfn, role, generation_);
+  }
 
   // A new page, linked nowhere; there is none like it. Null if `stock` lacks something. `tracking`,
   // null for a direct page, is prepared for `gfn`: the frame is tracked from here on, and every
@@ -126,6 +130,7 @@ class ShadowTables {
 
   // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
   void Hold(ShadowPage& page) {
+    AssertUnderLock();
     if (page.roots++ == 0) roots_.PushBack(&page);
   }
   void Release(ShadowPage& page, ShadowZap& zap);
@@ -198,7 +203,10 @@ class ShadowTables {
   void set_page_quota(size_t pages) { page_quota_.store(pages, std::memory_order_relaxed); }
   size_t page_quota() const { return page_quota_.load(std::memory_order_relaxed); }
   // Under the lock: the pages above the quota.
-  size_t excess() const { return IsFull(0) ? pages_.size() - page_quota() : 0; }
+  size_t excess() const {
+    AssertUnderLock();
+    return IsFull(0) ? pages_.size() - page_quota() : 0;
+  }
   // The tables in use, those of data included. Any thread.
   size_t table_count() const { return table_count_.load(std::memory_order_relaxed); }
   // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
@@ -211,7 +219,10 @@ class ShadowTables {
   // --- structural operations, in a writer's section
   // ------------------------------------------------------------
 
-  void SetRmap(uint32_t slot, std::shared_ptr<SlotRmap> rmap) { rmaps_.Set(slot, std::move(rmap)); }
+  void SetRmap(uint32_t slot, std::shared_ptr<SlotRmap> rmap) {
+    AssertWriting(mmu_lock_);
+    rmaps_.Set(slot, std::move(rmap));
+  }
   // The reverse map of the slot of `gfn`. Any side.
   const std::shared_ptr<SlotRmap>& RmapOf(Gfn gfn) const { return rmaps_.Of(gfn); }
 
@@ -243,6 +254,7 @@ class ShadowTables {
   absl::Status CheckInvariants() const;
 
  private:
+  void AssertUnderLock() const { AssertHolds(lock_, mmu_lock_); }
   void ProtectTable(ShadowPage& page, ShadowZap& zap);
   bool Protect(RmapHead& head) const;
   bool WriteProtectFrame(Gfn gfn) const;
@@ -280,6 +292,7 @@ class ShadowTables {
   TablePool& pool_;
   ShadowPools& pools_;
   FlushClock& clock_;
+  const MmuLock& mmu_lock_;
   const ShadowTablesOptions options_;
   Counters counters_;
 

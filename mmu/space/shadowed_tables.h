@@ -18,7 +18,7 @@ template <typename Entry>
 class ShadowedTables : public MappedTables {
  public:
   ShadowedTables(const MmuParts& parts, ShadowPools& pools, const ShadowTablesOptions& options)
-      : parts_(parts), tables_(parts.pool, pools, parts.clock, options) {}
+      : parts_(parts), tables_(parts.pool, pools, parts.clock, parts.mmu_lock, options) {}
 
   ShadowTables<Entry>& tables() { return tables_; }
 

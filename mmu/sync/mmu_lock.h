@@ -11,6 +11,7 @@
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "tdp/base/check.h"
+#include "tdp/base/spin_lock.h"
 #include "tdp/base/sync.h"
 
 namespace tdp {
@@ -129,10 +130,22 @@ class ABSL_SCOPED_LOCKABLE MmuWriteSection {
   MmuLock& lock_;
 };
 
-// Where a function needs a section and its caller is to have one. Builds with checks abort if there
-// is none; others ask nothing.
+// A function that needs a section, or a lock, of its caller asserts it by these. Builds with checks
+// abort where it is missing; others ask nothing, nor do those of the explorer, to which a look at a
+// lock would be a step of the schedule.
+#ifndef TDP_EXPLORE
 inline void AssertReading(const MmuLock::Reader& reader) { TDP_DCHECK(reader.is_inside()); }
 inline void AssertWriting(const MmuLock& lock) { TDP_DCHECK(lock.has_writer()); }
+// Asserts `lock`, which is taken inside readers' sections, or a writer's section, which excludes
+// those.
+inline void AssertHolds(const SpinLock& lock, const MmuLock& mmu_lock) {
+  TDP_DCHECK(lock.is_held() || mmu_lock.has_writer());
+}
+#else
+inline void AssertReading(const MmuLock::Reader&) {}
+inline void AssertWriting(const MmuLock&) {}
+inline void AssertHolds(const SpinLock&, const MmuLock&) {}
+#endif
 
 }  // namespace tdp
 
