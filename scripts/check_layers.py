@@ -18,10 +18,12 @@ import sys
 # What the parts of the engine need of its face: the seams to the embedder, not Vm and Vcpu.
 SEAMS = (r"^tdp/mmu/(backend|guest_memory_types|mappings|page_fault|paging_kind|pending_flush|"
          r"stats|vm_options)\.h$")
+# Where bits stand is known to mmu/format alone; the rest of the engine goes by its names.
+NAMES = r"^(?!tdp/mmu/format/ept_format\.h$)"
 
 
 def all_of(*folders):
-    return {folder: "" for folder in folders}
+    return {folder: NAMES if folder == "mmu/format" else "" for folder in folders}
 
 
 # What the upper folders of the engine may all include.
@@ -56,11 +58,11 @@ MAY_INCLUDE = {
     "mmu": {**all_of("base", "memslot", "mmu/format", "mmu/policy"),
             "mmu/sync": r"/mmu_lock\.h$", "mmu/tables": r"/direct_mmu\.h$"},
     # Beside the tables, not above the engine.
-    "backends": {**all_of("base", "memslot", "mmu/format"), "mmu": r"^tdp/mmu/backend\.h$"},
+    "backends": {**all_of("base", "memslot"), "mmu/format": "", "mmu": r"^tdp/mmu/backend\.h$"},
     "judge": {"base": "", "mmu/format":
               r"/(ept_\w+|eptp|entry|exit_qualification|memory_type)\.h$",
               "backends": r"^tdp/backends/sim/"},
-    "tools": {**EVERYTHING, **all_of("mmu/vm", "backends")},
+    "tools": {**EVERYTHING, **all_of("mmu/vm", "backends"), "mmu/format": ""},
 }
 # Nothing may include these; they may include everything.
 TOP = {"examples", "benchmarks", "tests"}

@@ -30,6 +30,13 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(1, len(self.problems("mmu/format/eptp.h", '"tdp/mmu/sync/mmu_lock.h"')))
         self.assertEqual(1, len(self.problems("mmu/tables/aging.h", '"tdp/mmu/engine/engine.h"')))
 
+    def test_positions_of_bits_are_known_to_the_formats_alone(self):
+        self.assertEqual([], self.problems("mmu/format/eptp.h", '"tdp/mmu/format/ept_format.h"'))
+        for path in ("mmu/tables/collapse.cc", "mmu/dirty/dirty_harvest.cc", "mmu/vm/vm.cc"):
+            self.assertEqual(1, len(self.problems(path, '"tdp/mmu/format/ept_format.h"')), path)
+        self.assertEqual([], self.problems("backends/sim/cpu.cc",
+                                           '"tdp/mmu/format/ept_format.h"'))
+
     def test_the_parts_of_the_engine_see_the_seams_of_its_face_alone(self):
         self.assertEqual([], self.problems("mmu/engine/engine.h", '"tdp/mmu/vm_options.h"'))
         self.assertEqual(1, len(self.problems("mmu/engine/engine.h", '"tdp/mmu/vcpu.h"')))

@@ -7,7 +7,6 @@
 
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp {
 namespace {
@@ -63,7 +62,7 @@ void DetachedDirt::OnLost(Gfn gfn) {
 }
 
 void DetachedHarvest::Take(const TablePage& table) {
-  TableMask written = FindEntriesWith(table.entries(), ept::kDirty);
+  TableMask written = FindEntriesWith(table.entries(), EntryBits::kDirty);
   if (!written.any()) return;
   written.ForEach([&](int i) {
     if (table.entry(i).Load().is_untracked()) written.Clear(i);

@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "absl/base/optimization.h"
-#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/format/frame_range.h"
 
 namespace tdp {
@@ -52,8 +51,7 @@ Gfn DirtyHarvest::Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor
     return table_end;
   }
   for (int block = first / 64; block <= last / 64; ++block) {
-    uint64_t candidates =
-        FindIn64EntriesWith(table + block * 64, ept::kAccessed | ept::kTableRevisit);
+    uint64_t candidates = FindIn64EntriesWith(table + block * 64, EntryBits::kHarvest);
     candidates |= EdgesIn(block, first, last);
     for (; candidates != 0; candidates &= candidates - 1) {
       const int i = block * 64 + std::countr_zero(candidates);
@@ -85,14 +83,14 @@ uint64_t* DirtyHarvest::EnterSubtree(EntryRef entry, Level level, Gfn from, Gfn 
 }
 
 void DirtyHarvest::HarvestLeaves(uint64_t* table, Gfn base, int first, int last, Visitor visit) {
-  TableMask written = FindEntriesWith(table, ept::kDirty, first, last);
+  TableMask written = FindEntriesWith(table, EntryBits::kDirty, first, last);
   if (!written.any()) return;
   written.ForEach([&](int i) {
     const EntryRef entry(table + i);
     if (ABSL_PREDICT_FALSE(entry.Load().is_untracked())) {
       written.Clear(i);
     } else {
-      entry.FetchAnd(~ept::kDirty);
+      entry.Take(EntryBits::kDirty);
     }
   });
   any_ = true;

@@ -9,7 +9,7 @@
 // taken away like any mapping, and the guest faults it in again. No flush follows the clearing of
 // A: a CPU that has the link cached may keep a table looking cold that is not, which costs a few
 // faults. A link's A bit is the harvest's guide too, so what is cleared here is noted there for it
-// (`ept::kTableRevisitTwice`). Without A bits every table is cold, and the hand alone decides.
+// (`EptEntry::WithAccessedTaken`). Without A bits every table is cold, and the hand alone decides.
 
 #ifndef TDP_MMU_ENGINE_TABLE_RECLAIM_H_
 #define TDP_MMU_ENGINE_TABLE_RECLAIM_H_

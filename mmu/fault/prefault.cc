@@ -11,7 +11,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/tables/staged_table.h"
 
 namespace tdp {

@@ -71,6 +71,8 @@ class BasicEntryRef {
     return true;
   }
 
+  // Takes `bits` away; returns the entry before.
+  Entry Take(EntryBits bits) const { return FetchAnd(~static_cast<uint64_t>(bits)); }
   // Clears every bit that is not in `mask`; returns the entry before.
   Entry FetchAnd(uint64_t mask) const {
     const Entry before(ref().fetch_and(mask, std::memory_order_acq_rel));

@@ -49,6 +49,16 @@ struct EntryRules {
   bool paging_write = false;       // EPT paging-write control is on
 };
 
+// Bits of an entry by their meaning, for who looks at many entries at once, or takes bits of a
+// stored one by a single instruction.
+enum class EntryBits : uint64_t {
+  kWrite = ept::kWrite,
+  kDirty = ept::kDirty,                            // of leaves
+  kWriteAndDirty = ept::kWrite | ept::kDirty,      // of leaves
+  kHarvest = ept::kAccessed | ept::kTableRevisit,  // of tables: leaves below may have become dirty
+  kAny = ~ept::kSuppressVe,                        // it is no hole
+};
+
 // An immutable value; `With…`/`Without…` return changed copies. Nothing here touches memory: stored
 // entries are reached through `EntryRef`.
 class EptEntry {
@@ -136,6 +146,7 @@ class EptEntry {
                                                 ((raw_ & ept::kUserExecute) != 0 ? 8 : 0)));
   }
   constexpr bool is_writable() const { return Has(ept::kWrite); }
+  constexpr bool HasAny(EntryBits bits) const { return Has(static_cast<uint64_t>(bits)); }
   constexpr MemoryType memory_type() const {
     return static_cast<MemoryType>((raw_ & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift);
   }
@@ -236,6 +247,10 @@ class EptEntry {
         .With(other.raw_ & (ept::kRightsMask | ept::kUserExecute | ept::kAccessed | ept::kDirty |
                             ept::kSoftHostWritable));
   }
+  // This leaf with the A and D bits of `other` added.
+  constexpr EptEntry WithUseOf(EptEntry other) const { return With(other.raw_ & kUse); }
+  // This 4 KiB leaf for the frame `pages` after its own.
+  constexpr EptEntry FollowedBy(PageCount pages) const { return EptEntry(raw_ + pages.bytes()); }
   // This 4 KiB leaf as one at `level`, 2 or 3: the aligned page around its frame.
   constexpr EptEntry EnlargedTo(Level level) const {
     return EptEntry((raw_ & ~ept::Bits(level.shift() - 1, kPageShift)) | ept::kLargePage);
@@ -244,6 +259,14 @@ class EptEntry {
   // Whether this leaf and `other`, both present, map the same page.
   constexpr bool MapsAs(EptEntry other) const {
     return ((raw_ ^ other.raw_) & (ept::kAddressMask | ept::kLargePage)) == 0;
+  }
+  // Whether this leaf maps what `whole` maps, in the same way: A and D do not count, W and the
+  // host's permission may be missing, and X may be there where `ignores_execute`.
+  constexpr bool IsPartOf(EptEntry whole, bool ignores_execute) const {
+    constexpr uint64_t kGrants = ept::kWrite | ept::kSoftHostWritable;
+    const uint64_t ignored =
+        kUse | kGrants | (ignores_execute ? ept::kExecute | ept::kUserExecute : 0);
+    return ((raw_ ^ whole.raw_) & ~ignored) == 0 && (raw_ & ~whole.raw_ & kGrants) == 0;
   }
   // Whether a CPU that has this leaf must forget it once `after`, of the same page, stands there.
   constexpr bool OwesFlushFor(EptEntry after) const {
@@ -259,6 +282,8 @@ class EptEntry {
   std::string DebugString(Level level) const;
 
  private:
+  static constexpr uint64_t kUse = ept::kAccessed | ept::kDirty;
+
   static constexpr uint64_t RightsBits(Access access) {
     return (access.raw() & 7) | (access.can_user_execute() ? ept::kUserExecute : 0);
   }

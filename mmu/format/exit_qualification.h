@@ -30,6 +30,20 @@ class ExitQualification {
                              (final_address ? ept::kQualFinalAddress : 0));
   }
 
+  // The same with what a CPU that has advanced exit information says of the page of a final
+  // address: what the guest's own tables allow there.
+  constexpr ExitQualification WithGuestRights(bool user, bool writable, bool executable) const {
+    return ExitQualification(raw_ | (user ? ept::kQualUserAddress : 0) |
+                             (writable ? ept::kQualGuestWritable : 0) |
+                             (executable ? 0 : ept::kQualGuestNoExecute));
+  }
+  // The same with what no walk decides, but how `other` came about: whether NMIs were unblocked by
+  // the instruction, and whether it was one at all.
+  constexpr ExitQualification WithCauseOf(ExitQualification other) const {
+    return ExitQualification(raw_ |
+                             (other.raw_ & (ept::kQualNmiUnblocked | ept::kQualAsynchronous)));
+  }
+
   constexpr uint64_t raw() const { return raw_; }
 
   constexpr bool is_read() const { return Has(ept::kQualRead); }

@@ -17,7 +17,6 @@
 #include "tdp/base/level.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/format/ept_entry.h"
-#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/format/exit_qualification.h"
 #include "tdp/mmu/guest/guest_walker.h"
@@ -88,15 +87,13 @@ class NestedEptWalker {
   bool Violation(const NestedEptAccess& request, Access allowed, NestedEptWalk& walk) const {
     // Without MBEC there is one kind of execution, and no bit for the other.
     if (!rules_.mbec) allowed = allowed.Without(Access::UserExecute());
-    uint64_t raw = ExitQualification::Make(request.access, allowed, request.linear_address_valid,
-                                           request.final_address)
-                       .raw();
+    walk.qualification = ExitQualification::Make(
+        request.access, allowed, request.linear_address_valid, request.final_address);
     if (rules_.capabilities.advanced_exit_information() && request.final_address) {
-      raw |= (request.guest_rights.user() ? ept::kQualUserAddress : 0) |
-             (request.guest_rights.writable() ? ept::kQualGuestWritable : 0) |
-             (request.guest_rights.executable() ? 0 : ept::kQualGuestNoExecute);
+      const GuestRights rights = request.guest_rights;
+      walk.qualification =
+          walk.qualification.WithGuestRights(rights.user(), rights.writable(), rights.executable());
     }
-    walk.qualification = ExitQualification(raw);
     return Stop(walk, NestedEptOutcome::kViolation);
   }
   // `Reach` could not, and says why.

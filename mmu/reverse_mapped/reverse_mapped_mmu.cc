@@ -141,7 +141,7 @@ bool ReverseMappedMmu::WriteProtect(Gfn first, Gfn end) {
   bool any = false;
   ForEachHead(first, end, [&any](RmapHead& head) {
     Leaves::ForEach(head, [&any](uint64_t* entry) {
-      any |= EntryRef(entry).FetchAnd(~ept::kWrite).is_writable();
+      any |= EntryRef(entry).Take(EntryBits::kWrite).is_writable();
     });
   });
   return any;

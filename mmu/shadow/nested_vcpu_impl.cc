@@ -223,14 +223,10 @@ NestedVcpuImpl::Next NestedVcpuImpl::Walk(Violation& fault, NestedFaultResult& r
       return Next::kAgain;
     case NestedEptOutcome::kNeedsPage:
       return Next::kFetch;
-    case NestedEptOutcome::kViolation: {
-      // What the walk does not decide is as the CPU said it.
-      constexpr uint64_t kPassed = ept::kQualNmiUnblocked | ept::kQualAsynchronous;
+    case NestedEptOutcome::kViolation:
       result.outcome = NestedOutcome::kViolation;
-      result.qualification =
-          ExitQualification(walk_.qualification.raw() | (fault.qualification.raw() & kPassed));
+      result.qualification = walk_.qualification.WithCauseOf(fault.qualification);
       return Next::kDone;
-    }
     case NestedEptOutcome::kMisconfiguration:
       result.outcome = NestedOutcome::kMisconfiguration;
       return Next::kDone;

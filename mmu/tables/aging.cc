@@ -2,7 +2,6 @@
 
 #include "tdp/mmu/tables/aging.h"
 
-#include "tdp/mmu/format/ept_format.h"
 
 namespace tdp {
 

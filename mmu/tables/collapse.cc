@@ -4,23 +4,7 @@
 
 #include <cstdint>
 
-#include "tdp/mmu/format/ept_format.h"
-
 namespace tdp {
-namespace {
-
-constexpr uint64_t kUseBits = ept::kAccessed | ept::kDirty;
-// What may differ between a leaf and the part of the large one that takes its place. W and the
-// host's permission may only be more there.
-constexpr uint64_t kGrantBits = ept::kWrite | ept::kSoftHostWritable;
-constexpr uint64_t kMayDiffer = kUseBits | kGrantBits;
-
-}  // namespace
-
-bool Collapse::Agrees(EptEntry entry, EptEntry expected) const {
-  return ((entry.raw() ^ expected.raw()) & ~(kMayDiffer | ignored_)) == 0 &&
-         (entry.raw() & ~expected.raw() & kGrantBits) == 0;
-}
 
 // True if everything that is mapped agrees and something is.
 bool Collapse::Look(TablePage* table, Seen& seen) const {
@@ -28,16 +12,17 @@ bool Collapse::Look(TablePage* table, Seen& seen) const {
     // Readers are out, but CPUs set bits.
     const EptEntry entry = table->entry(i).Load();
     const EptEntry expected = leaf_.SplitChild(level_, i);
-    if (Agrees(entry, expected)) {
+    if (entry.IsPartOf(expected, loses_execute_)) {
       seen.young = true;
     } else if (entry.is_hole() || entry.is_mmio()) {
       continue;
-    } else if (entry.access_tracked() && Agrees(entry.WithRightsRestored(), expected)) {
+    } else if (entry.access_tracked() &&
+               entry.WithRightsRestored().IsPartOf(expected, loses_execute_)) {
       seen.tracked = true;
     } else {
       return false;
     }
-    seen.any |= entry.raw();
+    seen.use = seen.use.WithUseOf(entry);
   }
   return seen.young || seen.tracked;
 }
@@ -49,7 +34,7 @@ bool Collapse::Replace(DirectMmu& mmu) {
   Seen seen;
   if (!Look(table, seen)) return false;
   if (!link.is_writable()) leaf_ = leaf_.WithoutWrite();  // a protection at the link stays one
-  leaf_ = EptEntry(leaf_.raw() | (seen.any & kUseBits));
+  leaf_ = leaf_.WithUseOf(seen.use);
   if (!seen.young) leaf_ = leaf_.WithAccessTracked();
   mmu.StructureChanged();
   at.entry(base_).Exchange(leaf_);
@@ -60,7 +45,7 @@ bool Collapse::Replace(DirectMmu& mmu) {
 void Collapse::AddLateBits(const DirectMmu& mmu) const {
   for (int i = 0; i < Level::kEntries; ++i) {
     const EptEntry late = old_table_->entry(i).Load();
-    if ((late.raw() & ~leaf_.raw() & kUseBits) == 0 || late.is_mmio()) continue;
+    if (leaf_.WithUseOf(late) == leaf_ || late.is_mmio()) continue;
     AddLateBits(mmu, base_ + PageCount(static_cast<uint64_t>(i) * level_.below().pages().raw()),
                 late);
   }
@@ -73,7 +58,7 @@ void Collapse::AddLateBits(const DirectMmu& mmu, Gfn gfn, EptEntry late) const {
     if (found.kind() != EntryKind::kLeaf) return;
     if (Translation{found.seen, found.at.level, {}}.FrameOf(gfn) != late.frame()) return;
     EptEntry entry = found.seen;
-    const EptEntry with = EptEntry(entry.raw() | (late.raw() & kUseBits));
+    const EptEntry with = entry.WithUseOf(late);
     // Fails where the CPU sets a bit itself, or a fault splits the leaf: the bits then belong into
     // the table below.
     if (with == entry || found.at.entry(gfn).CompareExchange(entry, with)) return;

@@ -11,7 +11,6 @@
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/mmu/format/ept_entry.h"
-#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/format/table_page.h"
 #include "tdp/mmu/tables/direct_mmu.h"
 
@@ -24,10 +23,7 @@ class Collapse {
   // `leaf` maps the aligned region of `level` (2 or 3) from `base` on, with A and D clear.
   // `loses_execute`: X of smaller leaves is no reason against one without X; a fetch will split it.
   Collapse(Gfn base, Level level, EptEntry leaf, bool loses_execute = false)
-      : base_(base),
-        level_(level),
-        leaf_(leaf),
-        ignored_(loses_execute ? ept::kExecute | ept::kUserExecute : 0) {}
+      : base_(base), level_(level), leaf_(leaf), loses_execute_(loses_execute) {}
 
   Gfn base() const { return base_; }
 
@@ -46,19 +42,18 @@ class Collapse {
 
  private:
   struct Seen {
-    uint64_t any = 0;      // OR over the leaves
+    EptEntry use;          // A and D of any leaf
     bool tracked = false;  // one is old by access tracking, without A bits
     bool young = false;    // one is not
   };
 
-  bool Agrees(EptEntry entry, EptEntry expected) const;
   bool Look(TablePage* table, Seen& seen) const;
   void AddLateBits(const DirectMmu& mmu, Gfn gfn, EptEntry late) const;
 
   const Gfn base_;
   const Level level_;
   EptEntry leaf_;
-  const uint64_t ignored_;  // bits that need not agree
+  const bool loses_execute_;
   TablePage* old_table_ = nullptr;
 };
 

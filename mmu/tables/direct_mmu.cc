@@ -19,14 +19,13 @@ namespace {
 // Whether `table`, of which the entries from `first` to `last` have just been gone through, holds
 // nothing any more. Most are not empty, and in most of those the entries at the ends tell.
 bool IsTableEmpty(uint64_t* table, int first, int last) {
-  constexpr uint64_t kAnything = ~ept::kSuppressVe;
   const auto stands = [table](int i) {
     return i >= 0 && i < Level::kEntries && !EntryRef(table + i).Load().is_hole();
   };
   for (const int i : {last, last + 1, first, first - 1}) {
     if (stands(i)) return false;
   }
-  return !FindEntriesWith(table, kAnything).any();
+  return !FindEntriesWith(table, EntryBits::kAny).any();
 }
 
 }  // namespace
@@ -101,11 +100,11 @@ bool DirectMmu::ClaimPush(EntryRef entry, EptEntry& parent) {
 
 void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect) {
   const bool keep_write = unprotect == Unprotect::kPushDirty && level == kLevel4K;
-  const uint64_t bits = keep_write ? ept::kDirty : ept::kWrite;
+  const EntryBits bits = keep_write ? EntryBits::kDirty : EntryBits::kWrite;
   for (int i = 0; i < Level::kEntries; ++i) {
     const EntryRef entry(children + i);
     const EptEntry child = entry.Load();
-    if ((child.raw() & bits) != 0 && !child.is_untracked()) entry.FetchAnd(~bits);
+    if (child.HasAny(bits) && !child.is_untracked()) entry.Take(bits);
   }
 }
 
@@ -277,7 +276,7 @@ MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprote
 }
 
 bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) {
-  const uint64_t bits = notice == WriteNotice::kFault ? ept::kWrite : ept::kDirty;
+  const EntryBits bits = notice == WriteNotice::kFault ? EntryBits::kWrite : EntryBits::kDirty;
   const int in_first_table = Level::kEntries - kLevel4K.IndexOf(base);
   const uint64_t first = in_first_table < 64 ? (uint64_t{1} << in_first_table) - 1 : ~uint64_t{0};
   const bool any = NarrowInTable(base, mask & first, bits);
@@ -285,7 +284,7 @@ bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) {
 }
 
 // The same within one table.
-bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const {
+bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, EntryBits bits) const {
   if (mask == 0) return false;
   const EntryPosition at =
       Descend(Root(), base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))), kLevel4K).at;
@@ -295,8 +294,8 @@ bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const {
     const EntryRef entry =
         at.entry(base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))));
     const EptEntry old = entry.Load();
-    if ((old.raw() & bits) == 0 || old.is_untracked()) continue;
-    entry.FetchAnd(~bits);
+    if (!old.HasAny(bits) || old.is_untracked()) continue;
+    entry.Take(bits);
     any = true;
   }
   return any;
@@ -463,13 +462,13 @@ bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
   bool any = false;
   for (TableCursor at(*this, range); !at.at_end();) {
     const EptEntry old = at.entry().Load();
-    const uint64_t bits = at.level() == kLevel4K ? ept::kWrite | ept::kDirty : ept::kWrite;
-    if (!at.is_leaving() && (old.raw() & bits) != 0 && !old.is_untracked()) {
+    const EntryBits bits = at.level() == kLevel4K ? EntryBits::kWriteAndDirty : EntryBits::kWrite;
+    if (!at.is_leaving() && old.HasAny(bits) && !old.is_untracked()) {
       if (!at.is_inside() && old.kind(at.level()) == EntryKind::kTable) {
         at.Enter(old);
         continue;
       }
-      at.entry().FetchAnd(~bits);
+      at.entry().Take(bits);
       any = true;
     }
     at.Next();

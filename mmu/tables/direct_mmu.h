@@ -390,7 +390,7 @@ class DirectMmu {
   Descent Find(Gfn gfn, Level target, Access needed, const LeafMemo& memo,
                Unprotect unprotect) const;
   Descent FindWritable(Gfn gfn, Level target, Unprotect unprotect) const;
-  bool NarrowInTable(Gfn base, uint64_t mask, uint64_t bits) const;
+  bool NarrowInTable(Gfn base, uint64_t mask, EntryBits bits) const;
   bool RestoreWrite(Gfn gfn, Unprotect unprotect) const;
   static bool ClaimPush(EntryRef entry, EptEntry& parent);
   static void TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect);

@@ -23,7 +23,7 @@ StagedTable::~StagedTable() {
 
 void StagedTable::Append(EptEntry leaf, PageCount pages) {
   uint64_t* to = table_->entries() + kLevel4K.IndexOf(next_);
-  for (uint64_t i = 0; i < pages.raw(); ++i) to[i] = leaf.raw() + i * kPageSize;
+  for (uint64_t i = 0; i < pages.raw(); ++i) to[i] = leaf.FollowedBy(PageCount(i)).raw();
   next_ += pages;
 }
 

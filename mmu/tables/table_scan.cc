@@ -94,14 +94,14 @@ uint64_t Inside(int word, int first, int last) {
 
 }  // namespace
 
-uint64_t FindIn64EntriesWith(const uint64_t* entries, uint64_t bits) {
+uint64_t FindIn64EntriesWith(const uint64_t* entries, EntryBits bits) {
   SharedScan(entries);
-  if ((OrOf64(entries) & bits) == 0) return 0;
+  if (!EptEntry(OrOf64(entries)).HasAny(bits)) return 0;
   SharedScan(entries);
-  return WhichOf64(entries, bits);
+  return WhichOf64(entries, static_cast<uint64_t>(bits));
 }
 
-TableMask FindEntriesWith(const uint64_t* table, uint64_t bits, int first, int last) {
+TableMask FindEntriesWith(const uint64_t* table, EntryBits bits, int first, int last) {
   TableMask mask;
   for (int word = first / 64; word <= last / 64; ++word) {
     mask.set_word(word, FindIn64EntriesWith(table + word * 64, bits) & Inside(word, first, last));
