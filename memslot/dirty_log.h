@@ -65,8 +65,8 @@ class DirtyLog {
   }
   bool IsPrepared(uint64_t index) const { return absent_is_dirty_ || FindChunk(index) != nullptr; }
 
-  // Where a page is marked, found once for both questions that a fault has. It is good for as long
-  // as the log.
+  // Tells where a page is marked, found once for both questions that a fault has. It is good for as
+  // long as the log.
   class Place {
    public:
     Place() = default;

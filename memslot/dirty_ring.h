@@ -26,8 +26,8 @@ namespace tdp {
 // KVM_CAP_DIRTY_LOG_RING, with calls in place of shared memory.)
 class DirtyRing {
  public:
-  // What a vCPU may still push after it was told that the ring is nearly full: one fault's pages
-  // and a full page-modification log.
+  // A vCPU may still push this many entries after it was told that the ring is nearly full: one
+  // fault's pages and a full page-modification log.
   static constexpr uint32_t kReservedEntries = 64 + 512;
   static constexpr uint32_t kMaxEntries = 65536;
 
@@ -44,7 +44,7 @@ class DirtyRing {
   // sees.
   [[nodiscard]] bool Push(const DirtyRingEntry& entry);
 
-  // Whether the vCPU must leave the guest until the collector has been here. Any thread.
+  // Returns whether the vCPU must leave the guest until the collector has been here. Any thread.
   bool is_nearly_full() const { return used() >= size() - kReservedEntries; }
 
   // Entries that are not free. Any thread.

@@ -60,7 +60,7 @@ class IntervalRoot {
   uint64_t raw_ = 0;
 };
 
-// Where a node keeps what. Unused keys hold `kNoKey`, which is greater than every key.
+// Tells where a node keeps what. Unused keys hold `kNoKey`, which is greater than every key.
 struct IntervalLayout {
   static constexpr size_t kLeafCapacity = 15;
   static constexpr size_t kInnerCapacity = 20;
@@ -164,8 +164,8 @@ class IntervalTree {
     uint64_t min_key;
   };
 
-  // How many of the keys at `from`, `from + kStep`, ... are at most `key`. Written out, since
-  // compilers keep small loops over atomics.
+  // Returns how many of the keys at `from`, `from + kStep`, ... are at most `key`. Written out,
+  // since compilers keep small loops over atomics.
   template <size_t kStep, size_t... kIndex>
   static size_t CountAtOrBelow(const IntervalNode& node, size_t from, uint64_t key,
                                std::index_sequence<kIndex...>) {
@@ -186,7 +186,7 @@ class IntervalTree {
   IntervalSearch FindOverlapInLeaf(const IntervalNode& node, const Range& range, Cell* cell,
                                    const Unchanged& unchanged) const;
 
-  // Where an interval with this key, or a greater one, may begin at the earliest.
+  // Returns where an interval with this key, or a greater one, may begin at the earliest.
   uint64_t LeastBegin(uint64_t key) const { return key >> key_shift_ << fine_bits_; }
 
   IntervalNodePool* pool_;

@@ -12,7 +12,7 @@
 
 namespace tdp {
 
-// Which view of guest physical memory a slot belongs to; 1 is SMM where a VM offers two.
+// Names the view of guest physical memory that a slot belongs to; 1 is SMM where a VM offers two.
 using AddressSpaceId = uint16_t;
 
 // Flags of a slot, as KVM_SET_USER_MEMORY_REGION numbers them.

@@ -42,7 +42,7 @@ enum class RegionKind {
   kReservation,  // nothing is here, and nothing below may show
 };
 
-// What a region is made with. Fields that a kind does not use are left as they are.
+// Tells what a region is made with. Fields that a kind does not use are left as they are.
 struct RegionSpec {
   std::string name = {};  // not empty; paths in messages are made of names
   RegionKind kind = RegionKind::kContainer;
@@ -77,7 +77,7 @@ class Region {
 
   bool is_container() const { return kind() == RegionKind::kContainer; }
   bool is_alias() const { return kind() == RegionKind::kAlias; }
-  // Whether the guest reads memory here.
+  // Returns whether the guest reads memory here.
   bool is_memory() const {
     return kind() == RegionKind::kRam || kind() == RegionKind::kRom ||
            (kind() == RegionKind::kRomDevice && rom_mode_);

@@ -24,8 +24,8 @@ class RegionReach {
 
   bool Contains(const Region* region) const { return places_.contains(region); }
 
-  // Whether all of them stay within the limits if `start` gains `child`. ResourceExhausted; its
-  // message begins with `what`.
+  // Checks whether all of them stay within the limits if `start` gains `child`. ResourceExhausted;
+  // its message begins with `what`.
   absl::Status CheckAdding(const Region& child, std::string_view what) const;
 
   // Keeps their depth and what they show up to date. `Add` before or after `child` is among the

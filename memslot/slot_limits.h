@@ -31,7 +31,7 @@ struct SlotLimits {
   Hva user_address_end{0};
   // Pages in all slots together.
   PageCount total_pages{~uint64_t{0}};
-  // Whether slots may have private memory.
+  // Says whether slots may have private memory.
   bool private_memory = false;
 
   Gfn gfn_end() const {

@@ -37,7 +37,7 @@ namespace tdp {
 // entry, say) must not be kept.
 inline constexpr uint64_t kSlotUpdateInProgress = uint64_t{1} << 63;
 
-// How slots that log dirty pages start out.
+// Says how slots that log dirty pages start out.
 enum class DirtyBitmapPolicy {
   kClean,
   kAllDirty,  // KVM_DIRTY_LOG_INITIALLY_SET

@@ -49,13 +49,13 @@ class SlotState {
 
   LargePagePermits& permits() const { return *permits_; }
 
-  // What the dirty log calls read. Null if the slot does not log dirty pages, or the VM logs them
-  // in rings.
+  // Returns what the dirty log calls read. Null if the slot does not log dirty pages, or the VM
+  // logs them in rings.
   DirtyLog* dirty_log() const { return in_rings_ ? nullptr : log_.get(); }
 
-  // The same, or with rings the bitmap of those pages that no ring has (`Vm::HarvestDirtyRings`):
-  // pages that no vCPU wrote, and what the engine writes for a vCPU whose ring is nearly full. Null
-  // if the slot does not log dirty pages.
+  // Returns the same, or with rings the bitmap of those pages that no ring has
+  // (`Vm::HarvestDirtyRings`): pages that no vCPU wrote, and what the engine writes for a vCPU
+  // whose ring is nearly full. Null if the slot does not log dirty pages.
   DirtyLog* any_log() const { return log_.get(); }
 
   const SlotBacking& backing() const { return backing_; }

@@ -41,7 +41,8 @@ class SlotUpdate {
   const MemorySlot& old_slot() const { return old_slot_; }
   const MemorySlot& new_slot() const { return new_slot_; }
 
-  // Whether the old slot's mappings must go: publish it as invalid first, zap, then publish.
+  // Returns whether the old slot's mappings must go: publish it as invalid first, zap, then
+  // publish.
   bool takes_away() const { return kind_ == SlotChange::kDelete || kind_ == SlotChange::kMove; }
 
   // Drops the change. If the invalid slot was published, the old one is published again. Does

@@ -28,8 +28,8 @@ namespace tdp {
 // Names a vCPU of one `Vm`: dense, from 0, and used again after its `Vcpu` is destroyed.
 using VcpuId = uint32_t;
 
-// What the machine offers. Read once, when the `Vm` is made: asking for a power that is not here
-// fails there, not at the first fault.
+// Tells what the machine offers. Read once, when the `Vm` is made: asking for a power that is not
+// here fails there, not at the first fault.
 struct Capabilities {
   EptCapabilities ept;             // walk lengths, 2M/1G leaves, A/D, execute-only, INVEPT types
   int physical_address_bits = 46;  // MAXPHYADDR, 32 to 52
@@ -80,8 +80,8 @@ absl::StatusOr<size_t> ResolveByPage(Backend& backend, Hva hva, PageCount pages,
                                      absl::Span<HostRun> runs);
 }  // namespace internal
 
-// What the engine needs of its machine. Thread-safe: any thread may make any call at any time,
-// except where a call says otherwise. No call may call back into the `Vm`.
+// A backend does what the engine needs of its machine. Thread-safe: any thread may make any call at
+// any time, except where a call says otherwise. No call may call back into the `Vm`.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -125,7 +125,7 @@ class Backend {
   // thread.
   virtual void Invalidate(VcpuId vcpu, Eptp root) = 0;
 
-  // The same for every root (INVEPT all-context).
+  // Does the same for every root (INVEPT all-context).
   virtual void InvalidateAll(VcpuId vcpu) = 0;
 
   // Drops the linear translations of `vcpu` (INVVPID single-context) from the CPU this is called

@@ -30,7 +30,7 @@ struct MtrrState {
   int physical_address_bits = 46;
 };
 
-// How guest memory is cached (KVM's vmx_get_mt_mask).
+// Tells how guest memory is cached (KVM's vmx_get_mt_mask).
 struct GuestMemoryTypes {
   // A device reads and writes memory past the caches: what the guest says of types counts. Else all
   // memory is write-back whatever the guest says, which is as correct and faster.

@@ -12,7 +12,7 @@
 
 namespace tdp {
 
-// What a lookup found.
+// Tells what a lookup found.
 struct Translation {
   EptEntry entry;
   Level level = kLevel4K;

@@ -57,9 +57,10 @@ inline constexpr int kFeatures = static_cast<int>(Feature::kCount);
 // As an embedder writes it: "VmOptions.nested", "Vm::CreateView".
 std::string_view FeatureName(Feature feature);
 inline constexpr bool IsCall(Feature feature) { return feature >= Feature::kViews; }
-// Whether the field is away from its default so that the feature is asked for. False for calls.
+// Returns whether the field is away from its default so that the feature is asked for. False for
+// calls.
 bool IsAsked(const VmOptions& options, Feature feature);
-// Whether the two are values of one field, of which a `Vm` has one.
+// Returns whether the two are values of one field, of which a `Vm` has one.
 bool AreOfOneField(Feature a, Feature b);
 
 // A pair that is refused: at `Vm::Create` if both are options, else by the call.
@@ -77,7 +78,7 @@ const RefusedPair* FindRefused(Feature a, Feature b);
 
 // OK, or what is refused of the options together, naming both.
 absl::Status CheckPairs(const VmOptions& options);
-// The same of `call` on a `Vm` with these options.
+// Does the same for `call` on a `Vm` with these options.
 absl::Status CheckCall(const VmOptions& options, Feature call);
 
 }  // namespace tdp

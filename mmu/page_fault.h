@@ -13,7 +13,8 @@
 
 namespace tdp {
 
-// What happened. All but `kError` are everyday outcomes; what the embedder does is in the comments.
+// Says what happened. All but `kError` are everyday outcomes; what the embedder does is in the
+// comments.
 enum class FaultOutcome : uint8_t {
   kFixed,     // the tables changed: run the guest on
   kSpurious,  // the tables already allowed it (another vCPU was faster, or a stale translation):
@@ -29,7 +30,7 @@ enum class FaultOutcome : uint8_t {
   kError,          // `FaultResult::status` says why; the tables are as they were
 };
 
-// Which memory the guest's access is for, as far as hardware says.
+// Says which memory the guest's access is for, as far as hardware says.
 enum class Privacy : uint8_t {
   kAsSet,  // whichever `Vm::SetMemoryAttributes` gives the frame
   kPrivate,

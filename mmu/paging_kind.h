@@ -16,8 +16,9 @@
 
 namespace tdp {
 
-// Of the eight ways to set the three options these four are legal. What follows from a kind is
-// asked of the functions below, or is a virtual function of the tables themselves (`MappedTables`).
+// Eight ways to set the three options exist, of which these four are legal. What follows from a
+// kind is asked of the functions below, or is a virtual function of the tables themselves
+// (`MappedTables`).
 enum class PagingKind : uint8_t {
   kDirect,         // views of direct tables
   kReverseMapped,  // one set of direct tables with a reverse map of its leaves
@@ -28,13 +29,13 @@ enum class PagingKind : uint8_t {
 // The options have passed `CheckPairs`.
 PagingKind PagingKindOf(const VmOptions& options);
 
-// Whether guests run on an EPT.
+// Returns whether guests run on an EPT.
 constexpr bool HasEpt(PagingKind kind) { return kind != PagingKind::kShadow; }
-// Whether tables of the guest's are shadowed.
+// Returns whether tables of the guest's are shadowed.
 constexpr bool HasShadowPages(PagingKind kind) {
   return kind == PagingKind::kShadow || kind == PagingKind::kNested;
 }
-// Whether each slot has a reverse map, and writes are found by write-protection alone.
+// Returns whether each slot has a reverse map, and writes are found by write-protection alone.
 constexpr bool KeepsReverseMap(PagingKind kind) { return kind != PagingKind::kDirect; }
 
 // --- Builds with direct tables alone ---

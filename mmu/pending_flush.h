@@ -27,7 +27,7 @@ class [[nodiscard]] PendingFlush {
   }
 
   bool is_owed() const { return clock_ != nullptr; }
-  // What `FlushClock::generation` has to reach; meaningful while it is owed.
+  // Returns what `FlushClock::generation` has to reach; meaningful while it is owed.
   uint64_t generation() const { return generation_; }
 
   // Takes over the debt of `other`, of the same clock: the later of the two stays, and one `Settle`

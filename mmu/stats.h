@@ -15,7 +15,7 @@
 
 namespace tdp {
 
-// What one vCPU counts, or the sum over all. Plain numbers since the VM was made.
+// Holds what one vCPU has counted since the VM was made, or the sum over all.
 struct FaultStats {
   uint64_t fixed = 0;
   uint64_t spurious = 0;
@@ -28,7 +28,7 @@ struct FaultStats {
   uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
   uint64_t splits = 0;   // large leaves split: a flush each
   uint64_t flushes = 0;  // made as the guest was entered
-  // Where tables of the guest's are shadowed:
+  // These two count where tables of the guest's are shadowed.
   uint64_t guest_faults = 0;     // its own; of a nested hypervisor, what it gets of its guest's
   uint64_t emulated_writes = 0;  // writes to page tables that were given back to be emulated
   std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G; given more rights in place included
@@ -36,8 +36,8 @@ struct FaultStats {
   FaultStats& operator+=(const FaultStats& other);
 };
 
-// Of the shadow of a guest's paging, all address spaces together, by the names of KVM's statistics.
-// Plain numbers since the VM was made.
+// Counts what the shadow of a guest's paging does, all address spaces together, by the names of
+// KVM's statistics. Plain numbers since the VM was made.
 struct ShadowStats {
   uint64_t mmu_shadow_zapped = 0;  // pages zapped, whatever the reason
   uint64_t mmu_pte_write = 0;      // writes to tables that are shadowed

@@ -22,7 +22,7 @@
 
 namespace tdp {
 
-// What not every embedder uses has headers of its own: memslot/dirty_ring.h for `DirtyRing`,
+// Headers of their own declare what not every embedder uses: memslot/dirty_ring.h for `DirtyRing`,
 // mmu/guest/guest_walk.h for what `Vcpu::WalkGuest` takes and gives, mmu/shadow/shadow_vcpu.h and
 // mmu/shadow/nested_vcpu.h.
 class DirtyRing;
@@ -51,7 +51,7 @@ class [[nodiscard]] GuestEntry {
     if (vcpu_ != nullptr) Leave();
   }
 
-  // What to load into the VMCS.
+  // Returns what to load into the VMCS.
   Eptp eptp() const { return eptp_; }
   // Ends it before the destructor does.
   void Leave();
@@ -90,8 +90,8 @@ class Vcpu {
   // `Resolve` answers.
   FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
 
-  // The same for hardware by which a guest says whether it wants private or shared memory (the C
-  // bit of SEV-SNP, the shared bit of TDX; not in `gpa` any more): kMemoryFault if
+  // Does the same for hardware by which a guest says whether it wants private or shared memory (the
+  // C bit of SEV-SNP, the shared bit of TDX; not in `gpa` any more): kMemoryFault if
   // `Vm::SetMemoryAttributes` said otherwise, which is looked at before the slot. Private memory is
   // never MMIO: where no slot has it, or only read-only memory for a write, that is kMemoryFault as
   // well, whether `wanted` or the attribute says private, and nothing is remembered (KVM answers
@@ -111,8 +111,8 @@ class Vcpu {
   // slots still say so; kRetry if the memory there has changed since (run on: the next access is a
   // violation); else kError with Internal: the tables are corrupt.
   FaultResult HandleEptMisconfiguration(Gpa gpa);
-  // The same for hardware by which a guest says which memory it wants: what is remembered as MMIO
-  // is shared, so kPrivate ends with kMemoryFault. FailedPrecondition without
+  // Does the same for hardware by which a guest says which memory it wants: what is remembered as
+  // MMIO is shared, so kPrivate ends with kMemoryFault. FailedPrecondition without
   // `VmOptions::private_memory`.
   FaultResult HandleEptMisconfiguration(Gpa gpa, Privacy wanted);
 
@@ -156,12 +156,12 @@ class Vcpu {
   absl::Status WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
                          GuestAccess access, GuestWalk& walk);
 
-  // What answers for a guest whose paging is shadowed; null unless the `Vm` has
+  // Returns what answers for a guest whose paging is shadowed; null unless the `Vm` has
   // `Paging::kShadow`. EPT violations, misconfigurations and `Prefault` are FailedPrecondition
   // there.
   ShadowVcpu* shadow();
 
-  // What runs a guest of this guest, which is a hypervisor then; null unless the `Vm` has
+  // Returns what runs a guest of this guest, which is a hypervisor then; null unless the `Vm` has
   // `VmOptions::nested`. While L2 is entered, `EnterGuest` gives what L2 runs on, and its
   // violations go to `NestedVcpu::HandleViolation`.
   NestedVcpu* nested();

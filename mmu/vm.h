@@ -91,8 +91,8 @@ class Vm : public GuestMemory {
   // large page that reaches over an end is split, not dropped. Frames beyond the guest's width are
   // ignored. InvalidArgument for an address space that is not there.
   absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
-  // The same for every frame, at a cost that does not depend on their number. The quota does not
-  // refuse the new root: settling the flush gives the old one and all tables below it back.
+  // Does the same for every frame, at a cost that does not depend on their number. The quota does
+  // not refuse the new root: settling the flush gives the old one and all tables below it back.
   // ResourceExhausted if the backend has no memory for it; nothing has changed then.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space = 0);
 
@@ -101,7 +101,7 @@ class Vm : public GuestMemory {
   // that asked for them before can install them any more. Bytes, whole pages, and the range may
   // end with the address space (start + size = 2^64); else InvalidArgument.
   absl::Status InvalidateHostRange(Hva start, ByteCount size);
-  // The same in two calls around the change itself, for hosts that are told before and after:
+  // Does the same in two calls around the change itself, for hosts that are told before and after:
   // between them faults on the range end with kRetry. Each Begin that succeeds is followed by one
   // End.
   absl::Status BeginHostInvalidation(Hva start, ByteCount size);
@@ -177,7 +177,7 @@ class Vm : public GuestMemory {
   // same. Without A bits rights are taken away, and the flush is owed as always then: settle it
   // before long.
   absl::StatusOr<AgeResult> AgeHostRange(Hva start, ByteCount size);
-  // Whether any page there is young; changes nothing.
+  // Returns whether any page there is young; changes nothing.
   absl::StatusOr<bool> TestAge(Hva start, ByteCount size);
 
   // Splits every leaf larger than `to` (1 or 2) that maps one of `count` frames from `first` on;
@@ -195,9 +195,9 @@ class Vm : public GuestMemory {
   // InvalidArgument for an address space that is not there.
   absl::StatusOr<uint64_t> CollapseRange(Gfn first, PageCount count, AddressSpaceId space = 0);
 
-  // How guest memory is cached from now on; mappings made before are taken away. When it returns no
-  // vCPU uses the old types. InvalidArgument for registers that the CPU would refuse, named with
-  // their value; FailedPrecondition for types that count (`non_coherent_dma`) with
+  // Sets how guest memory is cached from now on; mappings made before are taken away. When it
+  // returns no vCPU uses the old types. InvalidArgument for registers that the CPU would refuse,
+  // named with their value; FailedPrecondition for types that count (`non_coherent_dma`) with
   // `Paging::kShadow`, whose tables do not heed them.
   absl::Status SetMemoryTypes(const GuestMemoryTypes& types);
 
@@ -272,8 +272,8 @@ class Vm : public GuestMemory {
   // ResourceExhausted without memory. From the first call on every flush is of all roots.
   absl::StatusOr<Hpa> EptpList(AddressSpaceId space = 0);
 
-  // What the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing, or no
-  // such view; InvalidArgument beyond the guest's width.
+  // Returns what the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing,
+  // or no such view; InvalidArgument beyond the guest's width.
   absl::StatusOr<Translation> Translate(Gpa gpa, AddressSpaceId space = 0, ViewId view = kBaseView);
 
   // Shows what the tables of a view map of `count` frames from `first` on, by ascending frame, in

@@ -22,15 +22,15 @@ enum class Use : uint8_t {
   kNever,
 };
 
-// How guests are translated.
+// Says how guests are translated.
 enum class Paging : uint8_t {
   kEpt,     // by the CPU, in two dimensions
   kShadow,  // by tables that the engine makes of the guest's own and the slots: no EPT is needed
 };
 
-// How slots that log dirty pages find what the guest writes. Whatever the way, switching logging on
-// costs the same whatever the size of the slot: W is taken from the highest entries inside it.
-// docs/locking.md has the timelines.
+// Says how slots that log dirty pages find what the guest writes. Whatever the way, switching
+// logging on costs the same whatever the size of the slot: W is taken from the highest entries
+// inside it. docs/locking.md has the timelines.
 enum class DirtyTracking : uint8_t {
   kBest,             // as an option: D bits where the VM uses A and D bits, else write-protection
   kWriteProtection,  // the first write of each page is a fault, which marks it
@@ -43,7 +43,7 @@ enum class DirtyTracking : uint8_t {
 // "write-protection" and the like.
 const char* DirtyTrackingName(DirtyTracking tracking);
 
-// Whether the CPU finds the writes by itself, below entries that have W.
+// Returns whether the CPU finds the writes by itself, below entries that have W.
 constexpr bool IsByHardware(DirtyTracking tracking) {
   return tracking == DirtyTracking::kDirtyBits || tracking == DirtyTracking::kPml;
 }
@@ -60,8 +60,8 @@ struct VmOptions {
   int ept_levels = 4;
   // Hardware A and D bits (EPTP bit 6).
   Use accessed_dirty = Use::kIfOffered;
-  // How slots that log dirty pages find the writes. What the backend lacks is an error; PML is used
-  // only if asked for, since it needs the backend to hand its buffers over.
+  // Says how slots that log dirty pages find the writes. What the backend lacks is an error; PML is
+  // used only if asked for, since it needs the backend to hand its buffers over.
   DirtyTracking dirty_tracking = DirtyTracking::kBest;
   // The largest leaf: 1, 2 or 3. Larger than the backend offers is cut to what it offers.
   Level max_leaf_level = kLevel1G;
@@ -123,9 +123,9 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
 
 // Width of a guest physical address that `options` ask for, in bits.
 int GuestPhysicalBits(const VmOptions& options);
-// Whether to use A and D bits.
+// Returns whether to use A and D bits.
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities);
-// Whether MBEC and #VE are in use.
+// Returns whether MBEC and #VE are in use.
 bool UsesExecuteByMode(const VmOptions& options, const Capabilities& capabilities);
 bool UsesVirtualizationExceptions(const VmOptions& options, const Capabilities& capabilities);
 // The dirty tracking in use: never `kBest`.

@@ -23,7 +23,8 @@ class Walker {
   // `space` is one that the VM has, `view` one of its views.
   explicit Walker(Vm& vm, AddressSpaceId space = 0, ViewId view = kBaseView);
 
-  // What the tables say of `gfn`, which lies within the guest's width. Changes no A or D bit.
+  // Returns what the tables say of `gfn`, which lies within the guest's width. Changes no A or D
+  // bit.
   Translation Walk(Gfn gfn) const { return mmu_.Walk(gfn); }
 
  private:

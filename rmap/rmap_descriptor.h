@@ -14,8 +14,8 @@
 
 namespace tdp {
 
-// Where in a descriptor an entry's pointer stands: an entry that knows its place is removed without
-// a search.
+// Points to where in a descriptor an entry's pointer stands: an entry that knows its place is
+// removed without a search.
 using RmapPlace = uint64_t**;
 
 // Up to `kN` pointers to entries. Aligned to its size, a power of two, so that the low bits of the

@@ -116,7 +116,7 @@ class RmapList {
     return count;
   }
 
-  // Whether the invariants above hold. O(entries).
+  // Returns whether the invariants above hold. O(entries).
   static bool IsSound(const RmapHead& head, const Places& places) {
     if (!head.is_chain()) return true;
     size_t count = 0;

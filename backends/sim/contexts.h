@@ -56,7 +56,7 @@ class ContextTable {
     contexts_.clear();
   }
 
-  // Whether fewer than `n` numbers are left.
+  // Returns whether fewer than `n` numbers are left.
   bool HasFewerThan(ContextId n) const { return kMaxId - contexts_.size() < n; }
 
   const Context& Of(ContextId id) const { return contexts_[id - 1]; }

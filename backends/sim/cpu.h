@@ -54,7 +54,7 @@ enum class VmFail : uint8_t {
 };
 const char* VmFailName(VmFail fail);
 
-// What the tables map one address to.
+// Tells what the tables map one address to.
 struct ProbeResult {
   // kNone, or what ended the walk: kEptViolation or kPageFault (an entry is not present),
   // kEptMisconfiguration, kPageFault with `reserved` set, kWalkedNoTable, kGeneralProtection.
@@ -125,8 +125,8 @@ class Cpu {
   // accesses of the other kind under the same VPID and PCID.
   AccessResult AccessIdentity(Gpa gpa, AccessKind kind, unsigned size = 1);
 
-  // What the tables say of an address now: nothing is set, kept, counted, reported or taken from a
-  // cache. `Probe` is the walk of EPT under the current EPTP, which must be a valid one;
+  // Returns what the tables say of an address now: nothing is set, kept, counted, reported or taken
+  // from a cache. `Probe` is the walk of EPT under the current EPTP, which must be a valid one;
   // `ProbeLinear` is the walk of 64-bit guest paging from CR3, with EPT off.
   ProbeResult Probe(Gpa gpa) const;
   ProbeResult ProbeLinear(Gva gva) const;
@@ -175,7 +175,7 @@ class Cpu {
   // As after power-on, at the price of the translations that were kept: drops them, counters, the
   // last event, a kick and the EPTP. Features, registers, controls and oracle stay.
   void Reset();
-  // The same, with caches of another shape from now on.
+  // Does the same, with caches of another shape from now on.
   void SetCaches(const CacheConfig& caches);
 
  private:
@@ -236,12 +236,12 @@ class Cpu {
 
   uint64_t invalidations_ = 0;
 
-  // What the fast path reads.
+  // The fast path reads these.
   std::atomic<bool> kicked_{false};
   ContextId context_ = 0;         // of the current VPID, PCID and EP4TA
   ContextId global_context_ = 0;  // the same for global pages
   bool has_tlb_ = false;
-  // Of the last access that an event ended during its walk.
+  // These belong to the last access that an event ended during its walk.
   uint64_t interrupted_page_ = ~uint64_t{0};
   bool has_globals_ = false;  // the TLB may hold some
   bool final_may_be_quiet_ = false;
@@ -293,7 +293,7 @@ inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
   return AccessSlowly(request);
 }
 
-// Whether the hit needs no look at the tables by the oracle.
+// Returns whether the hit needs no look at the tables by the oracle.
 inline bool Cpu::IsFresh(const TlbHit& hit) {
   return ABSL_PREDICT_TRUE(state_.oracle == nullptr) ||
          state_.oracle->IsFresh(tlb_[AsIndex(hit.level)].NoteOf(hit.entry));

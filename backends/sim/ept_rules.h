@@ -37,18 +37,18 @@ class EptRules {
 
   bool IsPresent(uint64_t entry) const { return (entry & present_mask_) != 0; }
 
-  // Whether the entry is a legal one that points to a table and has R, W and X: what most steps of
-  // a walk find, in one compare.
+  // Returns whether the entry is a legal one that points to a table and has R, W and X: what most
+  // steps of a walk find, in one compare.
   bool IsPlainTable(uint64_t entry, int level) const {
     return (entry & plain_table_mask_[AsIndex(level)]) == ept::kRightsMask;
   }
 
-  // Whether a present entry of `level` ends the walk: it maps a page.
+  // Returns whether a present entry of `level` ends the walk: it maps a page.
   static bool IsLeaf(uint64_t entry, int level) {
     return level == 1 || (level <= 3 && (entry & ept::kLargePage) != 0);
   }
 
-  // Whether a present entry of `level` is one that causes an EPT misconfiguration.
+  // Returns whether a present entry of `level` is one that causes an EPT misconfiguration.
   bool IsMisconfigured(uint64_t entry, int level) const {
     if ((illegal_rights_ >> RightsOf(entry) & 1) != 0) return true;
     if (!IsLeaf(entry, level)) return (entry & table_reserved_[AsIndex(level)]) != 0;
@@ -90,7 +90,7 @@ class QuietEptRules {
                                          ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}};
 };
 
-// Whether VM entry and VMFUNC accept the pointer.
+// Returns whether VM entry and VMFUNC accept the pointer.
 bool IsValidEptp(Eptp eptp, const CpuFeatures& features);
 
 }  // namespace tdp::sim

@@ -30,7 +30,7 @@ struct EptRequest {
   bool shadow_stack = false;   // a supervisor shadow-stack access
 };
 
-// Where a guest-physical address leads: what a nested TLB keeps.
+// Tells where a guest-physical address leads: what a nested TLB keeps.
 struct EptTranslation {
   uint64_t leaf = 0;         // the entry that maps the page
   uint8_t level = 0;         // of it, 1 to 3
@@ -65,9 +65,10 @@ class EptWalker {
   // Otherwise `state.exit` is filled and the mappings of the address are dropped.
   Event Translate(const EptRequest& request, EptTranslation& found, EptPath* path);
 
-  // The same for the common case, a walk on which there is nothing to decide, set or report; false,
-  // with nothing counted or changed, if `Translate` must be asked. `need`: what `QuietNeedOf` says
-  // of the access. A walk that is used is to be counted by `CountQuietly`, as of `kind`.
+  // Does the same for the common case, a walk on which there is nothing to decide, set or report;
+  // false, with nothing counted or changed, if `Translate` must be asked. `need`: what
+  // `QuietNeedOf` says of the access. A walk that is used is to be counted by `CountQuietly`, as of
+  // `kind`.
   bool TranslateQuietly(uint64_t gpa, uint64_t need, EptTranslation& found, unsigned& kind);
   // The bits that `access` (`kRight…`) wants in the leaf of a quiet walk; `user_page` as in a
   // request.
@@ -75,8 +76,8 @@ class EptWalker {
     if (access == kRightExecute && user_page && state_.controls.mbec) return ept::kUserExecute;
     return access | (accessed_dirty_ && (access & kRightWrite) != 0 ? ept::kDirty : 0);
   }
-  // Whether quiet walks are possible: nobody watches each reference, and no cache, the caller's own
-  // (`keeps_paths`) or one of these, keeps an entry's path for the oracle.
+  // Returns whether quiet walks are possible: nobody watches each reference, and no cache, the
+  // caller's own (`keeps_paths`) or one of these, keeps an entry's path for the oracle.
   bool MayBeQuiet(bool keeps_paths) const {
     return may_be_quiet_ &&
            (state_.oracle == nullptr || (!keeps_paths && kept_levels_ == 0 && !has_translations_));
@@ -86,9 +87,9 @@ class EptWalker {
   void AddQuietCounts(CpuCounters& counters) const;
   void ClearQuietCounts() { quiet_walks_ = {}; }
 
-  // Whether the rights of `found` suffice; SPP is not asked.
+  // Returns whether the rights of `found` suffice; SPP is not asked.
   bool Permits(const EptTranslation& found, const EptRequest& request) const;
-  // Whether A and D flags of guest entries in that page may be written.
+  // Returns whether A and D flags of guest entries in that page may be written.
   bool PermitsTableWrite(const EptTranslation& found) const {
     if ((found.rights & kRightWrite) != 0) return true;
     // Paging-write access: the leaf lets guest paging structures be updated though data is not.
@@ -181,7 +182,8 @@ inline bool EptWalker::FindQuietTranslation(uint64_t gpa, uint64_t need, EptTran
   return false;
 }
 
-// Where to start: below a cached upper entry with every right, or at the root if none is kept.
+// Returns where to start: below a cached upper entry with every right, or at the root if none is
+// kept.
 inline bool EptWalker::BeginQuietly(uint64_t gpa, uint64_t& table, int& level) {
   if (kept_levels_ == 0) {
     table = state_.eptp.raw() & ept::kAddressMask;

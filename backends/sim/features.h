@@ -20,7 +20,7 @@ struct CpuFeatures {
   bool eptp_switching = true;  // VMFUNC leaf 0
 };
 
-// What the caches do where the architecture leaves a choice.
+// Says what the caches do where the architecture leaves a choice.
 enum class CachePolicy : uint8_t {
   // As parts on the market: a cached translation without the right needed is walked again.
   kRealistic,

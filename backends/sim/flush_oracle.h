@@ -58,9 +58,9 @@ const char* ChangeKindName(ChangeKind kind);
 ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool accessed_dirty,
                           unsigned rights = 15);
 
-// The same of an entry of 64-bit guest paging (SDM vol. 3A, 5.10.4.2), for tables that CR3 points
-// to with EPT off. `rights` is the set of entry bits W, U and XD, XD inverted, that the rest of the
-// walk allows.
+// Does the same of an entry of 64-bit guest paging (SDM vol. 3A, 5.10.4.2), for tables that CR3
+// points to with EPT off. `rights` is the set of entry bits W, U and XD, XD inverted, that the rest
+// of the walk allows.
 ChangeKind ClassifyLinearChange(uint64_t before, uint64_t after, int level,
                                 uint64_t rights = ~uint64_t{0});
 
@@ -134,7 +134,7 @@ class FlushOracle {
   // An EPTP with other attributes is about to be used: every path must be looked at again.
   void OnEptpChange();
 
-  // Whether `path` may be used without a look at the tables.
+  // Returns whether `path` may be used without a look at the tables.
   bool IsFresh(const EptPath& path) const {
     return !options_.every_use && path.verified == clock();
   }

@@ -78,7 +78,7 @@ class GuestRights {
   }
 
  private:
-  // What only decides whether a hit is plain, not whether the access is allowed.
+  // These bits only decide whether a hit is plain, not whether the access is allowed.
   static constexpr uint32_t kNotARight = kAttrDirty | kAttrKeyFree | kAttrNever | kAttrEptAll;
 
   uint32_t ComputeNeed(AccessKind kind, Accessor accessor) const;

@@ -39,13 +39,13 @@ class GuestRules {
     return (gva >> shift(level) & index_mask_) * entry_bytes_;
   }
 
-  // Whether the entry is a legal one that points to a table: what most steps of a walk find, in one
-  // compare.
+  // Returns whether the entry is a legal one that points to a table: what most steps of a walk
+  // find, in one compare.
   bool IsPlainTable(uint64_t entry, int level) const {
     return (entry & plain_table_mask_[AsIndex(level)]) == kGuestPresent;
   }
-  // Whether the entry is one that a 64-bit walk passes without a decision: a plain table, or a
-  // legal leaf, with A set. `need`: bits that the access wants set in the leaf as well.
+  // Returns whether the entry is one that a 64-bit walk passes without a decision: a plain table,
+  // or a legal leaf, with A set. `need`: bits that the access wants set in the leaf as well.
   bool IsQuietTable(uint64_t entry, int level) const {
     return (entry & (plain_table_mask_[AsIndex(level)] | kGuestAccessed)) ==
            (kGuestPresent | kGuestAccessed);
@@ -55,11 +55,11 @@ class GuestRules {
     return IsLeaf(entry, level) &&
            (entry & (leaf_reserved_[AsIndex(level)] | kSettled | need)) == (kSettled | need);
   }
-  // Whether a present entry of `level` maps a page.
+  // Returns whether a present entry of `level` maps a page.
   bool IsLeaf(uint64_t entry, int level) const {
     return level == 1 || ((entry & kGuestLargePage) != 0 && (large_levels_ >> level & 1) != 0);
   }
-  // Whether a present entry sets a reserved bit.
+  // Returns whether a present entry sets a reserved bit.
   bool HasReservedBit(uint64_t entry, int level) const {
     return (entry & (IsLeaf(entry, level) ? leaf_reserved_ : table_reserved_)[AsIndex(level)]) != 0;
   }
@@ -72,14 +72,14 @@ class GuestRules {
     return static_cast<unsigned>((leaf >> 3 & 3) | (leaf >> (level == 1 ? 5 : 10) & 4));
   }
 
-  // Whether `gva` is a legal linear address: canonical in 64-bit modes.
+  // Returns whether `gva` is a legal linear address: canonical in 64-bit modes.
   bool IsCanonical(uint64_t gva) const {
     return static_cast<uint64_t>(static_cast<int64_t>(gva << canonical_shift_) >>
                                  canonical_shift_) == gva;
   }
   // Bits of a linear address that exist: 32 of them outside 64-bit modes.
   uint64_t linear_mask() const { return linear_mask_; }
-  // Whether a PDPTE of PAE paging may be loaded; a not-present one always may.
+  // Returns whether a PDPTE of PAE paging may be loaded; a not-present one always may.
   bool IsValidPdpte(uint64_t pdpte) const {
     return (pdpte & kGuestPresent) == 0 || (pdpte & pdpte_reserved_) == 0;
   }

@@ -33,7 +33,7 @@ struct HostMemoryOptions {
   uint64_t seed = 1;
 };
 
-// How a range of host virtual memory is to be backed.
+// Tells how a range of host virtual memory is to be backed.
 struct HostMapping {
   int order = 0;  // largest piece of backing: 0 (4 KiB), 9 (2 MiB) or 18 (1 GiB). Where no such
                   // piece is free or the range is too short for it, the next smaller one
@@ -52,7 +52,7 @@ class HostMemory {
   ByteCount size() const { return options_.size; }
   // The byte at `hpa` stands at the pointer `hpa + direct_map_offset()`.
   uintptr_t direct_map_offset() const { return reinterpret_cast<uintptr_t>(arena_); }
-  // What the CPUs see.
+  // Returns what the CPUs see.
   PhysicalMemory physical() const { return PhysicalMemory(arena_, options_.size); }
   std::byte* At(Hpa hpa) const { return arena_ + hpa.raw(); }
   PageCount free_frames() const;
@@ -86,7 +86,7 @@ class HostMemory {
   absl::StatusOr<std::byte*> AtHva(Hva hva);
 
  private:
-  // What stands behind one 4 KiB page of a region.
+  // Tells what stands behind one 4 KiB page of a region.
   struct Page {
     uint64_t hfn = 0;  // 0: not backed
     int8_t order = 0;

@@ -26,7 +26,7 @@ namespace tdp::sim {
 class TableFrames {
  public:
   virtual ~TableFrames() = default;
-  // Whether the page-aligned `frame` is a table. Called from every CPU.
+  // Returns whether the page-aligned `frame` is a table. Called from every CPU.
   virtual bool IsTable(Hpa frame) const = 0;
 };
 
@@ -58,7 +58,7 @@ struct MachineState {
   ContextTable contexts;
   CpuCounters counters;
   Exit exit;
-  // Whether bit 63 of the entry behind the last violation keeps it a VM exit.
+  // Says whether bit 63 of the entry behind the last violation keeps it a VM exit.
   bool violation_suppresses_ve = false;
   DataCacheModel* cost = nullptr;       // null: references cost nothing
   FlushOracle* oracle = nullptr;        // null: stale translations are used in silence

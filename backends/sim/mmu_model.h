@@ -35,7 +35,7 @@ struct MmuSpace {
   friend bool operator==(const MmuSpace&, const MmuSpace&) = default;
 };
 
-// Where a translation came from.
+// Says where a translation came from.
 enum class MmuSource : uint8_t {
   kL1,
   kL2,

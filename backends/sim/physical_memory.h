@@ -41,7 +41,7 @@ class PhysicalMemory {
   ByteCount size() const { return size_; }
   Hpa first() const { return Hpa(first_); }
 
-  // Whether `hpa` lies in the window, so that `LoadInside` may be used.
+  // Returns whether `hpa` lies in the window, so that `LoadInside` may be used.
   bool IsInside(uint64_t hpa) const { return hpa - first_ < size_; }
   // `Load` of a 64-bit word that lies in the window.
   uint64_t LoadInside(uint64_t hpa) const {

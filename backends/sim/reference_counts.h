@@ -79,7 +79,7 @@ class WalkTally {
   std::array<uint64_t, ReferenceCounts::kLevels * ReferenceCounts::kLevels> walks_{};
 };
 
-// What a CPU did since its counters were last cleared.
+// Tells what a CPU did since its counters were last cleared.
 struct CpuCounters {
   // Pieces of an access that crosses a page count one each.
   uint64_t tlb_hits = 0;

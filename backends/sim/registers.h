@@ -46,7 +46,7 @@ struct Registers {
   friend bool operator==(const Registers&, const Registers&) = default;
 };
 
-// How the guest translates linear addresses.
+// Says how the guest translates linear addresses.
 enum class PagingMode : uint8_t { kNone, k32Bit, kPae, k4Level, k5Level };
 
 constexpr PagingMode PagingModeOf(const Registers& r) {

@@ -28,7 +28,7 @@ class TraceRecord {
   constexpr AccessKind kind() const { return static_cast<AccessKind>(raw_ >> 60 & 3); }
   constexpr int log2_size() const { return static_cast<int>(raw_ >> 56 & 15); }
   constexpr unsigned size() const { return 1u << log2_size(); }
-  // Whether the record follows the format; the others' answers mean something only then.
+  // Returns whether the record follows the format; the others' answers mean something only then.
   constexpr bool IsValid() const { return raw_ >> 62 == 0 && log2_size() <= 12; }
 
   friend constexpr bool operator==(TraceRecord, TraceRecord) = default;

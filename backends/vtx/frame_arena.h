@@ -30,7 +30,7 @@ class FrameArena {
   // whatever was in it. ResourceExhausted if no free run has room; InvalidArgument for other
   // numbers.
   absl::StatusOr<Hpa> Allocate(ByteCount bytes, ByteCount alignment) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The same, filled with zeros.
+  // Does the same, filled with zeros.
   absl::StatusOr<Hpa> AllocateZeroed(ByteCount bytes, ByteCount alignment);
   // Takes back a piece, whole.
   void Free(Hpa start, ByteCount bytes) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -18,7 +18,7 @@ class LocalApic {
  public:
   explicit LocalApic(uintptr_t direct_map_offset = 0) : direct_map_offset_(direct_map_offset) {}
 
-  // Of the CPU this runs on.
+  // Returns the id of the CPU that this runs on.
   ApicId CurrentId() const;
 
   // Sends an NMI to another CPU. Any CPU may call at any time, but not from an NMI handler.

@@ -33,7 +33,7 @@ class MsrAreas {
   // The guest's value of the MSR, for reading and writing while the guest does not run; null for
   // one that does not change hands here.
   uint64_t* Guest(uint32_t msr);
-  // The same by place, below `size()`: always the same MSR for the same arguments of `Init`.
+  // Does the same by place, below `size()`: always the same MSR for the same arguments of `Init`.
   uint64_t At(size_t i) const { return guest_[i].value; }
   void SetAt(size_t i, uint64_t value) { guest_[i].value = value; }
 

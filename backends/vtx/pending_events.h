@@ -46,9 +46,9 @@ class PendingEvents {
   // fault or a triple fault as the CPU has it, or the first one is dropped, whose instruction will
   // raise it again. An interrupt or NMI that was on its way waits until the guest can take it.
   void AddException(uint8_t vector, int64_t error_code);
-  // Whether the interrupt was taken on: false while an earlier one waits.
+  // Returns whether the interrupt was taken on: false while an earlier one waits.
   bool AddInterrupt(uint8_t vector);
-  // The same for an NMI; one that a fault stops merges with one that waits.
+  // Does the same for an NMI; one that a fault stops merges with one that waits.
   bool AddNmi();
 
   // Puts a waiting event on its way if none is and the guest can take it.

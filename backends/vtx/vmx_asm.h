@@ -19,13 +19,14 @@ struct GuestRegisters {
 };
 static_assert(sizeof(GuestRegisters) == 16 * sizeof(uint64_t));
 
-// What a VMX instruction says (SDM 31.2): VMfailInvalid has no error number, VMfailValid has one.
+// Tells how a VMX instruction ended (SDM 31.2): VMfailInvalid has no error number, VMfailValid has
+// one.
 enum class VmxResult : int { kSucceed = 0, kFailInvalid = 1, kFailValid = 2 };
 
 // tdp_vmx_enter's further answer: a kick came first, the guest did not run.
 inline constexpr int kVmxEnterKicked = 3;
 
-// What %gs points to on each CPU in VMX operation.
+// Tells what %gs points to on each CPU in VMX operation.
 struct VmxCpuLocal {
   uint8_t kick_pending = 0;  // set by NMI, cleared by whoever acts on it
 };
@@ -55,7 +56,7 @@ VmxResult tdp_invvpid(uint64_t type, const InvvpidDescriptor* descriptor);
 // Returns 0 after an exit, a `VmxResult` if the entry failed, `kVmxEnterKicked` if this CPU's
 // `VmxCpuLocal::kick_pending` is set or becomes so before the entry. %gs points to a `VmxCpuLocal`.
 int tdp_vmx_enter(GuestRegisters* registers, int launched);
-// Where a VM exit arrives: the VMCS's host RIP. Not to be called.
+// A VM exit arrives here: this is the VMCS's host RIP. Not to be called.
 void tdp_vmx_exit();
 
 // An NMI handler for an interrupt gate: notes the kick, and aborts an entry under way. Not to be

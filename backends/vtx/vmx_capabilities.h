@@ -83,11 +83,11 @@ struct VmxMsrs {
   uint64_t vm_functions = 0;  // 0 without VM functions
   int physical_address_bits = 36;
 
-  // Of the CPU this runs on, in ring 0. Unimplemented if it has no VMX; PermissionDenied if its
-  // firmware has locked VMX off (IA32_FEATURE_CONTROL).
+  // Reads those of the CPU that this runs on, in ring 0. Unimplemented if it has no VMX;
+  // PermissionDenied if its firmware has locked VMX off (IA32_FEATURE_CONTROL).
   static absl::StatusOr<VmxMsrs> Read();
 
-  // What the first 31 bits of a VMXON region or VMCS must hold.
+  // Returns what the first 31 bits of a VMXON region or VMCS must hold.
   uint32_t revision() const { return static_cast<uint32_t>(basic) & 0x7fffffff; }
   // The preemption timer counts once in 2^this ticks of the TSC.
   int preemption_timer_shift() const { return static_cast<int>(misc & 0x1f); }

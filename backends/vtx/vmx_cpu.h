@@ -33,7 +33,7 @@ class VmxCpu {
   const VmxMsrs& msrs() const { return msrs_; }
   ApicId apic_id() const { return apic_id_; }
 
-  // Whether a kick has come since the last call; forgets it.
+  // Returns whether a kick has come since the last call; forgets it.
   bool TakeKick();
 
  private:

@@ -26,8 +26,8 @@
 
 namespace tdp::vtx {
 
-// What a vCPU uses of its CPU, and what its guest may do without an exit. What is asked for and not
-// there is refused by name when the vCPU is made.
+// Tells what a vCPU uses of its CPU, and what its guest may do without an exit. What is asked for
+// and not there is refused by name when the vCPU is made.
 struct VtxVcpuOptions {
   // A guest that owns the machine's devices: interrupts, I/O ports, MSRs and debug registers are
   // its own, but for what `VtxVcpu::SetIoExits` and `SetMsrExits` except. NMIs remain the host's.
@@ -80,8 +80,8 @@ struct VeInformation {
   uint16_t eptp_index;
 };
 
-// What `VtxVcpu::Save` gives. Whole only between two vCPUs with the same options, on CPUs of one
-// kind.
+// Tells what `VtxVcpu::Save` gives. Whole only between two vCPUs with the same options, on CPUs of
+// one kind.
 struct VtxVcpuState {
   std::vector<uint64_t> fields;  // of the VMCS, in an order of the driver's own
   bool is_64_bit = false;
@@ -96,7 +96,7 @@ struct VtxVcpuState {
 // Belongs to the thread of the CPU that it is loaded on.
 class VtxVcpu {
  public:
-  // Of the CPU's log of pages written (PML).
+  // The CPU's log of pages written (PML) has this many.
   static constexpr uint32_t kPmlEntries = 512;
 
   // Needs nothing of the CPU yet but its capabilities; memory comes from `arena`.
@@ -136,7 +136,7 @@ class VtxVcpu {
   // an exit kInterruptWindow, which asks for nothing but to enter again. False, with nothing done,
   // while an earlier one waits.
   bool InjectInterrupt(uint8_t vector);
-  // The same for an NMI, with kNmiWindow. Needs `virtual_nmis`.
+  // Does the same for an NMI, with kNmiWindow. Needs `virtual_nmis`.
   bool InjectNmi();
 
   // Runs the guest on the tables of `eptp` until its next exit; without `ept` they are those of the
@@ -164,8 +164,8 @@ class VtxVcpu {
   // Whether accesses to `count` ports from `first` on exit. Needs `io_bitmaps`. InvalidArgument
   // beyond port 0xffff, or for none.
   absl::Status SetIoExits(uint32_t first, uint32_t count, bool exits);
-  // Whether RDMSR and WRMSR of `msr` exit. Needs `msr_bitmap`. InvalidArgument for MSRs that always
-  // do.
+  // Sets whether RDMSR and WRMSR of `msr` exit. Needs `msr_bitmap`. InvalidArgument for MSRs that
+  // always do.
   absl::Status SetMsrExits(uint32_t msr, bool read_exits, bool write_exits);
   // The guest's value of an MSR that changes hands with `msr_bitmap` (`MsrAreas`); null for others.
   uint64_t* SwitchedMsr(uint32_t msr) { return msr_areas_.Guest(msr); }

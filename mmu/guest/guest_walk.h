@@ -22,7 +22,7 @@ enum class GuestWalkOutcome : uint8_t {
   kNestedFault,   // a nested hypervisor's EPT12 stopped the walk: the memory says how
 };
 
-// What a walk found. Arrays are by level, 1 to 5; filled from `top` down to `level`.
+// Tells what a walk found. Arrays are by level, 1 to 5; filled from `top` down to `level`.
 struct GuestWalk {
   GuestWalkOutcome outcome = GuestWalkOutcome::kMapped;
   uint32_t error_code = 0;  // kPageFault

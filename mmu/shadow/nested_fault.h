@@ -17,7 +17,7 @@
 
 namespace tdp {
 
-// What of L1's VMCS for L2 bears on translation.
+// Tells what of L1's VMCS for L2 bears on translation.
 struct NestedContext {
   Eptp eptp;         // EPT12: its tables lie in L1's memory
   EntryRules rules;  // of the CPU that L1 sees; no more than the CPU has

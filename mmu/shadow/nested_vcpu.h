@@ -50,7 +50,7 @@ class NestedVcpu {
   // translations, L1's included.
   absl::Status Leave();
   bool is_entered() const;
-  // What L2 runs on, once it was entered.
+  // Returns what L2 runs on, once it was entered.
   Eptp eptp() const;
 
   // Answers an EPT violation of L2 at `gpa`, an address of L2's. The vCPU has entered L2. Statuses
@@ -70,7 +70,7 @@ class NestedVcpu {
   absl::StatusOr<bool> Invvpid(uint64_t type, uint64_t vpid, Gva gva, const EntryRules& rules,
                                int linear_address_bits = 57);
 
-  // How it works, for the `Vcpu` that it belongs to.
+  // The `Vcpu` that this belongs to works with what stands behind it.
   NestedVcpuImpl& impl() { return *impl_; }
   const NestedVcpuImpl& impl() const { return *impl_; }
 

@@ -36,7 +36,7 @@ struct [[nodiscard]] PagingFaultResult {
   absl::Status status = absl::OkStatus();  // kError
 };
 
-// What an instruction of the guest ends in besides its effect.
+// Says what an instruction of the guest ends in besides its effect.
 enum class GuestEvent : uint8_t {
   kNone,
   kGeneralProtection,  // #GP(0), and the instruction has had no effect

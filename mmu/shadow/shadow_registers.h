@@ -13,9 +13,9 @@
 
 namespace tdp {
 
-// What the VMM loads in place of the guest's own (with EPT off). The guest goes on seeing its own:
-// reads of CR0, CR3, CR4 and EFER are answered with them. IA32_PAT is loaded with its value after
-// reset, whatever the guest's.
+// Tells what the VMM loads in place of the guest's own (with EPT off). The guest goes on seeing its
+// own: reads of CR0, CR3, CR4 and EFER are answered with them. IA32_PAT is loaded with its value
+// after reset, whatever the guest's.
 struct ShadowRegisters {
   uint64_t cr0 = 0;   // the guest's with PE, PG and WP: a guest without WP is emulated
   uint64_t cr3 = 0;   // 4- and 5-level paging: of the root table

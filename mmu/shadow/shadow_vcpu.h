@@ -59,7 +59,7 @@ class ShadowVcpu {
 
   // --- running ---
 
-  // What the hardware is to run with, until the next call here.
+  // Returns what the hardware has to run with until the next call here.
   const ShadowRegisters& registers() const;
 
   // Answers a #PF that the CPU raised in the guest: `error_code` and CR2 as it reported them.
@@ -82,7 +82,7 @@ class ShadowVcpu {
   // guest. InvalidArgument for no bytes, and for a range that wraps.
   absl::Status OnWritten(Gpa gpa, ByteCount size);
 
-  // How it works, for the `Vcpu` that it belongs to.
+  // The `Vcpu` that this belongs to works with what stands behind it.
   ShadowVcpuImpl& impl() { return *impl_; }
   const ShadowVcpuImpl& impl() const { return *impl_; }
 
