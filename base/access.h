@@ -35,10 +35,10 @@ class Access {
   constexpr bool can_execute() const { return (bits_ & 4) != 0; }
   constexpr bool can_user_execute() const { return (bits_ & 8) != 0; }
   constexpr bool is_empty() const { return bits_ == 0; }
-  // Of what a guest tried: a write, perhaps with a read, and no fetch.
+  // Returns whether what a guest tried is a write, perhaps with a read, and no fetch.
   constexpr bool is_data_write() const { return (bits_ & ~1) == 2; }
 
-  // Whether every right of `other` is in this set.
+  // Returns whether every right of `other` is in this set.
   constexpr bool Covers(Access other) const { return (other.bits_ & ~bits_) == 0; }
 
   constexpr Access Without(Access other) const { return Access(bits_ & ~other.bits_); }

@@ -69,7 +69,7 @@ class PageCount {
   uint64_t pages_ = 0;
 };
 
-// What `Address` and `Frame` share: one word, ordered, hashable, printable in hexadecimal.
+// Holds what `Address` and `Frame` share: one word, ordered, hashable, printable in hexadecimal.
 template <typename Self>
 class AddressWord {
  public:

@@ -20,7 +20,7 @@ class Mutex;
 
 namespace explore {
 
-// What a thread is about to do.
+// Says what a thread is about to do.
 enum class Step : uint8_t { kLoad, kStore, kUpdate, kLock, kUnlock, kScan, kPause };
 inline constexpr int kStepKinds = 7;
 
@@ -119,7 +119,7 @@ class Place {
   T* where_;
 };
 
-// What is given where std::atomic takes one order for success and failure.
+// Returns the order that is given where std::atomic takes one order for success and failure.
 constexpr std::memory_order OfFailure(std::memory_order order) {
   switch (order) {
     case std::memory_order_release:

@@ -22,7 +22,7 @@ namespace tdp {
 // insertion or erasure may move every element.
 namespace internal {
 
-// What the two maps below share.
+// Holds what the two maps below share.
 template <typename K, typename V>
 class SortedArray {
  public:

@@ -39,7 +39,7 @@ class DirtyHarvest {
   // relies on what was found, is the caller's. Returns whether any A or D was cleared.
   bool Run(Gfn first, Gfn end, Visitor visit);
 
-  // What the harvests so far looked at, in tables of any level.
+  // Returns what the harvests so far looked at, in tables of any level.
   uint64_t tables_visited() const { return tables_visited_; }
 
  private:

@@ -41,8 +41,8 @@ class VcpuSet {
       ABSL_LOCKS_EXCLUDED(mutex_);
   bool is_empty() const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // What `stats_of` says of every vCPU that is complete, and what those that are gone have counted.
-  // It is called under the mutex.
+  // Returns what `stats_of` says of every vCPU that is complete, and what those that are gone have
+  // counted. It is called under the mutex.
   FaultStats SumStats(absl::FunctionRef<FaultStats(const VcpuImpl* vcpu)> stats_of) const
       ABSL_LOCKS_EXCLUDED(mutex_);
 

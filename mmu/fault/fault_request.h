@@ -69,7 +69,7 @@ class FaultAnswer {
   constexpr FaultAnswer(FaultOutcome outcome, Level level = kLevel4K, Access denied = Access())
       : raw_(static_cast<uint32_t>(outcome) | static_cast<uint32_t>(level.raw()) << kLevelShift |
              static_cast<uint32_t>(denied.raw()) << kDeniedShift) {}
-  // Of what was mapped.
+  // Makes the answer of what was mapped.
   constexpr explicit FaultAnswer(MapResult mapped)
       : FaultAnswer(static_cast<FaultOutcome>(mapped.outcome()), mapped.level()) {
     static_assert(

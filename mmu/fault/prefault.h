@@ -25,7 +25,7 @@ class Prefaulter {
  public:
   explicit Prefaulter(FaultHandler& faults) : faults_(faults) {}
 
-  // What can be wrong with a call but for the guest's width: `Vcpu::Prefault` says it.
+  // Returns what can be wrong with a call but for the guest's width: `Vcpu::Prefault` says it.
   static absl::Status Check(Gpa gpa, ByteCount size, Access access);
   // The same where no access is named.
   static absl::Status CheckRange(Gpa gpa, ByteCount size);

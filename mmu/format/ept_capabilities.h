@@ -48,7 +48,8 @@ class EptCapabilities {
     return type >= 0 && type <= 3 && Has(ept::kCapInvvpid | (ept::kCapInvvpidAddress << type));
   }
 
-  // Whether a leaf may stand at `level`: always at 1, by capability at 2 and 3, never above.
+  // Returns whether a leaf may stand at `level`: always at 1, by capability at 2 and 3, never
+  // above.
   constexpr bool OffersLeafAt(Level level) const {
     switch (level.raw()) {
       case 1:

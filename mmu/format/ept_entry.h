@@ -19,7 +19,7 @@
 
 namespace tdp {
 
-// What an entry is to the engine. Ask once, then switch.
+// Says what an entry is to the engine. Ask once, then switch.
 enum class EntryKind : uint8_t {
   kHole,   // maps nothing
   kTable,  // points to a table one level down
@@ -27,7 +27,7 @@ enum class EntryKind : uint8_t {
   kMmio,   // misconfigured on purpose: remembers that the frame has no memory
 };
 
-// Which rule of the SDM an entry breaks (29.3.3.1 "EPT misconfigurations").
+// Says which rule of the SDM an entry breaks (29.3.3.1 "EPT misconfigurations").
 enum class EntryDefect : uint8_t {
   kNone,
   kWriteWithoutRead,
@@ -41,7 +41,7 @@ enum class EntryDefect : uint8_t {
 
 const char* EntryDefectName(EntryDefect defect);
 
-// What decides whether an entry is legal besides its own bits.
+// Tells what decides whether an entry is legal besides its own bits.
 struct EntryRules {
   EptCapabilities capabilities;
   int physical_address_bits = 52;  // MAXPHYADDR
@@ -93,8 +93,9 @@ class EptEntry {
                     (gfn.address().raw() & ept::kAddressMask));
   }
 
-  // Whether MMIO entries of slot generation `before` may stay while they are compared with those of
-  // `after`, a later one: not once the bits that are kept have wrapped around between them.
+  // Returns whether MMIO entries of slot generation `before` may stay while they are compared with
+  // those of `after`, a later one: not once the bits that are kept have wrapped around between
+  // them.
   static constexpr bool TellsApart(uint64_t before, uint64_t after) {
     return before >> ept::kMmioGenerationBits == after >> ept::kMmioGenerationBits;
   }
@@ -106,33 +107,33 @@ class EptEntry {
     if (level == kLevel4K || (raw_ & ept::kLargePage) != 0) return EntryKind::kLeaf;
     return EntryKind::kTable;
   }
-  // Whether it is `EntryKind::kTable`, at a level above 1: every table is linked with R and keeps
-  // it, and what else lacks bit 7 (a hole, an MMIO entry) has no R.
+  // Returns whether it is `EntryKind::kTable`, at a level above 1: every table is linked with R and
+  // keeps it, and what else lacks bit 7 (a hole, an MMIO entry) has no R.
   constexpr bool points_to_table() const {
     return (raw_ & (ept::kRead | ept::kLargePage)) == ept::kRead;
   }
-  // The same, and W is not missing.
+  // Returns the same, and whether W is not missing.
   constexpr bool links_writably() const {
     constexpr uint64_t kRights = ept::kRead | ept::kWrite;
     return (raw_ & (kRights | ept::kLargePage)) == kRights;
   }
   constexpr bool is_hole() const { return (raw_ & ~ept::kSuppressVe) == 0; }
   constexpr bool is_mmio() const { return (raw_ & ept::kRightsMask) == ept::kMmioPattern; }
-  // Whether this entry at level 1 allows an access of `needed`, which is of r, w and x. An MMIO
-  // entry has no R and so allows nothing.
+  // Returns whether this entry at level 1 allows an access of `needed`, which is of r, w and x. An
+  // MMIO entry has no R and so allows nothing.
   constexpr bool LeafAllows(Access needed) const {
     static_assert(Access::Read().raw() == ept::kRead && Access::Write().raw() == ept::kWrite &&
                   Access::Execute().raw() == ept::kExecute);
     return ((needed.raw() | ept::kRead) & ~raw_) == 0;
   }
-  // Whether this leaf at level 1 may be read, and W is all that it lacks: for a log, not for the
-  // host.
+  // Returns whether this leaf at level 1 may be read, and W is all that it lacks: for a log, not
+  // for the host.
   constexpr bool lacks_write_alone() const {
     constexpr uint64_t kThere = ept::kRead | ept::kSoftHostWritable;
     return (raw_ & (kThere | ept::kWrite | ept::kSoftAccessTracked)) == kThere;
   }
-  // Whether hardware takes the entry for present (SDM 29.3.2: any of bits 2:0, or bit 10 under
-  // MBEC).
+  // Returns whether hardware takes the entry for present (SDM 29.3.2: any of bits 2:0, or bit 10
+  // under MBEC).
   constexpr bool is_present(bool mbec = false) const {
     return (raw_ & (ept::kRightsMask | (mbec ? ept::kUserExecute : 0))) != 0;
   }
@@ -197,8 +198,8 @@ class EptEntry {
   constexpr EptEntry WithPushing() const { return With(ept::kTablePushing); }
   // The end of a push: W is back.
   constexpr EptEntry WithWritePushed() const { return WithWrite().Without(ept::kTablePushing); }
-  // What a harvest leaves at a table entry as it goes below: A clear, and a note if a CPU may go on
-  // through the entry until the flush.
+  // Returns what a harvest leaves at a table entry as it goes below: A clear, and a note if a CPU
+  // may go on through the entry until the flush.
   constexpr EptEntry WithAccessedHarvested() const {
     return Has(ept::kAccessed | ept::kTableRevisitTwice)
                ? Without(ept::kAccessed | ept::kTableRevisitTwice).With(ept::kTableRevisit)
@@ -256,19 +257,20 @@ class EptEntry {
     return EptEntry((raw_ & ~ept::Bits(level.shift() - 1, kPageShift)) | ept::kLargePage);
   }
 
-  // Whether this leaf and `other`, both present, map the same page.
+  // Returns whether this leaf and `other`, both present, map the same page.
   constexpr bool MapsAs(EptEntry other) const {
     return ((raw_ ^ other.raw_) & (ept::kAddressMask | ept::kLargePage)) == 0;
   }
-  // Whether this leaf maps what `whole` maps, in the same way: A and D do not count, W and the
-  // host's permission may be missing, and X may be there where `ignores_execute`.
+  // Returns whether this leaf maps what `whole` maps, in the same way: A and D do not count, W and
+  // the host's permission may be missing, and X may be there where `ignores_execute`.
   constexpr bool IsPartOf(EptEntry whole, bool ignores_execute) const {
     constexpr uint64_t kGrants = ept::kWrite | ept::kSoftHostWritable;
     const uint64_t ignored =
         kUse | kGrants | (ignores_execute ? ept::kExecute | ept::kUserExecute : 0);
     return ((raw_ ^ whole.raw_) & ~ignored) == 0 && (raw_ & ~whole.raw_ & kGrants) == 0;
   }
-  // Whether a CPU that has this leaf must forget it once `after`, of the same page, stands there.
+  // Returns whether a CPU that has this leaf must forget it once `after`, of the same page, stands
+  // there.
   constexpr bool OwesFlushFor(EptEntry after) const {
     return !after.access().Covers(access()) || memory_type() != after.memory_type() ||
            ignore_pat() != after.ignore_pat();

@@ -10,7 +10,7 @@
 
 namespace tdp {
 
-// What a whole table of `level` maps.
+// Returns what a whole table of `level` maps.
 constexpr PageCount TablePages(Level level) {
   return PageCount(level.pages().raw() * Level::kEntries);
 }

@@ -37,7 +37,7 @@ inline constexpr uint64_t kEferNoExecute = Bit(11);
 // The PAE root: 32-byte aligned, below 4 GiB.
 inline constexpr uint64_t kCr3PaeMask = Bits(31, 5);
 inline constexpr uint64_t kCr3ProcessContextIdMask = Bits(11, 0);
-// Of a value written under CR4.PCIDE: keep the translations of its PCID.
+// A value that is written under CR4.PCIDE says by this: keep the translations of its PCID.
 inline constexpr uint64_t kCr3KeepTranslations = Bit(63);
 
 // --- Entries of every mode; those of 32-bit paging are the low half

@@ -37,7 +37,7 @@ struct GuestControls {
   friend constexpr bool operator==(const GuestControls&, const GuestControls&) = default;
 };
 
-// Where a walk starts, and the rights of protection keys.
+// Tells where a walk starts, and the rights of protection keys.
 struct GuestRoots {
   uint64_t cr3 = 0;
   std::array<uint64_t, 4> pdptes{};  // PAE paging: as the CPU loaded them with CR3
@@ -45,7 +45,7 @@ struct GuestRoots {
   uint32_t pkrs = 0;                 // the same for supervisor pages
 };
 
-// What a guest's walk allows: the AND over its entries, NX inverted (KVM's ACC_*).
+// Tells what a guest's walk allows: the AND over its entries, NX inverted (KVM's ACC_*).
 class GuestRights {
  public:
   static constexpr uint8_t kExecute = 1;
@@ -55,7 +55,7 @@ class GuestRights {
 
   constexpr GuestRights() = default;
   constexpr explicit GuestRights(unsigned raw) : raw_(static_cast<uint8_t>(raw)) {}
-  // Of one entry. `kNoExecute` is reserved, so clear, where NX is off.
+  // Returns those of one entry. `kNoExecute` is reserved, so clear, where NX is off.
   static constexpr GuestRights Of(uint64_t entry) {
     return GuestRights(static_cast<unsigned>((entry & (guest::kWrite | guest::kUser)) |
                                              (~entry >> guest::kNoExecuteShift & 1)));
@@ -117,28 +117,28 @@ class GuestPaging {
   const GuestControls& controls() const { return controls_; }
   PagingMode mode() const { return mode_; }
 
-  // Whether a present entry of `level` (1 to 5) maps a page.
+  // Returns whether a present entry of `level` (1 to 5) maps a page.
   bool IsLeaf(uint64_t entry, int level) const {
     return level == 1 || ((entry & guest::kLargePage) != 0 && (large_levels_ >> level & 1) != 0);
   }
-  // Whether a present entry of `level` sets a bit that it must not.
+  // Returns whether a present entry of `level` sets a bit that it must not.
   bool HasReservedBit(uint64_t entry, int level, bool is_leaf) const {
     return (entry & reserved_[is_leaf][static_cast<size_t>(level)]) != 0;
   }
   bool HasReservedBit(uint64_t entry, int level) const {
     return HasReservedBit(entry, level, IsLeaf(entry, level));
   }
-  // Whether MOV to CR3 takes this PDPTE of PAE paging.
+  // Returns whether MOV to CR3 takes this PDPTE of PAE paging.
   bool IsValidPdpte(uint64_t pdpte) const {
     return (pdpte & guest::kPresent) == 0 || (pdpte & pdpte_reserved_) == 0;
   }
 
-  // Whether `rights` allow `access`, protection keys aside.
+  // Returns whether `rights` allow `access`, protection keys aside.
   bool Allows(GuestAccess access, GuestRights rights) const {
     return (forbidden_[access.raw()] >> rights.raw() & 1) == 0;
   }
   bool has_keys() const { return user_keys_ || supervisor_keys_; }
-  // Whether the key of a 64-bit `leaf` forbids an access that its rights allow.
+  // Returns whether the key of a 64-bit `leaf` forbids an access that its rights allow.
   bool KeyForbids(GuestAccess access, GuestRights rights, uint64_t leaf,
                   const GuestRoots& roots) const;
   // The bits W, U and I of the error code of every page fault that `access` causes.

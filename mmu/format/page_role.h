@@ -39,7 +39,7 @@ class PageRole {
   constexpr bool invalid() const { return Field(kInvalid) != 0; }
   constexpr bool accessed_dirty() const { return Field(kAccessedDirty) != 0; }
   constexpr bool guest_mode() const { return Field(kGuestMode) != 0; }
-  // Which quarter or half of what a 4-byte guest table maps this page shadows, 0 to 3.
+  // Returns which quarter or half of what a 4-byte guest table maps this page shadows, 0 to 3.
   constexpr int quadrant() const { return static_cast<int>(Field(kQuadrant)); }
   // The guest's entries are 8 bytes (PAE, 4- and 5-level), not 4.
   constexpr bool wide_entries() const { return Field(kWideEntries) != 0; }

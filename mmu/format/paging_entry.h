@@ -73,7 +73,7 @@ class PagingEntry {
     return entry;
   }
   constexpr PagingEntry WithHostWritable() const { return PagingEntry(raw_ | kSoftHostWritable); }
-  // Of a page that is a device: PAT entry 3, which is UC after reset.
+  // Returns the entry of a page that is a device: PAT entry 3, which is UC after reset.
   constexpr PagingEntry WithUncached() const { return PagingEntry(raw_ | kUncached); }
 
   // --- compared with another leaf ---
@@ -82,9 +82,9 @@ class PagingEntry {
     constexpr uint64_t kSame = guest::kAddressMask | guest::kPresent | guest::kLargePage;
     return ((raw_ ^ other.raw_) & kSame) == 0;
   }
-  // Whether a CPU that has this entry must forget it once `after`, of the same page, stands there.
-  // A user page that becomes a supervisor's, or the other way round, is another thing under SMAP
-  // and SMEP.
+  // Returns whether a CPU that has this entry must forget it once `after`, of the same page, stands
+  // there. A user page that becomes a supervisor's, or the other way round, is another thing under
+  // SMAP and SMEP.
   constexpr bool OwesFlushFor(PagingEntry after) const {
     const uint64_t changed = raw_ ^ after.raw_;
     return (changed & (guest::kUser | kUncached)) != 0 || (is_writable() && !after.is_writable()) ||

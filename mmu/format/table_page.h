@@ -34,10 +34,10 @@ struct alignas(64) TablePage {
   // Set where the table stands in the tables of a `Vm`, for `Vm::CheckInvariants`; cleared on
   // return.
   bool in_use = false;
-  // Of a table that was taken out of the tables: whether D bits in it stand for writes that a dirty
-  // log has not heard of. Not so below an entry without W.
+  // Says, of a table that was taken out of the tables, whether D bits in it stand for writes that a
+  // dirty log has not heard of. Not so below an entry without W.
   bool may_be_dirty = false;
-  // Of a table that shadows a guest's: what is known of it besides.
+  // Holds, of a table that shadows a guest's, what is known of it besides.
   ShadowPage* shadow = nullptr;
 
   // The table of this record.

@@ -31,7 +31,7 @@ enum class NestedEptOutcome : uint8_t {
   kNeedsPage,         // a table's page must be asked of the host first: at `gpa`; then walk again
 };
 
-// What L2 accesses.
+// Tells what L2 accesses.
 struct NestedEptAccess {
   Gpa gpa;                            // of L2
   Access access;                      // kinds of access, for the check and the qualification
@@ -184,7 +184,7 @@ class NestedMemory {
   NestedMemory(Eptp eptp, const EntryRules& rules, Memory& memory)
       : accessed_dirty_(eptp.accessed_dirty()), walker_(eptp, rules, memory), memory_(memory) {}
 
-  // How EPT12 stopped the walk, after kNestedFault; and where (an L2 address).
+  // Returns how EPT12 stopped the walk, after kNestedFault; and where (an L2 address).
   const NestedEptWalk& fault() const { return walk_; }
   Gpa fault_gpa() const { return request_.gpa; }
 
@@ -202,7 +202,7 @@ class NestedMemory {
   // The last `Reach` for writing led there.
   void Wrote(Gpa) { memory_.Wrote(walk_.gpa); }
 
-  // The same for any other access.
+  // Does the same for any other access.
   std::byte* ReachFor(const NestedEptAccess& request, bool to_write, GuestWalkOutcome& why) {
     request_ = request;
     walker_.Walk(request, walk_);
@@ -231,7 +231,7 @@ class NestedMemory {
   NestedEptWalk walk_;
 };
 
-// The same as L2 loads PDPTEs: always a read, whatever the A and D flags, and on behalf of no
+// Does the same as L2 loads PDPTEs: always a read, whatever the A and D flags, and on behalf of no
 // linear address (SDM 29.3.5).
 template <typename Memory>
 class PdpteMemory : public NestedMemory<Memory> {

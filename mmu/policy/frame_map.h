@@ -31,9 +31,9 @@ struct MarkNothing {
   }
 };
 
-// What a map says never changes; a change makes another map. A lookup takes O(log n) of the number
-// of runs n, and a change O(k + log n) where k runs lie in its range. `Mark` says of which values a
-// map knows whether it has any.
+// What a map says never changes; a change makes another map. A lookup takes O(log n) of the
+// number of runs n, and a change O(k + log n) where k runs lie in its range. `Mark` says of which
+// values a map knows whether it has any.
 //
 // Lookups are for any number of threads. Maps that were made from one another share nodes, whose
 // counts of owners are not atomic: one thread at a time copies, changes and destroys them.
@@ -57,15 +57,15 @@ class FrameMap {
   T At(Gfn gfn) const { return Find(gfn).value; }
   // The first frame after `gfn` that has another value; the end of all frames if none has.
   Gfn EndOfRun(Gfn gfn) const { return Find(gfn).end; }
-  // Whether all the frames of the leaf of `level` around `gfn` have one value.
+  // Returns whether all the frames of the leaf of `level` around `gfn` have one value.
   bool IsUniform(Gfn gfn, Level level) const {
     const Gfn first = gfn.AlignDown(level.pages());
     return EndOfRun(first) >= first + level.pages();
   }
-  // Whether every frame has `value`.
+  // Returns whether every frame has `value`.
   bool IsAll(const T& value) const { return runs() == 1 && root_->slots[0].value == value; }
   size_t runs() const { return root_->runs; }
-  // Whether some frame has a value that `Mark` is true of; O(1).
+  // Returns whether some frame has a value that `Mark` is true of; O(1).
   bool has_marked() const { return root_->marked; }
 
   // This map with `change(value)` in place of each value in `range`, which is not empty.
@@ -137,14 +137,15 @@ class FrameMap {
     std::array<const Node*, kMostLevels> nodes;
     std::array<size_t, kMostLevels> indexes;
   };
-  // Which children of the two paths' nodes, one level up, stay: those below `left`, and those from
-  // `right` on.
+  // Tells which children of the two paths' nodes, one level up, stay: those below `left`, and those
+  // from `right` on.
   struct Kept {
     size_t left = 0;
     size_t right = 0;
   };
 
-  // What takes the place of all that the two paths and what is between them had at one height.
+  // Returns what takes the place of all that the two paths and what is between them had at one
+  // height.
   template <typename Item>
   struct Seam {
     std::vector<Item> items;

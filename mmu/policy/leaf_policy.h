@@ -75,7 +75,7 @@ class LeafPolicy {
 
   const LeafPolicyOptions& options() const { return options_; }
 
-  // How a fault in `slot` opens what the start of logging has closed.
+  // Returns how a fault in `slot` opens what the start of logging has closed.
   ABSL_ATTRIBUTE_ALWAYS_INLINE Unprotect UnprotectIn(const MemorySlot& slot) const {
     if (ABSL_PREDICT_TRUE(!slot.logs_dirty_pages())) return Unprotect::kLift;
     return IsByHardware(options_.tracking) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
@@ -91,13 +91,14 @@ class LeafPolicy {
     return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page, access);
   }
 
-  // Whether a page like this may be mapped by a large leaf somewhere; quick, and any thread.
+  // Returns whether a page like this may be mapped by a large leaf somewhere; quick, and any
+  // thread.
   bool MayBeLarge(const HostPage& page) const { return page.order >= large_order_; }
 
-  // Whether anything but slot and host has a say in a leaf, or leaves without rights may stand for
-  // pages that were aged. One word for all that a plain fault need not ask one by one; whoever
-  // writes one of those facts keeps it. Any thread: whoever changes the answer moves the change
-  // sequence afterwards, or does not depend on it.
+  // Returns whether anything but slot and host has a say in a leaf, or leaves without rights may
+  // stand for pages that were aged. One word for all that a plain fault need not ask one by one;
+  // whoever writes one of those facts keeps it. Any thread: whoever changes the answer moves the
+  // change sequence afterwards, or does not depend on it.
   bool is_special() const { return special_.load(std::memory_order_relaxed) != 0; }
   bool may_be_aged() const { return (special_.load(std::memory_order_relaxed) & kMayBeAged) != 0; }
   // Whether the view shows frames of its own anywhere. Any thread, as `restricts`.
@@ -107,8 +108,8 @@ class LeafPolicy {
   // From here on: the first aging without A bits. Any thread.
   void SetMayBeAged() { special_.fetch_or(kMayBeAged, std::memory_order_relaxed); }
 
-  // Whether `page` is one that `OrdinaryLeaf` maps, in a slot without flags, if the policy is not
-  // special: small, writable, and of the ordinary type.
+  // Returns whether `page` is one that `OrdinaryLeaf` maps, in a slot without flags, if the policy
+  // is not special: small, writable, and of the ordinary type.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsOrdinary(const HostPage& page) const {
     return page.writable && page.memory_type == MemoryType::kWriteBack && !MayBeLarge(page);
   }
@@ -143,8 +144,8 @@ class LeafPolicy {
     return leaf;
   }
 
-  // The same for a page that is used at once: A and D are set, which saves the CPU its own locked
-  // updates.
+  // Does the same for a page that is used at once: A and D are set, which saves the CPU its own
+  // locked updates.
   template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, Gfn gfn,
                                                  const HostPage& page, Access access) const {
@@ -184,12 +185,12 @@ class LeafPolicy {
     if (types_ == nullptr) return pages;
     return std::min(pages, types_->EndOfRun(gfn, gfn + pages) - gfn);
   }
-  // Whether the frames of a leaf of `level` around `gfn` are of one kind in every respect. Inside a
-  // section.
+  // Returns whether the frames of a leaf of `level` around `gfn` are of one kind in every respect.
+  // Inside a section.
   bool IsUniform(Gfn gfn, Level level) const;
 
-  // What follows is null where it does not count. Inside a section, the writer's to change it; what
-  // is set outlives its use here.
+  // What follows is null where it does not count. Inside a section, the writer's to change
+  // it; what is set outlives its use here.
   const MemoryTypeMap* types() const { return types_; }
   const ViewRules* rules() const { return rules_; }
   const PrivateFrames* private_frames() const { return private_; }
@@ -219,8 +220,8 @@ class LeafPolicy {
   }
 
  private:
-  // Whether the host page covers the whole leaf of `level` around the frame, from a host frame that
-  // is aligned alike.
+  // Returns whether the host page covers the whole leaf of `level` around the frame, from a host
+  // frame that is aligned alike.
   ABSL_ATTRIBUTE_ALWAYS_INLINE static bool Holds(const HostPage& page, Gfn gfn, Level level) {
     const uint64_t inside = level.pages().raw() - 1;
     return page.order >= level.shift() - kPageShift &&

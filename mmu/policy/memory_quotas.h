@@ -15,7 +15,7 @@
 
 namespace tdp {
 
-// What the quotas follow from. Belongs to whoever guards it.
+// Tells what the quotas follow from. Belongs to whoever guards it.
 class MemoryQuotas {
  public:
   // Fewer shadow pages than this let no guest run: it is the least that an embedder may ask for,
@@ -34,7 +34,8 @@ class MemoryQuotas {
   void AddVcpu() { ++vcpus_; }
   void RemoveVcpu() { --vcpus_; }
 
-  // Of one address space: 2 % of the pages that its slots show, but `kLeastShadowPages` at least.
+  // Returns the quota of one address space: 2 % of the pages that its slots show, but
+  // `kLeastShadowPages` at least.
   size_t ShadowPages(AddressSpaceId space) const;
   // Twice what maps every slot by 4 KiB pages in every view and what the shadow pages need, since
   // what has been taken away counts until the CPUs have flushed; and for each vCPU its stocks and

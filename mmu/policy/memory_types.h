@@ -36,8 +36,8 @@ class MemoryTypeMap {
   // type, or one at or beyond `limit`. Where ranges change many times without changing the type it
   // may be an earlier one, so that no guest makes this slow.
   Gfn EndOfRun(Gfn gfn, Gfn limit) const;
-  // Whether the aligned frames of one leaf of `level` around `gfn` are of one type. May be false
-  // where they are, for the same reason.
+  // Returns whether the aligned frames of one leaf of `level` around `gfn` are of one type. May be
+  // false where they are, for the same reason.
   bool IsUniform(Gfn gfn, Level level) const {
     const Gfn first = gfn.AlignDown(level.pages());
     const Gfn end = first + level.pages();

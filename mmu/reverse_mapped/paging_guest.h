@@ -23,12 +23,13 @@ class PagingGuest {
   // `base`: the role of the guest's root.
   PagingGuest(const GuestPaging& paging, PageRole base) : paging_(paging), base_(base) {}
 
-  // Whether a page of `role` shadows a table of this guest in the mode that it is in now.
+  // Returns whether a page of `role` shadows a table of this guest in the mode that it is in now.
   bool Reads(PageRole role) const { return Mode(role) == Mode(base_); }
 
-  // What the entry `raw` of a table of leaves asks for, if the shadow may have it unasked: it maps
-  // a page, sets no reserved bit, and has A, which the guest would see set by a walk. `role` is of
-  // the page that shadows the table. W only where D is set already, for the same reason.
+  // Returns what the entry `raw` of a table of leaves asks for, if the shadow may have it unasked:
+  // it maps a page, sets no reserved bit, and has A, which the guest would see set by a walk.
+  // `role` is of the page that shadows the table. W only where D is set already, for the same
+  // reason.
   bool Leaf(uint64_t raw, PageRole role, LeafOrigin& origin) const {
     constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
     if ((raw & kUsed) != kUsed || paging_.HasReservedBit(raw, 1, true)) return false;
@@ -48,8 +49,8 @@ class PagingGuest {
   static PagingEntry Narrow(PagingEntry leaf, uint32_t rights) {
     return leaf.NarrowedTo(GuestRights(rights));
   }
-  // Whether the rights `after` are a part of `before`, so that a leaf can stay where it is. A page
-  // that changes between user and supervisor cannot.
+  // Returns whether the rights `after` are a part of `before`, so that a leaf can stay where it is.
+  // A page that changes between user and supervisor cannot.
   static bool IsNarrower(uint32_t before, uint32_t after) {
     return (after & ~before) == 0 && ((before ^ after) & GuestRights::kUser) == 0;
   }

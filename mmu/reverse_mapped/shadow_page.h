@@ -21,15 +21,15 @@ namespace tdp {
 
 class LargePagePermits;
 
-// How a shadow page stands to the guest table that it shadows.
+// Says how a shadow page stands to the guest table that it shadows.
 enum class ShadowSync : uint8_t {
   kSynced,    // no CPU can write the table unseen: each entry follows from the table as it is
   kUnsync,    // the guest writes the table as it likes; entries follow when it flushes
   kResyncing  // W was taken from the table again; synced once the CPUs have flushed and it was read
 };
 
-// Where a leaf's frame came from: what the reverse map and a sync have to know of it, one word for
-// each entry (KVM's shadowed_translation).
+// Tells where a leaf's frame came from: what the reverse map and a sync have to know of it, one
+// word for each entry (KVM's shadowed_translation).
 class LeafOrigin {
  public:
   constexpr LeafOrigin() = default;
@@ -88,14 +88,14 @@ struct alignas(64) ShadowPage {
   bool is_direct() const { return role.direct(); }
   uint64_t* entry(int index) const { return table->entries() + index; }
 
-  // Of a stored entry: its page and its place there.
+  // Return, of a stored entry, its page and its place there.
   static ShadowPage* Of(const uint64_t* entry) { return TableOf(entry)->shadow; }
   static int IndexOf(const uint64_t* entry) {
     return static_cast<int>((reinterpret_cast<uintptr_t>(entry) & kPageOffsetMask) /
                             sizeof(uint64_t));
   }
 
-  // Of the leaf at `index`.
+  // Returns that of the leaf at `index`.
   LeafOrigin OriginOf(int index) const {
     if (is_direct()) {
       const PageCount inside(static_cast<uint64_t>(index) * level().pages().raw());
@@ -118,7 +118,7 @@ struct alignas(64) ShadowPage {
 inline constexpr size_t kShadowPageBytes = 128;
 static_assert(sizeof(ShadowPage) == kShadowPageBytes);
 
-// Where the entries of shadow pages keep their places in chains.
+// Tells where the entries of shadow pages keep their places in chains.
 struct ShadowPlaces {
   // `ShadowPage::places` is there.
   RmapPlace& operator()(uint64_t* entry) const {

@@ -39,7 +39,7 @@
 
 namespace tdp {
 
-// What an operation took away and has not committed yet: tables that CPUs may still walk, and
+// Tells what an operation took away and has not committed yet: tables that CPUs may still walk, and
 // whether they may still hold what was dropped or narrowed. `ShadowTables::Commit` takes it.
 struct [[nodiscard]] ShadowZap {
   TableList tables;
@@ -54,7 +54,7 @@ struct ShadowPools {
   DescriptorPool records{kShadowPageBytes};
 };
 
-// What a thread's operations may use up. Refilled outside every section.
+// Tells what a thread's operations may use up. Refilled outside every section.
 struct ShadowStock {
   // A fault makes at most four pages below a root and one table of origins, and enters at most two
   // chains with tables of places for both ends of each link on its way.
@@ -104,7 +104,7 @@ class ShadowTables {
   const ShadowTablesOptions& options() const { return options_; }
   SpinLock& lock() { return lock_; }
   TablePool& pool() { return pool_; }
-  // What maps nothing here: as in the free tables of the pool, to which these go back.
+  // Returns what maps nothing here: as in the free tables of the pool, to which these go back.
   Entry hole() const { return Entry(pool_.empty_entry().raw()); }
   // Any thread.
   void AddTo(ShadowStats& stats) const;
@@ -124,8 +124,8 @@ class ShadowTables {
   ShadowPage* Make(Gfn gfn, PageRole role, LargePagePermits* tracking, ShadowStock& stock,
                    ShadowZap& zap);
 
-  // Whether entries may be derived from the guest's table as it is. Not so until the flush that its
-  // tracking owed is settled: a CPU may still write it unseen.
+  // Returns whether entries may be derived from the guest's table as it is. Not so until the flush
+  // that its tracking owed is settled: a CPU may still write it unseen.
   bool IsTrusted(const ShadowPage& page) const { return clock_.IsSettled(page.trusted_from); }
 
   // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
@@ -134,7 +134,7 @@ class ShadowTables {
     if (page.roots++ == 0) roots_.PushBack(&page);
   }
   void Release(ShadowPage& page, ShadowZap& zap);
-  // Whether a held page still shadows anything: else the root has to be made anew.
+  // Returns whether a held page still shadows anything: else the root has to be made anew.
   bool IsCurrent(const ShadowPage& page) const {
     return !page.is_invalid && page.generation == generation_;
   }
@@ -157,16 +157,16 @@ class ShadowTables {
   // Empties an entry, leaf or link. A child that has no parent left stays in the hash.
   void Drop(ShadowPage& page, int index, DescriptorCache& descriptors, ShadowZap& zap);
 
-  // How often something was added to pages that shadow a guest's tables. Where that is as it was
-  // when an address space of the guest was last in use, the pages say nothing of it that its CPU
-  // could not have cached then. Any thread.
+  // Returns how often something was added to pages that shadow a guest's tables. Where that is as
+  // it was when an address space of the guest was last in use, the pages say nothing of it that its
+  // CPU could not have cached then. Any thread.
   uint64_t additions() const { return additions_.load(std::memory_order_relaxed); }
 
   // --- what the guest writes, under the lock
   // -----------------------------------------------------------
 
-  // Whether the guest must not write `gfn` by itself, since a page shadows it and is to stay in
-  // sync. Pages of level 1 alone can go unsync: `unsync` asks to make them so.
+  // Returns whether the guest must not write `gfn` by itself, since a page shadows it and is to
+  // stay in sync. Pages of level 1 alone can go unsync: `unsync` asks to make them so.
   bool MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync);
   // `size` bytes at `gpa`, within one page, have been written to a frame that is tracked: drops the
   // entries that follow from them, or the pages that are written too often or too oddly
@@ -189,7 +189,7 @@ class ShadowTables {
   // Under the lock. Zaps the oldest pages that are no roots: up to `count` of them. How many it
   // were.
   size_t ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap);
-  // The same in a writer's section.
+  // Does the same in a writer's section.
   size_t ZapOldest(size_t count, ShadowZap& zap) {
     return ZapOldest(count, spare_descriptors_, zap);
   }
@@ -212,7 +212,7 @@ class ShadowTables {
   // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
   // section.
   PendingFlush Commit(ShadowZap&& zap);
-  // The same for who promises that no CPU has it any more: what others have taken away and not
+  // Does the same for who promises that no CPU has it any more: what others have taken away and not
   // settled is owed, too.
   PendingFlush CommitAll(ShadowZap&& zap);
 
@@ -239,9 +239,9 @@ class ShadowTables {
 
   // Takes W from every leaf that touches [first, end). Whether any had it.
   bool WriteProtect(Gfn first, Gfn end);
-  // The same for the frames `base` + i, for every bit i of `mask`.
+  // Does the same for the frames `base` + i, for every bit i of `mask`.
   bool WriteProtectPages(Gfn base, uint64_t mask);
-  // Whether any leaf touches [first, end).
+  // Returns whether any leaf touches [first, end).
   bool Maps(Gfn first, Gfn end) const;
   // Clears A in every leaf that touches [first, end); `test` leaves it. Whether any had it.
   bool Age(Gfn first, Gfn end, bool test);
@@ -306,7 +306,7 @@ class ShadowTables {
   ShadowSpecialList unsync_;
   ShadowSpecialList roots_;  // the pages that are held, invalid ones included
   SlotRmaps rmaps_;
-  // Of structural operations.
+  // Structural operations use these.
   DescriptorCache spare_descriptors_;
 };
 

@@ -57,7 +57,7 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
   // --- for the `Vcpu` ---
   // What L2 runs on.
   Eptp eptp() const;
-  // Whether the CPU has to forget its linear and combined translations before it runs on.
+  // Returns whether the CPU has to forget its linear and combined translations before it runs on.
   bool TakeFlush() { return std::exchange(owes_flush_, false); }
   // The vCPU is not in L2.
   void SetAddressSpace(AddressSpaceId space);

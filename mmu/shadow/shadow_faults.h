@@ -67,7 +67,7 @@ class ShadowFaults {
 
   // A fault on its way.
   struct Fault {
-    // What was derived.
+    // These were derived.
     bool is_write = false;
     bool was_present = false;  // a right was missing, not the page
     uint64_t sequence = 0;
@@ -75,10 +75,10 @@ class ShadowFaults {
     const MemorySlot* slot = nullptr;
     Backing backing;
     bool log_write = false;
-    // What was found.
+    // This was found.
     const HostPage* page = nullptr;
   };
-  // What a try came to, and so what has to be done before the next.
+  // Says what a try came to, and so what has to be done before the next.
   enum class Next : uint8_t {
     kDone,      // the result stands
     kAgain,     // try again at once
@@ -87,7 +87,7 @@ class ShadowFaults {
     kTables,    // tables ran out
     kLoadRoot,  // the root is gone
   };
-  // What has to be allocated outside the section before the next try.
+  // Tells what has to be allocated outside the section before the next try.
   struct Rooms {
     std::shared_ptr<DirtyLog> log;
     uint64_t log_index = 0;
@@ -95,13 +95,13 @@ class ShadowFaults {
     std::shared_ptr<LargePagePermits> tracking;
     Gfn gfn;
   };
-  // Where the quota is full of roots: those that must stay, and how to let go of others that this
-  // vCPU holds. `release` says whether there were any.
+  // Where the quota is full of roots, this tells those that must stay, and how to let go of others
+  // that this vCPU holds. `release` says whether there were any.
   struct HeldRoots {
     absl::Span<ShadowPage* const> keep;
     absl::FunctionRef<bool()> release;
   };
-  // How many shadow pages a fault can add, with its root.
+  // A fault can add so many shadow pages, with its root.
   static constexpr size_t kPagesPerFault = 5;
 
   // `member`, `window` and `ring` (null: none) belong to the `Vcpu`.

@@ -25,7 +25,7 @@
 
 namespace tdp {
 
-// What a walk of the guest's tables has found, whatever their format.
+// Tells what a walk of the guest's tables has found, whatever their format.
 struct ShadowPath {
   // A step of the walk: an entry, and the guest table in which it stands.
   struct Step {
@@ -63,7 +63,7 @@ class ShadowFetch {
   ShadowFetch(Tables& tables, Memory& memory, SlotReader& slots, ShadowStock& stock, ShadowZap& zap)
       : tables_(tables), memory_(memory), slots_(slots), stock_(stock), zap_(zap) {}
 
-  // Where a fetch ended: the page and the index of its leaf.
+  // Returns where a fetch ended: the page and the index of its leaf.
   ShadowPage* page() const { return page_; }
   int index() const { return index_; }
 
@@ -106,7 +106,7 @@ class ShadowFetch {
   }
 
  private:
-  // What an entry has to link.
+  // Tells what an entry has to link.
   struct Wanted {
     Gfn gfn;
     PageRole role;
@@ -149,8 +149,8 @@ class ShadowFetch {
     return LinkChild(path, wanted, sync);
   }
 
-  // What an entry is derived from must not be written unseen. Where it may be for a moment yet, the
-  // flush that is to come, or one of our own, ends that.
+  // What an entry is derived from must not be written unseen. Where it may be for a moment
+  // yet, the flush that is to come, or one of our own, ends that.
   bool IsTrusted() {
     if (ABSL_PREDICT_TRUE(tables_.IsTrusted(*page_))) return true;
     zap_.flush = true;

@@ -68,11 +68,11 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
 
   // --- for the `Vcpu` ---
 
-  // Whether the CPU has to forget the vCPU's linear translations before it runs it.
+  // Returns whether the CPU has to forget the vCPU's linear translations before it runs it.
   bool TakeFlush() { return std::exchange(owes_flush_, false); }
   absl::Status SetAddressSpace(AddressSpaceId space);
   void AddTo(FaultStats& stats) const;
-  // What the tables say of `gva` now; no bit changes. Null-kind entry where they say nothing.
+  // Tells what the tables say of `gva` now; no bit changes. Null-kind entry where they say nothing.
   struct Found {
     PagingEntry entry;
     Level level = kLevel4K;

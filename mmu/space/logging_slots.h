@@ -25,7 +25,7 @@ class LoggingSlots {
   void Add() { count_.fetch_add(1, std::memory_order_relaxed); }
   void Remove() { count_.fetch_sub(1, std::memory_order_relaxed); }
   bool any() const { return count_.load(std::memory_order_relaxed) != 0; }
-  // Whether D bits in tables that are taken away are writes that only those tables know of.
+  // Returns whether D bits in tables that are taken away are writes that only those tables know of.
   bool are_harvested() const { return tracking_ == DirtyTracking::kDirtyBits && any(); }
 
  private:

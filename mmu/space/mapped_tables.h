@@ -44,7 +44,7 @@ enum class AgeMode : uint8_t {
   kTest,  // changes nothing
 };
 
-// What aging has come to so far.
+// Tells what aging has come to so far.
 struct Aged {
   bool young = false;        // the guest has used some page since it was last aged
   bool took_rights = false;  // the flush for that is the caller's
@@ -94,7 +94,7 @@ class MappedTables {
 
   // Zaps the oldest pages, up to `count`, and settles the flush. Returns how many it were.
   virtual size_t ZapOldest(size_t count);
-  // The same for those beyond the quota.
+  // Does the same for those beyond the quota.
   virtual void TrimToQuota();
   // The quota follows `quotas` from here on.
   virtual void SetQuota(const MemoryQuotas& quotas);

@@ -13,7 +13,7 @@
 
 namespace tdp {
 
-// What both have in common: all but their ages.
+// Does what both kinds do alike: all but the ages.
 template <typename Entry>
 class ShadowedTables : public MappedTables {
  public:

@@ -62,7 +62,7 @@ class View {
     return users_.compare_exchange_strong(none, kClosed);
   }
 
-  // What `policy()` goes by. Under the slots mutex.
+  // `policy()` goes by these. Under the slots mutex.
   std::unique_ptr<const ViewRules> rules;
   std::unique_ptr<const ViewFrames> frames;
 
@@ -113,7 +113,7 @@ class ViewSet {
   // ResourceExhausted without a table for it. Takes the writer's side of `lock`.
   absl::StatusOr<Hpa> EptpList(MmuLock& lock);
   bool has_list() const { return list_.load(std::memory_order_relaxed) != nullptr; }
-  // What the list says.
+  // Returns what the list says.
   Eptp ListedEptp(ViewId id) const;
 
   // --- Inside a writer's section

@@ -23,8 +23,8 @@ class ChangeSequence {
   // To be read before the slot is.
   uint64_t Current() const { return sequence_.load(std::memory_order_acquire); }
 
-  // Whether what was resolved for `hva` after `Current()` gave `then` may have changed since, or is
-  // changing now.
+  // Returns whether what was resolved for `hva` after `Current()` gave `then` may have changed
+  // since, or is changing now.
   bool MovedSince(uint64_t then, Hva hva) const {
     if (ABSL_PREDICT_TRUE(IsQuietSince(then))) return false;
     return (in_progress_ != 0 && range_.Contains(hva)) ||
@@ -46,10 +46,10 @@ class ChangeSequence {
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
-  // How much of a host page of 2^order frames may be mapped for `hva`, behind which `frame` stands:
-  // all of it, or that frame alone (0) where another part of the page is being invalidated. The
-  // host may answer with the whole page until the end of that, and a leaf of it would bring back
-  // what the beginning has taken away.
+  // Returns how much of a host page of 2^order frames may be mapped for `hva`, behind which `frame`
+  // stands: all of it, or that frame alone (0) where another part of the page is being invalidated.
+  // The host may answer with the whole page until the end of that, and a leaf of it would bring
+  // back what the beginning has taken away.
   int StableOrder(Hva hva, Hfn frame, int order) const {
     if (ABSL_PREDICT_TRUE(in_progress_ == 0) || order == 0) return order;
     constexpr int kLargest = 18;  // as `HostPage::order`
@@ -61,8 +61,8 @@ class ChangeSequence {
     return range_.Overlaps(whole) ? 0 : order;
   }
 
-  // How many of `pages` pages from `hva` on may be mapped as far as invalidations in progress go:
-  // those in front of the first that one of them touches.
+  // Returns how many of `pages` pages from `hva` on may be mapped as far as invalidations in
+  // progress go: those in front of the first that one of them touches.
   PageCount StablePages(Hva hva, PageCount pages) const {
     const uint64_t first = hva.raw() >> kPageShift;
     const auto wanted = HostRange::OfPages(first, first + pages.raw());

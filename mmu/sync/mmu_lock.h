@@ -36,10 +36,10 @@ class ABSL_LOCKABLE MmuLock {
   void WriterLock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
   void WriterUnlock() ABSL_UNLOCK_FUNCTION();
 
-  // Whether a writer is inside, or waits for the readers to leave. For checks.
+  // Returns whether a writer is inside, or waits for the readers to leave. For checks.
   bool has_writer() const { return writer_.load(std::memory_order_relaxed) != 0; }
 
-  // What writers have spent inside, by the clock.
+  // Returns what writers have spent inside, by the clock.
   uint64_t writer_ns() const { return writer_ns_.load(std::memory_order_relaxed); }
 
  private:

@@ -31,10 +31,10 @@ class Aging {
 
   // Makes every page of `range` old. Returns whether any was young.
   bool Age(FrameRange range);
-  // Whether any page of `range` is young; changes nothing.
+  // Returns whether any page of `range` is young; changes nothing.
   bool Test(FrameRange range);
 
-  // Whether rights were taken, which owes a flush.
+  // Returns whether rights were taken, which owes a flush.
   bool took_rights() const { return took_rights_; }
 
  private:

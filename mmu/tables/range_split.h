@@ -26,8 +26,8 @@ class RangeSplit {
   // tables.
   Gfn Run(FrameRange range, Level to, TableCache& cache);
 
-  // Whether a leaf became a table, which owes a flush (SDM 29.4.3.3: until then a CPU may use
-  // either mapping, and set D in the one that is gone).
+  // Returns whether a leaf became a table, which owes a flush (SDM 29.4.3.3: until then a CPU may
+  // use either mapping, and set D in the one that is gone).
   bool any() const { return any_; }
 
  private:

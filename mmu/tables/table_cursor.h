@@ -44,9 +44,9 @@ class TableCursor {
     if (!at_end_) Open(mmu.Root().table);
   }
 
-  // Whether the whole range has been gone over: there is no entry to look at then.
+  // Returns whether the whole range has been gone over: there is no entry to look at then.
   bool at_end() const { return at_end_; }
-  // Whether everything below this entry has just been gone through.
+  // Returns whether everything below this entry has just been gone through.
   bool is_leaving() const { return is_leaving_; }
 
   Level level() const { return level_; }
@@ -57,7 +57,8 @@ class TableCursor {
     return base_ + PageCount(level_.pages().raw() * static_cast<uint64_t>(index()));
   }
   Gfn end() const { return first() + level_.pages(); }
-  // Whether all of the entry's frames are in the range; only at the ends of it they may not be.
+  // Returns whether all of the entry's frames are in the range; only at the ends of it they may not
+  // be.
   bool is_inside() const {
     return (entry_ != first_ && entry_ != last_) || range_.Holds(first(), level_.pages());
   }
@@ -106,11 +107,11 @@ class TableCursor {
     is_leaving_ = true;
   }
 
-  // How many tables it has been in, the root left out.
+  // Returns how many tables it has been in, the root left out.
   int tables_entered() const { return tables_entered_; }
 
  private:
-  // Where it stood in a table when it entered the one below.
+  // Tells where it stood in a table when it entered the one below.
   struct Step {
     uint64_t* entry;
     uint64_t* first;

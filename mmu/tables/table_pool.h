@@ -23,8 +23,8 @@
 
 namespace tdp {
 
-// Where tables are reached: a copy for loops, which could not keep the pool's own across their
-// loads.
+// Tells where tables are reached: a copy for loops, which could not keep the pool's own across
+// their loads.
 class DirectMap {
  public:
   explicit DirectMap(uintptr_t offset) : offset_(offset) {}
@@ -60,7 +60,7 @@ class TablePool {
 
   // Takes tables back, whatever they hold, and makes them empty again. No CPU can reach them.
   void Return(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The same for tables that were never linked and are still empty.
+  // Does the same for tables that were never linked and are still empty.
   void ReturnUnused(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Sees to it that `tables` tables are free: that many can be taken without a call of the backend.
@@ -123,7 +123,7 @@ class TableCache {
   TableCache(const TableCache&) = delete;
   TableCache& operator=(const TableCache&) = delete;
 
-  // Whether `kFaultMaximum` tables are here.
+  // Returns whether `kFaultMaximum` tables are here.
   bool IsStocked() const { return size_ >= kFaultMaximum; }
   // Sees to it that `needed` tables, at most `kCapacity`, are here: one compare where they are.
   // ResourceExhausted if they can not be had; what was here stays. Hold no lock.

@@ -50,12 +50,12 @@ class TableMask {
   std::array<uint64_t, kWords> words_{};
 };
 
-// Which of 64 entries from `entries` on, 512 bytes aligned, have any of `bits`; as below.
+// Returns which of 64 entries from `entries` on, 512 bytes aligned, have any of `bits`; as below.
 uint64_t FindIn64EntriesWith(const uint64_t* entries, EntryBits bits);
 
-// Which entries of `table`, `first` to `last` (0 to 511, both included), have any of `bits`. The
-// table may change meanwhile: each entry is looked at once, at some moment of the call, with
-// acquire order on the whole.
+// Returns which entries of `table`, `first` to `last` (0 to 511, both included), have any of
+// `bits`. The table may change meanwhile: each entry is looked at once, at some moment of the call,
+// with acquire order on the whole.
 TableMask FindEntriesWith(const uint64_t* table, EntryBits bits, int first = 0,
                           int last = Level::kEntries - 1);
 
