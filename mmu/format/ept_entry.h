@@ -57,6 +57,10 @@ enum class EntryBits : uint64_t {
   kWriteAndDirty = ept::kWrite | ept::kDirty,      // of leaves
   kHarvest = ept::kAccessed | ept::kTableRevisit,  // of tables: leaves below may have become dirty
   kAny = ~ept::kSuppressVe,                        // it is no hole
+  // Small leaves and the large one that takes their place may differ in A, D, W and what the host
+  // allows; and where the large one does not execute, in X.
+  kOfParts = ept::kAccessed | ept::kDirty | ept::kWrite | ept::kSoftHostWritable,
+  kOfPartsAndExecute = kOfParts | ept::kExecute | ept::kUserExecute,
 };
 
 // An immutable value; `With…`/`Without…` return changed copies. Nothing here touches memory: stored
@@ -248,6 +252,8 @@ class EptEntry {
         .With(other.raw_ & (ept::kRightsMask | ept::kUserExecute | ept::kAccessed | ept::kDirty |
                             ept::kSoftHostWritable));
   }
+  // This value with all bits of `other` added: no entry, but what `WithUseOf` asks of many at once.
+  constexpr EptEntry WithBitsOf(EptEntry other) const { return With(other.raw_); }
   // This leaf with the A and D bits of `other` added.
   constexpr EptEntry WithUseOf(EptEntry other) const { return With(other.raw_ & kUse); }
   // This 4 KiB leaf for the frame `pages` after its own.
@@ -261,13 +267,12 @@ class EptEntry {
   constexpr bool MapsAs(EptEntry other) const {
     return ((raw_ ^ other.raw_) & (ept::kAddressMask | ept::kLargePage)) == 0;
   }
-  // Returns whether this leaf maps what `whole` maps, in the same way: A and D do not count, W and
-  // the host's permission may be missing, and X may be there where `ignores_execute`.
-  constexpr bool IsPartOf(EptEntry whole, bool ignores_execute) const {
+  // Returns whether this leaf maps what `whole` maps, in the same way: `ignored`, one of the last
+  // two of `EntryBits`, may differ, but W and the host's permission may not be more here.
+  constexpr bool IsPartOf(EptEntry whole, EntryBits ignored) const {
     constexpr uint64_t kGrants = ept::kWrite | ept::kSoftHostWritable;
-    const uint64_t ignored =
-        kUse | kGrants | (ignores_execute ? ept::kExecute | ept::kUserExecute : 0);
-    return ((raw_ ^ whole.raw_) & ~ignored) == 0 && (raw_ & ~whole.raw_ & kGrants) == 0;
+    return ((raw_ ^ whole.raw_) & ~static_cast<uint64_t>(ignored)) == 0 &&
+           (raw_ & ~whole.raw_ & kGrants) == 0;
   }
   // Returns whether a CPU that has this leaf must forget it once `after`, of the same page, stands
   // there.

@@ -12,17 +12,16 @@ bool Collapse::Look(TablePage* table, Seen& seen) const {
     // Readers are out, but CPUs set bits.
     const EptEntry entry = table->entry(i).Load();
     const EptEntry expected = leaf_.SplitChild(level_, i);
-    if (entry.IsPartOf(expected, loses_execute_)) {
+    if (entry.IsPartOf(expected, ignored_)) {
       seen.young = true;
     } else if (entry.is_hole() || entry.is_mmio()) {
       continue;
-    } else if (entry.access_tracked() &&
-               entry.WithRightsRestored().IsPartOf(expected, loses_execute_)) {
+    } else if (entry.access_tracked() && entry.WithRightsRestored().IsPartOf(expected, ignored_)) {
       seen.tracked = true;
     } else {
       return false;
     }
-    seen.use = seen.use.WithUseOf(entry);
+    seen.any = seen.any.WithBitsOf(entry);
   }
   return seen.young || seen.tracked;
 }
@@ -34,7 +33,7 @@ bool Collapse::Replace(DirectMmu& mmu) {
   Seen seen;
   if (!Look(table, seen)) return false;
   if (!link.is_writable()) leaf_ = leaf_.WithoutWrite();  // a protection at the link stays one
-  leaf_ = leaf_.WithUseOf(seen.use);
+  leaf_ = leaf_.WithUseOf(seen.any);
   if (!seen.young) leaf_ = leaf_.WithAccessTracked();
   mmu.StructureChanged();
   at.entry(base_).Exchange(leaf_);

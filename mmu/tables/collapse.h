@@ -23,7 +23,10 @@ class Collapse {
   // `leaf` maps the aligned region of `level` (2 or 3) from `base` on, with A and D clear.
   // `loses_execute`: X of smaller leaves is no reason against one without X; a fetch will split it.
   Collapse(Gfn base, Level level, EptEntry leaf, bool loses_execute = false)
-      : base_(base), level_(level), leaf_(leaf), loses_execute_(loses_execute) {}
+      : base_(base),
+        level_(level),
+        leaf_(leaf),
+        ignored_(loses_execute ? EntryBits::kOfPartsAndExecute : EntryBits::kOfParts) {}
 
   Gfn base() const { return base_; }
 
@@ -42,7 +45,7 @@ class Collapse {
 
  private:
   struct Seen {
-    EptEntry use;          // A and D of any leaf
+    EptEntry any;          // the OR over the leaves
     bool tracked = false;  // one is old by access tracking, without A bits
     bool young = false;    // one is not
   };
@@ -53,7 +56,7 @@ class Collapse {
   const Gfn base_;
   const Level level_;
   EptEntry leaf_;
-  const bool loses_execute_;
+  const EntryBits ignored_;  // what need not agree
   TablePage* old_table_ = nullptr;
 };
 
