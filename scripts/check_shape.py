@@ -21,7 +21,7 @@ import sys
 
 # name: (limit, goal)
 LIMITS = {
-    "mode tests": (24, 20),
+    "mode tests": (21, 20),
     "headers behind vm.h": (22, 22),
     "lines behind vm.h": (2300, 2300),
     "private functions shown": (0, 0),

@@ -61,9 +61,6 @@ absl::Status VcpuImpl::Start() {
 // A vCPU of some kinds answers faults by more than its EPT, or by something else.
 absl::Status VcpuImpl::StartShadows() {
   switch (engine_.paging_kind()) {
-    case PagingKind::kDirect:
-    case PagingKind::kReverseMapped:
-      break;
     case PagingKind::kNested:
       own_end_ = outside_end_ = Gpa(0);
       if constexpr (kHasShadow) {
@@ -81,6 +78,8 @@ absl::Status VcpuImpl::StartShadows() {
       }
       break;
     }
+    default:
+      break;  // an EPT, and nothing besides
   }
   return absl::OkStatus();
 }
@@ -111,7 +110,7 @@ absl::Status VcpuImpl::CheckRunsOnEpt() const {
   if (shadow_ != nullptr) {
     return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
   }
-  if (nested_ != nullptr && nested_->is_entered()) {
+  if (RunsL2()) {
     return absl::FailedPreconditionError("the vCPU runs L2: its faults are nested()'s");
   }
   return absl::OkStatus();
@@ -123,7 +122,7 @@ absl::Status VcpuImpl::SetAddressSpace(AddressSpaceId space) {
     return absl::InvalidArgumentError(
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
-  if (nested_ != nullptr && nested_->is_entered()) {
+  if (RunsL2()) {
     return absl::FailedPreconditionError("the vCPU runs L2: NestedVcpu::Leave comes first");
   }
   if (shadow_ != nullptr) {

@@ -80,6 +80,7 @@ class VcpuImpl {
   absl::Status StartShadows();
   GuestEntry EnterOnShadow();
   GuestEntry EnterNestable();
+  bool RunsL2() const { return nested_ != nullptr && nested_->is_entered(); }
   absl::Status CheckRunsOnEpt() const;
   absl::Status CheckAddress(Gpa gpa) const;
   absl::Status CheckWidth(Gpa gpa) const;
