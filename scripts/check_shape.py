@@ -23,7 +23,7 @@ import sys
 LIMITS = {
     "mode tests": (21, 20),
     "headers behind vm.h": (22, 22),
-    "lines behind vm.h": (2300, 2300),
+    "lines behind vm.h": (2500, 2500),
     "private functions shown": (0, 0),
     "entries of the largest folder": (20, 20),
     "floors of the highest folder": (5, 5),

@@ -202,7 +202,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   ChangeSequence sequence_;
   TablePool pool_;
   FlushClock clock_;
-  ColdTables cold_tables_;
+  TableReclaim table_reclaim_;
   // Faults read what stands from here on, and few write it; what writers and vCPUs that come and go
   // change has lines of its own.
   alignas(64) LoggingSlots logging_;

@@ -41,8 +41,8 @@ void SetRmap(Engine& engine, const MemoryRegion& region, const std::shared_ptr<S
   engine.space(region.address_space).SetRmap(region.slot, rmap);
 }
 
-// Of a slot that goes, or is on its way to the place that `rmap` is for. Faults that saw it valid
-// cannot install after this, and nothing they had installed is left.
+// Takes away what is mapped of a slot that goes, or is on its way to the place that `rmap` is for.
+// Faults that saw it valid cannot install after this, and nothing they had installed is left.
 void ZapSlot(Engine& engine, const MemorySlot& slot, const std::shared_ptr<SlotRmap>& rmap) {
   // This pays for what others had taken out of the slot before, too: the D bits of their tables go
   // to the log while the slot still stands where those tables say.

@@ -17,7 +17,7 @@ namespace {
 // Tables that one section looks at.
 constexpr int kTablesPerSection = 32;
 
-// Whether a table whose entries are of `level` has tables below it.
+// Returns whether a table whose entries are of `level` has tables below it.
 bool LinksTables(uint64_t* table, Level level) {
   for (int i = 0; level > kLevel4K && i < Level::kEntries; ++i) {
     if (EntryRef(table + i).Load().kind(level) == EntryKind::kTable) return true;

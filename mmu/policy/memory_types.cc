@@ -87,8 +87,8 @@ uint64_t NextFixed(uint64_t page) {
   return (page / pages + 1) * pages;
 }
 
-// What two variable ranges give that both hold a frame: UC wins, then WT over WB. Of the rest the
-// SDM (12.11.4.1) says that it is undefined; UC is what can do no harm.
+// Returns what two variable ranges give that both hold a frame: UC wins, then WT over WB. Of the
+// rest the SDM (12.11.4.1) says that it is undefined; UC is what can do no harm.
 MemoryType Combine(MemoryType a, MemoryType b) {
   if (a == b) return a;
   const auto is = [&](MemoryType x, MemoryType y) {

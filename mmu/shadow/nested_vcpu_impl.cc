@@ -20,7 +20,7 @@ namespace {
 constexpr int kTries = 128;
 // Pages zapped at a time by INVEPT.
 constexpr size_t kZapBatch = 32;
-// What L2's own tables allow at a final address, where the CPU says so.
+// Returns what L2's own tables allow at a final address, where the CPU says so.
 GuestRights GuestRightsOf(ExitQualification qualification) {
   return GuestRights((qualification.user_address() ? GuestRights::kUser : 0u) |
                      (qualification.guest_writable() ? GuestRights::kWrite : 0u) |
@@ -109,7 +109,7 @@ PageRole NestedVcpuImpl::RootRole(const NestedContext& context) const {
       .WithPhysicalAddressBits(rules.physical_address_bits);
 }
 
-// Whether the root that is held is what `context` runs on.
+// Returns whether the root that is held is what `context` runs on.
 bool NestedVcpuImpl::IsRootOf(const NestedContext& context) const {
   return root_ != nullptr && root_->gfn == Gfn(context.eptp.root().raw() >> kPageShift) &&
          root_->role == RootRole(context) && shadow().IsCurrent(*root_);
@@ -252,8 +252,8 @@ void NestedVcpuImpl::TakePath(Violation& fault) const {
   path.rights = Clean(walk_.rights, fault.is_write ? leaf.WithDirty() : leaf);
 }
 
-// Of `rights`, those that EPT02 may have: without W where the write that sets D in L1's `leaf` is
-// yet to be seen.
+// Returns, of `rights`, those that EPT02 may have: without W where the write that sets D in L1's
+// `leaf` is yet to be seen.
 uint32_t NestedVcpuImpl::Clean(Access rights, EptEntry leaf) const {
   rights = rights.Without(Access::UserExecute());
   if (context_.eptp.accessed_dirty() && !leaf.dirty()) rights = rights.Without(Access::Write());

@@ -211,7 +211,7 @@ absl::Status ShadowFaults<Entry>::Restock(HeldRoots roots) {
   return status;
 }
 
-// Whether there are more pages or tables to be had now.
+// Returns whether there are more pages or tables to be had now.
 template <typename Entry>
 bool ShadowFaults<Entry>::Recycle(HeldRoots roots) {
   bool is_full;

@@ -182,9 +182,9 @@ bool ShadowVcpuImpl::NeedsSmapEmulation(const PagingFault& fault) const {
          (paging_.controls().cr4 & guest::kCr4Smap) != 0;
 }
 
-// What the leaf says where CR0.WP is clear and a supervisor writes a page without W: W, but for
-// supervisors alone. A user's access takes it back. With SMEP the supervisor must not execute it
-// (KVM's FNAME(page_fault)).
+// Returns what the leaf says where CR0.WP is clear and a supervisor writes a page without W: W, but
+// for supervisors alone. A user's access takes it back. With SMEP the supervisor must not execute
+// it (KVM's FNAME(page_fault)).
 GuestRights ShadowVcpuImpl::Emulated(const PagingFault& fault, GuestRights rights) const {
   if (!fault.access.is_write() || rights.writable()) return rights;
   const bool smep = (paging_.controls().cr4 & guest::kCr4Smep) != 0;
@@ -192,8 +192,8 @@ GuestRights ShadowVcpuImpl::Emulated(const PagingFault& fault, GuestRights right
   return GuestRights((rights.raw() | GuestRights::kWrite) & ~lost);
 }
 
-// Whether the leaf may have W at all. Under the lock; a write to a tracked table of leaves lets it
-// go unsync.
+// Returns whether the leaf may have W at all. Under the lock; a write to a tracked table of leaves
+// lets it go unsync.
 bool ShadowVcpuImpl::MayWrite(const PagingFault& fault, Level level) {
   const MemorySlot& slot = *fault.slot;
   if (slot.is_read_only() || !fault.page->writable) return false;

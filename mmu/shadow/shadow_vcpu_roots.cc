@@ -28,8 +28,8 @@ constexpr PageRole NoMemoryRole(PageRole role) {
   return role.WithDirect(true).WithInvalid(true).WithAccess(Access::None());
 }
 
-// Whether MOV to CR0 or CR4 under PAE paging leaves the PDPTEs as they were loaded, whatever memory
-// says by now (SDM vol. 3A, 5.4.1).
+// Returns whether MOV to CR0 or CR4 under PAE paging leaves the PDPTEs as they were loaded,
+// whatever memory says by now (SDM vol. 3A, 5.4.1).
 bool KeepsPdptes(const GuestControls& before, const GuestControls& after) {
   constexpr uint64_t kCr0 =
       guest::kCr0Paging | guest::kCr0CacheDisable | guest::kCr0NotWriteThrough;
@@ -127,7 +127,7 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::LoadPdptes(const GuestPaging& paging,
     if (outcome == GuestWalkOutcome::kPageFault) return GuestEvent::kGeneralProtection;
     bool no_memory = false;
     TDP_RETURN_IF_ERROR(FetchPage(no_memory));
-    // What a bus answers where nothing is: all ones, which has reserved bits set.
+    // This is what a bus answers where nothing is: all ones, which has reserved bits set.
     if (no_memory) return GuestEvent::kGeneralProtection;
   }
   return absl::UnavailableError(
@@ -273,8 +273,8 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRootPage(Gfn gfn, PageRole role, Shado
   return page == nullptr ? Next::kTables : Next::kDone;
 }
 
-// Whether `root` still shadows what it was made for. One without memory does not: there may be some
-// by now.
+// Returns whether `root` still shadows what it was made for. One without memory does not: there may
+// be some by now.
 bool ShadowVcpuImpl::IsCurrent(const ShadowRoot& root) const {
   return std::all_of(root.pages.begin(), root.pages.end(), [this](const ShadowPage* page) {
     return page == nullptr || (shadow().IsCurrent(*page) && !page->role.invalid());

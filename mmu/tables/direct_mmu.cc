@@ -16,8 +16,8 @@
 namespace tdp {
 namespace {
 
-// Whether `table`, of which the entries from `first` to `last` have just been gone through, holds
-// nothing any more. Most are not empty, and in most of those the entries at the ends tell.
+// Returns whether `table`, of which the entries from `first` to `last` have just been gone through,
+// holds nothing any more. Most are not empty, and in most of those the entries at the ends tell.
 bool IsTableEmpty(uint64_t* table, int first, int last) {
   const auto stands = [table](int i) {
     return i >= 0 && i < Level::kEntries && !EntryRef(table + i).Load().is_hole();
@@ -38,8 +38,8 @@ DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage
 // --- Readers' side
 // --------------------------------------------------------------------------------
 
-// Where to map `gfn`. For a write, the way there is writable afterwards; no table if another fault
-// is at that.
+// Returns where to map `gfn`. For a write, the way there is writable afterwards; no table if
+// another fault is at that.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline Descent DirectMmu::Find(Gfn gfn, Level target, Access needed,
                                                             const LeafMemo& memo,
                                                             Unprotect unprotect) const {
@@ -283,7 +283,7 @@ bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) {
   return NarrowInTable(base, mask & ~first, bits) || any;
 }
 
-// The same within one table.
+// Does the same within one table.
 bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, EntryBits bits) const {
   if (mask == 0) return false;
   const EntryPosition at =
@@ -412,8 +412,8 @@ bool DirectMmu::DetachLeaves(const FrameRange& range, const Detachment& work, bo
   return !IsTableEmpty(at.table, kLevel4K.IndexOf(range.first), kLevel4K.IndexOf(last));
 }
 
-// Whether the table that `link` points to, of `level` and from frame `base` on, holds nothing any
-// more, after its entries for `range` have been gone through.
+// Returns whether the table that `link` points to, of `level` and from frame `base` on, holds
+// nothing any more, after its entries for `range` have been gone through.
 bool DirectMmu::IsEmptied(EptEntry link, Level level, Gfn base, const FrameRange& range) const {
   return IsTableEmpty(TableAt(link), range.FirstIndex(base, level), range.LastIndex(base, level));
 }
@@ -430,8 +430,8 @@ void DirectMmu::TakeOut(const EntryPosition& at, Gfn gfn, const Detachment& work
   }
 }
 
-// What stands at an entry that reaches over an end of the range, after its large leaf was split if
-// a table is there for it.
+// Returns what stands at an entry that reaches over an end of the range, after its large leaf was
+// split if a table is there for it.
 EptEntry DirectMmu::SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old,
                                  TableCache& spare) const {
   while (old.kind(at.level) == EntryKind::kLeaf && spare.size() > 0) {

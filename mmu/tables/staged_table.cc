@@ -52,7 +52,7 @@ StagedTable::Published StagedTable::Merge(const EntryPosition& at, Access needed
   return published;
 }
 
-// Whether the entry maps the staged frame with the rights of `needed` afterwards.
+// Returns whether the entry maps the staged frame with the rights of `needed` afterwards.
 bool StagedTable::MergeEntry(EntryRef entry, EptEntry staged, Access needed,
                              Published& published) const {
   EptEntry old = entry.Load();

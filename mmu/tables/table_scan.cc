@@ -43,7 +43,7 @@ uint64_t OrOf64(const uint64_t* entries) {
   return static_cast<uint64_t>(_mm_cvtsi128_si64(even));
 }
 
-// Which of 64 entries have any of `bits`: four at a time, as the halves of one vector each.
+// Returns which of 64 entries have any of `bits`: four at a time, as the halves of one vector each.
 uint64_t WhichOf64(const uint64_t* entries, uint64_t bits) {
   const auto* pairs = reinterpret_cast<const __m128i*>(entries);
   const __m128i low_bits = _mm_set1_epi32(static_cast<int>(bits));

@@ -156,7 +156,7 @@ void VcpuImpl::Adopt(AddressSpaceId space, View& view) {
   window_.SetPolicy(view.policy(), faults_.reader());
 }
 
-// Of a vCPU that may not take the violation, or whose guest has more to say about it.
+// Answers for a vCPU that may not take the violation, or whose guest has more to say about it.
 FaultResult VcpuImpl::HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted) {
   absl::Status bad = CheckAddress(gpa);
   if (bad.ok()) bad = qualification.Check();
