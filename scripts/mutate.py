@@ -220,6 +220,8 @@ class Workshop:
         if status == 0:
             return None
         text = read(log)
+        if mutations.is_scenario(target) and status == 2:
+            raise Broken(text.strip())
         if mutations.is_scenario(target):
             return text.split("\n")[0][:100]
         failed = FAILED_CASE.search(text)

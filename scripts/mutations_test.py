@@ -107,10 +107,14 @@ class TheLists(unittest.TestCase):
     def assert_scenario(self, name):
         kind, _, operations = name.partition("/")
         folder = os.path.join(ROOT, "tests", "explore")
-        for word, file in [(kind, "world.cc")] + [
-                (operation, "operations.cc") for operation in operations.split("+")]:
-            with open(os.path.join(folder, file), encoding="utf-8") as source:
-                self.assertIn(f'"{word}"', source.read(), name)
+        with open(os.path.join(folder, "world.cc"), encoding="utf-8") as source:
+            self.assertIn(f'"{kind}"', source.read(), name)
+        with open(os.path.join(folder, "operations.cc"), encoding="utf-8") as source:
+            text = source.read()
+        # Scenarios are named in the order of the table of operations.
+        places = [text.find(f'{{"{operation}"') for operation in operations.split("+")]
+        self.assertNotIn(-1, places, name)
+        self.assertEqual(sorted(places), places, name)
 
 
 if __name__ == "__main__":
