@@ -249,9 +249,10 @@ TEST_F(NestedOptions, ViewsAreRefusedByName) {
   const auto view = guest_.vm().CreateView();
   EXPECT_TRUE(absl::IsFailedPrecondition(view.status()));
   EXPECT_THAT(std::string(view.status().message()), HasSubstr("VmOptions.nested"));
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      guest_.vm().SetViewRights(kBaseView, Gfn(0), PageCount(1), tdp::Access::Read())))
-      << "the base denies nothing";
+  const absl::Status rights =
+      guest_.vm().SetViewRights(kBaseView, Gfn(0), PageCount(1), tdp::Access::Read());
+  EXPECT_TRUE(absl::IsFailedPrecondition(rights)) << rights;
+  EXPECT_THAT(std::string(rights.message()), HasSubstr("VmOptions.nested"));
 }
 
 }  // namespace

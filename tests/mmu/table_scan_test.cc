@@ -27,7 +27,7 @@ TEST(TableScan, FindsExactlyTheEntriesWithAnyOfTheBitsInsideTheBounds) {
     int first = static_cast<int>(random() % 512);
     int last = static_cast<int>(random() % 512);
     if (first > last) std::swap(first, last);
-    const TableMask found = FindEntriesWith(table.entries.data(), bits, first, last);
+    const TableMask found = FindEntriesWith(table.entries.data(), EntryBits{bits}, first, last);
     for (int i = 0; i < Level::kEntries; ++i) {
       const bool want =
           i >= first && i <= last && (table.entries[static_cast<size_t>(i)] & bits) != 0;

@@ -336,7 +336,8 @@ TEST(TdpReplay, LargePagesOfAHypervisorInTheGuestAreLargeWhereTheHostsAre) {
   EXPECT_EQ(broken["nested_exits"]["reflected"], large["nested_exits"]["reflected"]);
   EXPECT_EQ(broken["tables"]["ept12_leaves"], large["tables"]["ept12_leaves"]);
   EXPECT_EQ(broken["tables"]["ept_leaves"]["2m"], 0);
-  EXPECT_GT(broken["nested_exits"]["fixed"], 1000) << "the host follows page by page";
+  // The host follows by small pages, eight of them at a time where they lie in a row.
+  EXPECT_GT(broken["nested_exits"]["fixed"], 1000 / 8);
   EXPECT_EQ(broken["check"]["mismatches"], 0);
 }
 
