@@ -47,7 +47,7 @@ ABSL_ATTRIBUTE_NOINLINE void FaultHandler::LiftProtection(FaultResult& result, G
       policy().is_special()) {
     return HandleExit(result, gpa, exit);
   }
-  const bool lifted = TryInMmuSection(reader_, [&] {
+  const bool lifted = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     DirtyLog* const log = sequence_.IsQuietSince(sequence) ? slot->state->dirty_log() : nullptr;
     if (ABSL_PREDICT_FALSE(log == nullptr)) return false;
     const uint64_t index = slot->IndexOf(gfn);
@@ -88,7 +88,7 @@ void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualifica
 // what it has seems to allow the access.
 void FaultHandler::ConfirmPlain(FaultResult& result, Gpa gpa, ExitQualification exit,
                                 uint64_t sequence) {
-  const bool confirmed = TryInMmuSection(reader_, [&] {
+  const bool confirmed = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     return sequence_.IsQuietSince(sequence) && mmu().IsMapped(Gfn::Of(gpa), exit.access(), memo_);
   });
   if (ABSL_PREDICT_FALSE(!confirmed)) return MapPlain<1>(result, gpa, exit, sequence);
@@ -103,7 +103,7 @@ void FaultHandler::FindPlain(FaultResult& result, Gpa gpa, ExitQualification exi
   const Gfn gfn = Gfn::Of(gpa);
   if (memo_.IsNear(gfn, kLevel2M)) return MapPlain<2>(result, gpa, exit, sequence);
   EptEntry seen;
-  const bool found = TryInMmuSection(reader_, [&] {
+  const bool found = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     uint64_t* const table =
         sequence_.IsQuietSince(sequence) ? mmu().WritableLeafTable(gfn) : nullptr;
     if (ABSL_PREDICT_FALSE(table == nullptr)) return false;
@@ -149,7 +149,7 @@ ABSL_ATTRIBUTE_NOINLINE void FaultHandler::MapPlain(FaultResult& result, Gpa gpa
 // leaves everything as it is.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillSmall(Gfn gfn, uint64_t sequence,
                                                                  Hfn frame, Access access) {
-  const bool done = TryInMmuSection(reader_, [&] {
+  const bool done = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     return sequence_.IsQuietSince(sequence) &&
            mmu().FillHoleNear(gfn, kLevel4K, policy().OrdinaryLeaf(frame, access), memo_);
   });
@@ -160,7 +160,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillSmall(Gfn gfn, uint64
 // The same for the 2 MiB leaf of an ordinary large page, where the slot permits it.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillLarge(Gfn gfn, uint64_t sequence,
                                                                  Hfn frame, Access access) {
-  const bool done = TryInMmuSection(reader_, [&] {
+  const bool done = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     return sequence_.IsQuietSince(sequence) && slots_.IsLargeInPlain(gfn) &&
            mmu().FillHoleNear(gfn, kLevel2M, policy().OrdinaryLeaf(frame, access), memo_);
   });

@@ -102,8 +102,9 @@ bool FlatModel::Logs(HostPageNumber page) const {
 // A take beside it may have shown the page already, and a slot that changed meanwhile may not have
 // logged, or not have been there.
 void FlatModel::EndDeviceWrite(HostPageNumber page, uint64_t begun) {
-  const bool changing = std::any_of(slots_.begin(), slots_.end(),
-                                    [](const SlotVersion& slot) { return !slot.established; });
+  const bool changing =
+      deleting_ || std::any_of(slots_.begin(), slots_.end(),
+                               [](const SlotVersion& slot) { return !slot.established; });
   if (!changing && shown_at_[page] < begun && slots_changed_at_ < begun) WrotePage(page);
 }
 

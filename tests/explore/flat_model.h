@@ -63,6 +63,8 @@ class FlatModel {
   const SlotVersion* FindSlot(uint32_t id) const;
   // The next dirty page of the slot may be lost: it is about to be deleted or to stop logging.
   void ForgetDirty(uint32_t id);
+  // A slot is being deleted, and its log shown: a device's mark beside that may come too late.
+  void SetDeleting(bool deleting) { deleting_ = deleting; }
 
   // --- Host pages that the view shows at frames [kFirstShown, kFirstShown + kShownFrames), from a
   // first on, or those of the slots
@@ -114,6 +116,7 @@ class FlatModel {
 
   const ExploredHost& host_;
   uint64_t clock_ = 0;
+  bool deleting_ = false;
   std::vector<SlotVersion> slots_;
   std::vector<Access> view_rights_ = {Access::All()};
   std::vector<bool> private_ = {false};

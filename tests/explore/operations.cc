@@ -314,6 +314,7 @@ void DeleteAndShow(World& world) {
   const SlotVersion* old = world.model().FindSlot(1);
   if (old == nullptr || !old->logs) return;
   world.HoldOn();
+  world.model().SetDeleting(true);
   const absl::Status status = world.vm().DeleteSlot(1, [&](uint64_t base, uint64_t mask) {
     for (; mask != 0; mask &= mask - 1) {
       world.model().Took(1, base + static_cast<uint64_t>(std::countr_zero(mask)));
@@ -323,6 +324,7 @@ void DeleteAndShow(World& world) {
   if (!world.uses_rings()) world.CheckShown(world.model().Now(), 1);
   world.model().ForgetDirty(1);
   world.model().SettleSlot(1, nullptr);
+  world.model().SetDeleting(false);
   world.CheckPromises();
 }
 
