@@ -197,6 +197,21 @@ void Zaps() {
   Row("zap_all", 1, [&](uint64_t) { guest.vm->ZapAll()->Settle(); });
 }
 
+// Beside vCPUs that have used the tables once and do nothing any more.
+void ZapsBesideIdleVcpus(size_t idle, std::string_view name) {
+  Guest guest(kSize, 0, SmallLeaves());
+  guest.Populate();
+  std::vector<std::unique_ptr<Vcpu>> vcpus;
+  for (size_t i = 0; i < idle; ++i) {
+    vcpus.push_back(*guest.vm->CreateVcpu());
+    guest.Fault(*vcpus.back(), 0);
+    measured::EnterAndLeave(*vcpus.back());
+  }
+  const auto zap = [&](uint64_t i) { guest.vm->ZapRange(Gfn(i), PageCount(1))->Settle(); };
+  for (uint64_t i = 0; i < 64; ++i) zap(4095 - 2 * i);
+  Row(name, 1000, zap);
+}
+
 // Sixteen pages each, sixteen apart.
 MemoryRegion SlotAt(uint32_t id, uint64_t place) {
   return {.slot = id,
@@ -260,6 +275,8 @@ void AllRows() {
   Logs();
   SparseHarvest();
   Zaps();
+  ZapsBesideIdleVcpus(64, "zap_page/64_idle_vcpus");
+  ZapsBesideIdleVcpus(1024, "zap_page/1024_idle_vcpus");
   SlotChanges(32, "slot_create/32", "slot_delete/32");
   SlotChanges(512, "slot_create/512", "slot_delete/512");
   SlotLookups(32, "slot_lookup/random_32");
