@@ -2,7 +2,6 @@
 
 #include "tdp/mmu/tables/aging.h"
 
-
 namespace tdp {
 
 // Rights alone say nothing of use where A bits do, and the other way round. The use of a frame that
