@@ -99,10 +99,7 @@ void SlotBatch::Publish() {
   is_published_ = true;
   for (size_t space = 0; space < first_roots_.size(); ++space) {
     if ((spaces_ >> space & 1) == 0) continue;
-    SlotSet::Space& at = set_.spaces_[space];
-    set_.BeginGeneration(at);
-    at.root.store(set_.draft_gfn_[space].raw(), std::memory_order_release);
-    set_.EndGeneration(at);
+    set_.PublishGfnRoot(set_.spaces_[space], set_.draft_gfn_[space]);
   }
   if (spaces_ != 0) set_.PublishHvaRoot(set_.draft_hva_);
   set_.FinishEdits();

@@ -295,12 +295,16 @@ std::unique_ptr<SlotState> SlotSet::Publish(SlotUpdate&& update) {
   if (update.kind_ == SlotChange::kNone) return nullptr;
   const bool deletes = update.kind_ == SlotChange::kDelete;
   Space& space = spaces_[(deletes ? update.old_slot_ : update.new_slot_).address_space];
-  BeginGeneration(space);
-  space.root.store(update.gfn_root_.raw(), std::memory_order_release);
-  EndGeneration(space);
+  PublishGfnRoot(space, update.gfn_root_);
   PublishHvaRoot(update.hva_root_);
   FinishEdits();
   return ExchangeEntry(update);
+}
+
+void SlotSet::PublishGfnRoot(Space& space, IntervalRoot root) {
+  BeginGeneration(space);
+  space.root.store(root.raw(), std::memory_order_release);
+  EndGeneration(space);
 }
 
 void SlotSet::PublishHvaRoot(IntervalRoot root) {

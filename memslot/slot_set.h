@@ -157,6 +157,7 @@ class SlotSet {
   void BeginDraft();
   void EndDraft() { has_draft_ = false; }
   std::unique_ptr<SlotState> Draft(SlotUpdate&& update);
+  void PublishGfnRoot(Space& space, internal::IntervalRoot root);
   void PublishHvaRoot(internal::IntervalRoot root);
   // The trees of `edits_` are published: nodes that only older ones have may be filled again.
   void FinishEdits();

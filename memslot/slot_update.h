@@ -19,6 +19,14 @@ class SlotSet;
 // kNone: the request asks for what is there.
 enum class SlotChange { kNone, kCreate, kDelete, kMove, kFlagsOnly };
 
+// Whether a slot comes to a place by such a change, or leaves one; a move does both.
+constexpr bool Brings(SlotChange kind) {
+  return kind == SlotChange::kCreate || kind == SlotChange::kMove;
+}
+constexpr bool TakesAway(SlotChange kind) {
+  return kind == SlotChange::kDelete || kind == SlotChange::kMove;
+}
+
 // Made by `SlotSet::Prepare`, ended by `SlotSet::Publish` or, on every other path, by the
 // destructor, which leaves the slots as they were. One at a time per set.
 class SlotUpdate {
@@ -43,7 +51,7 @@ class SlotUpdate {
 
   // Returns whether the old slot's mappings must go: publish it as invalid first, zap, then
   // publish.
-  bool takes_away() const { return kind_ == SlotChange::kDelete || kind_ == SlotChange::kMove; }
+  bool takes_away() const { return TakesAway(kind_); }
 
   // Drops the change. If the invalid slot was published, the old one is published again. Does
   // nothing to an update that was published or moved from.

@@ -222,6 +222,13 @@ PendingFlush Engine::ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> a
   });
 }
 
+void Engine::ShowPrivateFrames(const PrivateFrames* frames) {
+  AssertWriting(mmu_lock_);
+  ForEachSpace([frames](AddressSpace& space) {
+    space.views().ForEach([frames](View& view) { view.policy().set_private_frames(frames); });
+  });
+}
+
 bool Engine::BeginInvalidation(HostRange range, bool may_end, PendingFlush& flush) {
   bool ended = false;
   const auto detach_all = [&](TableCache& spare, TableList& detached) {

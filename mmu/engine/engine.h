@@ -88,9 +88,8 @@ class Engine : public TableReclaimer, public TableRecycler {
   // `detach_all(spare, detached)` takes mappings away in one writer's section and says whether
   // there were any. The flush as below.
   PendingFlush ZapWith(absl::FunctionRef<bool(TableCache& spare, TableList& detached)> detach_all);
-  // Takes every mapping of [first, end) away. Returns the flush that is owed for that: its own, or
-  // if nothing was there what others owe by now.
-  // The range ends where the tables do, or before.
+  // Takes every mapping of `range` away, which ends where the tables do, or before. Returns the
+  // flush that is owed for that: its own, or if nothing was there what others owe by now.
   PendingFlush Zap(AddressSpaceId space, FrameRange range);
   // The same in every address space; `before()` is called first in the same writer's section.
   PendingFlush ZapEverywhere(Gfn first, Gfn end, absl::FunctionRef<void()> before);
@@ -178,6 +177,8 @@ class Engine : public TableReclaimer, public TableRecycler {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
     private_frames_.swap(frames);
   }
+  // Inside a writer's section: every view goes by `frames` from here on.
+  void ShowPrivateFrames(const PrivateFrames* frames);
   const PrivateFrames& private_frames() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
     return *private_frames_;
   }

@@ -76,12 +76,9 @@ std::optional<Backing> RangeCollapse::BackingOf(const MemorySlot& slot, Gfn base
 // Inside a section.
 bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
   const Gfn base = candidate.collapse.base();
-  const ChangeSequence& changes = engine_.sequence();
-  const bool moved =
-      candidate.backing.asks_host()
-          ? changes.MovedSince(candidate.sequence, HostRange(candidate.backing.hva, level.bytes()))
-          : changes.Current() != candidate.sequence;
-  return !moved &&
+  const Backing& backing = candidate.backing;
+  return !engine_.sequence().MovedSince(candidate.sequence, HostRange(backing.hva, level.bytes()),
+                                        backing.asks_host()) &&
          policy_.LargestLevel(candidate.slot, base, candidate.page, Access::Read()) >= level;
 }
 

@@ -16,8 +16,7 @@ namespace tdp {
 // None is needed where the VM keeps no reverse map, or no slot comes to a place.
 absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, SlotChange kind,
                                                    const MemorySlot& slot) {
-  const bool comes = kind == SlotChange::kCreate || kind == SlotChange::kMove;
-  if (!kHasShadow || !comes || !KeepsReverseMap(engine.paging_kind()))
+  if (!kHasShadow || !Brings(kind) || !KeepsReverseMap(engine.paging_kind()))
     return std::shared_ptr<SlotRmap>();
   return ReverseMappedMmu::MakeRmap(slot);
 }
@@ -30,6 +29,15 @@ bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableLis
   if (slot.logs_dirty_pages() != logged) any = space.DetachRaising(range, detached);
   if (slot.logs_dirty_pages()) any |= space.WriteProtect(range);
   return any;
+}
+
+uint64_t SettledGeneration(const Engine& engine, AddressSpaceId space) {
+  return engine.slots().generation(space) & ~kSlotUpdateInProgress;
+}
+
+bool DetachOldMmio(Engine& engine, AddressSpaceId space, uint64_t before, TableList& detached) {
+  return !EptEntry::TellsApart(before, engine.slots().generation(space)) &&
+         engine.space(space).DetachMmio(detached);
 }
 
 namespace {
@@ -58,7 +66,7 @@ void PublishSlot(Engine& engine, SlotUpdate& update) {
   const bool logged = update.old_slot().logs_dirty_pages();
   const AddressSpaceId space =
       kind == SlotChange::kDelete ? update.old_slot().address_space : slot.address_space;
-  const uint64_t generation = engine.slots().generation(space) & ~kSlotUpdateInProgress;
+  const uint64_t generation = SettledGeneration(engine, space);
   if (slot.logs_dirty_pages()) engine.logging().Add();
   // The old state lives until faults that may still use it are over: until the section has been.
   const std::unique_ptr<SlotState> retired = engine.slots().Publish(std::move(update));
@@ -68,10 +76,7 @@ void PublishSlot(Engine& engine, SlotUpdate& update) {
     engine.sequence().Move();
     TableList detached;
     bool any = kind == SlotChange::kFlagsOnly && ProtectForLog(engine, slot, logged, detached);
-    // Before their bits say the same of another generation.
-    if (!EptEntry::TellsApart(generation, engine.slots().generation(space))) {
-      any |= engine.space(space).DetachMmio(detached);
-    }
+    any |= DetachOldMmio(engine, space, generation, detached);
     flush = engine.clock().AdvanceIf(any);
     if (!detached.empty()) engine.clock().Retire(std::move(detached), flush);
   }
@@ -106,11 +111,11 @@ absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region) {
   }
   // The quotas that the new slot allows before there can be a fault in it, the lower ones without
   // the old one when it is gone.
-  if (kind == SlotChange::kCreate || kind == SlotChange::kMove) {
+  if (Brings(kind)) {
     engine.ChangeQuotas([&](MemoryQuotas& quotas) { quotas.AddSlot(update.new_slot()); });
   }
   PublishSlot(engine, update);
-  if (kind == SlotChange::kDelete || kind == SlotChange::kMove) {
+  if (TakesAway(kind)) {
     engine.ChangeQuotas([&](MemoryQuotas& quotas) { quotas.RemoveSlot(old); });
     engine.TrimShadows();
   }

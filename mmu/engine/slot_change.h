@@ -28,6 +28,13 @@ absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, SlotCha
 // and `logged` says what it did before. Returns whether anything was taken away.
 bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableList& detached);
 
+// The generation of an address space as it was before the change that is under way, if one is.
+uint64_t SettledGeneration(const Engine& engine, AddressSpaceId space);
+
+// Inside a writer's section, after the generation has gone on from `before`: takes the entries of
+// MMIO away before their bits say the same of another generation. Returns whether any were there.
+bool DetachOldMmio(Engine& engine, AddressSpaceId space, uint64_t before, TableList& detached);
+
 }  // namespace tdp
 
 #endif  // TDP_MMU_ENGINE_SLOT_CHANGE_H_

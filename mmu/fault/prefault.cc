@@ -126,9 +126,9 @@ absl::StatusOr<size_t> Prefaulter::Ask(const Run& fault, Gfn from, PageCount pag
 
 // Inside a section.
 bool Prefaulter::HasMoved(const Run& fault, PageCount pages) const {
-  const ChangeSequence& changes = faults_.engine_.sequence();
-  if (fault.slot.has_host_frames()) return changes.Current() != fault.sequence;
-  return changes.MovedSince(fault.sequence, HostRange(fault.slot.HvaOf(fault.gfn), pages.bytes()));
+  const HostRange range(fault.slot.HvaOf(fault.gfn), pages.bytes());
+  return faults_.engine_.sequence().MovedSince(fault.sequence, range,
+                                               !fault.slot.has_host_frames());
 }
 
 // Maps `runs` and, as far as the host answers, what follows them up to `most` pages.

@@ -26,9 +26,7 @@ class ChangeSequence {
   // Returns whether what was resolved for `hva` after `Current()` gave `then` may have changed
   // since, or is changing now.
   bool MovedSince(uint64_t then, Hva hva) const {
-    if (ABSL_PREDICT_TRUE(IsQuietSince(then))) return false;
-    return (in_progress_ != 0 && range_.Contains(hva)) ||
-           sequence_.load(std::memory_order_relaxed) != then;
+    return ABSL_PREDICT_FALSE(!IsQuietSince(then)) && MovedSince(then, hva, true);
   }
   // Whether nothing at all has changed since then, or is changing now: one compare.
   bool IsQuietSince(uint64_t then) const { return quiet_ == then; }
@@ -41,8 +39,8 @@ class ChangeSequence {
   }
 
   // The same for all of `range`.
-  bool MovedSince(uint64_t then, HostRange range) const {
-    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && range_.Overlaps(range)) return true;
+  bool MovedSince(uint64_t then, HostRange range, bool of_host = true) const {
+    if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Overlaps(range)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 

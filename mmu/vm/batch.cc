@@ -83,9 +83,8 @@ absl::Status Batch::AddAttributes(const Change& change) ABSL_NO_THREAD_SAFETY_AN
 }
 
 bool Batch::TakesSlotsAway() const {
-  return std::any_of(slots_.steps().begin(), slots_.steps().end(), [](const auto& step) {
-    return step.kind == SlotChange::kDelete || step.kind == SlotChange::kMove;
-  });
+  return std::any_of(slots_.steps().begin(), slots_.steps().end(),
+                     [](const auto& step) { return TakesAway(step.kind); });
 }
 
 // The quotas that new slots allow before there can be a fault in them, the lower ones without old
@@ -93,10 +92,8 @@ bool Batch::TakesSlotsAway() const {
 void Batch::ChangeQuotas(bool add) {
   engine_.ChangeQuotas([&](MemoryQuotas& quotas) {
     for (const SlotBatch::Step& step : slots_.steps()) {
-      const bool comes = step.kind == SlotChange::kCreate || step.kind == SlotChange::kMove;
-      const bool goes = step.kind == SlotChange::kDelete || step.kind == SlotChange::kMove;
-      if (add && comes) quotas.AddSlot(step.new_slot);
-      if (!add && goes) quotas.RemoveSlot(step.old_slot);
+      if (add && Brings(step.kind)) quotas.AddSlot(step.new_slot);
+      if (!add && TakesAway(step.kind)) quotas.RemoveSlot(step.old_slot);
     }
   });
 }
@@ -122,11 +119,7 @@ void Batch::TakeAway() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   PendingFlush flush = engine_.ZapWith([&](TableCache& spare, TableList& detached) {
     engine_.sequence().Move();
     for (ViewPart& part : views_) part.change.Publish();
-    if (private_ != nullptr) {
-      engine_.ForEachSpace([&](AddressSpace& space) {
-        space.views().ForEach([&](View& v) { v.policy().set_private_frames(private_.get()); });
-      });
-    }
+    if (private_ != nullptr) engine_.ShowPrivateFrames(private_.get());
     const bool any = DetachAll(spare, detached);
     return ProtectForLogs(detached) || any;
   });
@@ -140,7 +133,7 @@ void Batch::TakeAway() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 bool Batch::DetachAll(TableCache& spare, TableList& detached) {
   bool any = false;
   for (const SlotBatch::Step& step : slots_.steps()) {
-    if (step.kind != SlotChange::kDelete && step.kind != SlotChange::kMove) continue;
+    if (!TakesAway(step.kind)) continue;
     const MemorySlot& slot = step.old_slot;
     any |= engine_.space(slot.address_space).Detach({slot.base, slot.end()}, spare, detached);
   }
@@ -174,8 +167,7 @@ void Batch::ShowSlots() {
   if (slots_.steps().empty()) return;
   std::vector<uint64_t> before;
   for (size_t space = 0; space < engine_.address_spaces(); ++space) {
-    before.push_back(engine_.slots().generation(static_cast<AddressSpaceId>(space)) &
-                     ~kSlotUpdateInProgress);
+    before.push_back(SettledGeneration(engine_, static_cast<AddressSpaceId>(space)));
   }
   slots_.Publish();
   PendingFlush flush;
@@ -185,11 +177,7 @@ void Batch::ShowSlots() {
     TableList detached;
     bool any = false;
     for (size_t i = 0; i < before.size(); ++i) {
-      const auto space = static_cast<AddressSpaceId>(i);
-      // Before the bits of MMIO entries say the same of another generation.
-      if (!EptEntry::TellsApart(before[i], engine_.slots().generation(space))) {
-        any |= engine_.space(space).DetachMmio(detached);
-      }
+      any |= DetachOldMmio(engine_, static_cast<AddressSpaceId>(i), before[i], detached);
     }
     flush = engine_.clock().AdvanceIf(any);
     engine_.clock().Retire(std::move(detached), flush);

@@ -31,8 +31,8 @@ inline FrameRange FramesOf(Engine& engine, Gfn first, PageCount count, AddressSp
   first = std::min(first, limit);
   return {first, count > limit - first ? limit : first + count};
 }
-// Whether [start, start + size) is whole pages, and some; InvalidArgument unless it pages, and
-// some.
+// Whether [start, start + size) is whole pages, and some; `CheckHostRange` is InvalidArgument where
+// it is not.
 inline bool IsHostRange(Hva start, ByteCount size) {
   return ((start.raw() | size) & kPageOffsetMask) == 0 && size != 0 &&
          start.raw() + size - 1 >= start.raw();

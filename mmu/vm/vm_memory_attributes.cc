@@ -25,9 +25,7 @@ absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attribute
   auto frames = std::make_unique<const PrivateFrames>(
       old.With(range, [is_private](bool) { return is_private; }));
   PendingFlush flush = engine_->ZapEverywhere(range.first, range.end, [&] {
-    engine_->ForEachSpace([&](AddressSpace& space) {
-      space.views().ForEach([&](View& view) { view.policy().set_private_frames(frames.get()); });
-    });
+    engine_->ShowPrivateFrames(frames.get());
     engine_->sequence().Move();
   });
   engine_->SwapPrivateFrames(frames);

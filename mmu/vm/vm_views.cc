@@ -19,15 +19,22 @@
 namespace tdp {
 namespace {
 
-// Under the slots mutex. Publishes what the view goes by in the section that takes away what was
-// mapped by the old: a fault under way finds the sequence moved.
-void Install(Engine& engine, ViewChange& change, AddressSpaceId space) {
+// Makes the change of one view that `fill(change)` names, and publishes what the view goes by in
+// the section that takes away what was mapped by the old: a fault under way finds the sequence
+// moved.
+template <typename Fill>
+absl::Status ChangeView(Engine& engine, ViewId id, AddressSpaceId space, Fill fill) {
+  MutexLock lock(engine.slots_mutex());
+  TDP_ASSIGN_OR_RETURN(View * view, FindView(engine, id, space));
+  ViewChange change(engine, *view);
+  TDP_RETURN_IF_ERROR(fill(change));
   const FrameRange range = change.ranges().front();
-  PendingFlush flush = engine.ZapIn(space, change.view(), range.first, range.end, [&] {
+  PendingFlush flush = engine.ZapIn(space, *view, range.first, range.end, [&] {
     change.Publish();
     engine.sequence().Move();
   });
   flush.Settle();
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -70,42 +77,26 @@ absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
 
 absl::Status Vm::SetViewRights(ViewId id, Gfn first, PageCount count, Access rights,
                                AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
-  ViewChange change(*engine_, *view);
-  TDP_RETURN_IF_ERROR(change.SetRights(first, count, rights));
-  Install(*engine_, change, space);
-  return absl::OkStatus();
+  return ChangeView(*engine_, id, space,
+                    [&](ViewChange& change) { return change.SetRights(first, count, rights); });
 }
 
 absl::Status Vm::SetViewMemoryType(ViewId id, Gfn first, PageCount count,
                                    std::optional<ViewMemoryType> type, AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
-  ViewChange change(*engine_, *view);
-  TDP_RETURN_IF_ERROR(change.SetMemoryType(first, count, type));
-  Install(*engine_, change, space);
-  return absl::OkStatus();
+  return ChangeView(*engine_, id, space,
+                    [&](ViewChange& change) { return change.SetMemoryType(first, count, type); });
 }
 
 absl::Status Vm::SetViewFrames(ViewId id, Gfn first, PageCount count, std::optional<Hfn> frames,
                                AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
-  ViewChange change(*engine_, *view);
-  TDP_RETURN_IF_ERROR(change.SetFrames(first, count, frames));
-  Install(*engine_, change, space);
-  return absl::OkStatus();
+  return ChangeView(*engine_, id, space,
+                    [&](ViewChange& change) { return change.SetFrames(first, count, frames); });
 }
 
 absl::Status Vm::SetRaisesVe(ViewId id, Gfn first, PageCount count, bool raises,
                              AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(View * view, FindView(*engine_, id, space));
-  ViewChange change(*engine_, *view);
-  TDP_RETURN_IF_ERROR(change.SetRaisesVe(first, count, raises));
-  Install(*engine_, change, space);
-  return absl::OkStatus();
+  return ChangeView(*engine_, id, space,
+                    [&](ViewChange& change) { return change.SetRaisesVe(first, count, raises); });
 }
 
 absl::StatusOr<Hpa> Vm::EptpList(AddressSpaceId space) {
