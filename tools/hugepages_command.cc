@@ -103,14 +103,11 @@ absl::StatusOr<int> RunHugepages(absl::Span<const std::string_view> arguments) {
     std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
     return kExitOk;
   }
-  if (files.size() != 1 || files[0] == "-") {
-    return absl::InvalidArgumentError(
-        "needs one TRACE, which can be read again; see tdp hugepages --help");
-  }
+  TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "hugepages"));
   TDP_ASSIGN_OR_RETURN(const uint64_t exit_cycles, ExitCycles(options.cost, options.machine));
   std::vector<PolicyRun> runs;
   for (const PagePolicy policy : kPolicies) {
-    LoopingTrace trace(files[0], ForLevels(options.input, options.machine.guest_levels));
+    LoopingTrace trace(trace_file, ForLevels(options.input, options.machine.guest_levels));
     runs.push_back({policy, {}});
     TDP_ASSIGN_OR_RETURN(runs.back().samples,
                          RunPagePolicy(trace, options.machine, options.policy, policy));
@@ -118,7 +115,7 @@ absl::StatusOr<int> RunHugepages(absl::Span<const std::string_view> arguments) {
   if (options.json) {
     Json all = Json::array();
     for (const PolicyRun& run : runs) all.push_back(ToJson(run));
-    const Json json = {{"trace", files[0]},
+    const Json json = {{"trace", trace_file},
                        {"accesses_each", options.policy.every},
                        {"exit_cycles", exit_cycles},
                        {"policies", all}};

@@ -140,10 +140,7 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
         parser.Help());
     return kExitOk;
   }
-  if (files.size() != 1 || files[0] == "-") {
-    return absl::InvalidArgumentError(
-        "needs one TRACE, which can be read again; see tdp migrate --help");
-  }
+  TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "migrate"));
   MigrationOptions& migration = options.migration;
   migration.accesses_per_second = options.accesses * 1e6;
   migration.bytes_per_second = options.bandwidth * 1e9 / 8;
@@ -152,7 +149,7 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
   std::vector<Migration> migrations;
   int status = kExitOk;
   for (const Logging logging : options.loggings) {
-    LoopingTrace trace(files[0], ForLevels(options.input, options.machine.guest_levels));
+    LoopingTrace trace(trace_file, ForLevels(options.input, options.machine.guest_levels));
     TDP_ASSIGN_OR_RETURN(Migration done, Migrate(trace, options.machine, migration, logging));
     if (done.differing_pages != 0) status = kExitMismatch;
     migrations.push_back(std::move(done));
@@ -160,7 +157,7 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
   if (options.json) {
     Json all = Json::array();
     for (const Migration& m : migrations) all.push_back(ToJson(m));
-    const Json json = {{"trace", files[0]},
+    const Json json = {{"trace", trace_file},
                        {"accesses_per_second", migration.accesses_per_second},
                        {"bytes_per_second", migration.bytes_per_second},
                        {"exit_seconds", migration.exit_seconds},

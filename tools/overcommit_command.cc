@@ -111,10 +111,7 @@ absl::StatusOr<int> RunOvercommit(absl::Span<const std::string_view> arguments) 
     std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
     return kExitOk;
   }
-  if (files.size() != 1 || files[0] == "-") {
-    return absl::InvalidArgumentError(
-        "needs one TRACE, which can be read again; see tdp overcommit --help");
-  }
+  TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "overcommit"));
   OvercommitOptions& guest = options.guest;
   guest.seed = options.machine.seed;
   guest.accesses_per_second = options.speed * 1e6;
@@ -125,14 +122,14 @@ absl::StatusOr<int> RunOvercommit(absl::Span<const std::string_view> arguments) 
   int status = kExitOk;
   for (const Reclaim reclaim : options.reclaims) {
     guest.reclaim = reclaim;
-    TDP_ASSIGN_OR_RETURN(all.emplace_back(),
-                         RunOvercommitted(files[0], input, options.machine, guest, options.check));
+    TDP_ASSIGN_OR_RETURN(all.emplace_back(), RunOvercommitted(trace_file, input, options.machine,
+                                                              guest, options.check));
     if (all.back().differing_pages != 0) status = kExitMismatch;
   }
   if (options.json) {
     Json runs = Json::array();
     for (const Overcommit& o : all) runs.push_back(ToJson(o));
-    const Json json = {{"trace", files[0]},
+    const Json json = {{"trace", trace_file},
                        {"accesses", guest.accesses},
                        {"accesses_per_second", guest.accesses_per_second},
                        {"exit_seconds", guest.exit_seconds},

@@ -5,6 +5,13 @@
 #ifndef TDP_TOOLS_TRACE_OPTIONS_H_
 #define TDP_TOOLS_TRACE_OPTIONS_H_
 
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/trace/open_trace.h"
 #include "tdp/tools/trace/trace_record.h"
@@ -35,6 +42,14 @@ inline void AddInputOptions(OptionParser& parser, TraceInput* input) {
 inline TraceInput ForLevels(TraceInput input, int guest_levels) {
   input.tolerance.address_bits = UserAddressBits(guest_levels);
   return input;
+}
+
+// The TRACE of a command that reads it several times: one file, not the standard input.
+inline absl::StatusOr<std::string> OneTrace(const std::vector<std::string>& files,
+                                            std::string_view command) {
+  if (files.size() == 1 && files[0] != "-") return files[0];
+  return absl::InvalidArgumentError(
+      absl::StrCat("needs one TRACE, which can be read again; see tdp ", command, " --help"));
 }
 
 }  // namespace tdp::tools

@@ -86,15 +86,12 @@ absl::StatusOr<int> RunWss(absl::Span<const std::string_view> arguments) {
     std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
     return kExitOk;
   }
-  if (files.size() != 1 || files[0] == "-") {
-    return absl::InvalidArgumentError(
-        "needs one TRACE, which can be read again; see tdp wss --help");
-  }
-  LoopingTrace trace(files[0], ForLevels(options.input, options.machine.guest_levels));
+  TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "wss"));
+  LoopingTrace trace(trace_file, ForLevels(options.input, options.machine.guest_levels));
   TDP_ASSIGN_OR_RETURN(const std::vector<WorkingSetSample> samples,
                        MeasureWorkingSet(trace, options.machine, options.scan));
   const std::string report =
-      options.json ? ToJson(options, files[0], samples).dump(2) + "\n" : Text(samples);
+      options.json ? ToJson(options, trace_file, samples).dump(2) + "\n" : Text(samples);
   std::fputs(report.c_str(), stdout);
   return kExitOk;
 }
