@@ -10,31 +10,21 @@
 #include <cstdlib>
 
 #include "absl/status/status.h"
+#include "tests/fuzz/input_bytes.h"
 #include "tests/mmu/shadow/random_guest.h"
 
 namespace {
 
-// The bytes as choices, then zeros.
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+using tdp::fuzz::InputBytes;
 
-  bool empty() const { return size_ == 0; }
-  uint64_t Below(uint64_t bound) {
-    uint64_t word = 0;
-    for (uint64_t span = 1; span < bound && size_ > 0; span <<= 8) word = word << 8 | Next();
-    return word % bound;
+// A choice, of as many bytes as it takes, while there are any.
+uint64_t Below(InputBytes& bytes, uint64_t bound) {
+  uint64_t word = 0;
+  for (uint64_t span = 1; span < bound && !bytes.empty(); span <<= 8) {
+    word = word << 8 | bytes.Take<uint8_t>();
   }
-
- private:
-  uint8_t Next() {
-    --size_;
-    return *data_++;
-  }
-
-  const uint8_t* data_;
-  size_t size_;
-};
+  return word % bound;
+}
 
 }  // namespace
 
@@ -43,12 +33,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   tdp::shadow_test::RandomGuestOptions options;
   options.mode = static_cast<tdp::PagingMode>(data[0] % 5);
   options.host_order = (data[0] & 0x80) != 0 ? 9 : 0;
-  Bytes bytes(data + 1, size - 1);
+  InputBytes bytes(data + 1, size - 1);
   // The tables that the guest begins with are dealt by one number: bytes are kept for what it does.
-  uint64_t deal = bytes.Below(uint64_t{1} << 16);
+  uint64_t deal = Below(bytes, uint64_t{1} << 16);
   bool dealing = true;
   tdp::shadow_test::RandomGuest guest(options, [&](uint64_t bound) {
-    if (!dealing) return bytes.Below(bound);
+    if (!dealing) return Below(bytes, bound);
     deal = deal * 0x5851f42d4c957f2d + 0x14057b7ef767814f;
     return (deal >> 33) % bound;
   });

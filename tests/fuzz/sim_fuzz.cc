@@ -7,7 +7,6 @@
 // references are charged and which therefore never takes the short way through quiet tables: both
 // leave the same answers, counts and memory.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,35 +15,23 @@
 #include "tdp/backends/sim/cost_model.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/base/check.h"
+#include "tests/fuzz/input_bytes.h"
 
 namespace tdp::sim {
 namespace {
 
 constexpr ByteCount kMemory = KiB(64);
 
-class Input {
+class Input : public fuzz::InputBytes {
  public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+  using InputBytes::InputBytes;
 
-  bool empty() const { return size_ == 0; }
-  uint8_t Byte() { return static_cast<uint8_t>(Word(1)); }
-  uint64_t Word(size_t bytes = 8) {
-    uint64_t word = 0;
-    const size_t taken = std::min(bytes, size_);
-    std::memcpy(&word, data_, taken);
-    data_ += taken;
-    size_ -= taken;
-    return word;
-  }
+  uint8_t Byte() { return Take<uint8_t>(); }
   // An address that often lies in the memory, so that walks get deep.
   uint64_t Address() {
     const uint64_t word = Word();
     return (word & 1) != 0 ? word % kMemory & ~uint64_t{7} : word;
   }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
 };
 
 class Fuzzer {

@@ -17,34 +17,18 @@
 #include "tests/explore/scenario.h"
 #include "tests/explore/search.h"
 #include "tests/explore/strategy.h"
+#include "tests/fuzz/input_bytes.h"
 
 namespace tdp::explore {
 namespace {
 
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return size_ == 0; }
-  uint32_t Next() {
-    if (size_ == 0) return 0;
-    --size_;
-    return *data_++;
-  }
-  uint32_t NextTwo() {
-    const uint32_t low = Next();
-    return low | Next() << 8;
-  }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-};
+using fuzz::InputBytes;
 
 // Two bytes say how many steps the thread at hand goes on, and which is next. After the last byte
 // threads run one after the other.
 class ByteStrategy : public Strategy {
  public:
-  explicit ByteStrategy(Bytes bytes) : bytes_(bytes) { Plan(0); }
+  explicit ByteStrategy(InputBytes bytes) : bytes_(bytes) { Plan(0); }
 
   int Choose(const Situation& situation) override {
     if (is_over_ || situation.step < switch_at_) return DefaultThread(situation);
@@ -60,7 +44,7 @@ class ByteStrategy : public Strategy {
 
   // Every fourth load or so may see an old value, by the bits of a byte that is read as needed.
   int ChooseAge(uint64_t /*step*/, int values) override {
-    if (ages_ <= 1) ages_ = bytes_.Next() | 0x100;
+    if (ages_ <= 1) ages_ = bytes_.Take<uint8_t>() | 0x100u;
     const bool is_old = (ages_ & 3) == 3;
     ages_ >>= 2;
     return is_old ? values - 1 : 0;
@@ -69,14 +53,14 @@ class ByteStrategy : public Strategy {
  private:
   void Plan(uint64_t step) {
     is_over_ = bytes_.empty();
-    const uint32_t word = bytes_.Next();
+    const uint32_t word = bytes_.Take<uint8_t>();
     // Short ways are where races are, long ones how to get there.
     const uint64_t gap = word < 192 ? word % 48 + 1 : (word - 191) * 16;
     switch_at_ = step + gap;
-    pick_ = bytes_.Next();
+    pick_ = bytes_.Take<uint8_t>();
   }
 
-  Bytes bytes_;
+  InputBytes bytes_;
   uint64_t switch_at_ = 0;
   uint32_t pick_ = 0;
   uint32_t ages_ = 0;
@@ -88,9 +72,9 @@ const std::vector<Scenario>& Scenarios() {
   return *scenarios;
 }
 
-void Run(Bytes bytes) {
-  const Scenario& scenario = Scenarios()[bytes.NextTwo() % Scenarios().size()];
-  const uint32_t world = bytes.Next();
+void Run(InputBytes bytes) {
+  const Scenario& scenario = Scenarios()[bytes.Take<uint16_t>() % Scenarios().size()];
+  const uint32_t world = bytes.Take<uint8_t>();
   static FiberScheduler fibers;
   ByteStrategy strategy(bytes);
   const RunOptions options = {.weak_memory = (world & 1) != 0};
@@ -111,6 +95,6 @@ void Run(Bytes bytes) {
 }  // namespace tdp::explore
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  if (size >= 3) tdp::explore::Run(tdp::explore::Bytes(data, size));
+  if (size >= 3) tdp::explore::Run(tdp::fuzz::InputBytes(data, size));
   return 0;
 }

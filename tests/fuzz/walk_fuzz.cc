@@ -7,35 +7,17 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "absl/strings/str_format.h"
+#include "tests/fuzz/input_bytes.h"
 #include "tests/oracles/engine_walk_protocol.h"
 #include "tests/oracles/walk_protocol.h"
 
 namespace tdp::oracles {
 namespace {
 
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : at_(data), left_(size) {}
-  bool empty() const { return left_ == 0; }
-  // Zeroes once they are used up.
-  template <typename T>
-  T Take() {
-    T value{};
-    const size_t n = left_ < sizeof(T) ? left_ : sizeof(T);
-    std::memcpy(&value, at_, n);
-    at_ += n;
-    left_ -= n;
-    return value;
-  }
-
- private:
-  const uint8_t* at_;
-  size_t left_;
-};
+using fuzz::InputBytes;
 
 class Differ {
  public:
@@ -60,7 +42,7 @@ class Differ {
   std::string script_;
 };
 
-void SetRegisters(Bytes& bytes, Differ& differ) {
+void SetRegisters(InputBytes& bytes, Differ& differ) {
   using namespace guest;
   const auto flags = bytes.Take<uint16_t>();
   const auto if_set = [flags](int bit, uint64_t value) {
@@ -88,8 +70,8 @@ void SetRegisters(Bytes& bytes, Differ& differ) {
 }  // namespace tdp::oracles
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using tdp::oracles::Bytes;
-  Bytes bytes(data, size < 2048 ? size : 2048);
+  using tdp::fuzz::InputBytes;
+  InputBytes bytes(data, size < 2048 ? size : 2048);
   tdp::oracles::Differ differ;
   differ.Tell("reset");
   SetRegisters(bytes, differ);

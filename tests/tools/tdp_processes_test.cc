@@ -32,15 +32,8 @@ uint64_t Sum(const json& array) {
                          [](uint64_t sum, const json& n) { return sum + n.get<uint64_t>(); });
 }
 
-// A program that goes round `pages` pages; every program has the same addresses.
 std::string Rounds(int pages, int rounds) {
-  std::vector<TraceRecord> records;
-  for (int i = 0; i < pages * rounds; ++i) {
-    const Gva gva(0x400000 + uint64_t{0x1000} * static_cast<uint64_t>(i % pages));
-    records.push_back(TraceRecord::Make(gva, AccessKind::kStore, 3));
-  }
-  return absl::StrCat(" '", WriteFile(absl::StrCat("rounds", pages, "x", rounds), Words(records)),
-                      "' ");
+  return absl::StrCat(" '", WriteRounds(pages, rounds, AccessKind::kStore), "' ");
 }
 
 TEST(TdpProcesses, ProgramsAtTheSameAddressesHavePagesOfTheirOwnWhateverTranslates) {

@@ -40,14 +40,8 @@ uint64_t Sum(const json& array) {
                          [](uint64_t sum, const json& n) { return sum + n.get<uint64_t>(); });
 }
 
-// `rounds` times round `pages` pages, a load of each.
 std::string Rounds(int pages, int rounds) {
-  std::vector<TraceRecord> records;
-  for (int i = 0; i < pages * rounds; ++i) {
-    records.push_back(
-        TraceRecord::Make(Gva(0x400000 + uint64_t{0x1000} * (i % pages)), AccessKind::kLoad, 3));
-  }
-  return "'" + WriteFile(absl::StrCat("rounds", pages, "x", rounds), Words(records)) + "'";
+  return "'" + WriteRounds(pages, rounds, AccessKind::kLoad) + "'";
 }
 
 TEST(TdpMachine, EveryPagingAndMachineFindsTheSameAddressesAsTheCpu) {

@@ -35,6 +35,17 @@ inline std::string Words(const std::vector<TraceRecord>& records) {
   return {reinterpret_cast<const char*>(records.data()), records.size() * sizeof(TraceRecord)};
 }
 
+// Writes a trace that goes `rounds` times round `pages` pages, an access of `kind` to each, and
+// returns its path. Every such program has the same addresses.
+inline std::string WriteRounds(int pages, int rounds, sim::AccessKind kind) {
+  std::vector<TraceRecord> records;
+  for (int i = 0; i < pages * rounds; ++i) {
+    const Gva gva(0x400000 + uint64_t{0x1000} * static_cast<uint64_t>(i % pages));
+    records.push_back(TraceRecord::Make(gva, kind, 3));
+  }
+  return WriteFile("rounds" + std::to_string(pages) + "x" + std::to_string(rounds), Words(records));
+}
+
 inline std::string Zstd(std::string_view bytes) {
   std::string out(ZSTD_compressBound(bytes.size()), '\0');
   out.resize(ZSTD_compress(out.data(), out.size(), bytes.data(), bytes.size(), 1));
