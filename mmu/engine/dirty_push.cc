@@ -37,7 +37,7 @@ absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
     gfn = step.next;
     if (step.outcome == MapOutcome::kNeedsTables) {
       status =
-          engine_.table_reclaim().Stock(tables_, {slot_.address_space, {slot_.base, slot_.end()}});
+          engine_.cold_tables().Stock(tables_, {slot_.address_space, {slot_.base, slot_.end()}});
     }
     if (step.outcome == MapOutcome::kBusy) Yield();
   }

@@ -44,7 +44,7 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       pool_(backend, options.table_quota,
             EptEntry::Empty(UsesVirtualizationExceptions(options, backend.capabilities()))),
       clock_(backend, *this),
-      table_reclaim_(*this),
+      cold_tables_(*this),
       logging_(DirtyTrackingInUse(options, backend.capabilities())),
       quotas_(options.ept_levels, options.address_spaces, HasShadowPages(PagingKindOf(options))),
       table_quota_by_memory_(options.table_quota == kQuotaByMemory),
@@ -105,7 +105,8 @@ Engine::~Engine() {
 
 PagingParts Engine::shadow_parts() {
   std::vector<PagingShadow*> shadows;
-  for (const std::unique_ptr<AddressSpace>& space : spaces_) shadows.push_back(space->shadow());
+  for (const std::unique_ptr<AddressSpace>& space : spaces_)
+    shadows.push_back(space->shadow_tables());
   return {
       backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), *shadow_pools_,
       std::move(shadows), *this};
@@ -113,7 +114,8 @@ PagingParts Engine::shadow_parts() {
 
 NestedParts Engine::nested_parts() {
   std::vector<NestedShadow*> shadows;
-  for (const std::unique_ptr<AddressSpace>& space : spaces_) shadows.push_back(space->nested());
+  for (const std::unique_ptr<AddressSpace>& space : spaces_)
+    shadows.push_back(space->nested_tables());
   return {
       backend_,           slots_, sequence_, mmu_lock_, views(0).base().policy(), *shadow_pools_,
       std::move(shadows), *this};
@@ -122,7 +124,7 @@ NestedParts Engine::nested_parts() {
 void Engine::AddTo(VmStats& stats) const {
   stats.zaps = zaps_.value();
   stats.tables_freed = tables_freed();
-  stats.table_reclaims = table_reclaims_.load(std::memory_order_relaxed);
+  stats.table_reclaims = recycles_.load(std::memory_order_relaxed);
   stats.tables_in_use = pool_.taken();
   stats.table_bytes_reserved = pool_.reserved_bytes();
   for (const std::unique_ptr<AddressSpace>& space : spaces_) {
@@ -267,9 +269,9 @@ size_t Engine::RecycleTables(size_t wanted) {
   ForEachKind([&](MappedTables& tables) { shadow_tables += tables.shadow_table_count(); });
   if (2 * shadow_tables > pool_.taken()) {
     const size_t zapped = RecycleShadows(kShadowsAtOnce);
-    return zapped != 0 ? zapped : table_reclaim_.Run(wanted);
+    return zapped != 0 ? zapped : cold_tables_.Run(wanted);
   }
-  const size_t cold = table_reclaim_.Run(wanted);
+  const size_t cold = cold_tables_.Run(wanted);
   return cold != 0 ? cold : RecycleShadows(kShadowsAtOnce);
 }
 

@@ -20,7 +20,7 @@
 #include "tdp/base/sync.h"
 #include "tdp/memslot/slot_set.h"
 #include "tdp/mmu/backend.h"
-#include "tdp/mmu/engine/table_reclaim.h"
+#include "tdp/mmu/engine/cold_tables.h"
 #include "tdp/mmu/engine/vcpu_set.h"
 #include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/policy/memory_quotas.h"
@@ -130,7 +130,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   void AddTo(VmStats& stats) const;
   uint64_t tables_freed() const { return tables_freed_.load(std::memory_order_relaxed); }
   // A fault, or a split, has taken cold tables.
-  void CountTableReclaim() { table_reclaims_.fetch_add(1, std::memory_order_relaxed); }
+  void CountRecycle() { recycles_.fetch_add(1, std::memory_order_relaxed); }
 
   // --- The parts. Each is thread-safe by its own rules ---
 
@@ -142,7 +142,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   ChangeSequence& sequence() { return sequence_; }
   TablePool& pool() { return pool_; }
   FlushClock& clock() { return clock_; }
-  TableReclaim& table_reclaim() { return table_reclaim_; }
+  ColdTables& cold_tables() { return cold_tables_; }
   LoggingSlots& logging() { return logging_; }
   VcpuSet& vcpus() { return vcpus_; }
   const VcpuSet& vcpus() const { return vcpus_; }
@@ -203,13 +203,13 @@ class Engine : public TableReclaimer, public TableRecycler {
   ChangeSequence sequence_;
   TablePool pool_;
   FlushClock clock_;
-  TableReclaim table_reclaim_;
+  ColdTables cold_tables_;
   // Faults read what stands from here on, and few write it; what writers and vCPUs that come and go
   // change has lines of its own.
   alignas(64) LoggingSlots logging_;
   alignas(64) Counter zaps_;  // counted inside a writer's section
   Atomic<uint64_t> tables_freed_{0};
-  Atomic<uint64_t> table_reclaims_{0};
+  Atomic<uint64_t> recycles_{0};
   VcpuSet vcpus_;
 
   Mutex quota_mutex_;

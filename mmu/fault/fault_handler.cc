@@ -105,7 +105,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasRoomToLog(PageFault& f
     fault.log = slot.state->dirty_log();
     if (fault.log == nullptr) return true;
     fault.place = fault.log->Find(slot.IndexOf(fault.gfn));
-    return ABSL_PREDICT_TRUE(fault.log->IsPrepared(fault.place)) || NoteNoRoom(slot, fault.gfn);
+    return ABSL_PREDICT_TRUE(fault.log->IsPrepared(fault.place)) || RecordNoRoom(slot, fault.gfn);
   }
   const Gfn first = fault.gfn.AlignDown(kLevel2M.pages());
   const Gfn last = first + kLevel2M.pages() - PageCount(1);
@@ -188,11 +188,11 @@ FaultAnswer FaultHandler::HandleAgain(const FaultRequest& request) {
   return HandleOnce(request, sequence, slots_.Find(space_, Gfn::Of(request.gpa)));
 }
 
-FaultAnswer FaultHandler::Handle(FaultRequest request, int reclaims) {
+FaultAnswer FaultHandler::Handle(FaultRequest request, int recycles) {
   const uint64_t sequence = sequence_.Current();
   const MemorySlot* slot = slots_.Find(space_, Gfn::Of(request.gpa));
   const FaultAnswer answer = HandleOnce(request, sequence, slot);
-  return Count(ABSL_PREDICT_FALSE(missing_.is_any()) ? ProvideMemory(request, reclaims, answer)
+  return Count(ABSL_PREDICT_FALSE(missing_.is_any()) ? ProvideMemory(request, recycles, answer)
                                                      : answer);
 }
 
@@ -207,14 +207,14 @@ void FaultHandler::HandleExit(FaultResult& result, Gpa gpa, ExitQualification ex
 }
 
 // Again with memory for what the log or the reverse map lacks, and with tables that the guest does
-// not use, if those may be taken up to `reclaims` times.
-FaultAnswer FaultHandler::ProvideMemory(const FaultRequest& request, int reclaims,
+// not use, if those may be taken up to `recycles` times.
+FaultAnswer FaultHandler::ProvideMemory(const FaultRequest& request, int recycles,
                                         FaultAnswer answer) {
   while (missing_.is_any()) {
     if (missing_.is_tables()) {
       missing_.Forget();
-      if (reclaims-- == 0 || engine_.RecycleTables(TableCache::kFaultMaximum) == 0) return answer;
-      engine_.CountTableReclaim();
+      if (recycles-- == 0 || engine_.RecycleTables(TableCache::kFaultMaximum) == 0) return answer;
+      engine_.CountRecycle();
     } else if (absl::Status room = missing_.MakeRoom(); !room.ok()) {
       return Fail(std::move(room));
     }
@@ -395,7 +395,7 @@ FaultAnswer FaultHandler::HandleMisconfiguration(Gpa gpa, Privacy wanted) {
 // not show in the exit. So where a read is denied the entry goes, and the guest tries again: a
 // violation says what it wants.
 FaultAnswer FaultHandler::HandleOutdated(const FaultRequest& request) {
-  const FaultAnswer answer = ProvideMemory(request, kTableReclaims, HandleAgain(request));
+  const FaultAnswer answer = ProvideMemory(request, kRecycles, HandleAgain(request));
   if (answer.outcome() != FaultOutcome::kViewDenied) return Count(answer);
   const Gfn gfn = Gfn::Of(request.gpa);
   engine_.Zap(space_, {gfn, gfn + PageCount(1)}).Settle();
@@ -411,10 +411,10 @@ bool FaultHandler::IsMmioCurrent(EptEntry entry) const {
 
 bool FaultHandler::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
   const DirtyLog* log = slot.state->dirty_log();
-  return log == nullptr || log->IsPrepared(slot.IndexOf(gfn)) || NoteNoRoom(slot, gfn);
+  return log == nullptr || log->IsPrepared(slot.IndexOf(gfn)) || RecordNoRoom(slot, gfn);
 }
 
-bool FaultHandler::NoteNoRoom(const MemorySlot& slot, Gfn gfn) {
+bool FaultHandler::RecordNoRoom(const MemorySlot& slot, Gfn gfn) {
   missing_.NeedLog(slot.state->shared_log(), slot.IndexOf(gfn));
   return false;
 }

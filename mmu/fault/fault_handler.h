@@ -88,7 +88,7 @@ class FaultHandler {
  public:
   // How often a fault may take tables that the guest does not use: another vCPU may be faster with
   // those that it has freed, so it takes several tries.
-  static constexpr int kTableReclaims = 8;
+  static constexpr int kRecycles = 8;
 
   explicit FaultHandler(Engine& engine);
   ~FaultHandler() { view_->Leave(); }
@@ -97,7 +97,7 @@ class FaultHandler {
 
   // Answers and counts a fault whose address lies in the guest. With `FaultOutcome::kError`,
   // `TakeError` says why.
-  FaultAnswer Handle(FaultRequest request, int reclaims = kTableReclaims);
+  FaultAnswer Handle(FaultRequest request, int recycles = kRecycles);
   // The same for an EPT violation, as the exit says it; `result` is a fresh one. InvalidArgument if
   // hardware can not report that.
   void HandleViolation(FaultResult& result, Gpa gpa, ExitQualification exit);
@@ -147,7 +147,7 @@ class FaultHandler {
   void HandleExit(FaultResult& result, Gpa gpa, ExitQualification exit);
   void LiftProtection(FaultResult& result, Gpa gpa, ExitQualification exit);
   FaultAnswer HandleAgain(const FaultRequest& request);
-  FaultAnswer ProvideMemory(const FaultRequest& request, int reclaims, FaultAnswer answer);
+  FaultAnswer ProvideMemory(const FaultRequest& request, int recycles, FaultAnswer answer);
   void HandleUnusual(FaultResult& result, Gpa gpa, ExitQualification exit);
   void HandlePlain(FaultResult& result, Gpa gpa, ExitQualification exit);
   void HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit);
@@ -174,7 +174,7 @@ class FaultHandler {
   LeafRequest RequestFor(const PageFault& fault, const HostPage& page) const;
   bool HasRoomToLog(PageFault& fault);
   bool HasRoomToLog(const MemorySlot& slot, Gfn gfn);
-  bool NoteNoRoom(const MemorySlot& slot, Gfn gfn);
+  bool RecordNoRoom(const MemorySlot& slot, Gfn gfn);
   MapResult MapWithReverse(const PageFault& fault, const HostPage& page);
   size_t MarkLogged(absl::Span<const Gpa> pages);
   void MarkDirty(const PageFault& fault);

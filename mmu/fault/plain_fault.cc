@@ -189,7 +189,7 @@ FaultAnswer FaultHandler::MapPage(Gpa gpa, ExitQualification exit, uint64_t sequ
   }
   if (ABSL_PREDICT_TRUE(mapped.is_plain())) return Count(FaultAnswer(mapped));
   const FaultAnswer answer = Finish(gfn, mapped);
-  return Count(ProvideMemory(FaultRequest::FromExit(gpa, exit), kTableReclaims, answer));
+  return Count(ProvideMemory(FaultRequest::FromExit(gpa, exit), kRecycles, answer));
 }
 
 }  // namespace tdp

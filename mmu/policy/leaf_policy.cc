@@ -78,10 +78,10 @@ Level LeafPolicy::LimitLevel(Level level, Gfn gfn, Access access) const {
 }
 
 EptEntry LeafPolicy::Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const {
-  leaf = Typed(leaf, gfn);
+  leaf = WithType(leaf, gfn);
   if (IsPrivate(gfn)) leaf = leaf.WithPrivate();
   if (IsShown(gfn)) leaf = Foreign(leaf, slot);
-  if (rules_ != nullptr || slot.has_host_frames()) return Ruled(leaf, slot, gfn);
+  if (rules_ != nullptr || slot.has_host_frames()) return WithRule(leaf, slot, gfn);
   return options_.suppress_ve ? leaf.WithSuppressVe() : leaf;
 }
 
@@ -94,7 +94,7 @@ EptEntry LeafPolicy::Foreign(EptEntry leaf, const MemorySlot& slot) {
 // By KVM's vmx_get_mt_mask: what the host maps uncached is a device, and the guest may make it
 // write-combining by its PAT; ordinary memory has the type of the guest's MTRRs, where they count,
 // to be combined with its PAT. Other types of the host stand whatever the guest says.
-EptEntry LeafPolicy::Typed(EptEntry leaf, Gfn gfn) const {
+EptEntry LeafPolicy::WithType(EptEntry leaf, Gfn gfn) const {
   if (rules_ != nullptr) {
     if (const ViewRule rule = rules_->At(gfn); rule.has_type) {
       leaf = leaf.WithMemoryType(rule.type.type);
@@ -110,7 +110,7 @@ EptEntry LeafPolicy::Typed(EptEntry leaf, Gfn gfn) const {
 // The leaf with the rights that slot and view allow. A violation of it may become #VE only if
 // nobody but the view denies anything: the guest could do nothing about what slot, host or log
 // deny.
-EptEntry LeafPolicy::Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const {
+EptEntry LeafPolicy::WithRule(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const {
   const ViewRule rule = RuleOf(slot, gfn);
   leaf = leaf.WithAccess(leaf.access() & rule.rights);
   if (!rule.rights.can_write()) leaf = leaf.WithoutHostWritable();

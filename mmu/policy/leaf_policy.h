@@ -160,7 +160,7 @@ class LeafPolicy {
 
   // `leaf`, which has the type of its host page and ignores the guest's PAT, as the types of the
   // guest make it. Inside a section.
-  EptEntry Typed(EptEntry leaf, Gfn gfn) const;
+  EptEntry WithType(EptEntry leaf, Gfn gfn) const;
 
   // Whether `RuleOf` may say more than that everything is allowed, or `BackingOf` more than the
   // slot, of a slot that has no host frames. Any thread; whoever changes the answer moves the
@@ -244,7 +244,7 @@ class LeafPolicy {
   Level LimitLevel(Level level, Gfn gfn, Access access) const;
   static EptEntry Foreign(EptEntry leaf, const MemorySlot& slot);
   EptEntry Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
-  EptEntry Ruled(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
+  EptEntry WithRule(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const;
   void Update();
   void SetSpecial(uint32_t bit, bool set) {
     set ? special_.fetch_or(bit, std::memory_order_relaxed)

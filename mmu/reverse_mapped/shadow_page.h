@@ -81,8 +81,8 @@ struct alignas(64) ShadowPage {
   ShadowPage* newer = nullptr;  // by time of making
   ShadowPage* older = nullptr;
   // In the list of pages out of sync, which are of level 1, or of roots, which are not.
-  ShadowPage* special_next = nullptr;
-  ShadowPage* special_previous = nullptr;
+  ShadowPage* side_next = nullptr;
+  ShadowPage* side_previous = nullptr;
 
   Level level() const { return role.level(); }
   bool is_direct() const { return role.direct(); }
@@ -161,7 +161,7 @@ class ShadowList {
 };
 
 using ShadowAgeList = ShadowList<&ShadowPage::newer, &ShadowPage::older>;
-using ShadowSpecialList = ShadowList<&ShadowPage::special_next, &ShadowPage::special_previous>;
+using ShadowSideList = ShadowList<&ShadowPage::side_next, &ShadowPage::side_previous>;
 
 }  // namespace tdp
 

@@ -252,7 +252,7 @@ size_t ShadowTables<Entry>::ZapHeld(size_t count, absl::Span<ShadowPage* const> 
   AssertUnderLock();
   size_t zapped = 0;
   for (ShadowPage* page = roots_.first(); page != nullptr && zapped < count;
-       page = ShadowSpecialList::Next(page)) {
+       page = ShadowSideList::Next(page)) {
     if (page->is_invalid || absl::c_linear_search(keep, page)) continue;
     Zap(*page, descriptors, zap);
     ++zapped;
@@ -371,7 +371,7 @@ void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
 template <typename Entry>
 void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
   AssertUnderLock();
-  for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowSpecialList::Next(page)) {
+  for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowSideList::Next(page)) {
     // Another vCPU may have begun already, and not have settled.
     if (page->sync == ShadowSync::kUnsync) ProtectTable(*page, zap);
     page->sync = ShadowSync::kResyncing;
@@ -492,7 +492,7 @@ template <typename Entry>
 void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
   AssertWriting(mmu_lock_);
   ++generation_;
-  for (ShadowPage* root = roots_.first(); root != nullptr; root = ShadowSpecialList::Next(root)) {
+  for (ShadowPage* root = roots_.first(); root != nullptr; root = ShadowSideList::Next(root)) {
     if (!root->is_invalid) Zap(*root, spare_descriptors_, zap);
   }
 }

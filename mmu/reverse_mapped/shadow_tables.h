@@ -174,7 +174,7 @@ class ShadowTables {
   void OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors, ShadowZap& zap);
 
   // The pages out of sync.
-  const ShadowSpecialList& unsync() const { return unsync_; }
+  const ShadowSideList& unsync() const { return unsync_; }
   // Takes W from the frames of all unsync pages again: once `zap` is settled they can be read and
   // given to `SetSynced`, unless one was written meanwhile and went unsync again.
   void BeginResync(ShadowZap& zap);
@@ -303,8 +303,8 @@ class ShadowTables {
   Atomic<size_t> page_quota_;
   PageHash hash_;
   ShadowAgeList pages_;
-  ShadowSpecialList unsync_;
-  ShadowSpecialList roots_;  // the pages that are held, invalid ones included
+  ShadowSideList unsync_;
+  ShadowSideList roots_;  // the pages that are held, invalid ones included
   SlotRmaps rmaps_;
   // Structural operations use these.
   DescriptorCache spare_descriptors_;

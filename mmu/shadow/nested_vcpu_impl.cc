@@ -86,7 +86,7 @@ void NestedVcpuImpl::SetAddressSpace(AddressSpaceId space) {
 }
 
 Eptp NestedVcpuImpl::eptp() const {
-  return Eptp::Make(shadow().pool().HpaOf(root_->table->entries()), context_.eptp.levels(),
+  return Eptp::Make(tables().pool().HpaOf(root_->table->entries()), context_.eptp.levels(),
                     context_.eptp.accessed_dirty());
 }
 
@@ -112,7 +112,7 @@ PageRole NestedVcpuImpl::RootRole(const NestedContext& context) const {
 // Returns whether the root that is held is what `context` runs on.
 bool NestedVcpuImpl::IsRootOf(const NestedContext& context) const {
   return root_ != nullptr && root_->gfn == Gfn(context.eptp.root().raw() >> kPageShift) &&
-         root_->role == RootRole(context) && shadow().IsCurrent(*root_);
+         root_->role == RootRole(context) && tables().IsCurrent(*root_);
 }
 
 absl::Status NestedVcpuImpl::LoadRoot(const NestedContext& context, ShadowPage*& root) {
@@ -123,13 +123,13 @@ absl::Status NestedVcpuImpl::LoadRoot(const NestedContext& context, ShadowPage*&
     ShadowPage* found = nullptr;
     {
       MmuReadSection section(reader_);
-      const SpinLockHolder hold(shadow().lock());
+      const SpinLockHolder hold(tables().lock());
       ShadowZap zap;
-      found = shadow().Find(gfn, role);
-      if (found == nullptr && !shadow().IsFull(kPagesPerFault)) {
-        found = shadow().Make(gfn, role, nullptr, stock_, zap);
+      found = tables().Find(gfn, role);
+      if (found == nullptr && !tables().IsFull(kPagesPerFault)) {
+        found = tables().Make(gfn, role, nullptr, stock_, zap);
       }
-      if (found != nullptr) shadow().Hold(*found);
+      if (found != nullptr) tables().Hold(*found);
       TDP_CHECK(zap.is_empty());
     }
     if (found != nullptr) {
@@ -146,10 +146,10 @@ void NestedVcpuImpl::ReleaseRoot() {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
+    const SpinLockHolder hold(tables().lock());
     ShadowZap zap;
-    shadow().Release(*root_, zap);
-    flush = shadow().Commit(std::move(zap));
+    tables().Release(*root_, zap);
+    flush = tables().Commit(std::move(zap));
   }
   flush.Settle();
   root_ = nullptr;
@@ -263,22 +263,22 @@ uint32_t NestedVcpuImpl::Clean(Access rights, EptEntry leaf) const {
 // Under the lock.
 NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
                                              NestedFaultResult& result) {
-  if (const Next next = HasRooms(fault); next != Next::kDone) return next;
-  if (!shadow().IsCurrent(*root_)) return Next::kLoadRoot;
-  if (shadow().IsFull(kPagesPerFault)) return Next::kTables;
-  Fetch fetch(shadow(), window_, table_slots_, stock_, zap);
+  if (const Next next = HasRoom(fault); next != Next::kDone) return next;
+  if (!tables().IsCurrent(*root_)) return Next::kLoadRoot;
+  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
+  Fetch fetch(tables(), window_, table_slots_, stock_, zap);
   const Level host =
       parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, fault.request.access);
   const Level goal = std::min(Level(fault.path.leaf_level), host);
   const auto empty = [&](ShadowPage& page, const std::byte*) {
     for (int i = 0; page.present != 0 && i < Level::kEntries; ++i) {
-      shadow().Drop(page, i, stock_.descriptors, zap);
+      tables().Drop(page, i, stock_.descriptors, zap);
     }
     return true;
   };
   FetchOutcome outcome = fetch.Reach(*root_, fault.request.gpa.raw(), fault.path, goal, empty);
   if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, fetch);
-  outcome = fetch.Set(fault.path, LeafOf(fault, goal), *shadow().RmapOf(fault.path.gfn));
+  outcome = fetch.Set(fault.path, LeafOf(fault, goal), *tables().RmapOf(fault.path.gfn));
   if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
     return AfterFetch(outcome, fetch);
   }
@@ -334,7 +334,7 @@ EptEntry NestedVcpuImpl::LeafOf(const Violation& fault, Level level) const {
                       .WithIgnorePat()
                       .WithAccessed()
                       .WithDirty();
-  leaf = parts_.policy.Typed(leaf, fault.path.gfn);
+  leaf = parts_.policy.WithType(leaf, fault.path.gfn);
   if (parts_.policy.options().suppress_ve) leaf = leaf.WithSuppressVe();
   return writable ? leaf.WithHostWritable() : leaf;
 }
@@ -344,19 +344,19 @@ void NestedVcpuImpl::DropPath(Gpa gpa) {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
+    const SpinLockHolder hold(tables().lock());
     ShadowZap zap;
     ShadowPage* page = root_;
     while (page != nullptr) {
       const int index = page->level().IndexOf(Gfn::Of(gpa));
       const EptEntry entry = NestedShadow::At(*page, index).Load();
       if (entry.kind(page->level()) != EntryKind::kTable) {
-        shadow().Drop(*page, index, stock_.descriptors, zap);
+        tables().Drop(*page, index, stock_.descriptors, zap);
         break;
       }
-      page = shadow().TableOf(entry)->shadow;
+      page = tables().TableOf(entry)->shadow;
     }
-    flush = shadow().Commit(std::move(zap));
+    flush = tables().Commit(std::move(zap));
   }
   flush.Settle();
 }

@@ -48,22 +48,22 @@ bool ShadowFaults<Entry>::FindBacking(Fault& fault) {
 }
 
 template <typename Entry>
-typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::HasRooms(const Fault& fault) {
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::HasRoom(const Fault& fault) {
   const Gfn gfn = fault.path.gfn;
-  const std::shared_ptr<SlotRmap>& rmap = shadow().RmapOf(gfn);
+  const std::shared_ptr<SlotRmap>& rmap = tables().RmapOf(gfn);
   // The slot comes before its reverse map is seen, or the other way round: for a moment.
   if (ABSL_PREDICT_FALSE(rmap == nullptr)) return Next::kAgain;
   if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(gfn))) {
-    rooms_.rmap = rmap;
-    rooms_.gfn = gfn;
+    missing_.rmap = rmap;
+    missing_.gfn = gfn;
     return Next::kMakeRoom;
   }
   if (!fault.log_write) return Next::kDone;
   DirtyLog* log = fault.slot->state->dirty_log();
   const uint64_t index = fault.slot->IndexOf(gfn);
   if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return Next::kDone;
-  rooms_.log = fault.slot->state->shared_log();
-  rooms_.log_index = index;
+  missing_.log = fault.slot->state->shared_log();
+  missing_.log_index = index;
   return Next::kMakeRoom;
 }
 
@@ -80,8 +80,8 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::AfterFetch(FetchOutcome 
     case FetchOutcome::kNeedsTables:
       return Next::kTables;
     case FetchOutcome::kNeedsTracking:
-      rooms_.tracking = fetch.short_of_tracking;
-      rooms_.gfn = fetch.gfn_without_tracking;
+      missing_.tracking = fetch.short_of_tracking;
+      missing_.gfn = fetch.gfn_without_tracking;
       return Next::kMakeRoom;
     case FetchOutcome::kNeedsPage:
       return Next::kFetch;
@@ -187,7 +187,7 @@ absl::Status ShadowFaults<Entry>::FetchPage(bool& no_memory) {
 // The shared pointers keep what is made room in, while it is.
 template <typename Entry>
 absl::Status ShadowFaults<Entry>::MakeRoom() {
-  const Rooms rooms = std::exchange(rooms_, Rooms());
+  const MissingRoom rooms = std::exchange(missing_, MissingRoom());
   if (rooms.log != nullptr) TDP_RETURN_IF_ERROR(rooms.log->Prepare(rooms.log_index));
   if (rooms.rmap != nullptr) TDP_RETURN_IF_ERROR(rooms.rmap->Prepare(rooms.gfn));
   if (rooms.tracking != nullptr) {
@@ -217,8 +217,8 @@ bool ShadowFaults<Entry>::Recycle(HeldRoots roots) {
   bool is_full;
   {
     MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    is_full = shadow().IsFull(kPagesPerFault);
+    const SpinLockHolder hold(tables().lock());
+    is_full = tables().IsFull(kPagesPerFault);
   }
   if (is_full) return RecycleQuota(roots);
   return parts_.recycler.RecycleTables(ShadowStock::kTables) != 0 || roots.release();
@@ -232,10 +232,10 @@ bool ShadowFaults<Entry>::RecycleQuota(HeldRoots roots) {
   constexpr size_t kRootsAtOnce = 8;  // two vCPUs' in PAE paging
   size_t zapped = 0;
   TakeAway(
-      [&](ShadowZap& zap) { zapped = shadow().ZapOldest(kPagesAtOnce, stock_.descriptors, zap); });
+      [&](ShadowZap& zap) { zapped = tables().ZapOldest(kPagesAtOnce, stock_.descriptors, zap); });
   if (zapped != 0 || roots.release()) return true;
   TakeAway([&](ShadowZap& zap) {
-    zapped = shadow().ZapHeld(kRootsAtOnce, roots.keep, stock_.descriptors, zap);
+    zapped = tables().ZapHeld(kRootsAtOnce, roots.keep, stock_.descriptors, zap);
   });
   return zapped != 0;
 }

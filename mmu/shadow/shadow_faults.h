@@ -83,12 +83,12 @@ class ShadowFaults {
     kDone,      // the result stands
     kAgain,     // try again at once
     kFetch,     // the window has to fetch a page
-    kMakeRoom,  // `rooms_`
+    kMakeRoom,  // `missing_`
     kTables,    // tables ran out
     kLoadRoot,  // the root is gone
   };
   // Tells what has to be allocated outside the section before the next try.
-  struct Rooms {
+  struct MissingRoom {
     std::shared_ptr<DirtyLog> log;
     uint64_t log_index = 0;
     std::shared_ptr<SlotRmap> rmap;
@@ -110,7 +110,7 @@ class ShadowFaults {
 
   // FailedPrecondition if the vCPU is in the guest.
   absl::Status CheckOutside() const;
-  Tables& shadow() const { return *parts_.shadows[space_]; }
+  Tables& tables() const { return *parts_.shadows[space_]; }
 
   // Calls `try_once(result)` until it is done, and between two calls brings what the try lacked.
   // `walk` is of the guest's tables; `load_root` makes the current root anew.
@@ -129,7 +129,7 @@ class ShadowFaults {
 
   // Under the lock. Whether the log and the reverse map have memory for the page (kDone); if not,
   // notes what needs it.
-  Next HasRooms(const Fault& fault);
+  Next HasRoom(const Fault& fault);
   Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
   void MarkDirty(const Fault& fault);
 
@@ -179,10 +179,10 @@ class ShadowFaults {
     PendingFlush flush;
     {
       MmuReadSection section(reader_);
-      const SpinLockHolder hold(shadow().lock());
+      const SpinLockHolder hold(tables().lock());
       ShadowZap zap;
       take(zap);
-      flush = shadow().Commit(std::move(zap));
+      flush = tables().Commit(std::move(zap));
     }
     flush.Settle();
   }
@@ -212,7 +212,7 @@ class ShadowFaults {
   SlotReader slots_;        // of what is accessed
   SlotReader table_slots_;  // of the guest's tables
   ShadowStock stock_;
-  Rooms rooms_;
+  MissingRoom missing_;
 
  private:
   static constexpr size_t kMostOutcomes = 16;
@@ -332,12 +332,12 @@ void ShadowFaults<Entry>::PlanNeighbours(const Fault& fault, ShadowPage* root, u
                                          OriginAt origin_at) {
   neighbours_.wanted = neighbours_.count = 0;
   if (fault.was_present || root == nullptr) return;
-  const SpinLockHolder hold(shadow().lock());
+  const SpinLockHolder hold(tables().lock());
   ShadowPage* page = root;
   for (Level level = page->level(); level > kLevel4K; level = level.below()) {
     const Entry entry = Tables::At(*page, level.IndexOf(Gfn(address >> kPageShift))).Load();
     if (entry.kind(level) != EntryKind::kTable) return;
-    page = shadow().TableOf(entry)->shadow;
+    page = tables().TableOf(entry)->shadow;
   }
   const std::byte* table = GuestTableOf(*page);
   if (table == nullptr && !page->is_direct()) return;
@@ -365,7 +365,7 @@ void ShadowFaults<Entry>::Prefetch(const Fault& fault, ShadowPage& page, int ind
   if (fault.page->order == 0 && neighbours_.count == 0) return;
   const std::byte* table = GuestTableOf(page);
   if (table == nullptr && !page.is_direct()) return;
-  SlotRmap& rmap = *shadow().RmapOf(fault.path.gfn);
+  SlotRmap& rmap = *tables().RmapOf(fault.path.gfn);
   const int first = index & ~(kWindow - 1);
   for (int i = first; i < first + kWindow; ++i) {
     if (Tables::At(page, i).Load().kind(kLevel4K) != EntryKind::kHole) continue;
@@ -378,7 +378,7 @@ void ShadowFaults<Entry>::Prefetch(const Fault& fault, ShadowPage& page, int ind
     HostPage host;
     if (!fault.slot->Contains(origin.gfn()) || !HostPageOf(fault, origin.gfn(), host)) continue;
     if (!rmap.IsPrepared(origin.gfn()) || stock_.tables.size() < kSpareTables) continue;
-    if (!shadow().SetLeaf(page, i, leaf_of(origin, host), origin, rmap, stock_)) return;
+    if (!tables().SetLeaf(page, i, leaf_of(origin, host), origin, rmap, stock_)) return;
   }
 }
 

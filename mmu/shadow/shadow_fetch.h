@@ -189,7 +189,7 @@ class ShadowFetch {
     }
     if (child.is_direct() || child.level() == kLevel4K) return FetchOutcome::kInstalled;
     for (ShadowPage* page = tables_.unsync().first(); page != nullptr;) {
-      ShadowPage* next = ShadowSpecialList::Next(page);
+      ShadowPage* next = ShadowSideList::Next(page);
       // A page that went is not below the child any more.
       if (!SyncPage(*page, sync) && sync_outcome_ == FetchOutcome::kNeedsPage) {
         return sync_outcome_;

@@ -123,18 +123,18 @@ void ShadowVcpuImpl::TakePath(PagingFault& fault) const {
 // Under the lock.
 ShadowVcpuImpl::Next ShadowVcpuImpl::Install(PagingFault& fault, ShadowZap& zap,
                                              PagingFaultResult& result) {
-  if (const Next next = HasRooms(fault); next != Next::kDone) return next;
+  if (const Next next = HasRoom(fault); next != Next::kDone) return next;
   ShadowPage* root = root_.PageOf(fault.gva);
   if (root == nullptr || !IsCurrent(root_)) return Next::kLoadRoot;
-  if (shadow().IsFull(kPagesPerFault)) return Next::kTables;
+  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
   if (NeedsSmapEmulation(fault)) {
     result.outcome = PagingOutcome::kEmulateWrite;
     return Next::kDone;
   }
 
-  Fetch fetch(shadow(), window_, table_slots_, stock_, zap);
+  Fetch fetch(tables(), window_, table_slots_, stock_, zap);
   const PagingGuest guest(paging_, root_.role);
-  ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
+  ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
   const Level goal = GoalOf(fault);
   FetchOutcome outcome = fetch.Reach(
       *root, fault.gva.raw(), fault.path, goal,
@@ -149,7 +149,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::Install(PagingFault& fault, ShadowZap& zap,
     result.outcome = fault.page->writable ? PagingOutcome::kEmulateWrite : PagingOutcome::kRetry;
     return Next::kDone;
   }
-  SlotRmap& rmap = *shadow().RmapOf(fault.path.gfn);
+  SlotRmap& rmap = *tables().RmapOf(fault.path.gfn);
   outcome = fetch.Set(fault.path, LeafOf(fault, goal, writable), rmap);
   if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
     return AfterFetch(outcome, fetch);
@@ -200,7 +200,7 @@ bool ShadowVcpuImpl::MayWrite(const PagingFault& fault, Level level) {
   const bool write = fault.access.is_write();
   if (slot.logs_dirty_pages() && !write) return false;
   if (level > kLevel4K) return true;  // no large leaf stands where a page is tracked
-  return !shadow().MustTrack(fault.path.gfn, slot.state->permits(), write);
+  return !tables().MustTrack(fault.path.gfn, slot.state->permits(), write);
 }
 
 PagingEntry ShadowVcpuImpl::LeafOf(const PagingFault& fault, Level level, bool writable) const {

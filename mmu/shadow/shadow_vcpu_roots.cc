@@ -108,7 +108,7 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::WriteCr3(uint64_t value) {
   TDP_RETURN_IF_ERROR(SwitchRoot(paging_, roots, kept));
   // What the guest asks to keep may stay unsync. But pages are shared by address spaces, and what
   // another one has brought into them since is nothing that this one's CPU can have kept.
-  if (!keep || !kept || root_.left_at != shadow().additions()) Resync();
+  if (!keep || !kept || root_.left_at != tables().additions()) Resync();
   return GuestEvent::kNone;
 }
 
@@ -182,7 +182,7 @@ absl::Status ShadowVcpuImpl::SwitchRoot(const GuestPaging& paging, const GuestRo
                                         bool& kept) {
   const PageRole role = RootRole(paging);
   kept = true;
-  root_.left_at = shadow().additions();
+  root_.left_at = tables().additions();
   if (!root_.Is(roots.cr3, roots.pdptes, role)) {
     ShadowRoot root = previous_.Take(roots.cr3, roots.pdptes, role);
     if (!root.is_loaded) {
@@ -207,10 +207,10 @@ absl::Status ShadowVcpuImpl::LoadRoot(const GuestPaging& paging, const GuestRoot
     Next next;
     {
       MmuReadSection section(reader_);
-      const SpinLockHolder hold(shadow().lock());
+      const SpinLockHolder hold(tables().lock());
       ShadowZap zap;
-      next = shadow().IsFull(kRootPages) ? Next::kTables : BuildRoot(paging, roots, root, zap);
-      flush = shadow().Commit(std::move(zap));
+      next = tables().IsFull(kRootPages) ? Next::kTables : BuildRoot(paging, roots, root, zap);
+      flush = tables().Commit(std::move(zap));
     }
     // The tables that the root shadows are tracked; nothing is derived from them before this.
     flush.Settle();
@@ -245,7 +245,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRoot(const GuestPaging& paging, const 
     if (next != Next::kDone) return next;
   }
   for (ShadowPage* page : fresh.pages) {
-    if (page != nullptr) shadow().Hold(*page);
+    if (page != nullptr) tables().Hold(*page);
   }
   fresh.is_loaded = true;
   root = fresh;
@@ -262,14 +262,14 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRootPage(Gfn gfn, PageRole role, Shado
     } else {
       tracking = &slot->state->permits();
       if (!tracking->IsWriteTrackingPrepared(gfn)) {
-        rooms_.tracking = slot->state->shared_permits();
-        rooms_.gfn = gfn;
+        missing_.tracking = slot->state->shared_permits();
+        missing_.gfn = gfn;
         return Next::kMakeRoom;
       }
     }
   }
-  page = shadow().Find(gfn, role);
-  if (page == nullptr) page = shadow().Make(gfn, role, tracking, stock_, zap);
+  page = tables().Find(gfn, role);
+  if (page == nullptr) page = tables().Make(gfn, role, tracking, stock_, zap);
   return page == nullptr ? Next::kTables : Next::kDone;
 }
 
@@ -277,7 +277,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRootPage(Gfn gfn, PageRole role, Shado
 // be some by now.
 bool ShadowVcpuImpl::IsCurrent(const ShadowRoot& root) const {
   return std::all_of(root.pages.begin(), root.pages.end(), [this](const ShadowPage* page) {
-    return page == nullptr || (shadow().IsCurrent(*page) && !page->role.invalid());
+    return page == nullptr || (tables().IsCurrent(*page) && !page->role.invalid());
   });
 }
 
@@ -304,7 +304,7 @@ void ShadowVcpuImpl::LoadRegisters() {
   const ShadowRegisters before = registers_;
   registers_ = ShadowControls(paging_.controls());
   const auto hpa_of = [this](const ShadowPage* page) {
-    return shadow().pool().HpaOf(page->table->entries()).raw();
+    return tables().pool().HpaOf(page->table->entries()).raw();
   };
   if (IsWideRoot(root_.role)) {
     registers_.cr3 = hpa_of(root_.pages[0]);
@@ -325,21 +325,21 @@ void ShadowVcpuImpl::Resync() {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
-    if (shadow().unsync().first() == nullptr) return;
+    const SpinLockHolder hold(tables().lock());
+    if (tables().unsync().first() == nullptr) return;
     ShadowZap zap;
-    shadow().BeginResync(zap);
-    flush = shadow().Commit(std::move(zap));
+    tables().BeginResync(zap);
+    flush = tables().Commit(std::move(zap));
   }
   flush.Settle();
   for (;;) {
     Next next;
     {
       MmuReadSection section(reader_);
-      const SpinLockHolder hold(shadow().lock());
+      const SpinLockHolder hold(tables().lock());
       ShadowZap zap;
       next = ResyncPages(zap);
-      flush = shadow().Commit(std::move(zap));
+      flush = tables().Commit(std::move(zap));
     }
     flush.Settle();
     if (next == Next::kDone) return;
@@ -354,12 +354,12 @@ void ShadowVcpuImpl::FetchForSync() {
   PendingFlush flush;
   {
     MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow().lock());
+    const SpinLockHolder hold(tables().lock());
     ShadowZap zap;
-    while (ShadowPage* page = shadow().unsync().first()) {
-      shadow().Zap(*page, stock_.descriptors, zap);
+    while (ShadowPage* page = tables().unsync().first()) {
+      tables().Zap(*page, stock_.descriptors, zap);
     }
-    flush = shadow().Commit(std::move(zap));
+    flush = tables().Commit(std::move(zap));
   }
   flush.Settle();
 }
@@ -367,14 +367,14 @@ void ShadowVcpuImpl::FetchForSync() {
 // Under the lock. A page that went unsync again meanwhile is read and stays so.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncPages(ShadowZap& zap) {
   const PagingGuest guest(paging_, root_.role);
-  ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
-  for (ShadowPage* page = shadow().unsync().first(); page != nullptr;) {
-    ShadowPage* next = ShadowSpecialList::Next(page);
+  ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
+  for (ShadowPage* page = tables().unsync().first(); page != nullptr;) {
+    ShadowPage* next = ShadowSideList::Next(page);
     GuestWalkOutcome why = GuestWalkOutcome::kMapped;
     const std::byte* table = window_.Reach(page->gfn.address(), false, why);
     if (table == nullptr) return Next::kFetch;
     if (syncer.Sync(*page, table) && page->sync == ShadowSync::kResyncing) {
-      shadow().SetSynced(*page);
+      tables().SetSynced(*page);
     }
     page = next;
   }
@@ -411,8 +411,8 @@ void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRo
     Next next = Next::kDone;
     {
       MmuReadSection section(reader_);
-      const SpinLockHolder hold(shadow().lock());
-      if (shadow().unsync().first() == nullptr) return;
+      const SpinLockHolder hold(tables().lock());
+      if (tables().unsync().first() == nullptr) return;
       ShadowZap zap;
       if (concerns(root_)) next = ResyncAddress(root_, gva, zap);
       for (const ShadowRoot& root : previous_.roots()) {
@@ -420,7 +420,7 @@ void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRo
           next = ResyncAddress(root, gva, zap);
         }
       }
-      flush = shadow().Commit(std::move(zap));
+      flush = tables().Commit(std::move(zap));
     }
     flush.Settle();
     if (next == Next::kDone) return;
@@ -436,18 +436,18 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva g
     const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
     const PagingEntry entry = PagingShadow::At(*page, index).Load();
     page =
-        entry.kind(page->level()) == EntryKind::kTable ? shadow().TableOf(entry)->shadow : nullptr;
+        entry.kind(page->level()) == EntryKind::kTable ? tables().TableOf(entry)->shadow : nullptr;
   }
   if (page == nullptr || page->sync == ShadowSync::kSynced) return Next::kDone;
   GuestWalkOutcome why = GuestWalkOutcome::kMapped;
   const std::byte* table = window_.Reach(page->gfn.address(), false, why);
   if (table == nullptr) return Next::kFetch;
   const PagingGuest guest(paging_, root_.role);
-  ShadowSyncer<PagingGuest> syncer(shadow(), guest, stock_.descriptors, zap);
+  ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
   if (guest.Reads(page->role)) {
     syncer.SyncEntry(*page, kLevel4K.IndexOf(Gfn(gva.raw() >> kPageShift)), table);
   } else {
-    shadow().Zap(*page, stock_.descriptors, zap);
+    tables().Zap(*page, stock_.descriptors, zap);
   }
   return Next::kDone;
 }
@@ -456,14 +456,14 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva g
 
 ShadowVcpuImpl::Found ShadowVcpuImpl::Look(Gva gva) {
   MmuReadSection section(reader_);
-  const SpinLockHolder hold(shadow().lock());
+  const SpinLockHolder hold(tables().lock());
   Found found;
   const ShadowPage* page = root_.PageOf(gva);
   while (page != nullptr) {
     const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
     found = {PagingShadow::At(*page, index).Load(), page->level()};
     if (found.entry.kind(found.level) != EntryKind::kTable) break;
-    page = shadow().TableOf(found.entry)->shadow;
+    page = tables().TableOf(found.entry)->shadow;
   }
   return found;
 }

@@ -55,10 +55,10 @@ class AddressSpace {
 
   // What faults go to, each null where the address space has no tables of that kind.
   ReverseMappedMmu* reverse_mapped() const;
-  ShadowTables<PagingEntry>* shadow() const {
+  ShadowTables<PagingEntry>* shadow_tables() const {
     return !kHasShadow || shadow_ == nullptr ? nullptr : &shadow_->tables();
   }
-  ShadowTables<EptEntry>* nested() const {
+  ShadowTables<EptEntry>* nested_tables() const {
     return !kHasShadow || nested_ == nullptr ? nullptr : &nested_->tables();
   }
 

@@ -59,8 +59,8 @@ Descent DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) cons
 
 // What is noted already is not written again: the next fault would wait for those stores. A way
 // without W is not noted, so that a memo answers for reads and writes alike.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Note(Gfn gfn, const EntryPosition& position,
-                                                         LeafMemo& memo) const {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Remember(Gfn gfn, const EntryPosition& position,
+                                                             LeafMemo& memo) const {
   const uint64_t now = structure();
   const uint64_t region = LeafMemo::Region(gfn, position.level);
   if ((memo.structure == now && memo.region == region) || !position.above.can_write()) return;
@@ -127,7 +127,7 @@ MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, Tab
       case EntryKind::kLeaf:
         level = at.level;
         outcome = Widen(at, old, request, cache, flush_owed);
-        Note(request.gfn, at, memo);
+        Remember(request.gfn, at, memo);
         break;
     }
     if (ABSL_PREDICT_TRUE(outcome != MapOutcome::kRaced)) {
@@ -148,13 +148,13 @@ MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafR
   const EptEntry leaf = LeafAt(request.leaf, level);
   if (ABSL_PREDICT_TRUE(level == at.level)) {
     if (!at.entry(request.gfn).CompareExchange(old, leaf)) return MapOutcome::kRaced;
-    Note(request.gfn, at, memo);
+    Remember(request.gfn, at, memo);
     return MapOutcome::kInstalled;
   }
   TablePage* lowest = nullptr;
   const MapOutcome outcome = Link(at, old, request.gfn, leaf, level, cache, lowest);
   if (outcome == MapOutcome::kInstalled) {
-    Note(request.gfn, {lowest->entries(), lowest->level(), at.above}, memo);
+    Remember(request.gfn, {lowest->entries(), lowest->level(), at.above}, memo);
   }
   return outcome;
 }
@@ -260,7 +260,7 @@ MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprote
     EptEntry old = found.seen;
     if (old.kind(at.level) != EntryKind::kLeaf) return MapResult(MapOutcome::kNeedsTables);
     if (old.access().Covers(needed)) {
-      Note(gfn, at, memo);
+      Remember(gfn, at, memo);
       return MapResult(MapOutcome::kSpurious, at.level);
     }
     EptEntry wider = old.access_tracked() ? old.WithRightsRestored().WithAccessed() : old;
@@ -269,7 +269,7 @@ MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprote
     }
     if (!wider.access().Covers(needed)) return MapResult(MapOutcome::kNeedsTables);
     if (at.entry(gfn).CompareExchange(old, wider)) {
-      Note(gfn, at, memo);
+      Remember(gfn, at, memo);
       return MapResult(MapOutcome::kInstalled, at.level);
     }
   }

@@ -394,7 +394,7 @@ class DirectMmu {
   bool RestoreWrite(Gfn gfn, Unprotect unprotect) const;
   static bool ClaimPush(EntryRef entry, EptEntry& parent);
   static void TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect);
-  void Note(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const;
+  void Remember(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const;
 
   MapOutcome Install(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                      LeafMemo& memo, TableCache& cache) const;

@@ -39,7 +39,7 @@ absl::Status SplitIn(Engine& engine, const DirectMmu& mmu, const SpaceRange& whe
   for (;;) {
     range.first = split.Run(range, to, tables);
     if (range.is_empty()) break;
-    status = engine.table_reclaim().Stock(tables, where);
+    status = engine.cold_tables().Stock(tables, where);
     if (!status.ok()) break;
   }
   any |= split.any();

@@ -81,7 +81,7 @@ class ShadowLockChecks : public testing::Test {
       : engine_(Engine::Create(backend_, {.paging = Paging::kShadow}).value()),
         reader_(engine_->mmu_lock()) {}
 
-  ShadowTables<PagingEntry>& tables() { return *engine_->space(0).shadow(); }
+  ShadowTables<PagingEntry>& tables() { return *engine_->space(0).shadow_tables(); }
 
   MinimalBackend backend_;
   std::unique_ptr<Engine> engine_;

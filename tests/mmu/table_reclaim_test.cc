@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/engine/table_reclaim.h"
+#include "tdp/mmu/engine/cold_tables.h"
 
 #include <bit>
 #include <memory>

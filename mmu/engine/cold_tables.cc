@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include "tdp/mmu/engine/table_reclaim.h"
+#include "tdp/mmu/engine/cold_tables.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +27,7 @@ bool LinksTables(uint64_t* table, Level level) {
 
 }  // namespace
 
-size_t TableReclaim::Run(size_t wanted, const SpaceRange& spared) {
+size_t ColdTables::Run(size_t wanted, const SpaceRange& spared) {
   const uint64_t before = engine_.tables_freed();
   TakeVictims(wanted, spared).Settle();
   // What another thread frees meanwhile is as welcome.
@@ -37,7 +37,7 @@ size_t TableReclaim::Run(size_t wanted, const SpaceRange& spared) {
 
 // Where nothing is left to take, tables may be on their way back all the same: another thread has
 // taken them and not settled. Its flush is as good as one of our own.
-PendingFlush TableReclaim::TakeVictims(size_t wanted, const SpaceRange& spared) {
+PendingFlush ColdTables::TakeVictims(size_t wanted, const SpaceRange& spared) {
   MutexLock lock(mutex_);
   spared_ = spared;
   Gather(wanted);
@@ -50,13 +50,13 @@ PendingFlush TableReclaim::TakeVictims(size_t wanted, const SpaceRange& spared) 
   return flush;
 }
 
-absl::Status TableReclaim::Stock(TableCache& cache, const SpaceRange& spared) {
+absl::Status ColdTables::Stock(TableCache& cache, const SpaceRange& spared) {
   // Other threads may be faster with every table that is freed, but not for ever.
   constexpr int kReclaims = 8;
   absl::Status status = cache.Refill(1);
   for (int i = 0; i < kReclaims && !status.ok(); ++i) {
     if (Run(TableCache::kFaultMaximum, spared) == 0) break;
-    engine_.CountTableReclaim();
+    engine_.CountRecycle();
     status = cache.Refill(1);
   }
   return status;
@@ -64,7 +64,7 @@ absl::Status TableReclaim::Stock(TableCache& cache, const SpaceRange& spared) {
 
 // The first turn of the hand may only take A bits, the second finds what has not been used since;
 // the rest of a third is what the first turn had begun in the middle.
-void TableReclaim::Gather(size_t wanted) {
+void ColdTables::Gather(size_t wanted) {
   victims_.clear();
   wanted_ = wanted;
   size_t turns = 0;
@@ -78,9 +78,9 @@ void TableReclaim::Gather(size_t wanted) {
   }
 }
 
-const DirectMmu& TableReclaim::mmu() const { return engine_.views(space_)[view_].mmu(); }
+const DirectMmu& ColdTables::mmu() const { return engine_.views(space_)[view_].mmu(); }
 
-void TableReclaim::GoToNextView() {
+void ColdTables::GoToNextView() {
   hand_ = Gfn(0);
   if (++view_ < engine_.views(space_).size()) return;
   view_ = 0;
@@ -88,7 +88,7 @@ void TableReclaim::GoToNextView() {
 }
 
 // From the hand to the end of its view, or until there are enough victims.
-void TableReclaim::GoRound() {
+void ColdTables::GoRound() {
   MmuLock::Reader reader(engine_.mmu_lock());
   while (hand_ < mmu().end() && victims_.size() < wanted_) {
     const MmuReadSection section(reader);
@@ -97,7 +97,7 @@ void TableReclaim::GoRound() {
 }
 
 // Judges the next tables of one section, each after those below it.
-void TableReclaim::GoOn() {
+void ColdTables::GoOn() {
   int budget = kTablesPerSection;
   for (TableCursor at(mmu(), {hand_, mmu().end()}); !at.at_end();) {
     const EptEntry link = at.entry().Load();
@@ -116,12 +116,12 @@ void TableReclaim::GoOn() {
   hand_ = mmu().end();
 }
 
-bool TableReclaim::IsSpared(FrameRange frames) const {
+bool ColdTables::IsSpared(FrameRange frames) const {
   return space_ == spared_.space && frames.first < spared_.frames.end &&
          spared_.frames.first < frames.end;
 }
 
-void TableReclaim::Judge(EntryRef link, EptEntry value, FrameRange frames) {
+void ColdTables::Judge(EntryRef link, EptEntry value, FrameRange frames) {
   hand_ = frames.end;
   if (IsSpared(frames)) return;
   // Where someone else changes the link the table is in use.

@@ -11,8 +11,8 @@
 // faults. A link's A bit is the harvest's guide too, so what is cleared here is noted there for it
 // (`EptEntry::WithAccessedTaken`). Without A bits every table is cold, and the hand alone decides.
 
-#ifndef TDP_MMU_ENGINE_TABLE_RECLAIM_H_
-#define TDP_MMU_ENGINE_TABLE_RECLAIM_H_
+#ifndef TDP_MMU_ENGINE_COLD_TABLES_H_
+#define TDP_MMU_ENGINE_COLD_TABLES_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -41,11 +41,11 @@ struct SpaceRange {
 };
 
 // Thread-safe; one thread at a time moves the hand. None holds a lock while it waits for vCPUs.
-class TableReclaim {
+class ColdTables {
  public:
-  explicit TableReclaim(Engine& engine) : engine_(engine) {}
-  TableReclaim(const TableReclaim&) = delete;
-  TableReclaim& operator=(const TableReclaim&) = delete;
+  explicit ColdTables(Engine& engine) : engine_(engine) {}
+  ColdTables(const ColdTables&) = delete;
+  ColdTables& operator=(const ColdTables&) = delete;
 
   // Takes at least `wanted` cold tables away if there are as many, and waits for the flush. Tables
   // that map a frame of `spared` stay. Returns how many came back to the pool; 0 if nothing is left
@@ -82,4 +82,4 @@ class TableReclaim {
 
 }  // namespace tdp
 
-#endif  // TDP_MMU_ENGINE_TABLE_RECLAIM_H_
+#endif  // TDP_MMU_ENGINE_COLD_TABLES_H_
