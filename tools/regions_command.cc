@@ -4,8 +4,6 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,31 +12,34 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/region_slots.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/tools/command.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/regions/mtree_machine.h"
+#include "tdp/tools/regions/mtree_text.h"
 #include "tdp/tools/regions/region_file.h"
 #include "tdp/tools/regions/region_text.h"
+#include "tdp/tools/trace/byte_source.h"
 
 namespace tdp::tools {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: tdp regions FILE.json\n\n"
+    "usage: tdp regions [OPTION...] FILE\n\n"
     "Prints a machine's tree of regions, what the guest sees of it and the memory slots\n"
     "that follow, then the slot changes of each transaction in the file. The slots are\n"
-    "those of a real Vm, which refuses what does not fit. docs/regions.md has the format.\n\n";
+    "those of a real Vm, which refuses what does not fit. FILE is JSON, or what QEMU's\n"
+    "monitor prints for `info mtree`, `info mtree -f`, or one after the other: then what\n"
+    "the tree gives is held against QEMU's own flat view, and status 1 says that they\n"
+    "differ. docs/regions.md has the formats.\n\n";
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.good() && !file.eof()) {
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
-  }
-  return text;
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(path));
+  return ReadAll(*source);
 }
 
 // Line and column follow the name as a compiler writes it, anything else after a blank.
@@ -94,15 +95,20 @@ absl::StatusOr<std::string> RunTransaction(RegionMachine& machine, MachineSlots&
   return text;
 }
 
-absl::StatusOr<std::string> Report(RegionMachine& machine) {
-  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<MachineSlots> slots, MachineSlots::Create(machine));
+std::string MachineText(const RegionMachine& machine, MachineSlots& slots) {
   std::string text;
   for (size_t i = 0; i < machine.address_spaces.size(); ++i) {
     const RegionMachine::AddressSpace& space = machine.address_spaces[i];
     absl::StrAppend(&text, i == 0 ? "" : "\n", TreeText(space.name, *space.root), "\n",
-                    FlatViewText(space.name, slots->of(i).view()), "\n",
-                    SlotsText(space.name, slots->of(i).slots()));
+                    FlatViewText(space.name, slots.of(i).view()), "\n",
+                    SlotsText(space.name, slots.of(i).slots()));
   }
+  return text;
+}
+
+absl::StatusOr<std::string> Report(RegionMachine& machine) {
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<MachineSlots> slots, MachineSlots::Create(machine));
+  std::string text = MachineText(machine, *slots);
   for (const RegionMachine::Transaction& transaction : machine.transactions) {
     TDP_ASSIGN_OR_RETURN(const std::string steps, RunTransaction(machine, *slots, transaction));
     absl::StrAppend(&text, steps);
@@ -110,11 +116,55 @@ absl::StatusOr<std::string> Report(RegionMachine& machine) {
   return text;
 }
 
+// What QEMU shows of each address space, and whether it is what the tree gives.
+std::string ComparisonText(const MtreeMachine& machine, MachineSlots& slots, int& status) {
+  std::string text;
+  for (size_t i = 0; i < machine.views.size(); ++i) {
+    if (machine.views[i] == nullptr) continue;
+    const std::string name = Printable(machine.regions.address_spaces[i].name);
+    const std::vector<std::string> different =
+        ViewDifferences(slots.of(i).view(), *machine.views[i]);
+    absl::StrAppend(&text, "\nQEMU's FlatView of ", name,
+                    different.empty() ? ": the same\n" : ": differs\n");
+    for (const std::string& line : different) absl::StrAppend(&text, "  ", Printable(line), "\n");
+    if (!different.empty()) status = kExitMismatch;
+  }
+  return text;
+}
+
+absl::StatusOr<int> RunMtree(const std::string& file, const std::string& text,
+                             absl::Span<const std::string> spaces) {
+  const absl::StatusOr<MtreeFile> parsed = ParseMtree(text);
+  if (!parsed.ok()) return InFile(file, parsed.status());
+  absl::StatusOr<MtreeMachine> machine = MakeMtreeMachine(*parsed, spaces);
+  if (!machine.ok()) return InFile(file, machine.status());
+  const auto slots = MachineSlots::Create(machine->regions);
+  if (!slots.ok()) return InFile(file, slots.status());
+  int status = kExitOk;
+  const std::string report =
+      MachineText(machine->regions, **slots) + ComparisonText(*machine, **slots, status);
+  for (const std::string& note : machine->notes) {
+    std::fputs(absl::StrCat("tdp: ", Printable(absl::StrCat(file, ":", note)), "\n").c_str(),
+               stderr);
+  }
+  std::fputs(report.c_str(), stdout);
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<int> RunRegions(absl::Span<const std::string_view> arguments) {
   bool help = false;
+  std::vector<std::string> spaces;
   OptionParser parser;
+  parser.Add("space", "NAME[,NAME]",
+             "of info mtree: the address spaces to show, two at most; memory unless given", "",
+             [&spaces](std::string_view text) -> absl::Status {
+               spaces = absl::StrSplit(text, ',');
+               constexpr size_t kMostSpaces = 2;
+               if (spaces.size() <= kMostSpaces) return absl::OkStatus();
+               return absl::InvalidArgumentError("must be one name, or two");
+             });
   parser.AddSwitch("help", "show this", &help);
   TDP_ASSIGN_OR_RETURN(const std::vector<std::string> files, parser.Parse(arguments));
   if (help) {
@@ -123,6 +173,8 @@ absl::StatusOr<int> RunRegions(absl::Span<const std::string_view> arguments) {
   }
   if (files.size() != 1) return absl::InvalidArgumentError("needs one file; see --help");
   TDP_ASSIGN_OR_RETURN(const std::string text, ReadFile(files[0]));
+  if (LooksLikeMtree(text)) return RunMtree(files[0], text, spaces);
+  if (!spaces.empty()) return absl::InvalidArgumentError("--space is for what info mtree prints");
   absl::StatusOr<RegionMachine> machine = ParseRegionFile(text);
   if (!machine.ok()) return InFile(files[0], machine.status());
   const absl::StatusOr<std::string> report = Report(*machine);
