@@ -8,24 +8,36 @@
 namespace tdp::tools {
 namespace {
 
-constexpr uint64_t kNoPage = ~uint64_t{0};
 constexpr std::array<int, PageProfile::kSizes> kShifts = {0, 9, 18};  // of 4 KiB page numbers
 
 }  // namespace
 
+// Which of the pair a use is of cannot be predicted, so that no branch depends on it.
 void PageProfile::Add(absl::Span<const TraceRecord> records) {
-  for (const TraceRecord record : records) {
-    const uint64_t page = record.gva().raw() >> kPageShift;
-    if (ABSL_PREDICT_FALSE(page != pair_[current_])) {
-      if (page != pair_[current_ ^ 1]) {
-        AddSlowly(page);
-        continue;
-      }
-      current_ ^= 1;
-      changed_ = true;
-      ++changes_;
+  size_t i = 0;
+  while (true) {
+    const uint64_t first = pair_[0];
+    const uint64_t second = pair_[1];
+    const size_t begin = i;
+    uint64_t current = current_;
+    uint64_t changes = 0;
+    uint64_t of_second = 0;
+    uint64_t page = 0;
+    for (; i < records.size(); ++i) {
+      page = records[i].gva().raw() >> kPageShift;
+      const uint64_t is_second = page == second ? 1 : 0;
+      if (ABSL_PREDICT_FALSE((page != first) & (page != second))) break;
+      of_second += is_second;
+      changes += current ^ is_second;
+      current = is_second;
     }
-    ++uses_[current_];
+    uses_[0] += i - begin - of_second;
+    uses_[1] += of_second;
+    changes_ += changes;
+    current_ = current;
+    if (i == records.size()) return;
+    AddSlowly(page);
+    ++i;
   }
 }
 
@@ -45,12 +57,13 @@ inline void PageProfile::Count(size_t size, uint64_t distance) {
 
 // The uses of the pair: a change between the two is a distance of 1, or of 0 where both are in one
 // larger page; every other use is one of 0.
-void PageProfile::NotePair() {
-  for (size_t i = 0; counts_ && i < 2; ++i) {
-    if (uses_[i] != 0) NoteAccesses(pair_[i], uses_[i]);
+inline void PageProfile::NotePair() {
+  for (size_t i = 0; i < 2; ++i) {
+    if (pair_places_[i] != kNoPage) pages_[pair_places_[i]].uses += uses_[i];
   }
   on_pair_ += uses_[0] + uses_[1];
   for (size_t size = 0; size < kSizes; ++size) ones_[size] += apart_[size] ? changes_ : 0;
+  changed_ |= changes_ != 0;
   uses_ = {};
   changes_ = 0;
 }
@@ -65,52 +78,72 @@ void PageProfile::SettleDistances() {
   zeros_ = {};
 }
 
-void PageProfile::NoteAccesses(uint64_t page, uint64_t uses) {
-  Recent& recent = recent_[page % kRecent];
-  if (ABSL_PREDICT_FALSE(recent.page != page)) {
-    if (recent.uses != 0) accesses_[recent.page] += recent.uses;
-    recent = {page, 0};
-  }
-  recent.uses += uses;
+inline uint32_t PageProfile::Find(uint64_t number) {
+  const Recent& recent = recent_[number % kRecent];
+  return ABSL_PREDICT_TRUE(recent.number == number) ? recent.place : FindInMap(number);
 }
 
-void PageProfile::AddDistances(uint64_t last, uint64_t page) {
+uint32_t PageProfile::FindInMap(uint64_t number) {
+  const auto next = static_cast<uint32_t>(pages_.size());
+  const auto [place, is_new] = places_.try_emplace(number, next);
+  if (is_new) {
+    Page page;
+    page.number = number;
+    page.ids[0] = next;
+    for (size_t size = 1; size < kSizes; ++size) {
+      auto& ids = ids_[size];
+      page.ids[size] =
+          ids.try_emplace(number >> kShifts[size], static_cast<uint32_t>(ids.size())).first->second;
+    }
+    pages_.push_back(page);
+  }
+  recent_[number % kRecent] = {number, place->second};
+  return place->second;
+}
+
+inline void PageProfile::AddDistances(uint32_t last, uint32_t page) {
+  const std::array<uint32_t, kSizes>& ids = pages_[page].ids;
   for (size_t size = 0; size < kSizes; ++size) {
-    const uint64_t last_of_size = last >> kShifts[size];
-    const uint64_t page_of_size = page >> kShifts[size];
-    if (last_of_size == page_of_size && !apart_[size]) {
+    const uint32_t last_id = last == kNoPage ? kNoPage : pages_[last].ids[size];
+    if (last_id == ids[size] && !apart_[size]) {
       ++zeros_[size];  // on top, and both of the pair are it
       continue;
     }
     // The pair was on top all the time; now its order matters.
-    if (changed_) stacks_[size].RaiseNext(last_of_size);
-    Count(size, stacks_[size].Touch(page_of_size));
-    apart_[size] = last != kNoPage && last_of_size != page_of_size;
+    if (changed_) stacks_[size].RaiseNext(last_id);
+    Count(size, stacks_[size].Touch(ids[size]));
+    apart_[size] = last != kNoPage && last_id != ids[size];
   }
 }
 
-void PageProfile::AddSlowly(uint64_t page) {
+void PageProfile::AddSlowly(uint64_t number) {
+  const uint32_t place = Find(number);
   NotePair();
-  if (distances_) AddDistances(pair_[current_], page);
-  if (counts_) NoteAccesses(page, 1);
+  if (distances_) AddDistances(pair_places_[current_], place);
   // The page that was used last stays; the other one makes room.
   changed_ = false;
   current_ ^= 1;
-  pair_[current_] = page;
+  pair_[current_] = number;
+  pair_places_[current_] = place;
+  ++pages_[place].uses;
 }
 
 void PageProfile::Settle() {
   NotePair();
   SettleDistances();
-  for (Recent& recent : recent_) {
-    if (recent.uses != 0) accesses_[recent.page] += recent.uses;
-    recent.uses = 0;
+}
+
+absl::flat_hash_map<uint64_t, uint64_t> PageProfile::accesses() const {
+  absl::flat_hash_map<uint64_t, uint64_t> accesses;
+  for (const Page& page : pages_) {
+    if (page.uses != 0) accesses[page.number] = page.uses;
   }
+  return accesses;
 }
 
 void PageProfile::ClearCounts() {
   Settle();
-  accesses_.clear();
+  for (Page& page : pages_) page.uses = 0;
   cold_ = {};
   for (std::vector<uint64_t>& histogram : histograms_) histogram.assign(2, 0);
 }

@@ -23,8 +23,8 @@ class PageProfile {
  public:
   static constexpr size_t kSizes = 3;  // 4 KiB, 2 MiB, 1 GiB
 
-  // What is wanted: accesses by page, stack distances, or both.
-  PageProfile(bool accesses, bool distances) : counts_(accesses), distances_(distances) {
+  // Accesses by page are counted always, stack distances if `distances` is set.
+  explicit PageProfile(bool distances) : distances_(distances) {
     for (std::vector<uint64_t>& histogram : histograms_) histogram.assign(2, 0);
   }
 
@@ -36,8 +36,8 @@ class PageProfile {
   // Forgets counts and distances, and remembers the order of the pages: after a warm-up.
   void ClearCounts();
 
-  // Accesses by number of the 4 KiB page.
-  const absl::flat_hash_map<uint64_t, uint64_t>& accesses() const { return accesses_; }
+  // Accesses by number of the 4 KiB page, of those that had any.
+  absl::flat_hash_map<uint64_t, uint64_t> accesses() const;
   // [size][n]: uses of a page since whose last use n others were used; first uses are in `cold`.
   const std::array<std::vector<uint64_t>, kSizes>& distances() const { return histograms_; }
   const std::array<uint64_t, kSizes>& cold() const { return cold_; }
@@ -45,18 +45,39 @@ class PageProfile {
   uint64_t pages(size_t size) const { return stacks_[size].pages(); }
 
  private:
-  void AddSlowly(uint64_t page);
-  void AddDistances(uint64_t last, uint64_t page);
+  // Of a 4 KiB page that was used.
+  struct Page {
+    uint64_t number = 0;
+    uint64_t uses = 0;
+    std::array<uint32_t, kSizes> ids{};  // of the pages of each size that it is in, in their stacks
+  };
+  static constexpr uint32_t kNoPage = ~uint32_t{0};
+
+  void AddSlowly(uint64_t number);
+  void AddDistances(uint32_t last, uint32_t page);
   // Uses of pages that were on top, or next to it, are in plain counts until somebody asks.
   void SettleDistances();
   void Count(size_t size, uint64_t distance);
   void NotePair();
-  void NoteAccesses(uint64_t page, uint64_t uses);
+  // The place of a page in `pages_`.
+  uint32_t Find(uint64_t number);
+  uint32_t FindInMap(uint64_t number);
 
-  const bool counts_;
   const bool distances_;
+  std::vector<Page> pages_;                         // in the order of their first use
+  absl::flat_hash_map<uint64_t, uint32_t> places_;  // in `pages_`, by number
+  std::array<absl::flat_hash_map<uint64_t, uint32_t>, kSizes> ids_;  // but for the smallest size
+  // The same for the pages used lately, by the low bits of their numbers.
+  struct Recent {
+    uint64_t number = ~uint64_t{0};
+    uint32_t place = 0;
+  };
+  static constexpr size_t kRecent = 1024;
+  std::vector<Recent> recent_ = std::vector<Recent>(kRecent);
+
   // The two pages used last, the uses of each since they came here, and the changes between them.
   std::array<uint64_t, 2> pair_ = {~uint64_t{0}, ~uint64_t{0}};
+  std::array<uint32_t, 2> pair_places_ = {kNoPage, kNoPage};
   std::array<uint64_t, 2> uses_{};
   uint64_t changes_ = 0;
   bool changed_ = false;  // since the pair is one
@@ -68,14 +89,6 @@ class PageProfile {
   std::array<uint64_t, kSizes> ones_{};   // of them at distance 1; the others are at 0
   std::array<uint64_t, kSizes> zeros_{};  // other uses at distance 0
   std::array<uint64_t, kSizes> cold_{};
-  absl::flat_hash_map<uint64_t, uint64_t> accesses_;
-  // Accesses on their way there, by the low bits of the page's number.
-  struct Recent {
-    uint64_t page = 0;
-    uint64_t uses = 0;
-  };
-  static constexpr size_t kRecent = 1024;
-  std::vector<Recent> recent_ = std::vector<Recent>(kRecent);
 };
 
 }  // namespace tdp::tools

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/replay/batch_channel.h"
@@ -34,10 +35,68 @@ namespace {
 constexpr size_t kBatchRecords = size_t{1} << 15;
 constexpr size_t kRoundRecords = size_t{1} << 18;
 
+// What is recorded of pages, on a thread of its own, which gets each round after it was replayed.
+class ProfileThread {
+ public:
+  ProfileThread(const ObserveOptions& observe, size_t takers)
+      : warmup_left_(observe.warmup), thread_([this] { Work(); }) {
+    for (size_t i = 0; i < takers; ++i) profiles_.emplace_back(observe.miss_curve);
+    begin_.Notify();
+  }
+  ~ProfileThread() { Join(); }
+  ProfileThread(const ProfileThread&) = delete;
+  ProfileThread& operator=(const ProfileThread&) = delete;
+
+  BatchChannel& channel() { return channel_; }
+
+  // Waits until every round was looked at. What was seen of the pages of each CPU or process.
+  std::vector<PageProfile> TakeProfiles() {
+    Join();
+    for (PageProfile& profile : profiles_) profile.Settle();
+    return std::move(profiles_);
+  }
+
+ private:
+  void Join() {
+    channel_.Close();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  void Work() {
+    begin_.WaitForNotification();
+    Round used;
+    while (std::optional<Round> round = channel_.Pop(std::move(used))) {
+      for (size_t i = 0; i < round->size(); ++i) Profile(i, (*round)[i]);
+      used = *std::move(round);
+    }
+  }
+
+  // The warm-up is that of the accesses in the order in which they were dealt out.
+  void Profile(size_t taker, absl::Span<const TraceRecord> batch) {
+    if (warmup_left_ != 0) {
+      const size_t warm = std::min<uint64_t>(warmup_left_, batch.size());
+      profiles_[taker].Add(batch.first(warm));
+      batch.remove_prefix(warm);
+      warmup_left_ -= warm;
+      if (warmup_left_ != 0) return;
+      for (PageProfile& profile : profiles_) profile.ClearCounts();
+    }
+    profiles_[taker].Add(batch);
+  }
+
+  uint64_t warmup_left_;
+  std::vector<PageProfile> profiles_;
+  BatchChannel channel_;
+  absl::Notification begin_;  // the profiles are there
+  std::thread thread_;        // last, since it uses the others
+};
+
 // The CPUs on a thread of their own, fed with rounds.
 class ReplayThread {
  public:
-  explicit ReplayThread(Machine& machine) : team_(machine), thread_([this] { Work(); }) {}
+  // `next` gets each round afterwards; it may be null.
+  ReplayThread(Machine& machine, BatchChannel* next)
+      : team_(machine), next_(next), thread_([this] { Work(); }) {}
   ~ReplayThread() { static_cast<void>(Join()); }
   ReplayThread(const ReplayThread&) = delete;
   ReplayThread& operator=(const ReplayThread&) = delete;
@@ -58,11 +117,18 @@ class ReplayThread {
     while (std::optional<Round> round = channel_.Pop(std::move(used))) {
       status_ = team_.Run(*round);
       if (!status_.ok()) return channel_.Stop();
-      used = *std::move(round);
+      used = next_ == nullptr ? *std::move(round) : PassOn(*std::move(round));
     }
   }
 
+  // A round that can be used again.
+  Round PassOn(Round round) {
+    next_->Push(std::move(round));
+    return next_->TakeEmpty();
+  }
+
   CpuTeam team_;
+  BatchChannel* const next_;
   BatchChannel channel_;
   absl::Status status_;  // written by the thread, read after it has ended
   std::thread thread_;   // last, since it uses the others
@@ -70,8 +136,18 @@ class ReplayThread {
 
 using RecordCounts = std::array<uint64_t, 4>;
 
+// Four counts of 16 bits in one register, so that no count waits for a store of the one before.
 void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
-  for (TraceRecord record : records) ++counts[static_cast<size_t>(record.kind())];
+  constexpr size_t kMost = 0xffff;
+  while (!records.empty()) {
+    const absl::Span<const TraceRecord> some = records.first(std::min(records.size(), kMost));
+    uint64_t packed = 0;
+    for (const TraceRecord record : some) {
+      packed += uint64_t{1} << 16 * static_cast<unsigned>(record.kind());
+    }
+    for (size_t kind = 0; kind < counts.size(); ++kind) counts[kind] += packed >> 16 * kind & kMost;
+    records.remove_prefix(some.size());
+  }
 }
 
 // Decodes the traces and deals them out, to CPUs or to processes.
@@ -85,19 +161,7 @@ class Dealer {
         channel_(channel),
         progress_(progress),
         read_(readers.size(), 0),
-        filters_(readers.size(), RoiFilter(observe.roi)),
-        warmup_left_(observe.warmup) {
-    if (observe.top_pages != 0 || observe.miss_curve) {
-      for (size_t i = 0; i < cpus; ++i)
-        profiles_.emplace_back(observe.top_pages != 0, observe.miss_curve);
-    }
-  }
-
-  // What was seen of each CPU's pages; none if pages are not asked for.
-  std::vector<PageProfile> TakeProfiles() {
-    for (PageProfile& profile : profiles_) profile.Settle();
-    return std::move(profiles_);
-  }
+        filters_(readers.size(), RoiFilter(observe.roi)) {}
 
   // Until all traces end or a CPU gives up; the accesses by kind.
   absl::StatusOr<RecordCounts> Run() {
@@ -117,23 +181,8 @@ class Dealer {
       const size_t trace = readers_.size() == 1 ? 0 : cpu;
       TDP_RETURN_IF_ERROR(FillBatch(trace, round[cpu]));
       any |= !round[cpu].empty();
-      if (!profiles_.empty()) Profile(cpu, round[cpu]);
     }
     return any;
-  }
-
-  // Here, since this thread has time: to decode an access is less work than to make it. The warm-up
-  // is that of the accesses in the order in which they are dealt out.
-  void Profile(size_t cpu, absl::Span<const TraceRecord> batch) {
-    if (warmup_left_ != 0) {
-      const size_t warm = std::min<uint64_t>(warmup_left_, batch.size());
-      profiles_[cpu].Add(batch.first(warm));
-      batch.remove_prefix(warm);
-      warmup_left_ -= warm;
-      if (warmup_left_ != 0) return;
-      for (PageProfile& profile : profiles_) profile.ClearCounts();
-    }
-    profiles_[cpu].Add(batch);
   }
 
   // Empty at the trace's end.
@@ -169,23 +218,25 @@ class Dealer {
   Progress& progress_;
   std::vector<uint64_t> read_;      // by trace
   std::vector<RoiFilter> filters_;  // by trace
-  uint64_t warmup_left_;
-  std::vector<PageProfile> profiles_;  // by CPU
   uint64_t accesses_ = 0;
   RecordCounts counts_{};
 };
 
 absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& progress,
                        PhysicalTrace* physical, ReplayReport& report) {
-  ReplayThread thread(machine);
-  thread.team().RecordPhysical(physical);
-  const absl::Time start = absl::Now();
   const ObserveOptions& observe = machine.options().observe;
   const uint64_t processes = machine.options().processes.count;
   const size_t takers = processes != 0 ? processes : static_cast<size_t>(machine.cpus());
+  std::optional<ProfileThread> profile;
+  if (observe.top_pages != 0 || observe.miss_curve) profile.emplace(observe, takers);
+  ReplayThread thread(machine, profile.has_value() ? &profile->channel() : nullptr);
+  thread.team().RecordPhysical(physical);
+  const absl::Time start = absl::Now();
   Dealer dealer(readers, observe, takers, thread.channel(), progress);
   TDP_ASSIGN_OR_RETURN(report.records, dealer.Run());
   TDP_RETURN_IF_ERROR(thread.Join());
+  std::vector<PageProfile> profiles;
+  if (profile.has_value()) profiles = profile->TakeProfiles();
   report.run_time = absl::Now() - start;
   const Totals totals = thread.team().totals();
   report.cpu = totals.cpu;
@@ -209,7 +260,7 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
     report.records[kind] -= thread.team().warmup_records()[kind];
   }
   report.observations = thread.team().TakeObservations();
-  AddPages(dealer.TakeProfiles(), thread.team().page_walks(), observe.top_pages, observe.miss_curve,
+  AddPages(profiles, thread.team().page_walks(), observe.top_pages, observe.miss_curve,
            report.observations);
   if (report.accesses() == 0) {
     return absl::InvalidArgumentError("--warmup takes all accesses: none is left to count");
