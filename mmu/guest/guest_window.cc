@@ -89,8 +89,9 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   line.hva = backing->hva;
   line.of_host = backing->asks_host();
   line.page = reinterpret_cast<std::byte*>(page.hfn.address().raw() + direct_map_offset_);
-  line.writable = page.writable && !slot->is_read_only();
-  line.read_only = slot->is_read_only();
+  // A frame that is named without W never gets it; of the host's pages it is asked again.
+  line.read_only = slot->is_read_only() || (!line.of_host && !page.writable);
+  line.writable = page.writable && !line.read_only;
   line.slot = slot->id;
   line.logs = slot->logs_dirty_pages() && !backing->is_foreign ? slot->state : nullptr;
   line.index = slot->IndexOf(wanted_);

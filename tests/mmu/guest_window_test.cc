@@ -93,6 +93,25 @@ TEST_F(GuestWindowTest, TablesAreReadThroughTheSlotsAndTheHostIsAskedOnce) {
   EXPECT_EQ(Get(kLeaf) & guest::kAccessed, guest::kAccessed);
 }
 
+// The guest's memory as frames that are named, without W.
+TEST_F(GuestWindowTest, TablesInFramesThatMayNotBeWrittenKeepTheirFlagsClear) {
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 0}).ok());
+  for (const Access rights : {Access::Read(), Access::ReadExecute(), Access::All()}) {
+    ASSERT_EQ(vm_->SetMemoryRegion({.flags = kSlotHostFrames,
+                                    .size = kSize,
+                                    .hpa = Hpa(reinterpret_cast<uintptr_t>(ram_.get())),
+                                    .rights = rights}),
+              absl::OkStatus());
+    const GuestWalk walk = Walk(GuestAccess::Write());
+    ASSERT_EQ(status_, absl::OkStatus());
+    EXPECT_EQ(walk.outcome, GuestWalkOutcome::kMapped);
+    EXPECT_EQ(walk.gpa, Gpa(0x123678));
+    EXPECT_EQ(walk.write_protected_table, !rights.can_write());
+    EXPECT_EQ(Get(kLeaf) & guest::kDirty, rights.can_write() ? guest::kDirty : 0);
+    ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 0}).ok());
+  }
+}
+
 // Frames 12 and 44 have a line of the window in common, and each of them another.
 TEST_F(GuestWindowTest, TablesThatWantTheSameLineDoNotPutEachOtherOutForEver) {
   constexpr uint64_t kFrame12 = 12 * kPageSize;
