@@ -136,21 +136,24 @@ StagedTable::Published Prefaulter::PublishRuns(const Run& fault, PageCount most,
                                                absl::Span<const HostRun> runs) {
   const Gfn end = fault.gfn + most;
   StagedTable staged(faults_.mmu(), fault.gfn, faults_.tables_);
-  AppendRuns(fault, runs, staged);
-  while (staged.next() < end) {
+  bool more_to_come = AppendRuns(fault, runs, staged);
+  while (more_to_come && staged.next() < end) {
     const Gfn from = staged.next();
     std::array<HostRun, kRuns> more;
     const absl::StatusOr<size_t> filled = Ask(fault, from, end - from, absl::MakeSpan(more));
     // The next call is about the page that it failed for.
     if (!filled.ok() || *filled == 0) break;
-    AppendRuns(fault, absl::MakeSpan(more).first(*filled), staged);
+    more_to_come = AppendRuns(fault, absl::MakeSpan(more).first(*filled), staged);
   }
   return PublishStaged(fault, staged);
 }
 
-// In a section, for the policy's sake: what it decides may change at other times.
-void Prefaulter::AppendRuns(const Run& fault, absl::Span<const HostRun> runs, StagedTable& staged) {
+// In a section, for the policy's sake: what it decides may change at other times. False if memory
+// has changed: nothing will be published, and the state of the slot, which says what rights and
+// type its host frames have, may be gone.
+bool Prefaulter::AppendRuns(const Run& fault, absl::Span<const HostRun> runs, StagedTable& staged) {
   MmuReadSection section(faults_.reader_);
+  if (faults_.sequence_.Current() != fault.sequence) return false;
   for (HostRun run : runs) {
     while (run.pages > PageCount(0)) {
       const PageCount pages = faults_.policy().PagesAlike(staged.next(), run.pages);
@@ -160,6 +163,7 @@ void Prefaulter::AppendRuns(const Run& fault, absl::Span<const HostRun> runs, St
       run.pages -= pages;
     }
   }
+  return true;
 }
 
 StagedTable::Published Prefaulter::PublishStaged(const Run& fault, StagedTable& staged) {

@@ -5,8 +5,11 @@
 
 #include <functional>
 #include <memory>
+#include <thread>
 #include <utility>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/test_host.h"
@@ -21,6 +24,10 @@ constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::No
 // Makes one change while it answers, and says so by another frame from then on.
 class OvertakenHost : public TestHost {
  public:
+  absl::StatusOr<Hpa> AllocateTableBlock() override {
+    if (on_block != nullptr) std::exchange(on_block, nullptr)();
+    return TestHost::AllocateTableBlock();
+  }
   absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
     const absl::StatusOr<HostPage> before = TestHost::Resolve(hva, access);
     if (change != nullptr) std::exchange(change, nullptr)();
@@ -28,6 +35,7 @@ class OvertakenHost : public TestHost {
   }
 
   std::function<void()> change;
+  std::function<void()> on_block;
 };
 
 class ChangeWhileResolving : public testing::Test {
@@ -166,6 +174,35 @@ TEST_F(ChangeWhileResolving, AFaultMapsNothingWithATypeThatHasChanged) {
   EXPECT_FALSE(IsMapped(Gpa(0x3000)));
   EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
   EXPECT_EQ(vm_->Translate(Gpa(0x3000))->entry.memory_type(), MemoryType::kUncacheable);
+}
+
+// While the memory for a table is brought, another thread deletes the slot; its rights and type,
+// which a slot of host frames keeps in its state, are gone then.
+TEST_F(ChangeWhileResolving, APrefaultAsksNothingOfASlotThatHasGone) {
+  Start({.max_leaf_level = kLevel4K});
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
+  const MemoryRegion frames{
+      .slot = 1, .flags = kSlotHostFrames, .gpa = Gpa(GiB(1)), .size = MiB(2), .hpa = Hpa(MiB(2))};
+  ASSERT_EQ(vm_->SetMemoryRegion(frames), absl::OkStatus());
+  std::vector<std::unique_ptr<Vcpu>> others;  // their stocks use up what is there
+  bool deleted = false;
+  host_.on_block = [&] {
+    std::thread([&] { deleted = vm_->SetMemoryRegion({.slot = 1}).ok(); }).join();
+  };
+  for (int i = 0; i < 3 && !deleted; ++i) {
+    const auto populated = vm_->Populate(Gpa(GiB(1)), MiB(2));
+    if (deleted) {
+      EXPECT_TRUE(absl::IsNotFound(populated.status())) << populated.status();
+      break;
+    }
+    EXPECT_EQ(*populated, MiB(2));
+    vm_->ZapAll()->Settle();
+    others.push_back(*vm_->CreateVcpu());
+    ASSERT_EQ(others.back()->HandleEptViolation(Gpa(0x1000), kWriteFault).outcome,
+              FaultOutcome::kFixed);
+  }
+  EXPECT_TRUE(deleted);
+  EXPECT_FALSE(IsMapped(Gpa(GiB(1))));
 }
 
 }  // namespace
