@@ -32,6 +32,7 @@ struct FaultHandler::PageFault {
   Backing backing;
   bool log_write;  // the slot logs dirty pages and this is a write of its page
   bool need_room;  // the log must have room for what the fault makes writable
+  bool is_ahead;   // nobody has made the access yet
   // Of the page in the log, found as the room was looked for.
   DirtyLog* log = nullptr;
   DirtyLog::Place place;
@@ -64,8 +65,18 @@ void FaultHandler::Adopt(AddressSpaceId space, View& view) {
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest FaultHandler::RequestFor(
     const PageFault& fault, const HostPage& page) const {
+  if (ABSL_PREDICT_FALSE(fault.is_ahead)) return RequestAhead(fault, page);
   return {fault.gfn, policy().LargestLevel(fault.slot, fault.gfn, page, fault.access), fault.access,
           policy().UsedLeaf(fault.slot, fault.gfn, page, fault.access),
+          policy().UnprotectIn(fault.slot)};
+}
+
+// The CPU sets A and D when there is an access.
+ABSL_ATTRIBUTE_NOINLINE LeafRequest FaultHandler::RequestAhead(const PageFault& fault,
+                                                               const HostPage& page) const {
+  const EptEntry leaf = policy().Leaf(fault.slot, fault.gfn, page, fault.access);
+  return {fault.gfn, policy().LargestLevel(fault.slot, fault.gfn, page, fault.access),
+          policy().NeededAhead(fault.slot, leaf, fault.access), leaf,
           policy().UnprotectIn(fault.slot)};
 }
 
@@ -168,15 +179,17 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultAnswer FaultHandler::HandleOnce(
                   *slot,
                   {.frame = std::nullopt, .hva = slot->HvaOf(gfn)},
                   logs && writes,
-                  logs && (writes || by_hardware)};
+                  logs && (writes || by_hardware),
+                  request.is_ahead};
   if (ABSL_PREDICT_FALSE(policy().restricts() || slot->has_host_frames())) {
     if (FaultAnswer end; !PassRules(request, fault, end)) return end;
   }
   if (fault.log_write && dirty_ring_ != nullptr && dirty_ring_->is_nearly_full()) {
     return FaultOutcome::kDirtyRingFull;
   }
-  // Aging leaves nothing present, so it does not show in the request.
-  if (request.reached_leaf() || policy().may_be_aged()) {
+  // Aging leaves nothing present, so it does not show in the request. An access of no kind lacks no
+  // right that could be given back: what it wants follows from the host's answer.
+  if (request.reached_leaf() || (policy().may_be_aged() && !fault.access.is_empty())) {
     if (FaultAnswer end; TryWidenInPlace(fault, end)) return end;
   }
   return ResolveAndMap(fault);

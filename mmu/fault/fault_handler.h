@@ -172,6 +172,7 @@ class FaultHandler {
   absl::StatusOr<HostPage> Resolve(const PageFault& fault);
   FaultAnswer ResolveAndMap(PageFault& fault);
   LeafRequest RequestFor(const PageFault& fault, const HostPage& page) const;
+  LeafRequest RequestAhead(const PageFault& fault, const HostPage& page) const;
   bool HasRoomToLog(PageFault& fault);
   bool HasRoomToLog(const MemorySlot& slot, Gfn gfn);
   bool RecordNoRoom(const MemorySlot& slot, Gfn gfn);

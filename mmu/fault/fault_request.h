@@ -27,6 +27,7 @@ struct FaultRequest {
   Access allowed;  // what the walk allowed; nothing where it found nothing
   Mode mode = Mode::kUnknown;
   Privacy wanted = Privacy::kAsSet;
+  bool is_ahead = false;  // nobody has made the access yet: it leaves no A and D
 
   static FaultRequest FromExit(Gpa gpa, ExitQualification exit, Privacy wanted = Privacy::kAsSet) {
     Mode mode = Mode::kUnknown;
@@ -36,12 +37,15 @@ struct FaultRequest {
     return {gpa, exit.access(), exit.allowed(), mode, wanted};
   }
 
-  // An access of `access` that nobody made yet.
+  // An access of `access` that nobody made yet; one of no kind is for all that may be mapped.
   static FaultRequest Ahead(Gpa gpa, Access access) {
     const bool fetch = access.can_execute() || access.can_user_execute();
     const bool user = access.can_user_execute() && !access.can_execute();
-    return {gpa, fetch ? (access & Access::ReadWrite()) | Access::Execute() : access,
-            Access::None(), user ? Mode::kUser : Mode::kSupervisor};
+    return {.gpa = gpa,
+            .access = fetch ? (access & Access::ReadWrite()) | Access::Execute() : access,
+            .allowed = Access::None(),
+            .mode = user ? Mode::kUser : Mode::kSupervisor,
+            .is_ahead = true};
   }
 
   // The walk found a page that lacked a right.

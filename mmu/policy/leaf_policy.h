@@ -158,6 +158,14 @@ class LeafPolicy {
     return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
   }
 
+  // What `leaf`, mapped before anyone has made an access of `access`, has to allow. An access of no
+  // kind wants all of it, W that a log of earlier has left missing included; but not while writes
+  // are logged, since that would begin with a fault all the same.
+  static Access NeededAhead(const MemorySlot& slot, EptEntry leaf, Access access) {
+    const bool all = access.is_empty() && !slot.logs_dirty_pages();
+    return all ? leaf.access() & Access::ReadWrite() : access;
+  }
+
   // `leaf`, which has the type of its host page and ignores the guest's PAT, as the types of the
   // guest make it. Inside a section.
   EptEntry WithType(EptEntry leaf, Gfn gfn) const;

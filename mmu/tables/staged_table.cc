@@ -6,6 +6,14 @@
 #include <cstdint>
 
 namespace tdp {
+namespace {
+
+// What an entry must allow where `allowed` is staged: an access of no kind wants all of it.
+Access NeededOf(Access needed, Access allowed) {
+  return needed.is_empty() ? allowed & Access::ReadWrite() : needed;
+}
+
+}  // namespace
 
 StagedTable::StagedTable(const DirectMmu& mmu, Gfn first, TableCache& cache)
     : mmu_(mmu),
@@ -23,6 +31,7 @@ StagedTable::~StagedTable() {
 
 void StagedTable::Append(EptEntry leaf, PageCount pages) {
   uint64_t* to = table_->entries() + kLevel4K.IndexOf(next_);
+  allowed_ = allowed_ | leaf.access();
   for (uint64_t i = 0; i < pages.raw(); ++i) to[i] = leaf.FollowedBy(PageCount(i)).raw();
   next_ += pages;
 }
@@ -30,7 +39,7 @@ void StagedTable::Append(EptEntry leaf, PageCount pages) {
 StagedTable::Published StagedTable::Publish(Access needed) {
   Published published{.outcome = MapOutcome::kInstalled, .reached = first_, .installed = {}};
   const auto [at, old] = mmu_.Descend(mmu_.Root(), first_, kLevel4K);
-  if (!at.above.Covers(needed)) return published;
+  if (!at.above.Covers(NeededOf(needed, allowed_))) return published;
   if (at.level == kLevel4K) return Merge(at, needed);
   if (old.kind(at.level) == EntryKind::kLeaf) return published;
   TablePage* unused = nullptr;
@@ -61,7 +70,7 @@ bool StagedTable::MergeEntry(EntryRef entry, EptEntry staged, Access needed,
     published.installed += PageCount(1);
     return true;
   }
-  return old.frame() == staged.frame() && old.access().Covers(needed);
+  return old.frame() == staged.frame() && old.access().Covers(NeededOf(needed, staged.access()));
 }
 
 }  // namespace tdp

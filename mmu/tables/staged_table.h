@@ -40,6 +40,7 @@ class StagedTable {
   };
   // Readers' side. Links the table where there is none, with one store; else fills the holes of the
   // one that is there, up to the first leaf that lacks a right of `needed` or maps another frame.
+  // `needed` of no kind stands for R and W where they are staged.
   Published Publish(Access needed);
 
  private:
@@ -50,6 +51,7 @@ class StagedTable {
   TableCache& cache_;
   const Gfn first_;
   Gfn next_;
+  Access allowed_;  // what some leaf that is staged allows
   TablePage* table_;
 };
 

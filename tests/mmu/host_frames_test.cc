@@ -230,6 +230,42 @@ TEST_F(HostFramesTest, PopulateAsksTheHostForSlotsOfHostMemory) {
   host_.answer = absl::OkStatus();
 }
 
+// W is missing where a log was until now, and an age without A bits took every right.
+TEST_F(HostFramesTest, PopulateGivesBackWhatLogsAndAgingHaveTaken) {
+  for (const Level largest : {kLevel4K, kLevel1G}) {
+    SCOPED_TRACE(largest.raw());
+    vcpu_ = nullptr;
+    vm_ = nullptr;
+    Start({.accessed_dirty = Use::kNever, .max_leaf_level = largest});
+    Set(Frames(Gpa(0), MiB(4), Hpa(GiB(4))));
+    MemoryRegion ram{.slot = 1, .gpa = Gpa(MiB(4)), .size = MiB(4), .hva = kRam};
+    Set(ram);
+    ASSERT_EQ(*vm_->Populate(Gpa(0), MiB(8)), MiB(8));
+    Set(Frames(Gpa(0), MiB(4), Hpa(GiB(4)), kSlotLogDirtyPages));
+    ASSERT_EQ(*vm_->Populate(Gpa(0), MiB(4)), MiB(4));
+    EXPECT_FALSE(vm_->Translate(Gpa(0))->access.can_write()) << "the log has to see it";
+    Set(Frames(Gpa(0), MiB(4), Hpa(GiB(4))));
+    AgeResult aged = *vm_->AgeHostRange(kRam, MiB(4));
+    aged.flush.Settle();
+    EXPECT_FALSE(vm_->Translate(Gpa(MiB(5)))->access.can_read());
+    ASSERT_EQ(*vm_->Populate(Gpa(0x1000), MiB(8) - 0x1000), MiB(8) - 0x1000);
+    for (const uint64_t at : {uint64_t{0x1000}, MiB(3), MiB(4), MiB(5)}) {
+      EXPECT_EQ(vm_->Translate(Gpa(at))->access, Access::All()) << at;
+    }
+    EXPECT_EQ(host_.kicks, 0);
+  }
+}
+
+TEST_F(HostFramesTest, WhatIsPopulatedIsNeitherAccessedNorDirty) {
+  Start();
+  Set(Frames(Gpa(0), GiB(1), Hpa(GiB(4))));
+  Set({.slot = 1, .gpa = Gpa(GiB(1)), .size = MiB(2), .hva = kRam});
+  ASSERT_EQ(*vm_->Populate(Gpa(0), GiB(1) + MiB(2)), GiB(1) + MiB(2));
+  for (const Gpa gpa : {Gpa(0), Gpa(GiB(1))}) {
+    EXPECT_FALSE(EntryAt(gpa).accessed() || EntryAt(gpa).dirty());
+  }
+}
+
 TEST_F(HostFramesTest, PopulateStopsAtAHoleAndSaysWhatIsInTheWay) {
   Start();
   Set(Frames(Gpa(0), MiB(4), Hpa(0)));

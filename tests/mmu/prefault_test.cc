@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
@@ -58,6 +59,33 @@ TEST_F(PrefaultTest, NothingOfItIsAccessedOrDirty) {
   ASSERT_TRUE(vcpu_->Prefault(Gpa(0), MiB(2)).ok());
   EXPECT_FALSE(vm_->Translate(Gpa(0))->entry.accessed());
   EXPECT_FALSE(*vm_->TestAge(kRam, MiB(16)));
+}
+
+// Whether the pages come as whole tables, one by one (a rule is to be asked), or as large leaves.
+TEST_F(PrefaultTest, NothingIsAccessedOrDirtyHoweverItIsMapped) {
+  for (const int order : {0, 9}) {
+    for (const bool has_rules : {false, true}) {
+      for (const Access access : {Access::Read(), Access::Write(), Access::Execute()}) {
+        SCOPED_TRACE(
+            absl::StrCat("order ", order, has_rules ? ", by page " : " ", ToString(access)));
+        vcpu_ = nullptr;
+        vm_ = nullptr;
+        host_.order = order;
+        Start();
+        if (has_rules) {
+          ASSERT_TRUE(vm_->SetViewRights(kBaseView, Gfn(0xfff), PageCount(1), Access::Read()).ok());
+        }
+        ASSERT_EQ(*vcpu_->Prefault(Gpa(0x1000), MiB(4), access), MiB(4));
+        for (const uint64_t at : {uint64_t{0x1000}, MiB(2), MiB(4)}) {
+          const EptEntry entry = vm_->Translate(Gpa(at))->entry;
+          EXPECT_FALSE(entry.accessed() || entry.dirty());
+        }
+        EXPECT_FALSE(*vm_->TestAge(kRam, MiB(16)));
+        ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(MiB(8)), kReadFault).outcome, FaultOutcome::kFixed);
+        EXPECT_TRUE(*vm_->TestAge(kRam, MiB(16))) << "a fault is an access";
+      }
+    }
+  }
 }
 
 TEST_F(PrefaultTest, ATableThatIsThereKeepsWhatItHas) {
