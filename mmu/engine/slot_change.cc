@@ -86,7 +86,8 @@ void PublishSlot(Engine& engine, SlotUpdate& update) {
 
 }  // namespace
 
-absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region) {
+absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region,
+                        std::shared_ptr<DirtyLog>* deleted_log) {
   MutexLock lock(engine.slots_mutex());
   absl::StatusOr<SlotUpdate> prepared = engine.slots().Prepare(region);
   if (!prepared.ok()) return std::move(prepared).status();
@@ -95,6 +96,9 @@ absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region) {
                        MakeRmap(engine, update.kind(), update.new_slot()));
   const SlotChange kind = update.kind();
   const MemorySlot& old = update.old_slot();
+  if (deleted_log != nullptr && old.state != nullptr && old.state->dirty_log() != nullptr) {
+    *deleted_log = old.state->shared_log();
+  }
   switch (kind) {
     case SlotChange::kNone:
       return absl::OkStatus();  // whoever made it so has settled: under the mutex

@@ -15,8 +15,11 @@
 
 namespace tdp {
 
-// `Vm::SetMemoryRegion`. Takes the slots mutex; waits for vCPUs to leave the guest.
-absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region);
+// `Vm::SetMemoryRegion`. Takes the slots mutex; waits for vCPUs to leave the guest. `deleted_log`
+// (null: nobody asks) becomes the bitmap of the slot that is deleted, if it has one: no later than
+// the slot goes, so that it is the one in which its last writes are.
+absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region,
+                        std::shared_ptr<DirtyLog>* deleted_log = nullptr);
 
 // --- The steps of that, for batches
 

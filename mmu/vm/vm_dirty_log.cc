@@ -22,6 +22,7 @@
 #include "tdp/mmu/engine/dirty_marker.h"
 #include "tdp/mmu/engine/dirty_push.h"
 #include "tdp/mmu/engine/dirty_round.h"
+#include "tdp/mmu/engine/slot_change.h"
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm/checks.h"
@@ -137,14 +138,7 @@ absl::Status Vm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
 // knew.
 absl::Status Vm::DeleteSlot(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {
   std::shared_ptr<DirtyLog> log;
-  if (space < engine_->address_spaces()) {
-    MutexLock lock(engine_->slots_mutex());
-    const std::optional<MemorySlot> found = engine_->slots().FindById(space, slot);
-    if (found.has_value() && found->state->dirty_log() != nullptr) {
-      log = found->state->shared_log();
-    }
-  }
-  TDP_RETURN_IF_ERROR(SetMemoryRegion({.slot = slot, .address_space = space}));
+  TDP_RETURN_IF_ERROR(ChangeSlot(*engine_, {.slot = slot, .address_space = space}, &log));
   if (log != nullptr) log->Copy(visit);
   return absl::OkStatus();
 }
