@@ -5,9 +5,10 @@
 namespace tdp {
 
 // Rights alone say nothing of use where A bits do, and the other way round. The use of a frame that
-// is not the slot's says nothing of host memory.
+// is not the slot's says nothing of host memory, and private memory lies elsewhere than what ages.
 bool Aging::IsYoung(EptEntry entry, Level level) const {
-  if (entry.kind(level) != EntryKind::kLeaf || entry.is_foreign()) return false;
+  if (entry.kind(level) != EntryKind::kLeaf) return false;
+  if (entry.is_foreign() || entry.is_private()) return false;
   return hardware_ ? entry.accessed() : !entry.access_tracked();
 }
 

@@ -174,6 +174,18 @@ TEST_F(PrivateMemory, InvalidatingTheHostRangeOfEitherMemoryTakesItsMappings) {
   EXPECT_EQ(Reach(Gpa(0x3000)), Host(kPrivate + 0x3000));
 }
 
+TEST_F(PrivateMemory, TheUseOfAPrivateFrameSaysNothingOfTheAgeOfSharedMemory) {
+  ASSERT_EQ(Make(true, Gpa(0x3000), 0x1000), absl::OkStatus());
+  Reach(Gpa(0x3000));
+  EXPECT_FALSE(*guest_.vm().TestAge(ViewingGuest::kRam, MiB(4)));
+  AgeResult aged = *guest_.vm().AgeHostRange(ViewingGuest::kRam, MiB(4));
+  aged.flush.Settle();
+  EXPECT_FALSE(aged.young);
+  Reach(Gpa(0x4000));
+  EXPECT_TRUE(*guest_.vm().TestAge(ViewingGuest::kRam, MiB(4)));
+  EXPECT_FALSE(*guest_.vm().TestAge(kPrivate, MiB(4))) << "private memory does not age";
+}
+
 TEST_F(PrivateMemory, EveryViewAndPrefaultObeyTheAttributes) {
   const ViewId view = *guest_.vm().CreateView();
   ASSERT_EQ(Make(true, Gpa(0), MiB(1)), absl::OkStatus());
