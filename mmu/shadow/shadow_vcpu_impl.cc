@@ -203,13 +203,14 @@ bool ShadowVcpuImpl::MayWrite(const PagingFault& fault, Level level) {
   return !tables().MustTrack(fault.path.gfn, slot.state->permits(), write);
 }
 
+// Types that the PAT would have to give are not obeyed: what is not ordinary memory is uncached.
 PagingEntry ShadowVcpuImpl::LeafOf(const PagingFault& fault, Level level, bool writable) const {
   GuestRights rights = Emulated(fault, GuestRights(fault.path.rights));
   if (!writable) rights = rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
   const Hfn frame = fault.page->hfn.AlignDown(level.pages());
   PagingEntry leaf = PagingEntry::Leaf(frame, level, rights);
   if (fault.page->writable && !fault.slot->is_read_only()) leaf = leaf.WithHostWritable();
-  return fault.page->memory_type == MemoryType::kUncacheable ? leaf.WithUncached() : leaf;
+  return fault.page->memory_type == MemoryType::kWriteBack ? leaf : leaf.WithUncached();
 }
 
 // --- Neighbours ----------------------------------------------------------------------------------
