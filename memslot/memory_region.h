@@ -41,8 +41,10 @@ struct MemoryRegion {
   // With `kSlotPrivateMemory`: where the memory for private frames begins, `size` bytes as well.
   Hva private_hva{};
   // With `kSlotHostFrames`, in place of `hva`: frames below MAXPHYADDR, memory or a device, with a
-  // type as `HostPage::memory_type`. A right that is missing ends a fault with
-  // `FaultOutcome::kViewDenied`; `kSlotReadOnly` makes writes MMIO instead.
+  // type as `HostPage::memory_type` (with `Paging::kShadow` all but write-back is uncached). A
+  // right that is missing ends a fault with `FaultOutcome::kViewDenied`; `kSlotReadOnly` makes
+  // writes MMIO instead. Frames in which the guest has tables that the engine reads
+  // (`Vcpu::WalkGuest`, shadow and nested paging) lie in the backend's direct map.
   Hpa hpa{};
   Access rights = Access::All();
   MemoryType memory_type = MemoryType::kWriteBack;

@@ -42,7 +42,9 @@ struct Capabilities {
   // Every fault asks `Backend::ResolvePage`; that costs a little more, and prefault goes by page.
   bool resolves_pages = false;
   // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64). Guest memory
-  // too, if `Vcpu::WalkGuest` is to be used.
+  // in which tables of the guest's may lie is so too where the engine reads them: for
+  // `Vcpu::WalkGuest`, `Paging::kShadow` and `VmOptions::nested`, frames that slots and views name
+  // included.
   uintptr_t direct_map_offset = 0;
 };
 
@@ -114,7 +116,8 @@ class Backend {
   // fit into `runs`, which is not empty: returns how many runs were filled in. The first begins at
   // `hva`, each next one where the one before ends; fewer pages than asked for is no error. The
   // errors are those of `Resolve` for the first page. The default asks `Resolve` page by page (a
-  // large page at once); a port that knows better makes prefault faster.
+  // large page at once); a port that knows better makes prefault faster, and faults of shadowed and
+  // nested guests, which ask for a few pages beside their own.
   virtual absl::StatusOr<size_t> ResolveRange(Hva hva, PageCount pages, Access access,
                                               absl::Span<HostRun> runs) {
     return internal::ResolveByPage(*this, hva, pages, access, runs);

@@ -75,7 +75,8 @@ class Vm : public GuestMemory {
 
   // Maps [gpa, gpa + size), page-aligned bytes, for all that slot, host and view allow, with the
   // largest leaves: of host frames without a question to anyone (512 GiB are one table below the
-  // root), of others as `Vcpu::Prefault` of an access of no kind. Marks nothing as written; no
+  // root), of others as `Vcpu::Prefault` of an access of no kind. W that a log of earlier or aging
+  // took comes back, unless writes are logged now. Sets no A or D and marks nothing as written; no
   // statistic has it. Returns how many bytes from `gpa` on are mapped, and errors, as `Prefault`;
   // NotFound for a view that is not there, FailedPrecondition with `Paging::kShadow`. Allocates;
   // blocks where the host does; kicks nobody.
@@ -112,8 +113,9 @@ class Vm : public GuestMemory {
   // over before this call is in; each page that is shown will be noticed at its next write, and no
   // CPU writes it unnoticed any more when `visit` is called. `visit` runs under the slots mutex: it
   // calls nothing of this `Vm` but `MarkDirty`, `Stats` and `Translate`. NotFound if there is no
-  // such slot or it does not log, FailedPrecondition with rings (`EnableDirtyRing`). Waits for
-  // vCPUs to leave the guest, twice at most.
+  // such slot or it does not log, FailedPrecondition with rings (`EnableDirtyRing`),
+  // ResourceExhausted without memory for a log that began all dirty: nothing is shown then. Notes
+  // what it took in memory of its own. Waits for vCPUs to leave the guest, twice at most.
   absl::Status TakeDirtyLog(uint32_t slot, DirtyPageVisitor visit, AddressSpaceId space = 0);
 
   // The dirty log as KVM's calls have it, with its errors (`GuestMemory`). `GetDirtyLog` does what
@@ -175,7 +177,7 @@ class Vm : public GuestMemory {
   // is owed: nothing depends on them but this estimate, and a CPU that goes on using a translation
   // it has cached makes a page look old at most until the next flush of any kind; KVM decides the
   // same. Without A bits rights are taken away, and the flush is owed as always then: settle it
-  // before long.
+  // before long. Private memory, and frames that a slot or a view names, are passed over.
   absl::StatusOr<AgeResult> AgeHostRange(Hva start, ByteCount size);
   // Returns whether any page there is young; changes nothing.
   absl::StatusOr<bool> TestAge(Hva start, ByteCount size);
@@ -235,8 +237,8 @@ class Vm : public GuestMemory {
   // `VmOptions::nested` (L2 would reach what the view denies L1), or without EPT;
   // ResourceExhausted for the 512th, or without memory for a root.
   absl::StatusOr<ViewId> CreateView(AddressSpaceId space = 0);
-  // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it,
-  // InvalidArgument for the base.
+  // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it or `Populate`
+  // maps there, InvalidArgument for the base.
   absl::Status DestroyView(ViewId view, AddressSpaceId space = 0);
   // What the view allows of `count` frames from `first` on, whatever slots are there now or later:
   // the rights of a leaf are those of slot and host that are among these. What is denied ends as
@@ -255,9 +257,10 @@ class Vm : public GuestMemory {
                                  std::optional<ViewMemoryType> type, AddressSpaceId space = 0);
   // Shows host frames, from `frames` on, at `count` frames from `first` on in place of the slots'
   // (hidden hooks; Xen's altp2m), or without `frames` the slots' again: where a slot has memory,
-  // with the rights that it and the view leave. The host is not asked. What is written there is not
-  // in the slot: no dirty log or ring has it, aging passes it over. A flip to another view is
-  // another EPTP, no flush. Costs, errors, waits as `SetViewRights`.
+  // with the rights that it and the view leave, cached as ordinary memory is unless
+  // `SetViewMemoryType` says otherwise. The host is not asked. What is written there is not in the
+  // slot: no dirty log or ring has it, aging passes it over. A flip to another view is another
+  // EPTP, no flush. Costs, errors, waits as `SetViewRights`.
   absl::Status SetViewFrames(ViewId view, Gfn first, PageCount count, std::optional<Hfn> frames,
                              AddressSpaceId space = 0);
   // Whether what the view denies there becomes #VE in the guest; costs as `SetViewRights`. Of pages
