@@ -145,6 +145,16 @@ TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
   EXPECT_EQ(guest_.Take(0), (Pages{kNext - 20, kNext + 20}));
 }
 
+// The slot begins 20 pages before the end of a table, so that its log's first 64 lie in two.
+TEST_P(LogCorners, AWordOfTheLogThatLiesAcrossTwoTablesIsNoticedAgainInBoth) {
+  base_ = PageAt(Gpa(0), kTablePages - 20);
+  guest_.AddSlot(0, base_, MiB(2), 0, kSlotLogDirtyPages);
+  for (int round = 0; round < 3; ++round) {
+    for (const uint64_t page : {10, 40}) Write(page);
+    EXPECT_EQ(guest_.Take(0), (Pages{10, 40})) << "round " << round;
+  }
+}
+
 TEST_P(LogCorners, ACollapseLeavesSlotsThatLogAlone) {
   base_ = Gpa(0);
   guest_.AddSlot(0, base_, MiB(4), 9, kSlotLogDirtyPages);

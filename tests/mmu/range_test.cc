@@ -134,6 +134,21 @@ TEST_F(RangeTest, AnAgedPageDoesNotComeBackWritableBehindTheDirtyLog) {
 
 // --- Splitting ---
 
+// What tells cold tables from others, and where a harvest of D bits looks.
+TEST_F(RangeTest, TheLinkToTheTableOfASplitLeafIsAsUsedAsTheLeafWas) {
+  host_.order = 9;
+  Start({.max_leaf_level = kLevel2M});
+  for (const Gpa gpa : {Gpa(MiB(2)), Gpa(MiB(4))}) {
+    Fault(gpa);
+    uint64_t* const link = EntryOf(*vm_, gpa);
+    if (gpa == Gpa(MiB(4))) Age(kRam + MiB(4), MiB(2));
+    const bool used = EntryRef(link).Load().accessed();
+    Split(gpa, MiB(2));
+    ASSERT_EQ(EntryRef(link).Load().kind(kLevel2M), EntryKind::kTable);
+    EXPECT_EQ(EntryRef(link).Load().accessed(), used);
+  }
+}
+
 TEST_F(RangeTest, ASplitKeepsFramesRightsAAndD) {
   host_.order = 9;
   Start();
@@ -319,13 +334,19 @@ TEST_F(RangeTest, ASplitOwesTheFlushOfTheLeafThatItReplaced) {
   flush->Settle();
 }
 
-// Regression: the vCPU's note of the table that its last fault used would lead into the old one.
+// Regression: the vCPU's note of the table that its last fault used would lead into the old one,
+// whether the host's answer is a page of that size or one that the note alone is asked about.
 TEST_F(RangeTest, AFaultBehindACollapseFindsTheLeaf) {
   Start({.max_leaf_level = kLevel2M});
-  Fault(Gpa(0x5000));
-  host_.order = 9;
-  ASSERT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
-  EXPECT_EQ(Fault(Gpa(0x6000)), FaultOutcome::kSpurious);
+  for (const int order : {9, 0}) {
+    const Gpa table(MiB(2) * static_cast<uint64_t>(order));
+    host_.order = 0;
+    Fault(table + 0x5000);
+    host_.order = 9;
+    ASSERT_EQ(Collapse(table, MiB(2)), 1u);
+    host_.order = order;
+    EXPECT_EQ(Fault(table + 0x6000), FaultOutcome::kSpurious);
+  }
 }
 
 TEST_F(RangeTest, APageWithARuleOfItsOwnKeepsTheTableOfItsNeighbours) {

@@ -116,6 +116,8 @@ TEST_F(Exceptions, NoneIsRaisedWhileTheSlotLogs) {
   ExpectExits(Gpa(0x8000), kLoad, kDone);
   ExpectExits(Gpa(0x8000), kStore, kDone);
   ExpectExits(Gpa(0x3000), kStore);
+  ExpectExits(Gpa(0x3000), kLoad, kDone);
+  ExpectExits(Gpa(0x3000), kStore);
   int dirty = 0;
   EXPECT_EQ(guest_.vm().TakeDirtyLog(
                 0, [&](uint64_t, uint64_t mask) { dirty += __builtin_popcountll(mask); }),

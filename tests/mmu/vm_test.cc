@@ -65,6 +65,31 @@ TEST_F(VmTest, AFaultMapsTheHostFrameBehindTheSlot) {
   EXPECT_EQ(LevelOf(Gpa(0x4000)), 0);
 }
 
+// Page by page, and a few pages of each of two tables at once.
+TEST_F(VmTest, TablesThatZapsHaveLeftEmptyAreFreed) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  const auto map = [&] {
+    for (const uint64_t at : {uint64_t{0}, MiB(2) - kPageSize, MiB(2), MiB(4) - kPageSize}) {
+      EXPECT_EQ(Fault(Gpa(at)), FaultOutcome::kFixed);
+    }
+  };
+  const auto zap = [&](uint64_t first, uint64_t pages) {
+    vm_->ZapRange(Gfn(first), PageCount(pages))->Settle();
+  };
+  map();
+  for (const uint64_t page : {0, 511, 512}) zap(page, 1);
+  EXPECT_EQ(vm_->Stats().tables_freed, 1u) << "that of the first 2 MiB";
+  zap(1023, 1);
+  EXPECT_EQ(vm_->Stats().tables_freed, 4u) << "and the second, with both above";
+  map();
+  zap(500, 20);
+  EXPECT_EQ(vm_->Stats().tables_freed, 4u);
+  zap(0, 1000);
+  zap(1000, 24);
+  EXPECT_EQ(vm_->Stats().tables_freed, 8u);
+}
+
 TEST_F(VmTest, TheSameFaultAgainIsSpuriousAndAsksTheHostNothingWhereTheLeafWasSeen) {
   Start();
   ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
