@@ -68,10 +68,12 @@ void OptionParser::AddSwitch(std::string name, std::string help, bool* value) {
 }
 
 void OptionParser::AddString(std::string name, std::string help, std::string* value) {
-  Add(std::move(name), "TEXT", std::move(help), *value, [value](std::string_view text) {
-    *value = std::string(text);
-    return absl::OkStatus();
-  });
+  Add(std::move(name), "TEXT", std::move(help), *value,
+      [value](std::string_view text) -> absl::Status {
+        if (text.empty()) return absl::InvalidArgumentError("must not be empty");
+        *value = std::string(text);
+        return absl::OkStatus();
+      });
 }
 
 void OptionParser::AddInteger(std::string name, std::string help, uint64_t* value, uint64_t min,

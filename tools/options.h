@@ -28,6 +28,7 @@ class OptionParser {
   // Each declares one option. `name` has no dashes; `help` is one line, without the default, which
   // is the variable's value at the time of the call. Variables outlive the parser.
   void AddSwitch(std::string name, std::string help, bool* value);
+  // Any text but an empty one.
   void AddString(std::string name, std::string help, std::string* value);
   // Decimal, `min` to `max`.
   void AddInteger(std::string name, std::string help, uint64_t* value, uint64_t min, uint64_t max);

@@ -38,6 +38,7 @@ std::string FolderOf(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string& path) {
+  if (path.empty()) return absl::InvalidArgumentError("the output file has no name");
   if (path == "-") {
     return std::unique_ptr<OutputFile>(new OutputFile("standard output", dup(STDOUT_FILENO)));
   }

@@ -20,7 +20,8 @@ namespace tdp::tools {
 // regular file (a device, a pipe) is written through, and "-" is standard output.
 class OutputFile {
  public:
-  // Unavailable if the system refuses. A symbolic link stands for what it leads to.
+  // Unavailable if the system refuses, InvalidArgument for an empty path. A symbolic link stands
+  // for what it leads to.
   static absl::StatusOr<std::unique_ptr<OutputFile>> Create(const std::string& path);
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;

@@ -526,6 +526,15 @@ TEST(TdpPack, PacksTextThatReplaysLikeTheText) {
   EXPECT_EQ(ReplayJson(Quoted(out))["tlb"], ReplayJson(Quoted(in))["tlb"]);
 }
 
+TEST(Tdp, AnOutputWithoutANameIsRefused) {
+  const std::string trace = WriteRounds(8, 1, sim::AccessKind::kLoad);
+  ExpectRefusal(Tdp("pack " + trace + " ''"), "the output file has no name");
+  for (const char* with :
+       {"sweep --csv=", "sweep --json ''", "replay --physical-trace=", "compare -o ''"}) {
+    ExpectRefusal(Tdp(std::string(with) + " " + trace), "must not be empty");
+  }
+}
+
 TEST(TdpPack, BadInputLeavesNoOutput) {
   const std::string in = WriteFile("text", " S 1000,8\n S 1000,\n");
   const std::string out = testing::TempDir() + "/must_not_be_there";

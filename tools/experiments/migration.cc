@@ -209,6 +209,8 @@ double Migration::seconds() const { return Sum(rounds, &MigrationRound::seconds)
 
 absl::StatusOr<Migration> Migrate(LoopingTrace& trace, const ReplayOptions& machine_options,
                                   const MigrationOptions& options, Logging logging) {
+  // A trace that cannot be read is an error, also where no access of it would be made.
+  TDP_RETURN_IF_ERROR(trace.Next(0).status());
   ReplayOptions with_log = machine_options;
   if (with_log.paging != Paging::kEpt || with_log.cpus != 1) {
     return absl::InvalidArgumentError("a migration is of one CPU, and with --paging ept");

@@ -26,7 +26,7 @@ struct MigrationOptions {
   double downtime_seconds = 0.3;     // the guest is stopped when the rest takes no longer
   double exit_seconds = 0.5e-6;      // of one VM exit with its handling
   uint64_t max_rounds = 30;          // with the guest running
-  uint64_t warmup = 0;               // accesses before the migration begins
+  uint64_t warmup = 1'000'000;       // accesses before the migration begins
   uint64_t ring_entries = 4096;
 };
 

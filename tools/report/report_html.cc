@@ -26,7 +26,7 @@ constexpr const char* kNeeded[] = {"command", "trace",      "options",      "acc
 
 absl::Status CheckRun(const Json& run) {
   if (!run.is_object() || !run.contains("schema") || run["schema"] != "tdp-run") {
-    return absl::InvalidArgumentError("not a run of tdp: no \"schema\": \"tdp-run\"");
+    return absl::InvalidArgumentError("not a run of tdp: its schema is not tdp-run");
   }
   const Json version = run.value("schema_version", Json());
   if (!version.is_number_unsigned() || version > kRunSchemaVersion) {
