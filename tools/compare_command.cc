@@ -2,6 +2,8 @@
 
 #include "tdp/tools/compare_command.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -83,8 +85,11 @@ struct Cell {
 
   uint64_t translation() const { return report.mmu.translation_cycles(); }
   uint64_t page_faults() const { return report.page_faults * report.machine.page_fault_cycles; }
-  double total(uint64_t exit_cycles) const {
-    return static_cast<double>(translation() + page_faults() + report.exits() * exit_cycles);
+  ExitCounts exits() const {
+    return CountByCause(report.violations, report.shadow_exits, report.nested_exits);
+  }
+  uint64_t total(const ExitPrices& prices) const {
+    return translation() + page_faults() + CyclesOf(exits(), prices);
   }
 };
 
@@ -143,9 +148,41 @@ std::string Crossover(const Cell& ept, const Cell& shadow) {
   return absl::StrFormat("EPT from %.0f cycles an exit on", more_walks / more_exits);
 }
 
-std::string Text(const std::vector<Cell>& cells, uint64_t exit_cycles) {
-  std::string out = absl::StrFormat("cycles an access, an exit at %d; machine: %s\n", exit_cycles,
-                                    cells[0].report.machine.name);
+// A line for each price, or one for all, of the causes that there were.
+std::string PricesText(const std::vector<Cell>& cells, const ExitPrices& prices) {
+  std::string out = "prices, in cycles\n";
+  if (prices.front().source == prices.back().source) {
+    absl::StrAppendFormat(&out, "  %-27s %6d  %s\n", "a VM exit", prices[0].cycles,
+                          prices[0].source);
+  } else {
+    for (size_t cause = 0; cause < kExitCauses; ++cause) {
+      const bool any = std::any_of(cells.begin(), cells.end(),
+                                   [cause](const Cell& cell) { return cell.exits()[cause] != 0; });
+      if (!any) continue;
+      absl::StrAppendFormat(&out, "  %-27s %6d  %s\n", ExitCauseName(ExitCause(cause)),
+                            prices[cause].cycles, prices[cause].source);
+    }
+  }
+  absl::StrAppendFormat(&out, "  %-27s %6d  %s\n", "page fault in the guest",
+                        cells[0].report.machine.page_fault_cycles,
+                        "page-fault of the machine file");
+  return out;
+}
+
+std::string Better(const Cell& ept, const Cell& shadow, const ExitPrices& prices) {
+  if (prices.front().source == prices.back().source) return Crossover(ept, shadow);
+  const auto accesses = static_cast<double>(ept.report.accesses());
+  const double more =
+      (static_cast<double>(shadow.total(prices)) - static_cast<double>(ept.total(prices))) /
+      accesses;
+  return more == 0 ? "equal"
+                   : absl::StrFormat("%s, by %.3f cycles an access", more > 0 ? "EPT" : "shadow",
+                                     std::abs(more));
+}
+
+std::string Text(const std::vector<Cell>& cells, const ExitPrices& prices) {
+  std::string out = absl::StrFormat("cycles an access; machine: %s\n%s",
+                                    cells[0].report.machine.name, PricesText(cells, prices));
   for (size_t i = 0; i < cells.size(); ++i) {
     const Cell& cell = cells[i];
     if (i % 6 == 0) absl::StrAppend(&out, "\n", cell.trace, "\n");
@@ -161,10 +198,11 @@ std::string Text(const std::vector<Cell>& cells, uint64_t exit_cycles) {
                           PagingName(cell.options.paging),
                           static_cast<double>(cell.translation()) / accesses,
                           static_cast<double>(cell.page_faults()) / accesses,
-                          static_cast<double>(cell.report.exits() * exit_cycles) / accesses,
-                          cell.total(exit_cycles) / accesses, cell.report.exits());
+                          static_cast<double>(CyclesOf(cell.exits(), prices)) / accesses,
+                          static_cast<double>(cell.total(prices)) / accesses, cell.report.exits());
     if (i % 3 == 2) {
-      absl::StrAppendFormat(&out, "    better of the two: %s\n", Crossover(cells[i - 1], cell));
+      absl::StrAppendFormat(&out, "    better of the two: %s\n",
+                            Better(cells[i - 1], cell, prices));
     }
   }
   return out;
@@ -203,7 +241,7 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     const TraceInput input = ForLevels(options.input, options.machine.guest_levels);
     TDP_RETURN_IF_ERROR(OpenTrace(trace, input).status());
   }
-  TDP_ASSIGN_OR_RETURN(const uint64_t exit_cycles, ExitCycles(options.cost, options.machine));
+  TDP_ASSIGN_OR_RETURN(const ExitPrices prices, PricesOf(options.cost, options.machine));
   std::vector<Cell> cells = MakeCells(options, traces);
   int status = kExitOk;
   for (Cell& cell : cells) {
@@ -211,7 +249,7 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     if (cell.report.check.mismatches != 0) status = kExitMismatch;
   }
   if (!options.output.empty()) TDP_RETURN_IF_ERROR(WritePage(options.output, cells));
-  std::fputs(Text(cells, exit_cycles).c_str(), stdout);
+  std::fputs(Text(cells, prices).c_str(), stdout);
   return status;
 }
 

@@ -78,6 +78,15 @@ std::string Text(const std::vector<PolicyRun>& runs, uint64_t exit_cycles) {
                             s.exits * exit_cycles, s.walks, s.walk_cycles, s.small_leaves,
                             s.large_leaves);
     }
+    const auto sum = [&run](uint64_t PagePolicySample::*count) {
+      uint64_t all = 0;
+      for (const PagePolicySample& s : run.samples) all += s.*count;
+      return all;
+    };
+    const uint64_t exits = sum(&PagePolicySample::exits);
+    absl::StrAppendFormat(&out, "%10s%9s %8d %12d %10d %12d\n", "", "all", exits,
+                          exits * exit_cycles, sum(&PagePolicySample::walks),
+                          sum(&PagePolicySample::walk_cycles));
   }
   return out;
 }

@@ -100,7 +100,7 @@ double Slowdown(const Migration& migration, const MigrationOptions& options) {
 std::string Text(const std::vector<Migration>& migrations, const MigrationOptions& options) {
   std::string out =
       absl::StrFormat("%-18s %6s %10s %10s %9s %12s %10s %9s  %s\n", "logging", "rounds", "sent",
-                      "of", "seconds", "downtime ms", "exits", "slower", "copy");
+                      "guest has", "seconds", "downtime ms", "exits", "slower", "copy");
   for (const Migration& m : migrations) {
     absl::StrAppendFormat(
         &out, "%-18s %6d %10d %10d %9.4f %12.3f %10d %8.2f%%  %s%s\n", LoggingName(m.logging),

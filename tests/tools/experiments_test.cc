@@ -4,11 +4,15 @@
 // known.
 
 #include <cstdint>
+#include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tdp/tools/experiments/balloon.h"
+#include "tdp/tools/experiments/exit_cost.h"
 #include "tdp/tools/experiments/looping_trace.h"
 #include "tdp/tools/experiments/overcommit.h"
 #include "tdp/tools/experiments/page_policy.h"
@@ -101,6 +105,68 @@ TEST(Overcommit, NoPageIsLostWhateverGoes) {
       }
     }
   }
+}
+
+TEST(ExitCost, EveryExitThatIsCountedHasOneCauseAndEachCauseAPriceWithItsSource) {
+  // Each count is another power of two, so that none can be forgotten or counted twice.
+  ViolationCounts violations;
+  uint64_t next = 1;
+  const auto take = [&next] { return std::exchange(next, 2 * next); };
+  for (auto& levels : violations.fixed) {
+    for (uint64_t& count : levels) count = take();
+  }
+  violations.spurious = take();
+  violations.retry = take();
+  const ShadowCounts shadow = {take(), take(), take(), take(), take(), take()};
+  const NestedCounts nested = {take(), take(), take()};
+  const ExitCounts counts = CountByCause(violations, shadow, nested);
+  EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), uint64_t{0}),
+            violations.total() + shadow.total() + nested.total());
+  EXPECT_EQ(violations.total() + shadow.total() + nested.total(), next - 1);
+  for (const bool by_cause : {false, true}) {
+    const auto prices = PricesOf({.by_cause = by_cause}, ReplayOptions());
+    ASSERT_TRUE(prices.ok()) << prices.status();
+    for (size_t cause = 0; cause < kExitCauses; ++cause) {
+      EXPECT_GT((*prices)[cause].cycles, 0u) << ExitCauseName(ExitCause(cause));
+      EXPECT_NE((*prices)[cause].source, "") << ExitCauseName(ExitCause(cause));
+    }
+  }
+  EXPECT_EQ(*ExitCycles({.by_cause = true}, ReplayOptions()), 2995u);
+  EXPECT_EQ(*ExitCycles({.cycles = 7, .by_cause = true}, ReplayOptions()), 7u);
+}
+
+TEST(Balloon, NoPageIsLostAndTheEptStaysAsItIs) {
+  for (const char* trace :
+       {"generate:gups,footprint=4m,accesses=100k", "generate:bfs,footprint=4m,accesses=100k",
+        "generate:stride,footprint=4m,accesses=100k"}) {
+    for (const uint64_t churn : {0, 77}) {
+      ReplayOptions machine = SmallMachine(kLevel4K);
+      machine.table_churn = churn;
+      OvercommitOptions options;
+      options.resident = MiB(1);
+      options.accesses = 100'000;
+      const auto run = RunBallooned(trace, {}, machine, options, /*check=*/true);
+      ASSERT_TRUE(run.ok()) << run.status();
+      EXPECT_EQ(run->differing_pages, 0u) << trace << churn;
+      EXPECT_GT(run->guest_pages, 512u);
+      EXPECT_GT(run->swap_ins, 0u);
+      EXPECT_GE(run->swap_outs, run->swap_ins);
+      const uint64_t balloon = (machine.ram - options.resident) / kPageSize / kBalloonPagesAnExit;
+      EXPECT_LE(run->exits - run->swap_ins - run->swap_outs - balloon, 256u)
+          << "each frame that the guest keeps is a violation once";
+    }
+  }
+}
+
+TEST(Balloon, AGuestThatHasRoomSwapsNothing) {
+  OvercommitOptions options;
+  options.resident = MiB(32);
+  options.accesses = 200'000;
+  const auto run = RunBallooned("generate:gups,footprint=4m,accesses=100k", {},
+                                SmallMachine(kLevel4K), options, /*check=*/true);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(run->swap_outs, 0u);
+  EXPECT_EQ(run->differing_pages, 0u);
 }
 
 TEST(Overcommit, AGuestThatHasRoomSwapsNothing) {

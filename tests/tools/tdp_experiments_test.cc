@@ -70,6 +70,29 @@ TEST(TdpExperiments, AChangeOfTablesCostsAShadowExitsAndEptNone) {
   EXPECT_THAT(run.out, HasSubstr("better of the two: EPT")) << "with changes";
 }
 
+TEST(TdpExperiments, ExitsHaveAPriceByCauseWhereThatIsAskedFor) {
+  const ProgramResult run =
+      Tdp("compare --ram 64m --footprint 1m --accesses 100000 --table-churn 50 --exit-prices "
+          "linux-boot");
+  ASSERT_EQ(run.status, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("INVLPG"));
+  EXPECT_THAT(run.out,
+              HasSubstr("write to a guest table        5554  measured: 2000 out and back"));
+  EXPECT_THAT(run.out, HasSubstr("better of the two: EPT, by "));
+}
+
+TEST(TdpExperiments, ABalloonedGuestIsComparedWithOneWhoseHostSwaps) {
+  const json runs =
+      JsonOf(absl::StrCat("overcommit --json --balloon --check --resident 1m --ram 64m --accesses "
+                          "50000 --reclaim clock",
+                          kGups))["runs"];
+  ASSERT_EQ(runs.size(), 2u);
+  EXPECT_EQ(runs[1]["reclaim"], "balloon");
+  EXPECT_EQ(runs[1]["differing_pages"], 0);
+  EXPECT_GT(runs[1]["swap_ins"], 0);
+  EXPECT_EQ(runs[0]["guest_pages"], runs[1]["guest_pages"]);
+}
+
 TEST(TdpExperiments, PrefaultedMemoryHasNoViolations) {
   for (const char* options : {"--ept-page 4k", "--ept-page 2m", "--guest-page 1g --ept-page 1g"}) {
     const json run = JsonOf(absl::StrCat("replay --json --prefault on ", options,
@@ -82,7 +105,7 @@ TEST(TdpExperiments, PrefaultedMemoryHasNoViolations) {
 }
 
 TEST(TdpExperiments, WhatIsNoUseIsRefusedInOneLine) {
-  for (const char* command : {"wss", "overcommit", "hugepages", "compare"}) {
+  for (const char* command : {"wss", "overcommit", "hugepages", "compare", "migrate"}) {
     const std::string with = absl::StrCat(command, " ");
     EXPECT_EQ(Tdp(with + "--help").status, 0);
     for (const char* bad : {"-", "/nowhere/trace", "--paging=native generate:gups",

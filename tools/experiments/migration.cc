@@ -44,7 +44,6 @@ class Migrator {
     TDP_RETURN_IF_ERROR(RunAccesses(options_.warmup));
     TDP_RETURN_IF_ERROR(machine_.LogDirtyPages());
     TDP_ASSIGN_OR_RETURN(Pages pages, AllPages());
-    migration_.guest_pages = pages.size();
     while (migration_.rounds.size() < options_.max_rounds) {
       if (SecondsOf(pages.size()) <= options_.downtime_seconds) {
         migration_.converged = true;
@@ -104,6 +103,7 @@ class Migrator {
     migration_.downtime_seconds = SecondsOf(rest);
     migration_.rounds.push_back({.pages = rest, .seconds = migration_.downtime_seconds});
     TDP_ASSIGN_OR_RETURN(const Pages all, AllPages());
+    migration_.guest_pages = all.size();
     for (const uint64_t page : all) {
       TDP_ASSIGN_OR_RETURN(const std::byte* source, machine_.PageOf(Gfn(page)));
       const auto copy = destination_.find(page);

@@ -46,7 +46,7 @@ struct Migration {
   double downtime_seconds = 0;
   uint64_t differing_pages =
       0;                     // between source and destination at the end: 0, or the log is wrong
-  uint64_t guest_pages = 0;  // that the guest has
+  uint64_t guest_pages = 0;  // that the guest has at the end
 
   uint64_t pages() const;
   uint64_t accesses() const;

@@ -115,19 +115,11 @@ class Pager {
   uint64_t second_chances_ = 0;
 };
 
-// A guest whose stores leave something.
-absl::StatusOr<std::unique_ptr<GuestRun>> StartGuest(LoopingTrace& trace,
-                                                     const ReplayOptions& machine) {
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<GuestRun> run, GuestRun::Create(trace, machine));
-  run->runner().BeginMigration([] { return absl::OkStatus(); });
-  return run;
-}
-
 absl::StatusOr<uint64_t> CountDifferences(const std::vector<Gfn>& pages, GuestRun& swapped,
                                           const std::string& trace, const TraceInput& input,
                                           const ReplayOptions& machine, uint64_t accesses) {
   LoopingTrace looping(trace, input);
-  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<GuestRun> whole, StartGuest(looping, machine));
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<GuestRun> whole, StartWritingGuest(looping, machine));
   TDP_RETURN_IF_ERROR(whole->Advance(accesses));
   uint64_t differing = 0;
   for (const Gfn gfn : pages) {
@@ -138,7 +130,9 @@ absl::StatusOr<uint64_t> CountDifferences(const std::vector<Gfn>& pages, GuestRu
   return differing;
 }
 
-absl::Status Check(const ReplayOptions& machine, const OvercommitOptions& options) {
+}  // namespace
+
+absl::Status CheckOvercommit(const ReplayOptions& machine, const OvercommitOptions& options) {
   if (machine.ept_page != kLevel4K) {
     return absl::InvalidArgumentError("--ept-page must be 4k: a host swaps pages of 4 KiB");
   }
@@ -151,19 +145,30 @@ absl::Status Check(const ReplayOptions& machine, const OvercommitOptions& option
   return absl::OkStatus();
 }
 
-}  // namespace
+absl::StatusOr<std::unique_ptr<GuestRun>> StartWritingGuest(LoopingTrace& trace,
+                                                            const ReplayOptions& machine) {
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<GuestRun> run, GuestRun::Create(trace, machine));
+  run->runner().BeginMigration([] { return absl::OkStatus(); });
+  return run;
+}
+
+double SecondsOf(const Overcommit& run, const OvercommitOptions& options) {
+  return static_cast<double>(options.accesses) / options.accesses_per_second +
+         static_cast<double>(run.exits) * options.exit_seconds +
+         static_cast<double>(run.swap_ins) * options.swap_in_seconds;
+}
 
 const char* ReclaimName(Reclaim reclaim) {
-  static constexpr const char* kNames[] = {"fifo", "clock", "random"};
+  static constexpr const char* kNames[] = {"fifo", "clock", "random", "balloon"};
   return kNames[static_cast<size_t>(reclaim)];
 }
 
 absl::StatusOr<Overcommit> RunOvercommitted(const std::string& trace, const TraceInput& input,
                                             const ReplayOptions& machine,
                                             const OvercommitOptions& options, bool check) {
-  TDP_RETURN_IF_ERROR(Check(machine, options));
+  TDP_RETURN_IF_ERROR(CheckOvercommit(machine, options));
   LoopingTrace looping(trace, input);
-  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<GuestRun> run, StartGuest(looping, machine));
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<GuestRun> run, StartWritingGuest(looping, machine));
   Pager pager(run->machine(), options);
   // The root table is in memory already.
   TDP_RETURN_IF_ERROR(pager.Touch(Gfn::Of(run->machine().kernel().root())));
@@ -174,9 +179,7 @@ absl::StatusOr<Overcommit> RunOvercommitted(const std::string& trace, const Trac
   result.resident = options.resident;
   result.exits = run->totals().violations.total();
   pager.CountInto(result);
-  result.seconds = static_cast<double>(options.accesses) / options.accesses_per_second +
-                   static_cast<double>(result.exits) * options.exit_seconds +
-                   static_cast<double>(result.swap_ins) * options.swap_in_seconds;
+  result.seconds = SecondsOf(result, options);
   if (check) {
     TDP_ASSIGN_OR_RETURN(result.differing_pages, CountDifferences(pager.pages(), *run, trace, input,
                                                                   machine, options.accesses));

@@ -6,10 +6,13 @@
 #define TDP_TOOLS_EXPERIMENTS_OVERCOMMIT_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
+#include "tdp/tools/experiments/guest_run.h"
 #include "tdp/tools/experiments/looping_trace.h"
 #include "tdp/tools/replay/replay_options.h"
 
@@ -20,6 +23,7 @@ enum class Reclaim : uint8_t {
   kFifo,   // the one that has been there the longest
   kClock,  // the same, but one whose A bit is set gets another round
   kRandom,
+  kBalloon,  // the guest says, and keeps the page itself: `RunBallooned`
 };
 const char* ReclaimName(Reclaim reclaim);
 
@@ -47,6 +51,13 @@ struct Overcommit {
   uint64_t differing_pages = 0;  // at the end, from a guest that had all memory; 0 unless checked
   double seconds = 0;
 };
+
+// What both kinds of experiments share: InvalidArgument for options that do not go together; a
+// guest whose stores leave something; the time of what was counted.
+absl::Status CheckOvercommit(const ReplayOptions& machine, const OvercommitOptions& options);
+absl::StatusOr<std::unique_ptr<GuestRun>> StartWritingGuest(LoopingTrace& trace,
+                                                            const ReplayOptions& machine);
+double SecondsOf(const Overcommit& run, const OvercommitOptions& options);
 
 // Runs a guest under EPT with 4 KiB leaves on one CPU. Its stores change its memory, and pages are
 // moved for real. With `check` the same guest runs without a limit too, and all pages are compared.

@@ -53,6 +53,11 @@ std::optional<Gfn> GuestFrames::AllocateAligned(Level level) {
 }
 
 std::optional<Gfn> GuestFrames::Allocate(Level level) {
+  if (level == kLevel4K && !freed_.empty()) {
+    const Gfn gfn = freed_.back();
+    freed_.pop_back();
+    return gfn;
+  }
   if (below_.has_value()) return AllocateAligned(level);
   const std::optional<Hfn> frame = allocator_.Allocate(level.shift() - kPageShift);
   if (!frame.has_value()) return std::nullopt;

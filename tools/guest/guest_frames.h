@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "tdp/backends/sim/frame_allocator.h"
 #include "tdp/base/address.h"
@@ -30,10 +31,13 @@ class GuestFrames {
 
   // An aligned page of `level`, the third one with `gigabytes` only; nothing if there is none left.
   std::optional<Gfn> Allocate(Level level);
+  // Takes back a page of 4 KiB, which is the next one given out.
+  void Free(Gfn gfn) { freed_.push_back(gfn); }
 
  private:
   std::optional<Gfn> AllocateAligned(Level level);
 
+  std::vector<Gfn> freed_;
   PageCount above_;
   sim::FrameAllocator allocator_;
   // With `gigabytes` alone, where `allocator_` has the frames above the hole: those below it, by

@@ -16,7 +16,11 @@ namespace {
 constexpr uint64_t kPresent = 1 << 0;
 constexpr uint64_t kWritable = 1 << 1;
 constexpr uint64_t kUser = 1 << 2;
+constexpr uint64_t kAccessed = 1 << 5;
 constexpr uint64_t kLargePage = 1 << 7;
+// Of an entry that is not present, where every other bit is the kernel's own: the page was evicted,
+// and the bits of the address are its number.
+constexpr uint64_t kEvicted = 1 << 9;
 constexpr uint64_t kAddressMask = 0x000f'ffff'ffff'f000;
 
 uint64_t Load(uint64_t* entry) {
@@ -117,6 +121,29 @@ absl::StatusOr<GuestMapping> GuestKernel::TakeAway(uint64_t index, Gpa& written,
   return mapping;
 }
 
+absl::Status GuestKernel::Evict(size_t index, size_t space) {
+  absl::MutexLock lock(&mutex_);
+  written_ = nullptr;
+  const GuestMapping& mapping = mappings_[space][index];
+  if (mapping.level != kLevel4K) return absl::InvalidArgumentError("a large page is not evicted");
+  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(space, mapping.gva, kLevel4K));
+  Write(entry, uint64_t{index} << kPageShift | kEvicted);
+  frames_.Free(Gfn::Of(mapping.gpa));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> GuestKernel::TestAndClearAccessed(size_t index, size_t space) {
+  absl::MutexLock lock(&mutex_);
+  const GuestMapping& mapping = mappings_[space][index];
+  TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(space, mapping.gva, mapping.level));
+  return (std::atomic_ref<uint64_t>(*entry.place).fetch_and(~kAccessed) & kAccessed) != 0;
+}
+
+GuestMapping GuestKernel::mapping(size_t index, size_t space) const {
+  absl::MutexLock lock(&mutex_);
+  return mappings_[space][index];
+}
+
 void GuestKernel::Write(const Entry& entry, uint64_t value) {
   Store(entry.place, value);
   if (written_ != nullptr) written_->push_back(entry.gpa);
@@ -126,7 +153,8 @@ absl::StatusOr<bool> GuestKernel::Map(size_t space, Gva gva, Level level) {
   TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(space, gva, level));
   const uint64_t old = Load(entry.place);
   if ((old & kPresent) != 0) return IsLeaf(old, level);
-  if (old != 0) {
+  const bool evicted = (old & kEvicted) != 0;
+  if (old != 0 && !evicted) {
     Write(entry, old | kPresent);  // it had been taken away
     return true;
   }
@@ -134,7 +162,11 @@ absl::StatusOr<bool> GuestKernel::Map(size_t space, Gva gva, Level level) {
   if (!frame.has_value()) return false;
   const uint64_t large = level > kLevel4K ? kLargePage : 0;
   Write(entry, frame->address().raw() | kPresent | kWritable | kUser | large);
-  mappings_[space].push_back({gva.AlignDown(level.bytes()), frame->address(), level});
+  if (evicted) {
+    mappings_[space][(old & kAddressMask) >> kPageShift].gpa = frame->address();
+  } else {
+    mappings_[space].push_back({gva.AlignDown(level.bytes()), frame->address(), level});
+  }
   return true;
 }
 

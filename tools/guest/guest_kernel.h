@@ -85,6 +85,15 @@ class GuestKernel {
   absl::StatusOr<GuestMapping> TakeAway(uint64_t index, Gpa& written, size_t space = 0)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Takes the `index`-th page of `space` away and gives its frame to who asks next; the page gets
+  // another one when it faults. InvalidArgument for a large page. The caller invalidates it.
+  absl::Status Evict(size_t index, size_t space = 0) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Whether the A bit of the `index`-th page is set, which it is no more afterwards.
+  absl::StatusOr<bool> TestAndClearAccessed(size_t index, size_t space = 0)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // The `index`-th page. Where one is that was evicted means nothing.
+  GuestMapping mapping(size_t index, size_t space = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
+
   // All pages of the program in `space`, in the order of their first touch.
   std::vector<GuestMapping> mappings(size_t space = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Pages that hold page tables, the root included.

@@ -136,6 +136,7 @@ absl::StatusOr<bool> CpuRunner::MakeKernelAccesses() {
 }
 
 absl::Status CpuRunner::MapInGuest(Gva gva) {
+  if (guest_pager_ != nullptr) return guest_pager_(gva);
   written_.clear();
   TDP_RETURN_IF_ERROR(machine_.kernel().HandlePageFault(gva, &written_, space_));
   if (machine_.options().processes.count != 0) {

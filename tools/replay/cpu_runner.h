@@ -58,6 +58,11 @@ class CpuRunner {
   void BeginMigration(std::function<absl::Status()> on_full_ring) {
     on_full_ring_ = std::move(on_full_ring);
   }
+  // Answers every page fault of the guest in place of its kernel, from now on; null: the kernel
+  // does. Under EPT, for one program.
+  void SetGuestPager(std::function<absl::Status(Gva gva)> pager) {
+    guest_pager_ = std::move(pager);
+  }
   // Every access of the program is written there from now on; null: nowhere.
   void RecordPhysical(PhysicalTrace* trace) { physical_ = trace; }
 
@@ -139,6 +144,7 @@ class CpuRunner {
   size_t space_;
   std::vector<bool> held_;  // by space: the CPU has not dropped its translations since it ran
   std::function<absl::Status(Gva)> shootdown_;
+  std::function<absl::Status(Gva)> guest_pager_;
   uint64_t kernel_due_ = 0;  // accesses of the kernel
   ProcessCounts process_counts_;
   PhysicalTrace* physical_ = nullptr;
