@@ -25,11 +25,10 @@ namespace {
 constexpr char kUsage[] =
     "usage: tdp report [OPTION...] RUN.json... -o REPORT.html\n\n"
     "Makes one page of HTML of what `tdp replay --json` and `tdp sweep --json` wrote: figures\n"
-    "against a baseline, sweeps side by side, exits by cause and what they cost, where walks "
-    "read,\n"
-    "and time, pages and miss curves if they were recorded. The page needs no network and no "
-    "other\n"
-    "file; every table in it can be copied as CSV.\n\n";
+    "against a baseline, sweeps side by side, exits by cause and what they cost, where walks\n"
+    "read, and time, pages and miss curves if they were recorded. Files of Google Benchmark\n"
+    "(--benchmark_out) are compared with the first of them. The page needs no network and no\n"
+    "other file; every table in it can be copied as CSV.\n\n";
 
 struct ReportOptions {
   std::string output = "-";

@@ -144,6 +144,34 @@ TEST(TdpReport, ABrowserShowsTheNumbersOfTheJson) {
   EXPECT_GE(cells, 11 * runs.size());
 }
 
+constexpr char kBenchmarks[] = R"({"context": {"date": "2026"}, "benchmarks": [
+  {"name": "BM_A", "run_name": "BM_A", "run_type": "iteration", "cpu_time": 2, "time_unit": "us"},
+  {"name": "BM_A", "run_name": "BM_A", "run_type": "iteration", "cpu_time": 4, "time_unit": "us"},
+  {"name": "BM_A_mean", "run_name": "BM_A", "run_type": "aggregate", "cpu_time": 9},
+  {"name": "BM_B", "cpu_time": 5, "time_unit": "ns"}]})";
+
+TEST(TdpReport, FilesOfGoogleBenchmarkAreShownSideBySide) {
+  const std::string first = WriteFile("first.json", kBenchmarks);
+  const std::string second = WriteFile(
+      "second.json", absl::StrReplaceAll(kBenchmarks, {{"\"cpu_time\": 5", "\"cpu_time\": 15"}}));
+  const std::string page = testing::TempDir() + "/bench.html";
+  ASSERT_EQ(Tdp(absl::StrCat("report '", first, "' '", second, "' -o '", page, "'")).status, 0);
+  const std::string nameless =
+      WriteFile("bad.json", R"({"context": {}, "benchmarks": [{"a": 1}]})");
+  EXPECT_THAT(Tdp(absl::StrCat("report '", nameless, "' -o '", page, "x'")).err,
+              HasSubstr("bad.json: benchmark 0: has no name or no cpu_time"));
+  if (Browser().empty()) {
+    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
+  }
+  const ProgramResult shown =
+      RunProgram(absl::StrCat(Browser(), " --headless --no-sandbox --disable-gpu --user-data-dir='",
+                              testing::TempDir(), "/bench' --dump-dom 'file://", page, "'"));
+  EXPECT_THAT(shown.out, AllOf(HasSubstr("data-ready=\"true\""), HasSubstr("Benchmarks"),
+                               HasSubstr("× "), HasSubstr("BM_B")));
+  EXPECT_THAT(shown.out, HasSubstr(">3,000<")) << "the mean of the two repetitions of BM_A";
+  EXPECT_THAT(shown.out, HasSubstr(">15<"));
+}
+
 // What a browser makes of the page with `script` at its end.
 std::string Dom(const std::string& page, const std::string& script, const std::string& flags) {
   const std::string html = ReadWholeFile(page);

@@ -4,8 +4,10 @@
 
 'use strict';
 
-// A file holds one run, or the list of those of a sweep.
-const RUNS = JSON.parse(document.getElementById('runs').textContent).flat();
+// A file holds one run, the list of those of a sweep, or what Google Benchmark wrote.
+const FILES = JSON.parse(document.getElementById('runs').textContent);
+const BENCHES = FILES.filter((file) => file.benchmarks);
+const RUNS = FILES.filter((file) => !file.benchmarks).flat();
 
 const at = (run, path) => path.split('.').reduce((value, key) => value?.[key], run);
 const ratio = (a, b) => (b ? a / b : null);

@@ -98,7 +98,7 @@ function bars(items, format = number) {
     }
     let end = x;
     if (item.half) {
-      const from = x - scale(item.half), to = x + scale(item.half), middle = y + (step - 6) / 2;
+      const from = Math.max(left, x - scale(item.half)), to = x + scale(item.half), middle = y + (step - 6) / 2;
       for (const [x1, y1, x2, y2] of [[from, middle, to, middle], [from, y + 4, from, y + 12],
         [to, y + 4, to, y + 12]]) {
         chart.append(svg('line', {class: 'whisker', x1, y1, x2, y2}));

@@ -39,7 +39,29 @@ absl::Status CheckRun(const Json& run) {
   return absl::OkStatus();
 }
 
+bool IsBenchmarks(const Json& file) {
+  return file.is_object() && file.contains("benchmarks") && file.contains("context");
+}
+
+absl::Status CheckBenchmarks(const Json& file) {
+  const Json& all = file["benchmarks"];
+  if (!file["context"].is_object() || !all.is_array() || all.empty()) {
+    return absl::InvalidArgumentError("Google Benchmark's, but without a benchmark");
+  }
+  for (size_t i = 0; i < all.size(); ++i) {
+    const bool failed = all[i].is_object() && all[i].value("error_occurred", Json()) == true;
+    const bool fine = all[i].is_object() && all[i].value("name", Json()).is_string() &&
+                      (failed || all[i].value("cpu_time", Json()).is_number());
+    if (!fine) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("benchmark ", i, ": has no name or no cpu_time"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckRuns(const Json& file) {
+  if (IsBenchmarks(file)) return CheckBenchmarks(file);
   if (!file.is_array()) return CheckRun(file);
   if (file.empty()) return absl::InvalidArgumentError("a sweep without a cell");
   for (size_t i = 0; i < file.size(); ++i) {
@@ -62,8 +84,9 @@ absl::StatusOr<RunFile> ReadRunFile(std::string name, std::string_view text) {
   if (!json.ok()) return in_file(json.status(), ":");  // which begins with line and column
   if (absl::Status status = CheckRuns(*json); !status.ok()) return in_file(status, ": ");
   // Anew, since options and figures are shown in the order of the file.
-  const auto ordered = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false,
-                                                     /*ignore_comments=*/true);
+  auto ordered = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false,
+                                               /*ignore_comments=*/true);
+  if (IsBenchmarks(*json)) ordered["file"] = name;
   return RunFile{std::move(name), ordered.dump()};
 }
 

@@ -14,7 +14,7 @@
 
 namespace tdp::tools {
 
-// A file that `tdp replay --json` or `tdp sweep --json` wrote, checked.
+// A file that `tdp replay --json`, `tdp sweep --json` or Google Benchmark wrote, checked.
 struct RunFile {
   std::string name;
   std::string json;  // as text, in the order of the file

@@ -14,15 +14,22 @@ const chosen = {run: 0, base: 0};
 const content = element('div');
 
 function show() {
+  if (RUNS.length === 0) {
+    document.querySelector('h1').textContent = 'Benchmarks side by side';
+    content.replaceChildren(benchmarks());
+    return;
+  }
   const run = RUNS[chosen.run], base = RUNS[chosen.base];
   const parts = [tiles(run, base), timeStrip(run), cycleStack(run), walkGrid(run), exits(run, chosen.run), missCurves(run),
-    addressMap(run), pages(run), processes(run), cpus(run, chosen.run), smallMultiples(), costs(base), runsTable(run), options(run, base)];
+    addressMap(run), pages(run), processes(run), cpus(run, chosen.run), smallMultiples(), costs(base), runsTable(run), options(run, base),
+    benchmarks()];
   content.replaceChildren(...parts.filter((part) => part !== null));
 }
 
 const report = document.getElementById('report');
 const versions = [...new Set(RUNS.map((run) => run.tdp_version))].join(', ');
-document.getElementById('origin').textContent =
+document.getElementById('origin').textContent = RUNS.length === 0 ?
+  `Benchmarks: ${BENCHES.map((file) => fileName(file.file)).join(', ')}` :
     `${number(RUNS.length)} ${RUNS.length === 1 ? 'run' : 'runs'} of tdp ${versions}: ` +
     [...new Set(RUNS.map((run) => fileName(run.trace)))].join(', ');
 if (RUNS.length > 1) {
