@@ -18,7 +18,7 @@ Generator::Generator(const tdpj_subject& subject, uint64_t seed, uint64_t avoid,
                      uint64_t avoid_bytes)
     : subject_(subject), random_(seed), avoid_(avoid), avoid_bytes_(avoid_bytes) {
   SetRegions(random_.Next());
-  const auto add = [this](int kind, int times) { kinds_.insert(kinds_.end(), times, kind); };
+  const auto add = [this](int kind, size_t times) { kinds_.insert(kinds_.end(), times, kind); };
   add(TDPJ_STEP_MAP, 6);
   if (subject.unmap != nullptr) add(TDPJ_STEP_UNMAP, 4);
   if (subject.protect != nullptr) add(TDPJ_STEP_PROTECT, 4);

@@ -18,7 +18,7 @@ extern "C" int backtrace(void** calls, int most) __attribute__((weak));
 namespace tdp::judge {
 namespace {
 
-constexpr uint64_t kTrapFlag = 0x100;
+constexpr greg_t kTrapFlag = 0x100;
 constexpr uint64_t kWriteFault = 2;  // of a page-fault error code
 bool g_step = false;
 alignas(16) char g_stack[256 << 10];
@@ -101,7 +101,7 @@ void OnFault(int signal, siginfo_t* info, void* context) {
 #if defined(__x86_64__)
 void OnTrap(int, siginfo_t*, void* context) {
   auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
-  registers[REG_EFL] &= ~static_cast<greg_t>(kTrapFlag);
+  registers[REG_EFL] &= ~kTrapFlag;
   Session* session = Session::current();
   session->AfterStore();
   session->frames().Protect(true);

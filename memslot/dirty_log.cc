@@ -16,6 +16,7 @@
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
+#include "tdp/base/index.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 
@@ -43,7 +44,7 @@ void SetLowBits(Words& bits, uint64_t n) {
 // Calls `visit(n)` for each set bit n of `mask`, counted from `base`.
 template <typename Visit>
 void ForEachBit(uint64_t mask, uint64_t base, const Visit& visit) {
-  for (; mask != 0; mask &= mask - 1) visit(base + std::countr_zero(mask));
+  for (; mask != 0; mask &= mask - 1) visit(base + AsIndex(std::countr_zero(mask)));
 }
 
 // Clears `bits`, a word at a time, and calls `visit(n)` for each that was set.
@@ -174,7 +175,7 @@ bool DirtyLog::IsDirty(uint64_t index) const {
 
 uint64_t DirtyLog::CountDirty() const {
   uint64_t count = 0;
-  Copy([&](uint64_t, uint64_t mask) { count += std::popcount(mask); });
+  Copy([&](uint64_t, uint64_t mask) { count += AsIndex(std::popcount(mask)); });
   return count;
 }
 

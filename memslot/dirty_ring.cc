@@ -51,7 +51,7 @@ bool DirtyRing::Push(const DirtyRingEntry& entry) {
 
 uint32_t DirtyRing::Harvest(absl::Span<DirtyRingEntry> entries) {
   const uint32_t dirty = pushed_.load(std::memory_order_acquire) - harvested_;
-  const uint32_t count = std::min<uint64_t>(dirty, entries.size());
+  const uint32_t count = static_cast<uint32_t>(std::min<uint64_t>(dirty, entries.size()));
   for (uint32_t i = 0; i < count; ++i) entries[i] = entries_[(harvested_ + i) & mask_];
   harvested_ += count;
   return count;

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "tdp/base/check.h"
+#include "tdp/base/index.h"
 #include "tdp/memslot/interval_node.h"
 
 namespace tdp::internal {
@@ -49,7 +50,7 @@ struct Unpacked {
   }
 
   int count = 0;
-  Entry entries[kCapacity + 1];
+  Entry entries[AsIndex(kCapacity + 1)];
 };
 
 using Leaf = Unpacked<IntervalCell, Layout::kLeafCapacity>;
@@ -58,15 +59,16 @@ using Inner = Unpacked<Child, Layout::kInnerCapacity>;
 void Unpack(const IntervalNode& node, Leaf* leaf) {
   leaf->count = static_cast<int>(node.Load(Layout::kCount));
   for (int i = 0; i < leaf->count; ++i) {
-    leaf->entries[i] = IntervalTree::LoadCell(node, i);
+    leaf->entries[i] = IntervalTree::LoadCell(node, AsIndex(i));
   }
 }
 
 void Unpack(const IntervalNode& node, Inner* inner) {
   inner->count = static_cast<int>(node.Load(Layout::kCount));
   for (int i = 0; i < inner->count; ++i) {
-    inner->entries[i] = {node.Load(Layout::kKeys + i), node.Load(Layout::kEnds + i),
-                         ChildAt(node, i)};
+    const size_t at = AsIndex(i);
+    inner->entries[i] = {node.Load(Layout::kKeys + at), node.Load(Layout::kEnds + at),
+                         ChildAt(node, at)};
   }
 }
 
@@ -372,10 +374,10 @@ class Editor {
     IntervalNode* const node = TakeNode();
     Child child{from.entries[first].key, 0, node};
     for (int i = first; i < last; ++i) {
-      StoreEntry(from.entries[i], i - first, node);
+      StoreEntry(from.entries[i], AsIndex(i - first), node);
       child.end = std::max(child.end, EndOf(from.entries[i]));
     }
-    EndKeys<Node::kKeys>(last - first, node);
+    EndKeys<Node::kKeys>(AsIndex(last - first), node);
     return child;
   }
 

@@ -13,7 +13,7 @@
 namespace tdp {
 namespace {
 
-absl::Status CheckRange(const char* field, uint64_t value, uint64_t low, uint64_t high) {
+absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("SlotLimits.%s = %d: not in %d to %d", field, value, low, high));

@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
+#include "tdp/base/index.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/interval_tree_search.h"
@@ -72,7 +73,7 @@ SlotSet::SlotSet(const SlotLimits& limits)
       hva_tree_(&pool_, internal::kHvaKeyShift, internal::kHvaFineBits) {
   // Each address space counts in steps of their number from its own start, so values never meet.
   for (int i = 0; i < limits.address_spaces; ++i) {
-    spaces_[i].generation.store(static_cast<uint64_t>(i), std::memory_order_release);
+    spaces_[AsIndex(i)].generation.store(static_cast<uint64_t>(i), std::memory_order_release);
   }
 }
 
@@ -221,8 +222,8 @@ bool SlotSet::ReserveNodes(SlotUpdate* update) {
   const int by_gfn = IntervalTree::NodesForEdit(DraftGfnRoot(slot.address_space)) + 4;
   const int by_hva = IntervalTree::NodesForEdit(DraftHvaRoot()) + 4;
   const int nodes = 2 * by_gfn + by_hva;
-  edits_.made.reserve(edits_.made.size() + nodes);
-  edits_.replaced.reserve(edits_.replaced.size() + nodes);
+  edits_.made.reserve(edits_.made.size() + AsIndex(nodes));
+  edits_.replaced.reserve(edits_.replaced.size() + AsIndex(nodes));
   return pool_.Reserve(nodes);
 }
 
@@ -269,7 +270,7 @@ void SlotSet::BeginGeneration(Space& space) {
 
 void SlotSet::EndGeneration(Space& space) {
   const uint64_t generation = space.generation.load(std::memory_order_relaxed);
-  const uint64_t next = (generation & ~kSlotUpdateInProgress) + limits_.address_spaces;
+  const uint64_t next = (generation & ~kSlotUpdateInProgress) + AsIndex(limits_.address_spaces);
   space.generation.store(next, std::memory_order_release);
 }
 

@@ -48,9 +48,11 @@ consumer_cmake_installed() {
     run_consumer_programs "$1/cmake_installed/build"
 }
 
+# The flags of a project are those of its subprojects: our sources bear the strictest.
 consumer_cmake_subproject() {
+  local warnings="-Werror ${STRICT_WARNINGS[*]}"
   cmake -G Ninja -S "$1/cmake_subproject" -B "$1/cmake_subproject/build" \
-    -DLIBTDP="$1/libtdp" -DCMAKE_CXX_FLAGS="-O0 -fno-rtti -DNDEBUG" >/dev/null &&
+    -DLIBTDP="$1/libtdp" -DCMAKE_CXX_FLAGS="-O0 -fno-rtti -DNDEBUG $warnings" >/dev/null &&
     cmake --build "$1/cmake_subproject/build" >/dev/null &&
     run_consumer_programs "$1/cmake_subproject/build"
 }

@@ -44,8 +44,8 @@ void Cpu::SetFeatures(const CpuFeatures& features) {
 void Cpu::ClearCaches() {
   has_tlb_ = false;
   for (int level = 1; level <= 3; ++level) {
-    tlb_[level].Configure(config_.caches.tlb[level]);
-    has_tlb_ |= config_.caches.tlb[level].sets != 0;
+    tlb_[level].Configure(config_.caches.tlb[AsIndex(level)]);
+    has_tlb_ |= config_.caches.tlb[AsIndex(level)].sets != 0;
   }
   guest_.Configure(config_.caches.guest_structures);
   ept_.Configure(config_.caches.ept);
@@ -153,7 +153,7 @@ void Cpu::Reload() {
   linear_mask_ = guest_.rules().linear_mask();
   const Accessor accessor = registers.cpl == 3 ? Accessor::kUser : Accessor::kSupervisor;
   for (int kind = 0; kind < 4; ++kind) {
-    needs_[kind] = guest_.rights().NeedOf(static_cast<AccessKind>(kind), accessor);
+    needs_[AsIndex(kind)] = guest_.rights().NeedOf(static_cast<AccessKind>(kind), accessor);
   }
   if (state_.oracle == nullptr) return;
   for (Tlb& tlb : tlb_) tlb.EnableNotes();
@@ -250,7 +250,7 @@ AccessResult Cpu::AccessPage(const GuestRequest& request) {
 // Whether the hit decides the access, and how.
 bool Cpu::UseHit(const GuestRequest& request, const TlbHit& hit, AccessResult& result) {
   if (!IsFresh(hit)) {
-    state_.oracle->Check(tlb_[AsIndex(hit.level)].NoteOf(hit.entry), state_.eptp, Gva(request.gva),
+    state_.oracle->Check(tlb_[hit.level].NoteOf(hit.entry), state_.eptp, Gva(request.gva),
                          state_.memory);
   }
   bool usable = false;

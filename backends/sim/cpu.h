@@ -30,11 +30,11 @@
 #include "tdp/backends/sim/features.h"
 #include "tdp/backends/sim/flush_oracle.h"
 #include "tdp/backends/sim/guest_walker.h"
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/backends/sim/machine_state.h"
 #include "tdp/backends/sim/physical_memory.h"
 #include "tdp/backends/sim/trace_record.h"
 #include "tdp/base/address.h"
-#include "tdp/base/index.h"
 #include "tdp/mmu/format/eptp.h"
 
 namespace tdp::sim {
@@ -229,7 +229,7 @@ class Cpu {
   MachineState state_;
   EptWalker ept_;
   GuestWalker guest_;
-  std::array<Tlb, 4> tlb_;  // [1] to [3]
+  LevelArray<Tlb, 4> tlb_;  // [1] to [3]
   CpuConfig config_;
   std::unique_ptr<DataCacheModel> cost_;
   EptPath final_path_;  // of the walk under way, while the oracle is on
@@ -296,7 +296,7 @@ inline AccessResult Cpu::Access(Gva gva, AccessKind kind, unsigned size) {
 // Returns whether the hit needs no look at the tables by the oracle.
 inline bool Cpu::IsFresh(const TlbHit& hit) {
   return ABSL_PREDICT_TRUE(state_.oracle == nullptr) ||
-         state_.oracle->IsFresh(tlb_[AsIndex(hit.level)].NoteOf(hit.entry));
+         state_.oracle->IsFresh(tlb_[hit.level].NoteOf(hit.entry));
 }
 
 }  // namespace tdp::sim

@@ -13,7 +13,7 @@
 #include <cstdint>
 
 #include "tdp/backends/sim/features.h"
-#include "tdp/base/index.h"
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/format/eptp.h"
 
@@ -40,7 +40,7 @@ class EptRules {
   // Returns whether the entry is a legal one that points to a table and has R, W and X: what most
   // steps of a walk find, in one compare.
   bool IsPlainTable(uint64_t entry, int level) const {
-    return (entry & plain_table_mask_[AsIndex(level)]) == ept::kRightsMask;
+    return (entry & plain_table_mask_[level]) == ept::kRightsMask;
   }
 
   // Returns whether a present entry of `level` ends the walk: it maps a page.
@@ -51,20 +51,20 @@ class EptRules {
   // Returns whether a present entry of `level` is one that causes an EPT misconfiguration.
   bool IsMisconfigured(uint64_t entry, int level) const {
     if ((illegal_rights_ >> RightsOf(entry) & 1) != 0) return true;
-    if (!IsLeaf(entry, level)) return (entry & table_reserved_[AsIndex(level)]) != 0;
-    return (entry & leaf_reserved_[AsIndex(level)]) != 0 ||
+    if (!IsLeaf(entry, level)) return (entry & table_reserved_[level]) != 0;
+    return (entry & leaf_reserved_[level]) != 0 ||
            (illegal_types_ >> ((entry & ept::kMemoryTypeMask) >> ept::kMemoryTypeShift) & 1) != 0 ||
            (entry & (paging_write_mask_ | ept::kRead)) == ept::kPagingWrite;
   }
 
  private:
   uint64_t present_mask_ = 7;
-  uint64_t paging_write_mask_ = 0;              // bit 58 if the control is on
-  uint32_t illegal_rights_ = 0;                 // bit r: the set of rights r is illegal
-  uint32_t illegal_types_ = 0;                  // bit t: the memory type t is reserved
-  std::array<uint64_t, 6> plain_table_mask_{};  // [1] is 0, which never matches
-  std::array<uint64_t, 6> table_reserved_{};
-  std::array<uint64_t, 6> leaf_reserved_{};
+  uint64_t paging_write_mask_ = 0;           // bit 58 if the control is on
+  uint32_t illegal_rights_ = 0;              // bit r: the set of rights r is illegal
+  uint32_t illegal_types_ = 0;               // bit t: the memory type t is reserved
+  LevelArray<uint64_t> plain_table_mask_{};  // [1] is 0, which never matches
+  LevelArray<uint64_t> table_reserved_{};
+  LevelArray<uint64_t> leaf_reserved_{};
 };
 
 // Entries that a walk passes without a decision: present, legal, with every flag set that it could
@@ -79,15 +79,15 @@ class QuietEptRules {
   bool IsTable(uint64_t entry) const { return (entry & table_mask_) == table_value_; }
   // `need`: bits that the access wants set in the leaf, rights and D.
   bool IsLeaf(uint64_t entry, int level, uint64_t need) const {
-    return (entry & (leaf_mask_[AsIndex(level)] | need)) == (leaf_value_[AsIndex(level)] | need);
+    return (entry & (leaf_mask_[level] | need)) == (leaf_value_[level] | need);
   }
 
  private:
   uint64_t table_mask_ = 0;
   uint64_t table_value_ = ~uint64_t{0};  // until made: nothing is quiet
-  std::array<uint64_t, 6> leaf_mask_{};
-  std::array<uint64_t, 6> leaf_value_ = {~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0},
-                                         ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}};
+  LevelArray<uint64_t> leaf_mask_{};
+  LevelArray<uint64_t> leaf_value_ = {~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0},
+                                      ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}};
 };
 
 // Returns whether VM entry and VMFUNC accept the pointer.

@@ -4,6 +4,7 @@
 
 #include "tdp/backends/sim/page_modification_log.h"
 #include "tdp/backends/sim/sub_page.h"
+#include "tdp/base/index.h"
 #include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
@@ -17,12 +18,12 @@ void EptWalker::Configure(const EptCacheConfig& config) {
   kept_levels_ = 0;
   has_translations_ = false;
   for (int level = 2; level <= 5; ++level) {
-    structures_[level].Configure(config.structures[level]);
-    if (config.structures[level].sets != 0) kept_levels_ |= 1u << level;
+    structures_[level].Configure(config.structures[AsIndex(level)]);
+    if (config.structures[AsIndex(level)].sets != 0) kept_levels_ |= 1u << level;
   }
   for (int level = 1; level <= 3; ++level) {
-    translations_[level].Configure(config.translations[level]);
-    has_translations_ |= config.translations[level].sets != 0;
+    translations_[level].Configure(config.translations[AsIndex(level)]);
+    has_translations_ |= config.translations[AsIndex(level)].sets != 0;
   }
 }
 
@@ -231,7 +232,9 @@ inline Event EptWalker::Descend(const EptRequest& request, Walk& walk) {
   for (int level = walk.level;; --level, shift -= 9) {
     const uint64_t address = table | (gpa >> shift & 0xff8);
     ++counts[level];
-    if (ABSL_PREDICT_FALSE(cost != nullptr)) state_.counters.walk_cycles += cost->Access(address);
+    if (ABSL_PREDICT_FALSE(cost != nullptr)) {
+      state_.counters.walk_cycles += static_cast<uint64_t>(cost->Access(address));
+    }
     if (ABSL_PREDICT_FALSE(tables != nullptr) && !tables->IsTable(Hpa(table))) {
       return WalkedNoTable(request);
     }

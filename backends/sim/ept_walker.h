@@ -11,8 +11,8 @@
 
 #include "tdp/backends/sim/assoc_cache.h"
 #include "tdp/backends/sim/ept_rules.h"
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/backends/sim/machine_state.h"
-#include "tdp/base/index.h"
 #include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
@@ -83,7 +83,7 @@ class EptWalker {
            (state_.oracle == nullptr || (!keeps_paths && kept_levels_ == 0 && !has_translations_));
   }
   // `row`: of ReferenceCounts::ept.
-  void CountQuietly(int row, unsigned kind) { quiet_walks_[AsIndex(row)].Count(kind); }
+  void CountQuietly(int row, unsigned kind) { quiet_walks_[row].Count(kind); }
   void AddQuietCounts(CpuCounters& counters) const;
   void ClearQuietCounts() { quiet_walks_ = {}; }
 
@@ -126,8 +126,8 @@ class EptWalker {
     unsigned top_rights = 15;    // AND over the entries above `top`, which a cache supplied
     unsigned upper_rights = 15;  // AND over the entries above the leaf
     // From `top` down to the leaf, the rest not set.
-    std::array<uint64_t, 6> addresses;
-    std::array<uint64_t, 6> values;
+    LevelArray<uint64_t> addresses;
+    LevelArray<uint64_t> values;
   };
 
   // A structure or nested-TLB entry, in the oracle's absence.
@@ -152,7 +152,7 @@ class EptWalker {
   MachineState& state_;
   EptRules rules_;
   QuietEptRules quiet_rules_;
-  std::array<WalkTally, ReferenceCounts::kLevels> quiet_walks_;
+  LevelArray<WalkTally> quiet_walks_;
   bool may_be_quiet_ = false;
   bool accessed_dirty_ = false;
   int levels_ = 4;
@@ -160,8 +160,8 @@ class EptWalker {
   EptPath unused_path_;       // for walks whose caller keeps no path
   unsigned kept_levels_ = 0;  // bit l: there is a cache of upper entries of level l
   bool has_translations_ = false;
-  std::array<AssocCache<Structure, EptPath>, 6> structures_;         // [2] to [5]
-  std::array<AssocCache<EptTranslation, EptPath>, 4> translations_;  // [1] to [3]
+  LevelArray<AssocCache<Structure, EptPath>> structures_;            // [2] to [5]
+  LevelArray<AssocCache<EptTranslation, EptPath>, 4> translations_;  // [1] to [3]
 };
 
 // --- the quiet walk ---
@@ -169,10 +169,10 @@ class EptWalker {
 // Any right of a cached translation that `need` asks for is there, and D if asked for.
 inline bool EptWalker::FindQuietTranslation(uint64_t gpa, uint64_t need, EptTranslation& found) {
   for (int level = 1; level <= 3; ++level) {
-    if (translations_[AsIndex(level)].live() == 0) continue;
+    if (translations_[level].live() == 0) continue;
     const int shift = 12 + 9 * (level - 1);
     const EptTranslation* cached =
-        translations_[AsIndex(level)].Find(ContextTable::Tag(context_, gpa, shift));
+        translations_[level].Find(ContextTable::Tag(context_, gpa, shift));
     if (cached == nullptr) continue;
     const unsigned rights = RightsOf(need);
     if ((cached->rights & rights) != rights || (need & ept::kDirty & ~cached->leaf) != 0) break;
@@ -191,10 +191,9 @@ inline bool EptWalker::BeginQuietly(uint64_t gpa, uint64_t& table, int& level) {
     return true;
   }
   for (int upper = 2; upper <= levels_; ++upper) {
-    if (structures_[AsIndex(upper)].live() == 0) continue;
+    if (structures_[upper].live() == 0) continue;
     const int shift = 12 + 9 * (upper - 1);
-    const Structure* structure =
-        structures_[AsIndex(upper)].Find(ContextTable::Tag(context_, gpa, shift));
+    const Structure* structure = structures_[upper].Find(ContextTable::Tag(context_, gpa, shift));
     if (structure == nullptr) continue;
     table = structure->table;
     level = upper - 1;

@@ -192,9 +192,9 @@ ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const Phy
   const bool accessed_dirty = eptp.accessed_dirty();
   if (accessed_dirty && !Eptp(path.eptp).accessed_dirty()) return ChangeKind::kAccessedDirtyEnabled;
   unsigned rights = 15;
-  for (int i = 0; i < path.count; ++i) rights &= RightsSet(path.steps[i].value);
+  for (int i = 0; i < path.count; ++i) rights &= RightsSet(path.steps[AsIndex(i)].value);
   for (int i = 0; i < path.count; ++i) {
-    const auto& [address, value] = path.steps[i];
+    const auto& [address, value] = path.steps[AsIndex(i)];
     const uint64_t now = memory.Load(address);
     if (now == value) continue;
     const uint64_t counts = ~options_.ignored_bits;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "tdp/base/check.h"
+#include "tdp/base/index.h"
 
 namespace tdp::sim {
 namespace {
@@ -19,7 +20,7 @@ FrameAllocator::FrameAllocator(const FrameAllocatorOptions& options)
   TDP_CHECK_LE(options.reserved.raw(), options.frames.raw());
   for (int order = 0; order <= kMaxOrder; ++order) {
     const uint64_t blocks = (options.frames.raw() >> order) + 1;
-    free_bits_[order].assign(blocks / 64 + 1, 0);
+    free_bits_[AsIndex(order)].assign(blocks / 64 + 1, 0);
   }
   // The largest aligned blocks from the top down, so that the stacks give the lowest first.
   for (uint64_t end = options.frames.raw(); end > options.reserved.raw();) {
@@ -41,22 +42,22 @@ FrameAllocator::FrameAllocator(const FrameAllocatorOptions& options)
 }
 
 bool FrameAllocator::IsFree(uint64_t block, int order) const {
-  return (free_bits_[order][block / 64] >> block % 64 & 1) != 0;
+  return (free_bits_[AsIndex(order)][block / 64] >> block % 64 & 1) != 0;
 }
 
 void FrameAllocator::SetFree(uint64_t block, int order, bool free) {
   const uint64_t bit = uint64_t{1} << block % 64;
-  uint64_t& word = free_bits_[order][block / 64];
+  uint64_t& word = free_bits_[AsIndex(order)][block / 64];
   word = free ? word | bit : word & ~bit;
 }
 
 void FrameAllocator::PushFree(uint64_t block, int order) {
   SetFree(block, order, true);
-  stacks_[order].push_back(block);
+  stacks_[AsIndex(order)].push_back(block);
 }
 
 std::optional<uint64_t> FrameAllocator::PopFree(int order) {
-  std::vector<uint64_t>& stack = stacks_[order];
+  std::vector<uint64_t>& stack = stacks_[AsIndex(order)];
   while (!stack.empty()) {
     const uint64_t block = stack.back();
     stack.pop_back();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include "tdp/backends/sim/guest_rights.h"
+#include "tdp/base/index.h"
 
 namespace tdp::sim {
 void GuestRights::Reload(const Registers& registers) {
@@ -12,7 +13,7 @@ void GuestRights::Reload(const Registers& registers) {
   supervisor_keys_ = Is64Bit(mode) && (registers.cr4 & kCr4Pks) != 0;
   for (int accessor = 0; accessor < 3; ++accessor) {
     for (int kind = 0; kind < 4; ++kind) {
-      needs_[accessor][kind] =
+      needs_[AsIndex(accessor)][AsIndex(kind)] =
           ComputeNeed(static_cast<AccessKind>(kind), static_cast<Accessor>(accessor));
     }
   }

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "tdp/backends/sim/features.h"
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/backends/sim/registers.h"
 #include "tdp/base/index.h"
 
@@ -42,18 +43,18 @@ class GuestRules {
   // Returns whether the entry is a legal one that points to a table: what most steps of a walk
   // find, in one compare.
   bool IsPlainTable(uint64_t entry, int level) const {
-    return (entry & plain_table_mask_[AsIndex(level)]) == kGuestPresent;
+    return (entry & plain_table_mask_[level]) == kGuestPresent;
   }
   // Returns whether the entry is one that a 64-bit walk passes without a decision: a plain table,
   // or a legal leaf, with A set. `need`: bits that the access wants set in the leaf as well.
   bool IsQuietTable(uint64_t entry, int level) const {
-    return (entry & (plain_table_mask_[AsIndex(level)] | kGuestAccessed)) ==
+    return (entry & (plain_table_mask_[level] | kGuestAccessed)) ==
            (kGuestPresent | kGuestAccessed);
   }
   bool IsQuietLeaf(uint64_t entry, int level, uint64_t need) const {
     constexpr uint64_t kSettled = kGuestPresent | kGuestAccessed;
     return IsLeaf(entry, level) &&
-           (entry & (leaf_reserved_[AsIndex(level)] | kSettled | need)) == (kSettled | need);
+           (entry & (leaf_reserved_[level] | kSettled | need)) == (kSettled | need);
   }
   // Returns whether a present entry of `level` maps a page.
   bool IsLeaf(uint64_t entry, int level) const {
@@ -96,9 +97,9 @@ class GuestRules {
   int canonical_shift_ = 0;
   uint64_t linear_mask_ = 0xffffffff;
   uint64_t pdpte_reserved_ = 0;
-  std::array<uint64_t, 6> plain_table_mask_{};  // [1] is 0, which never matches
-  std::array<uint64_t, 6> table_reserved_{};
-  std::array<uint64_t, 6> leaf_reserved_{};
+  LevelArray<uint64_t> plain_table_mask_{};  // [1] is 0, which never matches
+  LevelArray<uint64_t> table_reserved_{};
+  LevelArray<uint64_t> leaf_reserved_{};
 };
 
 }  // namespace tdp::sim

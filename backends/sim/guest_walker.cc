@@ -2,6 +2,7 @@
 
 #include "tdp/backends/sim/guest_walker.h"
 
+#include "tdp/base/index.h"
 #include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
@@ -28,8 +29,8 @@ uint64_t RightsOfAttributes(uint32_t attributes) {
 void GuestWalker::Configure(const std::array<CacheGeometry, 6>& structures) {
   kept_levels_ = 0;
   for (int level = 2; level <= 5; ++level) {
-    structures_[level].Configure(structures[level]);
-    if (structures[level].sets != 0) kept_levels_ |= 1u << level;
+    structures_[level].Configure(structures[AsIndex(level)]);
+    if (structures[AsIndex(level)].sets != 0) kept_levels_ |= 1u << level;
   }
 }
 
@@ -344,7 +345,7 @@ Event GuestWalker::LoadPdptes() {
   const uint64_t base = state_.registers.cr3 & 0xffffffe0;
   std::array<uint64_t, 4> loaded{};
   for (int i = 0; i < 4; ++i) {
-    uint64_t hpa = base + 8 * i;
+    uint64_t hpa = base + 8 * AsIndex(i);
     if (state_.controls.ept) {
       // Always a read, whatever the A/D flags (SDM 29.3.5), and not on behalf of a linear address.
       EptTranslation found;
@@ -353,8 +354,8 @@ Event GuestWalker::LoadPdptes() {
       if (event != Event::kNone) return event;
       hpa = found.HpaOf(hpa);
     }
-    loaded[i] = state_.ReadEntry(hpa, state_.counters.references.guest[3]);
-    if (!rules_.IsValidPdpte(loaded[i])) {
+    loaded[AsIndex(i)] = state_.ReadEntry(hpa, state_.counters.references.guest[3]);
+    if (!rules_.IsValidPdpte(loaded[AsIndex(i)])) {
       state_.exit = {.event = Event::kGeneralProtection};
       return Event::kGeneralProtection;
     }

@@ -13,6 +13,7 @@
 #include "tdp/backends/sim/ept_walker.h"
 #include "tdp/backends/sim/guest_rights.h"
 #include "tdp/backends/sim/guest_rules.h"
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/backends/sim/machine_state.h"
 
 namespace tdp::sim {
@@ -98,8 +99,8 @@ class GuestWalker {
     uint64_t top_rights = 0;  // AND of the entries above `top`, which a cache supplied
     bool top_verified = true;
     // From `top` down to the leaf, the rest not set.
-    std::array<Table, 6> tables;
-    std::array<uint64_t, 6> entries;
+    LevelArray<Table> tables;
+    LevelArray<uint64_t> entries;
   };
 
   // A walk on which there is nothing to decide, set or report, all in registers but the kinds of
@@ -107,9 +108,9 @@ class GuestWalker {
   struct QuietWalk {
     const Structure* start;  // the cached upper entry that it began below; null: at the root
     int top;
-    uint64_t table;                     // gpa
-    uint64_t rights;                    // as in `Walk`
-    std::array<unsigned, 6> ept_kinds;  // by level, of the walks to the tables
+    uint64_t table;                  // gpa
+    uint64_t rights;                 // as in `Walk`
+    LevelArray<unsigned> ept_kinds;  // by level, of the walks to the tables
   };
 
   // False, with nothing counted or changed, if the walk is not a quiet one.
@@ -139,8 +140,8 @@ class GuestWalker {
   uint64_t quiet_table_need_ = 0;       // what an access to a guest table wants of its EPT leaf
   unsigned kept_levels_ = 0;            // bit l: there is a cache of upper entries of level l
   bool table_access_is_write_ = false;  // EPT A/D flags are on
-  std::array<AssocCache<Structure, EptPath>, 6> structures_;  // [2] to [5]
-  std::array<EptPath, 6> table_paths_;                        // of the walk under way
+  LevelArray<AssocCache<Structure, EptPath>> structures_;  // [2] to [5]
+  LevelArray<EptPath> table_paths_;                        // of the walk under way
   EptPath linear_path_;  // with EPT off: the guest's entries of the walk under way
 };
 

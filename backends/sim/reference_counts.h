@@ -8,20 +8,20 @@
 #include <array>
 #include <cstdint>
 
-#include "tdp/base/index.h"
+#include "tdp/backends/sim/level_array.h"
 
 namespace tdp::sim {
 
 // Each array is indexed by level, 1 to 5. A reference is a load of one paging-structure entry;
 // writing an A or D bit back is not counted.
 struct ReferenceCounts {
-  static constexpr int kLevels = 6;
+  static constexpr int kLevels = int{kLevelCount};
 
   // Entries of the guest's tables.
-  std::array<uint64_t, kLevels> guest{};
+  LevelArray<uint64_t> guest{};
   // EPT entries: [g][e] counts loads at EPT level e for the address of the guest table of level g,
   // or for the final address where g is 0. (PAE's four PDPTEs in memory count as g = 3.)
-  std::array<std::array<uint64_t, kLevels>, kLevels> ept{};
+  LevelArray<LevelArray<uint64_t>> ept{};
 
   uint64_t guest_total() const {
     uint64_t sum = 0;
@@ -39,9 +39,8 @@ struct ReferenceCounts {
 
   ReferenceCounts& operator+=(const ReferenceCounts& other) {
     for (int g = 0; g < kLevels; ++g) {
-      guest[AsIndex(g)] += other.guest[AsIndex(g)];
-      for (int e = 0; e < kLevels; ++e)
-        ept[AsIndex(g)][AsIndex(e)] += other.ept[AsIndex(g)][AsIndex(e)];
+      guest[g] += other.guest[g];
+      for (int e = 0; e < kLevels; ++e) ept[g][e] += other.ept[g][e];
     }
     return *this;
   }
@@ -68,10 +67,10 @@ class WalkTally {
     }
   }
   // Adds the references of every walk to `counts`, by level.
-  void AddTo(std::array<uint64_t, ReferenceCounts::kLevels>& counts) const {
+  void AddTo(LevelArray<uint64_t>& counts) const {
     ForEach([&counts](int top, int leaf, uint64_t walks) {
       if (top == 0) return;
-      for (int level = leaf; level <= top; ++level) counts[AsIndex(level)] += walks;
+      for (int level = leaf; level <= top; ++level) counts[level] += walks;
     });
   }
 

@@ -35,7 +35,7 @@ struct FaultHandler::PageFault {
   bool is_ahead;   // nobody has made the access yet
   // Of the page in the log, found as the room was looked for.
   DirtyLog* log = nullptr;
-  DirtyLog::Place place;
+  DirtyLog::Place place{};
 };
 
 FaultHandler::FaultHandler(Engine& engine)

@@ -61,10 +61,8 @@ absl::Status ShadowTables<Entry>::CheckPage(const ShadowPage& page) const {
     TDP_RETURN_IF_ERROR(CheckEntry(page, i));
   }
   if (present != page.present) return Broken(page, 0, "present entries are miscounted");
-  size_t parents = 0;
   absl::Status status;
   Chain::ForEach(page.parents, [&](const uint64_t* entry) {
-    ++parents;
     const Entry link = Ref(const_cast<uint64_t*>(entry)).Load();
     const ShadowPage* parent = ShadowPage::Of(entry);
     if (link.kind(parent->level()) != EntryKind::kTable || TableOf(link) != page.table) {
@@ -117,7 +115,7 @@ absl::Status ShadowTables<Entry>::CheckCounts() const {
   for (const ShadowPage* page = pages_.first(); page != nullptr; page = ShadowAgeList::Next(page)) {
     unsync += page->sync != ShadowSync::kSynced ? 1 : 0;
     for (int i = 0; i < Level::kEntries; ++i) {
-      leaves += At(*page, i).Load().kind(page->level()) == EntryKind::kLeaf ? 1 : 0;
+      leaves += At(*page, i).Load().kind(page->level()) == EntryKind::kLeaf ? size_t{1} : 0;
     }
   }
   size_t mapped = 0;
