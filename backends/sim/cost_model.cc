@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kLineShift = 6;
 
-const std::vector<DataCacheConfig>& Presets() {
+const std::vector<DataCacheConfig>& KnownDataCaches() {
   // Sets x ways x 64 bytes. Latencies are load-to-use cycles of an L1/L2/L3 hit: the fastest ones
   // that the manual's table "Cache Parameters" of each part gives. The 8 MiB of L3 are those of a
   // part with four cores; the 200 cycles of memory, which depend on the board, are assumed.
@@ -35,11 +35,11 @@ const std::vector<DataCacheConfig>& Presets() {
 
 }  // namespace
 
-absl::Span<const DataCacheConfig> DataCachePresets() { return Presets(); }
+absl::Span<const DataCacheConfig> DataCachePresets() { return KnownDataCaches(); }
 
 absl::StatusOr<DataCacheConfig> DataCachePreset(std::string_view name) {
   std::string names;
-  for (const DataCacheConfig& preset : Presets()) {
+  for (const DataCacheConfig& preset : KnownDataCaches()) {
     if (name == preset.name) return preset;
     absl::StrAppend(&names, names.empty() ? "" : ", ", preset.name);
   }

@@ -15,7 +15,7 @@ namespace tdp {
 namespace {
 
 // Tables that one section looks at.
-constexpr int kTablesPerSection = 32;
+constexpr int kColdTablesPerSection = 32;
 
 // Returns whether a table whose entries are of `level` has tables below it.
 bool LinksTables(uint64_t* table, Level level) {
@@ -98,7 +98,7 @@ void ColdTables::GoRound() {
 
 // Judges the next tables of one section, each after those below it.
 void ColdTables::GoOn() {
-  int budget = kTablesPerSection;
+  int budget = kColdTablesPerSection;
   for (TableCursor at(mmu(), {hand_, mmu().end()}); !at.at_end();) {
     const EptEntry link = at.entry().Load();
     const bool is_link = link.kind(at.level()) == EntryKind::kTable;

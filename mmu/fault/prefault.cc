@@ -19,7 +19,7 @@ namespace {
 // Runs that the host is asked for at a time.
 constexpr size_t kRuns = 32;
 // Steps in a row that may fail because memory changes under them.
-constexpr int kTries = 16;
+constexpr int kPrefaultTries = 16;
 
 absl::Status Bad(std::string_view field, uint64_t value, std::string_view why) {
   return absl::InvalidArgumentError(absl::StrFormat("%s 0x%x: %s", field, value, why));
@@ -54,7 +54,7 @@ absl::StatusOr<ByteCount> Prefaulter::Prefault(Gpa gpa, ByteCount size, Access a
     const Gfn gfn = Gfn::Of(gpa + done);
     absl::StatusOr<PageCount> step = absl::UnavailableError(
         absl::StrFormat("gpa 0x%x: memory keeps changing", gpa.raw() + done));
-    if (tries < kTries) {
+    if (tries < kPrefaultTries) {
       const PageCount rest = PageCount::FromBytes(size - done);
       step = gfn < asked_until ? MapPage(gfn, access) : MapTable(gfn, rest, access, asked_until);
     }

@@ -17,7 +17,7 @@ namespace tdp {
 namespace {
 
 // Tries of a root whose pages others take. More of them mean that someone is as fast.
-constexpr int kTries = 128;
+constexpr int kNestedTries = 128;
 // Pages zapped at a time by INVEPT.
 constexpr size_t kZapBatch = 32;
 // Returns what L2's own tables allow at a final address, where the CPU says so.
@@ -118,7 +118,7 @@ bool NestedVcpuImpl::IsRootOf(const NestedContext& context) const {
 absl::Status NestedVcpuImpl::LoadRoot(const NestedContext& context, ShadowPage*& root) {
   const Gfn gfn(context.eptp.root().raw() >> kPageShift);
   const PageRole role = RootRole(context);
-  for (int i = 0; i < kTries; ++i) {
+  for (int i = 0; i < kNestedTries; ++i) {
     stock_.Refill().IgnoreError();  // there may be a root already
     ShadowPage* found = nullptr;
     {

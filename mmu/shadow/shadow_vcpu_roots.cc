@@ -17,7 +17,7 @@
 namespace tdp {
 namespace {
 
-constexpr int kTries = 64;
+constexpr int kRootTries = 64;
 constexpr size_t kRootPages = 4;
 
 // PAE hardware has four pages at the top, each for a GiB.
@@ -117,7 +117,7 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::LoadPdptes(const GuestPaging& paging,
                                                       GuestRoots& roots) {
   roots.pdptes = {};
   if (paging.mode() != PagingMode::kPae) return GuestEvent::kNone;
-  for (int i = 0; i < kTries; ++i) {
+  for (int i = 0; i < kRootTries; ++i) {
     GuestWalkOutcome outcome;
     {
       MmuReadSection section(reader_);
@@ -201,7 +201,7 @@ absl::Status ShadowVcpuImpl::SwitchRoot(const GuestPaging& paging, const GuestRo
 
 absl::Status ShadowVcpuImpl::LoadRoot(const GuestPaging& paging, const GuestRoots& roots,
                                       ShadowRoot& root) {
-  for (int i = 0; i < kTries; ++i) {
+  for (int i = 0; i < kRootTries; ++i) {
     stock_.Refill().IgnoreError();
     PendingFlush flush;
     Next next;
