@@ -35,6 +35,15 @@ TEST(SweepSummary, MeansAndIntervalsAreStudents) {
             "c,ept,2,5,0,,\n");
 }
 
+TEST(SweepSummary, AMeanOfLargeCountsHasAllItsDigits) {
+  const auto text = SummarizeSweep("one.csv",
+                                   "cell,cells,trace,seed,accesses,what\n"
+                                   "0,2,c,1,80000003,1\n"
+                                   "1,2,c,2,80000005,1\n");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_NE(text->find(",80000004,"), std::string::npos) << *text;
+}
+
 TEST(SweepSummary, OneSeedHasNoInterval) {
   EXPECT_EQ(*SummarizeSweep("f", "cell,cells,trace,seed,accesses\n0,1,a,1,10\n"),
             "trace,seeds,accesses_mean,accesses_ci95\na,1,10,\n");

@@ -61,8 +61,8 @@ double Share(uint64_t part, uint64_t whole) {
 }
 
 void AddUses(std::string& out, const MmuCounters& mmu) {
-  absl::StrAppendFormat(&out, "%12s%-10s %14s %14s %14s %14s\n", "", "", "accesses",
-                        "L1 TLB misses", "walks", "walks/1000");
+  absl::StrAppendFormat(&out, "%12s%-10s %14s %14s %14s %14s\n", "", "", "look-ups",
+                        "L1 TLB misses", "walks", "walks/1,000");
   for (size_t use = 0; use < MmuCounters::kUses; ++use) {
     absl::StrAppendFormat(
         &out, "%12s%-10s %14s %14s %14s %14.3f\n", "", kUses[use], WithCommas(mmu.accesses[use]),

@@ -81,12 +81,12 @@ std::string Statistics(const std::vector<std::string>& texts) {
   }
   double mean = 0;
   for (const double value : values) mean += value / static_cast<double>(values.size());
-  if (values.size() == 1) return absl::StrFormat("%.6g,", mean);
+  if (values.size() == 1) return absl::StrFormat("%.12g,", mean);
   double squares = 0;
   for (const double value : values) squares += (value - mean) * (value - mean);
   const auto n = static_cast<double>(values.size());
   const double half = StudentT(values.size() - 1) * std::sqrt(squares / (n - 1) / n);
-  return absl::StrFormat("%.6g,%.4g", mean, half);
+  return absl::StrFormat("%.12g,%.4g", mean, half);
 }
 
 // The lines of one combination.
