@@ -587,6 +587,13 @@ TEST(TdpSweep, NamesTheExitsThatWereReflected) {
                            testing::ElementsAre("nested", "0", "18", "9")));
 }
 
+TEST(TdpSweep, ASweepWhoseFirstCellFailsPrintsNothing) {
+  std::string words = ReadWholeFile(SmallTrace(3));
+  words.resize(words.size() - 4);
+  ExpectRefusal(Tdp("sweep --paging native,ept " + Quoted(WriteFile("cut.trc", words))),
+                "truncated");
+}
+
 TEST(TdpSweep, ChecksItsInputsBeforeItRuns) {
   ExpectRefusal(Tdp("sweep " + Quoted(SmallTrace(3)) + " /no/such/trace"), "/no/such/trace");
 }

@@ -153,7 +153,8 @@ absl::Status SweepJournal::Resume(const std::vector<SweepCell>& cells) {
 }
 
 absl::Status SweepJournal::Begin(File& file) {
-  if (file.path.empty()) return absl::OkStatus();
+  // On standard output the heading comes with the first cell: nothing, if that one fails.
+  if (file.path.empty() || file.path == "-") return absl::OkStatus();
   TDP_RETURN_IF_ERROR(WriteNow(file.path, "w", file.heading));
   for (const auto& [cell, line] : file.lines) {
     if (done_.contains(cell)) TDP_RETURN_IF_ERROR(Add(file, cell, line));
@@ -167,6 +168,7 @@ absl::Status SweepJournal::Add(File& file, uint64_t cell, const std::string& lin
   file.last = cell;
   // In JSON a comma goes between two objects.
   const bool json = !file.ending.empty();
+  if (file.path == "-" && !file.any) TDP_RETURN_IF_ERROR(WriteNow(file.path, "a", file.heading));
   const std::string text =
       json ? absl::StrCat(file.any ? ",\n" : "\n", line) : absl::StrCat(line, "\n");
   file.any = true;
@@ -211,6 +213,7 @@ absl::Status SweepJournal::Finish() {
     TDP_RETURN_IF_ERROR(Begin(*file));
   }
   if (json_.path.empty()) return absl::OkStatus();
+  if (json_.path == "-" && !json_.any) TDP_RETURN_IF_ERROR(WriteNow("-", "a", json_.heading));
   return WriteNow(json_.path, "a", json_.ending);
 }
 
