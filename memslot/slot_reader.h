@@ -48,7 +48,7 @@ class alignas(64) SlotReader {
   }
 
   // Whether `gfn` lies in a slot without flags that is not going away, looked for anew; if so,
-  // `HvaOfPlain` is what stands behind it.
+  // `HvaOfPlain` is what stands behind it. Touches `MemorySlot::state`: inside a section.
   bool FindPlain(AddressSpaceId address_space, Gfn gfn);
   // Whether it lies in the slot of the last `FindPlain` of this address space, and that still
   // stands.

@@ -78,9 +78,13 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::HandlePlain(FaultResult& 
 }
 
 // From the top once more, if the slot is one for plain faults. Where there is a reverse map none
-// is.
+// is. What is noted of the slot stands in its state, which lives as long as the section in which
+// the slot was found: whoever replaces it has a writer's section between the two.
 void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit) {
-  const bool plain = reverse_mapped_ == nullptr && slots_.FindPlain(space_, Gfn::Of(gpa));
+  const bool plain =
+      reverse_mapped_ == nullptr && TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
+        return slots_.FindPlain(space_, Gfn::Of(gpa));
+      });
   plain ? HandleViolation(result, gpa, exit) : HandleExit(result, gpa, exit);
 }
 
