@@ -117,9 +117,10 @@ void Batch::Commit() {
 // Faults that saw what counted before cannot install after this.
 void Batch::TakeAway() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   PendingFlush flush = engine_.ZapWith([&](TableCache& spare, TableList& detached) {
-    engine_.sequence().Move();
     for (ViewPart& part : views_) part.change.Publish();
     if (private_ != nullptr) engine_.ShowPrivateFrames(private_.get());
+    // After what a fault looks at without a section: one that reads this sequence sees all that.
+    engine_.sequence().Move();
     const bool any = DetachAll(spare, detached);
     return ProtectForLogs(detached) || any;
   });

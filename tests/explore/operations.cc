@@ -399,6 +399,19 @@ void SetRights(World& world) {
   }
 }
 
+// The same by a batch, whose rules faults ask for before they come to a section.
+void SetRightsAtOnce(World& world) {
+  const MutexLock lock(world.types());
+  for (const Access rights : {Access::ReadExecute(), Access::All()}) {
+    world.model().OfferViewRights(rights);
+    world.Expect(world.vm().Apply({Change::ViewRights(world.view(), Gfn(0),
+                                                      PageCount(FlatModel::kViewFrames), rights)}),
+                 "Apply");
+    world.model().SettleViewRights(rights);
+    world.CheckPromises();
+  }
+}
+
 void SetFrames(World& world) {
   const MutexLock lock(world.types());
   for (const auto first : {std::optional(World::kShownPages), std::optional<HostPageNumber>()}) {
@@ -525,6 +538,7 @@ constexpr Operation kOperations[] = {
     {"attributes", SetAttributes, HasPrivate},
     {"make_view", MakeView, CanView},
     {"view_rights", SetRights, HasView},
+    {"view_rights_at_once", SetRightsAtOnce, HasView},
     {"view_frames", SetFrames, HasView},
     {"raises_ve", SetRaisesVe, HasView},
     {"switch_view", SwitchView, HasView},
