@@ -15,22 +15,60 @@ bench_instructions() {
   python3 scripts/instructions.py bazel-bin/benchmarks/instructions benchmarks/budgets.tsv "$@"
 }
 
+# bench [FILTER] [--earlier FILE]… [--docs]: a table at the end, bench.html and bench.json in the
+# caller's folder. --docs also writes the table into docs/performance.md.
 bench() {
-  local labels label
+  local labels label file filter=. runs
+  local report=(--kvm benchmarks/kvm.tsv)
   if [[ ${1:-} == --instructions ]]; then
     bench_instructions "${@:2}"
     return
   fi
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      --docs) report+=(--docs docs/performance.md) ;;
+      --earlier)
+        [[ $# -ge 2 ]] || die "--earlier needs a file" "give it the bench.json of a run before"
+        file=$(cd "$CALLER_FOLDER" && realpath -- "$2")
+        [[ -r $file ]] || die "$2 cannot be read" "give it the bench.json of a run before"
+        report+=(--earlier "$file")
+        shift
+        ;;
+      -*) die "bench has no option $1" "see ./run help" ;;
+      *) filter=$1 ;;
+    esac
+    shift
+  done
   setup_build
   labels=$(bazel query --noshow_progress --ui_event_filters=-info \
     'kind("cc_binary", //benchmarks/...) except //benchmarks:instructions') ||
     die "the benchmarks could not be listed" "see Bazel's message above"
   # shellcheck disable=SC2086
   build_opt $labels
+  runs=$(mktemp -d)
   for label in $labels; do
     label=${label#//}
-    "bazel-bin/${label/://}" --benchmark_filter="${1:-.}"
+    file=$runs/${label##*:}.json
+    "bazel-bin/${label/://}" --benchmark_filter="$filter" --benchmark_out="$file"
+    # A program of which nothing matches writes nothing.
+    grep -qs ns_per_item "$file" || rm -f "$file"
   done
+  report_runs "$runs" "${report[@]}"
+  rm -rf "$runs"
+}
+
+# report_runs FOLDER OPTION…: of the results in FOLDER.
+report_runs() {
+  local files=("$1"/*.json)
+  if [[ ! -e ${files[0]} ]]; then
+    echo "No benchmark that was run counts items: there is no table."
+    return
+  fi
+  echo
+  python3 scripts/bench_report.py "${@:2}" --merged "$CALLER_FOLDER/bench.json" \
+    --page "$CALLER_FOLDER/bench.html" "${files[@]}"
+  echo
+  echo "bench.html has a picture of each; bench.json is for --earlier of a later run."
 }
 
 # record [-o FILE] -- CMD…: in the caller's folder. scripts/record.py says how.
