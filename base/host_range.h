@@ -40,6 +40,10 @@ class HostRange {
     const uint64_t page = hva.raw() >> kPageShift;
     return page >= first_ && page < end_;
   }
+  // Of a range that is not empty.
+  constexpr bool Contains(HostRange other) const {
+    return other.first_ >= first_ && other.end_ <= end_;
+  }
   constexpr bool Overlaps(HostRange other) const {
     return std::max(first_, other.first_) < std::min(end_, other.end_);
   }

@@ -150,9 +150,9 @@ class DirtyLog {
   template <size_t kWords>
   static void SetBit(std::array<Word, kWords>& bits, uint64_t index) {
     Word& word = bits[index / 64];
-    const uint64_t bit = uint64_t{1} << (index % 64);
-    if ((word.load(std::memory_order_seq_cst) & bit) == 0) {
-      word.fetch_or(bit, std::memory_order_seq_cst);
+    const bool is_set = (word.load(std::memory_order_seq_cst) >> (index % 64) & 1) != 0;
+    if (ABSL_PREDICT_FALSE(!is_set)) {
+      word.fetch_or(uint64_t{1} << (index % 64), std::memory_order_seq_cst);
     }
   }
   void MarkIn(Directory& directory, Chunk& chunk, uint64_t base, uint64_t mask);

@@ -16,11 +16,14 @@
 #define TDP_MEMSLOT_INTERVAL_TREE_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
+#include "absl/base/attributes.h"
+#include "tdp/base/sync.h"
 #include "tdp/memslot/interval_node.h"
 
 namespace tdp::internal {
@@ -138,12 +141,7 @@ class IntervalTree {
   // the group, then in the group. No branch depends on the keys.
   template <size_t kKeyCount>
   static size_t Locate(const IntervalNode& node, uint64_t key) {
-    constexpr size_t kGroup = Layout::kGroup;
-    using Groups = std::make_index_sequence<kKeyCount / kGroup - 1>;
-    using InGroup = std::make_index_sequence<kGroup - 1>;
-    const size_t first =
-        kGroup * CountAtOrBelow<kGroup>(node, Layout::kKeys + kGroup, key, Groups());
-    return first + CountAtOrBelow<1>(node, Layout::kKeys + first + 1, key, InGroup());
+    return static_cast<size_t>(LocateKey<kKeyCount>(node, key) - &node.words[Layout::kKeys]);
   }
 
   static Cell LoadCell(const IntervalNode& node, size_t i) {
@@ -164,14 +162,42 @@ class IntervalTree {
     uint64_t min_key;
   };
 
+  using Word = Atomic<uint64_t>;
+
+  // The word of the key that `Locate` is about. The other words of a cell or child are as far from
+  // it as those of the first are from the first key, so a search needs no index.
+  template <size_t kKeyCount>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE static const Word* LocateKey(const IntervalNode& node,
+                                                            uint64_t key) {
+    constexpr size_t kGroup = Layout::kGroup;
+    const Word* const group =
+        &node.words[Layout::kKeys] +
+        kGroup * CountAtOrBelow<kGroup>(&node.words[Layout::kKeys + kGroup], key,
+                                        std::make_index_sequence<kKeyCount / kGroup - 1>());
+    return group + CountAtOrBelow<1>(group + 1, key, std::make_index_sequence<kGroup - 1>());
+  }
+
   // Returns how many of the keys at `from`, `from + kStep`, ... are at most `key`. Written out,
   // since compilers keep small loops over atomics.
   template <size_t kStep, size_t... kIndex>
-  static size_t CountAtOrBelow(const IntervalNode& node, size_t from, uint64_t key,
-                               std::index_sequence<kIndex...>) {
-    return (size_t{0} + ... + static_cast<size_t>(node.Load(from + kStep * kIndex) <= key));
+  ABSL_ATTRIBUTE_ALWAYS_INLINE static size_t CountAtOrBelow(const Word* from, uint64_t key,
+                                                            std::index_sequence<kIndex...>) {
+    size_t count = 0;
+    ((count += static_cast<size_t>(from[kStep * kIndex].load(std::memory_order_acquire) <= key)),
+     ...);
+    return count;
   }
 
+  static Cell LoadCellAt(const Word* key) {
+    const auto word = [key](size_t n) {
+      return key[Layout::CellWord(0, n) - Layout::kKeys].load(std::memory_order_acquire);
+    };
+    return {key->load(std::memory_order_acquire), {word(0), word(1), word(2)}};
+  }
+  static const IntervalNode* LoadChildAt(const Word* key) {
+    return reinterpret_cast<const IntervalNode*>(
+        key[Layout::kNodes - Layout::kKeys].load(std::memory_order_acquire));
+  }
   static const IntervalNode* LoadChild(const IntervalNode& node, size_t i) {
     return reinterpret_cast<const IntervalNode*>(node.Load(Layout::kNodes + i));
   }

@@ -14,17 +14,17 @@
 namespace tdp::internal {
 
 template <typename Unchanged>
-IntervalSearch IntervalTree::FindAtOrBelow(IntervalRoot root, uint64_t key, Cell* cell,
-                                           const Unchanged& unchanged) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline IntervalSearch IntervalTree::FindAtOrBelow(
+    IntervalRoot root, uint64_t key, Cell* cell, const Unchanged& unchanged) {
   if (root.is_empty()) return IntervalSearch::kAbsent;
   key = std::min(key, Layout::kNoKey - 1);
   const IntervalNode* node = root.node();
   for (int level = root.inner_levels(); level > 0; --level) {
-    const IntervalNode* child = LoadChild(*node, Locate<Layout::kInnerCapacity>(*node, key));
+    const IntervalNode* child = LoadChildAt(LocateKey<Layout::kInnerCapacity>(*node, key));
     if (!unchanged()) return IntervalSearch::kChanged;
     node = child;
   }
-  *cell = LoadCell(*node, Locate<Layout::kLeafCapacity + 1>(*node, key));
+  *cell = LoadCellAt(LocateKey<Layout::kLeafCapacity + 1>(*node, key));
   if (!unchanged()) return IntervalSearch::kChanged;
   return cell->key <= key ? IntervalSearch::kFound : IntervalSearch::kAbsent;
 }

@@ -17,11 +17,13 @@ class SlotState;
 
 // One slot as a reader sees it: a value, copied out of a snapshot.
 struct MemorySlot {
-  uint32_t id = 0;
-  AddressSpaceId address_space = 0;
-  uint32_t flags = 0;
+  // As many bits as `CheckRequest` lets through, in the order of a packed slot (slot_cell.h): to
+  // unpack all four is one move.
+  uint32_t id : 16 = 0;
+  AddressSpaceId address_space : 8 = 0;
+  uint32_t flags : 7 = 0;
   // Published while the slot is being deleted or moved: readers treat it as absent, for now.
-  bool invalid = false;
+  bool invalid : 1 = false;
   Gfn base;
   PageCount pages;
   // Where its memory begins; with `kSlotHostFrames` the number of bytes before its first frame.

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/memslot/interval_tree_search.h"
@@ -17,7 +19,8 @@ namespace tdp {
 using internal::IntervalCell;
 using internal::IntervalSearch;
 
-bool SlotReader::FindCell(AddressSpaceId address_space, Gfn gfn, IntervalCell* cell) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool SlotReader::FindCell(AddressSpaceId address_space, Gfn gfn,
+                                                              IntervalCell* cell) {
   TDP_DCHECK(address_space < set_.limits().address_spaces);
   const SlotSet& set = set_;
   IntervalSearch found;
@@ -44,14 +47,13 @@ const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
   return Keep(cell);
 }
 
-bool SlotReader::FindPlain(AddressSpaceId address_space, Gfn gfn) {
+bool SlotReader::FindPlain(AddressSpaceId address_space, Gfn gfn, uint64_t sequence) {
   const MemorySlot* slot = Find(address_space, gfn);
   if (slot == nullptr || slot->flags != 0 || slot->invalid) return false;
   const LargePagePermits& permits = slot->state->permits();
   plain_ = {slot->base,
             slot->pages,
-            &set_.spaces_[address_space].generation,
-            answer_generation_,
+            sequence,
             slot->hva.raw() - slot->base.address().raw(),
             permits.Large2MFrames(),
             &permits};

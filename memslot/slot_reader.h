@@ -48,14 +48,14 @@ class alignas(64) SlotReader {
   }
 
   // Whether `gfn` lies in a slot without flags that is not going away, looked for anew; if so,
-  // `HvaOfPlain` is what stands behind it. Touches `MemorySlot::state`: inside a section.
-  bool FindPlain(AddressSpaceId address_space, Gfn gfn);
-  // Whether it lies in the slot of the last `FindPlain` of this address space, and that still
-  // stands.
-  bool IsInPlain(Gfn gfn) const {
-    return gfn - plain_.base < plain_.pages &&
-           plain_.space->load(std::memory_order_acquire) == plain_.generation;
+  // `HvaOfPlain` is what stands behind it. `sequence` is the caller's, read before: a number that
+  // moves after each change of the slots. Touches `MemorySlot::state`: inside a section.
+  bool FindPlain(AddressSpaceId address_space, Gfn gfn, uint64_t sequence);
+  // Whether it lies in the slot of the last `FindPlain`, of this address space and `sequence`.
+  bool IsInPlain(Gfn gfn, uint64_t sequence) const {
+    return gfn - plain_.base < plain_.pages && plain_.sequence == sequence;
   }
+  uint64_t plain_sequence() const { return plain_.sequence; }
   Hva HvaOfPlain(Gfn gfn) const { return Hva(gfn.address().raw() + plain_.to_hva); }
   // Whether a leaf of 2 MiB may map it. To be asked as `MemorySlot::state` may be touched.
   bool IsLargeInPlain(Gfn gfn) const {
@@ -82,12 +82,11 @@ class alignas(64) SlotReader {
   // No generation has this value: all its bits are set.
   static constexpr uint64_t kNoGeneration = ~uint64_t{0};
 
-  // What `FindPlain` has found, for as long as the generation in `space` stands.
+  // What `FindPlain` has found, for as long as `sequence` stands.
   struct Plain {
     Gfn base;
     PageCount pages;  // none: nothing was found yet
-    const Atomic<uint64_t>* space = nullptr;
-    uint64_t generation = kNoGeneration;
+    uint64_t sequence = kNoGeneration;
     uint64_t to_hva = 0;
     LargePagePermits::Frames large;  // where all that may forbid a leaf of 2 MiB is in `permits`
     const LargePagePermits* permits = nullptr;

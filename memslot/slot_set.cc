@@ -309,6 +309,7 @@ void SlotSet::PublishGfnRoot(Space& space, IntervalRoot root) {
 }
 
 void SlotSet::PublishHvaRoot(IntervalRoot root) {
+  alone_ = HostRange();
   hva_root_.store(root.raw(), std::memory_order_release);
   hva_version_.store(hva_version_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
 }
@@ -396,21 +397,33 @@ void SlotSet::ForEach(AddressSpaceId address_space,
                            [&](const IntervalCell& cell) { visit(internal::SlotOfGfnCell(cell)); });
 }
 
-void SlotSet::ForEachInHostRange(
-    HostRange range,
-    absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
+void SlotSet::SearchHostRange(HostRange range, HostVisitor visit) {
+  MemorySlot slot;
   hva_tree_.ForEachOverlap(
       HvaRoot(), range.first_page(), range.end_page(), [&](const IntervalCell& cell) {
-        const MemorySlot slot = internal::SlotOfHvaCell(cell);
+        slot = internal::SlotOfHvaCell(cell);
         const HostRange part = slot.host_range().Intersection(range);
         visit(slot, slot.base + PageCount::FromBytes(part.start() - slot.hva), part.pages());
       });
-  if (ABSL_PREDICT_FALSE(private_slots_ != 0)) ForEachPrivateInHostRange(range, visit);
+  if (ABSL_PREDICT_FALSE(private_slots_ != 0)) {
+    ForEachPrivateInHostRange(range, visit);
+  } else if (slot.host_range().Contains(range)) {
+    NoteIfAlone(slot);
+  }
 }
 
-void SlotSet::ForEachPrivateInHostRange(
-    HostRange range,
-    absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const {
+// Slots may share host memory: where one does, each range is searched for.
+void SlotSet::NoteIfAlone(const MemorySlot& slot) {
+  const HostRange all = slot.host_range();
+  size_t slots = 0;
+  hva_tree_.ForEachOverlap(HvaRoot(), all.first_page(), all.end_page(),
+                           [&](const IntervalCell&) { ++slots; });
+  if (slots != 1) return;
+  alone_ = all;
+  alone_slot_ = slot;
+}
+
+void SlotSet::ForEachPrivateInHostRange(HostRange range, HostVisitor visit) const {
   const auto visit_entry = [&](const Entry& entry) {
     const std::optional<Hva> start = entry.state->private_hva();
     if (!start) return;

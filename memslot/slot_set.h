@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 
+#include "absl/base/optimization.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
@@ -95,10 +96,16 @@ class SlotSet {
 
   // Writer. Calls `visit(slot, first, pages)` for the part of each slot that `range` of host memory
   // backs, and again for that whose private memory lies there: for the latter it looks at every
-  // slot, if any has private memory.
-  void ForEachInHostRange(
-      HostRange range,
-      absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
+  // slot, if any has private memory. Of a range in the slot of the last call it knows the answer.
+  template <typename Visit>
+  void ForEachInHostRange(HostRange range, const Visit& visit) {
+    if (ABSL_PREDICT_TRUE(alone_.Contains(range))) {
+      const uint64_t at = range.first_page() - alone_.first_page();
+      visit(alone_slot_, alone_slot_.base + PageCount(at), range.pages());
+    } else {
+      SearchHostRange(range, visit);
+    }
+  }
 
   // Writer. Number of slots, and of pages in them, in all address spaces.
   size_t size() const { return size_; }
@@ -125,9 +132,10 @@ class SlotSet {
     return by_id_[address_space].Find(id);
   }
 
-  void ForEachPrivateInHostRange(
-      HostRange range,
-      absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)> visit) const;
+  using HostVisitor = absl::FunctionRef<void(const MemorySlot& slot, Gfn first, PageCount pages)>;
+  void SearchHostRange(HostRange range, HostVisitor visit);
+  void NoteIfAlone(const MemorySlot& slot);
+  void ForEachPrivateInHostRange(HostRange range, HostVisitor visit) const;
   absl::StatusOr<SlotUpdate> PrepareDelete(const MemoryRegion& region, const Entry* old);
   absl::StatusOr<SlotUpdate> PrepareCreate(const MemoryRegion& region);
   absl::StatusOr<SlotUpdate> PrepareChange(const MemoryRegion& region, const Entry& old);
@@ -183,6 +191,9 @@ class SlotSet {
   size_t size_ = 0;
   PageCount total_pages_;
   size_t private_slots_ = 0;
+  // Host memory that backs `alone_slot_` and nothing else; empty where nothing is known.
+  HostRange alone_;
+  MemorySlot alone_slot_;
   bool has_draft_ = false;
   std::array<internal::IntervalRoot, kMaxAddressSpaces> draft_gfn_;
   internal::IntervalRoot draft_hva_;

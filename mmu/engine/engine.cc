@@ -231,23 +231,28 @@ void Engine::ShowPrivateFrames(const PrivateFrames* frames) {
   });
 }
 
-bool Engine::BeginInvalidation(HostRange range, bool may_end, PendingFlush& flush) {
-  bool ended = false;
+void Engine::TrackAccess() {
+  bool is_new = false;
+  ForEachSpace([&is_new](AddressSpace& space) {
+    space.views().ForEach([&is_new](View& view) { is_new |= view.policy().SetMayBeAged(); });
+  });
+  if (!is_new) return;
+  const MmuWriteSection section(mmu_lock_);
+  sequence_.Move();
+}
+
+PendingFlush Engine::BeginInvalidation(HostRange range, bool may_end, bool& ended) {
   const auto detach_all = [&](TableCache& spare, TableList& detached) {
-    sequence_.Begin(range);
     bool any = false;
-    const auto detach = [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+    slots_.ForEachInHostRange(range, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
       any |= spaces_[slot.address_space]->Detach({first, first + pages}, spare, detached);
-    };
-    slots_.ForEachInHostRange(range, detach);
+    });
     return any;
   };
-  flush = ZapBy(detach_all, [&](const PendingFlush& owed) {
-    if (!may_end || !clock_.TrySettle(owed)) return;
-    sequence_.End();
-    ended = true;
+  return ZapBy(detach_all, [&](const PendingFlush& owed) {
+    ended = may_end && clock_.TrySettle(owed);
+    ended ? sequence_.Move() : sequence_.Begin(range);
   });
-  return ended;
 }
 
 // Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How

@@ -100,10 +100,10 @@ class Engine : public TableReclaimer, public TableRecycler {
   // anything after this. `after()` is called in the same writer's section, when it is empty.
   PendingFlush ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> after);
 
-  // The same of what `range` backs, whose invalidation begins in the same writer's section. It ends
-  // there too, and true is returned, if it may and no vCPU has to be waited for; else
-  // `ChangeSequence::End` ends it.
-  bool BeginInvalidation(HostRange range, bool may_end, PendingFlush& flush)
+  // The same of what `range` backs, whose invalidation begins in the same writer's section. It is
+  // over at the end of that, and `ended` is set, if it may be and no vCPU has to be waited for;
+  // else `ChangeSequence::End` ends it.
+  PendingFlush BeginInvalidation(HostRange range, bool may_end, bool& ended)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_);
 
   // Cold tables of views or the oldest shadow pages: of whichever have more than half of all
@@ -149,13 +149,8 @@ class Engine : public TableReclaimer, public TableRecycler {
 
   // Leaves without rights may stand for pages that were aged: a fault that found nothing present
   // looks at its leaf then before it asks the host. Before the first right is taken by aging: the
-  // fault that misses it is to see this.
-  void TrackAccess() {
-    for (size_t space = 0; space < address_spaces(); ++space) {
-      ViewSet& all = views(static_cast<AddressSpaceId>(space));
-      for (size_t i = 0; i < all.size(); ++i) all[i].policy().SetMayBeAged();
-    }
-  }
+  // fault that misses it is to see this. Hold no section.
+  void TrackAccess();
 
   // --- Under the slots mutex ---
 

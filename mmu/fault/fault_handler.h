@@ -4,7 +4,7 @@
 //
 // HandleViolation(gpa, exit)
 //   - HandlePlain        a slot without flags, no rules, nothing found by the walk:
-//       ConfirmPlain     the page is there by now, in the table of the last fault -> kSpurious
+//       Confirm          the page is there by now, in the table of the last fault -> kSpurious
 //       FindPlain        another table: a walk to it
 //       MapPlain         ask the host, and put a leaf into a hole
 //   - LiftProtection     a write to a page whose W the log took     -> kFixed
@@ -151,13 +151,13 @@ class FaultHandler {
   void HandleUnusual(FaultResult& result, Gpa gpa, ExitQualification exit);
   void HandlePlain(FaultResult& result, Gpa gpa, ExitQualification exit);
   void HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit);
-  void ConfirmPlain(FaultResult& result, Gpa gpa, ExitQualification exit, uint64_t sequence);
-  void FindPlain(FaultResult& result, Gpa gpa, ExitQualification exit, uint64_t sequence);
+  void Confirm(FaultResult& result);
+  void FindPlain(FaultResult& result, Gpa gpa, ExitQualification exit);
   template <int kNear>
-  void MapPlain(FaultResult& result, Gpa gpa, ExitQualification exit, uint64_t sequence);
-  bool FillSmall(Gfn gfn, uint64_t sequence, Hfn frame, Access access);
-  bool FillLarge(Gfn gfn, uint64_t sequence, Hfn frame, Access access);
-  FaultAnswer MapPage(Gpa gpa, ExitQualification exit, uint64_t sequence, HostPage page);
+  void MapPlain(FaultResult& result, Gpa gpa, ExitQualification exit);
+  bool FillSmall(Gfn gfn, Hfn frame, Access access);
+  bool FillLarge(Gfn gfn, Hfn frame, Access access);
+  FaultAnswer MapPage(Gpa gpa, ExitQualification exit, HostPage page);
   FaultAnswer Fail(absl::Status status);
   FaultAnswer Unresolved(const absl::Status& status);
   FaultAnswer Emulate(const FaultRequest& request, uint64_t sequence);

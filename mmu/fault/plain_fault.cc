@@ -61,70 +61,66 @@ ABSL_ATTRIBUTE_NOINLINE void FaultHandler::LiftProtection(FaultResult& result, G
 }
 
 // A fault in which nobody but the host has a say and that found nothing mapped: no log, no write
-// that is refused, no rules, and no leaf that may only lack a right. The policy is asked after the
-// sequence was read (docs/locking.md, "Views").
+// that is refused, no rules, and no leaf that may only lack a right. That slot and policy are so
+// was seen under this sequence, which moves after each of their changes (docs/locking.md, "The
+// change sequence" and "Views").
+//
+// Another vCPU may have been faster, or a prefault, which does not show in the exit. Where the memo
+// leads to a leaf that allows the access there is nothing to do, and a look without a section is
+// enough: the answer is that the page was there, not that it stays.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::HandlePlain(FaultResult& result, Gpa gpa,
                                                                    ExitQualification exit) {
   const uint64_t sequence = sequence_.Current();
   const Gfn gfn = Gfn::Of(gpa);
-  if (ABSL_PREDICT_FALSE(!slots_.IsInPlain(gfn))) return HandleInOtherSlot(result, gpa, exit);
-  const bool plain = !policy().is_special() && tables_.IsStocked();
-  if (ABSL_PREDICT_FALSE(!plain)) return HandleExit(result, gpa, exit);
-  if (ABSL_PREDICT_FALSE(!memo_.IsNear(gfn, kLevel4K))) {
-    return FindPlain(result, gpa, exit, sequence);
+  if (ABSL_PREDICT_FALSE(!slots_.IsInPlain(gfn, sequence))) {
+    return HandleInOtherSlot(result, gpa, exit);
   }
-  if (memo_.Peek(gfn).LeafAllows(exit.access())) return ConfirmPlain(result, gpa, exit, sequence);
-  MapPlain<1>(result, gpa, exit, sequence);
+  if (ABSL_PREDICT_FALSE(!memo_.IsNear(gfn, kLevel4K))) return FindPlain(result, gpa, exit);
+  if (mmu().IsMapped(gfn, exit.access(), memo_)) return Confirm(result);
+  MapPlain<1>(result, gpa, exit);
 }
 
-// From the top once more, if the slot is one for plain faults. Where there is a reverse map none
-// is. What is noted of the slot stands in its state, which lives as long as the section in which
-// the slot was found: whoever replaces it has a writer's section between the two.
-void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit) {
-  const bool plain =
-      reverse_mapped_ == nullptr && TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
-        return slots_.FindPlain(space_, Gfn::Of(gpa));
-      });
-  plain ? HandleViolation(result, gpa, exit) : HandleExit(result, gpa, exit);
-}
-
-// Another vCPU was faster, or a prefault: it does not show in the exit. The memo leads there, and
-// what it has seems to allow the access.
-void FaultHandler::ConfirmPlain(FaultResult& result, Gpa gpa, ExitQualification exit,
-                                uint64_t sequence) {
-  const bool confirmed = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
-    return sequence_.IsQuietSince(sequence) && mmu().IsMapped(Gfn::Of(gpa), exit.access(), memo_);
-  });
-  if (ABSL_PREDICT_FALSE(!confirmed)) return MapPlain<1>(result, gpa, exit, sequence);
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::Confirm(FaultResult& result) {
   counters_.confirmed.Add();
   result.outcome = FaultOutcome::kSpurious;
 }
 
+// From the top once more, if the slot is one for plain faults and the policy is not special. Where
+// there is a reverse map no slot is. The sequence is read before either is asked. What is noted of
+// the slot stands in its state, which lives as long as the section in which the slot was found:
+// whoever replaces it has a writer's section between the two.
+void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit) {
+  const uint64_t sequence = sequence_.Current();
+  const bool plain = reverse_mapped_ == nullptr && !policy().is_special() &&
+                     TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
+                       return slots_.FindPlain(space_, Gfn::Of(gpa), sequence);
+                     });
+  plain ? HandleViolation(result, gpa, exit) : HandleExit(result, gpa, exit);
+}
+
 // The table of the last fault is another: looks for the page's own before the host is asked. The
 // page may be there, and if not, the line of its entry comes while the host answers.
-void FaultHandler::FindPlain(FaultResult& result, Gpa gpa, ExitQualification exit,
-                             uint64_t sequence) {
+void FaultHandler::FindPlain(FaultResult& result, Gpa gpa, ExitQualification exit) {
   const Gfn gfn = Gfn::Of(gpa);
-  if (memo_.IsNear(gfn, kLevel2M)) return MapPlain<2>(result, gpa, exit, sequence);
+  if (memo_.IsNear(gfn, kLevel2M)) return MapPlain<2>(result, gpa, exit);
   EptEntry seen;
   const bool found = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     uint64_t* const table =
-        sequence_.IsQuietSince(sequence) ? mmu().WritableLeafTable(gfn) : nullptr;
+        sequence_.IsQuietSince(slots_.plain_sequence()) ? mmu().WritableLeafTable(gfn) : nullptr;
     if (ABSL_PREDICT_FALSE(table == nullptr)) return false;
     memo_.Set(mmu().structure(), LeafMemo::Region(gfn, kLevel4K), table);
     seen = memo_.entry(gfn, kLevel4K).Load();
     return true;
   });
-  if (ABSL_PREDICT_FALSE(!found)) return MapPlain<0>(result, gpa, exit, sequence);
-  if (!seen.LeafAllows(exit.access())) return MapPlain<1>(result, gpa, exit, sequence);
-  counters_.confirmed.Add();
-  result.outcome = FaultOutcome::kSpurious;
+  if (ABSL_PREDICT_FALSE(!found)) return MapPlain<0>(result, gpa, exit);
+  if (!seen.LeafAllows(exit.access())) return MapPlain<1>(result, gpa, exit);
+  Confirm(result);
 }
 
 // Asks the host. `kNear`: the level at which the memo is near, or 0.
 template <int kNear>
 ABSL_ATTRIBUTE_NOINLINE void FaultHandler::MapPlain(FaultResult& result, Gpa gpa,
-                                                    ExitQualification exit, uint64_t sequence) {
+                                                    ExitQualification exit) {
   const Gfn gfn = Gfn::Of(gpa);
   HostPage page;
   if (const auto found = backend_.Resolve(slots_.HvaOfPlain(gfn), exit.access());
@@ -139,22 +135,22 @@ ABSL_ATTRIBUTE_NOINLINE void FaultHandler::MapPlain(FaultResult& result, Gpa gpa
     page.memory_type = found->memory_type;
   }
   if (kNear == 1 && ABSL_PREDICT_TRUE(policy().IsOrdinary(page))) {
-    if (FillSmall(gfn, sequence, page.hfn, exit.access())) return;
+    if (FillSmall(gfn, page.hfn, exit.access())) return;
   } else if (kNear == 2 && ABSL_PREDICT_TRUE(policy().IsOrdinary2M(page, gfn))) {
-    if (FillLarge(gfn, sequence, page.hfn, exit.access())) {
+    if (FillLarge(gfn, page.hfn, exit.access())) {
       result.level = kLevel2M;
       return;
     }
   }
-  result = ResultOf(MapPage(gpa, exit, sequence, page));
+  result = ResultOf(MapPage(gpa, exit, page));
 }
 
 // Puts the leaf of an ordinary page into the memo's table, if it stands and has a hole there. False
 // leaves everything as it is.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillSmall(Gfn gfn, uint64_t sequence,
-                                                                 Hfn frame, Access access) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillSmall(Gfn gfn, Hfn frame,
+                                                                 Access access) {
   const bool done = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
-    return sequence_.IsQuietSince(sequence) &&
+    return sequence_.IsQuietSince(slots_.plain_sequence()) &&
            mmu().FillHoleNear(gfn, kLevel4K, policy().OrdinaryLeaf(frame, access), memo_);
   });
   if (ABSL_PREDICT_TRUE(done)) counters_.leaves[0].Add();
@@ -162,10 +158,10 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillSmall(Gfn gfn, uint64
 }
 
 // The same for the 2 MiB leaf of an ordinary large page, where the slot permits it.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillLarge(Gfn gfn, uint64_t sequence,
-                                                                 Hfn frame, Access access) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillLarge(Gfn gfn, Hfn frame,
+                                                                 Access access) {
   const bool done = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
-    return sequence_.IsQuietSince(sequence) && slots_.IsLargeInPlain(gfn) &&
+    return sequence_.IsQuietSince(slots_.plain_sequence()) && slots_.IsLargeInPlain(gfn) &&
            mmu().FillHoleNear(gfn, kLevel2M, policy().OrdinaryLeaf(frame, access), memo_);
   });
   if (ABSL_PREDICT_TRUE(done)) counters_.leaves[1].Add();
@@ -173,15 +169,16 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillLarge(Gfn gfn, uint64
 }
 
 // The rest of a plain fault, whatever page the host has answered with and whatever stands there.
-FaultAnswer FaultHandler::MapPage(Gpa gpa, ExitQualification exit, uint64_t sequence,
-                                  HostPage page) {
+FaultAnswer FaultHandler::MapPage(Gpa gpa, ExitQualification exit, HostPage page) {
   const Gfn gfn = Gfn::Of(gpa);
   const Access access = exit.access();
   const Hva hva = slots_.HvaOfPlain(gfn);
+  // Whether tables are needed at all shows in the section; without them it may still go well.
+  if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
   MapResult mapped;
   {
     MmuReadSection section(reader_);
-    if (sequence_.MovedSince(sequence, hva)) return Count(FaultOutcome::kRetry);
+    if (sequence_.MovedSince(slots_.plain_sequence(), hva)) return Count(FaultOutcome::kRetry);
     page.order = sequence_.StableOrder(hva, page.hfn, page.order);
     // The slot of then, perhaps with other flags: what takes it away moves the sequence first.
     const MemorySlot* found = slots_.Find(space_, gfn);

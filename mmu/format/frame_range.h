@@ -21,6 +21,7 @@ struct FrameRange {
   Gfn end;
 
   constexpr bool is_empty() const { return first >= end; }
+  constexpr bool is_one_frame() const { return end - first == PageCount(1); }
   constexpr bool Holds(Gfn base, PageCount pages) const {
     return base >= first && base + pages <= end;
   }

@@ -98,15 +98,17 @@ class LeafPolicy {
   // Returns whether anything but slot and host has a say in a leaf, or leaves without rights may
   // stand for pages that were aged. One word for all that a plain fault need not ask one by one;
   // whoever writes one of those facts keeps it. Any thread: whoever changes the answer moves the
-  // change sequence afterwards, or does not depend on it.
+  // change sequence afterwards, and plain faults ask again when that has moved.
   bool is_special() const { return special_.load(std::memory_order_relaxed) != 0; }
   bool may_be_aged() const { return (special_.load(std::memory_order_relaxed) & kMayBeAged) != 0; }
   // Whether the view shows frames of its own anywhere. Any thread, as `restricts`.
   bool shows_frames() const {
     return (special_.load(std::memory_order_relaxed) & kShowsFrames) != 0;
   }
-  // From here on: the first aging without A bits. Any thread.
-  void SetMayBeAged() { special_.fetch_or(kMayBeAged, std::memory_order_relaxed); }
+  // From here on: the first aging without A bits. Returns whether it was not so before. Any thread.
+  bool SetMayBeAged() {
+    return (special_.fetch_or(kMayBeAged, std::memory_order_relaxed) & kMayBeAged) == 0;
+  }
 
   // Returns whether `page` is one that `OrdinaryLeaf` maps, in a slot without flags, if the policy
   // is not special: small, writable, and of the ordinary type.

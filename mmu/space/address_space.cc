@@ -31,7 +31,8 @@ void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts&
     return raw;
   };
   if constexpr (!kHasShadow) {
-    direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));
+    only_direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));
+    direct_ = only_direct_;
     return;
   }
   switch (options.kind) {
@@ -48,7 +49,8 @@ void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts&
       nested_ = add(std::make_unique<NestedTables>(parts, *pools, options.shadow));
       return;
     case PagingKind::kDirect:
-      direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));
+      only_direct_ = add(std::make_unique<DirectTables>(parts, id, views_, options.caches_mmio));
+      direct_ = only_direct_;
       return;
   }
 }
@@ -57,7 +59,7 @@ ReverseMappedMmu* AddressSpace::reverse_mapped() const {
   return !kHasShadow || reverse_mapped_ == nullptr ? nullptr : &reverse_mapped_->mmu();
 }
 
-bool AddressSpace::Detach(FrameRange range, TableCache& spare, TableList& detached) {
+bool AddressSpace::DetachFromAll(FrameRange range, TableCache& spare, TableList& detached) {
   bool any = false;
   for (const auto& tables : kinds_) any |= tables->Detach(range, spare, detached);
   return any;

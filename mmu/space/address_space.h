@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/base/optimization.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -64,7 +65,12 @@ class AddressSpace {
 
   // --- Over all kinds; each as `MappedTables` says of one ---
 
-  bool Detach(FrameRange range, TableCache& spare, TableList& detached);
+  bool Detach(FrameRange range, TableCache& spare, TableList& detached) {
+    // Most zaps and invalidations are of one page, in tables of the simplest kind.
+    const bool is_simple = range.is_one_frame() && only_direct_ != nullptr;
+    if (ABSL_PREDICT_TRUE(is_simple) && only_direct_->DetachPage(range.first)) return true;
+    return DetachFromAll(range, spare, detached);
+  }
   bool DetachMmio(TableList& detached);
   bool DetachRaising(FrameRange slot, TableList& detached);
   bool WriteProtect(FrameRange range);
@@ -84,6 +90,7 @@ class AddressSpace {
  private:
   AddressSpace(const AddressSpaceOptions& options, const MmuParts& parts)
       : views_(options.mmu, options.policy, parts.pool) {}
+  bool DetachFromAll(FrameRange range, TableCache& spare, TableList& detached);
   void MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts, ShadowPools* pools);
 
   ViewSet views_;
@@ -91,6 +98,7 @@ class AddressSpace {
   std::vector<std::unique_ptr<MappedTables>> kinds_;
   // Which of them are what.
   DirectTables* direct_ = nullptr;
+  DirectTables* only_direct_ = nullptr;  // the same where it is the only kind, without more
   ReverseMappedTables* reverse_mapped_ = nullptr;
   GuestShadowTables* shadow_ = nullptr;
   NestedTables* nested_ = nullptr;

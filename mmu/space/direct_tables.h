@@ -5,6 +5,7 @@
 #ifndef TDP_MMU_SPACE_DIRECT_TABLES_H_
 #define TDP_MMU_SPACE_DIRECT_TABLES_H_
 
+#include "absl/base/optimization.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/space/mapped_tables.h"
 #include "tdp/mmu/space/view.h"
@@ -19,6 +20,14 @@ class DirectTables : public MappedTables {
 
   // `Detach` in one view, for a change that is about that view alone.
   virtual bool DetachIn(View& view, FrameRange range, TableCache& spare, TableList& detached);
+
+  // Inside a writer's section: `DirectMmu::DetachPage` where the base view is the only one and no
+  // log needs the D bit; else false. For tables that are no more than this.
+  bool DetachPage(Gfn gfn) {
+    AssertWriting(parts_.mmu_lock);
+    return ABSL_PREDICT_TRUE(views_.size() == 1 && !parts_.logging.are_harvested()) &&
+           views_.base().mmu().DetachPage(gfn, nullptr);
+  }
 
   bool Detach(FrameRange range, TableCache& spare, TableList& detached) override;
   bool DetachMmio(TableList& detached) override;

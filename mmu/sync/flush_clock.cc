@@ -137,12 +137,6 @@ void FlushClock::RetireSome(TableList&& subtrees, const PendingFlush& flush) {
   any_retired_.store(true, std::memory_order_relaxed);
 }
 
-void FlushClock::Raise(Atomic<uint64_t>& mark, uint64_t to) {
-  uint64_t now = mark.load(std::memory_order_relaxed);
-  while (now < to && !mark.compare_exchange_weak(now, to, std::memory_order_acq_rel)) {
-  }
-}
-
 // Once passed, a generation stays so: a vCPU that enters later enters with it or a later one.
 void FlushClock::Settle(uint64_t generation) {
   if (!IsSettled(generation)) {
@@ -150,13 +144,6 @@ void FlushClock::Settle(uint64_t generation) {
     Raise(settled_, generation);
   }
   Reclaim();
-}
-
-bool FlushClock::TrySettle(const PendingFlush& flush) {
-  if (!flush.is_owed() || IsSettled(flush.generation_)) return true;
-  if (PassedByAll() < flush.generation_) return false;
-  Raise(settled_, flush.generation_);
-  return true;
 }
 
 void FlushClock::KickAndWait(uint64_t generation) {
@@ -178,9 +165,8 @@ void FlushClock::KickAndWait(uint64_t generation) {
   }
 }
 
-uint64_t FlushClock::PassedByAll() {
+uint64_t FlushClock::PassedByListed() {
   uint64_t passed = kOutside;
-  if (listed_.load(std::memory_order_seq_cst) == nullptr) return passed;
   MutexLock lock(mutex_);
   Place* before = nullptr;
   Place* next = nullptr;
@@ -201,9 +187,7 @@ uint64_t FlushClock::PassedByAll() {
   return passed;
 }
 
-void FlushClock::Reclaim() {
-  // Most flushes retire no table. A thread that retired some sees its own store.
-  if (!any_retired_.load(std::memory_order_relaxed)) return;
+void FlushClock::ReclaimPassed() {
   ReaderMutexLock reclaiming(reclaim_mutex_);
   TableList free = TakePassed();
   if (!free.empty()) reclaimer_.Reclaim(std::move(free));

@@ -114,10 +114,18 @@ class FlushClock {
 
   // Settles `flush` if nobody has to be waited for; what it retired is freed by its `Settle`.
   // Whether it did. Inside a section, too.
-  bool TrySettle(const PendingFlush& flush);
+  bool TrySettle(const PendingFlush& flush) {
+    if (!flush.is_owed() || IsSettled(flush.generation_)) return true;
+    if (PassedByAll() < flush.generation_) return false;
+    Raise(settled_, flush.generation_);
+    return true;
+  }
 
   // Frees what every vCPU has passed. `Settle` does this too.
-  void Reclaim();
+  void Reclaim() {
+    // Most flushes retire no table. A thread that retired some sees its own store.
+    if (ABSL_PREDICT_FALSE(any_retired_.load(std::memory_order_relaxed))) ReclaimPassed();
+  }
 
   // Returns when what other threads' `Reclaim` has taken from here has gone through the reclaimer.
   // After a `Settle` of one's own, everything retired before it has then. Hold no lock.
@@ -169,9 +177,19 @@ class FlushClock {
   static bool RestsForGood(Place& place);
   void Settle(uint64_t generation);
   void KickAndWait(uint64_t generation);
+  void ReclaimPassed();
   TableList TakePassed();
-  uint64_t PassedByAll();
-  static void Raise(Atomic<uint64_t>& mark, uint64_t to);
+  // Returns the generation that every vCPU has passed, of those that settlers have to look at.
+  uint64_t PassedByAll() {
+    const bool any = listed_.load(std::memory_order_seq_cst) != nullptr;
+    return any ? PassedByListed() : kOutside;
+  }
+  uint64_t PassedByListed();
+  static void Raise(Atomic<uint64_t>& mark, uint64_t to) {
+    uint64_t now = mark.load(std::memory_order_relaxed);
+    while (now < to && !mark.compare_exchange_weak(now, to, std::memory_order_acq_rel)) {
+    }
+  }
 
   Backend& backend_;
   TableReclaimer& reclaimer_;

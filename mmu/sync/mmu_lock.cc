@@ -17,10 +17,7 @@ MmuLock::~MmuLock() {
   TDP_CHECK(readers_ == nullptr);
 }
 
-void MmuLock::WriterLock() {
-  writers_mutex_.Lock();
-  writer_.store(1, std::memory_order_seq_cst);
-  if (clock_ != nullptr) entered_at_ = clock_();
+void MmuLock::WaitForReaders() {
   Reader* next = nullptr;
   for (Reader* reader = readers_; reader != nullptr; reader = next) {
     next = reader->next_;  // `WaitFor` may strike it off
@@ -48,13 +45,7 @@ void MmuLock::WaitFor(Reader* reader) {
   }
 }
 
-void MmuLock::WriterUnlock() {
-  if (clock_ != nullptr) {
-    writer_ns_.fetch_add(clock_() - entered_at_, std::memory_order_relaxed);
-  }
-  writer_.store(0, std::memory_order_release);
-  writers_mutex_.Unlock();
-}
+void MmuLock::AddTime() { writer_ns_.fetch_add(clock_() - entered_at_, std::memory_order_relaxed); }
 
 // Waits behind the writers' mutex instead of spinning on the flag: a waiting reader sleeps, and
 // several writers in a row are met once each. A reader that is not listed is so before it tries

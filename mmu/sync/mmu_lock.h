@@ -33,8 +33,17 @@ class ABSL_LOCKABLE MmuLock {
   MmuLock& operator=(const MmuLock&) = delete;
 
   // Waits for other writers, then for the readers inside. Not reentrant.
-  void WriterLock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
-  void WriterUnlock() ABSL_UNLOCK_FUNCTION();
+  void WriterLock() ABSL_EXCLUSIVE_LOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    writers_mutex_.Lock();
+    writer_.store(1, std::memory_order_seq_cst);
+    if (ABSL_PREDICT_FALSE(clock_ != nullptr)) entered_at_ = clock_();
+    if (readers_ != nullptr) WaitForReaders();
+  }
+  void WriterUnlock() ABSL_UNLOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (ABSL_PREDICT_FALSE(clock_ != nullptr)) AddTime();
+    writer_.store(0, std::memory_order_release);
+    writers_mutex_.Unlock();
+  }
 
   // Returns whether a writer is inside, or waits for the readers to leave. For checks.
   bool has_writer() const { return writer_.load(std::memory_order_relaxed) != 0; }
@@ -45,7 +54,9 @@ class ABSL_LOCKABLE MmuLock {
  private:
   void List(Reader* reader) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
   void Strike(Reader* reader) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
+  void WaitForReaders() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
   void WaitFor(Reader* reader) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
+  void AddTime() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writers_mutex_);
 
   // Readers only load it, so it stays shared in their caches until a writer comes.
   alignas(64) Atomic<uint32_t> writer_{0};

@@ -347,21 +347,17 @@ struct DirectMmu::Detachment {
 
 bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
                        LostDirtyLeaves* lost) {
-  bool any = false;
-  if (end - first == PageCount(1) && DetachPage(first, lost, any)) return true;
-  return DetachRange({first, std::min(end, this->end())}, spare, {detached, lost}) || any;
+  // That there is such a table is something: what it had of the page another operation may just
+  // have taken out.
+  if (end - first == PageCount(1) && DetachPage(first, lost)) return true;
+  return DetachRange({first, std::min(end, this->end())}, spare, {detached, lost});
 }
 
-// Most zaps are of one page in a table of leaves that keeps a neighbour: nothing above changes
-// then. False if there is more to do. Sets `any` if there is such a table: what it had of the page
-// another operation may just have taken out.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool DirectMmu::DetachPage(Gfn gfn, LostDirtyLeaves* lost,
-                                                               bool& any) const {
+bool DirectMmu::DetachPage(Gfn gfn, LostDirtyLeaves* lost) const {
   if (ABSL_PREDICT_FALSE(gfn >= end())) return false;
   bool writable;
   uint64_t* const table = LeafTable(gfn, writable);
-  if (table == nullptr) return false;
-  any = true;
+  if (ABSL_PREDICT_FALSE(table == nullptr)) return false;
   const int index = kLevel4K.IndexOf(gfn);
   if (const EntryRef entry(table + index); !entry.Load().is_hole()) {
     const EptEntry old = entry.Exchange(pool_.empty_entry());

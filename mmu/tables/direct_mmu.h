@@ -79,10 +79,16 @@ struct LeafMemo {
   EntryRef entry(Gfn gfn, Level level) const {
     return EntryRef(table.load(std::memory_order_relaxed) + level.IndexOf(gfn));
   }
-  // The 4 KiB entry of `gfn`, which is near, as a hint for use outside of a section: the table may
-  // be another's by now, so it may say anything.
+  // The 4 KiB entry of `gfn`, which is near, outside of a section: the table may be another's by
+  // now, so it may say anything. It is what stands there if the structure is still the memo's when
+  // it is asked for afterwards: whoever takes a table out moves the structure before, and x86 makes
+  // loads in their order.
   ABSL_ATTRIBUTE_NO_SANITIZE_THREAD EptEntry Peek(Gfn gfn) const {
-    return EptEntry(*entry(gfn, kLevel4K).where());
+    const uint64_t* const where = entry(gfn, kLevel4K).where();
+    SharedScan(where);
+    const EptEntry seen(*where);
+    std::atomic_signal_fence(std::memory_order_acquire);
+    return seen;
   }
 
  private:
@@ -201,7 +207,8 @@ class DirectMmu {
     return MapFromRoot(request, memo, cache);
   }
   // Puts the 4 KiB `leaf`, as one at `level`, where `memo` leads to, if that is a hole with #VE not
-  // suppressed: the compare-exchange that expects it is the one look that decides.
+  // suppressed: the compare-exchange that expects it is the one look that decides. Not in a slot
+  // that logs: harvests are told nothing of it (`TablePage::NoteLine`).
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHole(Gfn gfn, Level level, EptEntry leaf,
                                              const LeafMemo& memo) {
     return memo.IsNear(gfn, level) && FillHoleNear(gfn, level, leaf, memo);
@@ -226,10 +233,10 @@ class DirectMmu {
   // `Map` without a look at the memo first.
   MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
 
-  // Whether the 4 KiB leaf that `memo`, which is near, leads to allows an access of `needed`, of r,
-  // w and x: a look at one entry. False if the memo leads there no more.
-  bool IsMapped(Gfn gfn, Access needed, const LeafMemo& memo) const {
-    return memo.structure == structure() && memo.entry(gfn, kLevel4K).Load().LeafAllows(needed);
+  // Whether a 4 KiB leaf to which `memo`, which is near, leads allows an access of `needed`, of r,
+  // w and x. Inside a section or not: it did at some moment of the call.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsMapped(Gfn gfn, Access needed, const LeafMemo& memo) const {
+    return memo.Peek(gfn).LeafAllows(needed) && memo.structure == structure();
   }
 
   // Gives the leaf that maps `gfn` the rights it lacks for `needed` without asking the host: W that
@@ -269,6 +276,10 @@ class DirectMmu {
   // Returns whether anything was there; a table that reaches into the range is something.
   bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
               LostDirtyLeaves* lost = nullptr);
+
+  // The same of one frame, where that is all there is to do: it stands in a table of 4 KiB leaves
+  // that keeps a neighbour, so nothing above changes. False if `Detach` is needed as well.
+  bool DetachPage(Gfn gfn, LostDirtyLeaves* lost) const;
 
   // Puts an empty root in place and returns the old one, with everything below it.
   TablePage* ReplaceRoot(TablePage* root);
@@ -404,7 +415,6 @@ class DirectMmu {
                    TableCache& cache, bool& flush_owed) const;
 
   struct Detachment;  // one `Detach` under way
-  bool DetachPage(Gfn gfn, LostDirtyLeaves* lost, bool& any) const;
   bool DetachLeaves(const FrameRange& range, const Detachment& work, bool& any) const;
   bool IsEmptied(EptEntry link, Level level, Gfn base, const FrameRange& range) const;
   bool DetachRange(const FrameRange& range, TableCache& spare, const Detachment& work);

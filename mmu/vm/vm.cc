@@ -27,15 +27,14 @@ namespace {
 // Returns whether the invalidation has ended: not unless it may, and if some vCPU had to be waited
 // for only the caller ends it, as long as faults may still bring the old pages back.
 bool Invalidate(Engine& engine, HostRange range, bool end_at_once) {
-  PendingFlush flush;
-  bool ended;
-  {
+  bool ended = false;
+  const auto begin = [&] {
     // A slot change under way would otherwise miss this, or be missed: it publishes what it has
     // checked.
     MutexLock slots_lock(engine.slots_mutex());
-    ended = engine.BeginInvalidation(range, end_at_once, flush);
-  }
-  flush.Settle();
+    return engine.BeginInvalidation(range, end_at_once, ended);
+  };
+  begin().Settle();
   return ended;
 }
 

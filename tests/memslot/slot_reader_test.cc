@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <random>
 #include <set>
 #include <thread>
@@ -207,6 +208,43 @@ TEST(SlotReader, AllSlotsThereMayBeOverOnePageOfTheHost) {
   EXPECT_EQ(found.size(), set.limits().slots);
   reader.ForEachInHostRange(HostRange::OfPages(kLastPage - 1, kLastPage),
                             [](const MemorySlot&, Gfn, PageCount) { FAIL() << "the page below"; });
+}
+
+// The set remembers the slot that it found last, if no other has some of its memory.
+TEST(SlotSet, HostRangesStayRightAsSlotsComeAndGo) {
+  std::mt19937_64 random(23);
+  SlotSet set(SlotLimits{});
+  std::map<uint32_t, MemoryRegion> regions;
+  uint64_t near = 0;
+  for (int i = 0; i < 20000; ++i) {
+    if (i % 16 == 0) {
+      const uint32_t id = random() % 24;
+      const auto [found, is_new] =
+          regions.try_emplace(id, Region(id, id * 64, 1 + random() % 64, random() % 1000));
+      MemoryRegion change = found->second;
+      if (!is_new) {
+        regions.erase(found);
+        change.size = 0;
+      }
+      Apply(set, change);
+    }
+    if (i % 4 == 0) near = random() % 1064;
+    const uint64_t first = near + random() % 8;
+    const uint64_t pages = 1 + random() % 4;
+    std::multiset<HostPart> want;
+    for (const auto& [id, region] : regions) {
+      const uint64_t from = (region.hva.raw() - kHva) / kPageSize;
+      const uint64_t low = std::max(first, from);
+      const uint64_t high = std::min(first + pages, from + region.size / kPageSize);
+      if (low < high) want.emplace(id, region.gpa.raw() / kPageSize + low - from, high - low);
+    }
+    std::multiset<HostPart> parts;
+    set.ForEachInHostRange(HostRange(Hva(kHva + first * kPageSize), pages * kPageSize),
+                           [&](const MemorySlot& slot, Gfn gfn, PageCount count) {
+                             parts.emplace(slot.id, gfn.raw(), count.raw());
+                           });
+    ASSERT_EQ(parts, want) << i;
+  }
 }
 
 TEST(SlotReader, HostRangesAgreeWithAListOfSlots) {

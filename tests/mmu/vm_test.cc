@@ -90,6 +90,24 @@ TEST_F(VmTest, TablesThatZapsHaveLeftEmptyAreFreed) {
   EXPECT_EQ(vm_->Stats().tables_freed, 8u);
 }
 
+TEST_F(VmTest, ATableThatMapsOtherFramesByNowMakesNoFaultSpurious) {
+  Start({.max_leaf_level = kLevel4K});
+  constexpr uint64_t kTables = 200;
+  ASSERT_TRUE(SetRam(Gpa(0), kTables * MiB(2)).ok());
+  const auto other = *vm_->CreateVcpu();
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kSpurious);
+  vm_->ZapRange(Gfn(0), PageCount(512))->Settle();
+  // Sooner or later the table is one of these.
+  for (uint64_t i = 1; i < kTables; ++i) {
+    const FaultResult made = other->HandleEptViolation(Gpa(i * MiB(2) + 0x3000), kWriteFault);
+    EXPECT_EQ(made.outcome, FaultOutcome::kFixed);
+  }
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 0);
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(FrameOf(Gpa(0x3000)), Hfn((kRam.raw() + 0x3000) >> kPageShift));
+}
+
 TEST_F(VmTest, TheSameFaultAgainIsSpuriousAndAsksTheHostNothingWhereTheLeafWasSeen) {
   Start();
   ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
