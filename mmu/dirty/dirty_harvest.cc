@@ -28,7 +28,7 @@ uint64_t EdgesIn(int block, int first, int last) {
 
 bool DirtyHarvest::Run(Gfn first, Gfn end, Visitor visit) {
   end = std::min(end, mmu_.end());
-  at_ = first;
+  first_ = at_ = first;
   any_ = false;
   while (at_ < end) {
     MmuReadSection section(reader_);
@@ -46,12 +46,15 @@ Gfn DirtyHarvest::Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor
   const Gfn table_end = std::min(base + TablePages(level), end);
   const int first = at_ <= base ? 0 : level.IndexOf(at_);
   const int last = level.IndexOf(table_end - PageCount(1));
+  const uint64_t lines = LinesOf(table, level, base, end);
   if (level == kLevel4K) {
-    HarvestLeaves(table, base, first, last, visit);
+    HarvestLeaves(table, base, FindEntriesWith(table, EntryBits::kDirty, first, last, lines),
+                  visit);
     return table_end;
   }
   for (int block = first / 64; block <= last / 64; ++block) {
-    uint64_t candidates = FindIn64EntriesWith(table + block * 64, EntryBits::kHarvest);
+    uint64_t candidates =
+        FindIn64EntriesWith(table + block * 64, EntryBits::kHarvest, lines >> 8 * block);
     candidates |= EdgesIn(block, first, last);
     for (; candidates != 0; candidates &= candidates - 1) {
       const int i = block * 64 + std::countr_zero(candidates);
@@ -64,6 +67,18 @@ Gfn DirtyHarvest::Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor
     }
   }
   return table_end;
+}
+
+// The lines of `table` to look at. Those of a table that reaches over an end of the range are never
+// known: beside the range others fill holes and note nothing.
+uint64_t DirtyHarvest::LinesOf(const uint64_t* table, Level level, Gfn base, Gfn end) const {
+  if (number_ == 0 || base < first_ || base + TablePages(level) > end) return kAllLines;
+  TablePage* const record = TablePage::Of(table);
+  if (ABSL_PREDICT_FALSE(record->lines_learned.load(std::memory_order_relaxed) != number_)) {
+    record->lines.fetch_or(FindLinesInUse(table), std::memory_order_acq_rel);
+    record->lines_learned.store(number_, std::memory_order_relaxed);
+  }
+  return record->lines.load(std::memory_order_acquire);
 }
 
 // The table below, if anything there may have been written since the last harvest; else null.
@@ -82,8 +97,8 @@ uint64_t* DirtyHarvest::EnterSubtree(EntryRef entry, Level level, Gfn from, Gfn 
   return enter ? pool_.EntriesOf(value.address()) : nullptr;
 }
 
-void DirtyHarvest::HarvestLeaves(uint64_t* table, Gfn base, int first, int last, Visitor visit) {
-  TableMask written = FindEntriesWith(table, EntryBits::kDirty, first, last);
+void DirtyHarvest::HarvestLeaves(uint64_t* table, Gfn base, const TableMask& dirty, Visitor visit) {
+  TableMask written = dirty;
   if (!written.any()) return;
   written.ForEach([&](int i) {
     const EntryRef entry(table + i);

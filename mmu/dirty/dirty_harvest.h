@@ -25,6 +25,9 @@ namespace tdp {
 // docs/locking.md. Entries that reach over an end of the range are always looked at, and keep their
 // A bits for the harvest of their other parts.
 //
+// Of a table that maps nothing beside the range it learns which lines are in use, and looks at
+// those alone from then on (`TablePage::lines`).
+//
 // Two harvests of frames under one entry must not overlap in time, the flush after them included.
 class DirtyHarvest {
  public:
@@ -32,8 +35,10 @@ class DirtyHarvest {
   // section, after D was cleared.
   using Visitor = absl::FunctionRef<void(Gfn base, const TableMask& written)>;
 
-  DirtyHarvest(const DirectMmu& mmu, const TablePool& pool, MmuLock& lock)
-      : mmu_(mmu), pool_(pool), reader_(lock) {}
+  // `number`: the harvests that have it go by what one of them has learned of a table. Between two
+  // of them nobody fills a hole in their ranges without `TablePage::NoteLine`. 0: each by itself.
+  DirtyHarvest(const DirectMmu& mmu, const TablePool& pool, MmuLock& lock, uint64_t number)
+      : mmu_(mmu), pool_(pool), reader_(lock), number_(number) {}
 
   // Harvests [first, end). The flush that must follow before the next harvest, and before anyone
   // relies on what was found, is the caller's. Returns whether any A or D was cleared.
@@ -44,12 +49,15 @@ class DirtyHarvest {
 
  private:
   Gfn Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor visit);
+  uint64_t LinesOf(const uint64_t* table, Level level, Gfn base, Gfn end) const;
   uint64_t* EnterSubtree(EntryRef entry, Level level, Gfn from, Gfn end);
-  void HarvestLeaves(uint64_t* table, Gfn base, int first, int last, Visitor visit);
+  void HarvestLeaves(uint64_t* table, Gfn base, const TableMask& dirty, Visitor visit);
 
   const DirectMmu& mmu_;
   const TablePool& pool_;
   MmuLock::Reader reader_;
+  const uint64_t number_;
+  Gfn first_;       // where the run began
   Gfn at_;          // the first frame that this run has not been to
   int budget_ = 0;  // tables that this section may still visit
   bool any_ = false;

@@ -25,8 +25,12 @@ void DirtyRound::Gather() {
 }
 
 void DirtyRound::GatherDirtyBits() {
-  engine_.views(slot_.address_space).ForEach([this](const View& view) {
-    DirtyHarvest harvest(view.mmu(), engine_.pool(), engine_.mmu_lock());
+  // While no slot begins to log, all faults in one that logs are of the kind that notes the lines
+  // of tables. Those of a reverse map never are.
+  const bool notes_lines = engine_.reverse_mapped(slot_.address_space) == nullptr;
+  const uint64_t number = notes_lines ? engine_.logging().begun() : 0;
+  engine_.views(slot_.address_space).ForEach([this, number](const View& view) {
+    DirtyHarvest harvest(view.mmu(), engine_.pool(), engine_.mmu_lock(), number);
     harvest.Run(slot_.base, slot_.end(),
                 [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
   });

@@ -64,11 +64,13 @@ class Checker {
         CheckMmio(gfn, level, entry);
         break;
       case EntryKind::kTable:
+        CheckLine(table, index, gfn, level);
         CheckLegal(entry, level);
         if (entry.is_pushing()) Complain("a push of W that was begun and not ended");
         CheckTable(TablePage::Of(engine_.pool().EntriesOf(entry.address())), gfn, level.below());
         break;
       case EntryKind::kLeaf:
+        CheckLine(table, index, gfn, level);
         CheckLegal(entry, level);
         CheckTracking(entry);
         CheckLeaf(gfn, level, entry);
@@ -83,6 +85,16 @@ class Checker {
     if (table->base != base) Complain("a table does not know its first frame");
     if (table->role.level() != level) Complain("a table does not know its level");
     if (table->role.address_space() != space_) Complain("a table does not know its address space");
+  }
+
+  // Harvests find every entry of a slot that logs.
+  void CheckLine(const TablePage* table, int index, Gfn gfn, Level level) {
+    if (table->lines_learned.load() != engine_.logging().begun()) return;
+    const MemorySlot* slot = slots_.Find(space_, gfn);
+    if (slot == nullptr || !slot->logs_dirty_pages()) return;
+    if (table->base < slot->base || table->base + TablePages(level) > slot->end()) return;
+    const uint64_t bit = uint64_t{1} << (index / TablePage::kEntriesPerLine);
+    if ((table->lines.load() & bit) == 0) Complain("an entry that harvests pass over");
   }
 
   void CheckLegal(EptEntry entry, Level level) {

@@ -9,13 +9,16 @@
 #ifndef TDP_MMU_FORMAT_TABLE_PAGE_H_
 #define TDP_MMU_FORMAT_TABLE_PAGE_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/level.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/format/table_block.h"
@@ -39,6 +42,20 @@ struct alignas(64) TablePage {
   bool may_be_dirty = false;
   // Holds, of a table that shadows a guest's, what is known of it besides.
   ShadowPage* shadow = nullptr;
+  // What a harvest of D bits may go by: bit i is set where one of the entries 8 i to 8 i + 7 may be
+  // more than a hole. True of all of them only where `lines_learned` is the harvest's own number;
+  // docs/locking.md ("Harvesting D bits") says why. Both begin at 0 when the table comes back.
+  Atomic<uint64_t> lines{0};
+  Atomic<uint64_t> lines_learned{0};
+
+  // Before a hole is filled that a harvest may ask for, by whoever fills it.
+  void NoteLine(int index) {
+    const uint64_t bit = uint64_t{1} << (index / kEntriesPerLine);
+    if (ABSL_PREDICT_FALSE((lines.load(std::memory_order_relaxed) & bit) == 0)) {
+      lines.fetch_or(bit, std::memory_order_acq_rel);
+    }
+  }
+  static constexpr int kEntriesPerLine = 8;
 
   // The table of this record.
   uint64_t* entries() const {

@@ -22,8 +22,13 @@ class LoggingSlots {
 
   // Never `DirtyTracking::kBest`.
   DirtyTracking tracking() const { return tracking_; }
-  void Add() { count_.fetch_add(1, std::memory_order_relaxed); }
+  void Add() {
+    begun_.fetch_add(1, std::memory_order_relaxed);
+    count_.fetch_add(1, std::memory_order_relaxed);
+  }
   void Remove() { count_.fetch_sub(1, std::memory_order_relaxed); }
+  // How often a slot has begun to log.
+  uint64_t begun() const { return begun_.load(std::memory_order_relaxed); }
   bool any() const { return count_.load(std::memory_order_relaxed) != 0; }
   // Returns whether D bits in tables that are taken away are writes that only those tables know of.
   bool are_harvested() const { return tracking_ == DirtyTracking::kDirtyBits && any(); }
@@ -31,6 +36,7 @@ class LoggingSlots {
  private:
   const DirtyTracking tracking_;
   Atomic<int> count_{0};
+  Atomic<uint64_t> begun_{0};
 };
 
 }  // namespace tdp

@@ -147,6 +147,7 @@ MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafR
   const Level level = std::min(at.level, request.level);
   const EptEntry leaf = LeafAt(request.leaf, level);
   if (ABSL_PREDICT_TRUE(level == at.level)) {
+    NoteLine(at.entry(request.gfn));
     if (!at.entry(request.gfn).CompareExchange(old, leaf)) return MapOutcome::kRaced;
     Remember(request.gfn, at, memo);
     return MapOutcome::kInstalled;
@@ -163,6 +164,7 @@ MapOutcome DirectMmu::Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEn
                            Level level, TableCache& cache, TablePage*& lowest) const {
   if (at.level.raw() - level.raw() > cache.size()) return MapOutcome::kNeedsTables;
   const Path path = BuildPath(gfn, entry, level, at.level, cache);
+  NoteLine(at.entry(gfn));
   if (!at.entry(gfn).CompareExchange(old, path.top)) {
     Unbuild(path, gfn, cache);
     return MapOutcome::kRaced;

@@ -200,8 +200,11 @@ class DirectMmu {
     if (memo.LeadsTo(request.gfn, request.level, structure())) {
       const EntryRef entry = memo.entry(request.gfn, request.level);
       EptEntry old = entry.Load();
-      if (old.is_hole() && entry.CompareExchange(old, LeafAt(request.leaf, request.level))) {
-        return MapResult(MapOutcome::kInstalled, request.level);
+      if (old.is_hole()) {
+        NoteLine(entry);
+        if (entry.CompareExchange(old, LeafAt(request.leaf, request.level))) {
+          return MapResult(MapOutcome::kInstalled, request.level);
+        }
       }
     }
     return MapFromRoot(request, memo, cache);
@@ -302,6 +305,13 @@ class DirectMmu {
 
   // --- Building blocks, for operations that have files of their own
   // -------------------------------------------------------------------------------
+
+  // To be called in a table that is linked before a hole there is filled, as of `NoteLine`.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE static void NoteLine(EntryRef entry) {
+    const auto where = reinterpret_cast<uintptr_t>(entry.where());
+    auto* const table = reinterpret_cast<uint64_t*>(where & ~uintptr_t{kPageOffsetMask});
+    TablePage::Of(table)->NoteLine(static_cast<int>(entry.where() - table));
+  }
 
   TablePage* root() const { return root_; }
   EntryPosition Root() const { return {root_entries_, root_level(), Access::All()}; }

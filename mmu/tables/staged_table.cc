@@ -66,6 +66,7 @@ bool StagedTable::MergeEntry(EntryRef entry, EptEntry staged, Access needed,
                              Published& published) const {
   EptEntry old = entry.Load();
   while (old.kind(kLevel4K) != EntryKind::kLeaf) {
+    DirectMmu::NoteLine(entry);
     if (!entry.CompareExchange(old, staged)) continue;
     published.installed += PageCount(1);
     return true;

@@ -156,6 +156,8 @@ void TablePool::Return(TableList&& tables) {
     Fill(page);
     page->in_use = false;
     page->may_be_dirty = false;
+    page->lines.store(0, std::memory_order_relaxed);
+    page->lines_learned.store(0, std::memory_order_relaxed);
   }
   ReturnUnused(std::move(tables));
 }

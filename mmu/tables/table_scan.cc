@@ -3,6 +3,7 @@
 #include "tdp/mmu/tables/table_scan.h"
 
 #include <atomic>
+#include <bit>
 #include <cstdint>
 
 // SSE2 is part of x86-64. ThreadSanitizer sees no atomicity in a vector load, so it gets the loop.
@@ -23,6 +24,22 @@
 
 namespace tdp {
 namespace {
+
+uint64_t LoadEntry(const uint64_t* entry) {
+  return AtomicRef<uint64_t>(*const_cast<uint64_t*>(entry)).load(std::memory_order_acquire);
+}
+
+// Returns which of 64 entries have any of `bits`, of those that are in `lines`.
+uint64_t WhichInLines(const uint64_t* entries, uint64_t bits, uint64_t lines) {
+  uint64_t mask = 0;
+  for (; lines != 0; lines &= lines - 1) {
+    const int first = 8 * std::countr_zero(lines);
+    for (int i = first; i < first + 8; ++i) {
+      mask |= uint64_t{(LoadEntry(entries + i) & bits) != 0} << i;
+    }
+  }
+  return mask;
+}
 
 // The OR of 64 entries: most blocks of most tables hold nothing that is looked for.
 #ifdef TDP_SCAN_SSE2
@@ -63,10 +80,6 @@ uint64_t WhichOf64(const uint64_t* entries, uint64_t bits) {
   return ~without;
 }
 #else
-uint64_t LoadEntry(const uint64_t* entry) {
-  return AtomicRef<uint64_t>(*const_cast<uint64_t*>(entry)).load(std::memory_order_acquire);
-}
-
 uint64_t OrOf64(const uint64_t* entries) {
   uint64_t all = 0;
   for (int i = 0; i < 64; ++i) all |= LoadEntry(entries + i);
@@ -94,19 +107,38 @@ uint64_t Inside(int word, int first, int last) {
 
 }  // namespace
 
-uint64_t FindIn64EntriesWith(const uint64_t* entries, EntryBits bits) {
+uint64_t FindIn64EntriesWith(const uint64_t* entries, EntryBits bits, uint64_t lines) {
+  lines &= 0xff;
+  // More than two lines are found faster with the others than one by one.
+  const uint64_t beyond_one = lines & (lines - 1);
+  if ((beyond_one & (beyond_one - 1)) == 0) {
+    return WhichInLines(entries, static_cast<uint64_t>(bits), lines);
+  }
   SharedScan(entries);
   if (!EptEntry(OrOf64(entries)).HasAny(bits)) return 0;
   SharedScan(entries);
   return WhichOf64(entries, static_cast<uint64_t>(bits));
 }
 
-TableMask FindEntriesWith(const uint64_t* table, EntryBits bits, int first, int last) {
+TableMask FindEntriesWith(const uint64_t* table, EntryBits bits, int first, int last,
+                          uint64_t lines) {
   TableMask mask;
   for (int word = first / 64; word <= last / 64; ++word) {
-    mask.set_word(word, FindIn64EntriesWith(table + word * 64, bits) & Inside(word, first, last));
+    const uint64_t found = FindIn64EntriesWith(table + word * 64, bits, lines >> 8 * word);
+    mask.set_word(word, found & Inside(word, first, last));
   }
   return mask;
+}
+
+uint64_t FindLinesInUse(const uint64_t* table) {
+  uint64_t lines = 0;
+  for (int word = 0; word < TableMask::kWords; ++word) {
+    const uint64_t found = FindIn64EntriesWith(table + word * 64, EntryBits::kAny);
+    for (int line = 0; line < 8; ++line) {
+      lines |= uint64_t{(found >> 8 * line & 0xff) != 0} << (8 * word + line);
+    }
+  }
+  return lines;
 }
 
 }  // namespace tdp

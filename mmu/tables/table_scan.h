@@ -50,14 +50,22 @@ class TableMask {
   std::array<uint64_t, kWords> words_{};
 };
 
-// Returns which of 64 entries from `entries` on, 512 bytes aligned, have any of `bits`; as below.
-uint64_t FindIn64EntriesWith(const uint64_t* entries, EntryBits bits);
+// Lines of eight entries: bit i of a word stands for the entries 8 i to 8 i + 7.
+inline constexpr uint64_t kAllLines = ~uint64_t{0};
+
+// Returns which of 64 entries from `entries` on, 512 bytes aligned, have any of `bits`; as below,
+// with a bit of `lines` for each eighth of them.
+uint64_t FindIn64EntriesWith(const uint64_t* entries, EntryBits bits, uint64_t lines = kAllLines);
 
 // Returns which entries of `table`, `first` to `last` (0 to 511, both included), have any of
 // `bits`. The table may change meanwhile: each entry is looked at once, at some moment of the call,
-// with acquire order on the whole.
+// with acquire order on the whole. Entries of lines that are not in `lines` are holes: it may
+// look at them or not.
 TableMask FindEntriesWith(const uint64_t* table, EntryBits bits, int first = 0,
-                          int last = Level::kEntries - 1);
+                          int last = Level::kEntries - 1, uint64_t lines = kAllLines);
+
+// Returns the lines of `table` with an entry that is no hole.
+uint64_t FindLinesInUse(const uint64_t* table);
 
 }  // namespace tdp
 

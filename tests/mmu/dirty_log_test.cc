@@ -457,6 +457,49 @@ TEST_F(DirtyBits, AReadFaultMapsThePageWritableAndItsWriteNeedsNoExit) {
   EXPECT_EQ(guest_.Take(0), Pages({4}));
 }
 
+// A harvest looks at the lines of eight entries alone that were in use at an earlier one, or that
+// faults have used since.
+TEST_F(DirtyBits, APageInALineThatNoHarvestHasSeenInUseIsInTheNextTake) {
+  guest_.AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  for (uint64_t page = 0; page < 1024; page += 8) {
+    guest_.Read(0, PageAt(Gpa(0), page));
+    guest_.Write(0, PageAt(Gpa(0), page));
+    EXPECT_EQ(guest_.Take(0), Pages({page}));
+  }
+  guest_.Write(0, PageAt(Gpa(0), 3));
+  guest_.Write(1, PageAt(Gpa(0), 1016));
+  EXPECT_EQ(guest_.Take(0), Pages({3, 1016}));
+}
+
+// Faults of a slot that does not log tell harvests nothing.
+TEST_F(DirtyBits, APageThatCameWhileNothingWasLoggedIsFoundWhenItIsWrittenUnderTheLog) {
+  guest_.AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  guest_.Write(0, PageAt(Gpa(0), 1));
+  for (int round = 1; round < 8; ++round) {
+    const uint64_t page = static_cast<uint64_t>(round) * 64;
+    guest_.Take(0);
+    guest_.SetLogging(0, false);
+    guest_.Read(0, PageAt(Gpa(0), page));
+    guest_.Read(0, PageAt(Gpa(0), page + 8));
+    guest_.SetLogging(0, true);
+    EXPECT_EQ(guest_.Take(0), Pages());
+    EXPECT_LE(guest_.Write(0, PageAt(Gpa(0), page)), 1);
+    EXPECT_EQ(guest_.Write(0, PageAt(Gpa(0), page + 8)), 0) << "the CPU alone knows of it";
+    EXPECT_EQ(guest_.Take(0), Pages({page, page + 8}));
+  }
+}
+
+TEST_F(DirtyBits, ATableThatComesBackForOtherFramesHasNothingOfItsLinesLeft) {
+  guest_.AddSlot(0, Gpa(0), MiB(64), 0, kSlotLogDirtyPages);
+  for (uint64_t round = 0; round < 200; ++round) {
+    const uint64_t page = round % 32 * 512 + round * 8 % 512;
+    guest_.Read(0, PageAt(Gpa(0), page));
+    guest_.Write(0, PageAt(Gpa(0), page));
+    EXPECT_EQ(guest_.Take(0), Pages({page}));
+    if (round % 3 == 0) guest_.vm().ZapRange(Gfn(0), PageCount(16 * 512))->Settle();
+  }
+}
+
 // --- PML
 // ---------------------------------------------------------------------------------------------
 

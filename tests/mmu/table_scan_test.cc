@@ -36,6 +36,33 @@ TEST(TableScan, FindsExactlyTheEntriesWithAnyOfTheBitsInsideTheBounds) {
   }
 }
 
+TEST(TableScan, LooksAtTheLinesAloneThatItIsGiven) {
+  std::mt19937_64 random(9);
+  Table table;
+  for (uint64_t& entry : table.entries) entry = random() % 2 << 9;
+  for (int round = 0; round < 200; ++round) {
+    const uint64_t lines = random() & random() & (round % 2 == 0 ? random() : ~uint64_t{0});
+    const TableMask found = FindEntriesWith(table.entries.data(), EntryBits{uint64_t{1} << 9}, 0,
+                                            Level::kEntries - 1, lines);
+    for (int i = 0; i < Level::kEntries; ++i) {
+      // More than it is given may be looked at, and is where that is faster.
+      if ((lines >> (i / 8) & 1) == 0) continue;
+      const bool want = table.entries[static_cast<size_t>(i)] != 0;
+      EXPECT_EQ((found.word(i / 64) >> (i % 64) & 1) != 0, want) << i;
+    }
+  }
+}
+
+TEST(TableScan, ALineIsInUseIfOneOfItsEntriesIsNoHole) {
+  for (int i = 0; i < Level::kEntries; ++i) {
+    Table table;
+    table.entries[static_cast<size_t>(i)] = 1;
+    EXPECT_EQ(FindLinesInUse(table.entries.data()), uint64_t{1} << (i / 8));
+    table.entries[static_cast<size_t>(i)] = ept::kSuppressVe;
+    EXPECT_EQ(FindLinesInUse(table.entries.data()), 0u);
+  }
+}
+
 TEST(TableMask, VisitsItsBitsInOrder) {
   TableMask mask;
   for (const int i : {0, 63, 64, 300, 511}) mask.Set(i);
