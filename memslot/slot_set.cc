@@ -42,9 +42,10 @@ using internal::IntervalTree;
 constexpr auto kUnchanged = [] { return true; };
 
 MemorySlot SlotOf(const MemoryRegion& region) {
-  return {.id = region.slot,
-          .address_space = region.address_space,
-          .flags = region.flags,
+  // `CheckRequest` has seen that no bit is beyond these.
+  return {.id = region.slot & 0xffff,
+          .address_space = static_cast<AddressSpaceId>(region.address_space & 0xff),
+          .flags = region.flags & 0x7f,
           .base = Gfn::Of(region.gpa),
           .pages = PageCount::FromBytes(region.size),
           .hva = (region.flags & kSlotHostFrames) != 0 ? Hva(region.hpa.raw()) : region.hva};
