@@ -124,7 +124,9 @@ TableMask FindEntriesWith(const uint64_t* table, EntryBits bits, int first, int 
                           uint64_t lines) {
   TableMask mask;
   for (int word = first / 64; word <= last / 64; ++word) {
-    const uint64_t found = FindIn64EntriesWith(table + word * 64, bits, lines >> 8 * word);
+    const uint64_t in_word = lines >> 8 * word & 0xff;
+    if (in_word == 0) continue;
+    const uint64_t found = FindIn64EntriesWith(table + word * 64, bits, in_word);
     mask.set_word(word, found & Inside(word, first, last));
   }
   return mask;
