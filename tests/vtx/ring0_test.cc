@@ -2,6 +2,8 @@
 //
 // What the loader owes the programs that it runs: hosted C++ in ring 0.
 
+#include <pthread.h>
+
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -16,6 +18,15 @@
 #include "gtest/gtest.h"
 
 namespace {
+
+// Abseil's mutex asks for it where threads are in each other's way.
+TEST(Ring0, AThreadHasTheDefaultSchedulingPolicyWithoutPriority) {
+  int policy = -1;
+  sched_param parameters = {.sched_priority = -1};
+  EXPECT_EQ(pthread_getschedparam(pthread_self(), &policy, &parameters), 0);
+  EXPECT_EQ(policy, SCHED_OTHER);
+  EXPECT_EQ(parameters.sched_priority, 0);
+}
 
 TEST(Ring0, TheProgramRunsAtPrivilegeLevelZeroInLongMode) {
   uint16_t cs;

@@ -8,6 +8,7 @@
 #include <asm/unistd.h>
 #include <linux/errno.h>
 #include <linux/futex.h>
+#include <linux/sched.h>
 #include <linux/time.h>
 
 #include "loader.h"
@@ -192,6 +193,11 @@ int64_t Dispatch(const SystemCallFrame& f) {
     case __NR_set_tid_address:
       SetClearAtExit(reinterpret_cast<uint32_t*>(f.rdi));
       return kTid + CurrentProcessor();
+    case __NR_sched_getparam:  // of the default policy, which has no priorities
+      *reinterpret_cast<int*>(f.rsi) = 0;
+      return 0;
+    case __NR_sched_getscheduler:
+      return SCHED_NORMAL;
     case __NR_getpid:
       return kTid;
     case __NR_gettid:
