@@ -102,6 +102,13 @@ GuestState GuestState::RealMode(uint16_t rip, uint16_t rsp) {
   return state;
 }
 
+GuestState GuestState::StartUp(uint8_t vector) {
+  GuestState state = RealMode(0, 0);
+  state.segments[kCs].selector = static_cast<uint16_t>(vector << 8);
+  state.segments[kCs].base = uint64_t{vector} << 12;
+  return state;
+}
+
 GuestState GuestState::Flat32(uint32_t rip, uint32_t rsp) {
   GuestState state;
   state.rip = rip;

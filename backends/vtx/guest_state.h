@@ -28,11 +28,16 @@ struct GuestTable {
 // In the order of the VMCS's segment fields.
 enum GuestSegmentIndex { kEs, kCs, kSs, kDs, kFs, kGs, kLdtr, kTr, kGuestSegments };
 
+// What a guest's CPU does, as the VMCS has it (SDM 25.4.2).
+enum class ActivityState : uint8_t { kActive, kHlt, kShutdown, kWaitForSipi };
+
 struct GuestState {
   // Executes at linear address `rip` with all segments at 0: real mode, flat 32-bit
   // mode without paging, 32-bit PAE paging with the four `pdptes`, or 64-bit mode with 4-level
   // paging. Interrupts are off; descriptor tables are empty.
   static GuestState RealMode(uint16_t rip, uint16_t rsp);
+  // Real mode at the start of page `vector`, where a start-up IPI makes a CPU begin.
+  static GuestState StartUp(uint8_t vector);
   static GuestState Flat32(uint32_t rip, uint32_t rsp);
   static GuestState Pae32(uint32_t rip, uint32_t rsp, uint32_t cr3,
                           const std::array<uint64_t, 4>& pdptes);

@@ -21,10 +21,16 @@ class LocalApic {
   // Returns the id of the CPU that this runs on.
   ApicId CurrentId() const;
 
-  // Sends an NMI to another CPU. Any CPU may call at any time, but not from an NMI handler.
+  // Sends an NMI to another CPU. Any CPU may call at any time, but not from an NMI handler. A guest
+  // that has the registers for its own, and was stopped between its writes of destination and
+  // command, finds its destination again.
   void SendNmi(ApicId to) const;
+  // Sends a start-up IPI, which concerns a CPU that waits for one: it begins in real mode at the
+  // start of page `vector`. Like `SendNmi`.
+  void SendStartUp(ApicId to, uint8_t vector) const;
 
  private:
+  void Send(ApicId to, uint32_t command) const;
   volatile uint32_t& Register(uint64_t base, uint32_t offset) const {
     return *reinterpret_cast<volatile uint32_t*>(base + direct_map_offset_ + offset);
   }

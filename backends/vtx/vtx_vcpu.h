@@ -199,7 +199,8 @@ class VtxVcpu {
   absl::StatusOr<VmExit> ReadExit();
   absl::Status KeepInterruptedEvent();
   absl::Status EndNmi();
-  absl::Status EndNmiBlocking();
+  absl::Status EndWaitForSipi(const VmExit& exit);
+  absl::Status EndBlocking(uint64_t kinds);
 
   FrameArena& arena_;
   const VmxMsrs msrs_;
@@ -208,6 +209,7 @@ class VtxVcpu {
   VmxCpu* cpu_ = nullptr;
   bool initialized_ = false;  // the VMCS holds this vCPU's controls
   bool launched_ = false;
+  bool has_waited_for_sipi_ = false;
   Eptp eptp_;
   GuestRegisters registers_;
 

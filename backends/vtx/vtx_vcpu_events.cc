@@ -23,6 +23,7 @@ constexpr uint32_t kVectoringReserved = 1u << 12;  // IDT-vectoring information 
 // Of the interruptibility state.
 constexpr uint64_t kBlockedBySti = 1 << 0;
 constexpr uint64_t kBlockedByMovSs = 1 << 1;
+constexpr uint64_t kBlockedBySmi = 1 << 2;
 constexpr uint64_t kBlockedByNmi = 1 << 3;
 constexpr uint64_t kTrapFlag = 1 << 8;            // of RFLAGS
 constexpr uint64_t kInterruptFlag = 1 << 9;       // of RFLAGS
@@ -100,7 +101,7 @@ absl::Status VtxVcpu::KeepInterruptedEvent() {
   TDP_ASSIGN_OR_RETURN(const uint64_t bytes, VmRead(VmcsField::kExitInstructionLength));
   event.instruction_bytes = static_cast<uint32_t>(bytes);
   events_.Keep(event);
-  return event.type() == PendingEvent::Type::kNmi ? EndNmiBlocking() : absl::OkStatus();
+  return event.type() == PendingEvent::Type::kNmi ? EndBlocking(kBlockedByNmi) : absl::OkStatus();
 }
 
 // The NMI was the host's and has done its work. Without virtual NMIs some CPUs save the blocking
@@ -108,12 +109,23 @@ absl::Status VtxVcpu::KeepInterruptedEvent() {
 // and never blocks them.
 absl::Status VtxVcpu::EndNmi() {
   tdp_unblock_nmi();
-  return options_.virtual_nmis ? absl::OkStatus() : EndNmiBlocking();
+  return options_.virtual_nmis ? absl::OkStatus() : EndBlocking(kBlockedByNmi);
 }
 
-absl::Status VtxVcpu::EndNmiBlocking() {
+// A CPU that waits for its start-up IPI blocks NMIs and SMIs, and an emulated one goes on doing so
+// when that has come: its NMIs end with the next IRET, and no entry is possible while a guest
+// outside of SMM is said to block SMIs.
+absl::Status VtxVcpu::EndWaitForSipi(const VmExit& exit) {
+  if (exit.reason == ExitReason::kStartUpIpi) {
+    tdp_unblock_nmi();
+    has_waited_for_sipi_ = true;
+  }
+  return has_waited_for_sipi_ ? EndBlocking(kBlockedBySmi) : absl::OkStatus();
+}
+
+absl::Status VtxVcpu::EndBlocking(uint64_t kinds) {
   TDP_ASSIGN_OR_RETURN(const uint64_t state, VmRead(VmcsField::kGuestInterruptibility));
-  return VmWrite(VmcsField::kGuestInterruptibility, state & ~kBlockedByNmi);
+  return VmWrite(VmcsField::kGuestInterruptibility, state & ~kinds);
 }
 
 }  // namespace tdp::vtx
