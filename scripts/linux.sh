@@ -112,7 +112,10 @@ boot_linux() {
   local dir=$1 scenario=$2 options
   shift 2
   options=(--cpus=1 --cpu-model="${LINUX_MODEL:-tigerlake}")
-  case $scenario in *torture | control-untold | control-kick) options[0]=--cpus=2 ;; esac
+  case $scenario in
+    smp-torture) options[0]=--cpus=3 ;;
+    smp | *torture | control-untold | control-kick) options[0]=--cpus=2 ;;
+  esac
   TDP_BOCHS_OPTIONS=$(linux_options "$dir" "${options[@]}") \
     nice "bazel-bin/$LINUX_DEMO/linux" "scenario=$scenario" "$@"
 }
@@ -121,13 +124,13 @@ boot_linux() {
 # what runs on it: SCENARIO, or SCENARIO:KERNEL.
 readonly LINUX_MATRIX=(
   "tigerlake boot dirty-protect dirty-bits dirty-pml dirty-ring snapshot migration watch torture"
-  "tigerlake shadow shadow-migration shadow-torture"
+  "tigerlake smp smp-torture shadow shadow-migration shadow-torture"
   "tigerlake boot:686 boot:686-pae shadow:686 shadow:686-pae"
   "tigerlake control-untold control-kick control-pml"
   "corei5_lynnfield_750 boot shadow"
   "corei7_ivy_bridge_3770k boot dirty-protect shadow boot:686-pae"
   "corei7_haswell_4770 boot dirty-bits migration"
-  "corei7_skylake_x boot dirty-pml torture"
+  "corei7_skylake_x boot dirty-pml smp torture"
 )
 
 linux_matrix() {

@@ -19,8 +19,10 @@ namespace tdp::linux_example {
 // instruction asks for and skips it, or makes it fault as the CPU would.
 class GuestPolicy {
  public:
-  // `hz`: ticks of the time-stamp counter in a second.
-  GuestPolicy(vtx::VtxVcpu& vcpu, uint64_t hz) : vcpu_(vcpu), hz_(hz) {}
+  // `hz`: ticks of the time-stamp counter in a second. `console_line`: what has come of a line of
+  // the console that is not complete; all of a guest's CPUs write the same one.
+  GuestPolicy(vtx::VtxVcpu& vcpu, uint64_t hz, std::string& console_line)
+      : vcpu_(vcpu), hz_(hz), console_line_(console_line) {}
 
   // Says which ports and MSRs exit. Once, before the guest runs.
   absl::Status Arm();
@@ -30,9 +32,6 @@ class GuestPolicy {
   absl::Status OnXsetbv(const vtx::VmExit& exit);
   // The data register of the first serial port. `line` gets each complete line.
   absl::Status OnSerial(const vtx::VmExit& exit, absl::FunctionRef<void(const std::string&)> line);
-  // What has come of the line that is not complete.
-  const std::string& console_line() const { return console_line_; }
-  void SetConsoleLine(const std::string& line) { console_line_ = line; }
 
  private:
   absl::Status Finish(const vtx::VmExit& exit) { return vcpu_.SkipInstruction(exit); }
@@ -40,7 +39,7 @@ class GuestPolicy {
 
   vtx::VtxVcpu& vcpu_;
   const uint64_t hz_;
-  std::string console_line_;
+  std::string& console_line_;
 };
 
 }  // namespace tdp::linux_example

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "tdp/examples/linux/acpi_tables.h"
 
 namespace tdp::linux_example {
 namespace {
@@ -31,6 +32,7 @@ constexpr size_t kCommandLineAddress = 0x228;
 constexpr size_t kXLoadFlags = 0x236;
 constexpr size_t kPreferredAddress = 0x258;
 constexpr size_t kInitSize = 0x260;
+constexpr size_t kAcpiRootAddress = 0x70;
 constexpr size_t kE820Entries = 0x1e8;
 constexpr size_t kE820Table = 0x2d0;
 
@@ -105,7 +107,7 @@ bool Is64Bit(absl::Span<const uint8_t> kernel) {
   return CheckKernel(kernel).ok() && (Get<uint16_t>(kernel, kXLoadFlags) & kHas64BitEntry) != 0;
 }
 
-absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, absl::Span<uint8_t> ram) {
+absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, int cpus, absl::Span<uint8_t> ram) {
   if (absl::Status status = CheckKernel(image.kernel); !status.ok()) return status;
   const uint64_t setup_sectors = image.kernel[kSetupHeader] == 0 ? 4 : image.kernel[kSetupHeader];
   const absl::Span<const uint8_t> code = image.kernel.subspan((setup_sectors + 1) * kSector);
@@ -131,6 +133,10 @@ absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, absl::Span<uint8_t
   Put(parameters, kRamdiskSize, static_cast<uint32_t>(image.initramfs.size()));
   Put(parameters, kCommandLineAddress, static_cast<uint32_t>(kCommandLine));
   WriteMemoryMap(parameters, ram.size());
+  if (cpus > 1) {
+    WriteAcpiTables(ram, cpus);
+    Put(parameters, kAcpiRootAddress, kAcpiRootPointer);
+  }
   return LinuxStart{.state = StartState(load, Is64Bit(image.kernel)), .rsi = kBootParameters};
 }
 

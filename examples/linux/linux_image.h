@@ -30,9 +30,10 @@ struct LinuxStart {
 // Whether the bzImage can be entered in 64-bit mode.
 bool Is64Bit(absl::Span<const uint8_t> kernel);
 
-// `ram` is the guest's memory from guest physical 0 on, zeroed. InvalidArgument for what is no
+// `ram` is the guest's memory from guest physical 0 on, zeroed. With `cpus` beyond 1 Linux finds
+// firmware tables that name them. InvalidArgument for what is no
 // bzImage, ResourceExhausted if kernel and initramfs do not fit.
-absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, absl::Span<uint8_t> ram);
+absl::StatusOr<LinuxStart> LoadLinux(const LinuxImage& image, int cpus, absl::Span<uint8_t> ram);
 
 }  // namespace tdp::linux_example
 

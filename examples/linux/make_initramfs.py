@@ -13,7 +13,7 @@ import stat
 import sys
 
 APPLETS = ("sh mount uname awk cp cmp sha256sum seq sort yes dd rm dmesg grep reboot cat echo "
-           "sleep").split()
+           "sleep taskset").split()
 DATA_BYTES = 128 * 1024
 SORTED_LINES = 1500
 
@@ -56,7 +56,7 @@ def init_script(text):
 
 def build(busybox, script):
     archive = Archive()
-    for directory in ("bin", "dev", "proc", "tmp"):
+    for directory in ("bin", "dev", "proc", "sys", "tmp"):
         archive.add(directory, stat.S_IFDIR | 0o755)
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))

@@ -40,6 +40,10 @@ const char* NameOf(const vtx::VmExit& exit) {
       return "INVPCID";
     case vtx::ExitReason::kInvd:
       return "INVD";
+    case vtx::ExitReason::kInitSignal:
+      return "INIT";
+    case vtx::ExitReason::kStartUpIpi:
+      return "start-up IPI";
     case vtx::ExitReason::kPmlFull:
       return "log of pages full";
     default:
@@ -68,6 +72,7 @@ void RunReport::Start() { start_ = __rdtsc(); }
 uint64_t RunReport::ticks() const { return __rdtsc() - start_; }
 
 void RunReport::Count(const vtx::VmExit& exit, uint64_t ticks) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   ExitCount& count = exits_[NameOf(exit)];
   ++count.exits;
   count.ticks += ticks;

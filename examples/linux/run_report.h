@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <string>
 
 #include "tdp/backends/vtx/vm_exit.h"
@@ -20,7 +21,7 @@ class RunReport {
   void Start();
   // Ticks since then.
   uint64_t ticks() const;
-  // The host has answered `exit` in so many ticks.
+  // The host has answered `exit` in so many ticks. Any of Linux's CPUs.
   void Count(const vtx::VmExit& exit, uint64_t ticks);
   // Of a `Vm` that Linux has left.
   void Add(const FaultStats& past) { past_faults_ += past; }
@@ -36,7 +37,8 @@ class RunReport {
 
   uint64_t start_ = 0;
   FaultStats past_faults_;
-  std::map<std::string, ExitCount> exits_;  // by name
+  std::mutex mutex_;
+  std::map<std::string, ExitCount> exits_;  // by name; under mutex_ while Linux runs
 };
 
 }  // namespace tdp::linux_example

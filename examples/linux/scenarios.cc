@@ -49,9 +49,21 @@ constexpr Named kScenarios[] = {
        plan.options.vm.paging = Paging::kShadow;
        plan.scenario = std::make_unique<Scenario>();
      }},
+    {"smp", "Linux on two CPUs; the first one's host side zaps and moves pages the other one uses",
+     [](ScenarioPlan& plan, uint64_t seed) {
+       plan.options.period = kMillion;
+       plan.options.cpus = 2;
+       plan.scenario = MakeCrossKicks(seed);
+       plan.passes = "2";
+     }},
     {"torture", "a second CPU moves, zaps, splits, collapses, ages and re-slots its memory",
      [](ScenarioPlan& plan, uint64_t seed) { PlanTorture(plan, seed, Care::kFull); }},
-    {"shadow-torture", "the same on shadow tables, but for splits and collapses",
+    {"smp-torture", "Linux on two CPUs, and a third one does the same",
+     [](ScenarioPlan& plan, uint64_t seed) {
+       PlanTorture(plan, seed, Care::kFull);
+       plan.options.cpus = 2;
+     }},
+    {"shadow-torture", "the torture on shadow tables, but for splits and collapses",
      [](ScenarioPlan& plan, uint64_t seed) {
        PlanTorture(plan, seed, Care::kFull);
        plan.options.vm.paging = Paging::kShadow;

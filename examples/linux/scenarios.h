@@ -37,6 +37,9 @@ enum class Care : uint8_t {
 };
 std::unique_ptr<Scenario> MakeTorture(uint64_t seed, Care care);
 
+// --- smp.cc: the host side of one of Linux's CPUs changes what another one uses ------------------
+std::unique_ptr<Scenario> MakeCrossKicks(uint64_t seed);
+
 // --- migration.cc: from one `Vm` to the next, the one before destroyed ---------------------------
 std::unique_ptr<Scenario> MakeMigration();
 

@@ -108,7 +108,8 @@ class Snapshot : public Scenario {
   static constexpr int kReturns = 3;
 
   absl::Status Take(LinuxGuest& guest) {
-    TDP_ASSIGN_OR_RETURN(state_, guest.Save());
+    TDP_ASSIGN_OR_RETURN(state_, guest.cpu().vcpu().Save());
+    unfinished_line_ = guest.unfinished_line();
     devices_.Save();
     TDP_RETURN_IF_ERROR(StartCopy(guest, *copy_));
     is_taken_ = true;
@@ -121,7 +122,8 @@ class Snapshot : public Scenario {
     TDP_RETURN_IF_ERROR(guest.vm().TakeDirtyLog(
         0, [&](uint64_t base, uint64_t mask) { pages += copy_->PutBack(base, mask); }));
     TDP_RETURN_IF_ERROR(copy_->Compare());
-    TDP_RETURN_IF_ERROR(guest.Restore(state_));
+    TDP_RETURN_IF_ERROR(guest.cpu().vcpu().Restore(state_));
+    guest.unfinished_line() = unfinished_line_;
     devices_.Restore();
     TDP_RETURN_IF_ERROR(CheckLines());
     guest.Say(
@@ -150,7 +152,8 @@ class Snapshot : public Scenario {
   int periods_ = 0;
   int returns_ = 0;
   uint64_t repeated_ = 0;
-  CpuSnapshot state_;
+  vtx::VtxVcpuState state_;
+  std::string unfinished_line_;  // of the console
   Devices devices_;
   std::unique_ptr<MemoryCopy> copy_;
   std::vector<std::string> lines_;     // since the snapshot, or the last return to it
