@@ -19,6 +19,7 @@ broken.
 """
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -83,7 +84,7 @@ class Layout:
 
     def test_folder(self, target):
         if mutations.is_scenario(target):
-            return "bazel-out/k8-fastbuild-explore/bin/tests/explore", "explore"
+            return "bazel-out/k8-opt-explore/bin/tests/explore", "explore"
         package, _, name = target.partition(":")
         return os.path.join("bazel-out/k8-opt/bin/tests", package), name
 
@@ -167,7 +168,7 @@ class Workshop:
                 return Result(mistake.name, "killed", f"{target} {by}".strip())
         if not compiled:
             raise Broken(f"none of its tests is made from {mistake.file}")
-        return Result(mistake.name, "survived")
+        return Result(mistake.name, "survived", digest_of_tests(mistake))
 
     def compile(self, obj, mistake):
         source, _ = self.known[obj]
@@ -176,7 +177,7 @@ class Workshop:
         out = os.path.abspath(os.path.join(self.objects, obj.replace("/", "_")))
         os.makedirs(self.objects, exist_ok=True)
         deps = os.path.join(".deps", "googletest")
-        options = ("-O2", "-DTDP_EXPLORE") if "-explore/" in obj else ()
+        options = ("-O2", "-DTDP_EXPLORE", "-UNDEBUG") if "-explore/" in obj else ()
         # Not -I: the headers of a folder may have names of the system's, as features.h has.
         beside = os.path.join(self.includes, "tdp", os.path.dirname(source))
         self.call([*COMPILE, *options, where, "-o", out, "-iquote", beside, "-I", self.overlay,
@@ -240,6 +241,23 @@ def key_of(mistake):
                      " ".join(mistake.tests)])
 
 
+def digest_of_tests(mistake):
+    """What the answer of a survivor holds for: tests that have learnt more need another run."""
+    digest = hashlib.sha256()
+    for target in mistake.tests:
+        package, _, name = target.partition(":")
+        path = os.path.join("tests", package, name + ".cc")
+        if os.path.isfile(path):
+            digest.update(read(path).encode())
+    return "tests " + digest.hexdigest()[:12]
+
+
+def is_answered(mistake, results):
+    result = results.get(key_of(mistake))
+    return result is not None and (
+        result.verdict != "survived" or result.by == digest_of_tests(mistake))
+
+
 def load_results(path):
     results = {}
     if os.path.isfile(path):
@@ -261,8 +279,9 @@ def run_sound(chosen):
     targets = sorted("//tests/" + t for t in tests if not mutations.is_scenario(t))
     commands = [["bazel", "test", *BAZEL_OPTIONS, *targets]] if targets else []
     if any(map(mutations.is_scenario, tests)):
-        commands.append(["bazel", "build", "--config=explore", *BAZEL_OPTIONS[1:],
-                         "//tests/explore:explore"])
+        # In a folder of its own: those of --config=opt are needed beside it.
+        commands.append(["bazel", "build", "--config=explore", "--platform_suffix=-explore",
+                         *BAZEL_OPTIONS[1:], "//tests/explore:explore"])
     return all(subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
                for command in commands)
 
@@ -293,7 +312,7 @@ def summarise(chosen, results):
 
 def run_all(chosen, results, arguments):
     """Runs those of `chosen` that have no answer yet."""
-    waiting = [m for m in chosen if key_of(m) not in results]
+    waiting = [m for m in chosen if not is_answered(m, results)]
     for mistake in waiting:
         if mistake.equivalent:
             results[key_of(mistake)] = Result(mistake.name, "equivalent", mistake.equivalent)
