@@ -21,8 +21,8 @@ import sys
 
 # name: (limit, goal)
 LIMITS = {
-    "mode tests": (21, 20),
-    "headers behind vm.h": (22, 22),
+    "mode tests": (20, 20),
+    "headers behind vm.h": (21, 22),
     "lines behind vm.h": (2500, 2500),
     "private functions shown": (0, 0),
     "entries of the largest folder": (20, 20),

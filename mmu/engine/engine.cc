@@ -29,7 +29,7 @@ SlotLimits LimitsOf(const VmOptions& options, const Capabilities& capabilities) 
   limits.user_address_end = options.host_address_end;
   // In two dimensions a guest's address goes through the CPU's own paging, which stops at the CPU's
   // width whatever the guest was told. A shadow maps host frames only.
-  if (options.paging == Paging::kEpt) {
+  if (HasEpt(PagingKindOf(options))) {
     limits.max_physical_address_bits = capabilities.physical_address_bits;
   }
   limits.private_memory = options.private_memory;
