@@ -12,6 +12,7 @@
 
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/base/check.h"
+#include "tdp/benchmarks/guest.h"
 #include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/guest/guest_walker.h"
 #include "tdp/mmu/shadow/paging_fault.h"
@@ -120,7 +121,7 @@ class ShadowedGuest {
   const Frames frames_;
   std::unique_ptr<std::byte, Free> ram_{
       static_cast<std::byte*>(std::aligned_alloc(kPageSize, 2 * kHalf))};
-  MinimalBackend host_;
+  ArithmeticHost host_{0};
   std::unique_ptr<Vm> vm_ = *Vm::Create(host_, {.paging = Paging::kShadow});
   std::unique_ptr<Vcpu> vcpu_ = *vm_->CreateVcpu();
 };

@@ -45,6 +45,12 @@ class LargePagePermits {
     return BoundReasons(gfn, level) + TrackedPages(gfn, level);
   }
 
+  // How many of these are tracked pages.
+  uint64_t TrackedPages(Gfn gfn, Level level) const {
+    const Directory* directory = directory_.load(std::memory_order_acquire);
+    return directory == nullptr ? 0 : TrackedPagesIn(directory, gfn, level);
+  }
+
   // The frames of the slot that leaves of 2 MiB may map, but for tracked pages: those of whole
   // large frames in the slot, or none where gfn and hva differ in their offset.
   struct Frames {
@@ -99,10 +105,6 @@ class LargePagePermits {
            uint64_t{(incongruence_ & offset_mask) != 0};
   }
 
-  uint64_t TrackedPages(Gfn gfn, Level level) const {
-    const Directory* directory = directory_.load(std::memory_order_acquire);
-    return directory == nullptr ? 0 : TrackedPagesIn(directory, gfn, level);
-  }
   static_assert(kLevel1G.pages().raw() == 512 * 512);
 
   uint64_t TrackedPagesIn(const Directory* directory, Gfn gfn, Level level) const;

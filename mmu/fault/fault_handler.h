@@ -151,6 +151,8 @@ class FaultHandler {
   void HandleUnusual(FaultResult& result, Gpa gpa, ExitQualification exit);
   void HandlePlain(FaultResult& result, Gpa gpa, ExitQualification exit);
   void HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit);
+  void HandleMapped(FaultResult& result, Gpa gpa, ExitQualification exit);
+  bool FillMapped(const MemorySlot& slot, Gfn gfn, uint64_t sequence, EptEntry leaf);
   void Confirm(FaultResult& result);
   void FindPlain(FaultResult& result, Gpa gpa, ExitQualification exit);
   template <int kNear>

@@ -86,15 +86,16 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::Confirm(FaultResult& resu
 }
 
 // From the top once more, if the slot is one for plain faults and the policy is not special. Where
-// there is a reverse map no slot is. The sequence is read before either is asked. What is noted of
-// the slot stands in its state, which lives as long as the section in which the slot was found:
-// whoever replaces it has a writer's section between the two.
+// there is a reverse map no slot is: it has a short way of its own. The sequence is read before
+// either is asked. What is noted of the slot stands in its state, which lives as long as the
+// section in which the slot was found: whoever replaces it has a writer's section between the two.
 void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit) {
+  if (ABSL_PREDICT_FALSE(reverse_mapped_ != nullptr)) return HandleMapped(result, gpa, exit);
   const uint64_t sequence = sequence_.Current();
-  const bool plain = reverse_mapped_ == nullptr && !policy().is_special() &&
-                     TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
-                       return slots_.FindPlain(space_, Gfn::Of(gpa), sequence);
-                     });
+  const bool plain =
+      !policy().is_special() && TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
+        return slots_.FindPlain(space_, Gfn::Of(gpa), sequence);
+      });
   plain ? HandleViolation(result, gpa, exit) : HandleExit(result, gpa, exit);
 }
 

@@ -17,6 +17,10 @@ GuestPaging::GuestPaging(const GuestControls& controls)
   pdpte_reserved_ = guest::Bits(63, controls.physical_address_bits) | guest::kPdpteReservedLow;
   if (mode_ == PagingMode::k32Bit) Set32BitRules();
   if (wide) SetWideRules();
+  upper_oddities_ = guest::kLargePage | (has_keys() ? guest::kPresent : 0);
+  for (size_t level = 2; level < reserved_[0].size(); ++level) {
+    upper_oddities_ |= reserved_[0][level];
+  }
   for (size_t access = 0; access < GuestAccess::kKinds; ++access) {
     for (unsigned rights = 0; rights <= GuestRights::kAll; ++rights) {
       const bool forbids = Forbids(GuestAccess::FromRaw(access), GuestRights(rights));

@@ -60,6 +60,11 @@ class GuestRights {
     return GuestRights(static_cast<unsigned>((entry & (guest::kWrite | guest::kUser)) |
                                              (~entry >> guest::kNoExecuteShift & 1)));
   }
+  // Returns those of a walk: `all` is the AND over its entries, `any` the OR.
+  static constexpr GuestRights OfAll(uint64_t all, uint64_t any) {
+    return GuestRights(static_cast<unsigned>((all & (guest::kWrite | guest::kUser)) |
+                                             (~any >> guest::kNoExecuteShift & 1)));
+  }
 
   constexpr bool executable() const { return (raw_ & kExecute) != 0; }
   constexpr bool writable() const { return (raw_ & kWrite) != 0; }
@@ -138,6 +143,14 @@ class GuestPaging {
     return (forbidden_[access.raw()] >> rights.raw() & 1) == 0;
   }
   bool has_keys() const { return user_keys_ || supervisor_keys_; }
+  // Returns whether a walk that ends in a page of 4 KiB is what `all`, the AND over its entries,
+  // `upper`, the OR over those above the leaf, and `leaf` say it is: each entry was present and had
+  // A, none sets a reserved bit or maps a larger page, and no key may forbid anything. Where this
+  // is false it may still be so.
+  bool IsOrdinary(uint64_t all, uint64_t upper, uint64_t leaf) const {
+    constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
+    return (all & kUsed) == kUsed && ((upper & upper_oddities_) | (leaf & reserved_[1][1])) == 0;
+  }
   // Returns whether the key of a 64-bit `leaf` forbids an access that its rights allow.
   bool KeyForbids(GuestAccess access, GuestRights rights, uint64_t leaf,
                   const GuestRoots& roots) const;
@@ -162,6 +175,7 @@ class GuestPaging {
   // By kind of access: bit r is set where rights r do not allow it.
   std::array<uint8_t, GuestAccess::kKinds> forbidden_{};
   uint64_t pdpte_reserved_;
+  uint64_t upper_oddities_;  // what `IsOrdinary` finds in no entry above the leaf
   std::array<std::array<uint64_t, 6>, 2> reserved_{};  // [is leaf][level]
 };
 

@@ -34,10 +34,22 @@ struct GuestWalk {
   // An A or D bit was left clear: its table is in read-only memory.
   bool write_protected_table = false;
 
+  // The AND and the OR over the entries above the leaf; kMapped.
+  uint64_t all_above;
+  uint64_t any_above;
   std::array<uint64_t, 6> entries;
   std::array<Gpa, 6> entry_addresses;
-  // The AND over the entries above: the rights of the table at this level.
-  std::array<GuestRights, 6> table_rights;
+
+  // Returns the rights of the leaf's table.
+  GuestRights LeafTableRights() const { return GuestRights::OfAll(all_above, any_above); }
+  // Returns the AND over the entries above: the rights of the table at `at`, from `level` to `top`.
+  GuestRights TableRights(int at) const {
+    GuestRights found(GuestRights::kAll);
+    for (int above = top; above > at; --above) {
+      found = found & GuestRights::Of(entries[static_cast<size_t>(above)]);
+    }
+    return found;
+  }
 
   // A walk about to begin at a root of level `root`. Leaves the arrays alone: what is filled is
   // said by `top` and `level`.

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
@@ -29,6 +30,10 @@ namespace tdp {
 // `Reach` gives the place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage,
 // kNestedFault. With `to_write`, a place that may be written; null with kMapped if it never may be
 // (read-only memory). `Wrote` follows each write through such a place.
+//
+// It may have `AtHand` besides, made of it for one section:
+//   bool Find(Gpa page, const std::byte*& found)
+// gives the page that begins there, to be read, or false where `Reach` has to be asked.
 
 // The shape of one mode.
 template <PagingMode kMode>
@@ -76,7 +81,65 @@ class GuestWalker {
 
   // Translates `gva`, checks `access`, sets A in every entry used and D in the leaf of a write. An
   // access that faults sets nothing.
-  void Walk(Gva gva, GuestAccess access, GuestWalk& walk) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Walk(Gva gva, GuestAccess access, GuestWalk& walk) {
+    if constexpr (requires { typename Memory::AtHand; }) {
+      if (ABSL_PREDICT_TRUE(WalkAtHand(gva, access, walk))) return;
+    }
+    WalkFurther(gva, access, walk);
+  }
+
+ private:
+  static constexpr size_t At(int level) { return static_cast<size_t>(level); }
+
+  // The walk as it nearly always is: every table at hand, a leaf of 4 KiB, nothing to be set and
+  // nothing that forbids the access. It looks at what the entries say when it has read them all: an
+  // entry that is none leads to no page, or to one of which nothing is used. False leaves `walk` to
+  // `WalkFurther`.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool WalkAtHand(Gva gva, GuestAccess access, GuestWalk& walk) const {
+    const typename Memory::AtHand memory{memory_};
+    uint64_t table = roots_.cr3;
+    uint64_t all = ~uint64_t{0};
+    uint64_t upper = 0;
+    if constexpr (kMode == PagingMode::kPae) {
+      table = roots_.pdptes[gva.raw() >> 30 & 3];
+      if (ABSL_PREDICT_FALSE((table & guest::kPresent) == 0)) return false;
+    }
+    // `level` is a constant of each step, so shifts and places are, too.
+    const auto step = [&](auto level) ABSL_ATTRIBUTE_ALWAYS_INLINE {
+      const Gpa page(table & guest::kAddressMask);
+      const std::byte* place;
+      if (ABSL_PREDICT_FALSE(!memory.Find(page, place))) return false;
+      const uint64_t offset = Geometry::Index(gva, level) * sizeof(Entry);
+      walk.entry_addresses[At(level)] = page + offset;
+      if constexpr (level < Geometry::kLevels) upper |= table;
+      if constexpr (level == 1) walk.all_above = all;
+      table = Load(place + offset);
+      walk.entries[At(level)] = table;
+      all &= table;
+      return true;
+    };
+    const bool reached = [&]<int... kFromTop>(std::integer_sequence<int, kFromTop...>)
+        ABSL_ATTRIBUTE_ALWAYS_INLINE {
+      return (step(std::integral_constant<int, Geometry::kLevels - kFromTop>()) && ...);
+    }
+    (std::make_integer_sequence<int, Geometry::kLevels>());
+    const uint64_t leaf = table;
+    if (ABSL_PREDICT_FALSE(!reached || !paging_.IsOrdinary(all, upper, leaf))) return false;
+    const GuestRights rights = GuestRights::OfAll(all, upper | leaf);
+    if (ABSL_PREDICT_FALSE(!paging_.Allows(access, rights) || !Geometry::IsCanonical(gva))) {
+      return false;
+    }
+    if (access.is_write() && (leaf & guest::kDirty) == 0) return false;
+    walk.Begin(Geometry::kLevels);
+    walk.level = 1;
+    walk.any_above = upper;
+    walk.rights = rights;
+    walk.gpa = Geometry::Translate(leaf, 1, gva);
+    walk.page_bytes = kPageSize;
+    return true;
+  }
+
+  ABSL_ATTRIBUTE_NOINLINE void WalkFurther(Gva gva, GuestAccess access, GuestWalk& walk) {
     if (!Geometry::IsCanonical(gva)) {
       walk.outcome = GuestWalkOutcome::kNonCanonical;
       return;
@@ -88,9 +151,6 @@ class GuestWalker {
     walk.gpa = Geometry::Translate(walk.entries[At(walk.level)], walk.level, gva);
     walk.page_bytes = uint64_t{1} << Geometry::Shift(walk.level);
   }
-
- private:
-  static constexpr size_t At(int level) { return static_cast<size_t>(level); }
 
   static bool Stop(GuestWalk& walk, GuestWalkOutcome why, Gpa gpa) {
     walk.outcome = why;
@@ -107,7 +167,9 @@ class GuestWalker {
   struct Descent {
     int level = Geometry::kLevels;
     GuestRights rights = GuestRights(GuestRights::kAll);
-    uint64_t common = ~uint64_t{0};  // the AND over the entries
+    uint64_t common = ~uint64_t{0};     // the AND over the entries
+    uint64_t all_above = ~uint64_t{0};  // the same without the last one
+    uint64_t any_above = 0;             // the OR
   };
 
   // From the root to the leaf; false if something ends the walk before.
@@ -117,6 +179,8 @@ class GuestWalker {
     const bool reached = DescendFromRoot(gva, access, walk, descent);
     walk.level = descent.level;
     walk.rights = descent.rights;
+    walk.all_above = descent.all_above;
+    walk.any_above = descent.any_above;
     common_ = descent.common;
     return reached;
   }
@@ -139,7 +203,6 @@ class GuestWalker {
     descent.level = kLevel;
     const Gpa address((table & guest::kAddressMask) + Geometry::Index(gva, kLevel) * sizeof(Entry));
     walk.entry_addresses[At(kLevel)] = address;
-    walk.table_rights[At(kLevel)] = descent.rights;
     GuestWalkOutcome why = GuestWalkOutcome::kMapped;
     const std::byte* place = memory_.Reach(address, false, why);
     if (ABSL_PREDICT_FALSE(place == nullptr)) return Stop(walk, why, address);
@@ -151,8 +214,10 @@ class GuestWalker {
       return PageFault(access, guest::kFaultPresent | guest::kFaultReserved, walk);
     }
     descent.rights = descent.rights & GuestRights::Of(entry);
+    descent.all_above = descent.common;
     descent.common &= entry;
     if constexpr (kLevel > 1) {
+      if (!is_leaf) descent.any_above |= entry;
       if (!is_leaf) return DescendFrom<kLevel - 1>(entry, gva, access, walk, descent);
     }
     return true;
@@ -217,8 +282,12 @@ class GuestWalker {
 
 // Walks in whatever mode `paging` is. Without paging a gva is a gpa.
 template <typename Memory>
-void GvaToGpa(const GuestPaging& paging, const GuestRoots& roots, Memory& memory, Gva gva,
-              GuestAccess access, GuestWalk& walk) {
+ABSL_ATTRIBUTE_NOINLINE void GvaToGpaInOtherModes(const GuestPaging& paging,
+                                                  const GuestRoots& roots, Memory& memory, Gva gva,
+                                                  GuestAccess access, GuestWalk& walk) {
+  const auto walk_in = [&]<PagingMode kMode>(std::integral_constant<PagingMode, kMode>) {
+    GuestWalker<kMode, Memory>(paging, roots, memory).Walk(gva, access, walk);
+  };
   switch (paging.mode()) {
     case PagingMode::kNone:
       walk.Begin(0);
@@ -226,16 +295,24 @@ void GvaToGpa(const GuestPaging& paging, const GuestRoots& roots, Memory& memory
       walk.page_bytes = kPageSize;
       return;
     case PagingMode::k32Bit:
-      return GuestWalker<PagingMode::k32Bit, Memory>(paging, roots, memory).Walk(gva, access, walk);
+      return walk_in(std::integral_constant<PagingMode, PagingMode::k32Bit>());
     case PagingMode::kPae:
-      return GuestWalker<PagingMode::kPae, Memory>(paging, roots, memory).Walk(gva, access, walk);
+      return walk_in(std::integral_constant<PagingMode, PagingMode::kPae>());
     case PagingMode::k4Level:
-      return GuestWalker<PagingMode::k4Level, Memory>(paging, roots, memory)
-          .Walk(gva, access, walk);
+      return;  // the caller's
     case PagingMode::k5Level:
-      return GuestWalker<PagingMode::k5Level, Memory>(paging, roots, memory)
-          .Walk(gva, access, walk);
+      return walk_in(std::integral_constant<PagingMode, PagingMode::k5Level>());
   }
+}
+// The same, in 4-level paging without a call.
+template <typename Memory>
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void GvaToGpa(const GuestPaging& paging,
+                                                  const GuestRoots& roots, Memory& memory, Gva gva,
+                                                  GuestAccess access, GuestWalk& walk) {
+  if (ABSL_PREDICT_TRUE(paging.mode() == PagingMode::k4Level)) {
+    return GuestWalker<PagingMode::k4Level, Memory>(paging, roots, memory).Walk(gva, access, walk);
+  }
+  GvaToGpaInOtherModes(paging, roots, memory, gva, access, walk);
 }
 
 // Loads the four PDPTEs that `cr3` points to, as MOV to CR3 does under PAE paging. kMapped: they

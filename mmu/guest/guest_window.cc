@@ -51,9 +51,10 @@ std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWa
 }
 
 void GuestWindow::Wrote(Gpa gpa) {
-  const Gfn gfn = Gfn::Of(gpa);
-  const Line* line = &lines_[HashOf(gfn)];
-  if (line->gfn != gfn.raw()) line = FindElsewhere(gfn);
+  const Gpa page = PageOf(gpa);
+  const Line* line = &lines_[HashOf(page)];
+  if (line->page_gpa != page) line = &lines_[OtherHashOf(page)];
+  if (line->page_gpa != page) line = FindEvicted(page);
   if (ABSL_PREDICT_TRUE(line->logs == nullptr)) return;
   if (ring_ != nullptr && !ring_->is_nearly_full() &&
       ring_->Push({space_, line->slot, line->index})) {
@@ -84,7 +85,7 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
       const HostPage page,
       PageBehind(backend_, *slot, wanted_, *backing, writable ? Access::Write() : Access::Read()));
   Line line;
-  line.gfn = wanted_.raw();
+  line.page_gpa = wanted_.address();
   line.sequence = sequence;
   line.hva = backing->hva;
   line.of_host = backing->asks_host();
@@ -110,33 +111,31 @@ bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence,
   return true;
 }
 
-// The line of a frame that is not in its first place; one of no frame if there is none.
-const GuestWindow::Line* GuestWindow::FindElsewhere(Gfn gfn) const {
+// The line of a page that is in neither of its places; one of no page if there is none.
+const GuestWindow::Line* GuestWindow::FindEvicted(Gpa page) const {
   static constexpr Line kNone;
-  const Line& other = lines_[OtherHashOf(gfn)];
-  if (other.gfn == gfn.raw()) return &other;
   for (const Line& line : evicted_) {
-    if (line.gfn == gfn.raw()) return &line;
+    if (line.page_gpa == page) return &line;
   }
   return &kNone;
 }
 
-// Takes the place of a line of the frame's own, else of one that serves no more, else of one that
-// is kept among the evicted: frames that a walk needs at once must not go on replacing each other.
+// Takes the place of a line of the page's own, else of one that serves no more, else of one that
+// is kept among the evicted: pages that a walk needs at once must not go on replacing each other.
 void GuestWindow::Put(const Line& line) {
   has_lines_ = true;
-  const Gfn gfn(line.gfn);
+  const Gpa page = line.page_gpa;
   for (Line& old : evicted_) {
-    if (old.gfn == line.gfn) old = Line();
+    if (old.page_gpa == page) old = Line();
   }
   const auto may_go = [&](const Line& old) {
-    return old.gfn == line.gfn || old.sequence != sequence_.Current();
+    return old.page_gpa == page || old.sequence != sequence_.Current();
   };
-  Line& first = lines_[HashOf(gfn)];
-  Line& other = lines_[OtherHashOf(gfn)];
+  Line& first = lines_[HashOf(page)];
+  Line& other = lines_[OtherHashOf(page)];
   Line& place = may_go(first) || !may_go(other) ? first : other;
   if (!may_go(place)) evicted_[evictions_++ % kEvicted] = place;
-  if (other.gfn == line.gfn) other = Line();
+  if (other.page_gpa == page) other = Line();
   place = line;
 }
 

@@ -58,14 +58,40 @@ class GuestWindow {
   // Inside an MMU section, in which the pointer stays good. Null with kNeedsPage if `Fetch` has to
   // be called first.
   ABSL_ATTRIBUTE_ALWAYS_INLINE std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
-    const Gfn gfn = Gfn::Of(gpa);
-    const Line* line = &lines_[HashOf(gfn)];
-    if (ABSL_PREDICT_FALSE(line->gfn != gfn.raw())) line = FindElsewhere(gfn);
+    const Gpa page = PageOf(gpa);
+    const Line* line = &lines_[HashOf(page)];
+    if (line->page_gpa != page) {
+      line = &lines_[OtherHashOf(page)];
+      if (ABSL_PREDICT_FALSE(line->page_gpa != page)) line = FindEvicted(page);
+    }
     if (ABSL_PREDICT_FALSE(!Serves(*line, to_write))) {
-      return Refuse(*line, gfn, to_write, why);
+      return Refuse(*line, Gfn::Of(gpa), to_write, why);
     }
     return line->page + gpa.page_offset();
   }
+
+  // The pages of the window that can be read until the end of the section in which this was made,
+  // with one look at the sequence for all of them.
+  class AtHand {
+   public:
+    explicit AtHand(const GuestWindow& window)
+        : window_(window), quiet_(window.sequence_.quiet()) {}
+    // The page that begins at `page`, as `found`. False where `Reach` has to look further.
+    ABSL_ATTRIBUTE_ALWAYS_INLINE bool Find(Gpa page, const std::byte*& found) const {
+      const Line* line = &window_.lines_[HashOf(page)];
+      if (ABSL_PREDICT_FALSE(line->page_gpa != page)) {
+        line = &window_.lines_[OtherHashOf(page)];
+        if (line->page_gpa != page) return false;
+      }
+      found = line->page;
+      return ABSL_PREDICT_TRUE(line->sequence == quiet_);
+    }
+
+   private:
+    const GuestWindow& window_;
+    const uint64_t quiet_;
+  };
+
   // Inside the same section, after something was written through a pointer of `Reach`: the page is
   // dirty. In this order, since a log that is taken between the two would miss the write. With
   // rings the page goes to the vCPU's; what is reserved there for faults is left to them, and the
@@ -81,7 +107,7 @@ class GuestWindow {
   // No sequence gets there: a line of no frame serves nobody.
   static constexpr uint64_t kNever = ~uint64_t{0};
   struct alignas(64) Line {
-    uint64_t gfn = ~uint64_t{0};
+    Gpa page_gpa{~uint64_t{0}};  // no page begins there
     uint64_t sequence = kNever;
     Hva hva;
     bool of_host = true;  // the host was asked for it, by `hva`
@@ -95,14 +121,20 @@ class GuestWindow {
   static constexpr int kLogLines = 6;
   static constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
 
-  // Two places for each frame: tables that fight for one find room in the other.
-  static size_t HashOf(Gfn gfn) { return gfn.raw() % (size_t{1} << kLogLines); }
-  static size_t OtherHashOf(Gfn gfn) { return (gfn.raw() * kGolden) >> (64 - kLogLines); }
+  static Gpa PageOf(Gpa gpa) { return Gpa(gpa.raw() & ~uint64_t{kPageOffsetMask}); }
+  // Two places for each page: tables that fight for one find room in the other, which is never the
+  // same.
+  static size_t HashOf(Gpa page) { return (page.raw() >> kPageShift) % (size_t{1} << kLogLines); }
+  static size_t OtherHashOf(Gpa page) {
+    const size_t parity = ~page.raw() >> kPageShift & 1;
+    return ((page.raw() + 1) * kGolden) >> (64 - kLogLines + 1) << 1 | parity;
+  }
 
   // Of a line of the frame that is asked about, or one of none.
   bool Serves(const Line& line, bool to_write) const {
-    return !sequence_.MovedSince(line.sequence, line.hva, line.of_host) &&
-           (!to_write || (line.writable && HasRoomToLog(line)));
+    const bool stands = ABSL_PREDICT_TRUE(sequence_.IsQuietSince(line.sequence)) ||
+                        !sequence_.MovedSince(line.sequence, line.hva, line.of_host);
+    return stands && (!to_write || (line.writable && HasRoomToLog(line)));
   }
   static bool HasRoomToLog(const Line& line) {
     if (ABSL_PREDICT_TRUE(line.logs == nullptr)) return true;
@@ -112,7 +144,7 @@ class GuestWindow {
   std::byte* Refuse(const Line& line, Gfn gfn, bool to_write, GuestWalkOutcome& why);
   bool Locate(const MemorySlot& slot, uint64_t sequence, std::optional<Backing>& backing);
   void ForgetLines();
-  const Line* FindElsewhere(Gfn gfn) const;
+  const Line* FindEvicted(Gpa page) const;
   void Put(const Line& line);
 
   Backend& backend_;

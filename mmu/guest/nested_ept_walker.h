@@ -55,6 +55,10 @@ struct NestedEptWalk {
   std::array<EptEntry, 6> entries{};
   std::array<Gpa, 6> entry_addresses{};
   std::array<Access, 6> table_rights{};
+
+  // As of a `GuestWalk`.
+  Access LeafTableRights() const { return TableRights(level); }
+  Access TableRights(int at) const { return table_rights[static_cast<size_t>(at)]; }
 };
 
 // `rules` are those of the CPU that L1 sees. `Memory` is as for `GuestWalker`, over L1's memory.

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "absl/base/attributes.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/format/guest_format.h"
 #include "tdp/mmu/format/guest_paging.h"
@@ -31,9 +33,13 @@ class PagingGuest {
   // `role` is of the page that shadows the table. W only where D is set already, for the same
   // reason.
   bool Leaf(uint64_t raw, PageRole role, LeafOrigin& origin) const {
+    return Leaf(raw, role.access(), origin);
+  }
+  // The same in a table of these rights.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool Leaf(uint64_t raw, Access table, LeafOrigin& origin) const {
     constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
     if ((raw & kUsed) != kUsed || paging_.HasReservedBit(raw, 1, true)) return false;
-    const GuestRights rights = GuestRights(role.access().raw()) & GuestRights::Of(raw);
+    const GuestRights rights = GuestRights(table.raw()) & GuestRights::Of(raw);
     origin = LeafOrigin(Gfn((raw & guest::kAddressMask) >> kPageShift), Clean(rights, raw).raw());
     return true;
   }

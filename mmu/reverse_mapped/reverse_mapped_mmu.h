@@ -14,9 +14,12 @@
 #include <memory>
 #include <vector>
 
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
+#include "tdp/base/check.h"
 #include "tdp/base/level.h"
 #include "tdp/base/spin_lock.h"
 #include "tdp/memslot/memory_slot.h"
@@ -59,6 +62,18 @@ class ReverseMappedMmu {
   // checked.
   const std::shared_ptr<SlotRmap>& RmapOf(const MemorySlot& slot) const { return rmaps_[slot.id]; }
 
+  // Puts the 4 KiB `leaf` of `gfn`, a frame of `rmap`'s slot, where `memo`, which is near, leads
+  // to, if a hole is there and the map has been prepared for it. False leaves everything as it is.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHole(Gfn gfn, EptEntry leaf, SlotRmap& rmap,
+                                             const LeafMemo& memo) {
+    RmapHead* const head = rmap.Find(gfn, kLevel4K);
+    if (ABSL_PREDICT_FALSE(head == nullptr)) return false;
+    const SpinLockHolder hold(lock_);
+    if (ABSL_PREDICT_FALSE(!mmu_.FillHoleNear(gfn, kLevel4K, leaf, memo))) return false;
+    TDP_CHECK(head->is_empty());
+    *head = RmapHead::Single(memo.entry(gfn, kLevel4K).where());
+    return true;
+  }
   // `DirectMmu::Map` for a frame of `rmap`'s slot, which has been prepared for it. A large leaf
   // that stands where a smaller one is asked for is dropped, not split: `flush_owed` says so, and
   // the clock has to move before the section ends, so that whoever finds the hole finds the debt.

@@ -16,16 +16,23 @@
 
 namespace tdp {
 
+// The entry of a guest's table that stands `at` entries behind `place`; `is_wide`: of 8 bytes, not
+// of 4.
+inline uint64_t LoadGuestEntry(const std::byte* place, int at, bool is_wide) {
+  const auto load = [place, at](auto none) -> uint64_t {
+    using Word = decltype(none);
+    auto* words = reinterpret_cast<Word*>(const_cast<std::byte*>(place));
+    return AtomicRef<Word>(words[at]).load(std::memory_order_acquire);
+  };
+  return is_wide ? load(uint64_t{}) : load(uint32_t{});
+}
+// Where in the guest's table the entry behind the one at `index` of a page of `role`, of level 1,
+// stands.
+inline int PlaceOf(PageRole role, int index) { return role.quadrant() * Level::kEntries + index; }
 // The guest's entry behind the entry at `index` of `page`, of level 1, in the guest's table at
 // `table`.
 inline uint64_t GuestEntryBehind(const ShadowPage& page, int index, const std::byte* table) {
-  const auto load = [table](auto none, size_t at) -> uint64_t {
-    using Word = decltype(none);
-    auto* words = reinterpret_cast<Word*>(const_cast<std::byte*>(table));
-    return AtomicRef<Word>(words[at]).load(std::memory_order_acquire);
-  };
-  const size_t at = static_cast<size_t>(page.role.quadrant() * Level::kEntries + index);
-  return page.role.wide_entries() ? load(uint64_t{}, at) : load(uint32_t{}, at);
+  return LoadGuestEntry(table, PlaceOf(page.role, index), page.role.wide_entries());
 }
 
 // One sync, under the lock. `Guest` reads the guest's entries: `PagingGuest` shows the shape.

@@ -134,19 +134,12 @@ bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, S
   return true;
 }
 
+// Makes room for what `SetLeaf` keeps of a leaf of `page` that is about to enter the chain of
+// `head`.
 template <typename Entry>
-bool ShadowTables<Entry>::SetLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin,
-                                  SlotRmap& rmap, ShadowStock& stock) {
-  AssertUnderLock();
-  RmapHead& head = *rmap.Find(origin.gfn(), page.level());
+bool ShadowTables<Entry>::ReadyLeaf(ShadowPage& page, const RmapHead& head, ShadowStock& stock) {
   if (!page.is_direct() && !ReadyTable(page.origins, stock)) return false;
-  if (!ReadyPlaces(page, head, stock)) return false;
-  page.SetOrigin(index, origin);
-  Chain::Add(head, page.entry(index), ShadowPlaces(), stock.descriptors);
-  ++page.present;
-  CountAddition(page);
-  At(page, index).Store(hole(), leaf);
-  return true;
+  return ReadyPlaces(page, head, stock);
 }
 
 template <typename Entry>
@@ -170,6 +163,7 @@ void ShadowTables<Entry>::Drop(ShadowPage& page, int index, DescriptorCache& des
     case EntryKind::kTable:
       Chain::Remove(TableOf(entry)->shadow->parents, page.entry(index), ShadowPlaces(),
                     descriptors);
+      ++structure_;
       break;
     case EntryKind::kLeaf: {
       const Gfn gfn = page.OriginOf(index).gfn();
@@ -213,6 +207,7 @@ template <typename Entry>
 void ShadowTables<Entry>::Zap(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap) {
   AssertUnderLock();
   TDP_CHECK(!page.is_invalid);
+  ++structure_;
   Empty(page, descriptors, zap);
   DropParents(page, descriptors, zap);
   Forget(page);
@@ -296,9 +291,7 @@ PendingFlush ShadowTables<Entry>::CommitAll(ShadowZap&& zap) {
 // --- What the guest writes -----------------------------------------------------------------------
 
 template <typename Entry>
-bool ShadowTables<Entry>::MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync) {
-  AssertUnderLock();
-  if (!tracking.IsWriteTracked(gfn)) return false;
+bool ShadowTables<Entry>::MustTrackShadowed(Gfn gfn, bool unsync) {
   bool must = false;
   bool synced = false;
   hash_.ForEachShadowOf(gfn, [&](const ShadowPage* page) {
@@ -332,7 +325,9 @@ void ShadowTables<Entry>::OnWrite(Gpa gpa, ByteCount size, DescriptorCache& desc
       DropWritten(*page, gpa.page_offset(), descriptors, zap);
     }
   });
-  if (any) counters_.pte_write.Add();
+  if (!any) return;
+  counters_.pte_write.Add();
+  ++structure_;
 }
 
 // Written too often by itself, or in a way in which nobody writes an entry: it is perhaps no table
@@ -492,6 +487,7 @@ template <typename Entry>
 void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
   AssertWriting(mmu_lock_);
   ++generation_;
+  ++structure_;
   for (ShadowPage* root = roots_.first(); root != nullptr; root = ShadowSideList::Next(root)) {
     if (!root->is_invalid) Zap(*root, spare_descriptors_, zap);
   }

@@ -16,6 +16,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
@@ -71,6 +73,12 @@ struct ShadowStock {
   TableCache tables;
   DescriptorCache descriptors;
   DescriptorCache records;
+
+  // Whether `Refill` has nothing to do.
+  bool IsStocked() const {
+    return tables.size() >= kTables && descriptors.size() >= kDescriptors &&
+           records.size() >= kRecords;
+  }
 };
 
 struct ShadowTablesOptions {
@@ -146,12 +154,37 @@ class ShadowTables {
   // The table that `entry` of a page points to.
   TablePage* TableOf(Entry entry) const { return TablePage::Of(pool_.EntriesOf(entry.address())); }
 
+  // Moves whenever a way from a root to a page may have ceased to be: what was found by one leads
+  // there, to a page that is as it was, while this stands. It also moves as a guest writes to a
+  // table that is shadowed, since a page that is used meanwhile counts its writes anew.
+  uint64_t structure() const {
+    AssertUnderLock();
+    return structure_;
+  }
+
   // Links `child` at a hole. False, with nothing changed, if `stock` lacks a table.
   bool Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock);
-  // Puts `leaf` of a frame of `rmap`'s slot, which has been prepared for it, where a hole is. False
-  // as above.
-  bool SetLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin, SlotRmap& rmap,
-               ShadowStock& stock);
+  // Puts `leaf` where a hole is, at `where`, the entry at `index`. `head` is that of the leaf's
+  // frame and level in the reverse map of its slot. False as above.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool SetLeaf(ShadowPage& page, int index, uint64_t* where,
+                                            Entry leaf, LeafOrigin origin, RmapHead& head,
+                                            ShadowStock& stock) {
+    AssertUnderLock();
+    const bool has_origins = !page.is_direct() && page.origins != nullptr;
+    if (ABSL_PREDICT_FALSE(!head.is_empty() || !has_origins)) {
+      if (!ReadyLeaf(page, head, stock)) return false;
+      page.SetOrigin(index, origin);
+      Chain::Add(head, where, ShadowPlaces(), stock.descriptors);
+      CountAddition(page);
+    } else {
+      page.origins->entries()[index] = origin.raw();
+      head = RmapHead::Single(where);
+      additions_.store(additions() + 1, std::memory_order_relaxed);
+    }
+    ++page.present;
+    Ref(where).Store(hole(), leaf);
+    return true;
+  }
   // Replaces a leaf by one of the same frame and size.
   void ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin, ShadowZap& zap);
   // Empties an entry, leaf or link. A child that has no parent left stays in the hash.
@@ -167,7 +200,10 @@ class ShadowTables {
 
   // Returns whether the guest must not write `gfn` by itself, since a page shadows it and is to
   // stay in sync. Pages of level 1 alone can go unsync: `unsync` asks to make them so.
-  bool MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync);
+  bool MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync) {
+    AssertUnderLock();
+    return ABSL_PREDICT_FALSE(tracking.IsWriteTracked(gfn)) && MustTrackShadowed(gfn, unsync);
+  }
   // `size` bytes at `gpa`, within one page, have been written to a frame that is tracked: drops the
   // entries that follow from them, or the pages that are written too often or too oddly
   // (kvm_mmu_track_write).
@@ -225,6 +261,8 @@ class ShadowTables {
   }
   // The reverse map of the slot of `gfn`. Any side.
   const std::shared_ptr<SlotRmap>& RmapOf(Gfn gfn) const { return rmaps_.Of(gfn); }
+  // The same by the slot's id: null if it has none that holds `gfn`.
+  SlotRmap* RmapOf(const MemorySlot& slot, Gfn gfn) const { return rmaps_.OfSlot(slot.id, gfn); }
 
   // Takes away every leaf that touches [first, end) and every page that shadows a table there.
   void Detach(Gfn first, Gfn end, ShadowZap& zap);
@@ -258,6 +296,8 @@ class ShadowTables {
   void ProtectTable(ShadowPage& page, ShadowZap& zap);
   bool Protect(RmapHead& head) const;
   bool WriteProtectFrame(Gfn gfn) const;
+  bool MustTrackShadowed(Gfn gfn, bool unsync);
+  bool ReadyLeaf(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
   bool ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
   bool ReadyTable(TablePage*& table, ShadowStock& stock);
   void DropTable(TablePage*& table, ShadowZap& zap);
@@ -298,6 +338,7 @@ class ShadowTables {
 
   SpinLock lock_;
   uint32_t generation_ = 1;
+  uint64_t structure_ = 1;         // changed under the lock
   Atomic<uint64_t> additions_{0};  // changed under the lock
   Atomic<size_t> table_count_{0};  // the same
   Atomic<size_t> page_quota_;

@@ -24,6 +24,8 @@ class SlotRmaps {
   // Puts `rmap` (null: none) in the place of slot `id`.
   void Set(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
     std::erase_if(slots_, [id](const Slot& slot) { return slot.id == id; });
+    if (id >= by_id_.size()) by_id_.resize(id + 1);
+    by_id_[id] = rmap.get();
     if (rmap == nullptr) return;
     const auto at =
         std::upper_bound(slots_.begin(), slots_.end(), rmap->base(),
@@ -38,6 +40,12 @@ class SlotRmaps {
                          [](Gfn g, const Slot& slot) { return g < slot.rmap->base(); });
     if (after == slots_.begin() || gfn >= std::prev(after)->rmap->end()) return none_;
     return std::prev(after)->rmap;
+  }
+
+  // The reverse map of slot `id`, if there is one and it holds `gfn`; else null.
+  SlotRmap* OfSlot(uint32_t id, Gfn gfn) const {
+    SlotRmap* rmap = id < by_id_.size() ? by_id_[id] : nullptr;
+    return rmap != nullptr && gfn >= rmap->base() && gfn < rmap->end() ? rmap : nullptr;
   }
 
   // Calls `visit(level, gfn, head)` for each head that is not empty and whose leaves touch
@@ -66,7 +74,8 @@ class SlotRmaps {
     uint32_t id;
     std::shared_ptr<SlotRmap> rmap;
   };
-  std::vector<Slot> slots_;  // by frame
+  std::vector<Slot> slots_;       // by frame
+  std::vector<SlotRmap*> by_id_;  // the same
   const std::shared_ptr<SlotRmap> none_;
 };
 

@@ -82,7 +82,7 @@ absl::Status NestedVcpuImpl::Leave() {
 
 void NestedVcpuImpl::SetAddressSpace(AddressSpaceId space) {
   ReleaseRoot();
-  space_ = space;
+  UseSpace(space);
 }
 
 Eptp NestedVcpuImpl::eptp() const {
@@ -163,7 +163,7 @@ NestedFaultResult NestedVcpuImpl::HandleViolation(Gpa gpa, ExitQualification qua
     return Error<NestedFaultResult>(absl::FailedPreconditionError("the vCPU has not entered L2"));
   if (absl::Status bad = qualification.Check(); !bad.ok())
     return Error<NestedFaultResult>(std::move(bad));
-  Violation fault;
+  Violation fault(walk_);
   fault.request.gpa = gpa;
   fault.request.access = qualification.access();
   fault.request.linear_address_valid = qualification.linear_address_valid();
@@ -174,9 +174,10 @@ NestedFaultResult NestedVcpuImpl::HandleViolation(Gpa gpa, ExitQualification qua
   fault.was_present = qualification.reached_leaf();
   const auto none = [] { return false; };  // every root that is held is in use
   const auto reload = [this] { return ReloadRoot(); };
-  NestedFaultResult result =
-      Repeat<NestedFaultResult>([&](NestedFaultResult& to) { return Try(fault, to); }, walk_,
-                                reload, {absl::MakeConstSpan(&root_, 1), none});
+  const auto attempt = [&](NestedFaultResult& to) { return Try(fault, to); };
+  NestedFaultResult result;
+  const Next next = attempt(result);
+  Repeat(result, next, attempt, walk_, reload, {absl::MakeConstSpan(&root_, 1), none});
   // A violation drops what is cached for its address (SDM vol. 3C, 30.4.3.1).
   if (result.outcome == NestedOutcome::kViolation ||
       result.outcome == NestedOutcome::kMisconfiguration) {
@@ -194,7 +195,8 @@ void NestedVcpuImpl::AddTo(FaultStats& stats) const {
 
 // Life of a nested violation, top to bottom. docs/shadow.md has the reasons.
 NestedVcpuImpl::Next NestedVcpuImpl::Try(Violation& fault, NestedFaultResult& result) {
-  stock_.Refill().IgnoreError();  // without tables it may still go well
+  // Without tables it may still go well.
+  if (ABSL_PREDICT_FALSE(!stock_.IsStocked())) stock_.Refill().IgnoreError();
   fault.sequence = parts_.sequence.Current();
   if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
   result.gpa = walk_.gpa;
@@ -214,7 +216,8 @@ NestedVcpuImpl::Next NestedVcpuImpl::Walk(Violation& fault, NestedFaultResult& r
     NestedEptWalker<GuestWindow>(context_.eptp, context_.rules, window_).Walk(fault.request, walk_);
     if (ABSL_PREDICT_TRUE(walk_.outcome == NestedEptOutcome::kMapped)) {
       TakePath(fault);
-      PlanNeighbours(fault, root_, fault.request.gpa.raw(), NeighbourAt());
+      fault.root = root_;
+      PlanNeighbours(fault, fault.request.gpa.raw(), true, NeighbourOf());
       return Next::kAgain;
     }
   }
@@ -239,14 +242,9 @@ NestedVcpuImpl::Next NestedVcpuImpl::Walk(Violation& fault, NestedFaultResult& r
 }
 
 void NestedVcpuImpl::TakePath(Violation& fault) const {
-  ShadowPath& path = fault.path;
+  Path& path = fault.path;
   path.gfn = Gfn::Of(walk_.gpa);
   path.leaf_level = walk_.level;
-  for (int level = context_.eptp.levels(); level >= walk_.level; --level) {
-    const auto at = static_cast<size_t>(level);
-    path.steps[at] = {walk_.entries[at].raw(), walk_.entry_addresses[at],
-                      walk_.table_rights[at].raw()};
-  }
   const EptEntry leaf = walk_.entries[static_cast<size_t>(walk_.level)];
   // A write has set D.
   path.rights = Clean(walk_.rights, fault.is_write ? leaf.WithDirty() : leaf);
@@ -263,80 +261,91 @@ uint32_t NestedVcpuImpl::Clean(Access rights, EptEntry leaf) const {
 // Under the lock.
 NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
                                              NestedFaultResult& result) {
-  if (const Next next = HasRoom(fault); next != Next::kDone) return next;
-  if (!tables().IsCurrent(*root_)) return Next::kLoadRoot;
-  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
-  Fetch fetch(tables(), window_, table_slots_, stock_, zap);
+  if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
   const Level host =
-      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, fault.request.access);
+      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, fault.page, fault.request.access);
   const Level goal = std::min(Level(fault.path.leaf_level), host);
-  const auto empty = [&](ShadowPage& page, const std::byte*) {
-    for (int i = 0; page.present != 0 && i < Level::kEntries; ++i) {
-      tables().Drop(page, i, stock_.descriptors, zap);
-    }
-    return true;
-  };
-  FetchOutcome outcome = fetch.Reach(*root_, fault.request.gpa.raw(), fault.path, goal, empty);
-  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, fetch);
-  outcome = fetch.Set(fault.path, LeafOf(fault, goal), *tables().RmapOf(fault.path.gfn));
+  ShadowPlace place;
+  const bool is_known = goal == kLevel4K && place.FindBy(memo_, tables().structure(), root_,
+                                                         fault.request.gpa.raw(), fault.path);
+  if (ABSL_PREDICT_FALSE(!is_known)) {
+    if (const Next next = ReachLeaf(fault, goal, zap, place); next != Next::kDone) return next;
+  }
+  const bool may_write =
+      !fault.slot->is_read_only() && (!fault.slot->logs_dirty_pages() || fault.is_write);
+  const EptEntry leaf = LeafOf(fault.page.hfn.AlignDown(goal.pages()), goal, fault.path.gfn,
+                               Access::FromRaw(static_cast<uint8_t>(fault.path.rights)),
+                               may_write && fault.page.writable, fault.page, *fault.slot);
+  const FetchOutcome outcome = SetLeaf(fault, place, goal, leaf, zap);
   if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
-    return AfterFetch(outcome, fetch);
+    return AfterFetch(outcome, nullptr);
   }
   result.outcome =
       outcome == FetchOutcome::kInstalled ? NestedOutcome::kFixed : NestedOutcome::kSpurious;
   result.level = goal;
   if (fault.log_write) MarkDirty(fault);
   if (outcome == FetchOutcome::kInstalled && goal == kLevel4K) {
-    PrefetchAround(fault, *fetch.page(), fetch.index());
+    PrefetchAround(fault, *place.page, place.index);
   }
+  return Next::kDone;
+}
+
+// From the root to the page in which the leaf goes, making what is missing.
+NestedVcpuImpl::Next NestedVcpuImpl::ReachLeaf(const Violation& fault, Level goal, ShadowZap& zap,
+                                               ShadowPlace& place) {
+  if (!tables().IsCurrent(*root_)) return Next::kLoadRoot;
+  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
+  const auto empty = [&](ShadowPage& page, const std::byte*) {
+    for (int i = 0; page.present != 0 && i < Level::kEntries; ++i) {
+      tables().Drop(page, i, stock_.descriptors, zap);
+    }
+    return true;
+  };
+  const uint64_t address = fault.request.gpa.raw();
+  Fetch fetch(tables(), window_, table_slots_, stock_, zap);
+  const FetchOutcome outcome = fetch.Reach(*root_, address, fault.path, goal, empty);
+  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, &fetch);
+  place = fetch.place();
+  if (goal == kLevel4K) Remember(fault, place, address);
   return Next::kDone;
 }
 
 // A CPU may cache whatever EPT12 allows, but with A and D flags not before it has set A, which L1
 // would see.
-bool NestedVcpuImpl::MayHaveUnasked(EptEntry entry, const ShadowPage& page,
-                                    LeafOrigin& origin) const {
+bool NestedVcpuImpl::MayHaveUnasked(EptEntry entry, Access table, LeafOrigin& origin) const {
   if (!entry.is_present(false) || entry.Check(kLevel4K, context_.rules) != EntryDefect::kNone) {
     return false;
   }
   if (context_.eptp.accessed_dirty() && !entry.accessed()) return false;
-  const Access rights = page.role.access() & entry.access();
+  const Access rights = table & entry.access();
   origin = LeafOrigin(Gfn(entry.frame().raw()), Clean(rights, entry));
   return true;
 }
 
 void NestedVcpuImpl::PrefetchAround(const Violation& fault, ShadowPage& page, int index) {
-  Violation neighbour = fault;
-  neighbour.request.access = Access::Read();
-  neighbour.is_write = false;
-  Prefetch(fault, page, index, NeighbourAt(), [&](LeafOrigin origin, const HostPage& host) {
-    neighbour.path.gfn = origin.gfn();
-    neighbour.path.rights = origin.rights();
-    neighbour.page = &host;
-    return LeafOf(neighbour, kLevel4K);
-  });
+  Prefetch(fault, page, index, NeighbourOf(),
+           [&](LeafOrigin origin, const HostPage& host, bool writable) {
+             const Access rights = Access::FromRaw(static_cast<uint8_t>(origin.rights()));
+             return LeafOf(host.hfn, kLevel4K, origin.gfn(), rights, writable, host, *fault.slot);
+           });
 }
 
 // With the rights that EPT12, slot and host have in common, and typed like L1's own leaf of the
 // frame. The memory types of EPT12 do not count: the memory is the host's. EPT12 has no MBEC, so
 // its X is for both modes, whether or not the CPU tells them apart. Nothing that EPT02 lacks may
 // become #VE: the guest that would get it is L2.
-EptEntry NestedVcpuImpl::LeafOf(const Violation& fault, Level level) const {
-  Access rights = Access::FromRaw(static_cast<uint8_t>(fault.path.rights));
+EptEntry NestedVcpuImpl::LeafOf(Hfn frame, Level level, Gfn gfn, Access rights, bool writable,
+                                const HostPage& page, const MemorySlot& slot) const {
   if (rights.can_execute()) rights = rights | Access::UserExecute();
-  const bool write = fault.request.access.can_write();
-  const bool is_open = !fault.slot->logs_dirty_pages() || write;
-  const bool writable = fault.page->writable && !fault.slot->is_read_only();
-  if (!writable || !is_open) rights = rights.Without(Access::Write());
-  const Hfn frame = fault.page->hfn.AlignDown(level.pages());
+  if (!writable) rights = rights.Without(Access::Write());
   // Nobody reads the A and D flags of EPT02, so they are set for good.
-  EptEntry leaf = EptEntry::Leaf(frame, level, rights, fault.page->memory_type)
+  EptEntry leaf = EptEntry::Leaf(frame, level, rights, page.memory_type)
                       .WithIgnorePat()
                       .WithAccessed()
                       .WithDirty();
-  leaf = parts_.policy.WithType(leaf, fault.path.gfn);
+  leaf = parts_.policy.WithType(leaf, gfn);
   if (parts_.policy.options().suppress_ve) leaf = leaf.WithSuppressVe();
-  return writable ? leaf.WithHostWritable() : leaf;
+  return page.writable && !slot.is_read_only() ? leaf.WithHostWritable() : leaf;
 }
 
 // Empties the lowest entry on the way to `gpa` that is there.

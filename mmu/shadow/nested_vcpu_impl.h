@@ -66,6 +66,8 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
  private:
   // A violation on its way.
   struct Violation : Fault {
+    using Fault::Fault;
+
     NestedEptAccess request;
     ExitQualification qualification;
   };
@@ -76,14 +78,16 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
   Next Walk(Violation& fault, NestedFaultResult& result);
   void TakePath(Violation& fault) const;
   Next Install(Violation& fault, ShadowZap& zap, NestedFaultResult& result);
-  EptEntry LeafOf(const Violation& fault, Level level) const;
+  Next ReachLeaf(const Violation& fault, Level goal, ShadowZap& zap, ShadowPlace& place);
+  EptEntry LeafOf(Hfn frame, Level level, Gfn gfn, Access rights, bool writable,
+                  const HostPage& page, const MemorySlot& slot) const;
   uint32_t Clean(Access rights, EptEntry leaf) const;
   void PrefetchAround(const Violation& fault, ShadowPage& page, int index);
-  bool MayHaveUnasked(EptEntry entry, const ShadowPage& page, LeafOrigin& origin) const;
-  // What EPT12 asks for beside a violation's entry.
-  auto NeighbourAt() const {
-    return [this](const ShadowPage& page, int i, const std::byte* table, LeafOrigin& origin) {
-      return MayHaveUnasked(EptEntry(GuestEntryBehind(page, i, table)), page, origin);
+  bool MayHaveUnasked(EptEntry entry, Access table, LeafOrigin& origin) const;
+  // What an entry of EPT12 beside a violation's asks for.
+  auto NeighbourOf() const {
+    return [this](uint64_t raw, Access table, LeafOrigin& origin) {
+      return MayHaveUnasked(EptEntry(raw), table, origin);
     };
   }
   void DropPath(Gpa gpa);

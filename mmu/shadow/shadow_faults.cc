@@ -22,6 +22,7 @@ ShadowFaults<Entry>::ShadowFaults(const ShadowParts<Entry>& parts, const FlushCl
       member_(member),
       window_(window),
       ring_(ring),
+      shadow_(parts.shadows[0]),
       reader_(parts.mmu_lock),
       slots_(parts.slots),
       table_slots_(parts.slots),
@@ -33,43 +34,39 @@ absl::Status ShadowFaults<Entry>::CheckOutside() const {
   return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
 }
 
+// There are no private frames where guests' tables are shadowed.
 template <typename Entry>
-bool ShadowFaults<Entry>::FindBacking(Fault& fault) {
-  const MemorySlot& slot = *fault.slot;
-  fault.backing = {.frame = std::nullopt, .hva = slot.HvaOf(fault.path.gfn)};
-  if (ABSL_PREDICT_TRUE(!slot.has_host_frames() && !parts_.policy.options().resolves_pages)) {
-    return true;
-  }
+bool ShadowFaults<Entry>::FindKnownBacking(Fault& fault) {
   const MmuReadSection section(reader_);
   if (parts_.sequence.Current() != fault.sequence) return false;
-  // There are no private frames where guests' tables are shadowed.
-  fault.backing = *parts_.policy.BackingOf(slot, fault.path.gfn);
+  fault.known = *parts_.policy.BackingOf(*fault.slot, fault.path.gfn);
   return true;
 }
 
 template <typename Entry>
-typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::HasRoom(const Fault& fault) {
+bool ShadowFaults<Entry>::HasRoomToLog(const Fault& fault) {
+  const DirtyLog* log = fault.slot->state->dirty_log();
+  return log == nullptr || log->IsPrepared(fault.slot->IndexOf(fault.path.gfn));
+}
+
+template <typename Entry>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::NoteMissingRoom(const Fault& fault) {
   const Gfn gfn = fault.path.gfn;
-  const std::shared_ptr<SlotRmap>& rmap = tables().RmapOf(gfn);
   // The slot comes before its reverse map is seen, or the other way round: for a moment.
-  if (ABSL_PREDICT_FALSE(rmap == nullptr)) return Next::kAgain;
-  if (ABSL_PREDICT_FALSE(!rmap->IsPrepared(gfn))) {
-    missing_.rmap = rmap;
+  if (fault.rmap == nullptr) return Next::kAgain;
+  if (fault.head == nullptr) {
+    missing_.rmap = tables().RmapOf(gfn);
     missing_.gfn = gfn;
-    return Next::kMakeRoom;
+  } else {
+    missing_.log = fault.slot->state->shared_log();
+    missing_.log_index = fault.slot->IndexOf(gfn);
   }
-  if (!fault.log_write) return Next::kDone;
-  DirtyLog* log = fault.slot->state->dirty_log();
-  const uint64_t index = fault.slot->IndexOf(gfn);
-  if (log == nullptr || ABSL_PREDICT_TRUE(log->IsPrepared(index))) return Next::kDone;
-  missing_.log = fault.slot->state->shared_log();
-  missing_.log_index = index;
   return Next::kMakeRoom;
 }
 
 template <typename Entry>
 typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::AfterFetch(FetchOutcome outcome,
-                                                                   const Fetch& fetch) {
+                                                                   const Fetch* fetch) {
   switch (outcome) {
     case FetchOutcome::kInstalled:
     case FetchOutcome::kSpurious:
@@ -80,8 +77,8 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::AfterFetch(FetchOutcome 
     case FetchOutcome::kNeedsTables:
       return Next::kTables;
     case FetchOutcome::kNeedsTracking:
-      missing_.tracking = fetch.short_of_tracking;
-      missing_.gfn = fetch.gfn_without_tracking;
+      missing_.tracking = fetch->slot_without_tracking->state->shared_permits();
+      missing_.gfn = fetch->gfn_without_tracking;
       return Next::kMakeRoom;
     case FetchOutcome::kNeedsPage:
       return Next::kFetch;
@@ -116,16 +113,17 @@ void ShadowFaults<Entry>::AskForNeighbours(const Fault& fault) {
   if (!filled.ok()) return;
   const size_t most = (end - first).raw();
   neighbours_.first = first;
+  size_t count = 0;
   for (size_t i = 0; i < *filled; ++i) {
     HostPage page = runs[i].page;
     page.order = 0;
-    const size_t count =
-        neighbours_.count + std::min(most - neighbours_.count, runs[i].pages.raw());
-    while (neighbours_.count < count) {
-      neighbours_.pages[neighbours_.count++] = page;
+    const size_t end_of_run = count + std::min(most - count, runs[i].pages.raw());
+    for (; count < end_of_run; ++count) {
+      neighbours_.pages[count] = page;
       page.hfn += PageCount(1);
     }
   }
+  neighbours_.count = count;
 }
 
 // The fault's own page is looked at by itself: an invalidation of a neighbour is nothing to it.
@@ -136,23 +134,37 @@ void ShadowFaults<Entry>::ForgetChangedNeighbours(const Fault& fault) {
   if (parts_.sequence.MovedSince(fault.sequence, range)) neighbours_.count = 0;
 }
 
-// Of a frame of the fault's slot: what the fault's answers say of its host page. False if they say
-// nothing.
+// The page of 4 KiB leaves for `address`, if there is one. Under the lock.
 template <typename Entry>
-bool ShadowFaults<Entry>::HostPageOf(const Fault& fault, Gfn gfn, HostPage& host) const {
-  const PageCount size(uint64_t{1} << fault.page->order);
-  const Hfn frames = fault.page->hfn.AlignDown(size);
-  // Where the page lies in the fault's, which begins before `path.gfn`.
-  const uint64_t place = gfn.raw() - fault.path.gfn.raw() + (fault.page->hfn - frames).raw();
-  if (place < size.raw()) {
-    host = *fault.page;
-    host.hfn = frames + PageCount(place);
-    return true;
+const ShadowPage* ShadowFaults<Entry>::LeafPageOf(const ShadowPage* root, uint64_t address) const {
+  const ShadowPage* page = root;
+  for (Level level = page->level(); level > kLevel4K; level = level.below()) {
+    const Entry entry = Tables::At(*page, level.IndexOf(Gfn(address >> kPageShift))).Load();
+    if (entry.kind(level) != EntryKind::kTable) return nullptr;
+    page = tables().TableOf(entry)->shadow;
   }
-  const uint64_t neighbour = gfn.raw() - neighbours_.first.raw();
-  if (neighbour >= neighbours_.count) return false;
-  host = neighbours_.pages[neighbour];
-  return true;
+  return page;
+}
+
+// `row` around the entry of the fault, as far as the shadow has nothing there.
+template <typename Entry>
+void ShadowFaults<Entry>::PlanRow(const Fault& fault, uint64_t address, Row row) {
+  const SpinLockHolder hold(tables().lock());
+  const bool is_known = memo_.structure == tables().structure() && memo_.root == fault.root &&
+                        memo_.region == ShadowMemo::RegionOf(address);
+  const ShadowPage* page = is_known ? memo_.page : LeafPageOf(fault.root, address);
+  if (page == nullptr) return;
+  const int index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
+  uint64_t* const entries = page->table->entries();
+  const auto is_hole = [entries](int i) {
+    return EntryAt(entries + i).Load().kind(kLevel4K) == EntryKind::kHole;
+  };
+  int first = index;
+  int last = index;
+  while (first > row.first && is_hole(first - 1)) --first;
+  while (last < row.last && is_hole(last + 1)) ++last;
+  neighbours_.first = fault.path.gfn - PageCount(static_cast<uint64_t>(index - first));
+  neighbours_.wanted = static_cast<size_t>(last - first + 1);
 }
 
 // --- Between two tries ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,7 @@
 #include "tdp/mmu/format/paging_entry.h"
 #include "tdp/mmu/guest/guest_window.h"
 #include "tdp/mmu/policy/leaf_policy.h"
+#include "tdp/mmu/reverse_mapped/shadow_sync.h"
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"
 #include "tdp/mmu/shadow/shadow_fetch.h"
 #include "tdp/mmu/stats.h"
@@ -64,19 +66,33 @@ class ShadowFaults {
  protected:
   using Tables = ShadowTables<Entry>;
   using Fetch = ShadowFetch<Entry, GuestWindow>;
+  using Path = ShadowPath<Entry>;
+  using EntryAt = typename Tables::Ref;
 
-  // A fault on its way.
+  // A fault on its way. What has no value from the start is set as the fault comes to it.
   struct Fault {
+    explicit Fault(const typename Path::Walk& walk) : path(walk) {}
+
     // These were derived.
     bool is_write = false;
     bool was_present = false;  // a right was missing, not the page
     uint64_t sequence = 0;
-    ShadowPath path;
-    const MemorySlot* slot = nullptr;
-    Backing backing;
+    Path path;
+    // Where the guest's leaf stands, for as long as nothing has changed since `sequence`; null if
+    // that was not looked for.
+    const std::byte* leaf_entry;
+    ShadowPage* root;  // of the address
+    const MemorySlot* slot;
+    Hva hva;
+    std::optional<Backing> known;  // where it is not simply what the host has at `hva`
     bool log_write = false;
     // This was found.
-    const HostPage* page = nullptr;
+    HostPage page;
+    // Under the lock: the reverse map of the slot, and the head of the page in it.
+    SlotRmap* rmap;
+    RmapHead* head;
+
+    bool asks_host() const { return ABSL_PREDICT_TRUE(!known) || known->asks_host(); }
   };
   // Says what a try came to, and so what has to be done before the next.
   enum class Next : uint8_t {
@@ -110,15 +126,27 @@ class ShadowFaults {
 
   // FailedPrecondition if the vCPU is in the guest.
   absl::Status CheckOutside() const;
-  Tables& tables() const { return *parts_.shadows[space_]; }
+  Tables& tables() const { return *shadow_; }
+  // The address space of the vCPU from here on.
+  void UseSpace(AddressSpaceId space) {
+    space_ = space;
+    shadow_ = parts_.shadows[space];
+  }
 
   // Calls `try_once(result)` until it is done, and between two calls brings what the try lacked.
-  // `walk` is of the guest's tables; `load_root` makes the current root anew.
+  // The first call has been made and said `next`. `walk` is of the guest's tables; `load_root`
+  // makes the current root anew.
   template <typename Result, typename TryOnce, typename Walk>
-  Result Repeat(TryOnce try_once, const Walk& walk, absl::FunctionRef<absl::Status()> load_root,
-                HeldRoots roots);
+  void Repeat(Result& result, Next next, TryOnce try_once, const Walk& walk,
+              absl::FunctionRef<absl::Status()> load_root, HeldRoots roots);
   // What stands behind the frame of the fault, in its slot. False if that is changing.
-  bool FindBacking(Fault& fault);
+  bool FindBacking(Fault& fault) {
+    fault.hva = fault.slot->HvaOf(fault.path.gfn);
+    fault.known.reset();
+    const bool is_known = fault.slot->has_host_frames() || parts_.policy.options().resolves_pages;
+    return ABSL_PREDICT_TRUE(!is_known) || FindKnownBacking(fault);
+  }
+  bool FindKnownBacking(Fault& fault);
   // After the walk. kAgain: there is memory behind `fault.path.gfn`, and it may be accessed.
   template <typename Result>
   Next FindMemory(Fault& fault, Result& result);
@@ -127,26 +155,71 @@ class ShadowFaults {
   template <typename Result, typename Install>
   Next ResolveAndInstall(Fault& fault, Result& result, Install install);
 
-  // Under the lock. Whether the log and the reverse map have memory for the page (kDone); if not,
-  // notes what needs it.
-  Next HasRoom(const Fault& fault);
-  Next AfterFetch(FetchOutcome outcome, const Fetch& fetch);
+  // Under the lock. Whether the log and the reverse map have memory for the page; if not, notes
+  // what needs it: `NoteMissingRoom` says what comes next.
+  bool HasRoom(Fault& fault) {
+    fault.rmap = tables().RmapOf(*fault.slot, fault.path.gfn);
+    if (ABSL_PREDICT_FALSE(fault.rmap == nullptr)) return false;
+    fault.head = fault.rmap->Find(fault.path.gfn, kLevel4K);
+    return ABSL_PREDICT_TRUE(fault.head != nullptr) &&
+           (ABSL_PREDICT_TRUE(!fault.log_write) || HasRoomToLog(fault));
+  }
+  bool HasRoomToLog(const Fault& fault);
+  Next NoteMissingRoom(const Fault& fault);
+  // Then puts `leaf`, one of `level`, at `place`.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE FetchOutcome SetLeaf(const Fault& fault, ShadowPlace place,
+                                                    Level level, Entry leaf, ShadowZap& zap) {
+    RmapHead& head = level == kLevel4K ? *fault.head : *fault.rmap->Find(fault.path.gfn, level);
+    return Fetch::Set(tables(), window_, stock_, zap, place, fault.path, fault.leaf_entry, level,
+                      leaf, head);
+  }
+  // Under the lock, after a 4 KiB leaf of `address` was found to go to `place`.
+  void Remember(const Fault& fault, ShadowPlace place, uint64_t address) {
+    memo_ = {fault.root, ShadowMemo::RegionOf(address), tables().structure(), place.page};
+  }
+  // `fetch` says what has to be tracked; null if it was not in the way.
+  Next AfterFetch(FetchOutcome outcome, const Fetch* fetch);
   void MarkDirty(const Fault& fault);
 
   // In the section of the walk. Notes which frames around `fault.path.gfn` are to be asked for with
-  // it: those that the guest's table maps in a row, where the shadow's page below `root` for
-  // `address` has nothing yet. `origin_at(page, i, table, origin)` says what the guest's table asks
-  // for at `i`, and whether the shadow may have it unasked.
-  template <typename OriginAt>
-  void PlanNeighbours(const Fault& fault, ShadowPage* root, uint64_t address, OriginAt origin_at);
+  // it: those that the guest's table maps in a row, where the shadow's page for `address` has
+  // nothing yet. `is_wide`: the guest's entries are of 8 bytes. `origin_of(raw, rights, origin)`
+  // says what the guest's entry `raw`, in a table of these rights, asks for, and whether the shadow
+  // may have it unasked.
+  template <typename OriginOf>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void PlanNeighbours(Fault& fault, uint64_t address, bool is_wide,
+                                                   OriginOf origin_of) {
+    neighbours_.wanted = neighbours_.count = 0;
+    fault.leaf_entry = nullptr;
+    if (fault.was_present || fault.root == nullptr) return;
+    const int index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
+    Row row{index & ~(kWindow - 1), index | (kWindow - 1)};
+    if (ABSL_PREDICT_TRUE(fault.path.leaf_level == 1)) {
+      row = ABSL_PREDICT_TRUE(is_wide) ? FindRow<true>(fault, index, origin_of)
+                                       : FindRow<false>(fault, index, origin_of);
+    }
+    if (row.first != row.last) PlanRow(fault, address, row);
+  }
 
   // Under the lock, after the leaf at `index` of `page` was set for `fault`. Fills in the entries
   // around it that have nothing yet and map what lies in the same host page, or what the host was
-  // asked for besides (KVM's FNAME(pte_prefetch)). `origin_at` as above; `leaf_of(origin, host)`
-  // makes the leaf of an access that was none.
-  template <typename OriginAt, typename LeafOf>
-  void Prefetch(const Fault& fault, ShadowPage& page, int index, OriginAt origin_at,
-                LeafOf leaf_of);
+  // asked for besides (KVM's FNAME(pte_prefetch)). `origin_of` as above;
+  // `leaf_of(origin, host, writable)` makes the leaf of an access that was none.
+  template <typename OriginOf, typename LeafOf>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Prefetch(const Fault& fault, ShadowPage& page, int index,
+                                             OriginOf origin_of, LeafOf leaf_of) {
+    if (fault.page.order == 0 && neighbours_.count == 0) return;
+    FillIn(fault, page, index, origin_of, leaf_of);
+  }
+
+  // Under the lock, while neighbours are filled in: whether a frame of theirs may be tracked.
+  bool MayTrackNeighbours(const Fault& fault) const {
+    if (neighbours_.count == 0) return true;
+    const LargePagePermits& permits = fault.slot->state->permits();
+    const Gfn last = neighbours_.first + PageCount(neighbours_.count - 1);
+    return permits.TrackedPages(neighbours_.first, kLevel2M) != 0 ||
+           permits.TrackedPages(last, kLevel2M) != 0;
+  }
 
   template <typename Outcome>
   void Count(Outcome outcome) {
@@ -175,13 +248,14 @@ class ShadowFaults {
   absl::Status Restock(HeldRoots roots);
   // Calls `take(zap)` under the lock, then commits and settles.
   template <typename Take>
-  void TakeAway(Take take) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void TakeAway(Take take) {
     PendingFlush flush;
     {
       MmuReadSection section(reader_);
       const SpinLockHolder hold(tables().lock());
       ShadowZap zap;
       take(zap);
+      if (ABSL_PREDICT_TRUE(zap.is_empty())) return;
       flush = tables().Commit(std::move(zap));
     }
     flush.Settle();
@@ -208,11 +282,13 @@ class ShadowFaults {
   GuestWindow& window_;
   DirtyRing* const ring_;
   AddressSpaceId space_ = 0;
+  Tables* shadow_;  // of that space
   MmuLock::Reader reader_;
   SlotReader slots_;        // of what is accessed
   SlotReader table_slots_;  // of the guest's tables
   ShadowStock stock_;
   MissingRoom missing_;
+  ShadowMemo memo_;  // under the lock
 
  private:
   static constexpr size_t kMostOutcomes = 16;
@@ -231,17 +307,26 @@ class ShadowFaults {
     std::array<HostPage, kWindow> pages;
   };
 
-  const std::byte* GuestTableOf(const ShadowPage& page) {
-    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
-    return page.is_direct() ? nullptr : window_.Reach(page.gfn.address(), false, why);
-  }
+  // Entries in a row, both ends among them.
+  struct Row {
+    int first;
+    int last;
+  };
+
+  template <bool kWide, typename OriginOf>
+  Row FindRow(Fault& fault, int index, OriginOf origin_of);
+  void PlanRow(const Fault& fault, uint64_t address, Row row);
+  const ShadowPage* LeafPageOf(const ShadowPage* root, uint64_t address) const;
+  template <typename OriginOf, typename LeafOf>
+  void FillIn(const Fault& fault, ShadowPage& page, int index, OriginOf origin_of, LeafOf leaf_of);
   // Whether the host is asked by addresses, and so for several pages at once.
   bool MayAskByRange(const Fault& fault) const {
-    return fault.backing.asks_host() && !parts_.policy.options().resolves_pages;
+    return fault.asks_host() && !parts_.policy.options().resolves_pages;
   }
   void AskForNeighbours(const Fault& fault);
   void ForgetChangedNeighbours(const Fault& fault);
   bool HostPageOf(const Fault& fault, Gfn gfn, HostPage& host) const;
+  absl::StatusOr<HostPage> Ask(const Fault& fault);
 
   std::array<Counter, kMostOutcomes> outcomes_;
   Neighbours neighbours_;
@@ -249,43 +334,39 @@ class ShadowFaults {
 
 template <typename Entry>
 template <typename Result, typename TryOnce, typename Walk>
-Result ShadowFaults<Entry>::Repeat(TryOnce try_once, const Walk& walk,
-                                   absl::FunctionRef<absl::Status()> load_root, HeldRoots roots) {
+void ShadowFaults<Entry>::Repeat(Result& result, Next next, TryOnce try_once, const Walk& walk,
+                                 absl::FunctionRef<absl::Status()> load_root, HeldRoots roots) {
   // Tries that find a table's page missing, a root zapped, and so on. More of them mean that
   // someone is as fast.
   constexpr int kTries = 128;
-  Result result;
   using Outcome = decltype(result.outcome);
-  result.outcome = Outcome::kRetry;
-  for (int i = 0; i < kTries; ++i) {
-    const Next next = try_once(result);
-    if (ABSL_PREDICT_TRUE(next == Next::kDone)) break;
+  for (int i = 1; next != Next::kDone; ++i) {
     bool no_memory = false;
     if (absl::Status status = Prepare(next, load_root, roots, no_memory); !status.ok()) {
-      return FromHost<Result>(std::move(status));
+      result = FromHost<Result>(std::move(status));
+      return;
     }
     if (no_memory && walk.outcome == decltype(walk.outcome)::kNeedsPage) {
       result.outcome = Outcome::kNoTable;
       result.gpa = walk.gpa;
-      break;
+      return;
     }
     result.outcome = Outcome::kRetry;
+    if (i == kTries) return;
+    next = try_once(result);
   }
-  return result;
 }
 
 template <typename Entry>
 template <typename Result>
-typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::FindMemory(Fault& fault, Result& result) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline typename ShadowFaults<Entry>::Next
+ShadowFaults<Entry>::FindMemory(Fault& fault, Result& result) {
   using Outcome = decltype(result.outcome);
   fault.slot = slots_.Find(space_, fault.path.gfn);
-  if (fault.slot == nullptr ||
-      (fault.is_write && !fault.slot->invalid && fault.slot->is_read_only())) {
-    result.outcome = Outcome::kMmio;
-    return Next::kDone;
-  }
-  if (fault.slot->invalid) {
-    result.outcome = Outcome::kRetry;
+  if (ABSL_PREDICT_FALSE(fault.slot == nullptr || fault.slot->invalid ||
+                         (fault.is_write && fault.slot->is_read_only()))) {
+    const bool is_going = fault.slot != nullptr && fault.slot->invalid;
+    result.outcome = is_going ? Outcome::kRetry : Outcome::kMmio;
     return Next::kDone;
   }
   if (!FindBacking(fault)) {
@@ -296,90 +377,127 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::FindMemory(Fault& fault,
   return Next::kAgain;
 }
 
+// What the host has behind the fault's frame.
+template <typename Entry>
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::StatusOr<HostPage> ShadowFaults<Entry>::Ask(
+    const Fault& fault) {
+  const Access needed = fault.is_write ? Access::Write() : Access::Read();
+  if (ABSL_PREDICT_TRUE(!fault.known)) return parts_.backend.Resolve(fault.hva, needed);
+  return PageBehind(parts_.backend, *fault.slot, fault.path.gfn, *fault.known, needed);
+}
+
 template <typename Entry>
 template <typename Result, typename Install>
-typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::ResolveAndInstall(Fault& fault,
-                                                                          Result& result,
-                                                                          Install install) {
-  const Access needed = fault.is_write ? Access::Write() : Access::Read();
-  absl::StatusOr<HostPage> page =
-      PageBehind(parts_.backend, *fault.slot, fault.path.gfn, fault.backing, needed);
-  if (!page.ok()) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline typename ShadowFaults<Entry>::Next
+ShadowFaults<Entry>::ResolveAndInstall(Fault& fault, Result& result, Install install) {
+  if (const absl::StatusOr<HostPage> page = Ask(fault); ABSL_PREDICT_FALSE(!page.ok())) {
     result = FromHost<Result>(page.status());
     return Next::kDone;
+  } else {
+    // One by one: a copy as a whole would wait for the host's stores of its parts.
+    fault.page.hfn = page->hfn;
+    fault.page.order = page->order;
+    fault.page.writable = page->writable;
+    fault.page.memory_type = page->memory_type;
   }
-  fault.page = &*page;
   // A larger host page has neighbours of its own. A page whose writes are logged will fault anyway.
-  if (neighbours_.wanted > 1 && page->order == 0 && !fault.log_write && MayAskByRange(fault)) {
+  if (neighbours_.wanted > 1 && fault.page.order == 0 && !fault.log_write && MayAskByRange(fault)) {
     AskForNeighbours(fault);
   }
   Next next = Next::kAgain;
-  TakeAway([&](ShadowZap& zap) {
-    const bool of_host = fault.backing.asks_host();
-    if (parts_.sequence.MovedSince(fault.sequence, fault.backing.hva, of_host)) return;
-    if (neighbours_.count != 0) ForgetChangedNeighbours(fault);
-    if (of_host) {
-      page->order = parts_.sequence.StableOrder(fault.backing.hva, page->hfn, page->order);
+  TakeAway([&](ShadowZap& zap) ABSL_ATTRIBUTE_ALWAYS_INLINE {
+    if (ABSL_PREDICT_FALSE(!parts_.sequence.IsQuietSince(fault.sequence))) {
+      fault.leaf_entry = nullptr;
+      const bool of_host = fault.asks_host();
+      const Hva hva = fault.known ? fault.known->hva : fault.hva;
+      if (parts_.sequence.MovedSince(fault.sequence, hva, of_host)) return;
+      if (neighbours_.count != 0) ForgetChangedNeighbours(fault);
+      if (of_host) {
+        fault.page.order = parts_.sequence.StableOrder(hva, fault.page.hfn, fault.page.order);
+      }
     }
     next = install(zap);
   });
   return next;
 }
 
+// The entries around the one at `index`, in the same line of the guest's table, that map frames in
+// a row with it.
 template <typename Entry>
-template <typename OriginAt>
-void ShadowFaults<Entry>::PlanNeighbours(const Fault& fault, ShadowPage* root, uint64_t address,
-                                         OriginAt origin_at) {
-  neighbours_.wanted = neighbours_.count = 0;
-  if (fault.was_present || root == nullptr) return;
-  const SpinLockHolder hold(tables().lock());
-  ShadowPage* page = root;
-  for (Level level = page->level(); level > kLevel4K; level = level.below()) {
-    const Entry entry = Tables::At(*page, level.IndexOf(Gfn(address >> kPageShift))).Load();
-    if (entry.kind(level) != EntryKind::kTable) return;
-    page = tables().TableOf(entry)->shadow;
-  }
-  const std::byte* table = GuestTableOf(*page);
-  if (table == nullptr && !page->is_direct()) return;
-  const Gfn gfn = fault.path.gfn;
-  const int index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
-  const auto is_in_a_row = [&](int i) {
-    if (Tables::At(*page, i).Load().kind(kLevel4K) != EntryKind::kHole) return false;
-    LeafOrigin origin = page->is_direct() ? page->OriginOf(i) : LeafOrigin();
-    if (!page->is_direct() && !origin_at(*page, i, table, origin)) return false;
-    return origin.gfn().raw() - gfn.raw() == static_cast<uint64_t>(int64_t{i} - index);
+template <bool kWide, typename OriginOf>
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline typename ShadowFaults<Entry>::Row ShadowFaults<Entry>::FindRow(
+    Fault& fault, int index, OriginOf origin_of) {
+  GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+  const std::byte* const own = window_.Reach(fault.path.address(1), false, why);
+  Row row{index, index};
+  if (ABSL_PREDICT_FALSE(own == nullptr)) return row;
+  fault.leaf_entry = own;
+  const uint64_t gfn = fault.path.gfn.raw();
+  const auto is_in_a_row = [&](int i) ABSL_ATTRIBUTE_ALWAYS_INLINE {
+    const uint64_t raw = LoadGuestEntry(own, i - index, kWide);
+    const uint64_t wanted = gfn + static_cast<uint64_t>(int64_t{i} - index);
+    LeafOrigin origin;
+    return Entry(raw).frame().raw() == wanted && origin_of(raw, Access::All(), origin);
   };
-  int first = index;
-  int last = index;
-  while (first % kWindow != 0 && is_in_a_row(first - 1)) --first;
-  while ((last + 1) % kWindow != 0 && is_in_a_row(last + 1)) ++last;
-  neighbours_.first = gfn - PageCount(static_cast<uint64_t>(index - first));
-  neighbours_.wanted = static_cast<size_t>(last - first + 1);
+  while (row.first % kWindow != 0 && is_in_a_row(row.first - 1)) --row.first;
+  while ((row.last + 1) % kWindow != 0 && is_in_a_row(row.last + 1)) ++row.last;
+  return row;
 }
 
 template <typename Entry>
-template <typename OriginAt, typename LeafOf>
-void ShadowFaults<Entry>::Prefetch(const Fault& fault, ShadowPage& page, int index,
-                                   OriginAt origin_at, LeafOf leaf_of) {
+template <typename OriginOf, typename LeafOf>
+void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index,
+                                 OriginOf origin_of, LeafOf leaf_of) {
   constexpr int kSpareTables = 3;
-  if (fault.page->order == 0 && neighbours_.count == 0) return;
-  const std::byte* table = GuestTableOf(page);
-  if (table == nullptr && !page.is_direct()) return;
-  SlotRmap& rmap = *tables().RmapOf(fault.path.gfn);
+  const PageRole role = page.role;
+  const std::byte* table = nullptr;
+  if (!role.direct()) {
+    GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+    table = window_.Reach(page.gfn.address(), false, why);
+    if (table == nullptr) return;
+  }
+  const MemorySlot& slot = *fault.slot;
+  const bool may_write = !slot.is_read_only() && !slot.logs_dirty_pages();
+  uint64_t* const entries = page.table->entries();
   const int first = index & ~(kWindow - 1);
   for (int i = first; i < first + kWindow; ++i) {
-    if (Tables::At(page, i).Load().kind(kLevel4K) != EntryKind::kHole) continue;
+    if (EntryAt(entries + i).Load().kind(kLevel4K) != EntryKind::kHole) continue;
     LeafOrigin origin;
-    if (page.is_direct()) {
+    if (role.direct()) {
       origin = page.OriginOf(i);
-    } else if (!origin_at(page, i, table, origin)) {
+    } else if (!origin_of(LoadGuestEntry(table, PlaceOf(role, i), role.wide_entries()),
+                          role.access(), origin)) {
       continue;
     }
+    const Gfn gfn = origin.gfn();
     HostPage host;
-    if (!fault.slot->Contains(origin.gfn()) || !HostPageOf(fault, origin.gfn(), host)) continue;
-    if (!rmap.IsPrepared(origin.gfn()) || stock_.tables.size() < kSpareTables) continue;
-    if (!tables().SetLeaf(page, i, leaf_of(origin, host), origin, rmap, stock_)) return;
+    if (!HostPageOf(fault, gfn, host)) continue;
+    RmapHead* const head = fault.rmap->Find(gfn, kLevel4K);
+    if (head == nullptr || stock_.tables.size() < kSpareTables) continue;
+    const Entry leaf = leaf_of(origin, host, may_write && host.writable);
+    if (!tables().SetLeaf(page, i, entries + i, leaf, origin, *head, stock_)) return;
   }
+}
+
+// Of a frame of the fault's slot: what the fault's answers say of its host page. False if they say
+// nothing.
+template <typename Entry>
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowFaults<Entry>::HostPageOf(const Fault& fault,
+                                                                         Gfn gfn,
+                                                                         HostPage& host) const {
+  const uint64_t neighbour = gfn.raw() - neighbours_.first.raw();
+  if (ABSL_PREDICT_TRUE(neighbour < neighbours_.count)) {
+    host = neighbours_.pages[neighbour];
+    return true;
+  }
+  const PageCount size(uint64_t{1} << fault.page.order);
+  const Hfn frames = fault.page.hfn.AlignDown(size);
+  // Where the page lies in the fault's, which begins before `path.gfn`.
+  const uint64_t place = gfn.raw() - fault.path.gfn.raw() + (fault.page.hfn - frames).raw();
+  if (place >= size.raw() || !fault.slot->Contains(gfn)) return false;
+  host = fault.page;
+  host.hfn = frames + PageCount(place);
+  return true;
 }
 
 }  // namespace tdp

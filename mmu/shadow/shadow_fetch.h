@@ -6,41 +6,67 @@
 #define TDP_MMU_SHADOW_SHADOW_FETCH_H_
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <type_traits>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
 #include "tdp/base/sync.h"
+#include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/format/ept_entry.h"
+#include "tdp/mmu/format/paging_entry.h"
+#include "tdp/mmu/guest/guest_walk.h"
 #include "tdp/mmu/guest/guest_walker.h"
+#include "tdp/mmu/guest/nested_ept_walker.h"
 #include "tdp/mmu/reverse_mapped/shadow_page.h"
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"
 
 namespace tdp {
 
-// Tells what a walk of the guest's tables has found, whatever their format.
+// Tells what a walk of the guest's tables has found, whatever their format: those of its own paging
+// where the shadow's entries are `PagingEntry`, else an EPT12.
+template <typename Entry>
 struct ShadowPath {
-  // A step of the walk: an entry, and the guest table in which it stands.
-  struct Step {
-    uint64_t entry = 0;
-    Gpa address;          // of the entry
-    uint32_t rights = 0;  // of the table: the AND over the entries above it
-  };
-  // By level, from that of the root down to `leaf_level`.
-  std::array<Step, 6> steps;
+  using Walk = std::conditional_t<std::is_same_v<Entry, PagingEntry>, GuestWalk, NestedEptWalk>;
+
+  explicit ShadowPath(const Walk& of) : walk(of) {}
+
+  // Of the walk's entry at `level`, from that of the root down to `leaf_level`: its value, where it
+  // stands, and the rights of the table in which it does, the AND over the entries above.
+  uint64_t entry(int level) const { return RawOf(walk.entries[static_cast<size_t>(level)]); }
+  Gpa address(int level) const { return walk.entry_addresses[static_cast<size_t>(level)]; }
+  Access table_rights(int level) const { return Access::FromRaw(walk.TableRights(level).raw()); }
+  // Of the one at `leaf_level`.
+  Access leaf_table_rights() const { return Access::FromRaw(walk.LeafTableRights().raw()); }
+
+  const Walk& walk;
   // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`, above every
   // level: the guest has no tables.
   int leaf_level = 1;
   static constexpr int kNoTables = 6;
   uint32_t rights = 0;  // of the leaf: as `LeafOrigin` keeps them
   Gfn gfn;              // of the 4 KiB page that is accessed
+
+ private:
+  static uint64_t RawOf(uint64_t raw) { return raw; }
+  static uint64_t RawOf(EptEntry entry) { return entry.raw(); }
+};
+
+// Where a vCPU's last leaf was put: the next one mostly stands in the same page.
+struct ShadowMemo {
+  const ShadowPage* root = nullptr;
+  uint64_t region = 0;     // the address by 2 MiB
+  uint64_t structure = 0;  // `ShadowTables::structure`, which is never 0
+  ShadowPage* page = nullptr;
+
+  static uint64_t RegionOf(uint64_t address) { return address >> kLevel2M.shift(); }
 };
 
 enum class FetchOutcome : uint8_t {
@@ -49,8 +75,37 @@ enum class FetchOutcome : uint8_t {
   kChanged,        // the guest's tables are not what was walked: walk again
   kFlushFirst,     // a CPU may still write a table that is tracked: commit, settle, walk again
   kNeedsTables,    // the stock is used up: refill it
-  kNeedsTracking,  // `short_of_tracking` and `gfn_without_tracking` have to be prepared
+  kNeedsTracking,  // `gfn_without_tracking`, a frame of `slot_without_tracking`, is to be prepared
   kNeedsPage,      // `Memory` has to fetch a page
+};
+
+// Where a leaf goes.
+struct ShadowPlace {
+  ShadowPage* page = nullptr;
+  int index = 0;
+  bool is_linked_anew = false;  // a page on the way there
+
+  // Whether `memo` leads from `root` to the page in which the leaf of `address` stands, at 4 KiB,
+  // while `structure` stands, and `path` leads to that page, too: this is the place then. The root
+  // is current if so.
+  template <typename Entry>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool FindBy(const ShadowMemo& memo, uint64_t structure,
+                                           const ShadowPage* root, uint64_t address,
+                                           const ShadowPath<Entry>& path) {
+    if (ABSL_PREDICT_FALSE(memo.structure != structure || memo.root != root ||
+                           memo.region != ShadowMemo::RegionOf(address))) {
+      return false;
+    }
+    page = memo.page;
+    index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
+    const PageRole role = page->role;
+    if (ABSL_PREDICT_FALSE(path.leaf_level != 1)) {
+      return role.direct() && page->gfn == path.gfn.AlignDown(kLevel2M.pages()) &&
+             role.access() == Access::FromRaw(static_cast<uint8_t>(path.rights));
+    }
+    return ABSL_PREDICT_TRUE(!role.direct() && page->gfn == Gfn::Of(path.address(1)) &&
+                             role.access() == path.leaf_table_rights());
+  }
 };
 
 // One fetch, under the lock of `tables`. `Memory` reaches the guest's tables as for `GuestWalker`.
@@ -58,17 +113,18 @@ template <typename Entry, typename Memory>
 class ShadowFetch {
  public:
   using Tables = ShadowTables<Entry>;
+  using Path = ShadowPath<Entry>;
+  using EntryAt = typename Tables::Ref;
 
   // `slots` looks tables up, by their frames.
   ShadowFetch(Tables& tables, Memory& memory, SlotReader& slots, ShadowStock& stock, ShadowZap& zap)
       : tables_(tables), memory_(memory), slots_(slots), stock_(stock), zap_(zap) {}
 
-  // Returns where a fetch ended: the page and the index of its leaf.
-  ShadowPage* page() const { return page_; }
-  int index() const { return index_; }
+  // Returns where a fetch ended.
+  ShadowPlace place() const { return {page_, index_, linked_}; }
 
   // kNeedsTracking.
-  std::shared_ptr<LargePagePermits> short_of_tracking;
+  const MemorySlot* slot_without_tracking = nullptr;
   Gfn gfn_without_tracking;
 
   // Goes from `root` to the page in which the leaf of `address` (a gva, or an L2 gpa) stands:
@@ -78,8 +134,7 @@ class ShadowFetch {
   // through what is, with the guest's table as it is; it may drop entries, and returns false where
   // the page had to go.
   template <typename Sync>
-  FetchOutcome Reach(ShadowPage& root, uint64_t address, const ShadowPath& path, Level goal,
-                     Sync sync) {
+  FetchOutcome Reach(ShadowPage& root, uint64_t address, const Path& path, Level goal, Sync sync) {
     page_ = &root;
     for (Level level = root.level();; level = level.below()) {
       index_ = level.IndexOf(Gfn(address >> kPageShift));
@@ -89,20 +144,36 @@ class ShadowFetch {
     }
   }
 
-  // Then puts `leaf` there, the entry for `path.gfn` at that level; `rmap` is that of its slot.
-  FetchOutcome Set(const ShadowPath& path, Entry leaf, SlotRmap& rmap) {
-    if (!IsTrusted()) return FetchOutcome::kFlushFirst;
-    if (const FetchOutcome changed = Verify(path, page_->level());
-        changed != FetchOutcome::kInstalled) {
-      return changed;
+  // Then puts `leaf` at `place`, the entry for `path.gfn` at that level, `level`; `head` is that of
+  // its frame in the reverse map of its slot. `guest_leaf`: where the guest's leaf stands, if that
+  // is at hand.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE static FetchOutcome Set(Tables& tables, Memory& memory,
+                                                       ShadowStock& stock, ShadowZap& zap,
+                                                       ShadowPlace place, const Path& path,
+                                                       const std::byte* guest_leaf, Level level,
+                                                       Entry leaf, RmapHead& head) {
+    ShadowPage& page = *place.page;
+    if (!IsTrusted(tables, page, zap)) return FetchOutcome::kFlushFirst;
+    if (guest_leaf == nullptr || level.raw() > path.leaf_level) {
+      if (const FetchOutcome changed = Verify(memory, page, path, level);
+          changed != FetchOutcome::kInstalled) {
+        return changed;
+      }
+    } else if (ABSL_PREDICT_FALSE(LoadEntry(page, guest_leaf) != path.entry(path.leaf_level))) {
+      return FetchOutcome::kChanged;
     }
-    const Level level = page_->level();
     const LeafOrigin origin(path.gfn.AlignDown(level.pages()), path.rights);
-    const Entry old = Tables::At(*page_, index_).Load();
-    if (old.kind(level) == EntryKind::kLeaf && old.MapsAs(leaf)) return Change(old, leaf, origin);
-    tables_.Drop(*page_, index_, stock_.descriptors, zap_);
-    return tables_.SetLeaf(*page_, index_, leaf, origin, rmap, stock_) ? FetchOutcome::kInstalled
-                                                                       : FetchOutcome::kNeedsTables;
+    uint64_t* const where = page.entry(place.index);
+    const Entry old = EntryAt(where).Load();
+    if (ABSL_PREDICT_FALSE(old.kind(level) != EntryKind::kHole)) {
+      if (old.kind(level) == EntryKind::kLeaf && old.MapsAs(leaf)) {
+        return Change(tables, zap, place, old, leaf, origin);
+      }
+      tables.Drop(page, place.index, stock.descriptors, zap);
+    }
+    return tables.SetLeaf(page, place.index, where, leaf, origin, head, stock)
+               ? FetchOutcome::kInstalled
+               : FetchOutcome::kNeedsTables;
   }
 
  private:
@@ -112,19 +183,18 @@ class ShadowFetch {
     PageRole role;
   };
 
-  static size_t At(Level level) { return static_cast<size_t>(level.raw()); }
-
-  Wanted ChildOf(const ShadowPath& path) const {
+  Wanted ChildOf(const Path& path) const {
     const Level level = page_->level();
     const PageRole role = page_->role.WithLevel(level.below());
     if (level.raw() <= path.leaf_level) {
       return {path.gfn.AlignDown(level.pages()),
               role.WithDirect(true).WithQuadrant(0).WithAccess(AccessOf(path.rights))};
     }
-    const ShadowPath::Step& step = path.steps[At(level.below())];
+    const int below = level.below().raw();
     // Half of what a 4-byte table maps: the entry that links it stands for the one or the other.
     const int quadrant = role.wide_entries() ? 0 : index_ & 1;
-    return {Gfn::Of(step.address), role.WithQuadrant(quadrant).WithAccess(AccessOf(step.rights))};
+    return {Gfn::Of(path.address(below)),
+            role.WithQuadrant(quadrant).WithAccess(path.table_rights(below))};
   }
   // EPT12 is not tracked: what L1 takes away stays until it executes INVEPT. But nothing is kept
   // from a time at which the table was not linked here.
@@ -135,7 +205,7 @@ class ShadowFetch {
   // linked already was derived from an entry that nobody can have changed unseen; that it is the
   // right child says that the walk saw the same entry.
   template <typename Sync>
-  FetchOutcome Descend(const ShadowPath& path, Sync sync) {
+  FetchOutcome Descend(const Path& path, Sync sync) {
     const Wanted wanted = ChildOf(path);
     const Entry entry = Tables::At(*page_, index_).Load();
     if (ABSL_PREDICT_TRUE(entry.kind(page_->level()) == EntryKind::kTable)) {
@@ -151,16 +221,16 @@ class ShadowFetch {
 
   // What an entry is derived from must not be written unseen. Where it may be for a moment
   // yet, the flush that is to come, or one of our own, ends that.
-  bool IsTrusted() {
-    if (ABSL_PREDICT_TRUE(tables_.IsTrusted(*page_))) return true;
-    zap_.flush = true;
+  static bool IsTrusted(const Tables& tables, const ShadowPage& page, ShadowZap& zap) {
+    if (ABSL_PREDICT_TRUE(tables.IsTrusted(page))) return true;
+    zap.flush = true;
     return false;
   }
 
   template <typename Sync>
-  FetchOutcome LinkChild(const ShadowPath& path, const Wanted& wanted, Sync sync) {
-    if (!IsTrusted()) return FetchOutcome::kFlushFirst;
-    if (const FetchOutcome changed = Verify(path, page_->level());
+  FetchOutcome LinkChild(const Path& path, const Wanted& wanted, Sync sync) {
+    if (!IsTrusted(tables_, *page_, zap_)) return FetchOutcome::kFlushFirst;
+    if (const FetchOutcome changed = Verify(memory_, *page_, path, page_->level());
         changed != FetchOutcome::kInstalled) {
       return changed;
     }
@@ -214,7 +284,7 @@ class ShadowFetch {
       if (slot == nullptr || slot->invalid) return FetchOutcome::kChanged;
       tracking = &slot->state->permits();
       if (!tracking->IsWriteTrackingPrepared(wanted.gfn)) {
-        short_of_tracking = slot->state->shared_permits();
+        slot_without_tracking = slot;
         gfn_without_tracking = wanted.gfn;
         return FetchOutcome::kNeedsTracking;
       }
@@ -224,17 +294,19 @@ class ShadowFetch {
   }
 
   // kInstalled if the guest's entry behind the shadow's entries of `level` is as it was walked.
-  FetchOutcome Verify(const ShadowPath& path, Level level) const {
-    if (path.leaf_level == ShadowPath::kNoTables) return FetchOutcome::kInstalled;
-    const size_t at = std::max(At(level), static_cast<size_t>(path.leaf_level));
-    const ShadowPath::Step& step = path.steps[at];
+  ABSL_ATTRIBUTE_ALWAYS_INLINE static FetchOutcome Verify(Memory& memory, const ShadowPage& page,
+                                                          const Path& path, Level level) {
+    if (ABSL_PREDICT_FALSE(path.leaf_level == Path::kNoTables)) return FetchOutcome::kInstalled;
+    const int at = std::max(level.raw(), path.leaf_level);
     GuestWalkOutcome why = GuestWalkOutcome::kMapped;
-    const std::byte* place = memory_.Reach(step.address, false, why);
-    if (place == nullptr) return FetchOutcome::kNeedsPage;
-    return LoadEntry(place) == step.entry ? FetchOutcome::kInstalled : FetchOutcome::kChanged;
+    const std::byte* place = memory.Reach(path.address(at), false, why);
+    if (ABSL_PREDICT_FALSE(place == nullptr)) return FetchOutcome::kNeedsPage;
+    return LoadEntry(page, place) == path.entry(at) ? FetchOutcome::kInstalled
+                                                    : FetchOutcome::kChanged;
   }
-  uint64_t LoadEntry(const std::byte* place) const {
-    return page_->role.wide_entries() ? LoadAtomic<uint64_t>(place) : LoadAtomic<uint32_t>(place);
+  static uint64_t LoadEntry(const ShadowPage& page, const std::byte* place) {
+    return ABSL_PREDICT_TRUE(page.role.wide_entries()) ? LoadAtomic<uint64_t>(place)
+                                                       : LoadAtomic<uint32_t>(place);
   }
   template <typename Word>
   static Word LoadAtomic(const std::byte* place) {
@@ -243,12 +315,13 @@ class ShadowFetch {
   }
 
   // The page is mapped already: a write that was not seen to be one before leaves W to who has it.
-  FetchOutcome Change(Entry old, Entry leaf, LeafOrigin origin) {
-    const bool same_origin = page_->OriginOf(index_) == origin;
+  static FetchOutcome Change(Tables& tables, ShadowZap& zap, ShadowPlace place, Entry old,
+                             Entry leaf, LeafOrigin origin) {
+    const bool same_origin = place.page->OriginOf(place.index) == origin;
     if (same_origin && (old == leaf || old.WithoutWrite() == leaf)) {
-      return linked_ ? FetchOutcome::kInstalled : FetchOutcome::kSpurious;
+      return place.is_linked_anew ? FetchOutcome::kInstalled : FetchOutcome::kSpurious;
     }
-    tables_.ChangeLeaf(*page_, index_, leaf, origin, zap_);
+    tables.ChangeLeaf(*place.page, place.index, leaf, origin, zap);
     return FetchOutcome::kInstalled;
   }
 

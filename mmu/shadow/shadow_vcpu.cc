@@ -24,9 +24,7 @@ absl::StatusOr<GuestEvent> ShadowVcpu::Invpcid(uint64_t type, uint64_t pcid, Gva
   return impl_->Invpcid(type, pcid, gva);
 }
 
-PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool excused) {
-  return impl_->HandlePageFault(gva, error_code, excused);
-}
+// `HandlePageFault` stands beside what it calls: it is short enough for a call to show.
 absl::Status ShadowVcpu::EmulateWrite(Gpa gpa, ByteCount size,
                                       absl::FunctionRef<void(std::byte* place)> store) {
   return impl_->EmulateWrite(gpa, size, store);

@@ -5,6 +5,7 @@
 #include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/base/optimization.h"
@@ -13,12 +14,23 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 
 namespace tdp {
 namespace {
 
 // Tries of an emulated write that find its page missing. More of them mean that someone is as fast.
 constexpr int kTries = 64;
+
+// The access of an error code: of W, U and I the kinds are their order. A fetch is no write.
+GuestAccess AccessOfErrorCode(uint32_t error_code) {
+  static_assert(GuestAccess::Write().raw() == guest::kFaultWrite >> 1 &&
+                GuestAccess::Read().ByUser().raw() == guest::kFaultUser >> 1 &&
+                GuestAccess::Fetch().raw() == guest::kFaultFetch >> 2);
+  const uint32_t fetch = error_code >> 2 & guest::kFaultFetch >> 2;
+  const uint32_t writes_and_user = error_code >> 1 & (guest::kFaultWrite | guest::kFaultUser) >> 1;
+  return GuestAccess::FromRaw(fetch | (writes_and_user & ~(fetch >> 2)));
+}
 
 }  // namespace
 
@@ -28,59 +40,86 @@ ShadowVcpuImpl::ShadowVcpuImpl(const PagingParts& parts, const FlushClock::Membe
 
 // --- The fault -----------------------------------------------------------------------------------
 
-PagingFaultResult ShadowVcpuImpl::HandlePageFault(Gva gva, uint32_t error_code, bool excused) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline PagingFaultResult ShadowVcpuImpl::HandlePageFault(
+    Gva gva, uint32_t error_code, bool excused) {
   using namespace guest;
-  if (absl::Status bad = CheckOutside(); !bad.ok()) return Error<PagingFaultResult>(std::move(bad));
-  if ((error_code & ~(kFaultPresent | kFaultWrite | kFaultUser | kFaultFetch)) != 0) {
-    return Error<PagingFaultResult>(absl::InvalidArgumentError(
-        absl::StrFormat("error_code 0x%x: shadow tables cause no such fault", error_code)));
+  PagingFaultResult result;
+  constexpr uint32_t kKnown = kFaultPresent | kFaultWrite | kFaultUser | kFaultFetch;
+  if (ABSL_PREDICT_FALSE(member_.is_in_guest() || (error_code & ~kKnown) != 0)) {
+    Refuse(error_code, result);
+    return result;
   }
-  PagingFault fault;
+  PagingFault fault(walk_);
   fault.gva = gva;
-  fault.access = (error_code & kFaultFetch) != 0   ? GuestAccess::Fetch()
-                 : (error_code & kFaultWrite) != 0 ? GuestAccess::Write()
-                                                   : GuestAccess::Read();
-  if ((error_code & kFaultUser) != 0) {
-    fault.access = fault.access.ByUser();
-  } else if (excused) {
-    fault.access = fault.access.ExcusedFromSmap();
-  }
+  fault.access = AccessOfErrorCode(error_code);
+  if (excused && !fault.access.is_user()) fault.access = fault.access.ExcusedFromSmap();
   fault.is_write = fault.access.is_write();
   fault.was_present = (error_code & kFaultPresent) != 0;
-  const auto release = [this] { return ReleaseCachedRoots(); };
-  const auto reload = [this] { return ReloadRoot(); };
-  PagingFaultResult result = Repeat<PagingFaultResult>(
-      [&](PagingFaultResult& to) { return Try(fault, to); }, walk_, reload, {root_.pages, release});
+  const Next next = Try(fault, result);
+  if (ABSL_PREDICT_FALSE(next != Next::kDone)) TryAgain(fault, next, result);
   // A page fault drops what is cached for its address (SDM vol. 3A, 5.10.4.1).
-  if (result.outcome == PagingOutcome::kGuestFault) {
+  if (ABSL_PREDICT_FALSE(result.outcome == PagingOutcome::kGuestFault)) {
     InvalidateIn(gva, [this](const ShadowRoot& root) { return &root == &root_; });
   }
   Count(result.outcome);
   return result;
 }
 
+PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool excused) {
+  return impl_->HandlePageFault(gva, error_code, excused);
+}
+
+// The fault is none that can be.
+void ShadowVcpuImpl::Refuse(uint32_t error_code, PagingFaultResult& result) const {
+  result.outcome = PagingOutcome::kError;
+  result.status = CheckOutside();
+  if (!result.status.ok()) return;
+  result.status = absl::InvalidArgumentError(
+      absl::StrFormat("error_code 0x%x: shadow tables cause no such fault", error_code));
+}
+
+void ShadowVcpuImpl::TryAgain(PagingFault& fault, Next next, PagingFaultResult& result) {
+  const auto release = [this] { return ReleaseCachedRoots(); };
+  const auto reload = [this] { return ReloadRoot(); };
+  Repeat(result, next, [&](PagingFaultResult& to) { return Try(fault, to); }, walk_, reload,
+         {root_.pages, release});
+}
+
 // Life of a shadow fault, top to bottom. docs/shadow.md has the reasons.
-ShadowVcpuImpl::Next ShadowVcpuImpl::Try(PagingFault& fault, PagingFaultResult& result) {
-  stock_.Refill().IgnoreError();  // without tables it may still go well
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Try(
+    PagingFault& fault, PagingFaultResult& result) {
+  // Without tables it may still go well.
+  if (ABSL_PREDICT_FALSE(!stock_.IsStocked())) stock_.Refill().IgnoreError();
   fault.sequence = parts_.sequence.Current();
-  if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
+  if (const Next next = Walk(fault, result); ABSL_PREDICT_FALSE(next != Next::kAgain)) return next;
   result.gpa = walk_.gpa;
-  if (const Next next = FindMemory(fault, result); next != Next::kAgain) return next;
-  return ResolveAndInstall(fault, result,
-                           [&](ShadowZap& zap) { return Install(fault, zap, result); });
+  if (const Next next = FindMemory(fault, result); ABSL_PREDICT_FALSE(next != Next::kAgain)) {
+    return next;
+  }
+  return ResolveAndInstall(fault, result, [&](ShadowZap& zap) ABSL_ATTRIBUTE_ALWAYS_INLINE {
+    return Install(fault, zap, result);
+  });
 }
 
 // Through the guest's tables. kAgain: they map the address, and `fault.path` says how.
-ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(PagingFault& fault, PagingFaultResult& result) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(
+    PagingFault& fault, PagingFaultResult& result) {
   {
     MmuReadSection section(reader_);
     GvaToGpa(paging_, roots_, window_, fault.gva, fault.access, walk_);
     if (ABSL_PREDICT_TRUE(walk_.outcome == GuestWalkOutcome::kMapped)) {
       TakePath(fault);
-      PlanNeighbours(fault, root_.PageOf(fault.gva), fault.gva.raw(), NeighbourAt());
+      fault.root = root_.PageOf(fault.gva);
+      PlanNeighbours(fault, fault.gva.raw(), root_.role.wide_entries(), NeighbourOf());
       return Next::kAgain;
     }
   }
+  return WalkEnded(fault, result);
+}
+
+// What a walk comes to that maps nothing.
+ShadowVcpuImpl::Next ShadowVcpuImpl::WalkEnded(const PagingFault& fault,
+                                               PagingFaultResult& result) const {
   switch (walk_.outcome) {
     case GuestWalkOutcome::kMapped:
       return Next::kAgain;
@@ -101,19 +140,15 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(PagingFault& fault, PagingFaultResult&
   return Next::kDone;
 }
 
-void ShadowVcpuImpl::TakePath(PagingFault& fault) const {
-  ShadowPath& path = fault.path;
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::TakePath(PagingFault& fault) const {
+  Path& path = fault.path;
   path.gfn = Gfn::Of(walk_.gpa);
-  if (paging_.mode() == PagingMode::kNone) {
-    path.leaf_level = ShadowPath::kNoTables;
+  if (ABSL_PREDICT_FALSE(paging_.mode() == PagingMode::kNone)) {
+    path.leaf_level = Path::kNoTables;
     path.rights = GuestRights::kAll;
     return;
   }
   path.leaf_level = walk_.level;
-  for (int level = walk_.top; level >= walk_.level; --level) {
-    const auto at = static_cast<size_t>(level);
-    path.steps[at] = {walk_.entries[at], walk_.entry_addresses[at], walk_.table_rights[at].raw()};
-  }
   const uint64_t leaf = walk_.entries[static_cast<size_t>(walk_.level)];
   // A write has set D, unless it cannot be set.
   path.rights =
@@ -121,62 +156,86 @@ void ShadowVcpuImpl::TakePath(PagingFault& fault) const {
 }
 
 // Under the lock.
-ShadowVcpuImpl::Next ShadowVcpuImpl::Install(PagingFault& fault, ShadowZap& zap,
-                                             PagingFaultResult& result) {
-  if (const Next next = HasRoom(fault); next != Next::kDone) return next;
-  ShadowPage* root = root_.PageOf(fault.gva);
-  if (root == nullptr || !IsCurrent(root_)) return Next::kLoadRoot;
-  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
-  if (NeedsSmapEmulation(fault)) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install(
+    PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
+  if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
+  if (ABSL_PREDICT_TRUE(!parts_.policy.MayBeLarge(fault.page))) {
+    return InstallAt(fault, kLevel4K, zap, result);
+  }
+  return InstallLarge(fault, zap, result);
+}
+
+// The largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is left to
+// tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
+ABSL_ATTRIBUTE_NOINLINE ShadowVcpuImpl::Next ShadowVcpuImpl::InstallLarge(
+    PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
+  const Level host =
+      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, fault.page, Access::Read());
+  return InstallAt(fault, std::min({host, Level(fault.path.leaf_level), kLevel2M}), zap, result);
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::InstallAt(
+    PagingFault& fault, Level goal, ShadowZap& zap, PagingFaultResult& result) {
+  ShadowPlace place;
+  const bool is_known = goal == kLevel4K && place.FindBy(memo_, tables().structure(), fault.root,
+                                                         fault.gva.raw(), fault.path);
+  if (ABSL_PREDICT_FALSE(NeedsSmapEmulation(fault))) {
     result.outcome = PagingOutcome::kEmulateWrite;
     return Next::kDone;
   }
+  if (ABSL_PREDICT_FALSE(!is_known)) {
+    if (const Next next = ReachLeaf(fault, goal, zap, place); next != Next::kDone) return next;
+  }
+  const bool writable = MayWrite(fault, goal);
+  if (ABSL_PREDICT_FALSE(fault.access.is_write() && !writable)) {
+    // The host was asked for a page to be written: if it gave none, it is changing its mind.
+    result.outcome = fault.page.writable ? PagingOutcome::kEmulateWrite : PagingOutcome::kRetry;
+    return Next::kDone;
+  }
+  const PagingEntry leaf =
+      LeafOf(fault.page.hfn.AlignDown(goal.pages()), goal,
+             Emulated(fault, GuestRights(fault.path.rights)), writable, fault.page, *fault.slot);
+  const FetchOutcome outcome = SetLeaf(fault, place, goal, leaf, zap);
+  result.outcome = PagingOutcome::kFixed;
+  result.level = goal;
+  if (ABSL_PREDICT_FALSE(outcome != FetchOutcome::kInstalled)) {
+    if (outcome != FetchOutcome::kSpurious) return AfterFetch(outcome, nullptr);
+    result.outcome = PagingOutcome::kSpurious;
+  }
+  if (ABSL_PREDICT_FALSE(fault.log_write)) MarkDirty(fault);
+  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K) {
+    PrefetchAround(fault, *place.page, place.index);
+  }
+  return Next::kDone;
+}
 
+// From the root to the page in which the leaf goes, making what is missing.
+ShadowVcpuImpl::Next ShadowVcpuImpl::ReachLeaf(const PagingFault& fault, Level goal, ShadowZap& zap,
+                                               ShadowPlace& place) {
+  if (fault.root == nullptr || !IsCurrent(root_)) return Next::kLoadRoot;
+  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
   Fetch fetch(tables(), window_, table_slots_, stock_, zap);
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
-  const Level goal = GoalOf(fault);
-  FetchOutcome outcome = fetch.Reach(
-      *root, fault.gva.raw(), fault.path, goal,
+  const FetchOutcome outcome = fetch.Reach(
+      *fault.root, fault.gva.raw(), fault.path, goal,
       [&syncer](ShadowPage& page, const std::byte* table) { return syncer.Sync(page, table); });
-  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, fetch);
-  // A table of the walk itself may lie in the page, and be tracked only now.
-  if (goal > kLevel4K && fault.slot->state->MaxLevel(fault.path.gfn) < goal) return Next::kAgain;
-
-  const bool writable = MayWrite(fault, goal);
-  if (fault.access.is_write() && !writable) {
-    // The host was asked for a page to be written: if it gave none, it is changing its mind.
-    result.outcome = fault.page->writable ? PagingOutcome::kEmulateWrite : PagingOutcome::kRetry;
-    return Next::kDone;
-  }
-  SlotRmap& rmap = *tables().RmapOf(fault.path.gfn);
-  outcome = fetch.Set(fault.path, LeafOf(fault, goal, writable), rmap);
-  if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
-    return AfterFetch(outcome, fetch);
-  }
-  result.outcome =
-      outcome == FetchOutcome::kInstalled ? PagingOutcome::kFixed : PagingOutcome::kSpurious;
-  result.level = goal;
-  if (fault.log_write) MarkDirty(fault);
-  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K) {
-    PrefetchAround(fault, *fetch.page(), fetch.index());
+  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, &fetch);
+  place = fetch.place();
+  if (goal == kLevel4K) {
+    Remember(fault, place, fault.gva.raw());
+  } else if (fault.slot->state->MaxLevel(fault.path.gfn) < goal) {
+    return Next::kAgain;  // a table of the walk itself may lie in the page, and be tracked only now
   }
   return Next::kDone;
 }
 
 // --- The leaf ------------------------------------------------------------------------------------
 
-// The largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is left to
-// tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
-Level ShadowVcpuImpl::GoalOf(const PagingFault& fault) const {
-  const Level host =
-      parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, *fault.page, Access::Read());
-  return std::min({host, Level(fault.path.leaf_level), kLevel2M});
-}
-
 // With CR0.WP clear a supervisor writes a read-only user page. The shadow makes it a supervisor's
 // page for that time, which SMAP would not guard: such a write is emulated.
-bool ShadowVcpuImpl::NeedsSmapEmulation(const PagingFault& fault) const {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowVcpuImpl::NeedsSmapEmulation(
+    const PagingFault& fault) const {
   const GuestRights rights(fault.path.rights);
   return fault.access.is_write() && !rights.writable() && rights.user() &&
          (paging_.controls().cr4 & guest::kCr4Smap) != 0;
@@ -185,8 +244,9 @@ bool ShadowVcpuImpl::NeedsSmapEmulation(const PagingFault& fault) const {
 // Returns what the leaf says where CR0.WP is clear and a supervisor writes a page without W: W, but
 // for supervisors alone. A user's access takes it back. With SMEP the supervisor must not execute
 // it (KVM's FNAME(page_fault)).
-GuestRights ShadowVcpuImpl::Emulated(const PagingFault& fault, GuestRights rights) const {
-  if (!fault.access.is_write() || rights.writable()) return rights;
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestRights ShadowVcpuImpl::Emulated(const PagingFault& fault,
+                                                                         GuestRights rights) const {
+  if (ABSL_PREDICT_TRUE(!fault.access.is_write() || rights.writable())) return rights;
   const bool smep = (paging_.controls().cr4 & guest::kCr4Smep) != 0;
   const unsigned lost = rights.user() ? GuestRights::kUser | (smep ? GuestRights::kExecute : 0) : 0;
   return GuestRights((rights.raw() | GuestRights::kWrite) & ~lost);
@@ -194,9 +254,10 @@ GuestRights ShadowVcpuImpl::Emulated(const PagingFault& fault, GuestRights right
 
 // Returns whether the leaf may have W at all. Under the lock; a write to a tracked table of leaves
 // lets it go unsync.
-bool ShadowVcpuImpl::MayWrite(const PagingFault& fault, Level level) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowVcpuImpl::MayWrite(const PagingFault& fault,
+                                                                  Level level) {
   const MemorySlot& slot = *fault.slot;
-  if (slot.is_read_only() || !fault.page->writable) return false;
+  if (slot.is_read_only() || !fault.page.writable) return false;
   const bool write = fault.access.is_write();
   if (slot.logs_dirty_pages() && !write) return false;
   if (level > kLevel4K) return true;  // no large leaf stands where a page is tracked
@@ -204,27 +265,32 @@ bool ShadowVcpuImpl::MayWrite(const PagingFault& fault, Level level) {
 }
 
 // Types that the PAT would have to give are not obeyed: what is not ordinary memory is uncached.
-PagingEntry ShadowVcpuImpl::LeafOf(const PagingFault& fault, Level level, bool writable) const {
-  GuestRights rights = Emulated(fault, GuestRights(fault.path.rights));
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline PagingEntry ShadowVcpuImpl::LeafOf(Hfn frame, Level level,
+                                                                       GuestRights rights,
+                                                                       bool writable,
+                                                                       const HostPage& page,
+                                                                       const MemorySlot& slot) {
   if (!writable) rights = rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
-  const Hfn frame = fault.page->hfn.AlignDown(level.pages());
   PagingEntry leaf = PagingEntry::Leaf(frame, level, rights);
-  if (fault.page->writable && !fault.slot->is_read_only()) leaf = leaf.WithHostWritable();
-  return fault.page->memory_type == MemoryType::kWriteBack ? leaf : leaf.WithUncached();
+  if (page.writable && !slot.is_read_only()) leaf = leaf.WithHostWritable();
+  return page.memory_type == MemoryType::kWriteBack ? leaf : leaf.WithUncached();
 }
 
 // --- Neighbours ----------------------------------------------------------------------------------
 
-void ShadowVcpuImpl::PrefetchAround(const PagingFault& fault, ShadowPage& page, int index) {
-  PagingFault neighbour = fault;
-  neighbour.access = fault.access.is_user() ? GuestAccess::Read().ByUser() : GuestAccess::Read();
-  neighbour.is_write = false;
-  Prefetch(fault, page, index, NeighbourAt(), [&](LeafOrigin origin, const HostPage& host) {
-    neighbour.path.gfn = origin.gfn();
-    neighbour.path.rights = origin.rights();
-    neighbour.page = &host;
-    return LeafOf(neighbour, kLevel4K, MayWrite(neighbour, kLevel4K));
-  });
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::PrefetchAround(const PagingFault& fault,
+                                                                        ShadowPage& page,
+                                                                        int index) {
+  const MemorySlot& slot = *fault.slot;
+  std::optional<bool> may_track;  // not known yet
+  Prefetch(
+      fault, page, index, NeighbourOf(),
+      [&](LeafOrigin origin, const HostPage& host, bool writable) ABSL_ATTRIBUTE_ALWAYS_INLINE {
+        if (!may_track) may_track = MayTrackNeighbours(fault);
+        writable = writable &&
+                   !(*may_track && tables().MustTrack(origin.gfn(), slot.state->permits(), false));
+        return LeafOf(host.hfn, kLevel4K, GuestRights(origin.rights()), writable, host, slot);
+      });
 }
 
 // --- Between two tries ---------------------------------------------------------------------------

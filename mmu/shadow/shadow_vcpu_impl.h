@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/attributes.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -82,6 +83,8 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
  private:
   // A fault on its way.
   struct PagingFault : Fault {
+    using Fault::Fault;
+
     Gva gva;
     GuestAccess access;
   };
@@ -93,22 +96,27 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   // The fault.
   Next Try(PagingFault& fault, PagingFaultResult& result);
   Next Walk(PagingFault& fault, PagingFaultResult& result);
+  Next WalkEnded(const PagingFault& fault, PagingFaultResult& result) const;
+  void Refuse(uint32_t error_code, PagingFaultResult& result) const;
+  void TryAgain(PagingFault& fault, Next next, PagingFaultResult& result);
   void TakePath(PagingFault& fault) const;
   Next Install(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
-  Level GoalOf(const PagingFault& fault) const;
+  Next InstallAt(PagingFault& fault, Level goal, ShadowZap& zap, PagingFaultResult& result);
+  Next InstallLarge(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
+  Next ReachLeaf(const PagingFault& fault, Level goal, ShadowZap& zap, ShadowPlace& place);
   bool NeedsSmapEmulation(const PagingFault& fault) const;
-  PagingEntry LeafOf(const PagingFault& fault, Level level, bool writable) const;
+  static PagingEntry LeafOf(Hfn frame, Level level, GuestRights rights, bool writable,
+                            const HostPage& page, const MemorySlot& slot);
   GuestRights Emulated(const PagingFault& fault, GuestRights rights) const;
   bool MayWrite(const PagingFault& fault, Level level);
   void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
   bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
   void PrefetchAround(const PagingFault& fault, ShadowPage& page, int index);
-  // What the guest's table asks for beside a fault's entry.
-  auto NeighbourAt() const {
-    return [guest = PagingGuest(paging_, root_.role)](const ShadowPage& page, int i,
-                                                      const std::byte* table, LeafOrigin& origin) {
-      return guest.Leaf(GuestEntryBehind(page, i, table), page.role, origin);
-    };
+  // What an entry of the guest's beside a fault's asks for.
+  auto NeighbourOf() const {
+    return
+        [guest = PagingGuest(paging_, root_.role)](uint64_t raw, Access table, LeafOrigin& origin)
+            ABSL_ATTRIBUTE_ALWAYS_INLINE { return guest.Leaf(raw, table, origin); };
   }
   absl::Status ReloadRoot();
   bool ReleaseCachedRoots();

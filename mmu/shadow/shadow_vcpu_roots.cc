@@ -136,7 +136,7 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::LoadPdptes(const GuestPaging& paging,
 
 absl::Status ShadowVcpuImpl::SetAddressSpace(AddressSpaceId space) {
   if (space == space_) return absl::OkStatus();
-  const auto use = [this](AddressSpaceId other) { space_ = other; };
+  const auto use = [this](AddressSpaceId other) { UseSpace(other); };
   const AddressSpaceId before = space_;
   use(space);
   ShadowRoot root;

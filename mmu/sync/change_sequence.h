@@ -30,6 +30,8 @@ class ChangeSequence {
   }
   // Whether nothing at all has changed since then, or is changing now: one compare.
   bool IsQuietSince(uint64_t then) const { return quiet_ == then; }
+  // Returns the one `then` since which nothing has; where there is none, what `Current` never is.
+  uint64_t quiet() const { return quiet_; }
 
   // The same of a page that the host was asked for, if `of_host`; a frame that a slot or a view
   // names depends on no invalidation.

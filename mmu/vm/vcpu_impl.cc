@@ -204,26 +204,23 @@ absl::StatusOr<ByteCount> VcpuImpl::Prefault(Gpa gpa, ByteCount size, Access acc
   return Prefaulter(faults_).Prefault(gpa, size, access);
 }
 
-absl::Status VcpuImpl::WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
-                                 GuestAccess access, GuestWalk& walk) {
-  if (is_in_guest()) {
-    return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
-  }
-  // Each try fetches a page that the walk lacked. More than a few times the pages of the longest
-  // walk means that someone takes them away as fast.
+// Again, with what the walk lacked. More than a few times the pages of the longest walk means that
+// someone takes them away as fast.
+absl::Status VcpuImpl::WalkGuestAgain(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
+                                      GuestAccess access, GuestWalk& walk) {
   constexpr int kTries = 64;
   for (int i = 0; i < kTries; ++i) {
-    {
-      MmuReadSection section(faults_.reader());
-      GvaToGpa(paging, roots, window_, gva, access, walk);
-    }
-    if (ABSL_PREDICT_TRUE(walk.outcome != GuestWalkOutcome::kNeedsPage)) return absl::OkStatus();
     GuestWalkOutcome fetched = GuestWalkOutcome::kMapped;
     TDP_RETURN_IF_ERROR(window_.Fetch(fetched));
     if (fetched == GuestWalkOutcome::kNoMemory) {
       walk.outcome = fetched;
       return absl::OkStatus();
     }
+    {
+      MmuReadSection section(faults_.reader());
+      GvaToGpa(paging, roots, window_, gva, access, walk);
+    }
+    if (ABSL_PREDICT_TRUE(walk.outcome != GuestWalkOutcome::kNeedsPage)) return absl::OkStatus();
   }
   return absl::UnavailableError(
       absl::StrFormat("guest memory at gpa 0x%x is changing: try again", walk.gpa.raw()));

@@ -78,6 +78,8 @@ class VcpuImpl {
 
  private:
   absl::Status StartShadows();
+  absl::Status WalkGuestAgain(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
+                              GuestAccess access, GuestWalk& walk);
   GuestEntry EnterOnShadow();
   GuestEntry EnterNestable();
   bool RunsL2() const { return nested_ != nullptr && nested_->is_entered(); }
@@ -117,6 +119,21 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult VcpuImpl::HandleEptViolation(
 inline FaultResult VcpuImpl::HandleEptMisconfiguration(Gpa gpa) {
   if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return FaultError(std::move(bad));
   return faults_.ResultOf(faults_.HandleMisconfiguration(gpa, Privacy::kAsSet));
+}
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::Status VcpuImpl::WalkGuest(const GuestPaging& paging,
+                                                                     const GuestRoots& roots,
+                                                                     Gva gva, GuestAccess access,
+                                                                     GuestWalk& walk) {
+  if (ABSL_PREDICT_FALSE(is_in_guest())) {
+    return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
+  }
+  {
+    MmuReadSection section(faults_.reader());
+    GvaToGpa(paging, roots, window_, gva, access, walk);
+  }
+  if (ABSL_PREDICT_TRUE(walk.outcome != GuestWalkOutcome::kNeedsPage)) return absl::OkStatus();
+  return WalkGuestAgain(paging, roots, gva, access, walk);
 }
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestEntry VcpuImpl::EnterGuest() {

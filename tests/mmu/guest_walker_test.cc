@@ -30,6 +30,24 @@ class FakeMemory {
  public:
   enum class Kind { kRam, kHole, kReadOnly, kAbsent };
 
+  // Pages that are simply there, as long as nothing happens between two looks.
+  class AtHand {
+   public:
+    explicit AtHand(const FakeMemory& memory) : memory_(memory) {}
+    bool Find(Gpa page, const std::byte*& found) const {
+      const auto kind = memory_.kinds.find(page.raw() >> kPageShift);
+      if (memory_.before_reach || page.raw() >= kBytes ||
+          (kind != memory_.kinds.end() && kind->second != Kind::kRam)) {
+        return false;
+      }
+      found = memory_.bytes.get() + page.raw();
+      return true;
+    }
+
+   private:
+    const FakeMemory& memory_;
+  };
+
   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
     if (before_reach) before_reach(gpa, to_write);
     switch (kinds[gpa.raw() >> kPageShift]) {

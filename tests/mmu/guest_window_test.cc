@@ -112,27 +112,27 @@ TEST_F(GuestWindowTest, TablesInFramesThatMayNotBeWrittenKeepTheirFlagsClear) {
   }
 }
 
-// Frames 12 and 44 have a line of the window in common, and each of them another.
+// Frames 14 and 27 have a line of the window in common, and each of them another.
 TEST_F(GuestWindowTest, TablesThatWantTheSameLineDoNotPutEachOtherOutForEver) {
-  constexpr uint64_t kFrame12 = 12 * kPageSize;
-  constexpr uint64_t kFrame44 = 44 * kPageSize;
-  for (uint64_t other : {12 + 64, 44 + 64}) {
+  constexpr uint64_t kFrame14 = 14 * kPageSize;
+  constexpr uint64_t kFrame27 = 27 * kPageSize;
+  for (uint64_t other : {14 + 64, 27 + 64}) {
     // Something else stands in their other lines.
     Set(TableAt(4), other * kPageSize | kTable);
     Walk();
   }
-  Set(TableAt(4), kFrame12 | kTable);
-  Set(kFrame12, kFrame44 | kTable);
-  Set(kFrame44, TableAt(1) | kTable);
+  Set(TableAt(4), kFrame14 | kTable);
+  Set(kFrame14, kFrame27 | kTable);
+  Set(kFrame27, TableAt(1) | kTable);
   for (int i = 0; i < 8; ++i) {
     EXPECT_EQ(Walk().gpa, Gpa(0x123678));
     ASSERT_TRUE(status_.ok()) << status_;
   }
 }
 
-// Frames 7, 583 and 916 have two lines between the three of them.
+// Frames 24, 53 and 693 have two lines between the three of them.
 TEST_F(GuestWindowTest, TablesWithFewerLinesThanTheyAreDoNotPutEachOtherOutForEver) {
-  constexpr uint64_t kFrames[] = {7 * kPageSize, 583 * kPageSize, 916 * kPageSize};
+  constexpr uint64_t kFrames[] = {24 * kPageSize, 53 * kPageSize, 693 * kPageSize};
   Set(TableAt(4), kFrames[0] | kTable);
   Set(kFrames[0], kFrames[1] | kTable);
   Set(kFrames[1], kFrames[2] | kTable);
@@ -142,7 +142,7 @@ TEST_F(GuestWindowTest, TablesWithFewerLinesThanTheyAreDoNotPutEachOtherOutForEv
     EXPECT_EQ(Walk(GuestAccess::Write()).gpa, Gpa(0x123678));
     ASSERT_TRUE(status_.ok()) << status_;
   }
-  EXPECT_THAT(TakeDirty(), ElementsAre(7, 64, 583, 916)) << "each had a flag to set";
+  EXPECT_THAT(TakeDirty(), ElementsAre(24, 53, 64, 693)) << "each had a flag to set";
 }
 
 TEST_F(GuestWindowTest, ATableBeyondTheSlotsIsNoMemory) {

@@ -57,6 +57,14 @@ struct NarrowEntries {
 
 // Without EPT.
 struct FlatEntries {
+  struct AtHand {
+    bool Find(Gpa page, const std::byte*& found) const {
+      GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+      found = entries.memory.Reach(page, false, why);
+      return true;
+    }
+    FlatEntries& entries;
+  };
   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
     std::byte* place = memory.Reach(gpa, to_write, why);
     if (to_write && narrow) memory.NarrowLast();

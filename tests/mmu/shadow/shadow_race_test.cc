@@ -120,7 +120,7 @@ TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   Poke(0x3000, 0x5000 | kAll);
   Poke(0x5000 + 16 * 8, 0x60000 | kAll);
-  Poke(0x5000 + 17 * 8, 0x61000 | kAll);
+  Poke(0x5000 + 17 * 8, 0x63000 | kAll);
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   EXPECT_EQ(Fault(0, 0x11000, 0), PagingOutcome::kFixed);
   EXPECT_EQ(MappedGpa(), 0x60000u);
