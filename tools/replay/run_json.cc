@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include "tdp/tools/replay/run_json.h"
-#include "tdp/tools/json_column.h"
 
 #include <cstdint>
 #include <string_view>
@@ -10,7 +9,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "tdp/backends/sim/level_array.h"
+#include "tdp/backends/sim/reference_counts.h"
 #include "tdp/base/version.h"
+#include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/machine_report.h"
 #include "tdp/tools/replay/option_use.h"
@@ -59,7 +61,7 @@ Json TlbJson(const ReplayReport& report) {
 }
 
 // References by level of the entry, 1 first, with their sum.
-Json LevelsJson(const std::array<uint64_t, sim::ReferenceCounts::kLevels>& by_level) {
+Json LevelsJson(const sim::LevelArray<uint64_t>& by_level) {
   Json levels = Json::object();
   uint64_t total = 0;
   for (size_t level = 1; level < by_level.size(); ++level) {
@@ -71,7 +73,7 @@ Json LevelsJson(const std::array<uint64_t, sim::ReferenceCounts::kLevels>& by_le
 }
 
 Json ReferencesJson(const sim::ReferenceCounts& references) {
-  std::array<uint64_t, sim::ReferenceCounts::kLevels> ept{};
+  sim::LevelArray<uint64_t> ept{};
   Json grid = Json::array();
   for (const auto& row : references.ept) {
     Json cells = Json::array();
