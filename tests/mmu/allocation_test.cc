@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/attributes.h"
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
@@ -34,30 +35,52 @@ void* Allocate(std::size_t size, std::size_t alignment) {
 
 }  // namespace
 
-void* operator new(std::size_t size) { return Allocate(size, alignof(std::max_align_t)); }
-void* operator new[](std::size_t size) { return Allocate(size, alignof(std::max_align_t)); }
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return Allocate(size, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t size, std::align_val_t alignment) {
-  return Allocate(size, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+// Not inline: the compiler would see memory of `malloc` given to `delete`, or of `new` to `free`.
+ABSL_ATTRIBUTE_NOINLINE void* operator new(std::size_t size) {
   return Allocate(size, alignof(std::max_align_t));
 }
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+ABSL_ATTRIBUTE_NOINLINE void* operator new[](std::size_t size) {
   return Allocate(size, alignof(std::max_align_t));
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+ABSL_ATTRIBUTE_NOINLINE void* operator new(std::size_t size, std::align_val_t alignment) {
+  return Allocate(size, static_cast<std::size_t>(alignment));
+}
+ABSL_ATTRIBUTE_NOINLINE void* operator new[](std::size_t size, std::align_val_t alignment) {
+  return Allocate(size, static_cast<std::size_t>(alignment));
+}
+ABSL_ATTRIBUTE_NOINLINE void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return Allocate(size, alignof(std::max_align_t));
+}
+ABSL_ATTRIBUTE_NOINLINE void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  return Allocate(size, alignof(std::max_align_t));
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete(void* memory) noexcept { std::free(memory); }
+ABSL_ATTRIBUTE_NOINLINE void operator delete[](void* memory) noexcept { std::free(memory); }
+ABSL_ATTRIBUTE_NOINLINE void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete[](void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete(void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete[](void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete[](void* memory, std::size_t,
+                                               std::align_val_t) noexcept {
+  std::free(memory);
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete(void* memory, const std::nothrow_t&) noexcept {
+  std::free(memory);
+}
+ABSL_ATTRIBUTE_NOINLINE void operator delete[](void* memory, const std::nothrow_t&) noexcept {
+  std::free(memory);
+}
 
 namespace tdp {
 namespace {
