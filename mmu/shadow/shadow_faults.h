@@ -131,6 +131,8 @@ class ShadowFaults {
   void UseSpace(AddressSpaceId space) {
     space_ = space;
     shadow_ = parts_.shadows[space];
+    // Each space counts its structure for itself, so that the counts of two may be the same.
+    memo_ = ShadowMemo();
   }
 
   // Calls `try_once(result)` until it is done, and between two calls brings what the try lacked.
