@@ -164,7 +164,8 @@ TEST_P(DirtyLogging, AMigrationWhileTheGuestWritesOnLosesNothing) {
   };
   int rounds = 0;
   {
-    OtherCpu other(machine_, Machine::kCode, Scatter(99, 12000));
+    // Much longer than the first rounds take, whatever they take.
+    OtherCpu other(machine_, Machine::kCode, Scatter(99, 200000));
     while (!other.is_done()) {
       if (copy_dirty() != 0) ++rounds;
     }
