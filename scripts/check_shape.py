@@ -22,7 +22,7 @@ import sys
 # name: (limit, goal)
 LIMITS = {
     "mode tests": (20, 20),
-    "headers behind vm.h": (21, 22),
+    "headers behind vm.h": (21, 21),
     "lines behind vm.h": (2500, 2500),
     "private functions shown": (0, 0),
     "entries of the largest folder": (20, 20),
