@@ -104,11 +104,9 @@ class GuestWindow {
   absl::Status Fetch(GuestWalkOutcome& outcome);
 
  private:
-  // No sequence gets there: a line of no frame serves nobody.
-  static constexpr uint64_t kNever = ~uint64_t{0};
   struct alignas(64) Line {
-    Gpa page_gpa{~uint64_t{0}};  // no page begins there
-    uint64_t sequence = kNever;
+    Gpa page_gpa{~uint64_t{0}};                  // no page begins there
+    uint64_t sequence = ChangeSequence::kNever;  // a line of no page serves nobody
     Hva hva;
     bool of_host = true;  // the host was asked for it, by `hva`
     std::byte* page = nullptr;

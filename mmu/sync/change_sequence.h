@@ -20,6 +20,9 @@ namespace tdp {
 // Changed under the writer side of `MmuLock`; `Current` at any time, `MovedSince` inside a section.
 class ChangeSequence {
  public:
+  // What `Current` never is: the `then` of something that was never read. It has always moved.
+  static constexpr uint64_t kNever = ~uint64_t{0};
+
   // To be read before the slot is.
   uint64_t Current() const { return sequence_.load(std::memory_order_acquire); }
 
@@ -75,7 +78,7 @@ class ChangeSequence {
   void Begin(HostRange range) {
     range_ = in_progress_ == 0 ? range : range_.Hull(range);
     ++in_progress_;
-    quiet_ = kNever;
+    quiet_ = kMoving;
   }
   void End() {
     --in_progress_;
@@ -85,16 +88,18 @@ class ChangeSequence {
   void Move() {
     const uint64_t now = sequence_.load(std::memory_order_relaxed) + 1;
     sequence_.store(now, std::memory_order_release);
-    quiet_ = in_progress_ == 0 ? now : kNever;
+    quiet_ = in_progress_ == 0 ? now : kMoving;
   }
 
   uint32_t in_progress() const { return in_progress_; }
 
  private:
-  static constexpr uint64_t kNever = ~uint64_t{0};  // no `sequence_` comes to this
+  // What `quiet_` is while an invalidation is in progress. No sequence comes to this either, and it
+  // is another than `kNever`: what was never read is not quiet then.
+  static constexpr uint64_t kMoving = kNever - 1;
 
   alignas(64) Atomic<uint64_t> sequence_{0};
-  // The same while no invalidation is in progress, else `kNever`. Read inside sections alone.
+  // The same while no invalidation is in progress, else `kMoving`. Read inside sections alone.
   uint64_t quiet_ = 0;
   uint32_t in_progress_ = 0;
   HostRange range_;

@@ -232,6 +232,15 @@ TEST_F(GuestWindowTest, WhileAPageIsBeingTakenAwayTheAnswerIsToTryAgain) {
   EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kMapped);
 }
 
+// Nothing is quiet then, least of all a table that was never read.
+TEST_F(GuestWindowTest, WhileAnotherPageIsBeingTakenAwayTablesAreReadForTheFirstTime) {
+  const Hva other(reinterpret_cast<uintptr_t>(ram_.get()) + kSize - kPageSize);
+  ASSERT_TRUE(vm_->BeginHostInvalidation(other, kPageSize).ok());
+  EXPECT_EQ(Walk().gpa, Gpa(0x123678));
+  EXPECT_TRUE(status_.ok()) << status_;
+  vm_->EndHostInvalidation();
+}
+
 TEST_F(GuestWindowTest, HostErrorsReachTheCaller) {
   TestHost refusing;
   refusing.answer = absl::PermissionDeniedError("no");
