@@ -90,6 +90,25 @@ consumer_freestanding() {
     cmake --build "$folder/by_cmake" >/dev/null && "$folder/by_cmake/violations"
 }
 
+# The same by clang, which has other flags for code without vectors, and is stricter with the names
+# that a standard library declares.
+consumer_freestanding_clang() {
+  local folder=$1/freestanding_clang packages archives
+  mkdir -p "$folder" && cp -r examples/freestanding "$folder/example" &&
+    cmake -G Ninja -S "$1/libtdp" -B "$folder/build" -DLIBTDP_FREESTANDING=ON -DLIBTDP_SHADOW=OFF \
+      -DLIBTDP_VTX=ON -DCMAKE_CXX_COMPILER=clang++-14 -DCMAKE_UNITY_BUILD=ON \
+      -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" \
+      -DCMAKE_INSTALL_PREFIX="$folder/installed" >/dev/null &&
+    cmake --build "$folder/build" >/dev/null &&
+    cmake --install "$folder/build" >/dev/null || return 1
+  packages=$(find "$folder/installed" -type d -name pkgconfig)
+  PKG_CONFIG_PATH=$packages make -s -C "$folder/example" CXX=clang++-14 &&
+    "$folder/example/violations" || return 1
+  mapfile -t archives < <(find "$folder/installed" -name 'libtdp*.a' | sort)
+  python3 scripts/check_freestanding.py --without-shadow --program "$folder/example/violations" \
+    --most-text $((150 * 1024)) "${archives[@]}"
+}
+
 # Every public header, to the strictest compilers, in both languages; and one line for an older one.
 consumer_strict_headers() {
   local include=$1/installed/include all=$1/all_headers.cc compiler language
@@ -120,7 +139,8 @@ consumers() {
   cp -r tests/consumers/* "$work/"
   install_copy "$work" || say "cmake --install failed"
   count_each consumer "${1:-}" "$work" \
-    bazel4 cmake_installed pkg_config strict_headers cmake_subproject freestanding || status=1
+    bazel4 cmake_installed pkg_config strict_headers cmake_subproject freestanding \
+    freestanding_clang || status=1
   rm -rf "$work"
   return "$status"
 }

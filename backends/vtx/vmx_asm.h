@@ -41,6 +41,10 @@ struct InvvpidDescriptor {
   uint64_t linear_address = 0;
 };
 
+// MSRs that more than one file reads (SDM vol. 4, 2.1).
+inline constexpr uint32_t kMsrFeatureControl = 0x3a;
+inline constexpr uint32_t kMsrGsBase = 0xc0000101;
+
 extern "C" {
 
 VmxResult tdp_vmxon(const uint64_t* region_hpa);

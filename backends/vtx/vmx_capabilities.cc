@@ -18,7 +18,6 @@
 namespace tdp::vtx {
 namespace {
 
-constexpr uint32_t kMsrFeatureControl = 0x3a;
 constexpr uint32_t kMsrVmxBasic = 0x480;
 constexpr uint32_t kMsrVmxPin = 0x481;
 constexpr uint32_t kMsrVmxPrimary = 0x482;

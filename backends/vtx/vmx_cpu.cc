@@ -9,6 +9,7 @@
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/backends/vtx/vmx_asm.h"
 #include "tdp/backends/vtx/vmx_instructions.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
@@ -16,9 +17,7 @@
 namespace tdp::vtx {
 namespace {
 
-constexpr uint32_t kMsrFeatureControl = 0x3a;
 constexpr uint64_t kFeatureLockedWithVmx = 5;
-constexpr uint32_t kMsrGsBase = 0xc0000101;
 constexpr uint64_t kCr4Vmxe = 1 << 13;
 
 // What VMXON asks of the control registers (SDM 24.7, 24.8).

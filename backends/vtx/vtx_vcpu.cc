@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/backends/vtx/exit_bitmaps.h"
 #include "tdp/backends/vtx/vmcs_field.h"
+#include "tdp/backends/vtx/vmx_asm.h"
 #include "tdp/backends/vtx/vmx_instructions.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
@@ -29,7 +30,6 @@ constexpr uint32_t kEntryFailed = 1u << 31;  // of the exit reason
 constexpr uint32_t kMsrPat = 0x277;
 constexpr uint32_t kMsrEfer = 0xc0000080;
 constexpr uint32_t kMsrFsBase = 0xc0000100;
-constexpr uint32_t kMsrGsBase = 0xc0000101;
 constexpr uint32_t kMsrSysenterCs = 0x174;
 constexpr uint32_t kMsrSysenterEsp = 0x175;
 constexpr uint32_t kMsrSysenterEip = 0x176;

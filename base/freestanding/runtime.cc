@@ -14,6 +14,8 @@
 #include "tdp/base/platform.h"
 
 #define TDP_WEAK __attribute__((weak))
+// As the headers of the standard library declare these: clang takes no [[noreturn]] after it.
+#define TDP_FAILS __attribute__((weak, noreturn))
 
 namespace {
 
@@ -137,16 +139,14 @@ namespace std {
 
 TDP_WEAK extern const nothrow_t nothrow{};
 
-[[noreturn]] TDP_WEAK void __throw_length_error(const char* what) { tdp_platform_panic(what); }
-[[noreturn]] TDP_WEAK void __throw_logic_error(const char* what) { tdp_platform_panic(what); }
-[[noreturn]] TDP_WEAK void __throw_out_of_range_fmt(const char* what, ...) {
-  tdp_platform_panic(what);
-}
-[[noreturn]] TDP_WEAK void __throw_bad_alloc() { tdp_platform_panic("libtdp: out of memory"); }
-[[noreturn]] TDP_WEAK void __throw_bad_array_new_length() {
+TDP_FAILS void __throw_length_error(const char* what) { tdp_platform_panic(what); }
+TDP_FAILS void __throw_logic_error(const char* what) { tdp_platform_panic(what); }
+TDP_FAILS void __throw_out_of_range_fmt(const char* what, ...) { tdp_platform_panic(what); }
+TDP_FAILS void __throw_bad_alloc() { tdp_platform_panic("libtdp: out of memory"); }
+TDP_FAILS void __throw_bad_array_new_length() {
   tdp_platform_panic("libtdp: an array is too long");
 }
-[[noreturn]] TDP_WEAK void __throw_bad_function_call() {
+TDP_FAILS void __throw_bad_function_call() {
   tdp_platform_panic("libtdp: call of an empty std::function");
 }
 
