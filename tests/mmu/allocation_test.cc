@@ -54,6 +54,14 @@ ABSL_ATTRIBUTE_NOINLINE void* operator new(std::size_t size, const std::nothrow_
 ABSL_ATTRIBUTE_NOINLINE void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
   return Allocate(size, alignof(std::max_align_t));
 }
+ABSL_ATTRIBUTE_NOINLINE void* operator new(std::size_t size, std::align_val_t alignment,
+                                           const std::nothrow_t&) noexcept {
+  return Allocate(size, static_cast<std::size_t>(alignment));
+}
+ABSL_ATTRIBUTE_NOINLINE void* operator new[](std::size_t size, std::align_val_t alignment,
+                                             const std::nothrow_t&) noexcept {
+  return Allocate(size, static_cast<std::size_t>(alignment));
+}
 ABSL_ATTRIBUTE_NOINLINE void operator delete(void* memory) noexcept { std::free(memory); }
 ABSL_ATTRIBUTE_NOINLINE void operator delete[](void* memory) noexcept { std::free(memory); }
 ABSL_ATTRIBUTE_NOINLINE void operator delete(void* memory, std::size_t) noexcept {
