@@ -150,8 +150,7 @@ const ShadowPage* ShadowFaults<Entry>::LeafPageOf(const ShadowPage* root, uint64
 template <typename Entry>
 void ShadowFaults<Entry>::PlanRow(const Fault& fault, uint64_t address, Row row) {
   const SpinLockHolder hold(tables().lock());
-  const bool is_known = memo_.structure == tables().structure() && memo_.root == fault.root &&
-                        memo_.region == ShadowMemo::RegionOf(address);
+  const bool is_known = memo_.LeadsTo(address, fault.root, tables().structure());
   const ShadowPage* page = is_known ? memo_.page : LeafPageOf(fault.root, address);
   if (page == nullptr) return;
   const int index = kLevel4K.IndexOf(Gfn(address >> kPageShift));

@@ -67,6 +67,11 @@ struct ShadowMemo {
   ShadowPage* page = nullptr;
 
   static uint64_t RegionOf(uint64_t address) { return address >> kLevel2M.shift(); }
+  // Whether `page` is where the leaf of `address` below `from` stands, at 4 KiB. The root is
+  // current if so.
+  bool LeadsTo(uint64_t address, const ShadowPage* from, uint64_t structure_now) const {
+    return structure == structure_now && root == from && region == RegionOf(address);
+  }
 };
 
 enum class FetchOutcome : uint8_t {
@@ -86,16 +91,12 @@ struct ShadowPlace {
   bool is_linked_anew = false;  // a page on the way there
 
   // Whether `memo` leads from `root` to the page in which the leaf of `address` stands, at 4 KiB,
-  // while `structure` stands, and `path` leads to that page, too: this is the place then. The root
-  // is current if so.
+  // while `structure` stands, and `path` leads to that page, too: this is the place then.
   template <typename Entry>
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FindBy(const ShadowMemo& memo, uint64_t structure,
                                            const ShadowPage* root, uint64_t address,
                                            const ShadowPath<Entry>& path) {
-    if (ABSL_PREDICT_FALSE(memo.structure != structure || memo.root != root ||
-                           memo.region != ShadowMemo::RegionOf(address))) {
-      return false;
-    }
+    if (ABSL_PREDICT_FALSE(!memo.LeadsTo(address, root, structure))) return false;
     page = memo.page;
     index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
     const PageRole role = page->role;
