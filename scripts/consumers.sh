@@ -66,24 +66,33 @@ consumer_pkg_config() {
   done
 }
 
-# Programs without a C or C++ library (examples/freestanding, and one that runs out of memory), by
-# make over an installed archive of direct tables alone, and what that archive asks for. 150 KB of
-# text is the most that an embedder has to add.
-consumer_freestanding() {
-  local folder=$1/freestanding packages archives
+# run_freestanding LIBTDP FOLDER COMPILER [CMAKE OPTION…]: the core without a C or C++ library, of
+# direct tables alone, installed below FOLDER; examples/freestanding by make over it; and what the
+# archive asks for. 150 KB of text is the most that an embedder has to add.
+run_freestanding() {
+  local folder=$2 compiler=$3 packages archives
   cp -r examples/freestanding "$folder/example" &&
-    cmake -G Ninja -S "$1/libtdp" -B "$folder/build" -DLIBTDP_FREESTANDING=ON -DLIBTDP_SHADOW=OFF \
-      -DLIBTDP_VTX=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" \
-      -DCMAKE_INSTALL_PREFIX="$folder/installed" >/dev/null &&
+    cmake -G Ninja -S "$1" -B "$folder/build" -DLIBTDP_FREESTANDING=ON -DLIBTDP_SHADOW=OFF \
+      -DLIBTDP_VTX=ON -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=Release \
+      -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" -DCMAKE_INSTALL_PREFIX="$folder/installed" \
+      "${@:4}" >/dev/null &&
     cmake --build "$folder/build" >/dev/null &&
     cmake --install "$folder/build" >/dev/null || return 1
   packages=$(find "$folder/installed" -type d -name pkgconfig)
-  PKG_CONFIG_PATH=$packages make -s -C "$folder/example" && "$folder/example/violations" &&
-    PKG_CONFIG_PATH=$packages make -s -C "$folder" EXAMPLE=example starved &&
-    "$folder/starved" || return 1
+  PKG_CONFIG_PATH=$packages make -s -C "$folder/example" CXX="$compiler" &&
+    "$folder/example/violations" || return 1
   mapfile -t archives < <(find "$folder/installed" -name 'libtdp*.a' | sort)
   python3 scripts/check_freestanding.py --without-shadow --program "$folder/example/violations" \
-    --most-text $((150 * 1024)) "${archives[@]}" || return 1
+    --most-text $((150 * 1024)) "${archives[@]}"
+}
+
+# With a program that runs out of memory besides.
+consumer_freestanding() {
+  local folder=$1/freestanding packages
+  run_freestanding "$1/libtdp" "$folder" g++ || return 1
+  packages=$(find "$folder/installed" -type d -name pkgconfig)
+  PKG_CONFIG_PATH=$packages make -s -C "$folder" EXAMPLE=example starved &&
+    "$folder/starved" || return 1
   # The same by CMake's find_package.
   cmake -G Ninja -S "$folder/example" -B "$folder/by_cmake" \
     -DCMAKE_PREFIX_PATH="$folder/installed" >/dev/null &&
@@ -93,20 +102,8 @@ consumer_freestanding() {
 # The same by clang, which has other flags for code without vectors, and is stricter with the names
 # that a standard library declares.
 consumer_freestanding_clang() {
-  local folder=$1/freestanding_clang packages archives
-  mkdir -p "$folder" && cp -r examples/freestanding "$folder/example" &&
-    cmake -G Ninja -S "$1/libtdp" -B "$folder/build" -DLIBTDP_FREESTANDING=ON -DLIBTDP_SHADOW=OFF \
-      -DLIBTDP_VTX=ON -DCMAKE_CXX_COMPILER=clang++-14 -DCMAKE_UNITY_BUILD=ON \
-      -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" \
-      -DCMAKE_INSTALL_PREFIX="$folder/installed" >/dev/null &&
-    cmake --build "$folder/build" >/dev/null &&
-    cmake --install "$folder/build" >/dev/null || return 1
-  packages=$(find "$folder/installed" -type d -name pkgconfig)
-  PKG_CONFIG_PATH=$packages make -s -C "$folder/example" CXX=clang++-14 &&
-    "$folder/example/violations" || return 1
-  mapfile -t archives < <(find "$folder/installed" -name 'libtdp*.a' | sort)
-  python3 scripts/check_freestanding.py --without-shadow --program "$folder/example/violations" \
-    --most-text $((150 * 1024)) "${archives[@]}"
+  mkdir -p "$1/freestanding_clang" &&
+    run_freestanding "$1/libtdp" "$1/freestanding_clang" clang++-14 -DCMAKE_UNITY_BUILD=ON
 }
 
 # Every public header, to the strictest compilers, in both languages; and one line for an older one.
