@@ -42,7 +42,10 @@ def load(file):
     try:
         with open(file, encoding="utf-8") as text:
             run = json.load(text)
-        return run["context"]["date"], run["benchmarks"]
+        context, results = run["context"], run["benchmarks"]
+        if "date" not in context:
+            raise KeyError("date")
+        return context, results
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{file}: no result of a benchmark ({error})") from error
 
@@ -234,14 +237,11 @@ def parse(argv):
 
 def main(argv):
     options = parse(argv)
-    date, benchmarks, host = "", [], ""
-    for file in options.runs:
-        date, more = load(file)
-        benchmarks += more
-    with open(options.runs[0], encoding="utf-8") as text:
-        context = json.load(text)["context"]
-        host = f"{context.get('num_cpus', '?')} CPUs of {context.get('mhz_per_cpu', '?')} MHz"
-    earlier = [(when, measured(was)) for when, was in map(load, options.earlier)]
+    runs = [load(file) for file in options.runs]
+    benchmarks = [result for _, results in runs for result in results]
+    context, date = runs[0][0], runs[-1][0]["date"]
+    host = f"{context.get('num_cpus', '?')} CPUs of {context.get('mhz_per_cpu', '?')} MHz"
+    earlier = [(was["date"], measured(results)) for was, results in map(load, options.earlier)]
     paths = paths_of(measured(benchmarks), read_kvm(options.kvm), earlier)
     if not paths:
         raise ReportError("no benchmark ran that is a path: nothing to show")
