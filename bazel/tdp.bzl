@@ -49,6 +49,26 @@ _CORE = [
     "-fno-exceptions",
 ]
 
+# The packages with `tdp_freestanding_sources`.
+TDP_CORE_PACKAGES = [
+    "//base",
+    "//memslot",
+    "//mmu",
+    "//mmu/dirty",
+    "//mmu/engine",
+    "//mmu/fault",
+    "//mmu/format",
+    "//mmu/guest",
+    "//mmu/policy",
+    "//mmu/reverse_mapped",
+    "//mmu/shadow",
+    "//mmu/space",
+    "//mmu/sync",
+    "//mmu/tables",
+    "//mmu/vm",
+    "//rmap",
+]
+
 def tdp_library(name, hdrs = [], srcs = [], deps = [], core = False, copts = [], **kwargs):
     """A library whose headers are included as "tdp/<package>/<header>".
 
@@ -74,11 +94,14 @@ def tdp_library(name, hdrs = [], srcs = [], deps = [], core = False, copts = [],
     )
 
 def tdp_freestanding_sources():
-    """The C++ files of this package of the core, for `tdp_freestanding_library`."""
+    """The C++ files of this package of the core, for whoever compiles all of it in another way."""
     native.filegroup(
         name = "freestanding_headers",
         srcs = native.glob(["*.h"]),
-        visibility = ["//:__pkg__"],
+        visibility = [
+            "//:__pkg__",
+            "//tests/lines:__pkg__",
+        ],
     )
     native.filegroup(
         name = "freestanding_sources",
@@ -86,7 +109,10 @@ def tdp_freestanding_sources():
             ["*.cc"],
             allow_empty = True,
         ),
-        visibility = ["//:__pkg__"],
+        visibility = [
+            "//:__pkg__",
+            "//tests/lines:__pkg__",
+        ],
     )
 
 def tdp_freestanding_library(name, packages, defines = [], without = [], **kwargs):

@@ -119,19 +119,21 @@ class DirtyLog {
  private:
   using Word = Atomic<uint64_t>;
 
-  struct Chunk {
+  // Lines of their own for each part that vCPUs may write while others read or write the next one:
+  // a vCPU's pages are marked in chunks that no other vCPU's are in, if they lie 16 MiB apart.
+  struct alignas(64) Chunk {
     std::array<Word, kWordsPerChunk / 64> summary;  // which words may be dirty
     std::array<Word, kWordsPerChunk> words;
   };
-  struct Directory {
+  struct alignas(64) Directory {
     ~Directory();
     std::array<Word, kChunksPerDirectory / 64> summary;  // which chunks may be dirty
     std::array<Atomic<Chunk*>, kChunksPerDirectory> chunks;
   };
   // 2^31 pages, the most that a slot has, are 1024 directories.
   struct Root {
-    std::array<Word, 1024 / 64> summary;
     std::unique_ptr<Atomic<Directory*>[]> directories;
+    alignas(64) std::array<Word, 1024 / 64> summary;
   };
 
   DirtyLog(PageCount pages, Initial initial);
@@ -174,7 +176,7 @@ class DirtyLog {
   const bool absent_is_dirty_;
   const uint64_t directories_;
   Root root_;
-  Atomic<size_t> bytes_;
+  Atomic<size_t> bytes_;  // behind a whole number of lines
 };
 
 inline DirtyLog::Place DirtyLog::Find(uint64_t index) const {

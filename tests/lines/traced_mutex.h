@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// Included before everything else where the engine is traced. What Abseil's archive stores is told
+// to nobody, so the calls by which base/sync.h reaches Abseil's mutex tell it: these overloads are
+// preferred to the templates there.
+
+#ifndef TDP_TESTS_LINES_TRACED_MUTEX_H_
+#define TDP_TESTS_LINES_TRACED_MUTEX_H_
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "tests/lines/access_record.h"
+
+namespace tdp::internal {
+
+inline void Lock(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  lines::NoteStore(&mutex, sizeof(mutex));
+  mutex.Lock();
+}
+inline void Unlock(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  lines::NoteStore(&mutex, sizeof(mutex));
+  mutex.Unlock();
+}
+inline void LockShared(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  lines::NoteStore(&mutex, sizeof(mutex));
+  mutex.ReaderLock();
+}
+inline void UnlockShared(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  lines::NoteStore(&mutex, sizeof(mutex));
+  mutex.ReaderUnlock();
+}
+
+}  // namespace tdp::internal
+
+#endif  // TDP_TESTS_LINES_TRACED_MUTEX_H_
