@@ -3,7 +3,6 @@
 // `VmOptions::nested` together with other options: L2 is bound by what binds L1.
 
 #include <cstdint>
-#include <cstring>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -39,9 +38,7 @@ class NestedOptions : public testing::Test {
       Write(0x3000 + 8 * i, (kTarget + i * MiB(2)) | link | kWriteBack | ept::kLargePage);
     }
     for (uint64_t i = 0; i < 512; ++i) MapSmall(i, link);
-    context_.eptp = Eptp::Make(Hpa(kRoot), 4, true);
-    context_.rules.capabilities = guest_.backend().capabilities().ept;
-    context_.rules.physical_address_bits = guest_.backend().capabilities().physical_address_bits;
+    context_ = NestedOn(guest_.backend(), Eptp::Make(Hpa(kRoot), 4, true));
     EXPECT_EQ(nested().Enter(context_), absl::OkStatus());
   }
   ~NestedOptions() override { EXPECT_EQ(nested().Leave(), absl::OkStatus()); }
@@ -50,9 +47,7 @@ class NestedOptions : public testing::Test {
     vm.nested = true;
     return vm;
   }
-  void Write(uint64_t gpa, uint64_t value) {
-    std::memcpy(*guest_.memory().AtHva(ViewingGuest::kRam + gpa), &value, sizeof(value));
-  }
+  void Write(uint64_t gpa, uint64_t value) { guest_.Poke(Gpa(gpa), value); }
   void MapSmall(uint64_t page, uint64_t rights) {
     Write(kSmall + 8 * page, (kTarget + page * kPageSize) | rights | kWriteBack);
   }
@@ -62,24 +57,18 @@ class NestedOptions : public testing::Test {
   // Makes the access as L2 and answers its violations as long as that is to run on. `user`: of
   // user mode, by a linear address; else of supervisor mode.
   NestedOutcome Access(uint64_t gpa, sim::AccessKind kind, bool user = false) {
-    sim::Cpu& cpu = guest_.cpu();
-    for (int tries = 0; tries < 8; ++tries) {
-      sim::AccessResult done;
-      {
-        const GuestEntry entry = guest_.vcpu().EnterGuest();
-        const sim::Event entered = cpu.Enter(entry.eptp());
-        if (entered == sim::Event::kKick) continue;
-        EXPECT_EQ(entered, sim::Event::kNone);
-        done = user ? cpu.Access(Gva(gpa), kind, 8) : cpu.AccessGpa(Gpa(gpa), kind, 8);
-      }
-      if (done.ok()) return NestedOutcome::kFixed;
-      EXPECT_EQ(done.event, sim::Event::kEptViolation) << "and no #VE";
-      if (done.event != sim::Event::kEptViolation) return NestedOutcome::kError;
-      const auto result = nested().HandleViolation(cpu.exit().gpa, cpu.exit().qualification);
-      if (result.outcome > NestedOutcome::kRetry) return result.outcome;
-    }
-    ADD_FAILURE() << "the access never ends";
-    return NestedOutcome::kError;
+    NestedOutcome outcome = NestedOutcome::kFixed;
+    const auto attempt = [&] {
+      sim::Cpu& cpu = guest_.cpu();
+      return (user ? cpu.Access(Gva(gpa), kind, 8) : cpu.AccessGpa(Gpa(gpa), kind, 8)).event;
+    };
+    const auto answer = [&](const sim::Exit& exit) {
+      EXPECT_EQ(exit.event, sim::Event::kEptViolation) << "and no #VE";
+      outcome = nested().HandleViolation(exit.gpa, exit.qualification).outcome;
+      return outcome <= NestedOutcome::kRetry;
+    };
+    EXPECT_TRUE(guest_.Run(0, attempt, answer, 8)) << "the access never ends";
+    return outcome <= NestedOutcome::kRetry ? NestedOutcome::kFixed : outcome;
   }
 
   // The leaf of EPT02 for an address of L2; nothing if there is none.

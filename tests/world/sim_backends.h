@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The machines of tests that run guests on simulated CPUs.
+// The machine of tests that run guests on simulated CPUs.
 
 #ifndef TDP_TESTS_WORLD_SIM_BACKENDS_H_
 #define TDP_TESTS_WORLD_SIM_BACKENDS_H_
@@ -34,7 +34,14 @@ class HookedBackend : public sim::SimBackend {
     if (hva == resolve_at) CallOnce(on_resolve);
     return page;
   }
+  void Invalidate(VcpuId vcpu, Eptp eptp) override {
+    if (!forgets_flushes) SimBackend::Invalidate(vcpu, eptp);
+  }
+  void InvalidateAll(VcpuId vcpu) override {
+    if (!forgets_flushes) SimBackend::InvalidateAll(vcpu);
+  }
   void InvalidateLinear(VcpuId vcpu) override {
+    if (forgets_flushes) return;
     ++linear_invalidations;
     SimBackend::InvalidateLinear(vcpu);
   }
@@ -56,9 +63,12 @@ class HookedBackend : public sim::SimBackend {
   // run all vCPUs on one thread.
   std::function<void(VcpuId)> leave;
   std::atomic<int> linear_invalidations = 0;
+  // The classic bug of a port: no translation is ever dropped.
+  bool forgets_flushes = false;
 
  private:
   static void CallOnce(std::function<void()>& hook) {
+    if (hook == nullptr) return;  // of threads that kick at once, none writes it
     if (auto once = std::exchange(hook, nullptr)) once();
   }
 };

@@ -657,7 +657,7 @@ class EditingL1 {
         TDP_CHECK(world_.nested().Leave().ok());
         break;
     }
-    world_.SettleOracle();
+    world_.oracle().SettleAll();
   }
 
   testing::AssertionResult Access() {

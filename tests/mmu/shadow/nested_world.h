@@ -10,20 +10,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <ostream>
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "tdp/backends/sim/flush_oracle.h"
-#include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/check.h"
-#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/shadow/nested_fault.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
-#include "tdp/mmu/vm.h"
-#include "tests/world/sim_backends.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp::shadow_test {
 
@@ -43,72 +37,48 @@ struct Nested {
   }
 };
 
-class NestedWorld : public EntryStoreHook {
+class NestedWorld : public SimWorld {
  public:
-  static constexpr Hva kRam{0x7f0000000000};
   static constexpr ByteCount kRamBytes = MiB(16);
   // Where `AddHighAlias` shows the same memory once more.
   static constexpr uint64_t kHighAlias = uint64_t{1} << 40;
 
   explicit NestedWorld(int levels = 4, bool accessed_dirty = true, int host_order = 0,
                        bool forgets_invept = false, uint32_t dirty_ring = 0)
-      : forgets_invept_(forgets_invept),
-        backend_(memory_, Options()),
+      : SimWorld(
+            {.vm = Options(dirty_ring), .vcpus = 0, .memory = {.size = GiB(1), .shuffled = true}}),
+        forgets_invept_(forgets_invept),
         copy_(kRamBytes + kPageSize),
         reference_(sim::PhysicalMemory(CopyBase(), kRamBytes), ReferenceConfig()) {
-    SetEntryStoreHook(this);
-    VmOptions options{.address_spaces = 2, .nested = true};
-    if (dirty_ring != 0) options.dirty_tracking = DirtyTracking::kWriteProtection;
-    vm_ = *Vm::Create(backend_, options);
-    if (dirty_ring != 0) TDP_CHECK(vm_->EnableDirtyRing(dirty_ring).ok());
-    TDP_CHECK(memory_.Map(kRam, kRamBytes, {.order = host_order}).ok());
-    for (const AddressSpaceId space : {0, 1}) {
-      TDP_CHECK(vm_->SetMemoryRegion({.address_space = space,
-                                      .flags = dirty_ring != 0 ? kSlotLogDirtyPages : 0,
-                                      .gpa = Gpa(0),
-                                      .size = kRamBytes,
-                                      .hva = kRam})
-                    .ok());
-    }
-    vcpu_ = *vm_->CreateVcpu();
-    context_.eptp = Eptp::Make(Hpa(kRoot), levels, accessed_dirty);
-    context_.rules.capabilities = backend_.capabilities().ept;
-    context_.rules.physical_address_bits = backend_.capabilities().physical_address_bits;
-    context_.vpid = 1;
+    if (dirty_ring != 0) TDP_CHECK(vm().EnableDirtyRing(dirty_ring).ok());
+    const uint32_t flags = dirty_ring != 0 ? kSlotLogDirtyPages : 0;
+    TDP_CHECK(SetRam(kRamBytes, host_order, flags).ok());
+    TDP_CHECK(
+        vm().SetMemoryRegion({.address_space = 1, .flags = flags, .size = kRamBytes, .hva = kRam})
+            .ok());
+    AddVcpu();
+    context_ = NestedOn(backend(), Eptp::Make(Hpa(kRoot), levels, accessed_dirty));
     SetRegisters(sim::Registers());
   }
-  ~NestedWorld() override {
-    vcpu_.reset();
-    vm_.reset();
-    SetEntryStoreHook(nullptr);
-  }
 
-  Vm& vm() { return *vm_; }
-  Vcpu& vcpu() { return *vcpu_; }
-  NestedVcpu& nested() { return *vcpu_->nested(); }
-  sim::HostMemory& memory() { return memory_; }
+  NestedVcpu& nested() { return *vcpu().nested(); }
   const NestedContext& context() const { return context_; }
-  const sim::FlushOracle& oracle() const { return oracle_; }
   uint64_t faults() const { return faults_; }
-  int linear_invalidations() const { return backend_.linear_invalidations; }
+  int linear_invalidations() { return backend().linear_invalidations; }
 
   // Of L2.
   void SetRegisters(const sim::Registers& registers) {
-    backend_.cpu(0).SetRegisters(registers);
+    cpu().SetRegisters(registers);
     reference_.SetRegisters(registers);
   }
 
   // --- L1 ---
 
   void Write(uint64_t gpa, uint64_t value) {
-    std::memcpy(*memory_.AtHva(kRam + gpa), &value, sizeof(value));
+    Poke(Gpa(gpa), value);
     std::memcpy(CopyBase() + gpa, &value, sizeof(value));
   }
-  uint64_t Read(uint64_t gpa) {
-    uint64_t value = 0;
-    std::memcpy(&value, *memory_.AtHva(kRam + gpa), sizeof(value));
-    return value;
-  }
+  uint64_t Read(uint64_t gpa) { return Peek(Gpa(gpa)); }
   // The place of the entry of `level` on the way to `l2_gpa`, with tables made above it.
   uint64_t EntryAt(uint64_t l2_gpa, int level) {
     uint64_t table = kRoot;
@@ -126,11 +96,11 @@ class NestedWorld : public EntryStoreHook {
   }
   void AddHighAlias() {
     const MemoryRegion region = {.slot = 1, .gpa = Gpa(kHighAlias), .size = kRamBytes, .hva = kRam};
-    TDP_CHECK(vm_->SetMemoryRegion(region).ok());
+    TDP_CHECK(vm().SetMemoryRegion(region).ok());
   }
   void UseAddressSpace(AddressSpaceId space) {
     TDP_CHECK(nested().Leave().ok());
-    TDP_CHECK(vcpu_->SetAddressSpace(space).ok());
+    TDP_CHECK(vcpu().SetAddressSpace(space).ok());
   }
   // VM entry with another EPTP, from here on.
   void Enter(Eptp eptp) {
@@ -146,40 +116,45 @@ class NestedWorld : public EntryStoreHook {
     if (forgets_invept_) return;
     const auto done = nested().Invept(1, context_.eptp, context_.rules);
     TDP_CHECK(done.ok() && *done);
-    oracle_.SettleAll();
+    oracle().SettleAll();
   }
 
   // --- L2 ---
 
   Nested Access(uint64_t gva, sim::AccessKind kind, bool user = false) {
     if (!nested().is_entered()) TDP_CHECK(nested().Enter(context_).ok());
-    for (int i = 0; i < 64; ++i) {
-      const sim::AccessResult result = Try(gva, kind, user);
-      const sim::Exit exit = backend_.cpu(0).exit();
-      if (result.ok()) return {Nested::What::kMemory, GpaOf(result.hpa)};
-      if (result.event == sim::Event::kKick) continue;
-      if (result.event == sim::Event::kPageFault) {
-        return {Nested::What::kPageFault, exit.error_code};
-      }
-      if (result.event != sim::Event::kEptViolation) return {};
+    Nested seen;
+    const auto attempt = [&] {
+      const sim::AccessResult result = cpu().Access(Request(gva, kind, user));
+      if (result.ok()) seen = {Nested::What::kMemory, GpaOf(result.hpa)};
+      return result.event;
+    };
+    const auto answer = [&](const sim::Exit& exit) {
+      if (exit.event == sim::Event::kPageFault) seen = {Nested::What::kPageFault, exit.error_code};
+      if (exit.event != sim::Event::kEptViolation) return false;
       ++faults_;
       const NestedFaultResult fault = nested().HandleViolation(exit.gpa, exit.qualification);
       switch (fault.outcome) {
         case NestedOutcome::kFixed:
         case NestedOutcome::kSpurious:
         case NestedOutcome::kRetry:
-          continue;
+          return true;
         case NestedOutcome::kViolation:
-          return {Nested::What::kViolation, fault.qualification.raw(), exit.gpa.raw()};
+          seen = {Nested::What::kViolation, fault.qualification.raw(), exit.gpa.raw()};
+          break;
         case NestedOutcome::kMisconfiguration:
-          return {Nested::What::kMisconfiguration, 0, exit.gpa.raw()};
+          seen = {Nested::What::kMisconfiguration, 0, exit.gpa.raw()};
+          break;
         case NestedOutcome::kMmio:
-          return {Nested::What::kMmio, fault.gpa.raw()};
+          seen = {Nested::What::kMmio, fault.gpa.raw()};
+          break;
         default:
-          return {};
+          break;
       }
-    }
-    return {};
+      return false;
+    };
+    Run(0, attempt, answer);
+    return seen;
   }
 
   // The same straight on EPT12.
@@ -206,7 +181,7 @@ class NestedWorld : public EntryStoreHook {
   // The first word of [begin, end) in which L1's memory differs from the copy; 0 if none does.
   uint64_t FirstDifference(uint64_t begin, uint64_t end) {
     for (uint64_t frame = begin; frame < end; frame += kPageSize) {
-      const std::byte* page = *memory_.AtHva(kRam + frame);
+      const std::byte* page = *memory().AtHva(kRam + frame);
       if (std::memcmp(page, CopyBase() + frame, kPageSize) == 0) continue;
       for (uint64_t at = frame;; at += 8) {
         if (std::memcmp(page + (at - frame), CopyBase() + at, 8) != 0) return at;
@@ -222,16 +197,14 @@ class NestedWorld : public EntryStoreHook {
     std::memcpy(&value, CopyBase() + gpa, sizeof(value));
     return value;
   }
-  void SettleOracle() { oracle_.SettleAll(); }
 
   static constexpr uint64_t kRoot = 0x1000;
   static constexpr uint64_t kWriteBack = uint64_t{6} << ept::kMemoryTypeShift;
 
  private:
-  sim::SimBackendOptions Options() {
-    sim::SimBackendOptions options;
-    options.cpu.policy = sim::CachePolicy::kAdversarial;
-    options.oracle = &oracle_;
+  static VmOptions Options(uint32_t dirty_ring) {
+    VmOptions options{.address_spaces = 2, .nested = true};
+    if (dirty_ring != 0) options.dirty_tracking = DirtyTracking::kWriteProtection;
     return options;
   }
   static sim::CpuConfig ReferenceConfig() {
@@ -244,11 +217,6 @@ class NestedWorld : public EntryStoreHook {
     return copy_.data() + ((kPageSize - base % kPageSize) & kPageOffsetMask);
   }
 
-  void OnStore(const uint64_t* where, EptEntry before, EptEntry after) override {
-    const Hpa entry(reinterpret_cast<uintptr_t>(where) - memory_.direct_map_offset());
-    oracle_.OnStore(entry, before.raw(), after.raw());
-  }
-
   static sim::AccessRequest Request(uint64_t gva, sim::AccessKind kind, bool user) {
     sim::AccessRequest request;
     request.gva = gva;
@@ -256,29 +224,18 @@ class NestedWorld : public EntryStoreHook {
     request.accessor = user ? sim::Accessor::kUser : sim::Accessor::kSupervisor;
     return request;
   }
-  sim::AccessResult Try(uint64_t gva, sim::AccessKind kind, bool user) {
-    const GuestEntry entry = vcpu_->EnterGuest();
-    const sim::Event event = backend_.cpu(0).Enter(entry.eptp());
-    if (event != sim::Event::kNone) return {.event = event};
-    return backend_.cpu(0).Access(Request(gva, kind, user));
-  }
   // The address in L1's memory that lies at `hpa`; all ones if none does.
   uint64_t GpaOf(Hpa hpa) {
     for (uint64_t gpa = 0; gpa < kRamBytes; gpa += kPageSize) {
-      const auto page = memory_.Resolve(kRam + gpa, tdp::Access::Read());
+      const auto page = memory().Resolve(kRam + gpa, tdp::Access::Read());
       if (page->hfn == Hfn::Of(hpa)) return gpa | hpa.page_offset();
     }
     return ~uint64_t{0};
   }
 
   const bool forgets_invept_;
-  sim::HostMemory memory_{{.size = GiB(1), .shuffled = true}};
-  sim::FlushOracle oracle_{{.accessed_clear_owed = false}};
-  HookedBackend backend_;
   std::vector<std::byte> copy_;
   sim::Cpu reference_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   NestedContext context_;
   uint64_t next_frame_ = 0x2000;
   uint64_t faults_ = 0;

@@ -13,13 +13,11 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
-#include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/check.h"
 #include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu_impl.h"
-#include "tdp/mmu/vm.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp::shadow_test {
 
@@ -79,40 +77,27 @@ struct MachineOptions {
   sim::CpuConfig cpu;
 };
 
-class Machine {
+class Machine : public SimWorld {
  public:
-  static constexpr Hva kRam{0x7f0000000000};
-
   explicit Machine(const MachineOptions& options = {})
-      : backend_(memory_, {.cpus = 1, .cpu = options.cpu}),
-        reference_(memory_, ReferenceOptions(options)) {
-    VmOptions shadowed = options.vm;
-    shadowed.paging = Paging::kShadow;
-    vm_ = *Vm::Create(backend_, shadowed);
-    vcpu_ = *vm_->CreateVcpu();
+      : SimWorld({.vm = Shadowed(options.vm), .cpu = options.cpu, .is_watched = false}),
+        reference_(memory(), ReferenceOptions(options)) {
     VmOptions plain;
     plain.mmio_caching = false;  // a violation says what was accessed, a misconfiguration does not
     reference_vm_ = *Vm::Create(reference_, plain);
     reference_vcpu_ = *reference_vm_->CreateVcpu();
-    sim::Controls controls;
-    controls.ept = false;
-    TDP_CHECK(backend_.cpu(0).SetControls(controls).ok());
-    TDP_CHECK(memory_.Map(kRam, options.ram, {.order = options.host_order}).ok());
+    TDP_CHECK(memory().Map(kRam, options.ram, {.order = options.host_order}).ok());
     TDP_CHECK(SetRam(0, Gpa(0), options.ram, kRam).ok());
   }
 
-  Vm& vm() { return *vm_; }
-  Vcpu& vcpu() { return *vcpu_; }
-  ShadowVcpu& shadow() { return *vcpu_->shadow(); }
-  sim::HostMemory& memory() { return memory_; }
-  sim::Cpu& cpu() { return backend_.cpu(0); }
+  ShadowVcpu& shadow() { return *vcpu().shadow(); }
   const GuestCpu& guest() const { return guest_; }
 
   // Of both VMs.
   absl::Status SetRam(uint32_t slot, Gpa gpa, ByteCount size, Hva hva, uint32_t flags = 0) {
     const MemoryRegion region = {
         .slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = hva};
-    const absl::Status status = vm_->SetMemoryRegion(region);
+    const absl::Status status = vm().SetMemoryRegion(region);
     if (!status.ok()) return status;
     MemoryRegion plain = region;
     plain.flags &= ~kSlotLogDirtyPages;
@@ -121,11 +106,9 @@ class Machine {
 
   // The host moves pages to other frames, and tells both VMs.
   absl::Status Migrate(Hva hva, ByteCount size) {
-    for (Vm* vm : {vm_.get(), reference_vm_.get()}) {
-      if (absl::Status begun = vm->BeginHostInvalidation(hva, size); !begun.ok()) return begun;
-    }
-    const absl::Status moved = memory_.Migrate(hva, size);
-    vm_->EndHostInvalidation();
+    absl::Status moved = reference_vm_->BeginHostInvalidation(hva, size);
+    if (!moved.ok()) return moved;
+    moved = SimWorld::Migrate(hva, size);
     reference_vm_->EndHostInvalidation();
     return moved;
   }
@@ -161,7 +144,7 @@ class Machine {
                                   [&](std::byte* place) { std::memcpy(place, &value, bytes); })
                     .ok());
     } else if (seen.what == Seen::What::kMemory) {
-      std::memcpy(memory_.At(Hpa(seen.value)), &value, bytes);
+      std::memcpy(memory().At(Hpa(seen.value)), &value, bytes);
     }
     return seen;
   }
@@ -169,59 +152,78 @@ class Machine {
   // An access on the shadow.
   Seen Access(const Request& request) {
     emulate_ = false;
-    for (int i = 0; i < 100; ++i) {
-      const sim::AccessResult result = Try(backend_.cpu(0), *vcpu_, request);
-      if (result.ok()) return {Seen::What::kMemory, result.hpa.raw()};
-      if (result.event == sim::Event::kKick) continue;
-      TDP_CHECK(result.event == sim::Event::kPageFault);
-      const sim::Exit exit = backend_.cpu(0).exit();
+    Seen seen;
+    SetAccessor(cpu(), request);
+    const auto attempt = [&] {
+      const sim::AccessResult result = cpu().Access(request.gva, request.kind, 1);
+      if (result.ok()) seen = {Seen::What::kMemory, result.hpa.raw()};
+      return result.event;
+    };
+    const auto answer = [&](const sim::Exit& exit) {
+      TDP_CHECK(exit.event == sim::Event::kPageFault);
       const bool excused = request.ac && !request.user;
-      const PagingFaultResult fault = shadow().HandlePageFault(exit.gva, exit.error_code, excused);
+      last_ = shadow().HandlePageFault(exit.gva, exit.error_code, excused);
       ++faults_;
-      last_ = fault;
-      switch (fault.outcome) {
+      switch (last_.outcome) {
         case PagingOutcome::kFixed:
         case PagingOutcome::kSpurious:
         case PagingOutcome::kRetry:
-          continue;
+          return true;
         case PagingOutcome::kGuestFault:
-          return {Seen::What::kPageFault, fault.error_code};
+          seen = {Seen::What::kPageFault, last_.error_code};
+          break;
         case PagingOutcome::kMmio:
-          return {Seen::What::kMmio, fault.gpa.raw()};
+          seen = {Seen::What::kMmio, last_.gpa.raw()};
+          break;
         case PagingOutcome::kNoTable:
-          return {Seen::What::kNoTable, 0};
+          seen = {Seen::What::kNoTable, 0};
+          break;
         case PagingOutcome::kEmulateWrite:
           emulate_ = true;
-          emulated_gpa_ = fault.gpa;
-          return {Seen::What::kMemory, HpaOf(fault.gpa)};
+          emulated_gpa_ = last_.gpa;
+          seen = {Seen::What::kMemory, HpaOf(last_.gpa)};
+          break;
         case PagingOutcome::kBlocked:
         case PagingOutcome::kError:
-          return {};
+          break;
       }
-    }
-    return {};
+      return false;
+    };
+    Run(0, attempt, answer);
+    return seen;
   }
 
   // The same on EPT, with nothing cached.
   Seen Reference(const Request& request) {
-    sim::Cpu& cpu = reference_.cpu(0);
-    for (int i = 0; i < 100; ++i) {
-      cpu.ClearCaches();
-      const sim::AccessResult result = Try(cpu, *reference_vcpu_, request);
-      if (result.ok()) return {Seen::What::kMemory, result.hpa.raw()};
-      const sim::Exit exit = cpu.exit();
-      if (result.event == sim::Event::kPageFault) {
-        return {Seen::What::kPageFault, exit.error_code};
+    Seen seen;
+    sim::Cpu& plain = reference_.cpu(0);
+    sim::Registers registers = plain.registers();
+    registers.cr0 = guest_.cr0;
+    registers.cr3 = guest_.cr3;
+    registers.cr4 = guest_.cr4;
+    registers.efer = guest_.efer;
+    registers.pdptes = shadow().roots().pdptes;
+    plain.SetRegisters(registers);
+    SetAccessor(plain, request);
+    const auto attempt = [&] {
+      plain.ClearCaches();
+      const sim::AccessResult result = plain.Access(request.gva, request.kind, 1);
+      if (result.ok()) seen = {Seen::What::kMemory, result.hpa.raw()};
+      return result.event;
+    };
+    const auto answer = [&](const sim::Exit& exit) {
+      if (exit.event == sim::Event::kPageFault) {
+        seen = {Seen::What::kPageFault, exit.error_code};
+        return false;
       }
-      if (result.event == sim::Event::kKick) continue;
-      TDP_CHECK(result.event == sim::Event::kEptViolation);
-      const FaultResult fault = reference_vcpu_->HandleEptViolation(exit.gpa, exit.qualification);
-      if (fault.outcome != FaultOutcome::kMmio) continue;
+      TDP_CHECK(exit.event == sim::Event::kEptViolation);
+      if (AnswerEptExit(*reference_vcpu_, exit).outcome != FaultOutcome::kMmio) return true;
       const bool final = (exit.qualification.raw() & ept::kQualFinalAddress) != 0;
-      if (!final) return {Seen::What::kNoTable, 0};
-      return {Seen::What::kMmio, exit.gpa.raw()};
-    }
-    return {};
+      seen = final ? Seen{Seen::What::kMmio, exit.gpa.raw()} : Seen{Seen::What::kNoTable, 0};
+      return false;
+    };
+    RunUntilDone(*reference_vcpu_, plain, attempt, answer);
+    return seen;
   }
 
   bool wants_emulation() const { return emulate_; }
@@ -232,60 +234,30 @@ class Machine {
   // --- guest memory, as the host sees it ---
 
   uint64_t HpaOf(Gpa gpa) {
-    const auto page = memory_.Resolve(kRam + gpa.raw(), tdp::Access::Read());
+    const auto page = memory().Resolve(kRam + gpa.raw(), tdp::Access::Read());
     TDP_CHECK(page.ok());
     return page->hfn.address().raw() + gpa.page_offset();
   }
-  template <typename Word>
-  Word Peek(Gpa gpa) {
-    Word word;
-    std::memcpy(&word, memory_.At(Hpa(HpaOf(gpa))), sizeof(word));
-    return word;
-  }
-  // A write that nobody hears of: before the tables are in use.
-  template <typename Word>
-  void Poke(Gpa gpa, Word word) {
-    std::memcpy(memory_.At(Hpa(HpaOf(gpa))), &word, sizeof(word));
-  }
 
  private:
+  static VmOptions Shadowed(VmOptions options) {
+    options.paging = Paging::kShadow;
+    return options;
+  }
   static sim::SimBackendOptions ReferenceOptions(const MachineOptions& options) {
     sim::SimBackendOptions reference;
     reference.cpu = options.cpu;
     reference.cpu.caches = *sim::CachePreset("none");
     return reference;
   }
-
-  sim::AccessResult Try(sim::Cpu& cpu, Vcpu& vcpu, const Request& request) {
-    GuestEntry entry = vcpu.EnterGuest();
+  static void SetAccessor(sim::Cpu& cpu, const Request& request) {
     sim::Registers registers = cpu.registers();
     registers.cpl = request.user ? 3 : 0;
     registers.ac = request.ac;
-    if (vcpu.shadow() != nullptr) {
-      const ShadowRegisters& load = vcpu.shadow()->registers();
-      registers.cr0 = load.cr0;
-      registers.cr3 = load.cr3;
-      registers.cr4 = load.cr4;
-      registers.efer = load.efer;
-      registers.pdptes = load.pdptes;
-    } else {
-      registers.cr0 = guest_.cr0;
-      registers.cr3 = guest_.cr3;
-      registers.cr4 = guest_.cr4;
-      registers.efer = guest_.efer;
-      registers.pdptes = shadow().roots().pdptes;
-    }
     if (!(registers == cpu.registers())) cpu.SetRegisters(registers);
-    const sim::Event event = cpu.Enter(entry.eptp());
-    if (event != sim::Event::kNone) return {.event = event};
-    return cpu.Access(request.gva, request.kind, 1);
   }
 
-  sim::HostMemory memory_{{.size = GiB(1)}};
-  sim::SimBackend backend_;
   sim::SimBackend reference_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   std::unique_ptr<Vm> reference_vm_;
   std::unique_ptr<Vcpu> reference_vcpu_;
   GuestCpu guest_;

@@ -4,50 +4,31 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <memory>
 #include <random>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/mmu/format/guest_format.h"
 #include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/shadow/nested_fault.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/paging_fault.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
-#include "tdp/mmu/vm.h"
+#include "tests/world/sim_test.h"
 
 namespace tdp {
 namespace {
 
-constexpr Hva kRam{0x7f0000000000};
 constexpr uint64_t kTable = 0x67;
 constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
-class Quotas : public testing::Test {
+class Quotas : public SimTest {
  protected:
   void Start(const VmOptions& options, ByteCount ram, int vcpus = 1) {
-    ASSERT_TRUE(memory_.Map(kRam, ram).ok());
-    vm_ = *Vm::Create(backend_, options);
-    ASSERT_TRUE(vm_->SetMemoryRegion({.size = ram, .hva = kRam}).ok());
-    for (int i = 0; i < vcpus; ++i) vcpus_.push_back(*vm_->CreateVcpu());
+    SimTest::Start(options, vcpus);
+    ASSERT_TRUE(world_->SetRam(ram).ok());
   }
-  void TearDown() override {
-    const absl::Status status = vm_->CheckInvariants();
-    EXPECT_TRUE(status.ok()) << status;
-  }
-  void Poke(uint64_t gpa, uint64_t value) {
-    std::memcpy(*memory_.AtHva(kRam + gpa), &value, sizeof(value));
-  }
-
-  sim::HostMemory memory_{{.size = GiB(1)}};
-  sim::SimBackend backend_{memory_, sim::SimBackendOptions{.cpus = 4}};
-  std::unique_ptr<Vm> vm_;
-  std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 
 // --- L1 and L2 in one pool of tables -------------------------------------------------------------
@@ -70,11 +51,7 @@ class NestedQuotas : public Quotas {
     }
   }
   absl::Status Enter(Vcpu& vcpu) {
-    NestedContext context;
-    context.eptp = Eptp::Make(Hpa(kRoot), 4, true);
-    context.rules.capabilities = backend_.capabilities().ept;
-    context.rules.physical_address_bits = backend_.capabilities().physical_address_bits;
-    return vcpu.nested()->Enter(context);
+    return vcpu.nested()->Enter(NestedOn(backend(), Eptp::Make(Hpa(kRoot), 4, true)));
   }
   // How many of the regions in [0, count) L2 could touch.
   uint64_t TouchByL2(Vcpu& vcpu, uint64_t count) {
@@ -105,22 +82,22 @@ TEST_F(NestedQuotas, L1AndL2TakeTablesBackFromEachOther) {
   Start({.table_quota = 160, .nested = true}, MiB(256));
   MakeEpt12();
   for (int round = 0; round < 3; ++round) {
-    EXPECT_EQ(TouchByL2(*vcpus_[0], kRegions), kRegions) << "round " << round;
-    EXPECT_LE(vm_->Stats().tables_in_use, 160u);
-    EXPECT_EQ(TouchByL1(*vcpus_[0], 128), 128u) << "round " << round;
-    EXPECT_LE(vm_->Stats().tables_in_use, 160u);
+    EXPECT_EQ(TouchByL2(vcpu(0), kRegions), kRegions) << "round " << round;
+    EXPECT_LE(vm().Stats().tables_in_use, 160u);
+    EXPECT_EQ(TouchByL1(vcpu(0), 128), 128u) << "round " << round;
+    EXPECT_LE(vm().Stats().tables_in_use, 160u);
   }
 }
 
 TEST_F(NestedQuotas, ALowerTableQuotaTakesTablesOfBoth) {
   Start({.nested = true}, MiB(256));
   MakeEpt12();
-  EXPECT_EQ(TouchByL1(*vcpus_[0], 128), 128u);
-  EXPECT_EQ(TouchByL2(*vcpus_[0], 100), 100u);
-  ASSERT_TRUE(vm_->SetTableQuota(100).ok());
-  EXPECT_LE(vm_->Stats().tables_in_use, 100u);
-  EXPECT_EQ(TouchByL2(*vcpus_[0], 100), 100u);
-  EXPECT_EQ(TouchByL1(*vcpus_[0], 128), 128u);
+  EXPECT_EQ(TouchByL1(vcpu(0), 128), 128u);
+  EXPECT_EQ(TouchByL2(vcpu(0), 100), 100u);
+  ASSERT_TRUE(vm().SetTableQuota(100).ok());
+  EXPECT_LE(vm().Stats().tables_in_use, 100u);
+  EXPECT_EQ(TouchByL2(vcpu(0), 100), 100u);
+  EXPECT_EQ(TouchByL1(vcpu(0), 128), 128u);
 }
 
 // The quota is full of roots that vCPUs hold.
@@ -130,18 +107,15 @@ TEST_F(NestedQuotas, RootsOfOtherVcpusDoNotHoldTheQuotaForGood) {
   for (uint64_t i = 0; i < 80; ++i) {
     const uint64_t root = 0x200000 + i * kPageSize;
     Poke(root, 0x2000 | kEntry);
-    NestedContext context;
-    context.eptp = Eptp::Make(Hpa(root), 4, true);
-    context.rules.capabilities = backend_.capabilities().ept;
-    context.rules.physical_address_bits = backend_.capabilities().physical_address_bits;
-    NestedVcpu& nested = *vcpus_[i]->nested();
+    const NestedContext context = NestedOn(backend(), Eptp::Make(Hpa(root), 4, true));
+    NestedVcpu& nested = *vcpu(i).nested();
     ASSERT_TRUE(nested.Enter(context).ok()) << i;
     EXPECT_EQ(nested.HandleViolation(Gpa(0), kWriteFault).outcome, NestedOutcome::kFixed) << i;
-    ASSERT_LE(vm_->Stats().shadow.pages, 64u);
+    ASSERT_LE(vm().Stats().shadow.pages, 64u);
   }
   // Whose root went finds another.
-  for (const auto& vcpu : vcpus_) {
-    EXPECT_EQ(vcpu->nested()->HandleViolation(Gpa(MiB(2)), kWriteFault).outcome,
+  for (int i = 0; i < world_->vcpus(); ++i) {
+    EXPECT_EQ(vcpu(i).nested()->HandleViolation(Gpa(MiB(2)), kWriteFault).outcome,
               NestedOutcome::kFixed);
   }
 }
@@ -180,18 +154,18 @@ TEST_F(PaeQuotas, CachedRootsDoNotHoldTheQuotaForGood) {
   MakeTables(32);
   uint64_t next = 0;
   for (int round = 0; round < 2; ++round) {
-    for (const auto& vcpu : vcpus_) {
-      ShadowVcpu& shadow = *vcpu->shadow();
-      for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < world_->vcpus(); ++i) {
+      ShadowVcpu& shadow = *vcpu(i).shadow();
+      for (int load = 0; load < 4; ++load) {
         const auto event = shadow.SetPaging(Pae(), Cr3(next++ % 32));
         ASSERT_TRUE(event.ok()) << event.status();
-        ASSERT_LE(vm_->Stats().shadow.pages, 64u);
+        ASSERT_LE(vm().Stats().shadow.pages, 64u);
       }
     }
     // Each of them goes on, in what is its own now.
-    for (const auto& vcpu : vcpus_) {
+    for (int i = 0; i < world_->vcpus(); ++i) {
       for (uint64_t gva : {uint64_t{0x10000}, GiB(1) + 0x11000, GiB(3) + 0x12000}) {
-        const PagingFaultResult result = vcpu->shadow()->HandlePageFault(Gva(gva), 0);
+        const PagingFaultResult result = vcpu(i).shadow()->HandlePageFault(Gva(gva), 0);
         EXPECT_EQ(result.outcome, PagingOutcome::kFixed) << result.status;
       }
     }
@@ -205,12 +179,12 @@ TEST_F(PaeQuotas, RootsOfOtherVcpusDoNotHoldTheQuotaForGood) {
   MakeTables(kVcpus);
   for (int round = 0; round < 2; ++round) {
     for (uint64_t i = 0; i < kVcpus; ++i) {
-      ShadowVcpu& shadow = *vcpus_[i]->shadow();
+      ShadowVcpu& shadow = *vcpu(i).shadow();
       const auto event = shadow.SetPaging(Pae(), Cr3(i));
       ASSERT_TRUE(event.ok()) << event.status();
       const PagingFaultResult result = shadow.HandlePageFault(Gva(GiB(2) + 0x10000), 0);
       EXPECT_EQ(result.outcome, PagingOutcome::kFixed) << result.status;
-      ASSERT_LE(vm_->Stats().shadow.pages, 64u);
+      ASSERT_LE(vm().Stats().shadow.pages, 64u);
     }
   }
 }
@@ -220,19 +194,19 @@ TEST_F(PaeQuotas, RootsOfOtherVcpusDoNotHoldTheQuotaForGood) {
 TEST_F(PaeQuotas, AChangeOfTheAddressSpaceFindsRoomToo) {
   constexpr int kVcpus = 17;
   Start({.paging = Paging::kShadow, .address_spaces = 2, .shadow_page_quota = 64}, MiB(8), kVcpus);
-  ASSERT_TRUE(vm_->SetMemoryRegion({.address_space = 1, .size = MiB(8), .hva = kRam}).ok());
+  ASSERT_TRUE(vm().SetMemoryRegion({.address_space = 1, .size = MiB(8), .hva = kRam}).ok());
   MakeTables(kVcpus + 2);
   for (uint64_t i = 0; i < kVcpus; ++i) {
-    Vcpu& vcpu = *vcpus_[i];
-    ASSERT_TRUE(vcpu.shadow()->SetPaging(Pae(), Cr3(kVcpus)).ok());
-    ASSERT_TRUE(vcpu.shadow()->SetPaging(Pae(), Cr3(kVcpus + 1)).ok());
-    ASSERT_TRUE(vcpu.shadow()->SetPaging(Pae(), Cr3(i)).ok());
-    ASSERT_TRUE(vcpu.SetAddressSpace(1).ok()) << i;
-    EXPECT_EQ(vcpu.shadow()->HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
+    Vcpu& mover = vcpu(i);
+    ASSERT_TRUE(mover.shadow()->SetPaging(Pae(), Cr3(kVcpus)).ok());
+    ASSERT_TRUE(mover.shadow()->SetPaging(Pae(), Cr3(kVcpus + 1)).ok());
+    ASSERT_TRUE(mover.shadow()->SetPaging(Pae(), Cr3(i)).ok());
+    ASSERT_TRUE(mover.SetAddressSpace(1).ok()) << i;
+    EXPECT_EQ(mover.shadow()->HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
   }
-  for (const auto& vcpu : vcpus_) {
-    ASSERT_TRUE(vcpu->SetAddressSpace(0).ok());
-    EXPECT_EQ(vcpu->shadow()->HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
+  for (int i = 0; i < world_->vcpus(); ++i) {
+    ASSERT_TRUE(vcpu(i).SetAddressSpace(0).ok());
+    EXPECT_EQ(vcpu(i).shadow()->HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
   }
 }
 
@@ -243,16 +217,16 @@ TEST_F(PaeQuotas, CachedRootsGoBeforeTheRootsOfOtherVcpus) {
   MakeTables(32);
   std::vector<ShadowRegisters> before;
   for (uint64_t i = 1; i < kVcpus; ++i) {
-    ASSERT_TRUE(vcpus_[i]->shadow()->SetPaging(Pae(), Cr3(i)).ok());
-    before.push_back(vcpus_[i]->shadow()->registers());
+    ASSERT_TRUE(vcpu(i).shadow()->SetPaging(Pae(), Cr3(i)).ok());
+    before.push_back(vcpu(i).shadow()->registers());
   }
   for (uint64_t cr3 = kVcpus; cr3 < 32; ++cr3) {
-    ASSERT_TRUE(vcpus_[0]->shadow()->SetPaging(Pae(), Cr3(cr3)).ok());
+    ASSERT_TRUE(vcpu(0).shadow()->SetPaging(Pae(), Cr3(cr3)).ok());
   }
   // So that the others find room.
-  vcpus_[0].reset();
+  world_->RemoveVcpu(0);
   for (uint64_t i = 1; i < kVcpus; ++i) {
-    ShadowVcpu& shadow = *vcpus_[i]->shadow();
+    ShadowVcpu& shadow = *vcpu(i).shadow();
     EXPECT_EQ(shadow.HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
     EXPECT_EQ(shadow.registers(), before[i - 1]) << "vCPU " << i;
   }
@@ -279,24 +253,16 @@ class SmallGuest : public Quotas, public testing::WithParamInterface<bool> {
   }
   absl::Status Run() {
     if (is_nested()) {
-      NestedContext context;
-      context.eptp = Eptp::Make(Hpa(0x1000), 4, false);
-      context.rules.capabilities = backend_.capabilities().ept;
-      context.rules.physical_address_bits = 46;
-      return vcpus_[0]->nested()->Enter(context);
+      const NestedContext context = NestedOn(backend(), Eptp::Make(Hpa(0x1000), 4, false));
+      return vcpu(0).nested()->Enter(context);
     }
-    GuestControls guest;
-    guest.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect | guest::kCr0ProtectionEnable;
-    guest.cr4 = guest::kCr4PhysicalAddressExtension;
-    guest.efer = guest::kEferLongModeActive | guest::kEferLongModeEnable;
-    guest.physical_address_bits = 46;
-    return vcpus_[0]->shadow()->SetPaging(guest, 0x1000).status();
+    return vcpu().shadow()->SetPaging(FourLevelPaging(), 0x1000).status();
   }
   absl::Status Touch() {
     const uint64_t address = random_() % (uint64_t{1} << 47);
-    if (!is_nested()) return vcpus_[0]->shadow()->HandlePageFault(Gva(address), 0).status;
+    if (!is_nested()) return vcpu(0).shadow()->HandlePageFault(Gva(address), 0).status;
     constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-    return vcpus_[0]->nested()->HandleViolation(Gpa(address), kReadFault).status;
+    return vcpu(0).nested()->HandleViolation(Gpa(address), kReadFault).status;
   }
 
  private:
@@ -311,50 +277,45 @@ TEST_P(SmallGuest, TakesASmallShareOfTheHostByItsTables) {
   for (int i = 0; i < 5000; ++i) {
     const absl::Status status = Touch();
     ASSERT_TRUE(status.ok()) << status;
-    ASSERT_LE(vm_->Stats().shadow.pages, 64u);
+    ASSERT_LE(vm().Stats().shadow.pages, 64u);
   }
-  EXPECT_GT(vm_->Stats().shadow.mmu_recycled, 1000u) << "the guest did its worst";
-  EXPECT_LE(vm_->Stats().tables_in_use, 3 * 64u + 96);
+  EXPECT_GT(vm().Stats().shadow.mmu_recycled, 1000u) << "the guest did its worst";
+  EXPECT_LE(vm().Stats().tables_in_use, 3 * 64u + 96);
 }
 INSTANTIATE_TEST_SUITE_P(Shadowed, SmallGuest, testing::Values(false));
 INSTANTIATE_TEST_SUITE_P(Nested, SmallGuest, testing::Values(true));
 
 TEST_F(Quotas, ShadowPagesGoWithTheMemoryThatAllowedThem) {
   Start({.paging = Paging::kShadow}, MiB(4));
-  ASSERT_TRUE(memory_.Map(Hva(0x7e0000000000), MiB(128)).ok());
+  ASSERT_TRUE(memory().Map(Hva(0x7e0000000000), MiB(128)).ok());
   const MemoryRegion more = {
       .slot = 1, .gpa = Gpa(GiB(1)), .size = MiB(128), .hva = Hva(0x7e0000000000)};
-  ASSERT_TRUE(vm_->SetMemoryRegion(more).ok());
+  ASSERT_TRUE(vm().SetMemoryRegion(more).ok());
   Poke(0x1000, 0x2000 | kTable);
   Poke(0x2000, 0x3000 | kTable);
   for (uint64_t i = 0; i < 512; ++i) {
     Poke(0x3000 + i * 8, (0x80000 + i * kPageSize) | kTable);
     Poke(0x80000 + i * kPageSize, 0x4000 | kTable);
   }
-  GuestControls guest;
-  guest.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect | guest::kCr0ProtectionEnable;
-  guest.cr4 = guest::kCr4PhysicalAddressExtension;
-  guest.efer = guest::kEferLongModeActive | guest::kEferLongModeEnable;
-  guest.physical_address_bits = 46;
-  ShadowVcpu& shadow = *vcpus_[0]->shadow();
-  ASSERT_TRUE(shadow.SetPaging(guest, 0x1000).ok());
+  ShadowVcpu& shadow = *vcpu(0).shadow();
+  ASSERT_TRUE(shadow.SetPaging(FourLevelPaging(), 0x1000).ok());
   for (uint64_t i = 0; i < 512; ++i) {
     ASSERT_EQ(shadow.HandlePageFault(Gva(i * MiB(2)), 0).outcome, PagingOutcome::kFixed);
   }
-  EXPECT_GT(vm_->Stats().shadow.pages, 500u) << "2 % of 132 MiB";
+  EXPECT_GT(vm().Stats().shadow.pages, 500u) << "2 % of 132 MiB";
   MemoryRegion gone = more;
   gone.size = 0;
-  ASSERT_TRUE(vm_->SetMemoryRegion(gone).ok());
-  EXPECT_LE(vm_->Stats().shadow.pages, 64u);
+  ASSERT_TRUE(vm().SetMemoryRegion(gone).ok());
+  EXPECT_LE(vm().Stats().shadow.pages, 64u);
   EXPECT_EQ(shadow.HandlePageFault(Gva(0), 0).outcome, PagingOutcome::kFixed);
 }
 
 TEST_F(Quotas, AQuotaThatLetsNoGuestRunIsRefusedByName) {
   Start({}, MiB(4));
   for (const bool nested : {false, true}) {
-    const auto vm = Vm::Create(backend_, {.paging = nested ? Paging::kEpt : Paging::kShadow,
-                                          .shadow_page_quota = 63,
-                                          .nested = nested});
+    const auto vm = Vm::Create(backend(), {.paging = nested ? Paging::kEpt : Paging::kShadow,
+                                           .shadow_page_quota = 63,
+                                           .nested = nested});
     EXPECT_TRUE(absl::IsInvalidArgument(vm.status())) << vm.status();
     EXPECT_NE(vm.status().message().find("shadow_page_quota"), std::string::npos);
   }

@@ -8,102 +8,62 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <functional>
-#include <memory>
 #include <optional>
 #include <thread>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/sim/host_memory.h"
 #include "tdp/mmu/shadow/shadow_vcpu_impl.h"
-#include "tdp/mmu/vm.h"
-#include "tests/world/sim_backends.h"
+#include "tests/world/sim_test.h"
 
 namespace tdp {
 namespace {
 
-constexpr Hva kRam{0x7f0000000000};
 constexpr uint64_t kAll = 0x67;
 
 // Two address spaces. That of cr3 0x1000 has tables in frames 1 to 4, of which frame 4 maps gva
 // 0x10000. That of cr3 0x11000 has tables in frames 17 to 20 and maps frame 4 at gva 0x4000.
-class ShadowRace : public testing::Test {
+class ShadowRace : public SimTest {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(memory_.Map(kRam, MiB(4)).ok());
-    vm_ = *Vm::Create(backend_, {.paging = Paging::kShadow});
-    ASSERT_TRUE(vm_->SetMemoryRegion({.size = MiB(4), .hva = kRam}).ok());
+    Start({.paging = Paging::kShadow}, 2);
+    ASSERT_TRUE(world_->SetRam(MiB(4)).ok());
     for (uint64_t table : {1, 2, 3, 17, 18, 19}) Poke(table << 12, (table + 1) << 12 | kAll);
     Poke(kLeaf, 0x40000 | kAll);
     Poke(0x14000 + 4 * 8, 0x4000 | kAll);
     Poke(0x14000 + 16 * 8, 0x10000 | kAll);
-    for (VcpuId id = 0; id < 2; ++id) vcpus_.push_back(*vm_->CreateVcpu());
-    ASSERT_TRUE(vcpus_[0]->shadow()->SetPaging(Controls(), 0x1000).ok());
-    ASSERT_TRUE(vcpus_[1]->shadow()->SetPaging(Controls(), 0x11000).ok());
+    ASSERT_TRUE(vcpu(0).shadow()->SetPaging(Controls(), 0x1000).ok());
+    ASSERT_TRUE(vcpu(1).shadow()->SetPaging(Controls(), 0x11000).ok());
   }
-  static GuestControls Controls() {
-    GuestControls guest;
-    guest.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect;
-    guest.cr4 = guest::kCr4PhysicalAddressExtension;
-    guest.efer = guest::kEferLongModeActive | guest::kEferLongModeEnable;
-    guest.physical_address_bits = 46;
-    return guest;
-  }
-  void TearDown() override {
-    const absl::Status status = vm_->CheckInvariants();
-    EXPECT_TRUE(status.ok()) << status;
-  }
+  static GuestControls Controls() { return FourLevelPaging(); }
 
   static constexpr uint64_t kLeaf = 0x4000 + 16 * 8;
 
-  void Poke(uint64_t gpa, uint64_t value) {
-    std::memcpy(*memory_.AtHva(kRam + gpa), &value, sizeof(value));
-  }
   PagingOutcome Fault(VcpuId id, uint64_t gva, uint32_t error_code) {
-    return vcpus_[id]->shadow()->HandlePageFault(Gva(gva), error_code).outcome;
+    return vcpu(id).shadow()->HandlePageFault(Gva(gva), error_code).outcome;
   }
   // Of the frame that vCPU 0 has at gva 0x10000; 0 if none.
   uint64_t MappedGpa() {
-    const auto found = vcpus_[0]->shadow()->impl().Look(Gva(0x10000));
+    const auto found = vcpu(0).shadow()->impl().Look(Gva(0x10000));
     if (found.entry.kind(found.level) != EntryKind::kLeaf) return 0;
     for (uint64_t gpa = 0; gpa < MiB(4); gpa += kPageSize) {
-      if (memory_.Resolve(kRam + gpa, Access::Read())->hfn == found.entry.frame()) return gpa;
+      if (memory().Resolve(kRam + gpa, Access::Read())->hfn == found.entry.frame()) return gpa;
     }
     return 0;
   }
-  // What vCPU 1 has cached may be used until it is kicked: `while_kicked` comes in between.
-  bool KicksVcpu1(const std::function<void()>& act, const std::function<void()>& while_kicked) {
-    std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
-    bool kicked = false;
-    backend_.on_kick = [&] {
-      kicked = true;
-      while_kicked();
-      in_guest.reset();
-    };
-    act();
-    backend_.on_kick = nullptr;
-    return kicked;
-  }
   bool IsWritable(VcpuId id, uint64_t gva) {
-    const auto found = vcpus_[id]->shadow()->impl().Look(Gva(gva));
+    const auto found = vcpu(id).shadow()->impl().Look(Gva(gva));
     return found.entry.kind(found.level) == EntryKind::kLeaf && found.entry.is_writable();
   }
-
-  sim::HostMemory memory_{{.size = MiB(256)}};
-  HookedBackend backend_{memory_, sim::SimBackendOptions{.cpus = 2}};
-  std::unique_ptr<Vm> vm_;
-  std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 
 TEST_F(ShadowRace, AnEntryThatIsWrittenWhileTheHostIsAskedIsWalkedAgain) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
-  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
-  backend_.resolve_at = kRam + 0x40000;
-  backend_.on_resolve = [this] {
-    ASSERT_TRUE(vcpus_[1]
-                    ->shadow()
+  ASSERT_TRUE(vm().InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
+  backend().resolve_at = kRam + 0x40000;
+  backend().on_resolve = [this] {
+    ASSERT_TRUE(vcpu(1)
+                    .shadow()
                     ->EmulateWrite(Gpa(kLeaf), 8,
                                    [](std::byte* place) {
                                      const uint64_t entry = 0x50000 | kAll;
@@ -125,10 +85,10 @@ TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
   EXPECT_EQ(Fault(0, 0x11000, 0), PagingOutcome::kFixed);
   EXPECT_EQ(MappedGpa(), 0x60000u);
   Poke(0x3000, 0x4000 | kAll);
-  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x3000), 8).ok());
+  ASSERT_TRUE(vcpu(1).shadow()->OnWritten(Gpa(0x3000), 8).ok());
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   EXPECT_EQ(MappedGpa(), 0x40000u);
-  const auto other = vcpus_[0]->shadow()->impl().Look(Gva(0x11000));
+  const auto other = vcpu(0).shadow()->impl().Look(Gva(0x11000));
   EXPECT_FALSE(other.entry.is_present()) << "of the other table";
 }
 
@@ -136,13 +96,13 @@ TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
 // that a fault has to prepare is there, so that it is the first try that counts.
 TEST_F(ShadowRace, ATableThatIsReplacedWhileTheHostIsAskedIsNotLinked) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
-  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x3000), 8).ok());
+  ASSERT_TRUE(vcpu(1).shadow()->OnWritten(Gpa(0x3000), 8).ok());
   ASSERT_EQ(MappedGpa(), 0u);
   Poke(0x5000 + 16 * 8, 0x60000 | kAll);
-  backend_.resolve_at = kRam + 0x40000;
-  backend_.on_resolve = [this] {
-    ASSERT_TRUE(vcpus_[1]
-                    ->shadow()
+  backend().resolve_at = kRam + 0x40000;
+  backend().on_resolve = [this] {
+    ASSERT_TRUE(vcpu(1)
+                    .shadow()
                     ->EmulateWrite(Gpa(0x3000), 8,
                                    [](std::byte* place) {
                                      const uint64_t entry = 0x5000 | kAll;
@@ -151,7 +111,7 @@ TEST_F(ShadowRace, ATableThatIsReplacedWhileTheHostIsAskedIsNotLinked) {
                     .ok());
   };
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
-  EXPECT_EQ(backend_.on_resolve, nullptr);
+  EXPECT_EQ(backend().on_resolve, nullptr);
   EXPECT_EQ(MappedGpa(), 0x60000u);
 }
 
@@ -159,9 +119,9 @@ TEST_F(ShadowRace, ATableThatIsReplacedWhileTheHostIsAskedIsNotLinked) {
 TEST_F(ShadowRace, AWriteThroughAStaleTranslationIsSeenBeforeTheTableIsTrusted) {
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
   ASSERT_TRUE(IsWritable(1, 0x4000));
-  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
   bool kicked = false;
-  backend_.on_kick = [&] {
+  backend().on_kick = [&] {
     kicked = true;
     Poke(kLeaf, 0x50000 | kAll);
     in_guest.reset();
@@ -179,7 +139,7 @@ TEST_F(ShadowRace, NothingIsLinkedFromATableBeforeItIsTrusted) {
   // Whatever has to be prepared is, and the page of frame 3 goes again, by a write that fits no
   // entry.
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
-  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x3006), 4).ok());
+  ASSERT_TRUE(vcpu(1).shadow()->OnWritten(Gpa(0x3006), 4).ok());
   ASSERT_EQ(Fault(1, 0x5000, guest::kFaultWrite), PagingOutcome::kFixed);
   ASSERT_TRUE(IsWritable(1, 0x5000));
   EXPECT_TRUE(KicksVcpu1([this] { EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed); },
@@ -191,9 +151,9 @@ TEST_F(ShadowRace, NothingIsLinkedFromATableBeforeItIsTrusted) {
 TEST_F(ShadowRace, AFlushThatWasSettledBeforeDoesNotMakeATableTrusted) {
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
   ASSERT_EQ(Fault(1, 0x10000, 0), PagingOutcome::kFixed);
-  const uint64_t before = vm_->Stats().flush_generation;
-  ASSERT_TRUE(vcpus_[1]->shadow()->OnWritten(Gpa(0x14000 + 16 * 8), 8).ok());
-  ASSERT_GT(vm_->Stats().flush_generation, before);
+  const uint64_t before = vm().Stats().flush_generation;
+  ASSERT_TRUE(vcpu(1).shadow()->OnWritten(Gpa(0x14000 + 16 * 8), 8).ok());
+  ASSERT_GT(vm().Stats().flush_generation, before);
   ASSERT_TRUE(IsWritable(1, 0x4000));
   EXPECT_TRUE(KicksVcpu1([this] { EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed); },
                          [this] { Poke(kLeaf, 0x50000 | kAll); }));
@@ -205,8 +165,8 @@ TEST_F(ShadowRace, ALeafThatLosesWInPlaceIsFlushed) {
   GuestControls guest = Controls();
   guest.cr0 &= ~guest::kCr0WriteProtect;
   Poke(kLeaf, 0x40000 | (kAll & ~guest::kWrite));
-  for (const auto& vcpu : vcpus_) {
-    ASSERT_TRUE(vcpu->shadow()->SetPaging(guest, 0x1000).ok());
+  for (const int i : {0, 1}) {
+    ASSERT_TRUE(vcpu(i).shadow()->SetPaging(guest, 0x1000).ok());
   }
   ASSERT_EQ(Fault(1, 0x10000, guest::kFaultWrite), PagingOutcome::kFixed);
   ASSERT_TRUE(IsWritable(0, 0x10000));
@@ -222,7 +182,7 @@ TEST_F(ShadowRace, ALeafThatASyncNarrowsIsFlushed) {
   ASSERT_TRUE(IsWritable(0, 0x10000));
   Poke(kLeaf, 0x40000 | (kAll & ~guest::kWrite));
   EXPECT_TRUE(
-      KicksVcpu1([this] { EXPECT_TRUE(vcpus_[0]->shadow()->Invlpg(Gva(0x10000)).ok()); }, [] {}));
+      KicksVcpu1([this] { EXPECT_TRUE(vcpu(0).shadow()->Invlpg(Gva(0x10000)).ok()); }, [] {}));
   EXPECT_EQ(MappedGpa(), 0x40000u) << "it stayed";
   EXPECT_FALSE(IsWritable(0, 0x10000));
 }
@@ -230,13 +190,13 @@ TEST_F(ShadowRace, ALeafThatASyncNarrowsIsFlushed) {
 // The same where a take of the dirty log has taken W, and waits for vCPU 1 just now.
 TEST_F(ShadowRace, ATableWhoseWriteRightALogIsTakingIsNotTrustedEither) {
   ASSERT_TRUE(
-      vm_->SetMemoryRegion({.flags = kSlotLogDirtyPages, .size = MiB(4), .hva = kRam}).ok());
+      vm().SetMemoryRegion({.flags = kSlotLogDirtyPages, .size = MiB(4), .hva = kRam}).ok());
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
-  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
   bool kicked = false;
-  backend_.on_kick = [&] {
+  backend().on_kick = [&] {
     ASSERT_FALSE(IsWritable(1, 0x4000)) << "it is the take's";
-    backend_.on_kick = [&] {
+    backend().on_kick = [&] {
       kicked = true;
       Poke(kLeaf, 0x50000 | kAll);
       in_guest.reset();
@@ -244,7 +204,7 @@ TEST_F(ShadowRace, ATableWhoseWriteRightALogIsTakingIsNotTrustedEither) {
     EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
     in_guest.reset();
   };
-  ASSERT_TRUE(vm_->TakeDirtyLog(0, [](uint64_t, uint64_t) {}).ok());
+  ASSERT_TRUE(vm().TakeDirtyLog(0, [](uint64_t, uint64_t) {}).ok());
   EXPECT_TRUE(kicked);
   EXPECT_EQ(MappedGpa(), 0x50000u);
 }
@@ -253,15 +213,15 @@ TEST_F(ShadowRace, ATableWhoseWriteRightALogIsTakingIsNotTrustedEither) {
 TEST_F(ShadowRace, AResyncReadsTheTableWhenNobodyCanWriteItAnyMore) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
-  ASSERT_EQ(vm_->Stats().shadow.mmu_unsync, 1u);
-  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
-  backend_.on_kick = [&] {
+  ASSERT_EQ(vm().Stats().shadow.mmu_unsync, 1u);
+  std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
+  backend().on_kick = [&] {
     Poke(kLeaf, 0x50000 | kAll);
     in_guest.reset();
   };
-  ASSERT_TRUE(vcpus_[0]->shadow()->WriteCr3(0x1000).ok());
+  ASSERT_TRUE(vcpu(0).shadow()->WriteCr3(0x1000).ok());
   EXPECT_FALSE(in_guest.has_value());
-  EXPECT_EQ(vm_->Stats().shadow.mmu_unsync, 0u);
+  EXPECT_EQ(vm().Stats().shadow.mmu_unsync, 0u);
   EXPECT_EQ(MappedGpa(), 0u);
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   EXPECT_EQ(MappedGpa(), 0x50000u);
@@ -271,14 +231,14 @@ TEST_F(ShadowRace, AResyncReadsTheTableWhenNobodyCanWriteItAnyMore) {
 TEST_F(ShadowRace, ATableThatIsWrittenDuringAResyncStaysUnsync) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
-  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
-  backend_.on_kick = [&] {
+  std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
+  backend().on_kick = [&] {
     Poke(kLeaf, 0x50000 | kAll);
     in_guest.reset();
     ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
   };
-  ASSERT_TRUE(vcpus_[0]->shadow()->WriteCr3(0x1000).ok());
-  EXPECT_EQ(vm_->Stats().shadow.mmu_unsync, 1u);
+  ASSERT_TRUE(vcpu(0).shadow()->WriteCr3(0x1000).ok());
+  EXPECT_EQ(vm().Stats().shadow.mmu_unsync, 1u);
   EXPECT_TRUE(IsWritable(1, 0x4000));
   EXPECT_EQ(MappedGpa(), 0u) << "what was written before the flush counts";
 }
@@ -287,17 +247,17 @@ TEST_F(ShadowRace, ATableThatIsWrittenDuringAResyncStaysUnsync) {
 // that CPU though no entry shows the page any more.
 TEST_F(ShadowRace, AnInvalidationBesideAnUnsettledDropFlushesToo) {
   ASSERT_EQ(Fault(1, 0x10000, 0), PagingOutcome::kFixed);  // frame 16
-  std::optional<GuestEntry> in_guest = vcpus_[1]->EnterGuest();
+  std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
   std::atomic<bool> dropped{false};
-  backend_.on_kick = [&dropped] { dropped.store(true); };
+  backend().on_kick = [&dropped] { dropped.store(true); };
   std::thread write(
-      [this] { EXPECT_TRUE(vcpus_[0]->shadow()->OnWritten(Gpa(0x14000 + 16 * 8), 8).ok()); });
+      [this] { EXPECT_TRUE(vcpu(0).shadow()->OnWritten(Gpa(0x14000 + 16 * 8), 8).ok()); });
   while (!dropped.load()) std::this_thread::yield();  // it waits for vCPU 1
   std::atomic<bool> waits{false};
-  backend_.on_kick = [&waits] { waits.store(true); };
+  backend().on_kick = [&waits] { waits.store(true); };
   std::atomic<bool> done{false};
   std::thread invalidation([&] {
-    EXPECT_TRUE(vm_->InvalidateHostRange(kRam + 0x10000, kPageSize).ok());
+    EXPECT_TRUE(vm().InvalidateHostRange(kRam + 0x10000, kPageSize).ok());
     done.store(true);
   });
   while (!waits.load() && !done.load()) std::this_thread::yield();
@@ -310,19 +270,19 @@ TEST_F(ShadowRace, AnInvalidationBesideAnUnsettledDropFlushesToo) {
 // What another thread has zapped and not settled is no table that a fault could have, and no page
 // that it could zap. It is on its way back.
 TEST_F(ShadowRace, AFaultAtTheQuotaTakesTheTablesThatAnotherThreadHasNotSettled) {
-  ASSERT_TRUE(vm_->SetTableQuota(64).ok());
+  ASSERT_TRUE(vm().SetTableQuota(64).ok());
   std::vector<PendingFlush> unsettled;
   for (int i = 0; i < 100; ++i) {
-    const PagingFaultResult result = vcpus_[0]->shadow()->HandlePageFault(Gva(0x10000), 0);
+    const PagingFaultResult result = vcpu(0).shadow()->HandlePageFault(Gva(0x10000), 0);
     ASSERT_EQ(result.outcome, PagingOutcome::kFixed) << i << ": " << result.status;
-    unsettled.push_back(*vm_->ZapAll());
+    unsettled.push_back(*vm().ZapAll());
   }
   for (PendingFlush& flush : unsettled) flush.Settle();
 }
 
 // While the host is asked for a page, it begins to take another page of the same large one away.
 // What is installed must leave that one out: its invalidation has looked already.
-class ShadowOrder : public testing::TestWithParam<bool> {
+class ShadowOrder : public SimTest, public testing::WithParamInterface<bool> {
  protected:
   // A guest whose 4 KiB pages lie in a host page of 2 MiB, or that maps it by a large one.
   bool is_large() const { return GetParam(); }
@@ -330,35 +290,23 @@ class ShadowOrder : public testing::TestWithParam<bool> {
 
 TEST_P(ShadowOrder, APageThatIsBeingTakenAwayIsNotMappedWithItsNeighbour) {
   constexpr Hva kPages = kRam + MiB(2);
-  sim::HostMemory memory({.size = MiB(256)});
-  HookedBackend backend(memory);
-  ASSERT_TRUE(memory.Map(kRam, MiB(4), {.order = 9}).ok());
-  const auto vm = *Vm::Create(backend, {.paging = Paging::kShadow});
-  ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(4), .hva = kRam}).ok());
-  const auto poke = [&memory](uint64_t gpa, uint64_t value) {
-    std::memcpy(*memory.AtHva(kRam + gpa), &value, sizeof(value));
+  Start({.paging = Paging::kShadow});
+  ASSERT_TRUE(world_->SetRam(MiB(4), 9).ok());
+  Poke(0x1000, 0x2000 | kAll);
+  Poke(0x2000, 0x3000 | kAll);
+  Poke(0x3000, is_large() ? MiB(2) | kAll | guest::kLargePage : 0x4000 | kAll);
+  for (uint64_t i = 0; i < 8; ++i) Poke(0x4000 + i * 8, (MiB(2) + i * kPageSize) | kAll);
+  ASSERT_TRUE(vcpu().shadow()->SetPaging(FourLevelPaging(), 0x1000).ok());
+  backend().resolve_at = kPages;
+  backend().on_resolve = [&] {
+    ASSERT_TRUE(vm().BeginHostInvalidation(kPages + kPageSize, kPageSize).ok());
   };
-  poke(0x1000, 0x2000 | kAll);
-  poke(0x2000, 0x3000 | kAll);
-  poke(0x3000, is_large() ? MiB(2) | kAll | guest::kLargePage : 0x4000 | kAll);
-  for (uint64_t i = 0; i < 8; ++i) poke(0x4000 + i * 8, (MiB(2) + i * kPageSize) | kAll);
-  const auto vcpu = *vm->CreateVcpu();
-  GuestControls guest;
-  guest.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect;
-  guest.cr4 = guest::kCr4PhysicalAddressExtension;
-  guest.efer = guest::kEferLongModeActive | guest::kEferLongModeEnable;
-  guest.physical_address_bits = 46;
-  ASSERT_TRUE(vcpu->shadow()->SetPaging(guest, 0x1000).ok());
-  backend.resolve_at = kPages;
-  backend.on_resolve = [&] {
-    ASSERT_TRUE(vm->BeginHostInvalidation(kPages + kPageSize, kPageSize).ok());
-  };
-  const PagingFaultResult result = vcpu->shadow()->HandlePageFault(Gva(0), 0);
+  const PagingFaultResult result = vcpu().shadow()->HandlePageFault(Gva(0), 0);
   EXPECT_EQ(result.outcome, PagingOutcome::kFixed);
   EXPECT_EQ(result.level, kLevel4K);
-  EXPECT_TRUE(vcpu->shadow()->impl().Look(Gva(0)).entry.is_present());
-  EXPECT_FALSE(vcpu->shadow()->impl().Look(Gva(kPageSize)).entry.is_present());
-  vm->EndHostInvalidation();
+  EXPECT_TRUE(vcpu().shadow()->impl().Look(Gva(0)).entry.is_present());
+  EXPECT_FALSE(vcpu().shadow()->impl().Look(Gva(kPageSize)).entry.is_present());
+  vm().EndHostInvalidation();
 }
 INSTANTIATE_TEST_SUITE_P(Of, ShadowOrder, testing::Bool());
 
@@ -367,18 +315,18 @@ TEST_F(ShadowRace, ANeighbourThatIsBeingTakenAwayIsNotMappedWithItsPage) {
   for (uint64_t i = 0; i < 8; ++i) Poke(kLeaf + i * 8, (0x40000 + i * kPageSize) | kAll);
   Poke(0x4000 + 64 * 8, 0x80000 | kAll);
   ASSERT_EQ(Fault(0, 0x40000, 0), PagingOutcome::kFixed);  // makes the page of the table
-  backend_.resolve_at = kRam + 0x40000;
-  backend_.on_resolve = [&] {
-    ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + 0x41000, kPageSize).ok());
+  backend().resolve_at = kRam + 0x40000;
+  backend().on_resolve = [&] {
+    ASSERT_TRUE(vm().BeginHostInvalidation(kRam + 0x41000, kPageSize).ok());
   };
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
-  EXPECT_TRUE(vcpus_[0]->shadow()->impl().Look(Gva(0x10000)).entry.is_present());
-  EXPECT_FALSE(vcpus_[0]->shadow()->impl().Look(Gva(0x11000)).entry.is_present());
-  vm_->EndHostInvalidation();
-  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
-  backend_.on_resolve = nullptr;
+  EXPECT_TRUE(vcpu(0).shadow()->impl().Look(Gva(0x10000)).entry.is_present());
+  EXPECT_FALSE(vcpu(0).shadow()->impl().Look(Gva(0x11000)).entry.is_present());
+  vm().EndHostInvalidation();
+  ASSERT_TRUE(vm().InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
+  backend().on_resolve = nullptr;
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
-  EXPECT_TRUE(vcpus_[0]->shadow()->impl().Look(Gva(0x11000)).entry.is_present());
+  EXPECT_TRUE(vcpu(0).shadow()->impl().Look(Gva(0x11000)).entry.is_present());
 }
 
 }  // namespace

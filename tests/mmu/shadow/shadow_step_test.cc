@@ -4,22 +4,17 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <random>
 
 #include "gtest/gtest.h"
-#include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu_impl.h"
-#include "tdp/mmu/vm.h"
 #include "tests/mmu/single_step.h"
+#include "tests/world/sim_test.h"
 
 namespace tdp {
 namespace {
-
-constexpr Hva kRam{0x7f0000000000};
 
 // Remembers where the last entry was stored.
 class LastStore : public EntryStoreHook {
@@ -36,26 +31,17 @@ class LastStore : public EntryStoreHook {
 };
 
 // A guest without paging: one leaf, which may be written.
-class ShadowSteps : public testing::Test {
+class ShadowSteps : public SimTest {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(memory_.Map(kRam, MiB(2)).ok());
-    vm_ = *Vm::Create(backend_, {.paging = Paging::kShadow});
-    ASSERT_TRUE(SetRam(0).ok());
-    vcpu_ = *vm_->CreateVcpu();
+    Start({.paging = Paging::kShadow});
+    ASSERT_TRUE(world_->SetRam(MiB(2)).ok());
   }
-  absl::Status SetRam(uint32_t flags) {
-    return vm_->SetMemoryRegion({.flags = flags, .size = MiB(2), .hva = kRam});
-  }
+  absl::Status SetRam(uint32_t flags) { return world_->SetRam(MiB(2), -1, flags); }
   bool IsWritable() {
-    const auto found = vcpu_->shadow()->impl().Look(Gva(0x10000));
+    const auto found = vcpu().shadow()->impl().Look(Gva(0x10000));
     return found.entry.kind(found.level) == EntryKind::kLeaf && found.entry.is_writable();
   }
-
-  sim::HostMemory memory_{{.size = MiB(64)}};
-  sim::SimBackend backend_{memory_};
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 // Aging has cleared A, and the CPU sets it again while the log is switched on.
@@ -65,8 +51,8 @@ TEST_F(ShadowSteps, WGoesThoughTheCpuSetsFlagsAllTheTime) {
     uint64_t* entry = nullptr;
     {
       const LastStore last;
-      vm_->ZapRange(Gfn(0x10), PageCount(1))->Settle();
-      ASSERT_EQ(vcpu_->shadow()->HandlePageFault(Gva(0x10000), guest::kFaultWrite).outcome,
+      vm().ZapRange(Gfn(0x10), PageCount(1))->Settle();
+      ASSERT_EQ(vcpu().shadow()->HandlePageFault(Gva(0x10000), guest::kFaultWrite).outcome,
                 PagingOutcome::kFixed);
       entry = last.where();
     }

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What each test with simulated CPUs is made of: the machine's memory, its CPUs, an oracle that
+// knows which translations they may still use, and a `Vm` on them.
+
+#ifndef TDP_TESTS_WORLD_SIM_WORLD_H_
+#define TDP_TESTS_WORLD_SIM_WORLD_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/backends/sim/flush_oracle.h"
+#include "tdp/backends/sim/host_memory.h"
+#include "tdp/backends/sim/sim_backend.h"
+#include "tdp/mmu/format/entry_ref.h"
+#include "tdp/mmu/format/guest_paging.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
+#include "tdp/mmu/vm.h"
+#include "tests/world/run_until_done.h"
+#include "tests/world/sim_backends.h"
+
+namespace tdp {
+
+// Tells the flush oracle of every store to an entry.
+class OracleHook : public EntryStoreHook {
+ public:
+  OracleHook(sim::FlushOracle& oracle, const sim::HostMemory& memory)
+      : oracle_(oracle), offset_(memory.direct_map_offset()), before_(SetEntryStoreHook(this)) {}
+  ~OracleHook() override { SetEntryStoreHook(before_); }
+  void OnStore(const uint64_t* where, EptEntry before, EptEntry after) override {
+    oracle_.OnStore(Hpa(reinterpret_cast<uintptr_t>(where) - offset_), before.raw(), after.raw(),
+                    "the engine");
+  }
+
+ private:
+  sim::FlushOracle& oracle_;
+  const uintptr_t offset_;
+  EntryStoreHook* const before_;
+};
+
+struct SimWorldOptions {
+  VmOptions vm;
+  int vcpus = 1;
+  int cpus = 0;  // if more than `vcpus`
+  // By default the CPUs keep every translation that they may.
+  sim::CpuConfig cpu = {.policy = sim::CachePolicy::kAdversarial};
+  sim::HostMemoryOptions memory = {.size = GiB(1)};
+  // Whether the oracle looks at each use of a translation. It sees one world at a time.
+  bool is_watched = true;
+  sim::FlushOracleOptions oracle = {.accessed_clear_owed = false};  // as `Vm::AgeHostRange` decides
+};
+
+class SimWorld {
+ public:
+  // Guest memory is at this address of the host's, unless a test says otherwise.
+  static constexpr Hva kRam{0x7f0000000000};
+
+  explicit SimWorld(const SimWorldOptions& options = {});
+
+  sim::HostMemory& memory() { return memory_; }
+  HookedBackend& backend() { return backend_; }
+  sim::FlushOracle& oracle() { return oracle_; }
+  Vm& vm() const { return *vm_; }
+  Vcpu& vcpu(int i = 0) const { return *vcpus_[static_cast<size_t>(i)]; }
+  sim::Cpu& cpu(int i = 0) { return backend_.cpu(static_cast<VcpuId>(i)); }
+  int vcpus() const { return static_cast<int>(vcpus_.size()); }
+  void AddVcpu() { vcpus_.push_back(*vm_->CreateVcpu()); }
+  void RemoveVcpu(int i) { vcpus_[static_cast<size_t>(i)].reset(); }
+  // Puts another vCPU in the place of vCPU `i`.
+  void ReplaceVcpu(int i);
+
+  // Slot 0 from guest address 0 on, backed in pieces of `order`. To set it again: order -1.
+  absl::Status SetRam(ByteCount size, int order = 0, uint32_t flags = 0);
+  // The host moves pages to other frames, as its notifiers say.
+  absl::Status Migrate(Hva start, ByteCount size);
+  // What an exit handler does with the log of CPU `i`, where CPUs keep one.
+  absl::Status DrainPml(int i);
+  // Settles the flush of a call that has succeeded. Every change so far is due then.
+  void Settle(absl::StatusOr<PendingFlush> flush);
+
+  // Guest memory behind `kRam`, as the host sees it.
+  template <typename Word = uint64_t>
+  Word Peek(Gpa gpa) {
+    Word word;
+    std::memcpy(&word, *memory_.AtHva(kRam + gpa.raw()), sizeof(word));
+    return word;
+  }
+  template <typename Word = uint64_t>
+  void Poke(Gpa gpa, Word word) {
+    std::memcpy(*memory_.AtHva(kRam + gpa.raw()), &word, sizeof(word));
+  }
+
+  template <typename Attempt, typename Answer>
+  bool Run(int i, Attempt attempt, Answer answer, int most_exits = kMostExits) {
+    return RunUntilDone(vcpu(i), cpu(i), attempt, answer, most_exits);
+  }
+
+  // No stale translation was used, and the tables are in order.
+  absl::Status Check();
+
+ private:
+  void EnablePml(int i);
+
+  sim::FlushOracle oracle_;
+  sim::HostMemory memory_;
+  HookedBackend backend_;
+  std::optional<OracleHook> hook_;
+  std::unique_ptr<Vm> vm_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  std::vector<Hpa> pml_;  // of each CPU, if the engine finds writes by it
+};
+
+// A hypervisor in the guest whose own guest runs on the tables at `eptp`.
+NestedContext NestedOn(Backend& backend, Eptp eptp);
+// A guest in 64-bit mode with write protection and no-execute.
+GuestControls FourLevelPaging();
+
+}  // namespace tdp
+
+#endif  // TDP_TESTS_WORLD_SIM_WORLD_H_
