@@ -9,13 +9,11 @@ namespace tdp::kernel {
 
 using sim::Event;
 
-absl::Status EptMachine::HandleExit(int cpu) {
-  const sim::Exit& exit = host_.cpu(cpu).exit();
-  if (exit.event == Event::kKick) return absl::OkStatus();
+absl::Status EptMachine::HandleExit(int cpu, const sim::Exit& exit) {
   if (exit.event != Event::kEptViolation) {
     return absl::InternalError(absl::StrCat("unexpected exit: ", exit.DebugString()));
   }
-  const FaultResult result = host_.vcpu(cpu).HandleEptViolation(exit.gpa, exit.qualification);
+  const FaultResult result = AnswerEptExit(vcpu(cpu), exit);
   if (result.outcome == FaultOutcome::kError) return result.status;
   if (result.outcome == FaultOutcome::kMmio) {
     return absl::InternalError(absl::StrCat("memory was taken for MMIO: ", exit.DebugString()));
@@ -24,44 +22,31 @@ absl::Status EptMachine::HandleExit(int cpu) {
 }
 
 template <typename Attempt>
-absl::Status EptMachine::RunUntilDone(int cpu, Attempt attempt) {
-  constexpr int kTries = 64;  // a walk may fault on each of its tables, twice
-  for (int i = 0; i < kTries; ++i) {
-    Event event = Event::kNone;
-    {
-      const GuestEntry entry = host_.vcpu(cpu).EnterGuest();
-      event = host_.cpu(cpu).Enter(entry.eptp());
-      if (event == Event::kNone) event = attempt(host_.cpu(cpu));
-    }
-    if (event == Event::kNone || sim::IsGuestEvent(event)) return absl::OkStatus();
-    TDP_RETURN_IF_ERROR(HandleExit(cpu));
-  }
-  return absl::InternalError("the CPU exits again and again");
+absl::Status EptMachine::Execute(int cpu, Attempt attempt) {
+  absl::Status status;
+  const auto answer = [&](const sim::Exit& exit) {
+    if (sim::IsGuestEvent(exit.event)) return false;
+    status = HandleExit(cpu, exit);
+    return status.ok();
+  };
+  // A walk may fault on each of its tables, twice.
+  const auto once = [&] { return attempt(SimWorld::cpu(cpu)); };
+  return Run(cpu, once, answer) ? status : absl::InternalError("the CPU exits again and again");
 }
 
 absl::Status EptMachine::Start(int cpu, const sim::Registers& registers) {
-  host_.cpu(cpu).SetRegisters(registers);
-  return RunUntilDone(cpu, [](sim::Cpu& hardware) {
+  SimWorld::cpu(cpu).SetRegisters(registers);
+  return Execute(cpu, [](sim::Cpu& hardware) {
     const bool is_pae = sim::PagingModeOf(hardware.registers()) == sim::PagingMode::kPae;
     return is_pae ? hardware.LoadPdptes() : Event::kNone;
   });
 }
 
 absl::StatusOr<AccessOutcome> EptMachine::Access(int cpu, const MachineAccess& access) {
-  sim::Registers registers = host_.cpu(cpu).registers();
-  if (registers.ac != access.alignment) {
-    registers.ac = access.alignment;
-    host_.cpu(cpu).SetRegisters(registers);
-  }
+  SetAlignment(cpu, access.alignment);
   AccessOutcome outcome;
-  TDP_RETURN_IF_ERROR(RunUntilDone(cpu, [&](sim::Cpu& hardware) {
-    sim::AccessRequest request;
-    request.gva = access.gva;
-    request.kind = access.kind;
-    request.accessor = access.user ? sim::Accessor::kUser : sim::Accessor::kSupervisor;
-    request.size = access.bytes;
-    const sim::AccessResult result = hardware.Access(request);
-    if (result.ok()) outcome.value = host_.Perform(result.hpa, access);
+  TDP_RETURN_IF_ERROR(Execute(cpu, [&](sim::Cpu& hardware) {
+    const sim::AccessResult result = Try(cpu, access, outcome);
     if (result.event == Event::kPageFault) {
       outcome.page_fault = true;
       outcome.error_code = hardware.exit().error_code;
@@ -72,31 +57,29 @@ absl::StatusOr<AccessOutcome> EptMachine::Access(int cpu, const MachineAccess& a
 }
 
 absl::Status EptMachine::WriteCr0(int cpu, uint64_t value) {
-  return RunUntilDone(cpu, [value](sim::Cpu& hardware) { return hardware.WriteCr0(value); });
+  return Execute(cpu, [value](sim::Cpu& hardware) { return hardware.WriteCr0(value); });
 }
 
 absl::Status EptMachine::WriteCr3(int cpu, uint64_t value) {
   constexpr uint64_t kKeepTranslations = uint64_t{1} << 63;
-  if (host_.options().mistake == Mistake::kKeepsOnCr3 &&
-      (host_.cpu(cpu).registers().cr4 & sim::kCr4Pcide) != 0) {
+  if (Makes(Mistake::kKeepsOnCr3) && (SimWorld::cpu(cpu).registers().cr4 & sim::kCr4Pcide) != 0) {
     value |= kKeepTranslations;
   }
-  return RunUntilDone(cpu, [value](sim::Cpu& hardware) { return hardware.WriteCr3(value); });
+  return Execute(cpu, [value](sim::Cpu& hardware) { return hardware.WriteCr3(value); });
 }
 
 absl::Status EptMachine::WriteCr4(int cpu, uint64_t value) {
-  return RunUntilDone(cpu, [value](sim::Cpu& hardware) { return hardware.WriteCr4(value); });
+  return Execute(cpu, [value](sim::Cpu& hardware) { return hardware.WriteCr4(value); });
 }
 
 absl::Status EptMachine::Invlpg(int cpu, uint64_t gva) {
-  if (host_.options().mistake != Mistake::kIgnoresInvlpg) host_.cpu(cpu).Invlpg(Gva(gva));
+  if (!Makes(Mistake::kIgnoresInvlpg)) SimWorld::cpu(cpu).Invlpg(Gva(gva));
   return absl::OkStatus();
 }
 
 absl::Status EptMachine::Invpcid(int cpu, int type, uint16_t pcid, uint64_t gva) {
-  if (host_.options().mistake == Mistake::kIgnoresInvpcid) return absl::OkStatus();
-  return RunUntilDone(cpu,
-                      [&](sim::Cpu& hardware) { return hardware.Invpcid(type, pcid, Gva(gva)); });
+  if (Makes(Mistake::kIgnoresInvpcid)) return absl::OkStatus();
+  return Execute(cpu, [&](sim::Cpu& hardware) { return hardware.Invpcid(type, pcid, Gva(gva)); });
 }
 
 }  // namespace tdp::kernel

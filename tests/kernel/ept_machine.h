@@ -10,18 +10,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tests/kernel/guest_machine.h"
-#include "tests/kernel/sim_host.h"
 
 namespace tdp::kernel {
 
 class EptMachine : public GuestMachine {
  public:
-  explicit EptMachine(const HostOptions& options) : host_(options) {}
+  using GuestMachine::GuestMachine;
 
-  SimHost& host() { return host_; }
-
-  int cpus() const override { return host_.options().cpus; }
-  void Poke(Gpa gpa, unsigned bytes, uint64_t value) override { host_.Poke(gpa, bytes, value); }
   absl::Status Start(int cpu, const sim::Registers& registers) override;
 
   absl::StatusOr<AccessOutcome> Access(int cpu, const MachineAccess& access) override;
@@ -31,19 +26,11 @@ class EptMachine : public GuestMachine {
   absl::Status Invlpg(int cpu, uint64_t gva) override;
   absl::Status Invpcid(int cpu, int type, uint16_t pcid, uint64_t gva) override;
 
-  uint64_t Peek(Gpa gpa, unsigned bytes) override { return host_.Peek(gpa, bytes); }
-  absl::Status Disturb(unsigned what, uint64_t where) override {
-    return host_.Disturb(what, where);
-  }
-  absl::Status Check() override { return host_.Check(); }
-
  private:
-  // Enters the guest and makes `attempt`, until it does not exit any more.
+  // Makes `attempt` on the CPU in the guest, until it does not exit any more.
   template <typename Attempt>
-  absl::Status RunUntilDone(int cpu, Attempt attempt);
-  absl::Status HandleExit(int cpu);
-
-  SimHost host_;
+  absl::Status Execute(int cpu, Attempt attempt);
+  absl::Status HandleExit(int cpu, const sim::Exit& exit);
 };
 
 }  // namespace tdp::kernel

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a guest kernel has under it: CPUs with their privileged instructions, and memory that it
-// reaches through its own page tables. Under EPT and under shadow paging this looks the same; that
-// it does is what the tests show.
+// What a guest kernel has under it: CPUs with their privileged instructions, memory that it reaches
+// through its own page tables, and a host that does things behind its back. Under EPT and under
+// shadow paging this looks the same; that it does is what the tests show.
 
 #ifndef TDP_TESTS_KERNEL_GUEST_MACHINE_H_
 #define TDP_TESTS_KERNEL_GUEST_MACHINE_H_
@@ -11,9 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "tdp/backends/sim/guest_rights.h"
-#include "tdp/backends/sim/registers.h"
-#include "tdp/base/address.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp::kernel {
 
@@ -39,15 +37,32 @@ struct AccessOutcome {
   friend bool operator==(const AccessOutcome&, const AccessOutcome&) = default;
 };
 
+// What a machine does wrong on purpose, to show that the model finds it.
+enum class Mistake : uint8_t {
+  kNone,
+  kIgnoresInvlpg,
+  kIgnoresInvpcid,
+  kKeepsOnCr3,      // MOV to CR3 drops nothing
+  kForgetsFlushes,  // the engine's flushes never reach the CPUs
+};
+
+struct MachineOptions {
+  int cpus = 2;
+  Mistake mistake = Mistake::kNone;
+  VmOptions vm;
+  int host_order = 9;  // of the host's pages
+};
+
 // Errors are the host's: what the guest could not have caused.
-class GuestMachine {
+class GuestMachine : public SimWorld {
  public:
+  explicit GuestMachine(const MachineOptions& options);
   virtual ~GuestMachine() = default;
 
-  virtual int cpus() const = 0;
+  int cpus() const { return options_.cpus; }
 
   // --- before the guest runs: its loader ---
-  virtual void Poke(Gpa gpa, unsigned bytes, uint64_t value) = 0;
+  void Poke(Gpa gpa, unsigned bytes, uint64_t value);
   virtual absl::Status Start(int cpu, const sim::Registers& registers) = 0;
 
   // --- the guest's instructions ---
@@ -60,12 +75,21 @@ class GuestMachine {
 
   // --- the world around it ---
   // What stands in guest memory, without any effect.
-  virtual uint64_t Peek(Gpa gpa, unsigned bytes) = 0;
+  uint64_t Peek(Gpa gpa, unsigned bytes);
   // The host does something that the guest must not notice: takes pages away, moves them, starts or
   // stops looking for writes. `what` and `where` are any numbers.
-  virtual absl::Status Disturb(unsigned what, uint64_t where) = 0;
-  // What the engine says of itself.
-  virtual absl::Status Check() = 0;
+  absl::Status Disturb(unsigned what, uint64_t where);
+
+ protected:
+  bool Makes(Mistake mistake) const { return options_.mistake == mistake; }
+  // Makes the access on CPU `cpu`, which is in the guest, and stores or loads at the place.
+  sim::AccessResult Try(int cpu, const MachineAccess& access, AccessOutcome& outcome);
+  // RFLAGS.AC, which the next access is made with.
+  void SetAlignment(int cpu, bool alignment);
+
+ private:
+  const MachineOptions options_;
+  bool is_logging_ = false;
 };
 
 }  // namespace tdp::kernel

@@ -23,7 +23,7 @@ struct Setting {
   const char* name;
   sim::PagingMode mode;
   KernelFeatures features;
-  HostOptions host;
+  MachineOptions host;
 };
 
 constexpr size_t kOps = 600;

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
-#include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/shadow/paging_fault.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
@@ -14,7 +13,7 @@
 namespace tdp::kernel {
 namespace {
 
-HostOptions Shadowed(HostOptions options) {
+MachineOptions Shadowed(MachineOptions options) {
   options.vm.paging = Paging::kShadow;
   return options;
 }
@@ -27,21 +26,15 @@ absl::Status NoEvent(const absl::StatusOr<GuestEvent>& event) {
 
 }  // namespace
 
-ShadowMachine::ShadowMachine(const HostOptions& options)
-    : host_(Shadowed(options)), guests_(static_cast<size_t>(options.cpus)) {
-  sim::Controls controls;
-  controls.ept = false;
-  for (int cpu = 0; cpu < options.cpus; ++cpu) {
-    TDP_CHECK(host_.cpu(cpu).SetControls(controls).ok());
-  }
-}
+ShadowMachine::ShadowMachine(const MachineOptions& options)
+    : GuestMachine(Shadowed(options)), guests_(static_cast<size_t>(options.cpus)) {}
 
 absl::Status ShadowMachine::SetPaging(int cpu, const sim::Registers& registers) {
   const GuestControls controls = {
       .cr0 = registers.cr0,
       .cr4 = registers.cr4,
       .efer = registers.efer,
-      .physical_address_bits = host_.cpu(cpu).features().physical_address_bits,
+      .physical_address_bits = SimWorld::cpu(cpu).features().physical_address_bits,
       .pages_1g = true};
   TDP_RETURN_IF_ERROR(NoEvent(shadow(cpu).SetPaging(controls, registers.cr3)));
   guest(cpu) = registers;
@@ -52,35 +45,9 @@ absl::Status ShadowMachine::Start(int cpu, const sim::Registers& registers) {
   return SetPaging(cpu, registers);
 }
 
-// Enters the guest on the shadow's registers and makes the access.
-sim::AccessResult ShadowMachine::Try(int cpu, const MachineAccess& access, AccessOutcome& outcome) {
-  sim::Cpu& hardware = host_.cpu(cpu);
-  const GuestEntry entry = host_.vcpu(cpu).EnterGuest();
-  const ShadowRegisters& load = shadow(cpu).registers();
-  sim::Registers registers = hardware.registers();
-  registers.ac = access.alignment;
-  registers.cr0 = load.cr0;
-  registers.cr3 = load.cr3;
-  registers.cr4 = load.cr4;
-  registers.efer = load.efer;
-  registers.pdptes = load.pdptes;
-  if (!(registers == hardware.registers())) hardware.SetRegisters(registers);
-  if (const sim::Event event = hardware.Enter(entry.eptp()); event != sim::Event::kNone) {
-    return {.event = event};
-  }
-  sim::AccessRequest request;
-  request.gva = access.gva;
-  request.kind = access.kind;
-  request.accessor = access.user ? sim::Accessor::kUser : sim::Accessor::kSupervisor;
-  request.size = access.bytes;
-  const sim::AccessResult result = hardware.Access(request);
-  if (result.ok()) outcome.value = host_.Perform(result.hpa, access);
-  return result;
-}
-
-absl::StatusOr<bool> ShadowMachine::HandleFault(int cpu, const MachineAccess& access,
+absl::StatusOr<bool> ShadowMachine::HandleFault(int cpu, const sim::Exit& exit,
+                                                const MachineAccess& access,
                                                 AccessOutcome& outcome) {
-  const sim::Exit exit = host_.cpu(cpu).exit();
   if (exit.event != sim::Event::kPageFault) {
     return absl::InternalError("unexpected exit: " + exit.DebugString());
   }
@@ -109,17 +76,20 @@ absl::StatusOr<bool> ShadowMachine::HandleFault(int cpu, const MachineAccess& ac
 }
 
 absl::StatusOr<AccessOutcome> ShadowMachine::Access(int cpu, const MachineAccess& access) {
-  constexpr int kTries = 64;
   AccessOutcome outcome;
-  for (int i = 0; i < kTries; ++i) {
-    const sim::AccessResult result = Try(cpu, access, outcome);
-    if (result.ok()) return outcome;
-    if (result.event == sim::Event::kKick) continue;
-    TDP_ASSIGN_OR_RETURN(const bool is_done, HandleFault(cpu, access, outcome));
-    if (is_done) return outcome;
+  SetAlignment(cpu, access.alignment);
+  absl::StatusOr<bool> is_done = true;
+  const auto answer = [&](const sim::Exit& exit) {
+    is_done = HandleFault(cpu, exit, access, outcome);
+    return is_done.ok() && !*is_done;
+  };
+  if (!Run(
+          cpu, [&] { return Try(cpu, access, outcome).event; }, answer)) {
+    return absl::InternalError("the CPU faults again and again: " +
+                               SimWorld::cpu(cpu).exit().DebugString());
   }
-  return absl::InternalError("the CPU faults again and again: " +
-                             host_.cpu(cpu).exit().DebugString());
+  TDP_RETURN_IF_ERROR(is_done.status());
+  return outcome;
 }
 
 absl::Status ShadowMachine::WriteCr0(int cpu, uint64_t value) {
@@ -131,7 +101,7 @@ absl::Status ShadowMachine::WriteCr0(int cpu, uint64_t value) {
 absl::Status ShadowMachine::WriteCr3(int cpu, uint64_t value) {
   constexpr uint64_t kKeepTranslations = uint64_t{1} << 63;
   const bool pcids = (guest(cpu).cr4 & sim::kCr4Pcide) != 0;
-  if (pcids && host_.options().mistake == Mistake::kKeepsOnCr3) value |= kKeepTranslations;
+  if (pcids && Makes(Mistake::kKeepsOnCr3)) value |= kKeepTranslations;
   TDP_RETURN_IF_ERROR(NoEvent(shadow(cpu).WriteCr3(value)));
   guest(cpu).cr3 = pcids ? value & ~kKeepTranslations : value;
   return absl::OkStatus();
@@ -144,12 +114,12 @@ absl::Status ShadowMachine::WriteCr4(int cpu, uint64_t value) {
 }
 
 absl::Status ShadowMachine::Invlpg(int cpu, uint64_t gva) {
-  if (host_.options().mistake == Mistake::kIgnoresInvlpg) return absl::OkStatus();
+  if (Makes(Mistake::kIgnoresInvlpg)) return absl::OkStatus();
   return shadow(cpu).Invlpg(Gva(gva));
 }
 
 absl::Status ShadowMachine::Invpcid(int cpu, int type, uint16_t pcid, uint64_t gva) {
-  if (host_.options().mistake == Mistake::kIgnoresInvpcid) return absl::OkStatus();
+  if (Makes(Mistake::kIgnoresInvpcid)) return absl::OkStatus();
   return NoEvent(shadow(cpu).Invpcid(static_cast<uint64_t>(type), pcid, Gva(gva)));
 }
 

@@ -13,18 +13,13 @@
 #include "absl/status/statusor.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tests/kernel/guest_machine.h"
-#include "tests/kernel/sim_host.h"
 
 namespace tdp::kernel {
 
 class ShadowMachine : public GuestMachine {
  public:
-  explicit ShadowMachine(const HostOptions& options);
+  explicit ShadowMachine(const MachineOptions& options);
 
-  SimHost& host() { return host_; }
-
-  int cpus() const override { return host_.options().cpus; }
-  void Poke(Gpa gpa, unsigned bytes, uint64_t value) override { host_.Poke(gpa, bytes, value); }
   absl::Status Start(int cpu, const sim::Registers& registers) override;
 
   absl::StatusOr<AccessOutcome> Access(int cpu, const MachineAccess& access) override;
@@ -34,22 +29,15 @@ class ShadowMachine : public GuestMachine {
   absl::Status Invlpg(int cpu, uint64_t gva) override;
   absl::Status Invpcid(int cpu, int type, uint16_t pcid, uint64_t gva) override;
 
-  uint64_t Peek(Gpa gpa, unsigned bytes) override { return host_.Peek(gpa, bytes); }
-  absl::Status Disturb(unsigned what, uint64_t where) override {
-    return host_.Disturb(what, where);
-  }
-  absl::Status Check() override { return host_.Check(); }
-
  private:
   // The registers as the guest sees them.
   sim::Registers& guest(int cpu) { return guests_[static_cast<size_t>(cpu)]; }
-  ShadowVcpu& shadow(int cpu) { return *host_.vcpu(cpu).shadow(); }
-  sim::AccessResult Try(int cpu, const MachineAccess& access, AccessOutcome& outcome);
+  ShadowVcpu& shadow(int cpu) { return *vcpu(cpu).shadow(); }
   // Whether the access is done by it, or is the guest's fault.
-  absl::StatusOr<bool> HandleFault(int cpu, const MachineAccess& access, AccessOutcome& outcome);
+  absl::StatusOr<bool> HandleFault(int cpu, const sim::Exit& exit, const MachineAccess& access,
+                                   AccessOutcome& outcome);
   absl::Status SetPaging(int cpu, const sim::Registers& registers);
 
-  SimHost host_;
   std::vector<sim::Registers> guests_;
 };
 
