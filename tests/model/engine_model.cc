@@ -12,7 +12,6 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/mmu/walker.h"
-#include "tests/world/sim_backends.h"
 
 namespace tdp::model {
 namespace {
@@ -21,24 +20,6 @@ using sim::AccessKind;
 using sim::Event;
 
 absl::Status Wrong(std::string what) { return absl::InternalError(std::move(what)); }
-
-// A CPU that is as slow to forget as the architecture allows.
-sim::SimBackendOptions Cpus(int cpus, sim::FlushOracle* oracle) {
-  sim::SimBackendOptions options;
-  options.cpus = cpus;
-  options.cpu.policy = sim::CachePolicy::kAdversarial;
-  options.oracle = oracle;
-  return options;
-}
-
-std::unique_ptr<sim::SimBackend> MakeBackend(sim::HostMemory& memory,
-                                             const sim::SimBackendOptions& options,
-                                             EngineModel::Mistake mistake) {
-  if (mistake == EngineModel::Mistake::kForgetsFlushes) {
-    return std::make_unique<ForgetfulBackend>(memory, options);
-  }
-  return std::make_unique<sim::SimBackend>(memory, options);
-}
 
 AccessKind KindOf(uint8_t how) {
   constexpr AccessKind kKinds[] = {AccessKind::kLoad, AccessKind::kStore, AccessKind::kFetch};
@@ -55,40 +36,28 @@ tdp::Access AccessOf(uint8_t how) {
 
 EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake,
                          uint64_t ring_entries)
-    : memory_({.size = GiB(1), .shuffled = true, .fragmentation = 0.3}),
-      oracle_({.accessed_clear_owed = false}),  // as `Vm::AgeHostRange` decides
-      backend_(MakeBackend(memory_, Cpus(kCpus, &oracle_), mistake)) {
-  SetEntryStoreHook(this);
-  vm_ = *Vm::Create(*backend_, options);
+    : SimWorld({.vm = options,
+                .vcpus = 0,
+                .cpus = kCpus,
+                .memory = {.size = GiB(1), .shuffled = true, .fragmentation = 0.3}}) {
+  backend().forgets_flushes = mistake == Mistake::kForgetsFlushes;
   is_quota_set_ = options.table_quota != VmOptions().table_quota;
-  if (ring_entries != 0) TDP_CHECK(vm_->EnableDirtyRing(ring_entries).ok());
-  for (auto& vcpu : vcpus_) vcpu = *vm_->CreateVcpu();
+  if (ring_entries != 0) TDP_CHECK(vm().EnableDirtyRing(ring_entries).ok());
+  for (int i = 0; i < kCpus; ++i) AddVcpu();
   for (const Hva host : {kHost, kPrivateHost}) {
-    TDP_CHECK(memory_.Map(host, kHostPages * kPageSize, {.order = host_order}).ok());
+    TDP_CHECK(memory().Map(host, kHostPages * kPageSize, {.order = host_order}).ok());
   }
   private_.assign(kGuestPages, false);
   for (size_t view = 0; view < kViews; ++view) {
     rights_[view].assign(kGuestPages, tdp::Access::All());
     shown_[view].assign(kGuestPages, std::nullopt);
-    if (view != kBaseView && HasViews()) TDP_CHECK(vm_->CreateView().ok());
+    if (view != kBaseView && HasViews()) TDP_CHECK(vm().CreateView().ok());
   }
   for (int i = 0; i < kCpus; ++i) {
     sim::Registers unpaged;
     unpaged.cr0 = sim::kCr0Pe;
-    backend_->cpu(static_cast<VcpuId>(i)).SetRegisters(unpaged);
-    if (HasPml()) EnablePml(i);
+    cpu(i).SetRegisters(unpaged);
   }
-}
-
-EngineModel::~EngineModel() {
-  for (auto& vcpu : vcpus_) vcpu.reset();
-  vm_.reset();
-  SetEntryStoreHook(nullptr);
-}
-
-void EngineModel::OnStore(const uint64_t* where, EptEntry before, EptEntry after) {
-  const Hpa entry(reinterpret_cast<uintptr_t>(where) - memory_.direct_map_offset());
-  oracle_.OnStore(entry, before.raw(), after.raw());
 }
 
 absl::Status EngineModel::Apply(const Op& op) {
@@ -163,20 +132,16 @@ absl::Status EngineModel::Apply(const Op& op) {
     case OpKind::kCount:
       break;
   }
-  oracle_.SettleAll();  // the operation has returned: what it changed is due
+  oracle().SettleAll();  // the operation has returned: what it changed is due
   NoteReclaims();
   return status;
 }
 
 absl::Status EngineModel::Check() {
-  if (oracle_.report_count() != 0) {
-    return Wrong(
-        absl::StrFormat("a stale translation was used: %s", oracle_.reports()[0].DebugString()));
-  }
   for (ViewId view = 0; view < (HasViews() ? kViews : 1); ++view) {
     if (absl::Status shown = CheckLeavesShown(view); !shown.ok()) return shown;
   }
-  return vm_->CheckInvariants();
+  return SimWorld::Check();
 }
 
 const EngineModel::Slot* EngineModel::SlotAt(uint64_t page) const {
@@ -197,32 +162,32 @@ bool EngineModel::OverlapsAnother(uint32_t id, uint64_t page, uint64_t count) co
 absl::StatusOr<EngineModel::Reached> EngineModel::AccessUntilDone(int cpu, Gpa gpa,
                                                                   AccessKind kind) {
   constexpr int kTries = 8;  // a right may have to be found missing level by level, and no more
-  sim::Cpu& hardware = backend_->cpu(static_cast<VcpuId>(cpu));
-  for (int i = 0; i < kTries; ++i) {
-    sim::AccessResult access;
-    {
-      const GuestEntry entry = vcpus_[static_cast<size_t>(cpu)]->EnterGuest();
-      const Event entered = hardware.Enter(entry.eptp());
-      if (entered == Event::kKick) continue;
-      TDP_CHECK(entered == Event::kNone);
-      access = hardware.AccessGpa(gpa, kind, 8);
+  Reached reached;
+  absl::Status status;
+  const auto attempt = [&] {
+    const sim::AccessResult access = SimWorld::cpu(cpu).AccessGpa(gpa, kind, 8);
+    reached.hpa = access.hpa;
+    return access.event;
+  };
+  const auto answer = [&](const sim::Exit& exit) {
+    status = DrainPml(cpu);
+    if (!status.ok() || exit.event == Event::kPmlFull) return status.ok();
+    const FaultResult result = AnswerEptExit(vcpu(cpu), exit);
+    if (result.outcome == FaultOutcome::kDirtyRingFull) EmptyRing(vcpu(cpu));
+    if (result.outcome == FaultOutcome::kDirtyRingFull || result.outcome <= FaultOutcome::kRetry) {
+      return true;
     }
-    if (HasPml()) TDP_RETURN_IF_ERROR(DrainPml(cpu));
-    if (access.ok()) return Reached{FaultOutcome::kFixed, access.hpa};
-    const sim::Exit& exit = hardware.exit();
-    if (exit.event == Event::kPmlFull) continue;
-    Vcpu& vcpu = *vcpus_[static_cast<size_t>(cpu)];
-    const FaultResult result = exit.event == Event::kEptMisconfiguration
-                                   ? vcpu.HandleEptMisconfiguration(exit.gpa)
-                                   : vcpu.HandleEptViolation(exit.gpa, exit.qualification);
-    if (result.outcome == FaultOutcome::kError) return result.status;
-    if (result.outcome == FaultOutcome::kDirtyRingFull) {
-      EmptyRing(vcpu);
-      continue;
-    }
-    if (result.outcome > FaultOutcome::kRetry) return Reached{result.outcome, Hpa(0)};
+    reached = {result.outcome, Hpa(0)};
+    status = result.status;
+    return false;
+  };
+  if (!Run(cpu, attempt, answer, kTries)) {
+    return Wrong(
+        absl::StrFormat("gpa 0x%x is still not mapped after %d faults", gpa.raw(), kTries));
   }
-  return Wrong(absl::StrFormat("gpa 0x%x is still not mapped after %d faults", gpa.raw(), kTries));
+  TDP_RETURN_IF_ERROR(status);
+  TDP_RETURN_IF_ERROR(DrainPml(cpu));
+  return reached;
 }
 
 absl::Status EngineModel::Access(const Op& op) {
@@ -279,7 +244,7 @@ EngineModel::Slot EngineModel::SlotFrom(const Op& op) const {
   slot.page = op.page % (kGuestPages - slot.count) / grain * grain;
   slot.host = op.host % (kHostPages - slot.count) / grain * grain;
   slot.flags = op.how & 3;
-  if (vm_->options().private_memory && (op.how & 8) != 0) {
+  if (vm().options().private_memory && (op.how & 8) != 0) {
     slot.flags = kSlotPrivateMemory;
   } else if ((op.how & 16) != 0) {
     slot.flags |= kSlotHostFrames;
@@ -307,7 +272,7 @@ absl::Status EngineModel::SetSlot(const Op& op) {
   ForgetUse();
   const uint32_t id = op.slot % kSlots;
   const Slot slot = SlotFrom(op);
-  const absl::Status status = vm_->SetMemoryRegion(RegionOf(id, slot));
+  const absl::Status status = vm().SetMemoryRegion(RegionOf(id, slot));
   const auto old = slots_.find(id);
   constexpr uint32_t kFixed = kSlotReadOnly | kSlotHostFrames;
   if (old != slots_.end() &&
@@ -334,7 +299,7 @@ absl::Status EngineModel::DeleteSlot(const Op& op) {
   ForgetUse();
   const uint32_t id = op.slot % kSlots;
   const absl::Status status =
-      vm_->DeleteSlot(id, [&](uint64_t base, uint64_t mask) { NoteShownWord(id, base, mask); });
+      vm().DeleteSlot(id, [&](uint64_t base, uint64_t mask) { NoteShownWord(id, base, mask); });
   if (!slots_.contains(id)) {
     return absl::IsInvalidArgument(status) ? absl::OkStatus()
                                            : Wrong("deleted a slot that was not there");
@@ -350,8 +315,8 @@ absl::Status EngineModel::Zap(const Op& op) {
   ForgetUse();
   // The quota refuses neither.
   auto flush = op.kind == OpKind::kZapAll
-                   ? vm_->ZapAll()
-                   : vm_->ZapRange(Gfn(op.page % kGuestPages), PageCount(op.count % 2048));
+                   ? vm().ZapAll()
+                   : vm().ZapRange(Gfn(op.page % kGuestPages), PageCount(op.count % 2048));
   TDP_RETURN_IF_ERROR(flush.status());
   flush->Settle();
   return absl::OkStatus();
@@ -365,30 +330,28 @@ absl::Status EngineModel::HostChange(const Op& op) {
   const Hva start =
       (op.slot % 4 == 0 ? kPrivateHost : kHost) + op.host % (kHostPages - count) * kPageSize;
   const ByteCount size = count * kPageSize;
-  TDP_RETURN_IF_ERROR(vm_->BeginHostInvalidation(start, size));
+  TDP_RETURN_IF_ERROR(vm().BeginHostInvalidation(start, size));
   absl::Status status;
   if (op.kind == OpKind::kDiscard) {
-    status = memory_.Discard(start, size);
+    status = memory().Discard(start, size);
   } else if (op.kind == OpKind::kMigrate) {
-    status = memory_.Migrate(start, size);
+    status = memory().Migrate(start, size);
   } else {
-    status = memory_.Protect(start, size, op.how % 4 != 0);
+    status = memory().Protect(start, size, op.how % 4 != 0);
   }
-  vm_->EndHostInvalidation();
+  vm().EndHostInvalidation();
   return status;
 }
 
 absl::Status EngineModel::NewVcpu(const Op& op) {
-  std::unique_ptr<Vcpu>& vcpu = vcpus_[op.cpu % kCpus];
-  vcpu.reset();
+  ReplaceVcpu(op.cpu % kCpus);
   view_of_[op.cpu % kCpus] = kBaseView;
-  TDP_ASSIGN_OR_RETURN(vcpu, vm_->CreateVcpu());
   return absl::OkStatus();
 }
 
 // With a reverse map leaves keep their size.
 bool EngineModel::IsUnsupported(const absl::Status& status) const {
-  return vm_->options().reverse_map && absl::IsFailedPrecondition(status);
+  return vm().options().reverse_map && absl::IsFailedPrecondition(status);
 }
 
 void EngineModel::NoteAccess(int cpu, uint64_t page, bool write) {
@@ -405,7 +368,7 @@ void EngineModel::NoteAccess(int cpu, uint64_t page, bool write) {
 }
 
 void EngineModel::NoteReclaims() {
-  const uint64_t reclaims = vm_->Stats().table_reclaims;
+  const uint64_t reclaims = vm().Stats().table_reclaims;
   if (std::exchange(reclaims_, reclaims) != reclaims) ForgetUse();
 }
 
@@ -427,24 +390,24 @@ absl::Status EngineModel::Age(const Op& op) {
   const uint64_t count = 1 + op.count % 1024;
   const uint64_t host = op.host % (kHostPages - count);
   const Hva start = kHost + host * kPageSize;
-  const bool exact = vm_->options().accessed_dirty == Use::kNever;
-  TDP_ASSIGN_OR_RETURN(const bool tested, vm_->TestAge(start, count * kPageSize));
-  TDP_ASSIGN_OR_RETURN(AgeResult aged, vm_->AgeHostRange(start, count * kPageSize));
+  const bool exact = vm().options().accessed_dirty == Use::kNever;
+  TDP_ASSIGN_OR_RETURN(const bool tested, vm().TestAge(start, count * kPageSize));
+  TDP_ASSIGN_OR_RETURN(AgeResult aged, vm().AgeHostRange(start, count * kPageSize));
   aged.flush.Settle();
   if (tested != aged.young) return Wrong("a test of age and aging disagree");
   if (exact && !aged.young && UsedInHostRange(host, count)) {
     return Wrong(absl::StrFormat("host pages 0x%x+0x%x are old but were used", host, count));
   }
-  TDP_ASSIGN_OR_RETURN(const bool after, vm_->TestAge(start, count * kPageSize));
+  TDP_ASSIGN_OR_RETURN(const bool after, vm().TestAge(start, count * kPageSize));
   if (after) return Wrong("pages are young that were just aged");
   used_.clear();
   return absl::OkStatus();
 }
 
 absl::Status EngineModel::CheckDirtyKept() {
-  if (!vm_->eptp().accessed_dirty()) return absl::OkStatus();
+  if (!vm().eptp().accessed_dirty()) return absl::OkStatus();
   for (const auto& [view, page] : written_) {
-    const auto found = vm_->Translate(Gfn(page).address(), 0, view);
+    const auto found = vm().Translate(Gfn(page).address(), 0, view);
     if (found.ok() && !found->entry.dirty()) {
       return Wrong(absl::StrFormat("page 0x%x was written and has lost its D", page));
     }
@@ -456,13 +419,13 @@ absl::Status EngineModel::Split(const Op& op) {
   const uint64_t first = op.page % kGuestPages;
   const uint64_t count = op.count % 4096;
   const Level to = op.how % 2 == 0 ? kLevel4K : kLevel2M;
-  absl::StatusOr<PendingFlush> flush = vm_->SplitRange(Gfn(first), PageCount(count), to);
+  absl::StatusOr<PendingFlush> flush = vm().SplitRange(Gfn(first), PageCount(count), to);
   if (IsUnsupported(flush.status())) return absl::OkStatus();
   if (is_quota_set_ && absl::IsResourceExhausted(flush.status())) return absl::OkStatus();
   TDP_RETURN_IF_ERROR(flush.status());
   flush->Settle();
   {
-    const Walker walker(*vm_);
+    const Walker walker(vm());
     for (uint64_t page = first; page < std::min(first + count, kGuestPages); ++page) {
       const Translation found = walker.Walk(Gfn(page));
       if (found.is_mapped() && found.level > to) {
@@ -476,10 +439,10 @@ absl::Status EngineModel::Split(const Op& op) {
 // `Vm::VisitLeaves` shows of every page what a walk finds, and no page twice.
 absl::Status EngineModel::CheckLeavesShown(ViewId view) {
   std::vector<LeafRun> runs;
-  const absl::Status shown = vm_->VisitLeaves(
+  const absl::Status shown = vm().VisitLeaves(
       Gfn(0), PageCount(kGuestPages), [&](const LeafRun& run) { runs.push_back(run); }, 0, view);
   if (!shown.ok()) return shown;
-  const Walker walker(*vm_, 0, view);
+  const Walker walker(vm(), 0, view);
   auto run = runs.begin();
   for (uint64_t page = 0; page < kGuestPages;) {
     while (run != runs.end() && run->gfn + run->pages <= Gfn(page)) ++run;
@@ -503,7 +466,7 @@ absl::Status EngineModel::CheckLeavesShown(ViewId view) {
 
 absl::Status EngineModel::Collapse(const Op& op) {
   const absl::StatusOr<uint64_t> collapsed =
-      vm_->CollapseRange(Gfn(op.page % kGuestPages), PageCount(op.count % 8192));
+      vm().CollapseRange(Gfn(op.page % kGuestPages), PageCount(op.count % 8192));
   if (IsUnsupported(collapsed.status())) return absl::OkStatus();
   TDP_RETURN_IF_ERROR(collapsed.status());
   collapsed_ += *collapsed;
@@ -521,19 +484,18 @@ absl::Status EngineModel::Prefault(const Op& op) {
          ExpectedOutcome(cpu, first + expected, access) == FaultOutcome::kFixed) {
     ++expected;
   }
-  const auto done =
-      vcpus_[static_cast<size_t>(cpu)]->Prefault(Gfn(first).address(), count * kPageSize, access);
+  const auto done = SimWorld::vcpu(cpu).Prefault(Gfn(first).address(), count * kPageSize, access);
   const uint64_t pages = done.ok() ? *done >> kPageShift : 0;
   for (uint64_t page = first; page < first + pages; ++page) {
     TDP_ASSIGN_OR_RETURN(
         const Translation found,
-        vm_->Translate(Gfn(page).address(), 0, view_of_[static_cast<size_t>(cpu)]));
+        vm().Translate(Gfn(page).address(), 0, view_of_[static_cast<size_t>(cpu)]));
     if (!found.access.Covers(access)) return Wrong("a prefaulted page lacks the right");
   }
   const bool refused = access.can_write() && (done.ok() || absl::IsPermissionDenied(done.status()));
   const bool short_of_tables =
       is_quota_set_ && (done.ok() || absl::IsResourceExhausted(done.status()));
-  Vcpu& vcpu = *vcpus_[static_cast<size_t>(cpu)];
+  Vcpu& vcpu = SimWorld::vcpu(cpu);
   const bool ring_full = vcpu.dirty_ring() != nullptr && vcpu.dirty_ring()->is_nearly_full();
   if (ring_full) EmptyRing(vcpu);
   if (pages == expected || (pages < expected && (refused || short_of_tables || ring_full))) {
@@ -549,7 +511,7 @@ absl::Status EngineModel::SetView(const Op& op) {
   if (!HasViews()) return absl::OkStatus();
   const auto view = static_cast<ViewId>(op.slot % kViews);
   view_of_[op.cpu % kCpus] = view;
-  return vcpus_[op.cpu % kCpus]->SetView(view);
+  return vcpu(op.cpu % kCpus).SetView(view);
 }
 
 absl::Status EngineModel::SetRights(const Op& op) {
@@ -560,16 +522,16 @@ absl::Status EngineModel::SetRights(const Op& op) {
   const uint64_t count = std::min<uint64_t>(1 + op.count % 1024, kGuestPages - first);
   const tdp::Access rights = RightsOf(op.how);
   std::fill_n(rights_[view].begin() + static_cast<ptrdiff_t>(first), count, rights);
-  return vm_->SetViewRights(view, Gfn(first), PageCount(count), rights);
+  return vm().SetViewRights(view, Gfn(first), PageCount(count), rights);
 }
 
 absl::Status EngineModel::SetAttributes(const Op& op) {
   const uint64_t first = op.page % kGuestPages;
   const uint64_t count = std::min<uint64_t>(1 + op.count % 2048, kGuestPages - first);
   const bool is_private = op.how % 2 != 0;
-  const absl::Status status = vm_->SetMemoryAttributes(Gfn(first).address(), count * kPageSize,
+  const absl::Status status = vm().SetMemoryAttributes(Gfn(first).address(), count * kPageSize,
                                                        is_private ? kMemoryAttributePrivate : 0);
-  if (!vm_->options().private_memory) {
+  if (!vm().options().private_memory) {
     return absl::IsFailedPrecondition(status) ? absl::OkStatus() : Wrong(status.ToString());
   }
   ForgetUse();
@@ -587,14 +549,14 @@ absl::Status EngineModel::SetMemoryTypes(const Op& op) {
   const uint64_t width = uint64_t{1} << types.mtrrs.physical_address_bits;
   types.mtrrs.variable[0] = {.base = op.page % kGuestPages * kPageSize / size * size,
                              .mask = (width - size) | uint64_t{1} << 11};
-  return vm_->SetMemoryTypes(types);
+  return vm().SetMemoryTypes(types);
 }
 
 // Few enough that tables have to be taken back, and enough for the stocks of vCPUs and zaps.
 absl::Status EngineModel::SetQuota(const Op& op) {
   ForgetUse();
   is_quota_set_ = true;
-  return vm_->SetTableQuota(size_t{128} + op.how);
+  return vm().SetTableQuota(size_t{128} + op.how);
 }
 
 }  // namespace tdp::model

@@ -8,7 +8,6 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,12 +15,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "tdp/backends/sim/flush_oracle.h"
-#include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
-#include "tdp/mmu/format/entry_ref.h"
-#include "tdp/mmu/vm.h"
 #include "tests/model/engine_op.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp::model {
 
@@ -29,7 +24,7 @@ namespace tdp::model {
 // The model beside it knows, for each guest page, the slot that holds it; the host's own page table
 // says which frame stands behind. An access must reach exactly that frame, or be MMIO exactly where
 // the model has no memory for it.
-class EngineModel : public EntryStoreHook {
+class EngineModel : private SimWorld {
  public:
   // What the machine does wrong on purpose, to show that the model finds it.
   enum class Mistake : uint8_t { kNone, kForgetsFlushes };
@@ -37,7 +32,6 @@ class EngineModel : public EntryStoreHook {
   // `ring_entries`: of a dirty ring for each vCPU; 0 for none.
   explicit EngineModel(const VmOptions& options = {}, int host_order = 9,
                        Mistake mistake = Mistake::kNone, uint64_t ring_entries = 0);
-  ~EngineModel() override;
 
   // Makes the operation, out-of-range numbers brought into range. Returns what went wrong, or OK.
   absl::Status Apply(const Op& op);
@@ -66,7 +60,6 @@ class EngineModel : public EntryStoreHook {
   static constexpr uint32_t kSlots = 6;
   static constexpr Hva kHost{GiB(512)};
   static constexpr Hva kPrivateHost{GiB(768)};
-  static constexpr Hva kPmlHost{GiB(900)};  // a page for each CPU
   static constexpr size_t kViews = 3;
   // Frames of slots that name them, and those that views show: no memory of the host's.
   static constexpr Hpa kFrames{GiB(64)};
@@ -81,8 +74,6 @@ class EngineModel : public EntryStoreHook {
 
     bool has_frames() const { return (flags & kSlotHostFrames) != 0; }
   };
-
-  void OnStore(const uint64_t* where, EptEntry before, EptEntry after) override;
 
   absl::Status Access(const Op& op);
   absl::Status SetSlot(const Op& op);
@@ -111,7 +102,7 @@ class EngineModel : public EntryStoreHook {
   Slot SlotFrom(const Op& op) const;
   MemoryRegion RegionOf(uint32_t id, const Slot& slot) const;
   bool IsUnsupported(const absl::Status& status) const;
-  bool HasViews() const { return !vm_->options().reverse_map && !vm_->options().nested; }
+  bool HasViews() const { return !vm().options().reverse_map && !vm().options().nested; }
   void EmptyRing(Vcpu& vcpu);
   // What an access to the page comes to: kFixed, kMmio, kMemoryFault or kViewDenied.
   FaultOutcome ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const;
@@ -129,11 +120,7 @@ class EngineModel : public EntryStoreHook {
   // OK if no write that the log of `slot` should have shown is still waiting.
   absl::Status CheckAllShown(uint32_t slot) const;
   absl::Status Harvest();
-  // Page-modification logging: each CPU has a log, which is handed over after each exit.
-  void EnablePml(int cpu);
-  absl::Status DrainPml(int cpu);
-  bool HasPml() const { return vm_->options().dirty_tracking == DirtyTracking::kPml; }
-  bool HasRings() const { return vcpus_[0]->dirty_ring() != nullptr; }
+  bool HasRings() const { return vcpu(0).dirty_ring() != nullptr; }
   // Tables may have been taken back.
   void NoteReclaims();
   // Mappings may be gone: nothing is known of A and D any more.
@@ -150,12 +137,6 @@ class EngineModel : public EntryStoreHook {
   };
   absl::StatusOr<Reached> AccessUntilDone(int cpu, Gpa gpa, sim::AccessKind kind);
 
-  sim::HostMemory memory_;
-  sim::FlushOracle oracle_;
-  std::unique_ptr<sim::SimBackend> backend_;
-  std::unique_ptr<Vm> vm_;
-  std::array<std::unique_ptr<Vcpu>, kCpus> vcpus_;
-  std::array<Hpa, kCpus> pml_{};
   std::map<uint32_t, Slot> slots_;
   std::set<uint64_t> used_;                        // pages that the guest used since they were aged
   std::set<std::pair<ViewId, uint64_t>> written_;  // pages that it wrote, by view

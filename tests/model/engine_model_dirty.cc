@@ -11,7 +11,6 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
-#include "tdp/backends/sim/page_modification_log.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/dirty_ring.h"
@@ -37,37 +36,13 @@ absl::Status EngineModel::CheckAllShown(uint32_t slot) const {
       "page 0x%x of slot %u was written, and its log is silent", *found->second.begin(), slot));
 }
 
-void EngineModel::EnablePml(int cpu) {
-  const Hva log = kPmlHost + static_cast<uint64_t>(cpu) * kPageSize;
-  TDP_CHECK(memory_.Map(log, kPageSize).ok());
-  pml_[static_cast<size_t>(cpu)] = memory_.Resolve(log, tdp::Access::Write())->hfn.address();
-  sim::Cpu& hardware = backend_->cpu(static_cast<VcpuId>(cpu));
-  sim::Controls controls = hardware.controls();
-  controls.pml = true;
-  controls.pml_address = pml_[static_cast<size_t>(cpu)];
-  TDP_CHECK(hardware.SetControls(controls).ok());
-}
-
-absl::Status EngineModel::DrainPml(int cpu) {
-  constexpr uint16_t kLast = sim::kPmlEntries - 1;
-  sim::Cpu& hardware = backend_->cpu(static_cast<VcpuId>(cpu));
-  std::vector<Gpa> logged;
-  for (int at = kLast; at > static_cast<int16_t>(hardware.pml_index()); --at) {
-    const uint64_t entry =
-        pml_[static_cast<size_t>(cpu)].raw() + uint64_t{8} * static_cast<uint64_t>(at);
-    logged.push_back(Gpa(memory_.physical().Load(entry)));
-  }
-  hardware.set_pml_index(kLast);
-  return vcpus_[static_cast<size_t>(cpu)]->LogPml(logged);
-}
-
 absl::Status EngineModel::TakeLog(const Op& op) {
   written_.clear();  // where D bits are the log they are taken
   if (HasRings()) return Harvest();
   const uint32_t id = op.slot % kSlots;
   const auto note = [&](uint64_t base, uint64_t mask) { NoteShownWord(id, base, mask); };
   const absl::Status status =
-      op.how % 2 == 0 ? vm_->TakeDirtyLog(id, note) : vm_->GetDirtyLog(id, note);
+      op.how % 2 == 0 ? vm().TakeDirtyLog(id, note) : vm().GetDirtyLog(id, note);
   const auto slot = slots_.find(id);
   if (slot == slots_.end() || (slot->second.flags & kSlotLogDirtyPages) == 0) {
     return absl::IsNotFound(status)
@@ -79,9 +54,9 @@ absl::Status EngineModel::TakeLog(const Op& op) {
 }
 
 absl::Status EngineModel::Harvest() {
-  TDP_RETURN_IF_ERROR(vm_->HarvestDirtyRings(
+  TDP_RETURN_IF_ERROR(vm().HarvestDirtyRings(
       [&](const DirtyRingEntry& entry) { NoteShown(entry.slot, entry.index); }));
-  vm_->ResetDirtyRings();
+  vm().ResetDirtyRings();
   for (const auto& [id, slot] : slots_) TDP_RETURN_IF_ERROR(CheckAllShown(id));
   return absl::OkStatus();
 }
@@ -93,13 +68,13 @@ void EngineModel::EmptyRing(Vcpu& vcpu) {
   while ((count = vcpu.dirty_ring()->Harvest(absl::MakeSpan(entries))) != 0) {
     for (uint32_t i = 0; i < count; ++i) NoteShown(entries[i].slot, entries[i].index);
   }
-  vm_->ResetDirtyRings();
+  vm().ResetDirtyRings();
 }
 
 absl::Status EngineModel::MarkDirty(const Op& op) {
   const uint64_t first = op.page % kGuestPages;
   const uint64_t count = std::min<uint64_t>(op.count % 1024, kGuestPages - first);
-  TDP_RETURN_IF_ERROR(vm_->MarkDirty(Gfn(first).address(), count * kPageSize));
+  TDP_RETURN_IF_ERROR(vm().MarkDirty(Gfn(first).address(), count * kPageSize));
   for (const auto& [id, slot] : slots_) {
     if ((slot.flags & kSlotLogDirtyPages) == 0) continue;
     for (uint64_t page = std::max(first, slot.page);
@@ -113,7 +88,7 @@ absl::Status EngineModel::MarkDirty(const Op& op) {
 absl::Status EngineModel::PushDownLog(const Op& op) {
   written_.clear();
   const uint32_t id = op.slot % kSlots;
-  const absl::Status status = vm_->PushDownDirtyLog(id);
+  const absl::Status status = vm().PushDownDirtyLog(id);
   const auto slot = slots_.find(id);
   if (slot == slots_.end() || (slot->second.flags & kSlotLogDirtyPages) == 0) {
     return status.ok() ? absl::InternalError("a log that is not there was pushed down")

@@ -48,7 +48,7 @@ absl::StatusOr<Hpa> EngineModel::ExpectedFrame(ViewId view, const Slot& slot, ui
     return kFrames + (slot.host + page - slot.page) * kPageSize;
   }
   TDP_ASSIGN_OR_RETURN(const HostPage host,
-                       memory_.Resolve(HostOf(slot, page), tdp::Access::Read()));
+                       memory().Resolve(HostOf(slot, page), tdp::Access::Read()));
   return host.hfn.address();
 }
 
@@ -63,7 +63,7 @@ absl::Status EngineModel::SetFrames(const Op& op) {
   for (uint64_t i = 0; i < count; ++i) {
     shown_[view][first + i] = shows ? std::optional(frames + PageCount(i)) : std::nullopt;
   }
-  return vm_->SetViewFrames(view, Gfn(first), PageCount(count),
+  return vm().SetViewFrames(view, Gfn(first), PageCount(count),
                             shows ? std::optional(frames) : std::nullopt);
 }
 
@@ -81,10 +81,10 @@ absl::Status EngineModel::Populate(const Op& op) {
     if (!has_memory || RightsAt(view, page).is_empty()) break;
   }
   ForgetUse();
-  const auto done = vm_->Populate(Gfn(first).address(), count * kPageSize, 0, view);
+  const auto done = vm().Populate(Gfn(first).address(), count * kPageSize, 0, view);
   const uint64_t pages = done.ok() ? *done >> kPageShift : 0;
   for (uint64_t page = first; page < first + pages; ++page) {
-    if (!vm_->Translate(Gfn(page).address(), 0, view).ok()) return Wrong("a page is not there");
+    if (!vm().Translate(Gfn(page).address(), 0, view).ok()) return Wrong("a page is not there");
   }
   const bool short_of_tables =
       is_quota_set_ && (done.ok() || absl::IsResourceExhausted(done.status()));
@@ -106,7 +106,7 @@ absl::Status EngineModel::ApplyBatch(const Op& op) {
   if (slots_.contains(id)) changes.push_back(Change::Region({.slot = id, .size = 0}));
   changes.push_back(Change::Region(RegionOf(id, slot)));
   changes.push_back(Change::Zap(Gfn(op.host % kGuestPages), PageCount(op.count % 64)));
-  const absl::Status status = vm_->Apply(changes);
+  const absl::Status status = vm().Apply(changes);
   if (OverlapsAnother(id, slot.page, slot.count)) {
     ++batches_refused_;
     return absl::IsAlreadyExists(status) ? absl::OkStatus()

@@ -15,15 +15,6 @@
 
 namespace tdp {
 
-// A port with the classic bug: it never drops a translation.
-class ForgetfulBackend : public sim::SimBackend {
- public:
-  using SimBackend::SimBackend;
-  void Invalidate(VcpuId, Eptp) override {}
-  void InvalidateAll(VcpuId) override {}
-  void InvalidateLinear(VcpuId) override {}
-};
-
 // Tells the test what it is asked for.
 class HookedBackend : public sim::SimBackend {
  public:
