@@ -66,9 +66,8 @@ absl::Status SlotBatch::ShowFirst(const SlotUpdate& update) {
   const auto unchanged = [] { return true; };
   const bool found =
       IntervalTree::FindAtOrBelow(root, old.base.raw(), &cell, unchanged) == IntervalSearch::kFound;
-  if (!found || cell.key != old.base.raw() || internal::SlotOfGfnCell(cell).id != old.id) {
-    return absl::OkStatus();
-  }
+  // Its state names a slot: one that was made anew at the same place has another.
+  if (!found || internal::SlotOfGfnCell(cell).state != old.state) return absl::OkStatus();
   first_spaces_ |= uint32_t{1} << old.address_space;
   if (update.takes_away()) {
     going_.push_back(internal::SlotOfGfnCell(cell));

@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -206,6 +208,32 @@ TEST_F(BatchTest, SlotsThatAreMadeAndDeletedWithinABatchLeaveNothing) {
                   Delete(0), Change::Region(Slot(0, Gpa(MiB(4)), kRam)), Delete(0)}),
       absl::OkStatus());
   for (const uint64_t mib : {0, 4, 8}) EXPECT_EQ(Touch(Gpa(MiB(mib))), FaultOutcome::kMmio);
+}
+
+// A slot that is made anew at the place of one that goes, and changed again, is not the one that
+// readers know: what they are shown until then has the old one's pages and the old one's log.
+TEST_F(BatchTest, ASlotThatIsMadeAnewAndChangedLeavesTheOldOneItsLogWhileItGoes) {
+  Start();
+  constexpr ByteCount kSmall = 0x4000;
+  ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam, MiB(2), kSlotLogDirtyPages)).ok());
+  EXPECT_EQ(Touch(Gpa(0x9000), kWrite), FaultOutcome::kFixed);
+  std::optional<GuestEntry> entry = vcpu_->EnterGuest();
+  int kicks = 0;
+  host_.on_kick = [&] {
+    ++kicks;
+    // A device's thread, which knows nothing of the change.
+    std::thread([&] {
+      EXPECT_EQ(vm_->MarkDirty(Gpa(0x9000), 1), absl::OkStatus());
+      EXPECT_EQ(vm_->MarkDirty(Gpa(0x1000), 1), absl::OkStatus());
+    }).join();
+    entry.reset();
+  };
+  ASSERT_EQ(
+      vm_->Apply({Delete(0), Change::Region(Slot(0, Gpa(0), kRam + GiB(1), kSmall)),
+                  Change::Region(Slot(0, Gpa(0), kRam + GiB(1), kSmall, kSlotLogDirtyPages))}),
+      absl::OkStatus());
+  EXPECT_EQ(kicks, 1);
+  EXPECT_TRUE(vm_->TakeDirtyLog(0, [](uint64_t base, uint64_t) { ADD_FAILURE() << base; }).ok());
 }
 
 // Batches of all lengths that go and come a thousand times use no more memory than a few.
