@@ -295,6 +295,11 @@ absl::Status VtxVcpu::SetState(const GuestState& state) {
   return WriteGuestState(state, msrs_, options_.unrestricted_guest);
 }
 
+absl::Status VtxVcpu::AwaitStartUp() {
+  TDP_RETURN_IF_ERROR(SetState(GuestState::RealMode(0, 0)));
+  return Write(VmcsField::kGuestActivity, static_cast<uint64_t>(ActivityState::kWaitForSipi));
+}
+
 absl::StatusOr<uint64_t> VtxVcpu::Read(VmcsField field) const {
   TDP_CHECK(is_loaded());
   return VmRead(field);

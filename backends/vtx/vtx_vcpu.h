@@ -20,6 +20,7 @@
 #include "tdp/backends/vtx/vm_exit.h"
 #include "tdp/backends/vtx/vmcs_field.h"
 #include "tdp/backends/vtx/vmx_asm.h"
+#include "tdp/backends/vtx/vmx_capabilities.h"
 #include "tdp/backends/vtx/vmx_cpu.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/format/eptp.h"
@@ -30,14 +31,17 @@ namespace tdp::vtx {
 // and not there is refused by name when the vCPU is made.
 struct VtxVcpuOptions {
   // A guest that owns the machine's devices: interrupts, I/O ports, MSRs and debug registers are
-  // its own, but for what `VtxVcpu::SetIoExits` and `SetMsrExits` except. NMIs remain the host's.
-  static VtxVcpuOptions PassThrough() {
+  // its own, but for what `VtxVcpu::SetIoExits` and `SetMsrExits` except. So are RDTSCP and INVPCID
+  // where the CPU of `msrs` has them for guests. NMIs remain the host's.
+  static VtxVcpuOptions PassThrough(const VmxMsrs& msrs) {
     VtxVcpuOptions options;
     options.hlt_exiting = false;
     options.external_interrupt_exiting = false;
     options.io_bitmaps = true;
     options.msr_bitmap = true;
     options.mov_dr_exiting = false;
+    options.rdtscp = msrs.Offers(ControlWord::kSecondary, secondary::kRdtscp);
+    options.invpcid = msrs.Offers(ControlWord::kSecondary, secondary::kInvpcid);
     return options;
   }
 
@@ -117,6 +121,10 @@ class VtxVcpu {
 
   // --- Loaded only ---
   absl::Status SetState(const GuestState& state);
+  // The guest's CPU waits, as after INIT, for a start-up IPI: `Run` returns kStartUpIpi with its
+  // vector, for `GuestState::StartUp`, and hears nothing else. NMIs, and kicks with them, are
+  // blocked meanwhile; the guest uses no memory.
+  absl::Status AwaitStartUp();
   // All of the vCPU that its guest can see, as it is between two runs; memory, and MSRs that do not
   // change hands, are not the vCPU's.
   absl::StatusOr<VtxVcpuState> Save() const;

@@ -2,9 +2,9 @@
 //
 // A thin hypervisor for Debian's own Linux on bare metal. `./run linux` boots it under Bochs.
 //
-// linux_guest.cc has what every embedder writes: slots, the run loop, the exit handler. The rest is
-// the boot protocol (linux_image.cc), what Linux is told of its CPU (guest_policy.cc), the host's
-// memory (host.cc), and what is done to that memory while Linux runs (a file for each scenario).
+// What every embedder writes comes first: slots (linux_guest.cc), the run loop and the exit handler
+// (linux_cpu.cc). Of the rest, linux_image.cc is Linux's boot protocol, and host.cc and a file for
+// each scenario are what is done to Linux's memory while it runs.
 
 #include <cstdint>
 #include <cstdio>

@@ -18,15 +18,21 @@
 namespace tdp::linux_example {
 namespace {
 
-constexpr uint8_t kInvalidOpcode = 6;
 // VMX insists on it, and every kernel sets it: where it is set from the start, no write to CR0
 // exits.
 constexpr uint64_t kCr0NumericError = 1 << 5;
 
-// Instructions that a guest without VMX does not know.
-bool IsVmxInstruction(vtx::ExitReason reason) {
-  return (reason >= vtx::ExitReason::kVmcall && reason <= vtx::ExitReason::kVmxon) ||
-         reason == vtx::ExitReason::kInvept || reason == vtx::ExitReason::kInvvpid;
+// Where Linux is not told the truth of its CPU. The emulator is why: docs/linux.md says what of
+// this a real machine does not need.
+vtx::PassThroughCpuOptions ToldOfItsCpu(uint64_t hz) {
+  vtx::PassThroughCpuOptions told;
+  told.tsc_hz = hz;
+  told.hidden.leaf1_edx = 1 << 7 | 1 << 14;  // MCE and MCA, without their MSRs
+  told.hidden.leaf7_edx = 1 << 4;            // FSRM, without the MSR that says if it is on
+  // Linux reads them before it could take a fault: the microcode's revision, the thermal interrupt,
+  // and IA32_MISC_ENABLE.
+  told.absent_msrs = {0x8b, 0x19b, 0x1a0};
+  return told;
 }
 
 }  // namespace
@@ -36,19 +42,18 @@ absl::StatusOr<std::unique_ptr<LinuxCpu>> LinuxCpu::Create(LinuxGuest& guest, vt
   auto self = absl::WrapUnique(new LinuxCpu(guest, cpu, mmu));
   const GuestOptions& options = guest.options();
   const vtx::VmxMsrs& msrs = cpu.msrs();
-  vtx::VtxVcpuOptions vcpu = vtx::VtxVcpuOptions::PassThrough();
+  vtx::VtxVcpuOptions vcpu = vtx::VtxVcpuOptions::PassThrough(msrs);
   vcpu.unrestricted_guest = options.is_32_bit || self->number_ != 0;  // it begins without paging
   vcpu.pml = options.pml;
   vcpu.preemption_timer = options.period != 0 && self->number_ == 0;
-  // What the CPU offers its guests must not raise #UD.
-  vcpu.rdtscp = msrs.Offers(vtx::ControlWord::kSecondary, vtx::secondary::kRdtscp);
-  vcpu.invpcid = msrs.Offers(vtx::ControlWord::kSecondary, vtx::secondary::kInvpcid);
   const bool is_shadowed = options.vm.paging == Paging::kShadow;
   if (is_shadowed) vcpu = ShadowPaging::Options(vcpu);
   TDP_ASSIGN_OR_RETURN(self->vcpu_, vtx::VtxVcpu::Create(guest.host().arena(), msrs, vcpu));
-  self->policy_ = std::make_unique<GuestPolicy>(*self->vcpu_, options.hz, guest.unfinished_line());
   TDP_RETURN_IF_ERROR(self->vcpu_->Load(cpu));
-  TDP_RETURN_IF_ERROR(self->policy_->Arm());
+  self->told_.emplace(*self->vcpu_, ToldOfItsCpu(options.hz));
+  TDP_RETURN_IF_ERROR(self->told_->Arm());
+  self->console_.emplace(*self->vcpu_, guest.unfinished_line());
+  TDP_RETURN_IF_ERROR(self->console_->Arm());
   if (is_shadowed) {
     const auto read = [&guest](Gpa gpa, absl::Span<uint8_t> to) { return guest.Read(gpa, to); };
     TDP_ASSIGN_OR_RETURN(self->shadow_,
@@ -113,42 +118,30 @@ absl::StatusOr<vtx::VmExit> LinuxCpu::Enter() {
 }
 
 absl::Status LinuxCpu::Handle(const vtx::VmExit& exit, Scenario& scenario) {
+  if (exit.is_kick()) return absl::OkStatus();
   if (shadow_ != nullptr) {
     TDP_ASSIGN_OR_RETURN(const bool is_handled, shadow_->Handle(exit));
     if (is_handled) return absl::OkStatus();
   }
+  TDP_ASSIGN_OR_RETURN(const bool is_handled, told_->Handle(exit));
+  if (is_handled) return absl::OkStatus();
   switch (exit.reason) {
     case vtx::ExitReason::kEptViolation:
     case vtx::ExitReason::kEptMisconfiguration:
       return HandleMemory(exit, scenario);
-    case vtx::ExitReason::kCpuid:
-      return policy_->OnCpuid(exit);
     case vtx::ExitReason::kIo:
-      return policy_->OnSerial(exit,
-                               [&](const std::string& line) { guest_.OnLine(line, scenario); });
-    case vtx::ExitReason::kMsrRead:
-    case vtx::ExitReason::kMsrWrite:
-      return policy_->OnMsr(exit);
-    case vtx::ExitReason::kXsetbv:
-      return policy_->OnXsetbv(exit);
+      return console_->Handle(exit,
+                              [&](const std::string& line) { guest_.OnLine(line, scenario); });
     case vtx::ExitReason::kPreemptionTimer:
       return OnPeriod(scenario);
     case vtx::ExitReason::kStartUpIpi:
       return StartUp(exit.qualification);
-    case vtx::ExitReason::kInvd:
-      return vcpu_->SkipInstruction(exit);  // as on a machine whose caches are coherent
     case vtx::ExitReason::kPmlFull:
       return absl::OkStatus();  // drained already
     default:
-      break;
+      return absl::UnimplementedError(absl::StrFormat(
+          "exit reason %d, qualification 0x%x", static_cast<int>(exit.reason), exit.qualification));
   }
-  if (exit.is_kick()) return absl::OkStatus();
-  if (IsVmxInstruction(exit.reason)) {
-    vcpu_->InjectException(kInvalidOpcode);
-    return absl::OkStatus();
-  }
-  return absl::UnimplementedError(absl::StrFormat(
-      "exit reason %d, qualification 0x%x", static_cast<int>(exit.reason), exit.qualification));
 }
 
 absl::Status LinuxCpu::OnPeriod(Scenario& scenario) {
@@ -191,9 +184,7 @@ absl::Status LinuxCpu::HandleMemory(const vtx::VmExit& exit, Scenario& scenario)
 absl::Status LinuxCpu::AwaitStartUp() {
   is_asleep_ = true;
   init_is_pending_ = false;
-  TDP_RETURN_IF_ERROR(vcpu_->SetState(vtx::GuestState::RealMode(0, 0)));
-  return vcpu_->Write(vtx::VmcsField::kGuestActivity,
-                      static_cast<uint64_t>(vtx::ActivityState::kWaitForSipi));
+  return vcpu_->AwaitStartUp();
 }
 
 // Such a CPU uses no memory, so that nobody has to wait for it; and nobody could, since NMIs are

@@ -8,12 +8,14 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/backends/vtx/pass_through_cpu.h"
+#include "tdp/backends/vtx/serial_tap.h"
 #include "tdp/backends/vtx/vmx_cpu.h"
 #include "tdp/backends/vtx/vtx_vcpu.h"
-#include "tdp/examples/linux/guest_policy.h"
 #include "tdp/examples/linux/linux_image.h"
 #include "tdp/examples/linux/scenario.h"
 #include "tdp/examples/linux/shadow_paging.h"
@@ -62,7 +64,8 @@ class LinuxCpu {
   Vcpu* mmu_;
   const VcpuId number_;  // Linux's first CPU is 0
   std::unique_ptr<vtx::VtxVcpu> vcpu_;
-  std::unique_ptr<GuestPolicy> policy_;
+  std::optional<vtx::PassThroughCpu> told_;
+  std::optional<vtx::SerialTap> console_;
   std::unique_ptr<ShadowPaging> shadow_;  // where EPT is off
   std::atomic<bool> is_asleep_ = false;   // until the start-up IPI
   std::atomic<bool> init_is_pending_ = false;

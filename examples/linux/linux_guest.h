@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/backends/vtx/stop_gate.h"
 #include "tdp/backends/vtx/vmx_cpu.h"
 #include "tdp/examples/linux/host.h"
 #include "tdp/examples/linux/linux_cpu.h"
@@ -19,7 +20,6 @@
 #include "tdp/examples/linux/other_cpus.h"
 #include "tdp/examples/linux/run_report.h"
 #include "tdp/examples/linux/scenario.h"
-#include "tdp/examples/linux/stop_gate.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::linux_example {
@@ -72,7 +72,7 @@ class LinuxGuest {
   // Another thread keeps Linux's CPUs out of the guest from the return of `Stop` to `Go`.
   void Stop();
   void Go() { gate_.Open(); }
-  StopGate& gate() { return gate_; }
+  vtx::StopGate& gate() { return gate_; }
   // One of Linux's CPUs has sent another one, by the id of its local APIC, an INIT.
   void Init(uint32_t to) { others_->Init(to); }
   // Every CPU stops at its next exit; whoever calls sees to it that there is one.
@@ -88,7 +88,8 @@ class LinuxGuest {
   void PrintTable() const;
 
  private:
-  LinuxGuest(Host& host, const GuestOptions& options) : host_(host), options_(options) {}
+  LinuxGuest(Host& host, const GuestOptions& options)
+      : host_(host), options_(options), gate_(static_cast<size_t>(options.cpus)) {}
 
   MemoryRegion RegionAt(Hva ram, uint32_t flags) const;
   absl::Status Shutdown() const;
@@ -98,7 +99,7 @@ class LinuxGuest {
   GuestMemory memory_;
   std::unique_ptr<LinuxCpu> cpu_;
   std::unique_ptr<OtherCpus> others_;  // while Linux runs
-  StopGate gate_;
+  vtx::StopGate gate_;
   std::atomic<bool> has_ended_ = false;
   std::atomic<bool> init_is_done_ = false;
   std::atomic<bool> is_broken_ = false;  // the kernel has complained

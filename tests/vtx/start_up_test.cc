@@ -35,9 +35,7 @@ class StartUp : public ::testing::Test {
       const std::unique_ptr<VmxCpu> cpu = ValueOrDie(VmxCpu::Enable(machine_.backend().arena()));
       apic_id_ = cpu->apic_id();
       GuestCpu guest(machine_.vm(), machine_.backend(), *cpu, machine_.vcpu_options());
-      CheckOk(guest.vcpu().SetState(GuestState::RealMode(0, 0)));
-      CheckOk(guest.vcpu().Write(VmcsField::kGuestActivity,
-                                 static_cast<uint64_t>(ActivityState::kWaitForSipi)));
+      CheckOk(guest.vcpu().AwaitStartUp());
       is_ready_ = true;
       exit_ = guest.Step();
       has_started_ = true;

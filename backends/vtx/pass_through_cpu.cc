@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+#include "tdp/backends/vtx/pass_through_cpu.h"
+
+#include <cpuid.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/status_macros.h"
+
+namespace tdp::vtx {
+namespace {
+
+constexpr uint8_t kInvalidOpcodeVector = 6;
+constexpr uint8_t kGeneralProtectionVector = 13;
+
+CpuidLeaf OwnCpuid(uint32_t leaf, uint32_t subleaf) {
+  CpuidLeaf own;
+  __cpuid_count(leaf, subleaf, own.eax, own.ebx, own.ecx, own.edx);
+  return own;
+}
+
+// What of `kGuestXcr0` the machine's CPU has; 0 without XSAVE.
+uint64_t AvailableXcr0() {
+  constexpr uint32_t kXsave = 1u << 26;
+  if ((OwnCpuid(1, 0).ecx & kXsave) == 0) return 0;
+  return kGuestXcr0 & OwnCpuid(0xd, 0).eax;
+}
+
+bool IsVmxInstruction(ExitReason reason) {
+  return (reason >= ExitReason::kVmcall && reason <= ExitReason::kVmxon) ||
+         reason == ExitReason::kInvept || reason == ExitReason::kInvvpid;
+}
+
+}  // namespace
+
+absl::Status PassThroughCpu::Arm() {
+  for (const uint32_t msr : options_.absent_msrs) {
+    TDP_RETURN_IF_ERROR(vcpu_.SetMsrExits(msr, true, true));
+  }
+  const uint64_t xcr0 = AvailableXcr0();
+  return xcr0 == 0 ? absl::OkStatus() : vcpu_.SetXcr0(xcr0);
+}
+
+absl::StatusOr<bool> PassThroughCpu::Handle(const VmExit& exit) {
+  absl::Status status;
+  if (exit.reason == ExitReason::kCpuid) {
+    status = OnCpuid(exit);
+  } else if (exit.reason == ExitReason::kMsrRead || exit.reason == ExitReason::kMsrWrite) {
+    status = OnMsr(exit);
+  } else if (exit.reason == ExitReason::kXsetbv) {
+    status = OnXsetbv(exit);
+  } else if (exit.reason == ExitReason::kInvd) {
+    status = vcpu_.SkipInstruction(exit);
+  } else if (IsVmxInstruction(exit.reason)) {
+    vcpu_.InjectException(kInvalidOpcodeVector);
+  } else {
+    return false;
+  }
+  if (!status.ok()) return status;
+  return true;
+}
+
+absl::Status PassThroughCpu::OnCpuid(const VmExit& exit) {
+  GuestRegisters& r = vcpu_.registers();
+  const auto leaf = static_cast<uint32_t>(r.rax);
+  const auto subleaf = static_cast<uint32_t>(r.rcx);
+  CpuidContext context;
+  context.highest_basic_leaf = OwnCpuid(0, 0).eax;
+  context.xcr0 = AvailableXcr0();
+  context.tsc_hz = options_.tsc_hz;
+  context.hidden = options_.hidden;
+  TDP_ASSIGN_OR_RETURN(context.guest_cr4, vcpu_.Read(VmcsField::kGuestCr4));
+  const CpuidLeaf shown = ShownCpuid(leaf, subleaf, OwnCpuid(leaf, subleaf), context);
+  r.rax = shown.eax;
+  r.rbx = shown.ebx;
+  r.rcx = shown.ecx;
+  r.rdx = shown.edx;
+  return vcpu_.SkipInstruction(exit);
+}
+
+absl::Status PassThroughCpu::OnMsr(const VmExit& exit) {
+  GuestRegisters& r = vcpu_.registers();
+  const auto& absent = options_.absent_msrs;
+  if (std::find(absent.begin(), absent.end(), static_cast<uint32_t>(r.rcx)) == absent.end()) {
+    return GeneralProtection();
+  }
+  if (exit.reason == ExitReason::kMsrRead) r.rax = r.rdx = 0;
+  return vcpu_.SkipInstruction(exit);
+}
+
+absl::Status PassThroughCpu::OnXsetbv(const VmExit& exit) {
+  const GuestRegisters& r = vcpu_.registers();
+  const uint64_t value = (r.rdx & 0xffffffff) << 32 | (r.rax & 0xffffffff);
+  const bool is_xcr0 = static_cast<uint32_t>(r.rcx) == 0;
+  if (!is_xcr0 || !vcpu_.SetXcr0(value).ok()) return GeneralProtection();
+  return vcpu_.SkipInstruction(exit);
+}
+
+absl::Status PassThroughCpu::GeneralProtection() {
+  vcpu_.InjectException(kGeneralProtectionVector, 0);
+  return absl::OkStatus();
+}
+
+}  // namespace tdp::vtx
