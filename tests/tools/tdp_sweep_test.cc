@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// `tdp sweep` from outside: its tables, and sweeps that were interrupted or dealt out.
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tdp/tests/tools/tdp_program.h"
+
+namespace tdp::tools {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+TEST(TdpSweep, WritesALineForEachCombination) {
+  const std::string trace = Quoted(SmallTrace(20));
+  const ProgramResult result = Tdp("sweep --paging native,ept --ept-page 4k,2m " + trace);
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, StartsWith("cell,cells,trace,paging,"));
+  // Natively there is no EPT page to choose: its two combinations are one replay.
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 4) << result.out;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("\n0,3,"), HasSubstr("\n2,3,")));
+  EXPECT_THAT(result.err, HasSubstr("4 combinations make 3 replays"));
+}
+
+// The columns `names` of each line of CSV.
+std::vector<std::vector<std::string>> ColumnsOf(const std::string& csv,
+                                                const std::vector<std::string>& names) {
+  std::vector<std::vector<std::string>> rows;
+  std::vector<std::string> heading;
+  for (const std::string& line : std::vector<std::string>(absl::StrSplit(csv, '\n'))) {
+    const std::vector<std::string> fields = absl::StrSplit(line, ',');
+    if (heading.empty()) {
+      heading = fields;
+    } else if (fields.size() == heading.size()) {
+      rows.emplace_back();
+      for (const std::string& name : names) {
+        const auto column = std::find(heading.begin(), heading.end(), name);
+        EXPECT_NE(column, heading.end()) << name;
+        rows.back().push_back(fields[static_cast<size_t>(column - heading.begin())]);
+      }
+    }
+  }
+  return rows;
+}
+
+TEST(TdpSweep, NamesTheExitsThatWereReflected) {
+  const ProgramResult result =
+      Tdp("sweep --paging ept,nested --ept-page 4k " + Quoted(SmallTrace(5)));
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(
+      ColumnsOf(result.out, {"paging", "violations_total", "exits", "nested_exits_reflected"}),
+      testing::ElementsAre(testing::ElementsAre("ept", "9", "9", "0"),
+                           testing::ElementsAre("nested", "0", "18", "9")));
+}
+
+TEST(TdpSweep, ASweepWhoseFirstCellFailsPrintsNothing) {
+  std::string words = ReadWholeFile(SmallTrace(3));
+  words.resize(words.size() - 4);
+  ExpectRefusal(Tdp("sweep --paging native,ept " + Quoted(WriteFile("cut.trc", words))),
+                "truncated");
+}
+
+TEST(TdpSweep, ChecksItsInputsBeforeItRuns) {
+  ExpectRefusal(Tdp("sweep " + Quoted(SmallTrace(3)) + " /no/such/trace"), "/no/such/trace");
+}
+
+TEST(TdpSweep, GoesOnWhereItWasInterrupted) {
+  const std::string arguments = "--seed 1,2,3,4 --json J --csv C " + Quoted(SmallTrace(4));
+  const auto run = [&](const std::string& folder, const std::string& more) {
+    const std::string here = Quoted(testing::TempDir() + "/" + folder);
+    std::string named = arguments;
+    named.replace(named.find(" J "), 3, " " + here + ".json ");
+    named.replace(named.find(" C "), 3, " " + here + ".csv ");
+    return Tdp("sweep " + more + named);
+  };
+  const auto lines = [](const std::string& path) {
+    std::vector<std::string> all;
+    std::ifstream file(testing::TempDir() + "/" + path);
+    for (std::string line; std::getline(file, line);) all.push_back(line.substr(0, line.find(',')));
+    return all;
+  };
+  ASSERT_EQ(run("whole", "").status, 0);
+  const std::string csv = ReadWholeFile(testing::TempDir() + "/whole.csv");
+  const std::string json = ReadWholeFile(testing::TempDir() + "/whole.json");
+  // Two cells whole, the third cut short.
+  const size_t third = csv.find("\n2,") + 9;
+  std::ofstream(testing::TempDir() + "/cut.csv") << csv.substr(0, third);
+  std::ofstream(testing::TempDir() + "/cut.json") << json.substr(0, json.find("\"cell\":2") + 30);
+  ASSERT_EQ(run("cut", "--resume ").status, 0);
+  EXPECT_EQ(lines("cut.csv"), lines("whole.csv"));
+  EXPECT_EQ(ReadWholeFile(testing::TempDir() + "/cut.csv").substr(0, csv.find("\n2,")),
+            csv.substr(0, csv.find("\n2,")));
+  EXPECT_EQ(nlohmann::json::parse(ReadWholeFile(testing::TempDir() + "/cut.json")).size(), 4u);
+  ExpectRefusal(Tdp("sweep --resume --csv " + Quoted(testing::TempDir() + "/cut.csv") + " " +
+                    Quoted(SmallTrace(3))),
+                "another sweep");
+}
+
+TEST(TdpSweep, ShardsMergeIntoTheWhole) {
+  const std::string arguments = "--ept-page 4k,2m,1g " + Quoted(SmallTrace(20));
+  const std::string first = WriteFile("first", ""), second = WriteFile("second", "");
+  EXPECT_EQ(Tdp("sweep --shard 1/2 --json " + Quoted(first) + " " + arguments).status, 0);
+  EXPECT_EQ(Tdp("sweep --shard 2/2 --json " + Quoted(second) + " " + arguments).status, 0);
+  const ProgramResult merged = Tdp("sweep --merge " + Quoted(second) + " " + Quoted(first));
+  EXPECT_EQ(merged.status, 0) << merged.err;
+  const auto json = nlohmann::json::parse(merged.out);
+  ASSERT_EQ(json.size(), 3u);
+  EXPECT_EQ(json[0]["options"]["ept-page"], "4k");
+  EXPECT_EQ(json[2]["options"]["ept-page"], "1g");
+  ExpectRefusal(Tdp("sweep --merge " + Quoted(first)), "cell 1 of 3");
+  ExpectRefusal(Tdp("sweep --shard 3/2 " + arguments), "must be i/n");
+  ExpectRefusal(Tdp("sweep --cpus 1,x " + arguments), "--cpus \"x\"");
+}
+
+}  // namespace
+}  // namespace tdp::tools
