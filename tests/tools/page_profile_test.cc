@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "tdp/tools/replay/lru_stack.h"
 #include "tdp/tools/replay/observations.h"
+#include "tdp/tools/replay/page_counts.h"
 
 namespace tdp::tools {
 namespace {
@@ -83,25 +84,28 @@ TEST(PageProfile, IsExactForProgramsOfEveryKind) {
       if (random() % 50 == 0) code += 1 + random() % 3;
       records.push_back(TraceRecord::Make(Gva(page << 12 | 8), AccessKind::kLoad, 3));
     }
-    PageProfile profile(/*distances=*/true);
+    PageProfile profile;
+    PageCounts counts;
     PlainProfile plain;
     for (size_t first = 0; first < records.size(); first += 777) {
       profile.Add(absl::MakeConstSpan(records).subspan(first, 777));
+      counts.Add(absl::MakeConstSpan(records).subspan(first, 777));
     }
     profile.Settle();
     for (const TraceRecord record : records) plain.Add(record.gva().raw() >> 12);
-    const auto counted = profile.accesses();
+    const auto counted = counts.accesses();
     const std::map<uint64_t, uint64_t> accesses(counted.begin(), counted.end());
     EXPECT_EQ(accesses, plain.accesses) << kind;
     for (size_t size = 0; size < 3; ++size) {
       std::map<uint64_t, uint64_t> distances;
-      const auto& histogram = profile.distances()[size];
+      const DistanceCounts own = profile.counts(size);
+      const std::vector<uint64_t>& histogram = own.uses;
       for (size_t i = 0; i < histogram.size(); ++i) {
         if (histogram[i] != 0) distances[i] = histogram[i];
       }
-      distances[LruStack::kNew] = profile.cold()[size];
+      distances[LruStack::kNew] = own.cold;
       EXPECT_EQ(distances, plain.distances[size]) << kind << ", size " << size;
-      EXPECT_EQ(profile.pages(size), profile.cold()[size]);
+      EXPECT_EQ(own.pages, own.cold);
     }
   }
 }
@@ -111,22 +115,22 @@ TEST(PageProfile, AWarmUpLeavesTheOrderAndNoCounts) {
   for (uint64_t i = 0; i < 100; ++i) {
     records.push_back(TraceRecord::Make(Gva((i % 5) << 12), AccessKind::kLoad, 0));
   }
-  PageProfile profile(/*distances=*/true);
+  PageProfile profile;
   profile.Add(absl::MakeConstSpan(records).first(50));
   profile.ClearCounts();
   profile.Add(absl::MakeConstSpan(records).subspan(50));
   profile.Settle();
-  EXPECT_EQ(profile.cold()[0], 0u);
-  EXPECT_EQ(profile.distances()[0][4], 50u);
-  EXPECT_EQ(profile.accesses().at(3), 10u);
+  EXPECT_EQ(profile.counts(0).cold, 0u);
+  EXPECT_EQ(profile.counts(0).uses[4], 50u);
+  EXPECT_EQ(profile.counts(0).pages, 5u);
 }
 
 TEST(MissCurve, CountsTheUsesThatDoNotFit) {
   // 10 first uses, then 100 at distance 0, 20 at 1, 5 at 3.
-  const MissCurve curve = MakeMissCurve(4096, 4, {100, 20, 0, 5}, 10);
+  const MissCurve curve = MakeMissCurve(4096, {{100, 20, 0, 5}, 10, 4});
   EXPECT_EQ(curve.entries, (std::vector<uint64_t>{1, 2, 3, 4}));
   EXPECT_EQ(curve.misses, (std::vector<uint64_t>{35, 15, 15, 10}));
-  const MissCurve long_curve = MakeMissCurve(4096, 100, std::vector<uint64_t>(100, 1), 0);
+  const MissCurve long_curve = MakeMissCurve(4096, {std::vector<uint64_t>(100, 1), 0, 100});
   EXPECT_EQ(long_curve.entries,
             (std::vector<uint64_t>{1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128}));
   EXPECT_EQ(long_curve.misses.back(), 0u);

@@ -156,7 +156,8 @@ Json CurvesJson(const std::vector<MissCurve>& curves) {
     json.push_back({{"page_bytes", curve.page_bytes},
                     {"pages", curve.pages},
                     {"entries", curve.entries},
-                    {"misses", curve.misses}});
+                    {"misses", curve.misses},
+                    {"sampled", curve.sampled}});
   }
   return json;
 }
@@ -192,11 +193,11 @@ void AddPages(std::string& out, const ReplayReport& report) {
 
 void AddCurves(std::string& out, const Observations& seen) {
   for (const MissCurve& curve : seen.miss_curves) {
-    absl::StrAppendFormat(&out, "%-12s%s, %s pages: misses of a TLB of n entries\n", "miss curve",
+    absl::StrAppendFormat(&out, "%-12s%s, %s%s pages: misses of a TLB of n entries\n", "miss curve",
                           curve.page_bytes == 4096         ? "4 KiB"
                           : curve.page_bytes == 4096 * 512 ? "2 MiB"
                                                            : "1 GiB",
-                          WithCommas(curve.pages));
+                          curve.sampled ? "sampled, about " : "", WithCommas(curve.pages));
     for (size_t i = 0; i < curve.entries.size(); ++i) {
       // Powers of two; JSON has the sizes between them too.
       if ((curve.entries[i] & (curve.entries[i] - 1)) != 0) continue;

@@ -58,37 +58,12 @@ std::vector<PageUse> TopPages(const absl::flat_hash_map<uint64_t, uint64_t>& acc
   return pages;
 }
 
-void AddPages(const std::vector<PageProfile>& profiles,
-              const absl::flat_hash_map<uint64_t, uint64_t>& walks, uint64_t top, bool curves,
-              Observations& observations) {
-  absl::flat_hash_map<uint64_t, uint64_t> accesses;
-  for (const PageProfile& profile : profiles) {
-    for (const auto& [page, uses] : profile.accesses()) accesses[page] += uses;
-  }
-  observations.touched_pages = accesses.size();
-  observations.top_pages = TopPages(accesses, walks, top);
-  for (size_t size = 0; curves && size < PageProfile::kSizes; ++size) {
-    std::vector<uint64_t> histogram;
-    uint64_t cold = 0;
-    uint64_t pages = 0;
-    for (const PageProfile& profile : profiles) {
-      const std::vector<uint64_t>& own = profile.distances()[size];
-      if (own.size() > histogram.size()) histogram.resize(own.size(), 0);
-      for (size_t i = 0; i < own.size(); ++i) histogram[i] += own[i];
-      cold += profile.cold()[size];
-      pages += profile.pages(size);
-    }
-    const uint64_t page_bytes = uint64_t{1} << (kPageShift + 9 * size);
-    observations.miss_curves.push_back(MakeMissCurve(page_bytes, pages, histogram, cold));
-  }
-}
-
-MissCurve MakeMissCurve(uint64_t page_bytes, uint64_t pages, const std::vector<uint64_t>& histogram,
-                        uint64_t cold) {
+MissCurve MakeMissCurve(uint64_t page_bytes, const DistanceCounts& counts) {
+  const std::vector<uint64_t>& histogram = counts.uses;
   MissCurve curve;
   curve.page_bytes = page_bytes;
-  curve.pages = pages;
-  uint64_t misses = cold;
+  curve.pages = counts.pages;
+  uint64_t misses = counts.cold;
   for (uint64_t uses : histogram) misses += uses;
   size_t counted = 0;  // distances whose uses are hits
   // 1, 2, 3, 4, 6, 8, 12, …: two sizes for each doubling.

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "tdp/tools/replay/page_profile.h"
+#include "tdp/tools/replay/distance_counts.h"
 #include "tdp/tools/replay/totals.h"
 
 namespace tdp::tools {
@@ -50,6 +50,7 @@ struct MissCurve {
   uint64_t pages = 0;             // touched; by several CPUs, one counts for each of them
   std::vector<uint64_t> entries;  // ascending, until all pages fit
   std::vector<uint64_t> misses;   // first touches included
+  bool sampled = false;           // estimated from parts of the run (`MissSampler`)
 };
 
 struct Observations {
@@ -65,15 +66,7 @@ struct Observations {
 std::vector<PageUse> TopPages(const absl::flat_hash_map<uint64_t, uint64_t>& accesses,
                               const absl::flat_hash_map<uint64_t, uint64_t>& walks, uint64_t count);
 
-// Adds what `profiles`, which are settled, say of pages: `top` pages with their `walks`, and miss
-// curves if `curves`.
-void AddPages(const std::vector<PageProfile>& profiles,
-              const absl::flat_hash_map<uint64_t, uint64_t>& walks, uint64_t top, bool curves,
-              Observations& observations);
-
-// The curve of the uses in `histogram` and the `cold` first ones.
-MissCurve MakeMissCurve(uint64_t page_bytes, uint64_t pages, const std::vector<uint64_t>& histogram,
-                        uint64_t cold);
+MissCurve MakeMissCurve(uint64_t page_bytes, const DistanceCounts& counts);
 
 }  // namespace tdp::tools
 

@@ -63,8 +63,18 @@ void AddRecordingOptions(OptionParser& parser, ObserveOptions* options) {
                     &options->interval, 0, kAny);
   parser.AddInteger("top-pages", "4 KiB pages to name, those with the most accesses first",
                     &options->top_pages, 0, 1'000'000);
-  parser.AddSwitch("miss-curve", "misses of every size of TLB at once, by page size",
-                   &options->miss_curve);
+  parser.Add("miss-curve", "", "misses of every size of TLB at once, by page size; an estimate", "",
+             [options](std::string_view) {
+               if (options->miss_curve == MissCurveMode::kOff) {
+                 options->miss_curve = MissCurveMode::kSampled;
+               }
+               return absl::OkStatus();
+             });
+  parser.Add("exact-miss-curve", "", "the same from every access, which takes longer", "",
+             [options](std::string_view) {
+               options->miss_curve = MissCurveMode::kExact;
+               return absl::OkStatus();
+             });
 }
 
 }  // namespace tdp::tools

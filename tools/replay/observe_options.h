@@ -35,17 +35,19 @@ struct Roi {
 // "FROM:TO", each an access number, "@ADDRESS" in hexadecimal, or nothing. InvalidArgument.
 absl::StatusOr<Roi> ParseRoi(std::string_view text);
 
+enum class MissCurveMode : uint8_t { kOff, kSampled, kExact };
+
 struct ObserveOptions {
-  Roi roi;                  // of each trace
-  uint64_t warmup = 0;      // accesses that are made first and counted nowhere
-  uint64_t interval = 0;    // accesses from one sample of the counters to the next; 0: none
-  uint64_t top_pages = 0;   // pages of 4 KiB with the most accesses that are named
-  bool miss_curve = false;  // stack distances by page size
+  Roi roi;                 // of each trace
+  uint64_t warmup = 0;     // accesses that are made first and counted nowhere
+  uint64_t interval = 0;   // accesses from one sample of the counters to the next; 0: none
+  uint64_t top_pages = 0;  // pages of 4 KiB with the most accesses that are named
+  MissCurveMode miss_curve = MissCurveMode::kOff;  // stack distances by page size
 };
 
 // Declares --roi and --warmup.
 void AddRegionOptions(OptionParser& parser, ObserveOptions* options);
-// Declares --interval, --top-pages and --miss-curve.
+// Declares --interval, --top-pages, --miss-curve and --exact-miss-curve.
 void AddRecordingOptions(OptionParser& parser, ObserveOptions* options);
 
 }  // namespace tdp::tools

@@ -21,18 +21,15 @@ void PageProfile::Add(absl::Span<const TraceRecord> records) {
     const size_t begin = i;
     uint64_t current = current_;
     uint64_t changes = 0;
-    uint64_t of_second = 0;
     uint64_t page = 0;
     for (; i < records.size(); ++i) {
       page = records[i].gva().raw() >> kPageShift;
       const uint64_t is_second = page == second ? 1 : 0;
       if (ABSL_PREDICT_FALSE((page != first) & (page != second))) break;
-      of_second += is_second;
       changes += current ^ is_second;
       current = is_second;
     }
-    uses_[0] += i - begin - of_second;
-    uses_[1] += of_second;
+    uses_ += i - begin;
     changes_ += changes;
     current_ = current;
     if (i == records.size()) return;
@@ -58,18 +55,15 @@ inline void PageProfile::Count(size_t size, uint64_t distance) {
 // The uses of the pair: a change between the two is a distance of 1, or of 0 where both are in one
 // larger page; every other use is one of 0.
 inline void PageProfile::NotePair() {
-  for (size_t i = 0; i < 2; ++i) {
-    if (pair_places_[i] != kNoPage) pages_[pair_places_[i]].uses += uses_[i];
-  }
-  on_pair_ += uses_[0] + uses_[1];
+  on_pair_ += uses_;
   for (size_t size = 0; size < kSizes; ++size) ones_[size] += apart_[size] ? changes_ : 0;
   changed_ |= changes_ != 0;
-  uses_ = {};
+  uses_ = 0;
   changes_ = 0;
 }
 
 void PageProfile::SettleDistances() {
-  for (size_t size = 0; distances_ && size < kSizes; ++size) {
+  for (size_t size = 0; size < kSizes; ++size) {
     histograms_[size][0] += on_pair_ - ones_[size] + zeros_[size];
     histograms_[size][1] += ones_[size];
   }
@@ -119,13 +113,12 @@ inline void PageProfile::AddDistances(uint32_t last, uint32_t page) {
 void PageProfile::AddSlowly(uint64_t number) {
   const uint32_t place = Find(number);
   NotePair();
-  if (distances_) AddDistances(pair_places_[current_], place);
+  AddDistances(pair_places_[current_], place);
   // The page that was used last stays; the other one makes room.
   changed_ = false;
   current_ ^= 1;
   pair_[current_] = number;
   pair_places_[current_] = place;
-  ++pages_[place].uses;
 }
 
 void PageProfile::Settle() {
@@ -133,17 +126,12 @@ void PageProfile::Settle() {
   SettleDistances();
 }
 
-absl::flat_hash_map<uint64_t, uint64_t> PageProfile::accesses() const {
-  absl::flat_hash_map<uint64_t, uint64_t> accesses;
-  for (const Page& page : pages_) {
-    if (page.uses != 0) accesses[page.number] = page.uses;
-  }
-  return accesses;
+void PageProfile::AddPageNumbers(size_t size, absl::flat_hash_set<uint64_t>& numbers) const {
+  for (const Page& page : pages_) numbers.insert(page.number >> kShifts[size]);
 }
 
 void PageProfile::ClearCounts() {
   Settle();
-  for (Page& page : pages_) page.uses = 0;
   cold_ = {};
   for (std::vector<uint64_t>& histogram : histograms_) histogram.assign(2, 0);
 }

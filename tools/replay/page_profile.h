@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// How often each page of a program is used, and at which stack distances, for pages of 4 KiB, 2 MiB
-// and 1 GiB in one pass.
+// The stack distances at which the pages of a program are used, for pages of 4 KiB, 2 MiB and 1 GiB
+// in one pass.
 
 #ifndef TDP_TOOLS_REPLAY_PAGE_PROFILE_H_
 #define TDP_TOOLS_REPLAY_PAGE_PROFILE_H_
@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
+#include "tdp/tools/replay/distance_counts.h"
 #include "tdp/tools/replay/lru_stack.h"
 #include "tdp/tools/trace/trace_record.h"
 
@@ -23,8 +25,7 @@ class PageProfile {
  public:
   static constexpr size_t kSizes = 3;  // 4 KiB, 2 MiB, 1 GiB
 
-  // Accesses by page are counted always, stack distances if `distances` is set.
-  explicit PageProfile(bool distances) : distances_(distances) {
+  PageProfile() {
     for (std::vector<uint64_t>& histogram : histograms_) histogram.assign(2, 0);
   }
 
@@ -36,19 +37,16 @@ class PageProfile {
   // Forgets counts and distances, and remembers the order of the pages: after a warm-up.
   void ClearCounts();
 
-  // Accesses by number of the 4 KiB page, of those that had any.
-  absl::flat_hash_map<uint64_t, uint64_t> accesses() const;
-  // [size][n]: uses of a page since whose last use n others were used; first uses are in `cold`.
-  const std::array<std::vector<uint64_t>, kSizes>& distances() const { return histograms_; }
-  const std::array<uint64_t, kSizes>& cold() const { return cold_; }
-  // Pages of a size that were touched, a warm-up included.
-  uint64_t pages(size_t size) const { return stacks_[size].pages(); }
+  DistanceCounts counts(size_t size) const {
+    return {histograms_[size], cold_[size], stacks_[size].pages()};
+  }
+  // Adds those of the pages of a size that were touched.
+  void AddPageNumbers(size_t size, absl::flat_hash_set<uint64_t>& numbers) const;
 
  private:
   // Of a 4 KiB page that was used.
   struct Page {
     uint64_t number = 0;
-    uint64_t uses = 0;
     std::array<uint32_t, kSizes> ids{};  // of the pages of each size that it is in, in their stacks
   };
   static constexpr uint32_t kNoPage = ~uint32_t{0};
@@ -63,7 +61,6 @@ class PageProfile {
   uint32_t Find(uint64_t number);
   uint32_t FindInMap(uint64_t number);
 
-  const bool distances_;
   std::vector<Page> pages_;                         // in the order of their first use
   absl::flat_hash_map<uint64_t, uint32_t> places_;  // in `pages_`, by number
   std::array<absl::flat_hash_map<uint64_t, uint32_t>, kSizes> ids_;  // but for the smallest size
@@ -75,10 +72,10 @@ class PageProfile {
   static constexpr size_t kRecent = 1024;
   std::vector<Recent> recent_ = std::vector<Recent>(kRecent);
 
-  // The two pages used last, the uses of each since they came here, and the changes between them.
+  // The two pages used last, the uses of both since they came here, and the changes between them.
   std::array<uint64_t, 2> pair_ = {~uint64_t{0}, ~uint64_t{0}};
   std::array<uint32_t, 2> pair_places_ = {kNoPage, kNoPage};
-  std::array<uint64_t, 2> uses_{};
+  uint64_t uses_ = 0;
   uint64_t changes_ = 0;
   bool changed_ = false;  // since the pair is one
   size_t current_ = 0;

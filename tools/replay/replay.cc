@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/replay/batch_channel.h"
@@ -24,7 +24,7 @@
 #include "tdp/tools/replay/machine.h"
 #include "tdp/tools/replay/observations.h"
 #include "tdp/tools/replay/observe_options.h"
-#include "tdp/tools/replay/page_profile.h"
+#include "tdp/tools/replay/page_watch.h"
 #include "tdp/tools/replay/roi_filter.h"
 #include "tdp/tools/replay/totals.h"
 
@@ -35,25 +35,21 @@ namespace {
 constexpr size_t kBatchRecords = size_t{1} << 15;
 constexpr size_t kRoundRecords = size_t{1} << 18;
 
-// What is recorded of pages, on a thread of its own, which gets each round after it was replayed.
+// Every stack distance, on a thread of its own, which gets each round after it was replayed.
 class ProfileThread {
  public:
-  ProfileThread(const ObserveOptions& observe, size_t takers)
-      : warmup_left_(observe.warmup), thread_([this] { Work(); }) {
-    for (size_t i = 0; i < takers; ++i) profiles_.emplace_back(observe.miss_curve);
-    begin_.Notify();
-  }
+  explicit ProfileThread(const PageWatch::Options& options, size_t takers)
+      : watch_(options, takers), thread_([this] { Work(); }) {}
   ~ProfileThread() { Join(); }
   ProfileThread(const ProfileThread&) = delete;
   ProfileThread& operator=(const ProfileThread&) = delete;
 
   BatchChannel& channel() { return channel_; }
 
-  // Waits until every round was looked at. What was seen of the pages of each CPU or process.
-  std::vector<PageProfile> TakeProfiles() {
+  // Waits until every round was looked at.
+  std::vector<MissCurve> TakeCurves() {
     Join();
-    for (PageProfile& profile : profiles_) profile.Settle();
-    return std::move(profiles_);
+    return watch_.TakeCurves();
   }
 
  private:
@@ -63,40 +59,24 @@ class ProfileThread {
   }
 
   void Work() {
-    begin_.WaitForNotification();
     Round used;
     while (std::optional<Round> round = channel_.Pop(std::move(used))) {
-      for (size_t i = 0; i < round->size(); ++i) Profile(i, (*round)[i]);
+      watch_.Add(*round);
       used = *std::move(round);
     }
   }
 
-  // The warm-up is that of the accesses in the order in which they were dealt out.
-  void Profile(size_t taker, absl::Span<const TraceRecord> batch) {
-    if (warmup_left_ != 0) {
-      const size_t warm = std::min<uint64_t>(warmup_left_, batch.size());
-      profiles_[taker].Add(batch.first(warm));
-      batch.remove_prefix(warm);
-      warmup_left_ -= warm;
-      if (warmup_left_ != 0) return;
-      for (PageProfile& profile : profiles_) profile.ClearCounts();
-    }
-    profiles_[taker].Add(batch);
-  }
-
-  uint64_t warmup_left_;
-  std::vector<PageProfile> profiles_;
+  PageWatch watch_;
   BatchChannel channel_;
-  absl::Notification begin_;  // the profiles are there
-  std::thread thread_;        // last, since it uses the others
+  std::thread thread_;  // last, since it uses the others
 };
 
 // The CPUs on a thread of their own, fed with rounds.
 class ReplayThread {
  public:
-  // `next` gets each round afterwards; it may be null.
-  ReplayThread(Machine& machine, BatchChannel* next)
-      : team_(machine), next_(next), thread_([this] { Work(); }) {}
+  // `watch` looks at each round that was replayed, and then `next` gets it, which may be null.
+  ReplayThread(Machine& machine, PageWatch& watch, BatchChannel* next)
+      : team_(machine), watch_(watch), next_(next), thread_([this] { Work(); }) {}
   ~ReplayThread() { static_cast<void>(Join()); }
   ReplayThread(const ReplayThread&) = delete;
   ReplayThread& operator=(const ReplayThread&) = delete;
@@ -117,6 +97,7 @@ class ReplayThread {
     while (std::optional<Round> round = channel_.Pop(std::move(used))) {
       status_ = team_.Run(*round);
       if (!status_.ok()) return channel_.Stop();
+      watch_.Add(*round);
       used = next_ == nullptr ? *std::move(round) : PassOn(*std::move(round));
     }
   }
@@ -128,6 +109,7 @@ class ReplayThread {
   }
 
   CpuTeam team_;
+  PageWatch& watch_;
   BatchChannel* const next_;
   BatchChannel channel_;
   absl::Status status_;  // written by the thread, read after it has ended
@@ -227,16 +209,22 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
   const ObserveOptions& observe = machine.options().observe;
   const uint64_t processes = machine.options().processes.count;
   const size_t takers = processes != 0 ? processes : static_cast<size_t>(machine.cpus());
+  const PageWatch::Options watched = {.counts = observe.top_pages != 0,
+                                      .sampled = observe.miss_curve == MissCurveMode::kSampled,
+                                      .warmup = observe.warmup,
+                                      .seed = machine.options().seed};
+  PageWatch watch(watched, takers);
   std::optional<ProfileThread> profile;
-  if (observe.top_pages != 0 || observe.miss_curve) profile.emplace(observe, takers);
-  ReplayThread thread(machine, profile.has_value() ? &profile->channel() : nullptr);
+  if (observe.miss_curve == MissCurveMode::kExact) {
+    profile.emplace(PageWatch::Options{.exact = true, .warmup = observe.warmup}, takers);
+  }
+  ReplayThread thread(machine, watch, profile.has_value() ? &profile->channel() : nullptr);
   thread.team().RecordPhysical(physical);
   const absl::Time start = absl::Now();
   Dealer dealer(readers, observe, takers, thread.channel(), progress);
   TDP_ASSIGN_OR_RETURN(report.records, dealer.Run());
   TDP_RETURN_IF_ERROR(thread.Join());
-  std::vector<PageProfile> profiles;
-  if (profile.has_value()) profiles = profile->TakeProfiles();
+  std::vector<MissCurve> curves = profile.has_value() ? profile->TakeCurves() : watch.TakeCurves();
   report.run_time = absl::Now() - start;
   const Totals totals = thread.team().totals();
   report.cpu = totals.cpu;
@@ -260,8 +248,10 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
     report.records[kind] -= thread.team().warmup_records()[kind];
   }
   report.observations = thread.team().TakeObservations();
-  AddPages(profiles, thread.team().page_walks(), observe.top_pages, observe.miss_curve,
-           report.observations);
+  report.observations.miss_curves = std::move(curves);
+  const absl::flat_hash_map<uint64_t, uint64_t> accesses = watch.Accesses();
+  report.observations.touched_pages = accesses.size();
+  report.observations.top_pages = TopPages(accesses, thread.team().page_walks(), observe.top_pages);
   if (report.accesses() == 0) {
     return absl::InvalidArgumentError("--warmup takes all accesses: none is left to count");
   }

@@ -96,7 +96,8 @@ function missCurves(run) {
   if (!Array.isArray(curves) || curves.length === 0) return null;
   const drawn = lines(curves.map((curve) => ({name: pageName(curve.page_bytes),
     points: curve.entries.map((entries, i) => [entries, 1000 * curve.misses[i] / run.accesses])})), {logarithmic: true, marks: PARTS});
-  return section('Misses by the size of the TLB', 'Of a fully associative TLB with LRU, per 1,000 accesses, by entries.',
+  return section('Misses by the size of the TLB', curves[0].sampled ? 'Of a fully associative TLB with LRU, per 1,000 accesses, by entries; estimated from parts of the run.'
+      : 'Of a fully associative TLB with LRU, per 1,000 accesses, by entries.',
       legend(curves.map((curve) => `${pageName(curve.page_bytes)}, ${number(curve.pages)} pages`)), drawn.chart,
       element('div', {class: 'curves'}, ...curves.map((curve) => table([`entries of ${pageName(curve.page_bytes)}`, 'misses'],
           curve.entries.map((entries, i) => [entries, curve.misses[i]]).filter(([entries]) => Number.isInteger(Math.log2(entries))),
