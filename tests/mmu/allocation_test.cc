@@ -6,17 +6,15 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
-#include <memory>
 #include <new>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/base/attributes.h"
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace {
 
@@ -97,7 +95,7 @@ constexpr Hva kRam{TiB(1)};
 constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
 constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
-class Allocations : public testing::TestWithParam<bool> {
+class Allocations : public HostTest, public testing::WithParamInterface<bool> {
  protected:
   Allocations() {
     vm_ = *Vm::Create(host_, {.accessed_dirty = GetParam() ? Use::kIfOffered : Use::kNever,
@@ -128,9 +126,6 @@ class Allocations : public testing::TestWithParam<bool> {
     EXPECT_EQ(host_.blocks, blocks) << call;
   }
 
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   ViewId view_ = kBaseView;
 };
 

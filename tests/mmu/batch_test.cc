@@ -3,7 +3,6 @@
 // Several changes that are made together, or not at all.
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -15,7 +14,8 @@
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm/change.h"
 #include "tests/mmu/logging_guest.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
+#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
@@ -34,13 +34,8 @@ MemoryRegion Slot(uint32_t slot, Gpa gpa, Hva hva, ByteCount size = MiB(2), uint
 }
 Change Delete(uint32_t slot) { return Change::Region({.slot = slot, .size = 0}); }
 
-class BatchTest : public testing::Test {
+class BatchTest : public HostTest {
  protected:
-  void Start(const VmOptions& options = {}) {
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
-  }
-  void TearDown() override { EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
   FaultOutcome Touch(Gpa gpa, ExitQualification how = kRead) {
     return vcpu_->HandleEptViolation(gpa, how).outcome;
   }
@@ -49,10 +44,6 @@ class BatchTest : public testing::Test {
     const auto found = vm_->Translate(gpa);
     return found.ok() ? Hva(found->FrameOf(Gfn::Of(gpa)).address().raw()) : Hva(0);
   }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(BatchTest, ASlotIsReplacedByOthersAtItsPlaceAndAllShow) {
@@ -300,15 +291,7 @@ TEST_P(BatchesOfLoggingSlots, ALogThatMovesWithItsSlotHasEveryWrite) {
                                                   kSlotLogDirtyPages)),
                               Change::Zap(Gfn(0), PageCount(512))}),
             absl::OkStatus());
-  std::vector<uint64_t> pages;
-  ASSERT_EQ(guest.vm().TakeDirtyLog(0,
-                                    [&](uint64_t base, uint64_t mask) {
-                                      for (uint64_t i = 0; i < 64; ++i) {
-                                        if ((mask >> i & 1) != 0) pages.push_back(base + i);
-                                      }
-                                    }),
-            absl::OkStatus());
-  EXPECT_THAT(pages, ElementsAre(5, 7));
+  EXPECT_THAT(TakenPages(guest.vm()), ElementsAre(5, 7));
 }
 
 std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {

@@ -12,14 +12,13 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
 
 constexpr Hva kRam{TiB(1)};
 constexpr Hva kPrivate{TiB(2)};
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 // Makes one change while it answers, and says so by another frame from then on.
 class OvertakenHost : public TestHost {
@@ -38,12 +37,11 @@ class OvertakenHost : public TestHost {
   std::function<void()> on_block;
 };
 
-class ChangeWhileResolving : public testing::Test {
+class ChangeWhileResolving : public HostTestOn<OvertakenHost> {
  protected:
   void Start(VmOptions options = {}, int order = 0) {
     host_.order = order;
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
+    HostTestOn::Start(options);
     MemoryRegion ram{.gpa = Gpa(0), .size = MiB(8), .hva = kRam};
     if (options.private_memory) {
       ram.flags = kSlotPrivateMemory;
@@ -51,15 +49,8 @@ class ChangeWhileResolving : public testing::Test {
     }
     ASSERT_TRUE(vm_->SetMemoryRegion(ram).ok());
   }
-  void TearDown() override { EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
 
-  FaultOutcome Fault(Gpa gpa) { return vcpu_->HandleEptViolation(gpa, kWriteFault).outcome; }
-  bool IsMapped(Gpa gpa) { return vm_->Translate(gpa).ok(); }
   void Invalidate(Hva hva) { ASSERT_TRUE(vm_->InvalidateHostRange(hva, kPageSize).ok()); }
-
-  OvertakenHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(ChangeWhileResolving, AFaultIsToldToTryAgainIfAnInvalidationBeganAndEnded) {

@@ -4,7 +4,6 @@
 // parts of a log, and the flushes that the calls for the log owe.
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <set>
 #include <utility>

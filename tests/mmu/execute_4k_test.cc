@@ -2,7 +2,6 @@
 //
 // `VmOptions::execute_4k_only`: no way by which a large leaf gains rights gives it X.
 
-#include <memory>
 #include <optional>
 #include <random>
 #include <utility>
@@ -10,7 +9,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -26,20 +25,15 @@ struct Setting {
 
 // A guest of 2 GiB over host pages that are as large as can be, and writable only once they have
 // been asked for to be written, as pages are that the host shares until then.
-class Execute4K : public testing::TestWithParam<Setting> {
+class Execute4K : public HostTest, public testing::WithParamInterface<Setting> {
  protected:
   Execute4K() {
     host_.order = 18;
     host_.writable = false;
     VmOptions options = GetParam().options;
     options.execute_4k_only = true;
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
+    HostTest::Start(options);
     SetSlot(0);
-  }
-  ~Execute4K() override {
-    vcpu_.reset();
-    vm_.reset();
   }
 
   void SetSlot(uint32_t flags) {
@@ -73,10 +67,6 @@ class Execute4K : public testing::TestWithParam<Setting> {
     const auto found = vm_->Translate(gpa, 0, vcpu_->view());
     return found.ok() && found->access.Covers(access);
   }
-  int LevelOf(Gpa gpa) {
-    const auto found = vm_->Translate(gpa, 0, vcpu_->view());
-    return found.ok() ? found->level.raw() : 0;
-  }
   void Age() {
     auto aged = vm_->AgeHostRange(kHost, kPages.bytes());
     ASSERT_EQ(aged.status(), absl::OkStatus());
@@ -84,10 +74,6 @@ class Execute4K : public testing::TestWithParam<Setting> {
     Check();
   }
   bool KeepsReverseMap() const { return GetParam().options.reverse_map; }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_P(Execute4K, AWriteAfterAReadOfAPageThatIsReadOnlyUntilThen) {

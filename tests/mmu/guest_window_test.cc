@@ -7,13 +7,15 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <set>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
+#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
@@ -32,8 +34,9 @@ constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
 
 // Two memories of 1024 frames; the guest's 4-level tables stand in frames 64, 128, 192 and 256 of
 // the first, and map gva 0x5000 to gpa 0x123000.
-class GuestWindowTest : public testing::Test {
+class GuestWindowTest : public HostTest {
  protected:
+  GuestWindowTest() { Start({.dirty_tracking = DirtyTracking::kWriteProtection}); }
   void SetUp() override {
     for (uint64_t level = 4; level > 1; --level) {
       Set(TableAt(level), TableAt(level - 1) | kTable);
@@ -60,23 +63,10 @@ class GuestWindowTest : public testing::Test {
     status_ = vcpu_->WalkGuest(paging_, roots_, Gva(0x5678), access, walk);
     return walk;
   }
-  std::vector<uint64_t> TakeDirty() {
-    std::vector<uint64_t> pages;
-    EXPECT_TRUE(vm_->TakeDirtyLog(0,
-                                  [&pages](uint64_t base, uint64_t mask) {
-                                    for (uint64_t i = 0; i < 64; ++i) {
-                                      if ((mask >> i & 1) != 0) pages.push_back(base + i);
-                                    }
-                                  })
-                    .ok());
-    return pages;
-  }
+  std::set<uint64_t> TakeDirty() { return TakenPages(*vm_); }
 
   std::unique_ptr<std::byte[], AlignedDelete> ram_{new (std::align_val_t{kPageSize})
                                                        std::byte[2 * kSize]()};
-  TestHost host_;
-  std::unique_ptr<Vm> vm_ = *Vm::Create(host_, {.dirty_tracking = DirtyTracking::kWriteProtection});
-  std::unique_ptr<Vcpu> vcpu_ = *vm_->CreateVcpu();
   GuestPaging paging_{GuestControls{.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect,
                                     .cr4 = guest::kCr4PhysicalAddressExtension,
                                     .efer = guest::kEferLongModeActive}};

@@ -11,7 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -28,31 +28,21 @@ struct Place {
   VmOptions options;
 };
 
-class HostAddresses : public testing::TestWithParam<Place> {
+class HostAddresses : public HostTest, public testing::WithParamInterface<Place> {
  protected:
   HostAddresses() : hva_(GetParam().hva) {
     host_.offset = GiB(1) - hva_.raw();  // the frame of the first page is the one at 1 GiB
-    vm_ = *Vm::Create(host_, GetParam().options);
-    vcpu_ = *vm_->CreateVcpu();
+    Start(GetParam().options);
     EXPECT_EQ(vm_->SetMemoryRegion({.gpa = Gpa(0), .size = kSize, .hva = hva_}), absl::OkStatus());
-  }
-  ~HostAddresses() override {
-    EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
-    vcpu_.reset();
-    vm_.reset();
   }
 
   void Map(Gpa gpa) {
     ASSERT_LE(vcpu_->HandleEptViolation(gpa, kWrite).outcome, FaultOutcome::kSpurious);
   }
-  bool IsMapped(Gpa gpa) { return vm_->Translate(gpa).ok(); }
   // The last page of the slot, and of the address space in places that end with it.
   static constexpr Gpa kLast{kSize - kPageSize};
 
   const Hva hva_;
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_P(HostAddresses, FaultsReachTheFrame) {

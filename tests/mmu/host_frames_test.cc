@@ -3,7 +3,6 @@
 // Slots of host frames, and mapping a range before anyone asks for it.
 
 #include <cstdint>
-#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
@@ -12,7 +11,7 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
 #include "tests/mmu/viewing_guest.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -28,12 +27,8 @@ MemoryRegion Frames(Gpa gpa, ByteCount size, Hpa hpa, uint32_t flags = 0) {
   return {.flags = kSlotHostFrames | flags, .gpa = gpa, .size = size, .hpa = hpa};
 }
 
-class HostFramesTest : public testing::Test {
+class HostFramesTest : public HostTest {
  protected:
-  void Start(const VmOptions& options = {}) {
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
-  }
   void Set(const MemoryRegion& region) {
     ASSERT_EQ(vm_->SetMemoryRegion(region), absl::OkStatus());
   }
@@ -43,12 +38,6 @@ class HostFramesTest : public testing::Test {
     const auto found = vm_->Translate(gpa);
     return found.ok() ? found->FrameOf(Gfn::Of(gpa)).address() : Hpa(0);
   }
-  EptEntry EntryAt(Gpa gpa) { return vm_->Translate(gpa)->entry; }
-  void TearDown() override { EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(HostFramesTest, AFaultMapsTheNamedFrameAndTheHostIsNotAsked) {

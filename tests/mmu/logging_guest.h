@@ -79,8 +79,7 @@ class LoggingGuest : public SimWorld {
 
   // The pages that a take of the log shows, each copied.
   std::set<uint64_t> Take(uint32_t slot) {
-    const std::set<uint64_t> pages =
-        ShownPages([&](auto visit) { return vm().TakeDirtyLog(slot, visit); });
+    const std::set<uint64_t> pages = TakenPages(vm(), slot);
     for (const uint64_t page : pages) CopyPage(slot, page);
     oracle().Settle();
     return pages;

@@ -15,7 +15,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
+#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
@@ -31,15 +32,15 @@ struct Kind {
   VmOptions options;
 };
 
-class MarkDirty : public testing::TestWithParam<Kind> {
+class MarkDirty : public HostTest, public testing::WithParamInterface<Kind> {
  protected:
   static constexpr uint64_t kPages = 2000;
 
   // Two slots that log, of which the second begins where the first ends, a hole, a slot that does
   // not log, and one more that logs far above.
   void SetUp() override {
-    backend_.offered.pml = true;
-    vm_ = *Vm::Create(backend_, GetParam().options);
+    host_.offered.pml = true;
+    Start(GetParam().options, false);
     Add(0, 100, kPages, kSlotLogDirtyPages);
     Add(1, 100 + kPages, kPages, kSlotLogDirtyPages);
     Add(2, 10000, kPages, 0);
@@ -55,20 +56,7 @@ class MarkDirty : public testing::TestWithParam<Kind> {
                                     .hva = Hva(0x7f0000000000 + slot * GiB(1))}),
               absl::OkStatus());
   }
-  Pages Take(uint32_t slot) {
-    Pages pages;
-    EXPECT_EQ(vm_->TakeDirtyLog(slot,
-                                [&](uint64_t base, uint64_t mask) {
-                                  for (uint64_t i = 0; i < 64; ++i) {
-                                    if ((mask >> i & 1) != 0) pages.insert(base + i);
-                                  }
-                                }),
-              absl::OkStatus());
-    return pages;
-  }
-
-  TestHost backend_;
-  std::unique_ptr<Vm> vm_;
+  Pages Take(uint32_t slot) { return TakenPages(*vm_, slot); }
 };
 
 TEST_P(MarkDirty, EveryPageThatHasAByteOfTheRangeIsInTheNextTakeAndInNoOther) {

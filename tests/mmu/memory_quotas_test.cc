@@ -3,7 +3,6 @@
 #include "tdp/mmu/policy/memory_quotas.h"
 
 #include <cstdint>
-#include <memory>
 #include <random>
 #include <vector>
 

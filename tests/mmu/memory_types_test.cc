@@ -3,14 +3,13 @@
 #include "tdp/mmu/policy/memory_types.h"
 
 #include <algorithm>
-#include <memory>
 #include <random>
 #include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -20,7 +19,6 @@ using ::testing::HasSubstr;
 constexpr uint64_t kOn = 1 << 11;
 constexpr uint64_t kFixedOn = 1 << 10;
 constexpr uint64_t kUc = 0, kWc = 1, kWt = 4, kWp = 5, kWb = 6;
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 MtrrState::Variable Range(uint64_t type, Gpa base, ByteCount size, int bits = 46) {
   return {base.raw() | type, (((uint64_t{1} << bits) - 1) & ~(size - 1)) | kOn};
@@ -229,23 +227,17 @@ TEST(MemoryTypeMap, WhatWrmsrWouldRefuseIsInvalidByName) {
               HasSubstr("physical_address_bits is 53"));
 }
 
-class MemoryTypesTest : public testing::Test {
+class MemoryTypesTest : public HostTest {
  protected:
   MemoryTypesTest() {
     host_.order = 18;
-    vm_ = *Vm::Create(host_, {});
-    vcpu_ = *vm_->CreateVcpu();
+    Start();
     EXPECT_TRUE(vm_->SetMemoryRegion({.size = GiB(8), .hva = Hva(TiB(1))}).ok());
   }
-  void TearDown() override { EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants(); }
   Translation At(Gpa gpa) {
     EXPECT_LE(vcpu_->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kSpurious);
     return *vm_->Translate(gpa);
   }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(MemoryTypesTest, WithoutNonCoherentDmaTheGuestsTypesDoNotCount) {

@@ -9,7 +9,7 @@
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -24,11 +24,10 @@ struct Setting {
   AddressSpaceId space;
 };
 
-class MmioGeneration : public testing::TestWithParam<Setting> {
+class MmioGeneration : public HostTest, public testing::WithParamInterface<Setting> {
  protected:
   MmioGeneration() : space_(GetParam().space) {
-    vm_ = *Vm::Create(host_, GetParam().options);
-    vcpu_ = *vm_->CreateVcpu();
+    Start(GetParam().options);
     EXPECT_EQ(vcpu_->SetAddressSpace(space_), absl::OkStatus());
   }
 
@@ -62,9 +61,6 @@ class MmioGeneration : public testing::TestWithParam<Setting> {
   }
 
   const AddressSpaceId space_;
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   uint64_t there_ = 0;
 };
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include <bit>
-#include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -16,29 +15,17 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr Hva kRam{TiB(1)};
-constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
-class PrefaultTest : public testing::Test {
+class PrefaultTest : public HostTest {
  protected:
   void Start(VmOptions options = {}, ByteCount size = MiB(16), uint32_t flags = 0) {
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
+    HostTest::Start(options);
     ASSERT_TRUE(
         vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = size, .hva = kRam}).ok());
   }
-  void TearDown() override {
-    if (vm_ == nullptr) return;
-    EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
-  }
-  bool IsMapped(Gpa gpa) { return vm_->Translate(gpa).ok(); }
   std::string Refusal(Gpa gpa, ByteCount size, Access access = Access::Read()) {
     return std::string(vcpu_->Prefault(gpa, size, access).status().message());
   }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(PrefaultTest, WhatIsPrefaultedNeedsNoFault) {

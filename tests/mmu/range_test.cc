@@ -3,7 +3,6 @@
 // Aging, splitting and collapsing ranges.
 
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -12,7 +11,7 @@
 #include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -20,30 +19,18 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr Hva kRam{TiB(1)};
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
-constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
 
-class RangeTest : public testing::Test {
+class RangeTest : public HostTest {
  protected:
   void Start(VmOptions options = {}, ByteCount size = GiB(4), uint32_t flags = 0) {
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
+    HostTest::Start(options);
     SetFlags(flags, size);
   }
   void SetFlags(uint32_t flags, ByteCount size = GiB(4)) {
     ASSERT_TRUE(
         vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = size, .hva = kRam}).ok());
   }
-  void TearDown() override { EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants(); }
 
-  FaultOutcome Fault(Gpa gpa, ExitQualification q = kWriteFault) {
-    return vcpu_->HandleEptViolation(gpa, q).outcome;
-  }
-  EptEntry EntryAt(Gpa gpa) { return vm_->Translate(gpa)->entry; }
-  int LevelOf(Gpa gpa) {
-    const auto found = vm_->Translate(gpa);
-    return found.ok() ? found->level.raw() : 0;
-  }
   // What a CPU does.
   void SetBits(Gpa gpa, uint64_t bits) { EntryRef(EntryOf(*vm_, gpa)).FetchOr(bits); }
   bool Age(Hva start, ByteCount size) {
@@ -59,9 +46,6 @@ class RangeTest : public testing::Test {
     return *vm_->CollapseRange(Gfn::Of(gpa), PageCount::FromBytes(size));
   }
 
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   bool last_age_owed_ = false;
 };
 

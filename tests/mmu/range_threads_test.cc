@@ -3,7 +3,6 @@
 // Ranges are aged, split, collapsed, prefaulted and taken away while vCPUs fault.
 
 #include <atomic>
-#include <memory>
 #include <random>
 #include <thread>
 #include <vector>

@@ -4,7 +4,6 @@
 
 #include <bit>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <set>
 
@@ -35,16 +34,7 @@ class RegionGuest {
     EXPECT_EQ(tree_.Attach(root_, ram_, 0), absl::OkStatus());
   }
   Pages Take() {
-    Pages pages;
-    EXPECT_EQ(
-        slots_->TakeDirty(*ram_,
-                          [&](uint64_t base, uint64_t mask) {
-                            for (; mask != 0; mask &= mask - 1) {
-                              pages.insert(base + static_cast<uint64_t>(std::countr_zero(mask)));
-                            }
-                          }),
-        absl::OkStatus());
-    return pages;
+    return ShownPages([this](auto visit) { return slots_->TakeDirty(*ram_, visit); });
   }
   void Write(uint64_t page) { guest_.Write(0, Gpa(page * kPageSize)); }
 

@@ -2,13 +2,12 @@
 //
 // Backends that find a page by the guest frame, or by what they know of its slot.
 
-#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -28,20 +27,12 @@ class HostByPage : public TestHost {
   std::vector<PageRequest> asked;
 };
 
-class ResolvePageTest : public testing::Test {
+class ResolvePageTest : public HostTestOn<HostByPage> {
  protected:
-  void Start(const VmOptions& options = {}) {
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
-  }
   void TearDown() override {
-    EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
+    HostTestOn::TearDown();
     EXPECT_EQ(host_.resolves, 0) << "by the address alone nobody asked";
   }
-
-  HostByPage host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(ResolvePageTest, AFaultTellsTheFrameTheSlotAndItsCookie) {

@@ -5,18 +5,18 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
+#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
@@ -26,44 +26,19 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr Hva kRam{0x7f0000000000};
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
-constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
 
-class ReverseMapTest : public testing::Test {
+class ReverseMapTest : public HostTest {
  protected:
   void Start(VmOptions options = {}) {
     options.reverse_map = true;
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
+    HostTest::Start(options);
   }
-  void TearDown() override { EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants(); }
 
   absl::Status SetRam(Gpa gpa, ByteCount size, uint32_t flags = 0, Hva hva = kRam) {
     return vm_->SetMemoryRegion({.flags = flags, .gpa = gpa, .size = size, .hva = hva});
   }
-  FaultOutcome Fault(Gpa gpa, ExitQualification q = kWriteFault) {
-    return vcpu_->HandleEptViolation(gpa, q).outcome;
-  }
-  int LevelOf(Gpa gpa) {
-    const auto found = vm_->Translate(gpa);
-    return found.ok() ? found->level.raw() : 0;
-  }
   bool IsWritable(Gpa gpa) { return vm_->Translate(gpa)->access.can_write(); }
-  std::vector<uint64_t> TakeDirty() {
-    std::vector<uint64_t> pages;
-    EXPECT_TRUE(vm_->TakeDirtyLog(0,
-                                  [&pages](uint64_t base, uint64_t mask) {
-                                    for (uint64_t i = 0; i < 64; ++i) {
-                                      if ((mask >> i & 1) != 0) pages.push_back(base + i);
-                                    }
-                                  })
-                    .ok());
-    return pages;
-  }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
+  std::set<uint64_t> TakeDirty() { return TakenPages(*vm_); }
 };
 
 TEST_F(ReverseMapTest, EveryLeafIsInItAsLongAsItStands) {

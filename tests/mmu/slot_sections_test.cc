@@ -3,11 +3,9 @@
 // How often a change of slots holds up the faults of all vCPUs.
 
 #include <cstdint>
-#include <memory>
 
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
-#include "tdp/mmu/vm.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -21,12 +19,12 @@ struct Kind {
   VmOptions options;
 };
 
-class SlotSections : public testing::TestWithParam<Kind> {
+class SlotSections : public HostTest, public testing::WithParamInterface<Kind> {
  protected:
   SlotSections() {
     VmOptions options = GetParam().options;
     options.section_clock = &CountReadings;
-    vm_ = Vm::Create(host_, options).value();
+    Start(options, false);
     // The first zap has a section more: it stocks the tables that zaps split large leaves with.
     vm_->ZapRange(Gfn(0), PageCount(1))->Settle();
   }
@@ -40,9 +38,6 @@ class SlotSections : public testing::TestWithParam<Kind> {
     SetSlot(gpa, size);
     return (g_readings - before) / 2;
   }
-
-  MinimalBackend host_;
-  std::unique_ptr<Vm> vm_;
 };
 
 TEST_P(SlotSections, ADeleteHasTwo) {

@@ -3,7 +3,6 @@
 #include "tdp/mmu/engine/cold_tables.h"
 
 #include <bit>
-#include <memory>
 #include <random>
 #include <thread>
 #include <vector>
@@ -11,30 +10,24 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
 
 constexpr Hva kRam{TiB(1)};
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 constexpr size_t kQuota =
     64;  // a root, two tables below it, a vCPU's stock, and 20 and more leaves
 
 constexpr FaultOutcome kFixed = FaultOutcome::kFixed;
 
-class TableReclaimTest : public testing::Test {
+class TableReclaimTest : public HostTest {
  protected:
   void Start(VmOptions options = {}, uint32_t flags = 0) {
     if (options.table_quota == kQuotaByMemory) options.table_quota = kQuota;
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
+    HostTest::Start(options);
     ASSERT_TRUE(
         vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = GiB(64), .hva = kRam}).ok());
-  }
-  void TearDown() override {
-    if (vm_ == nullptr) return;
-    EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
   }
   FaultResult Fault(uint64_t region) {
     return vcpu_->HandleEptViolation(Gpa(region * MiB(2)), kWriteFault);
@@ -51,10 +44,6 @@ class TableReclaimTest : public testing::Test {
       if (table <= leaf && leaf < table + Level::kEntries) return entry;
     }
   }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(TableReclaimTest, AGuestRunsInFewerTablesThanItTouches) {

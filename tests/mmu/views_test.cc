@@ -7,13 +7,13 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tests/mmu/viewing_guest.h"
+#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
@@ -164,17 +164,7 @@ TEST_P(ViewsOfLoggingSlots, AWriteThroughAnyViewIsShownOnceForEachTake) {
   ASSERT_EQ(guest.vcpu(1).SetView(view), absl::OkStatus());
   for (int cpu : {0, 1}) EXPECT_EQ(guest.Store(Gpa(0x3000), cpu), kDone);
   guest.SetSlot(Gpa(0), MiB(4), kSlotLogDirtyPages);
-  const auto take = [&] {
-    std::vector<uint64_t> pages;
-    EXPECT_EQ(guest.vm().TakeDirtyLog(0,
-                                      [&](uint64_t base, uint64_t mask) {
-                                        for (uint64_t i = 0; i < 64; ++i) {
-                                          if ((mask >> i & 1) != 0) pages.push_back(base + i);
-                                        }
-                                      }),
-              absl::OkStatus());
-    return pages;
-  };
+  const auto take = [&] { return TakenPages(guest.vm()); };
   EXPECT_THAT(take(), testing::IsEmpty());
   for (int round = 0; round < 3; ++round) {
     EXPECT_EQ(guest.Store(Gpa(0x3000), 1), kDone);

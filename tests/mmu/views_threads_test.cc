@@ -10,8 +10,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "tdp/backends/sim/sim_backend.h"
-#include "tdp/mmu/vm.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp {
 namespace {
@@ -24,70 +23,61 @@ constexpr uint64_t kPrivateMark = uint64_t{1} << 63;
 // A view may deny reads here and nowhere else.
 constexpr uint64_t kHooked = 64;
 
-class Machine {
+class Machine : public SimWorld {
  public:
-  explicit Machine(int vcpus) : memory_({.size = GiB(1)}), backend_(memory_, Options(vcpus)) {
-    VmOptions options;
-    options.private_memory = true;
-    vm_ = *Vm::Create(backend_, options);
+  explicit Machine(int vcpus)
+      : SimWorld({.vm = {.private_memory = true}, .vcpus = 0, .cpus = vcpus, .is_watched = false}) {
     for (const Hva start : {kShared, kPrivate}) {
-      EXPECT_EQ(memory_.Map(start, kSize, {.order = 9}), absl::OkStatus());
+      EXPECT_EQ(memory().Map(start, kSize, {.order = 9}), absl::OkStatus());
       for (uint64_t page = 0; page < kPages; ++page) {
         const uint64_t stamp = page | (start == kPrivate ? kPrivateMark : 0);
-        const Hpa hpa = memory_.Resolve(start + page * kPageSize, Access::Write())->hfn.address();
-        memory_.physical().Store(hpa.raw(), stamp);
+        const Hpa hpa = memory().Resolve(start + page * kPageSize, Access::Write())->hfn.address();
+        memory().physical().Store(hpa.raw(), stamp);
       }
     }
-    EXPECT_EQ(vm_->SetMemoryRegion({.flags = kSlotPrivateMemory,
+    EXPECT_EQ(vm().SetMemoryRegion({.flags = kSlotPrivateMemory,
                                     .gpa = Gpa(0),
                                     .size = kSize,
                                     .hva = kShared,
                                     .private_hva = kPrivate}),
               absl::OkStatus());
-    view_ = *vm_->CreateView();
+    view_ = *vm().CreateView();
   }
 
-  Vm& vm() { return *vm_; }
   ViewId view() const { return view_; }
 
   // One vCPU: reads pages, in its view and in the base in turn, until `stop`. What it reads is the
   // page's own stamp; of which memory is for `Attributes` to say when nobody changes them.
   void Run(uint64_t seed, const std::atomic<bool>& stop, std::atomic<uint64_t>& reads) {
-    const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
-    sim::Cpu& cpu = backend_.cpu(vcpu->id());
+    const std::unique_ptr<Vcpu> vcpu = *vm().CreateVcpu();
+    sim::Cpu& cpu = backend().cpu(vcpu->id());
     std::mt19937_64 random(seed);
-    while (!stop.load(std::memory_order_relaxed)) {
-      const ViewId view = random() % 2 == 0 ? kBaseView : view_;
-      ASSERT_EQ(vcpu->SetView(view), absl::OkStatus());
-      if (!RunInGuest(*vcpu, cpu, random, reads)) continue;
-      const FaultResult result = vcpu->HandleEptViolation(cpu.exit().gpa, cpu.exit().qualification);
+    ViewId view = kBaseView;
+    const auto attempt = [&] { return ReadPages(cpu, random, reads); };
+    const auto answer = [&](const sim::Exit& exit) {
+      const FaultResult result = AnswerEptExit(*vcpu, exit);
       if (result.outcome == FaultOutcome::kViewDenied) {
         EXPECT_EQ(view, view_);
-        EXPECT_LT(Gfn::Of(cpu.exit().gpa).raw(), kHooked);
+        EXPECT_LT(Gfn::Of(exit.gpa).raw(), kHooked);
       } else {
         EXPECT_LE(result.outcome, FaultOutcome::kRetry) << result.status;
       }
+      return false;
+    };
+    while (!stop.load(std::memory_order_relaxed)) {
+      view = random() % 2 == 0 ? kBaseView : view_;
+      ASSERT_EQ(vcpu->SetView(view), absl::OkStatus());
+      RunUntilDone(*vcpu, cpu, attempt, answer);
     }
   }
 
  private:
-  static sim::SimBackendOptions Options(int vcpus) {
-    sim::SimBackendOptions options;
-    options.cpus = vcpus;
-    options.cpu.policy = sim::CachePolicy::kAdversarial;
-    return options;
-  }
-
-  // Whether it ended with a violation.
-  bool RunInGuest(Vcpu& vcpu, sim::Cpu& cpu, std::mt19937_64& random,
-                  std::atomic<uint64_t>& reads) {
-    const GuestEntry entry = vcpu.EnterGuest();
-    if (cpu.Enter(entry.eptp()) != sim::Event::kNone) return false;
+  sim::Event ReadPages(sim::Cpu& cpu, std::mt19937_64& random, std::atomic<uint64_t>& reads) {
     for (int i = 0; i < 32; ++i) {
       const uint64_t page = random() % kPages;
       const auto result = cpu.AccessGpa(Gfn(page).address(), sim::AccessKind::kLoad, 8);
-      if (!result.ok()) return result.event == sim::Event::kEptViolation;
-      const uint64_t stamp = memory_.physical().Load(result.hpa.raw());
+      if (!result.ok()) return result.event;
+      const uint64_t stamp = memory().physical().Load(result.hpa.raw());
       EXPECT_EQ(stamp & ~kPrivateMark, page);
       // Nobody makes these private; while in the guest nobody may take the page away either.
       if (page < kHooked) {
@@ -95,12 +85,9 @@ class Machine {
       }
       reads.fetch_add(1, std::memory_order_relaxed);
     }
-    return false;
+    return sim::Event::kNone;
   }
 
-  sim::HostMemory memory_;
-  sim::SimBackend backend_;
-  std::unique_ptr<Vm> vm_;
   ViewId view_ = kBaseView;
 };
 

@@ -2,27 +2,23 @@
 //
 // `Vm::VisitLeaves`, and the memory of tables in advance and given back.
 
-#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/mappings.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
 
 constexpr Hva kRam{TiB(1)};
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
-constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
 
-class VisitLeavesTest : public testing::Test {
+class VisitLeavesTest : public HostTest {
  protected:
   void Start(const VmOptions& options = {}) {
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
+    HostTest::Start(options);
     ASSERT_TRUE(vm_->SetMemoryRegion({.gpa = Gpa(0), .size = GiB(4), .hva = kRam}).ok());
   }
   void Touch(Gpa gpa, ExitQualification how = kWriteFault) {
@@ -34,10 +30,6 @@ class VisitLeavesTest : public testing::Test {
         vm_->VisitLeaves(first, count, [&](const LeafRun& run) { runs.push_back(run); }).ok());
     return runs;
   }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(VisitLeavesTest, NeighboursThatDifferInTheirFramesAloneAreOneRun) {

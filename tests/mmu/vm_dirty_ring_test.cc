@@ -12,11 +12,10 @@
 #include "absl/types/span.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/memory_slot.h"
-#include "tdp/mmu/vm.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -24,12 +23,10 @@ namespace {
 constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 constexpr uint64_t kPages = 4096;
 
-class DirtyRings : public testing::Test {
+class DirtyRings : public HostTest {
  protected:
   void Start(DirtyTracking tracking = DirtyTracking::kWriteProtection) {
-    VmOptions options;
-    options.dirty_tracking = tracking;
-    vm_ = *Vm::Create(backend_, options);
+    HostTest::Start({.dirty_tracking = tracking}, false);
   }
   void AddSlot() {
     MemoryRegion region;
@@ -57,9 +54,6 @@ class DirtyRings : public testing::Test {
     const auto found = vm_->Translate(Gpa(MiB(2)) + page * kPageSize);
     return found.ok() && found->access.can_write();
   }
-
-  MinimalBackend backend_;
-  std::unique_ptr<Vm> vm_;
 };
 
 TEST_F(DirtyRings, AreSetOnceAndBeforeTheFirstVcpu) {

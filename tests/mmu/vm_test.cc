@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <utility>
 
@@ -19,41 +18,19 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr Hva kRam{0x7f0000000000};
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
-constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
 
 ExitQualification WriteTo(Access allowed) {
   return ExitQualification::Make(Access::Write(), allowed, true, true);
 }
 
-class VmTest : public testing::Test {
+class VmTest : public HostTest {
  protected:
-  void Start(VmOptions options = {}) {
-    vm_ = *Vm::Create(host_, options);
-    vcpu_ = *vm_->CreateVcpu();
-  }
-  void TearDown() override {
-    if (vm_ == nullptr) return;
-    EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
-  }
   absl::Status SetRam(Gpa gpa, ByteCount size, uint32_t flags = 0, uint32_t slot = 0,
                       Hva hva = kRam) {
     return vm_->SetMemoryRegion(
         {.slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = hva});
   }
-  FaultOutcome Fault(Gpa gpa, ExitQualification q = kWriteFault) {
-    return vcpu_->HandleEptViolation(gpa, q).outcome;
-  }
-  // The level that maps `gpa`, 0 if none does.
-  int LevelOf(Gpa gpa) {
-    const auto found = vm_->Translate(gpa);
-    return found.ok() ? found->level.raw() : 0;
-  }
   Hfn FrameOf(Gpa gpa) { return vm_->Translate(gpa)->FrameOf(Gfn::Of(gpa)); }
-
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 TEST_F(VmTest, AFaultMapsTheHostFrameBehindTheSlot) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
+#include "tdp/mmu/vm.h"
 
 namespace tdp {
 
@@ -18,11 +19,17 @@ std::set<uint64_t> ShownPages(Take take) {
   std::set<uint64_t> pages;
   const auto visit = [&pages](uint64_t base, uint64_t mask) {
     for (; mask != 0; mask &= mask - 1) {
-      pages.insert(base + static_cast<uint64_t>(std::countr_zero(mask)));
+      const uint64_t page = base + static_cast<uint64_t>(std::countr_zero(mask));
+      EXPECT_TRUE(pages.insert(page).second) << "page " << page << " is shown twice";
     }
   };
   EXPECT_EQ(take(visit), absl::OkStatus());
   return pages;
+}
+
+// The pages that the next take of a slot's log shows.
+inline std::set<uint64_t> TakenPages(Vm& vm, uint32_t slot = 0) {
+  return ShownPages([&](auto visit) { return vm.TakeDirtyLog(slot, visit); });
 }
 
 }  // namespace tdp
