@@ -4,11 +4,12 @@
 
 #include <cstdint>
 #include <functional>
-#include <vector>
+#include <set>
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
+#include "tests/world/shown_pages.h"
 #include "tests/world/sim_test.h"
 
 namespace tdp {
@@ -117,15 +118,7 @@ TEST_F(NestedRace, AReadOfALoggedPageGivesNoW) {
   ASSERT_TRUE(vm().TakeDirtyLog(0, [](uint64_t, uint64_t) {}).ok());
   ASSERT_EQ(Fault(0, 0, Access::Read()).outcome, NestedOutcome::kFixed);
   EXPECT_EQ(Fault(0, 0, Access::Write()).outcome, NestedOutcome::kFixed) << "W was missing";
-  std::vector<uint64_t> pages;
-  ASSERT_TRUE(vm().TakeDirtyLog(0,
-                                [&pages](uint64_t base, uint64_t mask) {
-                                  for (uint64_t i = 0; i < 64; ++i) {
-                                    if ((mask >> i & 1) != 0) pages.push_back(base + i);
-                                  }
-                                })
-                  .ok());
-  EXPECT_EQ(pages, std::vector<uint64_t>{MiB(2) / kPageSize});
+  EXPECT_EQ(TakenPages(vm()), std::set<uint64_t>{MiB(2) / kPageSize});
   EXPECT_EQ(Fault(0, 0, Access::Read()).outcome, NestedOutcome::kSpurious);
   EXPECT_EQ(Fault(0, 0, Access::Write()).outcome, NestedOutcome::kFixed) << "the take took W";
 }

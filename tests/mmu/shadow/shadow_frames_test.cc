@@ -6,13 +6,14 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <vector>
+#include <set>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/mmu/shadow/shadow_machine.h"
+#include "tests/world/shown_pages.h"
 
 namespace tdp::shadow_test {
 namespace {
@@ -61,16 +62,7 @@ class ShadowFrames : public testing::Test {
     const Seen seen = machine_->Access({Gva(gva), kind, user});  // first: it sets A and D
     EXPECT_EQ(seen, machine_->Reference({Gva(gva), kind, user})) << absl::StrCat(absl::Hex(gva));
   }
-  std::vector<uint64_t> TakeDirty() {
-    std::vector<uint64_t> pages;
-    const absl::Status taken = machine_->vm().TakeDirtyLog(0, [&](uint64_t base, uint64_t mask) {
-      for (uint64_t i = 0; i < 64; ++i) {
-        if ((mask >> i & 1) != 0) pages.push_back(base + i);
-      }
-    });
-    EXPECT_EQ(taken, absl::OkStatus());
-    return pages;
-  }
+  std::set<uint64_t> TakeDirty() { return TakenPages(machine_->vm()); }
 
   std::unique_ptr<Machine> machine_;
   MemoryRegion frames_;

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// What a guest does to its tables and its roots, and when its shadow follows.
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "tests/mmu/shadow/shadow_fault.h"
+
+namespace tdp::shadow_test {
+namespace {
+
+// --- Writes to tables ---
+
+TEST_F(ShadowFault, ATableOfLeavesGoesUnsyncAtItsFirstWrite) {
+  Start();
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 17 * 8), 0);
+  EXPECT_FALSE(machine_->wants_emulation());
+  EXPECT_EQ(Stats().mmu_unsync, 1u);
+  const uint64_t before = Faults();
+  for (uint64_t i = 18; i < 30; ++i) machine_->Store(Gva(0x4000 + i * 8), 0);
+  EXPECT_EQ(Faults(), before) << "writes go on unseen";
+}
+
+TEST_F(ShadowFault, AnUnsyncPageFollowsItsTableAtInvlpgForOneAddress) {
+  Start();
+  const Seen old = Access(0x10000);
+  const Seen old_too = Access(0x11000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  machine_->Store(Gva(0x4000 + 17 * 8), 0x21000 | kAll);
+  EXPECT_EQ(Access(0x10000), old) << "as a TLB may";
+  machine_->Invlpg(Gva(0x10000));
+  ExpectSame(0x10000);
+  EXPECT_EQ(Access(0x11000), old_too);
+  EXPECT_EQ(Stats().mmu_unsync, 1u);
+}
+
+TEST_F(ShadowFault, AtMovToCr3EveryUnsyncPageIsSynced) {
+  Start();
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | (kAll & ~guest::kWrite));
+  machine_->WriteCr3(guest_.cr3);
+  EXPECT_EQ(Stats().mmu_unsync, 0u);
+  ExpectSame(0x10000);
+  ExpectSame(0x10000, kStore);
+}
+
+TEST_F(ShadowFault, LosingWAloneLeavesTheEntryMapped) {
+  Start();
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x10000 | (kAll & ~guest::kWrite));
+  machine_->WriteCr3(guest_.cr3);
+  const uint64_t before = Faults();
+  ExpectSame(0x10000);
+  EXPECT_EQ(Faults(), before);
+  ExpectSame(0x10000, kStore);
+}
+
+TEST_F(ShadowFault, AWriteToAnUpperTableIsGivenBackToBeEmulated) {
+  Start();
+  Access(0x10000);
+  Table(4, 40, 0x3000 | kAll);
+  machine_->Store(Gva(40 << kPageShift), 0, 8);  // the directory's first entry
+  EXPECT_TRUE(machine_->wants_emulation());
+  EXPECT_EQ(machine_->emulated_gpa(), Gpa(0x3000));
+  EXPECT_EQ(Stats().mmu_pde_zapped, 1u);
+  ExpectSame(0x10000);
+}
+
+TEST_F(ShadowFault, AnUpperTableThatIsWrittenThreeTimesIsShadowedNoMore) {
+  Start();
+  Access(0x10000);
+  Table(4, 40, 0x3000 | kAll);
+  for (uint64_t i = 100; i < 103; ++i) Emulate(3, i, 0);
+  EXPECT_EQ(Stats().mmu_flooded, 1u);
+  ExpectSame(0x10000);  // and is again, when it is used
+}
+
+TEST_F(ShadowFault, AWriteThatFitsNoEntryZapsThePage) {
+  Start();
+  Access(0x10000);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x3ffc), 4).ok());
+  EXPECT_EQ(Stats().mmu_flooded, 0u) << "half an entry fits";
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x3006), 4).ok());
+  EXPECT_EQ(Stats().mmu_flooded, 1u);
+}
+
+TEST_F(ShadowFault, ALinkedTableThatWentUnsyncElsewhereIsReadAgain) {
+  Start();
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  // A second way to the same table, never used before: nothing stale can be excused there, for
+  // whichever of its entries.
+  Emulate(3, 1, 0x4000 | kAll);
+  ExpectSame(0x200000 + 0x11000);
+  ExpectSame(0x200000 + 0x10000);
+}
+
+// The table that is out of sync lies below the one that is linked.
+TEST_F(ShadowFault, BelowALinkedTableNothingIsStaleEither) {
+  Start();
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  Emulate(2, 1, 0x3000 | kAll);
+  ExpectSame(GiB(1) + 0x11000);
+  ExpectSame(GiB(1) + 0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x30000 | kAll);
+  Emulate(1, 1, 0x2000 | kAll);
+  ExpectSame((uint64_t{1} << 39) + 0x11000);
+  ExpectSame((uint64_t{1} << 39) + 0x10000);
+}
+
+// --- Roots ---
+
+TEST_F(ShadowFault, TwoAddressSpacesShareThePagesOfWhatTheyShare) {
+  Start();
+  Access(0x10000);
+  const uint64_t pages = Stats().pages;
+  Table(6, 0, EntryAt(1, 0));
+  machine_->WriteCr3(0x6000);
+  ExpectSame(0x10000);
+  EXPECT_EQ(Stats().pages, pages + 1) << "the root alone is new";
+}
+
+TEST_F(ShadowFault, ASwitchBackToARecentCr3CostsNoFault) {
+  Start();
+  for (uint64_t root = 6; root < 9; ++root) Table(root, 0, EntryAt(1, 0));
+  const std::vector<uint64_t> roots = {0x1000, 0x6000, 0x7000, 0x8000};
+  for (const uint64_t cr3 : roots) {
+    machine_->WriteCr3(cr3);
+    Access(0x10000);
+  }
+  const uint64_t before = Faults();
+  for (const uint64_t cr3 : roots) {
+    machine_->WriteCr3(cr3);
+    Access(0x10000);
+  }
+  EXPECT_EQ(Faults(), before);
+}
+
+TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsMayKeepAnUnsyncPage) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  machine_->Load(guest_);
+  Table(6, 0, EntryAt(1, 0));
+  const Seen old = Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  machine_->WriteCr3(0x1000 | kKeep);
+  EXPECT_EQ(Access(0x10000), old);
+  // Another PCID, of which nothing was kept, shares the table: it sees what is written.
+  machine_->WriteCr3(0x6001 | kKeep);
+  ExpectSame(0x10000);
+}
+
+// PCID 1 ran while nothing was mapped at the address, so its CPU has nothing to keep for it: what
+// PCID 0 has brought into the table that both use must not be found.
+TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneThatItsPcidNeverHad) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  Table(4, 16, 0);
+  machine_->Load(guest_);
+  Table(6, 0, EntryAt(1, 0));
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  machine_->WriteCr3(0x6001);
+  ExpectSame(0x10000);
+  ExpectSame(0x11000);
+  machine_->WriteCr3(0x1000 | kKeep);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x10000 | kAll);
+  ExpectSame(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  machine_->WriteCr3(0x6001 | kKeep);
+  ExpectSame(0x10000);
+}
+
+// The same where not the page was absent but the table.
+TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneOfATableThatWasNotLinked) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  machine_->Load(guest_);
+  Table(6, 0, 0x7000 | kAll);  // a PML4, PDPT and directory of its own
+  Table(7, 0, 0x8000 | kAll);
+  machine_->WriteCr3(0x6001);
+  EXPECT_EQ(Access(0x10000).what, Seen::What::kPageFault);
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  machine_->WriteCr3(0x1000 | kKeep);
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  Table(8, 0, 0x4000 | kAll);
+  machine_->WriteCr3(0x6001 | kKeep);
+  ExpectSame(0x10000);
+}
+
+TEST_F(ShadowFault, WritesOverSeveralPagesOfTablesAreFollowedInEach) {
+  Start();
+  // Two directories side by side, with a table each.
+  Table(2, 1, 0x8000 | kAll);
+  Table(8, 0, 0x9000 | kAll);
+  Table(2, 2, 0xa000 | kAll);
+  for (uint64_t i = 1; i < 64; ++i) Table(9, i, i << kPageShift | kAll);
+  Table(7, 511, 0x9000 | kAll);
+  Table(2, 3, 0x7000 | kAll);
+  constexpr uint64_t kBelow7 = (uint64_t{3} << 30) + (uint64_t{511} << 21) + 0x10000;
+  constexpr uint64_t kBelow8 = (uint64_t{1} << 30) + 0x10000;
+  ExpectSame(kBelow7);
+  ExpectSame(kBelow8);
+  // The last entry of frame 7 and the first of frame 8, at once.
+  Table(7, 511, 0x4000 | kAll);
+  Table(8, 0, 0x4000 | kAll);
+  Table(4, 16, 0x20000 | kAll);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x7ff8), 16).ok());
+  ExpectSame(kBelow7);
+  ExpectSame(kBelow8);
+  EXPECT_EQ(Stats().mmu_flooded, 0u);
+  Table(8, 0, 0);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x6800), 2 * kPageSize).ok());
+  ExpectSame(kBelow8);
+}
+
+TEST_F(ShadowFault, WritesThatWrapOrAreNoneAreRefused) {
+  Start();
+  EXPECT_TRUE(absl::IsInvalidArgument(machine_->shadow().OnWritten(Gpa(0x1000), 0)));
+  EXPECT_TRUE(absl::IsInvalidArgument(machine_->shadow().OnWritten(Gpa(~uint64_t{0}), 2)));
+  EXPECT_TRUE(machine_->shadow().OnWritten(Gpa(~uint64_t{0}), 1).ok());
+}
+
+TEST_F(ShadowFault, InvpcidReachesACachedRootByItsPcid) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  machine_->Load(guest_);
+  Table(6, 0, 0x7000 | kAll);  // a root of its own, but for the directory
+  Table(7, 0, 0x3000 | kAll);
+  Access(0x10000);
+  machine_->WriteCr3(0x6001);
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  ASSERT_EQ(*machine_->shadow().Invpcid(0, 0, Gva(0x10000)), GuestEvent::kNone);
+  machine_->WriteCr3(0x1000 | guest::kCr3KeepTranslations);
+  ExpectSame(0x10000);
+}
+
+TEST_F(ShadowFault, InvpcidThatTheCpuRefusesIsGeneralProtection) {
+  Start();
+  ShadowVcpu& shadow = machine_->shadow();
+  EXPECT_EQ(*shadow.Invpcid(4, 0, Gva(0)), GuestEvent::kGeneralProtection);
+  EXPECT_EQ(*shadow.Invpcid(0, 1, Gva(0)), GuestEvent::kGeneralProtection) << "without PCIDs";
+  EXPECT_EQ(*shadow.Invpcid(0, 0, Gva(uint64_t{1} << 60)), GuestEvent::kGeneralProtection);
+  EXPECT_EQ(*shadow.Invpcid(2, 0, Gva(0)), GuestEvent::kNone);
+}
+
+TEST_F(ShadowFault, PdptesWithReservedBitsAreGeneralProtectionAndChangeNothing) {
+  Start({}, PagingMode::kPae);
+  ExpectSame(0x10000);
+  machine_->Poke<uint64_t>(Gpa(0x6000), 0x3003);
+  const ShadowRegisters before = machine_->shadow().registers();
+  EXPECT_EQ(machine_->WriteCr3(0x6000), GuestEvent::kGeneralProtection);
+  EXPECT_EQ(machine_->shadow().registers(), before);
+  ExpectSame(0x10000);
+}
+
+TEST_F(ShadowFault, ARootInNoMemoryMapsNothingUntilThereIsSome) {
+  Start();
+  machine_->WriteCr3(MiB(64));
+  EXPECT_EQ(Access(0x10000).what, Seen::What::kNoTable);
+  machine_->WriteCr3(0x1000);
+  ExpectSame(0x10000);
+}
+
+}  // namespace
+}  // namespace tdp::shadow_test
