@@ -16,10 +16,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
-#include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/check.h"
-#include "tdp/mmu/vm.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp::model {
 namespace {
@@ -29,83 +27,57 @@ using sim::Event;
 
 constexpr uint64_t kPages = 1024;
 constexpr ByteCount kSize = kPages * kPageSize;
-constexpr Hva kHost{GiB(512)};
+constexpr Hva kHost = SimWorld::kRam;
 
 // The number of a page of host memory: written once, carried along when the host moves the page.
 uint64_t Stamp(uint64_t page) { return 0x5354'414d'5000'0000 | page; }
 
-class Machine {
+class Machine : public SimWorld {
  public:
   Machine(int vcpus, int host_order, const VmOptions& options)
-      : memory_({.size = MiB(64), .shuffled = true}), backend_(memory_, Options(vcpus)) {
-    TDP_CHECK(memory_.Map(kHost, kSize, {.order = host_order}).ok());
+      : SimWorld({.vm = options,
+                  .vcpus = 0,
+                  .cpus = vcpus,
+                  .memory = {.size = MiB(64), .shuffled = true},
+                  .is_watched = false}) {
+    TDP_CHECK(SetRam(kSize, host_order).ok());
     for (uint64_t page = 0; page < kPages; ++page) {
-      auto* word = reinterpret_cast<uint64_t*>(*memory_.AtHva(kHost + page * kPageSize));
+      auto* word = reinterpret_cast<uint64_t*>(*memory().AtHva(kRam + page * kPageSize));
       std::atomic_ref<uint64_t>(*word).store(Stamp(page));
     }
-    vm_ = *Vm::Create(backend_, options);
-    TDP_CHECK(vm_->SetMemoryRegion({.size = kSize, .hva = kHost}).ok());
   }
-
-  Vm& vm() { return *vm_; }
-  sim::HostMemory& memory() { return memory_; }
 
   // One vCPU's life: random accesses until `stop`. Adds those that reached memory to `done`.
   void RunVcpu(uint64_t seed, const std::atomic<bool>& stop, std::atomic<uint64_t>& done) {
-    const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
-    sim::Cpu& cpu = backend_.cpu(vcpu->id());
+    const std::unique_ptr<Vcpu> vcpu = *vm().CreateVcpu();
+    sim::Cpu& cpu = backend().cpu(vcpu->id());
     std::mt19937_64 random(seed);
-    while (!stop.load(std::memory_order_relaxed)) {
-      const Event event = RunInGuest(*vcpu, cpu, seed, random, done);
-      if (event == Event::kEptViolation) {
-        const FaultResult result =
-            vcpu->HandleEptViolation(cpu.exit().gpa, cpu.exit().qualification);
-        if (result.outcome == FaultOutcome::kError) ADD_FAILURE() << result.status;
-      } else if (event == Event::kEptMisconfiguration) {
-        if (vcpu->HandleEptMisconfiguration(cpu.exit().gpa).outcome == FaultOutcome::kError) {
-          ADD_FAILURE() << "misconfiguration";
-        }
-      }
-    }
-  }
-
-  // The host moves pages to other frames, as the kernel does.
-  void Migrate(Hva start, ByteCount size) {
-    TDP_CHECK(vm_->BeginHostInvalidation(start, size).ok());
-    TDP_CHECK(memory_.Migrate(start, size).ok());
-    vm_->EndHostInvalidation();
+    const auto attempt = [&] { return AccessPages(cpu, seed, random, done); };
+    const auto answer = [&](const sim::Exit& exit) {
+      const FaultResult result = AnswerEptExit(*vcpu, exit);
+      if (result.outcome == FaultOutcome::kError) ADD_FAILURE() << result.status;
+      return !stop.load(std::memory_order_relaxed);
+    };
+    while (!stop.load(std::memory_order_relaxed)) RunUntilDone(*vcpu, cpu, attempt, answer);
   }
 
  private:
-  static sim::SimBackendOptions Options(int vcpus) {
-    sim::SimBackendOptions options;
-    options.cpus = vcpus;
-    options.cpu.policy = sim::CachePolicy::kAdversarial;
-    return options;
-  }
-
-  Event RunInGuest(Vcpu& vcpu, sim::Cpu& cpu, uint64_t seed, std::mt19937_64& random,
-                   std::atomic<uint64_t>& done) {
-    const GuestEntry entry = vcpu.EnterGuest();
-    if (const Event event = cpu.Enter(entry.eptp()); event != Event::kNone) return event;
+  // Still in the guest: nobody may take a page away before this vCPU has left.
+  Event AccessPages(sim::Cpu& cpu, uint64_t seed, std::mt19937_64& random,
+                    std::atomic<uint64_t>& done) {
     for (int i = 0; i < 64; ++i) {
       if (random() % 16 == 0) std::this_thread::yield();
       const uint64_t page = random() % kPages;
       const AccessKind kind = random() % 2 == 0 ? AccessKind::kLoad : AccessKind::kStore;
       const sim::AccessResult result = cpu.AccessGpa(Gfn(page).address(), kind, 8);
       if (!result.ok()) return result.event;
-      // Still in the guest: nobody may take the page away before this vCPU has left.
-      auto* word = reinterpret_cast<uint64_t*>(memory_.At(result.hpa));
+      auto* word = reinterpret_cast<uint64_t*>(memory().At(result.hpa));
       const uint64_t value = std::atomic_ref<uint64_t>(*word).load(std::memory_order_relaxed);
       EXPECT_EQ(value, Stamp(page)) << "vCPU seed " << seed;
       done.fetch_add(1, std::memory_order_relaxed);
     }
     return Event::kNone;
   }
-
-  sim::HostMemory memory_;
-  sim::SimBackend backend_;
-  std::unique_ptr<Vm> vm_;
 };
 
 // One random structural operation.
@@ -121,7 +93,8 @@ void Disturb(Machine& machine, std::mt19937_64& random) {
       machine.vm().ZapAll()->Settle();
       break;
     case 2:
-      machine.Migrate(kHost + host_page * kPageSize, (1 + random() % 64) * kPageSize);
+      TDP_CHECK(
+          machine.Migrate(kHost + host_page * kPageSize, (1 + random() % 64) * kPageSize).ok());
       break;
     case 3:
       if (auto flush = machine.vm().SplitRange(gfn, count); flush.ok()) flush->Settle();

@@ -13,7 +13,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp::model {
 namespace {
@@ -21,8 +21,6 @@ namespace {
 constexpr Hva kRam{TiB(1)};
 constexpr ByteCount kSize = MiB(8);
 constexpr uint64_t kPages = kSize >> kPageShift;
-constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 struct Setting {
   const char* name;
@@ -30,19 +28,15 @@ struct Setting {
   VmOptions options;
 };
 
-class StoreHistoryTest : public testing::TestWithParam<Setting> {
+class StoreHistoryTest : public HostTest, public testing::WithParamInterface<Setting> {
  protected:
   StoreHistoryTest() {
     host_.order = GetParam().host_order;
-    vm_ = *Vm::Create(host_, GetParam().options);
-    vcpu_ = *vm_->CreateVcpu();
+    Start(GetParam().options);
     SetFlags(0);
     history_ = std::make_unique<StoreHistory>(*vm_, kPages);
   }
-  ~StoreHistoryTest() override {
-    SetEntryStoreHook(nullptr);
-    EXPECT_TRUE(vm_->CheckInvariants().ok()) << vm_->CheckInvariants();
-  }
+  ~StoreHistoryTest() override { SetEntryStoreHook(nullptr); }
 
   void SetFlags(uint32_t flags) {
     ASSERT_TRUE(vm_->SetMemoryRegion({.flags = flags, .size = kSize, .hva = kRam}).ok());
@@ -102,9 +96,6 @@ class StoreHistoryTest : public testing::TestWithParam<Setting> {
   }
   bool KeepsReverseMap() const { return GetParam().options.reverse_map; }
 
-  TestHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   std::unique_ptr<StoreHistory> history_;
   std::set<uint64_t> written_;
   uint64_t stores_ = 0;  // a test that watched none has shown nothing

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tests/world/run_until_done.h"
 
 namespace tdp::oracles {
 namespace {
@@ -70,49 +71,30 @@ void SlotMachine::TurnPagingOn(uint64_t cr3, bool write_protect) {
   TDP_CHECK(backend_->cpu(0).WriteCr3(cr3) == sim::Event::kNone);
 }
 
-SlotMachine::TriedAccess SlotMachine::Try(uint64_t address, sim::AccessKind kind, unsigned size) {
-  sim::Cpu& cpu = backend_->cpu(0);
-  const GuestEntry entry = vcpu_->EnterGuest();
-  const sim::Event entered = cpu.Enter(entry.eptp());
-  if (entered != sim::Event::kNone) return {{.event = entered}, cpu.exit()};
-  const sim::AccessResult result = cpu.Access(Gva(address), kind, size);
-  return {result, cpu.exit()};
-}
-
-// Answers an exit; whether the access is MMIO.
-absl::StatusOr<bool> SlotMachine::IsMmio(const sim::Exit& exit) {
-  const FaultResult result = exit.event == sim::Event::kEptMisconfiguration
-                                 ? vcpu_->HandleEptMisconfiguration(exit.gpa)
-                                 : vcpu_->HandleEptViolation(exit.gpa, exit.qualification);
-  if (result.outcome == FaultOutcome::kError) return result.status;
-  return result.outcome == FaultOutcome::kMmio;
-}
-
 absl::StatusOr<AccessAnswer> SlotMachine::Access(uint64_t address, sim::AccessKind kind,
                                                  unsigned size) {
-  // A walk of the guest's four levels and the access itself fault a few times each at most.
-  constexpr int kMostExits = 100;
-  for (int i = 0; i < kMostExits; ++i) {
-    const TriedAccess tried = Try(address, kind, size);
-    switch (tried.result.event) {
-      case sim::Event::kNone:
-        return AccessAnswer{AccessAnswer::Kind::kMemory, Gpa(0), memory_.At(tried.result.hpa)};
-      case sim::Event::kPageFault:
-      case sim::Event::kGeneralProtection:
-        return AccessAnswer{AccessAnswer::Kind::kFault};
-      case sim::Event::kKick:
-        break;
-      case sim::Event::kEptViolation:
-      case sim::Event::kEptMisconfiguration: {
-        TDP_ASSIGN_OR_RETURN(const bool mmio, IsMmio(tried.exit));
-        if (mmio) return AccessAnswer{AccessAnswer::Kind::kMmio, tried.exit.gpa};
-        break;
-      }
-      default:
-        return absl::InternalError(tried.exit.DebugString());
+  using Kind = AccessAnswer::Kind;
+  sim::Cpu& cpu = backend_->cpu(0);
+  absl::StatusOr<AccessAnswer> end = absl::InternalError("the access never ends");
+  const auto attempt = [&] {
+    const sim::AccessResult result = cpu.Access(Gva(address), kind, size);
+    if (result.ok()) end = AccessAnswer{Kind::kMemory, Gpa(0), memory_.At(result.hpa)};
+    return result.event;
+  };
+  const auto answer = [&](const sim::Exit& exit) {
+    if (exit.event == sim::Event::kPageFault || exit.event == sim::Event::kGeneralProtection) {
+      end = AccessAnswer{Kind::kFault};
+      return false;
     }
+    const FaultResult result = AnswerEptExit(*vcpu_, exit);
+    if (result.outcome == FaultOutcome::kError) end = result.status;
+    if (result.outcome == FaultOutcome::kMmio) end = AccessAnswer{Kind::kMmio, exit.gpa};
+    return result.outcome != FaultOutcome::kError && result.outcome != FaultOutcome::kMmio;
+  };
+  if (!RunUntilDone(*vcpu_, cpu, attempt, answer)) {
+    return absl::InternalError(absl::StrFormat("the access to 0x%x goes on faulting", address));
   }
-  return absl::InternalError(absl::StrFormat("the access to 0x%x goes on faulting", address));
+  return end;
 }
 
 }  // namespace tdp::oracles

@@ -55,13 +55,6 @@ class SlotMachine {
   absl::StatusOr<AccessAnswer> Access(uint64_t address, sim::AccessKind kind, unsigned size);
 
  private:
-  struct TriedAccess {
-    sim::AccessResult result;
-    sim::Exit exit;
-  };
-  TriedAccess Try(uint64_t address, sim::AccessKind kind, unsigned size);
-  absl::StatusOr<bool> IsMmio(const sim::Exit& exit);
-
   const DirtyTracking tracking_;
   sim::HostMemory memory_;
   std::unique_ptr<sim::SimBackend> backend_;

@@ -26,19 +26,16 @@ sim::CpuFeatures FeaturesOf(const Capabilities& capabilities) {
 }  // namespace
 
 SimGuest::SimGuest(const MachineOptions& options, const Capabilities& capabilities)
-    : memory_(std::make_unique<sim::HostMemory>(sim::HostMemoryOptions{.size = kSimMemory})) {
-  sim::SimBackendOptions backend;
-  backend.cpu.features = FeaturesOf(capabilities);
-  backend_ = std::make_unique<sim::SimBackend>(*memory_, backend);
-  CheckOk(memory_->Map(kRam, options.ram, {.order = options.max_order}));
-  vm_ = ValueOrDie(Vm::Create(*backend_, options.vm));
-  CheckOk(vm_->SetMemoryRegion({.gpa = Gpa(0), .size = options.ram, .hva = kRam}));
-  vcpu_ = ValueOrDie(vm_->CreateVcpu());
+    : SimWorld({.vm = options.vm,
+                .cpu = {.features = FeaturesOf(capabilities)},
+                .memory = {.size = kSimMemory},
+                .is_watched = false}) {
+  CheckOk(SetRam(options.ram, options.max_order));
 }
 
 void SimGuest::CopyMemory(Machine& machine, ByteCount bytes) {
   for (Gpa gpa{0}; gpa < Gpa(bytes); gpa = gpa + kPageSize) {
-    memcpy(ValueOrDie(memory_->AtHva(HvaOf(gpa))), &machine.At<uint8_t>(gpa), kPageSize);
+    memcpy(ValueOrDie(memory().AtHva(HvaOf(gpa))), &machine.At<uint8_t>(gpa), kPageSize);
   }
 }
 
@@ -57,22 +54,25 @@ bool SimGuest::Store32(Gva gva, uint32_t value) {
 }
 
 bool SimGuest::Repeat(absl::FunctionRef<sim::Event()> attempt) {
-  for (;;) {
-    sim::Event event;
-    {
-      GuestEntry entry = vcpu_->EnterGuest();
-      TDP_CHECK(cpu().Enter(entry.eptp()) == sim::Event::kNone);
-      event = attempt();
-    }
-    if (event == sim::Event::kNone) return true;
-    if (!Answer()) return false;
-  }
+  bool is_memory = true;
+  const auto answer = [&](const sim::Exit& exit) {
+    const bool violation = exit.event == sim::Event::kEptViolation;
+    TDP_CHECK(violation || exit.event == sim::Event::kEptMisconfiguration);
+    const FaultResult result = AnswerEptExit(vcpu(), exit);
+    CheckOk(result.status);
+    faults_.push_back({violation ? ExitReason::kEptViolation : ExitReason::kEptMisconfiguration,
+                       exit.gpa, exit.qualification, result.outcome});
+    is_memory = result.outcome != FaultOutcome::kMmio;
+    return is_memory;
+  };
+  Run(0, attempt, answer, kAnyNumberOfExits);
+  return is_memory;
 }
 
 bool SimGuest::Access(Gva gva, sim::AccessKind kind, unsigned size, const void* bytes) {
   return Repeat([&] {
     const sim::AccessResult result = cpu().Access(gva, kind, size);
-    if (result.ok() && bytes != nullptr) memcpy(memory_->At(result.hpa), bytes, size);
+    if (result.ok() && bytes != nullptr) memcpy(memory().At(result.hpa), bytes, size);
     return result.event;
   });
 }
@@ -82,19 +82,6 @@ void SimGuest::TurnPagingOn(Gva rip, uint64_t cr4, uint64_t cr3) {
   TDP_CHECK(Repeat([&] { return cpu().WriteCr4(cr4); }));
   TDP_CHECK(Repeat([&] { return cpu().WriteCr3(cr3); }));
   TDP_CHECK(Repeat([&] { return cpu().WriteCr0(cpu().registers().cr0 | sim::kCr0Pg); }));
-}
-
-// Whether the access is to be tried again.
-bool SimGuest::Answer() {
-  const sim::Exit& exit = cpu().exit();
-  const bool violation = exit.event == sim::Event::kEptViolation;
-  TDP_CHECK(violation || exit.event == sim::Event::kEptMisconfiguration);
-  const FaultResult result = violation ? vcpu_->HandleEptViolation(exit.gpa, exit.qualification)
-                                       : vcpu_->HandleEptMisconfiguration(exit.gpa);
-  CheckOk(result.status);
-  faults_.push_back({violation ? ExitReason::kEptViolation : ExitReason::kEptMisconfiguration,
-                     exit.gpa, exit.qualification, result.outcome});
-  return result.outcome != FaultOutcome::kMmio;
 }
 
 }  // namespace tdp::vtx

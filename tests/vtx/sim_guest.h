@@ -7,21 +7,18 @@
 #define TDP_TESTS_VTX_SIM_GUEST_H_
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/backends/vtx/guest_state.h"
 #include "tdp/base/address.h"
-#include "tdp/mmu/vm.h"
 #include "tdp/tests/vtx/machine.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp::vtx {
 
 // A guest whose instructions are calls.
-class SimGuest {
+class SimGuest : public SimWorld {
  public:
   // A CPU with the powers of `capabilities`.
   SimGuest(const MachineOptions& options, const Capabilities& capabilities);
@@ -39,25 +36,15 @@ class SimGuest {
   // MOV to CR4, to CR3, and to CR0 with PG set, fetched from `rip`.
   void TurnPagingOn(Gva rip, uint64_t cr4, uint64_t cr3);
 
-  sim::Cpu& cpu() { return backend_->cpu(0); }
-  Vm& vm() { return *vm_; }
   Hva HvaOf(Gpa gpa) const { return kRam + gpa.raw(); }
   const std::vector<SeenFault>& faults() const { return faults_; }
   // A page of the guest's memory.
-  const void* PageAt(Gpa gpa) { return ValueOrDie(memory_->AtHva(HvaOf(gpa))); }
+  const void* PageAt(Gpa gpa) { return ValueOrDie(memory().AtHva(HvaOf(gpa))); }
 
  private:
-  static constexpr Hva kRam{0x100000000};
-
   // Tries `attempt`, an access or instruction, until it ends without an exit.
   bool Repeat(absl::FunctionRef<sim::Event()> attempt);
   bool Access(Gva gva, sim::AccessKind kind, unsigned size, const void* bytes);
-  bool Answer();
-
-  std::unique_ptr<sim::HostMemory> memory_;
-  std::unique_ptr<sim::SimBackend> backend_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   std::vector<SeenFault> faults_;
 };
 
