@@ -8,7 +8,10 @@ What is measured, of mmu/ and its folders:
   private         functions that public classes show in their private parts
   entries         files of a folder
   floors          the longest chain of headers in one folder that include one another
-  length          lines of the longest source file
+  length          lines of the longest source file, and of the longest test
+
+And of tests/: classes that own a `Vm` (worlds), and classes that are a `Backend` of their own.
+Folders that must stand alone are left out; tests/world/README.md says why.
 
 Where a goal is not reached the limit is what holds today. Whoever gets better lowers it.
 
@@ -28,6 +31,9 @@ LIMITS = {
     "entries of the largest folder": (20, 20),
     "floors of the highest folder": (5, 5),
     "lines of the longest file": (600, 600),
+    "lines of the longest test": (600, 600),
+    "worlds of the tests": (9, 4),
+    "backends of the tests": (6, 6),
 }
 
 # Where it is decided which tables there are, and said which options go together.
@@ -43,6 +49,13 @@ FACE = "mmu/vm.h"
 PUBLIC_CLASSES = {"mmu/vm.h": ["Vm"], "mmu/vcpu.h": ["Vcpu", "GuestEntry"],
                   "mmu/shadow/shadow_vcpu.h": ["ShadowVcpu"],
                   "mmu/shadow/nested_vcpu.h": ["NestedVcpu"]}
+
+# Tests whose machine is another one, or that show what an embedder writes.
+STAND_ALONE = ("tests/consumers/", "tests/embedding/", "tests/explore/", "tests/judge/",
+               "tests/relacy/", "tests/vtx/")
+CLASS = re.compile(r"\b(?:class|struct) (\w+)(?: final)?(?: : ([^{;]*))?\s*\{")
+OWNS_VM = re.compile(r"\bunique_ptr<Vm> \w+(?: = [^;]*)?;")
+IS_BACKEND = re.compile(r"\bpublic (?:\w+::)*\w*(?:Backend|TestHost)\b")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"tdp/([^"]+)"', re.MULTILINE)
 
@@ -116,6 +129,28 @@ def count_private_functions(name, text):
     return count
 
 
+def test_classes(files):
+    """Bases and body of each class of the tests that share a world."""
+    for path, text in files.items():
+        if not path.startswith("tests/") or path.startswith(STAND_ALONE):
+            continue
+        text = without_comments(text)
+        for found in CLASS.finditer(text):
+            yield found.group(2) or "", class_body(found.group(1), text[found.start():])
+
+
+def count_worlds(files):
+    return sum(bool(OWNS_VM.search(body)) for _, body in test_classes(files))
+
+
+def count_backends(files):
+    return sum(bool(IS_BACKEND.search(bases)) for bases, _ in test_classes(files))
+
+
+def longest(sources):
+    return max((text.count("\n") for text in sources.values()), default=0)
+
+
 def folder_files(files):
     """The files of mmu/ and of each of its folders, by folder."""
     folders = {}
@@ -141,6 +176,8 @@ def floors(paths, files):
 def measure(files):
     """What LIMITS names, of `files`: the sources of ours by path, with all entries of mmu/."""
     sources = {p: t for p, t in files.items() if p.endswith((".h", ".cc"))}
+    tests = {p: t for p, t in sources.items() if p.startswith("tests/")}
+    core = {p: t for p, t in sources.items() if p not in tests}
     engine = {p: t for p, t in sources.items() if p.startswith("mmu/")}
     behind = headers_behind(FACE, sources)
     folders = folder_files({p: t for p, t in files.items() if p.startswith("mmu/")})
@@ -153,15 +190,20 @@ def measure(files):
         "entries of the largest folder": max(map(len, folders.values()), default=0),
         "floors of the highest folder": max((floors(set(paths), files)
                                              for paths in folders.values()), default=0),
-        "lines of the longest file": max((t.count("\n") for t in sources.values()), default=0),
+        "lines of the longest file": longest(core),
+        "lines of the longest test": longest(tests),
+        "worlds of the tests": count_worlds(tests),
+        "backends of the tests": count_backends(tests),
     }
 
 
 def read_tree(root):
     files = {}
-    for top in ("base", "memslot", "rmap", "mmu"):
+    for top in ("base", "memslot", "rmap", "mmu", "tests"):
         for folder, _, names in os.walk(os.path.join(root, top)):
             for name in names:
+                if top == "tests" and not name.endswith((".h", ".cc")):
+                    continue
                 path = os.path.join(folder, name)
                 with open(path, encoding="utf-8") as file:
                     files[os.path.relpath(path, root)] = file.read()

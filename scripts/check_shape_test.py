@@ -51,6 +51,36 @@ class Other { private: void F(); };
         self.assertEqual(
             check_shape.floors({"mmu/a.h", "mmu/b.h", "mmu/c.h", "mmu/d.h"}, files), 3)
 
+    def test_a_class_that_owns_a_vm_is_a_world_and_one_that_inherits_it_is_none(self):
+        world = "class World {\n  std::unique_ptr<Vm> vm_;\n};\nclass Guest : public World {\n};\n"
+        self.assertEqual(check_shape.count_worlds({"tests/mmu/world.h": world}), 1)
+        self.assertEqual(check_shape.count_worlds({"tests/explore/world.h": world}), 0)
+        self.assertEqual(check_shape.count_worlds({"mmu/world.h": world}), 0)
+        local = "TEST(A, B) {\n  const std::unique_ptr<Vm> vm = Make();\n}\n"
+        self.assertEqual(check_shape.count_worlds({"tests/mmu/a_test.cc": local}), 0)
+
+    def test_backends_are_counted_wherever_a_test_derives_one(self):
+        text = """
+class TestHost : public MinimalBackend {
+};
+TEST(A, B) {
+  struct Slow final : public sim::SimBackend {
+  };
+}
+class Moving : public TestHost {
+};
+class Guest : public SimWorld {
+  HookedBackend backend_;
+};
+"""
+        self.assertEqual(check_shape.count_backends({"tests/mmu/a_test.cc": text}), 3)
+        self.assertEqual(check_shape.count_backends({"tests/judge/a.h": text}), 0)
+
+    def test_the_longest_test_is_measured_apart(self):
+        found = check_shape.measure({"mmu/a.cc": "\n" * 3, "tests/a_test.cc": "\n" * 7})
+        self.assertEqual(found["lines of the longest file"], 3)
+        self.assertEqual(found["lines of the longest test"], 7)
+
     def test_each_measure_has_a_limit_that_is_no_better_than_its_goal(self):
         self.assertEqual(set(check_shape.measure({})), set(check_shape.LIMITS))
         for name, (limit, goal) in check_shape.LIMITS.items():
