@@ -229,6 +229,37 @@ TEST(TdpReport, TheAddressMapAndTheTimeStripAreUsedByKeyboard) {
   EXPECT_EQ(Between(dom, "data-unreachable=\"", "\""), "0");
 }
 
+TEST(TdpReport, ExitsArePricedByCause) {
+  if (Browser().empty()) {
+    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
+  }
+  const std::string sweep = SweepFile();
+  const std::string page = testing::TempDir() + "/prices.html";
+  ASSERT_EQ(Tdp(absl::StrCat("report '", sweep, "' -o '", page, "'")).status, 0);
+  const std::string dom = Dom(page, R"(
+    const sum = (run) => EXIT_PRICES.reduce((all, cause) => all + exitsOf(run, cause), 0);
+    document.body.dataset.uncounted = RUNS.filter((run) => sum(run) !== run.exits).length;
+    const mode = [...document.querySelectorAll('select')].find(
+        (each) => each.options[1]?.value === 'causes');
+    const part = mode.closest('section');
+    const ranges = () => part.querySelectorAll('input[type=range]');
+    document.body.dataset.one = ranges().length;
+    mode.value = 'causes'; mode.dispatchEvent(new Event('change'));
+    document.body.dataset.causes = ranges().length;
+    document.body.dataset.sources = [...part.querySelectorAll('label[title]')].length;
+    const before = part.textContent;
+    ranges()[0].value = 9000; ranges()[0].dispatchEvent(new Event('input'));
+    document.body.dataset.moved = String(part.textContent !== before);
+  )",
+                              "");
+  EXPECT_EQ(Between(dom, "data-uncounted=\"", "\""), "0") << "every exit has a cause with a price";
+  EXPECT_EQ(Between(dom, "data-one=\"", "\""), "2") << "of any exit, and of a page fault";
+  // EPT violations; fills, faults and writes of the shadow; two of the nested one; page faults.
+  EXPECT_EQ(Between(dom, "data-causes=\"", "\""), "7");
+  EXPECT_EQ(Between(dom, "data-sources=\"", "\""), "6");
+  EXPECT_EQ(Between(dom, "data-moved=\"", "\""), "true");
+}
+
 TEST(TdpReport, DarkAndLightFollowTheSystem) {
   if (Browser().empty()) {
     GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";

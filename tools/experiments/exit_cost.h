@@ -53,6 +53,9 @@ struct ExitCost {
   double gigahertz = 3.0;  // of the CPU's clock
 };
 
+// The preset "linux-boot".
+ExitPrices LinuxBootPrices();
+
 // Declares --exit-cycles, --exit-prices and --clock.
 void AddExitCostOptions(OptionParser& parser, ExitCost* cost);
 

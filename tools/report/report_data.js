@@ -78,6 +78,10 @@ function summary(values) {
   return {mean, half: t * Math.sqrt(variance / values.length)};
 }
 
+// What an exit of each cause costs where nobody says otherwise, and which fields count them.
+const EXIT_PRICES = JSON.parse(document.getElementById('prices').textContent);
+const exitsOf = (run, cause) => cause.fields.reduce((sum, field) => sum + (at(run, field) ?? 0), 0);
+
 // VM exits of a run by cause, those that are not there left out.
 function exitsByCause(run) {
   const causes = [];

@@ -7,8 +7,10 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/experiments/exit_cost.h"
 #include "tdp/tools/regions/json_text.h"
 #include "tdp/tools/replay/run_json.h"
 #include "tdp/tools/report/report_parts.h"
@@ -73,6 +75,30 @@ absl::Status CheckRuns(const Json& file) {
   return absl::OkStatus();
 }
 
+// The fields of a run that count the exits of each cause, in the order of `ExitCause`.
+constexpr const char* kExitFields[kExitCauses] = {"violations.total",
+                                                  "shadow_exits.fixed shadow_exits.spurious",
+                                                  "shadow_exits.guest_faults",
+                                                  "shadow_exits.table_writes",
+                                                  "shadow_exits.invalidations",
+                                                  "shadow_exits.cr3_writes",
+                                                  "nested_exits.fixed nested_exits.spurious",
+                                                  "nested_exits.reflected"};
+
+// What the page's sliders of prices begin with.
+std::string PricesJson() {
+  const ExitPrices prices = LinuxBootPrices();
+  Json causes = Json::array();
+  for (size_t cause = 0; cause < kExitCauses; ++cause) {
+    causes.push_back(
+        {{"name", ExitCauseName(static_cast<ExitCause>(cause))},
+         {"cycles", prices[cause].cycles},
+         {"source", prices[cause].source},
+         {"fields", std::vector<std::string>(absl::StrSplit(kExitFields[cause], ' '))}});
+  }
+  return causes.dump();
+}
+
 }  // namespace
 
 absl::StatusOr<RunFile> ReadRunFile(std::string name, std::string_view text) {
@@ -97,8 +123,10 @@ std::string ReportHtml(const std::vector<RunFile>& files) {
   // Inside a string of JSON, the only place where it can be, "<" may be written so; as it stands it
   // could end the script element.
   absl::StrReplaceAll({{"<", "\\u003c"}}, &runs);
-  return absl::StrReplaceAll(
-      kReportHtml, {{"@CSS@", kReportCss}, {"@RUNS@", runs}, {"@SCRIPT@", kReportScript}});
+  return absl::StrReplaceAll(kReportHtml, {{"@CSS@", kReportCss},
+                                           {"@RUNS@", runs},
+                                           {"@PRICES@", PricesJson()},
+                                           {"@SCRIPT@", kReportScript}});
 }
 
 }  // namespace tdp::tools

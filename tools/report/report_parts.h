@@ -7,7 +7,7 @@
 
 namespace tdp::tools {
 
-extern const char kReportHtml[];  // with @CSS@, @RUNS@ and @SCRIPT@ where these belong
+extern const char kReportHtml[];  // with @CSS@, @RUNS@, @PRICES@ and @SCRIPT@ where they belong
 extern const char kReportCss[];
 extern const char kReportScript[];  // all scripts, one after the other
 

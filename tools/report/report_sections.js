@@ -53,39 +53,65 @@ function smallMultiples() {
 const walkCycles = (run, reference) => at(run, 'walks.cycles') || (at(run, 'walks.references.guest.total') +
     at(run, 'walks.references.ept.total')) * reference;
 
-function slider(name, value, most, step, changed) {
+function slider(name, value, most, step, changed, source = null) {
   const shown = element('output', {}, number(value));
   const input = element('input', {type: 'range', min: 0, max: most, step, value, oninput: () => {
     shown.textContent = number(Number(input.value));
     changed();
   }});
-  return {label: element('label', {}, element('span', {}, name, ' ', shown), input),
+  return {label: element('label', source ? {title: source} : {}, element('span', {}, name, ' ', shown), input),
     get value() { return Number(input.value); }};
+}
+
+// The prices of VM exits that the reader sets: one for all, or one for each cause that a run has.
+function exitPrices(changed) {
+  const one = slider('cycles a VM exit:', 1500, 10000, 50, changed);
+  const causes = EXIT_PRICES.filter((cause) => RUNS.some((run) => exitsOf(run, cause)))
+      .map((cause) => ({cause, slider: slider(`cycles, ${cause.name}:`, cause.cycles, 50000, 1, changed, cause.source)}));
+  const mode = element('select', {onchange: () => { show(); changed(); }},
+      element('option', {value: 'one'}, 'one for all'), element('option', {value: 'causes'}, 'by cause'));
+  const byCause = () => mode.value === 'causes';
+  const box = element('div', {class: 'sliders'});
+  function show() {
+    box.replaceChildren(element('label', {}, 'prices of VM exits', mode),
+        ...(byCause() ? causes.map((each) => each.slider.label) : [one.label]));
+  }
+  show();
+  return {box, byCause, cyclesOf: (run) => (byCause()
+    ? causes.reduce((sum, each) => sum + exitsOf(run, each.cause) * each.slider.value, 0)
+    : run.exits * one.value)};
+}
+
+// At which price of an exit, or at how many times the prices by cause, `run` costs what `base`
+// costs; null where there is none. `rest`: what a run costs an access but for its exits.
+function crossover(run, base, prices, rest) {
+  const weight = (one) => (prices.byCause() ? prices.cyclesOf(one) : one.exits) / one.accesses;
+  const more = weight(base) - weight(run);
+  if (run === base || run.trace !== base.trace || more === 0) return null;
+  const price = (rest(run) - rest(base)) / more;
+  if (price <= 0) return null;
+  return [nameOf(run), prices.byCause() ? Number(price.toPrecision(3)) : Math.round(price), more > 0 ? 'above' : 'below'];
 }
 
 function costs(base) {
   if (RUNS.every((run) => run.exits === 0 && run.page_faults === 0)) return null;
   const body = element('div');
   const counted = RUNS.every((run) => at(run, 'walks.cycles'));
-  const exit = slider('cycles a VM exit:', 1500, 10000, 50, () => draw());
+  const prices = exitPrices(() => draw());
   const fault = slider('cycles a guest page fault:', 1000, 10000, 50, () => draw());
   const reference = slider('cycles a reference:', 4, 100, 1, () => draw());
   const walk = (run) => walkCycles(run, reference.value) / run.accesses;
-  const parts = (run) => [walk(run), run.exits * exit.value / run.accesses,
-    run.page_faults * fault.value / run.accesses];
+  const faults = (run) => run.page_faults * fault.value / run.accesses;
+  const parts = (run) => [walk(run), prices.cyclesOf(run) / run.accesses, faults(run)];
   const names = ['page walks', 'VM exits', 'guest page faults'];
   function crossovers() {
-    const rows = [];
-    for (const run of RUNS) {
-      const exits = (base.exits - run.exits) / base.accesses;
-      if (run === base || run.trace !== base.trace || exits === 0) continue;
-      const rest = (one) => walk(one) + one.page_faults * fault.value / one.accesses;
-      const price = (rest(run) - rest(base)) / exits;
-      if (price > 0) rows.push([nameOf(run), Math.round(price), run.exits < base.exits ? 'above' : 'below']);
-    }
-    return rows.length === 0 ? null : element('div', {},
-        element('p', {class: 'quiet'}, `At which price of an exit a run costs what the baseline (${nameOf(base)}) costs, and where it wins:`),
-        table(['run', 'cycles a VM exit', 'wins'], rows, {commands: [base.command]}));
+    const rows = RUNS.map((run) => crossover(run, base, prices, (one) => walk(one) + faults(one))).filter(Boolean);
+    if (rows.length === 0) return null;
+    const [which, unit] = prices.byCause() ? ['At how many times these prices', 'times the prices']
+      : ['At which price of an exit', 'cycles a VM exit'];
+    return element('div', {},
+        element('p', {class: 'quiet'}, `${which} a run costs what the baseline (${nameOf(base)}) costs, and where it wins:`),
+        table(['run', unit, 'wins'], rows, {commands: [base.command]}));
   }
   function draw() {
     const format = (value) => value.toFixed(value < 10 ? 3 : 1);
@@ -96,8 +122,8 @@ function costs(base) {
   }
   draw();
   return section('What it costs, in cycles an access',
-      'Counts become time by prices. They are assumptions: move them.',
-      element('div', {class: 'sliders'}, exit.label, fault.label, counted ? null : reference.label), body);
+      'Counts become time by prices. They are assumptions: move them. Those by cause begin with what --exit-prices linux-boot says.',
+      prices.box, element('div', {class: 'sliders'}, fault.label, counted ? null : reference.label), body);
 }
 
 function exits(run, index) {
