@@ -11,10 +11,11 @@
 namespace tdp {
 namespace {
 
-// The pages from `hva` to the end of the piece of host memory around it.
-PageCount PagesFrom(Hva hva, const HostPage& page) {
+// The pages from `page` to the end of the piece of host memory around it. Its frames are aligned;
+// the addresses at which the host has it need not be.
+PageCount PagesFrom(const HostPage& page) {
   const uint64_t piece = uint64_t{1} << std::clamp(page.order, 0, 18);
-  return PageCount(piece - ((hva.raw() >> kPageShift) & (piece - 1)));
+  return PageCount(piece - (page.hfn.raw() & (piece - 1)));
 }
 
 bool Continues(const HostRun& run, const HostPage& page) {
@@ -34,7 +35,7 @@ absl::StatusOr<size_t> internal::ResolveByPage(Backend& backend, Hva hva, PageCo
       if (filled == 0) return page.status();
       break;
     }
-    const PageCount here = std::min(PagesFrom(at, *page), pages - done);
+    const PageCount here = std::min(PagesFrom(*page), pages - done);
     if (filled > 0 && Continues(runs[filled - 1], *page)) {
       runs[filled - 1].pages += here;
     } else if (filled < runs.size()) {

@@ -114,10 +114,10 @@ class Backend {
 
   // `Resolve` for the `pages` pages from `hva` on, of which there is at least one, as far as they
   // fit into `runs`, which is not empty: returns how many runs were filled in. The first begins at
-  // `hva`, each next one where the one before ends; fewer pages than asked for is no error. The
-  // errors are those of `Resolve` for the first page. The default asks `Resolve` page by page (a
-  // large page at once); a port that knows better makes prefault faster, and faults of shadowed and
-  // nested guests, which ask for a few pages beside their own.
+  // `hva`, each next one where the one before ends; fewer pages than asked for is no error, and
+  // more are cut off. The errors are those of `Resolve` for the first page. The default asks
+  // `Resolve` page by page (a large page at once); a port that knows better makes prefault faster,
+  // and faults of shadowed and nested guests, which ask for a few pages beside their own.
   virtual absl::StatusOr<size_t> ResolveRange(Hva hva, PageCount pages, Access access,
                                               absl::Span<HostRun> runs) {
     return internal::ResolveByPage(*this, hva, pages, access, runs);

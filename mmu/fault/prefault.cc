@@ -115,7 +115,9 @@ absl::StatusOr<size_t> Prefaulter::Ask(const Run& fault, Gfn from, PageCount pag
                                        absl::Span<HostRun> runs) {
   const MemorySlot& slot = fault.slot;
   if (!slot.has_host_frames()) {
-    return faults_.backend_.ResolveRange(slot.HvaOf(from), pages, fault.access, runs);
+    TDP_ASSIGN_OR_RETURN(const size_t filled, faults_.backend_.ResolveRange(slot.HvaOf(from), pages,
+                                                                            fault.access, runs));
+    return std::min(filled, runs.size());
   }
   const MmuReadSection section(faults_.reader_);
   if (HasMoved(fault, pages)) return 0;
@@ -136,25 +138,28 @@ StagedTable::Published Prefaulter::PublishRuns(const Run& fault, PageCount most,
                                                absl::Span<const HostRun> runs) {
   const Gfn end = fault.gfn + most;
   StagedTable staged(faults_.mmu(), fault.gfn, faults_.tables_);
-  bool more_to_come = AppendRuns(fault, runs, staged);
+  bool more_to_come = AppendRuns(fault, runs, end, staged);
   while (more_to_come && staged.next() < end) {
     const Gfn from = staged.next();
     std::array<HostRun, kRuns> more;
     const absl::StatusOr<size_t> filled = Ask(fault, from, end - from, absl::MakeSpan(more));
     // The next call is about the page that it failed for.
     if (!filled.ok() || *filled == 0) break;
-    more_to_come = AppendRuns(fault, absl::MakeSpan(more).first(*filled), staged);
+    more_to_come =
+        AppendRuns(fault, absl::MakeSpan(more).first(*filled), end, staged) && staged.next() > from;
   }
   return PublishStaged(fault, staged);
 }
 
-// In a section, for the policy's sake: what it decides may change at other times. False if memory
-// has changed: nothing will be published, and the state of the slot, which says what rights and
-// type its host frames have, may be gone.
-bool Prefaulter::AppendRuns(const Run& fault, absl::Span<const HostRun> runs, StagedTable& staged) {
+// As far as they go up to `end`. In a section, for the policy's sake: what it decides may change at
+// other times. False if memory has changed: nothing will be published, and the state of the slot,
+// which says what rights and type its host frames have, may be gone.
+bool Prefaulter::AppendRuns(const Run& fault, absl::Span<const HostRun> runs, Gfn end,
+                            StagedTable& staged) {
   MmuReadSection section(faults_.reader_);
   if (faults_.sequence_.Current() != fault.sequence) return false;
   for (HostRun run : runs) {
+    run.pages = std::min(run.pages, end - staged.next());
     while (run.pages > PageCount(0)) {
       const PageCount pages = faults_.policy().PagesAlike(staged.next(), run.pages);
       staged.Append(faults_.policy().Leaf(fault.slot, staged.next(), run.page, fault.access),

@@ -47,7 +47,7 @@ class Prefaulter {
   absl::StatusOr<PageCount> MapTable(Gfn gfn, PageCount most, Access access, Gfn& asked_until);
   StagedTable::Published PublishRuns(const Run& fault, PageCount most,
                                      absl::Span<const HostRun> runs);
-  bool AppendRuns(const Run& fault, absl::Span<const HostRun> runs, StagedTable& staged);
+  bool AppendRuns(const Run& fault, absl::Span<const HostRun> runs, Gfn end, StagedTable& staged);
   StagedTable::Published PublishStaged(const Run& fault, StagedTable& staged);
   absl::StatusOr<PageCount> MapPage(Gfn gfn, Access access);
 

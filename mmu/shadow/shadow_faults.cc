@@ -114,7 +114,7 @@ void ShadowFaults<Entry>::AskForNeighbours(const Fault& fault) {
   const size_t most = (end - first).raw();
   neighbours_.first = first;
   size_t count = 0;
-  for (size_t i = 0; i < *filled; ++i) {
+  for (size_t i = 0; i < std::min(*filled, runs.size()); ++i) {
     HostPage page = runs[i].page;
     page.order = 0;
     const size_t end_of_run = count + std::min(most - count, runs[i].pages.raw());
