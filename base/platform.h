@@ -44,9 +44,11 @@ struct TdpPlatformMutex {
 void tdp_platform_mutex_init(struct TdpPlatformMutex* mutex);
 void tdp_platform_mutex_destroy(struct TdpPlatformMutex* mutex);
 
-/* Mutual exclusion, with acquire and release ordering. Not reentrant. A holder may be preempted
- * but does not block, so a spinlock will do where nothing preempts; the sections are a few dozen
- * instructions long. */
+/* Mutual exclusion, with acquire and release ordering. Not reentrant. Most are held for a few dozen
+ * instructions, but not all: one by which changes of slots and of logs come one after another is
+ * held over `Backend::Kick` and until vCPUs have left the guest, with calls of
+ * `tdp_platform_yield`. So whoever waits here lets other threads run meanwhile: it sleeps, or calls
+ * what `tdp_platform_yield` does. Spinning alone will do where each thread has a CPU of its own. */
 void tdp_platform_mutex_lock(struct TdpPlatformMutex* mutex);
 void tdp_platform_mutex_unlock(struct TdpPlatformMutex* mutex);
 

@@ -93,7 +93,8 @@ class Backend {
 
   // `kTableBlockBytes` of memory, aligned to that, physically contiguous and inside the direct map;
   // its content does not matter. ResourceExhausted if there is none: the operation under way then
-  // fails as a whole and can be tried again. Called with no lock of the engine held.
+  // fails as a whole and can be tried again. Called with no lock of the engine held, so it may wait
+  // for what other threads do with the `Vm`: for pages of guests that are taken back, say.
   virtual absl::StatusOr<Hpa> AllocateTableBlock() = 0;
 
   // Takes back a block. No CPU can reach it any more.

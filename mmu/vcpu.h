@@ -82,12 +82,15 @@ class Vcpu {
   GuestEntry EnterGuest();
   bool is_in_guest() const;
 
-  // Answers an EPT violation (exit 48) at `gpa`. May call `Backend::Resolve` and so block; never
-  // allocates by itself. The vCPU is not in the guest. Statuses with `FaultOutcome::kError`:
-  // InvalidArgument (a qualification that hardware cannot report, or an address beyond the guest's
-  // width), FailedPrecondition (the vCPU is in the guest or runs L2), ResourceExhausted (no table
-  // memory and no cold table to take it from: the same fault can be tried again), and what
-  // `Resolve` answers.
+  // Answers an EPT violation (exit 48) at `gpa`. The vCPU is not in the guest. May call
+  // `Backend::Resolve` and so block. Allocates tables, when the vCPU's stock is used up, room in a
+  // dirty log or a reverse map, and at the quota a list of tables to take back, and nothing else.
+  // Waits for other vCPUs to leave the guest where a large leaf has to be split, where another
+  // frame was mapped, and for those tables. Statuses with `FaultOutcome::kError`: InvalidArgument
+  // (a qualification that hardware cannot report, or an address beyond the guest's width),
+  // FailedPrecondition (the vCPU is in the guest or runs L2), ResourceExhausted (no table memory
+  // and no cold table to take it from: the same fault can be tried again), and what `Resolve`
+  // answers.
   FaultResult HandleEptViolation(Gpa gpa, ExitQualification qualification);
 
   // Does the same for hardware by which a guest says whether it wants private or shared memory (the

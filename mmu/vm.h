@@ -79,7 +79,8 @@ class Vm : public GuestMemory {
   // took comes back, unless writes are logged now. Sets no A or D and marks nothing as written; no
   // statistic has it. Returns how many bytes from `gpa` on are mapped, and errors, as `Prefault`;
   // NotFound for a view that is not there, FailedPrecondition with `Paging::kShadow`. Allocates;
-  // blocks where the host does; kicks nobody.
+  // blocks where the host does; waits for vCPUs to leave the guest only where a page has become
+  // another, or a part of a large one, and the host has not said so.
   absl::StatusOr<ByteCount> Populate(Gpa gpa, ByteCount size, AddressSpaceId space = 0,
                                      ViewId view = kBaseView);
 
@@ -167,10 +168,11 @@ class Vm : public GuestMemory {
   uint64_t ResetDirtyRings();
 
   // Pays now what the first writes to slot `slot` would pay: splits its large leaves and moves the
-  // protection of its log down to every 4 KiB page that is mapped. At the quota it takes back
-  // tables outside of the slot, as `SplitRange` does outside of its range. ResourceExhausted
-  // without memory for tables or log: what is done is done, and it can be called again. NotFound if
-  // there is no such slot or it does not log; with rings as with bitmaps.
+  // protection of its log down to every 4 KiB page that is mapped. Changes of slots may come in
+  // between. At the quota it takes back tables outside of the slot, as `SplitRange` does outside of
+  // its range. ResourceExhausted without memory for tables or log: what is done is done, and it can
+  // be called again. NotFound if there is no such slot or it does not log, by now too; with rings
+  // as with bitmaps.
   absl::Status PushDownDirtyLog(uint32_t slot, AddressSpaceId space = 0);
   // Makes the pages of [start, start + size) of host memory old and says whether any was young
   // (KVM's age_gfn of its MMU notifier). Bytes, as for `InvalidateHostRange`. With A bits no flush

@@ -3,6 +3,7 @@
 #include "tdp/mmu/engine/dirty_push.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
@@ -11,11 +12,30 @@
 
 namespace tdp {
 
-DirtyPush::DirtyPush(Engine& engine, const MemorySlot& slot)
-    : engine_(engine), slot_(slot), reader_(engine.mmu_lock()), tables_(engine.pool()) {}
+DirtyPush::DirtyPush(Engine& engine, AddressSpaceId space)
+    : engine_(engine), space_(space), reader_(engine.mmu_lock()), tables_(engine.pool()) {}
 
-absl::Status DirtyPush::Run() {
-  return engine_.space(slot_.address_space).PushDown([this](DirectMmu& mmu) { return RunIn(mmu); });
+// Without tables the first turn may still have nothing to split.
+absl::Status DirtyPush::Stock() {
+  if (is_short_) return engine_.cold_tables().Stock(tables_, {space_, frames_});
+  tables_.Refill().IgnoreError();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> DirtyPush::Run(const MemorySlot& slot) {
+  const FrameRange frames{slot.base, slot.end()};
+  if (frames.first != frames_.first || frames.end != frames_.end) {
+    frames_ = frames;
+    views_done_ = 0;
+    next_ = frames.first;
+  }
+  slot_ = slot;
+  is_short_ = false;
+  size_t view = 0;
+  TDP_RETURN_IF_ERROR(engine_.space(space_).PushDown([&](DirectMmu& mmu) {
+    return view++ < views_done_ || is_short_ ? absl::OkStatus() : RunIn(mmu);
+  }));
+  return !is_short_;
 }
 
 absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
@@ -23,30 +43,29 @@ absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
       IsByHardware(engine_.dirty_tracking()) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
   PendingFlush flush;
   absl::Status status;
-  for (Gfn gfn = slot_.base; gfn < slot_.end() && status.ok();) {
-    // Without tables the step may still have nothing to split.
-    tables_.Refill().IgnoreError();
-    status = MakeRoom(gfn);
+  while (next_ < frames_.end && !is_short_) {
+    status = MakeRoom(next_);
     if (!status.ok()) break;
     DirectMmu::PushResult step;
     {
       MmuReadSection section(reader_);
-      step = mmu.PushDown(gfn, unprotect, tables_);
+      step = mmu.PushDown(next_, unprotect, tables_);
       if (step.flush_owed) flush.Merge(engine_.clock().Advance());
     }
-    gfn = step.next;
-    if (step.outcome == MapOutcome::kNeedsTables) {
-      status =
-          engine_.cold_tables().Stock(tables_, {slot_.address_space, {slot_.base, slot_.end()}});
-    }
+    next_ = step.next;
+    is_short_ = step.outcome == MapOutcome::kNeedsTables;
     if (step.outcome == MapOutcome::kBusy) Yield();
   }
   flush.Settle();
+  if (status.ok() && !is_short_) {
+    ++views_done_;
+    next_ = frames_.first;
+  }
   return status;
 }
 
 // Room for what the step at `gfn` may make writable, where the CPU finds the writes.
-absl::Status DirtyPush::MakeRoom(Gfn gfn) {
+absl::Status DirtyPush::MakeRoom(Gfn gfn) const {
   if (!IsByHardware(engine_.dirty_tracking())) return absl::OkStatus();
   DirtyLog& log = *slot_.state->dirty_log();
   const Gfn first = gfn.AlignDown(kLevel2M.pages());

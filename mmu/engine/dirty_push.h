@@ -5,32 +5,49 @@
 #ifndef TDP_MMU_ENGINE_DIRTY_PUSH_H_
 #define TDP_MMU_ENGINE_DIRTY_PUSH_H_
 
+#include <cstddef>
+
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tdp/base/address.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/engine/engine.h"
+#include "tdp/mmu/format/frame_range.h"
 #include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/tables/table_pool.h"
 
 namespace tdp {
 
 // Moves the protection of a logging slot down to its 4 KiB pages, and splits its large leaves for
-// that. Under the slots mutex; faults go on meanwhile.
+// that; faults go on meanwhile. In turns: one takes the tables that it needs with no lock held,
+// since the backend may be asked for them, and goes on where the last one ended, under the slots
+// mutex, as far as they last.
 class DirtyPush {
  public:
-  DirtyPush(Engine& engine, const MemorySlot& slot);
+  DirtyPush(Engine& engine, AddressSpaceId space);
 
-  // ResourceExhausted without memory for tables or log; everything is consistent then, and the next
-  // call goes on.
-  absl::Status Run();
+  // Takes tables for the next turn; where the last one ran out of them, also from frames that the
+  // guest has not used. ResourceExhausted if there are none; what is done is consistent, and the
+  // next push goes on. Hold no lock.
+  absl::Status Stock();
+  // One turn, under the slots mutex, in `slot` as it is now: if that is another than in the last
+  // turn this one begins anew. Returns whether all is done. ResourceExhausted without memory for
+  // the log.
+  absl::StatusOr<bool> Run(const MemorySlot& slot);
 
  private:
   absl::Status RunIn(DirectMmu& mmu);
-  absl::Status MakeRoom(Gfn gfn);
+  absl::Status MakeRoom(Gfn gfn) const;
 
   Engine& engine_;
-  const MemorySlot slot_;
+  const AddressSpaceId space_;
   MmuLock::Reader reader_;
   TableCache tables_;
+  FrameRange frames_{Gfn(0), Gfn(0)};  // of the slot in the last turn
+  MemorySlot slot_;                    // of this turn
+  size_t views_done_ = 0;
+  Gfn next_;               // in the view after those
+  bool is_short_ = false;  // the last turn ended for want of tables
 };
 
 }  // namespace tdp

@@ -150,9 +150,8 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
   spaces_[space]->NarrowPages(base, mask, notice);
 }
 
-// Tables for large leaves that reach over an end. Without tables to split it such a leaf goes as a
-// whole, which is as correct and only costs a fault more; few zaps need any.
-ABSL_ATTRIBUTE_NOINLINE void Engine::StockSpare() {
+// Few zaps need any.
+ABSL_ATTRIBUTE_NOINLINE void Engine::RefillSpare() {
   TableCache fresh(pool_);
   fresh.Refill().IgnoreError();
   const MmuWriteSection section(mmu_lock_);
@@ -165,7 +164,6 @@ ABSL_ATTRIBUTE_NOINLINE void Engine::StockSpare() {
 // `then(flush)` is called at the end of the section.
 template <typename DetachAll, typename Then>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline PendingFlush Engine::ZapBy(DetachAll detach_all, Then then) {
-  if (ABSL_PREDICT_FALSE(!has_spare_.load(std::memory_order_relaxed))) StockSpare();
   TableList detached;
   MmuWriteSection section(mmu_lock_);
   const int spare = spare_.size();
@@ -191,6 +189,7 @@ PendingFlush Engine::ZapWith(
 }
 
 PendingFlush Engine::Zap(AddressSpaceId space, FrameRange range) {
+  StockSpare();
   return ZapBy([&](TableCache& spare, TableList& detached) {
     return spaces_[space]->Detach(range, spare, detached);
   });

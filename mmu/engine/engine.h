@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -85,11 +86,20 @@ class Engine : public TableReclaimer, public TableRecycler {
   void NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
                    WriteNotice notice);
 
+  // Sees to it that zaps have tables to split large leaves by that reach over an end of their
+  // range. Without one such a leaf goes as a whole, which is as correct and only costs a fault
+  // more. Calls the backend where there are too few, so hold no lock: whoever zaps a range that may
+  // end within a leaf calls this before it takes one.
+  void StockSpare() {
+    if (ABSL_PREDICT_FALSE(!has_spare_.load(std::memory_order_relaxed))) RefillSpare();
+  }
+
   // `detach_all(spare, detached)` takes mappings away in one writer's section and says whether
   // there were any. The flush as below.
   PendingFlush ZapWith(absl::FunctionRef<bool(TableCache& spare, TableList& detached)> detach_all);
   // Takes every mapping of `range` away, which ends where the tables do, or before. Returns the
-  // flush that is owed for that: its own, or if nothing was there what others owe by now.
+  // flush that is owed for that: its own, or if nothing was there what others owe by now. Stocks
+  // tables itself, so hold no lock; the slots mutex may be held for those that follow.
   PendingFlush Zap(AddressSpaceId space, FrameRange range);
   // The same in every address space; `before()` is called first in the same writer's section.
   PendingFlush ZapEverywhere(Gfn first, Gfn end, absl::FunctionRef<void()> before);
@@ -185,7 +195,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   PendingFlush ZapBy(DetachAll detach_all);
   template <typename DetachAll, typename Then>
   PendingFlush ZapBy(DetachAll detach_all, Then then);
-  void StockSpare();
+  void RefillSpare();
   size_t RecycleShadows(size_t count);
   MmuParts parts();
 

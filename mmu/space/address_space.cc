@@ -15,7 +15,8 @@ absl::StatusOr<std::unique_ptr<AddressSpace>> AddressSpace::Make(const AddressSp
                                                                  const MmuParts& parts,
                                                                  ShadowPools* pools) {
   auto space = absl::WrapUnique(new AddressSpace(options, parts));
-  TDP_ASSIGN_OR_RETURN(View * base, space->views_.Make());
+  TableInHand root(parts.pool);
+  TDP_ASSIGN_OR_RETURN(View * base, space->views_.Make(root));
   base->Open();
   space->MakeKinds(options, parts, pools);
   return space;

@@ -11,13 +11,7 @@
 
 namespace tdp {
 
-absl::StatusOr<TablePage*> ViewSet::NewTable() {
-  TableList one;
-  TDP_RETURN_IF_ERROR(pool_.Take(1, one));
-  return one.Pop();
-}
-
-absl::StatusOr<View*> ViewSet::Make() {
+absl::StatusOr<View*> ViewSet::Make(TableInHand& table) {
   const size_t size = size_.load(std::memory_order_relaxed);
   for (size_t i = kBaseView + 1; i < size; ++i) {
     if (!views_[i]->is_open()) return views_[i].get();
@@ -26,15 +20,15 @@ absl::StatusOr<View*> ViewSet::Make() {
     return absl::ResourceExhaustedError(
         absl::StrFormat("views: the address space has %u already", size));
   }
-  TDP_ASSIGN_OR_RETURN(TablePage * root, NewTable());
+  TDP_ASSIGN_OR_RETURN(TablePage * root, table.Take());
   views_[size] = std::make_unique<View>(static_cast<ViewId>(size), mmu_, policy_, pool_, root);
   size_.store(size + 1, std::memory_order_release);
   return views_[size].get();
 }
 
-absl::StatusOr<Hpa> ViewSet::EptpList(MmuLock& lock) {
+absl::StatusOr<Hpa> ViewSet::EptpList(MmuLock& lock, TableInHand& table) {
   if (!has_list()) {
-    TDP_ASSIGN_OR_RETURN(TablePage * list, NewTable());
+    TDP_ASSIGN_OR_RETURN(TablePage * list, table.Take());
     list->role = PageRole();  // no table: nothing is below it
     std::fill_n(list->entries(), Level::kEntries, 0);
     const MmuWriteSection section(lock);

@@ -15,11 +15,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
+#include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 #include "tdp/mmu/policy/leaf_policy.h"
 #include "tdp/mmu/policy/view_rules.h"
@@ -76,6 +78,27 @@ class View {
   Atomic<uint32_t> users_{kClosed};  // and, in the same word, whether it is closed
 };
 
+// A table that is had before the slots mutex is taken: `Backend::AllocateTableBlock` is called
+// under no lock.
+class TableInHand {
+ public:
+  explicit TableInHand(TablePool& pool) : pool_(pool), status_(pool.Take(1, table_)) {}
+  ~TableInHand() { pool_.ReturnUnused(std::move(table_)); }
+  TableInHand(const TableInHand&) = delete;
+  TableInHand& operator=(const TableInHand&) = delete;
+
+  // The table, once; ResourceExhausted if there was none.
+  absl::StatusOr<TablePage*> Take() {
+    TDP_RETURN_IF_ERROR(status_);
+    return table_.Pop();
+  }
+
+ private:
+  TablePool& pool_;
+  TableList table_;
+  const absl::Status status_;
+};
+
 // The views of one address space. A `View` object, once made, stays: a destroyed view's tables are
 // empty and its number is given out again. So whoever goes over all of them needs no lock for it.
 class ViewSet {
@@ -107,11 +130,12 @@ class ViewSet {
   // --- Under the slots mutex
   // ------------------------------------------------------------------------
 
-  // A closed view without tables but a root. ResourceExhausted without a number or a table.
-  absl::StatusOr<View*> Make();
-  // The page that tells VMFUNC which EPTPs the guest may take, by `ViewId`; made by the first call.
-  // ResourceExhausted without a table for it. Takes the writer's side of `lock`.
-  absl::StatusOr<Hpa> EptpList(MmuLock& lock);
+  // A closed view without tables but a root, for which it takes `table` if it has none yet.
+  // ResourceExhausted without a number or a table.
+  absl::StatusOr<View*> Make(TableInHand& table);
+  // The page that tells VMFUNC which EPTPs the guest may take, by `ViewId`; made of `table` by the
+  // first call. ResourceExhausted without a table for it. Takes the writer's side of `lock`.
+  absl::StatusOr<Hpa> EptpList(MmuLock& lock, TableInHand& table);
   bool has_list() const { return list_.load(std::memory_order_relaxed) != nullptr; }
   // Returns what the list says.
   Eptp ListedEptp(ViewId id) const;
@@ -129,8 +153,6 @@ class ViewSet {
   void TakeTables(TableList& out);
 
  private:
-  absl::StatusOr<TablePage*> NewTable();
-
   const DirectMmuOptions mmu_;
   const LeafPolicyOptions policy_;
   TablePool& pool_;

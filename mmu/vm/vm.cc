@@ -28,6 +28,7 @@ namespace {
 // for only the caller ends it, as long as faults may still bring the old pages back.
 bool Invalidate(Engine& engine, HostRange range, bool end_at_once) {
   bool ended = false;
+  engine.StockSpare();
   const auto begin = [&] {
     // A slot change under way would otherwise miss this, or be missed: it publishes what it has
     // checked.

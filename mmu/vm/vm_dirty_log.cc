@@ -103,9 +103,14 @@ absl::Status Vm::TakeDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpa
 }
 
 absl::Status Vm::PushDownDirtyLog(uint32_t slot, AddressSpaceId space) {
-  MutexLock lock(engine_->slots_mutex());
-  TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(*engine_, slot, space));
-  return DirtyPush(*engine_, found).Run();
+  DirtyPush push(*engine_, space);
+  for (bool done = false; !done;) {
+    TDP_RETURN_IF_ERROR(push.Stock());
+    MutexLock lock(engine_->slots_mutex());
+    TDP_ASSIGN_OR_RETURN(const MemorySlot found, LoggingSlot(*engine_, slot, space));
+    TDP_ASSIGN_OR_RETURN(done, push.Run(found));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Vm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit, AddressSpaceId space) {

@@ -13,10 +13,12 @@
 #include "tdp/mmu/vm/checks.h"
 
 namespace tdp {
+
 absl::Status Vm::SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attributes) {
   TDP_RETURN_IF_ERROR(CheckAttributes(*engine_, gpa, size, attributes));
   const bool is_private = (attributes & kMemoryAttributePrivate) != 0;
   const FrameRange range{Gfn::Of(gpa), Gfn::Of(gpa) + PageCount::FromBytes(size)};
+  engine_->StockSpare();
   MutexLock lock(engine_->slots_mutex());
   const PrivateFrames& old = engine_->private_frames();
   if (old.At(range.first) == is_private && old.EndOfRun(range.first) >= range.end) {

@@ -26,21 +26,15 @@ absl::Status Vm::SetMemoryTypes(const GuestMemoryTypes& types) {
                               : std::move(by_mtrrs));
   }
   MutexLock lock(engine_->slots_mutex());
-  {
-    // Faults under way have made their leaves by the old types: the sequence turns them back.
-    MmuWriteSection section(engine_->mmu_lock());
+  // Faults under way have made their leaves by the old types: the sequence turns them back.
+  PendingFlush flush = engine_->ZapEverywhere(Gfn(0), engine_->mmu(0).end(), [&] {
     engine_->ForEachSpace([&](AddressSpace& space) {
       space.views().ForEach(
           [&](View& view) { view.policy().set_types(map.get(), types.caches_disabled); });
     });
     engine_->sequence().Move();
-  }
+  });
   engine_->SwapMemoryTypes(map);
-  PendingFlush flush;
-  for (size_t space = 0; space < engine_->address_spaces(); ++space) {
-    const auto id = static_cast<AddressSpaceId>(space);
-    flush.Merge(engine_->Zap(id, {Gfn(0), engine_->mmu(id).end()}));
-  }
   flush.Settle();
   return absl::OkStatus();
 }

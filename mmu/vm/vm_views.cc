@@ -24,6 +24,7 @@ namespace {
 // moved.
 template <typename Fill>
 absl::Status ChangeView(Engine& engine, ViewId id, AddressSpaceId space, Fill fill) {
+  engine.StockSpare();
   MutexLock lock(engine.slots_mutex());
   TDP_ASSIGN_OR_RETURN(View * view, FindView(engine, id, space));
   ViewChange change(engine, *view);
@@ -42,9 +43,10 @@ absl::Status ChangeView(Engine& engine, ViewId id, AddressSpaceId space, Fill fi
 absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   TDP_RETURN_IF_ERROR(CheckSpace(*engine_, space));
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kViews));
+  TableInHand root(engine_->pool());
   MutexLock lock(engine_->slots_mutex());
   ViewSet& views = engine_->views(space);
-  TDP_ASSIGN_OR_RETURN(View * view, views.Make());
+  TDP_ASSIGN_OR_RETURN(View * view, views.Make(root));
   engine_->ChangeQuotas([&](MemoryQuotas& quotas) { quotas.SetViews(space, views.size()); });
   const MmuWriteSection section(engine_->mmu_lock());
   view->policy().Share(views.base().policy());
@@ -104,8 +106,9 @@ absl::StatusOr<Hpa> Vm::EptpList(AddressSpaceId space) {
   if (!engine_->backend().capabilities().eptp_switching) {
     return absl::FailedPreconditionError("the backend does not offer EPTP switching by VMFUNC");
   }
+  TableInHand list(engine_->pool());
   MutexLock lock(engine_->slots_mutex());
-  return engine_->views(space).EptpList(engine_->mmu_lock());
+  return engine_->views(space).EptpList(engine_->mmu_lock(), list);
 }
 
 }  // namespace tdp

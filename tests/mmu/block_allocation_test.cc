@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// A backend that is asked for a block of table memory may wait for anything that another thread
+// does with the `Vm`: a host that is short of memory takes pages of guests back to find one, and
+// says so (`Backend::AllocateTableBlock`).
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "tdp/mmu/format/table_block.h"
+#include "tdp/mmu/format/table_page.h"
+#include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/change.h"
+#include "tests/world/test_host.h"
+
+namespace tdp {
+namespace {
+
+constexpr Hva kRam{TiB(1)};
+constexpr ByteCount kSize = MiB(512);
+constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
+
+class ShortHost : public TestHost {
+ public:
+  absl::StatusOr<Hpa> AllocateTableBlock() override {
+    if (on_block != nullptr) std::exchange(on_block, nullptr)();
+    return TestHost::AllocateTableBlock();
+  }
+
+  std::function<void()> on_block;
+};
+
+struct Operation {
+  std::string name;
+  std::function<void(Vm&)> run;
+};
+
+class ShortOfBlocks : public testing::Test {
+ protected:
+  void SetUp() override {
+    host_.offered.eptp_switching = true;
+    host_.order = 9;
+    vm_ = *Vm::Create(host_, {.private_memory = true});
+    vcpu_ = *vm_->CreateVcpu();
+    for (uint32_t slot = 0; slot < 2; ++slot) {
+      Set(slot, 0);
+      ASSERT_EQ(*vm_->Populate(Gpa(kSize * slot), kSize), kSize);
+    }
+    Set(1, kSlotLogDirtyPages);
+  }
+  void TearDown() override { EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
+
+  void Set(uint32_t slot, uint32_t flags) {
+    const ByteCount at = kSize * slot;
+    EXPECT_EQ(vm_->SetMemoryRegion(
+                  {.slot = slot, .flags = flags, .gpa = Gpa(at), .size = kSize, .hva = kRam + at}),
+              absl::OkStatus());
+  }
+  // A view takes a table, for its root.
+  void TakeTheFreeTables() {
+    for (;;) {
+      const VmStats stats = vm_->Stats();
+      const size_t blocks = stats.table_bytes_reserved / kTableBlockBytes;
+      if (blocks * kTablesPerBlock == stats.tables_in_use) return;
+      ASSERT_TRUE(vm_->CreateView().ok());
+    }
+  }
+
+  ShortHost host_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+class BlockAllocation : public ShortOfBlocks, public testing::WithParamInterface<Operation> {};
+
+TEST_P(BlockAllocation, MayWaitForAnInvalidationAndForAChangeOfSlots) {
+  TakeTheFreeTables();
+  bool asked = false;
+  host_.on_block = [&] {
+    asked = true;
+    std::thread([&] {
+      EXPECT_EQ(vm_->InvalidateHostRange(kRam + kSize - kPageSize, kPageSize), absl::OkStatus());
+      EXPECT_EQ(vm_->SetMemoryRegion({.slot = 7, .gpa = Gpa(GiB(4)), .size = kPageSize}),
+                absl::OkStatus());
+    }).join();
+  };
+  GetParam().run(*vm_);
+  EXPECT_TRUE(asked) << "the operation needed no block, and shows nothing";
+}
+
+std::vector<Operation> Operations() {
+  return {
+      {"CreateView", [](Vm& vm) { EXPECT_TRUE(vm.CreateView().ok()); }},
+      {"EptpList", [](Vm& vm) { EXPECT_TRUE(vm.EptpList().ok()); }},
+      {"ZapRange", [](Vm& vm) { vm.ZapRange(Gfn(1), PageCount(1))->Settle(); }},
+      {"ZapAll", [](Vm& vm) { vm.ZapAll()->Settle(); }},
+      {"InvalidateHostRange",
+       [](Vm& vm) { EXPECT_TRUE(vm.InvalidateHostRange(kRam, kPageSize).ok()); }},
+      {"BeginHostInvalidation",
+       [](Vm& vm) {
+         EXPECT_TRUE(vm.BeginHostInvalidation(kRam, kPageSize).ok());
+         vm.EndHostInvalidation();
+       }},
+      {"SetViewRights",
+       [](Vm& vm) {
+         EXPECT_TRUE(vm.SetViewRights(kBaseView, Gfn(1), PageCount(1), Access::Read()).ok());
+       }},
+      {"SetMemoryAttributes",
+       [](Vm& vm) {
+         EXPECT_TRUE(vm.SetMemoryAttributes(Gpa(0x1000), kPageSize, kMemoryAttributePrivate).ok());
+       }},
+      {"Apply", [](Vm& vm) { EXPECT_TRUE(vm.Apply({Change::Zap(Gfn(1), PageCount(1))}).ok()); }},
+      {"PushDownDirtyLog", [](Vm& vm) { EXPECT_TRUE(vm.PushDownDirtyLog(1).ok()); }},
+      {"SplitRange", [](Vm& vm) { vm.SplitRange(Gfn(0), PageCount(512))->Settle(); }},
+      {"Populate",
+       [](Vm& vm) {
+         EXPECT_TRUE(
+             vm.SetMemoryRegion({.slot = 3, .gpa = Gpa(GiB(3)), .size = MiB(2), .hva = kRam}).ok());
+         EXPECT_TRUE(vm.Populate(Gpa(GiB(3)), MiB(2)).ok());
+       }},
+      {"ReserveTables", [](Vm& vm) { EXPECT_TRUE(vm.ReserveTables(1).ok()); }},
+      {"CreateVcpu",
+       [](Vm& vm) {
+         const auto vcpu = *vm.CreateVcpu();
+         EXPECT_TRUE(
+             vm.SetMemoryRegion({.slot = 3, .gpa = Gpa(GiB(3)), .size = MiB(2), .hva = kRam}).ok());
+         const auto fault = [&] { return vcpu->HandleEptViolation(Gpa(GiB(3)), kRead).outcome; };
+         EXPECT_EQ(fault(), FaultOutcome::kRetry) << "overtaken";
+         EXPECT_EQ(fault(), FaultOutcome::kFixed);
+       }},
+  };
+}
+
+// A push that takes its tables in turns, with no lock between them.
+class PushInTurns : public ShortOfBlocks {
+ protected:
+  bool IsSmall(ViewId view) {
+    bool small = true;
+    const Gfn first = Gfn::Of(Gpa(kSize));
+    EXPECT_EQ(vm_->VisitLeaves(
+                  first, PageCount::FromBytes(kSize),
+                  [&](const LeafRun& run) { small = small && run.level == kLevel4K; }, 0, view),
+              absl::OkStatus());
+    return small;
+  }
+};
+
+TEST_F(PushInTurns, GoesThroughEveryView) {
+  const ViewId view = *vm_->CreateView();
+  Set(1, 0);
+  ASSERT_EQ(*vm_->Populate(Gpa(kSize), kSize, 0, view), kSize);
+  Set(1, kSlotLogDirtyPages);
+  ASSERT_FALSE(IsSmall(kBaseView) || IsSmall(view));
+  EXPECT_EQ(vm_->PushDownDirtyLog(1), absl::OkStatus());
+  EXPECT_TRUE(IsSmall(kBaseView));
+  EXPECT_TRUE(IsSmall(view));
+}
+
+TEST_F(PushInTurns, EndsWhereTheSlotEndsToLog) {
+  TakeTheFreeTables();
+  host_.on_block = [&] { std::thread([&] { Set(1, 0); }).join(); };
+  EXPECT_TRUE(absl::IsNotFound(vm_->PushDownDirtyLog(1)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Operations, BlockAllocation, testing::ValuesIn(Operations()),
+                         [](const auto& of) { return of.param.name; });
+
+}  // namespace
+}  // namespace tdp
