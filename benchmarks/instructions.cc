@@ -106,6 +106,18 @@ void LargeFaults() {
   });
 }
 
+// A hypervisor of the thin kind, which maps all of the machine to itself before anything runs: the
+// whole call is one item.
+void IdentityMaps() {
+  constexpr ByteCount kAll = GiB(512);
+  ArithmeticHost host(0);
+  const std::unique_ptr<Vm> vm = *Vm::Create(host);
+  TDP_CHECK(vm->SetMemoryRegion({.flags = kSlotHostFrames, .gpa = Gpa(0), .size = kAll}).ok());
+  Row("populate/identity_512G", 1,
+      [&](uint64_t) { TDP_CHECK(*vm->Populate(Gpa(0), kAll) == kAll); });
+  TDP_CHECK(vm->Stats().table_bytes_reserved == kTableBlockBytes);
+}
+
 void OtherFaults() {
   {
     VmOptions options = SmallLeaves();
@@ -286,6 +298,7 @@ void AllRows() {
   SlotLookups(32, "slot_lookup/random_32");
   SlotLookups(512, "slot_lookup/random_512");
   GuestsWithTables();
+  IdentityMaps();
 }
 
 }  // namespace

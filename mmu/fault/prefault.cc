@@ -30,6 +30,11 @@ absl::Status NoMemoryAt(Gfn gfn) {
       absl::StrFormat("gpa 0x%x: no slot has memory there for this access", gfn.address().raw()));
 }
 
+absl::StatusOr<PageCount> KeepsChangingAt(Gfn gfn) {
+  return absl::UnavailableError(
+      absl::StrFormat("gpa 0x%x: memory keeps changing", gfn.address().raw()));
+}
+
 }  // namespace
 
 absl::Status Prefaulter::CheckRange(Gpa gpa, ByteCount size) {
@@ -52,12 +57,11 @@ absl::StatusOr<ByteCount> Prefaulter::Prefault(Gpa gpa, ByteCount size, Access a
   Gfn asked_until = Gfn::Of(gpa);
   for (int tries = 0; done < size; ++tries) {
     const Gfn gfn = Gfn::Of(gpa + done);
-    absl::StatusOr<PageCount> step = absl::UnavailableError(
-        absl::StrFormat("gpa 0x%x: memory keeps changing", gpa.raw() + done));
-    if (tries < kPrefaultTries) {
-      const PageCount rest = PageCount::FromBytes(size - done);
-      step = gfn < asked_until ? MapPage(gfn, access) : MapTable(gfn, rest, access, asked_until);
-    }
+    const PageCount rest = PageCount::FromBytes(size - done);
+    const absl::StatusOr<PageCount> step = tries >= kPrefaultTries ? KeepsChangingAt(gfn)
+                                           : gfn < asked_until
+                                               ? MapPage(gfn, access)
+                                               : MapTable(gfn, rest, access, asked_until);
     if (!step.ok()) {
       if (done > 0) break;
       return step.status();
