@@ -92,8 +92,6 @@ namespace tdp {
 namespace {
 
 constexpr Hva kRam{TiB(1)};
-constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 class Allocations : public HostTest, public testing::WithParamInterface<bool> {
  protected:
@@ -113,7 +111,7 @@ class Allocations : public HostTest, public testing::WithParamInterface<bool> {
     // Two of a split's tables, kept from one zap to the next.
     vm_->ZapRange(Gfn(1025), PageCount(1))->Settle();
   }
-  void Fault(uint64_t page, ExitQualification how = kWrite) {
+  void Fault(uint64_t page, ExitQualification how = kWriteFault) {
     EXPECT_EQ(vcpu_->HandleEptViolation(Gfn(page).address(), how).outcome, FaultOutcome::kFixed);
   }
   void ExpectNone(const std::string& call, const std::function<void()>& make) {
@@ -133,7 +131,7 @@ TEST_P(Allocations, CallsThatMustNotAllocateDoNot) {
   int entries = 0;
   int runs = 0;
   ExpectNone("a fault, with tables in stock", [&] { Fault(1026); });
-  ExpectNone("a fault by another way in", [&] { Fault(5, kRead); });
+  ExpectNone("a fault by another way in", [&] { Fault(5, kReadFault); });
   ExpectNone("BeginHostInvalidation",
              [&] { (void)vm_->BeginHostInvalidation(kRam + MiB(4), kPageSize); });
   ExpectNone("EndHostInvalidation", [&] { vm_->EndHostInvalidation(); });

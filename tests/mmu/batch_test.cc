@@ -14,8 +14,8 @@
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm/change.h"
 #include "tests/mmu/logging_guest.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
-#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
@@ -25,8 +25,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
 
-constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 constexpr Hva kRam{TiB(1)};
 
 MemoryRegion Slot(uint32_t slot, Gpa gpa, Hva hva, ByteCount size = MiB(2), uint32_t flags = 0) {
@@ -36,7 +34,7 @@ Change Delete(uint32_t slot) { return Change::Region({.slot = slot, .size = 0});
 
 class BatchTest : public HostTest {
  protected:
-  FaultOutcome Touch(Gpa gpa, ExitQualification how = kRead) {
+  FaultOutcome Touch(Gpa gpa, ExitQualification how = kReadFault) {
     return vcpu_->HandleEptViolation(gpa, how).outcome;
   }
   // The host address behind `gpa`; 0 for none.
@@ -123,7 +121,8 @@ TEST_F(BatchTest, ARefusedChangeIsNamedByItsIndexAndNothingHasChanged) {
   EXPECT_EQ(Behind(Gpa(MiB(4))), kRam + MiB(4));
   EXPECT_TRUE(absl::IsNotFound(vm_->TakeDirtyLog(1, [](uint64_t, uint64_t) {})));
   EXPECT_TRUE(absl::IsInvalidArgument(vm_->SetMemoryRegion({.slot = 2, .size = 0})));
-  EXPECT_EQ(Touch(Gpa(MiB(4) + 0x1000), kWrite), FaultOutcome::kFixed) << "shared, and the slot's";
+  EXPECT_EQ(Touch(Gpa(MiB(4) + 0x1000), kWriteFault), FaultOutcome::kFixed)
+      << "shared, and the slot's";
   // The same without the bad one is done.
   EXPECT_EQ(vm_->Apply(good), absl::OkStatus());
   EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kFixed);
@@ -138,7 +137,7 @@ TEST_F(BatchTest, AllThatIsTakenAwayIsFlushedOnce) {
   for (uint32_t slot = 0; slot < 8; ++slot) {
     const Gpa gpa(MiB(4) * slot);
     ASSERT_TRUE(vm_->SetMemoryRegion(Slot(slot, gpa, kRam + MiB(4) * slot)).ok());
-    EXPECT_EQ(Touch(gpa, kWrite), FaultOutcome::kFixed);
+    EXPECT_EQ(Touch(gpa, kWriteFault), FaultOutcome::kFixed);
     changes.push_back(
         slot % 2 == 0 ? Delete(slot)
                       : Change::ViewRights(kBaseView, Gfn::Of(gpa), PageCount(1), Access::Read()));
@@ -179,8 +178,8 @@ TEST_F(BatchTest, ChangesOfOneViewAddUp) {
   EXPECT_EQ(frame(2), 0x100000u);
   EXPECT_EQ(frame(3), kRam.raw() + 0x3000);
   EXPECT_EQ(frame(5), 0x103000u);
-  EXPECT_EQ(Touch(Gpa(0x3000), kWrite), FaultOutcome::kViewDenied);
-  EXPECT_EQ(Touch(Gpa(0x5000), kWrite), FaultOutcome::kSpurious);
+  EXPECT_EQ(Touch(Gpa(0x3000), kWriteFault), FaultOutcome::kViewDenied);
+  EXPECT_EQ(Touch(Gpa(0x5000), kWriteFault), FaultOutcome::kSpurious);
 }
 
 TEST_F(BatchTest, NoChangesAreNoErrorAndAskingForWhatIsThereChangesNothing) {
@@ -207,7 +206,7 @@ TEST_F(BatchTest, ASlotThatIsMadeAnewAndChangedLeavesTheOldOneItsLogWhileItGoes)
   Start();
   constexpr ByteCount kSmall = 0x4000;
   ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam, MiB(2), kSlotLogDirtyPages)).ok());
-  EXPECT_EQ(Touch(Gpa(0x9000), kWrite), FaultOutcome::kFixed);
+  EXPECT_EQ(Touch(Gpa(0x9000), kWriteFault), FaultOutcome::kFixed);
   std::optional<GuestEntry> entry = vcpu_->EnterGuest();
   int kicks = 0;
   host_.on_kick = [&] {
@@ -294,15 +293,7 @@ TEST_P(BatchesOfLoggingSlots, ALogThatMovesWithItsSlotHasEveryWrite) {
   EXPECT_THAT(TakenPages(guest.vm()), ElementsAre(5, 7));
 }
 
-std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {
-  if (info.param == DirtyTracking::kPml) return "Pml";
-  return info.param == DirtyTracking::kDirtyBits ? "DirtyBits" : "WriteProtection";
-}
-
-INSTANTIATE_TEST_SUITE_P(Tracking, BatchesOfLoggingSlots,
-                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
-                                         DirtyTracking::kPml),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Tracking, BatchesOfLoggingSlots, EachTracking(), NameOfTracking);
 
 }  // namespace
 }  // namespace tdp

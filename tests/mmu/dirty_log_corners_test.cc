@@ -16,6 +16,7 @@
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm_options.h"
 #include "tdp/tests/mmu/logging_guest.h"
+#include "tests/world/dirty_logs.h"
 
 namespace tdp {
 namespace {
@@ -36,19 +37,7 @@ class LogCorners : public testing::TestWithParam<DirtyTracking> {
   Gpa base_{};  // of slot 0
 };
 
-INSTANTIATE_TEST_SUITE_P(EveryTracking, LogCorners,
-                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
-                                         DirtyTracking::kPml),
-                         [](const auto& tracking) {
-                           switch (tracking.param) {
-                             case DirtyTracking::kDirtyBits:
-                               return "DirtyBits";
-                             case DirtyTracking::kPml:
-                               return "Pml";
-                             default:
-                               return "WriteProtection";
-                           }
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryTracking, LogCorners, EachTracking(), NameOfTracking);
 
 // The protection begins at the entry of 1 GiB, and a write in one 2 MiB must not lift it from the
 // others.

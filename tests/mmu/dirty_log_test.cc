@@ -18,6 +18,7 @@
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm_options.h"
 #include "tdp/tests/mmu/logging_guest.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/test_host.h"
 
 namespace tdp {
@@ -26,17 +27,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Pages = std::set<uint64_t>;
-
-std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {
-  switch (info.param) {
-    case DirtyTracking::kDirtyBits:
-      return "DirtyBits";
-    case DirtyTracking::kPml:
-      return "Pml";
-    default:
-      return "WriteProtection";
-  }
-}
 
 constexpr Gpa PageAt(Gpa base, uint64_t page) { return base + page * kPageSize; }
 
@@ -65,10 +55,7 @@ class EveryTracking : public testing::TestWithParam<DirtyTracking> {
   std::unique_ptr<LoggingGuest> guest_;
 };
 
-INSTANTIATE_TEST_SUITE_P(DirtyLog, EveryTracking,
-                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
-                                         DirtyTracking::kPml),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(DirtyLog, EveryTracking, EachTracking(), NameOfTracking);
 
 TEST_P(EveryTracking, ATakeShowsThePagesWrittenSinceTheOneBefore) {
   Start();

@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/tests/mmu/logging_guest.h"
+#include "tests/world/dirty_logs.h"
 
 namespace tdp {
 namespace {
@@ -82,16 +83,13 @@ class LoggingThreads : public testing::TestWithParam<DirtyTracking> {
   std::atomic<int> running_{kCpus};
 };
 
-std::string NameOfTracking(const testing::TestParamInfo<DirtyTracking>& of) {
+std::string NameWithoutSpaces(const testing::TestParamInfo<DirtyTracking>& of) {
   std::string name = DirtyTrackingName(of.param);
   std::erase_if(name, [](char c) { return c == ' ' || c == '-'; });
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Tracking, LoggingThreads,
-                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
-                                         DirtyTracking::kPml),
-                         NameOfTracking);
+INSTANTIATE_TEST_SUITE_P(Tracking, LoggingThreads, EachTracking(), NameWithoutSpaces);
 
 TEST_P(LoggingThreads, NoWriteIsLostWhileLogsAreTakenAndMappingsGo) {
   std::vector<std::thread> threads;

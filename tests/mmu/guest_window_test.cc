@@ -14,8 +14,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
-#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
@@ -30,7 +30,7 @@ struct AlignedDelete {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
+constexpr uint64_t kTable = guest::kPresent | guest::kWriteFault | guest::kUser;
 
 // Two memories of 1024 frames; the guest's 4-level tables stand in frames 64, 128, 192 and 256 of
 // the first, and map gva 0x5000 to gpa 0x123000.
@@ -189,8 +189,7 @@ TEST_F(GuestWindowWithRing, FlagsThatTheWalkSetsAreInTheRing) {
 }
 
 TEST_F(GuestWindowWithRing, ANearlyFullRingKeepsItsReserveAndLosesNoFlag) {
-  constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
-  for (uint64_t page = 512; vcpu_->HandleEptViolation(Gpa(page * kPageSize), kWrite).outcome !=
+  for (uint64_t page = 512; vcpu_->HandleEptViolation(Gpa(page * kPageSize), kWriteFault).outcome !=
                             FaultOutcome::kDirtyRingFull;) {
     ++page;
   }

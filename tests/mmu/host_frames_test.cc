@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
 #include "tests/mmu/viewing_guest.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
 
 namespace tdp {
@@ -18,8 +19,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 constexpr auto kFetch = ExitQualification::Make(Access::Execute(), Access::None(), true, true);
 constexpr Hva kRam{TiB(1)};
 
@@ -33,7 +32,7 @@ class HostFramesTest : public HostTest {
     ASSERT_EQ(vm_->SetMemoryRegion(region), absl::OkStatus());
   }
   FaultResult Touch(Gpa gpa, ExitQualification how) { return vcpu_->HandleEptViolation(gpa, how); }
-  void Map(Gpa gpa) { ASSERT_EQ(Touch(gpa, kRead).outcome, FaultOutcome::kFixed); }
+  void Map(Gpa gpa) { ASSERT_EQ(Touch(gpa, kReadFault).outcome, FaultOutcome::kFixed); }
   Hpa HpaOf(Gpa gpa) {
     const auto found = vm_->Translate(gpa);
     return found.ok() ? found->FrameOf(Gfn::Of(gpa)).address() : Hpa(0);
@@ -43,29 +42,31 @@ class HostFramesTest : public HostTest {
 TEST_F(HostFramesTest, AFaultMapsTheNamedFrameAndTheHostIsNotAsked) {
   Start();
   Set(Frames(Gpa(0x10000), 0x8000, Hpa(0x7000)));
-  EXPECT_EQ(Touch(Gpa(0x13000), kRead).outcome, FaultOutcome::kFixed);
-  for (const auto how : {kWrite, kFetch}) {
+  EXPECT_EQ(Touch(Gpa(0x13000), kReadFault).outcome, FaultOutcome::kFixed);
+  for (const auto how : {kWriteFault, kFetch}) {
     EXPECT_EQ(Touch(Gpa(0x13000), how).outcome, FaultOutcome::kSpurious) << "all is allowed";
   }
   EXPECT_EQ(HpaOf(Gpa(0x13000)), Hpa(0xa000));
   EXPECT_TRUE(vm_->Translate(Gpa(0x13000))->access.Covers(Access::All()));
   EXPECT_EQ(host_.resolves, 0);
-  EXPECT_EQ(Touch(Gpa(0x18000), kRead).outcome, FaultOutcome::kMmio) << "behind its end";
+  EXPECT_EQ(Touch(Gpa(0x18000), kReadFault).outcome, FaultOutcome::kMmio) << "behind its end";
 }
 
 TEST_F(HostFramesTest, ALeafIsAsLargeAsSlotAndAlignmentAllow) {
   Start();
   Set(Frames(Gpa(MiB(1)), GiB(2), Hpa(GiB(8) + MiB(1))));
-  EXPECT_EQ(Touch(Gpa(MiB(1)), kRead).level, kLevel4K) << "the slot begins inside a large frame";
-  EXPECT_EQ(Touch(Gpa(MiB(2)), kRead).level, kLevel2M);
-  EXPECT_EQ(Touch(Gpa(GiB(1)), kRead).level, kLevel1G);
+  EXPECT_EQ(Touch(Gpa(MiB(1)), kReadFault).level, kLevel4K)
+      << "the slot begins inside a large frame";
+  EXPECT_EQ(Touch(Gpa(MiB(2)), kReadFault).level, kLevel2M);
+  EXPECT_EQ(Touch(Gpa(GiB(1)), kReadFault).level, kLevel1G);
   EXPECT_EQ(HpaOf(Gpa(GiB(1) + MiB(3))), Hpa(GiB(9) + MiB(3)));
   Set({.slot = 1,
        .flags = kSlotHostFrames,
        .gpa = Gpa(GiB(16)),
        .size = GiB(1),
        .hpa = Hpa(GiB(4) + 0x1000)});
-  EXPECT_EQ(Touch(Gpa(GiB(16)), kRead).level, kLevel4K) << "frames and addresses are not congruent";
+  EXPECT_EQ(Touch(Gpa(GiB(16)), kReadFault).level, kLevel4K)
+      << "frames and addresses are not congruent";
   EXPECT_EQ(host_.resolves, 0);
 }
 
@@ -74,9 +75,9 @@ TEST_F(HostFramesTest, RightsThatTheSlotLacksAreDenied) {
   MemoryRegion region = Frames(Gpa(0), MiB(2), Hpa(GiB(1)));
   region.rights = Access::Read();
   Set(region);
-  EXPECT_EQ(Touch(Gpa(0x1000), kRead).outcome, FaultOutcome::kFixed);
+  EXPECT_EQ(Touch(Gpa(0x1000), kReadFault).outcome, FaultOutcome::kFixed);
   for (const auto& [how, right] :
-       {std::pair(kWrite, Access::Write()), std::pair(kFetch, Access::Execute())}) {
+       {std::pair(kWriteFault, Access::Write()), std::pair(kFetch, Access::Execute())}) {
     const FaultResult fault = Touch(Gpa(0x1000), how);
     EXPECT_EQ(fault.outcome, FaultOutcome::kViewDenied);
     EXPECT_EQ(fault.denied, right);
@@ -104,7 +105,7 @@ TEST_F(HostFramesTest, InvalidationsOfHostMemoryAreNotAboutThem) {
   Start();
   Set(Frames(Gpa(0), GiB(1), Hpa(0)));
   ASSERT_EQ(vm_->BeginHostInvalidation(Hva(0), TiB(1)), absl::OkStatus());
-  const FaultResult fault = Touch(Gpa(MiB(4)), kWrite);
+  const FaultResult fault = Touch(Gpa(MiB(4)), kWriteFault);
   EXPECT_EQ(fault.outcome, FaultOutcome::kFixed) << "its addresses are of another kind";
   EXPECT_EQ(fault.level, kLevel1G);
   vm_->EndHostInvalidation();
@@ -115,8 +116,8 @@ TEST_F(HostFramesTest, InvalidationsOfHostMemoryAreNotAboutThem) {
 TEST_F(HostFramesTest, AReadOnlySlotMakesWritesMmio) {
   Start();
   Set(Frames(Gpa(0), MiB(2), Hpa(GiB(1)), kSlotReadOnly));
-  EXPECT_EQ(Touch(Gpa(0), kWrite).outcome, FaultOutcome::kMmio);
-  EXPECT_EQ(Touch(Gpa(0), kRead).outcome, FaultOutcome::kFixed);
+  EXPECT_EQ(Touch(Gpa(0), kWriteFault).outcome, FaultOutcome::kMmio);
+  EXPECT_EQ(Touch(Gpa(0), kReadFault).outcome, FaultOutcome::kFixed);
   EXPECT_FALSE(vm_->Translate(Gpa(0))->access.can_write());
 }
 
@@ -162,7 +163,7 @@ TEST_F(HostFramesTest, WhatIsBadIsRefusedByNameAndValueAndNothingChanges) {
   EXPECT_TRUE(absl::IsInvalidArgument(vm_->SetMemoryRegion(
       {.slot = 1, .flags = kSlotHostFrames, .gpa = Gpa(MiB(8)), .size = MiB(2)})))
       << "a slot keeps its kind";
-  EXPECT_EQ(Touch(Gpa(0), kRead).outcome, FaultOutcome::kFixed);
+  EXPECT_EQ(Touch(Gpa(0), kReadFault).outcome, FaultOutcome::kFixed);
   EXPECT_EQ(HpaOf(Gpa(0)), Hpa(GiB(1)));
 }
 
@@ -324,10 +325,7 @@ TEST_P(HostFramesThatLog, WritesAreShownOnceForEachTakeAndPopulateMarksNothing) 
 INSTANTIATE_TEST_SUITE_P(Tracking, HostFramesThatLog,
                          testing::Values(DirtyTracking::kWriteProtection,
                                          DirtyTracking::kDirtyBits),
-                         [](const auto& param) {
-                           return param.param == DirtyTracking::kDirtyBits ? "DirtyBits"
-                                                                           : "WriteProtection";
-                         });
+                         NameOfTracking);
 
 // --- Rights and types of the base view
 
@@ -381,7 +379,7 @@ TEST_F(HostFramesTest, NestedAndReverseMappedVmsMapThemToo) {
     vcpu_.reset();
     Start(options);
     Set(Frames(Gpa(0), MiB(4), Hpa(GiB(1))));
-    EXPECT_EQ(Touch(Gpa(0x1000), kWrite).outcome, FaultOutcome::kFixed);
+    EXPECT_EQ(Touch(Gpa(0x1000), kWriteFault).outcome, FaultOutcome::kFixed);
     EXPECT_EQ(HpaOf(Gpa(0x1000)), Hpa(GiB(1) + 0x1000));
     EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
   }

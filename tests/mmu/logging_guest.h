@@ -16,7 +16,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tests/world/shown_pages.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/sim_world.h"
 
 namespace tdp {

@@ -15,16 +15,14 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
-#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {
 
 using ::testing::HasSubstr;
 using Pages = std::set<uint64_t>;
-
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 // Every kind of tables, and every way to find the guest's own writes.
 struct Kind {

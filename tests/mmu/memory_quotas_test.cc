@@ -14,7 +14,6 @@ namespace tdp {
 namespace {
 
 constexpr Hva kRam{TiB(1)};
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 MemorySlot SlotOf(Gfn base, uint64_t pages, AddressSpaceId space = 0) {
   MemorySlot slot;
@@ -61,11 +60,11 @@ TEST(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTab
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(64), .hva = kRam}).ok());
   for (uint64_t i = 1; i < 4000; ++i) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * GiB(1)), kWrite).outcome, FaultOutcome::kMmio);
+    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * GiB(1)), kWriteFault).outcome, FaultOutcome::kMmio);
   }
   EXPECT_LT(vm->Stats().tables_in_use, 800u);
   for (uint64_t gpa = 0; gpa < MiB(64); gpa += MiB(2)) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(gpa), kWrite).outcome, FaultOutcome::kFixed);
+    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(gpa), kWriteFault).outcome, FaultOutcome::kFixed);
   }
   EXPECT_TRUE(vm->CheckInvariants().ok()) << vm->CheckInvariants();
 }
@@ -89,7 +88,7 @@ TEST(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
       ASSERT_TRUE(vcpu->SetView(*vm->CreateView()).ok());
     }
     for (const Gpa gpa : places) {
-      ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWrite).outcome, FaultOutcome::kFixed);
+      ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kFixed);
     }
   }
   EXPECT_EQ(vm->Stats().table_reclaims, 0u);
@@ -97,7 +96,7 @@ TEST(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
   ASSERT_TRUE(vcpu->SetView(kBaseView).ok());
   PendingFlush flush = *vm->ZapAll();
   for (const Gpa gpa : places) {
-    ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWrite).outcome, FaultOutcome::kFixed);
+    ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kFixed);
   }
   EXPECT_EQ(vm->Stats().table_reclaims, 0u);
   flush.Settle();
@@ -110,7 +109,7 @@ TEST(DefaultQuotas, AQuotaThatTheEmbedderSetsStaysWhateverTheSlotsDo) {
   ASSERT_TRUE(vm->SetTableQuota(64).ok());
   ASSERT_TRUE(vm->SetMemoryRegion({.size = GiB(64), .hva = kRam}).ok());
   for (uint64_t i = 0; i < 200; ++i) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * MiB(2)), kWrite).outcome, FaultOutcome::kFixed);
+    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * MiB(2)), kWriteFault).outcome, FaultOutcome::kFixed);
     ASSERT_LE(vm->Stats().tables_in_use, 64u);
   }
 }

@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "tdp/base/spin.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/test_host.h"
 
 namespace tdp {
@@ -64,10 +65,6 @@ void BesideFaults(Guest& guest, Access access, const std::function<void()>& oper
   }
 }
 
-std::string NameOf(const testing::TestParamInfo<DirtyTracking>& of) {
-  return of.param == DirtyTracking::kDirtyBits ? "DirtyBits" : "WriteProtection";
-}
-
 class OneLoad : public testing::TestWithParam<DirtyTracking> {};
 
 TEST_P(OneLoad, PushingALogDownBesideFaultsMapsNoTableToTheGuest) {
@@ -96,7 +93,7 @@ TEST_P(OneLoad, PushingALogDownBesideFaultsOnLargeLeavesMapsNoTableToTheGuest) {
 INSTANTIATE_TEST_SUITE_P(Each, OneLoad,
                          testing::Values(DirtyTracking::kWriteProtection,
                                          DirtyTracking::kDirtyBits),
-                         NameOf);
+                         NameOfTracking);
 
 TEST(OneLoadOf, PrefaultsBesideFaultsReplaceNoTable) {
   Guest guest(DirtyTracking::kWriteProtection, 0);

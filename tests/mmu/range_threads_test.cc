@@ -16,7 +16,6 @@ namespace {
 
 constexpr Hva kRam{TiB(1)};
 constexpr ByteCount kSize = MiB(8);
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 // Makes the `i`-th of a random series of operations.
 void Operate(Vm& vm, std::mt19937_64& random) {

@@ -13,6 +13,7 @@
 #include "tdp/memslot/region_slots.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/tests/mmu/logging_guest.h"
+#include "tests/world/dirty_logs.h"
 
 namespace tdp {
 namespace {
@@ -72,19 +73,7 @@ TEST_P(RegionVm, WithManualProtectionAPageIsShownOnceAndItsNextWriteIsNoticed) {
   EXPECT_EQ(guest_.Take(), Pages{});
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryTracking, RegionVm,
-                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
-                                         DirtyTracking::kPml),
-                         [](const auto& tracking) {
-                           switch (tracking.param) {
-                             case DirtyTracking::kDirtyBits:
-                               return "DirtyBits";
-                             case DirtyTracking::kPml:
-                               return "Pml";
-                             default:
-                               return "WriteProtection";
-                           }
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryTracking, RegionVm, EachTracking(), NameOfTracking);
 
 TEST(RegionVmWithRings, ALoggingRegionComesAndGoes) {
   RegionGuest guest({.tracking = DirtyTracking::kWriteProtection, .vcpus = 0, .oracle = false});

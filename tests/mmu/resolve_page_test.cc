@@ -12,8 +12,6 @@
 namespace tdp {
 namespace {
 
-constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 constexpr Hva kKernelRam{0xffff888000000000};
 
 // Keeps what it is asked, and answers with the frame of the guest frame plus what the cookie says.
@@ -45,7 +43,8 @@ TEST_F(ResolvePageTest, AFaultTellsTheFrameTheSlotAndItsCookie) {
                                     .cookie = 0x123456789abcdef0 & 0xfffff})
                   .ok());
   ASSERT_TRUE(vcpu_->SetAddressSpace(1).ok());
-  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(MiB(2) + 0x3123), kWrite).outcome, FaultOutcome::kFixed);
+  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(MiB(2) + 0x3123), kWriteFault).outcome,
+            FaultOutcome::kFixed);
   ASSERT_EQ(host_.asked.size(), 1u);
   const PageRequest& asked = host_.asked[0];
   EXPECT_EQ(asked.gfn, Gfn(0x203));
@@ -67,7 +66,7 @@ TEST_F(ResolvePageTest, EveryOtherCallThatNeedsAPageAsksTheSameWay) {
   EXPECT_EQ(host_.asked.size(), 16u);
   EXPECT_EQ(*vm_->Populate(Gpa(0x10000), 0x10000), 0x10000u);
   EXPECT_EQ(host_.asked.size(), 32u);
-  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(0x20000), kWrite).outcome, FaultOutcome::kFixed);
+  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(0x20000), kWriteFault).outcome, FaultOutcome::kFixed);
   for (const PageRequest& asked : host_.asked) EXPECT_EQ(asked.cookie, 0x100u);
   EXPECT_TRUE(vm_->CollapseRange(Gfn(0), PageCount(1024)).ok());
 }
@@ -80,7 +79,7 @@ TEST_F(ResolvePageTest, ACookieStaysWithItsSlotAsItMovesAndIsFlaggedAnew) {
   ASSERT_TRUE(vm_->SetMemoryRegion(region).ok());
   region.flags = kSlotLogDirtyPages;
   ASSERT_TRUE(vm_->SetMemoryRegion(region).ok());
-  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(MiB(4)), kRead).outcome, FaultOutcome::kFixed);
+  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(MiB(4)), kReadFault).outcome, FaultOutcome::kFixed);
   EXPECT_EQ(host_.asked.back().cookie, ~uint64_t{0});
 }
 
@@ -94,7 +93,7 @@ TEST_F(ResolvePageTest, PrivateMemoryIsAskedForAsSuch) {
                                     .cookie = 3})
                   .ok());
   ASSERT_TRUE(vm_->SetMemoryAttributes(Gpa(0x1000), 0x1000, kMemoryAttributePrivate).ok());
-  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(0x1000), kRead).outcome, FaultOutcome::kFixed);
+  ASSERT_EQ(vcpu_->HandleEptViolation(Gpa(0x1000), kReadFault).outcome, FaultOutcome::kFixed);
   EXPECT_TRUE(host_.asked.back().is_private);
   EXPECT_EQ(host_.asked.back().hva, Hva(TiB(1) + 0x1000));
   EXPECT_EQ(host_.asked.back().cookie, 3u);
@@ -112,7 +111,7 @@ TEST(HostAddresses, AreAny64BitValueWholePagesThatDoNotWrap) {
     const Gpa gpa(MiB(2) * slot);
     ASSERT_TRUE(
         vm->SetMemoryRegion({.slot = slot++, .gpa = gpa, .size = 0x2000, .hva = Hva(hva)}).ok());
-    ASSERT_EQ(vcpu->HandleEptViolation(gpa + 0x1000, kRead).outcome, FaultOutcome::kFixed);
+    ASSERT_EQ(vcpu->HandleEptViolation(gpa + 0x1000, kReadFault).outcome, FaultOutcome::kFixed);
   }
   const absl::Status wraps = vm->SetMemoryRegion(
       {.slot = slot, .gpa = Gpa(MiB(64)), .size = 0x3000, .hva = Hva(~uint64_t{0} << 13)});

@@ -15,8 +15,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
-#include "tests/world/shown_pages.h"
 
 namespace tdp {
 namespace {

@@ -19,8 +19,6 @@
 namespace tdp {
 namespace {
 
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
-
 // vCPU 0 is in the guest, with page 3 mapped, and `operation` waits for it in a thread of its own.
 class SlowVcpu {
  public:
@@ -31,7 +29,7 @@ class SlowVcpu {
     if (options.paging == Paging::kShadow) {
       EXPECT_EQ(vcpu_->shadow()->HandlePageFault(Gva(0x3000), 0).outcome, PagingOutcome::kFixed);
     } else {
-      EXPECT_EQ(vcpu_->HandleEptViolation(Gpa(0x3000), kWrite).outcome, FaultOutcome::kFixed);
+      EXPECT_EQ(vcpu_->HandleEptViolation(Gpa(0x3000), kWriteFault).outcome, FaultOutcome::kFixed);
     }
     entry_ = vcpu_->EnterGuest();
     std::promise<void> waits;
@@ -66,7 +64,7 @@ TEST(VcpusComeAndGo, WhileOneIsWaitedForOthersAreMadeUsedAndTakenApart) {
   std::thread other([&slow] {
     auto vcpu = *slow.vm().CreateVcpu();
     EXPECT_EQ(vcpu->id(), 1u);
-    EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0x5000), kWrite).outcome, FaultOutcome::kFixed);
+    EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0x5000), kWriteFault).outcome, FaultOutcome::kFixed);
     const GuestEntry entry = vcpu->EnterGuest();
   });
   other.join();

@@ -12,6 +12,7 @@
 #include "tdp/mmu/format/ept_format.h"
 #include "tests/mmu/logging_guest.h"
 #include "tests/mmu/viewing_guest.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/test_host.h"
 
 namespace tdp {
@@ -221,15 +222,7 @@ TEST_P(ViewFramesOfLoggingSlots, AFrameThatIsTheSlotsAgainIsLoggedAgainAndTheOth
   }
 }
 
-std::string NameOf(const testing::TestParamInfo<DirtyTracking>& info) {
-  if (info.param == DirtyTracking::kPml) return "Pml";
-  return info.param == DirtyTracking::kDirtyBits ? "DirtyBits" : "WriteProtection";
-}
-
-INSTANTIATE_TEST_SUITE_P(Tracking, ViewFramesOfLoggingSlots,
-                         testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
-                                         DirtyTracking::kPml),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Tracking, ViewFramesOfLoggingSlots, EachTracking(), NameOfTracking);
 
 TEST(ViewFrames, ARingHasNoEntryForThem) {
   TestHost host;
@@ -240,9 +233,8 @@ TEST(ViewFrames, ARingHasNoEntryForThem) {
             absl::OkStatus());
   const auto vcpu = *vm->CreateVcpu();
   ASSERT_EQ(vm->SetViewFrames(kBaseView, Gfn(5), kPage, Hfn(0x1234)), absl::OkStatus());
-  constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
   for (const int page : {5, 6}) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(page * kPageSize), kWrite).outcome, kDone);
+    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(page * kPageSize), kWriteFault).outcome, kDone);
   }
   EXPECT_EQ(vm->Translate(Gpa(0x5000))->entry.frame(), Hfn(0x1234));
   std::vector<uint64_t> pages;

@@ -13,7 +13,7 @@
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tests/mmu/viewing_guest.h"
-#include "tests/world/shown_pages.h"
+#include "tests/world/dirty_logs.h"
 
 namespace tdp {
 namespace {
@@ -185,10 +185,7 @@ TEST_P(ViewsOfLoggingSlots, AWriteThroughAnyViewIsShownOnceForEachTake) {
 INSTANTIATE_TEST_SUITE_P(Tracking, ViewsOfLoggingSlots,
                          testing::Values(DirtyTracking::kWriteProtection,
                                          DirtyTracking::kDirtyBits),
-                         [](const auto& param) {
-                           return param.param == DirtyTracking::kDirtyBits ? "DirtyBits"
-                                                                           : "WriteProtection";
-                         });
+                         NameOfTracking);
 
 TEST(Views, ASwitchFlushesNothingAndAChangeIsFlushedInEveryViewThatTheCpuUsed) {
   ViewingGuest guest;

@@ -20,7 +20,6 @@
 namespace tdp {
 namespace {
 
-constexpr auto kWrite = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 constexpr uint64_t kPages = 4096;
 
 class DirtyRings : public HostTest {
@@ -38,7 +37,7 @@ class DirtyRings : public HostTest {
     ASSERT_TRUE(vm_->SetMemoryRegion(region).ok());
   }
   static FaultOutcome Write(Vcpu& vcpu, uint64_t page) {
-    return vcpu.HandleEptViolation(Gpa(MiB(2)) + page * kPageSize, kWrite).outcome;
+    return vcpu.HandleEptViolation(Gpa(MiB(2)) + page * kPageSize, kWriteFault).outcome;
   }
   // Of slot 3.
   std::set<uint64_t> Harvest() {

@@ -61,8 +61,6 @@ namespace {
 constexpr Hva kRam{TiB(1)};
 constexpr ByteCount kSize = MiB(16);
 constexpr uint64_t kPages = kSize >> kPageShift;
-constexpr auto kReadFault = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-constexpr auto kWriteFault = ExitQualification::Make(Access::Write(), Access::None(), true, true);
 
 class Machine {
  public:

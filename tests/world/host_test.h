@@ -15,11 +15,6 @@
 
 namespace tdp {
 
-inline constexpr auto kReadFault =
-    ExitQualification::Make(Access::Read(), Access::None(), true, true);
-inline constexpr auto kWriteFault =
-    ExitQualification::Make(Access::Write(), Access::None(), true, true);
-
 template <typename Host>
 class HostTestOn : public testing::Test {
  protected:

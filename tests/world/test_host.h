@@ -18,6 +18,12 @@
 
 namespace tdp {
 
+// What the CPU says of an access to a page that nothing maps.
+inline constexpr auto kReadFault =
+    ExitQualification::Make(Access::Read(), Access::None(), true, true);
+inline constexpr auto kWriteFault =
+    ExitQualification::Make(Access::Write(), Access::None(), true, true);
+
 // Every host page is there, and its frame follows from its address: by default guest memory is this
 // process's own. Members are set before the threads of a test begin, but for the atomic ones.
 class TestHost : public MinimalBackend {

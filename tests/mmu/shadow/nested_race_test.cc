@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
-#include "tests/world/shown_pages.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/sim_test.h"
 
 namespace tdp {

@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/mmu/shadow/shadow_machine.h"
-#include "tests/world/shown_pages.h"
+#include "tests/world/dirty_logs.h"
 
 namespace tdp::shadow_test {
 

@@ -13,7 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/mmu/shadow/shadow_machine.h"
-#include "tests/world/shown_pages.h"
+#include "tests/world/dirty_logs.h"
 
 namespace tdp::shadow_test {
 namespace {

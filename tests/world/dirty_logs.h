@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#ifndef TDP_TESTS_WORLD_SHOWN_PAGES_H_
-#define TDP_TESTS_WORLD_SHOWN_PAGES_H_
+//
+// What tests of dirty logs share.
+
+#ifndef TDP_TESTS_WORLD_DIRTY_LOGS_H_
+#define TDP_TESTS_WORLD_DIRTY_LOGS_H_
 
 #include <bit>
 #include <cstdint>
 #include <set>
+#include <string>
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
@@ -32,6 +36,16 @@ inline std::set<uint64_t> TakenPages(Vm& vm, uint32_t slot = 0) {
   return ShownPages([&](auto visit) { return vm.TakeDirtyLog(slot, visit); });
 }
 
+// Tests that have each way of finding writes as their parameter, and their names.
+inline auto EachTracking() {
+  return testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
+                         DirtyTracking::kPml);
+}
+inline std::string NameOfTracking(const testing::TestParamInfo<DirtyTracking>& info) {
+  if (info.param == DirtyTracking::kPml) return "Pml";
+  return info.param == DirtyTracking::kDirtyBits ? "DirtyBits" : "WriteProtection";
+}
+
 }  // namespace tdp
 
-#endif  // TDP_TESTS_WORLD_SHOWN_PAGES_H_
+#endif  // TDP_TESTS_WORLD_DIRTY_LOGS_H_
