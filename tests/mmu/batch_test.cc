@@ -123,7 +123,7 @@ TEST_F(BatchTest, ARefusedChangeIsNamedByItsIndexAndNothingHasChanged) {
   EXPECT_TRUE(absl::IsInvalidArgument(vm_->SetMemoryRegion({.slot = 2, .size = 0})));
   EXPECT_EQ(Touch(Gpa(MiB(4) + 0x1000), kWriteFault), FaultOutcome::kFixed)
       << "shared, and the slot's";
-  // The same without the bad one is done.
+  // Without the bad one the changes are made.
   EXPECT_EQ(vm_->Apply(good), absl::OkStatus());
   EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kFixed);
   EXPECT_EQ(Behind(Gpa(0)), kRam + GiB(1));

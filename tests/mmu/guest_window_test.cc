@@ -30,7 +30,7 @@ struct AlignedDelete {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr uint64_t kTable = guest::kPresent | guest::kWriteFault | guest::kUser;
+constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
 
 // Two memories of 1024 frames; the guest's 4-level tables stand in frames 64, 128, 192 and 256 of
 // the first, and map gva 0x5000 to gpa 0x123000.

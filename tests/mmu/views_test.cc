@@ -208,7 +208,7 @@ TEST(Views, ASwitchFlushesNothingAndAChangeIsFlushedInEveryViewThatTheCpuUsed) {
   ASSERT_EQ(guest.Store(Gpa(0x3000)), kDone) << "the flush oracle reports it if not";
 }
 
-// The same of address spaces: SMM's root is one more.
+// The root of SMM is one more that the CPU keeps translations of.
 TEST(Views, AnAddressSpaceKeepsItsTranslationsWhileTheVcpuIsInTheOther) {
   ViewingGuest guest({.vm = {.address_spaces = 2}});
   guest.AddSlot(Gpa(0), MiB(4));

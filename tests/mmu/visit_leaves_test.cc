@@ -116,53 +116,42 @@ TEST_F(VisitLeavesTest, EachViewShowsItsOwn) {
   EXPECT_TRUE(absl::IsInvalidArgument(vm_->VisitLeaves(Gfn(0), PageCount(16), count, 7)));
 }
 
-TEST(TableMemory, AfterAReserveNoFaultAsksTheBackendUntilItIsUsed) {
-  TestHost host;
-  const auto vm = *Vm::Create(host, {.max_leaf_level = kLevel4K});
-  const auto vcpu = *vm->CreateVcpu();
-  ASSERT_TRUE(vm->SetMemoryRegion({.gpa = Gpa(0), .size = GiB(4), .hva = kRam}).ok());
-  ASSERT_TRUE(vm->ReserveTables(1024).ok());
-  host.blocks = 0;
+using TableMemory = VisitLeavesTest;
+
+TEST_F(TableMemory, AfterAReserveNoFaultAsksTheBackendUntilItIsUsed) {
+  Start({.max_leaf_level = kLevel4K});
+  ASSERT_TRUE(vm_->ReserveTables(1024).ok());
+  host_.blocks = 0;
   for (uint64_t table = 0; table < 900; ++table) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(table * MiB(2)), kWriteFault).outcome,
-              FaultOutcome::kFixed)
-        << table;
+    ASSERT_EQ(Fault(Gpa(table * MiB(2))), FaultOutcome::kFixed) << table;
   }
-  EXPECT_TRUE(absl::IsResourceExhausted(vm->ReserveTables(1 << 20)));
+  EXPECT_TRUE(absl::IsResourceExhausted(vm_->ReserveTables(1 << 20)));
 }
 
-TEST(TableMemory, ReleasedBlocksGoBackAndFaultsGoOn) {
-  TestHost host;
-  const auto vm = *Vm::Create(host, {.max_leaf_level = kLevel4K});
-  const auto vcpu = *vm->CreateVcpu();
-  ASSERT_TRUE(vm->SetMemoryRegion({.gpa = Gpa(0), .size = GiB(4), .hva = kRam}).ok());
+TEST_F(TableMemory, ReleasedBlocksGoBackAndFaultsGoOn) {
+  Start({.max_leaf_level = kLevel4K});
   for (uint64_t table = 0; table < 900; ++table) {
-    vcpu->HandleEptViolation(Gpa(table * MiB(2)), kWriteFault).status.IgnoreError();
+    Fault(Gpa(table * MiB(2)));
   }
-  EXPECT_EQ(vm->ReleaseTableMemory(), 0u) << "every table is in use, but for a few";
-  vm->ZapAll()->Settle();
-  const ByteCount reserved = vm->Stats().table_bytes_reserved;
-  const ByteCount released = vm->ReleaseTableMemory();
+  EXPECT_EQ(vm_->ReleaseTableMemory(), 0u) << "every table is in use, but for a few";
+  vm_->ZapAll()->Settle();
+  const ByteCount reserved = vm_->Stats().table_bytes_reserved;
+  const ByteCount released = vm_->ReleaseTableMemory();
   EXPECT_GT(released, MiB(3));
-  EXPECT_EQ(vm->Stats().table_bytes_reserved, reserved - released);
-  EXPECT_EQ(static_cast<ByteCount>(host.freed_blocks) * kTableBlockBytes, released);
-  EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kWriteFault).outcome, FaultOutcome::kFixed);
-  EXPECT_TRUE(vm->CheckInvariants().ok());
+  EXPECT_EQ(vm_->Stats().table_bytes_reserved, reserved - released);
+  EXPECT_EQ(static_cast<ByteCount>(host_.freed_blocks) * kTableBlockBytes, released);
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
 }
 
 // It is given back, and poisoned, if a block goes whose table a fault may still look into.
-TEST(TableMemory, TheTableOfTheLastFaultStaysReadable) {
-  TestHost host;
-  const auto vm = *Vm::Create(host, {.max_leaf_level = kLevel4K});
-  const auto vcpu = *vm->CreateVcpu();
-  ASSERT_TRUE(vm->SetMemoryRegion({.gpa = Gpa(0), .size = GiB(4), .hva = kRam}).ok());
+TEST_F(TableMemory, TheTableOfTheLastFaultStaysReadable) {
+  Start({.max_leaf_level = kLevel4K});
   for (uint64_t table = 0; table < 900; ++table) {
-    vcpu->HandleEptViolation(Gpa(table * MiB(2)), kWriteFault).status.IgnoreError();
+    Fault(Gpa(table * MiB(2)));
   }
-  vm->ZapAll()->Settle();
-  EXPECT_GT(vm->ReleaseTableMemory(), MiB(3));
-  EXPECT_EQ(vcpu->HandleEptViolation(Gpa(899 * MiB(2)), kWriteFault).outcome, FaultOutcome::kFixed);
-  EXPECT_TRUE(vm->CheckInvariants().ok());
+  vm_->ZapAll()->Settle();
+  EXPECT_GT(vm_->ReleaseTableMemory(), MiB(3));
+  EXPECT_EQ(Fault(Gpa(899 * MiB(2))), FaultOutcome::kFixed);
 }
 
 }  // namespace

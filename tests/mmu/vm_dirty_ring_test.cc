@@ -39,7 +39,7 @@ class DirtyRings : public HostTest {
   static FaultOutcome Write(Vcpu& vcpu, uint64_t page) {
     return vcpu.HandleEptViolation(Gpa(MiB(2)) + page * kPageSize, kWriteFault).outcome;
   }
-  // Of slot 3.
+  // The pages of slot 3 that all rings together show.
   std::set<uint64_t> Harvest() {
     std::set<uint64_t> pages;
     EXPECT_TRUE(vm_->HarvestDirtyRings([&](const DirtyRingEntry& entry) {

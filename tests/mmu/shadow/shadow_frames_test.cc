@@ -4,67 +4,35 @@
 // their devices.
 
 #include <cstdint>
-#include <cstring>
-#include <memory>
-#include <set>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/mmu/shadow/shadow_machine.h"
-#include "tests/world/dirty_logs.h"
+#include "tests/mmu/shadow/shadow_fault.h"
 
 namespace tdp::shadow_test {
 namespace {
 
 using ::testing::ElementsAre;
 
-constexpr uint64_t kAll = 0x67;  // present, writable, user, A, D
-constexpr auto kLoad = sim::AccessKind::kLoad;
-constexpr auto kStore = sim::AccessKind::kStore;
-
-// A guest in 4-level paging with its tables in frames 1 to 4, the leaves in frame 4; gva 0x10000
-// and on map the frames of the same numbers, gva 0x4000 the table of leaves itself. All of its
-// memory is one slot of host frames; the reference beside it has the same memory by its addresses.
-class ShadowFrames : public testing::Test {
+// All of the guest's memory is one slot of host frames; the reference beside it has the same memory
+// by its addresses.
+class ShadowFrames : public ShadowFault {
  protected:
-  ShadowFrames() {
+  void SetUp() override {
     MachineOptions options;
     options.ram = MiB(2);
     options.host_order = 9;
-    machine_ = std::make_unique<Machine>(options);
-    frames_ = {.flags = kSlotHostFrames,
-               .gpa = Gpa(0),
-               .size = MiB(2),
-               .hpa = Hpa(machine_->HpaOf(Gpa(0)))};
-    EXPECT_EQ(machine_->vm().SetMemoryRegion({.slot = 0}), absl::OkStatus());
+    Start(options);
+    frames_ = {.size = MiB(2), .hpa = Hpa(machine_->HpaOf(Gpa(0)))};
+    ASSERT_EQ(machine_->vm().SetMemoryRegion({.slot = 0}), absl::OkStatus());
     SetFrames(0);
-    for (uint64_t table = 1; table < 4; ++table) Table(table, 0, (table + 1) << kPageShift | kAll);
-    for (uint64_t i = 1; i < 64; ++i) Table(4, i, i << kPageShift | kAll);
-    GuestCpu guest = GuestIn(PagingMode::k4Level);
-    guest.cr3 = 0x1000;
-    machine_->Load(guest);
   }
-  void TearDown() override { EXPECT_EQ(machine_->vm().CheckInvariants(), absl::OkStatus()); }
-
   void SetFrames(uint32_t flags) {
     frames_.flags = kSlotHostFrames | flags;
     ASSERT_EQ(machine_->vm().SetMemoryRegion(frames_), absl::OkStatus());
   }
-  void Table(uint64_t frame, uint64_t index, uint64_t entry) {
-    machine_->Poke<uint64_t>(Gpa((frame << kPageShift) + index * 8), entry);
-  }
-  uint64_t EntryAt(uint64_t frame, uint64_t index) {
-    return machine_->Peek<uint64_t>(Gpa((frame << kPageShift) + index * 8));
-  }
-  void ExpectSame(uint64_t gva, sim::AccessKind kind = kLoad, bool user = false) {
-    const Seen seen = machine_->Access({Gva(gva), kind, user});  // first: it sets A and D
-    EXPECT_EQ(seen, machine_->Reference({Gva(gva), kind, user})) << absl::StrCat(absl::Hex(gva));
-  }
-  std::set<uint64_t> TakeDirty() { return TakenPages(machine_->vm()); }
 
-  std::unique_ptr<Machine> machine_;
   MemoryRegion frames_;
 };
 
