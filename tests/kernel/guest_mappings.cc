@@ -156,7 +156,7 @@ void GuestKernel::Flip(int space, int page) {
   }
 }
 
-// The same pages by small entries.
+// Maps the pages of a large entry by small ones.
 void GuestKernel::Split(int space, int region, const TableWalk& large) {
   const std::optional<uint64_t> table = pool_.AllocateTable();
   if (!table.has_value()) return;

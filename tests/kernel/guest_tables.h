@@ -46,7 +46,7 @@ class GuestTables {
 
   // The walk to `gva` from the tables at `root`.
   TableWalk Walk(uint64_t root, uint64_t gva) { return WalkTo(root, gva, 1); }
-  // The same down to `level` at most, whatever stands there.
+  // Goes down to `level` at most, and stops there whatever the entry is.
   TableWalk WalkTo(uint64_t root, uint64_t gva, int level);
   // The place of the entry of `level` on the way to `gva`, with tables made above it. Nothing if
   // there is no frame for one, or a large page is in the way. `made_pdpte`: that CR3 must be loaded

@@ -37,7 +37,7 @@ class Referee {
   void Start(int cpu, const sim::Registers& registers);
 
   // --- the guest's instructions ---
-  // Of words of the size of an entry unless `access.bytes` says otherwise.
+  // A word has the size of an entry unless `access.bytes` says otherwise.
   AccessOutcome Access(int cpu, const MachineAccess& access);
   void WriteCr0(int cpu, uint64_t value);
   void WriteCr3(int cpu, uint64_t value);

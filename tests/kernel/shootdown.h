@@ -42,9 +42,9 @@ class Shootdown {
 
   // The translation of the page at `gva` in `space` is no longer what it was.
   void Page(int space, uint64_t gva) { Page(space, gva, how_); }
-  // The same for a page that may be large: its pieces go by INVLPG alone.
+  // The page may be large, so that INVLPG alone makes all of its pieces go.
   void LargePage(int space, uint64_t gva) { Page(space, gva, kByInvlpg); }
-  // The same in the kernel's region.
+  // The translation changed in the kernel's region, which every space has.
   void KernelPage(uint64_t gva);
   // PAE paging: an entry above the tables changed.
   void Root(int space, uint64_t root);

@@ -30,7 +30,7 @@ struct LegalWalk {
   std::array<uint64_t, 6> entry_addresses{};  // by level, from the root down to `level`
 };
 
-// Of one CPU.
+// What one CPU may still remember of its walks, and what it must have forgotten.
 class TranslationHistory {
  public:
   TranslationHistory(const PagingShape& shape, FlatMemory& memory)

@@ -53,7 +53,7 @@ class ViewingGuest : public SimWorld {
   FaultOutcome Access(Gpa gpa, Kind kind, int i = 0) {
     return AccessBy(i, [&] { return cpu(i).AccessGpa(gpa, kind, 8); });
   }
-  // The same by a linear address, which is a user-mode one where paging is off.
+  // Makes the access by a linear address, which is a user-mode one where paging is off.
   FaultOutcome AccessLinear(Gpa gpa, Kind kind, int i = 0) {
     return AccessBy(i, [&] { return cpu(i).Access(Gva(gpa.raw()), kind, 8); });
   }
@@ -61,7 +61,7 @@ class ViewingGuest : public SimWorld {
   FaultOutcome Store(Gpa gpa, int i = 0) { return Access(gpa, Kind::kStore, i); }
   FaultOutcome Fetch(Gpa gpa, int i = 0) { return Access(gpa, Kind::kFetch, i); }
 
-  // Of the view that vCPU `i` runs on; 0 if nothing maps `gpa` there.
+  // The level of the leaf that maps `gpa` in `view`; 0 if nothing does.
   int LevelOf(Gpa gpa, ViewId view = kBaseView) {
     const auto found = vm().Translate(gpa, 0, view);
     return found.ok() ? found->level.raw() : 0;

@@ -41,10 +41,10 @@ class EngineModel : private SimWorld {
 
   uint64_t accesses_mapped() const { return accesses_mapped_; }
   uint64_t accesses_mmio() const { return accesses_mmio_; }
-  // Of them, those that a view denied, and those to private memory or for want of it.
+  // How many accesses a view denied, and how many reached private memory or ended for want of it.
   uint64_t accesses_denied() const { return accesses_denied_; }
   uint64_t accesses_private() const { return accesses_private_; }
-  // Of those that were mapped, those to frames that a slot names, and that a view shows.
+  // How many of the mapped ones reached frames that a slot names, and frames that a view shows.
   uint64_t accesses_to_frames() const { return accesses_to_frames_; }
   uint64_t accesses_shown() const { return accesses_shown_; }
   uint64_t collapsed() const { return collapsed_; }

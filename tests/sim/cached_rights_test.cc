@@ -65,7 +65,7 @@ CpuConfig WithPolicy(CachePolicy policy) {
   return config;
 }
 
-// Of the entry of which level, in which dimension, which bits are turned.
+// The level of the entry whose rights a test turns, and how long the CPU keeps translations.
 class UpperRights : public testing::TestWithParam<std::tuple<int, CachePolicy>> {};
 
 TEST_P(UpperRights, OfTheGuestsEntriesCombineDownToTheCachedOne) {

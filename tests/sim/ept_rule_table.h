@@ -64,7 +64,7 @@ inline bool ExpectPresent(uint64_t entry, const EptRuleCpu& cpu) {
   return (entry & 7) != 0 || (cpu.mbec && Bit(entry, 10));
 }
 
-// Of a present entry: the SDM's list in its order.
+// Goes through the SDM's list of misconfigurations in its order, for an entry that is present.
 inline bool ExpectMisconfigured(uint64_t entry, int level, const EptRuleCpu& cpu) {
   const bool r = Bit(entry, 0);
   const bool w = Bit(entry, 1);

@@ -169,7 +169,7 @@ TEST(NestedVcpu, AfterAViolationL1CopiesThePageWithoutInvept) {
   }
 }
 
-// The same for a misconfiguration, which L1 mends.
+// A misconfiguration has dropped it, too, so L1 owes no INVEPT for mending the entry.
 TEST(NestedVcpu, AfterAMisconfigurationL1MendsTheEntryWithoutInvept) {
   NestedWorld world;
   world.Map(kPage, kFrame, 1, kRead);

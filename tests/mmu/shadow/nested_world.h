@@ -66,7 +66,7 @@ class NestedWorld : public SimWorld {
   uint64_t faults() const { return faults_; }
   int linear_invalidations() { return backend().linear_invalidations; }
 
-  // Of L2.
+  // Sets the registers of L2 on both CPUs.
   void SetRegisters(const sim::Registers& registers) {
     cpu().SetRegisters(registers);
     reference_.SetRegisters(registers);
@@ -157,7 +157,7 @@ class NestedWorld : public SimWorld {
     return seen;
   }
 
-  // The same straight on EPT12.
+  // Makes the access straight on EPT12.
   Nested Reference(uint64_t gva, sim::AccessKind kind, bool user = false) {
     reference_.ClearCaches();
     TDP_CHECK(reference_.Enter(context_.eptp) == sim::Event::kNone);
@@ -189,9 +189,9 @@ class NestedWorld : public SimWorld {
     }
     return 0;
   }
-  // The same in EPT12.
+  // Looks for the difference in EPT12.
   uint64_t FirstDifference() { return FirstDifference(kRoot, next_frame_); }
-  // In the copy.
+  // What stands at `gpa` in the copy.
   uint64_t ReadCopy(uint64_t gpa) {
     uint64_t value = 0;
     std::memcpy(&value, CopyBase() + gpa, sizeof(value));
@@ -270,7 +270,7 @@ class PagedL2 {
 
   NestedWorld& world() { return world_; }
   Nested Load() { return world_.Access(kLinear, sim::AccessKind::kLoad, true); }
-  // Of this nobody hears.
+  // L1 tells nobody of this change.
   void Remap() { world_.Write(FrameOf(0x13000), 0x21000 | 0x67); }
 
  private:

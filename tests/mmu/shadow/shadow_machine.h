@@ -93,7 +93,7 @@ class Machine : public SimWorld {
   ShadowVcpu& shadow() { return *vcpu().shadow(); }
   const GuestCpu& guest() const { return guest_; }
 
-  // Of both VMs.
+  // Sets the slot in both VMs.
   absl::Status SetRam(uint32_t slot, Gpa gpa, ByteCount size, Hva hva, uint32_t flags = 0) {
     const MemoryRegion region = {
         .slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = hva};
@@ -149,7 +149,7 @@ class Machine : public SimWorld {
     return seen;
   }
 
-  // An access on the shadow.
+  // Makes the access on the shadow.
   Seen Access(const Request& request) {
     emulate_ = false;
     Seen seen;
@@ -193,7 +193,7 @@ class Machine : public SimWorld {
     return seen;
   }
 
-  // The same on EPT, with nothing cached.
+  // Makes the access on EPT, with nothing cached.
   Seen Reference(const Request& request) {
     Seen seen;
     sim::Cpu& plain = reference_.cpu(0);

@@ -42,7 +42,7 @@ class ShadowRace : public SimTest {
   PagingOutcome Fault(VcpuId id, uint64_t gva, uint32_t error_code) {
     return vcpu(id).shadow()->HandlePageFault(Gva(gva), error_code).outcome;
   }
-  // Of the frame that vCPU 0 has at gva 0x10000; 0 if none.
+  // The guest address of the frame that vCPU 0 has at gva 0x10000; 0 if it has none.
   uint64_t MappedGpa() {
     const auto found = vcpu(0).shadow()->impl().Look(Gva(0x10000));
     if (found.entry.kind(found.level) != EntryKind::kLeaf) return 0;
@@ -132,7 +132,7 @@ TEST_F(ShadowRace, AWriteThroughAStaleTranslationIsSeenBeforeTheTableIsTrusted) 
   EXPECT_FALSE(IsWritable(1, 0x4000));
 }
 
-// The same of an upper table, which is linked from: vCPU 1 has frame 3 as writable.
+// An upper table must be trusted before anything is linked from it: vCPU 1 can write to frame 3.
 TEST_F(ShadowRace, NothingIsLinkedFromATableBeforeItIsTrusted) {
   Poke(0x14000 + 5 * 8, 0x3000 | kAll);
   Poke(0x5000 + 16 * 8, 0x60000 | kAll);
@@ -147,7 +147,7 @@ TEST_F(ShadowRace, NothingIsLinkedFromATableBeforeItIsTrusted) {
   EXPECT_EQ(MappedGpa(), 0x60000u);
 }
 
-// The same where the last flush of all is settled: what makes the table trusted is the next one.
+// The last flush of all is settled already. What makes the table trusted is the next one.
 TEST_F(ShadowRace, AFlushThatWasSettledBeforeDoesNotMakeATableTrusted) {
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
   ASSERT_EQ(Fault(1, 0x10000, 0), PagingOutcome::kFixed);
@@ -187,7 +187,7 @@ TEST_F(ShadowRace, ALeafThatASyncNarrowsIsFlushed) {
   EXPECT_FALSE(IsWritable(0, 0x10000));
 }
 
-// The same where a take of the dirty log has taken W, and waits for vCPU 1 just now.
+// A take of the dirty log has taken W from the table's frame, and waits for vCPU 1 just now.
 TEST_F(ShadowRace, ATableWhoseWriteRightALogIsTakingIsNotTrustedEither) {
   ASSERT_TRUE(
       vm().SetMemoryRegion({.flags = kSlotLogDirtyPages, .size = MiB(4), .hva = kRam}).ok());
@@ -310,7 +310,7 @@ TEST_P(ShadowOrder, APageThatIsBeingTakenAwayIsNotMappedWithItsNeighbour) {
 }
 INSTANTIATE_TEST_SUITE_P(Of, ShadowOrder, testing::Bool());
 
-// The same of a neighbour of 4 KiB that was asked for by itself.
+// A neighbour of 4 KiB, which the host was asked for by itself, is left out in the same way.
 TEST_F(ShadowRace, ANeighbourThatIsBeingTakenAwayIsNotMappedWithItsPage) {
   for (uint64_t i = 0; i < 8; ++i) Poke(kLeaf + i * 8, (0x40000 + i * kPageSize) | kAll);
   Poke(0x4000 + 64 * 8, 0x80000 | kAll);

@@ -176,7 +176,7 @@ TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneThatItsPcidNeverHad) 
   ExpectSame(0x10000);
 }
 
-// The same where not the page was absent but the table.
+// Here it was not the page that was absent before, but the table above it.
 TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneOfATableThatWasNotLinked) {
   Start();
   guest_.cr4 |= sim::kCr4Pcide;
