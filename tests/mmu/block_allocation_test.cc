@@ -5,10 +5,8 @@
 // says so (`Backend::AllocateTableBlock`).
 
 #include <functional>
-#include <memory>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,44 +15,31 @@
 #include "tdp/mmu/format/table_page.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm/change.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
 
 constexpr Hva kRam{TiB(1)};
 constexpr ByteCount kSize = MiB(512);
-constexpr auto kRead = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-
-class ShortHost : public TestHost {
- public:
-  absl::StatusOr<Hpa> AllocateTableBlock() override {
-    if (on_block != nullptr) std::exchange(on_block, nullptr)();
-    return TestHost::AllocateTableBlock();
-  }
-
-  std::function<void()> on_block;
-};
 
 struct Operation {
   std::string name;
   std::function<void(Vm&)> run;
 };
 
-class ShortOfBlocks : public testing::Test {
+class ShortOfBlocks : public HostTest {
  protected:
   void SetUp() override {
     host_.offered.eptp_switching = true;
     host_.order = 9;
-    vm_ = *Vm::Create(host_, {.private_memory = true});
-    vcpu_ = *vm_->CreateVcpu();
+    Start({.private_memory = true});
     for (uint32_t slot = 0; slot < 2; ++slot) {
       Set(slot, 0);
       ASSERT_EQ(*vm_->Populate(Gpa(kSize * slot), kSize), kSize);
     }
     Set(1, kSlotLogDirtyPages);
   }
-  void TearDown() override { EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
 
   void Set(uint32_t slot, uint32_t flags) {
     const ByteCount at = kSize * slot;
@@ -71,10 +56,6 @@ class ShortOfBlocks : public testing::Test {
       ASSERT_TRUE(vm_->CreateView().ok());
     }
   }
-
-  ShortHost host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 class BlockAllocation : public ShortOfBlocks, public testing::WithParamInterface<Operation> {};
@@ -130,7 +111,9 @@ std::vector<Operation> Operations() {
          const auto vcpu = *vm.CreateVcpu();
          EXPECT_TRUE(
              vm.SetMemoryRegion({.slot = 3, .gpa = Gpa(GiB(3)), .size = MiB(2), .hva = kRam}).ok());
-         const auto fault = [&] { return vcpu->HandleEptViolation(Gpa(GiB(3)), kRead).outcome; };
+         const auto fault = [&] {
+           return vcpu->HandleEptViolation(Gpa(GiB(3)), kReadFault).outcome;
+         };
          EXPECT_EQ(fault(), FaultOutcome::kRetry) << "overtaken";
          EXPECT_EQ(fault(), FaultOutcome::kFixed);
        }},

@@ -23,10 +23,6 @@ constexpr Hva kPrivate{TiB(2)};
 // Makes one change while it answers, and says so by another frame from then on.
 class OvertakenHost : public TestHost {
  public:
-  absl::StatusOr<Hpa> AllocateTableBlock() override {
-    if (on_block != nullptr) std::exchange(on_block, nullptr)();
-    return TestHost::AllocateTableBlock();
-  }
   absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override {
     const absl::StatusOr<HostPage> before = TestHost::Resolve(hva, access);
     if (change != nullptr) std::exchange(change, nullptr)();
@@ -34,7 +30,6 @@ class OvertakenHost : public TestHost {
   }
 
   std::function<void()> change;
-  std::function<void()> on_block;
 };
 
 class ChangeWhileResolving : public HostTestOn<OvertakenHost> {

@@ -4,9 +4,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
@@ -46,51 +44,31 @@ TEST_F(PrefaultTest, WhatIsPrefaultedNeedsNoFault) {
 
 // Host memory in pieces of 2^order frames, each in a place of its own, that do not begin where
 // their addresses would if they were aligned as the frames are.
-class HostInPieces : public TestHost {
- public:
-  absl::StatusOr<HostPage> Resolve(Hva hva, Access) override {
-    constexpr uint64_t kShift = 5;
-    constexpr uint64_t kScatter = 7;  // odd, so no two pieces are the same
+TEST_F(PrefaultTest, MapsNothingBeyondThePieceOfHostMemoryThatAPageLiesIn) {
+  constexpr uint64_t kShift = 5;
+  constexpr uint64_t kScatter = 7;  // odd, so no two pieces are the same
+  host_.frame_of = [&](Hva hva) {
     const uint64_t page = ((hva - kRam) >> kPageShift) + kShift;
-    const uint64_t piece = (page >> order) * kScatter % 1024;
-    return HostPage{.hfn = Hfn((piece << order) + (page & ((uint64_t{1} << order) - 1))),
-                    .order = order};
-  }
-};
-
-TEST(PrefaultInPieces, MapsNothingBeyondThePieceThatAPageLiesIn) {
+    const uint64_t piece = (page >> host_.order) * kScatter % 1024;
+    return Hfn((piece << host_.order) + (page & ((uint64_t{1} << host_.order) - 1)));
+  };
+  Start();
   for (const int order : {1, 3, 8, 9}) {
     SCOPED_TRACE(order);
-    HostInPieces host;
-    host.order = order;
-    const auto vm = *Vm::Create(host);
-    const auto vcpu = *vm->CreateVcpu();
-    ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(8), .hva = kRam}).ok());
-    EXPECT_EQ(*vcpu->Prefault(Gpa(0x3000), MiB(6)), MiB(6));
-    EXPECT_EQ(vm->CheckInvariants(), absl::OkStatus());
+    host_.order = order;
+    ASSERT_TRUE(vm_->InvalidateHostRange(kRam, MiB(16)).ok());
+    EXPECT_EQ(*vcpu_->Prefault(Gpa(0x3000), MiB(6)), MiB(6));
+    EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
   }
 }
 
-// A port that answers with all that it knows, whatever it was asked for.
-class GenerousHost : public TestHost {
- public:
-  absl::StatusOr<size_t> ResolveRange(Hva hva, PageCount, Access access,
-                                      absl::Span<HostRun> runs) override {
-    runs[0] = {*Resolve(hva, access), PageCount(4096)};
-    return 1;
-  }
-};
-
-TEST(PrefaultOfMoreThanWasAskedFor, StaysInTableAndSlot) {
-  GenerousHost host;
-  const auto vm = *Vm::Create(host);
-  const auto vcpu = *vm->CreateVcpu();
-  ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(2) + 0x5000, .hva = kRam}).ok());
-  EXPECT_EQ(*vcpu->Prefault(Gpa(0x3000), 0x2000), 0x2000u);
-  EXPECT_FALSE(vm->Translate(Gpa(0x5000)).ok()) << "behind what was asked for";
-  EXPECT_EQ(*vcpu->Prefault(Gpa(0), MiB(2) + 0x5000), MiB(2) + 0x5000);
-  EXPECT_FALSE(vm->Translate(Gpa(MiB(2) + 0x5000)).ok()) << "behind the slot";
-  EXPECT_EQ(vm->CheckInvariants(), absl::OkStatus());
+TEST_F(PrefaultTest, WhatAPortSaysOfMoreThanItWasAskedForIsNotMapped) {
+  host_.run = PageCount(4096);
+  Start({}, MiB(2) + 0x5000);
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(0x3000), 0x2000), 0x2000u);
+  EXPECT_FALSE(IsMapped(Gpa(0x5000))) << "behind what was asked for";
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2) + 0x5000), MiB(2) + 0x5000);
+  EXPECT_FALSE(IsMapped(Gpa(MiB(2) + 0x5000))) << "behind the slot";
 }
 
 TEST_F(PrefaultTest, NothingOfItIsAccessedOrDirty) {

@@ -6,8 +6,10 @@
 #define TDP_TESTS_WORLD_TEST_HOST_H_
 
 #include <atomic>
+#include <cstddef>
 #include <functional>
 #include <set>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -35,13 +37,20 @@ class TestHost : public MinimalBackend {
     if (!answer.ok()) return answer;
     if (missing.contains(hva)) return absl::NotFoundError("nothing is mapped there");
     HostPage page;
-    page.hfn = Hfn((hva.raw() + offset) >> kPageShift);
+    page.hfn = frame_of ? frame_of(hva) : Hfn((hva.raw() + offset) >> kPageShift);
     page.order = order;
     page.writable = writable || access.can_write();
     page.memory_type = memory_type;
     return page;
   }
+  absl::StatusOr<size_t> ResolveRange(Hva hva, PageCount pages, Access access,
+                                      absl::Span<HostRun> runs) override {
+    if (run == PageCount(0)) return MinimalBackend::ResolveRange(hva, pages, access, runs);
+    runs[0] = {*Resolve(hva, access), run};
+    return 1;
+  }
   absl::StatusOr<Hpa> AllocateTableBlock() override {
+    if (on_block != nullptr) std::exchange(on_block, nullptr)();
     if (blocks.fetch_sub(1, std::memory_order_relaxed) > 0) {
       return MinimalBackend::AllocateTableBlock();
     }
@@ -64,10 +73,13 @@ class TestHost : public MinimalBackend {
   bool writable = true;
   uint64_t offset = 0;  // bytes from a page's address to its memory
   MemoryType memory_type = MemoryType::kWriteBack;
+  std::function<Hfn(Hva)> frame_of;  // in place of that: the frame of each page
+  PageCount run;  // if any: of every answer about a range, however many pages it is asked for
   std::set<Hva> missing;
   absl::Status answer;  // of every page, if it is no OK
   std::function<void()> on_resolve;
   std::function<void()> on_kick;
+  std::function<void()> on_block;     // once: by the next call for a block
   std::atomic<int> blocks = 1 << 20;  // of tables that can still be had
   std::atomic<int> freed_blocks = 0;
   std::atomic<int> resolves = 0;
