@@ -59,6 +59,32 @@ TEST_F(ChangeWhileResolving, AFaultIsToldToTryAgainIfAnInvalidationBeganAndEnded
   EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
 }
 
+// The shortest way of a fault: the table of the last one is the page's, too.
+TEST_F(ChangeWhileResolving, AFaultBesideTheLastOneMapsNothingThatIsInvalidatedMeanwhile) {
+  Start();
+  ASSERT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
+  ASSERT_EQ(Fault(Gpa(0x2000)), FaultOutcome::kFixed);
+  host_.change = [&] { Invalidate(kRam + 0x3000); };
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kRetry);
+  EXPECT_FALSE(IsMapped(Gpa(0x3000)));
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+}
+
+// Where the CPU finds the writes, the start of a log takes no table and no leaf away.
+TEST_F(ChangeWhileResolving, ALargeFaultBesideTheLastOneMapsNothingInASlotThatLogsMeanwhile) {
+  Start({.dirty_tracking = DirtyTracking::kDirtyBits}, 9);
+  ASSERT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
+  ASSERT_EQ(Fault(Gpa(MiB(2))), FaultOutcome::kFixed);
+  host_.change = [&] {
+    ASSERT_EQ(vm_->SetMemoryRegion(
+                  {.flags = kSlotLogDirtyPages, .gpa = Gpa(0), .size = MiB(8), .hva = kRam}),
+              absl::OkStatus());
+  };
+  EXPECT_EQ(Fault(Gpa(MiB(4))), FaultOutcome::kRetry);
+  EXPECT_FALSE(IsMapped(Gpa(MiB(4))));
+  EXPECT_EQ(Fault(Gpa(MiB(4))), FaultOutcome::kFixed);
+}
+
 TEST_F(ChangeWhileResolving, OfTwoInvalidationsAtOnceEachKeepsItsRange) {
   Start();
   for (const uint64_t first : {0x3000, 0x9000}) {

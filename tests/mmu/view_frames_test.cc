@@ -74,6 +74,17 @@ TEST(ViewFrames, AFlipFlushesNothingAndAsksTheHostForNothing) {
   EXPECT_EQ(guest.exits, exits);
 }
 
+// The shortest way of a fault, for a page beside the last one, knows no frames but the host's.
+TEST(ViewFrames, APageBesideOnesThatWereJustMappedIsTheFrameThatTheViewShows) {
+  ViewingGuest guest;
+  guest.AddSlot(Gpa(0), MiB(2));
+  const Hfn other = OtherFrames(guest.memory());
+  ASSERT_EQ(guest.vm().SetViewFrames(kBaseView, Gfn(5), kPage, other), absl::OkStatus());
+  for (const uint64_t page : {2, 3, 4}) ASSERT_EQ(guest.Store(Gpa(page * kPageSize)), kDone);
+  EXPECT_EQ(guest.Store(Gpa(0x5000)), kDone);
+  EXPECT_EQ(Hfn::Of(guest.last_hpa), other);
+}
+
 TEST(ViewFrames, ARangeIsMappedAsLargeAsItsFramesAreInARowAndAligned) {
   ViewingGuest guest;
   guest.AddSlot(Gpa(0), MiB(8), 9);

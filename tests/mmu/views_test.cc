@@ -27,6 +27,17 @@ constexpr PageCount kPage{1};
 Access ReadOnly() { return Access::ReadExecute(); }
 Access ExecuteOnly() { return Access::Execute() | Access::UserExecute(); }
 
+// The shortest way of a fault, for a page beside the last one, knows no rules.
+TEST(Views, APageBesideOnesThatWereJustMappedIsDeniedWhatTheViewDenies) {
+  ViewingGuest guest;
+  guest.AddSlot(Gpa(0), MiB(2));
+  ASSERT_EQ(guest.vm().SetViewRights(kBaseView, Gfn(5), PageCount(1), Access::ReadExecute()),
+            absl::OkStatus());
+  for (const uint64_t page : {2, 3, 4}) EXPECT_EQ(guest.Store(Gpa(page * kPageSize)), kDone);
+  EXPECT_EQ(guest.Store(Gpa(0x5000)), FaultOutcome::kViewDenied);
+  EXPECT_EQ(guest.Store(Gpa(0x6000)), kDone);
+}
+
 TEST(Views, AReadOnlyPageOfAViewIsWritableInTheBase) {
   ViewingGuest guest;
   guest.AddSlot(Gpa(0), MiB(4));

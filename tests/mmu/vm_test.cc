@@ -188,6 +188,38 @@ TEST_F(VmTest, AMovedSlotLeavesNothingBehind) {
 }
 
 // ArceOS dropped the whole 2 MiB.
+// Once another large leaf is beside them, as the shortest way of a fault wants it.
+TEST_F(VmTest, NoLargeLeafReachesOverTheFirstOrTheLastPageOfASlot) {
+  host_.order = 9;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(MiB(1)), MiB(6), 0, 0, kRam + MiB(1)).ok());
+  ASSERT_EQ(Fault(Gpa(MiB(2))), FaultOutcome::kFixed);
+  ASSERT_EQ(Fault(Gpa(MiB(4))), FaultOutcome::kFixed);
+  ASSERT_EQ(LevelOf(Gpa(MiB(4))), 2);
+  ASSERT_EQ(Fault(Gpa(MiB(1) + 0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(MiB(1) + 0x3000)), 1);
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 0);
+  ASSERT_EQ(Fault(Gpa(MiB(6) + 0x3000)), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(MiB(6) + 0x3000)), 1);
+  EXPECT_EQ(LevelOf(Gpa(MiB(7) + 0x3000)), 0);
+}
+
+// Another vCPU's faults use the tables that the zap has freed for other pages, at the same places.
+TEST_F(VmTest, AFaultIsNotToldThatItsPageIsThereByATableThatMapsAnother) {
+  Start({.max_leaf_level = kLevel4K});
+  ASSERT_TRUE(SetRam(Gpa(0), GiB(4)).ok());
+  const std::unique_ptr<Vcpu> other = *vm_->CreateVcpu();
+  ASSERT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
+  ASSERT_EQ(Fault(Gpa(0x2000)), FaultOutcome::kFixed);
+  vm_->ZapRange(Gfn(0), kLevel2M.pages())->Settle();
+  for (uint64_t table = 1; table < GiB(4) / MiB(2); ++table) {
+    const Gpa gpa(table * MiB(2) + 0x2000);
+    ASSERT_EQ(other->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kFixed);
+  }
+  EXPECT_EQ(Fault(Gpa(0x2000)), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(0x2000)), 1);
+}
+
 TEST_F(VmTest, ZappingAPartOfALargeLeafKeepsTheRest) {
   host_.order = 9;
   Start();
