@@ -4,7 +4,9 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -37,6 +39,7 @@ constexpr const char* kUsage =
     "  --step              see stores by single steps: for what cannot be recompiled; slow\n"
     "  --replay FILE       run the steps that a finding printed\n"
     "  --explore-contract  do once what the contract forbids, and say what happens\n"
+    "  --help              show this\n"
     "Exit status: 0 nothing found, 1 a finding, 2 the adapter or the command line is wrong.\n";
 
 struct CliOptions {
@@ -46,10 +49,27 @@ struct CliOptions {
   bool first = false;
   bool json = false;
   bool explore_contract = false;
+  bool help = false;
   StoreView view = StoreView::kHooks;
   std::string known;
   std::string replay;
 };
+
+// A whole number of 64 bits, decimal or hexadecimal with 0x in front.
+bool ReadNumber(const char* text, uint64_t& number) {
+  if (*text < '0' || *text > '9') return false;
+  char* end = nullptr;
+  errno = 0;
+  number = std::strtoull(text, &end, 0);
+  return *end == 0 && errno == 0;
+}
+
+bool ReadSeconds(const char* text, double& seconds) {
+  char* end = nullptr;
+  seconds = std::strtod(text, &end);
+  // Written so that a NaN is refused.
+  return end != text && *end == 0 && seconds >= 0 && seconds < 1e9;
+}
 
 // False, with the reason on stderr, if the line makes no sense.
 bool ParseLine(int argc, char** argv, CliOptions& options) {
@@ -62,13 +82,13 @@ bool ParseLine(int argc, char** argv, CliOptions& options) {
       return false;
     }
     const char* value = takes_value ? argv[++i] : "";
-    char* end = nullptr;
+    bool understood = true;
     if (name == "--seconds") {
-      options.seconds = std::strtod(value, &end);
+      understood = ReadSeconds(value, options.seconds);
     } else if (name == "--operations") {
-      options.operations = std::strtoull(value, &end, 0);
+      understood = ReadNumber(value, options.operations);
     } else if (name == "--seed") {
-      options.seed = std::strtoull(value, &end, 0);
+      understood = ReadNumber(value, options.seed);
     } else if (name == "--known") {
       options.known = value;
     } else if (name == "--replay") {
@@ -81,12 +101,14 @@ bool ParseLine(int argc, char** argv, CliOptions& options) {
       options.view = StoreView::kStep;
     } else if (name == "--explore-contract") {
       options.explore_contract = true;
+    } else if (name == "--help" || name == "-h") {
+      options.help = true;
     } else {
       std::fprintf(stderr, "there is no option %s\n", name.c_str());
       return false;
     }
-    if (end != nullptr && (*end != 0 || end == value)) {
-      std::fprintf(stderr, "%s: '%s' is no number\n", name.c_str(), value);
+    if (!understood) {
+      std::fprintf(stderr, "%s: '%s' is no number that it takes\n", name.c_str(), value);
       return false;
     }
   }
@@ -233,6 +255,10 @@ int RunCli(int argc, char** argv) {
   if (!ParseLine(argc, argv, options)) {
     std::fprintf(stderr, kUsage, argv[0]);
     return kMisused;
+  }
+  if (options.help) {
+    std::printf(kUsage, argv[0]);
+    return kClean;
   }
   const tdpj_subject* subject = tdpj_get_subject();
   if (const std::string misuse = MisuseOf(subject); !misuse.empty()) {

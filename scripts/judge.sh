@@ -135,8 +135,13 @@ judge_options() {
     echo 'leak.end  # the root' >known
     ./judge --operations 500 --known known --json >json 2>/dev/null || exit 1
     python3 -c 'import json; assert json.load(open("json"))["findings"][0]["known"]' || exit 1
-    ./judge --seconds soon 2>/dev/null
-    [[ $? == 2 ]] || exit 1
+    for bad in '--seconds soon' '--seconds nan' '--seconds -1' '--seconds' '--operations -5' \
+      '--seed 0x' '--seed 99999999999999999999' '--no-such'; do
+      # shellcheck disable=SC2086  # an option and its value
+      ./judge $bad 2>/dev/null
+      [[ $? == 2 ]] || exit 1
+    done
+    ./judge --help | grep -q '^usage: ' || exit 1
     ./judge --explore-contract >/dev/null
     rm -f small_ept.o && make -s judge
   )
