@@ -36,6 +36,11 @@ class DirtyRings : public HostTest {
     region.hva = Hva(0x7f0000000000);
     ASSERT_TRUE(vm_->SetMemoryRegion(region).ok());
   }
+  void StartWithRings() {
+    Start();
+    ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+    AddSlot();
+  }
   static FaultOutcome Write(Vcpu& vcpu, uint64_t page) {
     return vcpu.HandleEptViolation(Gpa(MiB(2)) + page * kPageSize, kWriteFault).outcome;
   }
@@ -74,17 +79,13 @@ TEST_F(DirtyRings, NeedWriteProtection) {
 }
 
 TEST_F(DirtyRings, TakeThePlaceOfBitmaps) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   EXPECT_EQ(vm_->GetDirtyLog(3, [](uint64_t, uint64_t) {}).code(),
             absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(DirtyRings, APageIsPushedOnceUntilItsEntryIsReset) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
   ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
   ASSERT_EQ(Write(*vcpu, 700), FaultOutcome::kFixed);
@@ -101,9 +102,7 @@ TEST_F(DirtyRings, APageIsPushedOnceUntilItsEntryIsReset) {
 }
 
 TEST_F(DirtyRings, ANearlyFullRingStopsWritesUntilItIsReset) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
   uint64_t page = 0;
   while (Write(*vcpu, page) == FaultOutcome::kFixed) ++page;
@@ -116,9 +115,7 @@ TEST_F(DirtyRings, ANearlyFullRingStopsWritesUntilItIsReset) {
 }
 
 TEST_F(DirtyRings, AnEntryOfASlotThatIsGoneIsResetAllTheSame) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
   ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
   ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3}).ok());
@@ -128,9 +125,7 @@ TEST_F(DirtyRings, AnEntryOfASlotThatIsGoneIsResetAllTheSame) {
 }
 
 TEST_F(DirtyRings, TheCallsForBitmapsAreRefusedAsSuch) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   const auto ignore = [](uint64_t, uint64_t) {};
   const std::vector<uint64_t> bits(1, ~uint64_t{0});
   for (const absl::Status& refused :
@@ -155,9 +150,7 @@ TEST_F(DirtyRings, AreRefusedWhileASlotLogsIntoABitmap) {
 }
 
 TEST_F(DirtyRings, WhatAVcpuLeavesStaysToBeHarvestedAndReset) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   std::vector<DirtyRingEntry> one(1);
   {
     const std::unique_ptr<Vcpu> first = *vm_->CreateVcpu();
@@ -175,9 +168,7 @@ TEST_F(DirtyRings, WhatAVcpuLeavesStaysToBeHarvestedAndReset) {
 }
 
 TEST_F(DirtyRings, ANewVcpuTakesARingOverWithItsEntries) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   for (uint64_t page = 0; page < 20; ++page) {
     const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
     EXPECT_EQ(vcpu->dirty_ring()->used(), page);
@@ -189,9 +180,7 @@ TEST_F(DirtyRings, ANewVcpuTakesARingOverWithItsEntries) {
 }
 
 TEST_F(DirtyRings, PagesMarkedByTheVmmAreHarvestedWithoutAVcpu) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   // More than all rings have room for.
   ASSERT_TRUE(vm_->MarkDirty(Gpa(MiB(2)), kPages * kPageSize).ok());
   EXPECT_EQ(Harvest().size(), kPages);
@@ -201,9 +190,7 @@ TEST_F(DirtyRings, PagesMarkedByTheVmmAreHarvestedWithoutAVcpu) {
 }
 
 TEST_F(DirtyRings, APageMarkedWhileAVcpuMayWriteItIsProtectedByTheReset) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
   ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
   ASSERT_TRUE(vm_->MarkDirty(Gpa(MiB(2) + 5 * kPageSize), 8).ok());
@@ -215,9 +202,7 @@ TEST_F(DirtyRings, APageMarkedWhileAVcpuMayWriteItIsProtectedByTheReset) {
 }
 
 TEST_F(DirtyRings, ALogThatIsPushedDownGoesOnInTheRings) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
   ASSERT_TRUE(vm_->PushDownDirtyLog(3).ok());
   ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
@@ -227,9 +212,7 @@ TEST_F(DirtyRings, ALogThatIsPushedDownGoesOnInTheRings) {
 
 // An MMIO entry is W and X without R, so what is left of it without W would be executable.
 TEST_F(DirtyRings, AResetLeavesEntriesThatRememberMmioAlone) {
-  Start();
-  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
-  AddSlot();
+  StartWithRings();
   const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
   ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
   ASSERT_EQ(Write(*vcpu, 6), FaultOutcome::kFixed);

@@ -9,8 +9,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 
 namespace tdp::oracles {
@@ -43,6 +45,17 @@ absl::StatusOr<std::string> ReadRecordedFile(const std::string& path) {
 absl::StatusOr<std::vector<std::string>> ReadRecordedLines(const std::string& path) {
   TDP_ASSIGN_OR_RETURN(const std::string content, ReadRecordedFile(path));
   return std::vector<std::string>(absl::StrSplit(content, '\n', absl::SkipEmpty()));
+}
+
+RecordedLeaf ParseLeaf(const std::string& line) {
+  const std::vector<std::string> words = absl::StrSplit(line, ' ');
+  RecordedLeaf leaf;
+  TDP_CHECK(words.size() >= 4 && absl::SimpleHexAtoi(words[0], &leaf.gva) &&
+            absl::SimpleHexAtoi(words[1], &leaf.gpa) && absl::SimpleHexAtoi(words[2], &leaf.size));
+  leaf.user = absl::StrContains(words[3], 'u');
+  leaf.write = absl::StrContains(words[3], 'w');
+  leaf.execute = absl::StrContains(words[3], 'x');
+  return leaf;
 }
 
 }  // namespace tdp::oracles

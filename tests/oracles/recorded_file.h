@@ -5,6 +5,7 @@
 #ifndef TDP_TESTS_ORACLES_RECORDED_FILE_H_
 #define TDP_TESTS_ORACLES_RECORDED_FILE_H_
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +20,19 @@ absl::StatusOr<std::string> ReadRecordedFile(const std::string& path);
 
 // Its lines without their ends.
 absl::StatusOr<std::vector<std::string>> ReadRecordedLines(const std::string& path);
+
+// One mapping of a kernel's tables, with the rights of the whole walk.
+struct RecordedLeaf {
+  uint64_t gva = 0;
+  uint64_t gpa = 0;
+  uint64_t size = 0;
+  bool user = false;
+  bool write = false;
+  bool execute = false;
+};
+
+// A line of a file of leaves, which is checked.
+RecordedLeaf ParseLeaf(const std::string& line);
 
 }  // namespace tdp::oracles
 

@@ -67,28 +67,6 @@ INSTANTIATE_TEST_SUITE_P(All, RecordedEptWalks,
                                          "legacy_only01", "maxpa01", "pae_ept01", "pae_only01"),
                          [](const auto& test) { return std::string(test.param); });
 
-// One mapping of a kernel's tables, with the rights of the whole walk.
-struct Leaf {
-  uint64_t gva = 0;
-  uint64_t gpa = 0;
-  uint64_t size = 0;
-  bool user = false;
-  bool write = false;
-  bool execute = false;
-};
-
-Leaf ParseLeaf(const std::string& line) {
-  const std::vector<std::string> words = absl::StrSplit(line, ' ');
-  Leaf leaf;
-  EXPECT_TRUE(absl::SimpleHexAtoi(words[0], &leaf.gva) &&
-              absl::SimpleHexAtoi(words[1], &leaf.gpa) &&
-              absl::SimpleHexAtoi(words[2], &leaf.size));
-  leaf.user = absl::StrContains(words[3], 'u');
-  leaf.write = absl::StrContains(words[3], 'w');
-  leaf.execute = absl::StrContains(words[3], 'x');
-  return leaf;
-}
-
 // (directory, whether the engine walks)
 class KernelPageTables : public testing::TestWithParam<std::tuple<const char*, bool>> {
  protected:
@@ -131,7 +109,7 @@ class KernelPageTables : public testing::TestWithParam<std::tuple<const char*, b
     return answer.substr(0, answer.find(" ad "));
   }
 
-  bool Allows(const Leaf& leaf, char kind, bool user) const {
+  bool Allows(const RecordedLeaf& leaf, char kind, bool user) const {
     if (user) {
       return leaf.user &&
              (kind == 'r' || (kind == 'w' && leaf.write) || (kind == 'x' && leaf.execute));
@@ -152,7 +130,7 @@ TEST_P(KernelPageTables, MapEveryLeafWithItsRights) {
   ASSERT_TRUE(lines.ok()) << lines.status();
   uint64_t index = 0;
   for (const std::string& line : *lines) {
-    const Leaf leaf = ParseLeaf(line);
+    const RecordedLeaf leaf = ParseLeaf(line);
     const uint64_t offset = (index * 0x9e3779b97f4a7c15 >> 20) % leaf.size;
     const char kind = "rwx"[index % 3];
     const bool user = index / 3 % 2 == 1;

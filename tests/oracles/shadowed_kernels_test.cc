@@ -13,7 +13,6 @@
 #include <tuple>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -31,16 +30,7 @@ using shadow_test::Seen;
 
 constexpr ByteCount kRam = MiB(128);
 
-struct Leaf {
-  uint64_t gva = 0;
-  uint64_t gpa = 0;
-  uint64_t size = 0;
-  bool user = false;
-  bool write = false;
-  bool execute = false;
-
-  bool is_memory() const { return gpa < kRam; }
-};
+bool IsMemory(const RecordedLeaf& leaf) { return leaf.gpa < kRam; }
 
 // (directory, order of the host's pages)
 class ShadowedKernel : public testing::TestWithParam<std::tuple<const char*, int>> {
@@ -95,37 +85,26 @@ class ShadowedKernel : public testing::TestWithParam<std::tuple<const char*, int
   void ReadLeaves() {
     const auto lines = ReadRecordedLines(File("leaves.txt.zst"));
     ASSERT_TRUE(lines.ok()) << lines.status();
-    for (const std::string& line : *lines) {
-      const std::vector<std::string> words = absl::StrSplit(line, ' ');
-      Leaf leaf;
-      ASSERT_TRUE(absl::SimpleHexAtoi(words[0], &leaf.gva) &&
-                  absl::SimpleHexAtoi(words[1], &leaf.gpa) &&
-                  absl::SimpleHexAtoi(words[2], &leaf.size))
-          << line;
-      leaf.user = absl::StrContains(words[3], 'u');
-      leaf.write = absl::StrContains(words[3], 'w');
-      leaf.execute = absl::StrContains(words[3], 'x');
-      leaves_.push_back(leaf);
-    }
+    for (const std::string& line : *lines) leaves_.push_back(ParseLeaf(line));
     ASSERT_GT(leaves_.size(), 1000u);
   }
 
   // The first page of the leaf, the last, and one between.
-  static std::vector<uint64_t> OffsetsIn(const Leaf& leaf) {
+  static std::vector<uint64_t> OffsetsIn(const RecordedLeaf& leaf) {
     if (leaf.size == kPageSize) return {0x123};
     return {0, leaf.size / 3, leaf.size - 1};
   }
 
   std::unique_ptr<Machine> machine_;
-  std::vector<Leaf> leaves_;
+  std::vector<RecordedLeaf> leaves_;
 };
 
 TEST_P(ShadowedKernel, MapsEveryLeafToItsFrameWithItsRights) {
-  for (const Leaf& leaf : leaves_) {
+  for (const RecordedLeaf& leaf : leaves_) {
     for (const uint64_t offset : OffsetsIn(leaf)) {
       const Seen seen =
           machine_->Access({Gva(leaf.gva + offset), sim::AccessKind::kLoad, leaf.user});
-      if (leaf.is_memory()) {
+      if (IsMemory(leaf)) {
         ASSERT_EQ(seen, (Seen{Seen::What::kMemory, machine_->HpaOf(Gpa(leaf.gpa + offset))}))
             << absl::StrFormat("gva 0x%x", leaf.gva + offset);
       } else {
@@ -134,12 +113,12 @@ TEST_P(ShadowedKernel, MapsEveryLeafToItsFrameWithItsRights) {
     }
   }
   // All at once, nothing may have been lost or changed by what came after it.
-  for (const Leaf& leaf : leaves_) {
+  for (const RecordedLeaf& leaf : leaves_) {
     for (const uint64_t offset : OffsetsIn(leaf)) {
       const auto found = machine_->shadow().impl().Look(Gva(leaf.gva + offset));
       const std::string where = absl::StrFormat("gva 0x%x entry 0x%x level %d", leaf.gva + offset,
                                                 found.entry.raw(), found.level.raw());
-      if (!leaf.is_memory()) {
+      if (!IsMemory(leaf)) {
         ASSERT_FALSE(found.entry.is_present()) << where;
         continue;
       }
@@ -160,11 +139,11 @@ TEST_P(ShadowedKernel, MapsEveryLeafToItsFrameWithItsRights) {
 TEST_P(ShadowedKernel, LetsBeWrittenWhatTheKernelMayWriteAndNothingElse) {
   size_t written = 0;
   for (size_t i = 0; i < leaves_.size(); i += 7) {
-    const Leaf& leaf = leaves_[i];
+    const RecordedLeaf& leaf = leaves_[i];
     const Seen seen = machine_->Access({Gva(leaf.gva), sim::AccessKind::kStore, leaf.user});
     if (!leaf.write) {
       ASSERT_EQ(seen, (Seen{Seen::What::kPageFault, leaf.user ? 7u : 3u}));
-    } else if (leaf.is_memory()) {
+    } else if (IsMemory(leaf)) {
       ASSERT_EQ(seen, (Seen{Seen::What::kMemory, machine_->HpaOf(Gpa(leaf.gpa))}));
       ++written;
     }
