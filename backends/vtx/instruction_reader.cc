@@ -63,6 +63,7 @@ absl::StatusOr<InstructionPrefixes> ReadPrefixes(InstructionReader& reader, bool
   while (IsPrefix(prefixes.opcode)) {
     prefixes.operand_size |= prefixes.opcode == 0x66;
     prefixes.repeats |= prefixes.opcode >= 0xf2;
+    prefixes.has_fs_or_gs |= prefixes.opcode == 0x64 || prefixes.opcode == 0x65;
     if (prefixes.opcode != 0x66 && prefixes.other == 0) prefixes.other = prefixes.opcode;
     TDP_ASSIGN_OR_RETURN(prefixes.opcode, reader.Byte());
   }

@@ -46,6 +46,7 @@ class InstructionReader {
 struct InstructionPrefixes {
   bool operand_size = false;  // 0x66
   bool repeats = false;       // 0xf2, 0xf3
+  bool has_fs_or_gs = false;  // 0x64, 0x65, anywhere among the prefixes
   bool has_rex = false;
   uint8_t rex = 0;
   uint8_t other = 0;   // the first that is neither 0x66 nor REX; 0 if there is none

@@ -80,6 +80,10 @@ absl::StatusOr<MmioInstruction> DecodeMmioInstruction(absl::Span<const uint8_t> 
     default:
       return Unknown(prefixes.opcode);
   }
+  if (!out.is_write && out.register_number == kRspNumber) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("opcode 0x%02x: a read into RSP", prefixes.opcode));
+  }
   out.length = reader.position();
   return out;
 }

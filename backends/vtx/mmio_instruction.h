@@ -29,13 +29,13 @@ struct MmioInstruction {
 };
 
 // Decodes a 64-bit guest's `code`: MOV (88 89 8A 8B C6 C7) and MOVZX (0F B6, 0F B7) with a memory
-// operand. `rsp` may be stored too and is not among `registers`. InvalidArgument for anything else
-// or if the instruction goes beyond `code`, naming the byte.
+// operand. `rsp` may be stored too and is not among `registers`. InvalidArgument for anything else,
+// a read into RSP among it, or if the instruction goes beyond `code`, naming the byte.
 absl::StatusOr<MmioInstruction> DecodeMmioInstruction(absl::Span<const uint8_t> code,
                                                       const GuestRegisters& registers,
                                                       uint64_t rsp);
 
-// Puts what the device answered into the register of a read. RSP cannot be the target.
+// Puts what the device answered into the register of a read.
 void CompleteRead(const MmioInstruction& instruction, uint64_t value, GuestRegisters& registers);
 
 }  // namespace tdp::vtx

@@ -100,11 +100,8 @@ absl::Status Decoder::OneByte() {
       TDP_RETURN_IF_ERROR(reader.Number(is_64_bit ? 8 : 4).status());
       return Accumulator(Kind::kMove, size);
     case 0xa4:
-    case 0xa5: {
-      constexpr uint8_t kFs = 0x64, kGs = 0x65;
-      if (prefixes.other == kFs || prefixes.other == kGs) return Unknown();
-      return Accumulator(Kind::kMoveString, size);
-    }
+    case 0xa5:
+      return prefixes.has_fs_or_gs ? Unknown() : Accumulator(Kind::kMoveString, size);
     case 0xaa:
     case 0xab:
       return Accumulator(Kind::kStoreString, size);

@@ -3,8 +3,10 @@
 #include "tdp/backends/vtx/mmio_instruction.h"
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace tdp::vtx {
@@ -84,6 +86,23 @@ TEST(MmioInstruction, ReadsChangeWhatTheInstructionWouldChange) {
   EXPECT_EQ(AfterRead({0x0f, 0xb6, 0x07}, &GuestRegisters::rax), 0xfeu);  // movzx eax, byte
   EXPECT_EQ(AfterRead({0x48, 0x0f, 0xb7, 0x07}, &GuestRegisters::rax), 0xfffeu);
   EXPECT_EQ(AfterRead({0x66, 0x0f, 0xb6, 0x07}, &GuestRegisters::rax), 0x11223344556600feu);
+}
+
+// A guest chooses the register, and `GuestRegisters` has none for RSP.
+TEST(MmioInstruction, AReadIntoTheStackPointerIsRefused) {
+  const std::vector<std::vector<uint8_t>> reads = {
+      {0x48, 0x8b, 0x27},        // mov rsp, [rdi]
+      {0x66, 0x8b, 0x27},        // mov sp
+      {0x40, 0x8a, 0x27},        // mov spl
+      {0x0f, 0xb7, 0x27},        // movzx esp
+      {0x48, 0x0f, 0xb6, 0x27},  // movzx rsp
+  };
+  for (const std::vector<uint8_t>& code : reads) {
+    EXPECT_THAT(std::string(DecodeMmioInstruction(code, kRegisters, 0).status().message()),
+                testing::HasSubstr("a read into RSP"));
+  }
+  EXPECT_TRUE(DecodeMmioInstruction({0x8a, 0x27}, kRegisters, 0).ok()) << "mov ah";
+  EXPECT_TRUE(DecodeMmioInstruction({0x48, 0x89, 0x27}, kRegisters, 0).ok()) << "a write of it";
 }
 
 TEST(MmioInstruction, WhatIsNotUnderstoodIsNamed) {

@@ -194,7 +194,12 @@ TEST(WriteInstruction, WhatIsNotUnderstoodIsNamed) {
   EXPECT_EQ(message({0x83, 0x07, 0x01}), "opcode 0x83: no write that this decoder knows");
   EXPECT_EQ(message({0x48, 0x0f, 0xc7, 0x0f}), "opcode 0xc7: no write that this decoder knows");
   EXPECT_EQ(message({0x0f, 0xc7, 0x17}), "opcode 0xc7: no write that this decoder knows");
-  EXPECT_EQ(message({0x65, 0xa4}), "opcode 0xa4: no write that this decoder knows");
+  for (const uint8_t segment : {0x64, 0x65}) {
+    const std::string unknown = "opcode 0xa4: no write that this decoder knows";
+    EXPECT_EQ(message({segment, 0xa4}), unknown);
+    EXPECT_EQ(message({0xf3, segment, 0xa4}), unknown) << "behind another prefix";
+    EXPECT_EQ(message({0x26, 0x66, segment, 0xa4}), unknown);
+  }
   EXPECT_EQ(message({0x48, 0xc7, 0x07, 1}), "instruction goes beyond its 4 bytes");
   GuestRegisters changed;
   alignas(8) std::byte place[8];
