@@ -71,6 +71,23 @@ TEST_P(EveryTracking, ATakeShowsThePagesWrittenSinceTheOneBefore) {
   EXPECT_EQ(guest_->Take(0), Pages());
 }
 
+// What stands beside it in its table decides by which way it is taken out.
+TEST_P(EveryTracking, ATakeShowsAPageThatWasZappedByItself) {
+  Start();
+  guest_->AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
+  using Pair = std::pair<uint64_t, uint64_t>;
+  for (const auto& [page, beside] : {Pair{5, 700}, Pair{20, 21}, Pair{41, 40}}) {
+    // By a read first, so that no fault tells of the write where the CPU does.
+    for (const uint64_t used : {page, beside}) {
+      guest_->Read(0, PageAt(Gpa(0), used));
+      guest_->Write(0, PageAt(Gpa(0), used));
+    }
+    guest_->Settle(*guest_->vm().ZapRange(Gfn(page), PageCount(1)));
+    EXPECT_EQ(guest_->Take(0), Pages({page, beside}));
+    EXPECT_EQ(guest_->Take(0), Pages());
+  }
+}
+
 TEST_P(EveryTracking, LoggingStartsCleanWhateverWasWrittenBefore) {
   Start();
   guest_->AddSlot(0, Gpa(0), MiB(4));

@@ -56,6 +56,7 @@ struct WorldOptions {
   bool private_memory = false;
   bool exceptions = false;
   bool in_view = false;
+  bool has_neighbour = false;  // the page behind it is mapped, too
 };
 
 // A guest whose vCPU 0 is in the guest with the page in its TLB, and leaves when it is kicked.
@@ -84,6 +85,9 @@ class World {
     }
     machine_.on_kick = [this] { entry_.reset(); };
     Touch();
+    if (options.has_neighbour) {
+      EXPECT_EQ(vcpu_->HandleEptViolation(kPage + kPageSize, kWrite).outcome, FaultOutcome::kFixed);
+    }
     entry_ = vcpu_->EnterGuest();
   }
   ~World() {
@@ -343,6 +347,42 @@ TEST_P(Promised, IsKeptBesideAReclaimOfColdTables) {
   world.Leave();
   reclaim.join();
 }
+
+// The host may answer with the old page until the call has returned.
+TEST(InvalidateHostRange, LetsNoFaultMapAPageThatACpuStillHas) {
+  World world(Kind::kDirect, {});
+  const auto other = *world.vm().CreateVcpu();
+  FaultOutcome meanwhile = FaultOutcome::kError;
+  world.machine().on_kick = [&] {
+    meanwhile = other->HandleEptViolation(kPage, kWrite).outcome;
+    world.Leave();
+  };
+  EXPECT_EQ(world.vm().InvalidateHostRange(world.page(), kPageSize), absl::OkStatus());
+  EXPECT_EQ(meanwhile, FaultOutcome::kRetry);
+  EXPECT_FALSE(world.vm().Translate(kPage).ok());
+  EXPECT_EQ(other->HandleEptViolation(kPage, kWrite).outcome, FaultOutcome::kFixed);
+}
+
+class ZapOfOnePage : public testing::TestWithParam<Kind> {};
+
+// Nothing is owed by anybody before it.
+TEST_P(ZapOfOnePage, OwesAFlushWhateverStandsBesideIt) {
+  for (const bool in_view : {false, true}) {
+    for (const bool has_neighbour : {false, true}) {
+      if (in_view && !HasViews(GetParam())) continue;
+      SCOPED_TRACE(has_neighbour ? "with a neighbour" : "by itself");
+      World world(GetParam(), {.in_view = in_view, .has_neighbour = has_neighbour});
+      PendingFlush flush = *world.vm().ZapRange(Gfn::Of(kPage), kOne);
+      EXPECT_TRUE(flush.is_owed());
+      flush.Settle();
+      EXPECT_FALSE(world.may_use_page()) << (in_view ? "of a view" : "of the base");
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, ZapOfOnePage,
+                         testing::Values(Kind::kDirect, Kind::kDirectWithoutAccessedBits,
+                                         Kind::kReverseMapped));
 
 INSTANTIATE_TEST_SUITE_P(Each, Promised, testing::ValuesIn(Cases()), NameOf);
 

@@ -214,6 +214,24 @@ TEST_F(RangeTest, ACollapseUndoesASplit) {
   EXPECT_EQ(vm_->Stats().tables_in_use, tables - 513);
 }
 
+// What a log took from the way to the small leaves a fault gives back, not a collapse.
+TEST_F(RangeTest, ACollapsedLeafHasNoRightThatTheWayToItsPagesLacks) {
+  host_.order = 9;
+  Start({.dirty_tracking = DirtyTracking::kWriteProtection}, MiB(4));
+  Fault(Gpa(0x3000));
+  Split(Gpa(0), MiB(2));
+  ASSERT_TRUE(EntryAt(Gpa(0x3000)).is_writable());
+  SetFlags(kSlotLogDirtyPages, MiB(4));
+  SetFlags(0, MiB(4));
+  ASSERT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  EXPECT_FALSE(EntryAt(Gpa(0x3000)).is_writable());
+  EXPECT_EQ(Fault(Gpa(0x3000),
+                  ExitQualification::Make(Access::Write(), Access::ReadExecute(), true, true)),
+            FaultOutcome::kFixed);
+  EXPECT_TRUE(EntryAt(Gpa(0x3000)).is_writable());
+  EXPECT_EQ(LevelOf(Gpa(0x3000)), 2);
+}
+
 TEST_F(RangeTest, ACollapsedLeafIsAccessedAndDirtyIfOneOfItsPagesWas) {
   host_.order = 9;
   Start({.max_leaf_level = kLevel2M});

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
+#include "tdp/mmu/format/entry_ref.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tests/world/dirty_logs.h"
 #include "tests/world/sim_test.h"
@@ -41,6 +42,17 @@ class NestedRace : public SimTest {
   NestedFaultResult Fault(VcpuId id, uint64_t gpa, Access access) {
     return vcpu(id).nested()->HandleViolation(Gpa(gpa), Qualify(access));
   }
+  // Of the small page at `gpa` in the tables on which vCPU 1 runs L2; 0 if there is none.
+  Hfn MappedFrame(Gpa gpa) {
+    Hpa table = vcpu(1).nested()->eptp().root();
+    for (Level level(4);; level = level.below()) {
+      auto* const entries = reinterpret_cast<uint64_t*>(memory().At(table));
+      const EptEntry entry = EntryRef(entries + level.IndexOf(Gfn::Of(gpa))).Load();
+      if (level == kLevel4K) return entry.is_present() ? entry.frame() : Hfn(0);
+      if (entry.kind(level) != EntryKind::kTable) return Hfn(0);
+      table = entry.address();
+    }
+  }
   bool KicksVcpu1(const std::function<void()>& act) {
     return SimTest::KicksVcpu1(act, [] {});
   }
@@ -57,6 +69,22 @@ TEST_F(NestedRace, APageThatIsBeingTakenAwayIsNotMappedWithItsNeighbour) {
   EXPECT_EQ(result.outcome, NestedOutcome::kFixed);
   EXPECT_EQ(result.level, kLevel4K);
   vm().EndHostInvalidation();
+}
+
+// L1 exchanges the table and then takes the old one again, without INVEPT: vCPU 1, whose last leaf
+// stands in the shadow of the old one, finds that the way leads to the new one still.
+TEST_F(NestedRace, ATableThatIsExchangedAndComesBackIsLinkedAgain) {
+  Start(0, false);
+  for (VcpuId id = 0; id < 2; ++id) {
+    ASSERT_EQ(Fault(id, id * kPageSize, Access::Read()).outcome, NestedOutcome::kFixed);
+  }
+  Poke(0x5000 + 2 * 8, (MiB(2) + 9 * kPageSize) | kRights | kWriteBack);
+  Poke(0x3000, 0x5000 | kRights);
+  ASSERT_EQ(Fault(0, 2 * kPageSize, Access::Read()).outcome, NestedOutcome::kFixed);
+  Poke(0x3000, 0x4000 | kRights);
+  EXPECT_EQ(Fault(1, 3 * kPageSize, Access::Read()).outcome, NestedOutcome::kFixed);
+  const Hfn wanted = memory().Resolve(kRam + MiB(2) + 3 * kPageSize, Access::Read())->hfn;
+  EXPECT_EQ(MappedFrame(Gpa(3 * kPageSize)), wanted) << "the way is not to its table";
 }
 
 TEST_F(NestedRace, APageThatWentWhileTheHostWasAskedIsNotMapped) {

@@ -75,6 +75,36 @@ TEST_F(ShadowRace, AnEntryThatIsWrittenWhileTheHostIsAskedIsWalkedAgain) {
   EXPECT_EQ(MappedGpa(), 0x50000u);
 }
 
+// The host has taken the memory of the guest's table, and gives other memory in its place.
+TEST_F(ShadowRace, AnEntryIsNotLookedForInMemoryThatTheHostHasTakenAway) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_TRUE(vm().InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
+  backend().resolve_at = kRam + 0x40000;
+  backend().on_resolve = [this] {
+    ASSERT_TRUE(vm().BeginHostInvalidation(kRam + 0x4000, kPageSize).ok());
+    ASSERT_TRUE(memory().Discard(kRam + 0x4000, kPageSize).ok());
+  };
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kRetry);
+  EXPECT_EQ(backend().on_resolve, nullptr);
+  EXPECT_EQ(MappedGpa(), 0u) << "by what stood in the memory of before";
+  vm().EndHostInvalidation();
+  Poke(kLeaf, 0x50000 | kAll);
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(MappedGpa(), 0x50000u);
+}
+
+// The shadow of the table is what it was, and the way to it is gone.
+TEST_F(ShadowRace, ATableThatIsUnlinkedAndLinkedAgainIsReachedAgain) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  for (const uint64_t link : {uint64_t{0}, 0x4000 | kAll}) {
+    Poke(0x3000, link);
+    ASSERT_TRUE(vcpu(1).shadow()->OnWritten(Gpa(0x3000), 8).ok());
+    ASSERT_EQ(MappedGpa(), 0u);
+  }
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(MappedGpa(), 0x40000u);
+}
+
 // The write came before the shadow of its table was told.
 TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
