@@ -50,7 +50,8 @@ class NestedVcpu {
   // translations, L1's included.
   absl::Status Leave();
   bool is_entered() const;
-  // Returns what L2 runs on, once it was entered.
+  // Returns what L2 runs on; an EPTP of 0, which no CPU takes, before it was entered in the address
+  // space of the vCPU.
   Eptp eptp() const;
 
   // Answers an EPT violation of L2 at `gpa`, an address of L2's. The vCPU has entered L2. Statuses

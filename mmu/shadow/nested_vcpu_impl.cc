@@ -86,6 +86,7 @@ void NestedVcpuImpl::SetAddressSpace(AddressSpaceId space) {
 }
 
 Eptp NestedVcpuImpl::eptp() const {
+  if (root_ == nullptr) return Eptp();
   return Eptp::Make(tables().pool().HpaOf(root_->table->entries()), context_.eptp.levels(),
                     context_.eptp.accessed_dirty());
 }

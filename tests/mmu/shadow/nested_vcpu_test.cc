@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/mmu/shadow/nested_world.h"
+#include "tests/world/test_host.h"
 
 namespace tdp::shadow_test {
 namespace {
@@ -45,6 +46,22 @@ TEST(NestedVcpu, LoadsTheContextOfL2AndBack) {
   EXPECT_EQ(world.vcpu().EnterGuest().eptp(), world.vm().eptp());
   ASSERT_TRUE(world.nested().Enter(world.context()).ok());
   EXPECT_EQ(world.vcpu().EnterGuest().eptp(), on_l2) << "EPT02 was kept";
+}
+
+TEST(NestedVcpu, NamesNoTablesOfL2WhereItWasNotEntered) {
+  TestHost host;
+  const auto vm = *Vm::Create(host, {.address_spaces = 2, .nested = true});
+  const auto vcpu = *vm->CreateVcpu();
+  EXPECT_EQ(vcpu->nested()->eptp(), Eptp());
+  const NestedContext context = {
+      .eptp = Eptp::Make(Hpa(0x1000), 4, false),
+      .rules = {.capabilities = host.capabilities().ept,
+                .physical_address_bits = host.capabilities().physical_address_bits}};
+  ASSERT_EQ(vcpu->nested()->Enter(context), absl::OkStatus());
+  EXPECT_NE(vcpu->nested()->eptp(), Eptp());
+  ASSERT_EQ(vcpu->nested()->Leave(), absl::OkStatus());
+  ASSERT_EQ(vcpu->SetAddressSpace(1), absl::OkStatus());
+  EXPECT_EQ(vcpu->nested()->eptp(), Eptp());
 }
 
 TEST(NestedVcpu, WhileL2RunsAViolationIsNotForTheTablesOfL1) {
