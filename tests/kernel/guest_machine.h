@@ -8,6 +8,7 @@
 #define TDP_TESTS_KERNEL_GUEST_MACHINE_H_
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -91,6 +92,9 @@ class GuestMachine : public SimWorld {
   const MachineOptions options_;
   bool is_logging_ = false;
 };
+
+std::unique_ptr<GuestMachine> MakeEptMachine(const MachineOptions& options);
+std::unique_ptr<GuestMachine> MakeShadowMachine(const MachineOptions& options);
 
 }  // namespace tdp::kernel
 

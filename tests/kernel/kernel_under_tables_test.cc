@@ -4,15 +4,13 @@
 // tables are shadowed.
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/kernel/ept_machine.h"
+#include "tests/kernel/guest_machine.h"
 #include "tests/kernel/kernel_run.h"
-#include "tests/kernel/shadow_machine.h"
 
 namespace tdp::kernel {
 namespace {
@@ -29,12 +27,8 @@ struct Setting {
 constexpr size_t kOps = 600;
 
 KernelRun RunUnder(Kind kind, const Setting& setting, const std::vector<KernelOp>& ops) {
-  std::unique_ptr<GuestMachine> machine;
-  if (kind == Kind::kEpt) {
-    machine = std::make_unique<EptMachine>(setting.host);
-  } else {
-    machine = std::make_unique<ShadowMachine>(setting.host);
-  }
+  const auto machine =
+      kind == Kind::kEpt ? MakeEptMachine(setting.host) : MakeShadowMachine(setting.host);
   return RunKernel(*machine, setting.mode, setting.features, ops);
 }
 
