@@ -8,7 +8,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -53,64 +53,59 @@ TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
   EXPECT_EQ(five_levels.Tables(), none + 2 * 5);
 }
 
+using DefaultQuotas = HostTest;
+
 // Frames without memory are remembered, by tables as any others: a guest has 2^36 of them.
-TEST(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTables) {
-  TestHost host;
-  const auto vm = *Vm::Create(host);
-  const auto vcpu = *vm->CreateVcpu();
-  ASSERT_TRUE(vm->SetMemoryRegion({.size = MiB(64), .hva = kRam}).ok());
+TEST_F(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTables) {
+  Start();
+  ASSERT_TRUE(vm_->SetMemoryRegion({.size = MiB(64), .hva = kRam}).ok());
   for (uint64_t i = 1; i < 4000; ++i) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * GiB(1)), kWriteFault).outcome, FaultOutcome::kMmio);
+    ASSERT_EQ(Fault(Gpa(i * GiB(1))), FaultOutcome::kMmio);
   }
-  EXPECT_LT(vm->Stats().tables_in_use, 800u);
+  EXPECT_LT(vm_->Stats().tables_in_use, 800u);
   for (uint64_t gpa = 0; gpa < MiB(64); gpa += MiB(2)) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(gpa), kWriteFault).outcome, FaultOutcome::kFixed);
+    ASSERT_EQ(Fault(Gpa(gpa)), FaultOutcome::kFixed);
   }
-  EXPECT_TRUE(vm->CheckInvariants().ok()) << vm->CheckInvariants();
 }
 
 // All that the slots show can be mapped, page by page, however they lie, and in every view.
-TEST(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
-  TestHost host;
-  const auto vm = *Vm::Create(host, {.ept_levels = 5});
-  const auto vcpu = *vm->CreateVcpu();
+TEST_F(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
+  Start({.ept_levels = 5});
   std::mt19937_64 random(1);
   std::vector<Gpa> places;
   for (uint32_t slot = 0; slot < 1000; ++slot) {
     const Gpa gpa((random() % (uint64_t{1} << 40)) << kPageShift & ((uint64_t{1} << 52) - 1));
-    if (!vm->SetMemoryRegion({.slot = slot, .gpa = gpa, .size = kPageSize, .hva = kRam}).ok()) {
+    if (!vm_->SetMemoryRegion({.slot = slot, .gpa = gpa, .size = kPageSize, .hva = kRam}).ok()) {
       continue;
     }
     places.push_back(gpa);
   }
   for (int view = 0; view < 3; ++view) {
     if (view > 0) {
-      ASSERT_TRUE(vcpu->SetView(*vm->CreateView()).ok());
+      ASSERT_TRUE(vcpu_->SetView(*vm_->CreateView()).ok());
     }
     for (const Gpa gpa : places) {
-      ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kFixed);
+      ASSERT_EQ(Fault(gpa), FaultOutcome::kFixed);
     }
   }
-  EXPECT_EQ(vm->Stats().table_reclaims, 0u);
+  EXPECT_EQ(vm_->Stats().table_reclaims, 0u);
   // Once more, while what is taken away waits for its flush.
-  ASSERT_TRUE(vcpu->SetView(kBaseView).ok());
-  PendingFlush flush = *vm->ZapAll();
+  ASSERT_TRUE(vcpu_->SetView(kBaseView).ok());
+  PendingFlush flush = *vm_->ZapAll();
   for (const Gpa gpa : places) {
-    ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kFixed);
+    ASSERT_EQ(Fault(gpa), FaultOutcome::kFixed);
   }
-  EXPECT_EQ(vm->Stats().table_reclaims, 0u);
+  EXPECT_EQ(vm_->Stats().table_reclaims, 0u);
   flush.Settle();
 }
 
-TEST(DefaultQuotas, AQuotaThatTheEmbedderSetsStaysWhateverTheSlotsDo) {
-  TestHost host;
-  const auto vm = *Vm::Create(host);
-  const auto vcpu = *vm->CreateVcpu();
-  ASSERT_TRUE(vm->SetTableQuota(64).ok());
-  ASSERT_TRUE(vm->SetMemoryRegion({.size = GiB(64), .hva = kRam}).ok());
+TEST_F(DefaultQuotas, AQuotaThatTheEmbedderSetsStaysWhateverTheSlotsDo) {
+  Start();
+  ASSERT_TRUE(vm_->SetTableQuota(64).ok());
+  ASSERT_TRUE(vm_->SetMemoryRegion({.size = GiB(64), .hva = kRam}).ok());
   for (uint64_t i = 0; i < 200; ++i) {
-    ASSERT_EQ(vcpu->HandleEptViolation(Gpa(i * MiB(2)), kWriteFault).outcome, FaultOutcome::kFixed);
-    ASSERT_LE(vm->Stats().tables_in_use, 64u);
+    ASSERT_EQ(Fault(Gpa(i * MiB(2))), FaultOutcome::kFixed);
+    ASSERT_LE(vm_->Stats().tables_in_use, 64u);
   }
 }
 

@@ -14,9 +14,8 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "tdp/base/spin.h"
-#include "tdp/mmu/vm.h"
 #include "tests/world/dirty_logs.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_test.h"
 
 namespace tdp {
 namespace {
@@ -25,68 +24,60 @@ constexpr Hva kRam{TiB(1)};
 constexpr ByteCount kSize = MiB(64);
 constexpr int kRounds = 150;
 
-struct Guest {
-  explicit Guest(DirtyTracking tracking, int order) {
-    host.order = order;
-    vm = *Vm::Create(host, {.dirty_tracking = tracking});
-    vcpu = *vm->CreateVcpu();
-    other = *vm->CreateVcpu();
+class OneLoadOf : public HostTest {
+ protected:
+  void StartWithTwo(DirtyTracking tracking, int order, uint32_t flags = 0) {
+    host_.order = order;
+    Start({.dirty_tracking = tracking});
+    other_ = *vm_->CreateVcpu();
+    SetFlags(flags);
   }
   void SetFlags(uint32_t flags) {
-    ASSERT_EQ(vm->SetMemoryRegion({.flags = flags, .size = kSize, .hva = kRam}), absl::OkStatus());
+    ASSERT_EQ(vm_->SetMemoryRegion({.flags = flags, .size = kSize, .hva = kRam}), absl::OkStatus());
+  }
+  // Runs `operate` beside faults on one page in each 2 MiB, which begin where there are no tables
+  // (or large leaves), round by round.
+  void BesideFaults(ExitQualification fault, const std::function<void()>& operate) {
+    for (int round = 0; round < kRounds; ++round) {
+      std::atomic<bool> begin{false};
+      std::thread faults([&] {
+        std::mt19937_64 random(static_cast<uint64_t>(round));
+        SpinUntil([&begin] { return begin.load(); });
+        for (uint64_t at = 0; at < kSize; at += MiB(2)) {
+          const Gpa gpa(at + (random() % MiB(2) & ~kPageOffsetMask));
+          EXPECT_LE(Fault(gpa, fault), FaultOutcome::kRetry);
+        }
+      });
+      begin.store(true);
+      operate();
+      faults.join();
+      ASSERT_EQ(vm_->CheckInvariants(), absl::OkStatus()) << "round " << round;
+      vm_->ZapAll()->Settle();
+    }
   }
 
-  TestHost host;
-  std::unique_ptr<Vm> vm;
-  std::unique_ptr<Vcpu> vcpu;
-  std::unique_ptr<Vcpu> other;
+  std::unique_ptr<Vcpu> other_;
 };
 
-// Runs `operate` beside faults of `guest.vcpu` on one page in each 2 MiB, which begin where there
-// are no tables (or large leaves), round by round.
-void BesideFaults(Guest& guest, Access access, const std::function<void()>& operate) {
-  const auto fault = ExitQualification::Make(access, Access::None(), true, true);
-  for (int round = 0; round < kRounds; ++round) {
-    std::atomic<bool> begin{false};
-    std::thread faults([&] {
-      std::mt19937_64 random(static_cast<uint64_t>(round));
-      SpinUntil([&begin] { return begin.load(); });
-      for (uint64_t at = 0; at < kSize; at += MiB(2)) {
-        const Gpa gpa(at + (random() % MiB(2) & ~kPageOffsetMask));
-        const FaultOutcome outcome = guest.vcpu->HandleEptViolation(gpa, fault).outcome;
-        EXPECT_LE(outcome, FaultOutcome::kRetry);
-      }
-    });
-    begin.store(true);
-    operate();
-    faults.join();
-    ASSERT_EQ(guest.vm->CheckInvariants(), absl::OkStatus()) << "round " << round;
-    guest.vm->ZapAll()->Settle();
-  }
-}
-
-class OneLoad : public testing::TestWithParam<DirtyTracking> {};
+class OneLoad : public OneLoadOf, public testing::WithParamInterface<DirtyTracking> {};
 
 TEST_P(OneLoad, PushingALogDownBesideFaultsMapsNoTableToTheGuest) {
-  Guest guest(GetParam(), 0);
-  guest.SetFlags(kSlotLogDirtyPages);
-  BesideFaults(guest, Access::Read(), [&guest] {
-    EXPECT_EQ(guest.vm->PushDownDirtyLog(0), absl::OkStatus());
-    EXPECT_EQ(guest.vm->PushDownDirtyLog(0), absl::OkStatus());
+  StartWithTwo(GetParam(), 0, kSlotLogDirtyPages);
+  BesideFaults(kReadFault, [this] {
+    EXPECT_EQ(vm_->PushDownDirtyLog(0), absl::OkStatus());
+    EXPECT_EQ(vm_->PushDownDirtyLog(0), absl::OkStatus());
   });
 }
 
 TEST_P(OneLoad, PushingALogDownBesideFaultsOnLargeLeavesMapsNoTableToTheGuest) {
-  Guest guest(GetParam(), 9);
-  guest.SetFlags(0);
-  BesideFaults(guest, Access::Write(), [&guest] {
+  StartWithTwo(GetParam(), 9);
+  BesideFaults(kWriteFault, [this] {
     for (uint64_t at = 0; at < kSize; at += MiB(2)) {
-      const auto read = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-      EXPECT_LE(guest.other->HandleEptViolation(Gpa(at), read).outcome, FaultOutcome::kRetry);
+      EXPECT_LE(other_->HandleEptViolation(Gpa(at), kReadFault).outcome, FaultOutcome::kRetry);
     }
-    guest.SetFlags(kSlotLogDirtyPages);
-    EXPECT_EQ(guest.vm->PushDownDirtyLog(0), absl::OkStatus());
-    guest.SetFlags(0);
+    SetFlags(kSlotLogDirtyPages);
+    EXPECT_EQ(vm_->PushDownDirtyLog(0), absl::OkStatus());
+    SetFlags(0);
   });
 }
 
@@ -95,28 +86,25 @@ INSTANTIATE_TEST_SUITE_P(Each, OneLoad,
                                          DirtyTracking::kDirtyBits),
                          NameOfTracking);
 
-TEST(OneLoadOf, PrefaultsBesideFaultsReplaceNoTable) {
-  Guest guest(DirtyTracking::kWriteProtection, 0);
-  guest.SetFlags(0);
-  BesideFaults(guest, Access::Write(), [&guest] {
-    const auto done = guest.other->Prefault(Gpa(0), kSize);
+TEST_F(OneLoadOf, PrefaultsBesideFaultsReplaceNoTable) {
+  StartWithTwo(DirtyTracking::kWriteProtection, 0);
+  BesideFaults(kWriteFault, [this] {
+    const auto done = other_->Prefault(Gpa(0), kSize);
     EXPECT_TRUE(done.ok()) << done.status();
   });
 }
 
 // What is mapped throughout is never said not to be, whatever size its leaf has just now.
-TEST(OneLoadOf, APageWhoseLeafIsSplitIsMappedAllTheTime) {
-  Guest guest(DirtyTracking::kWriteProtection, 9);
-  guest.SetFlags(0);
-  const auto read = ExitQualification::Make(Access::Read(), Access::None(), true, true);
-  ASSERT_EQ(guest.vcpu->HandleEptViolation(Gpa(0), read).outcome, FaultOutcome::kFixed);
+TEST_F(OneLoadOf, APageWhoseLeafIsSplitIsMappedAllTheTime) {
+  StartWithTwo(DirtyTracking::kWriteProtection, 9);
+  ASSERT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);
   std::atomic<bool> stop{false};
   std::thread look([&] {
-    while (!stop.load()) EXPECT_TRUE(guest.vm->Translate(Gpa(0x3000)).ok());
+    while (!stop.load()) EXPECT_TRUE(vm_->Translate(Gpa(0x3000)).ok());
   });
   for (int i = 0; i < 2000; ++i) {
-    guest.vm->SplitRange(Gfn(0), PageCount(512))->Settle();
-    EXPECT_TRUE(guest.vm->CollapseRange(Gfn(0), PageCount(512)).ok());
+    vm_->SplitRange(Gfn(0), PageCount(512))->Settle();
+    EXPECT_TRUE(vm_->CollapseRange(Gfn(0), PageCount(512)).ok());
   }
   stop.store(true);
   look.join();

@@ -13,6 +13,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
 
 namespace tdp::model {
@@ -81,13 +82,7 @@ class StoreHistoryTest : public HostTest, public testing::WithParamInterface<Set
   }
   // Takes the log, in which every page must be that was written since the last take.
   std::set<uint64_t> Take() {
-    std::set<uint64_t> pages;
-    const absl::Status status = vm_->TakeDirtyLog(0, [&](uint64_t base, uint64_t mask) {
-      for (uint64_t bit = 0; bit < 64; ++bit) {
-        if ((mask >> bit & 1) != 0) pages.insert(base + bit);
-      }
-    });
-    EXPECT_TRUE(status.ok()) << status;
+    const std::set<uint64_t> pages = TakenPages(*vm_);
     for (const uint64_t page : written_) {
       EXPECT_TRUE(pages.contains(page)) << page << " was written";
     }
