@@ -115,7 +115,7 @@ def tdp_freestanding_sources():
         ],
     )
 
-def tdp_freestanding_library(name, packages, defines = [], without = [], **kwargs):
+def tdp_freestanding_library(name, packages, defines = [], without = [], deps = [], **kwargs):
     """The core as one archive for machines without a C or C++ library.
 
     Args:
@@ -123,6 +123,7 @@ def tdp_freestanding_library(name, packages, defines = [], without = [], **kwarg
       packages: those with `tdp_freestanding_sources`.
       defines: what its users define too.
       without: the packages whose headers are there, but no code.
+      deps: what they use that is no C++, and so the same in every build.
       **kwargs: whatever else cc_library takes.
     """
     cc_library(
@@ -137,8 +138,29 @@ def tdp_freestanding_library(name, packages, defines = [], without = [], **kwarg
         defines = _FREESTANDING_DEFINES + defines,
         include_prefix = "tdp",
         strip_include_prefix = "/",
-        deps = ["//base/freestanding:absl"],
+        deps = ["//base/freestanding:absl"] + deps,
         **kwargs
+    )
+
+def tdp_freestanding_part(name, hdrs, srcs, deps):
+    """What stands over a `tdp_freestanding_library`, compiled as it is.
+
+    Args:
+      name: the library.
+      hdrs: included as "tdp/<package>/<header>".
+      srcs: its sources.
+      deps: the freestanding library, and more of these.
+    """
+    package = native.package_name()
+    cc_library(
+        name = name,
+        hdrs = hdrs,
+        srcs = srcs,
+        copts = _WARNINGS + _FREESTANDING,
+        include_prefix = "tdp/" + package,
+        strip_include_prefix = "/" + package,
+        tags = ["no-asan"],
+        deps = deps,
     )
 
 def tdp_freestanding_binary(name, copts = [], linkopts = [], **kwargs):

@@ -3,20 +3,22 @@
 // A small hypervisor on bare metal: one guest with three slots and a console device in memory.
 //
 // What an embedder of libtdp writes is here in full: slots (SetUpGuest), the run loop with its exit
-// handler (RunGuest), and the device. It boots under Bochs: `./run vtx`.
+// handler (RunGuest), and the device. It is linked to the freestanding core, without a C library,
+// and boots under Bochs: `./run vtx`.
 
+#include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
+#include "tdp/backends/vtx/boot/bare.h"
 #include "tdp/backends/vtx/boot/interrupts.h"
 #include "tdp/backends/vtx/frame_arena.h"
 #include "tdp/backends/vtx/guest_state.h"
@@ -38,6 +40,7 @@ constexpr Gpa kCode{0x1000};
 constexpr uint64_t kStack = 0x8000;
 constexpr Gpa kPageTables{0x10000};
 constexpr Gpa kConsole{0x10000000};
+constexpr std::string_view kRomText = "The ROM is as it was.\n";  // and a zero behind it
 
 // One slot of the guest, and where its memory is.
 struct Slot {
@@ -117,7 +120,7 @@ absl::StatusOr<Guest> SetUpGuest(vtx::VtxBackend& backend) {
   TDP_RETURN_IF_ERROR(AddSlot(guest, arena, "data", kData, MiB(1), 0, kPageSize));
   TDP_RETURN_IF_ERROR(AddSlot(guest, arena, "ROM", kRom, KiB(64), kSlotReadOnly, 0));
   memcpy(At(guest, kCode), guest_start, static_cast<size_t>(guest_end - guest_start));
-  strcpy(reinterpret_cast<char*>(At(guest, kRom)), "The ROM is as it was.\n");
+  memcpy(At(guest, kRom), kRomText.data(), kRomText.size());
   WritePageTables(guest);
   return guest;
 }
@@ -198,37 +201,43 @@ absl::Status RunGuest(const Guest& guest, Vcpu& mmu, vtx::VtxVcpu& vcpu, Report&
 
 // --- The report ----------------------------------------------------------------------------------
 
+template <typename... Args>
+void Say(std::string_view format, const Args&... args) {
+  vtx::Print(absl::StrFormat(format, args...));
+}
+
 void PrintIndented(const std::string& text) {
-  printf("  | ");
+  std::string lines = "  | ";
   for (size_t i = 0; i < text.size(); ++i) {
-    putchar(text[i]);
-    if (text[i] == '\n' && i + 1 < text.size()) printf("  | ");
+    lines += text[i];
+    if (text[i] == '\n' && i + 1 < text.size()) lines += "  | ";
   }
+  vtx::Print(lines);
 }
 
 void PrintSlots(const Guest& guest) {
-  printf("slots:\n");
+  Say("slots:\n");
   for (const Slot& slot : guest.slots) {
-    absl::PrintF("  %d %-4s gpa 0x%08x + 0x%06x -> hva 0x%08x%s\n", slot.region.slot, slot.name,
-                 slot.region.gpa.raw(), slot.region.size, slot.region.hva.raw(),
-                 (slot.region.flags & kSlotReadOnly) != 0 ? " read-only" : "");
+    Say("  %d %-4s gpa 0x%08x + 0x%06x -> hva 0x%08x%s\n", slot.region.slot, slot.name,
+        slot.region.gpa.raw(), slot.region.size, slot.region.hva.raw(),
+        (slot.region.flags & kSlotReadOnly) != 0 ? " read-only" : "");
   }
 }
 
 void PrintFaults(const Report& report) {
   constexpr size_t kShown = 12;
-  absl::PrintF("faults, the first %d of %d:\n", std::min(kShown, report.faults.size()),
-               report.faults.size());
+  Say("faults, the first %d of %d:\n", std::min(kShown, report.faults.size()),
+      report.faults.size());
   for (size_t i = 0; i < report.faults.size() && i < kShown; ++i) {
     const Fault& fault = report.faults[i];
-    absl::PrintF("  0x%08x %-34s -> %s, level %d\n", fault.gpa.raw(), fault.qualification,
-                 FaultOutcomeName(fault.outcome), fault.level);
+    Say("  0x%08x %-34s -> %s, level %d\n", fault.gpa.raw(), fault.qualification,
+        FaultOutcomeName(fault.outcome), fault.level);
   }
 }
 
 // The tables as runs of leaves that continue each other.
 void PrintEpt(Vm& vm, Gpa end) {
-  printf("ept:\n");
+  Say("ept:\n");
   for (Gpa gpa{0}; gpa < end;) {
     const absl::StatusOr<Translation> first = vm.Translate(gpa);
     if (!first.ok()) {
@@ -245,18 +254,18 @@ void PrintEpt(Vm& vm, Gpa end) {
         break;
       }
     }
-    absl::PrintF("  0x%08x %3d x %s -> hpa 0x%08x %s\n", gpa.raw(), leaves,
-                 first->level == kLevel4K   ? "4K"
-                 : first->level == kLevel2M ? "2M"
-                                            : "1G",
-                 first->entry.address().raw(), ToString(first->access));
+    Say("  0x%08x %3d x %s -> hpa 0x%08x %s\n", gpa.raw(), leaves,
+        first->level == kLevel4K   ? "4K"
+        : first->level == kLevel2M ? "2M"
+                                   : "1G",
+        first->entry.address().raw(), ToString(first->access));
     gpa = gpa + static_cast<uint64_t>(leaves) * step;
   }
 }
 
 absl::Status Main() {
   vtx::SetInterruptHandler(vtx::kNmiVector, &vtx::tdp_vmx_nmi_entry);
-  vtx::FrameArena arena(std::aligned_alloc(MiB(2), kHostMemory), kHostMemory);
+  vtx::FrameArena arena(vtx::TakeMemory(kHostMemory, MiB(2)), kHostMemory);
   TDP_ASSIGN_OR_RETURN(const std::unique_ptr<vtx::VmxCpu> cpu, vtx::VmxCpu::Enable(arena));
   TDP_ASSIGN_OR_RETURN(const Capabilities capabilities, vtx::DecodeCapabilities(cpu->msrs(), 0));
   vtx::VtxBackend backend(arena, capabilities);
@@ -271,8 +280,8 @@ absl::Status Main() {
 
   Report report;
   const absl::Status end = RunGuest(guest, *mmu, *vcpu, report);
-  absl::PrintF("guest: %d entries, %d faults, %d accesses emulated\n", report.entries,
-               report.faults.size(), report.emulated);
+  Say("guest: %d entries, %d faults, %d accesses emulated\n", report.entries, report.faults.size(),
+      report.emulated);
   PrintIndented(report.console);
   PrintSlots(guest);
   PrintFaults(report);
@@ -287,6 +296,6 @@ absl::Status Main() {
 
 int main() {
   const absl::Status status = tdp::Main();
-  if (!status.ok()) printf("hypervisor: %s\n", status.ToString().c_str());
+  if (!status.ok()) tdp::Say("hypervisor: %s\n", status.ToString());
   return status.ok() ? 0 : 1;
 }

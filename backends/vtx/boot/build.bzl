@@ -3,6 +3,7 @@
 """Building for the bare machine: flat binaries, and programs that boot under Bochs."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary")
+load("//bazel:tdp.bzl", "tdp_freestanding_binary")
 
 # No option of the build around it applies here: sanitizers and the like need an operating system.
 _BARE_FLAGS = " ".join([
@@ -93,7 +94,7 @@ _BOOT_ATTRS = {
     "ips": attr.int(),
     "files": attr.string_list(),
     "program_args": attr.string_list(),
-    "loader": attr.label(allow_single_file = True, default = "//backends/vtx/boot:loader.bin"),
+    "loader": attr.label(allow_single_file = True, mandatory = True),
     "rom": attr.label(allow_single_file = True, default = "//backends/vtx/boot:rom.bin"),
     "runner": attr.label(allow_single_file = True, default = "//backends/vtx/boot:run_bochs.py"),
 }
@@ -102,7 +103,11 @@ _boot = rule(implementation = _boot_impl, attrs = _BOOT_ATTRS, executable = True
 _boot_test = rule(implementation = _boot_impl, attrs = _BOOT_ATTRS, test = True)
 
 # The loader's own memory ends at 32 MiB.
-_STATIC = ["-static", "-no-pie", "-Wl,-Ttext-segment=0x2000000"]
+_BEHIND_THE_LOADER = ["-Wl,-Ttext-segment=0x2000000"]
+_STATIC = ["-static", "-no-pie"] + _BEHIND_THE_LOADER
+
+_LOADER = "//backends/vtx/boot:loader.bin"
+_HOSTED_LOADER = "//backends/vtx/boot:hosted_loader.bin"
 
 # The emulator takes as long for an iteration of REP MOVS as for an instruction, so copies are calls
 # of the C library, which the loader keeps from using REP. For libraries of such programs, too.
@@ -132,9 +137,10 @@ def tdp_vtx_binary(
         program_args = [],
         testonly = False,
         **kwargs):
-    """A program that boots under Bochs when it is run. See tdp_vtx_test."""
+    """A hosted program that boots under Bochs when it is run. See tdp_vtx_test."""
     _boot(
         name = name,
+        loader = _HOSTED_LOADER,
         testonly = testonly,
         program = _program(name, testonly = testonly, **kwargs),
         cpu_model = cpu_model,
@@ -145,6 +151,53 @@ def tdp_vtx_binary(
         files = files,
         program_args = program_args,
         tags = ["no-asan"],
+    )
+
+def tdp_vtx_bare_binary(
+        name,
+        srcs,
+        deps = [],
+        cpu_model = "tigerlake",
+        cpus = 1,
+        memory_mib = 256,
+        timeout_seconds = 120,
+        ips = 100000000,
+        visibility = None):
+    """A program without a C library that boots under Bochs when it is run.
+
+    It has the freestanding core, the VT-x driver and the platform of backends/vtx/boot/bare.h.
+
+    Args:
+      name: the program; the ELF file is NAME_program.
+      srcs: C++ sources, with a `main()`.
+      deps: what else it is linked with.
+      cpu_model: see tdp_vtx_test, as for what follows.
+      cpus: a `vtx::Processor` takes one.
+      memory_mib: RAM in MiB.
+      timeout_seconds: after which the emulator is killed.
+      ips: emulated instructions in a second.
+      visibility: of the program, too.
+    """
+    tdp_freestanding_binary(
+        name = name + "_program",
+        srcs = srcs,
+        copts = ["-U_FORTIFY_SOURCE"],
+        linkopts = _BEHIND_THE_LOADER,
+        tags = ["no-asan"],
+        visibility = visibility,
+        deps = deps + ["//backends/vtx/boot:bare_platform"],
+    )
+    _boot(
+        name = name,
+        program = ":" + name + "_program",
+        loader = _LOADER,
+        cpu_model = cpu_model,
+        cpus = cpus,
+        memory_mib = memory_mib,
+        timeout_seconds = timeout_seconds,
+        ips = ips,
+        tags = ["no-asan"],
+        visibility = visibility,
     )
 
 def tdp_vtx_test(
@@ -159,6 +212,7 @@ def tdp_vtx_test(
         files = [],
         timeout = "moderate",
         program_args = [],
+        bare = False,
         **kwargs):
     """A GoogleTest program that runs in ring 0 of an emulated machine; main() comes with it.
 
@@ -175,6 +229,7 @@ def tdp_vtx_test(
       files: what `--file=NAME=PATH` in TDP_BOCHS_OPTIONS is to bring into memory, by NAME; a test
         without one of them is skipped.
       program_args: GoogleTest's options and the like.
+      bare: whether `program` is that of a tdp_vtx_bare_binary, which is no GoogleTest program.
       **kwargs: what cc_binary takes.
     """
     if not program:
@@ -186,6 +241,7 @@ def tdp_vtx_test(
         )
     _boot_test(
         name = name,
+        loader = _LOADER if bare else _HOSTED_LOADER,
         program = program,
         cpu_model = cpu_model,
         cpus = cpus,

@@ -115,8 +115,8 @@ uint64_t BuildStack(const Elf64_Ehdr& elf) {
     Finish("no static program follows the loader");
   }
   const uint64_t end = PlaceSegments(elf);
-  InitSystemCalls(machine, end);
-  StartProgram(elf.e_entry, BuildStack(elf));
+  const Services* services = InitProgram(machine, end);
+  StartProgram(elf.e_entry, BuildStack(elf), services);
 }
 
 }  // namespace boot

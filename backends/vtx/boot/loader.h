@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The ring-0 loader: it runs an unchanged static Linux program, threads included, on the bare
-// machine.
+// The ring-0 loader: it starts a static program on the bare machine, as one of two kinds. A
+// freestanding program gets a handful of services (bare.cc) and makes no system call. A hosted one
+// is an unchanged Linux program, threads included, whose system calls the loader answers
+// (system_calls.cc); it is there for tests that need a C library.
 //
-// A program's thread is a processor: `clone` starts the next idle one, and there are no more
-// threads than processors. There are no files, no signals and no time slices. Freestanding code.
+// A program's thread is a processor, and there are no more threads than processors. There are no
+// files, no signals and no time slices. Freestanding code.
 
 #ifndef TDP_BACKENDS_VTX_BOOT_LOADER_H_
 #define TDP_BACKENDS_VTX_BOOT_LOADER_H_
@@ -42,13 +44,19 @@ void InitMemory(uint64_t start, uint64_t end);
 uint64_t AllocatePages(uint64_t size);
 void FreePages(uint64_t start, uint64_t size);
 
-// --- System calls (system_calls.cc)
-// --------------------------------------------------------------- As system_call_entry pushes it.
-struct SystemCallFrame {
+// --- The kind of program (bare.cc or system_calls.cc: a loader has one of them)
+// ---------------------------------------------------------------------------
+struct Services;
+
+// On each processor, before it runs anything of the program's.
+void InitProgramProcessor();
+// Before the program starts; its last segment ends at `program_end`. What it finds in RSI.
+const Services* InitProgram(const Machine& machine, uint64_t program_end);
+
+// As ResumeFrame takes it from the stack.
+struct RegisterFrame {
   uint64_t r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi, rax, rcx, r11;
 };
-
-void InitSystemCalls(const Machine& machine, uint64_t program_end);
 
 // --- Processors (processors.cc)
 // -------------------------------------------------------------------- The number of the processor
@@ -56,7 +64,7 @@ void InitSystemCalls(const Machine& machine, uint64_t program_end);
 int CurrentProcessor();
 // What a new thread starts with: registers, thread pointer, and the word to clear at its end.
 struct ThreadStart {
-  SystemCallFrame* frame = nullptr;
+  RegisterFrame* frame = nullptr;
   uint64_t thread_pointer = 0;
   uint32_t* clear_at_exit = nullptr;
 };
@@ -89,10 +97,11 @@ inline constexpr uint32_t kMsrFsBase = 0xc0000100;
 
 // In loader_entry.S.
 extern "C" {
-[[noreturn]] void StartProgram(uint64_t entry, uint64_t stack);
-[[noreturn]] void ResumeFrame(boot::SystemCallFrame* frame);
+[[noreturn]] void StartProgram(uint64_t entry, uint64_t stack, const boot::Services* services);
+// Goes to the frame's RCX with the frame's registers, R11 as RFLAGS, and the stack above the frame
+// and 128 bytes more.
+[[noreturn]] void ResumeFrame(boot::RegisterFrame* frame);
 [[noreturn]] void StopProcessor(uint32_t* tid, uint32_t* busy);
-void system_call_entry();
 extern const char exception_stubs[];
 }
 

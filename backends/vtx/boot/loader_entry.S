@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the loader cannot say in C++: where a processor starts, where an exception and a system call
-// arrive, and how a thread begins and ends.
+// What the loader cannot say in C++: where a processor starts, where an exception arrives, and how
+// a thread begins and ends.
 
 #include "layout.h"
 
@@ -41,41 +41,16 @@ loader_start:                                   // from the ROM, on each process
 
         .text
 
-// StartProgram(entry, stack): to the program's _start.
+// StartProgram(entry, stack, services): to the program's _start, with the services in RSI.
         .globl  StartProgram
 StartProgram:
         movq    %rsi, %rsp
+        movq    %rdx, %rsi
         xorl    %edx, %edx                      // no function for atexit
         xorl    %ebp, %ebp
         jmp     *%rdi
 
-// The program runs in ring 0 too, so there is no other stack to go to: the handler uses the
-// caller's, below its red zone. The frame is `SystemCallFrame`.
-        .globl  system_call_entry
-system_call_entry:
-        leaq    -128(%rsp), %rsp
-        pushq   %r11
-        pushq   %rcx
-        pushq   %rax
-        pushq   %rdi
-        pushq   %rsi
-        pushq   %rdx
-        pushq   %r10
-        pushq   %r8
-        pushq   %r9
-        pushq   %rbx
-        pushq   %rbp
-        pushq   %r12
-        pushq   %r13
-        pushq   %r14
-        pushq   %r15
-        movq    %rsp, %rdi
-        movq    %rsp, %rbp
-        andq    $-16, %rsp
-        call    SystemCall
-        movq    %rbp, %rdi
-
-// ResumeFrame(frame): leaves a system call. A new thread starts here too.
+// ResumeFrame(frame): where a new thread starts; a system call is left here too.
         .globl  ResumeFrame
 ResumeFrame:
         movq    %rdi, %rsp

@@ -8,12 +8,7 @@ namespace boot {
 namespace {
 
 constexpr uint32_t kMsrEfer = 0xc0000080;
-constexpr uint32_t kMsrStar = 0xc0000081;
-constexpr uint32_t kMsrLstar = 0xc0000082;
-constexpr uint32_t kMsrSfmask = 0xc0000084;
-constexpr uint64_t kEferSystemCall = 1;
 constexpr uint64_t kEferNoExecute = 1 << 11;
-constexpr uint64_t kFlagsToClear = 0x700;  // TF, IF, DF
 constexpr uint64_t kCr0Monitor = 1 << 1;
 constexpr uint64_t kCr0Emulate = 1 << 2;
 constexpr uint64_t kCr0NumericError = 1 << 5;
@@ -112,13 +107,6 @@ void EnableVectorRegisters() {
   asm volatile("fninit");
 }
 
-void EnableSystemCalls() {
-  WriteMsr(kMsrEfer, ReadMsr(kMsrEfer) | kEferSystemCall | kEferNoExecute);
-  WriteMsr(kMsrStar, uint64_t{CODE_SELECTOR} << 32);  // and DATA_SELECTOR, the next one
-  WriteMsr(kMsrLstar, reinterpret_cast<uint64_t>(&system_call_entry));
-  WriteMsr(kMsrSfmask, kFlagsToClear);
-}
-
 void SendInterrupt(int processor, uint32_t command) {
   *reinterpret_cast<volatile uint32_t*>(LOCAL_APIC_COMMAND_HIGH) = processor << 24;
   *reinterpret_cast<volatile uint32_t*>(LOCAL_APIC_COMMAND_LOW) = command;
@@ -173,7 +161,8 @@ extern "C" void InitProcessor(int processor) {
   boot::FillDescriptors(self);
   boot::LoadTables(self);
   boot::EnableVectorRegisters();
-  boot::EnableSystemCalls();
+  boot::WriteMsr(boot::kMsrEfer, boot::ReadMsr(boot::kMsrEfer) | boot::kEferNoExecute);
+  boot::InitProgramProcessor();
 }
 
 namespace boot {

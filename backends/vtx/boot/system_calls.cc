@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The Linux system calls that a static C++ program makes before main(), for its memory, its output,
-// its threads and its end. Anything else is ENOSYS, which the C library knows how to take.
+// For hosted programs: the Linux system calls that a static C++ program makes before main(), for
+// its memory, its output, its threads and its end. Anything else is ENOSYS, which the C library
+// knows how to take.
 
 #include <asm/prctl.h>
 #include <asm/stat.h>
@@ -13,8 +14,18 @@
 
 #include "loader.h"
 
+// In system_call_entry.S.
+extern "C" void system_call_entry();
+
 namespace boot {
 namespace {
+
+constexpr uint32_t kMsrEfer = 0xc0000080;
+constexpr uint32_t kMsrStar = 0xc0000081;
+constexpr uint32_t kMsrLstar = 0xc0000082;
+constexpr uint32_t kMsrSfmask = 0xc0000084;
+constexpr uint64_t kEferSystemCall = 1;
+constexpr uint64_t kFlagsToClear = 0x700;  // TF, IF, DF
 
 constexpr uint64_t kNanosecondsPerSecond = 1000000000;
 constexpr uint64_t kHeapBytes = 16 << 20;
@@ -90,7 +101,7 @@ int64_t SleepUntil(uint64_t end) {
 }
 
 // A waiter looks again and again: its processor has nothing else to do. Waking is thus nothing.
-int64_t Futex(const SystemCallFrame& frame) {
+int64_t Futex(const RegisterFrame& frame) {
   const auto* word = reinterpret_cast<volatile uint32_t*>(frame.rdi);
   const uint64_t operation = frame.rsi & FUTEX_CMD_MASK;
   if (operation != FUTEX_WAIT && operation != FUTEX_WAIT_BITSET) return 0;
@@ -115,10 +126,10 @@ int64_t GetRandom(uint64_t where, uint64_t size) {
 
 // clone(flags, stack, parent_tid, child_tid, tls), for threads alone. The child's frame lies where
 // system_call_entry would have put it.
-int64_t Clone(const SystemCallFrame& frame) {
+int64_t Clone(const RegisterFrame& frame) {
   constexpr uint64_t kThread = 0x10000;
   if ((frame.rdi & kThread) == 0) return -ENOSYS;
-  auto* child = reinterpret_cast<SystemCallFrame*>(frame.rsi - 128 - sizeof(SystemCallFrame));
+  auto* child = reinterpret_cast<RegisterFrame*>(frame.rsi - 128 - sizeof(RegisterFrame));
   *child = frame;
   child->rax = 0;
   const int processor =
@@ -153,7 +164,7 @@ int64_t PrLimit(uint64_t where) {
   FinishWithNumber("the program's exit status", status);
 }
 
-int64_t Dispatch(const SystemCallFrame& f) {
+int64_t Dispatch(const RegisterFrame& f) {
   switch (f.rax) {
     case __NR_write:
       return Write(f.rsi, f.rdx);
@@ -234,16 +245,24 @@ int64_t Dispatch(const SystemCallFrame& f) {
 
 }  // namespace
 
-void InitSystemCalls(const Machine& m, uint64_t program_end) {
+void InitProgramProcessor() {
+  WriteMsr(kMsrEfer, ReadMsr(kMsrEfer) | kEferSystemCall);
+  WriteMsr(kMsrStar, uint64_t{CODE_SELECTOR} << 32);  // and DATA_SELECTOR, the next one
+  WriteMsr(kMsrLstar, reinterpret_cast<uint64_t>(&system_call_entry));
+  WriteMsr(kMsrSfmask, kFlagsToClear);
+}
+
+const Services* InitProgram(const Machine& m, uint64_t program_end) {
   machine = m;
   heap_start = heap_now = (program_end + 4095) & ~uint64_t{4095};
   heap_end = heap_start + kHeapBytes;
   if (heap_end >= machine.memory_bytes) Finish("the program does not fit into memory");
   InitMemory(heap_end, machine.memory_bytes);
+  return nullptr;
 }
 
 }  // namespace boot
 
-extern "C" void SystemCall(boot::SystemCallFrame* frame) {
+extern "C" void SystemCall(boot::RegisterFrame* frame) {
   frame->rax = static_cast<uint64_t>(boot::Dispatch(*frame));
 }
