@@ -6,10 +6,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
+#include <optional>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,19 +23,27 @@ namespace {
 
 constexpr mode_t kMode = 0666;
 
-// Where `path` leads to through symbolic links; itself if there is nothing yet.
-std::string Resolved(const std::string& path) {
-  char* const real = realpath(path.c_str(), nullptr);
-  if (real == nullptr) return path;
-  std::string resolved = real;
-  std::free(real);
-  return resolved;
-}
-
 std::string FolderOf(const std::string& path) {
   const size_t slash = path.rfind('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+// As many as Linux follows.
+constexpr int kMostLinks = 40;
+
+// Where `path` leads to through symbolic links, whether there is a file or not; nothing where they
+// lead in circles.
+std::optional<std::string> Resolved(std::string path) {
+  for (int links = 0; links < kMostLinks; ++links) {
+    std::array<char, PATH_MAX> target{};
+    const ssize_t length = readlink(path.c_str(), target.data(), target.size());
+    if (length < 0) return path;
+    const std::string_view next(target.data(), static_cast<size_t>(length));
+    path = next.starts_with('/') ? std::string(next) : absl::StrCat(FolderOf(path), "/", next);
+  }
+  errno = ELOOP;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -49,7 +60,9 @@ absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string
     if (file->fd_ < 0) return file->Error("cannot open ");
     return file;
   }
-  TDP_RETURN_IF_ERROR(file->OpenAside(Resolved(path)));
+  const std::optional<std::string> target = Resolved(path);
+  if (!target.has_value()) return file->Error("cannot create ");
+  TDP_RETURN_IF_ERROR(file->OpenAside(*target));
   return file;
 }
 

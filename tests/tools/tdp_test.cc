@@ -108,6 +108,19 @@ TEST(TdpPack, WritesThroughWhatIsNoRegularFile) {
   const std::string packed = ReadWholeFile(folder + "/target");
   EXPECT_GT(packed.size(), 20u);
   EXPECT_EQ(Tdp("pack " + trace + " -").out, packed);
+  // A link to a file that is not there yet stays one, too; one that leads to itself is refused.
+  ASSERT_EQ(std::system(("mkdir '" + folder + "/sub' && cd '" + folder +
+                         "/sub' && ln -s ../new link && ln -s link again && ln -s loop loop")
+                            .c_str()),
+            0);
+  EXPECT_EQ(Tdp("pack " + trace + " " + Quoted(folder + "/sub/again")).status, 0);
+  EXPECT_EQ(ReadWholeFile(folder + "/new"), packed);
+  EXPECT_THAT(Tdp("pack " + trace + " " + Quoted(folder + "/sub/loop")).err,
+              HasSubstr("sub/loop: Too many levels"));
+  EXPECT_EQ(std::system(("cd '" + folder + "/sub' && test -L link && test -L again && " +
+                         "test -L loop && rm -r '" + folder + "/sub' '" + folder + "/new'")
+                            .c_str()),
+            0);
   const std::string fifo = Quoted(folder + "/fifo");
   const ProgramResult through = RunProgram(
       absl::StrCat("sh -c \"tools/tdp pack ", trace, " ", fifo, " & cat ", fifo, "; wait\""));
