@@ -36,7 +36,10 @@ std::optional<Backing> LeafPolicy::BackingOf(const MemorySlot& slot, Gfn gfn) co
   backing.is_private = IsPrivate(gfn);
   if (IsShown(gfn)) {
     backing.is_foreign = true;
-    backing.frame = HostPage{.hfn = frames_->At(gfn).FrameOf(gfn), .order = kAnyOrder};
+    // A slot of the host's memory has all rights here; what is read-only says so by its flag.
+    backing.frame = HostPage{.hfn = frames_->At(gfn).FrameOf(gfn),
+                             .order = kAnyOrder,
+                             .writable = slot_backing.rights.can_write()};
     return backing;
   }
   if (backing.is_private) {

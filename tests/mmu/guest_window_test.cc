@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -83,22 +84,29 @@ TEST_F(GuestWindowTest, TablesAreReadThroughTheSlotsAndTheHostIsAskedOnce) {
   EXPECT_EQ(Get(kLeaf) & guest::kAccessed, guest::kAccessed);
 }
 
-// The guest's memory as frames that are named, without W.
+// The guest's memory as frames that are named, without W: by the slot, or by a view over such a
+// slot, which leaves no more rights than that has.
 TEST_F(GuestWindowTest, TablesInFramesThatMayNotBeWrittenKeepTheirFlagsClear) {
   ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 0}).ok());
+  const Hpa ram(reinterpret_cast<uintptr_t>(ram_.get()));
   for (const Access rights : {Access::Read(), Access::ReadExecute(), Access::All()}) {
-    ASSERT_EQ(vm_->SetMemoryRegion({.flags = kSlotHostFrames,
-                                    .size = kSize,
-                                    .hpa = Hpa(reinterpret_cast<uintptr_t>(ram_.get())),
-                                    .rights = rights}),
-              absl::OkStatus());
-    const GuestWalk walk = Walk(GuestAccess::Write());
-    ASSERT_EQ(status_, absl::OkStatus());
-    EXPECT_EQ(walk.outcome, GuestWalkOutcome::kMapped);
-    EXPECT_EQ(walk.gpa, Gpa(0x123678));
-    EXPECT_EQ(walk.write_protected_table, !rights.can_write());
-    EXPECT_EQ(Get(kLeaf) & guest::kDirty, rights.can_write() ? guest::kDirty : 0);
-    ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 0}).ok());
+    for (const bool is_shown : {false, true}) {
+      SCOPED_TRACE(is_shown);
+      ASSERT_EQ(vm_->SetMemoryRegion(
+                    {.flags = kSlotHostFrames, .size = kSize, .hpa = ram, .rights = rights}),
+                absl::OkStatus());
+      const auto frames = is_shown ? std::optional(Hfn::Of(ram)) : std::nullopt;
+      ASSERT_EQ(vm_->SetViewFrames(kBaseView, Gfn(0), PageCount::FromBytes(kSize), frames),
+                absl::OkStatus());
+      Set(kLeaf, Get(kLeaf) & ~uint64_t{guest::kDirty});
+      const GuestWalk walk = Walk(GuestAccess::Write());
+      ASSERT_EQ(status_, absl::OkStatus());
+      EXPECT_EQ(walk.outcome, GuestWalkOutcome::kMapped);
+      EXPECT_EQ(walk.gpa, Gpa(0x123678));
+      EXPECT_EQ(walk.write_protected_table, !rights.can_write());
+      EXPECT_EQ(Get(kLeaf) & guest::kDirty, rights.can_write() ? guest::kDirty : 0);
+      ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 0}).ok());
+    }
   }
 }
 
