@@ -49,26 +49,6 @@ _CORE = [
     "-fno-exceptions",
 ]
 
-# The packages with `tdp_freestanding_sources`.
-TDP_CORE_PACKAGES = [
-    "//base",
-    "//memslot",
-    "//mmu",
-    "//mmu/dirty",
-    "//mmu/engine",
-    "//mmu/fault",
-    "//mmu/format",
-    "//mmu/guest",
-    "//mmu/policy",
-    "//mmu/reverse_mapped",
-    "//mmu/shadow",
-    "//mmu/space",
-    "//mmu/sync",
-    "//mmu/tables",
-    "//mmu/vm",
-    "//rmap",
-]
-
 def tdp_library(name, hdrs = [], srcs = [], deps = [], core = False, copts = [], **kwargs):
     """A library whose headers are included as "tdp/<package>/<header>".
 
@@ -98,10 +78,7 @@ def tdp_freestanding_sources():
     native.filegroup(
         name = "freestanding_headers",
         srcs = native.glob(["*.h"]),
-        visibility = [
-            "//:__pkg__",
-            "//tests/lines:__pkg__",
-        ],
+        visibility = ["//:__pkg__"],
     )
     native.filegroup(
         name = "freestanding_sources",
