@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
+#include "tdp/base/spin.h"
 #include "tdp/base/sync.h"
 
 namespace tdp {
@@ -27,11 +28,11 @@ absl::StatusOr<std::unique_ptr<SlotRmap>> SlotRmap::Create(Gfn base, PageCount p
 
 bool SlotRmap::MakeDirectories() {
   for (int i = 0; i < kLevels; ++i) {
-    const size_t chunks = ChunksAt(Level(i + 1));
-    Directory directory(new (std::nothrow) Atomic<Chunk*>[chunks] {});
+    const size_t lines = (ChunksAt(Level(i + 1)) + 7) / 8;
+    Directory directory(new (std::nothrow) Words[lines]);
     if (directory == nullptr) return false;
     directories_[static_cast<size_t>(i)] = std::move(directory);
-    bytes_.fetch_add(chunks * sizeof(Atomic<Chunk*>), std::memory_order_relaxed);
+    bytes_.fetch_add(lines * sizeof(Words), std::memory_order_relaxed);
   }
   return true;
 }
@@ -41,26 +42,38 @@ SlotRmap::~SlotRmap() {
     const Directory& directory = directories_[static_cast<size_t>(i)];
     if (directory == nullptr) return;  // `Create` failed
     for (uint64_t c = 0; c < ChunksAt(Level(i + 1)); ++c) {
-      const std::unique_ptr<Chunk> chunk(directory[c].load(std::memory_order_relaxed));
+      const Atomic<uintptr_t>& word = WordOf(c * kHeadsPerChunk, Level(i + 1));
+      const std::unique_ptr<Chunk> chunk(ChunkOf(word.load(std::memory_order_relaxed)));
       if (chunk == nullptr) continue;
       for (const RmapHead& head : chunk->heads) TDP_CHECK(head.is_empty());
     }
   }
 }
 
+// Stores in `word` what the unlocked chunk's word is.
+void SlotRmap::Hold::Wait(uintptr_t& word) {
+  do {
+    SpinUntil([&] {
+      word = word_.load(std::memory_order_relaxed);
+      return (word & kLocked) == 0;
+    });
+  } while (!word_.compare_exchange_strong(word, word | kLocked, std::memory_order_acquire,
+                                          std::memory_order_relaxed));
+}
+
 // From the largest level down: whoever finds the smallest head finds them all.
 absl::Status SlotRmap::PrepareSlow(Gfn gfn) {
   for (int i = kLevels; i >= 1; --i) {
-    Atomic<Chunk*>& where =
-        directories_[static_cast<size_t>(i - 1)][IndexOf(gfn, Level(i)) / kHeadsPerChunk];
-    if (where.load(std::memory_order_acquire) != nullptr) continue;
+    Atomic<uintptr_t>& where = WordOf(IndexOf(gfn, Level(i)), Level(i));
+    if (where.load(std::memory_order_acquire) != 0) continue;
     auto chunk = absl::WrapUnique(new (std::nothrow) Chunk);
     if (chunk == nullptr) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("no memory for the reverse map of gfn 0x%x", gfn.raw()));
     }
-    Chunk* none = nullptr;
-    if (!where.compare_exchange_strong(none, chunk.get(), std::memory_order_acq_rel)) continue;
+    uintptr_t none = 0;
+    const auto address = reinterpret_cast<uintptr_t>(chunk.get());
+    if (!where.compare_exchange_strong(none, address, std::memory_order_acq_rel)) continue;
     chunk.release();
     bytes_.fetch_add(sizeof(Chunk), std::memory_order_relaxed);
   }

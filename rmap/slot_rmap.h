@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,10 +25,48 @@ namespace tdp {
 // Heads come to be 512 at a time, a page of them, before the first of them is used: a slot costs
 // what it maps, and 8 bytes a page that is mapped once.
 //
-// Any thread may `Find` and `Prepare`; the heads themselves belong to whoever holds their lock.
+// Any thread may `Find` and `Prepare`. The heads themselves belong to whoever excludes all others,
+// or holds their lock: there is one for the heads of the 512 leaves that one table has.
 class SlotRmap {
+  struct Chunk;
+
  public:
   static constexpr int kLevels = 3;  // 4 KiB, 2 MiB and 1 GiB leaves
+
+  // Holds the lock of the head for leaves of `level` that map `gfn`, a frame of the slot. A spin
+  // lock, for a few dozen instructions; a thread holds one at a time.
+  class Hold {
+   public:
+    ABSL_ATTRIBUTE_ALWAYS_INLINE Hold(const SlotRmap& rmap, Gfn gfn, Level level)
+        : index_(rmap.IndexOf(gfn, level)), word_(rmap.WordOf(index_, level)) {
+      uintptr_t word = word_.load(std::memory_order_relaxed);
+      if (ABSL_PREDICT_FALSE(word == 0)) return;
+      word &= ~kLocked;
+      if (ABSL_PREDICT_FALSE(!word_.compare_exchange_strong(
+              word, word | kLocked, std::memory_order_acquire, std::memory_order_relaxed))) {
+        Wait(word);
+      }
+      chunk_ = ChunkOf(word);
+    }
+    ABSL_ATTRIBUTE_ALWAYS_INLINE ~Hold() {
+      if (ABSL_PREDICT_FALSE(chunk_ == nullptr)) return;
+      word_.store(reinterpret_cast<uintptr_t>(chunk_), std::memory_order_release);
+    }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+    // Returns whether there is a head to hold: not so if nothing there was ever prepared.
+    bool is_there() const { return chunk_ != nullptr; }
+    // `is_there()`.
+    RmapHead& head() const { return chunk_->heads[index_ % kHeadsPerChunk]; }
+
+   private:
+    void Wait(uintptr_t& word);
+
+    const uint64_t index_;
+    Atomic<uintptr_t>& word_;
+    Chunk* chunk_ = nullptr;
+  };
 
   // The reverse map of the `pages` (above 0) frames from `base` on. ResourceExhausted without
   // memory for its directories (a byte for 64 pages).
@@ -53,8 +92,7 @@ class SlotRmap {
   // there was ever prepared.
   RmapHead* Find(Gfn gfn, Level level) const {
     const uint64_t index = IndexOf(gfn, level);
-    Chunk* chunk = directories_[static_cast<size_t>(level.raw() - 1)][index / kHeadsPerChunk].load(
-        std::memory_order_acquire);
+    Chunk* chunk = ChunkOf(WordOf(index, level).load(std::memory_order_acquire));
     return chunk == nullptr ? nullptr : &chunk->heads[index % kHeadsPerChunk];
   }
 
@@ -65,8 +103,7 @@ class SlotRmap {
     const uint64_t origin = Origin(level);
     const uint64_t stop = IndexOf(end - PageCount(1), level) + 1;
     for (uint64_t i = IndexOf(first, level); i < stop;) {
-      Chunk* chunk = directories_[static_cast<size_t>(level.raw() - 1)][i / kHeadsPerChunk].load(
-          std::memory_order_acquire);
+      Chunk* chunk = ChunkOf(WordOf(i, level).load(std::memory_order_acquire));
       const uint64_t chunk_end = (i / kHeadsPerChunk + 1) * kHeadsPerChunk;
       const uint64_t last = chunk_end < stop ? chunk_end : stop;
       for (; chunk != nullptr && i < last; ++i) {
@@ -85,7 +122,14 @@ class SlotRmap {
   struct alignas(64) Chunk {
     std::array<RmapHead, kHeadsPerChunk> heads;
   };
-  using Directory = std::unique_ptr<Atomic<Chunk*>[]>;
+  // The address of a chunk, 0 where there is none, and in bit 0 whether its heads are locked. Eight
+  // to a cache line: vCPUs that fault 16 MiB apart do not share one.
+  struct alignas(64) Words {
+    std::array<Atomic<uintptr_t>, 8> of_chunks{};
+  };
+  using Directory = std::unique_ptr<Words[]>;
+  static constexpr uintptr_t kLocked = 1;
+  static Chunk* ChunkOf(uintptr_t word) { return reinterpret_cast<Chunk*>(word & ~kLocked); }
 
   SlotRmap(Gfn base, PageCount pages) : base_(base), end_(base + pages) {}
 
@@ -98,6 +142,10 @@ class SlotRmap {
   }
   uint64_t ChunksAt(Level level) const {
     return IndexOf(end_ - PageCount(1), level) / kHeadsPerChunk + 1;
+  }
+  Atomic<uintptr_t>& WordOf(uint64_t index, Level level) const {
+    const uint64_t chunk = index / kHeadsPerChunk;
+    return directories_[static_cast<size_t>(level.raw() - 1)][chunk / 8].of_chunks[chunk % 8];
   }
   bool MakeDirectories();
   absl::Status PrepareSlow(Gfn gfn);

@@ -36,22 +36,15 @@ void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
 // --- Readers' side
 // ------------------------------------------------------------------------------------
 
-// The leaf of `gfn` stands at `leaf` now. A descriptor is needed for a second entry alone, and
-// there is none.
-inline void ReverseMappedMmu::NotePlace(Gfn gfn, Level level, EntryRef leaf, SlotRmap& rmap) {
-  RmapHead* head = rmap.Find(gfn, level);
-  TDP_DCHECK(head != nullptr);
-  TDP_CHECK(head->is_empty());
-  *head = RmapHead::Single(leaf.where());
-}
-
 // The shape of Linux 3.11's __direct_map: down to the level wanted, then set the entry there.
 MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
                                 TableCache& cache) {
-  const SpinLockHolder hold(lock_);
-  if (ABSL_PREDICT_TRUE(mmu_.FillHole(request.gfn, request.level, request.leaf, memo))) {
-    NotePlace(request.gfn, request.level, memo.entry(request.gfn, request.level), rmap);
-    return MapResult(MapOutcome::kInstalled, request.level);
+  if (memo.IsNear(request.gfn, request.level)) {
+    const SlotRmap::Hold hold(rmap, request.gfn, request.level);
+    if (mmu_.FillHoleNear(request.gfn, request.level, request.leaf, memo)) {
+      NotePlace(memo.entry(request.gfn, request.level), hold);
+      return MapResult(MapOutcome::kInstalled, request.level);
+    }
   }
   Level target = request.level;
   bool flush_owed = false;
@@ -75,8 +68,7 @@ MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, Leaf
           if (cache.size() < at.level.raw() - request.level.raw()) {
             return MapResult(MapOutcome::kNeedsTables, level, flush_owed);
           }
-          DropLarge(at, request.gfn, rmap);
-          flush_owed = true;
+          flush_owed |= DropLarge(at, old, request.gfn, rmap);
           continue;
         }
         level = at.level;
@@ -87,28 +79,31 @@ MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, Leaf
   }
 }
 
-// mmu_set_spte where nothing stood, with the tables on the way.
+// mmu_set_spte where nothing stood, with the tables on the way. The lock is that of the leaf's
+// level also where a link above makes it visible.
 MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
                                      const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
                                      TableCache& cache) {
+  const Level level = std::min(at.level, request.level);
+  const SlotRmap::Hold hold(rmap, request.gfn, level);
   const MapOutcome outcome = mmu_.Install(at, old, request, memo, cache);
   if (outcome != MapOutcome::kInstalled) return outcome;
-  const Level level = std::min(at.level, request.level);
   const EntryRef leaf = at.level == level
                             ? at.entry(request.gfn)
                             : mmu_.Descend(mmu_.Root(), request.gfn, level).at.entry(request.gfn);
-  NotePlace(request.gfn, level, leaf, rmap);
+  NotePlace(leaf, hold);
   return outcome;
 }
 
-// drop_large_spte. The caller moves the clock in the same section, and flushes before the guest
-// runs on.
-void ReverseMappedMmu::DropLarge(const EntryPosition& at, Gfn gfn, SlotRmap& rmap) {
+// drop_large_spte of `old`, which was seen at `at`. Returns whether it still was there. The caller
+// moves the clock in the same section, and flushes before the guest runs on.
+bool ReverseMappedMmu::DropLarge(const EntryPosition& at, EptEntry old, Gfn gfn, SlotRmap& rmap) {
   const EntryRef entry = at.entry(gfn);
-  RmapHead* head = rmap.Find(gfn, at.level);
-  TDP_CHECK(head != nullptr && head->is_single() && head->single() == entry.where());
-  *head = RmapHead();
-  entry.Exchange(mmu_.empty_entry());
+  const SlotRmap::Hold hold(rmap, gfn, at.level);
+  if (!entry.CompareExchange(old, mmu_.empty_entry())) return false;
+  TDP_CHECK(hold.head().is_single() && hold.head().single() == entry.where());
+  hold.head() = RmapHead();
+  return true;
 }
 
 // --- Writer's side

@@ -16,12 +16,10 @@
 
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/level.h"
-#include "tdp/base/spin_lock.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/tables/direct_mmu.h"
 #include "tdp/mmu/tables/table_pool.h"
@@ -33,11 +31,13 @@ namespace tdp {
 // Leaves of `mmu` are installed and taken away through this object alone; everything else is asked
 // of `mmu` itself.
 //
-// Faults exclude each other by a lock taken inside the readers' side, since an entry and its place
-// in the reverse map change together. Structural operations have the writer's side and need no
-// more.
+// An entry and its place in the reverse map change together, so faults hold the lock of the head
+// (`SlotRmap::Hold`, one for each table) while they put a leaf into its entry or take it out:
+// faults in two tables do not meet. docs/locking.md, "With a reverse map", has the timeline.
+// Structural operations have the writer's side and need no more.
 //
-// Invariants: a leaf is in the reverse map of its frame and level, once; nothing else is.
+// Invariants, where no fault holds a lock: a leaf is in the reverse map of its frame and level,
+// once; nothing else is.
 class ReverseMappedMmu {
  public:
   explicit ReverseMappedMmu(DirectMmu& mmu) : mmu_(mmu) {}
@@ -66,12 +66,10 @@ class ReverseMappedMmu {
   // to, if a hole is there and the map has been prepared for it. False leaves everything as it is.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHole(Gfn gfn, EptEntry leaf, SlotRmap& rmap,
                                              const LeafMemo& memo) {
-    RmapHead* const head = rmap.Find(gfn, kLevel4K);
-    if (ABSL_PREDICT_FALSE(head == nullptr)) return false;
-    const SpinLockHolder hold(lock_);
+    const SlotRmap::Hold hold(rmap, gfn, kLevel4K);
+    if (ABSL_PREDICT_FALSE(!hold.is_there())) return false;
     if (ABSL_PREDICT_FALSE(!mmu_.FillHoleNear(gfn, kLevel4K, leaf, memo))) return false;
-    TDP_CHECK(head->is_empty());
-    *head = RmapHead::Single(memo.entry(gfn, kLevel4K).where());
+    NotePlace(memo.entry(gfn, kLevel4K), hold);
     return true;
   }
   // `DirectMmu::Map` for a frame of `rmap`'s slot, which has been prepared for it. A large leaf
@@ -103,17 +101,19 @@ class ReverseMappedMmu {
   using Leaves = RmapList<NoPlaces>;
 
   MapOutcome SetLeaf(const EntryPosition& at, EptEntry old, const LeafRequest& request,
-                     SlotRmap& rmap, LeafMemo& memo, TableCache& cache)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  static void NotePlace(Gfn gfn, Level level, EntryRef leaf, SlotRmap& rmap);
-  void DropLarge(const EntryPosition& at, Gfn gfn, SlotRmap& rmap)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+                     SlotRmap& rmap, LeafMemo& memo, TableCache& cache);
+  // The leaf of the head stands at `leaf` now. A descriptor is needed for a second entry alone, and
+  // there is none.
+  static void NotePlace(EntryRef leaf, const SlotRmap::Hold& hold) {
+    TDP_CHECK(hold.head().is_empty());
+    hold.head() = RmapHead::Single(leaf.where());
+  }
+  bool DropLarge(const EntryPosition& at, EptEntry old, Gfn gfn, SlotRmap& rmap);
   // Calls `visit(head)` for the heads of all leaves that touch [first, end).
   template <typename Visit>
   void ForEachHead(Gfn first, Gfn end, Visit visit) const;
 
   DirectMmu& mmu_;
-  SpinLock lock_;
   std::vector<std::shared_ptr<SlotRmap>> rmaps_;  // by slot id
 };
 

@@ -37,6 +37,7 @@ const std::map<std::string, std::set<std::string>>& WrongOrders() {
       {"owed_flush",
        {"FOUND_NOTHING", "ADVANCE_OUTSIDE", "SETTLED_EARLY", "UNANNOUNCED", "ANNOUNCED_SHORTLY"}},
       {"one_load", {"LOOK_TWICE", "GIVE_UP"}},
+      {"reverse_map", {"HEAD_OUTSIDE", "DROP_UNLOCKED", "OTHER_LOCK"}},
       {"detached_dirt", {"RETIRE_OUTSIDE", "READ_EARLY", "NO_WAIT", "NO_SECOND_FLUSH"}},
   };
   return *orders;

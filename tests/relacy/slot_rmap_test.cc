@@ -40,6 +40,35 @@ struct PrepareTwice : rl::test_suite<PrepareTwice, 3> {
   std::array<RmapHead*, 2> heads{};
 };
 
+// Two vCPUs fill heads of one chunk, while a third makes room for it.
+struct HoldTwice : rl::test_suite<HoldTwice, 3> {
+  void before() {
+    rmap = *SlotRmap::Create(Gfn(0), kLevel2M.pages());
+    RL_ASSERT(rmap->Prepare(kGfn).ok());
+    filled($) = 0;
+  }
+  void after() {
+    RL_ASSERT(filled($) == 2);
+    rmap.reset();
+  }
+  void thread(unsigned index) {
+    if (index == 2) {
+      RL_ASSERT(rmap->Prepare(kGfn).ok());
+      return;
+    }
+    const SlotRmap::Hold hold(*rmap, kGfn, kLevel4K);
+    RL_ASSERT(hold.is_there());
+    filled($) = filled($) + 1;
+  }
+
+  std::unique_ptr<SlotRmap> rmap;
+  rl::var<int> filled;
+};
+
+TEST(SlotRmapOrders, WhoeverHoldsAHeadSeesWhatTheLastHolderDid) {
+  EXPECT_EQ("", relacy::Failure<HoldTwice>(kIterations));
+}
+
 TEST(SlotRmapOrders, WhoeverFindsTheSmallestHeadFindsThemAllAndBothFindTheSame) {
   EXPECT_EQ("", relacy::Failure<PrepareTwice>(kIterations));
 }

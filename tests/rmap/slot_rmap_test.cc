@@ -101,6 +101,46 @@ TEST_F(SlotRmapTest, ThreadsThatPrepareTheSameFrameGetTheSameHead) {
   for (int i = 0; i < 64; ++i) EXPECT_EQ(heads[0][i], heads[1][i]);
 }
 
+// Each thread puts its mark into a head while it holds it, and looks whether it still stands there.
+TEST_F(SlotRmapTest, OneThreadAtATimeHoldsAHead) {
+  const Gfn gfn(0x400);
+  ASSERT_TRUE(rmap_->Prepare(gfn).ok());
+  constexpr int kRounds = 20'000;
+  uint64_t marks[2];
+  int wrong[2] = {};
+  const auto work = [&](size_t me) {
+    for (int i = 0; i < kRounds; ++i) {
+      // Any head of the table: their lock is one.
+      const SlotRmap::Hold hold(*rmap_, gfn + PageCount(static_cast<uint64_t>(i) % 512), kLevel4K);
+      RmapHead& head = *rmap_->Find(gfn, kLevel4K);
+      head = RmapHead::Single(&marks[me]);
+      if (head.single() != &marks[me]) ++wrong[me];
+    }
+  };
+  std::thread other(work, 1);
+  work(0);
+  other.join();
+  EXPECT_EQ(wrong[0] + wrong[1], 0);
+}
+
+TEST_F(SlotRmapTest, HeadsOfTwoTablesAndOfTwoLevelsAreHeldAtATime) {
+  ASSERT_TRUE(rmap_->Prepare(Gfn(0x400)).ok());
+  ASSERT_TRUE(rmap_->Prepare(Gfn(0x600)).ok());
+  const SlotRmap::Hold small(*rmap_, Gfn(0x400), kLevel4K);
+  const SlotRmap::Hold next(*rmap_, Gfn(0x600), kLevel4K);
+  const SlotRmap::Hold large(*rmap_, Gfn(0x400), kLevel2M);
+  EXPECT_EQ(&small.head(), rmap_->Find(Gfn(0x400), kLevel4K)) << "found while it is held";
+  EXPECT_EQ(&next.head(), rmap_->Find(Gfn(0x600), kLevel4K));
+  EXPECT_EQ(&large.head(), rmap_->Find(Gfn(0x400), kLevel2M));
+}
+
+TEST_F(SlotRmapTest, NothingIsHeldWhereNothingWasPrepared) {
+  const SlotRmap::Hold hold(*rmap_, Gfn(0x1234), kLevel4K);
+  EXPECT_FALSE(hold.is_there());
+  EXPECT_TRUE(rmap_->Prepare(Gfn(0x1234)).ok());
+  EXPECT_NE(rmap_->Find(Gfn(0x1234), kLevel4K), nullptr);
+}
+
 TEST(SlotRmap, ASlotOfOnePageHasAHeadAtEachLevel) {
   auto rmap = *SlotRmap::Create(Gfn(0xfffff), PageCount(1));
   ASSERT_TRUE(rmap->Prepare(Gfn(0xfffff)).ok());
