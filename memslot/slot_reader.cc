@@ -3,6 +3,7 @@
 #include "tdp/memslot/slot_reader.h"
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/base/attributes.h"
@@ -42,9 +43,54 @@ const MemorySlot* SlotReader::Keep(const IntervalCell& cell) {
 }
 
 const MemorySlot* SlotReader::Search(AddressSpaceId address_space, Gfn gfn) {
+  if (ABSL_PREDICT_FALSE(few_.generation != answer_generation_)) {
+    return SearchTree(address_space, gfn);
+  }
+  const MemorySlot& slot = few_.At(gfn);
+  if (!slot.Contains(gfn)) return nullptr;
+  hit_ = slot;
+  hit_generation_ = answer_generation_;
+  return &hit_;
+}
+
+ABSL_ATTRIBUTE_NOINLINE const MemorySlot* SlotReader::SearchTree(AddressSpaceId address_space,
+                                                                 Gfn gfn) {
   IntervalCell cell;
   if (!FindCell(address_space, gfn, &cell) || gfn.raw() - cell.key >= cell.length()) return nullptr;
-  return Keep(cell);
+  Keep(cell);
+  return ABSL_PREDICT_FALSE(++searches_ % Few::kMost == 0) ? CopyFew(address_space) : &hit_;
+}
+
+// Copies the slots, if there are no more than fit, no change is under way, and it has not been
+// tried. Returns the last hit.
+ABSL_ATTRIBUTE_NOINLINE const MemorySlot* SlotReader::CopyFew(AddressSpaceId address_space) {
+  const uint64_t generation = answer_generation_;
+  if ((generation & kSlotUpdateInProgress) != 0 || generation == copied_generation_) return &hit_;
+  copied_generation_ = generation;
+  few_.generation = CopySlots(address_space, generation) ? generation : kNoGeneration;
+  answer_generation_ = generation;
+  return &hit_;
+}
+
+// From the last to the first, so that each search tells where the next one begins. False if there
+// are too many, or if they have changed.
+bool SlotReader::CopySlots(AddressSpaceId address_space, uint64_t generation) {
+  IntervalCell cells[Few::kMost];
+  size_t count = 0;
+  IntervalCell cell;
+  for (uint64_t last = ~uint64_t{0}; FindCell(address_space, Gfn(last), &cell);
+       last = cell.key - 1) {
+    if (count == Few::kMost) return false;
+    cells[count++] = cell;
+    if (cell.key == 0) break;
+    if (answer_generation_ != generation) return false;
+  }
+  for (size_t i = 0; i < Few::kMost; ++i) {
+    const bool is_one = i < count;
+    few_.bases[i] = is_one ? cells[count - 1 - i].key : ~uint64_t{0};
+    few_.slots[i] = is_one ? internal::SlotOfGfnCell(cells[count - 1 - i]) : MemorySlot();
+  }
+  return answer_generation_ == generation;
 }
 
 bool SlotReader::FindPlain(AddressSpaceId address_space, Gfn gfn, uint64_t sequence) {

@@ -5,7 +5,9 @@
 #ifndef TDP_MEMSLOT_SLOT_READER_H_
 #define TDP_MEMSLOT_SLOT_READER_H_
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/base/optimization.h"
@@ -92,7 +94,36 @@ class alignas(64) SlotReader {
     const LargePagePermits* permits = nullptr;
   };
 
+  // All slots of an address space, where they are few: found without a look at nodes that a writer
+  // may fill again. By generation, which names the address space, too.
+  struct Few {
+    static constexpr size_t kMost = 32;
+
+    // Nothing is set but the generation: most readers never come to a copy.
+    Few() {}  // NOLINT(modernize-use-equals-default)
+
+    // The last that begins at or below `gfn`, or the first if none does. No branch depends on it,
+    // and the steps are written out, since compilers keep a small loop.
+    const MemorySlot& At(Gfn gfn) const { return slots[LastOf<16, 8, 4, 2, 1>(gfn.raw())]; }
+    template <size_t... kSteps>
+    size_t LastOf(uint64_t gfn) const {
+      static_assert((kSteps + ...) + 1 == kMost);
+      size_t at = 0;
+      ((at = bases[at + kSteps] <= gfn ? at + kSteps : at), ...);
+      return at;
+    }
+
+    uint64_t generation = kNoGeneration;
+    std::array<uint64_t, kMost> bases;  // ascending; those beyond the last are no frame's
+    union {
+      std::array<MemorySlot, kMost> slots;
+    };
+  };
+
   const MemorySlot* Search(AddressSpaceId address_space, Gfn gfn);
+  const MemorySlot* SearchTree(AddressSpaceId address_space, Gfn gfn);
+  const MemorySlot* CopyFew(AddressSpaceId address_space);
+  bool CopySlots(AddressSpaceId address_space, uint64_t generation);
   // The cell of the slot at or below `gfn`, from one generation. False if there is none.
   bool FindCell(AddressSpaceId address_space, Gfn gfn, internal::IntervalCell* cell);
   const MemorySlot* Keep(const internal::IntervalCell& cell);
@@ -103,6 +134,11 @@ class alignas(64) SlotReader {
   uint64_t answer_generation_ = kNoGeneration;
   uint64_t hit_generation_ = kNoGeneration;
   MemorySlot hit_;
+  // Searches of the tree. One copy costs as much as 32 of them, and is tried once in as many, once
+  // for a generation.
+  uint32_t searches_ = 0;
+  uint64_t copied_generation_ = kNoGeneration;
+  Few few_;
 };
 
 }  // namespace tdp

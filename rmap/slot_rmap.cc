@@ -28,21 +28,22 @@ absl::StatusOr<std::unique_ptr<SlotRmap>> SlotRmap::Create(Gfn base, PageCount p
 
 bool SlotRmap::MakeDirectories() {
   for (int i = 0; i < kLevels; ++i) {
-    const size_t lines = (ChunksAt(Level(i + 1)) + 7) / 8;
-    Directory directory(new (std::nothrow) Words[lines]);
-    if (directory == nullptr) return false;
-    directories_[static_cast<size_t>(i)] = std::move(directory);
-    bytes_.fetch_add(lines * sizeof(Words), std::memory_order_relaxed);
+    Directory& directory = directories_[static_cast<size_t>(i)];
+    const size_t words = ChunksAt(Level(i + 1)) + kWordsPerLine - 1;
+    directory.memory.reset(new (std::nothrow) Word[words]{});
+    if (directory.memory == nullptr) return false;
+    directory.words = directory.memory.get();
+    while (reinterpret_cast<uintptr_t>(directory.words) % 64 >= sizeof(Word)) ++directory.words;
+    bytes_.fetch_add(words * sizeof(Word), std::memory_order_relaxed);
   }
   return true;
 }
 
 SlotRmap::~SlotRmap() {
   for (int i = 0; i < kLevels; ++i) {
-    const Directory& directory = directories_[static_cast<size_t>(i)];
-    if (directory == nullptr) return;  // `Create` failed
+    if (directories_[static_cast<size_t>(i)].memory == nullptr) return;  // `Create` failed
     for (uint64_t c = 0; c < ChunksAt(Level(i + 1)); ++c) {
-      const Atomic<uintptr_t>& word = WordOf(c * kHeadsPerChunk, Level(i + 1));
+      const Word& word = WordOf(c * kHeadsPerChunk, Level(i + 1));
       const std::unique_ptr<Chunk> chunk(ChunkOf(word.load(std::memory_order_relaxed)));
       if (chunk == nullptr) continue;
       for (const RmapHead& head : chunk->heads) TDP_CHECK(head.is_empty());
@@ -64,7 +65,7 @@ void SlotRmap::Hold::Wait(uintptr_t& word) {
 // From the largest level down: whoever finds the smallest head finds them all.
 absl::Status SlotRmap::PrepareSlow(Gfn gfn) {
   for (int i = kLevels; i >= 1; --i) {
-    Atomic<uintptr_t>& where = WordOf(IndexOf(gfn, Level(i)), Level(i));
+    Word& where = WordOf(IndexOf(gfn, Level(i)), Level(i));
     if (where.load(std::memory_order_acquire) != 0) continue;
     auto chunk = absl::WrapUnique(new (std::nothrow) Chunk);
     if (chunk == nullptr) {

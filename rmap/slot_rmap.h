@@ -124,10 +124,12 @@ class SlotRmap {
   };
   // The address of a chunk, 0 where there is none, and in bit 0 whether its heads are locked. Eight
   // to a cache line: vCPUs that fault 16 MiB apart do not share one.
-  struct alignas(64) Words {
-    std::array<Atomic<uintptr_t>, 8> of_chunks{};
+  using Word = Atomic<uintptr_t>;
+  static constexpr size_t kWordsPerLine = 64 / sizeof(uintptr_t);
+  struct Directory {
+    std::unique_ptr<Word[]> memory;
+    Word* words = nullptr;  // of `memory`, from the beginning of a line on
   };
-  using Directory = std::unique_ptr<Words[]>;
   static constexpr uintptr_t kLocked = 1;
   static Chunk* ChunkOf(uintptr_t word) { return reinterpret_cast<Chunk*>(word & ~kLocked); }
 
@@ -143,9 +145,8 @@ class SlotRmap {
   uint64_t ChunksAt(Level level) const {
     return IndexOf(end_ - PageCount(1), level) / kHeadsPerChunk + 1;
   }
-  Atomic<uintptr_t>& WordOf(uint64_t index, Level level) const {
-    const uint64_t chunk = index / kHeadsPerChunk;
-    return directories_[static_cast<size_t>(level.raw() - 1)][chunk / 8].of_chunks[chunk % 8];
+  Word& WordOf(uint64_t index, Level level) const {
+    return directories_[static_cast<size_t>(level.raw() - 1)].words[index / kHeadsPerChunk];
   }
   bool MakeDirectories();
   absl::Status PrepareSlow(Gfn gfn);

@@ -107,6 +107,41 @@ TEST(SlotReader, KeepsAddressSpacesApart) {
   }
 }
 
+// A reader that is asked often enough keeps a copy of few slots, 32 at most.
+TEST(SlotReader, AnswersTheSameHoweverOftenAndHoweverManySlotsThereAre) {
+  std::mt19937_64 random(31);
+  SlotSet set(SlotLimits{.address_spaces = 2});
+  SlotReader reader(set);
+  std::map<uint64_t, uint32_t> slots[2];  // the id of the slot in each 16 frames
+  for (int change = 0; change < 600; ++change) {
+    const auto space = static_cast<AddressSpaceId>(random() % 2);
+    const uint64_t place = random() % 40;
+    const auto id = static_cast<uint32_t>(place);
+    MemoryRegion region = Region(id, place * 16, 8, place * 100);
+    region.address_space = space;
+    if (slots[space].erase(place) != 0) {
+      region.size = 0;
+    } else {
+      slots[space][place] = id;
+    }
+    Apply(set, region);
+    const auto lookups = static_cast<int>(random() % 120);
+    for (int i = 0; i < lookups; ++i) {
+      const auto asked = static_cast<AddressSpaceId>(random() % 8 == 0 ? 1 - space : space);
+      const uint64_t gfn = random() % (41 * 16);
+      const MemorySlot* const slot = reader.Find(asked, Gfn(gfn));
+      const auto there = slots[asked].find(gfn / 16);
+      ASSERT_EQ(slot != nullptr, there != slots[asked].end() && gfn % 16 < 8) << gfn;
+      ASSERT_EQ(reader.generation(), set.generation(asked));
+      if (slot == nullptr) continue;
+      ASSERT_EQ(slot->id, there->second);
+      ASSERT_EQ(slot->address_space, asked);
+      ASSERT_EQ(slot->base, Gfn(gfn / 16 * 16));
+      ASSERT_EQ(slot->hva, Hva(kHva + gfn / 16 * 100 * kPageSize));
+    }
+  }
+}
+
 using HostPart = std::tuple<uint32_t, uint64_t, uint64_t>;  // slot, first gfn, pages
 
 std::multiset<HostPart> PartsIn(const SlotReader& reader, uint64_t first_page, uint64_t pages) {
@@ -273,18 +308,21 @@ TEST(SlotReader, HostRangesAgreeWithAListOfSlots) {
 
 // Slot i stands at frame 16 * i and moves to 16 * i + 8 and back; slots of odd id come and go. A
 // reader may find a slot at either place or not at all, but never a mixture, and never a wrong one.
-TEST(SlotReader, NeverReturnsAMixtureBesideAWriter) {
-  constexpr uint32_t kSlots = 600;
+// Few slots: the reader copies them all between two changes, if it gets there.
+class SlotReaderBesideAWriter : public testing::TestWithParam<uint32_t> {};
+
+TEST_P(SlotReaderBesideAWriter, NeverReturnsAMixture) {
+  const uint32_t slots = GetParam();
   constexpr uint64_t kPages = 4;
   SlotSet set(SlotLimits{});
-  for (uint32_t id = 0; id < kSlots; ++id) Apply(set, Region(id, id * 16, kPages, id * 100));
+  for (uint32_t id = 0; id < slots; ++id) Apply(set, Region(id, id * 16, kPages, id * 100));
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> lookups{0};
   std::thread thread([&] {
     SlotReader reader(set);
     std::mt19937_64 random(23);
     while (!stop) {
-      const uint64_t gfn = random() % (kSlots * 16);
+      const uint64_t gfn = random() % (slots * 16);
       const MemorySlot* const slot = reader.Find(0, Gfn(gfn));
       ++lookups;
       const bool stands_still = gfn / 16 % 4 == 2 && gfn % 16 < kPages;
@@ -307,7 +345,12 @@ TEST(SlotReader, NeverReturnsAMixtureBesideAWriter) {
   });
   std::mt19937_64 random(29);
   for (int i = 0; i < 30000 || lookups < 30000; ++i) {
-    const uint32_t id = static_cast<uint32_t>(random() % kSlots);
+    // Now and then the reader has the time for a copy.
+    if (i % 512 == 0) {
+      const uint64_t before = lookups;
+      while (lookups < before + 100) std::this_thread::yield();
+    }
+    const uint32_t id = static_cast<uint32_t>(random() % slots);
     if (id % 2 == 1) {
       Apply(set, set.FindById(0, id).has_value() ? Region(id, 0, 0, 0)
                                                  : Region(id, id * 16, kPages, id * 100));
@@ -319,6 +362,9 @@ TEST(SlotReader, NeverReturnsAMixtureBesideAWriter) {
   thread.join();
   EXPECT_TRUE(set.CheckInvariants().ok()) << set.CheckInvariants();
 }
+
+INSTANTIATE_TEST_SUITE_P(Slots, SlotReaderBesideAWriter, testing::Values(24, 600),
+                         [](const auto& test) { return std::to_string(test.param); });
 
 }  // namespace
 }  // namespace tdp
