@@ -17,7 +17,8 @@
 namespace tdp::internal {
 
 // Prints "file:line: check failed: what" to stderr and aborts, or on a freestanding machine panics.
-// Of plain text, so that the function that checks has no string on its stack, and with it no guard.
+// The first form takes plain text, so that the function that checks has no string on its stack, and
+// with it no guard.
 [[noreturn]] void CheckFailed(const char* file, int line, const char* what);
 [[noreturn]] void CheckFailed(const char* file, int line, const std::string& what);
 

@@ -40,7 +40,7 @@ class HostRange {
     const uint64_t page = hva.raw() >> kPageShift;
     return page >= first_ && page < end_;
   }
-  // Of a range that is not empty.
+  // `other` is not empty.
   constexpr bool Contains(HostRange other) const {
     return other.first_ >= first_ && other.end_ <= end_;
   }

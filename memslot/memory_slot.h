@@ -41,7 +41,7 @@ struct MemorySlot {
   // The host memory behind it, but for private frames.
   constexpr HostRange host_range() const { return HostRange(hva, pages.bytes()); }
   constexpr Hva HvaOf(Gfn gfn) const { return hva + (gfn - base).bytes(); }
-  // The same of a slot of host frames.
+  // The frame behind `gfn`, in a slot of host frames.
   constexpr Hfn FrameOf(Gfn gfn) const { return Hfn::Of(Hpa(HvaOf(gfn).raw())); }
   // Index of a contained frame in the slot, for per-page state.
   constexpr uint64_t IndexOf(Gfn gfn) const { return (gfn - base).raw(); }

@@ -67,7 +67,8 @@ class alignas(64) SlotReader {
   // The next question is about another address space.
   void ForgetPlain() { plain_ = Plain(); }
 
-  // The same slot, or where `gfn` is in a hole the next one below it; null if there is none.
+  // Returns the slot that holds `gfn`, or the next one below it if `gfn` is in a hole; null if
+  // there is none.
   const MemorySlot* FindAtOrBelow(AddressSpaceId address_space, Gfn gfn);
 
   // The generation of the slots that the last `Find` answered from: keep it with an MMIO entry.

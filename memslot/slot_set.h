@@ -155,7 +155,7 @@ class SlotSet {
     edits_.made.clear();
     edits_.replaced.clear();
   }
-  // The same as the writer sees them: with what a batch has built and not published.
+  // The roots as the writer sees them, with what a batch has built and not published.
   internal::IntervalRoot DraftGfnRoot(AddressSpaceId address_space) const {
     return has_draft_ ? draft_gfn_[address_space] : GfnRoot(address_space);
   }
@@ -179,7 +179,7 @@ class SlotSet {
   const SlotLimits limits_;
   DirtyBitmapPolicy dirty_bitmap_policy_ = DirtyBitmapPolicy::kClean;
   internal::IntervalNodePool pool_;
-  // Of the update that waits to be published; empty if there is none.
+  // The edits of the update that waits to be published; empty if there is none.
   internal::IntervalEdits edits_;
   const internal::IntervalTree gfn_tree_;
   const internal::IntervalTree hva_tree_;

@@ -25,8 +25,8 @@ namespace tdp {
 // docs/locking.md. Entries that reach over an end of the range are always looked at, and keep their
 // A bits for the harvest of their other parts.
 //
-// Of a table that maps nothing beside the range it learns which lines are in use, and looks at
-// those alone from then on (`TablePage::lines`).
+// Where a table maps nothing beside the range, the harvest learns which of its lines are in use,
+// and looks at those alone from then on (`TablePage::lines`).
 //
 // Two harvests of frames under one entry must not overlap in time, the flush after them included.
 class DirtyHarvest {

@@ -60,8 +60,7 @@ void FaultHandler::Adopt(AddressSpaceId space, View& view) {
   slots_.ForgetPlain();
 }
 
-// --- One page
-// --------------------------------------------------------------------------------------
+// --- One page ---
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest FaultHandler::RequestFor(
     const PageFault& fault, const HostPage& page) const {
@@ -297,8 +296,7 @@ FaultAnswer FaultHandler::Unresolved(const absl::Status& status) {
   return Fail(status);
 }
 
-// --- Rules
-// ------------------------------------------------------------------------------------------
+// --- Rules ---
 
 // What attributes and view say of the frame, and how. False if the fault ends here, with `end`.
 ABSL_ATTRIBUTE_NOINLINE bool FaultHandler::PassRules(const FaultRequest& request, PageFault& fault,
@@ -350,8 +348,7 @@ bool FaultHandler::CanRaiseVe(const PageFault& fault) {
          !mmu().Walk(fault.gfn).is_mapped();
 }
 
-// --- Frames without memory
-// --------------------------------------------------------------------------
+// --- Frames without memory ---
 
 // What an access ends with that no slot has memory for. The attribute is looked at first, as KVM
 // does: private memory is nothing that can be emulated, and an access that wants the other kind of
@@ -419,8 +416,7 @@ bool FaultHandler::IsMmioCurrent(EptEntry entry) const {
   return entry == EptEntry::Mmio(entry.mmio_gfn(), engine_.slots().generation(space_));
 }
 
-// --- Logs and the reverse map
-// -----------------------------------------------------------------------
+// --- Logs and the reverse map ---
 
 bool FaultHandler::HasRoomToLog(const MemorySlot& slot, Gfn gfn) {
   const DirtyLog* log = slot.state->dirty_log();

@@ -27,7 +27,7 @@ class Prefaulter {
 
   // Returns what can be wrong with a call but for the guest's width: `Vcpu::Prefault` says it.
   static absl::Status Check(Gpa gpa, ByteCount size, Access access);
-  // The same where no access is named.
+  // Checks a call that names no access.
   static absl::Status CheckRange(Gpa gpa, ByteCount size);
   // The arguments are checked.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access);

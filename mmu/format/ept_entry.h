@@ -166,7 +166,7 @@ class EptEntry {
   constexpr bool is_foreign() const { return Has(ept::kSoftForeign); }  // of a leaf
   // Whether W, A and D here say nothing of a slot's page: logs and aging pass the entry over.
   constexpr bool is_untracked() const { return is_mmio() || is_foreign(); }
-  // Of entries that point to a table: `ept::kTableRevisit`, `ept::kTablePushing`.
+  // These two are told of entries that point to a table.
   constexpr bool must_revisit() const { return Has(ept::kTableRevisit); }
   constexpr bool is_pushing() const { return Has(ept::kTablePushing); }
   constexpr uint64_t mmio_generation() const {

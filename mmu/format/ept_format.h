@@ -77,8 +77,7 @@ inline constexpr int kMmioGenerationHighShift = 52;
 inline constexpr int kMmioGenerationHighBits = 11;
 inline constexpr int kMmioGenerationBits = kMmioGenerationLowBits + kMmioGenerationHighBits;
 
-// --- EPTP
-// ------------------------------------------------------------------------------------------
+// --- EPTP ---
 inline constexpr uint64_t kEptpMemoryTypeMask = Bits(2, 0);
 inline constexpr int kEptpLevelsShift = 3;
 inline constexpr uint64_t kEptpLevelsMask = Bits(5, 3);
@@ -86,8 +85,7 @@ inline constexpr uint64_t kEptpAccessedDirty = Bit(6);
 inline constexpr uint64_t kEptpSupervisorShadowStack = Bit(7);
 inline constexpr uint64_t kEptpReserved = Bits(11, 8);
 
-// --- IA32_VMX_EPT_VPID_CAP
-// -------------------------------------------------------------------------
+// --- IA32_VMX_EPT_VPID_CAP ---
 inline constexpr uint64_t kCapExecuteOnly = Bit(0);
 inline constexpr uint64_t kCapWalk4 = Bit(6);
 inline constexpr uint64_t kCapWalk5 = Bit(7);
@@ -107,8 +105,7 @@ inline constexpr uint64_t kCapInvvpidSingle = Bit(41);
 inline constexpr uint64_t kCapInvvpidAll = Bit(42);
 inline constexpr uint64_t kCapInvvpidSingleKeepGlobals = Bit(43);
 
-// --- Exit qualification of an EPT violation
-// -------------------------------------------------------
+// --- Exit qualification of an EPT violation ---
 inline constexpr uint64_t kQualRead = Bit(0);
 inline constexpr uint64_t kQualWrite = Bit(1);
 inline constexpr uint64_t kQualFetch = Bit(2);
@@ -129,8 +126,7 @@ inline constexpr uint64_t kQualGuestPagingVerification = Bit(15);
 inline constexpr uint64_t kQualAsynchronous = Bit(16);
 inline constexpr uint64_t kQualDefined = Bits(16, 0);
 
-// --- Proofs
-// -----------------------------------------------------------------------------------------
+// --- Proofs ---
 inline constexpr uint64_t kHardwareLeafBits = kRightsMask | kMemoryTypeMask | kIgnorePat |
                                               kLargePage | kAccessed | kDirty | kUserExecute |
                                               kAddressMask | kVerifyGuestPaging | kPagingWrite |

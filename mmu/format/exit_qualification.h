@@ -30,15 +30,15 @@ class ExitQualification {
                              (final_address ? ept::kQualFinalAddress : 0));
   }
 
-  // The same with what a CPU that has advanced exit information says of the page of a final
-  // address: what the guest's own tables allow there.
+  // Adds what a CPU that has advanced exit information says of the page of a final address: what
+  // the guest's own tables allow there.
   constexpr ExitQualification WithGuestRights(bool user, bool writable, bool executable) const {
     return ExitQualification(raw_ | (user ? ept::kQualUserAddress : 0) |
                              (writable ? ept::kQualGuestWritable : 0) |
                              (executable ? 0 : ept::kQualGuestNoExecute));
   }
-  // The same with what no walk decides, but how `other` came about: whether NMIs were unblocked by
-  // the instruction, and whether it was one at all.
+  // Adds what no walk decides, but how `other` came about: whether NMIs were unblocked by the
+  // instruction, and whether it was one at all.
   constexpr ExitQualification WithCauseOf(ExitQualification other) const {
     return ExitQualification(raw_ |
                              (other.raw_ & (ept::kQualNmiUnblocked | ept::kQualAsynchronous)));
@@ -52,10 +52,10 @@ class ExitQualification {
   // The kinds of access that failed, a set: with EPT A/D bits a guest-table access is read and
   // write. A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
   constexpr Access access() const { return Access::FromRaw(raw_ & 7); }
-  // The same under MBEC: a fetch is `Execute` if its linear address is a supervisor-mode one, and
-  // `UserExecute` if it is a user-mode one. Bit 9 says which, where the CPU has advanced exit
-  // information; else, of the two rights, the one that was there is not the one that was missing.
-  // Both, where neither tells.
+  // Returns the kinds under MBEC: a fetch is `Execute` if its linear address is a supervisor-mode
+  // one, and `UserExecute` if it is a user-mode one. Bit 9 says which, where the CPU has advanced
+  // exit information; else, of the two rights, the one that was there is not the one that was
+  // missing. It is both, where neither tells.
   constexpr Access access_by_mode(bool advanced_exit_information) const {
     if (!is_fetch()) return access();
     if (advanced_exit_information && linear_address_valid() && final_address()) {

@@ -40,8 +40,7 @@ inline constexpr uint64_t kCr3ProcessContextIdMask = Bits(11, 0);
 // A value that is written under CR4.PCIDE says by this: keep the translations of its PCID.
 inline constexpr uint64_t kCr3KeepTranslations = Bit(63);
 
-// --- Entries of every mode; those of 32-bit paging are the low half
-// ---------------------------------
+// --- Entries of every mode; those of 32-bit paging are the low half ---
 inline constexpr uint64_t kPresent = Bit(0);
 inline constexpr uint64_t kWrite = Bit(1);
 inline constexpr uint64_t kUser = Bit(2);
@@ -63,8 +62,7 @@ inline constexpr int kPse36Bits = 8;
 // A PAE PDPTE, which is a register and not an entry.
 inline constexpr uint64_t kPdpteReservedLow = Bits(8, 5) | Bits(2, 1);
 
-// --- Error code of a page fault
-// ---------------------------------------------------------------------
+// --- Error code of a page fault ---
 inline constexpr uint32_t kFaultPresent = 1u << 0;
 inline constexpr uint32_t kFaultWrite = 1u << 1;
 inline constexpr uint32_t kFaultUser = 1u << 2;

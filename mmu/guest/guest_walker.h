@@ -304,7 +304,7 @@ ABSL_ATTRIBUTE_NOINLINE void GvaToGpaInOtherModes(const GuestPaging& paging,
       return walk_in(std::integral_constant<PagingMode, PagingMode::k5Level>());
   }
 }
-// The same, in 4-level paging without a call.
+// Walks as `GvaToGpa` above, and makes no call where paging has four levels.
 template <typename Memory>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void GvaToGpa(const GuestPaging& paging,
                                                   const GuestRoots& roots, Memory& memory, Gva gva,

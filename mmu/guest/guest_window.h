@@ -128,7 +128,7 @@ class GuestWindow {
     return ((page.raw() + 1) * kGolden) >> (64 - kLogLines + 1) << 1 | parity;
   }
 
-  // Of a line of the frame that is asked about, or one of none.
+  // Whether the line answers for its frame, the one that is asked about or none.
   bool Serves(const Line& line, bool to_write) const {
     const bool stands = ABSL_PREDICT_TRUE(sequence_.IsQuietSince(line.sequence)) ||
                         !sequence_.MovedSince(line.sequence, line.hva, line.of_host);

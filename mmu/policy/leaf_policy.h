@@ -115,8 +115,8 @@ class LeafPolicy {
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsOrdinary(const HostPage& page) const {
     return page.writable && page.memory_type == MemoryType::kWriteBack && !MayBeLarge(page);
   }
-  // The same for one that `OrdinaryLeaf`, enlarged, maps by 2 MiB around `gfn`, as far as the slot
-  // permits.
+  // Returns whether `page` is one that `OrdinaryLeaf`, enlarged, maps by 2 MiB around `gfn`, as far
+  // as the slot permits.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsOrdinary2M(const HostPage& page, Gfn gfn) const {
     const bool huge = page.order >= kLevel1G.shift() - kPageShift && options_.largest > kLevel2M;
     return page.writable && page.memory_type == MemoryType::kWriteBack && MayBeLarge(page) &&
@@ -222,7 +222,7 @@ class LeafPolicy {
     private_ = frames;
     Update();
   }
-  // The same as in `other`, but for rules and frames, which are each view's own.
+  // Takes over what `other` has, but for rules and frames, which are each view's own.
   void Share(const LeafPolicy& other) {
     set_types(other.types_, other.ignore_pat_);
     set_private_frames(other.private_);
@@ -269,7 +269,8 @@ class LeafPolicy {
 
   const LeafPolicyOptions options_;
   const int large_order_;  // from which on a host page may be mapped by a large leaf
-  // Of ordinary memory in a slot without flags, but for the frame, after a read and after a write.
+  // The leaves of ordinary memory in a slot without flags, after a read and after a write. The
+  // frame is missing.
   EptEntry ordinary_leaves_[2];
   Atomic<uint32_t> special_{0};
   bool is_plain_ = true;  // leaves follow from slot and host page alone

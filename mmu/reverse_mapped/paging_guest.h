@@ -35,7 +35,7 @@ class PagingGuest {
   bool Leaf(uint64_t raw, PageRole role, LeafOrigin& origin) const {
     return Leaf(raw, role.access(), origin);
   }
-  // The same in a table of these rights.
+  // Answers for a table whose rights are `table`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool Leaf(uint64_t raw, Access table, LeafOrigin& origin) const {
     constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
     if ((raw & kUsed) != kUsed || paging_.HasReservedBit(raw, 1, true)) return false;

@@ -20,8 +20,7 @@ RmapPlace& ReverseMappedMmu::NoPlaces::operator()(uint64_t* entry) const {
                         absl::StrFormat("two entries map one frame: the second is at %p", entry));
 }
 
-// --- Slots
-// ------------------------------------------------------------------------------------------
+// --- Slots ---
 
 absl::StatusOr<std::shared_ptr<SlotRmap>> ReverseMappedMmu::MakeRmap(const MemorySlot& slot) {
   TDP_ASSIGN_OR_RETURN(std::unique_ptr<SlotRmap> rmap, SlotRmap::Create(slot.base, slot.pages));
@@ -33,8 +32,7 @@ void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
   rmaps_[id] = std::move(rmap);
 }
 
-// --- Readers' side
-// ------------------------------------------------------------------------------------
+// --- Readers' side ---
 
 // The shape of Linux 3.11's __direct_map: down to the level wanted, then set the entry there.
 MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
@@ -106,8 +104,7 @@ bool ReverseMappedMmu::DropLarge(const EntryPosition& at, EptEntry old, Gfn gfn,
   return true;
 }
 
-// --- Writer's side
-// ------------------------------------------------------------------------------------
+// --- Writer's side ---
 
 template <typename Visit>
 void ReverseMappedMmu::ForEachHead(Gfn first, Gfn end, Visit visit) const {

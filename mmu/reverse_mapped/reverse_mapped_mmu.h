@@ -47,16 +47,14 @@ class ReverseMappedMmu {
   ReverseMappedMmu(const ReverseMappedMmu&) = delete;
   ReverseMappedMmu& operator=(const ReverseMappedMmu&) = delete;
 
-  // --- Slots: under the slots mutex, and the writer's side where it says so
-  // ------------------------
+  // --- Slots: under the slots mutex, and the writer's side where it says so ---
 
   // The reverse map for a slot that is about to be published.
   static absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const MemorySlot& slot);
   // Writer's side. Puts `rmap` (null: none) in the place of slot `id`, whose leaves are gone.
   void SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap);
 
-  // --- Readers' side
-  // -----------------------------------------------------------------------------------
+  // --- Readers' side ---
 
   // The reverse map of a slot that was looked up after the change sequence that the section
   // checked.
@@ -77,8 +75,7 @@ class ReverseMappedMmu {
   // the clock has to move before the section ends, so that whoever finds the hole finds the debt.
   MapResult Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo, TableCache& cache);
 
-  // --- Writer's side
-  // -----------------------------------------------------------------------------------
+  // --- Writer's side ---
 
   // Takes every leaf that touches [first, end) away, one by one, and what `DirectMmu::Detach` finds
   // then: tables without leaves. Returns whether anything was there.

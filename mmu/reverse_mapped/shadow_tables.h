@@ -117,8 +117,7 @@ class ShadowTables {
   // Any thread.
   void AddTo(ShadowStats& stats) const;
 
-  // --- pages, under the lock
-  // ---------------------------------------------------------------------------
+  // --- pages, under the lock ---
 
   // The page of `gfn` and `role`, if there is one that is not obsolete.
   ShadowPage* Find(Gfn gfn, PageRole role) const {
@@ -147,8 +146,7 @@ class ShadowTables {
     return !page.is_invalid && page.generation == generation_;
   }
 
-  // --- entries, under the lock
-  // -------------------------------------------------------------------------
+  // --- entries, under the lock ---
 
   static Ref At(const ShadowPage& page, int index) { return Ref(page.entry(index)); }
   // The table that `entry` of a page points to.
@@ -195,8 +193,7 @@ class ShadowTables {
   // CPU could not have cached then. Any thread.
   uint64_t additions() const { return additions_.load(std::memory_order_relaxed); }
 
-  // --- what the guest writes, under the lock
-  // -----------------------------------------------------------
+  // --- what the guest writes, under the lock ---
 
   // Returns whether the guest must not write `gfn` by itself, since a page shadows it and is to
   // stay in sync. Pages of level 1 alone can go unsync: `unsync` asks to make them so.
@@ -216,8 +213,7 @@ class ShadowTables {
   void BeginResync(ShadowZap& zap);
   void SetSynced(ShadowPage& page);
 
-  // --- zapping
-  // -----------------------------------------------------------------------------------------
+  // --- zapping ---
 
   // Under the lock. Takes the page out of everything: its entries, its parents, the hash. Its
   // children stay.
@@ -252,8 +248,7 @@ class ShadowTables {
   // settled is owed, too.
   PendingFlush CommitAll(ShadowZap&& zap);
 
-  // --- structural operations, in a writer's section
-  // ------------------------------------------------------------
+  // --- structural operations, in a writer's section ---
 
   void SetRmap(uint32_t slot, std::shared_ptr<SlotRmap> rmap) {
     AssertWriting(mmu_lock_);
@@ -261,7 +256,7 @@ class ShadowTables {
   }
   // The reverse map of the slot of `gfn`. Any side.
   const std::shared_ptr<SlotRmap>& RmapOf(Gfn gfn) const { return rmaps_.Of(gfn); }
-  // The same by the slot's id: null if it has none that holds `gfn`.
+  // Finds it by the slot's id. Null if the slot has none that holds `gfn`.
   SlotRmap* RmapOf(const MemorySlot& slot, Gfn gfn) const { return rmaps_.OfSlot(slot.id, gfn); }
 
   // Takes away every leaf that touches [first, end) and every page that shadows a table there.
@@ -272,8 +267,7 @@ class ShadowTables {
   // Zaps up to `count` obsolete pages, the oldest first. Whether there may be more.
   bool ZapObsolete(size_t count, ShadowZap& zap);
 
-  // --- rights and A bits, under the lock
-  // ---------------------------------------------------------------------
+  // --- rights and A bits, under the lock ---
 
   // Takes W from every leaf that touches [first, end). Whether any had it.
   bool WriteProtect(Gfn first, Gfn end);
@@ -284,8 +278,7 @@ class ShadowTables {
   // Clears A in every leaf that touches [first, end); `test` leaves it. Whether any had it.
   bool Age(Gfn first, Gfn end, bool test);
 
-  // --- looking
-  // ------------------------------------------------------------------------------------------
+  // --- looking ---
 
   size_t page_count() const { return pages_.size(); }
   // In a writer's section: Internal, saying which page, if an invariant does not hold.

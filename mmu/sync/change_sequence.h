@@ -36,14 +36,14 @@ class ChangeSequence {
   // Returns the one `then` since which nothing has; where there is none, what `Current` never is.
   uint64_t quiet() const { return quiet_; }
 
-  // The same of a page that the host was asked for, if `of_host`; a frame that a slot or a view
+  // Tells it of a page that the host was asked for if `of_host`. A frame that a slot or a view
   // names depends on no invalidation.
   bool MovedSince(uint64_t then, Hva hva, bool of_host) const {
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Contains(hva)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
-  // The same for all of `range`.
+  // Whether anything that counts for any page of `range` has changed since, or is changing now.
   bool MovedSince(uint64_t then, HostRange range, bool of_host = true) const {
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Overlaps(range)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
@@ -99,7 +99,8 @@ class ChangeSequence {
   static constexpr uint64_t kMoving = kNever - 1;
 
   alignas(64) Atomic<uint64_t> sequence_{0};
-  // The same while no invalidation is in progress, else `kMoving`. Read inside sections alone.
+  // What `sequence_` is while no invalidation is in progress, else `kMoving`. It is read inside
+  // sections alone.
   uint64_t quiet_ = 0;
   uint32_t in_progress_ = 0;
   HostRange range_;

@@ -96,7 +96,7 @@ class FlushClock {
   PendingFlush Advance() {
     return PendingFlush(this, generation_.fetch_add(1, std::memory_order_seq_cst) + 1);
   }
-  // The same where a root was replaced: its translations can only be dropped with all others, since
+  // Advances after a root was replaced: its translations can only be dropped with all others, since
   // the table may serve as another root later.
   PendingFlush AdvanceAllRoots();
 

@@ -83,7 +83,7 @@ class alignas(64) MmuLock::Reader {
     const uint32_t before = state_.exchange(kInside, std::memory_order_seq_cst);
     if (ABSL_PREDICT_FALSE(!MayStay(before))) EnterSlow();
   }
-  // The same where that takes no wait, or false: at once and outside.
+  // Enters if that takes no wait. Else it returns false at once, and the reader stays outside.
   bool TryEnter() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     const uint32_t before = state_.exchange(kInside, std::memory_order_seq_cst);
     if (ABSL_PREDICT_TRUE(MayStay(before))) return true;

@@ -35,8 +35,7 @@ DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage
   ReplaceRoot(root);
 }
 
-// --- Readers' side
-// --------------------------------------------------------------------------------
+// --- Readers' side ---
 
 // Returns where to map `gfn`. For a write, the way there is writable afterwards; no table if
 // another fault is at that.
@@ -339,8 +338,7 @@ bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
   }
 }
 
-// --- Writer's side
-// ----------------------------------------------------------------------------------
+// --- Writer's side ---
 
 struct DirectMmu::Detachment {
   TableList& detached;

@@ -35,7 +35,7 @@ struct EntryPosition {
   Access above = Access::All();
 
   EntryRef entry(Gfn gfn) const { return entry(gfn, level); }
-  // The same where the level is known.
+  // Returns the entry of `gfn` for a caller that knows the level, which is then a constant.
   EntryRef entry(Gfn gfn, Level known) const { return EntryRef(table + known.IndexOf(gfn)); }
 };
 
@@ -138,7 +138,7 @@ class MapResult {
 
   constexpr MapOutcome outcome() const { return static_cast<MapOutcome>(raw_ & 0xff); }
   constexpr bool is_mapped() const { return outcome() <= MapOutcome::kSpurious; }
-  // Of the leaf that stands there now, if it is mapped.
+  // Returns the level of the leaf that stands there now, if the page is mapped.
   constexpr Level level() const { return Level(static_cast<int>(raw_ >> kLevelShift & 0xff)); }
   // Mapped, and nothing is left to do.
   constexpr bool is_plain() const { return (raw_ & ~(0xffu << kLevelShift)) <= 1; }
@@ -183,8 +183,7 @@ class DirectMmu {
   // The first frame beyond what the tables can name.
   Gfn end() const { return Gfn(uint64_t{1} << (root_level().above().shift() - kPageShift)); }
 
-  // --- Readers' side
-  // ------------------------------------------------------------------------------
+  // --- Readers' side ---
 
   // What the tables say of `gfn`.
   Translation Walk(Gfn gfn) const {
@@ -216,7 +215,7 @@ class DirectMmu {
                                              const LeafMemo& memo) {
     return memo.IsNear(gfn, level) && FillHoleNear(gfn, level, leaf, memo);
   }
-  // The same where `memo.IsNear`.
+  // Fills the hole for a caller that knows that the frame `IsNear`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHoleNear(Gfn gfn, Level level, EptEntry leaf,
                                                  const LeafMemo& memo) {
     EptEntry hole;
@@ -268,8 +267,7 @@ class DirectMmu {
   // there now; false if tables are missing or something is mapped.
   bool MapMmio(Gfn gfn, uint64_t generation, TableCache& cache);
 
-  // --- Writer's side
-  // ------------------------------------------------------------------------------
+  // --- Writer's side ---
 
   // Takes every mapping of [first, end) away: whole subtrees at the highest entries inside, and the
   // ragged edges entry by entry. A large leaf that reaches over an edge is split first with a table
@@ -280,8 +278,8 @@ class DirectMmu {
   bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
               LostDirtyLeaves* lost = nullptr);
 
-  // The same of one frame, where that is all there is to do: it stands in a table of 4 KiB leaves
-  // that keeps a neighbour, so nothing above changes. False if `Detach` is needed as well.
+  // Detaches one frame, where that is all there is to do: it stands in a table of 4 KiB leaves that
+  // keeps a neighbour, so nothing above changes. False if `Detach` is needed as well.
   bool DetachPage(Gfn gfn, LostDirtyLeaves* lost) const;
 
   // Puts an empty root in place and returns the old one, with everything below it.
@@ -292,8 +290,7 @@ class DirectMmu {
   // that a page was written since. Returns whether anything was writable.
   bool WriteProtect(Gfn first, Gfn end);
 
-  // --- Nobody else is there
-  // -----------------------------------------------------------------------
+  // --- Nobody else is there ---
 
   // Ends the use of this object and gives the root back.
   TablePage* TakeRoot();
@@ -303,8 +300,7 @@ class DirectMmu {
   // Writer's side, or any moment when no one changes the tables.
   void ForEach(Visitor visit) const;
 
-  // --- Building blocks, for operations that have files of their own
-  // -------------------------------------------------------------------------------
+  // --- Building blocks, for operations that have files of their own ---
 
   // To be called in a table that is linked before a hole there is filled, as of `NoteLine`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE static void NoteLine(EntryRef entry) {
@@ -343,7 +339,8 @@ class DirectMmu {
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* WritableLeafTable(Gfn gfn) const {
     return FindLeafTable(gfn, [](EptEntry link) { return link.links_writably(); });
   }
-  // The same whether or not the way there is writable, and whether it is.
+  // Returns the table of 4 KiB leaves whether or not the way there is writable, and says in
+  // `writable` whether it is.
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* LeafTable(Gfn gfn, bool& writable) const {
     uint64_t rights = ~uint64_t{0};
     uint64_t* const table = FindLeafTable(gfn, [&rights](EptEntry link) {
@@ -353,8 +350,8 @@ class DirectMmu {
     writable = EptEntry(rights).is_writable();
     return table;
   }
-  // The same by the links that `goes_on(link)` is true of. Level by level, so that each shift is a
-  // constant.
+  // Returns the table that is reached by links of which `goes_on(link)` is true. It goes level by
+  // level, so that each shift is a constant.
   template <typename GoesOn>
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* FindLeafTable(Gfn gfn, GoesOn goes_on) const {
     const DirectMap direct_map = pool_.direct_map();

@@ -25,7 +25,7 @@ absl::Status CheckAttributes(const Engine& engine, Gpa gpa, ByteCount size, uint
 // none. InvalidArgument as above.
 absl::StatusOr<FrameRange> CheckFrames(Engine& engine, Gfn first, PageCount count,
                                        AddressSpaceId space);
-// The same where the address space has been checked.
+// Returns those frames for a caller that has checked the address space.
 inline FrameRange FramesOf(Engine& engine, Gfn first, PageCount count, AddressSpaceId space) {
   const Gfn limit = engine.mmu(space).end();
   first = std::min(first, limit);

@@ -55,8 +55,7 @@ absl::Status Vm::SetMemoryRegion(const MemoryRegion& region) {
   return ChangeSlot(*engine_, checked);
 }
 
-// --- vCPUs
-// ----------------------------------------------------------------------------------------
+// --- vCPUs ---
 
 // The vCPU is made with no lock held, since its first root may have to wait for others; it is seen
 // when it is complete. Its destructor gives the id back, here too where something can not be had.
@@ -67,8 +66,7 @@ absl::StatusOr<std::unique_ptr<Vcpu>> Vm::CreateVcpu() {
   return absl::WrapUnique(new Vcpu(std::move(impl)));
 }
 
-// --- Taking mappings away
-// -------------------------------------------------------------------------
+// --- Taking mappings away ---
 
 absl::StatusOr<PendingFlush> Vm::ZapRange(Gfn first, PageCount count, AddressSpaceId space) {
   if (ABSL_PREDICT_FALSE(space >= engine_->address_spaces())) return CheckSpace(*engine_, space);
@@ -98,8 +96,7 @@ void Vm::EndHostInvalidation() {
   engine_->sequence().End();
 }
 
-// --- Looking
-// --------------------------------------------------------------------------------------
+// --- Looking ---
 
 absl::StatusOr<Translation> Vm::Translate(Gpa gpa, AddressSpaceId space, ViewId id) {
   TDP_ASSIGN_OR_RETURN(const View* view, FindView(*engine_, id, space));

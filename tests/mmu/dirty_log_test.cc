@@ -393,8 +393,7 @@ TEST_P(EveryTracking, NoWriteIsLostWhateverHappensBetween) {
   }
 }
 
-// --- D bits
-// ------------------------------------------------------------------------------------------
+// --- D bits ---
 
 class DirtyBits : public testing::Test {
  protected:
@@ -504,8 +503,7 @@ TEST_F(DirtyBits, ATableThatComesBackForOtherFramesHasNothingOfItsLinesLeft) {
   }
 }
 
-// --- PML
-// ---------------------------------------------------------------------------------------------
+// --- PML ---
 
 TEST(Pml, AFullLogIsAnExitAndNothingOfItIsLost) {
   LoggingGuest guest({.tracking = DirtyTracking::kPml, .vcpus = 1});
@@ -529,8 +527,7 @@ TEST(Pml, MisuseIsAWordedError) {
   EXPECT_EQ(guest.vcpu(0).LogPml({&page, 1}), absl::OkStatus()) << "no slot there: nothing to log";
 }
 
-// --- Options
-// -----------------------------------------------------------------------------------------
+// --- Options ---
 
 TEST(DirtyTrackingOption, WhatTheBackendLacksIsAnErrorByName) {
   TestHost backend;

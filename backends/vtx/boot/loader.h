@@ -27,8 +27,7 @@ struct Machine {
   const char* arguments = nullptr;  // one after another, each with its NUL
 };
 
-// --- Console (console.cc)
-// -------------------------------------------------------------------------
+// --- Console (console.cc) ---
 void Print(const char* text);
 void PrintBytes(const char* text, size_t size);
 void PrintHex(uint64_t value);
