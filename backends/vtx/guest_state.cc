@@ -3,6 +3,7 @@
 #include "tdp/backends/vtx/guest_state.h"
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -35,14 +36,14 @@ constexpr uint32_t kRightsCode64 = 0xa09b;
 constexpr uint32_t kRightsBusyTss = 0x8b;
 
 void SetSegments(GuestState& state, const GuestSegment& code, const GuestSegment& data) {
-  for (int i = kEs; i <= kGs; ++i) state.segments[i] = data;
+  for (size_t i = kEs; i <= kGs; ++i) state.segments[i] = data;
   state.segments[kCs] = code;
   // An entry demands a usable TR, whether or not the guest ever uses one.
   state.segments[kTr] = {.limit = 0x67, .rights = kRightsBusyTss};
 }
 
 absl::Status WriteSegments(const GuestState& state) {
-  for (int i = 0; i < kGuestSegments; ++i) {
+  for (size_t i = 0; i < kGuestSegments; ++i) {
     const GuestSegment& segment = state.segments[i];
     TDP_RETURN_IF_ERROR(VmWrite(FieldAfter(VmcsField::kGuestEsSelector, i), segment.selector));
     TDP_RETURN_IF_ERROR(VmWrite(FieldAfter(VmcsField::kGuestEsBase, i), segment.base));
@@ -75,7 +76,7 @@ absl::Status WriteControlRegisters(const GuestState& state, const VmxMsrs& msrs,
       {VmcsField::kGuestEfer, state.efer},
   };
   for (const auto& [field, value] : fields) TDP_RETURN_IF_ERROR(VmWrite(field, value));
-  for (int i = 0; i < 4; ++i) {
+  for (size_t i = 0; i < 4; ++i) {
     TDP_RETURN_IF_ERROR(VmWrite(FieldAfter(VmcsField::kGuestPdpte0, i), state.pdptes[i]));
   }
   return absl::OkStatus();

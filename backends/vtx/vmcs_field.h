@@ -6,6 +6,7 @@
 #ifndef TDP_BACKENDS_VTX_VMCS_FIELD_H_
 #define TDP_BACKENDS_VTX_VMCS_FIELD_H_
 
+#include <cstddef>
 #include <cstdint>
 
 namespace tdp::vtx {
@@ -174,7 +175,7 @@ enum class VmcsField : uint32_t {
 };
 
 // The field `n` places after `field` in a row of equal ones.
-constexpr VmcsField FieldAfter(VmcsField field, int n) {
+constexpr VmcsField FieldAfter(VmcsField field, size_t n) {
   return static_cast<VmcsField>(static_cast<uint32_t>(field) + 2 * static_cast<uint32_t>(n));
 }
 

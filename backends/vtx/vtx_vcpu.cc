@@ -5,6 +5,7 @@
 #include <cpuid.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -37,7 +38,7 @@ constexpr uint64_t kPatAtReset = 0x0007040600070406;
 
 // The base of the TSS descriptor `selector` names.
 uint64_t TaskBase(uint64_t gdt, uint16_t selector) {
-  const auto* descriptor = reinterpret_cast<const uint64_t*>(gdt + (selector & ~7));
+  const auto* descriptor = reinterpret_cast<const uint64_t*>(gdt + (selector & ~uint64_t{7}));
   return (descriptor[0] >> 16 & 0xffffff) | (descriptor[0] >> 56) << 24 | descriptor[1] << 32;
 }
 
@@ -267,8 +268,8 @@ absl::Status VtxVcpu::WriteHostState() {
   tdp_read_selectors(selectors);
   tdp_read_table_bases(tables);
   // The order of tdp_read_selectors is that of the fields. An exit demands RPL and TI of 0.
-  for (int i = 0; i < 7; ++i) {
-    TDP_RETURN_IF_ERROR(VmWrite(FieldAfter(VmcsField::kHostEs, i), selectors[i] & ~7));
+  for (size_t i = 0; i < 7; ++i) {
+    TDP_RETURN_IF_ERROR(VmWrite(FieldAfter(VmcsField::kHostEs, i), selectors[i] & ~uint64_t{7}));
   }
   const std::pair<VmcsField, uint64_t> fields[] = {
       {VmcsField::kHostCr0, tdp_read_cr0()},

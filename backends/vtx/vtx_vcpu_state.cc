@@ -49,15 +49,15 @@ constexpr VmcsField kFields[] = {
 // The rows of eight, one for each segment.
 constexpr VmcsField kSegmentRows[] = {VmcsField::kGuestEsSelector, VmcsField::kGuestEsBase,
                                       VmcsField::kGuestEsLimit, VmcsField::kGuestEsRights};
-constexpr int kPdptes = 4;
+constexpr size_t kPdptes = 4;
 
 // In an order that is always the same. `pdptes`: the VMCS has them, which comes with EPT.
 std::vector<VmcsField> AllFields(bool pdptes) {
   std::vector<VmcsField> all(std::begin(kFields), std::end(kFields));
   for (const VmcsField row : kSegmentRows) {
-    for (int i = 0; i < kGuestSegments; ++i) all.push_back(FieldAfter(row, i));
+    for (size_t i = 0; i < kGuestSegments; ++i) all.push_back(FieldAfter(row, i));
   }
-  for (int i = 0; pdptes && i < kPdptes; ++i) {
+  for (size_t i = 0; pdptes && i < kPdptes; ++i) {
     all.push_back(FieldAfter(VmcsField::kGuestPdpte0, i));
   }
   return all;

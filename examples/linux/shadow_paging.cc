@@ -3,6 +3,7 @@
 #include "tdp/examples/linux/shadow_paging.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -297,7 +298,7 @@ absl::StatusOr<bool> ShadowPaging::OnMsr(const vtx::VmExit& exit) {
 absl::Status ShadowPaging::OnInvpcid(const vtx::VmExit& exit) {
   TDP_ASSIGN_OR_RETURN(const uint64_t information,
                        vcpu_.Read(VmcsField::kExitInstructionInformation));
-  const int segment = information >> 15 & 7;
+  const size_t segment = information >> 15 & 7;
   TDP_ASSIGN_OR_RETURN(uint64_t address,
                        vcpu_.Read(vtx::FieldAfter(VmcsField::kGuestEsBase, segment)));
   address += exit.qualification;
