@@ -87,6 +87,7 @@ void BM_EnableDirtyLog(benchmark::State& state, ByteCount size) {
 }
 BENCHMARK_CAPTURE(BM_EnableDirtyLog, 1GiB, GiB(1))->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(BM_EnableDirtyLog, 1TiB, TiB(1))->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(BM_EnableDirtyLog, 4TiB, TiB(4))->Unit(benchmark::kMicrosecond);
 
 // A take from 1 GiB of 4 KiB pages that were all written, or all read: nanoseconds per page.
 void BM_HarvestDBits(benchmark::State& state, bool dirty) {

@@ -3,6 +3,8 @@
 // Memory slots, dirty bitmaps and region trees. What changes slots is measured through `Vm`, as an
 // embedder pays for it: checks, publication, writer sections and flushes included.
 
+#include <malloc.h>
+
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -161,6 +163,35 @@ void BM_SlotMoveActive(benchmark::State& state) {
   });
 }
 BENCHMARK(BM_SlotMoveActive)->Arg(32764);
+
+// A million changes, one after another: a random slot goes, or comes back at its own place or at
+// the one behind. What the set takes beyond its slots must not grow with the changes.
+void BM_SlotChurn(benchmark::State& state) {
+  constexpr uint64_t kChanges = 1'000'000;
+  const auto slots = static_cast<uint32_t>(state.range(0));
+  const auto set = SetOf(slots);
+  std::vector<bool> is_there(slots, true);
+  std::mt19937_64 random(3);
+  size_t before = 0;
+  Stopwatch watch;
+  for (auto _ : state) {
+    watch.Start();
+    for (uint64_t i = 0; i < kChanges; ++i) {
+      // What a first round takes for its nodes is not growth.
+      if (i == kChanges / 10) before = mallinfo2().uordblks;
+      const auto id = static_cast<uint32_t>(random() % slots);
+      MemoryRegion region = SlotAt(id, id * kSlotStride + random() % 2 * kSlotPages);
+      if (is_there[id]) region.size = 0;
+      is_there[id] = !is_there[id];
+      Publish(*set, region);
+    }
+    watch.Stop();
+  }
+  const size_t after = mallinfo2().uordblks;
+  state.counters["bytes_grown"] = after > before ? static_cast<double>(after - before) : 0;
+  bench::Report(state, watch, state.iterations() * kChanges, Floor::kLockedOp);
+}
+BENCHMARK(BM_SlotChurn)->Arg(512)->Arg(32764)->Iterations(1);
 
 // 1000 dirty pages, spread over the slot, are taken; marking them is not timed.
 void BM_DirtyGet(benchmark::State& state, ByteCount slot_size) {

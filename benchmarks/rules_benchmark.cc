@@ -67,7 +67,13 @@ void BM_SetViewRights(benchmark::State& state) {
     hooked = !hooked;
   }
 }
-BENCHMARK(BM_SetViewRights)->ArgName("runs")->Arg(2)->Arg(310)->Arg(3100)->Arg(31000);
+BENCHMARK(BM_SetViewRights)
+    ->ArgName("runs")
+    ->Arg(2)
+    ->Arg(310)
+    ->Arg(3100)
+    ->Arg(31000)
+    ->Arg(200000);  // 100,000 hooked pages
 
 }  // namespace
 }  // namespace tdp::bench
