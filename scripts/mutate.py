@@ -83,9 +83,10 @@ class Layout:
         return os.path.join(self.execution_root, name)
 
     def test_folder(self, target):
-        if mutations.is_scenario(target):
-            return "bazel-out/k8-opt-explore/bin/tests/explore", "explore"
         package, _, name = target.partition(":")
+        if mutations.is_explored(target):
+            name = "explore" if mutations.is_scenario(target) else name
+            return "bazel-out/k8-opt-explore/bin/tests/explore", name
         return os.path.join("bazel-out/k8-opt/bin/tests", package), name
 
     def link_arguments(self, target):
@@ -276,12 +277,16 @@ def save_results(path, results):
 def run_sound(chosen):
     """Builds the tests of `chosen` as they are and runs them; True if all pass."""
     tests = {t for m in chosen for t in m.tests}
-    targets = sorted("//tests/" + t for t in tests if not mutations.is_scenario(t))
+    targets = sorted("//tests/" + t for t in tests if not mutations.is_explored(t))
     commands = [["bazel", "test", *BAZEL_OPTIONS, *targets]] if targets else []
+    # In a folder of its own: those of --config=opt are needed beside it.
+    explored = ["--config=explore", "--platform_suffix=-explore", *BAZEL_OPTIONS[1:]]
     if any(map(mutations.is_scenario, tests)):
-        # In a folder of its own: those of --config=opt are needed beside it.
-        commands.append(["bazel", "build", "--config=explore", "--platform_suffix=-explore",
-                         *BAZEL_OPTIONS[1:], "//tests/explore:explore"])
+        commands.append(["bazel", "build", *explored, "//tests/explore:explore"])
+    targets = sorted("//tests/" + t for t in tests
+                     if mutations.is_explored(t) and not mutations.is_scenario(t))
+    if targets:
+        commands.append(["bazel", "test", *explored, *targets])
     return all(subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
                for command in commands)
 

@@ -101,9 +101,14 @@ def apply(mistake, text):
     return text[:begin] + mistake.new + text[end:]
 
 
+def is_explored(test):
+    """Whether a test of the lists needs the build with the scheduler."""
+    return test.startswith("explore:")
+
+
 def is_scenario(test):
     """Whether a test of the lists is a scenario of the explorer, not a target."""
-    return test.startswith("explore:") and "/" in test
+    return is_explored(test) and "/" in test
 
 
 def check_mistake(mistake):

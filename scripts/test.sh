@@ -21,7 +21,7 @@ bazel_test() {
 # scheduler's tests, the schedules of old failures, and a fixed number of runs of every scenario.
 explore_tests() {
   local targets=(//tests/explore:scheduler_test //tests/explore:vm_programs_test
-    //tests/explore:replays_test
+    //tests/explore:replays_test //tests/explore:steps_test
     //tests/explore:campaign_test //tests/fuzz:threads_corpus_test)
   TEST_TARGETS="${targets[*]}" bazel_test explore "$1" || return
   cat bazel-testlogs/tests/explore/campaign_test/shard_*/test.log |

@@ -171,6 +171,7 @@ void Set(World& world, const SlotVersion& version) {
 }
 
 void DeleteSecond(World& world) { Delete(world, 1); }
+void DeleteInHole(World& world) { Delete(world, 2); }
 
 void MakeAnew(World& world) {
   Delete(world, 1);
@@ -481,6 +482,25 @@ void Populate(World& world) {
   if (!absl::IsUnavailable(done.status())) world.Expect(done.status(), "Populate");
 }
 
+// Of slots that come and go.
+void PrefaultSecond(World& world) {
+  Visitor visitor(world);
+  const absl::StatusOr<ByteCount> done =
+      visitor->Prefault(World::kSecond.address(), World::kSmallPages * kPageSize, Access::Read());
+  if (!absl::IsUnavailable(done.status()) && !absl::IsNotFound(done.status())) {
+    world.Expect(done.status(), "Prefault");
+  }
+}
+
+void PopulateFrames(World& world) {
+  MakeOfFrames(world);
+  const absl::StatusOr<ByteCount> done =
+      world.vm().Populate(World::kHole.address(), World::kSmallPages * kPageSize, 0, world.view());
+  if (!absl::IsUnavailable(done.status()) && !absl::IsNotFound(done.status())) {
+    world.Expect(done.status(), "Populate");
+  }
+}
+
 void SwitchView(World& world) {
   Visitor visitor(world);
   Random random(5);
@@ -520,6 +540,7 @@ constexpr Operation kOperations[] = {
     {"make_anew", MakeAnew, Always},
     {"move", MoveSecond, Always},
     {"make_in_hole", MakeInHole, Always},
+    {"delete_in_hole", DeleteInHole, Always},
     {"make_of_frames", MakeOfFrames, Always},
     {"make_anew_at_once", MakeAnewAtOnce, Always},
     {"log_on", LogOn, CanLog},
@@ -544,7 +565,9 @@ constexpr Operation kOperations[] = {
     {"switch_view", SwitchView, HasView},
     {"vcpu", VcpuComesAndGoes, Always},
     {"prefault", Prefault, Plain},
+    {"prefault_second", PrefaultSecond, Plain},
     {"populate", Populate, Plain},
+    {"populate_frames", PopulateFrames, Plain},
     {"stats", AskStats, Always},
     {"translate", Translate, Always},
     {"check", CheckInvariants, Always},

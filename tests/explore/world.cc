@@ -24,9 +24,9 @@ namespace {
 
 // The guest's own tables, and those of a hypervisor in it, stand in these frames of slot 0: root,
 // two upper tables, and the tables of frames [0, 512) and [512, 1024). They map every frame of slot
-// 0 at its own number.
+// 0 at its own number, and so do three more tables those of the small slots.
 constexpr uint64_t kTables = 64;
-constexpr int kTableCount = 5;
+constexpr int kTableCount = 8;
 
 Capabilities OfferedCapabilities() {
   Capabilities offered;
@@ -146,6 +146,14 @@ void World::WriteGuestTables() {
   table(2)[0] = (kTables + 3) << kPageShift | link;
   table(2)[1] = (kTables + 4) << kPageShift | link;
   for (uint64_t i = 0; i < kFirstPages; ++i) table(3 + i / 512)[i % 512] = i << kPageShift | leaf;
+  uint64_t next = 5;
+  for (const Gfn slot : {kSecond, kElsewhere, kHole}) {
+    table(2)[slot.raw() / 512] = (kTables + next) << kPageShift | link;
+    for (uint64_t i = 0; i < kSmallPages; ++i) {
+      table(next)[i] = (slot.raw() + i) << kPageShift | leaf;
+    }
+    ++next;
+  }
 }
 
 absl::Status World::StartGuest(Guest& guest) {
@@ -192,9 +200,23 @@ void World::EnterContext(Vcpu& vcpu, GuestCpu& cpu, const GuestEntry& entry) con
 World::Touched World::NextTouch(Random& random) const {
   static constexpr std::array<uint64_t, 14> kFrames = {
       0, 1, 1, 2, 2, 3, 5, 7, 511, 512, 513, kSecond.raw(), kElsewhere.raw(), kHole.raw()};
-  // The guest's tables reach slot 0 alone, and stand in it themselves.
-  static constexpr std::array<uint64_t, 12> kOwnFrames = {0, 1,   1,   2,   2,   3,
-                                                          5, 511, 512, 513, 600, kTables + 3};
+  // The guest's own tables stand in slot 0.
+  static constexpr std::array<uint64_t, 16> kOwnFrames = {0,
+                                                          1,
+                                                          1,
+                                                          2,
+                                                          2,
+                                                          3,
+                                                          5,
+                                                          511,
+                                                          512,
+                                                          513,
+                                                          600,
+                                                          kTables + 3,
+                                                          kSecond.raw(),
+                                                          kSecond.raw() + 1,
+                                                          kElsewhere.raw(),
+                                                          kHole.raw()};
   Touched touch;
   const bool own_tables = kind_.mode == GuestMode::kShadow || kind_.mode == GuestMode::kNested;
   touch.gfn = Gfn(own_tables ? kOwnFrames[random.Below(kOwnFrames.size())]
