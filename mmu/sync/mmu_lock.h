@@ -84,7 +84,7 @@ class alignas(64) MmuLock::Reader {
     if (ABSL_PREDICT_FALSE(!MayStay(before))) EnterSlow();
   }
   // Enters if that takes no wait. Else it returns false at once, and the reader stays outside.
-  bool TryEnter() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  bool TryEnter() ABSL_SHARED_TRYLOCK_FUNCTION(true, lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     const uint32_t before = state_.exchange(kInside, std::memory_order_seq_cst);
     if (ABSL_PREDICT_TRUE(MayStay(before))) return true;
     state_.store(before == kUnlisted ? kUnlisted : kOutside, std::memory_order_release);
