@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "tdp/judge/session.h"
+#include "tdp/judge/tsan_calls.h"
 
 // Bazel's own sanitizer builds bring runtimes with the same names.
 #if !defined(__SANITIZE_THREAD__) && !defined(TDP_JUDGE_NO_HOOKS)
@@ -31,8 +32,8 @@ inline void OnStore(const volatile void* p, const void* caller) {
 }
 
 // Every word that a store of `size` bytes touches.
-inline void OnStores(const void* p, size_t size, const void* caller) {
-  const auto* byte = static_cast<const char*>(p);
+inline void OnStores(const volatile void* p, size_t size, const void* caller) {
+  const auto* byte = static_cast<const volatile char*>(p);
   for (size_t i = 0; i < size; i += 8) OnStore(byte + i, caller);
 }
 
@@ -43,7 +44,6 @@ inline void OnStores(const void* p, size_t size, const void* caller) {
 
 extern "C" {
 
-void __tsan_init(void) {}
 void __tsan_func_entry(void* call) {
   using tdp::judge::g_call_depth;
   if (g_call_depth < tdp::judge::kMaxCalls) {
@@ -58,22 +58,6 @@ void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_read_range(void*, size_t) {}
 void __tsan_write_range(void* p, size_t size) { tdp::judge::OnStores(p, size, TDPJ_CALLER); }
-void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-void __tsan_atomic_signal_fence(int) {}
-
-// What libraries in C++ tell a race detector of their locks.
-void __tsan_acquire(void*) {}
-void __tsan_release(void*) {}
-void __tsan_mutex_create(void*, unsigned) {}
-void __tsan_mutex_destroy(void*, unsigned) {}
-void __tsan_mutex_pre_lock(void*, unsigned) {}
-void __tsan_mutex_post_lock(void*, unsigned, int) {}
-int __tsan_mutex_pre_unlock(void*, unsigned) { return 0; }
-void __tsan_mutex_post_unlock(void*, unsigned) {}
-void __tsan_mutex_pre_signal(void*, unsigned) {}
-void __tsan_mutex_post_signal(void*, unsigned) {}
-void __tsan_mutex_pre_divert(void*, unsigned) {}
-void __tsan_mutex_post_divert(void*, unsigned) {}
 
 void* __tsan_memcpy(void* to, const void* from, size_t size) {
   tdp::judge::OnStores(to, size, TDPJ_CALLER);
@@ -88,66 +72,19 @@ void* __tsan_memset(void* to, int value, size_t size) {
   return std::memset(to, value, size);
 }
 
-#define TDPJ_PLAIN(size)                                                                          \
-  void __tsan_read##size(void*) {}                                                                \
-  void __tsan_unaligned_read##size(void*) {}                                                      \
-  void __tsan_volatile_read##size(void*) {}                                                       \
-  void __tsan_unaligned_volatile_read##size(void*) {}                                             \
-  void __tsan_write##size(void* p) { tdp::judge::OnStores(p, size, TDPJ_CALLER); }                \
-  void __tsan_unaligned_write##size(void* p) { tdp::judge::OnStores(p, size, TDPJ_CALLER); }      \
-  void __tsan_volatile_write##size(void* p) { tdp::judge::OnStores(p, size, TDPJ_CALLER); }       \
-  void __tsan_unaligned_volatile_write##size(void* p) {                                           \
-    tdp::judge::OnStores(p, size, TDPJ_CALLER);                                                   \
-  }                                                                                               \
-  void __tsan_read_write##size(void* p) { tdp::judge::OnStores(p, size, TDPJ_CALLER); }           \
-  void __tsan_unaligned_read_write##size(void* p) { tdp::judge::OnStores(p, size, TDPJ_CALLER); } \
-  void __sanitizer_cov_load##size(void*) {}                                                       \
-  void __sanitizer_cov_store##size(void* p) { tdp::judge::OnStores(p, size, TDPJ_CALLER); }
-TDPJ_PLAIN(1)
-TDPJ_PLAIN(2)
-TDPJ_PLAIN(4)
-TDPJ_PLAIN(8)
-TDPJ_PLAIN(16)
+#define TDPJ_ON_LOAD(p, size) static_cast<void>(p)
+#define TDPJ_ON_STORE(p, size) tdp::judge::OnStores(p, size, TDPJ_CALLER)
+TDP_TSAN_LOADS_AND_STORES(TDPJ_ON_LOAD, TDPJ_ON_STORE)
+TDP_TSAN_FENCES_AND_LOCKS
 
-#define TDPJ_FETCH(bits, type, name)                                       \
-  type __tsan_atomic##bits##_fetch_##name(volatile type* p, type v, int) { \
-    tdp::judge::OnStore(p, TDPJ_CALLER);                                   \
-    return __atomic_fetch_##name(p, v, __ATOMIC_SEQ_CST);                  \
-  }
-#define TDPJ_EXCHANGE(bits, type, kind)                                                            \
-  int __tsan_atomic##bits##_compare_exchange_##kind(volatile type* p, type* e, type v, int, int) { \
-    tdp::judge::OnStore(p, TDPJ_CALLER);                                                           \
-    return __atomic_compare_exchange_n(p, e, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
-  }
-#define TDPJ_ATOMIC(bits, type)                                                                 \
-  type __tsan_atomic##bits##_load(const volatile type* p, int) {                                \
-    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                \
-  }                                                                                             \
-  void __tsan_atomic##bits##_store(volatile type* p, type v, int) {                             \
-    tdp::judge::OnStore(p, TDPJ_CALLER);                                                        \
-    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                                   \
-  }                                                                                             \
-  type __tsan_atomic##bits##_exchange(volatile type* p, type v, int) {                          \
-    tdp::judge::OnStore(p, TDPJ_CALLER);                                                        \
-    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                         \
-  }                                                                                             \
-  TDPJ_FETCH(bits, type, add)                                                                   \
-  TDPJ_FETCH(bits, type, sub)                                                                   \
-  TDPJ_FETCH(bits, type, and)                                                                   \
-  TDPJ_FETCH(bits, type, or)                                                                    \
-  TDPJ_FETCH(bits, type, xor)                                                                   \
-  TDPJ_FETCH(bits, type, nand)                                                                  \
-  TDPJ_EXCHANGE(bits, type, strong)                                                             \
-  TDPJ_EXCHANGE(bits, type, weak)                                                               \
-  type __tsan_atomic##bits##_compare_exchange_val(volatile type* p, type e, type v, int, int) { \
-    tdp::judge::OnStore(p, TDPJ_CALLER);                                                        \
-    __atomic_compare_exchange_n(p, &e, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);           \
-    return e;                                                                                   \
-  }
-TDPJ_ATOMIC(8, uint8_t)
-TDPJ_ATOMIC(16, uint16_t)
-TDPJ_ATOMIC(32, uint32_t)
-TDPJ_ATOMIC(64, uint64_t)
+#define TDPJ_COVERAGE(size)                 \
+  void __sanitizer_cov_load##size(void*) {} \
+  void __sanitizer_cov_store##size(void* p) { TDPJ_ON_STORE(p, size); }
+TDPJ_COVERAGE(1)
+TDPJ_COVERAGE(2)
+TDPJ_COVERAGE(4)
+TDPJ_COVERAGE(8)
+TDPJ_COVERAGE(16)
 
 }  // extern "C"
 

@@ -9,6 +9,8 @@
 #include <map>
 #include <utility>
 
+#include "tdp/judge/tsan_calls.h"
+
 namespace tdp::lines {
 namespace {
 
@@ -87,9 +89,7 @@ std::ostream& operator<<(std::ostream& out, const SharedLines& lines) {
 }  // namespace tdp::lines
 
 // What gcc and clang call in code that is compiled with -fsanitize=thread, in place of that
-// sanitizer's own runtime. Atomic accesses are made here, in the strongest order.
-
-#define TDP_NOTE(p, size, is_store) tdp::lines::NoteAccess(p, size, is_store)
+// sanitizer's own runtime.
 
 namespace tdp::lines {
 
@@ -101,42 +101,38 @@ static inline void NoteAccess(const volatile void* p, size_t size, bool is_store
 
 }  // namespace tdp::lines
 
+#define TDP_ON_LOAD(p, size) tdp::lines::NoteAccess(p, size, false)
+#define TDP_ON_STORE(p, size) tdp::lines::NoteAccess(p, size, true)
+
 extern "C" {
 
-void __tsan_init(void) {}
+TDP_TSAN_LOADS_AND_STORES(TDP_ON_LOAD, TDP_ON_STORE)
+// What is told of mutexes is not enough: traced_mutex.h tells more.
+TDP_TSAN_FENCES_AND_LOCKS
+
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit(void) {}
-void __tsan_vptr_update(void** p, void*) { TDP_NOTE(p, sizeof(*p), true); }
-void __tsan_vptr_read(void** p) { TDP_NOTE(p, sizeof(*p), false); }
-void __tsan_read_range(void* p, size_t size) { TDP_NOTE(p, size, false); }
-void __tsan_write_range(void* p, size_t size) { TDP_NOTE(p, size, true); }
-void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-void __tsan_atomic_signal_fence(int) {}
-
-// What Abseil's headers tell a race detector of their mutexes: traced_mutex.h tells more.
-void __tsan_mutex_create(void*, unsigned) {}
-void __tsan_mutex_destroy(void*, unsigned) {}
-void __tsan_mutex_pre_lock(void*, unsigned) {}
-void __tsan_mutex_post_lock(void*, unsigned, int) {}
-int __tsan_mutex_pre_unlock(void*, unsigned) { return 0; }
-void __tsan_mutex_post_unlock(void*, unsigned) {}
+void __tsan_vptr_update(void** p, void*) { TDP_ON_STORE(p, sizeof(*p)); }
+void __tsan_vptr_read(void** p) { TDP_ON_LOAD(p, sizeof(*p)); }
+void __tsan_read_range(void* p, size_t size) { TDP_ON_LOAD(p, size); }
+void __tsan_write_range(void* p, size_t size) { TDP_ON_STORE(p, size); }
 
 // The calls that the linker leads here (--wrap); clang makes those of the second kind itself.
 void* __real_memcpy(void* to, const void* from, size_t size);
 void* __real_memmove(void* to, const void* from, size_t size);
 void* __real_memset(void* to, int value, size_t size);
 void* __wrap_memcpy(void* to, const void* from, size_t size) {
-  TDP_NOTE(to, size, true);
-  TDP_NOTE(from, size, false);
+  TDP_ON_STORE(to, size);
+  TDP_ON_LOAD(from, size);
   return __real_memcpy(to, from, size);
 }
 void* __wrap_memmove(void* to, const void* from, size_t size) {
-  TDP_NOTE(to, size, true);
-  TDP_NOTE(from, size, false);
+  TDP_ON_STORE(to, size);
+  TDP_ON_LOAD(from, size);
   return __real_memmove(to, from, size);
 }
 void* __wrap_memset(void* to, int value, size_t size) {
-  TDP_NOTE(to, size, true);
+  TDP_ON_STORE(to, size);
   return __real_memset(to, value, size);
 }
 void* __tsan_memcpy(void* to, const void* from, size_t size) {
@@ -146,60 +142,5 @@ void* __tsan_memmove(void* to, const void* from, size_t size) {
   return __wrap_memmove(to, from, size);
 }
 void* __tsan_memset(void* to, int value, size_t size) { return __wrap_memset(to, value, size); }
-
-#define TDP_PLAIN(size)                                                   \
-  void __tsan_read##size(void* p) { TDP_NOTE(p, size, false); }           \
-  void __tsan_unaligned_read##size(void* p) { TDP_NOTE(p, size, false); } \
-  void __tsan_volatile_read##size(void* p) { TDP_NOTE(p, size, false); }  \
-  void __tsan_write##size(void* p) { TDP_NOTE(p, size, true); }           \
-  void __tsan_unaligned_write##size(void* p) { TDP_NOTE(p, size, true); } \
-  void __tsan_volatile_write##size(void* p) { TDP_NOTE(p, size, true); }  \
-  void __tsan_read_write##size(void* p) { TDP_NOTE(p, size, true); }      \
-  void __tsan_unaligned_read_write##size(void* p) { TDP_NOTE(p, size, true); }
-TDP_PLAIN(1)
-TDP_PLAIN(2)
-TDP_PLAIN(4)
-TDP_PLAIN(8)
-TDP_PLAIN(16)
-
-#define TDP_FETCH(bits, type, name)                                        \
-  type __tsan_atomic##bits##_fetch_##name(volatile type* p, type v, int) { \
-    TDP_NOTE(p, sizeof(*p), true);                                         \
-    return __atomic_fetch_##name(p, v, __ATOMIC_SEQ_CST);                  \
-  }
-#define TDP_EXCHANGE(bits, type, kind)                                                             \
-  int __tsan_atomic##bits##_compare_exchange_##kind(volatile type* p, type* e, type v, int, int) { \
-    TDP_NOTE(p, sizeof(*p), true);                                                                 \
-    return __atomic_compare_exchange_n(p, e, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
-  }
-#define TDP_ATOMIC(bits, type)                                                                  \
-  type __tsan_atomic##bits##_load(const volatile type* p, int) {                                \
-    TDP_NOTE(p, sizeof(*p), false);                                                             \
-    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                \
-  }                                                                                             \
-  void __tsan_atomic##bits##_store(volatile type* p, type v, int) {                             \
-    TDP_NOTE(p, sizeof(*p), true);                                                              \
-    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                                   \
-  }                                                                                             \
-  type __tsan_atomic##bits##_exchange(volatile type* p, type v, int) {                          \
-    TDP_NOTE(p, sizeof(*p), true);                                                              \
-    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                         \
-  }                                                                                             \
-  TDP_FETCH(bits, type, add)                                                                    \
-  TDP_FETCH(bits, type, sub)                                                                    \
-  TDP_FETCH(bits, type, and)                                                                    \
-  TDP_FETCH(bits, type, or)                                                                     \
-  TDP_FETCH(bits, type, xor)                                                                    \
-  TDP_EXCHANGE(bits, type, strong)                                                              \
-  TDP_EXCHANGE(bits, type, weak)                                                                \
-  type __tsan_atomic##bits##_compare_exchange_val(volatile type* p, type e, type v, int, int) { \
-    TDP_NOTE(p, sizeof(*p), true);                                                              \
-    __atomic_compare_exchange_n(p, &e, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);           \
-    return e;                                                                                   \
-  }
-TDP_ATOMIC(8, uint8_t)
-TDP_ATOMIC(16, uint16_t)
-TDP_ATOMIC(32, uint32_t)
-TDP_ATOMIC(64, uint64_t)
 
 }  // extern "C"

@@ -87,9 +87,10 @@ class SharedLinesTest : public testing::TestWithParam<int> {
   // Each vCPU's faults on every `step`th page of its share from `first` on, one vCPU after another:
   // it has seen what there is, and the engine has seen it in the guest.
   void FaultInTurn(uint64_t first, uint64_t step) {
-    for (uint64_t i = 0; i < vcpu_count(); ++i) {
-      for (uint64_t page = first; page < kShare; page += step) Fault(i, page);
-    }
+    for (uint64_t i = 0; i < vcpu_count(); ++i) FaultInShare(i, first, step);
+  }
+  void FaultInShare(uint64_t i, uint64_t first, uint64_t step) {
+    for (uint64_t page = first; page < kShare; page += step) Fault(i, page);
   }
 
   // Calls `work(i)` on a thread for each vCPU, all at once, and returns the lines that they share.
@@ -106,6 +107,10 @@ class SharedLinesTest : public testing::TestWithParam<int> {
     }
     for (std::thread& thread : threads) thread.join();
     return FindSharedLines(records, MakeNames());
+  }
+  // Those that they share as each faults on the pages of its share, from `first` on.
+  SharedLines LinesOfFaults(uint64_t first, uint64_t step) {
+    return LinesOf([=, this](uint64_t i) { FaultInShare(i, first, step); });
   }
 
   Names MakeNames() {
@@ -185,10 +190,7 @@ constexpr VmOptions kSmallPages{.max_leaf_level = kLevel4K};
 TEST_P(SharedLinesTest, PlainFaultsShareNoLine) {
   MakeGuest(kSmallPages);
   FaultInTurn(0, kPagesPerTable);
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = 1; page < kShare; ++page) Fault(i, page);
-              }),
-              AreNone());
+  EXPECT_THAT(LinesOfFaults(1, 1), AreNone());
 }
 
 TEST_P(SharedLinesTest, PlainFaultsInARandomOrderShareNoLine) {
@@ -204,10 +206,7 @@ TEST_P(SharedLinesTest, PlainFaultsInARandomOrderShareNoLine) {
 TEST_P(SharedLinesTest, SpuriousFaultsShareNoLine) {
   MakeGuest(kSmallPages);
   FaultInTurn(0, 16);
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = 0; page < kShare; page += 16) Fault(i, page);
-              }),
-              AreNone());
+  EXPECT_THAT(LinesOfFaults(0, 16), AreNone());
 }
 
 // A refill is for 32 tables, and a link in a line that had none is noted in its table's record.
@@ -218,31 +217,21 @@ TEST_P(SharedLinesTest, FaultsThatMakeTablesShareThePoolAndTheRecordAbove) {
   FaultInTurn(0, kPagesPerTable);
   vm_->ZapRange(Gfn(0), PageCount(vcpu_count() * kShare))->Settle();
   Fault(0, 0);
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = 0; page < kShare; page += 128) Fault(i, page);
-              }),
+  EXPECT_THAT(LinesOfFaults(0, 128),
               Are({"TablePool's free tables", "the record of a table of level 2"}));
 }
 
 TEST_P(SharedLinesTest, FaultsOnLargePagesShareNoLine) {
   MakeGuest({}, 0, 9);
   FaultInTurn(0, kShare);
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = kPagesPerTable; page < kShare; page += kPagesPerTable) {
-                  Fault(i, page);
-                }
-              }),
-              AreNone());
+  EXPECT_THAT(LinesOfFaults(kPagesPerTable, kPagesPerTable), AreNone());
 }
 
 TEST_P(SharedLinesTest, FaultsUnderALogShareNoLine) {
   MakeGuest({.dirty_tracking = DirtyTracking::kWriteProtection, .max_leaf_level = kLevel4K},
             kSlotLogDirtyPages);
   FaultInTurn(0, kPagesPerTable);
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = 1; page < kShare; ++page) Fault(i, page);
-              }),
-              AreNone());
+  EXPECT_THAT(LinesOfFaults(1, 1), AreNone());
 }
 
 TEST_P(SharedLinesTest, WritesThatLiftAProtectionShareNoLine) {
@@ -269,29 +258,20 @@ TEST_P(SharedLinesTest, FirstWritesAfterATakeShareTheLogsSummariesAlone) {
   FaultInTurn(0, kPagesPerTable);
   ASSERT_TRUE(vm_->TakeDirtyLog(0, [](uint64_t, uint64_t) {}).ok());
   Fault(0, kPagesPerTable + 1);  // in the summary of directories, for all
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = 1; page < kShare; page += kPagesPerChunk) Fault(i, page);
-              }),
-              Are({"the summary of a log's chunks"}));
+  EXPECT_THAT(LinesOfFaults(1, kPagesPerChunk), Are({"the summary of a log's chunks"}));
 }
 
 TEST_P(SharedLinesTest, FaultsUnderALogByDirtyBitsShareNoLine) {
   MakeGuest({.dirty_tracking = DirtyTracking::kDirtyBits, .max_leaf_level = kLevel4K},
             kSlotLogDirtyPages);
   FaultInTurn(0, kPagesPerTable);
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = 1; page < kShare; ++page) Fault(i, page);
-              }),
-              AreNone());
+  EXPECT_THAT(LinesOfFaults(1, 1), AreNone());
 }
 
 TEST_P(SharedLinesTest, FaultsWithAReverseMapShareNoLine) {
   MakeGuest({.max_leaf_level = kLevel4K, .reverse_map = true});
   FaultInTurn(0, kPagesPerTable);
-  EXPECT_THAT(LinesOf([this](uint64_t i) {
-                for (uint64_t page = 1; page < kShare; ++page) Fault(i, page);
-              }),
-              AreNone());
+  EXPECT_THAT(LinesOfFaults(1, 1), AreNone());
 }
 
 INSTANTIATE_TEST_SUITE_P(Vcpus, SharedLinesTest, testing::Values(2, 8),
