@@ -17,14 +17,12 @@ Services services;
 // Where a processor's work returns to.
 void EndWork() { ExitThread(); }
 
-// The frame lies where ResumeFrame leaves the stack at the address that `run` returns to.
+// `run` begins with the address that it returns to on its stack, as after a call.
 int StartProcessor(void (*run)(void*), void* argument, uintptr_t stack_end, uint32_t* is_busy) {
-  constexpr uint64_t kSkipped = 128;
   constexpr uint64_t kFlags = 2;
   auto* return_address = reinterpret_cast<uint64_t*>(stack_end) - 1;
   *return_address = reinterpret_cast<uint64_t>(&EndWork);
-  auto* frame = reinterpret_cast<RegisterFrame*>(reinterpret_cast<uint64_t>(return_address) -
-                                                 kSkipped - sizeof(RegisterFrame));
+  RegisterFrame* const frame = FrameBelow(reinterpret_cast<uint64_t>(return_address));
   *frame = {};
   frame->rdi = reinterpret_cast<uint64_t>(argument);
   frame->rcx = reinterpret_cast<uint64_t>(run);

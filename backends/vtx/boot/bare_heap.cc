@@ -11,15 +11,6 @@ namespace {
 
 constexpr size_t kSmallest = 16;
 
-class Guard {
- public:
-  explicit Guard(SpinLock& lock) : lock_(lock) { lock_.Lock(); }
-  ~Guard() { lock_.Unlock(); }
-
- private:
-  SpinLock& lock_;
-};
-
 }  // namespace
 
 void BareHeap::Init(uintptr_t start, uintptr_t end) {
@@ -30,7 +21,7 @@ void BareHeap::Init(uintptr_t start, uintptr_t end) {
 void* BareHeap::Take(size_t bytes, size_t alignment) {
   const auto order =
       static_cast<size_t>(std::bit_width(std::max({bytes, alignment, kSmallest}) - 1));
-  const Guard guard(lock_);
+  const SpinLockHolder hold(lock_);
   if (order >= free_.size() || (free_[order] == nullptr && !Fill(order, alignment))) return nullptr;
   Piece* const piece = free_[order];
   free_[order] = piece->next;
@@ -38,13 +29,13 @@ void* BareHeap::Take(size_t bytes, size_t alignment) {
 }
 
 void BareHeap::Return(void* memory) {
-  const Guard guard(lock_);
+  const SpinLockHolder hold(lock_);
   Piece*& first = free_[OrderOf(memory)];
   first = new (memory) Piece{first};
 }
 
 void* BareHeap::TakeFresh(size_t bytes, size_t alignment) {
-  const Guard guard(lock_);
+  const SpinLockHolder hold(lock_);
   return Cut(bytes, alignment);
 }
 

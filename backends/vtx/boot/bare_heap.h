@@ -6,23 +6,12 @@
 #define TDP_BACKENDS_VTX_BOOT_BARE_HEAP_H_
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
+#include "tdp/base/spin_lock.h"
+
 namespace tdp::vtx {
-
-// Held for a few instructions by processors that nothing preempts.
-class SpinLock {
- public:
-  void Lock() {
-    while (is_held_.exchange(true, std::memory_order_acquire)) __builtin_ia32_pause();
-  }
-  void Unlock() { is_held_.store(false, std::memory_order_release); }
-
- private:
-  std::atomic<bool> is_held_ = false;
-};
 
 // Any processor may call.
 class BareHeap {

@@ -85,19 +85,27 @@ def _boot_impl(ctx):
         runfiles = ctx.runfiles(files = [ctx.file.runner, ctx.file.rom, image]),
     )]
 
-_BOOT_ATTRS = {
-    "program": attr.label(allow_single_file = True, mandatory = True),
-    "cpu_model": attr.string(),
-    "cpus": attr.int(),
-    "memory_mib": attr.int(),
-    "timeout_seconds": attr.int(),
-    "ips": attr.int(),
+# The emulated machine, of which the macros below take each by its name.
+_MACHINE_ATTRS = {
+    "cpu_model": attr.string(default = "tigerlake"),
+    "cpus": attr.int(default = 1),
+    "memory_mib": attr.int(default = 256),
+    "timeout_seconds": attr.int(default = 120),
+    "ips": attr.int(default = 100000000),
     "files": attr.string_list(),
     "program_args": attr.string_list(),
+}
+
+_BOOT_ATTRS = dict(_MACHINE_ATTRS, **{
+    "program": attr.label(allow_single_file = True, mandatory = True),
     "loader": attr.label(allow_single_file = True, mandatory = True),
     "rom": attr.label(allow_single_file = True, default = "//backends/vtx/boot:rom.bin"),
     "runner": attr.label(allow_single_file = True, default = "//backends/vtx/boot:run_bochs.py"),
-}
+})
+
+def _take_machine(kwargs):
+    """Takes what is of the machine out of a macro's other arguments."""
+    return {name: kwargs.pop(name) for name in _MACHINE_ATTRS if name in kwargs}
 
 _boot = rule(implementation = _boot_impl, attrs = _BOOT_ATTRS, executable = True)
 _boot_test = rule(implementation = _boot_impl, attrs = _BOOT_ATTRS, test = True)
@@ -126,43 +134,25 @@ def _program(name, copts = [], linkopts = [], tags = [], **kwargs):
     )
     return ":" + name + "_program"
 
-def tdp_vtx_binary(
-        name,
-        cpu_model = "tigerlake",
-        cpus = 1,
-        memory_mib = 256,
-        timeout_seconds = 120,
-        ips = 100000000,
-        files = [],
-        program_args = [],
-        testonly = False,
-        **kwargs):
-    """A hosted program that boots under Bochs when it is run. See tdp_vtx_test."""
+def tdp_vtx_binary(name, testonly = False, **kwargs):
+    """A hosted program that boots under Bochs when it is run.
+
+    Args:
+      name: the program.
+      testonly: as of every rule.
+      **kwargs: the machine, as for tdp_vtx_test, and what cc_binary takes.
+    """
+    machine = _take_machine(kwargs)
     _boot(
         name = name,
         loader = _HOSTED_LOADER,
         testonly = testonly,
         program = _program(name, testonly = testonly, **kwargs),
-        cpu_model = cpu_model,
-        cpus = cpus,
-        memory_mib = memory_mib,
-        timeout_seconds = timeout_seconds,
-        ips = ips,
-        files = files,
-        program_args = program_args,
         tags = ["no-asan"],
+        **machine
     )
 
-def tdp_vtx_bare_binary(
-        name,
-        srcs,
-        deps = [],
-        cpu_model = "tigerlake",
-        cpus = 1,
-        memory_mib = 256,
-        timeout_seconds = 120,
-        ips = 100000000,
-        visibility = None):
+def tdp_vtx_bare_binary(name, srcs, deps = [], visibility = None, **machine):
     """A program without a C library that boots under Bochs when it is run.
 
     It has the freestanding core, the VT-x driver and the platform of backends/vtx/boot/bare.h.
@@ -171,12 +161,8 @@ def tdp_vtx_bare_binary(
       name: the program; the ELF file is NAME_program.
       srcs: C++ sources, with a `main()`.
       deps: what else it is linked with.
-      cpu_model: see tdp_vtx_test, as for what follows.
-      cpus: a `vtx::Processor` takes one.
-      memory_mib: RAM in MiB.
-      timeout_seconds: after which the emulator is killed.
-      ips: emulated instructions in a second.
       visibility: of the program, too.
+      **machine: as for tdp_vtx_test; a `vtx::Processor` takes one of `cpus`.
     """
     tdp_freestanding_binary(
         name = name + "_program",
@@ -191,27 +177,17 @@ def tdp_vtx_bare_binary(
         name = name,
         program = ":" + name + "_program",
         loader = _LOADER,
-        cpu_model = cpu_model,
-        cpus = cpus,
-        memory_mib = memory_mib,
-        timeout_seconds = timeout_seconds,
-        ips = ips,
         tags = ["no-asan"],
         visibility = visibility,
+        **machine
     )
 
 def tdp_vtx_test(
         name,
         deps = [],
         program = None,
-        cpu_model = "tigerlake",
-        cpus = 1,
-        memory_mib = 256,
         timeout_seconds = 100,
-        ips = 100000000,
-        files = [],
         timeout = "moderate",
-        program_args = [],
         bare = False,
         **kwargs):
     """A GoogleTest program that runs in ring 0 of an emulated machine; main() comes with it.
@@ -220,18 +196,19 @@ def tdp_vtx_test(
       name: the test.
       deps: what the program uses.
       program: the program of another tdp_vtx_test, "NAME_program", to run it on another machine.
-      cpu_model: one of those that `bochs-bin --help cpu` lists.
-      cpus: how many; a std::thread takes one.
-      memory_mib: RAM in MiB, 64 to 512.
       timeout_seconds: after which the emulator is killed and the test fails.
-      ips: emulated instructions that make a second of the machine's clocks.
       timeout: Bazel's own, above timeout_seconds.
-      files: what `--file=NAME=PATH` in TDP_BOCHS_OPTIONS is to bring into memory, by NAME; a test
-        without one of them is skipped.
-      program_args: GoogleTest's options and the like.
       bare: whether `program` is that of a tdp_vtx_bare_binary, which is no GoogleTest program.
-      **kwargs: what cc_binary takes.
+      **kwargs: the rest of the machine, and what cc_binary takes. Of the machine are
+        cpu_model: one of those that `bochs-bin --help cpu` lists;
+        cpus: how many; a std::thread takes one;
+        memory_mib: RAM in MiB, 64 to 512;
+        ips: emulated instructions that make a second of the machine's clocks;
+        files: what `--file=NAME=PATH` in TDP_BOCHS_OPTIONS is to bring into memory, by NAME; a
+          test without one of them is skipped;
+        program_args: GoogleTest's options and the like.
     """
+    machine = _take_machine(kwargs)
     if not program:
         program = _program(
             name,
@@ -243,14 +220,9 @@ def tdp_vtx_test(
         name = name,
         loader = _LOADER if bare else _HOSTED_LOADER,
         program = program,
-        cpu_model = cpu_model,
-        cpus = cpus,
-        memory_mib = memory_mib,
         timeout_seconds = timeout_seconds,
-        ips = ips,
-        files = files,
-        program_args = program_args,
         timeout = timeout,
         # No sanitizer works without an operating system.
         tags = ["no-asan"],
+        **machine
     )

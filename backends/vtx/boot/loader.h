@@ -35,16 +35,14 @@ void PrintHex(uint64_t value);
 [[noreturn]] void Finish(const char* why);
 [[noreturn]] void FinishWithNumber(const char* why, uint64_t number);
 
-// --- Memory (memory.cc)
-// --------------------------------------------------------------------------- Gives out [start,
-// end), page by page.
+// --- Memory (memory.cc) ---
+// Gives out [start, end), page by page.
 void InitMemory(uint64_t start, uint64_t end);
 // `size` bytes of zeros, page aligned; 0 if there is no such run of pages.
 uint64_t AllocatePages(uint64_t size);
 void FreePages(uint64_t start, uint64_t size);
 
-// --- The kind of program (bare.cc or system_calls.cc: a loader has one of them)
-// ---------------------------------------------------------------------------
+// --- The kind of program (bare.cc or system_calls.cc: a loader has one of them) ---
 struct Services;
 
 // On each processor, before it runs anything of the program's.
@@ -56,10 +54,13 @@ const Services* InitProgram(const Machine& machine, uint64_t program_end);
 struct RegisterFrame {
   uint64_t r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi, rax, rcx, r11;
 };
+// Where a frame lies that ResumeFrame leaves with `stack` as the stack: below a red zone.
+inline RegisterFrame* FrameBelow(uint64_t stack) {
+  return reinterpret_cast<RegisterFrame*>(stack - 128 - sizeof(RegisterFrame));
+}
 
-// --- Processors (processors.cc)
-// -------------------------------------------------------------------- The number of the processor
-// this runs on: its local APIC's id.
+// --- Processors (processors.cc) ---
+// The number of the processor this runs on: its local APIC's id.
 int CurrentProcessor();
 // What a new thread starts with: registers, thread pointer, and the word to clear at its end.
 struct ThreadStart {
@@ -90,6 +91,7 @@ inline uint64_t ReadTimeStamp() {
 }
 inline void Pause() { asm volatile("pause" ::: "memory"); }
 
+inline constexpr uint32_t kMsrEfer = 0xc0000080;
 inline constexpr uint32_t kMsrFsBase = 0xc0000100;
 
 }  // namespace boot

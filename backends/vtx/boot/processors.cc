@@ -7,7 +7,6 @@
 namespace boot {
 namespace {
 
-constexpr uint32_t kMsrEfer = 0xc0000080;
 constexpr uint64_t kEferNoExecute = 1 << 11;
 constexpr uint64_t kCr0Monitor = 1 << 1;
 constexpr uint64_t kCr0Emulate = 1 << 2;

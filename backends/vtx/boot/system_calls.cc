@@ -20,7 +20,6 @@ extern "C" void system_call_entry();
 namespace boot {
 namespace {
 
-constexpr uint32_t kMsrEfer = 0xc0000080;
 constexpr uint32_t kMsrStar = 0xc0000081;
 constexpr uint32_t kMsrLstar = 0xc0000082;
 constexpr uint32_t kMsrSfmask = 0xc0000084;
@@ -129,7 +128,7 @@ int64_t GetRandom(uint64_t where, uint64_t size) {
 int64_t Clone(const RegisterFrame& frame) {
   constexpr uint64_t kThread = 0x10000;
   if ((frame.rdi & kThread) == 0) return -ENOSYS;
-  auto* child = reinterpret_cast<RegisterFrame*>(frame.rsi - 128 - sizeof(RegisterFrame));
+  RegisterFrame* const child = FrameBelow(frame.rsi);
   *child = frame;
   child->rax = 0;
   const int processor =
