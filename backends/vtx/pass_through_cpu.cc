@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -37,12 +38,19 @@ bool IsVmxInstruction(ExitReason reason) {
 
 }  // namespace
 
+PassThroughCpu::PassThroughCpu(VtxVcpu& vcpu, PassThroughCpuOptions options)
+    : vcpu_(vcpu), absent_msrs_(std::move(options.absent_msrs)) {
+  cpuid_.highest_basic_leaf = OwnCpuid(0, 0).eax;
+  cpuid_.xcr0 = AvailableXcr0();
+  cpuid_.tsc_hz = options.tsc_hz;
+  cpuid_.hidden = options.hidden;
+}
+
 absl::Status PassThroughCpu::Arm() {
-  for (const uint32_t msr : options_.absent_msrs) {
+  for (const uint32_t msr : absent_msrs_) {
     TDP_RETURN_IF_ERROR(vcpu_.SetMsrExits(msr, true, true));
   }
-  const uint64_t xcr0 = AvailableXcr0();
-  return xcr0 == 0 ? absl::OkStatus() : vcpu_.SetXcr0(xcr0);
+  return cpuid_.xcr0 == 0 ? absl::OkStatus() : vcpu_.SetXcr0(cpuid_.xcr0);
 }
 
 absl::StatusOr<bool> PassThroughCpu::Handle(const VmExit& exit) {
@@ -68,13 +76,8 @@ absl::Status PassThroughCpu::OnCpuid(const VmExit& exit) {
   GuestRegisters& r = vcpu_.registers();
   const auto leaf = static_cast<uint32_t>(r.rax);
   const auto subleaf = static_cast<uint32_t>(r.rcx);
-  CpuidContext context;
-  context.highest_basic_leaf = OwnCpuid(0, 0).eax;
-  context.xcr0 = AvailableXcr0();
-  context.tsc_hz = options_.tsc_hz;
-  context.hidden = options_.hidden;
-  TDP_ASSIGN_OR_RETURN(context.guest_cr4, vcpu_.Read(VmcsField::kGuestCr4));
-  const CpuidLeaf shown = ShownCpuid(leaf, subleaf, OwnCpuid(leaf, subleaf), context);
+  TDP_ASSIGN_OR_RETURN(cpuid_.guest_cr4, vcpu_.Read(VmcsField::kGuestCr4));
+  const CpuidLeaf shown = ShownCpuid(leaf, subleaf, OwnCpuid(leaf, subleaf), cpuid_);
   r.rax = shown.eax;
   r.rbx = shown.ebx;
   r.rcx = shown.ecx;
@@ -84,8 +87,8 @@ absl::Status PassThroughCpu::OnCpuid(const VmExit& exit) {
 
 absl::Status PassThroughCpu::OnMsr(const VmExit& exit) {
   GuestRegisters& r = vcpu_.registers();
-  const auto& absent = options_.absent_msrs;
-  if (std::find(absent.begin(), absent.end(), static_cast<uint32_t>(r.rcx)) == absent.end()) {
+  const auto msr = static_cast<uint32_t>(r.rcx);
+  if (std::find(absent_msrs_.begin(), absent_msrs_.end(), msr) == absent_msrs_.end()) {
     return GeneralProtection();
   }
   if (exit.reason == ExitReason::kMsrRead) r.rax = r.rdx = 0;

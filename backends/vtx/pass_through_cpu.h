@@ -6,7 +6,6 @@
 #define TDP_BACKENDS_VTX_PASS_THROUGH_CPU_H_
 
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,8 +28,7 @@ struct PassThroughCpuOptions {
 class PassThroughCpu {
  public:
   // `vcpu` outlives it, and was made with `msr_bitmap`.
-  PassThroughCpu(VtxVcpu& vcpu, PassThroughCpuOptions options)
-      : vcpu_(vcpu), options_(std::move(options)) {}
+  PassThroughCpu(VtxVcpu& vcpu, PassThroughCpuOptions options);
 
   // Has the absent MSRs exit, and gives the guest an XCR0 of its own if there is XSAVE. Once, when
   // the vCPU is loaded and before it runs. InvalidArgument for an MSR that no bitmap has.
@@ -50,7 +48,8 @@ class PassThroughCpu {
   absl::Status GeneralProtection();
 
   VtxVcpu& vcpu_;
-  const PassThroughCpuOptions options_;
+  const std::vector<uint32_t> absent_msrs_;
+  CpuidContext cpuid_;  // but for `guest_cr4`, which each exit brings
 };
 
 }  // namespace tdp::vtx
