@@ -14,8 +14,7 @@ namespace {
 // The pages from `page` to the end of the piece of host memory around it. Its frames are aligned;
 // the addresses at which the host has it need not be.
 PageCount PagesFrom(const HostPage& page) {
-  const uint64_t piece = uint64_t{1} << std::clamp(page.order, 0, 18);
-  return PageCount(piece - (page.hfn.raw() & (piece - 1)));
+  return page.piece() - (page.hfn - page.hfn.AlignDown(page.piece()));
 }
 
 bool Continues(const HostRun& run, const HostPage& page) {

@@ -11,6 +11,7 @@
 #ifndef TDP_MMU_BACKEND_H_
 #define TDP_MMU_BACKEND_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -55,6 +56,12 @@ struct HostPage {
                   // contiguous in hva too and with the same rights; 0 to 18, larger is cut to 18
   bool writable = true;
   MemoryType memory_type = MemoryType::kWriteBack;
+
+  static constexpr int kLargestOrder = 18;
+  // Returns how many frames that piece has.
+  constexpr PageCount piece() const {
+    return PageCount(uint64_t{1} << std::clamp(order, 0, kLargestOrder));
+  }
 };
 
 // A page that the engine asks for: what `Backend::Resolve` is told, and what it is for.

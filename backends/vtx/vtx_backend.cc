@@ -15,11 +15,10 @@ void CheckFlushed(const absl::Status& status) {
   if (!status.ok()) internal::CheckFailed(__FILE__, __LINE__, std::string(status.message()));
 }
 
-// The largest order, at most 18, of which the aligned run around `frame` lies in [start, end).
+// The largest order of a host page of which the aligned run around `frame` lies in [start, end).
 int LargestOrder(Hfn frame, Hfn start, Hfn end) {
-  constexpr int kLargest = 18;
   int order = 0;
-  while (order < kLargest) {
+  while (order < HostPage::kLargestOrder) {
     const PageCount pages(uint64_t{2} << order);
     const Hfn first = frame.AlignDown(pages);
     if (first < start || first + pages > end) break;

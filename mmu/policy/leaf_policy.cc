@@ -29,7 +29,7 @@ void LeafPolicy::Update() {
 // A frame that is named has no piece of host memory around it that would limit a leaf: the slot and
 // the run of the view do.
 std::optional<Backing> LeafPolicy::BackingOf(const MemorySlot& slot, Gfn gfn) const {
-  constexpr int kAnyOrder = 18;
+  constexpr int kAnyOrder = HostPage::kLargestOrder;
   const SlotBacking& slot_backing = slot.state->backing();
   Backing backing;
   backing.cookie = slot_backing.cookie;

@@ -7,7 +7,6 @@
 #ifndef TDP_MMU_SHADOW_SHADOW_FAULTS_H_
 #define TDP_MMU_SHADOW_SHADOW_FAULTS_H_
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -493,8 +492,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowFaults<Entry>::HostPageOf(const F
     host = neighbours_.pages[neighbour];
     return true;
   }
-  constexpr int kLargest = 18;  // as `HostPage::order`
-  const PageCount size(uint64_t{1} << std::min(fault.page.order, kLargest));
+  const PageCount size = fault.page.piece();
   const Hfn frames = fault.page.hfn.AlignDown(size);
   // Where the page lies in the fault's, which begins before `path.gfn`.
   const uint64_t place = gfn.raw() - fault.path.gfn.raw() + (fault.page.hfn - frames).raw();
