@@ -111,8 +111,7 @@ class ViewSet {
   ViewSet(const ViewSet&) = delete;
   ViewSet& operator=(const ViewSet&) = delete;
 
-  // --- Any thread
-  // -----------------------------------------------------------------------------------
+  // --- Any thread ---
 
   View& base() const { return *views_[kBaseView]; }
   // Null if there never was such a view.
@@ -127,8 +126,7 @@ class ViewSet {
     for (size_t i = 0; i < size(); ++i) visit(*views_[i]);
   }
 
-  // --- Under the slots mutex
-  // ------------------------------------------------------------------------
+  // --- Under the slots mutex ---
 
   // A closed view without tables but a root, for which it takes `table` if it has none yet.
   // ResourceExhausted without a number or a table.
@@ -140,14 +138,12 @@ class ViewSet {
   // Returns what the list says.
   Eptp ListedEptp(ViewId id) const;
 
-  // --- Inside a writer's section
-  // --------------------------------------------------------------------
+  // --- Inside a writer's section ---
 
   // Makes the list, if there is one, true of `view`.
   void UpdateList(const View& view);
 
-  // --- Nobody else is there
-  // -------------------------------------------------------------------------
+  // --- Nobody else is there ---
 
   // Ends the use of the set and hands its tables out.
   void TakeTables(TableList& out);

@@ -5,26 +5,20 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tdp/tests/tools/trace_files.h"
 
 namespace tdp {
 namespace {
 
-std::string Contents(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
 // The test is given the files of //examples/linux:boot_path, and no others of that folder.
 TEST(BootPath, HasAtMost900LinesAndThePageNamesEachOfItsFiles) {
-  const std::string page = Contents("docs/linux.md");
+  const std::string page = tools::ReadWholeFile("docs/linux.md");
   std::ptrdiff_t files = 0, lines = 0;
   for (const auto& entry : std::filesystem::directory_iterator("examples/linux")) {
-    const std::string text = Contents(entry.path());
+    const std::string text = tools::ReadWholeFile(entry.path().string());
     ++files;
     lines += std::count(text.begin(), text.end(), '\n');
     EXPECT_NE(page.find("`" + entry.path().stem().string()), std::string::npos) << entry.path();

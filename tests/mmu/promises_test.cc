@@ -153,8 +153,7 @@ class World {
   std::optional<GuestEntry> entry_;
 };
 
-// --- Debts
-// ----------------------------------------------------------------------------------------
+// --- Debts ---
 
 // An operation that takes the page away and holds its flush.
 struct Debt {
@@ -182,8 +181,7 @@ const std::vector<Debt>& Debts() {
   return *debts;
 }
 
-// --- Promises
-// -------------------------------------------------------------------------------------
+// --- Promises ---
 
 bool HasViews(Kind kind) {
   return kind == Kind::kDirect || kind == Kind::kDirectWithoutAccessedBits;
@@ -254,8 +252,7 @@ const std::vector<Promise>& Promises() {
   return *promises;
 }
 
-// --- One debt and one promise
-// -----------------------------------------------------------------------
+// --- One debt and one promise ---
 
 constexpr std::array kKinds = {Kind::kDirect, Kind::kDirectWithoutAccessedBits,
                                Kind::kReverseMapped, Kind::kShadow, Kind::kNested};

@@ -52,8 +52,7 @@ std::string ReadCompressed(const std::string& path) {
   return text;
 }
 
-// --- a real guest
-// ---------------------------------------------------------------------------------
+// --- a real guest ---
 
 TEST(TdpMap, FindsInALinuxGuestWhatQemuFinds) {
   const std::unique_ptr<MemoryImage> image = MemoryImage::Open(kLinux, 0).value();
@@ -111,8 +110,7 @@ TEST(TdpMap, SeesNoEptRootInAGuestThatHasNone) {
   EXPECT_EQ(result.out, "0 EPT roots\n");
 }
 
-// --- a machine of our own
-// -------------------------------------------------------------------------
+// --- a machine of our own ---
 
 // A machine on which a program has touched pages that are not neighbours.
 class OwnMachine {
@@ -278,8 +276,7 @@ TEST(TdpMap, TablesThatLeadBackToThemselvesEnd) {
   EXPECT_THAT(result.err, HasSubstr("the tables lead back to themselves"));
 }
 
-// --- bad input
-// ------------------------------------------------------------------------------------
+// --- bad input ---
 
 void ExpectRefusal(const std::string& arguments, const std::string& message) {
   const ProgramResult result = Tdp(arguments);
