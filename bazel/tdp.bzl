@@ -3,6 +3,7 @@
 """The rules that every BUILD file of libtdp uses: one place for warnings and include paths."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
+load("//bazel:unity.bzl", "unity_sources")
 
 # .bazelrc turns them into errors in our own checkout, so that a newer compiler's new warning
 # cannot break an embedder's build.
@@ -103,14 +104,18 @@ def tdp_freestanding_library(name, packages, defines = [], without = [], deps = 
       deps: what they use that is no C++, and so the same in every build.
       **kwargs: whatever else cc_library takes.
     """
+    sources = [package + ":freestanding_sources" for package in packages if package not in without]
+    unity_sources(
+        name = name + "_units",
+        packages = sources,
+        tags = ["manual"],
+        visibility = ["//visibility:private"],
+    )
     cc_library(
         name = name,
         hdrs = [package + ":freestanding_headers" for package in packages],
-        srcs = ["//base/freestanding:runtime.cc"] + [
-            package + ":freestanding_sources"
-            for package in packages
-            if package not in without
-        ],
+        srcs = ["//base/freestanding:runtime.cc", name + "_units"],
+        textual_hdrs = sources,
         copts = _WARNINGS + _FREESTANDING,
         defines = _FREESTANDING_DEFINES + defines,
         include_prefix = "tdp",
