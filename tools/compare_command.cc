@@ -73,7 +73,8 @@ OptionParser MakeParser(CommandOptions* options) {
   parser.AddSize("footprint", "of the programs that are made", &options->footprint);
   parser.AddInteger("accesses", "of the programs that are made", &options->accesses, 1,
                     1'000'000'000'000);
-  parser.AddString("output", "write the report page to this file; -o for short", &options->output);
+  parser.AddString("output", "write the report page to this file; -o for short", &options->output,
+                   "FILE");
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }

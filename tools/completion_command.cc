@@ -33,7 +33,7 @@ constexpr char kBash[] = R"bash(_tdp() {
       sed -n 's/^  \([a-z]\{1,\}\)  .*/\1/p')"
   elif [[ $previous == --* ]]; then
     words=$("$tdp" "$command" --help 2>/dev/null |
-      sed -n "s/^  $previous \([^ ]*|[^ ]*\).*/\1/p" | sed 's/,\.\.\.$//' | tr '|' ' ')
+      sed -n "s/^  $previous\( \|\[=\)\([^] ]*|[^] ]*\).*/\2/p" | sed 's/,\.\.\.$//' | tr '|' ' ')
   fi
   if [[ -z $words && $current == -* ]]; then
     words=$("$tdp" "$command" --help 2>/dev/null | sed -n 's/^  \(--[a-z0-9-]*\).*/\1/p')

@@ -18,6 +18,7 @@
 #include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
 
 namespace tdp::tools {
@@ -40,7 +41,7 @@ struct CommandOptions {
   TraceInput input;
   ExitCost cost;
   PagePolicyOptions policy;
-  bool json = false;
+  std::string json;  // the file; empty without --json
   bool help = false;
 };
 
@@ -54,14 +55,15 @@ OptionParser MakeParser(CommandOptions* options) {
   AddReplayOptions(parser, &options->machine);
   AddInputOptions(parser, &options->input);
   AddExitCostOptions(parser, &options->cost);
-  parser.AddInteger("every", "accesses of an interval", &options->policy.every, 1,
+  parser.AddInteger("interval", "accesses of an interval", &options->policy.every, 1,
                     1'000'000'000'000);
+  parser.AddAlias("every", "interval");
   parser.AddInteger("intervals", "how many", &options->policy.intervals, 1, 1'000'000);
   parser.AddInteger("split-after", "intervals before the split or zap",
                     &options->policy.split_after, 1, 1'000'000);
   parser.AddInteger("collapse-after", "intervals from the split to the first collapse",
                     &options->policy.collapse_after, 0, 1'000'000);
-  parser.AddSwitch("json", "report as JSON", &options->json);
+  AddJsonOption(parser, &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }
@@ -113,6 +115,7 @@ absl::StatusOr<int> RunHugepages(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "hugepages"));
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
   TDP_ASSIGN_OR_RETURN(const uint64_t exit_cycles, ExitCycles(options.cost, options.machine));
   std::vector<PolicyRun> runs;
   for (const PagePolicy policy : kPolicies) {
@@ -121,17 +124,17 @@ absl::StatusOr<int> RunHugepages(absl::Span<const std::string_view> arguments) {
     TDP_ASSIGN_OR_RETURN(runs.back().samples,
                          RunPagePolicy(trace, options.machine, options.policy, policy));
   }
-  if (options.json) {
+  const auto json = [&] {
     Json all = Json::array();
     for (const PolicyRun& run : runs) all.push_back(ToJson(run));
-    const Json json = {{"trace", trace_file},
-                       {"accesses_each", options.policy.every},
-                       {"exit_cycles", exit_cycles},
-                       {"policies", all}};
-    std::fputs((json.dump(2) + "\n").c_str(), stdout);
-  } else {
-    std::fputs(Text(runs, exit_cycles).c_str(), stdout);
-  }
+    const Json whole = {{"trace", trace_file},
+                        {"accesses_each", options.policy.every},
+                        {"exit_cycles", exit_cycles},
+                        {"policies", all}};
+    return whole.dump(2) + "\n";
+  };
+  TDP_RETURN_IF_ERROR(WriteReport(
+      options.json, [&] { return Text(runs, exit_cycles); }, json));
   return kExitOk;
 }
 

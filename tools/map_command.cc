@@ -48,7 +48,7 @@ struct MapOptions {
 OptionParser MakeParser(MapOptions* options) {
   OptionParser parser;
   AddImageOptions(parser, &options->image);
-  parser.AddString("diff", "an earlier image, to be compared with", &options->diff);
+  parser.AddString("diff", "an earlier image, to be compared with", &options->diff, "IMAGE");
   AddWord(parser, "diff-eptp", "EPT pointer in that image, if it is another", &options->diff_eptp);
   AddWord(parser, "diff-cr3", "CR3 in that image, if it is another", &options->diff_cr3);
   parser.AddSwitch("find-roots", "look for EPT roots", &options->find_roots);

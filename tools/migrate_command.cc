@@ -18,6 +18,7 @@
 #include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
 
 namespace tdp::tools {
@@ -35,7 +36,7 @@ struct CommandOptions {
   double accesses = 1000;  // millions a second
   double bandwidth = 10;   // gigabits a second
   double downtime = 300;   // milliseconds
-  bool json = false;
+  std::string json;        // the file; empty without --json
   bool help = false;
 };
 
@@ -63,11 +64,11 @@ OptionParser MakeParser(CommandOptions* options) {
                    1e6);
   parser.AddInteger("rounds", "most rounds with the guest running", &options->migration.max_rounds,
                     1, 10'000);
-  parser.AddInteger("warmup", "accesses before the migration begins", &options->migration.warmup, 0,
-                    ~uint64_t{0});
+  parser.AddInteger("warmup", "accesses that are made first and counted nowhere",
+                    &options->migration.warmup, 0, ~uint64_t{0});
   parser.AddInteger("ring-entries", "of the dirty ring, a power of two above 576",
                     &options->migration.ring_entries, 1024, 65536);
-  parser.AddSwitch("json", "report as JSON", &options->json);
+  AddJsonOption(parser, &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }
@@ -141,6 +142,7 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "migrate"));
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
   MigrationOptions& migration = options.migration;
   migration.accesses_per_second = options.accesses * 1e6;
   migration.bytes_per_second = options.bandwidth * 1e9 / 8;
@@ -154,19 +156,19 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
     if (done.differing_pages != 0) status = kExitMismatch;
     migrations.push_back(std::move(done));
   }
-  if (options.json) {
+  const auto json = [&] {
     Json all = Json::array();
     for (const Migration& m : migrations) all.push_back(ToJson(m));
-    const Json json = {{"trace", trace_file},
-                       {"accesses_per_second", migration.accesses_per_second},
-                       {"bytes_per_second", migration.bytes_per_second},
-                       {"exit_seconds", migration.exit_seconds},
-                       {"downtime_limit_seconds", migration.downtime_seconds},
-                       {"migrations", all}};
-    std::fputs((json.dump(2) + "\n").c_str(), stdout);
-  } else {
-    std::fputs(Text(migrations, migration).c_str(), stdout);
-  }
+    const Json whole = {{"trace", trace_file},
+                        {"accesses_per_second", migration.accesses_per_second},
+                        {"bytes_per_second", migration.bytes_per_second},
+                        {"exit_seconds", migration.exit_seconds},
+                        {"downtime_limit_seconds", migration.downtime_seconds},
+                        {"migrations", all}};
+    return whole.dump(2) + "\n";
+  };
+  TDP_RETURN_IF_ERROR(WriteReport(
+      options.json, [&] { return Text(migrations, migration); }, json));
   return status;
 }
 

@@ -47,6 +47,12 @@ absl::StatusOr<ByteCount> ParseSize(std::string_view text) {
   return number << shift;
 }
 
+// The value as the help shows it behind the option's name.
+std::string Form(const OptionParser::Option& option) {
+  if (option.form.empty()) return "";
+  return option.bare.empty() ? " " + option.form : absl::StrCat("[=", option.form, "]");
+}
+
 absl::Status WithOption(std::string_view name, std::string_view text, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat("--", name, " \"", absl::CHexEscape(text),
                                                   "\": ", status.message()));
@@ -56,8 +62,22 @@ absl::Status WithOption(std::string_view name, std::string_view text, const absl
 
 void OptionParser::Add(std::string name, std::string form, std::string help,
                        std::string default_text, Setter set) {
-  options_.push_back(
-      {std::move(name), std::move(form), std::move(help), std::move(default_text), std::move(set)});
+  options_.push_back({.name = std::move(name),
+                      .form = std::move(form),
+                      .help = std::move(help),
+                      .default_text = std::move(default_text),
+                      .set = std::move(set),
+                      .bare = "",
+                      .fits = nullptr});
+}
+
+void OptionParser::AllowBare(std::string bare, std::function<bool(std::string_view text)> fits) {
+  options_.back().bare = std::move(bare);
+  options_.back().fits = std::move(fits);
+}
+
+void OptionParser::AddAlias(std::string old, std::string name) {
+  aliases_.emplace_back(std::move(old), std::move(name));
 }
 
 void OptionParser::AddSwitch(std::string name, std::string help, bool* value) {
@@ -67,8 +87,9 @@ void OptionParser::AddSwitch(std::string name, std::string help, bool* value) {
   });
 }
 
-void OptionParser::AddString(std::string name, std::string help, std::string* value) {
-  Add(std::move(name), "TEXT", std::move(help), *value,
+void OptionParser::AddString(std::string name, std::string help, std::string* value,
+                             std::string form) {
+  Add(std::move(name), std::move(form), std::move(help), *value,
       [value](std::string_view text) -> absl::Status {
         if (text.empty()) return absl::InvalidArgumentError("must not be empty");
         *value = std::string(text);
@@ -114,6 +135,9 @@ void OptionParser::AddSize(std::string name, std::string help, ByteCount* value)
 }
 
 absl::StatusOr<const OptionParser::Option*> OptionParser::Find(std::string_view name) const {
+  for (const auto& [old, now] : aliases_) {
+    if (name == old) name = now;
+  }
   const auto found = std::find_if(options_.begin(), options_.end(),
                                   [name](const Option& option) { return option.name == name; });
   if (found == options_.end()) {
@@ -153,6 +177,9 @@ absl::StatusOr<std::vector<std::string>> OptionParser::Parse(
         return absl::InvalidArgumentError(absl::StrCat("--", name, " takes no value"));
       }
       text = argument.substr(equals + 1);
+    } else if (!option->bare.empty() &&
+               (i + 1 == arguments.size() || !option->fits(arguments[i + 1]))) {
+      text = option->bare;
     } else if (!option->form.empty()) {
       if (++i == arguments.size()) {
         return absl::InvalidArgumentError(
@@ -170,7 +197,7 @@ std::string OptionParser::Help() const {
   std::vector<std::string> left;
   size_t width = 0;
   for (const Option& option : options_) {
-    left.push_back(absl::StrCat("--", option.name, option.form.empty() ? "" : " ", option.form));
+    left.push_back(absl::StrCat("--", option.name, Form(option)));
     width = std::max(width, left.back().size());
   }
   std::string help;

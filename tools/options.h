@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Options of a subcommand: "--name value" or "--name=value", "--name" alone for a switch, "-h" for
-// "--help", "-o" for "--output" where there is that, "--" before arguments that begin with a dash.
+// Options of a subcommand: "--name value" or "--name=value", "--name" alone for a switch or where
+// the value may be left out, "-h" for "--help", "-o" for "--output" where there is that, "--"
+// before arguments that begin with a dash.
 
 #ifndef TDP_TOOLS_OPTIONS_H_
 #define TDP_TOOLS_OPTIONS_H_
@@ -28,8 +29,8 @@ class OptionParser {
   // Each declares one option. `name` has no dashes; `help` is one line, without the default, which
   // is the variable's value at the time of the call. Variables outlive the parser.
   void AddSwitch(std::string name, std::string help, bool* value);
-  // Any text but an empty one.
-  void AddString(std::string name, std::string help, std::string* value);
+  // Any text but an empty one; `form` stands for it in the help.
+  void AddString(std::string name, std::string help, std::string* value, std::string form = "TEXT");
   // Decimal, `min` to `max`.
   void AddInteger(std::string name, std::string help, uint64_t* value, uint64_t min, uint64_t max);
   // Decimal with a fraction, `min` to `max`.
@@ -45,6 +46,12 @@ class OptionParser {
   void Add(std::string name, std::string form, std::string help, std::string default_text,
            Setter set);
 
+  // Lets the value of the option declared last be left out, which means `bare`. Behind a blank it
+  // is taken for the value only if it `fits`: else it is an argument. What is behind "=" always is.
+  void AllowBare(std::string bare, std::function<bool(std::string_view text)> fits);
+  // Lets `old` stand for the option `name`, which had that name before. The help does not show it.
+  void AddAlias(std::string old, std::string name);
+
   // Sets the variables and returns the arguments that are no options, in order. InvalidArgument, in
   // one line, for an unknown option, a missing value or one that the option does not take.
   absl::StatusOr<std::vector<std::string>> Parse(
@@ -59,6 +66,8 @@ class OptionParser {
     std::string help;
     std::string default_text;
     Setter set;
+    std::string bare;  // the value that is meant if none is given; empty if one must be
+    std::function<bool(std::string_view text)> fits;  // unless `bare` is empty
   };
   // In the order of their declaration.
   const std::vector<Option>& options() const { return options_; }
@@ -67,6 +76,7 @@ class OptionParser {
   absl::StatusOr<const Option*> Find(std::string_view name) const;
 
   std::vector<Option> options_;
+  std::vector<std::pair<std::string, std::string>> aliases_;
 };
 
 template <typename T>

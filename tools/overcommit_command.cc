@@ -17,6 +17,7 @@
 #include "tdp/tools/experiments/overcommit.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
 
 namespace tdp::tools {
@@ -44,8 +45,8 @@ struct CommandOptions {
   double speed = 1000;   // millions of accesses a second
   double swap_in = 100;  // microseconds
   bool balloon = false;
-  bool check = false;
-  bool json = false;
+  ColdCheckMode check = ColdCheckMode::kOff;
+  std::string json;  // the file; empty without --json
   bool help = false;
 };
 
@@ -75,8 +76,8 @@ OptionParser MakeParser(CommandOptions* options) {
                    &options->speed, 0.001, 1e6);
   parser.AddNumber("swap-in", "microseconds until a page is back; 100 is assumed, as of a fast SSD",
                    &options->swap_in, 0, 1e9);
-  parser.AddSwitch("check", "compare all pages at the end", &options->check);
-  parser.AddSwitch("json", "report as JSON", &options->json);
+  AddCheckOption(parser, &options->check, "how many of the pages are compared at the end");
+  AddJsonOption(parser, &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }
@@ -120,6 +121,7 @@ absl::StatusOr<int> RunOvercommit(absl::Span<const std::string_view> arguments) 
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "overcommit"));
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
   OvercommitOptions& guest = options.guest;
   guest.seed = options.machine.seed;
   guest.accesses_per_second = options.speed * 1e6;
@@ -136,20 +138,21 @@ absl::StatusOr<int> RunOvercommit(absl::Span<const std::string_view> arguments) 
                          run(trace_file, input, options.machine, guest, options.check));
     if (all.back().differing_pages != 0) status = kExitMismatch;
   }
-  if (options.json) {
+  const bool checked = options.check != ColdCheckMode::kOff;
+  const auto json = [&] {
     Json runs = Json::array();
     for (const Overcommit& o : all) runs.push_back(ToJson(o));
-    const Json json = {{"trace", trace_file},
-                       {"accesses", guest.accesses},
-                       {"accesses_per_second", guest.accesses_per_second},
-                       {"exit_seconds", guest.exit_seconds},
-                       {"swap_in_seconds", guest.swap_in_seconds},
-                       {"checked", options.check},
-                       {"runs", runs}};
-    std::fputs((json.dump(2) + "\n").c_str(), stdout);
-  } else {
-    std::fputs(Text(all, options.check).c_str(), stdout);
-  }
+    const Json whole = {{"trace", trace_file},
+                        {"accesses", guest.accesses},
+                        {"accesses_per_second", guest.accesses_per_second},
+                        {"exit_seconds", guest.exit_seconds},
+                        {"swap_in_seconds", guest.swap_in_seconds},
+                        {"checked", checked},
+                        {"runs", runs}};
+    return whole.dump(2) + "\n";
+  };
+  TDP_RETURN_IF_ERROR(WriteReport(
+      options.json, [&] { return Text(all, checked); }, json));
   return status;
 }
 

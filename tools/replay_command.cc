@@ -2,7 +2,6 @@
 
 #include "tdp/tools/replay_command.h"
 
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,6 +20,7 @@
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
 #include "tdp/tools/replay/run_json.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/trace/open_trace.h"
 #include "tdp/tools/trace/physical_trace.h"
 #include "tdp/tools/trace/trace_reader.h"
@@ -33,7 +33,7 @@ struct CommandOptions {
   ReplayOptions replay;
   TraceInput input;
   std::string physical_trace;
-  bool json = false;
+  std::string json;  // the file; empty without --json
   bool help = false;
 };
 
@@ -47,8 +47,8 @@ OptionParser MakeParser(CommandOptions* options) {
   AddInputOptions(parser, &options->input);
   parser.AddString("physical-trace",
                    "write the physical address of each access to this file, as Ramulator reads it",
-                   &options->physical_trace);
-  parser.AddSwitch("json", "report as JSON", &options->json);
+                   &options->physical_trace, "FILE");
+  AddJsonOption(parser, &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }
@@ -93,9 +93,11 @@ absl::StatusOr<int> RunReplay(absl::Span<const std::string_view> arguments) {
   if (files.empty()) {
     return absl::InvalidArgumentError("needs a TRACE; see tdp replay --help");
   }
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
   TDP_ASSIGN_OR_RETURN(ReplayReport report, ReplayFiles(options, files));
   report.command = CommandLine("replay", arguments);
-  std::fputs((options.json ? ReportJson(report) : ReportText(report)).c_str(), stdout);
+  TDP_RETURN_IF_ERROR(WriteReport(
+      options.json, [&] { return ReportText(report); }, [&] { return ReportJson(report); }));
   return report.check.mismatches == 0 ? kExitOk : kExitMismatch;
 }
 

@@ -3,10 +3,8 @@
 #include "tdp/tools/report_command.h"
 
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -17,6 +15,7 @@
 #include "tdp/tools/options.h"
 #include "tdp/tools/output_file.h"
 #include "tdp/tools/report/report_html.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/trace/byte_source.h"
 
 namespace tdp::tools {
@@ -38,22 +37,9 @@ struct ReportOptions {
 OptionParser MakeParser(ReportOptions* options) {
   OptionParser parser;
   parser.AddString("output", "write to this file, \"-\" for standard output; -o for short",
-                   &options->output);
+                   &options->output, "FILE");
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
-}
-
-// A page in the place of the runs that it was made of would be the last of them.
-absl::Status CheckOutput(const std::string& output, const std::vector<std::string>& inputs) {
-  for (const std::string& input : inputs) {
-    std::error_code ignored;
-    if (std::filesystem::equivalent(output, input, ignored) &&
-        std::filesystem::is_regular_file(input, ignored)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--output \"", output, "\": it is one of the runs"));
-    }
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -67,7 +53,7 @@ absl::StatusOr<int> RunReport(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   if (inputs.empty()) return absl::InvalidArgumentError("needs a RUN.json; see tdp report --help");
-  TDP_RETURN_IF_ERROR(CheckOutput(options.output, inputs));
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("output", options.output, inputs));
   std::vector<RunFile> files;
   for (const std::string& input : inputs) {
     TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(input));

@@ -23,6 +23,7 @@
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/sweep/job_pool.h"
 #include "tdp/tools/sweep/sweep_journal.h"
 #include "tdp/tools/sweep/sweep_plan.h"
@@ -71,8 +72,8 @@ OptionParser MakeParser(CommandOptions* options) {
                    &options->summarize);
   parser.AddSwitch("merge", "put the files of all shards together", &options->merge);
   parser.AddString("csv", "write CSV to this file; without --csv and --json to standard output",
-                   &options->csv);
-  parser.AddString("json", "write JSON to this file", &options->json);
+                   &options->csv, "FILE");
+  AddJsonOption(parser, &options->json);
   parser.AddSwitch("resume", "keep the cells that the files have already, and run the others",
                    &options->resume);
   AddRegionOptions(parser, &options->observe);
@@ -170,6 +171,10 @@ absl::Status CheckSeeds(CommandOptions& options) {
     return absl::InvalidArgumentError(
         "--seeds with --shard has no means: give --seed, --merge the parts and --summarize them");
   }
+  if (options.csv == "-" || options.json == "-") {
+    return absl::InvalidArgumentError(
+        "--seeds has its means on standard output: --csv and --json=FILE need a file beside it");
+  }
   if (options.resume && options.csv.empty()) {
     return absl::InvalidArgumentError("--seeds with --resume needs --csv, where the old cells are");
   }
@@ -183,6 +188,8 @@ absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::
     cell.options.observe = options.observe;
   }
   TDP_RETURN_IF_ERROR(CheckTraces(options, traces));
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, traces));
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("csv", options.csv, traces));
   if (const uint64_t all = options.plan.Combinations(traces); all != cells.size()) {
     absl::FPrintF(stderr,
                   "tdp sweep: %d combinations make %d replays: the others differ from them in "

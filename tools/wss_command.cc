@@ -17,6 +17,7 @@
 #include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/replay_options.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
 
 namespace tdp::tools {
@@ -34,7 +35,7 @@ struct CommandOptions {
   ReplayOptions machine;
   TraceInput input;
   WorkingSetOptions scan;
-  bool json = false;
+  std::string json;  // the file; empty without --json
   bool help = false;
 };
 
@@ -42,12 +43,15 @@ OptionParser MakeParser(CommandOptions* options) {
   OptionParser parser;
   AddReplayOptions(parser, &options->machine);
   AddInputOptions(parser, &options->input);
-  parser.AddInteger("every", "accesses from one scan to the next", &options->scan.every, 1,
+  parser.AddInteger("interval", "accesses from one scan to the next", &options->scan.every, 1,
                     1'000'000'000'000);
-  parser.AddInteger("samples", "how many scans", &options->scan.samples, 1, 1'000'000);
+  parser.AddAlias("every", "interval");
+  parser.AddInteger("intervals", "how many, each with a scan at its end", &options->scan.samples, 1,
+                    1'000'000);
+  parser.AddAlias("samples", "intervals");
   parser.AddChoice("flush", "whether each scan drops the CPU's translations", &options->scan.flush,
                    {{"off", false}, {"on", true}});
-  parser.AddSwitch("json", "report as JSON", &options->json);
+  AddJsonOption(parser, &options->json);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }
@@ -87,12 +91,13 @@ absl::StatusOr<int> RunWss(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "wss"));
+  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
   LoopingTrace trace(trace_file, ForLevels(options.input, options.machine.guest_levels));
   TDP_ASSIGN_OR_RETURN(const std::vector<WorkingSetSample> samples,
                        MeasureWorkingSet(trace, options.machine, options.scan));
-  const std::string report =
-      options.json ? ToJson(options, trace_file, samples).dump(2) + "\n" : Text(samples);
-  std::fputs(report.c_str(), stdout);
+  TDP_RETURN_IF_ERROR(WriteReport(
+      options.json, [&] { return Text(samples); },
+      [&] { return ToJson(options, trace_file, samples).dump(2) + "\n"; }));
   return kExitOk;
 }
 

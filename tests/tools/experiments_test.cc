@@ -95,7 +95,7 @@ TEST(Overcommit, NoPageIsLostWhateverGoes) {
         options.resident = MiB(1);
         options.reclaim = reclaim;
         options.accesses = 100'000;
-        const auto run = RunOvercommitted(trace, {}, machine, options, /*check=*/true);
+        const auto run = RunOvercommitted(trace, {}, machine, options, ColdCheckMode::kAll);
         ASSERT_TRUE(run.ok()) << run.status();
         EXPECT_EQ(run->differing_pages, 0u) << trace << ReclaimName(reclaim) << churn;
         EXPECT_EQ(run->swap_outs - run->swap_ins, run->guest_pages - 256)
@@ -145,7 +145,7 @@ TEST(Balloon, NoPageIsLostAndTheEptStaysAsItIs) {
       OvercommitOptions options;
       options.resident = MiB(1);
       options.accesses = 100'000;
-      const auto run = RunBallooned(trace, {}, machine, options, /*check=*/true);
+      const auto run = RunBallooned(trace, {}, machine, options, ColdCheckMode::kAll);
       ASSERT_TRUE(run.ok()) << run.status();
       EXPECT_EQ(run->differing_pages, 0u) << trace << churn;
       EXPECT_GT(run->guest_pages, 512u);
@@ -163,7 +163,7 @@ TEST(Balloon, AGuestThatHasRoomSwapsNothing) {
   options.resident = MiB(32);
   options.accesses = 200'000;
   const auto run = RunBallooned("generate:gups,footprint=4m,accesses=100k", {},
-                                SmallMachine(kLevel4K), options, /*check=*/true);
+                                SmallMachine(kLevel4K), options, ColdCheckMode::kAll);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(run->swap_outs, 0u);
   EXPECT_EQ(run->differing_pages, 0u);
@@ -174,7 +174,7 @@ TEST(Overcommit, AGuestThatHasRoomSwapsNothing) {
   options.resident = MiB(32);
   options.accesses = 200'000;
   const auto run = RunOvercommitted("generate:gups,footprint=4m,accesses=100k", {},
-                                    SmallMachine(kLevel4K), options, true);
+                                    SmallMachine(kLevel4K), options, ColdCheckMode::kAll);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(run->swap_outs, 0u);
   EXPECT_EQ(run->swap_ins, 0u);
@@ -189,7 +189,7 @@ TEST(Overcommit, ABitsSparePagesThatAreUsedAllTheTime) {
     options.reclaim = reclaim;
     options.accesses = 200'000;
     return RunOvercommitted("generate:bfs,footprint=3m,accesses=200k", {}, SmallMachine(kLevel4K),
-                            options, false)
+                            options, ColdCheckMode::kOff)
         ->swap_ins;
   };
   EXPECT_LT(swap_ins(Reclaim::kClock), swap_ins(Reclaim::kFifo));
@@ -199,9 +199,10 @@ TEST(Overcommit, WhatDoesNotGoTogetherIsRefused) {
   const auto error = [](Level page, ByteCount resident) {
     OvercommitOptions options;
     options.resident = resident;
-    return std::string(RunOvercommitted("generate:gups", {}, SmallMachine(page), options, false)
-                           .status()
-                           .message());
+    return std::string(
+        RunOvercommitted("generate:gups", {}, SmallMachine(page), options, ColdCheckMode::kOff)
+            .status()
+            .message());
   };
   EXPECT_THAT(error(kLevel2M, MiB(1)), HasSubstr("--ept-page must be 4k"));
   EXPECT_THAT(error(kLevel4K, KiB(4)), HasSubstr("--resident must be"));

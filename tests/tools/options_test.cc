@@ -27,6 +27,7 @@ struct Values {
   double share = 0.5;
   ByteCount ram = MiB(16);
   Fruit fruit = Fruit::kApple;
+  std::string log;
 };
 
 OptionParser MakeParser(Values* values) {
@@ -38,6 +39,9 @@ OptionParser MakeParser(Values* values) {
   parser.AddSize("ram", "how large", &values->ram);
   parser.AddChoice("fruit", "which", &values->fruit,
                    {{"apple", Fruit::kApple}, {"pear", Fruit::kPear}});
+  parser.AddAlias("sort", "fruit");
+  parser.AddString("log", "say what is done", &values->log, "FILE");
+  parser.AllowBare("-", [](std::string_view text) { return text.ends_with(".log"); });
   return parser;
 }
 
@@ -65,6 +69,35 @@ TEST(OptionParser, SetsEachKindOfOptionAndReturnsTheRest) {
   EXPECT_EQ(values.share, 0.25);
   EXPECT_EQ(values.ram, GiB(3));
   EXPECT_EQ(values.fruit, Fruit::kPear);
+}
+
+TEST(OptionParser, AValueThatMayBeLeftOutIsTakenBehindABlankOnlyIfItFits) {
+  struct Case {
+    std::vector<std::string_view> arguments;
+    std::string log;
+    std::vector<std::string> rest;
+  };
+  const std::vector<Case> cases = {
+      {{"--log"}, "-", {}},
+      {{"--log", "in"}, "-", {"in"}},
+      {{"in", "--log", "out.log"}, "out.log", {"in"}},
+      {{"--log=out", "in"}, "out", {"in"}},
+      {{"--log", "--quick"}, "-", {}},
+      {{"--log", "--", "out.log"}, "-", {"out.log"}},
+  };
+  for (const Case& c : cases) {
+    Values values;
+    EXPECT_EQ(Parse(c.arguments, &values).value(), c.rest) << c.arguments.back();
+    EXPECT_EQ(values.log, c.log) << c.arguments.back();
+  }
+  EXPECT_THAT(ErrorOf({"--log="}), HasSubstr("--log \"\": must not be empty"));
+}
+
+TEST(OptionParser, AnOptionAnswersToItsOldNameWhichTheHelpDoesNotShow) {
+  Values values;
+  EXPECT_TRUE(Parse({"--sort", "pear"}, &values).ok());
+  EXPECT_EQ(values.fruit, Fruit::kPear);
+  EXPECT_EQ(MakeParser(&values).Help().find("sort"), std::string::npos);
 }
 
 TEST(OptionParser, NothingGivenLeavesTheDefaults) {
@@ -115,6 +148,7 @@ TEST(OptionParser, TheHelpShowsEachOptionWithItsDefault) {
   const std::string help = MakeParser(&values).Help();
   EXPECT_THAT(help, HasSubstr("--quick "));
   EXPECT_THAT(help, HasSubstr("--count N "));
+  EXPECT_THAT(help, HasSubstr("--log[=FILE] "));
   EXPECT_THAT(help, HasSubstr("how many (3)"));
   EXPECT_THAT(help, HasSubstr("how large (16m)"));
   EXPECT_THAT(help, HasSubstr("--fruit apple|pear "));

@@ -66,7 +66,7 @@ TEST(Questions, EachCommandAnswersItsOwn) {
       if (word == "tdp") word = tdp;
       if (word == "SQLITE" || word == "XZ" || word == "gcc.PID.trc.zst") word = trace;
       if (word == "DUMP" || word == "IMAGE" || word == "BEFORE" || word == "AFTER") word = dump;
-      if (i > 0 && words[i - 1] == "--every") word = "1000";
+      if (i > 0 && words[i - 1] == "--interval") word = "1000";
       if (word == "compare") word = "compare --footprint 1m --accesses 20000 --ram 64m";
       if (word == "overcommit") word = "overcommit --accesses 20000";
     }

@@ -39,7 +39,7 @@ std::string TraceOf(int pages, const std::string& name) {
 // Runs of each kind of paging with two seeds, as a sweep writes them.
 std::string SweepFile() {
   const std::string path = WriteFile("sweep.json", "");
-  EXPECT_EQ(Tdp(absl::StrCat("sweep --json '", path,
+  EXPECT_EQ(Tdp(absl::StrCat("sweep --json='", path,
                              "' --paging native,ept,shadow,nested --ept-page 4k,2m --seed 1,2 ",
                              "--cost skylake ", TraceOf(60, "small.trc")))
                 .status,
@@ -98,7 +98,7 @@ TEST(TdpReport, RefusesWhatIsNoRunByFileAndPlace) {
   expect(file("{\"schema\": \"tdp-run\", \"schema_version\": 1}"), "has no field command");
   const std::string good = WriteFile("good.json", Tdp("replay --json " + TraceOf(3, "t")).out);
   const std::string before = ReadWholeFile(good);
-  expect(absl::StrCat("'", good, "' -o '", good, "'"), "it is one of the runs");
+  expect(absl::StrCat("'", good, "' -o '", good, "'"), "it is one of the inputs");
   EXPECT_EQ(ReadWholeFile(good), before);
   expect(absl::StrCat("'", good, "' -o /no/such/folder/page.html"), "/no/such/folder");
   expect(absl::StrCat("'", good, "' -o /dev/full"), "/dev/full");

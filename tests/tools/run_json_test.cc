@@ -3,13 +3,16 @@
 // What runs look like in files: the schema of their JSON, and one spelling everywhere.
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -63,9 +66,55 @@ TEST(RunJson, FollowsTheSchemaInEveryPaging) {
                               "--interval 7 --warmup 3 --top-pages 2", "--as processes"}) {
     EXPECT_THAT(schema.Errors(Replay(absl::StrCat(options, " ", trace))), IsEmpty()) << options;
   }
-  const Json cells = Json::parse(Tdp("sweep --json /dev/stdout --ept-page 4k,2m " + trace));
+  const Json cells = Json::parse(Tdp("sweep --json --ept-page 4k,2m " + trace));
   ASSERT_EQ(cells.size(), 2u);
   for (const Json& cell : cells) EXPECT_THAT(schema.Errors(cell), IsEmpty());
+}
+
+TEST(RunJson, AnOptionHasOneFormInEveryCommand) {
+  std::map<std::string, std::string> forms;
+  for (const char* command : {"replay", "sweep", "compare", "migrate", "wss", "overcommit",
+                              "hugepages", "report", "pack", "regions", "decode", "walk", "map"}) {
+    const std::string help = Tdp(absl::StrCat(command, " --help"));
+    for (const std::string_view line : absl::StrSplit(help, '\n')) {
+      if (!line.starts_with("  --")) continue;
+      const std::string option(line.substr(2, line.find("  ", 2) - 2));
+      const std::string name = option.substr(0, option.find_first_of(" ["));
+      // A sweep takes several values where others take one.
+      const std::string_view form =
+          absl::StripSuffix(std::string_view(option).substr(name.size()), ",...");
+      const auto known = forms.emplace(name, form).first;
+      EXPECT_EQ(form, known->second) << command << " " << name;
+    }
+  }
+  EXPECT_EQ(forms["--json"], "[=FILE]");
+  EXPECT_EQ(forms["--check"], "[=all|sample|off]");
+  EXPECT_GT(forms.size(), 60u);
+}
+
+TEST(RunJson, GoesToStandardOutputOrToAFileBesideTheText) {
+  const std::string trace = TraceOf(3);
+  const std::string file = WriteFile("beside.json", "");
+  for (const std::string command : {"replay ", "wss --interval 4 --intervals 2 ", "sweep "}) {
+    const std::string text = Tdp(command + trace);
+    const std::string json = Tdp(command + "--json " + trace);
+    EXPECT_TRUE(Json::accept(json)) << command;
+    const std::string with_text = command == "sweep " ? "sweep --csv - " : command;
+    for (const char* to : {"--json=", "--json "}) {
+      EXPECT_EQ(Tdp(absl::StrCat(with_text, to, "'", file, "' ", trace)).substr(0, 20),
+                text.substr(0, 20));
+      EXPECT_EQ(ReadWholeFile(file).substr(0, 20), json.substr(0, 20)) << command;
+      EXPECT_TRUE(Json::accept(ReadWholeFile(file))) << command;
+    }
+    EXPECT_THAT(RunProgram(absl::StrCat("tools/tdp ", command, "--json=", trace, " ", trace)).err,
+                HasSubstr("one of the inputs"));
+  }
+  for (const char* refused : {"--csv - --json ", "--seeds 2 --json ", "--seeds 2 --csv - "}) {
+    const ProgramResult run = RunProgram(absl::StrCat("tools/tdp sweep ", refused, trace));
+    EXPECT_EQ(run.status, 2) << refused;
+    EXPECT_EQ(run.out, "") << refused;
+    EXPECT_THAT(run.err, HasSubstr("standard output")) << refused;
+  }
 }
 
 TEST(RunJson, AMigrationFollowsItsSchema) {
@@ -99,7 +148,7 @@ TEST(RunJson, OptionsHaveTheNamesOfTheCommandLine) {
   std::set<std::string> in_help;
   for (std::string_view line : absl::StrSplit(Tdp("replay --help"), '\n')) {
     line = absl::StripLeadingAsciiWhitespace(line);
-    if (line.starts_with("--")) in_help.emplace(line.substr(2, line.find(' ') - 2));
+    if (line.starts_with("--")) in_help.emplace(line.substr(2, line.find_first_of(" [") - 2));
   }
   const Json options = Replay(TraceOf(3))["options"];
   EXPECT_GT(options.size(), 15u);
@@ -130,7 +179,7 @@ TEST(RunJson, AColumnOfCsvIsNamedByThePathInJson) {
 
 TEST(RunJson, TheCommandMakesTheSameRun) {
   const std::string trace = TraceOf(30);
-  const std::string csv = "sweep --json /dev/stdout --format binary --ept-page 4k --cpus 2 ";
+  const std::string csv = "sweep --json --format binary --ept-page 4k --cpus 2 ";
   const Json cell = Json::parse(Tdp(csv + trace))[0];
   const std::string command = cell["command"];
   EXPECT_THAT(command, HasSubstr("tdp replay --ept-page=4k --cpus=2 --format=binary "));

@@ -115,7 +115,7 @@ TEST_F(SweepJobs, SeveralJobsWriteWhatOneWrites) {
   EXPECT_EQ(Untimed(Sweep("--jobs 4 " + what).out), Untimed(one.out));
   const std::string csv = WriteFile("cells.csv", "");
   const std::string json = WriteFile("cells.json", "");
-  ASSERT_EQ(Sweep(absl::StrCat("--jobs 3 --csv '", csv, "' --json '", json, "' ", what)).status, 0);
+  ASSERT_EQ(Sweep(absl::StrCat("--jobs 3 --csv '", csv, "' --json='", json, "' ", what)).status, 0);
   EXPECT_EQ(Untimed(ReadWholeFile(csv)), Untimed(one.out));
   EXPECT_EQ(ReadWholeFile(json).substr(0, 11), "[\n{\"cell\":0");
   // What is missing alone is run again.
@@ -141,7 +141,7 @@ TEST_F(SweepJobs, SeedsAreSummedUpAsTheirFileIs) {
 TEST_F(SweepJobs, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_THAT(Sweep("--seeds 2 --seed 5" + Trace()).err, HasSubstr("exclude each other"));
   EXPECT_THAT(Sweep("--seeds 2 --shard 1/2" + Trace()).err, HasSubstr("--summarize"));
-  EXPECT_THAT(Sweep("--seeds 2 --resume --json x" + Trace()).err, HasSubstr("needs --csv"));
+  EXPECT_THAT(Sweep("--seeds 2 --resume --json=x" + Trace()).err, HasSubstr("needs --csv"));
   EXPECT_THAT(Sweep("--jobs 0" + Trace()).err, HasSubstr("jobs"));
 }
 

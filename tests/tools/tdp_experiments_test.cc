@@ -30,9 +30,9 @@ json JsonOf(const std::string& arguments) {
 constexpr char kGups[] = " --ram 64m generate:gups,footprint=4m,accesses=100k";
 
 TEST(TdpExperiments, EachSaysTheSameAsTextAndAsJson) {
-  const json wss = JsonOf(absl::StrCat("wss --json --every 20000 --samples 3", kGups));
+  const json wss = JsonOf(absl::StrCat("wss --json --interval 20000 --intervals 3", kGups));
   EXPECT_EQ(wss["true_pages"].size(), 3u);
-  EXPECT_THAT(Tdp(absl::StrCat("wss --every 20000 --samples 3", kGups)).out,
+  EXPECT_THAT(Tdp(absl::StrCat("wss --interval 20000 --intervals 3", kGups)).out,
               HasSubstr(wss["true_pages"][2].dump()));
   const json over =
       JsonOf(absl::StrCat("overcommit --json --check --resident 1m --accesses 50000", kGups));
@@ -42,10 +42,30 @@ TEST(TdpExperiments, EachSaysTheSameAsTextAndAsJson) {
     EXPECT_THAT(Tdp(absl::StrCat("overcommit --resident 1m --accesses 50000", kGups)).out,
                 HasSubstr(run["swap_ins"].dump()));
   }
-  const json pages = JsonOf(absl::StrCat("hugepages --json --every 10000 --intervals 4", kGups));
+  const json pages = JsonOf(absl::StrCat("hugepages --json --interval 10000 --intervals 4", kGups));
   ASSERT_EQ(pages["policies"].size(), 5u);
-  EXPECT_THAT(Tdp(absl::StrCat("hugepages --every 10000 --intervals 4", kGups)).out,
+  EXPECT_THAT(Tdp(absl::StrCat("hugepages --interval 10000 --intervals 4", kGups)).out,
               HasSubstr(pages["policies"][0]["walks"][3].dump()));
+}
+
+TEST(TdpExperiments, OptionsKeepTheNamesThatTheyHad) {
+  EXPECT_EQ(Tdp(absl::StrCat("wss --every 20000 --samples 3", kGups)).out,
+            Tdp(absl::StrCat("wss --interval 20000 --intervals 3", kGups)).out);
+  EXPECT_EQ(Tdp(absl::StrCat("hugepages --every=10000 --intervals 4", kGups)).out,
+            Tdp(absl::StrCat("hugepages --interval=10000 --intervals 4", kGups)).out);
+}
+
+TEST(TdpExperiments, PagesAreComparedAllOrInPartOrNot) {
+  const auto checked = [](const char* check) {
+    return Tdp(absl::StrCat("overcommit --reclaim clock --resident 1m --accesses 20000 ", check,
+                            kGups))
+        .out;
+  };
+  EXPECT_THAT(checked(""), HasSubstr("not compared"));
+  EXPECT_EQ(checked("--check off"), checked(""));
+  EXPECT_THAT(checked("--check"), HasSubstr("equal"));
+  EXPECT_EQ(checked("--check all"), checked("--check"));
+  EXPECT_EQ(checked("--check=sample"), checked("--check"));
 }
 
 TEST(TdpExperiments, AComparisonIsOneCommandAndWritesAPage) {

@@ -74,11 +74,11 @@ TEST(TdpSweep, ChecksItsInputsBeforeItRuns) {
 }
 
 TEST(TdpSweep, GoesOnWhereItWasInterrupted) {
-  const std::string arguments = "--seed 1,2,3,4 --json J --csv C " + Quoted(SmallTrace(4));
+  const std::string arguments = "--seed 1,2,3,4 --json=J --csv C " + Quoted(SmallTrace(4));
   const auto run = [&](const std::string& folder, const std::string& more) {
     const std::string here = Quoted(testing::TempDir() + "/" + folder);
     std::string named = arguments;
-    named.replace(named.find(" J "), 3, " " + here + ".json ");
+    named.replace(named.find("J "), 2, here + ".json ");
     named.replace(named.find(" C "), 3, " " + here + ".csv ");
     return Tdp("sweep " + more + named);
   };
@@ -108,8 +108,8 @@ TEST(TdpSweep, GoesOnWhereItWasInterrupted) {
 TEST(TdpSweep, ShardsMergeIntoTheWhole) {
   const std::string arguments = "--ept-page 4k,2m,1g " + Quoted(SmallTrace(20));
   const std::string first = WriteFile("first", ""), second = WriteFile("second", "");
-  EXPECT_EQ(Tdp("sweep --shard 1/2 --json " + Quoted(first) + " " + arguments).status, 0);
-  EXPECT_EQ(Tdp("sweep --shard 2/2 --json " + Quoted(second) + " " + arguments).status, 0);
+  EXPECT_EQ(Tdp("sweep --shard 1/2 --json=" + Quoted(first) + " " + arguments).status, 0);
+  EXPECT_EQ(Tdp("sweep --shard 2/2 --json=" + Quoted(second) + " " + arguments).status, 0);
   const ProgramResult merged = Tdp("sweep --merge " + Quoted(second) + " " + Quoted(first));
   EXPECT_EQ(merged.status, 0) << merged.err;
   const auto json = nlohmann::json::parse(merged.out);

@@ -78,6 +78,7 @@ TEST(TdpCompletion, OffersCommandsOptionsAndTheirWords) {
   EXPECT_EQ(Completions("replay", "replay", "--guest-p"), "--guest-page\n");
   EXPECT_EQ(Completions("replay --paging", "--paging", "n"), "native nested\n");
   EXPECT_EQ(Completions("sweep --thp", "--thp", ""), "always never\n");
+  EXPECT_EQ(Completions("replay --check", "--check", "s"), "sample\n");
   EXPECT_EQ(Completions("walk", "walk", "README"), "README.md\n");
   ExpectRefusal(Tdp("completion fish"), "needs the name of a shell: bash");
 }
@@ -517,7 +518,7 @@ TEST(Tdp, AnOutputWithoutANameIsRefused) {
   const std::string trace = WriteRounds(8, 1, sim::AccessKind::kLoad);
   ExpectRefusal(Tdp("pack " + trace + " ''"), "the output file has no name");
   for (const char* with :
-       {"sweep --csv=", "sweep --json ''", "replay --physical-trace=", "compare -o ''"}) {
+       {"sweep --csv=", "sweep --json=", "replay --physical-trace=", "compare -o ''"}) {
     ExpectRefusal(Tdp(std::string(with) + " " + trace), "must not be empty");
   }
 }

@@ -54,10 +54,13 @@ class GuestPager {
   uint64_t second_chances() const { return second_chances_; }
 
   // Pages whose content is not that of the same program in `whole`, where all stay in memory.
-  absl::StatusOr<uint64_t> CountDifferences(GuestRun& whole) {
+  absl::StatusOr<uint64_t> CountDifferences(GuestRun& whole, ColdCheckMode check) {
     uint64_t differing = 0;
+    uint64_t number = 0;
     const std::vector<GuestMapping> mappings = whole.machine().kernel().mappings();
+    const uint64_t stride = CheckStride(check, mappings.size());
     for (const GuestMapping& mapping : mappings) {
+      if (number++ % stride != 0) continue;
       const auto place = numbers_.find(mapping.gva.raw() >> kPageShift);
       if (place == numbers_.end()) {
         ++differing;
@@ -135,7 +138,7 @@ class GuestPager {
 
 absl::StatusOr<Overcommit> RunBallooned(const std::string& trace, const TraceInput& input,
                                         const ReplayOptions& machine,
-                                        const OvercommitOptions& options, bool check) {
+                                        const OvercommitOptions& options, ColdCheckMode check) {
   TDP_RETURN_IF_ERROR(CheckOvercommit(machine, options));
   if (machine.guest_page != kLevel4K) {
     return absl::InvalidArgumentError("--guest-page must be 4k: the guest swaps pages of 4 KiB");
@@ -157,11 +160,11 @@ absl::StatusOr<Overcommit> RunBallooned(const std::string& trace, const TraceInp
   result.exits = run->totals().violations.total() + result.swap_ins + result.swap_outs +
                  (given_back + kBalloonPagesAnExit - 1) / kBalloonPagesAnExit;
   result.seconds = SecondsOf(result, options);
-  if (check) {
+  if (check != ColdCheckMode::kOff) {
     LoopingTrace again(trace, input);
     TDP_ASSIGN_OR_RETURN(const std::unique_ptr<GuestRun> whole, StartWritingGuest(again, machine));
     TDP_RETURN_IF_ERROR(whole->Advance(options.accesses));
-    TDP_ASSIGN_OR_RETURN(result.differing_pages, pager.CountDifferences(*whole));
+    TDP_ASSIGN_OR_RETURN(result.differing_pages, pager.CountDifferences(*whole, check));
   }
   run->runner().SetGuestPager(nullptr);
   return result;

@@ -26,7 +26,7 @@ inline constexpr uint64_t kBalloonPagesAnExit = 256;
 // the content of every page is compared. The errors of `RunOvercommitted`.
 absl::StatusOr<Overcommit> RunBallooned(const std::string& trace, const TraceInput& input,
                                         const ReplayOptions& machine,
-                                        const OvercommitOptions& options, bool check);
+                                        const OvercommitOptions& options, ColdCheckMode check);
 
 }  // namespace tdp::tools
 

@@ -2,6 +2,7 @@
 
 #include "tdp/tools/experiments/overcommit.h"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -58,9 +59,11 @@ class Pager {
     result.second_chances = second_chances_;
     result.guest_pages = is_resident_.size();
   }
+  // In the order of their numbers.
   std::vector<Gfn> pages() const {
     std::vector<Gfn> all;
     for (const auto& [gfn, resident] : is_resident_) all.emplace_back(gfn);
+    std::sort(all.begin(), all.end());
     return all;
   }
 
@@ -117,12 +120,16 @@ class Pager {
 
 absl::StatusOr<uint64_t> CountDifferences(const std::vector<Gfn>& pages, GuestRun& swapped,
                                           const std::string& trace, const TraceInput& input,
-                                          const ReplayOptions& machine, uint64_t accesses) {
+                                          const ReplayOptions& machine, uint64_t accesses,
+                                          ColdCheckMode check) {
   LoopingTrace looping(trace, input);
   TDP_ASSIGN_OR_RETURN(const std::unique_ptr<GuestRun> whole, StartWritingGuest(looping, machine));
   TDP_RETURN_IF_ERROR(whole->Advance(accesses));
+  const uint64_t stride = CheckStride(check, pages.size());
   uint64_t differing = 0;
+  uint64_t number = 0;
   for (const Gfn gfn : pages) {
+    if (number++ % stride != 0) continue;
     TDP_ASSIGN_OR_RETURN(const std::byte* a, whole->machine().PageOf(gfn));
     TDP_ASSIGN_OR_RETURN(const std::byte* b, swapped.machine().PageOf(gfn));
     differing += std::memcmp(a, b, kPageSize) == 0 ? 0 : 1;
@@ -165,7 +172,7 @@ const char* ReclaimName(Reclaim reclaim) {
 
 absl::StatusOr<Overcommit> RunOvercommitted(const std::string& trace, const TraceInput& input,
                                             const ReplayOptions& machine,
-                                            const OvercommitOptions& options, bool check) {
+                                            const OvercommitOptions& options, ColdCheckMode check) {
   TDP_RETURN_IF_ERROR(CheckOvercommit(machine, options));
   LoopingTrace looping(trace, input);
   TDP_ASSIGN_OR_RETURN(const std::unique_ptr<GuestRun> run, StartWritingGuest(looping, machine));
@@ -180,9 +187,10 @@ absl::StatusOr<Overcommit> RunOvercommitted(const std::string& trace, const Trac
   result.exits = run->totals().violations.total();
   pager.CountInto(result);
   result.seconds = SecondsOf(result, options);
-  if (check) {
-    TDP_ASSIGN_OR_RETURN(result.differing_pages, CountDifferences(pager.pages(), *run, trace, input,
-                                                                  machine, options.accesses));
+  if (check != ColdCheckMode::kOff) {
+    TDP_ASSIGN_OR_RETURN(
+        result.differing_pages,
+        CountDifferences(pager.pages(), *run, trace, input, machine, options.accesses, check));
   }
   run->machine().SetPager(nullptr);
   return result;

@@ -60,11 +60,12 @@ absl::StatusOr<std::unique_ptr<GuestRun>> StartWritingGuest(LoopingTrace& trace,
 double SecondsOf(const Overcommit& run, const OvercommitOptions& options);
 
 // Runs a guest under EPT with 4 KiB leaves on one CPU. Its stores change its memory, and pages are
-// moved for real. With `check` the same guest runs without a limit too, and all pages are compared.
+// moved for real. Unless `check` is kOff the same guest runs without a limit too, and all pages, or
+// a sample of them, are compared.
 // InvalidArgument for options that do not go together; the errors of trace, machine and engine.
 absl::StatusOr<Overcommit> RunOvercommitted(const std::string& trace, const TraceInput& input,
                                             const ReplayOptions& machine,
-                                            const OvercommitOptions& options, bool check);
+                                            const OvercommitOptions& options, ColdCheckMode check);
 
 }  // namespace tdp::tools
 

@@ -13,9 +13,6 @@ namespace {
 // An access faults for five guest tables and the page at most, once each.
 constexpr int kMaxViolations = 6;
 
-// About as many pages as `ColdCheckMode::kSample` looks at.
-constexpr uint64_t kSampledPages = 10'000;
-
 class Checker {
  public:
   Checker(Machine& machine, ColdCheckMode mode, Progress& progress)
@@ -28,7 +25,7 @@ class Checker {
         all += mapping.level.bytes() / kPageSize;
       }
     }
-    const uint64_t stride = mode_ == ColdCheckMode::kSample ? all / kSampledPages + 1 : 1;
+    const uint64_t stride = CheckStride(mode_, all);
     if (mode_ == ColdCheckMode::kOff) {
       check_.left_out = all;
       return check_;

@@ -11,7 +11,7 @@ void AddProcessOptions(OptionParser& parser, ProcessOptions* options) {
                     "accesses until a CPU goes to another process, on average; the seed decides",
                     &options->timeslice, 1, 1'000'000'000);
   parser.AddChoice("pcid", "whether the kernel tags each process's translations", &options->pcid,
-                   {{"on", true}, {"off", false}});
+                   {{"off", false}, {"on", true}});
   parser.AddInteger("kernel-accesses",
                     "accesses of the kernel at each context switch and page fault of processes",
                     &options->kernel_accesses, 0, 1'000'000);

@@ -15,6 +15,9 @@
 namespace tdp::tools {
 namespace {
 
+// About as many pages as `ColdCheckMode::kSample` looks at.
+constexpr uint64_t kSampledPages = 10'000;
+
 std::vector<std::pair<std::string, Level>> Pages() {
   return {{"4k", kLevel4K}, {"2m", kLevel2M}, {"1g", kLevel1G}};
 }
@@ -88,12 +91,18 @@ void AddReplayOptions(OptionParser& parser, ReplayOptions* options) {
   parser.AddInteger("seed", "of everything random", &options->seed, 0, ~uint64_t{0});
 }
 
-void AddCheckOption(OptionParser& parser, ColdCheckMode* check) {
-  parser.AddChoice("check", "how much of what is mapped is walked again at the end, and compared",
-                   check,
+void AddCheckOption(OptionParser& parser, ColdCheckMode* check, std::string help) {
+  parser.AddChoice("check", std::move(help), check,
                    {{"all", ColdCheckMode::kAll},
                     {"sample", ColdCheckMode::kSample},
                     {"off", ColdCheckMode::kOff}});
+  parser.AllowBare("all", [](std::string_view text) {
+    return text == "all" || text == "sample" || text == "off";
+  });
+}
+
+uint64_t CheckStride(ColdCheckMode check, uint64_t pages) {
+  return check == ColdCheckMode::kSample ? pages / kSampledPages + 1 : 1;
 }
 
 absl::Status CheckReplayOptions(const ReplayOptions& options) {

@@ -62,8 +62,13 @@ struct ReplayOptions {
 // Declares an option for each field down to `seed`; `options` outlives the parser.
 void AddReplayOptions(OptionParser& parser, ReplayOptions* options);
 
-// Declares --check.
-void AddCheckOption(OptionParser& parser, ColdCheckMode* check);
+// Declares --check, whose `help` says what is checked.
+void AddCheckOption(
+    OptionParser& parser, ColdCheckMode* check,
+    std::string help = "how much of what is mapped is walked again at the end, and compared");
+
+// Of `pages` pages every which one is compared; `check` is not kOff.
+uint64_t CheckStride(ColdCheckMode check, uint64_t pages);
 
 // InvalidArgument for values that do not go together, named with the option.
 absl::Status CheckReplayOptions(const ReplayOptions& options);

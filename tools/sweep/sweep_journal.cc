@@ -109,6 +109,9 @@ absl::StatusOr<SweepJournal> SweepJournal::Create(const std::string& csv, const 
                                                   const std::vector<SweepCell>& cells,
                                                   bool resume) {
   SweepJournal journal(cells.size());
+  if (csv == "-" && json == "-") {
+    return absl::InvalidArgumentError("--csv and --json cannot both go to standard output");
+  }
   journal.csv_.path = csv.empty() && json.empty() ? "-" : csv;
   journal.csv_.heading = SweepCsvHeading(cells.front());
   journal.json_.path = json;
@@ -183,7 +186,7 @@ absl::Status SweepJournal::AddPending() {
   while (!expected_.empty() && pending_.contains(expected_.back())) {
     const uint64_t cell = expected_.back();
     expected_.pop_back();
-    TDP_RETURN_IF_ERROR(Add(csv_, cell, pending_[cell]));
+    TDP_RETURN_IF_ERROR(Add(csv_.path == "-" ? csv_ : json_, cell, pending_[cell]));
     pending_.erase(cell);
   }
   return absl::OkStatus();
@@ -191,17 +194,16 @@ absl::Status SweepJournal::AddPending() {
 
 absl::Status SweepJournal::Append(const SweepResult& result) {
   const uint64_t cell = result.cell.number;
-  const std::string csv = SweepCsvLine(result, all_cells_);
-  csv_.lines[cell] = csv;
-  if (csv_.path == "-" && !expected_.empty()) {
-    pending_[cell] = csv;
-    return AddPending();
-  }
-  TDP_RETURN_IF_ERROR(Add(csv_, cell, csv));
+  TDP_RETURN_IF_ERROR(Append(csv_, cell, SweepCsvLine(result, all_cells_)));
   if (json_.path.empty()) return absl::OkStatus();
-  const std::string json = SweepJsonObject(result, all_cells_);
-  json_.lines[cell] = json;
-  return Add(json_, cell, json);
+  return Append(json_, cell, SweepJsonObject(result, all_cells_));
+}
+
+absl::Status SweepJournal::Append(File& file, uint64_t cell, const std::string& line) {
+  file.lines[cell] = line;
+  if (file.path != "-" || expected_.empty()) return Add(file, cell, line);
+  pending_[cell] = line;
+  return AddPending();
 }
 
 absl::Status SweepJournal::Finish() {

@@ -58,6 +58,7 @@ class SweepJournal {
   absl::Status Begin(File& file);
   absl::Status Add(File& file, uint64_t cell, const std::string& line);
   absl::Status AddPending();
+  absl::Status Append(File& file, uint64_t cell, const std::string& line);
 
   uint64_t all_cells_;
   File csv_;
