@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -84,6 +85,44 @@ void MemoryIsAlignedAndUsedAgain() {
   Expect(large != nullptr, "a large piece is there");
   heap.Return(large);
   Expect(heap.Take(kBytes / 4, 4096) == large, "and is used again");
+}
+
+void Disagree(char* bytes, size_t size, size_t at) {
+  ++bytes[at];
+  const int greater = memcmp(bytes, bytes + size, size);
+  const int less = memcmp(bytes + size, bytes, size);
+  --bytes[at];
+  Expect(greater > 0 && less < 0, "memcmp sees the one byte in which two pieces differ");
+}
+
+// At every offset into a word and of every length, some of more than one turn of the loops.
+void MemoryIsCopiedFilledAndComparedAtAnyAddress() {
+  constexpr size_t kMost = 200;
+  char bytes[2 * kMost + 16] = {};
+  for (size_t size = 1; size < kMost; ++size) {
+    char* const first = bytes + size % 8;
+    memset(bytes, 0x55, sizeof(bytes));
+    for (size_t i = 0; i < size; ++i) first[i] = static_cast<char>(i);
+    memcpy(first + size, first, size);
+    Expect(memcmp(first, first + size, size) == 0, "a copy is equal");
+    Expect(first[2 * size] == 0x55, "and there is no more of it");
+    Disagree(first, size, 0);
+    Disagree(first, size, size - 1);
+    memmove(first + 1, first, size - 1);
+    Expect(memcmp(first + 1, first + size, size - 1) == 0, "a move up overlaps");
+    memmove(first, first + 1, size - 1);
+    Expect(memcmp(first, first + size, size - 1) == 0, "a move down overlaps");
+    memset(first, 7, size);
+    Expect(first[0] == 7 && first[size - 1] == 7 && first[size] == 0,
+           "memset fills all and no more");
+  }
+}
+
+void ACharacterIsFoundInAText() {
+  const std::string_view text = "a=b=c";
+  Expect(text.find('=') == 1 && text.find('c') == 4, "the first one is found, and the last");
+  Expect(text.substr(0, 4).find('c') == std::string_view::npos, "nothing beyond the end");
+  Expect(text.find("=c") == 3, "a word is found");
 }
 
 // A guest reads a word again and again until it has changed, while another processor takes its page
@@ -193,6 +232,9 @@ constexpr Test kTests[] = {
     {"a mutex lets one processor in at a time", AMutexLetsOneProcessorInAtATime},
     {"a processor is idle again when its work is done", AProcessorIsIdleAgainWhenItsWorkIsDone},
     {"memory is aligned and used again", MemoryIsAlignedAndUsedAgain},
+    {"memory is copied, filled and compared at any address",
+     MemoryIsCopiedFilledAndComparedAtAnyAddress},
+    {"a character is found in a text", ACharacterIsFoundInAText},
     {"a processor kicks another one out of its guest", AProcessorKicksAnotherOneOutOfItsGuest},
 };
 

@@ -87,40 +87,6 @@ void tdp_platform_panic(const char* text) {
   tdp::vtx::FinishRun("panic");
 }
 
-// May lie over anything.
-using Word [[gnu::may_alias]] = uint64_t;
-
-// Volatile, or compilers see a memcpy in the loop of memcpy and call it. By words, and not by REP:
-// the emulator takes as long for one of its iterations as for an instruction.
-void* memcpy(void* to, const void* from, size_t n) {
-  auto* words = static_cast<volatile Word*>(to);
-  const auto* sources = static_cast<const Word*>(from);
-  size_t i = 0;
-  for (; i < n / 8; ++i) words[i] = sources[i];
-  for (i *= 8; i < n; ++i) {
-    static_cast<volatile char*>(to)[i] = static_cast<const char*>(from)[i];
-  }
-  return to;
-}
-void* memmove(void* to, const void* from, size_t n) {
-  if (to <= from) return memcpy(to, from, n);
-  while (n-- != 0) static_cast<volatile char*>(to)[n] = static_cast<const char*>(from)[n];
-  return to;
-}
-void* memset(void* to, int value, size_t n) {
-  const uint64_t word = 0x0101010101010101 * static_cast<uint8_t>(value);
-  size_t i = 0;
-  for (; i < n / 8; ++i) static_cast<volatile Word*>(to)[i] = word;
-  for (i *= 8; i < n; ++i) static_cast<volatile char*>(to)[i] = static_cast<char>(value);
-  return to;
-}
-int memcmp(const void* a, const void* b, size_t n) {
-  const auto* x = static_cast<const volatile unsigned char*>(a);
-  const auto* y = static_cast<const volatile unsigned char*>(b);
-  while (n != 0 && *x == *y) --n, ++x, ++y;
-  return n == 0 ? 0 : *x - *y;
-}
-
 // Where the linker has put the constructors of global objects.
 extern void (*__init_array_start[])();
 extern void (*__init_array_end[])();
