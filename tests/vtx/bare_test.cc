@@ -125,6 +125,35 @@ void ACharacterIsFoundInAText() {
   Expect(text.find("=c") == 3, "a word is found");
 }
 
+bool IsInvalid(const absl::StatusOr<uint64_t>& number) {
+  return absl::IsInvalidArgument(number.status());
+}
+
+// Those of the BUILD file.
+void TheProgramFindsItsArguments() {
+  const Arguments arguments = ProgramArguments();
+  Expect(arguments.Find("word", "none") == "first", "of two arguments of a name the first counts");
+  Expect(arguments.Find("empty", "none").empty(), "a value may be empty");
+  Expect(arguments.Find("wor", "none") == "none", "a name is more than a beginning");
+  Expect(arguments.Find("plain", "none") == "none", "a word without '=' has no name");
+  Expect(arguments.Find("equation", "") == "a=b", "a value goes on after another '='");
+  Expect(*arguments.FindNumber("number", 0) == 42, "a number");
+  Expect(*arguments.FindNumber("nothing", 7) == 7, "what is not there is what it would be");
+  Expect(IsInvalid(arguments.FindNumber("word", 0)), "a word is no number");
+  Expect(IsInvalid(arguments.FindNumber("empty", 0)), "an empty value is no number");
+  Expect(IsInvalid(arguments.FindNumber("huge", 0)), "a number has 64 bits");
+}
+
+void TheProgramFindsItsFiles() {
+  const Arguments arguments = ProgramArguments();
+  const auto file = ValueOrEnd(arguments.FindFile("file"), "a file");
+  Expect(reinterpret_cast<uintptr_t>(file.data()) == 0x1a0000 && file.size() == 1000,
+         "a file is where the runner says");
+  for (const char* name : {"nothing", "word", "number", "bare", "short"}) {
+    Expect(absl::IsNotFound(arguments.FindFile(name).status()), "what is no file is not found");
+  }
+}
+
 // A guest reads a word again and again until it has changed, while another processor takes its page
 // out of the tables, which it may do only when the guest's processor has left the guest.
 class Guest {
@@ -235,6 +264,8 @@ constexpr Test kTests[] = {
     {"memory is copied, filled and compared at any address",
      MemoryIsCopiedFilledAndComparedAtAnyAddress},
     {"a character is found in a text", ACharacterIsFoundInAText},
+    {"the program finds its arguments", TheProgramFindsItsArguments},
+    {"the program finds its files", TheProgramFindsItsFiles},
     {"a processor kicks another one out of its guest", AProcessorKicksAnotherOneOutOfItsGuest},
 };
 

@@ -46,6 +46,8 @@ const Services* InitProgram(const Machine& machine, uint64_t program_end) {
   services.memory = memory;
   services.memory_end = machine.memory_bytes;
   services.processors = machine.processors;
+  services.argument_count = machine.argument_count;
+  services.arguments = machine.arguments;
   return &services;
 }
 

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <string_view>
 
+#include "tdp/backends/vtx/boot/bare_arguments.h"
+
 namespace tdp::vtx {
 
 // Any processor, also in an interrupt handler that did not interrupt this.
@@ -22,6 +24,9 @@ void* TakeMemory(size_t bytes, size_t alignment);
 
 // How many processors the machine has, this one included.
 int ProcessorCount();
+
+// What the program was started with.
+Arguments ProgramArguments();
 
 // A processor of the machine that runs `run(argument)`: a thread, where there is no operating
 // system to have any.

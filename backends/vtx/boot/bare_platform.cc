@@ -39,6 +39,8 @@ void* TakeMemory(size_t bytes, size_t alignment) { return heap.TakeFresh(bytes, 
 
 int ProcessorCount() { return services->processors; }
 
+Arguments ProgramArguments() { return {services->arguments, services->argument_count}; }
+
 struct Processor::Stack {
   alignas(16) unsigned char bytes[size_t{64} << 10];
   uint32_t is_busy = 1;

@@ -25,6 +25,9 @@ struct Services {
   uintptr_t memory;
   uintptr_t memory_end;
   int processors;
+  // The program's arguments, of which the first is its name: one after another, each with its NUL.
+  int argument_count;
+  const char* arguments;
 };
 
 }  // namespace boot
