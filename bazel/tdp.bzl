@@ -28,6 +28,7 @@ _FREESTANDING = [
     "-mgeneral-regs-only",
     "-mno-red-zone",
     "-fno-stack-protector",
+    "-U_FORTIFY_SOURCE",
     "-fno-threadsafe-statics",
     "-fno-asynchronous-unwind-tables",
     "-ffunction-sections",

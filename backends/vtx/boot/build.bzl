@@ -167,7 +167,6 @@ def tdp_vtx_bare_binary(name, srcs, deps = [], visibility = None, **machine):
     tdp_freestanding_binary(
         name = name + "_program",
         srcs = srcs,
-        copts = ["-U_FORTIFY_SOURCE"],
         linkopts = _BEHIND_THE_LOADER,
         tags = ["no-asan"],
         visibility = visibility,
