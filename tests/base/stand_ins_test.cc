@@ -58,6 +58,8 @@ TEST(StandInStatus, SaysItsCodeAndMessage) {
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_FALSE(absl::IsNotFound(status));
   EXPECT_EQ(status.message(), "field x");
+  EXPECT_TRUE(absl::IsDataLoss(absl::DataLossError("page 3")));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(absl::DeadlineExceededError("")));
   absl::StatusOr<int> value = 3;
   EXPECT_EQ(*value, 3);
   value = status;

@@ -19,7 +19,6 @@ namespace internal {
 // What a type's `AbslHashValue(H, value)` combines its parts with.
 class HashState {
  public:
-  HashState() = default;
   template <typename... Parts>
   static HashState combine(HashState state, const Parts&... parts) {
     (state.Add(parts), ...);

@@ -22,6 +22,7 @@ enum class StatusCode : int {
   kOk = 0,
   kUnknown = 2,
   kInvalidArgument = 3,
+  kDeadlineExceeded = 4,
   kNotFound = 5,
   kAlreadyExists = 6,
   kPermissionDenied = 7,
@@ -32,6 +33,7 @@ enum class StatusCode : int {
   kUnimplemented = 12,
   kInternal = 13,
   kUnavailable = 14,
+  kDataLoss = 15,
 };
 
 // One word: 0 if all is well. The text of an error lives in memory that copies share; where there
@@ -107,6 +109,7 @@ inline Status OkStatus() { return Status(); }
   inline bool Is##Name(const Status& status) { return status.code() == StatusCode::k##Name; }
 TDP_STAND_IN_ERROR(Unknown)
 TDP_STAND_IN_ERROR(InvalidArgument)
+TDP_STAND_IN_ERROR(DeadlineExceeded)
 TDP_STAND_IN_ERROR(NotFound)
 TDP_STAND_IN_ERROR(AlreadyExists)
 TDP_STAND_IN_ERROR(PermissionDenied)
@@ -117,6 +120,7 @@ TDP_STAND_IN_ERROR(OutOfRange)
 TDP_STAND_IN_ERROR(Unimplemented)
 TDP_STAND_IN_ERROR(Internal)
 TDP_STAND_IN_ERROR(Unavailable)
+TDP_STAND_IN_ERROR(DataLoss)
 #undef TDP_STAND_IN_ERROR
 
 }  // namespace tdp_stand_in

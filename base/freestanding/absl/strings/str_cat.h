@@ -33,8 +33,6 @@ inline void AppendNumber(std::string& out, uint64_t value, unsigned base, int di
 }
 
 inline void Append(std::string& out, std::string_view text) { out.append(text); }
-inline void Append(std::string& out, const char* text) { out.append(text); }
-inline void Append(std::string& out, const std::string& text) { out.append(text); }
 inline void Append(std::string& out, Hex hex) { AppendNumber(out, hex.value, 16); }
 template <std::integral T>
 void Append(std::string& out, T value) {

@@ -112,7 +112,6 @@ class MutexLock {
   explicit MutexLock(Mutex* mutex) : mutex_(mutex) { mutex_->Lock(); }
   ~MutexLock() { mutex_->Unlock(); }
   MutexLock(const MutexLock&) = delete;
-  MutexLock& operator=(const MutexLock&) = delete;
 
  private:
   Mutex* const mutex_;
