@@ -20,7 +20,7 @@ class Campaign : public testing::TestWithParam<const char*> {};
 
 TEST_P(Campaign, FindsNothing) {
   constexpr int kTriples = 40;
-  constexpr uint32_t kRuns = 64;
+  constexpr uint32_t kRuns = 48;
   const std::string kind = std::string(GetParam()) + "/";
   const CampaignResult result =
       Explore(MakeScenarios(kind, kTriples), {.most_runs = kRuns, .most_findings = 3});

@@ -73,15 +73,17 @@ std::string FlatModel::Forbids(const Reach& reach) const {
         here |= (is_private ? slot.first_private : slot.first) + index == page;
       }
     }
-    if (reach.in_view) here = MayShow(reach.gfn, page, here);
+    if (reach.view == kRuled) here = MayShow(reach.gfn, page, here);
     found |= here;
     writable |= here && slot.writable;
   }
   if (!found) return what + ": no slot has this page there";
   if (reach.rights.can_write() && !writable) return what + ": the slot is read-only";
-  if (reach.in_view && reach.gfn.raw() < kViewFrames) {
-    const bool allowed = std::any_of(view_rights_.begin(), view_rights_.end(),
-                                     [&](Access rights) { return rights.Covers(reach.rights); });
+  if (reach.gfn.raw() < kViewFrames) {
+    const std::vector<Access>& possible = view_rights_[reach.view];
+    const bool allowed =
+        possible.empty() || std::any_of(possible.begin(), possible.end(),
+                                        [&](Access rights) { return rights.Covers(reach.rights); });
     if (!allowed) return what + ": the view denies it";
   }
   if (std::find(types_.begin(), types_.end(), reach.type) == types_.end()) {

@@ -44,7 +44,7 @@ struct SlotVersion {
 // An access, or a translation that would let it through.
 struct Reach {
   AddressSpaceId space = 0;
-  bool in_view = false;  // the one view beside the base
+  ViewId view = kBaseView;
   Gfn gfn;
   Hfn frame;
   Access rights;  // what it does
@@ -66,20 +66,25 @@ class FlatModel {
   // A slot is being deleted, and its log shown: a device's mark beside that may come too late.
   void SetDeleting(bool deleting) { deleting_ = deleting; }
 
-  // --- Host pages that the view shows at frames [kFirstShown, kFirstShown + kShownFrames), from a
-  // first on, or those of the slots
+  // --- The view with rules of every kind. Host pages that it shows at frames [kFirstShown,
+  // kFirstShown + kShownFrames), from a first on, or those of the slots
+  static constexpr ViewId kRuled = 1;
   static constexpr uint64_t kFirstShown = 1;
   static constexpr uint64_t kShownFrames = 3;
   void OfferShown(std::optional<HostPageNumber> first) { shown_.push_back(first); }
   void SettleShown(std::optional<HostPageNumber> first) { shown_ = {first}; }
 
-  // --- Rights that the view gives frames [0, kViewFrames), and attributes of
+  // --- Rights that views give frames [0, kViewFrames), and attributes of
   // [kFirstPrivate, kFirstPrivate + kPrivateFrames)
+  static constexpr size_t kViews = 8;  // the base one of them, which denies nothing
   static constexpr uint64_t kViewFrames = 8;
   static constexpr uint64_t kFirstPrivate = 4;
   static constexpr uint64_t kPrivateFrames = 4;
-  void OfferViewRights(Access rights) { view_rights_.push_back(rights); }
-  void SettleViewRights(Access rights) { view_rights_ = {rights}; }
+  void OfferViewRights(ViewId view, Access rights) {
+    if (view_rights_[view].empty()) view_rights_[view].push_back(Access::All());
+    view_rights_[view].push_back(rights);
+  }
+  void SettleViewRights(ViewId view, Access rights) { view_rights_[view] = {rights}; }
   void OfferPrivate(bool is_private) { private_.push_back(is_private); }
   void SettlePrivate(bool is_private) { private_ = {is_private}; }
   void OfferType(MemoryType type) { types_.push_back(type); }
@@ -118,7 +123,7 @@ class FlatModel {
   uint64_t clock_ = 0;
   bool deleting_ = false;
   std::vector<SlotVersion> slots_;
-  std::vector<Access> view_rights_ = {Access::All()};
+  std::array<std::vector<Access>, kViews> view_rights_;  // none: all of them
   std::vector<bool> private_ = {false};
   std::vector<std::optional<HostPageNumber>> shown_ = {std::nullopt};
   std::vector<MemoryType> types_ = {MemoryType::kWriteBack};

@@ -96,6 +96,38 @@ void GuestCpu::ForgetPage(Gfn gfn) {
   std::erase_if(links_, [&](const Link& link) { return link.root == context_.root; });
 }
 
+Eptp GuestCpu::Listed(ViewId index) const {
+  return Eptp(const_cast<volatile uint64_t*>(host_.EntriesAt(context_.eptp_list))[index]);
+}
+
+bool GuestCpu::SwitchView(ViewId index) {
+  if (host_.fibers().running()) {
+    host_.fibers().Reach(Step::kLoad, host_.EntriesAt(context_.eptp_list) + index);
+  }
+  const Eptp eptp = Listed(index);
+  if (eptp.raw() == 0) return false;
+  context_.root = eptp.root();
+  context_.levels = eptp.levels();
+  context_.accessed_dirty = eptp.accessed_dirty();
+  context_.view = index;
+  return true;
+}
+
+template <typename Visit>
+void GuestCpu::ForEachInReach(Visit visit) const {
+  if (!in_guest_) return;
+  const bool switches = context_.eptp_list != Hpa(0);
+  for (const Translation& kept : translations_) {
+    if (kept.context.root == context_.root) {
+      visit(kept, context_.view);
+      continue;
+    }
+    for (ViewId i = 0; switches && i < kListed; ++i) {
+      if (Listed(i).raw() != 0 && Listed(i).root() == kept.context.root) visit(kept, i);
+    }
+  }
+}
+
 const GuestCpu::Translation* GuestCpu::Find(Gfn gfn) const {
   for (const Translation& kept : translations_) {
     if (kept.Holds(context_.root, gfn)) return &kept;
@@ -189,11 +221,11 @@ void GuestCpu::Keep(const Translation& translation) {
   translations_.push_back(translation);
 }
 
-std::string GuestCpu::Forbids(const Translation& translation, Gfn gfn) const {
+std::string GuestCpu::Forbids(const Translation& translation, ViewId view, Gfn gfn) const {
   Access rights = translation.rights;
   if (!translation.dirty) rights = rights.Without(Access::Write());
   return model_.Forbids({.space = translation.context.space,
-                         .in_view = translation.context.in_view,
+                         .view = view,
                          .gfn = gfn,
                          .frame = translation.FrameOf(gfn),
                          .rights = rights,
@@ -203,7 +235,7 @@ std::string GuestCpu::Forbids(const Translation& translation, Gfn gfn) const {
 CpuEvent GuestCpu::Use(const Translation& translation, Gfn gfn, Access kind) {
   const Hfn frame = translation.FrameOf(gfn);
   const std::string why = model_.Forbids({.space = translation.context.space,
-                                          .in_view = translation.context.in_view,
+                                          .view = context_.view,
                                           .gfn = gfn,
                                           .frame = frame,
                                           .rights = kind,
@@ -214,41 +246,38 @@ CpuEvent GuestCpu::Use(const Translation& translation, Gfn gfn, Access kind) {
 }
 
 std::string GuestCpu::CheckReach() const {
-  if (!in_guest_) return "";
-  for (const Translation& kept : translations_) {
-    if (kept.context.root != context_.root) continue;
+  std::string why;
+  ForEachInReach([&](const Translation& kept, ViewId view) {
     // Of a large page a few frames will do: the first, and those that tests touch.
     const uint64_t look = std::min<uint64_t>(kept.pages, 8);
-    for (uint64_t i = 0; i < look; ++i) {
-      std::string why = Forbids(kept, kept.first + PageCount(i));
-      if (!why.empty()) return why;
+    for (uint64_t i = 0; why.empty() && i < look; ++i) {
+      why = Forbids(kept, view, kept.first + PageCount(i));
     }
-  }
-  return "";
+  });
+  return why;
 }
 
 std::string GuestCpu::CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages,
                                      uint64_t since) const {
-  if (!in_guest_) return "";
-  for (const Translation& kept : translations_) {
-    if (kept.context.root != context_.root || kept.context.space != space) continue;
+  std::string why;
+  ForEachInReach([&](const Translation& kept, ViewId /*view*/) {
+    if (kept.context.space != space) return;
     const bool inside =
         kept.first < first + PageCount(pages) && first < kept.first + PageCount(kept.pages);
     if (inside && kept.since < since) {
-      return absl::StrCat("gfn ", kept.first.raw(), " was zapped, and a CPU still has it");
+      why = absl::StrCat("gfn ", kept.first.raw(), " was zapped, and a CPU still has it");
     }
-  }
-  return "";
+  });
+  return why;
 }
 
 void GuestCpu::WriteSilently() {
-  if (!in_guest_) return;
-  for (const Translation& kept : translations_) {
-    if (kept.context.root != context_.root || !kept.dirty || !kept.rights.can_write()) continue;
+  ForEachInReach([&](const Translation& kept, ViewId /*view*/) {
+    if (!kept.dirty || !kept.rights.can_write()) return;
     for (uint64_t i = 0; i < std::min<uint64_t>(kept.pages, 8); ++i) {
       model_.Wrote(kept.FrameOf(kept.first + PageCount(i)));
     }
-  }
+  });
 }
 
 }  // namespace tdp::explore

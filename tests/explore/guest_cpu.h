@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
+#include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/format/memory_type.h"
 #include "tests/explore/explored_host.h"
 #include "tests/explore/flat_model.h"
@@ -34,14 +35,18 @@ struct CpuContext {
   int levels = 4;
   bool accessed_dirty = true;
   bool logs_pages = false;  // PML
+  Hpa eptp_list{};          // where VMFUNC finds EPTPs by number; 0: the guest may not switch
   // For the model: whose tables these are.
   AddressSpaceId space = 0;
-  bool in_view = false;
+  ViewId view = kBaseView;
 };
 
 class GuestCpu {
  public:
   GuestCpu(ExploredHost& host, FlatModel& model) : host_(host), model_(model) {}
+
+  // EPTPs in the list that the guest tries.
+  static constexpr ViewId kListed = 4;
 
   // The guest runs on these tables from now on.
   void Enter(const CpuContext& context);
@@ -66,6 +71,12 @@ class GuestCpu {
   Access found() const { return found_; }
   // INVLPG.
   void ForgetPage(Gfn gfn);
+  // VMFUNC with leaf 0: the guest runs on the EPTP of that number in the list. False where there
+  // is none, which is an exit.
+  bool SwitchView(ViewId index);
+  // The root that the guest runs on, and its number in the list.
+  Hpa root() const { return context_.root; }
+  ViewId view() const { return context_.view; }
 
   // The pages that were logged, taken out of the buffer.
   std::vector<Gpa> TakeLog() { return std::exchange(log_, {}); }
@@ -75,6 +86,8 @@ class GuestCpu {
   std::string CheckReach() const;
   // Why it should have forgotten something of [first, first + pages) of what it knew at `since`.
   std::string CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since) const;
+  // Whether it is in the guest, and on that view.
+  bool IsOn(ViewId view) const { return in_guest_ && context_.view == view; }
   // It writes every page that it can write unnoticed.
   void WriteSilently();
 
@@ -103,6 +116,11 @@ class GuestCpu {
   };
   struct Entry;
 
+  // Calls `visit(kept, view)` for each translation that the guest can use, now or after a switch
+  // that needs no exit.
+  template <typename Visit>
+  void ForEachInReach(Visit visit) const;
+  Eptp Listed(ViewId index) const;
   Entry Decode(uint64_t raw, int level, Access above) const;
   const Translation* Find(Gfn gfn) const;
   const Link* FindLink(Gfn gfn, int level) const;
@@ -110,7 +128,7 @@ class GuestCpu {
   bool SetFlags(uint64_t* place, uint64_t raw, uint64_t flags);
   void Keep(const Translation& translation);
   CpuEvent Use(const Translation& translation, Gfn gfn, Access kind);
-  std::string Forbids(const Translation& translation, Gfn gfn) const;
+  std::string Forbids(const Translation& translation, ViewId view, Gfn gfn) const;
 
   static constexpr size_t kLogEntries = 512;
 

@@ -16,6 +16,8 @@
 #include "tdp/mmu/vm/change.h"
 #include "tests/explore/explored_host.h"
 #include "tests/explore/flat_model.h"
+#include "tests/explore/view_operations.h"
+#include "tests/explore/visitor.h"
 
 namespace tdp::explore {
 namespace {
@@ -29,6 +31,10 @@ bool Plain(const MachineKind& kind) {
   return kind.mode == GuestMode::kDirect || kind.mode == GuestMode::kView;
 }
 bool HasView(const MachineKind& kind) { return kind.mode == GuestMode::kView; }
+bool HasEptpList(const MachineKind& kind) { return kind.vmfunc; }
+bool HasVe(const MachineKind& kind) {
+  return kind.options.virtualization_exceptions != Use::kNever;
+}
 bool CanView(const MachineKind& kind) {
   return Plain(kind) && !kind.options.reverse_map && !kind.options.private_memory;
 }
@@ -59,12 +65,14 @@ void ZapMany(World& world) { Zap(world, Gfn(0), 512, false); }
 
 void ZapEverything(World& world, bool hold) {
   const uint64_t since = world.model().Now();
+  const Hpa root = world.vm().eptp().root();
   absl::StatusOr<PendingFlush> flush = world.vm().ZapAll();
   world.Expect(flush.status(), "ZapAll");
   if (!flush.ok()) return;
   if (hold) world.HoldOn();
   flush->Settle();
   world.CheckForgotten(0, Gfn(0), 1 << 20, since);
+  world.CheckRootLeft(root);
 }
 
 void ZapAll(World& world) { ZapEverything(world, false); }
@@ -380,77 +388,7 @@ void SetAttributes(World& world) {
   }
 }
 
-// --- Views
-
-void MakeView(World& world) {
-  const absl::StatusOr<ViewId> view = world.vm().CreateView();
-  world.Expect(view.status(), "CreateView");
-  if (view.ok()) world.Expect(world.vm().DestroyView(*view), "DestroyView");
-}
-
-void SetRights(World& world) {
-  const MutexLock lock(world.types());
-  for (const Access rights : {Access::ReadExecute(), Access::Read(), Access::All()}) {
-    world.model().OfferViewRights(rights);
-    world.Expect(
-        world.vm().SetViewRights(world.view(), Gfn(0), PageCount(FlatModel::kViewFrames), rights),
-        "SetViewRights");
-    world.model().SettleViewRights(rights);
-    world.CheckPromises();
-  }
-}
-
-// The same by a batch, whose rules faults ask for before they come to a section.
-void SetRightsAtOnce(World& world) {
-  const MutexLock lock(world.types());
-  for (const Access rights : {Access::ReadExecute(), Access::All()}) {
-    world.model().OfferViewRights(rights);
-    world.Expect(world.vm().Apply({Change::ViewRights(world.view(), Gfn(0),
-                                                      PageCount(FlatModel::kViewFrames), rights)}),
-                 "Apply");
-    world.model().SettleViewRights(rights);
-    world.CheckPromises();
-  }
-}
-
-void SetFrames(World& world) {
-  const MutexLock lock(world.types());
-  for (const auto first : {std::optional(World::kShownPages), std::optional<HostPageNumber>()}) {
-    world.model().OfferShown(first);
-    std::optional<Hfn> frames;
-    if (first) frames = world.host().FrameOf(*first);
-    world.Expect(world.vm().SetViewFrames(world.view(), Gfn(FlatModel::kFirstShown),
-                                          PageCount(FlatModel::kShownFrames), frames),
-                 "SetViewFrames");
-    world.model().SettleShown(first);
-    world.CheckPromises();
-  }
-}
-
-void SetRaisesVe(World& world) {
-  for (const bool raises : {true, false}) {
-    world.Expect(world.vm().SetRaisesVe(world.view(), Gfn(0), PageCount(4), raises), "SetRaisesVe");
-    world.CheckPromises();
-  }
-}
-
 // --- vCPUs
-
-// One that comes, runs and goes.
-class Visitor {
- public:
-  explicit Visitor(World& world)
-      : vcpu_(*world.vm().CreateVcpu()), cpu_(world.host(), world.model()) {
-    world.host().Attach(vcpu_->id(), &cpu_);
-  }
-  Vcpu& operator*() { return *vcpu_; }
-  Vcpu* operator->() { return vcpu_.get(); }
-  GuestCpu& cpu() { return cpu_; }
-
- private:
-  std::unique_ptr<Vcpu> vcpu_;
-  GuestCpu cpu_;
-};
 
 void VcpuComesAndGoes(World& world) {
   Visitor visitor(world);
@@ -498,15 +436,6 @@ void PopulateFrames(World& world) {
       world.vm().Populate(World::kHole.address(), World::kSmallPages * kPageSize, 0, world.view());
   if (!absl::IsUnavailable(done.status()) && !absl::IsNotFound(done.status())) {
     world.Expect(done.status(), "Populate");
-  }
-}
-
-void SwitchView(World& world) {
-  Visitor visitor(world);
-  Random random(5);
-  for (const ViewId view : {world.view(), kBaseView}) {
-    world.Expect(visitor->SetView(view), "SetView");
-    world.Touch(*visitor, visitor.cpu(), 3, random);
   }
 }
 
@@ -558,10 +487,11 @@ constexpr Operation kOperations[] = {
     {"quota", SetQuota, Plain},
     {"attributes", SetAttributes, HasPrivate},
     {"make_view", MakeView, CanView},
+    {"make_ruled_view", MakeRuledView, HasEptpList},
     {"view_rights", SetRights, HasView},
     {"view_rights_at_once", SetRightsAtOnce, HasView},
     {"view_frames", SetFrames, HasView},
-    {"raises_ve", SetRaisesVe, HasView},
+    {"raises_ve", SetRaisesVe, HasVe},
     {"switch_view", SwitchView, HasView},
     {"vcpu", VcpuComesAndGoes, Always},
     {"prefault", Prefault, Plain},

@@ -57,6 +57,10 @@ const std::vector<MachineKind>& MachineKinds() {
       {.name = "private", .options = {.private_memory = true}},
       {.name = "shadow", .options = {.paging = Paging::kShadow}, .mode = GuestMode::kShadow},
       {.name = "nested", .options = {.nested = true}, .mode = GuestMode::kNested},
+      {.name = "vmfunc",
+       .options = {.dirty_tracking = kDirtyBits},
+       .mode = GuestMode::kView,
+       .vmfunc = true},
   };
   return *kinds;
 }
@@ -76,7 +80,11 @@ World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint
   if (kind.manual) TDP_CHECK(vm_->SetManualDirtyLogProtect(kDirtyLogManualProtect).ok());
   MakeSlots(random);
   WriteGuestTables();
-  if (kind.mode == GuestMode::kView) view_ = *vm_->CreateView();
+  if (kind.mode == GuestMode::kView) {
+    view_ = *vm_->CreateView();
+    TDP_CHECK(view_ == FlatModel::kRuled);
+  }
+  if (kind.vmfunc) eptp_list_ = *vm_->EptpList();
   guests_.resize(static_cast<size_t>(guests));
   for (Guest& guest : guests_) {
     guest.vcpu = *vm_->CreateVcpu();
@@ -184,7 +192,8 @@ absl::Status World::StartGuest(Guest& guest) {
 void World::EnterContext(Vcpu& vcpu, GuestCpu& cpu, const GuestEntry& entry) const {
   CpuContext context;
   context.space = vcpu.address_space();
-  context.in_view = vcpu.view() != kBaseView;
+  context.view = vcpu.view();
+  context.eptp_list = eptp_list_;
   if (kind_.mode == GuestMode::kShadow) {
     context.format = TableFormat::kLinear;
     context.root = Hpa(vcpu.shadow()->registers().cr3 & ept::kAddressMask);
@@ -260,6 +269,7 @@ int World::RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool 
       if (!why.empty()) Fail(absl::StrCat("a vCPU entered the guest with ", why));
     }
     while (event == CpuEvent::kNone && done < most) {
+      MaySwitch(cpu, random);
       touch = NextTouch(random);
       event = cpu.Touch(touch.gfn, touch.kind, touch.from_links);
       ++done;
@@ -275,10 +285,22 @@ int World::RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool 
     const std::vector<Gpa> log = cpu.TakeLog();
     if (!log.empty()) Expect(vcpu.LogPml(log), "LogPml");
   }
+  if (eptp_list_ != Hpa(0)) {
+    // Where the guest was. A view that has gone meanwhile answers for nothing any more.
+    const absl::Status known = vcpu.SetView(cpu.view());
+    if (absl::IsNotFound(known)) return done;
+    Expect(known, "SetView");
+  }
   if (event == CpuEvent::kViolation || event == CpuEvent::kMisconfiguration) {
     if (Handle(vcpu, cpu, touch, event)) --done;
   }
   return done;
+}
+
+void World::MaySwitch(GuestCpu& cpu, Random& random) const {
+  if (eptp_list_ == Hpa(0) || random.Below(3) != 0) return;
+  // Where there is no such view VMFUNC is an exit, after which the guest goes on.
+  (void)cpu.SwitchView(static_cast<ViewId>(random.Below(GuestCpu::kListed)));
 }
 
 // What a thread with a `GuestEntry` may call, and must not have to wait for what waits for it.
@@ -382,6 +404,21 @@ void World::CheckPromises() {
     const std::string why = guest.cpu->CheckReach();
     if (!why.empty()) Fail(absl::StrCat("a vCPU in the guest can reach ", why));
     guest.cpu->WriteSilently();
+  }
+}
+
+void World::CheckLeft(ViewId view) {
+  if (eptp_list_ != Hpa(0) && host_.EntriesAt(eptp_list_)[view] != 0) return;
+  for (const Guest& guest : guests_) {
+    if (guest.cpu->IsOn(view)) Fail(absl::StrCat("a vCPU runs on view ", view, ", destroyed"));
+  }
+}
+
+void World::CheckRootLeft(Hpa root) {
+  fibers_.SeeAll();
+  for (const Guest& guest : guests_) {
+    if (vm_->eptp().root() == root || !guest.cpu->IsOn(kBaseView)) continue;
+    if (guest.cpu->root() == root) Fail("a vCPU runs on a root that was replaced");
   }
 }
 

@@ -42,6 +42,7 @@ struct MachineKind {
   GuestMode mode = GuestMode::kDirect;
   bool ring = false;    // dirty rings
   bool manual = false;  // manual protection of the dirty log
+  bool vmfunc = false;  // guests switch views without an exit
 };
 
 // Every kind, by name.
@@ -86,6 +87,10 @@ class World {
   // --- For operations
   // Something has been promised by now: no vCPU that is in the guest may be able to break it.
   void CheckPromises();
+  // A view was destroyed: nobody is on it, unless there is one of its number again.
+  void CheckLeft(ViewId view);
+  // Whoever was on that root of the base view is there no more.
+  void CheckRootLeft(Hpa root);
   // Nobody knows what [first, first + pages) was at `since`.
   void CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since);
   // `status` is OK, or memory has run out where it may.
@@ -134,6 +139,8 @@ class World {
   void MakeSlots(Random& random);
   void WriteGuestTables();
   absl::Status StartGuest(Guest& guest);
+  // Before an access: a guest that may switch views does so now and then.
+  void MaySwitch(GuestCpu& cpu, Random& random) const;
   void EnterContext(Vcpu& vcpu, GuestCpu& cpu, const GuestEntry& entry) const;
   Touched NextTouch(Random& random) const;
   // Runs accesses until one ends in an event; handles it. Returns how many accesses were made.
@@ -152,6 +159,7 @@ class World {
   FlatModel model_;
   std::unique_ptr<Vm> vm_;
   ViewId view_ = kBaseView;
+  Hpa eptp_list_{};  // 0: guests do not switch
   std::vector<Guest> guests_;
   int operators_;  // that are not done
   bool may_run_out_ = false;

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The public operations about views, as tests/explore/operations.h has the others.
+
+#ifndef TDP_TESTS_EXPLORE_VIEW_OPERATIONS_H_
+#define TDP_TESTS_EXPLORE_VIEW_OPERATIONS_H_
+
+#include "tests/explore/world.h"
+
+namespace tdp::explore {
+
+// A view comes and goes: one like the base, and one that denies what others allow.
+void MakeView(World& world);
+void MakeRuledView(World& world);
+
+// Rules of the view beside the base.
+void SetRights(World& world);
+// By a batch, whose rules faults ask for before they come to a section.
+void SetRightsAtOnce(World& world);
+void SetFrames(World& world);
+void SetRaisesVe(World& world);
+
+// A vCPU comes, runs on two views, and goes.
+void SwitchView(World& world);
+
+}  // namespace tdp::explore
+
+#endif  // TDP_TESTS_EXPLORE_VIEW_OPERATIONS_H_
