@@ -94,6 +94,14 @@ class DirtyLog {
   // no bit stands for a page beyond the slot.
   void MarkWord(uint64_t base, uint64_t mask);
 
+  // Lets the lines come that a mark of page `index` will need.
+  void Prefetch(uint64_t index) const {
+    if (const Chunk* chunk = FindChunk(index); chunk != nullptr) {
+      __builtin_prefetch(&chunk->summary, 1);
+      __builtin_prefetch(&chunk->words[index / kPagesPerWord % kWordsPerChunk], 1);
+    }
+  }
+
   bool IsDirty(uint64_t index) const;
   uint64_t CountDirty() const;
 

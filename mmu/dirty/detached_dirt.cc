@@ -2,11 +2,18 @@
 
 #include "tdp/mmu/dirty/detached_dirt.h"
 
-#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 
+#include "absl/types/span.h"
+#include "tdp/base/index.h"
+#include "tdp/base/level.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/format/frame_range.h"
+#include "tdp/mmu/tables/table_scan.h"
 
 namespace tdp {
 namespace {
@@ -23,32 +30,23 @@ void MarkBits(DirtyLog& log, uint64_t index, uint64_t bits) {
   if (high != 0 && log.IsPrepared(word + kWordPages)) log.MarkWord(word + kWordPages, high);
 }
 
-// The part of `bits`, frames from `first` on, that lies in `slot`.
-uint64_t ClipTo(const MemorySlot& slot, Gfn first, uint64_t bits) {
-  if (slot.base > first) {
-    const uint64_t before = (slot.base - first).raw();
-    bits = before >= 64 ? 0 : bits & (~uint64_t{0} << before);
-  }
-  if (slot.end() < first + PageCount(64)) {
-    const uint64_t inside = slot.end() > first ? (slot.end() - first).raw() : 0;
-    bits = inside == 0 ? 0 : bits & (~uint64_t{0} >> (64 - inside));
-  }
-  return bits;
-}
-
 }  // namespace
 
-void MarkWritten(const MemorySlot& slot, Gfn base, const TableMask& written) {
+void MarkWritten(const MemorySlot& slot, absl::Span<const WrittenFrames> written) {
   DirtyLog* log = slot.state == nullptr ? nullptr : slot.state->dirty_log();
   if (log == nullptr) return;
-  for (int i = 0; i < TableMask::kWords; ++i) {
-    const Gfn first = base + PageCount(static_cast<uint64_t>(i) * 64);
-    const uint64_t bits = ClipTo(slot, first, written.word(i));
+  const FrameRange frames{slot.base, slot.end()};
+  // A mark is a locked operation, which would wait for its line alone. So all lines come first.
+  for (const WrittenFrames& some : written) {
+    if (frames.Holds(some.base, PageCount(1))) log->Prefetch(slot.IndexOf(some.base));
+  }
+  for (const WrittenFrames& some : written) {
+    const uint64_t bits = some.Inside(frames);
     if (bits == 0) continue;
-    if (first >= slot.base) {
-      MarkBits(*log, slot.IndexOf(first), bits);
+    if (some.base >= slot.base) {
+      MarkBits(*log, slot.IndexOf(some.base), bits);
     } else {
-      MarkBits(*log, 0, bits >> (slot.base - first).raw());
+      MarkBits(*log, 0, bits >> (slot.base - some.base).raw());
     }
   }
 }
@@ -62,29 +60,37 @@ void DetachedDirt::OnLost(Gfn gfn) {
 }
 
 void DetachedHarvest::Take(const TablePage& table) {
-  TableMask written = FindEntriesWith(table.entries(), EntryBits::kDirty);
-  if (!written.any()) return;
-  written.ForEach([&](int i) {
-    if (table.entry(i).Load().is_untracked()) written.Clear(i);
-  });
+  std::array<WrittenFrames, Level::kEntries / WrittenFrames::kFrames> all;
+  size_t found = 0;
+  for (int first = 0; first < Level::kEntries; first += 64) {
+    uint64_t bits = FindIn64EntriesWith(table.entries() + first, EntryBits::kDirty);
+    for (uint64_t rest = bits; rest != 0; rest &= rest - 1) {
+      const uint64_t bit = rest & -rest;
+      if (table.entry(first + std::countr_zero(bit)).Load().is_untracked()) bits &= ~bit;
+    }
+    if (bits != 0) all[found++] = {table.base + PageCount(AsIndex(first)), bits};
+  }
+  if (found == 0) return;
   // A slot that is found inside a section keeps its state until the section is over: whoever
   // replaces it has a writer's section between the two.
   MmuReadSection section(reader_);
-  MarkSlots(table.role.address_space(), table.base, written);
+  MarkSlots(table.role.address_space(), absl::MakeConstSpan(all.data(), found));
 }
 
 // A table may map more than one slot.
-void DetachedHarvest::MarkSlots(AddressSpaceId space, Gfn base, TableMask written) {
-  Gfn done = base;
-  written.ForEach([&](int i) {
-    const Gfn gfn = base + PageCount(static_cast<uint64_t>(i));
-    if (gfn < done) return;
-    const MemorySlot* slot = slots_.Find(space, gfn);
-    done = gfn + PageCount(1);
-    if (slot == nullptr) return;
-    MarkWritten(*slot, base, written);
-    done = slot->end();
-  });
+void DetachedHarvest::MarkSlots(AddressSpaceId space, absl::Span<const WrittenFrames> written) {
+  Gfn done;
+  for (const WrittenFrames& some : written) {
+    for (uint64_t rest = some.bits; rest != 0; rest &= rest - 1) {
+      const Gfn gfn = some.base + PageCount(AsIndex(std::countr_zero(rest)));
+      if (gfn < done) continue;
+      const MemorySlot* slot = slots_.Find(space, gfn);
+      done = gfn + PageCount(1);
+      if (slot == nullptr) continue;
+      MarkWritten(*slot, written);
+      done = slot->end();
+    }
+  }
 }
 
 }  // namespace tdp

@@ -6,20 +6,21 @@
 #ifndef TDP_MMU_DIRTY_DETACHED_DIRT_H_
 #define TDP_MMU_DIRTY_DETACHED_DIRT_H_
 
+#include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/memslot/slot_set.h"
+#include "tdp/mmu/dirty/written_frames.h"
 #include "tdp/mmu/format/table_page.h"
 #include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/tables/direct_mmu.h"
-#include "tdp/mmu/tables/table_scan.h"
 
 namespace tdp {
 
-// Marks the frames `base` + i for every bit i of `written` in the log of `slot`, those that lie in
-// it. Inside a section. A page that the log has no room for is left out: room is made before a page
-// becomes writable, so D is older there than the log.
-void MarkWritten(const MemorySlot& slot, Gfn base, const TableMask& written);
+// Marks `written` in the log of `slot`, the frames that lie in it. Inside a section. A page that
+// the log has no room for is left out: room is made before a page becomes writable, so D is older
+// there than the log.
+void MarkWritten(const MemorySlot& slot, absl::Span<const WrittenFrames> written);
 
 // Single leaves, from inside the writer's section that takes them out.
 class DetachedDirt : public LostDirtyLeaves {
@@ -42,7 +43,7 @@ class DetachedHarvest {
   void Take(const TablePage& table);
 
  private:
-  void MarkSlots(AddressSpaceId space, Gfn base, TableMask written);
+  void MarkSlots(AddressSpaceId space, absl::Span<const WrittenFrames> written);
 
   SlotReader slots_;
   MmuLock::Reader reader_;

@@ -5,15 +5,19 @@
 #ifndef TDP_MMU_DIRTY_DIRTY_HARVEST_H_
 #define TDP_MMU_DIRTY_DIRTY_HARVEST_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/mmu/dirty/written_frames.h"
+#include "tdp/mmu/format/frame_range.h"
 #include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/tables/direct_mmu.h"
 #include "tdp/mmu/tables/table_pool.h"
-#include "tdp/mmu/tables/table_scan.h"
 
 namespace tdp {
 
@@ -28,12 +32,14 @@ namespace tdp {
 // Where a table maps nothing beside the range, the harvest learns which of its lines are in use,
 // and looks at those alone from then on (`TablePage::lines`).
 //
+// Tables of leaves are gone through some at a time, so that their lines come at once: of a sparse
+// guest each is far away.
+//
 // Two harvests of frames under one entry must not overlap in time, the flush after them included.
 class DirtyHarvest {
  public:
-  // Says that the frames `base` + i for every bit i of `written` were written. Called inside a
-  // section, after D was cleared.
-  using Visitor = absl::FunctionRef<void(Gfn base, const TableMask& written)>;
+  // Says that these frames were written. Called inside a section, after D was cleared.
+  using Visitor = absl::FunctionRef<void(absl::Span<const WrittenFrames> written)>;
 
   // `number`: the harvests that have it go by what one of them has learned of a table. Between two
   // of them nobody fills a hole in their ranges without `TablePage::NoteLine`. 0: each by itself.
@@ -48,20 +54,35 @@ class DirtyHarvest {
   uint64_t tables_visited() const { return tables_visited_; }
 
  private:
-  Gfn Visit(uint64_t* table, Level level, Gfn base, Gfn end, Visitor visit);
-  uint64_t LinesOf(const uint64_t* table, Level level, Gfn base, Gfn end) const;
-  uint64_t* EnterSubtree(EntryRef entry, Level level, Gfn from, Gfn end);
-  void HarvestLeaves(uint64_t* table, Gfn base, const TableMask& dirty, Visitor visit);
+  // Tables of leaves that are gone through together.
+  static constexpr size_t kTogether = 16;
+  struct LeafTable {
+    uint64_t* entries;
+    Gfn base;
+    uint64_t lines;  // to look at
+  };
+
+  Gfn Visit(uint64_t* table, Level level, Gfn base, Visitor visit);
+  uint64_t LinesOf(const uint64_t* table, Level level, Gfn base) const;
+  uint64_t* EnterSubtree(EntryRef entry, Level level, Gfn from);
+  Gfn Take(uint64_t* leaves, Gfn base, Visitor visit);
+  void HarvestTaken(Visitor visit);
+  void HarvestLeaves(const LeafTable& table);
 
   const DirectMmu& mmu_;
   const TablePool& pool_;
   MmuLock::Reader reader_;
   const uint64_t number_;
-  Gfn first_;       // where the run began
-  Gfn at_;          // the first frame that this run has not been to
-  int budget_ = 0;  // tables that this section may still visit
+  FrameRange range_;  // of the run
+  FrameRange left_;   // what of it the sections before this one have not been to
+  int work_ = 0;      // what this section has done
   bool any_ = false;
   uint64_t tables_visited_ = 0;
+  // These are empty outside of a section.
+  std::array<LeafTable, kTogether> taken_;
+  size_t taken_count_ = 0;
+  std::array<WrittenFrames, kTogether * Level::kEntries / WrittenFrames::kFrames> written_;
+  size_t written_count_ = 0;
 };
 
 }  // namespace tdp

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "tdp/mmu/dirty/detached_dirt.h"
 #include "tdp/mmu/dirty/dirty_harvest.h"
+#include "tdp/mmu/dirty/written_frames.h"
 
 namespace tdp {
 
@@ -32,7 +34,7 @@ void DirtyRound::GatherDirtyBits() {
   engine_.views(slot_.address_space).ForEach([this, number](const View& view) {
     DirtyHarvest harvest(view.mmu(), engine_.pool(), engine_.mmu_lock(), number);
     harvest.Run(slot_.base, slot_.end(),
-                [this](Gfn base, const TableMask& written) { MarkWritten(slot_, base, written); });
+                [this](absl::Span<const WrittenFrames> written) { MarkWritten(slot_, written); });
   });
   // The flush makes what was found final, and lets the D bits of detached tables be read.
   PendingFlush flush = engine_.clock().Advance();

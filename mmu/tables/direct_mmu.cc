@@ -25,7 +25,7 @@ bool IsTableEmpty(uint64_t* table, int first, int last) {
   for (const int i : {last, last + 1, first, first - 1}) {
     if (stands(i)) return false;
   }
-  return !FindEntriesWith(table, EntryBits::kAny).any();
+  return FindLinesInUse(table) == 0;
 }
 
 }  // namespace

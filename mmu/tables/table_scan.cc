@@ -25,22 +25,6 @@
 namespace tdp {
 namespace {
 
-uint64_t LoadEntry(const uint64_t* entry) {
-  return AtomicRef<uint64_t>(*const_cast<uint64_t*>(entry)).load(std::memory_order_acquire);
-}
-
-// Returns which of 64 entries have any of `bits`, of those that are in `lines`.
-uint64_t WhichInLines(const uint64_t* entries, uint64_t bits, uint64_t lines) {
-  uint64_t mask = 0;
-  for (; lines != 0; lines &= lines - 1) {
-    const int first = 8 * std::countr_zero(lines);
-    for (int i = first; i < first + 8; ++i) {
-      mask |= uint64_t{(LoadEntry(entries + i) & bits) != 0} << i;
-    }
-  }
-  return mask;
-}
-
 // The OR of 64 entries: most blocks of most tables hold nothing that is looked for.
 #ifdef TDP_SCAN_SSE2
 // Each 8 bytes of an aligned vector load are read at once on every x86-64 (SDM vol. 3A, 9.1.1); no
@@ -60,13 +44,14 @@ uint64_t OrOf64(const uint64_t* entries) {
   return static_cast<uint64_t>(_mm_cvtsi128_si64(even));
 }
 
-// Returns which of 64 entries have any of `bits`: four at a time, as the halves of one vector each.
-uint64_t WhichOf64(const uint64_t* entries, uint64_t bits) {
-  const auto* pairs = reinterpret_cast<const __m128i*>(entries);
+// Returns which of the eight entries of a line have any of `bits`: four at a time, as the halves of
+// one vector each.
+uint64_t WhichOfLine(const uint64_t* line, uint64_t bits) {
+  const auto* pairs = reinterpret_cast<const __m128i*>(line);
   const __m128i low_bits = _mm_set1_epi32(static_cast<int>(bits));
   const __m128i high_bits = _mm_set1_epi32(static_cast<int>(bits >> 32));
-  uint64_t without = 0;
-  for (int i = 0; i < 16; ++i) {
+  int without = 0;
+  for (int i = 0; i < 2; ++i) {
     const __m128 a = _mm_castsi128_ps(_mm_load_si128(pairs + 2 * i));
     const __m128 b = _mm_castsi128_ps(_mm_load_si128(pairs + 2 * i + 1));
     const __m128i low = _mm_castps_si128(_mm_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)));
@@ -74,71 +59,63 @@ uint64_t WhichOf64(const uint64_t* entries, uint64_t bits) {
     const __m128i found =
         _mm_or_si128(_mm_and_si128(low, low_bits), _mm_and_si128(high, high_bits));
     const __m128i none = _mm_cmpeq_epi32(found, _mm_setzero_si128());
-    without |= static_cast<uint64_t>(_mm_movemask_ps(_mm_castsi128_ps(none))) << 4 * i;
+    without |= _mm_movemask_ps(_mm_castsi128_ps(none)) << 4 * i;
   }
   std::atomic_signal_fence(std::memory_order_acquire);
-  return ~without;
+  return static_cast<uint64_t>(without ^ 0xff);
 }
 #else
+uint64_t LoadEntry(const uint64_t* entry) {
+  return AtomicRef<uint64_t>(*const_cast<uint64_t*>(entry)).load(std::memory_order_acquire);
+}
+
 uint64_t OrOf64(const uint64_t* entries) {
   uint64_t all = 0;
   for (int i = 0; i < 64; ++i) all |= LoadEntry(entries + i);
   return all;
 }
 
-uint64_t WhichOf64(const uint64_t* entries, uint64_t bits) {
+uint64_t WhichOfLine(const uint64_t* line, uint64_t bits) {
   uint64_t mask = 0;
-  for (int i = 0; i < 64; ++i) {
-    mask |= uint64_t{(LoadEntry(entries + i) & bits) != 0} << i;
+  for (int i = 0; i < 8; ++i) {
+    mask |= uint64_t{(LoadEntry(line + i) & bits) != 0} << i;
   }
   return mask;
 }
 #endif
 
-// Bits of the word `word` that stand for entries `first` to `last`.
-uint64_t Inside(int word, int first, int last) {
-  const int low = first - word * 64;
-  const int high = last - word * 64;
-  uint64_t mask = ~uint64_t{0};
-  if (low > 0) mask &= ~uint64_t{0} << low;
-  if (high < 63) mask &= ~uint64_t{0} >> (63 - high);
-  return mask;
+// Returns which bytes of `bits` are not 0.
+uint64_t WhichBytes(uint64_t bits) {
+  bits |= bits >> 4;
+  bits |= bits >> 2;
+  bits |= bits >> 1;
+  // The lowest bits of all bytes come to stand in the highest byte, in their order.
+  return (bits & 0x0101010101010101) * 0x0102040810204080 >> 56;
 }
 
 }  // namespace
 
 uint64_t FindIn64EntriesWith(const uint64_t* entries, EntryBits bits, uint64_t lines) {
   lines &= 0xff;
-  // More than two lines are found faster with the others than one by one.
+  SharedScan(entries);
+  // More than two lines are mostly told from what is looked for faster as a whole.
   const uint64_t beyond_one = lines & (lines - 1);
-  if ((beyond_one & (beyond_one - 1)) == 0) {
-    return WhichInLines(entries, static_cast<uint64_t>(bits), lines);
+  if ((beyond_one & (beyond_one - 1)) != 0) {
+    if (!EptEntry(OrOf64(entries)).HasAny(bits)) return 0;
+    SharedScan(entries);
   }
-  SharedScan(entries);
-  if (!EptEntry(OrOf64(entries)).HasAny(bits)) return 0;
-  SharedScan(entries);
-  return WhichOf64(entries, static_cast<uint64_t>(bits));
-}
-
-TableMask FindEntriesWith(const uint64_t* table, EntryBits bits, int first, int last,
-                          uint64_t lines) {
-  TableMask mask;
-  for (int word = first / 64; word <= last / 64; ++word) {
-    const uint64_t in_word = lines >> 8 * word & 0xff;
-    if (in_word == 0) continue;
-    const uint64_t found = FindIn64EntriesWith(table + word * 64, bits, in_word);
-    mask.set_word(word, found & Inside(word, first, last));
+  uint64_t mask = 0;
+  for (; lines != 0; lines &= lines - 1) {
+    const int first = 8 * std::countr_zero(lines);
+    mask |= WhichOfLine(entries + first, static_cast<uint64_t>(bits)) << first;
   }
   return mask;
 }
 
 uint64_t FindLinesInUse(const uint64_t* table) {
   uint64_t lines = 0;
-  for (int word = 0; word < TableMask::kWords; ++word) {
-    const uint64_t found = FindIn64EntriesWith(table + word * 64, EntryBits::kAny);
-    for (int line = 0; line < 8; ++line) {
-      lines |= uint64_t{(found >> 8 * line & 0xff) != 0} << (8 * word + line);
-    }
+  for (int block = 0; block < 8; ++block) {
+    lines |= WhichBytes(FindIn64EntriesWith(table + 64 * block, EntryBits::kAny)) << 8 * block;
   }
   return lines;
 }

@@ -503,6 +503,31 @@ TEST_F(DirtyBits, ATableThatComesBackForOtherFramesHasNothingOfItsLinesLeft) {
   }
 }
 
+// A harvest goes through tables of leaves some at a time, and leaves its section now and then. The
+// slot begins and ends within a table and a block of 64 entries.
+TEST_F(DirtyBits, APageOfEachOfManyTablesIsInTheNextTakeAndInNoOther) {
+  constexpr uint64_t kFirst = 37;
+  constexpr uint64_t kPages = 120 * 512 + 91;
+  const Gpa base = PageAt(Gpa(0), kFirst);
+  guest_.AddSlot(0, base, kPages * kPageSize, 0, kSlotLogDirtyPages);
+  const auto write = [&](Pages& written, uint64_t page) {
+    guest_.Write(static_cast<int>(page % 2), PageAt(base, page));
+    written.insert(page);
+  };
+  for (uint64_t round = 0; round < 4; ++round) {
+    Pages written;
+    // A table in eight is left out, one is full, and the ends are there.
+    for (uint64_t table = 0; table < 120; ++table) {
+      if (table % 8 != round) write(written, table * 512 + (table * 67 + round * 8) % 512);
+    }
+    for (uint64_t page = 0; page < 512; ++page) write(written, (40 + round) * 512 + page);
+    write(written, 0);
+    write(written, kPages - 1);
+    EXPECT_EQ(guest_.Take(0), written) << round;
+    EXPECT_EQ(guest_.Take(0), Pages()) << round;
+  }
+}
+
 // --- PML ---
 
 TEST(Pml, AFullLogIsAnExitAndNothingOfItIsLost) {

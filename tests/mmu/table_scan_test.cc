@@ -3,10 +3,13 @@
 #include "tdp/mmu/tables/table_scan.h"
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <random>
 
 #include "gtest/gtest.h"
+#include "tdp/base/level.h"
+#include "tdp/mmu/dirty/written_frames.h"
 
 namespace tdp {
 namespace {
@@ -15,7 +18,7 @@ struct alignas(4096) Table {
   std::array<uint64_t, Level::kEntries> entries{};
 };
 
-TEST(TableScan, FindsExactlyTheEntriesWithAnyOfTheBitsInsideTheBounds) {
+TEST(TableScan, FindsExactlyTheEntriesWithAnyOfTheBits) {
   std::mt19937_64 random(3);
   for (int round = 0; round < 2000; ++round) {
     Table table;
@@ -24,14 +27,12 @@ TEST(TableScan, FindsExactlyTheEntriesWithAnyOfTheBitsInsideTheBounds) {
       entry = random() & (random() % static_cast<uint64_t>(density) == 0 ? ~uint64_t{0} : 0xff);
     }
     const uint64_t bits = uint64_t{1} << (8 + random() % 56) | uint64_t{1} << (8 + random() % 56);
-    int first = static_cast<int>(random() % 512);
-    int last = static_cast<int>(random() % 512);
-    if (first > last) std::swap(first, last);
-    const TableMask found = FindEntriesWith(table.entries.data(), EntryBits{bits}, first, last);
-    for (int i = 0; i < Level::kEntries; ++i) {
-      const bool want =
-          i >= first && i <= last && (table.entries[static_cast<size_t>(i)] & bits) != 0;
-      EXPECT_EQ((found.word(i / 64) >> (i % 64) & 1) != 0, want) << i;
+    for (size_t first = 0; first < Level::kEntries; first += 64) {
+      uint64_t want = 0;
+      for (size_t i = 0; i < 64; ++i) {
+        want |= uint64_t{(table.entries[first + i] & bits) != 0} << i;
+      }
+      EXPECT_EQ(FindIn64EntriesWith(table.entries.data() + first, EntryBits{bits}), want) << first;
     }
   }
 }
@@ -40,15 +41,15 @@ TEST(TableScan, LooksAtTheLinesAloneThatItIsGiven) {
   std::mt19937_64 random(9);
   Table table;
   for (uint64_t& entry : table.entries) entry = random() % 2 << 9;
-  for (int round = 0; round < 200; ++round) {
-    const uint64_t lines = random() & random() & (round % 2 == 0 ? random() : ~uint64_t{0});
-    const TableMask found = FindEntriesWith(table.entries.data(), EntryBits{uint64_t{1} << 9}, 0,
-                                            Level::kEntries - 1, lines);
-    for (int i = 0; i < Level::kEntries; ++i) {
+  for (int round = 0; round < 2000; ++round) {
+    const size_t first = random() % 8 * 64;
+    const uint64_t lines = random() & random() & (round % 2 == 0 ? random() : 0xff);
+    const uint64_t found =
+        FindIn64EntriesWith(table.entries.data() + first, EntryBits{uint64_t{1} << 9}, lines);
+    for (size_t i = 0; i < 64; ++i) {
       // More than it is given may be looked at, and is where that is faster.
       if ((lines >> (i / 8) & 1) == 0) continue;
-      const bool want = table.entries[static_cast<size_t>(i)] != 0;
-      EXPECT_EQ((found.word(i / 64) >> (i % 64) & 1) != 0, want) << i;
+      EXPECT_EQ((found >> i & 1) != 0, table.entries[first + i] != 0) << first + i;
     }
   }
 }
@@ -63,22 +64,16 @@ TEST(TableScan, ALineIsInUseIfOneOfItsEntriesIsNoHole) {
   }
 }
 
-TEST(TableMask, VisitsItsBitsInOrder) {
-  TableMask mask;
-  for (const int i : {0, 63, 64, 300, 511}) mask.Set(i);
-  mask.Set(100);
-  mask.Clear(100);
-  int before = -1;
-  int count = 0;
-  mask.ForEach([&](int i) {
-    EXPECT_GT(i, before);
-    before = i;
-    ++count;
-  });
-  EXPECT_EQ(count, 5);
-  EXPECT_EQ(mask.count(), 5);
-  EXPECT_TRUE(mask.any());
-  EXPECT_FALSE(TableMask().any());
+TEST(WrittenFrames, InsideAreThoseOfTheRange) {
+  const WrittenFrames frames{Gfn(64), ~uint64_t{0}};
+  for (uint64_t first = 0; first < 200; ++first) {
+    for (uint64_t end = first; end < 200; ++end) {
+      uint64_t want = 0;
+      for (uint64_t i = 0; i < 64; ++i) want |= uint64_t{64 + i >= first && 64 + i < end} << i;
+      ASSERT_EQ(frames.Inside({Gfn(first), Gfn(end)}), want) << first << " " << end;
+    }
+  }
+  EXPECT_EQ((WrittenFrames{Gfn(64), 0b1011}.Inside({Gfn(65), Gfn(67)})), 0b0010u);
 }
 
 }  // namespace
