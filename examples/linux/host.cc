@@ -29,8 +29,8 @@ absl::Status Host::MakeMovable(Hva start, ByteCount bytes) {
   for (ByteCount at = 0; at < kSpareBytes; at += kPageSize) spare_.push_back(spare + at);
   start_ = start;
   bytes_ = bytes;
-  moved_ = std::make_unique<std::atomic<uint64_t>[]>(bytes / kPageSize);
-  away_ = std::make_unique<std::atomic<uint32_t>[]>(bytes / MiB(2));
+  moved_ = std::vector<std::atomic<uint64_t>>(bytes / kPageSize);
+  away_ = std::vector<std::atomic<uint32_t>>(bytes / MiB(2));
   return absl::OkStatus();
 }
 
@@ -58,7 +58,7 @@ bool Host::Move(Hva hva) {
 }
 
 uint8_t* Host::PageAt(Hva hva) const {
-  const uint64_t moved = moved_ == nullptr || hva < start_ || hva - start_ >= bytes_
+  const uint64_t moved = moved_.empty() || hva < start_ || hva - start_ >= bytes_
                              ? 0
                              : moved_[(hva - start_) / kPageSize].load(std::memory_order_seq_cst);
   return moved == 0 ? reinterpret_cast<uint8_t*>(hva.raw())
@@ -75,7 +75,7 @@ void Host::Read(Hva hva, absl::Span<uint8_t> to) const {
 }
 
 absl::StatusOr<HostPage> Host::Resolve(Hva hva, Access access) {
-  if (moved_ == nullptr || hva < start_ || hva - start_ >= bytes_) {
+  if (moved_.empty() || hva < start_ || hva - start_ >= bytes_) {
     return VtxBackend::Resolve(hva, access);
   }
   const uint64_t page = (hva - start_) / kPageSize;

@@ -8,7 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
-#include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -49,8 +49,8 @@ class Host : public vtx::VtxBackend {
  private:
   Hva start_;
   ByteCount bytes_ = 0;
-  std::unique_ptr<std::atomic<uint64_t>[]> moved_;  // by page: its frame's address, 0 while at home
-  std::unique_ptr<std::atomic<uint32_t>[]> away_;   // by 2 MiB: how many are not at home
+  std::vector<std::atomic<uint64_t>> moved_;  // by page: its frame's address, 0 while at home
+  std::vector<std::atomic<uint32_t>> away_;   // by 2 MiB: how many are not at home
   std::deque<Hpa> spare_;
   std::atomic<uint64_t> changes_ = 0;  // of places; odd while one is under way
   std::atomic<uint64_t> kicks_ = 0;

@@ -2,8 +2,6 @@
 
 #include "tdp/examples/linux/linux_cpu.h"
 
-#include <x86intrin.h>
-
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -95,9 +93,9 @@ absl::Status LinuxCpu::Run(Scenario& scenario) {
     const absl::StatusOr<vtx::VmExit> exit = is_asleep_ ? EnterAsleep() : Enter();
     status = exit.status();
     if (!status.ok() || exit->reason == vtx::ExitReason::kTripleFault) break;
-    const uint64_t since = __rdtsc();
+    const uint64_t since = __builtin_ia32_rdtsc();
     status = Handle(*exit, scenario);
-    guest_.report().Count(*exit, __rdtsc() - since);
+    guest_.report().Count(*exit, __builtin_ia32_rdtsc() - since);
   }
   guest_.gate().Leave(number_);
   return status;

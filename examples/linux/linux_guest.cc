@@ -3,15 +3,14 @@
 #include "tdp/examples/linux/linux_guest.h"
 
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "tdp/backends/vtx/boot/bare.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/examples/linux/apic_writes.h"
 
@@ -20,7 +19,7 @@ namespace {
 
 bool IsComplaint(const std::string& line) {
   for (const char* word : {"BUG:", "Oops", "Kernel panic", "general protection", "WARNING:"}) {
-    if (absl::StrContains(line, word)) return true;
+    if (line.find(word) != std::string::npos) return true;
   }
   return false;
 }
@@ -93,7 +92,7 @@ absl::Status LinuxGuest::Run(Scenario& scenario) {
 }
 
 void LinuxGuest::OnLine(const std::string& line, Scenario& scenario) {
-  printf("linux| %s\n", line.c_str());
+  vtx::Print(absl::StrFormat("linux| %s\n", line));
   if (line == "INIT: done") init_is_done_ = true;
   if (IsComplaint(line)) is_broken_ = true;
   scenario.OnLine(line);
@@ -111,7 +110,9 @@ void LinuxGuest::Stop() {
   gate_.WaitUntilOut();
 }
 
-void LinuxGuest::Say(const std::string& text) const { absl::PrintF(" host| %s\n", text); }
+void LinuxGuest::Say(const std::string& text) const {
+  vtx::Print(absl::StrFormat(" host| %s\n", text));
+}
 
 void LinuxGuest::PrintTable() const {
   report_.Print(memory_.vm->Stats(), host_.kicks(), options_.vm.paging == Paging::kShadow);

@@ -2,8 +2,6 @@
 
 #include "tdp/examples/linux/other_cpus.h"
 
-#include <x86intrin.h>
-
 #include <cstdint>
 
 #include "tdp/base/status_macros.h"
@@ -13,7 +11,7 @@ namespace tdp::linux_example {
 namespace {
 
 void WaitFor(const std::atomic<bool>& flag) {
-  while (!flag.load(std::memory_order_acquire)) _mm_pause();
+  while (!flag.load(std::memory_order_acquire)) __builtin_ia32_pause();
 }
 
 }  // namespace
@@ -23,13 +21,17 @@ OtherCpus::OtherCpus(LinuxGuest& guest, Scenario& scenario)
 
 OtherCpus::~OtherCpus() {
   may_leave_.store(true, std::memory_order_release);
-  for (Cpu& cpu : cpus_) cpu.thread.join();
+  for (Cpu& cpu : cpus_) cpu.processor.reset();
 }
 
 void OtherCpus::Start(int count) {
   for (int i = 0; i < count; ++i) {
-    Cpu& cpu = cpus_.emplace_back();
-    cpu.thread = std::thread([this, &cpu] { Live(cpu); });
+    Cpu& cpu = cpus_.emplace_back(*this);
+    const auto live = [](void* self) {
+      auto& mine = *static_cast<Cpu*>(self);
+      mine.others.Live(mine);
+    };
+    cpu.processor.emplace(live, &cpu);
     WaitFor(cpu.is_ready);
   }
 }
@@ -63,7 +65,7 @@ absl::StatusOr<OtherCpus::Parts> OtherCpus::MakeParts() {
   return parts;
 }
 
-// A thread's whole life. The end of one CPU is the end of Linux, and the first CPU may not have
+// A processor's whole life. The end of one CPU is the end of Linux, and the first CPU may not have
 // noticed.
 void OtherCpus::Live(Cpu& cpu) {
   constexpr VcpuId kFirst = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Linux's CPUs beside the first: a thread of the host for each, which waits in the guest until
+// Linux's CPUs beside the first: a processor of the host for each, which waits in the guest until
 // Linux starts it.
 
 #ifndef TDP_EXAMPLES_LINUX_OTHER_CPUS_H_
@@ -9,10 +9,11 @@
 #include <atomic>
 #include <deque>
 #include <memory>
-#include <thread>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/backends/vtx/boot/bare.h"
 #include "tdp/backends/vtx/local_apic.h"
 #include "tdp/backends/vtx/vmx_cpu.h"
 #include "tdp/examples/linux/host.h"
@@ -39,15 +40,18 @@ class OtherCpus {
 
  private:
   struct Cpu {
-    std::thread thread;
+    explicit Cpu(OtherCpus& all) : others(all) {}
+
+    OtherCpus& others;
     std::atomic<bool> is_ready = false;
     std::atomic<bool> is_out = false;  // of the guest, for good
     vtx::ApicId apic_id = 0;
-    LinuxCpu* linux = nullptr;  // while the thread lives
+    LinuxCpu* linux = nullptr;  // while the processor runs
     absl::Status status;
+    std::optional<vtx::Processor> processor;  // which uses the rest
   };
 
-  // What a thread needs to be one of Linux's CPUs.
+  // What a processor needs to be one of Linux's CPUs.
   struct Parts {
     std::unique_ptr<vtx::VmxCpu> vmx;
     std::unique_ptr<Vcpu> mmu;
@@ -60,8 +64,8 @@ class OtherCpus {
   LinuxGuest& guest_;
   Scenario& scenario_;
   const vtx::LocalApic apic_;
-  std::deque<Cpu> cpus_;
   std::atomic<bool> may_leave_ = false;
+  std::deque<Cpu> cpus_;
 };
 
 }  // namespace tdp::linux_example

@@ -2,12 +2,12 @@
 
 #include "tdp/examples/linux/run_report.h"
 
-#include <x86intrin.h>
-
 #include <cstdint>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "tdp/backends/vtx/boot/bare.h"
 
 namespace tdp::linux_example {
 namespace {
@@ -51,6 +51,11 @@ const char* NameOf(const vtx::VmExit& exit) {
   }
 }
 
+template <typename... Args>
+void PrintLine(std::string_view format, const Args&... args) {
+  vtx::Print(absl::StrFormat(format, args...) + "\n");
+}
+
 void PrintShadow(const ShadowStats& shadow, const FaultStats& faults) {
   const std::pair<const char*, uint64_t> lines[] = {
       {"page faults of Linux's own", faults.guest_faults},
@@ -62,17 +67,17 @@ void PrintShadow(const ShadowStats& shadow, const FaultStats& faults) {
       {"  of these for the quota", shadow.mmu_recycled},
       {"  out of sync now", shadow.mmu_unsync},
   };
-  for (const auto& [name, count] : lines) absl::PrintF("%-28s %12d\n", name, count);
+  for (const auto& [name, count] : lines) PrintLine("%-28s %12d", name, count);
 }
 
 }  // namespace
 
-void RunReport::Start() { start_ = __rdtsc(); }
+void RunReport::Start() { start_ = __builtin_ia32_rdtsc(); }
 
-uint64_t RunReport::ticks() const { return __rdtsc() - start_; }
+uint64_t RunReport::ticks() const { return __builtin_ia32_rdtsc() - start_; }
 
 void RunReport::Count(const vtx::VmExit& exit, uint64_t ticks) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const absl::MutexLock lock(&mutex_);
   ExitCount& count = exits_[NameOf(exit)];
   ++count.exits;
   count.ticks += ticks;
@@ -83,18 +88,19 @@ void RunReport::Print(const VmStats& stats, uint64_t kicks, bool is_shadowed) co
   faults += stats.faults;
   uint64_t exits = 0;
   for (const auto& [name, count] : exits_) exits += count.exits;
-  absl::PrintF("\n%-28s %12d\n", "ticks", ticks());
-  absl::PrintF("%-28s %12d\n", "faults answered", faults.fixed);
-  absl::PrintF("%-28s %12d\n", "  spurious, to be retried", faults.spurious + faults.retry);
+  vtx::Print("\n");
+  PrintLine("%-28s %12d", "ticks", ticks());
+  PrintLine("%-28s %12d", "faults answered", faults.fixed);
+  PrintLine("%-28s %12d", "  spurious, to be retried", faults.spurious + faults.retry);
   const auto& leaves = faults.leaves_installed;
-  absl::PrintF("%-28s %12d / %d / %d\n", "leaves of 4K / 2M / 1G", leaves[0], leaves[1], leaves[2]);
-  absl::PrintF("%-28s %12d\n", "large leaves split", faults.splits);
-  absl::PrintF("%-28s %12d\n", "flushes at entry", faults.flushes);
-  absl::PrintF("%-28s %12d\n", "kicks sent", kicks);
-  absl::PrintF("%-28s %12d\n", "tables in use", stats.tables_in_use);
-  absl::PrintF("%-28s %12d\n", "exits", exits);
+  PrintLine("%-28s %12d / %d / %d", "leaves of 4K / 2M / 1G", leaves[0], leaves[1], leaves[2]);
+  PrintLine("%-28s %12d", "large leaves split", faults.splits);
+  PrintLine("%-28s %12d", "flushes at entry", faults.flushes);
+  PrintLine("%-28s %12d", "kicks sent", kicks);
+  PrintLine("%-28s %12d", "tables in use", stats.tables_in_use);
+  PrintLine("%-28s %12d", "exits", exits);
   for (const auto& [name, count] : exits_) {
-    absl::PrintF("  %-26s %12d   %d ticks each\n", name, count.exits, count.ticks / count.exits);
+    PrintLine("  %-26s %12d   %d ticks each", name, count.exits, count.ticks / count.exits);
   }
   if (is_shadowed) PrintShadow(stats.shadow, faults);
 }

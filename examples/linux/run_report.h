@@ -6,11 +6,11 @@
 #define TDP_EXAMPLES_LINUX_RUN_REPORT_H_
 
 #include <cstdint>
-#include <map>
-#include <mutex>
-#include <string>
+#include <string_view>
 
+#include "absl/synchronization/mutex.h"
 #include "tdp/backends/vtx/vm_exit.h"
+#include "tdp/base/ordered_map.h"
 #include "tdp/mmu/vm.h"
 
 namespace tdp::linux_example {
@@ -37,8 +37,8 @@ class RunReport {
 
   uint64_t start_ = 0;
   FaultStats past_faults_;
-  std::mutex mutex_;
-  std::map<std::string, ExitCount> exits_;  // by name; under mutex_ while Linux runs
+  absl::Mutex mutex_;
+  SortedMap<std::string_view, ExitCount> exits_;  // by name; under mutex_ while Linux runs
 };
 
 }  // namespace tdp::linux_example

@@ -10,7 +10,6 @@
 
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "tdp/backends/vtx/instruction_reader.h"
 #include "tdp/backends/vtx/write_instruction.h"

@@ -2,11 +2,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <random>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/examples/linux/random.h"
 #include "tdp/examples/linux/scenarios.h"
 
 namespace tdp::linux_example {
@@ -50,7 +50,7 @@ class CrossKicks : public Scenario {
     return absl::OkStatus();
   }
 
-  std::mt19937_64 random_;
+  Random random_;
   uint64_t zaps_ = 0;
   uint64_t moves_ = 0;
 };

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "tdp/backends/vtx/vmx_asm.h"
@@ -18,6 +18,10 @@
 
 namespace tdp::linux_example {
 namespace {
+
+bool Contains(std::string_view line, std::string_view words) {
+  return line.find(words) != std::string_view::npos;
+}
 
 // The registers of the machine's own interrupt controller, timer and serial port that Linux takes
 // to be as it left them.
@@ -82,8 +86,8 @@ class Snapshot : public Scenario {
   }
 
   void OnLine(const std::string& line) override {
-    if (absl::StrContains(line, "INIT: pass 1 ")) has_passed_ = true;
-    if (is_taken_ && absl::StrContains(line, "INIT:")) lines_.push_back(line);
+    if (Contains(line, "INIT: pass 1 ")) has_passed_ = true;
+    if (is_taken_ && Contains(line, "INIT:")) lines_.push_back(line);
   }
 
   absl::Status OnTimer(LinuxGuest& guest) override {

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <set>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
@@ -48,7 +48,7 @@ class TextWatch : public Scenario {
  private:
   int periods_ = 0;
   ViewId view_ = kBaseView;
-  std::set<Gfn> pages_;
+  absl::flat_hash_set<Gfn> pages_;
 };
 
 }  // namespace

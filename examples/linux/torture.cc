@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-#include <x86intrin.h>
-
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <random>
+#include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "tdp/backends/vtx/boot/bare.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/examples/linux/random.h"
 #include "tdp/examples/linux/scenarios.h"
 
 namespace tdp::linux_example {
@@ -30,12 +28,13 @@ class Torture : public Scenario {
   absl::Status OnStart(LinuxGuest& guest) override {
     TDP_RETURN_IF_ERROR(guest.host().MakeMovable(guest.ram(), guest.options().ram));
     pages_ = guest.options().ram / kPageSize;
-    thread_ = std::thread([this, &guest] { Run(guest); });
+    guest_ = &guest;
+    processor_.emplace([](void* self) { static_cast<Torture*>(self)->Run(); }, this);
     return absl::OkStatus();
   }
 
   absl::Status OnEnd(LinuxGuest& guest) override {
-    thread_.join();
+    processor_.reset();
     std::string counts;
     for (size_t i = 0; i < kOperations; ++i) {
       absl::StrAppend(&counts, i == 0 ? "" : ", ", done_[i], " ", kTable[i].name);
@@ -52,7 +51,8 @@ class Torture : public Scenario {
   static constexpr size_t kOperations = 10;
   static const Operation kTable[kOperations];
 
-  void Run(LinuxGuest& guest) {
+  void Run() {
+    LinuxGuest& guest = *guest_;
     // Ticks. What takes 40 faults on EPT takes thousands on shadow tables.
     const uint64_t gap = IsShadowed(guest) ? 500000 : 100000;
     while (!guest.has_ended() && status_.ok()) {
@@ -60,8 +60,9 @@ class Torture : public Scenario {
       const size_t which = random_() % 2 == 0 ? 0 : random_() % kOperations;
       status_ = care_ == Care::kFull ? (this->*kTable[which].run)(guest) : Move(guest);
       ++done_[care_ == Care::kFull ? which : 0];
-      for (const uint64_t end = __rdtsc() + gap; __rdtsc() < end && !guest.has_ended();) {
-        _mm_pause();
+      for (const uint64_t end = __builtin_ia32_rdtsc() + gap;
+           __builtin_ia32_rdtsc() < end && !guest.has_ended();) {
+        __builtin_ia32_pause();
       }
       late_.Settle();
     }
@@ -175,15 +176,16 @@ class Torture : public Scenario {
   }
 
   const uint64_t seed_;
-  std::mt19937_64 random_;
+  Random random_;
   const Care care_;
   uint64_t pages_ = 0;
-  std::thread thread_;
+  LinuxGuest* guest_ = nullptr;
   absl::Status status_;
   uint64_t moves_ = 0;
   PendingFlush late_;
   std::array<Hva, 16> travellers_ = {};
   std::array<uint64_t, kOperations> done_ = {};
+  std::optional<vtx::Processor> processor_;  // which uses the rest
 };
 
 const Torture::Operation Torture::kTable[kOperations] = {

@@ -118,8 +118,8 @@ _LOADER = "//backends/vtx/boot:loader.bin"
 _HOSTED_LOADER = "//backends/vtx/boot:hosted_loader.bin"
 
 # The emulator takes as long for an iteration of REP MOVS as for an instruction, so copies are calls
-# of the C library, which the loader keeps from using REP. For libraries of such programs, too.
-COPIES_BY_CALL = [
+# of the C library, which the loader keeps from using REP.
+_COPIES_BY_CALL = [
     "-mmemcpy-strategy=libcall:-1:align",
     "-mmemset-strategy=libcall:-1:align",
 ]
@@ -127,7 +127,7 @@ COPIES_BY_CALL = [
 def _program(name, copts = [], linkopts = [], tags = [], **kwargs):
     cc_binary(
         name = name + "_program",
-        copts = copts + COPIES_BY_CALL,
+        copts = copts + _COPIES_BY_CALL,
         linkopts = linkopts + _STATIC,
         tags = tags + ["no-asan"],
         **kwargs
