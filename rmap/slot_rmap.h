@@ -96,6 +96,13 @@ class SlotRmap {
     return chunk == nullptr ? nullptr : &chunk->heads[index % kHeadsPerChunk];
   }
 
+  // Returns that for 4 KiB leaves of `gfn`, a frame of the slot. `head` is that of `near`: most
+  // frames around it need no search.
+  RmapHead* FindBeside(RmapHead* head, Gfn near, Gfn gfn) const {
+    if (ABSL_PREDICT_FALSE((gfn.raw() ^ near.raw()) >= kHeadsPerChunk)) return Find(gfn, kLevel4K);
+    return head + static_cast<int64_t>(gfn.raw() - near.raw());
+  }
+
   // Calls `visit(gfn, head)` for each head of `level` that is not empty and whose leaf touches
   // [first, end), a range inside the slot that is not empty. `gfn` is the first frame of the leaf.
   template <typename Visit>

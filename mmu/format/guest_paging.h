@@ -133,6 +133,8 @@ class GuestPaging {
   bool HasReservedBit(uint64_t entry, int level) const {
     return HasReservedBit(entry, level, IsLeaf(entry, level));
   }
+  // Returns the bits that the leaf of a 4 KiB page must not set.
+  uint64_t ReservedBitsOf4K() const { return reserved_[true][1]; }
   // Returns whether MOV to CR3 takes this PDPTE of PAE paging.
   bool IsValidPdpte(uint64_t pdpte) const {
     return (pdpte & guest::kPresent) == 0 || (pdpte & pdpte_reserved_) == 0;

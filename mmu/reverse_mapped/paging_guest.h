@@ -23,7 +23,8 @@ class PagingGuest {
   using Entry = PagingEntry;
 
   // `base`: the role of the guest's root.
-  PagingGuest(const GuestPaging& paging, PageRole base) : paging_(paging), base_(base) {}
+  PagingGuest(const GuestPaging& paging, PageRole base)
+      : reserved_(paging.ReservedBitsOf4K()), base_(base) {}
 
   // Returns whether a page of `role` shadows a table of this guest in the mode that it is in now.
   bool Reads(PageRole role) const { return Mode(role) == Mode(base_); }
@@ -38,7 +39,7 @@ class PagingGuest {
   // Answers for a table whose rights are `table`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool Leaf(uint64_t raw, Access table, LeafOrigin& origin) const {
     constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
-    if ((raw & kUsed) != kUsed || paging_.HasReservedBit(raw, 1, true)) return false;
+    if ((raw & (kUsed | reserved_)) != kUsed) return false;
     const GuestRights rights = GuestRights(table.raw()) & GuestRights::Of(raw);
     origin = LeafOrigin(Gfn((raw & guest::kAddressMask) >> kPageShift), Clean(rights, raw).raw());
     return true;
@@ -67,7 +68,7 @@ class PagingGuest {
     return role.WithLevel(Level(0)).WithAccess(Access::None()).WithQuadrant(0).WithDirect(false);
   }
 
-  const GuestPaging& paging_;
+  const uint64_t reserved_;
   const PageRole base_;
 };
 

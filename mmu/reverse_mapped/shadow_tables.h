@@ -162,25 +162,37 @@ class ShadowTables {
 
   // Links `child` at a hole. False, with nothing changed, if `stock` lacks a table.
   bool Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock);
-  // Puts `leaf` where a hole is, at `where`, the entry at `index`. `head` is that of the leaf's
-  // frame and level in the reverse map of its slot. False as above.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE bool SetLeaf(ShadowPage& page, int index, uint64_t* where,
-                                            Entry leaf, LeafOrigin origin, RmapHead& head,
-                                            ShadowStock& stock) {
+  // A hole for a leaf: the entry of `page` at `index`.
+  struct Hole {
+    ShadowPage& page;
+    int index;
+    uint64_t* where;
+    Entry value;
+    uint64_t* origins;  // `OriginsOf(page)`
+  };
+  // Returns the origins of a page's leaves; null if it has none yet, or needs none.
+  static uint64_t* OriginsOf(const ShadowPage& page) {
+    return ABSL_PREDICT_FALSE(page.is_direct() || page.origins == nullptr)
+               ? nullptr
+               : page.origins->entries();
+  }
+  // Puts `leaf` there. `head` is that of the leaf's frame and level in the reverse map of its slot.
+  // False as above.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool SetLeaf(const Hole& hole, Entry leaf, LeafOrigin origin,
+                                            RmapHead& head, ShadowStock& stock) {
     AssertUnderLock();
-    const bool has_origins = !page.is_direct() && page.origins != nullptr;
-    if (ABSL_PREDICT_FALSE(!head.is_empty() || !has_origins)) {
-      if (!ReadyLeaf(page, head, stock)) return false;
-      page.SetOrigin(index, origin);
-      Chain::Add(head, where, ShadowPlaces(), stock.descriptors);
-      CountAddition(page);
+    if (ABSL_PREDICT_FALSE(!head.is_empty() || hole.origins == nullptr)) {
+      if (!ReadyLeaf(hole.page, head, stock)) return false;
+      hole.page.SetOrigin(hole.index, origin);
+      Chain::Add(head, hole.where, ShadowPlaces(), stock.descriptors);
+      CountAddition(hole.page);
     } else {
-      page.origins->entries()[index] = origin.raw();
-      head = RmapHead::Single(where);
+      hole.origins[hole.index] = origin.raw();
+      head = RmapHead::Single(hole.where);
       additions_.store(additions() + 1, std::memory_order_relaxed);
     }
-    ++page.present;
-    Ref(where).Store(hole(), leaf);
+    ++hole.page.present;
+    Ref(hole.where).Store(hole.value, leaf);
     return true;
   }
   // Replaces a leaf by one of the same frame and size.

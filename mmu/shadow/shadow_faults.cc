@@ -107,7 +107,7 @@ void ShadowFaults<Entry>::AskForNeighbours(const Fault& fault) {
   const MemorySlot& slot = *fault.slot;
   const Gfn first = std::max(neighbours_.first, slot.base);
   const Gfn end = std::min(neighbours_.first + PageCount(neighbours_.wanted), slot.end());
-  std::array<HostRun, kWindow> runs;
+  std::array<HostRun, kWindow>& runs = neighbours_.runs;
   const absl::StatusOr<size_t> filled = parts_.backend.ResolveRange(
       slot.HvaOf(first), end - first, Access::Read(), absl::MakeSpan(runs));
   if (!filled.ok()) return;

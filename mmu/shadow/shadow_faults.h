@@ -307,6 +307,7 @@ class ShadowFaults {
     size_t wanted = 0;  // frames in a row, the fault's own among them
     size_t count = 0;   // of them, what the host has answered for
     std::array<HostPage, kWindow> pages;
+    std::array<HostRun, kWindow> runs;  // the answer as it comes
   };
 
   // Entries in a row, both ends among them.
@@ -327,7 +328,7 @@ class ShadowFaults {
   }
   void AskForNeighbours(const Fault& fault);
   void ForgetChangedNeighbours(const Fault& fault);
-  bool HostPageOf(const Fault& fault, Gfn gfn, HostPage& host) const;
+  const HostPage* HostPageOf(const Fault& fault, Gfn gfn, HostPage& part) const;
   absl::StatusOr<HostPage> Ask(const Fault& fault);
 
   std::array<Counter, kMostOutcomes> outcomes_;
@@ -460,46 +461,50 @@ void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index
   }
   const MemorySlot& slot = *fault.slot;
   const bool may_write = !slot.is_read_only() && !slot.logs_dirty_pages();
+  // What the loop asks again and again stands in registers, whatever it stores.
+  Tables& tables = this->tables();
+  const bool is_direct = role.direct();
+  const bool is_wide = role.wide_entries();
+  const Access rights = role.access();
+  const int place = PlaceOf(role, 0);
   uint64_t* const entries = page.table->entries();
+  uint64_t* const origins = Tables::OriginsOf(page);
   const int first = index & ~(kWindow - 1);
   for (int i = first; i < first + kWindow; ++i) {
-    if (EntryAt(entries + i).Load().kind(kLevel4K) != EntryKind::kHole) continue;
+    const Entry old = EntryAt(entries + i).Load();
+    if (old.kind(kLevel4K) != EntryKind::kHole) continue;
     LeafOrigin origin;
-    if (role.direct()) {
+    if (is_direct) {
       origin = page.OriginOf(i);
-    } else if (!origin_of(LoadGuestEntry(table, PlaceOf(role, i), role.wide_entries()),
-                          role.access(), origin)) {
+    } else if (!origin_of(LoadGuestEntry(table, place + i, is_wide), rights, origin)) {
       continue;
     }
     const Gfn gfn = origin.gfn();
-    HostPage host;
-    if (!HostPageOf(fault, gfn, host)) continue;
-    RmapHead* const head = fault.rmap->Find(gfn, kLevel4K);
+    HostPage part;
+    const HostPage* const host = HostPageOf(fault, gfn, part);
+    if (host == nullptr) continue;
+    RmapHead* const head = fault.rmap->FindBeside(fault.head, fault.path.gfn, gfn);
     if (head == nullptr || stock_.tables.size() < kSpareTables) continue;
-    const Entry leaf = leaf_of(origin, host, may_write && host.writable);
-    if (!tables().SetLeaf(page, i, entries + i, leaf, origin, *head, stock_)) return;
+    const Entry leaf = leaf_of(origin, *host, may_write && host->writable);
+    if (!tables.SetLeaf({page, i, entries + i, old, origins}, leaf, origin, *head, stock_)) return;
   }
 }
 
-// Of a frame of the fault's slot: what the fault's answers say of its host page. False if they say
-// nothing.
+// Of a frame of the fault's slot: what the fault's answers say of its host page, in `part` if it is
+// a part of the fault's own. Null if they say nothing.
 template <typename Entry>
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowFaults<Entry>::HostPageOf(const Fault& fault,
-                                                                         Gfn gfn,
-                                                                         HostPage& host) const {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline const HostPage* ShadowFaults<Entry>::HostPageOf(
+    const Fault& fault, Gfn gfn, HostPage& part) const {
   const uint64_t neighbour = gfn.raw() - neighbours_.first.raw();
-  if (ABSL_PREDICT_TRUE(neighbour < neighbours_.count)) {
-    host = neighbours_.pages[neighbour];
-    return true;
-  }
+  if (ABSL_PREDICT_TRUE(neighbour < neighbours_.count)) return &neighbours_.pages[neighbour];
   const PageCount size = fault.page.piece();
   const Hfn frames = fault.page.hfn.AlignDown(size);
   // Where the page lies in the fault's, which begins before `path.gfn`.
   const uint64_t place = gfn.raw() - fault.path.gfn.raw() + (fault.page.hfn - frames).raw();
-  if (place >= size.raw() || !fault.slot->Contains(gfn)) return false;
-  host = fault.page;
-  host.hfn = frames + PageCount(place);
-  return true;
+  if (place >= size.raw() || !fault.slot->Contains(gfn)) return nullptr;
+  part = fault.page;
+  part.hfn = frames + PageCount(place);
+  return &part;
 }
 
 }  // namespace tdp

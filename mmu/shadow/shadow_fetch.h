@@ -165,14 +165,16 @@ class ShadowFetch {
     }
     const LeafOrigin origin(path.gfn.AlignDown(level.pages()), path.rights);
     uint64_t* const where = page.entry(place.index);
-    const Entry old = EntryAt(where).Load();
+    Entry old = EntryAt(where).Load();
     if (ABSL_PREDICT_FALSE(old.kind(level) != EntryKind::kHole)) {
       if (old.kind(level) == EntryKind::kLeaf && old.MapsAs(leaf)) {
         return Change(tables, zap, place, old, leaf, origin);
       }
       tables.Drop(page, place.index, stock.descriptors, zap);
+      old = tables.hole();
     }
-    return tables.SetLeaf(page, place.index, where, leaf, origin, head, stock)
+    return tables.SetLeaf({page, place.index, where, old, Tables::OriginsOf(page)}, leaf, origin,
+                          head, stock)
                ? FetchOutcome::kInstalled
                : FetchOutcome::kNeedsTables;
   }
