@@ -37,7 +37,10 @@ inline EntryStoreHook* SetEntryStoreHook(EntryStoreHook* hook) {
 }
 
 // A pointer to an entry of the format `Entry`. Loads acquire and stores release: what an entry
-// links to is seen whole.
+// links to is seen whole. Loads and changes of what others change too are sequentially consistent
+// beyond that: a fault makes an entry writable and then looks whether its page is in the dirty log
+// already, and who takes pages out of the log looks at their entries then. One of the two must see
+// the other. x86 has no cheaper instructions for less.
 template <typename Entry>
 class BasicEntryRef {
  public:
@@ -45,7 +48,7 @@ class BasicEntryRef {
 
   uint64_t* where() const { return where_; }
 
-  Entry Load() const { return Entry(ref().load(std::memory_order_acquire)); }
+  Entry Load() const { return Entry(ref().load(std::memory_order_seq_cst)); }
 
   // For an entry that nobody else, no CPU either, changes now: no locked instruction.
   void Store(Entry before, Entry after) const {
@@ -54,7 +57,7 @@ class BasicEntryRef {
   }
 
   Entry Exchange(Entry after) const {
-    const Entry before(ref().exchange(after.raw(), std::memory_order_acq_rel));
+    const Entry before(ref().exchange(after.raw(), std::memory_order_seq_cst));
     Tell(before, after);
     return before;
   }
@@ -62,8 +65,7 @@ class BasicEntryRef {
   // Stores `after` if the entry is `expected`; else puts the entry's value into `expected`.
   bool CompareExchange(Entry& expected, Entry after) const {
     uint64_t raw = expected.raw();
-    if (!ref().compare_exchange_strong(raw, after.raw(), std::memory_order_acq_rel,
-                                       std::memory_order_acquire)) {
+    if (!ref().compare_exchange_strong(raw, after.raw(), std::memory_order_seq_cst)) {
       expected = Entry(raw);
       return false;
     }
@@ -75,13 +77,13 @@ class BasicEntryRef {
   Entry Take(EntryBits bits) const { return FetchAnd(~static_cast<uint64_t>(bits)); }
   // Clears every bit that is not in `mask`; returns the entry before.
   Entry FetchAnd(uint64_t mask) const {
-    const Entry before(ref().fetch_and(mask, std::memory_order_acq_rel));
+    const Entry before(ref().fetch_and(mask, std::memory_order_seq_cst));
     Tell(before, Entry(before.raw() & mask));
     return before;
   }
 
   Entry FetchOr(uint64_t bits) const {
-    const Entry before(ref().fetch_or(bits, std::memory_order_acq_rel));
+    const Entry before(ref().fetch_or(bits, std::memory_order_seq_cst));
     Tell(before, Entry(before.raw() | bits));
     return before;
   }

@@ -110,5 +110,15 @@ TEST(ExploreReplay, StatsInAGuestEntryWaitsForNobodyThatWaitsForIt) {
                .schedule = {.turns = {{106, 3}}}});
 }
 
+// A fault looked whether its page was in the log by an order that let it be before the entry that
+// made the page writable; the entry of a page that was taken out was loaded by no stronger one.
+TEST(ExploreReplay, AFaultIsSeenByWhoeverTakesItsPageOutOfTheLog) {
+  ExpectHolds({.scenario = "manual/zap_all+get_and_clear",
+               .seed = 221,
+               .weak_memory = true,
+               .schedule = {.turns = {{27, 2}, {92, 1}, {210, 2}, {252, 1}, {330, 3}},
+                            .old_reads = {{366, 1}}}});
+}
+
 }  // namespace
 }  // namespace tdp::explore
