@@ -69,6 +69,16 @@ class AssocCache {
     return FindOlder(tag, set);
   }
 
+  // The same, but null unless it is the newest of its set already: then `Find` changes nothing,
+  // until another tag of the set is found or kept. Always null in a shape that is not quick.
+  const Value* FindNewest(uint64_t tag) const {
+    const uint64_t set = tag & set_mask_;
+    const uint64_t* block = &sets_[set * (ways_ + 1)];
+    const uint64_t newest = block[0] & 15;
+    return block[1 + newest] == tag ? &values_[set * ways_ + newest] : nullptr;
+  }
+  bool ShareSet(uint64_t tag, uint64_t other) const { return ((tag ^ other) & set_mask_) == 0; }
+
   // Keeps `value` under `tag`, in place of what was there, of nothing, or of the oldest of the set.
   // Null if the cache has no entries at all.
   Value* Insert(uint64_t tag, const Value& value) {

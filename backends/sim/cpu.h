@@ -190,8 +190,15 @@ class Cpu {
     int level = 0;  // of the page: 1, 2, 3
   };
   using Tlb = AssocCache<TlbEntry, EptPath>;
+  // By kind of access, the number of a page of 4 KiB whose entry is the newest of its set and
+  // allows the access; or `kNoPage`.
+  using RecentPages = std::array<uint64_t, 4>;
+  static constexpr uint64_t kNoPage = ~uint64_t{0};
 
   static constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
+
+  size_t RunWatched(absl::Span<const TraceRecord> records);
+  void Remember(TraceRecord record, RecentPages& recent) const;
 
   TlbHit LookUp(uint64_t gva);
   TlbHit LookUpLarge(uint64_t gva);

@@ -15,6 +15,9 @@ namespace tdp::sim {
 // Little-endian u64: bits 63:60 kind, 59:56 log2 of the size in bytes (0 to 12), 55:0 address.
 class TraceRecord {
  public:
+  // The part of a record that is its address.
+  static constexpr uint64_t kAddressMask = (uint64_t{1} << 56) - 1;
+
   constexpr TraceRecord() = default;
   constexpr explicit TraceRecord(uint64_t raw) : raw_(raw) {}
   // `size` is 2^`log2_size` bytes.
@@ -34,8 +37,6 @@ class TraceRecord {
   friend constexpr bool operator==(TraceRecord, TraceRecord) = default;
 
  private:
-  static constexpr uint64_t kAddressMask = (uint64_t{1} << 56) - 1;
-
   uint64_t raw_ = 0;
 };
 static_assert(sizeof(TraceRecord) == 8);

@@ -14,9 +14,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "tdp/backends/sim/cache_presets.h"
 #include "tdp/backends/sim/cost_model.h"
 #include "tdp/backends/sim/memory_types.h"
+#include "tdp/backends/sim/trace_record.h"
 #include "tests/sim/world.h"
 
 namespace tdp::sim {
@@ -191,6 +193,75 @@ TEST(Cpu, InvlpgOfALargePageDropsEveryPieceOfIt) {
     EXPECT_EQ(world.cpu().Access(Gva(large + 0x5000), AccessKind::kLoad, 8).hpa,
               Hpa(World::HpaOfGuest(4 * large + 0x5000)));
   }
+}
+
+// A program that mostly stays on a page of code and one of data; some accesses cross into the next.
+std::vector<TraceRecord> StayingProgram(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::array<uint64_t, 2> pages = {0, 1};
+  std::vector<TraceRecord> records;
+  for (int i = 0; i < 4000; ++i) {
+    const auto kind = static_cast<AccessKind>(random() % 4);
+    uint64_t& page = pages[kind == AccessKind::kFetch ? 0 : 1];
+    if (random() % 6 == 0) page = random() % 23;
+    const uint64_t offset = random() % 50 == 0 ? kPageSize - 4 : random() % 500 * 8;
+    records.push_back(TraceRecord::Make(Gva(MiB(4) + page * kPageSize + offset), kind, 3));
+  }
+  return records;
+}
+
+TEST(Cpu, ARunIsWhatTheSameAccessesAreOneByOne) {
+  for (const CacheGeometry tlb :
+       {CacheGeometry{16, 4}, CacheGeometry{2, 1}, CacheGeometry{1, 1}, CacheGeometry{4, 2},
+        CacheGeometry{3, 2}, CacheGeometry{1, 32}, CacheGeometry{0, 1}}) {
+    CpuConfig config;
+    config.caches.tlb = {tlb, tlb, tlb, tlb};
+    World in_runs(config);
+    World one_by_one(config);
+    for (World* world : {&in_runs, &one_by_one}) {
+      // Some pages are read-only, some not dirty yet.
+      for (uint64_t page = 0; page < 24; ++page) {
+        const uint64_t bits = page % 7 == 3 ? kGuestLeaf & ~uint64_t{2} : page % 3 == 1 ? 7 : 0x67;
+        world->MapGuest(MiB(4) + page * kPageSize, world->NewGuestFrame(), 1, bits);
+      }
+      ASSERT_EQ(world->Enter(/*accessed_dirty=*/true), Event::kNone);
+    }
+    const std::vector<TraceRecord> records = StayingProgram(static_cast<uint64_t>(tlb.sets));
+    for (size_t at = 0; at < records.size();) {
+      const auto rest = absl::MakeConstSpan(records).subspan(at, 700);
+      const size_t done = in_runs.cpu().Run(rest);
+      for (size_t i = 0; i < done; ++i) {
+        ASSERT_TRUE(one_by_one.cpu().Access(rest[i].gva(), rest[i].kind(), rest[i].size()).ok());
+      }
+      at += done;
+      if (done < rest.size()) {
+        EXPECT_EQ(in_runs.cpu().exit().event, Event::kPageFault);
+        EXPECT_FALSE(
+            one_by_one.cpu().Access(rest[done].gva(), rest[done].kind(), rest[done].size()).ok());
+        ++at;
+      }
+      const CpuCounters a = in_runs.cpu().counters();
+      const CpuCounters b = one_by_one.cpu().counters();
+      ASSERT_EQ(a.tlb_hits, b.tlb_hits) << tlb.sets << "x" << tlb.ways << " at " << at;
+      ASSERT_EQ(a.walks, b.walks);
+      ASSERT_EQ(a.assists, b.assists);
+      ASSERT_EQ(a.events, b.events);
+      ASSERT_EQ(a.references.total(), b.references.total());
+    }
+    EXPECT_EQ(one_by_one.cpu().counters().assists != 0, tlb.sets != 0);
+  }
+}
+
+TEST(Cpu, AKickEndsARunBeforeTheNextAccess) {
+  World world;
+  world.MapGuest(MiB(4), world.NewGuestFrame());
+  ASSERT_EQ(world.Enter(), Event::kNone);
+  const std::vector<TraceRecord> records(9, TraceRecord::Make(Gva(MiB(4)), AccessKind::kLoad, 3));
+  EXPECT_EQ(world.cpu().Run(records), 9u);
+  world.cpu().Kick();
+  EXPECT_EQ(world.cpu().Run(records), 0u);
+  EXPECT_EQ(world.cpu().exit().event, Event::kKick);
+  EXPECT_EQ(world.cpu().Run(records), 9u);
 }
 
 // So that the same access cannot fault again by what is cached (SDM vol. 3A, 5.10.4.1).

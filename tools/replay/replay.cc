@@ -27,6 +27,7 @@
 #include "tdp/tools/replay/page_watch.h"
 #include "tdp/tools/replay/roi_filter.h"
 #include "tdp/tools/replay/totals.h"
+#include "tdp/tools/trace/record_pairs.h"
 
 namespace tdp::tools {
 namespace {
@@ -118,18 +119,25 @@ class ReplayThread {
 
 using RecordCounts = std::array<uint64_t, 4>;
 
-// Four counts of 16 bits in one register, so that no count waits for a store of the one before.
+// Counts the two bits of a kind, and the records in which both are set, each by itself.
 void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
-  constexpr size_t kMost = 0xffff;
-  while (!records.empty()) {
-    const absl::Span<const TraceRecord> some = records.first(std::min(records.size(), kMost));
-    uint64_t packed = 0;
-    for (const TraceRecord record : some) {
-      packed += uint64_t{1} << 16 * static_cast<unsigned>(record.kind());
-    }
-    for (size_t kind = 0; kind < counts.size(); ++kind) counts[kind] += packed >> 16 * kind & kMost;
-    records.remove_prefix(some.size());
-  }
+  RecordPair lows = {};
+  RecordPair highs = {};
+  RecordPair boths = {};
+  ForEachPair(records, [&](RecordPair pair) {
+    const RecordPair low = pair >> 60 & 1;
+    const RecordPair high = pair >> 61 & 1;
+    lows += low;
+    highs += high;
+    boths += low & high;
+  });
+  const uint64_t both = boths[0] + boths[1];
+  const uint64_t low_alone = lows[0] + lows[1] - both;
+  const uint64_t high_alone = highs[0] + highs[1] - both;
+  counts[0] += records.size() - low_alone - high_alone - both;
+  counts[1] += low_alone;
+  counts[2] += high_alone;
+  counts[3] += both;
 }
 
 // Decodes the traces and deals them out, to CPUs or to processes.

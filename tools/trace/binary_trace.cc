@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/trace/record_pairs.h"
 
 namespace tdp::tools {
 namespace {
@@ -93,20 +94,22 @@ class BinaryTraceReader final : public TraceReader {
   // the user's half alone needs a closer look, since an access there may reach beyond.
   bool LookFine(absl::Span<const TraceRecord> records) const {
     const uint64_t user = (uint64_t{1} << address_bits_) - 1;
-    const uint64_t last_page = user & ~uint64_t{kPageSize - 1};
     constexpr uint64_t kAddress = (uint64_t{1} << 56) - 1;
-    // Above 2^12 bytes a size carries into the bit above its field.
+    // Above 2^12 bytes a size carries into the bit above its field, and an address on the last page
+    // into the bit above the user's.
     constexpr uint64_t kSizeField = uint64_t{15} << 56;
     constexpr uint64_t kToOverflow = uint64_t{3} << 56;
-    uint64_t seen = 0;
-    uint64_t sizes = 0;
-    bool on_last_page = false;
-    for (const TraceRecord record : records) {
-      seen |= record.raw();
-      sizes |= (record.raw() & kSizeField) + kToOverflow;
-      on_last_page |= (record.raw() & kAddress & ~uint64_t{kPageSize - 1}) == last_page;
-    }
-    return (seen & (kAddress & ~user)) == 0 && seen >> 62 == 0 && sizes >> 60 == 0 && !on_last_page;
+    RecordPair all = {};
+    RecordPair sizes = {};
+    RecordPair ends = {};
+    ForEachPair(records, [&](RecordPair pair) {
+      all |= pair;
+      sizes |= (pair & kSizeField) + kToOverflow;
+      ends |= (pair & user) + uint64_t{kPageSize};
+    });
+    const uint64_t seen = all[0] | all[1];
+    return (seen & (kAddress & ~user)) == 0 && seen >> 62 == 0 &&
+           (sizes[0] | sizes[1]) >> 60 == 0 && (ends[0] | ends[1]) >> address_bits_ == 0;
   }
 
   absl::Status CheckAll(absl::Span<const TraceRecord> records) const {
