@@ -18,6 +18,7 @@
 #include "tdp/tools/command.h"
 #include "tdp/tools/command_line.h"
 #include "tdp/tools/experiments/exit_cost.h"
+#include "tdp/tools/mmu/machine_file.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/output_file.h"
 #include "tdp/tools/progress.h"
@@ -150,7 +151,8 @@ std::string Crossover(const Cell& ept, const Cell& shadow) {
 }
 
 // A line for each price, or one for all, of the causes that there were.
-std::string PricesText(const std::vector<Cell>& cells, const ExitPrices& prices) {
+std::string PricesText(const std::vector<Cell>& cells, const ExitPrices& prices,
+                       const std::string& page_fault) {
   std::string out = "prices, in cycles\n";
   if (prices.front().source == prices.back().source) {
     absl::StrAppendFormat(&out, "  %-27s %6d  %s\n", "a VM exit", prices[0].cycles,
@@ -165,8 +167,7 @@ std::string PricesText(const std::vector<Cell>& cells, const ExitPrices& prices)
     }
   }
   absl::StrAppendFormat(&out, "  %-27s %6d  %s\n", "page fault in the guest",
-                        cells[0].report.machine.page_fault_cycles,
-                        "page-fault of the machine file");
+                        cells[0].report.machine.page_fault_cycles, page_fault);
   return out;
 }
 
@@ -181,9 +182,11 @@ std::string Better(const Cell& ept, const Cell& shadow, const ExitPrices& prices
                                      std::abs(more));
 }
 
-std::string Text(const std::vector<Cell>& cells, const ExitPrices& prices) {
-  std::string out = absl::StrFormat("cycles an access; machine: %s\n%s",
-                                    cells[0].report.machine.name, PricesText(cells, prices));
+std::string Text(const std::vector<Cell>& cells, const ExitPrices& prices,
+                 const std::string& page_fault) {
+  std::string out =
+      absl::StrFormat("cycles an access; machine: %s\n%s", cells[0].report.machine.name,
+                      PricesText(cells, prices, page_fault));
   for (size_t i = 0; i < cells.size(); ++i) {
     const Cell& cell = cells[i];
     if (i % 6 == 0) absl::StrAppend(&out, "\n", cell.trace, "\n");
@@ -243,6 +246,8 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     TDP_RETURN_IF_ERROR(OpenTrace(trace, input).status());
   }
   TDP_ASSIGN_OR_RETURN(const ExitPrices prices, PricesOf(options.cost, options.machine));
+  TDP_ASSIGN_OR_RETURN(const std::string page_fault,
+                       NameOfCost(options.machine.cache.machine, "page-fault"));
   std::vector<Cell> cells = MakeCells(options, traces);
   int status = kExitOk;
   for (Cell& cell : cells) {
@@ -250,7 +255,7 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     if (cell.report.check.mismatches != 0) status = kExitMismatch;
   }
   if (!options.output.empty()) TDP_RETURN_IF_ERROR(WritePage(options.output, cells));
-  std::fputs(Text(cells, prices).c_str(), stdout);
+  std::fputs(Text(cells, prices, page_fault).c_str(), stdout);
   return status;
 }
 

@@ -22,6 +22,7 @@ namespace tdp::tools {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 ReplayOptions SmallMachine(Level ept_page) {
   ReplayOptions machine;
@@ -131,6 +132,11 @@ TEST(ExitCost, EveryExitThatIsCountedHasOneCauseAndEachCauseAPriceWithItsSource)
       EXPECT_NE((*prices)[cause].source, "") << ExitCauseName(ExitCause(cause));
     }
   }
+  // What is assumed says so.
+  const ExitPrices by_cause = *PricesOf({.by_cause = true}, ReplayOptions());
+  EXPECT_THAT(by_cause[static_cast<size_t>(ExitCause::kNestedViolation)].source,
+              HasSubstr("assumed"));
+  EXPECT_THAT(by_cause[0].source, Not(HasSubstr("assumed")));
   EXPECT_EQ(*ExitCycles({.by_cause = true}, ReplayOptions()), 2995u);
   EXPECT_EQ(*ExitCycles({.cycles = 7, .by_cause = true}, ReplayOptions()), 7u);
 }

@@ -79,6 +79,8 @@ TEST(TdpExperiments, AComparisonIsOneCommandAndWritesAPage) {
   ASSERT_EQ(good.status, 0) << good.err;
   EXPECT_THAT(good.out, AllOf(HasSubstr("stride"), HasSubstr("gups"), HasSubstr("tables stay"),
                               HasSubstr("a change each 100"), HasSubstr("better of the two: ")));
+  EXPECT_THAT(good.out, AllOf(HasSubstr("1500  vm-exit of the machine file skylake, assumed\n"),
+                              HasSubstr("1000  page-fault of the machine file skylake, assumed")));
   const std::string html = ReadWholeFile(page);
   EXPECT_THAT(html, AllOf(HasSubstr("<!DOCTYPE html>"), HasSubstr("shadow"), HasSubstr("gups")));
 }

@@ -2,6 +2,8 @@
 
 #include "tdp/tools/experiments/exit_cost.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/mmu/machine_file.h"
@@ -96,7 +98,8 @@ absl::StatusOr<ExitPrices> PricesOf(const ExitCost& cost, const ReplayOptions& o
   if (cost.cycles == 0) {
     const std::string machine = options.cache.machine.empty() ? "skylake" : options.cache.machine;
     TDP_ASSIGN_OR_RETURN(const sim::MmuConfig config, LoadMachine(machine));
-    any = {config.vm_exit_cycles, absl::StrCat("vm-exit of the machine file ", machine)};
+    TDP_ASSIGN_OR_RETURN(std::string name, NameOfCost(machine, "vm-exit"));
+    any = {config.vm_exit_cycles, std::move(name)};
   }
   ExitPrices prices;
   prices.fill(any);

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -27,7 +28,7 @@ constexpr uint64_t kMaxEntries = uint64_t{1} << 22;
 
 struct Value {
   std::string text;
-  bool has_source = false;
+  std::string source;  // empty without one
   int line = 0;
 };
 
@@ -117,7 +118,7 @@ class SectionReader {
     }
     Value value = found->second;
     section_.values.erase(found);
-    if (with_source && !value.has_source) {
+    if (with_source && value.source.empty()) {
       Fail(value.line, absl::StrCat(key, " has no source: \"", key, " = ",
                                     absl::CHexEscape(value.text), " | source\" or \"| assumed\""));
     }
@@ -152,7 +153,7 @@ absl::StatusOr<std::vector<Section>> Sections(std::string_view file, std::string
     const std::pair<std::string_view, std::string_view> parts =
         absl::StrSplit(line.substr(equals + 1), absl::MaxSplits('|', 1));
     const Value value = {std::string(absl::StripAsciiWhitespace(parts.first)),
-                         !absl::StripAsciiWhitespace(parts.second).empty(), number};
+                         std::string(absl::StripAsciiWhitespace(parts.second)), number};
     if (!sections.back().values.emplace(key, value).second) {
       return fail(absl::StrCat("\"", absl::CHexEscape(key), "\" is there twice"));
     }
@@ -205,7 +206,7 @@ absl::Status AddSection(std::string_view file, Section& section, sim::MmuConfig&
   SectionReader reader(file, section);
   // `level` is a number that every reader of the file sees; it needs no source.
   if (const auto level = section.values.find("level"); level != section.values.end()) {
-    level->second.has_source = true;
+    level->second.source = "seen by software";
   }
   if (section.kind == "machine") {
     config.name = reader.Text("name");
@@ -233,6 +234,20 @@ absl::Status AddSection(std::string_view file, Section& section, sim::MmuConfig&
     return reader.Finish();
   }
   return reader.Finish();
+}
+
+absl::StatusOr<std::string> TextOf(const std::string& name_or_path) {
+  for (const MachineText& machine : kMachineTexts) {
+    if (name_or_path == machine.name) return std::string(machine.text);
+  }
+  std::ifstream file(name_or_path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (!file.is_open() || file.bad()) {
+    return absl::NotFoundError(absl::StrCat("no machine \"", absl::CHexEscape(name_or_path),
+                                            "\" and no file of that name; there are ",
+                                            absl::StrJoin(MachineNames(), ", ")));
+  }
+  return text;
 }
 
 }  // namespace
@@ -265,17 +280,20 @@ std::vector<std::string> MachineNames() {
 }
 
 absl::StatusOr<sim::MmuConfig> LoadMachine(const std::string& name_or_path) {
-  for (const MachineText& machine : kMachineTexts) {
-    if (name_or_path == machine.name) return ParseMachine(machine.name, machine.text);
-  }
-  std::ifstream file(name_or_path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file.is_open() || file.bad()) {
-    return absl::NotFoundError(absl::StrCat("no machine \"", absl::CHexEscape(name_or_path),
-                                            "\" and no file of that name; there are ",
-                                            absl::StrJoin(MachineNames(), ", ")));
-  }
+  TDP_ASSIGN_OR_RETURN(const std::string text, TextOf(name_or_path));
   return ParseMachine(name_or_path, text);
+}
+
+absl::StatusOr<std::string> NameOfCost(const std::string& name_or_path, const std::string& cost) {
+  TDP_ASSIGN_OR_RETURN(const std::string text, TextOf(name_or_path));
+  TDP_ASSIGN_OR_RETURN(const std::vector<Section> sections, Sections(name_or_path, text));
+  std::string name = absl::StrCat(cost, " of the machine file ", name_or_path);
+  for (const Section& section : sections) {
+    const auto found = section.values.find(cost);
+    if (section.kind != "costs" || found == section.values.end()) continue;
+    if (absl::StartsWith(found->second.source, "assumed")) name += ", assumed";
+  }
+  return name;
 }
 
 }  // namespace tdp::tools

@@ -36,6 +36,10 @@ absl::StatusOr<sim::MmuConfig> ParseMachine(std::string_view name, std::string_v
 // NotFound, listing the names, if there is neither; else the errors of `ParseMachine`.
 absl::StatusOr<sim::MmuConfig> LoadMachine(const std::string& name_or_path);
 
+// Where the number under `cost` in [costs] comes from, for a report: the file, and whether that
+// says it is assumed. The errors of `LoadMachine`.
+absl::StatusOr<std::string> NameOfCost(const std::string& name_or_path, const std::string& cost);
+
 // The names of the machines that come with the program.
 std::vector<std::string> MachineNames();
 
