@@ -32,7 +32,7 @@ LIMITS = {
     "floors of the highest folder": (5, 5),
     "lines of the longest file": (600, 600),
     "lines of the longest test": (600, 600),
-    "worlds of the tests": (8, 4),
+    "worlds of the tests": (3, 3),
     "backends of the tests": (6, 6),
 }
 

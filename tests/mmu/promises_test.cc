@@ -28,7 +28,7 @@
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_world.h"
 
 namespace tdp {
 namespace {
@@ -60,10 +60,10 @@ struct WorldOptions {
 };
 
 // A guest whose vCPU 0 is in the guest with the page in its TLB, and leaves when it is kicked.
-class World {
+class World : private HostWorld {
  public:
   World(Kind kind, const WorldOptions& options) : kind_(kind) {
-    machine_.offered.ve = true;
+    host_.offered.ve = true;
     VmOptions vm;
     vm.paging = kind == Kind::kShadow ? Paging::kShadow : Paging::kEpt;
     vm.nested = kind == Kind::kNested;
@@ -71,7 +71,7 @@ class World {
     if (kind == Kind::kDirectWithoutAccessedBits) vm.accessed_dirty = Use::kNever;
     vm.private_memory = options.private_memory;
     if (options.exceptions) vm.virtualization_exceptions = Use::kRequire;
-    vm_ = *Vm::Create(machine_, vm);
+    Start(vm, /*with_vcpu=*/false);
     region_ = {.flags = options.logs ? kSlotLogDirtyPages : 0, .size = kSize, .hva = HvaOf(ram_)};
     if (options.private_memory) {
       region_.flags |= kSlotPrivateMemory;
@@ -83,7 +83,7 @@ class World {
       view = *vm_->CreateView();
       EXPECT_EQ(vcpu_->SetView(view), absl::OkStatus());
     }
-    machine_.on_kick = [this] { entry_.reset(); };
+    host_.on_kick = [this] { entry_.reset(); };
     Touch();
     if (options.has_neighbour) {
       EXPECT_EQ(vcpu_->HandleEptViolation(kPage + kPageSize, kWrite).outcome, FaultOutcome::kFixed);
@@ -93,10 +93,13 @@ class World {
   ~World() {
     entry_.reset();
     EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
+    // Both before the guest's memory.
+    vcpu_.reset();
+    vm_.reset();
   }
 
   Vm& vm() { return *vm_; }
-  TestHost& machine() { return machine_; }
+  TestHost& machine() { return host_; }
   const MemoryRegion& region() const { return region_; }
   Hva page() const { return region_.hva + kPage.raw(); }
   // Whether vCPU 0 may still use what it had in its TLB.
@@ -122,8 +125,8 @@ class World {
         constexpr uint64_t kRoot = MiB(1);
         NestedContext context;
         context.eptp = Eptp::Make(Hpa(kRoot), 4, true);
-        context.rules.capabilities = machine_.capabilities().ept;
-        context.rules.physical_address_bits = machine_.capabilities().physical_address_bits;
+        context.rules.capabilities = host_.capabilities().ept;
+        context.rules.physical_address_bits = host_.capabilities().physical_address_bits;
         for (uint64_t level = 0; level < 3; ++level) {
           const uint64_t table = kRoot + level * kPageSize;
           Word(table) = (table + kPageSize) | ept::kRightsMask;
@@ -144,12 +147,9 @@ class World {
   }
 
   const Kind kind_;
-  TestHost machine_;
   Memory ram_ = NewMemory();
   Memory private_ram_ = NewMemory();
-  std::unique_ptr<Vm> vm_;
   MemoryRegion region_;
-  std::unique_ptr<Vcpu> vcpu_;
   std::optional<GuestEntry> entry_;
 };
 

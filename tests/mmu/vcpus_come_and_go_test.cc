@@ -5,7 +5,6 @@
 
 #include <functional>
 #include <future>
-#include <memory>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -14,36 +13,32 @@
 #include "gtest/gtest.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_world.h"
 
 namespace tdp {
 namespace {
 
 // vCPU 0 is in the guest, with page 3 mapped, and `operation` waits for it in a thread of its own.
-class SlowVcpu {
+class SlowVcpu : private HostWorld {
  public:
   explicit SlowVcpu(const VmOptions& options = {}) {
-    vm_ = *Vm::Create(machine_, options);
+    Start(options);
     EXPECT_TRUE(vm_->SetMemoryRegion({.size = MiB(4), .hva = Hva(TiB(1))}).ok());
-    vcpu_ = *vm_->CreateVcpu();
     if (options.paging == Paging::kShadow) {
       EXPECT_EQ(vcpu_->shadow()->HandlePageFault(Gva(0x3000), 0).outcome, PagingOutcome::kFixed);
     } else {
-      EXPECT_EQ(vcpu_->HandleEptViolation(Gpa(0x3000), kWriteFault).outcome, FaultOutcome::kFixed);
+      EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
     }
     entry_ = vcpu_->EnterGuest();
     std::promise<void> waits;
-    machine_.on_kick = [&] {
-      machine_.on_kick = nullptr;
+    host_.on_kick = [&] {
+      host_.on_kick = nullptr;
       waits.set_value();
     };
     settler_ = std::thread([this] { vm_->ZapAll()->Settle(); });
     waits.get_future().wait();
   }
-  ~SlowVcpu() {
-    Leave();
-    vcpu_.reset();
-  }
+  ~SlowVcpu() { Leave(); }
   void Leave() {
     if (!settler_.joinable()) return;
     entry_.reset();
@@ -52,9 +47,6 @@ class SlowVcpu {
   Vm& vm() { return *vm_; }
 
  private:
-  TestHost machine_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
   std::optional<GuestEntry> entry_;
   std::thread settler_;
 };

@@ -14,15 +14,15 @@
 #include <cstdlib>
 #include <functional>
 #include <limits>
-#include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
 #include "tests/model/store_history.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_world.h"
 
 namespace {
 
@@ -62,39 +62,43 @@ constexpr Hva kRam{TiB(1)};
 constexpr ByteCount kSize = MiB(16);
 constexpr uint64_t kPages = kSize >> kPageShift;
 
-class Machine {
+class Machine : private HostWorld {
  public:
   explicit Machine(const VmOptions& options, bool with_vcpu = true) {
-    host.order = 9;
-    vm = *Vm::Create(host, options);
-    if (with_vcpu) vcpu = *vm->CreateVcpu();
+    host_.order = 9;
+    Start(options, with_vcpu);
   }
+  TestHost& host() { return host_; }
+  Vm& vm() { return *vm_; }
+  Vcpu& vcpu() { return *vcpu_; }
+
   absl::Status SetSlot(uint32_t slot, uint32_t flags, Gpa gpa, ByteCount size) {
-    return vm->SetMemoryRegion(
+    return vm_->SetMemoryRegion(
         {.slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = kRam + slot * GiB(1)});
   }
   absl::Status SetRam(uint32_t flags = 0) { return SetSlot(0, flags, Gpa(0), kSize); }
+  absl::Status AddVcpu() {
+    auto vcpu = vm_->CreateVcpu();
+    if (vcpu.ok()) vcpu_ = *std::move(vcpu);
+    return vcpu.status();
+  }
   absl::Status Fault(uint64_t page, ExitQualification q = kWriteFault) {
-    return vcpu->HandleEptViolation(Gfn(page).address(), q).status;
+    return vcpu_->HandleEptViolation(Gfn(page).address(), q).status;
   }
   // Half the guest in 2 MiB pages, some of the rest in 4 KiB.
   void Fill() {
     EXPECT_TRUE(SetRam().ok());
     for (uint64_t page = 0; page < kPages / 2; page += 512) EXPECT_TRUE(Fault(page).ok());
-    host.order = 0;
+    host_.order = 0;
     for (uint64_t page = kPages / 2; page < kPages; page += 300) EXPECT_TRUE(Fault(page).ok());
   }
   absl::Status Take() {
-    return vm->TakeDirtyLog(0, [](uint64_t, uint64_t) {});
+    return vm_->TakeDirtyLog(0, [](uint64_t, uint64_t) {});
   }
   static absl::Status Settle(absl::StatusOr<PendingFlush> flush) {
     if (flush.ok()) flush->Settle();
     return flush.status();
   }
-
-  TestHost host;
-  std::unique_ptr<Vm> vm;
-  std::unique_ptr<Vcpu> vcpu;
 };
 
 struct Operation {
@@ -146,7 +150,7 @@ const std::vector<Operation>& Operations() {
        [](Machine& m) { return m.Fault(0); }},
       {"AFaultWithReverseMap", kReverse,
        [](Machine& m) {
-         m.host.order = 0;
+         m.host().order = 0;
          EXPECT_TRUE(m.SetRam().ok());
        },
        [](Machine& m) { return m.Fault(77); }},
@@ -159,15 +163,15 @@ const std::vector<Operation>& Operations() {
        [](Machine& m) { return m.Take(); }},
       {"TakingTheLogOfDirtyBits", {}, FillAndLog, [](Machine& m) { return m.Take(); }},
       {"PushingTheLogDown", kWriteProtect, FillAndLog,
-       [](Machine& m) { return m.vm->PushDownDirtyLog(0); }},
+       [](Machine& m) { return m.vm().PushDownDirtyLog(0); }},
       {"Prefault",
        {},
        [](Machine& m) { EXPECT_TRUE(m.SetRam().ok()); },
        [](Machine& m) {
-         m.host.order = 0;
+         m.host().order = 0;
          ByteCount done = 0;
          while (done < kSize) {
-           const auto more = m.vcpu->Prefault(Gpa(done), kSize - done, Access::Write());
+           const auto more = m.vcpu().Prefault(Gpa(done), kSize - done, Access::Write());
            if (!more.ok()) return more.status();
            done += *more;
          }
@@ -176,29 +180,29 @@ const std::vector<Operation>& Operations() {
       {"ZapOfPartOfALeaf",
        {},
        Fill,
-       [](Machine& m) { return Machine::Settle(m.vm->ZapRange(Gfn(100), PageCount(1000))); }},
-      {"ZapOfEverything", {}, Fill, [](Machine& m) { return Machine::Settle(m.vm->ZapAll()); }},
+       [](Machine& m) { return Machine::Settle(m.vm().ZapRange(Gfn(100), PageCount(1000))); }},
+      {"ZapOfEverything", {}, Fill, [](Machine& m) { return Machine::Settle(m.vm().ZapAll()); }},
       {"TheHostsInvalidation",
        {},
        Fill,
-       [](Machine& m) { return m.vm->InvalidateHostRange(kRam + 3 * kPageSize, MiB(5)); }},
+       [](Machine& m) { return m.vm().InvalidateHostRange(kRam + 3 * kPageSize, MiB(5)); }},
       {"Split",
        {},
        Fill,
-       [](Machine& m) { return Machine::Settle(m.vm->SplitRange(Gfn(0), PageCount(kPages))); }},
+       [](Machine& m) { return Machine::Settle(m.vm().SplitRange(Gfn(0), PageCount(kPages))); }},
       {"Collapse",
        {},
        [](Machine& m) {
          m.Fill();
-         m.vm->SplitRange(Gfn(0), PageCount(kPages))->Settle();
-         m.host.order = 9;
+         m.vm().SplitRange(Gfn(0), PageCount(kPages))->Settle();
+         m.host().order = 9;
        },
-       [](Machine& m) { return m.vm->CollapseRange(Gfn(0), PageCount(kPages)).status(); }},
+       [](Machine& m) { return m.vm().CollapseRange(Gfn(0), PageCount(kPages)).status(); }},
       {"Aging",
        {.accessed_dirty = Use::kNever},
        Fill,
        [](Machine& m) {
-         auto aged = m.vm->AgeHostRange(kRam, kSize);
+         auto aged = m.vm().AgeHostRange(kRam, kSize);
          if (aged.ok()) aged->flush.Settle();
          return aged.status();
        }},
@@ -208,15 +212,11 @@ const std::vector<Operation>& Operations() {
        [](Machine& m) {
          GuestMemoryTypes types;
          types.non_coherent_dma = true;
-         return m.vm->SetMemoryTypes(types);
+         return m.vm().SetMemoryTypes(types);
        }},
       {"ADirtyRing", kWriteProtect,
-       [](Machine& m) { EXPECT_TRUE(m.vm->EnableDirtyRing(4096).ok()); },
-       [](Machine& m) {
-         auto vcpu = m.vm->CreateVcpu();
-         if (vcpu.ok()) m.vcpu = *std::move(vcpu);
-         return vcpu.status();
-       },
+       [](Machine& m) { EXPECT_TRUE(m.vm().EnableDirtyRing(4096).ok()); },
+       [](Machine& m) { return m.AddVcpu(); },
        /*with_vcpu=*/false},
   };
   return *operations;
@@ -232,7 +232,7 @@ class Starvation : public testing::TestWithParam<Operation> {
     return Snapshot(machine);
   }
   static std::vector<Seen> Snapshot(Machine& machine) {
-    return StoreHistory(*machine.vm, kPages).Snapshot();
+    return StoreHistory(machine.vm(), kPages).Snapshot();
   }
   static void CheckNoThirdThing(const std::vector<Seen>& before, const std::vector<Seen>& after,
                                 const std::vector<Seen>& fed, bool may_vanish) {
@@ -245,11 +245,11 @@ class Starvation : public testing::TestWithParam<Operation> {
     }
   }
   void CheckEnd(Machine& machine, const std::vector<Seen>& fed) {
-    ASSERT_TRUE(machine.vm->CheckInvariants().ok()) << machine.vm->CheckInvariants();
+    ASSERT_TRUE(machine.vm().CheckInvariants().ok()) << machine.vm().CheckInvariants();
     const absl::Status again = GetParam().run(machine);
     // An operation in steps may find its first ones done.
     ASSERT_TRUE(again.ok()) << again;
-    ASSERT_TRUE(machine.vm->CheckInvariants().ok()) << machine.vm->CheckInvariants();
+    ASSERT_TRUE(machine.vm().CheckInvariants().ok()) << machine.vm().CheckInvariants();
     const std::vector<Seen> end = Snapshot(machine);
     for (uint64_t page = 0; page < kPages; ++page) {
       if (fed[page].is_mapped() && end[page].is_mapped()) {
@@ -275,7 +275,7 @@ TEST_P(Starvation, OfHeapMemoryIsAllOrNothing) {
     enough = g_refused == 0;
     if (status.ok()) {
       CheckNoThirdThing(fed, Snapshot(machine), fed, false);
-      ASSERT_TRUE(machine.vm->CheckInvariants().ok()) << machine.vm->CheckInvariants();
+      ASSERT_TRUE(machine.vm().CheckInvariants().ok()) << machine.vm().CheckInvariants();
       continue;
     }
     ASSERT_TRUE(absl::IsResourceExhausted(status)) << "budget " << budget << ": " << status;
@@ -295,10 +295,10 @@ TEST_P(Starvation, OfTablesLeavesNothingHalfDone) {
     Machine machine(GetParam().options, GetParam().with_vcpu);
     GetParam().prepare(machine);
     const std::vector<Seen> before = Snapshot(machine);
-    ASSERT_TRUE(machine.vm->SetTableQuota(machine.vm->Stats().tables_in_use + extra).ok());
+    ASSERT_TRUE(machine.vm().SetTableQuota(machine.vm().Stats().tables_in_use + extra).ok());
     const absl::Status status = GetParam().run(machine);
     CheckNoThirdThing(before, Snapshot(machine), fed, true);
-    ASSERT_TRUE(machine.vm->SetTableQuota(1 << 20).ok());
+    ASSERT_TRUE(machine.vm().SetTableQuota(1 << 20).ok());
     if (status.ok()) continue;
     ++failures;
     ASSERT_TRUE(absl::IsResourceExhausted(status)) << "quota +" << extra << ": " << status;
@@ -319,8 +319,8 @@ TEST(Starvation, IsFeltByTheHeapAndByTheTables) {
   g_budget = std::numeric_limits<uint64_t>::max();
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   machine.Fill();
-  ASSERT_TRUE(machine.vm->SetTableQuota(1).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(machine.vm->CreateView().status()));
+  ASSERT_TRUE(machine.vm().SetTableQuota(1).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(machine.vm().CreateView().status()));
 }
 
 }  // namespace

@@ -4,14 +4,12 @@
 
 #include <cstdint>
 #include <cstring>
-#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
-#include "tests/world/run_until_done.h"
 
 namespace tdp::oracles {
 namespace {
@@ -26,13 +24,11 @@ sim::HostMemoryOptions MemoryOptions() {
 
 SlotMachine::SlotMachine(DirtyTracking tracking) : tracking_(tracking), memory_(MemoryOptions()) {
   TDP_CHECK(memory_.Map(kHostBase, kHostSize).ok());
-  TDP_CHECK(Reset().ok());
+  Reset();
 }
 
-absl::Status SlotMachine::Reset() {
-  vcpu_.reset();
-  vm_.reset();
-  backend_ = std::make_unique<sim::SimBackend>(memory_);
+void SlotMachine::Reset() {
+  world_.reset();
   VmOptions options;
   options.ept_levels = 5;
   options.guest_physical_bits = 52;
@@ -40,9 +36,8 @@ absl::Status SlotMachine::Reset() {
   // With A and D bits in the EPT every visit of a guest table counts as a write to it (SDM vol. 3C,
   // 29.3.5); the machines of the recordings have none.
   if (tracking_ == DirtyTracking::kWriteProtection) options.accessed_dirty = Use::kNever;
-  TDP_ASSIGN_OR_RETURN(vm_, Vm::Create(*backend_, options));
-  TDP_ASSIGN_OR_RETURN(vcpu_, vm_->CreateVcpu());
-  return absl::OkStatus();
+  world_.emplace(
+      SimWorldOptions{.vm = options, .cpu = {}, .shared_memory = &memory_, .is_watched = false});
 }
 
 absl::StatusOr<uint64_t> SlotMachine::Peek(Hva hva) {
@@ -58,7 +53,7 @@ absl::Status SlotMachine::Poke(Hva hva, uint64_t value) {
   return absl::OkStatus();
 }
 
-void SlotMachine::TurnPagingOff() { backend_->cpu(0).SetRegisters(sim::Registers()); }
+void SlotMachine::TurnPagingOff() { world_->cpu().SetRegisters(sim::Registers()); }
 
 // Loading CR3 drops what the guest's tables were before.
 void SlotMachine::TurnPagingOn(uint64_t cr3, bool write_protect) {
@@ -67,14 +62,14 @@ void SlotMachine::TurnPagingOn(uint64_t cr3, bool write_protect) {
   registers.cr3 = cr3;
   registers.cr4 = sim::kCr4Pae;
   registers.efer = sim::kEferLme | sim::kEferLma | sim::kEferNxe;
-  backend_->cpu(0).SetRegisters(registers);
-  TDP_CHECK(backend_->cpu(0).WriteCr3(cr3) == sim::Event::kNone);
+  world_->cpu().SetRegisters(registers);
+  TDP_CHECK(world_->cpu().WriteCr3(cr3) == sim::Event::kNone);
 }
 
 absl::StatusOr<AccessAnswer> SlotMachine::Access(uint64_t address, sim::AccessKind kind,
                                                  unsigned size) {
   using Kind = AccessAnswer::Kind;
-  sim::Cpu& cpu = backend_->cpu(0);
+  sim::Cpu& cpu = world_->cpu();
   absl::StatusOr<AccessAnswer> end = absl::InternalError("the access never ends");
   const auto attempt = [&] {
     const sim::AccessResult result = cpu.Access(Gva(address), kind, size);
@@ -86,12 +81,12 @@ absl::StatusOr<AccessAnswer> SlotMachine::Access(uint64_t address, sim::AccessKi
       end = AccessAnswer{Kind::kFault};
       return false;
     }
-    const FaultResult result = AnswerEptExit(*vcpu_, exit);
+    const FaultResult result = AnswerEptExit(world_->vcpu(), exit);
     if (result.outcome == FaultOutcome::kError) end = result.status;
     if (result.outcome == FaultOutcome::kMmio) end = AccessAnswer{Kind::kMmio, exit.gpa};
     return result.outcome != FaultOutcome::kError && result.outcome != FaultOutcome::kMmio;
   };
-  if (!RunUntilDone(*vcpu_, cpu, attempt, answer)) {
+  if (!world_->Run(0, attempt, answer)) {
     return absl::InternalError(absl::StrFormat("the access to 0x%x goes on faulting", address));
   }
   return end;

@@ -7,16 +7,15 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/host_memory.h"
-#include "tdp/backends/sim/sim_backend.h"
 #include "tdp/base/address.h"
-#include "tdp/mmu/vcpu.h"
 #include "tdp/mmu/vm.h"
+#include "tests/world/sim_world.h"
 
 namespace tdp::oracles {
 
@@ -37,10 +36,10 @@ class SlotMachine {
 
   explicit SlotMachine(DirtyTracking tracking = DirtyTracking::kWriteProtection);
 
-  // A fresh VM over the same host memory.
-  absl::Status Reset();
+  // Goes on with a fresh VM over the same host memory.
+  void Reset();
 
-  Vm& vm() { return *vm_; }
+  Vm& vm() { return world_->vm(); }
   // Eight bytes of host memory.
   absl::StatusOr<uint64_t> Peek(Hva hva);
   absl::Status Poke(Hva hva, uint64_t value);
@@ -57,9 +56,7 @@ class SlotMachine {
  private:
   const DirtyTracking tracking_;
   sim::HostMemory memory_;
-  std::unique_ptr<sim::SimBackend> backend_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
+  std::optional<SimWorld> world_;
 };
 
 }  // namespace tdp::oracles

@@ -132,7 +132,10 @@ absl::StatusOr<std::string> SlotsProtocol::Answer(std::string_view line) {
   };
   const Words words = absl::StrSplit(line, ' ', absl::SkipEmpty());
   if (words.empty()) return absl::InvalidArgumentError("an empty line");
-  if (words[0] == "new") return ErrnoOf(machine_.Reset());
+  if (words[0] == "new") {
+    machine_.Reset();
+    return ErrnoOf(absl::OkStatus());
+  }
   // The page that the recording guest ran from; the software CPU needs none.
   if (words[0] == "gp") return std::string("0");
   for (const Question& question : kQuestions) {

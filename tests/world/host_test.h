@@ -6,42 +6,20 @@
 #ifndef TDP_TESTS_WORLD_HOST_TEST_H_
 #define TDP_TESTS_WORLD_HOST_TEST_H_
 
-#include <memory>
-
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "tdp/mmu/vm.h"
-#include "tests/world/test_host.h"
+#include "tests/world/host_world.h"
 
 namespace tdp {
 
 template <typename Host>
-class HostTestOn : public testing::Test {
+class HostTestOn : public testing::Test, protected HostWorldOn<Host> {
  protected:
-  void Start(const VmOptions& options = {}, bool with_vcpu = true) {
-    vm_ = *Vm::Create(host_, options);
-    if (with_vcpu) vcpu_ = *vm_->CreateVcpu();
-  }
   void TearDown() override {
-    if (vm_ != nullptr) {
-      EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
+    if (this->vm_ != nullptr) {
+      EXPECT_EQ(this->vm_->CheckInvariants(), absl::OkStatus());
     }
   }
-
-  FaultOutcome Fault(Gpa gpa, ExitQualification how = kWriteFault) {
-    return vcpu_->HandleEptViolation(gpa, how).outcome;
-  }
-  // What maps `gpa` in the view that the vCPU runs in.
-  bool IsMapped(Gpa gpa) { return LevelOf(gpa) != 0; }
-  int LevelOf(Gpa gpa) {  // 0 if nothing does
-    const auto found = vm_->Translate(gpa, vcpu_->address_space(), vcpu_->view());
-    return found.ok() ? found->level.raw() : 0;
-  }
-  EptEntry EntryAt(Gpa gpa) { return vm_->Translate(gpa)->entry; }
-
-  Host host_;
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<Vcpu> vcpu_;
 };
 
 using HostTest = HostTestOn<TestHost>;

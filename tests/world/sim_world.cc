@@ -15,7 +15,8 @@ namespace tdp {
 
 SimWorld::SimWorld(const SimWorldOptions& options)
     : oracle_(options.oracle),
-      memory_(options.memory),
+      memory_(options.shared_memory != nullptr ? *options.shared_memory
+                                               : own_memory_.emplace(options.memory)),
       backend_(memory_, {.cpus = std::max({options.cpus, options.vcpus, 1}),
                          .cpu = options.cpu,
                          .oracle = options.is_watched ? &oracle_ : nullptr}) {

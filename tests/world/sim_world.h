@@ -51,6 +51,7 @@ struct SimWorldOptions {
   // By default the CPUs keep every translation that they may.
   sim::CpuConfig cpu = {.policy = sim::CachePolicy::kAdversarial};
   sim::HostMemoryOptions memory = {.size = GiB(1)};
+  sim::HostMemory* shared_memory = nullptr;  // in place of memory of its own: it outlives the world
   // Whether the oracle looks at each use of a translation. It sees one world at a time.
   bool is_watched = true;
   sim::FlushOracleOptions oracle = {.accessed_clear_owed = false};  // as `Vm::AgeHostRange` decides
@@ -108,7 +109,8 @@ class SimWorld {
   void EnablePml(int i);
 
   sim::FlushOracle oracle_;
-  sim::HostMemory memory_;
+  std::optional<sim::HostMemory> own_memory_;
+  sim::HostMemory& memory_;
   HookedBackend backend_;
   std::optional<OracleHook> hook_;
   std::unique_ptr<Vm> vm_;

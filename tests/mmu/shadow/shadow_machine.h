@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <string>
 
 #include "absl/strings/str_format.h"
@@ -81,11 +80,7 @@ class Machine : public SimWorld {
  public:
   explicit Machine(const MachineOptions& options = {})
       : SimWorld({.vm = Shadowed(options.vm), .cpu = options.cpu, .is_watched = false}),
-        reference_(memory(), ReferenceOptions(options)) {
-    VmOptions plain;
-    plain.mmio_caching = false;  // a violation says what was accessed, a misconfiguration does not
-    reference_vm_ = *Vm::Create(reference_, plain);
-    reference_vcpu_ = *reference_vm_->CreateVcpu();
+        reference_(ReferenceOptions(options, memory())) {
     TDP_CHECK(memory().Map(kRam, options.ram, {.order = options.host_order}).ok());
     TDP_CHECK(SetRam(0, Gpa(0), options.ram, kRam).ok());
   }
@@ -101,15 +96,15 @@ class Machine : public SimWorld {
     if (!status.ok()) return status;
     MemoryRegion plain = region;
     plain.flags &= ~kSlotLogDirtyPages;
-    return reference_vm_->SetMemoryRegion(plain);
+    return reference_.vm().SetMemoryRegion(plain);
   }
 
   // The host moves pages to other frames, and tells both VMs.
   absl::Status Migrate(Hva hva, ByteCount size) {
-    absl::Status moved = reference_vm_->BeginHostInvalidation(hva, size);
+    absl::Status moved = reference_.vm().BeginHostInvalidation(hva, size);
     if (!moved.ok()) return moved;
     moved = SimWorld::Migrate(hva, size);
-    reference_vm_->EndHostInvalidation();
+    reference_.vm().EndHostInvalidation();
     return moved;
   }
 
@@ -196,7 +191,7 @@ class Machine : public SimWorld {
   // Makes the access on EPT, with nothing cached.
   Seen Reference(const Request& request) {
     Seen seen;
-    sim::Cpu& plain = reference_.cpu(0);
+    sim::Cpu& plain = reference_.cpu();
     sim::Registers registers = plain.registers();
     registers.cr0 = guest_.cr0;
     registers.cr3 = guest_.cr3;
@@ -217,12 +212,12 @@ class Machine : public SimWorld {
         return false;
       }
       TDP_CHECK(exit.event == sim::Event::kEptViolation);
-      if (AnswerEptExit(*reference_vcpu_, exit).outcome != FaultOutcome::kMmio) return true;
+      if (AnswerEptExit(reference_.vcpu(), exit).outcome != FaultOutcome::kMmio) return true;
       const bool final = (exit.qualification.raw() & ept::kQualFinalAddress) != 0;
       seen = final ? Seen{Seen::What::kMmio, exit.gpa.raw()} : Seen{Seen::What::kNoTable, 0};
       return false;
     };
-    RunUntilDone(*reference_vcpu_, plain, attempt, answer);
+    reference_.Run(0, attempt, answer);
     return seen;
   }
 
@@ -244,9 +239,10 @@ class Machine : public SimWorld {
     options.paging = Paging::kShadow;
     return options;
   }
-  static sim::SimBackendOptions ReferenceOptions(const MachineOptions& options) {
-    sim::SimBackendOptions reference;
-    reference.cpu = options.cpu;
+  static SimWorldOptions ReferenceOptions(const MachineOptions& options, sim::HostMemory& memory) {
+    SimWorldOptions reference = {.cpu = options.cpu, .shared_memory = &memory, .is_watched = false};
+    // A violation says what was accessed, a misconfiguration does not.
+    reference.vm.mmio_caching = false;
     reference.cpu.caches = *sim::CachePreset("none");
     return reference;
   }
@@ -257,9 +253,7 @@ class Machine : public SimWorld {
     if (!(registers == cpu.registers())) cpu.SetRegisters(registers);
   }
 
-  sim::SimBackend reference_;
-  std::unique_ptr<Vm> reference_vm_;
-  std::unique_ptr<Vcpu> reference_vcpu_;
+  SimWorld reference_;
   GuestCpu guest_;
   bool emulate_ = false;
   Gpa emulated_gpa_;
