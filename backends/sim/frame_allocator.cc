@@ -15,28 +15,33 @@ constexpr int kShuffledRefillBlocks = 8;
 
 }  // namespace
 
-FrameAllocator::FrameAllocator(const FrameAllocatorOptions& options)
-    : options_(options), random_(options.seed) {
+FrameAllocator::FrameAllocator(const FrameAllocatorOptions& options) : options_(options) {
   TDP_CHECK_LE(options.reserved.raw(), options.frames.raw());
+  Reset();
+}
+
+void FrameAllocator::Reset() {
+  const uint64_t frames = options_.frames.raw();
+  const uint64_t reserved = options_.reserved.raw();
+  random_.seed(options_.seed);
+  free_frames_ = PageCount();
   for (int order = 0; order <= kMaxOrder; ++order) {
-    const uint64_t blocks = (options.frames.raw() >> order) + 1;
-    free_bits_[AsIndex(order)].assign(blocks / 64 + 1, 0);
+    free_bits_[AsIndex(order)].assign(((frames >> order) + 1) / 64 + 1, 0);
+    stacks_[AsIndex(order)].clear();
   }
   // The largest aligned blocks from the top down, so that the stacks give the lowest first.
-  for (uint64_t end = options.frames.raw(); end > options.reserved.raw();) {
+  for (uint64_t end = frames; end > reserved;) {
     int order = kMaxOrder;
-    while ((end & ((uint64_t{1} << order) - 1)) != 0 ||
-           end - options.reserved.raw() < (uint64_t{1} << order)) {
+    while ((end & ((uint64_t{1} << order) - 1)) != 0 || end - reserved < (uint64_t{1} << order)) {
       --order;
     }
     end -= uint64_t{1} << order;
     PushFree(end >> order, order);
     free_frames_ += PageCount(uint64_t{1} << order);
   }
-  if (options.fragmentation <= 0) return;
-  std::bernoulli_distribution broken(std::min(options.fragmentation, 1.0));
-  const uint64_t first = (options.reserved.raw() + 511) >> kOrder2M;
-  for (uint64_t block = first; block < options.frames.raw() >> kOrder2M; ++block) {
+  if (options_.fragmentation <= 0) return;
+  std::bernoulli_distribution broken(std::min(options_.fragmentation, 1.0));
+  for (uint64_t block = (reserved + 511) >> kOrder2M; block < frames >> kOrder2M; ++block) {
     if (broken(random_)) PinOneFrameOf(block);
   }
 }

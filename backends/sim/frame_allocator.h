@@ -32,6 +32,8 @@ class FrameAllocator {
   static constexpr int kMaxOrder = 18;  // 1 GiB
 
   explicit FrameAllocator(const FrameAllocatorOptions& options);
+  // As it was made.
+  void Reset();
 
   // 2^order contiguous frames aligned to as many; nothing if no such run is free.
   std::optional<Hfn> Allocate(int order);

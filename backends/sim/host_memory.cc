@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -49,18 +50,59 @@ absl::Status CheckRange(Hva hva, ByteCount size) {
 
 uint64_t Vpn(Hva hva) { return hva.raw() >> kPageShift; }
 
+FrameAllocatorOptions AllocatorOptions(const HostMemoryOptions& options) {
+  return {.frames = PageCount::FromBytes(options.size),
+          .reserved = kReservedFrames,
+          .shuffled = options.shuffled,
+          .fragmentation = options.fragmentation,
+          .seed = options.seed};
+}
+
 }  // namespace
 
 HostMemory::HostMemory(const HostMemoryOptions& options)
     : options_(options),
       arena_(ReserveArena(options.size)),
-      allocator_({.frames = PageCount::FromBytes(options.size),
-                  .reserved = kReservedFrames,
-                  .shuffled = options.shuffled,
-                  .fragmentation = options.fragmentation,
-                  .seed = options.seed}) {}
+      allocator_(AllocatorOptions(options)) {}
 
 HostMemory::~HostMemory() { munmap(arena_, options_.size); }
+
+void HostMemory::Reset() {
+  absl::MutexLock lock(&mutex_);
+  TDP_CHECK_EQ(table_blocks_, 0);
+  regions_.clear();
+  table_budget_.reset();
+  allocator_.Reset();
+}
+
+// Notes that these frames are handed out. Whether one of them was before.
+bool HostMemory::NoteUse(Hfn first, int order) {
+  const uint64_t end = first.raw() + (uint64_t{1} << order);
+  if (used_.size() < (end + 63) / 64) used_.resize((end + 63) / 64);
+  bool any = false;
+  for (uint64_t frame = first.raw(); frame < end;) {
+    const uint64_t count = std::min(64 - frame % 64, end - frame);
+    const uint64_t bits = (~uint64_t{0} >> (64 - count)) << frame % 64;
+    any |= (used_[frame / 64] & bits) != 0;
+    used_[frame / 64] |= bits;
+    frame += count;
+  }
+  return any;
+}
+
+// Frames that were never handed out are zeros. Of large pieces few pages may have been touched, so
+// their memory is dropped.
+std::optional<Hfn> HostMemory::AllocateFrames(int order, bool zeroed) {
+  const std::optional<Hfn> first = allocator_.Allocate(order);
+  if (!first.has_value() || !NoteUse(*first, order) || !zeroed) return first;
+  std::byte* const memory = At(first->address());
+  if (order == 0) {
+    std::memset(memory, 0, kPageSize);
+  } else {
+    madvise(memory, kPageSize << order, MADV_DONTNEED);
+  }
+  return first;
+}
 
 PageCount HostMemory::free_frames() const {
   absl::MutexLock lock(&mutex_);
@@ -74,7 +116,7 @@ absl::StatusOr<Hpa> HostMemory::AllocateTableBlock() {
   if (table_budget_.has_value() && *table_budget_ <= 0) {
     return absl::ResourceExhaustedError("the budget of table blocks is used up");
   }
-  const std::optional<Hfn> frame = allocator_.Allocate(kTableBlockOrder);
+  const std::optional<Hfn> frame = AllocateFrames(kTableBlockOrder, /*zeroed=*/false);
   if (!frame.has_value()) {
     return absl::ResourceExhaustedError("no free run of frames for a table block");
   }
@@ -102,30 +144,38 @@ int HostMemory::table_blocks_in_use() const {
 // --- regions ---
 
 HostMemory::Regions::iterator HostMemory::FindRegion(uint64_t vpn) {
+  const auto it = FirstBeyond(vpn);
+  return it != regions_.end() && it->second.pages.Contains(vpn) ? it : regions_.end();
+}
+
+// The first region that reaches beyond `vpn`.
+HostMemory::Regions::iterator HostMemory::FirstBeyond(uint64_t vpn) {
   auto it = regions_.upper_bound(vpn);
-  if (it == regions_.begin()) return regions_.end();
-  --it;
-  return vpn - it->first < it->second.pages.size() ? it : regions_.end();
+  if (it == regions_.begin()) return it;
+  const auto before = std::prev(it);
+  return before->second.pages.end() > vpn ? before : it;
+}
+
+uint64_t HostMemory::MappedPagesIn(uint64_t first, uint64_t last) {
+  uint64_t mapped = 0;
+  for (auto it = FirstBeyond(first); it != regions_.end() && it->first < last; ++it) {
+    const MappedRange& pages = it->second.pages;
+    mapped += std::min(last, pages.end()) - std::max(first, pages.first());
+  }
+  return mapped;
 }
 
 void HostMemory::SplitRegionAt(uint64_t vpn) {
-  auto it = FindRegion(vpn);
+  const auto it = FindRegion(vpn);
   if (it == regions_.end() || it->first == vpn) return;
-  std::vector<Page>& pages = it->second.pages;
-  const auto middle = pages.begin() + static_cast<ptrdiff_t>(vpn - it->first);
-  Region tail{it->second.mapping, std::vector<Page>(middle, pages.end())};
-  pages.erase(middle, pages.end());
-  regions_.emplace(vpn, std::move(tail));
+  regions_.emplace(vpn, Region{it->second.order, it->second.pages.SplitAt(vpn)});
 }
 
+// Pages that are backed, and some that are not.
 template <typename Visit>
-void HostMemory::ForEachPage(uint64_t first, uint64_t last, Visit visit) {
-  auto it = FindRegion(first);
-  if (it == regions_.end()) it = regions_.lower_bound(first);
-  for (; it != regions_.end() && it->first < last; ++it) {
-    const uint64_t begin = std::max(first, it->first);
-    const uint64_t end = std::min<uint64_t>(last, it->first + it->second.pages.size());
-    for (uint64_t vpn = begin; vpn < end; ++vpn) visit(vpn, it->second.pages[vpn - it->first]);
+void HostMemory::ForEachKept(uint64_t first, uint64_t last, Visit visit) {
+  for (auto it = FirstBeyond(first); it != regions_.end() && it->first < last; ++it) {
+    it->second.pages.ForEachKept(first, last, visit);
   }
 }
 
@@ -136,14 +186,13 @@ absl::Status HostMemory::Map(Hva hva, ByteCount size, const HostMapping& mapping
         absl::StrFormat("order %d of a host mapping is not 0, 9 or 18", mapping.order));
   }
   absl::MutexLock lock(&mutex_);
-  bool taken = false;
-  ForEachPage(Vpn(hva), Vpn(hva + size), [&](uint64_t, Page&) { taken = true; });
-  if (taken) {
+  const uint64_t first = Vpn(hva);
+  const uint64_t last = Vpn(hva + size);
+  if (MappedPagesIn(first, last) != 0) {
     return absl::AlreadyExistsError(
         absl::StrFormat("hva %#x to %#x overlaps a mapping", hva.raw(), hva.raw() + size));
   }
-  Region region{mapping, std::vector<Page>(size >> kPageShift, Page{.writable = mapping.writable})};
-  regions_.emplace(Vpn(hva), std::move(region));
+  regions_.emplace(first, Region{mapping.order, MappedRange(first, last, mapping.writable)});
   return absl::OkStatus();
 }
 
@@ -152,16 +201,17 @@ absl::Status HostMemory::Map(Hva hva, ByteCount size, const HostMapping& mapping
 void HostMemory::BreakPieceAt(uint64_t vpn) {
   const auto it = FindRegion(vpn);
   if (it == regions_.end()) return;
-  const int order = it->second.pages[vpn - it->first].order;
+  const int order = it->second.pages.Get(vpn).order;
   if (order == 0) return;
   const uint64_t first = vpn & ~((uint64_t{1} << order) - 1);
-  ForEachPage(first, first + (uint64_t{1} << order), [](uint64_t, Page& page) { page.order = 0; });
+  ForEachKept(first, first + (uint64_t{1} << order),
+              [](uint64_t, MappedPage& page) { page.order = 0; });
 }
 
 void HostMemory::ReleasePages(uint64_t first, uint64_t last) {
   BreakPieceAt(first);
   BreakPieceAt(last - 1);
-  ForEachPage(first, last, [this](uint64_t, Page& page) {
+  ForEachKept(first, last, [this](uint64_t, MappedPage& page) {
     mutex_.AssertHeld();
     if (page.hfn != 0) allocator_.Free(Hfn(page.hfn), 0);
     page.hfn = 0;
@@ -194,11 +244,11 @@ absl::Status HostMemory::Migrate(Hva hva, ByteCount size) {
   BreakPieceAt(Vpn(hva));
   BreakPieceAt(Vpn(hva + size) - 1);
   bool exhausted = false;
-  ForEachPage(Vpn(hva), Vpn(hva + size), [&](uint64_t, Page& page) {
+  ForEachKept(Vpn(hva), Vpn(hva + size), [&](uint64_t, MappedPage& page) {
     mutex_.AssertHeld();
     page.order = 0;
     if (page.hfn == 0 || exhausted) return;
-    const std::optional<Hfn> target = allocator_.Allocate(0);
+    const std::optional<Hfn> target = AllocateFrames(0, /*zeroed=*/false);  // it is written over
     exhausted = !target.has_value();
     if (exhausted) return;
     std::memcpy(At(target->address()), At(Hfn(page.hfn).address()), kPageSize);
@@ -212,45 +262,48 @@ absl::Status HostMemory::Migrate(Hva hva, ByteCount size) {
 absl::Status HostMemory::Protect(Hva hva, ByteCount size, bool writable) {
   TDP_RETURN_IF_ERROR(CheckRange(hva, size));
   absl::MutexLock lock(&mutex_);
-  uint64_t mapped = 0;
-  ForEachPage(Vpn(hva), Vpn(hva + size), [&](uint64_t, Page&) { ++mapped; });
-  if (mapped != size >> kPageShift) {
+  const uint64_t first = Vpn(hva);
+  const uint64_t last = Vpn(hva + size);
+  if (MappedPagesIn(first, last) != last - first) {
     return absl::NotFoundError(
         absl::StrFormat("hva %#x to %#x is not wholly mapped", hva.raw(), hva.raw() + size));
   }
-  BreakPieceAt(Vpn(hva));
-  BreakPieceAt(Vpn(hva + size) - 1);
-  ForEachPage(Vpn(hva), Vpn(hva + size),
-              [writable](uint64_t, Page& page) { page.writable = writable; });
+  BreakPieceAt(first);
+  BreakPieceAt(last - 1);
+  for (auto it = FindRegion(first); it != regions_.end() && it->first < last; ++it) {
+    MappedRange& pages = it->second.pages;
+    const uint64_t end = std::min(last, pages.end());
+    for (uint64_t vpn = std::max(first, pages.first()); vpn < end; ++vpn) {
+      pages.At(vpn).writable = writable;
+    }
+  }
   return absl::OkStatus();
 }
 
 // --- the first touch ---
 
-bool HostMemory::BackPiece(Region& region, uint64_t first_vpn, uint64_t vpn, int order) {
+bool HostMemory::BackPiece(MappedRange& pages, uint64_t vpn, int order) {
   const uint64_t count = uint64_t{1} << order;
   const uint64_t start = vpn & ~(count - 1);
-  if (start < first_vpn || start + count > first_vpn + region.pages.size()) return false;
-  const auto begin = region.pages.begin() + static_cast<ptrdiff_t>(start - first_vpn);
-  const auto end = begin + static_cast<ptrdiff_t>(count);
-  const auto differs = [writable = begin->writable](const Page& page) {
-    return page.hfn != 0 || page.writable != writable;
-  };
-  if (std::any_of(begin, end, differs)) return false;
-  const std::optional<Hfn> frame = allocator_.Allocate(order);
+  if (start < pages.first() || start + count > pages.end()) return false;
+  const bool writable = pages.Get(vpn).writable;
+  for (uint64_t at = start; at < start + count; ++at) {
+    const MappedPage page = pages.Get(at);
+    if (page.hfn != 0 || page.writable != writable) return false;
+  }
+  const std::optional<Hfn> frame = AllocateFrames(order, /*zeroed=*/true);
   if (!frame.has_value()) return false;
-  // A frame used before may hold old bytes; dropping its memory makes it zero again.
-  madvise(At(frame->address()), count * kPageSize, MADV_DONTNEED);
-  for (auto page = begin; page != end; ++page) {
-    page->hfn = frame->raw() + static_cast<uint64_t>(page - begin);
-    page->order = static_cast<int8_t>(order);
+  for (uint64_t i = 0; i < count; ++i) {
+    MappedPage& page = pages.At(start + i);
+    page.hfn = frame->raw() + i;
+    page.order = static_cast<int8_t>(order);
   }
   return true;
 }
 
-bool HostMemory::Back(Region& region, uint64_t first_vpn, uint64_t vpn) {
-  for (int order = region.mapping.order; order >= 0; order -= 9) {
-    if (BackPiece(region, first_vpn, vpn, order)) return true;
+bool HostMemory::Back(Region& region, uint64_t vpn) {
+  for (int order = region.order; order >= 0; order -= 9) {
+    if (BackPiece(region.pages, vpn, order)) return true;
   }
   return false;
 }
@@ -262,11 +315,11 @@ absl::StatusOr<HostPage> HostMemory::Resolve(Hva hva, Access access) {
   if (it == regions_.end()) {
     return absl::NotFoundError(absl::StrFormat("nothing is mapped at hva %#x", hva.raw()));
   }
-  const Page& page = it->second.pages[vpn - it->first];
+  const MappedPage& page = it->second.pages.At(vpn);
   if (access.can_write() && !page.writable) {
     return absl::PermissionDeniedError(absl::StrFormat("hva %#x is read-only", hva.raw()));
   }
-  if (page.hfn == 0 && !Back(it->second, it->first, vpn)) {
+  if (page.hfn == 0 && !Back(it->second, vpn)) {
     return absl::ResourceExhaustedError(absl::StrFormat("no free frame for hva %#x", hva.raw()));
   }
   return HostPage{.hfn = Hfn(page.hfn), .order = page.order, .writable = page.writable};

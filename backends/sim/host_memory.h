@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "tdp/backends/sim/frame_allocator.h"
+#include "tdp/backends/sim/mapped_range.h"
 #include "tdp/backends/sim/physical_memory.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
@@ -47,6 +48,11 @@ class HostMemory {
   ~HostMemory();
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
+
+  // As it was made: no range is mapped, no budget is set, and the same calls find the same frames
+  // again, with zeros in them. Costs what was used and not the size. No table block is in use
+  // (checked).
+  void Reset();
 
   // --- physical memory ---
   ByteCount size() const { return options_.size; }
@@ -86,34 +92,33 @@ class HostMemory {
   absl::StatusOr<std::byte*> AtHva(Hva hva);
 
  private:
-  // Tells what stands behind one 4 KiB page of a region.
-  struct Page {
-    uint64_t hfn = 0;  // 0: not backed
-    int8_t order = 0;
-    bool writable = true;
-  };
   // A range made by one `Map`, or what later calls left of it.
   struct Region {
-    HostMapping mapping;
-    std::vector<Page> pages;
+    int order;  // of the largest piece of backing
+    MappedRange pages;
   };
   using Regions = std::map<uint64_t, Region>;  // by first page number
 
   Regions::iterator FindRegion(uint64_t vpn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Regions::iterator FirstBeyond(uint64_t vpn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint64_t MappedPagesIn(uint64_t first, uint64_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SplitRegionAt(uint64_t vpn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool Back(Region& region, uint64_t first_vpn, uint64_t vpn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool BackPiece(Region& region, uint64_t first_vpn, uint64_t vpn, int order)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Back(Region& region, uint64_t vpn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool BackPiece(MappedRange& pages, uint64_t vpn, int order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<Hfn> AllocateFrames(int order, bool zeroed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool NoteUse(Hfn first, int order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BreakPieceAt(uint64_t vpn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReleasePages(uint64_t first, uint64_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   template <typename Visit>
-  void ForEachPage(uint64_t first, uint64_t last, Visit visit)
+  void ForEachKept(uint64_t first, uint64_t last, Visit visit)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const HostMemoryOptions options_;
   std::byte* const arena_;
   mutable absl::Mutex mutex_;
   FrameAllocator allocator_ ABSL_GUARDED_BY(mutex_);
+  // A bit for each frame that was ever handed out, as far as there are any: it may hold old bytes.
+  std::vector<uint64_t> used_ ABSL_GUARDED_BY(mutex_);
   Regions regions_ ABSL_GUARDED_BY(mutex_);
   std::optional<int> table_budget_ ABSL_GUARDED_BY(mutex_);
   int table_blocks_ ABSL_GUARDED_BY(mutex_) = 0;

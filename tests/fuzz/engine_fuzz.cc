@@ -66,8 +66,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
   const Setting setting = SettingOf(data[0], data[1]);
   const std::vector<tdp::model::Op> ops = tdp::model::OpsFromBytes(data + 2, size - 2);
-  tdp::model::EngineModel model(setting.options, setting.host_order,
-                                tdp::model::EngineModel::Mistake::kNone, setting.ring_entries);
+  static tdp::SimMachine machine(tdp::model::EngineModel::Machine());
+  tdp::model::EngineModel model(machine, setting.options, setting.host_order, setting.ring_entries);
   absl::Status status;
   for (size_t i = 0; i < ops.size() && status.ok(); ++i) status = model.Apply(ops[i]);
   if (status.ok()) status = model.Check();

@@ -15,7 +15,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::vector<tdp::model::Op> ops = tdp::model::OpsFromBytes(data, size);
   // The size decides how large the host's pages are, so that both kinds are met.
-  tdp::model::EngineModel model({.reverse_map = true}, size % 2 == 0 ? 0 : 9);
+  static tdp::SimMachine machine(tdp::model::EngineModel::Machine());
+  tdp::model::EngineModel model(machine, {.reverse_map = true}, size % 2 == 0 ? 0 : 9);
   absl::Status status;
   for (size_t i = 0; i < ops.size() && status.ok(); ++i) {
     status = model.Apply(ops[i]);

@@ -30,7 +30,9 @@ uint64_t Below(InputBytes& bytes, uint64_t bound) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
+  static tdp::SimMachine machine(tdp::shadow_test::RandomGuest::UsedAgain());
   tdp::shadow_test::RandomGuestOptions options;
+  options.machine = &machine;
   options.mode = static_cast<tdp::PagingMode>(data[0] % 5);
   options.host_order = (data[0] & 0x80) != 0 ? 9 : 0;
   InputBytes bytes(data + 1, size - 1);

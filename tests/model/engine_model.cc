@@ -34,24 +34,32 @@ tdp::Access AccessOf(uint8_t how) {
 
 }  // namespace
 
+SimMachineOptions EngineModel::Machine() {
+  return {.cpus = kCpus, .memory = {.size = GiB(1), .shuffled = true, .fragmentation = 0.3}};
+}
+
 EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mistake,
                          uint64_t ring_entries)
-    : SimWorld({.vm = options,
-                .vcpus = 0,
-                .cpus = kCpus,
-                .memory = {.size = GiB(1), .shuffled = true, .fragmentation = 0.3}}) {
+    : SimWorld({.vm = options, .vcpus = 0, .cpus = Machine().cpus, .memory = Machine().memory}) {
   backend().forgets_flushes = mistake == Mistake::kForgetsFlushes;
-  is_quota_set_ = options.table_quota != VmOptions().table_quota;
+  Start(host_order, ring_entries);
+}
+
+EngineModel::EngineModel(SimMachine& machine, const VmOptions& options, int host_order,
+                         uint64_t ring_entries)
+    : SimWorld({.vm = options, .vcpus = 0, .machine = &machine}) {
+  Start(host_order, ring_entries);
+}
+
+void EngineModel::Start(int host_order, uint64_t ring_entries) {
+  is_quota_set_ = vm().options().table_quota != VmOptions().table_quota;
   if (ring_entries != 0) TDP_CHECK(vm().EnableDirtyRing(ring_entries).ok());
   for (int i = 0; i < kCpus; ++i) AddVcpu();
   for (const Hva host : {kHost, kPrivateHost}) {
     TDP_CHECK(memory().Map(host, kHostPages * kPageSize, {.order = host_order}).ok());
   }
-  private_.assign(kGuestPages, false);
-  for (size_t view = 0; view < kViews; ++view) {
-    rights_[view].assign(kGuestPages, tdp::Access::All());
-    shown_[view].assign(kGuestPages, std::nullopt);
-    if (view != kBaseView && HasViews()) TDP_CHECK(vm().CreateView().ok());
+  for (size_t view = kBaseView + 1; HasViews() && view < kViews; ++view) {
+    TDP_CHECK(vm().CreateView().ok());
   }
   for (int i = 0; i < kCpus; ++i) {
     sim::Registers unpaged;
@@ -61,80 +69,64 @@ EngineModel::EngineModel(const VmOptions& options, int host_order, Mistake mista
 }
 
 absl::Status EngineModel::Apply(const Op& op) {
-  absl::Status status;
+  const absl::Status status = Make(op);
+  oracle().SettleAll();  // the operation has returned: what it changed is due
+  NoteReclaims();
+  Note(static_cast<uint64_t>(status.code()));
+  return status;
+}
+
+absl::Status EngineModel::Make(const Op& op) {
   switch (op.kind) {
     case OpKind::kAccess:
-      status = Access(op);
-      break;
+      return Access(op);
     case OpKind::kSetSlot:
-      status = SetSlot(op);
-      break;
+      return SetSlot(op);
     case OpKind::kDeleteSlot:
-      status = DeleteSlot(op);
-      break;
+      return DeleteSlot(op);
     case OpKind::kZap:
     case OpKind::kZapAll:
-      status = Zap(op);
-      break;
+      return Zap(op);
     case OpKind::kDiscard:
     case OpKind::kMigrate:
     case OpKind::kProtect:
-      status = HostChange(op);
-      break;
+      return HostChange(op);
     case OpKind::kNewVcpu:
-      status = NewVcpu(op);
-      break;
+      return NewVcpu(op);
     case OpKind::kAge:
-      status = Age(op);
-      break;
+      return Age(op);
     case OpKind::kSplit:
-      status = Split(op);
-      break;
+      return Split(op);
     case OpKind::kCollapse:
-      status = Collapse(op);
-      break;
+      return Collapse(op);
     case OpKind::kPrefault:
-      status = Prefault(op);
-      break;
+      return Prefault(op);
     case OpKind::kSetView:
-      status = SetView(op);
-      break;
+      return SetView(op);
     case OpKind::kRights:
-      status = SetRights(op);
-      break;
+      return SetRights(op);
     case OpKind::kAttributes:
-      status = SetAttributes(op);
-      break;
+      return SetAttributes(op);
     case OpKind::kMemoryTypes:
-      status = SetMemoryTypes(op);
-      break;
+      return SetMemoryTypes(op);
     case OpKind::kQuota:
-      status = SetQuota(op);
-      break;
+      return SetQuota(op);
     case OpKind::kTakeLog:
-      status = TakeLog(op);
-      break;
+      return TakeLog(op);
     case OpKind::kMarkDirty:
-      status = MarkDirty(op);
-      break;
+      return MarkDirty(op);
     case OpKind::kPushDownLog:
-      status = PushDownLog(op);
-      break;
+      return PushDownLog(op);
     case OpKind::kFrames:
-      status = SetFrames(op);
-      break;
+      return SetFrames(op);
     case OpKind::kPopulate:
-      status = Populate(op);
-      break;
+      return Populate(op);
     case OpKind::kBatch:
-      status = ApplyBatch(op);
-      break;
+      return ApplyBatch(op);
     case OpKind::kCount:
       break;
   }
-  oracle().SettleAll();  // the operation has returned: what it changed is due
-  NoteReclaims();
-  return status;
+  return absl::OkStatus();
 }
 
 absl::Status EngineModel::Check() {
@@ -199,10 +191,12 @@ absl::Status EngineModel::Access(const Op& op) {
   auto reached = AccessUntilDone(cpu, gpa, kind);
   if (absl::IsPermissionDenied(reached.status())) return absl::OkStatus();  // the host, as it may
   TDP_RETURN_IF_ERROR(reached.status());
+  Note(static_cast<uint64_t>(reached->outcome));
+  Note(reached->hpa.raw());
   NoteReclaims();
   accesses_mmio_ += expected == FaultOutcome::kMmio;
   accesses_denied_ += expected == FaultOutcome::kViewDenied;
-  accesses_private_ += private_[page] && expected != FaultOutcome::kMmio;
+  accesses_private_ += private_[page] != 0 && expected != FaultOutcome::kMmio;
   if (reached->outcome != expected) {
     return Wrong(absl::StrFormat("gpa 0x%x: an access came to %s instead of %s", gpa.raw(),
                                  FaultOutcomeName(reached->outcome), FaultOutcomeName(expected)));
@@ -368,8 +362,10 @@ void EngineModel::NoteAccess(int cpu, uint64_t page, bool write) {
 }
 
 void EngineModel::NoteReclaims() {
-  const uint64_t reclaims = vm().Stats().table_reclaims;
-  if (std::exchange(reclaims_, reclaims) != reclaims) ForgetUse();
+  const VmStats stats = vm().Stats();
+  Note(stats.tables_in_use);
+  Note(stats.flush_generation);
+  if (std::exchange(reclaims_, stats.table_reclaims) != stats.table_reclaims) ForgetUse();
 }
 
 void EngineModel::ForgetUse() {
@@ -521,7 +517,7 @@ absl::Status EngineModel::SetRights(const Op& op) {
   const uint64_t first = op.page % kGuestPages;
   const uint64_t count = std::min<uint64_t>(1 + op.count % 1024, kGuestPages - first);
   const tdp::Access rights = RightsOf(op.how);
-  std::fill_n(rights_[view].begin() + static_cast<ptrdiff_t>(first), count, rights);
+  rights_[view].Set(first, count, rights);
   return vm().SetViewRights(view, Gfn(first), PageCount(count), rights);
 }
 
@@ -535,7 +531,7 @@ absl::Status EngineModel::SetAttributes(const Op& op) {
     return absl::IsFailedPrecondition(status) ? absl::OkStatus() : Wrong(status.ToString());
   }
   ForgetUse();
-  std::fill_n(private_.begin() + static_cast<ptrdiff_t>(first), count, is_private);
+  private_.Set(first, count, is_private);
   return status;
 }
 

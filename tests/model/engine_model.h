@@ -5,7 +5,9 @@
 #ifndef TDP_TESTS_MODEL_ENGINE_MODEL_H_
 #define TDP_TESTS_MODEL_ENGINE_MODEL_H_
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -32,12 +34,19 @@ class EngineModel : private SimWorld {
   // `ring_entries`: of a dirty ring for each vCPU; 0 for none.
   explicit EngineModel(const VmOptions& options = {}, int host_order = 9,
                        Mistake mistake = Mistake::kNone, uint64_t ring_entries = 0);
+  // The same on a machine of `Machine()` that earlier models may have left.
+  EngineModel(SimMachine& machine, const VmOptions& options, int host_order,
+              uint64_t ring_entries = 0);
+  static SimMachineOptions Machine();
 
   // Makes the operation, out-of-range numbers brought into range. Returns what went wrong, or OK.
   absl::Status Apply(const Op& op);
 
   // The engine's own invariants, and the flush oracle's reports so far.
   absl::Status Check();
+
+  // A hash of all that operations came to so far: where accesses ended, statuses, statistics.
+  uint64_t history() const { return history_; }
 
   uint64_t accesses_mapped() const { return accesses_mapped_; }
   uint64_t accesses_mmio() const { return accesses_mmio_; }
@@ -65,6 +74,27 @@ class EngineModel : private SimWorld {
   static constexpr Hpa kFrames{GiB(64)};
   static constexpr Hfn kShown{GiB(128) >> kPageShift};
 
+  // A value for each page, in memory that is taken when the first one is set.
+  template <typename T>
+  class ByPage {
+   public:
+    explicit ByPage(T initial = T()) : initial_(initial) {}
+    T operator[](uint64_t page) const { return values_.empty() ? initial_ : values_[page]; }
+    void Set(uint64_t first, uint64_t count, T value) {
+      if (values_.empty()) values_.assign(kGuestPages, initial_);
+      std::fill_n(values_.begin() + static_cast<ptrdiff_t>(first), count, value);
+    }
+    // Page `first + i` gets `value_of(i)`.
+    template <typename ValueOf>
+    void SetEach(uint64_t first, uint64_t count, ValueOf value_of) {
+      for (uint64_t i = 0; i < count; ++i) Set(first + i, 1, value_of(i));
+    }
+
+   private:
+    T initial_;
+    std::vector<T> values_;
+  };
+
   struct Slot {
     uint64_t page;
     uint64_t count;
@@ -74,6 +104,12 @@ class EngineModel : private SimWorld {
 
     bool has_frames() const { return (flags & kSlotHostFrames) != 0; }
   };
+
+  void Start(int host_order, uint64_t ring_entries);
+  absl::Status Make(const Op& op);
+  void Note(uint64_t value) {
+    history_ = (history_ ^ value) * 0x9e3779b97f4a7c15 + (history_ >> 29);
+  }
 
   absl::Status Access(const Op& op);
   absl::Status SetSlot(const Op& op);
@@ -142,11 +178,13 @@ class EngineModel : private SimWorld {
   std::set<std::pair<ViewId, uint64_t>> written_;  // pages that it wrote, by view
   std::array<ViewId, kCpus> view_of_{};
   // Rights that a view leaves, and the frames that it shows, by page.
-  std::array<std::vector<tdp::Access>, kViews> rights_;
-  std::array<std::vector<std::optional<Hfn>>, kViews> shown_;
-  std::vector<bool> private_;  // by page
+  static ByPage<tdp::Access> AllRights() { return ByPage(tdp::Access::All()); }
+  std::array<ByPage<tdp::Access>, kViews> rights_{AllRights(), AllRights(), AllRights()};
+  std::array<ByPage<std::optional<Hfn>>, kViews> shown_;
+  ByPage<uint8_t> private_;  // whether it is
   // Pages written since their log was last taken, by slot, counted from its start.
   std::map<uint32_t, std::set<uint64_t>> unshown_;
+  uint64_t history_ = 0;
   uint64_t reclaims_ = 0;
   bool is_quota_set_ = false;
   uint64_t collapsed_ = 0;

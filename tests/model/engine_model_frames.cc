@@ -60,9 +60,9 @@ absl::Status EngineModel::SetFrames(const Op& op) {
   const uint64_t count = std::min<uint64_t>(1 + op.count % 1024, kGuestPages - first);
   const bool shows = op.how % 4 != 0;
   const Hfn frames = kShown + PageCount(op.how % 8 == 1 ? first : op.host);
-  for (uint64_t i = 0; i < count; ++i) {
-    shown_[view][first + i] = shows ? std::optional(frames + PageCount(i)) : std::nullopt;
-  }
+  shown_[view].SetEach(first, count, [&](uint64_t i) {
+    return shows ? std::optional(frames + PageCount(i)) : std::nullopt;
+  });
   return vm().SetViewFrames(view, Gfn(first), PageCount(count),
                             shows ? std::optional(frames) : std::nullopt);
 }
@@ -117,7 +117,7 @@ absl::Status EngineModel::ApplyBatch(const Op& op) {
   slots_[id] = slot;
   unshown_.erase(id);  // it is another slot, with another log
   if (HasViews()) {
-    std::fill_n(rights_[view].begin() + static_cast<ptrdiff_t>(slot.page), slot.count, rights);
+    rights_[view].Set(slot.page, slot.count, rights);
   }
   return absl::OkStatus();
 }

@@ -221,6 +221,38 @@ TEST(EngineModel, AForgottenFlushIsReportedWithTheEntryAndTheChange) {
               testing::HasSubstr("a stale translation was used"));
 }
 
+// What a fuzzer relies on: a finding can be made again from its input alone.
+TEST(EngineModel, OnAMachineThatOthersHaveUsedRunsAsOnANewOne) {
+  struct Kind {
+    VmOptions options;
+    int host_order;
+    uint64_t ring_entries;
+  };
+  const Kind kinds[] = {{{}, 9, 0},
+                        {{.dirty_tracking = DirtyTracking::kPml}, 0, 0},
+                        {{.dirty_tracking = DirtyTracking::kWriteProtection}, 9, 1024},
+                        {{.private_memory = true}, 9, 0},
+                        {{.reverse_map = true}, 0, 0}};
+  const auto run = [](SimMachine& machine, const Kind& kind, uint64_t seed) {
+    EngineModel model(machine, kind.options, kind.host_order, kind.ring_entries);
+    EXPECT_TRUE(Agrees(model, RandomOps(seed, 60)));
+    EXPECT_TRUE(Agrees(model, OpsOnLogs(seed, 60)));
+    return model.history();
+  };
+  SimMachine used(EngineModel::Machine());
+  std::vector<uint64_t> histories;
+  for (uint64_t seed = 0; seed < 15; ++seed) {
+    const Kind& kind = kinds[seed % std::size(kinds)];
+    SimMachine fresh(EngineModel::Machine());
+    histories.push_back(run(fresh, kind, seed));
+    EXPECT_EQ(run(used, kind, seed), histories.back()) << "seed " << seed;
+  }
+  for (uint64_t seed = 15; seed-- > 0;) {
+    EXPECT_EQ(run(used, kinds[seed % std::size(kinds)], seed), histories[seed]) << "seed " << seed;
+  }
+  EXPECT_NE(histories[0], histories[5]) << "a history that tells nothing apart";
+}
+
 TEST(EngineModel, OperationsPrintAsCpp) {
   EXPECT_EQ(ToCpp(Op{OpKind::kZap, 0, 1, 2, 0x30, 0x4, 0}),
             "{OpKind::kZap, 0, 1, 2, 0x30, 0x4, 0x0},");

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <set>
+#include <vector>
 
 namespace tdp::sim {
 namespace {
@@ -37,6 +38,39 @@ TEST(HostMemory, GivesLargePiecesWhereRangeAndMemoryAllow) {
   const auto middle = memory.Resolve(Hva(GiB(8) + MiB(3)), Access::Read());
   EXPECT_EQ(middle->order, 9);
   EXPECT_EQ(middle->hfn.raw() % 512, 256u) << "aligned alike in both spaces";
+}
+
+// The frames of all kinds of calls, and what they hold.
+TEST(HostMemory, AfterAResetTheSameCallsFindTheSameFramesWithZerosInThem) {
+  HostMemory memory({.size = GiB(1), .shuffled = true, .fragmentation = 0.3});
+  const PageCount free = memory.free_frames();
+  const auto use = [&] {
+    std::vector<uint64_t> frames;
+    EXPECT_TRUE(memory.Map(kHva, MiB(8), {.order = 9}).ok());
+    EXPECT_TRUE(memory.Map(kHva + MiB(8), MiB(1)).ok());
+    const Hpa block = *memory.AllocateTableBlock();
+    frames.push_back(block.raw());
+    std::memset(memory.At(block), 0xff, kTableBlockBytes);
+    for (ByteCount at = 0; at < MiB(9); at += 3 * kPageSize) {
+      const Hpa page = memory.Resolve(kHva + at, Access::Write())->hfn.address();
+      frames.push_back(page.raw());
+      EXPECT_EQ(*memory.At(page + 9), std::byte{0}) << "at 0x" << std::hex << at;
+      std::memset(memory.At(page), 0xff, kPageSize);
+    }
+    EXPECT_TRUE(memory.Migrate(kHva + MiB(1), MiB(2)).ok());
+    EXPECT_TRUE(memory.Discard(kHva + MiB(8), MiB(1)).ok());
+    EXPECT_EQ(**memory.AtHva(kHva + MiB(8)), std::byte{0});
+    memory.FreeTableBlock(block);
+    memory.SetTableBlockBudget(0);
+    return frames;
+  };
+  const std::vector<uint64_t> frames = use();
+  for (int i = 0; i < 3; ++i) {
+    memory.Reset();
+    EXPECT_EQ(memory.free_frames(), free);
+    EXPECT_FALSE(memory.Resolve(kHva, Access::Read()).ok());
+    EXPECT_EQ(use(), frames);
+  }
 }
 
 TEST(HostMemory, FragmentationLeavesNoLargePieces) {

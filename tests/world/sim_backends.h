@@ -45,6 +45,16 @@ class HookedBackend : public sim::SimBackend {
     CallOnce(on_kick);
   }
 
+  // As it was made.
+  void ForgetHooks() {
+    resolve_at = Hva();
+    on_resolve = nullptr;
+    on_kick = nullptr;
+    leave = nullptr;
+    linear_invalidations = 0;
+    forgets_flushes = false;
+  }
+
   // Called by the first answer about `resolve_at`, after it was found.
   Hva resolve_at;
   std::function<void()> on_resolve;

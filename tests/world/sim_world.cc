@@ -13,21 +13,50 @@
 
 namespace tdp {
 
-SimWorld::SimWorld(const SimWorldOptions& options)
-    : oracle_(options.oracle),
+SimMachine::SimMachine(const SimMachineOptions& options)
+    : is_watched_(options.is_watched),
+      oracle_(options.oracle),
       memory_(options.shared_memory != nullptr ? *options.shared_memory
                                                : own_memory_.emplace(options.memory)),
-      backend_(memory_, {.cpus = std::max({options.cpus, options.vcpus, 1}),
+      backend_(memory_, {.cpus = options.cpus,
                          .cpu = options.cpu,
-                         .oracle = options.is_watched ? &oracle_ : nullptr}) {
-  if (options.is_watched) hook_.emplace(oracle_, memory_);
-  vm_ = *Vm::Create(backend_, options.vm);
-  const bool is_shadowed = options.vm.paging == Paging::kShadow;
-  for (int i = 0; is_shadowed && i < backend_.cpus(); ++i) {
-    TDP_CHECK(cpu(i).SetControls({.ept = false}).ok());
+                         .oracle = options.is_watched ? &oracle_ : nullptr}) {}
+
+void SimMachine::Reset() {
+  for (int i = 0; i < backend_.cpus(); ++i) {
+    sim::Cpu& cpu = backend_.cpu(static_cast<VcpuId>(i));
+    cpu.SetRegisters(sim::Registers());
+    TDP_CHECK(cpu.SetControls(sim::Controls()).ok());
+    cpu.set_pml_index(sim::kPmlEntries - 1);
+    cpu.set_eptp_index(0);
+    cpu.Reset();
   }
-  const bool has_pml = options.vm.dirty_tracking == DirtyTracking::kPml;
-  for (int i = 0; has_pml && i < backend_.cpus(); ++i) EnablePml(i);
+  oracle_.Reset();
+  backend_.ForgetHooks();
+  TDP_CHECK(own_memory_.has_value());
+  own_memory_->Reset();
+}
+
+SimWorld::SimWorld(const SimWorldOptions& options)
+    : own_machine_(options.machine != nullptr
+                       ? nullptr
+                       : std::make_unique<SimMachine>(
+                             SimMachineOptions{.cpus = std::max({options.cpus, options.vcpus, 1}),
+                                               .cpu = options.cpu,
+                                               .memory = options.memory,
+                                               .shared_memory = options.shared_memory,
+                                               .is_watched = options.is_watched,
+                                               .oracle = options.oracle})),
+      machine_(own_machine_ != nullptr ? *own_machine_ : *options.machine) {
+  if (options.machine != nullptr) machine_.Reset();
+  if (machine_.is_watched()) hook_.emplace(oracle(), memory());
+  vm_ = *Vm::Create(backend(), options.vm);
+  for (int i = 0; i < backend().cpus(); ++i) {
+    if (options.vm.paging == Paging::kShadow) {
+      TDP_CHECK(cpu(i).SetControls({.ept = false}).ok());
+    }
+    if (options.vm.dirty_tracking == DirtyTracking::kPml) EnablePml(i);
+  }
   for (int i = 0; i < options.vcpus; ++i) AddVcpu();
 }
 
@@ -38,14 +67,14 @@ void SimWorld::ReplaceVcpu(int i) {
 }
 
 absl::Status SimWorld::SetRam(ByteCount size, int order, uint32_t flags) {
-  if (order >= 0) TDP_RETURN_IF_ERROR(memory_.Map(kRam, size, {.order = order}));
+  if (order >= 0) TDP_RETURN_IF_ERROR(memory().Map(kRam, size, {.order = order}));
   return vm_->SetMemoryRegion({.flags = flags, .size = size, .hva = kRam});
 }
 
 absl::Status SimWorld::Migrate(Hva start, ByteCount size) {
   TDP_RETURN_IF_ERROR(vm_->BeginHostInvalidation(start, size));
-  oracle_.Settle();
-  const absl::Status moved = memory_.Migrate(start, size);
+  oracle().Settle();
+  const absl::Status moved = memory().Migrate(start, size);
   vm_->EndHostInvalidation();
   return moved;
 }
@@ -53,8 +82,8 @@ absl::Status SimWorld::Migrate(Hva start, ByteCount size) {
 // The log lies in host memory that no slot uses.
 void SimWorld::EnablePml(int i) {
   const Hva hva = kRam + TiB(1) + static_cast<uint64_t>(i) * kPageSize;
-  TDP_CHECK(memory_.Map(hva, kPageSize).ok());
-  pml_.push_back(memory_.Resolve(hva, Access::Write())->hfn.address());
+  TDP_CHECK(memory().Map(hva, kPageSize).ok());
+  pml_.push_back(memory().Resolve(hva, Access::Write())->hfn.address());
   sim::Controls controls = cpu(i).controls();
   controls.pml = true;
   controls.pml_address = pml_.back();
@@ -68,7 +97,7 @@ absl::Status SimWorld::DrainPml(int i) {
   std::vector<Gpa> logged;
   for (int at = kLast; at > static_cast<int16_t>(cpu(i).pml_index()); --at) {
     const Hpa entry = pml_[static_cast<size_t>(i)] + 8 * static_cast<uint64_t>(at);
-    logged.push_back(Gpa(memory_.physical().Load(entry.raw())));
+    logged.push_back(Gpa(memory().physical().Load(entry.raw())));
   }
   cpu(i).set_pml_index(kLast);
   return vcpu(i).LogPml(logged);
@@ -77,13 +106,13 @@ absl::Status SimWorld::DrainPml(int i) {
 void SimWorld::Settle(absl::StatusOr<PendingFlush> flush) {
   TDP_CHECK(flush.ok());
   flush->Settle();
-  oracle_.SettleAll();
+  oracle().SettleAll();
 }
 
 absl::Status SimWorld::Check() {
-  if (oracle_.report_count() != 0) {
+  if (oracle().report_count() != 0) {
     return absl::InternalError(
-        absl::StrCat("a stale translation was used: ", oracle_.reports()[0].DebugString()));
+        absl::StrCat("a stale translation was used: ", oracle().reports()[0].DebugString()));
   }
   return vm_->CheckInvariants();
 }

@@ -44,17 +44,51 @@ class OracleHook : public EntryStoreHook {
   EntryStoreHook* const before_;
 };
 
-struct SimWorldOptions {
-  VmOptions vm;
-  int vcpus = 1;
-  int cpus = 0;  // if more than `vcpus`
+struct SimMachineOptions {
+  int cpus = 1;
   // By default the CPUs keep every translation that they may.
   sim::CpuConfig cpu = {.policy = sim::CachePolicy::kAdversarial};
   sim::HostMemoryOptions memory = {.size = GiB(1)};
-  sim::HostMemory* shared_memory = nullptr;  // in place of memory of its own: it outlives the world
-  // Whether the oracle looks at each use of a translation. It sees one world at a time.
+  sim::HostMemory* shared_memory = nullptr;  // in place of memory of its own, which it outlives
+  // Whether the oracle looks at each use of a translation. It sees one machine at a time.
   bool is_watched = true;
   sim::FlushOracleOptions oracle = {.accessed_clear_owed = false};  // as `Vm::AgeHostRange` decides
+};
+
+// What a world stands on. One world at a time; made for several it saves each the time to make
+// memory and caches of its own.
+class SimMachine {
+ public:
+  explicit SimMachine(const SimMachineOptions& options);
+
+  // As it was made, whatever was done here: nothing in a later world depends on those before it. No
+  // world is on it, and its memory is its own.
+  void Reset();
+
+  sim::HostMemory& memory() { return memory_; }
+  HookedBackend& backend() { return backend_; }
+  sim::FlushOracle& oracle() { return oracle_; }
+  bool is_watched() const { return is_watched_; }
+
+ private:
+  const bool is_watched_;
+  sim::FlushOracle oracle_;
+  std::optional<sim::HostMemory> own_memory_;
+  sim::HostMemory& memory_;
+  HookedBackend backend_;
+};
+
+struct SimWorldOptions {
+  VmOptions vm;
+  int vcpus = 1;
+  // What earlier worlds have left, which is reset. Null: a machine of the world's own, as below.
+  SimMachine* machine = nullptr;
+  int cpus = 0;  // if more than `vcpus`
+  sim::CpuConfig cpu = SimMachineOptions().cpu;
+  sim::HostMemoryOptions memory = SimMachineOptions().memory;
+  sim::HostMemory* shared_memory = nullptr;
+  bool is_watched = true;
+  sim::FlushOracleOptions oracle = SimMachineOptions().oracle;
 };
 
 class SimWorld {
@@ -64,12 +98,12 @@ class SimWorld {
 
   explicit SimWorld(const SimWorldOptions& options = {});
 
-  sim::HostMemory& memory() { return memory_; }
-  HookedBackend& backend() { return backend_; }
-  sim::FlushOracle& oracle() { return oracle_; }
+  sim::HostMemory& memory() { return machine_.memory(); }
+  HookedBackend& backend() { return machine_.backend(); }
+  sim::FlushOracle& oracle() { return machine_.oracle(); }
   Vm& vm() const { return *vm_; }
   Vcpu& vcpu(int i = 0) const { return *vcpus_[static_cast<size_t>(i)]; }
-  sim::Cpu& cpu(int i = 0) { return backend_.cpu(static_cast<VcpuId>(i)); }
+  sim::Cpu& cpu(int i = 0) { return backend().cpu(static_cast<VcpuId>(i)); }
   int vcpus() const { return static_cast<int>(vcpus_.size()); }
   void AddVcpu() { vcpus_.push_back(*vm_->CreateVcpu()); }
   void RemoveVcpu(int i) { vcpus_[static_cast<size_t>(i)].reset(); }
@@ -89,12 +123,12 @@ class SimWorld {
   template <typename Word = uint64_t>
   Word Peek(Gpa gpa) {
     Word word;
-    std::memcpy(&word, *memory_.AtHva(kRam + gpa.raw()), sizeof(word));
+    std::memcpy(&word, *memory().AtHva(kRam + gpa.raw()), sizeof(word));
     return word;
   }
   template <typename Word = uint64_t>
   void Poke(Gpa gpa, Word word) {
-    std::memcpy(*memory_.AtHva(kRam + gpa.raw()), &word, sizeof(word));
+    std::memcpy(*memory().AtHva(kRam + gpa.raw()), &word, sizeof(word));
   }
 
   template <typename Attempt, typename Answer>
@@ -108,10 +142,8 @@ class SimWorld {
  private:
   void EnablePml(int i);
 
-  sim::FlushOracle oracle_;
-  std::optional<sim::HostMemory> own_memory_;
-  sim::HostMemory& memory_;
-  HookedBackend backend_;
+  const std::unique_ptr<SimMachine> own_machine_;  // null: another's
+  SimMachine& machine_;
   std::optional<OracleHook> hook_;
   std::unique_ptr<Vm> vm_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;

@@ -15,13 +15,20 @@ namespace {
 
 constexpr ByteCount kRamBytes = MiB(16);
 
+sim::CpuConfig TinyCaches() {
+  sim::CpuConfig cpu;
+  cpu.caches = *sim::CachePreset("tiny");
+  return cpu;
+}
+
 MachineOptions OptionsOf(const RandomGuestOptions& options) {
   MachineOptions machine;
   machine.vm = options.vm;
   machine.vm.shadow_page_quota = options.page_quota;
   machine.host_order = options.host_order;
   machine.ram = kRamBytes;
-  machine.cpu.caches = *sim::CachePreset("tiny");
+  machine.cpu = TinyCaches();
+  machine.machine = options.machine;
   return machine;
 }
 
@@ -32,6 +39,8 @@ std::string Text(const Seen& seen) {
 }
 
 }  // namespace
+
+SimMachineOptions RandomGuest::UsedAgain() { return shadow_test::UsedAgain(TinyCaches()); }
 
 RandomGuest::RandomGuest(const RandomGuestOptions& options, Choice choose)
     : options_(options), choose_(std::move(choose)), machine_(OptionsOf(options)) {

@@ -24,6 +24,8 @@ struct RandomGuestOptions {
   bool smap_and_smep = true;
   size_t page_quota = 64;
   bool host_changes = true;
+  // What earlier guests have left, made as `RandomGuest::UsedAgain` says; null: one of its own.
+  SimMachine* machine = nullptr;
 };
 
 class RandomGuest {
@@ -32,6 +34,7 @@ class RandomGuest {
   using Choice = std::function<uint64_t(uint64_t)>;
 
   RandomGuest(const RandomGuestOptions& options, Choice choose);
+  static SimMachineOptions UsedAgain();
 
   // One operation of the guest or the host. Internal, saying what, where the guest saw something
   // that it must not see.

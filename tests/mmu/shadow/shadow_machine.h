@@ -74,12 +74,20 @@ struct MachineOptions {
   int host_order = 0;
   ByteCount ram = MiB(16);
   sim::CpuConfig cpu;
+  // What earlier ones have left, made as `UsedAgain` says; null: one of its own.
+  SimMachine* machine = nullptr;
 };
+inline SimMachineOptions UsedAgain(const sim::CpuConfig& cpu) {
+  return {.cpu = cpu, .is_watched = false};
+}
 
 class Machine : public SimWorld {
  public:
   explicit Machine(const MachineOptions& options = {})
-      : SimWorld({.vm = Shadowed(options.vm), .cpu = options.cpu, .is_watched = false}),
+      : SimWorld({.vm = Shadowed(options.vm),
+                  .machine = options.machine,
+                  .cpu = options.cpu,
+                  .is_watched = false}),
         reference_(ReferenceOptions(options, memory())) {
     TDP_CHECK(memory().Map(kRam, options.ram, {.order = options.host_order}).ok());
     TDP_CHECK(SetRam(0, Gpa(0), options.ram, kRam).ok());
