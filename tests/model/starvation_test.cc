@@ -16,13 +16,12 @@
 #include <limits>
 #include <new>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
+#include "tests/model/starved_machine.h"
 #include "tests/model/store_history.h"
-#include "tests/world/host_world.h"
 
 namespace {
 
@@ -30,7 +29,13 @@ namespace {
 uint64_t g_budget = std::numeric_limits<uint64_t>::max();
 uint64_t g_refused = 0;
 
+uint64_t g_fails_at = 0;  // the allocation that fails, from 1; 0: none
+
 bool MayAllocate() {
+  if (g_fails_at != 0 && --g_fails_at == 0) {
+    ++g_refused;
+    return false;
+  }
   if (g_budget == std::numeric_limits<uint64_t>::max()) return true;
   if (g_budget == 0) {
     ++g_refused;
@@ -58,169 +63,9 @@ void* operator new[](size_t size, std::align_val_t align, const std::nothrow_t&)
 namespace tdp::model {
 namespace {
 
-constexpr Hva kRam{TiB(1)};
-constexpr ByteCount kSize = MiB(16);
-constexpr uint64_t kPages = kSize >> kPageShift;
-
-class Machine : private HostWorld {
- public:
-  explicit Machine(const VmOptions& options, bool with_vcpu = true) {
-    host_.order = 9;
-    Start(options, with_vcpu);
-  }
-  TestHost& host() { return host_; }
-  Vm& vm() { return *vm_; }
-  Vcpu& vcpu() { return *vcpu_; }
-
-  absl::Status SetSlot(uint32_t slot, uint32_t flags, Gpa gpa, ByteCount size) {
-    return vm_->SetMemoryRegion(
-        {.slot = slot, .flags = flags, .gpa = gpa, .size = size, .hva = kRam + slot * GiB(1)});
-  }
-  absl::Status SetRam(uint32_t flags = 0) { return SetSlot(0, flags, Gpa(0), kSize); }
-  absl::Status AddVcpu() {
-    auto vcpu = vm_->CreateVcpu();
-    if (vcpu.ok()) vcpu_ = *std::move(vcpu);
-    return vcpu.status();
-  }
-  absl::Status Fault(uint64_t page, ExitQualification q = kWriteFault) {
-    return vcpu_->HandleEptViolation(Gfn(page).address(), q).status;
-  }
-  // Half the guest in 2 MiB pages, some of the rest in 4 KiB.
-  void Fill() {
-    EXPECT_TRUE(SetRam().ok());
-    for (uint64_t page = 0; page < kPages / 2; page += 512) EXPECT_TRUE(Fault(page).ok());
-    host_.order = 0;
-    for (uint64_t page = kPages / 2; page < kPages; page += 300) EXPECT_TRUE(Fault(page).ok());
-  }
-  absl::Status Take() {
-    return vm_->TakeDirtyLog(0, [](uint64_t, uint64_t) {});
-  }
-  static absl::Status Settle(absl::StatusOr<PendingFlush> flush) {
-    if (flush.ok()) flush->Settle();
-    return flush.status();
-  }
-};
-
-struct Operation {
-  const char* name;
-  VmOptions options;
-  std::function<void(Machine&)> prepare;
-  std::function<absl::Status(Machine&)> run;
-  bool with_vcpu = true;
-};
-
-const VmOptions kWriteProtect = {.dirty_tracking = DirtyTracking::kWriteProtection};
-const VmOptions kReverse = {.reverse_map = true};
-
-void Fill(Machine& m) { m.Fill(); }
-void FillAndLog(Machine& m) {
-  m.Fill();
-  EXPECT_TRUE(m.SetRam(kSlotLogDirtyPages).ok());
-}
-
-const std::vector<Operation>& Operations() {
-  static const auto* const operations = new std::vector<Operation>{
-      {"ASlot", {}, [](Machine&) {}, [](Machine& m) { return m.SetRam(); }},
-      {"ALoggingSlot",
-       {},
-       [](Machine&) {},
-       [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
-      {"ASlotWithReverseMap", kReverse, [](Machine&) {}, [](Machine& m) { return m.SetRam(); }},
-      {"ALoggingSlotWithReverseMap", kReverse, [](Machine&) {},
-       [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
-      {"ManySlots",
-       {},
-       [](Machine&) {},
-       [](Machine& m) {
-         for (uint32_t slot = 1; slot < 80; ++slot) {
-           const absl::Status status = m.SetSlot(slot, 0, Gpa(slot * MiB(64)), kPageSize);
-           if (!status.ok()) return status;
-         }
-         return absl::OkStatus();
-       }},
-      {"DeletingASlot", {}, Fill, [](Machine& m) { return m.SetSlot(0, 0, Gpa(0), 0); }},
-      {"MovingASlot", {}, Fill, [](Machine& m) { return m.SetSlot(0, 0, Gpa(MiB(8)), kSize); }},
-      {"LoggingOn", {}, Fill, [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
-      {"LoggingOnByProtection", kWriteProtect, Fill,
-       [](Machine& m) { return m.SetRam(kSlotLogDirtyPages); }},
-      {"LoggingOff", kWriteProtect, FillAndLog, [](Machine& m) { return m.SetRam(); }},
-      {"AFaultOf2M",
-       {},
-       [](Machine& m) { EXPECT_TRUE(m.SetRam().ok()); },
-       [](Machine& m) { return m.Fault(0); }},
-      {"AFaultWithReverseMap", kReverse,
-       [](Machine& m) {
-         m.host().order = 0;
-         EXPECT_TRUE(m.SetRam().ok());
-       },
-       [](Machine& m) { return m.Fault(77); }},
-      {"AWriteThatIsLogged", kWriteProtect, FillAndLog, [](Machine& m) { return m.Fault(5); }},
-      {"TakingTheLog", kWriteProtect,
-       [](Machine& m) {
-         FillAndLog(m);
-         EXPECT_TRUE(m.Fault(5).ok());
-       },
-       [](Machine& m) { return m.Take(); }},
-      {"TakingTheLogOfDirtyBits", {}, FillAndLog, [](Machine& m) { return m.Take(); }},
-      {"PushingTheLogDown", kWriteProtect, FillAndLog,
-       [](Machine& m) { return m.vm().PushDownDirtyLog(0); }},
-      {"Prefault",
-       {},
-       [](Machine& m) { EXPECT_TRUE(m.SetRam().ok()); },
-       [](Machine& m) {
-         m.host().order = 0;
-         ByteCount done = 0;
-         while (done < kSize) {
-           const auto more = m.vcpu().Prefault(Gpa(done), kSize - done, Access::Write());
-           if (!more.ok()) return more.status();
-           done += *more;
-         }
-         return absl::OkStatus();
-       }},
-      {"ZapOfPartOfALeaf",
-       {},
-       Fill,
-       [](Machine& m) { return Machine::Settle(m.vm().ZapRange(Gfn(100), PageCount(1000))); }},
-      {"ZapOfEverything", {}, Fill, [](Machine& m) { return Machine::Settle(m.vm().ZapAll()); }},
-      {"TheHostsInvalidation",
-       {},
-       Fill,
-       [](Machine& m) { return m.vm().InvalidateHostRange(kRam + 3 * kPageSize, MiB(5)); }},
-      {"Split",
-       {},
-       Fill,
-       [](Machine& m) { return Machine::Settle(m.vm().SplitRange(Gfn(0), PageCount(kPages))); }},
-      {"Collapse",
-       {},
-       [](Machine& m) {
-         m.Fill();
-         m.vm().SplitRange(Gfn(0), PageCount(kPages))->Settle();
-         m.host().order = 9;
-       },
-       [](Machine& m) { return m.vm().CollapseRange(Gfn(0), PageCount(kPages)).status(); }},
-      {"Aging",
-       {.accessed_dirty = Use::kNever},
-       Fill,
-       [](Machine& m) {
-         auto aged = m.vm().AgeHostRange(kRam, kSize);
-         if (aged.ok()) aged->flush.Settle();
-         return aged.status();
-       }},
-      {"MemoryTypes",
-       {},
-       Fill,
-       [](Machine& m) {
-         GuestMemoryTypes types;
-         types.non_coherent_dma = true;
-         return m.vm().SetMemoryTypes(types);
-       }},
-      {"ADirtyRing", kWriteProtect,
-       [](Machine& m) { EXPECT_TRUE(m.vm().EnableDirtyRing(4096).ok()); },
-       [](Machine& m) { return m.AddVcpu(); },
-       /*with_vcpu=*/false},
-  };
-  return *operations;
-}
+using Machine = StarvedMachine;
+using Operation = StarvedOperation;
+constexpr uint64_t kPages = kStarvedPages;
 
 class Starvation : public testing::TestWithParam<Operation> {
  protected:
@@ -232,11 +77,15 @@ class Starvation : public testing::TestWithParam<Operation> {
     return Snapshot(machine);
   }
   static std::vector<Seen> Snapshot(Machine& machine) {
-    return StoreHistory(machine.vm(), kPages).Snapshot();
+    std::vector<Seen> seen = StoreHistory(*machine.vm, kPages).Snapshot();
+    if (!machine.has_view) return seen;
+    const std::vector<Seen> more = StoreHistory(*machine.vm, kPages, 0, 1).Snapshot();
+    seen.insert(seen.end(), more.begin(), more.end());
+    return seen;
   }
   static void CheckNoThirdThing(const std::vector<Seen>& before, const std::vector<Seen>& after,
                                 const std::vector<Seen>& fed, bool may_vanish) {
-    for (uint64_t page = 0; page < kPages; ++page) {
+    for (size_t page = 0; page < after.size(); ++page) {
       const bool vanished = may_vanish && !after[page].is_mapped() && !after[page].is_mmio;
       ASSERT_TRUE(after[page].LeadsWhere(before[page]) || after[page].LeadsWhere(fed[page]) ||
                   vanished)
@@ -245,45 +94,84 @@ class Starvation : public testing::TestWithParam<Operation> {
     }
   }
   void CheckEnd(Machine& machine, const std::vector<Seen>& fed) {
-    ASSERT_TRUE(machine.vm().CheckInvariants().ok()) << machine.vm().CheckInvariants();
+    ASSERT_TRUE(machine.vm->CheckInvariants().ok()) << machine.vm->CheckInvariants();
     const absl::Status again = GetParam().run(machine);
     // An operation in steps may find its first ones done.
     ASSERT_TRUE(again.ok()) << again;
-    ASSERT_TRUE(machine.vm().CheckInvariants().ok()) << machine.vm().CheckInvariants();
+    ASSERT_TRUE(machine.vm->CheckInvariants().ok()) << machine.vm->CheckInvariants();
     const std::vector<Seen> end = Snapshot(machine);
-    for (uint64_t page = 0; page < kPages; ++page) {
+    for (size_t page = 0; page < end.size(); ++page) {
       if (fed[page].is_mapped() && end[page].is_mapped()) {
         ASSERT_EQ(end[page].frame, fed[page].frame) << "page " << page;
       }
     }
   }
+  // An operation that was refused memory has failed as it says, and comes to its end by the next
+  // try, or has done without.
+  void CheckRefused(Machine& machine, const absl::Status& status, const std::vector<Seen>& before,
+                    const std::vector<Seen>& fed) {
+    if (status.ok()) {
+      CheckNoThirdThing(fed, Snapshot(machine), fed, false);
+      ASSERT_TRUE(machine.vm->CheckInvariants().ok()) << machine.vm->CheckInvariants();
+      return;
+    }
+    ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
+    CheckNoThirdThing(before, Snapshot(machine), fed, false);
+    CheckEnd(machine, fed);
+  }
+  // `refuse(n)` makes the operation fail at its n-th allocation.
+  void TryHeap(const std::function<void(uint64_t)>& refuse) {
+    const std::vector<Seen> fed = Fed();
+    bool enough = false;
+    uint64_t at = 1;
+    for (; !enough; ++at) {
+      ASSERT_LT(at, 2000u);
+      Machine machine(GetParam().options, GetParam().with_vcpu);
+      GetParam().prepare(machine);
+      const std::vector<Seen> before = Snapshot(machine);
+      g_refused = 0;
+      refuse(at);
+      const absl::Status status = GetParam().run(machine);
+      g_budget = std::numeric_limits<uint64_t>::max();
+      g_fails_at = 0;
+      enough = g_refused == 0;
+      CheckRefused(machine, status, before, fed);
+      if (HasFatalFailure()) FAIL() << "at allocation " << at;
+    }
+    RecordProperty("allocations", static_cast<int>(at) - 2);
+  }
 };
 
 TEST_P(Starvation, OfHeapMemoryIsAllOrNothing) {
+  TryHeap([](uint64_t at) { g_budget = at - 1; });
+}
+
+TEST_P(Starvation, OfOneAllocationIsAllOrNothing) {
+  TryHeap([](uint64_t at) { g_fails_at = at; });
+}
+
+// The backend, too, where the tables that are free have been taken.
+TEST_P(Starvation, OfOneBlockOfTablesLeavesNothingHalfDone) {
   const std::vector<Seen> fed = Fed();
   bool enough = false;
-  uint64_t budget = 0;
-  for (; !enough; ++budget) {
-    ASSERT_LT(budget, 2000u);
+  for (int call = 1; !enough; ++call) {
     Machine machine(GetParam().options, GetParam().with_vcpu);
     GetParam().prepare(machine);
+    machine.TakeFreeTables();
     const std::vector<Seen> before = Snapshot(machine);
-    g_refused = 0;
-    g_budget = budget;
+    machine.host.block_to_refuse = call;
     const absl::Status status = GetParam().run(machine);
-    g_budget = std::numeric_limits<uint64_t>::max();
-    enough = g_refused == 0;
-    if (status.ok()) {
-      CheckNoThirdThing(fed, Snapshot(machine), fed, false);
-      ASSERT_TRUE(machine.vm().CheckInvariants().ok()) << machine.vm().CheckInvariants();
-      continue;
+    machine.host.block_to_refuse = 0;
+    enough = machine.host.refused_blocks == 0;
+    // A zap that has no table to split by takes the whole leaf.
+    CheckNoThirdThing(before, Snapshot(machine), fed, true);
+    if (!status.ok()) {
+      ASSERT_TRUE(absl::IsResourceExhausted(status)) << "call " << call << ": " << status;
+      CheckEnd(machine, fed);
     }
-    ASSERT_TRUE(absl::IsResourceExhausted(status)) << "budget " << budget << ": " << status;
-    CheckNoThirdThing(before, Snapshot(machine), fed, false);
-    CheckEnd(machine, fed);
-    if (HasFatalFailure()) FAIL() << "with a budget of " << budget;
+    ASSERT_TRUE(machine.vm->CheckInvariants().ok()) << machine.vm->CheckInvariants();
+    if (HasFatalFailure()) FAIL() << "at call " << call << " for a block";
   }
-  RecordProperty("allocations", static_cast<int>(budget) - 1);
 }
 
 // Tables: a quota just above what the machine uses already. At the quota cold tables may be taken
@@ -295,10 +183,10 @@ TEST_P(Starvation, OfTablesLeavesNothingHalfDone) {
     Machine machine(GetParam().options, GetParam().with_vcpu);
     GetParam().prepare(machine);
     const std::vector<Seen> before = Snapshot(machine);
-    ASSERT_TRUE(machine.vm().SetTableQuota(machine.vm().Stats().tables_in_use + extra).ok());
+    ASSERT_TRUE(machine.vm->SetTableQuota(machine.vm->Stats().tables_in_use + extra).ok());
     const absl::Status status = GetParam().run(machine);
     CheckNoThirdThing(before, Snapshot(machine), fed, true);
-    ASSERT_TRUE(machine.vm().SetTableQuota(1 << 20).ok());
+    ASSERT_TRUE(machine.vm->SetTableQuota(1 << 20).ok());
     if (status.ok()) continue;
     ++failures;
     ASSERT_TRUE(absl::IsResourceExhausted(status)) << "quota +" << extra << ": " << status;
@@ -308,7 +196,7 @@ TEST_P(Starvation, OfTablesLeavesNothingHalfDone) {
   RecordProperty("failures", failures);
 }
 
-INSTANTIATE_TEST_SUITE_P(Operations, Starvation, testing::ValuesIn(Operations()),
+INSTANTIATE_TEST_SUITE_P(Operations, Starvation, testing::ValuesIn(StarvedOperations()),
                          [](const auto& param) { return std::string(param.param.name); });
 
 // The test of the test: budgets do reach the library.
@@ -319,8 +207,8 @@ TEST(Starvation, IsFeltByTheHeapAndByTheTables) {
   g_budget = std::numeric_limits<uint64_t>::max();
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   machine.Fill();
-  ASSERT_TRUE(machine.vm().SetTableQuota(1).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(machine.vm().CreateView().status()));
+  ASSERT_TRUE(machine.vm->SetTableQuota(1).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(machine.vm->CreateView().status()));
 }
 
 }  // namespace

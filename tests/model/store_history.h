@@ -51,9 +51,10 @@ struct FlagsLost {
 
 class StoreHistory : public EntryStoreHook {
  public:
-  // Pages [0, `pages`) of `vm`, whose tables lie at their physical addresses plus `offset`.
-  StoreHistory(Vm& vm, uint64_t pages, uintptr_t offset = 0)
-      : vm_(vm), pages_(pages), offset_(offset) {}
+  // Pages [0, `pages`) of a view of `vm`, whose tables lie at their physical addresses plus
+  // `offset`.
+  StoreHistory(Vm& vm, uint64_t pages, uintptr_t offset = 0, ViewId view = kBaseView)
+      : vm_(vm), pages_(pages), offset_(offset), view_(view) {}
 
   // Runs `operation`; what a store broke, or nothing. One thread.
   std::optional<std::string> Watch(const std::function<void()>& operation,
@@ -112,7 +113,7 @@ class StoreHistory : public EntryStoreHook {
   // A walk of its own, with no lock and no help from the engine's.
   Seen Translate(uint64_t page) const {
     Seen seen;
-    const Eptp eptp = vm_.eptp();
+    const Eptp eptp = vm_.eptp(0, view_);
     uint64_t rights = ept::kRightsMask;
     uint64_t table = eptp.root().raw();
     for (int level = eptp.levels();; --level) {
@@ -148,6 +149,7 @@ class StoreHistory : public EntryStoreHook {
   Vm& vm_;
   const uint64_t pages_;
   const uintptr_t offset_;
+  const ViewId view_;
   std::vector<Seen> now_;
   std::vector<Change> changes_;
   uint64_t stores_ = 0;

@@ -51,10 +51,13 @@ class TestHost : public MinimalBackend {
   }
   absl::StatusOr<Hpa> AllocateTableBlock() override {
     if (on_block != nullptr) std::exchange(on_block, nullptr)();
-    if (blocks.fetch_sub(1, std::memory_order_relaxed) > 0) {
+    const bool refuses = block_to_refuse > 0 && --block_to_refuse == 0;
+    if (!refuses && blocks.fetch_sub(1, std::memory_order_relaxed) > 0) {
+      given_blocks.fetch_add(1, std::memory_order_relaxed);
       return MinimalBackend::AllocateTableBlock();
     }
-    blocks.fetch_add(1, std::memory_order_relaxed);
+    if (!refuses) blocks.fetch_add(1, std::memory_order_relaxed);
+    refused_blocks.fetch_add(1, std::memory_order_relaxed);
     return absl::ResourceExhaustedError("no block left");
   }
   void FreeTableBlock(Hpa block) override {
@@ -81,6 +84,9 @@ class TestHost : public MinimalBackend {
   std::function<void()> on_kick;
   std::function<void()> on_block;     // once: by the next call for a block
   std::atomic<int> blocks = 1 << 20;  // of tables that can still be had
+  int block_to_refuse = 0;            // the call for a block that fails, the next is 1; 0: none
+  std::atomic<int> given_blocks = 0;
+  std::atomic<int> refused_blocks = 0;
   std::atomic<int> freed_blocks = 0;
   std::atomic<int> resolves = 0;
   std::atomic<int> kicks = 0;  // vCPUs kicked
