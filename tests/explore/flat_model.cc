@@ -37,9 +37,10 @@ void FlatModel::ForgetDirty(uint32_t id) {
   for (SlotVersion& slot : slots_) {
     if (slot.id != id) continue;
     slot.logs = false;
-    for (uint64_t i = 0; i < slot.pages; ++i) dirty_since_[slot.first + i] = 0;
-    if (!slot.has_private) continue;
-    for (uint64_t i = 0; i < slot.pages; ++i) dirty_since_[slot.first_private + i] = 0;
+    for (HostPageNumber i = 0; i < slot.pages; ++i) {
+      ReadPage(slot.first + i, slot.space);
+      if (slot.has_private) ReadPage(slot.first_private + i, slot.space);
+    }
   }
 }
 
@@ -92,9 +93,9 @@ std::string FlatModel::Forbids(const Reach& reach) const {
   return "";
 }
 
-bool FlatModel::Logs(HostPageNumber page) const {
-  return std::any_of(slots_.begin(), slots_.end(), [page](const SlotVersion& slot) {
-    return slot.logs && slot.established &&
+bool FlatModel::Logs(AddressSpaceId space, HostPageNumber page) const {
+  return std::any_of(slots_.begin(), slots_.end(), [=](const SlotVersion& slot) {
+    return slot.space == space && slot.logs && slot.established &&
            ((page >= slot.first && page < slot.first + slot.pages) ||
             (slot.has_private && page >= slot.first_private &&
              page < slot.first_private + slot.pages));
@@ -107,21 +108,23 @@ void FlatModel::EndDeviceWrite(HostPageNumber page, uint64_t begun) {
   const bool changing =
       deleting_ || std::any_of(slots_.begin(), slots_.end(),
                                [](const SlotVersion& slot) { return !slot.established; });
-  if (!changing && shown_at_[page] < begun && slots_changed_at_ < begun) WrotePage(page);
+  if (changing || PageOf(0, page).shown_at >= begun || slots_changed_at_ >= begun) return;
+  WrotePage(0, page);
 }
 
-void FlatModel::WrotePage(HostPageNumber page) {
-  if (page == ExploredHost::kPages || !Logs(page)) return;
-  if (dirty_since_[page] == 0) dirty_since_[page] = ++clock_;
+void FlatModel::WrotePage(AddressSpaceId space, HostPageNumber page) {
+  if (page == ExploredHost::kPages || !Logs(space, page)) return;
+  uint64_t& since = PageOf(space, page).dirty_since;
+  if (since == 0) since = ++clock_;
 }
 
 void FlatModel::Took(uint32_t slot, uint64_t index) {
   for (const SlotVersion& version : slots_) {
     if (version.id != slot || index >= version.pages) continue;
     const auto page = static_cast<HostPageNumber>(index);
-    Showed(version.first + page);
-    ReadPage(version.first + page);
-    if (version.has_private) ReadPage(version.first_private + page);
+    Showed(version.first + page, version.space);
+    ReadPage(version.first + page, version.space);
+    if (version.has_private) ReadPage(version.first_private + page, version.space);
     return;
   }
 }
@@ -129,9 +132,10 @@ void FlatModel::Took(uint32_t slot, uint64_t index) {
 std::string FlatModel::MissedBy(uint64_t mark, uint32_t slot) const {
   for (const SlotVersion& version : slots_) {
     if (version.id != slot || !version.logs || !version.established) continue;
-    for (uint64_t i = 0; i < version.pages; ++i) {
-      const uint64_t since = dirty_since_[version.first + i];
-      if (since == 0 || since >= mark || shown_at_[version.first + i] > mark) continue;
+    for (HostPageNumber i = 0; i < version.pages; ++i) {
+      const Page& page = PageOf(version.space, version.first + i);
+      const uint64_t since = page.dirty_since;
+      if (since == 0 || since >= mark || page.shown_at > mark) continue;
       return absl::StrFormat(
           "page %u of slot %u was written before its log was taken, and was not shown", i, slot);
     }
@@ -140,9 +144,12 @@ std::string FlatModel::MissedBy(uint64_t mark, uint32_t slot) const {
 }
 
 HostPageNumber FlatModel::FirstDirty() const {
-  const auto dirty = std::find_if(dirty_since_.begin(), dirty_since_.end(),
-                                  [](uint64_t since) { return since != 0; });
-  return static_cast<HostPageNumber>(dirty - dirty_since_.begin());
+  for (const auto& pages : pages_) {
+    const auto dirty = std::find_if(pages.begin(), pages.end(),
+                                    [](const Page& page) { return page.dirty_since != 0; });
+    if (dirty != pages.end()) return static_cast<HostPageNumber>(dirty - pages.begin());
+  }
+  return ExploredHost::kPages;
 }
 
 }  // namespace tdp::explore

@@ -21,9 +21,14 @@
 
 namespace tdp::explore {
 
+// The number by which the model knows slot `slot` of an address space, as KVM's calls do.
+constexpr uint32_t SlotIn(AddressSpaceId space, uint32_t slot) {
+  return static_cast<uint32_t>(space) << 16 | slot;
+}
+
 // A slot as it is, was, or is about to be.
 struct SlotVersion {
-  uint32_t id = 0;
+  uint32_t id = 0;  // of every address space one more: `SlotIn`
   AddressSpaceId space = 0;
   Gfn base;
   uint64_t pages = 0;
@@ -94,29 +99,43 @@ class FlatModel {
   std::string Forbids(const Reach& reach) const;
 
   // --- Dirty pages
-  // A guest has written `frame`, at this moment.
-  void Wrote(Hfn frame) { WrotePage(host_.OwnerOf(frame)); }
-  // Whether a slot logs the page by now.
-  bool Logs(HostPageNumber page) const;
-  // A device writes the page and says so. After that, with what this gave:
+  // A guest in that address space has written `frame`, at this moment.
+  void Wrote(AddressSpaceId space, Hfn frame) { WrotePage(space, host_.OwnerOf(frame)); }
+  // A device writes the page, of address space 0, and says so. After that, with what this gave:
   uint64_t BeginDeviceWrite() { return ++clock_; }
   void EndDeviceWrite(HostPageNumber page, uint64_t begun);
   // A take begins; its mark.
   uint64_t BeginTake() { return ++clock_; }
   // The page is shown, and will be read; or is read at once.
-  void Showed(HostPageNumber page) { shown_at_[page] = ++clock_; }
+  void Showed(HostPageNumber page, AddressSpaceId space = 0) {
+    PageOf(space, page).shown_at = ++clock_;
+  }
   void Took(uint32_t slot, uint64_t index);
   // What a take that began at `mark` should have shown; empty if it has.
   std::string MissedBy(uint64_t mark, uint32_t slot) const;
   // Nobody has to show the page any more: it is read now.
-  void ReadPage(HostPageNumber page) { dirty_since_[page] = 0; }
+  void ReadPage(HostPageNumber page, AddressSpaceId space = 0) {
+    PageOf(space, page).dirty_since = 0;
+  }
   // A page that was written and that no take has shown; `ExploredHost::kPages` for none.
   HostPageNumber FirstDirty() const;
 
   uint64_t Now() { return ++clock_; }
 
  private:
-  void WrotePage(HostPageNumber page);
+  // What the logs of an address space have to say of a host page.
+  struct Page {
+    uint64_t dirty_since = 0;  // 0: clean
+    uint64_t shown_at = 0;     // the last time
+  };
+
+  Page& PageOf(AddressSpaceId space, HostPageNumber page) { return pages_[space][page]; }
+  const Page& PageOf(AddressSpaceId space, HostPageNumber page) const {
+    return pages_[space][page];
+  }
+  // Whether a slot of the address space logs the page by now.
+  bool Logs(AddressSpaceId space, HostPageNumber page) const;
+  void WrotePage(AddressSpaceId space, HostPageNumber page);
   bool MayShow(Gfn gfn, HostPageNumber page, bool of_slot) const;
 
   const ExploredHost& host_;
@@ -127,8 +146,7 @@ class FlatModel {
   std::vector<bool> private_ = {false};
   std::vector<std::optional<HostPageNumber>> shown_ = {std::nullopt};
   std::vector<MemoryType> types_ = {MemoryType::kWriteBack};
-  std::array<uint64_t, ExploredHost::kPages> dirty_since_{};  // 0: clean
-  std::array<uint64_t, ExploredHost::kPages> shown_at_{};     // the last time
+  std::array<std::array<Page, ExploredHost::kPages>, 2> pages_{};
   uint64_t slots_changed_at_ = 0;
 };
 

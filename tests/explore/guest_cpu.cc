@@ -241,7 +241,7 @@ CpuEvent GuestCpu::Use(const Translation& translation, Gfn gfn, Access kind) {
                                           .rights = kind,
                                           .type = translation.type});
   if (!why.empty()) host_.fibers().Fail(absl::StrCat("a guest used ", why));
-  if (kind.can_write()) model_.Wrote(frame);
+  if (kind.can_write()) model_.Wrote(context_.space, frame);
   return CpuEvent::kNone;
 }
 
@@ -275,7 +275,7 @@ void GuestCpu::WriteSilently() {
   ForEachInReach([&](const Translation& kept, ViewId /*view*/) {
     if (!kept.dirty || !kept.rights.can_write()) return;
     for (uint64_t i = 0; i < std::min<uint64_t>(kept.pages, 8); ++i) {
-      model_.Wrote(kept.FrameOf(kept.first + PageCount(i)));
+      model_.Wrote(kept.context.space, kept.FrameOf(kept.first + PageCount(i)));
     }
   });
 }

@@ -16,6 +16,7 @@
 #include "tdp/mmu/vm/change.h"
 #include "tests/explore/explored_host.h"
 #include "tests/explore/flat_model.h"
+#include "tests/explore/slot_operations.h"
 #include "tests/explore/view_operations.h"
 #include "tests/explore/visitor.h"
 
@@ -32,6 +33,7 @@ bool Plain(const MachineKind& kind) {
 }
 bool HasView(const MachineKind& kind) { return kind.mode == GuestMode::kView; }
 bool HasEptpList(const MachineKind& kind) { return kind.vmfunc; }
+bool HasSmm(const MachineKind& kind) { return kind.smm; }
 bool HasVe(const MachineKind& kind) {
   return kind.options.virtualization_exceptions != Use::kNever;
 }
@@ -46,21 +48,19 @@ bool HasRing(const MachineKind& kind) { return kind.ring; }
 
 // --- Zaps
 
-constexpr Gfn kFew{1};
-constexpr uint64_t kFewPages = 3;
-
-void Zap(World& world, Gfn first, uint64_t pages, bool hold) {
+void Zap(World& world, Gfn first, uint64_t pages, bool hold, AddressSpaceId space = 0) {
   const uint64_t since = world.model().Now();
-  absl::StatusOr<PendingFlush> flush = world.vm().ZapRange(first, PageCount(pages));
+  absl::StatusOr<PendingFlush> flush = world.vm().ZapRange(first, PageCount(pages), space);
   world.Expect(flush.status(), "ZapRange");
   if (!flush.ok()) return;
   if (hold) world.HoldOn();
   flush->Settle();
-  world.CheckForgotten(0, first, pages, since);
+  world.CheckForgotten(space, first, pages, since);
 }
 
 void ZapFew(World& world) { Zap(world, kFew, kFewPages, false); }
 void ZapFewHeld(World& world) { Zap(world, kFew, kFewPages, true); }
+void ZapFewInSmm(World& world) { Zap(world, kFew, kFewPages, true, 1); }
 void ZapMany(World& world) { Zap(world, Gfn(0), 512, false); }
 
 void ZapEverything(World& world, bool hold) {
@@ -130,142 +130,11 @@ void TestAge(World& world) {
   world.Expect(world.vm().TestAge(ExploredHost::HvaOf(1), kPageSize).status(), "TestAge");
 }
 
-// --- Slots
-
-MemoryRegion RegionOf(World& world, const SlotVersion& version) {
-  MemoryRegion region = {
-      .slot = version.id,
-      .flags = (version.logs ? kSlotLogDirtyPages : 0) | (version.writable ? 0 : kSlotReadOnly),
-      .gpa = version.base.address(),
-      .size = version.pages * kPageSize};
-  if (version.names_frames) {
-    region.flags |= kSlotHostFrames;
-    region.hpa = world.host().FrameOf(version.first).address();
-  } else {
-    region.hva = ExploredHost::HvaOf(version.first);
-  }
-  return region;
-}
-
-// Slots are changed by one operator at a time where the model has to know what was there before.
-class SlotTurn {
- public:
-  explicit SlotTurn(World& world) : lock_(world.slots()) {}
-
- private:
-  MutexLock lock_;
-};
-
-void Delete(World& world, uint32_t id) {
-  const SlotTurn turn(world);
-  const SlotVersion* old = world.model().FindSlot(id);
-  if (old == nullptr) return;
-  world.model().ForgetDirty(id);
-  const absl::Status status = world.vm().SetMemoryRegion({.slot = id, .size = 0});
-  world.Expect(status, "SetMemoryRegion");
-  if (!status.ok()) return;
-  world.model().SettleSlot(id, nullptr);
-  world.CheckPromises();
-}
-
-// Changes or makes the slot `version.id`.
-void Set(World& world, const SlotVersion& version) {
-  world.model().OfferSlot(version);
-  const absl::Status status = world.vm().SetMemoryRegion(RegionOf(world, version));
-  world.Expect(status, "SetMemoryRegion");
-  if (!status.ok()) return;
-  world.model().SettleSlot(version.id, &version);
-  world.CheckPromises();
-}
-
-void DeleteSecond(World& world) { Delete(world, 1); }
-void DeleteInHole(World& world) { Delete(world, 2); }
-
-void MakeAnew(World& world) {
-  Delete(world, 1);
-  const SlotTurn turn(world);
-  if (world.model().FindSlot(1) != nullptr) return;
-  // Over other memory, so that what is left of the old slot shows.
-  Set(world,
-      {.id = 1, .base = World::kSecond, .pages = World::kSmallPages, .first = World::kThirdPages});
-}
-
-void MoveSecond(World& world) {
-  const SlotTurn turn(world);
-  const SlotVersion* old = world.model().FindSlot(1);
-  if (old == nullptr) return;
-  SlotVersion version = *old;
-  version.base = version.base == World::kSecond ? World::kElsewhere : World::kSecond;
-  Set(world, version);
-}
-
-void MakeInHole(World& world) {
-  const SlotTurn turn(world);
-  if (world.model().FindSlot(2) != nullptr) return;
-  Set(world, {.id = 2,
-              .base = World::kHole,
-              .pages = World::kSmallPages,
-              .first = World::kThirdPages + World::kSmallPages});
-}
-
-// The host's moves do not reach these pages, so their frames stay what they are.
-void MakeOfFrames(World& world) {
-  const SlotTurn turn(world);
-  if (world.model().FindSlot(2) != nullptr) return;
-  Set(world, {.id = 2,
-              .base = World::kHole,
-              .pages = World::kSmallPages,
-              .first = World::kThirdPages + World::kSmallPages,
-              .names_frames = true});
-}
-
-// Slot 1 goes and comes over other memory, and a few pages are zapped, in one batch; then the same
-// with a change that is refused, after which all is as it was.
-void MakeAnewAtOnce(World& world) {
-  const SlotTurn turn(world);
-  std::vector<Change> changes;
-  if (world.model().FindSlot(1) != nullptr) {
-    world.model().ForgetDirty(1);
-    changes.push_back(Change::Region({.slot = 1, .size = 0}));
-  }
-  const SlotVersion version{
-      .id = 1, .base = World::kElsewhere, .pages = World::kSmallPages, .first = World::kThirdPages};
-  changes.push_back(Change::Region(RegionOf(world, version)));
-  changes.push_back(Change::Zap(kFew, PageCount(kFewPages)));
-  world.model().OfferSlot(version);
-  const absl::Status made = world.vm().Apply(changes);
-  world.Expect(made, "Apply");
-  if (!made.ok()) return;
-  world.model().SettleSlot(1, &version);
-  world.CheckPromises();
-  // Slot 0 is in the way.
-  MemoryRegion overlapping = RegionOf(world, version);
-  overlapping.gpa = Gpa(0);
-  changes = {Change::Region({.slot = 1, .size = 0}), Change::Region(overlapping)};
-  if (!absl::IsAlreadyExists(world.vm().Apply(changes))) world.Fail("an overlap was not refused");
-}
-
-void SetLogging(World& world, uint32_t id, bool logs) {
-  const SlotTurn turn(world);
-  const SlotVersion* old = world.model().FindSlot(id);
-  if (old == nullptr || (logs && !old->writable)) return;
-  SlotVersion version = *old;
-  version.logs = logs;
-  if (!logs) world.model().ForgetDirty(id);
-  Set(world, version);
-}
-
-void LogOn(World& world) { SetLogging(world, 0, true); }
-void LogOff(World& world) { SetLogging(world, 0, false); }
-void LogSecondAndMove(World& world) {
-  SetLogging(world, 1, true);
-  MoveSecond(world);
-}
-
 // --- Dirty logs
 
 void Take(World& world) { world.TakeLog(0); }
 void TakeSecond(World& world) { world.TakeLog(1); }
+void TakeInSmm(World& world) { world.TakeLog(World::kSharedInSmm); }
 
 void PushDown(World& world) {
   const absl::Status status = world.vm().PushDownDirtyLog(0);
@@ -314,27 +183,6 @@ void DeviceWrites(World& world) {
     world.Expect(world.vm().MarkDirty((slot->base + PageCount(2)).address() + 8, 8), "MarkDirty");
     world.model().EndDeviceWrite(page, begun);
   }
-}
-
-// Every write that was over before the slot went is shown.
-void DeleteAndShow(World& world) {
-  SetLogging(world, 1, true);
-  const SlotTurn turn(world);
-  const SlotVersion* old = world.model().FindSlot(1);
-  if (old == nullptr || !old->logs) return;
-  world.HoldOn();
-  world.model().SetDeleting(true);
-  const absl::Status status = world.vm().DeleteSlot(1, [&](uint64_t base, uint64_t mask) {
-    for (; mask != 0; mask &= mask - 1) {
-      world.model().Took(1, base + static_cast<uint64_t>(std::countr_zero(mask)));
-    }
-  });
-  world.Expect(status, "DeleteSlot");
-  if (!world.uses_rings()) world.CheckShown(world.model().Now(), 1);
-  world.model().ForgetDirty(1);
-  world.model().SettleSlot(1, nullptr);
-  world.model().SetDeleting(false);
-  world.CheckPromises();
 }
 
 void HarvestAndReset(World& world) {
@@ -493,6 +341,13 @@ constexpr Operation kOperations[] = {
     {"view_frames", SetFrames, HasView},
     {"raises_ve", SetRaisesVe, HasVe},
     {"switch_view", SwitchView, HasView},
+    {"zap_in_smm", ZapFewInSmm, HasSmm},
+    {"log_on_in_smm", LogOnInSmm, HasSmm},
+    {"log_off_in_smm", LogOffInSmm, HasSmm},
+    {"take_in_smm", TakeInSmm, HasSmm},
+    {"move_smram", MoveSmram, HasSmm},
+    {"make_smram_anew", MakeSmramAnew, HasSmm},
+    {"swap_at_once", SwapAtOnce, HasSmm},
     {"vcpu", VcpuComesAndGoes, Always},
     {"prefault", Prefault, Plain},
     {"prefault_second", PrefaultSecond, Plain},

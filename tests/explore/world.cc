@@ -61,8 +61,25 @@ const std::vector<MachineKind>& MachineKinds() {
        .options = {.dirty_tracking = kDirtyBits},
        .mode = GuestMode::kView,
        .vmfunc = true},
+      {.name = "smm", .options = {.address_spaces = 2}, .smm = true},
   };
   return *kinds;
+}
+
+MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version) {
+  MemoryRegion region = {
+      .slot = version.id & 0xffff,
+      .address_space = version.space,
+      .flags = (version.logs ? kSlotLogDirtyPages : 0) | (version.writable ? 0 : kSlotReadOnly),
+      .gpa = version.base.address(),
+      .size = version.pages * kPageSize};
+  if (version.names_frames) {
+    region.flags |= kSlotHostFrames;
+    region.hpa = host.FrameOf(version.first).address();
+  } else {
+    region.hva = ExploredHost::HvaOf(version.first);
+  }
+  return region;
 }
 
 World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint64_t seed,
@@ -79,6 +96,7 @@ World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint
   if (kind.ring) TDP_CHECK(vm_->EnableDirtyRing(1024).ok());
   if (kind.manual) TDP_CHECK(vm_->SetManualDirtyLogProtect(kDirtyLogManualProtect).ok());
   MakeSlots(random);
+  if (kind.smm) MakeSlotsInSmm(random.Below(2) == 0);
   WriteGuestTables();
   if (kind.mode == GuestMode::kView) {
     view_ = *vm_->CreateView();
@@ -138,6 +156,21 @@ void World::MakeSlots(Random& random) {
                                   .hva = ExploredHost::HvaOf(kSecondPages)})
                 .ok());
   model_.SettleSlot(1, &second);
+}
+
+void World::MakeSlotsInSmm(bool logs) {
+  const auto make = [this](const SlotVersion& version) {
+    TDP_CHECK(vm_->SetMemoryRegion(RegionOf(host_, version)).ok());
+    model_.SettleSlot(version.id, &version);
+  };
+  make({.id = kSharedInSmm, .space = 1, .pages = kFirstPages, .first = 0, .logs = logs});
+  make({.id = kSmram, .space = 1, .base = kSecond, .pages = kSmallPages, .first = kSmramPages});
+}
+
+std::vector<uint32_t> World::Slots() const {
+  std::vector<uint32_t> slots = {0, 1, 2};
+  if (kind_.smm) slots.insert(slots.end(), {kSharedInSmm, kSmram});
+  return slots;
 }
 
 void World::WriteGuestTables() {
@@ -258,6 +291,10 @@ void World::OperatorDone() {
 }
 
 int World::RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool stay) {
+  if (kind_.smm && random.Below(3) == 0) {
+    // An SMI, or RSM.
+    Expect(vcpu.SetAddressSpace(vcpu.address_space() == 0 ? 1 : 0), "SetAddressSpace");
+  }
   Touched touch;
   CpuEvent event = CpuEvent::kNone;
   int done = 0;
@@ -449,7 +486,7 @@ void World::HarvestRings() {
     model_.Showed(page);
   });
   Expect(status, "HarvestDirtyRings");
-  for (const uint32_t slot : {0, 1, 2}) CheckShown(mark, slot);
+  for (const uint32_t slot : Slots()) CheckShown(mark, slot);
 }
 
 // What is over before a take is over for the thread that takes: it was told so.
@@ -470,14 +507,21 @@ void World::ResetRings() {
   CheckPromises();
 }
 
+absl::Status World::TakeDirtyLog(uint32_t slot, absl::FunctionRef<void()> also) {
+  return vm_->TakeDirtyLog(
+      slot & 0xffff,
+      [&](uint64_t base, uint64_t mask) {
+        for (uint64_t i = 0; i < 64; ++i) {
+          if ((mask >> i & 1) != 0) model_.Took(slot, base + i);
+        }
+        also();
+      },
+      static_cast<AddressSpaceId>(slot >> 16));
+}
+
 void World::TakeLog(uint32_t slot) {
   const uint64_t mark = BeginTake();
-  const absl::Status status = vm_->TakeDirtyLog(slot, [&](uint64_t base, uint64_t mask) {
-    for (uint64_t i = 0; i < 64; ++i) {
-      if ((mask >> i & 1) != 0) model_.Took(slot, base + i);
-    }
-    CheckPromises();
-  });
+  const absl::Status status = TakeDirtyLog(slot, [this] { CheckPromises(); });
   if (absl::IsNotFound(status)) return;
   Expect(status, "TakeDirtyLog");
   CheckShown(mark, slot);
@@ -490,12 +534,8 @@ std::string World::Judge() {
     HarvestRings();
     ResetRings();
   } else {
-    for (const uint32_t slot : {0, 1, 2}) {
-      const absl::Status status = vm_->TakeDirtyLog(slot, [&](uint64_t base, uint64_t mask) {
-        for (uint64_t i = 0; i < 64; ++i) {
-          if ((mask >> i & 1) != 0) model_.Took(slot, base + i);
-        }
-      });
+    for (const uint32_t slot : Slots()) {
+      const absl::Status status = TakeDirtyLog(slot, [] {});
       if (!status.ok() && !absl::IsNotFound(status)) return status.ToString();
     }
   }

@@ -12,10 +12,12 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/base/sync.h"
+#include "tdp/memslot/memory_region.h"
 #include "tdp/mmu/vcpu.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm_options.h"
@@ -43,7 +45,11 @@ struct MachineKind {
   bool ring = false;    // dirty rings
   bool manual = false;  // manual protection of the dirty log
   bool vmfunc = false;  // guests switch views without an exit
+  bool smm = false;     // guests go to address space 1 and back
 };
+
+// What makes a slot such.
+MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version);
 
 // Every kind, by name.
 const std::vector<MachineKind>& MachineKinds();
@@ -57,6 +63,11 @@ class World {
   static constexpr Gfn kElsewhere{3072};
   static constexpr Gfn kHole{4096};
   static constexpr uint64_t kSmallPages = 16;
+  // In the kind with SMM, address space 1 shows the memory of slot 0 as well, and at `kSecond`, or
+  // at `kElsewhere`, memory of its own.
+  static constexpr uint32_t kSharedInSmm = SlotIn(1, 0);
+  static constexpr uint32_t kSmram = SlotIn(1, 1);
+  static constexpr HostPageNumber kSmramPages = 1100;
   static constexpr HostPageNumber kSecondPages = 1024;
   static constexpr HostPageNumber kThirdPages = 1040;
   static constexpr HostPageNumber kShownPages = 1200;    // of no slot; the view shows them
@@ -118,6 +129,7 @@ class World {
   void HarvestRings();
   // Their pages are protected again, and read.
   void ResetRings();
+  // Of the slot with that number in the model.
   void TakeLog(uint32_t slot);
   // A take of a log begins; its mark. Every write before it must be shown by it.
   uint64_t BeginTake();
@@ -137,8 +149,12 @@ class World {
   };
 
   void MakeSlots(Random& random);
+  void MakeSlotsInSmm(bool logs);
+  std::vector<uint32_t> Slots() const;
   void WriteGuestTables();
   absl::Status StartGuest(Guest& guest);
+  // `also` is called after each word of the log.
+  absl::Status TakeDirtyLog(uint32_t slot, absl::FunctionRef<void()> also);
   // Before an access: a guest that may switch views does so now and then.
   void MaySwitch(GuestCpu& cpu, Random& random) const;
   void EnterContext(Vcpu& vcpu, GuestCpu& cpu, const GuestEntry& entry) const;
