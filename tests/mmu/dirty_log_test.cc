@@ -492,6 +492,18 @@ TEST_F(DirtyBits, APageThatCameWhileNothingWasLoggedIsFoundWhenItIsWrittenUnderT
   }
 }
 
+// The slot has the whole table of links, so that a harvest goes by what it has learned of it.
+TEST_F(DirtyBits, AWriteBelowATableThatCameAfterATakeIsInTheNextTake) {
+  guest_.AddSlot(0, Gpa(0), GiB(1), 0, kSlotLogDirtyPages);
+  guest_.Write(0, Gpa(0));
+  EXPECT_EQ(guest_.Take(0), Pages({0}));
+  EXPECT_EQ(guest_.Take(0), Pages());
+  constexpr uint64_t kPage = 300 * 512 + 7;
+  guest_.Read(0, PageAt(Gpa(0), kPage));
+  EXPECT_EQ(guest_.Write(0, PageAt(Gpa(0), kPage)), 0);
+  EXPECT_EQ(guest_.Take(0), Pages({kPage}));
+}
+
 TEST_F(DirtyBits, ATableThatComesBackForOtherFramesHasNothingOfItsLinesLeft) {
   guest_.AddSlot(0, Gpa(0), MiB(64), 0, kSlotLogDirtyPages);
   for (uint64_t round = 0; round < 200; ++round) {

@@ -195,6 +195,113 @@ TEST(Cpu, InvlpgOfALargePageDropsEveryPieceOfIt) {
   }
 }
 
+// --- the caches below the TLB: upper entries, and guest-physical translations
+
+// Two pages in each of two neighbouring tables, and no TLB.
+class UpperEntries : public testing::TestWithParam<const char*> {
+ protected:
+  UpperEntries() : world_(ConfigOf(GetParam())) {
+    for (const uint64_t page : kPages) {
+      world_.MapEpt(MiB(64) + page, MiB(512) + page);
+      world_.MapGuest(kGva + page, MiB(64) + page);
+    }
+    world_.Enter();
+  }
+  static CpuConfig ConfigOf(const char* preset) {
+    CpuConfig config;
+    config.policy = CachePolicy::kAdversarial;
+    config.caches = *CachePreset(preset);
+    config.caches.tlb = {};
+    return config;
+  }
+  Event Touch(uint64_t page, AccessKind kind) {
+    return world_.cpu().Access(Gva(kGva + page), kind).event;
+  }
+
+  static constexpr uint64_t kGva = 0x40000000;
+  static constexpr uint64_t kPages[] = {0, kPageSize, MiB(2), MiB(2) + kPageSize};
+  World world_;
+};
+
+TEST_P(UpperEntries, OfTheEptKeepTheRightsOfAllAboveThem) {
+  const uint64_t above = world_.EptEntryAt(MiB(64), 3);
+  world_.Store(above, world_.Load(above) & ~ept::kWrite);
+  for (const uint64_t page : kPages) {
+    EXPECT_EQ(Touch(page, AccessKind::kLoad), Event::kNone) << page;
+    EXPECT_EQ(Touch(page, AccessKind::kStore), Event::kEptViolation) << page;
+    EXPECT_EQ(Touch(page, AccessKind::kLoad), Event::kNone) << page;
+  }
+  for (const uint64_t page : {MiB(2) + kPageSize, kPageSize}) {
+    EXPECT_EQ(Touch(page ^ kPageSize, AccessKind::kLoad), Event::kNone) << page;
+    EXPECT_EQ(Touch(page, AccessKind::kStore), Event::kEptViolation) << page;
+  }
+}
+
+TEST_P(UpperEntries, OfTheGuestKeepTheRightsOfAllAboveThem) {
+  const uint64_t above = world_.GuestEntryAt(kGva, 3);
+  world_.Store(above, world_.Load(above) & ~kGuestWrite);
+  for (const uint64_t page : kPages) {
+    EXPECT_EQ(Touch(page, AccessKind::kLoad), Event::kNone) << page;
+    EXPECT_EQ(Touch(page, AccessKind::kStore), Event::kPageFault) << page;
+    EXPECT_EQ(Touch(page, AccessKind::kLoad), Event::kNone) << page;
+  }
+  for (const uint64_t page : {MiB(2) + kPageSize, kPageSize}) {
+    EXPECT_EQ(Touch(page ^ kPageSize, AccessKind::kLoad), Event::kNone) << page;
+    EXPECT_EQ(Touch(page, AccessKind::kStore), Event::kPageFault) << page;
+  }
+}
+
+TEST_P(UpperEntries, OfTheGuestGoWithAPageFaultBelowThem) {
+  const uint64_t absent = 7 * kPageSize;
+  ASSERT_EQ(Touch(0, AccessKind::kLoad), Event::kNone);
+  ASSERT_EQ(Touch(absent, AccessKind::kLoad), Event::kPageFault);
+  // The guest maps the page by another table.
+  const uint64_t table = world_.NewGuestFrame();
+  world_.Store(World::HpaOfGuest(table) + 7 * 8, MiB(64) | kGuestLeaf);
+  world_.Store(world_.GuestEntryAt(kGva, 2), table | kGuestTable);
+  EXPECT_EQ(Touch(absent, AccessKind::kLoad), Event::kNone);
+}
+
+INSTANTIATE_TEST_SUITE_P(Presets, UpperEntries, testing::Values("psc", "nested"),
+                         [](const auto& param) { return std::string(param.param); });
+
+TEST(NestedTlb, IsFollowedUntilItsViolationOrAnInvept) {
+  CpuConfig config;
+  config.policy = CachePolicy::kAdversarial;
+  config.caches = *CachePreset("nested");
+  config.caches.tlb = {};
+  World world(config);
+  const uint64_t leaf = world.MapEpt(MiB(64), MiB(512), 1, ept::kRead | kWriteBack);
+  world.MapGuest(0x40000000, MiB(64));
+  world.Enter();
+  const auto touch = [&](AccessKind kind) { return world.cpu().Access(Gva(0x40000000), kind); };
+  ASSERT_TRUE(touch(AccessKind::kLoad).ok());
+  world.Store(leaf, MiB(640) | kRwx | kWriteBack);
+  EXPECT_EQ(touch(AccessKind::kLoad).hpa, Hpa(MiB(512)));
+  EXPECT_EQ(touch(AccessKind::kStore).event, Event::kEptViolation) << "by the right it has kept";
+  EXPECT_EQ(touch(AccessKind::kStore).hpa, Hpa(MiB(640))) << "the violation dropped it";
+  world.Store(leaf, MiB(700) | kRwx | kWriteBack);
+  EXPECT_EQ(touch(AccessKind::kLoad).hpa, Hpa(MiB(640)));
+  ASSERT_TRUE(world.cpu().InveptSingle(world.eptp()));
+  EXPECT_EQ(touch(AccessKind::kLoad).hpa, Hpa(MiB(700)));
+}
+
+// SDM vol. 3C, 29.3.5: with A and D flags in the EPT every access to a guest table counts as a
+// write.
+TEST(Cpu, WithFlagsInTheEptAGuestTableInAReadOnlyPageIsAViolation) {
+  for (const bool flags : {false, true}) {
+    World world(NoCaches());
+    world.MapEpt(MiB(64), MiB(512));
+    world.MapGuest(0x40000000, MiB(64));
+    const uint64_t table = world.GuestEntryAt(0x40000000, 1) & ~uint64_t{kPageSize - 1};
+    const uint64_t leaf = world.EptEntryAt(table - World::kGuestMemory, 1);
+    world.Store(leaf, world.Load(leaf) & ~ept::kWrite);
+    world.Enter(flags);
+    EXPECT_EQ(world.cpu().Access(Gva(0x40000000), AccessKind::kLoad).event,
+              flags ? Event::kEptViolation : Event::kNone);
+  }
+}
+
 // A program that mostly stays on a page of code and one of data; some accesses cross into the next.
 std::vector<TraceRecord> StayingProgram(uint64_t seed) {
   std::mt19937_64 random(seed);

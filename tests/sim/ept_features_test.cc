@@ -147,6 +147,20 @@ TEST_F(PageModificationLog, HoldsEachPageOnceWhenItBecomesDirty) {
   EXPECT_EQ(world_.Load(log_ + 511 * 8), kGpa);
 }
 
+TEST_F(PageModificationLog, DoesNotHoldAPageThatWasDirtyBefore) {
+  world_.Store(leaf_, (world_.Load(leaf_) | ept::kDirty) & ~ept::kAccessed);
+  world_.cpu().InveptAll();
+  ASSERT_EQ(Touch(AccessKind::kStore), Event::kNone);
+  EXPECT_NE(world_.Load(leaf_) & ept::kAccessed, 0u);
+  EXPECT_EQ(world_.cpu().pml_index(), 511);
+}
+
+TEST_F(EptFeatures, ReservedBitsOfAnEntryThatIsNotPresentMeanNothing) {
+  world_.Store(leaf_, uint64_t{1} << 51 | 1 << 6);
+  world_.cpu().InveptAll();
+  EXPECT_EQ(Touch(), Event::kEptViolation);
+}
+
 TEST_F(PageModificationLog, WhenFullExitsBeforeTheAccessAndSetsNothing) {
   world_.cpu().set_pml_index(0);
   ASSERT_EQ(Touch(AccessKind::kStore), Event::kNone);

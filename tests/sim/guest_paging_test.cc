@@ -213,6 +213,83 @@ TEST_F(GuestPaging, PcidsKeepTranslationsApart) {
   EXPECT_FALSE(StillCached());
 }
 
+TEST_F(GuestPaging, ClearingPcideDropsTheTranslationsOfEveryPcid) {
+  SetCr4(kCr4Pcide);
+  const uint64_t cr3 = world_.cpu().registers().cr3;
+  const uint64_t cr4 = world_.cpu().registers().cr4;
+  constexpr uint64_t kKeep = uint64_t{1} << 63;
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 1), Event::kNone);
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | kKeep), Event::kNone);
+  ASSERT_EQ(world_.cpu().WriteCr4(cr4 & ~kCr4Pcide), Event::kNone);
+  ASSERT_EQ(world_.cpu().WriteCr4(cr4), Event::kNone);
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 1 | kKeep), Event::kNone);
+  EXPECT_FALSE(StillCached());
+}
+
+TEST_F(GuestPaging, WithoutPcidsBit63OfCr3KeepsNothing) {
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  ASSERT_EQ(world_.cpu().WriteCr3(world_.cpu().registers().cr3 | uint64_t{1} << 63), Event::kNone);
+  EXPECT_FALSE(StillCached());
+}
+
+TEST_F(GuestPaging, InvlpgDropsGlobalPagesAndTheUpperEntries) {
+  SetCr4(kCr4Pge);
+  SetLeaf(kGuestLeaf | kGuestGlobal);
+  ASSERT_TRUE(StillCached());
+  MoveSilently();
+  ASSERT_TRUE(StillCached());
+  world_.cpu().Invlpg(Gva(kGva));
+  EXPECT_FALSE(StillCached()) << "a global page";
+
+  // Another table above the leaf.
+  const uint64_t table = world_.NewGuestFrame();
+  world_.Store(World::HpaOfGuest(table) + (kGva >> 12 & 511) * 8, kGpa | kGuestLeaf);
+  world_.Store(world_.GuestEntryAt(kGva, 2), table | kGuestTable);
+  world_.cpu().Invlpg(Gva(kGva));
+  EXPECT_TRUE(StillCached()) << "by the new table";
+}
+
+TEST_F(GuestPaging, WithoutPcidsInvpcidTakesPcid0Alone) {
+  for (const int type : {0, 1}) {
+    EXPECT_EQ(world_.cpu().Invpcid(type, 1, Gva(kGva)), Event::kGeneralProtection) << type;
+    EXPECT_EQ(world_.cpu().Invpcid(type, 0, Gva(kGva)), Event::kNone) << type;
+  }
+}
+
+TEST_F(GuestPaging, ASmallPageInALargeOneOfTheEptIsCachedAsSmall) {
+  world_.MapEpt(GiB(2), GiB(8), 2);
+  world_.MapGuest(GiB(3), GiB(2) + 5 * kPageSize);
+  world_.MapGuest(GiB(3) + kPageSize, GiB(2) + 2 * kPageSize);
+  EXPECT_EQ(world_.cpu().Access(Gva(GiB(3)), AccessKind::kLoad).hpa, Hpa(GiB(8) + 5 * kPageSize));
+  EXPECT_EQ(world_.cpu().Access(Gva(GiB(3) + kPageSize), AccessKind::kLoad).hpa,
+            Hpa(GiB(8) + 2 * kPageSize));
+}
+
+TEST_F(GuestPaging, WithoutDirtyFlagsInTheEptAWriteIsCachedLikeARead) {
+  ASSERT_TRUE(Touch(AccessKind::kStore).ok());
+  world_.cpu().ClearCounters();
+  ASSERT_TRUE(Touch(AccessKind::kStore).ok());
+  EXPECT_EQ(world_.cpu().counters().tlb_hits, 1u);
+}
+
+TEST(LegacyPaging, SwitchingPagingOffDropsWhatWasCached) {
+  World world({}, PagingMode::k32Bit);
+  world.MapEpt(kGpa, kHpa);
+  world.MapEpt(kOtherGpa, kOtherHpa);
+  const uint64_t entry = world.MapGuest(kGva, kGpa);
+  world.Enter();
+  ASSERT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).hpa, Hpa(kHpa));
+  world.StoreGuest(entry, kOtherGpa | kGuestLeaf);
+  ASSERT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).hpa, Hpa(kHpa)) << "it is kept";
+  const uint64_t cr0 = world.cpu().registers().cr0;
+  ASSERT_EQ(world.cpu().WriteCr0(cr0 & ~kCr0Pg), Event::kNone);
+  ASSERT_EQ(world.cpu().WriteCr0(cr0), Event::kNone);
+  EXPECT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).hpa, Hpa(kOtherHpa));
+}
+
 TEST_F(GuestPaging, InvpcidTypesDropWhatTheyName) {
   SetCr4(kCr4Pcide | kCr4Pge);
   const uint64_t cr3 = world_.cpu().registers().cr3;
@@ -345,6 +422,34 @@ TEST(PaePaging, AReservedBitOfAPdpteRefusesTheLoadAndKeepsTheOldOnes) {
   }
   world.Store(kHpa + 8, 0x2000 | 0x20);
   EXPECT_EQ(world.cpu().LoadPdptes(), Event::kNone) << "not present: reserved bits do not matter";
+}
+
+TEST(PaePaging, EachPdpteMapsItsGiB) {
+  World world({}, PagingMode::kPae);
+  for (uint64_t i = 0; i < 4; ++i) {
+    world.MapEpt(kGpa + i * kPageSize, kHpa + i * kPageSize);
+    world.MapGuest(i * GiB(1), kGpa + i * kPageSize);
+  }
+  world.Enter();
+  for (uint64_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(world.cpu().Access(Gva(i * GiB(1)), AccessKind::kLoad).hpa,
+              Hpa(kHpa + i * kPageSize));
+  }
+}
+
+TEST(PaePaging, AChangeOfCr4LoadsThePdptesAnew) {
+  World world(NoCaches(), PagingMode::kPae);
+  world.MapEpt(kGpa, kHpa);
+  world.Enter();
+  world.Store(kHpa, 0x1000 | 1);
+  world.ChangeRegisters([](Registers& r) { r.cr3 = kGpa; });
+  ASSERT_EQ(world.cpu().LoadPdptes(), Event::kNone);
+  world.Store(kHpa, 0x3000 | 1);
+  const uint64_t cr4 = world.cpu().registers().cr4;
+  ASSERT_EQ(world.cpu().WriteCr4(cr4 | kCr4Smap), Event::kNone);
+  EXPECT_EQ(world.cpu().registers().pdptes[0], 0x1001u) << "SMAP asks for nothing";
+  ASSERT_EQ(world.cpu().WriteCr4(cr4 | kCr4Pge), Event::kNone);
+  EXPECT_EQ(world.cpu().registers().pdptes[0], 0x3001u);
 }
 
 TEST(PaePaging, APdpteOutOfReachIsAViolationWithoutALinearAddress) {

@@ -117,6 +117,35 @@ TEST(HostMemory, MigrateMovesTheContentAndDiscardLosesIt) {
   EXPECT_EQ(memory.Resolve(kHva, Access::Read())->order, 9) << "whole again after the discard";
 }
 
+TEST(HostMemory, AMoveCostsNoFrame) {
+  HostMemory memory({.size = GiB(1)});
+  ASSERT_TRUE(memory.Map(kHva, MiB(1)).ok());
+  for (ByteCount at = 0; at < MiB(1); at += kPageSize) {
+    ASSERT_TRUE(memory.Resolve(kHva + at, Access::Write()).ok());
+  }
+  const PageCount free = memory.free_frames();
+  ASSERT_TRUE(memory.Migrate(kHva, MiB(1)).ok());
+  EXPECT_EQ(memory.free_frames(), free);
+}
+
+TEST(HostMemory, APieceThatIsDiscardedInPartIsSmallInTheRest) {
+  HostMemory memory({.size = GiB(1)});
+  ASSERT_TRUE(memory.Map(kHva, MiB(4), {.order = 9}).ok());
+  ASSERT_EQ(memory.Resolve(kHva, Access::Write())->order, 9);
+  ASSERT_EQ(memory.Resolve(kHva + MiB(2), Access::Write())->order, 9);
+  ASSERT_TRUE(memory.Discard(kHva, MiB(2) + kPageSize).ok());
+  EXPECT_EQ(memory.Resolve(kHva + MiB(3), Access::Write())->order, 0);
+}
+
+TEST(FrameAllocator, HasAsManyFramesAsItSays) {
+  FrameAllocator allocator({.frames = PageCount(4096), .fragmentation = 0.5});
+  const PageCount said = allocator.free_frames();
+  uint64_t given = 0;
+  while (allocator.Allocate(0).has_value()) ++given;
+  EXPECT_EQ(given, said.raw());
+  EXPECT_EQ(allocator.free_frames(), PageCount(0));
+}
+
 TEST(HostMemory, ProtectAndUnmapDenyWhatTheySay) {
   HostMemory memory({.size = GiB(1)});
   ASSERT_TRUE(memory.Map(kHva, MiB(1)).ok());

@@ -46,9 +46,19 @@ TEST_F(FrameArenaTest, WhatIsFreedCanBeHadAgainWhole) {
 }
 
 TEST_F(FrameArenaTest, FreeingTwiceAborts) {
+  const Hpa pages = *arena_.Allocate(3 * kPageSize, kPageSize);
+  arena_.Free(pages, 2 * kPageSize);
+  EXPECT_DEATH(arena_.Free(pages, kPageSize), "check failed");
+  EXPECT_DEATH(arena_.Free(pages + kPageSize, 2 * kPageSize), "check failed") << "the first of two";
+}
+
+TEST_F(FrameArenaTest, WhatIsAskedForInZerosIsZero) {
   const Hpa page = *arena_.Allocate(kPageSize, kPageSize);
+  auto* const words = arena_.PointerTo<uint64_t>(page);
+  words[0] = words[511] = 0x1234;
   arena_.Free(page, kPageSize);
-  EXPECT_DEATH(arena_.Free(page, kPageSize), "check failed");
+  ASSERT_EQ(*arena_.AllocateZeroed(kPageSize, kPageSize), page);
+  EXPECT_EQ(words[0] | words[511], 0u);
 }
 
 TEST_F(FrameArenaTest, RandomPiecesNeverOverlapAndNothingIsLost) {

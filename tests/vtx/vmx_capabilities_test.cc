@@ -76,6 +76,14 @@ TEST(DecodeCapabilities, ReadsEveryPowerOfTheEngine) {
   EXPECT_EQ(c.direct_map_offset, 0x1000u);
 }
 
+TEST(DecodeCapabilities, SubPageRightsAreTheirOwnControl) {
+  VmxMsrs msrs = TigerLake();
+  msrs.secondary = Range(0, 0x02977fff & ~secondary::kSpp);
+  const Capabilities c = *DecodeCapabilities(msrs, 0);
+  EXPECT_TRUE(c.pml);
+  EXPECT_FALSE(c.spp);
+}
+
 TEST(DecodeCapabilities, VmFunctionsWithoutEptpSwitchingAreNoEptpSwitching) {
   VmxMsrs msrs = TigerLake();
   msrs.vm_functions = 0;
