@@ -16,8 +16,12 @@ namespace tdp::judge {
 namespace {
 
 constexpr size_t kArenaBytes = kFrames * kPageSize;
-// Low enough for a physical address of 46 bits, and aligned to the largest allocation.
-constexpr uint64_t kViewAddress = uint64_t{0x2a} << 32;
+// Low enough for a physical address of 46 bits, and aligned to the largest allocation. Several, for
+// several judges in a process; the last two are free where AddressSanitizer has all below 2^44.
+constexpr uint64_t kViewAddresses[] = {
+    uint64_t{0x2a} << 32, uint64_t{0x54} << 32, uint64_t{0x7e} << 32,
+    uint64_t{0xa8} << 32, uint64_t{0x2a} << 40, uint64_t{0x2b} << 40,
+};
 constexpr uint64_t kPhysicalAddress = uint64_t{0x35} << 32;
 // No present entry in either format.
 constexpr uint64_t kPoison = 0x0badf4eef4ee0000;
@@ -30,8 +34,8 @@ Frames::Frames(bool identity) : states_(kFrames, 0) {
   TDP_CHECK(file >= 0);
   TDP_CHECK(ftruncate(file, kArenaBytes) == 0);
   void* view = MAP_FAILED;
-  for (uint64_t at = kViewAddress; view == MAP_FAILED && at < 8 * kViewAddress;
-       at += kViewAddress) {
+  for (const uint64_t at : kViewAddresses) {
+    if (view != MAP_FAILED) break;
     view = mmap(reinterpret_cast<void*>(at), kArenaBytes, PROT_READ | PROT_WRITE,
                 MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0);
   }
