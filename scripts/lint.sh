@@ -42,6 +42,17 @@ quick_checks() {
   [[ $failed == 0 ]]
 }
 
+# check_fuzz_targets COUNTS_FILE [--all]: clang's view of what gcc alone builds in ./run test; one
+# test.
+check_fuzz_targets() {
+  if python3 scripts/check_fuzz.py "${@:2}"; then
+    printf 'fuzz 1 0 0\n' >>"$1"
+  else
+    printf 'fuzz 0 1 0\n' >>"$1"
+    return 1
+  fi
+}
+
 # Sources that differ from the upstream branch (or, without one, from the last commit); for a header
 # the source beside it.
 changed_sources() {
@@ -79,8 +90,9 @@ lint() {
   counts=$(mktemp)
   phase "set-up" require "${BUILD_PACKAGES[@]}" "${FORMAT_PACKAGES[@]}" "${TIDY_PACKAGES[@]}"
   phase "format, files, layers" quick_checks "$counts" || status=1
-  rm -f "$counts"
   fetch_sources
+  phase "fuzz targets by clang" check_fuzz_targets "$counts" --all || status=1
+  rm -f "$counts"
   phase "clang-tidy" tidy "$@" || status=1
   print_phases
   return "$status"
