@@ -11,8 +11,8 @@
 namespace tdp {
 namespace {
 
-// The pages from `page` to the end of the piece of host memory around it. Its frames are aligned;
-// the addresses at which the host has it need not be.
+// Returns how many pages there are from `page` to the end of the piece of host memory around it.
+// Its frames are aligned; the addresses at which the host has it need not be.
 PageCount PagesFrom(const HostPage& page) {
   return page.piece() - (page.hfn - page.hfn.AlignDown(page.piece()));
 }

@@ -29,8 +29,8 @@ namespace tdp {
 // Names a vCPU of one `Vm`: dense, from 0, and used again after its `Vcpu` is destroyed.
 using VcpuId = uint32_t;
 
-// Tells what the machine offers. Read once, when the `Vm` is made: asking for a power that is not
-// here fails there, not at the first fault.
+// Tells what the machine offers. The engine reads it once, when the `Vm` is made: asking for a
+// power that is not here fails there, not at the first fault.
 struct Capabilities {
   EptCapabilities ept;             // walk lengths, 2M/1G leaves, A/D, execute-only, INVEPT types
   int physical_address_bits = 46;  // MAXPHYADDR, 32 to 52
@@ -42,8 +42,8 @@ struct Capabilities {
   bool shadow_paging = false;      // guests can run without EPT; `InvalidateLinear` does its work
   // Every fault asks `Backend::ResolvePage`; that costs a little more, and prefault goes by page.
   bool resolves_pages = false;
-  // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64). Guest memory
-  // in which tables of the guest's may lie is so too where the engine reads them: for
+  // A table at `hpa` is reachable at the pointer `hpa + direct_map_offset` (mod 2^64). The same
+  // holds for guest memory in which the engine reads the guest's own tables: with
   // `Vcpu::WalkGuest`, `Paging::kShadow` and `VmOptions::nested`, frames that slots and views name
   // included.
   uintptr_t direct_map_offset = 0;
@@ -64,7 +64,7 @@ struct HostPage {
   }
 };
 
-// A page that the engine asks for: what `Backend::Resolve` is told, and what it is for.
+// A page that the engine asks for, with what `Backend::Resolve` is told and whom the page is for.
 struct PageRequest {
   Hva hva;
   Access access;
@@ -84,7 +84,7 @@ struct HostRun {
 class Backend;
 
 namespace internal {
-// `Backend::ResolveRange` by calls of `Resolve`.
+// Does what `Backend::ResolveRange` promises by calls of `Resolve`.
 absl::StatusOr<size_t> ResolveByPage(Backend& backend, Hva hva, PageCount pages, Access access,
                                      absl::Span<HostRun> runs);
 }  // namespace internal
@@ -95,59 +95,63 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Constant for the life of the backend, and quick.
+  // Returns what the machine offers. It is constant for the life of the backend, and the call is
+  // quick.
   virtual const Capabilities& capabilities() const = 0;
 
-  // `kTableBlockBytes` of memory, aligned to that, physically contiguous and inside the direct map;
-  // its content does not matter. ResourceExhausted if there is none: the operation under way then
-  // fails as a whole and can be tried again. Called with no lock of the engine held, so it may wait
-  // for what other threads do with the `Vm`: for pages of guests that are taken back, say.
+  // Returns `kTableBlockBytes` of memory, aligned to that, physically contiguous and inside the
+  // direct map; its content does not matter. ResourceExhausted if there is none: the operation
+  // under way then fails as a whole and can be tried again. The engine calls it with no lock of its
+  // own held, so it may wait for what other threads do with the `Vm`: for pages of guests that are
+  // taken back, say.
   virtual absl::StatusOr<Hpa> AllocateTableBlock() = 0;
 
   // Takes back a block. No CPU can reach it any more.
   virtual void FreeTableBlock(Hpa block) = 0;
 
-  // The host page behind `hva` for an access of `access`, which may be of no kind: brings it in,
-  // breaks its sharing, and so on. May block; called with no lock held, and may be called again for
-  // the same page. The engine calls `Vm::InvalidateHostRange`'s rules upon the answer: whoever
+  // Returns the host page behind `hva` for an access of `access`, which may be of no kind: brings
+  // the page in, breaks its sharing, and so on. May block; the engine holds no lock, and may ask
+  // for the same page again. `Vm::InvalidateHostRange` says what the answer obliges to: whoever
   // takes the page away tells the `Vm`. Errors: PermissionDenied if the host has no such right
   // there, NotFound if nothing is mapped there (both reach the embedder as the fault's status);
   // Unavailable if the page may come later (the fault ends as `FaultOutcome::kBlocked`).
   virtual absl::StatusOr<HostPage> Resolve(Hva hva, Access access) = 0;
 
-  // In place of `Resolve` and `ResolveRange` with `Capabilities::resolves_pages`; errors the same.
+  // The engine calls this in place of `Resolve` and `ResolveRange` if
+  // `Capabilities::resolves_pages` is set. The errors are those of `Resolve`.
   virtual absl::StatusOr<HostPage> ResolvePage(const PageRequest& request) {
     return Resolve(request.hva, request.access);
   }
 
-  // `Resolve` for the `pages` pages from `hva` on, of which there is at least one, as far as they
-  // fit into `runs`, which is not empty: returns how many runs were filled in. The first begins at
-  // `hva`, each next one where the one before ends; fewer pages than asked for is no error, and
-  // more are cut off. The errors are those of `Resolve` for the first page. The default asks
-  // `Resolve` page by page (a large page at once); a port that knows better makes prefault faster,
-  // and faults of shadowed and nested guests, which ask for a few pages beside their own.
+  // Does what `Resolve` does for the `pages` pages from `hva` on, of which there is at least one,
+  // as far as they fit into `runs`, which is not empty: returns how many runs were filled in. The
+  // first begins at `hva`, each next one where the one before ends; fewer pages than asked for is
+  // no error, and more are cut off. The errors are those of `Resolve` for the first page. The
+  // default asks `Resolve` page by page (a large page at once); a port that knows better makes
+  // prefault faster, and faults of shadowed and nested guests, which ask for a few pages beside
+  // their own.
   virtual absl::StatusOr<size_t> ResolveRange(Hva hva, PageCount pages, Access access,
                                               absl::Span<HostRun> runs) {
     return internal::ResolveByPage(*this, hva, pages, access, runs);
   }
 
   // Drops the guest-physical and combined translations of `root` (INVEPT single-context) from the
-  // CPU this is called on, which is about to run `vcpu`. Called outside the guest, by the vCPU's
-  // thread.
+  // CPU that it is called on, which is about to run `vcpu`. The vCPU's thread calls it outside the
+  // guest.
   virtual void Invalidate(VcpuId vcpu, Eptp root) = 0;
 
-  // Does the same for every root (INVEPT all-context).
+  // Drops those of every root (INVEPT all-context), under the same conditions.
   virtual void InvalidateAll(VcpuId vcpu) = 0;
 
-  // Drops the linear translations of `vcpu` (INVVPID single-context) from the CPU this is called
-  // on, as above. Called only where the guest's paging is shadowed. Nothing has to be done for
-  // vCPUs without a VPID, whose entries drop them.
+  // Drops the linear translations of `vcpu` (INVVPID single-context), under the same conditions.
+  // The engine calls it only where the guest's paging is shadowed. Nothing has to be done for vCPUs
+  // without a VPID, whose entries drop them.
   virtual void InvalidateLinear(VcpuId /*vcpu*/) {}
 
   // Makes each of `vcpus` leave the guest soon (an IPI or NMI that causes an exit). A kick that
   // arrives between `Vcpu::EnterGuest` and the entry itself must not be lost: the entry then exits
-  // at once. Need not wait: the engine waits for the vCPU to hand its `GuestEntry` back. Called
-  // with no lock of the engine held but `Vm`'s own for its changes, by several threads at once. A
+  // at once. It need not wait: the engine waits for the vCPU to hand its `GuestEntry` back. Several
+  // threads may call it at once, with no lock of the engine held but `Vm`'s own for its changes. A
   // vCPU may have left the guest meanwhile, its `Vcpu` may be gone or its id another's: such a kick
   // does no harm.
   virtual void Kick(absl::Span<const VcpuId> vcpus) = 0;

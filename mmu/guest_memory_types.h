@@ -12,7 +12,7 @@
 
 namespace tdp {
 
-// The registers as a guest writes them.
+// Holds the memory type range registers as the guest wrote them.
 struct MtrrState {
   static constexpr int kFixedRegisters = 11;
   static constexpr int kVariableRanges = 10;
@@ -21,7 +21,8 @@ struct MtrrState {
     uint64_t mask = 0;  // IA32_MTRR_PHYSMASKn: valid in bit 11
   };
 
-  // Type of what no range holds in bits 7:0, fixed ranges on in bit 10, MTRRs on in bit 11.
+  // Bits 7:0 are the type of memory that no range holds, bit 10 enables the fixed ranges, bit 11
+  // all.
   uint64_t default_type = 0;  // IA32_MTRR_DEF_TYPE
   // 64K_00000, 16K_80000, 16K_A0000, 4K_C0000, 4K_C8000, … 4K_F8000; a byte for each eighth.
   std::array<uint64_t, kFixedRegisters> fixed = {};
@@ -32,15 +33,16 @@ struct MtrrState {
 
 // Tells how guest memory is cached (KVM's vmx_get_mt_mask).
 struct GuestMemoryTypes {
-  // A device reads and writes memory past the caches: what the guest says of types counts. Else all
-  // memory is write-back whatever the guest says, which is as correct and faster.
+  // True if a device reads and writes memory past the caches: then the types that the guest asks
+  // for count. Without one all memory is write-back whatever the guest says, which is as correct
+  // and faster.
   bool non_coherent_dma = false;
-  // The guest runs with CR0.CD set; counts with `non_coherent_dma` only.
+  // True if the guest runs with CR0.CD set. It counts with `non_coherent_dma` only.
   bool caches_disabled = false;
   MtrrState mtrrs;
 };
 
-// How a range of a view is cached, whatever slot, host and the guest's MTRRs say.
+// Says how a range of a view is cached, whatever slot, host and the guest's MTRRs say.
 struct ViewMemoryType {
   MemoryType type = MemoryType::kWriteBack;
   bool ignore_pat = true;  // else the guest's PAT has a say, too (SDM, "EPT and Memory Typing")

@@ -12,13 +12,13 @@
 
 namespace tdp {
 
-// Tells what a lookup found.
+// Says what a lookup of one guest frame found.
 struct Translation {
   EptEntry entry;
   Level level = kLevel4K;
   Access access;  // the AND over the whole walk; empty where nothing is mapped
   bool is_mapped() const { return entry.kind(level) == EntryKind::kLeaf; }
-  // The host frame of `gfn`, which the lookup was for.
+  // Returns the host frame of `gfn`, which is the frame that the lookup was for.
   Hfn FrameOf(Gfn gfn) const {
     return entry.frame() + PageCount(gfn.raw() & (level.pages().raw() - 1));
   }

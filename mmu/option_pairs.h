@@ -15,7 +15,8 @@
 
 namespace tdp {
 
-// A field of `VmOptions` away from its default, or a call.
+// Names something that an embedder may ask for: a field of `VmOptions` away from its default, or a
+// call.
 enum class Feature : uint8_t {
   kShadowPaging,
   kFiveLevels,
@@ -54,7 +55,7 @@ enum class Feature : uint8_t {
 };
 inline constexpr int kFeatures = static_cast<int>(Feature::kCount);
 
-// As an embedder writes it: "VmOptions.nested", "Vm::CreateView".
+// Returns the name as an embedder writes it: "VmOptions.nested", "Vm::CreateView".
 std::string_view FeatureName(Feature feature);
 inline constexpr bool IsCall(Feature feature) { return feature >= Feature::kViews; }
 // Returns whether the field is away from its default so that the feature is asked for. False for
@@ -71,14 +72,14 @@ struct RefusedPair {
   std::string_view why;
 };
 
-// All of them; a pair that is not here works.
+// Returns every pair that is refused; a pair that is not among them works.
 absl::Span<const RefusedPair> RefusedPairs();
-// Null if the two, in either order, work together.
+// Returns the refusal of the two, in either order, or null if they work together.
 const RefusedPair* FindRefused(Feature a, Feature b);
 
-// OK, or what is refused of the options together, naming both.
+// Returns OK, or a status that names both options of a pair that is refused.
 absl::Status CheckPairs(const VmOptions& options);
-// Does the same for `call` on a `Vm` with these options.
+// Returns OK, or the refusal of `call` on a `Vm` with these options.
 absl::Status CheckCall(const VmOptions& options, Feature call);
 
 }  // namespace tdp

@@ -13,8 +13,8 @@
 
 namespace tdp {
 
-// Says what happened. All but `kError` are everyday outcomes; what the embedder does is in the
-// comments.
+// Says how a fault ended, and in the comments what the embedder does then. All but `kError` are
+// everyday outcomes.
 enum class FaultOutcome : uint8_t {
   kFixed,     // the tables changed: run the guest on
   kSpurious,  // the tables already allowed it (another vCPU was faster, or a stale translation):
@@ -30,7 +30,7 @@ enum class FaultOutcome : uint8_t {
   kError,          // `FaultResult::status` says why; the tables are as they were
 };
 
-// Says which memory the guest's access is for, as far as hardware says.
+// Says whether the guest's access is for private or shared memory, as far as hardware tells.
 enum class Privacy : uint8_t {
   kAsSet,  // whichever `Vm::SetMemoryAttributes` gives the frame
   kPrivate,
@@ -45,7 +45,7 @@ struct [[nodiscard]] FaultResult {
   Level level = kLevel4K;
   // OK unless `outcome` is kError.
   absl::Status status = absl::OkStatus();
-  // With kViewDenied: what the access wanted and the view denies.
+  // After kViewDenied, what the access wanted and the view denies.
   Access denied = Access::None();
 };
 

@@ -26,7 +26,7 @@ enum class PagingKind : uint8_t {
   kShadow,         // tables that shadow the guest's own; there is no EPT
 };
 
-// The options have passed `CheckPairs`.
+// Returns the kind of tables that `options` ask for. They have passed `CheckPairs`.
 PagingKind PagingKindOf(const VmOptions& options);
 
 // Returns whether guests run on an EPT.
@@ -43,7 +43,7 @@ constexpr bool KeepsReverseMap(PagingKind kind) { return kind != PagingKind::kDi
 // optimization nothing of mmu/shadow, mmu/reverse_mapped and rmap is referred to: owners of what is
 // not there are null pointers that the compiler knows to be null.
 
-// Unimplemented, naming the option, for a kind that the build has no code for.
+// Returns OK, or Unimplemented, naming the option, for a kind that the build has no code for.
 absl::Status CheckKindIsBuilt(const VmOptions& options);
 
 #ifdef TDP_NO_SHADOW

@@ -17,7 +17,7 @@ class FlushClock;
 // that keeps access to memory it has lost.
 class [[nodiscard]] PendingFlush {
  public:
-  // Owes nothing.
+  // Makes one that owes nothing.
   PendingFlush() = default;
   PendingFlush(PendingFlush&& other) noexcept
       : clock_(std::exchange(other.clock_, nullptr)), generation_(other.generation_) {}
@@ -35,9 +35,9 @@ class [[nodiscard]] PendingFlush {
   void Merge(PendingFlush&& other);
 
   // Returns when every vCPU has flushed or left the guest (it then flushes as it enters again), and
-  // frees tables that waited for this. Waits for vCPUs in the guest: not for a thread that holds a
-  // `GuestEntry` of the same `Vm`, nor inside an MMU section. Two loads if someone has settled a
-  // later flush; a look at each vCPU if none is in the guest.
+  // frees tables that waited for this. It waits for vCPUs in the guest, so a thread that holds a
+  // `GuestEntry` of the same `Vm`, or is inside an MMU section, must not call it. It costs two
+  // loads if someone has settled a later flush, and a look at each vCPU if none is in the guest.
   void Settle();
 
  private:

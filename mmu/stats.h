@@ -28,7 +28,7 @@ struct FaultStats {
   uint64_t fast = 0;     // of `fixed` and `spurious`: answered without asking the host
   uint64_t splits = 0;   // large leaves split: a flush each
   uint64_t flushes = 0;  // made as the guest was entered
-  // These two count where tables of the guest's are shadowed.
+  // These two count where tables of the guest's are shadowed only.
   uint64_t guest_faults = 0;     // its own; of a nested hypervisor, what it gets of its guest's
   uint64_t emulated_writes = 0;  // writes to page tables that were given back to be emulated
   std::array<uint64_t, 3> leaves_installed = {};  // 4K, 2M, 1G; given more rights in place included
@@ -37,7 +37,7 @@ struct FaultStats {
 };
 
 // Counts what the shadow of a guest's paging does, all address spaces together, by the names of
-// KVM's statistics. Plain numbers since the VM was made.
+// KVM's statistics.
 struct ShadowStats {
   uint64_t mmu_shadow_zapped = 0;  // pages zapped, whatever the reason
   uint64_t mmu_pte_write = 0;      // writes to tables that are shadowed
@@ -49,7 +49,8 @@ struct ShadowStats {
   uint64_t pages = 0;              // pages now
 };
 
-// A snapshot; the parts are read one after the other while vCPUs run.
+// Holds the counters of a `Vm`. Its parts are read one after the other while vCPUs run, so that
+// they are not of one moment.
 struct VmStats {
   FaultStats faults;                   // vCPUs that are gone included
   uint64_t zaps = 0;                   // structural operations that took mappings away

@@ -64,11 +64,11 @@ class [[nodiscard]] GuestEntry {
   Eptp eptp_;
 };
 
-// Made by `Vm::CreateVcpu`, destroyed before its `Vm`. Used by one thread at a time; that thread
-// may change.
+// One virtual CPU of a `Vm`. `Vm::CreateVcpu` makes it, and it is destroyed before its `Vm`. One
+// thread at a time uses it; that thread may change.
 class Vcpu {
  public:
-  // The vCPU is not in the guest.
+  // By then the vCPU is not in the guest.
   ~Vcpu();
 
   Vcpu(const Vcpu&) = delete;
@@ -122,23 +122,23 @@ class Vcpu {
   // Maps [gpa, gpa + size) as faults of `access` would, without setting A and D: by whole tables
   // where it can. Bytes, page aligned. Returns how many bytes from `gpa` on are mapped now; fewer
   // than asked for if something is in the way there: the call for the rest then says what. So it is
-  // an error only where not even the first page could be mapped (KVM_PRE_FAULT_MEMORY). Pages
-  // whose invalidation is in progress are in the way. The host is asked for each page once as one
-  // of a table, and where that was in vain by itself, up to 16 times.
-  // InvalidArgument (alignment, no size, wrapping, beyond the guest's width, an access that no
-  // fault has), FailedPrecondition (the vCPU is in the guest, or the frame is private and its slot
-  // has no such memory), NotFound (no memory there, or a
-  // write to read-only memory), PermissionDenied (the view denies it), Unavailable (the host page
-  // is not there yet, or memory keeps changing), ResourceExhausted (no table memory), and what
-  // `Backend::Resolve` answers.
+  // an error only where not even the first page could be mapped (KVM_PRE_FAULT_MEMORY). Pages whose
+  // invalidation is in progress are in the way. The host is asked for each page once as one of a
+  // table, and where that was in vain by itself, up to 16 times. InvalidArgument (alignment, no
+  // size, wrapping, beyond the guest's width, an access that no fault has), FailedPrecondition (the
+  // vCPU is in the guest, or the frame is private and its slot has no such memory), NotFound (no
+  // memory there, or a write to read-only memory), PermissionDenied (the view denies it),
+  // Unavailable (the host page is not there yet, or memory keeps changing), ResourceExhausted (no
+  // table memory), and what `Backend::Resolve` answers.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access = Access::Read());
 
-  // The address space whose slots and tables the guest uses from its next entry on (1 in SMM), on
-  // its base view. InvalidArgument if the `Vm` has no such space, FailedPrecondition in the guest.
+  // Sets the address space whose slots and tables the guest uses from its next entry on (1 in SMM),
+  // on its base view. InvalidArgument if the `Vm` has no such space, FailedPrecondition in the
+  // guest.
   absl::Status SetAddressSpace(AddressSpaceId space);
   AddressSpaceId address_space() const;
 
-  // The view, of that address space, on which the guest runs from its next entry on. Flushes
+  // Sets the view, of that address space, on which the guest runs from its next entry on. Flushes
   // nothing by itself: translations are tagged by their root. After an exit of a guest that may
   // switch views by VMFUNC, call it with the index in the list of EPTPs that the VMCS shows
   // (`Vm::EptpList`). NotFound if there is no such view, FailedPrecondition in the guest.
@@ -169,13 +169,14 @@ class Vcpu {
   // violations go to `NestedVcpu::HandleViolation`.
   NestedVcpu* nested();
 
-  // Any thread.
+  // Returns what this vCPU has counted. Any thread may ask.
   FaultStats stats() const;
 
-  // The pages that this vCPU wrote, if the `Vm` logs into rings; else null. It may begin with
-  // entries of a vCPU that is gone; with those of this one it goes to `Vm::HarvestDirtyRings` and
-  // the next vCPU when this object is destroyed. The collector's side belongs to one thread at a
-  // time, calls of `Vm::HarvestDirtyRings` and `Vm::ResetDirtyRings` included.
+  // Returns the ring of pages that this vCPU wrote, if the `Vm` logs into rings; else null. It may
+  // begin with entries of a vCPU that is gone; with those of this one it goes to
+  // `Vm::HarvestDirtyRings` and the next vCPU when this object is destroyed. The collector's side
+  // belongs to one thread at a time, calls of `Vm::HarvestDirtyRings` and `Vm::ResetDirtyRings`
+  // included.
   DirtyRing* dirty_ring();
 
  private:

@@ -34,12 +34,14 @@ namespace tdp {
 class Change;  // tdp/mmu/vm/change.h
 class Engine;
 
-// What aging a range found.
+// Says what `Vm::AgeHostRange` found, and carries the flush that it owes.
 struct [[nodiscard]] AgeResult {
   bool young = false;  // the guest has used some page of it since it was last aged
   PendingFlush flush;
 };
 
+// One guest's physical memory: its slots and the tables that map them.
+//
 // Thread-safe. A thread that holds a `GuestEntry` of this `Vm` calls nothing here but `Stats`,
 // `Translate` and `MarkDirty`: what waits for vCPUs to leave the guest would wait for the caller.
 // Those three wait for nobody who waits for a vCPU.
@@ -49,12 +51,12 @@ struct [[nodiscard]] AgeResult {
 // (docs/locking.md, "Promises").
 class Vm : public GuestMemory {
  public:
-  // `backend` outlives the `Vm`. InvalidArgument or FailedPrecondition, naming field and value, for
-  // options out of range or beyond the backend's powers; ResourceExhausted without memory for the
-  // root tables.
+  // Makes a VM on `backend`, which outlives it. InvalidArgument or FailedPrecondition, naming field
+  // and value, for options out of range or beyond the backend's powers; ResourceExhausted without
+  // memory for the root tables.
   static absl::StatusOr<std::unique_ptr<Vm>> Create(Backend& backend,
                                                     const VmOptions& options = {});
-  // Every `Vcpu` is gone and every `PendingFlush` is settled.
+  // By then every `Vcpu` is gone and every `PendingFlush` is settled.
   ~Vm() override;
 
   Vm(const Vm&) = delete;
@@ -67,35 +69,35 @@ class Vm : public GuestMemory {
   absl::Status SetMemoryRegion(const MemoryRegion& region) override;
 
   // Makes `changes` (tdp/mmu/vm/change.h) together, as their calls would one after the other: each
-  // is checked where those before it are done. If one is refused or lacks memory nothing at all has
-  // changed; the status is that call's with "change N: " in front, N from 0. All that is taken away
-  // goes in one writer's section and one flush; then what is new shows, in part to a fault
-  // meanwhile. Allocates; waits for vCPUs to leave the guest.
+  // is checked as if those before it were done. If one is refused or lacks memory nothing at all
+  // has changed; the status is that call's with "change N: " in front, N from 0. All that is taken
+  // away goes in one writer's section and one flush; then what is new appears, and a fault
+  // meanwhile may see a part of it. Allocates; waits for vCPUs to leave the guest.
   absl::Status Apply(absl::Span<const Change> changes);
 
-  // Maps [gpa, gpa + size), page-aligned bytes, for all that slot, host and view allow, with the
-  // largest leaves: of host frames without a question to anyone (512 GiB are one table below the
-  // root), of others as `Vcpu::Prefault` of an access of no kind. W that a log of earlier or aging
-  // took comes back, unless writes are logged now. Sets no A or D and marks nothing as written; no
-  // statistic has it. Returns how many bytes from `gpa` on are mapped, and errors, as `Prefault`;
-  // NotFound for a view that is not there, FailedPrecondition with `Paging::kShadow`. Allocates;
-  // blocks where the host does; waits for vCPUs to leave the guest only where a page has become
-  // another, or a part of a large one, and the host has not said so.
+  // Maps [gpa, gpa + size), page-aligned bytes, with all rights that slot, host and view allow, in
+  // the largest leaves. It maps host frames without asking anyone (512 GiB are one table below the
+  // root), and other memory as `Vcpu::Prefault` of an access of no kind does. W that an earlier log
+  // or aging took comes back, unless writes are logged now. No A or D bit is set, nothing is marked
+  // as written, and no statistic counts it. Returns how many bytes from `gpa` on are mapped, and
+  // errors, as `Prefault`; NotFound for a view that is not there, FailedPrecondition with
+  // `Paging::kShadow`. Allocates; blocks where the host does; waits for vCPUs to leave the guest
+  // only where a page has become another, or a part of a large one, and the host has not said so.
   absl::StatusOr<ByteCount> Populate(Gpa gpa, ByteCount size, AddressSpaceId space = 0,
                                      ViewId view = kBaseView);
 
-  // A new vCPU. ResourceExhausted beyond 2^20 vCPUs, or without memory for its dirty ring or, with
-  // `Paging::kShadow`, its first root; nothing of it is left then. Allocates; may wait for vCPUs to
-  // leave the guest where the guest's paging is shadowed.
+  // Makes a vCPU. ResourceExhausted beyond 2^20 vCPUs, or without memory for its dirty ring or,
+  // with `Paging::kShadow`, its first root; nothing of it is left then. Allocates; may wait for
+  // vCPUs to leave the guest where the guest's paging is shadowed.
   absl::StatusOr<std::unique_ptr<Vcpu>> CreateVcpu();
 
   // Takes the mappings of `count` frames from `first` on away; the guest faults them in again. A
   // large page that reaches over an end is split, not dropped. Frames beyond the guest's width are
   // ignored. InvalidArgument for an address space that is not there.
   absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
-  // Does the same for every frame, at a cost that does not depend on their number. The quota does
-  // not refuse the new root: settling the flush gives the old one and all tables below it back.
-  // ResourceExhausted if the backend has no memory for it; nothing has changed then.
+  // Zaps every frame, at a cost that does not depend on their number. The quota does not refuse the
+  // new root: settling the flush gives the old one and all tables below it back. ResourceExhausted
+  // if the backend has no memory for it; nothing has changed then.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space = 0);
 
   // The host takes [start, start + size) of its virtual memory back or changes what stands there
@@ -103,9 +105,9 @@ class Vm : public GuestMemory {
   // that asked for them before can install them any more. Bytes, whole pages, and the range may
   // end with the address space (start + size = 2^64); else InvalidArgument.
   absl::Status InvalidateHostRange(Hva start, ByteCount size);
-  // Does the same in two calls around the change itself, for hosts that are told before and after:
-  // between them faults on the range end with kRetry. Each Begin that succeeds is followed by one
-  // End.
+  // Does what `InvalidateHostRange` does in two calls around the change itself, for hosts that are
+  // told before and after: between them faults on the range end with kRetry. Each Begin that
+  // succeeds is followed by one End.
   absl::Status BeginHostInvalidation(Hva start, ByteCount size);
   void EndHostInvalidation();
 
@@ -119,7 +121,7 @@ class Vm : public GuestMemory {
   // what it took in memory of its own. Waits for vCPUs to leave the guest, twice at most.
   absl::Status TakeDirtyLog(uint32_t slot, DirtyPageVisitor visit, AddressSpaceId space = 0);
 
-  // The dirty log as KVM's calls have it, with its errors (`GuestMemory`). `GetDirtyLog` does what
+  // These are the dirty log calls of KVM, with its errors (`GuestMemory`). `GetDirtyLog` does what
   // `TakeDirtyLog` does unless manual protection is on: then it shows the dirty pages and leaves
   // them dirty, for `ClearDirtyLog`. A write that a CPU has noted but nobody gathered (D bits, PML)
   // is not cleared: the next call shows its page.
@@ -128,31 +130,31 @@ class Vm : public GuestMemory {
   absl::Status ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
                              absl::Span<const uint64_t> bits, AddressSpaceId space = 0) override;
   absl::Status SetManualDirtyLogProtect(uint64_t flags) override;
-  // Every write that was over before the slot went is shown (`GuestMemory` promises less). With
-  // rings nothing is shown. Errors as for `SetMemoryRegion`; then nothing is shown and nothing has
-  // changed. `visit` runs without a lock, when no vCPU can use the slot.
+  // Deletes the slot and shows to `visit` every write that was over before it went (`GuestMemory`
+  // promises less). With rings nothing is shown. Errors as for `SetMemoryRegion`; then nothing is
+  // shown and nothing has changed. `visit` runs without a lock, when no vCPU can use the slot.
   absl::Status DeleteSlot(uint32_t slot, DirtyPageVisitor visit, AddressSpaceId space = 0) override;
 
   // Marks the pages of [gpa, gpa + size) as written, for a VMM or a device (DMA) that has written
   // them through the host: neither faults nor D bits tell of such writes (KVM's mark_page_dirty).
   // Call it after the write. Then the next take of the log shows the page, or one that is under
   // way. With rings `HarvestDirtyRings` shows it; a vCPU is not needed, and no mark is lost for
-  // want of room. Bytes, of any alignment: every page that has one of them. Slots that do not log,
-  // and holes, are passed over; a range may span several slots; no bytes mark nothing. Whatever
-  // finds the guest's own writes. Does not say that a guest's page table was written: that is
-  // `ShadowVcpu::OnWritten`.
+  // want of room. The bytes may have any alignment: every page that has one of them is marked, and
+  // no bytes mark nothing. Slots that do not log, and holes, are passed over; a range may span
+  // several slots. It works with every way of finding the guest's own writes. It does not say that
+  // a guest's page table was written: that is `ShadowVcpu::OnWritten`.
   //
-  // Any thread, a vCPU's in the guest included; takes no lock of the slots and waits for no vCPU.
-  // May allocate, up to a bit for each page of the slot. InvalidArgument for an address space that
-  // is not there or bytes beyond the guest's width; ResourceExhausted without memory for a log:
-  // what is marked by then stays so, and it can be called again.
+  // Any thread may call it, a vCPU's in the guest included; it takes no lock of the slots and waits
+  // for no vCPU. May allocate, up to a bit for each page of the slot. InvalidArgument for an
+  // address space that is not there or bytes beyond the guest's width; ResourceExhausted without
+  // memory for a log: what is marked by then stays so, and it can be called again.
   absl::Status MarkDirty(Gpa gpa, ByteCount size, AddressSpaceId space = 0);
 
   // Logs into a ring of `entries` for each vCPU (`Vcpu::dirty_ring`), in place of bitmaps, from now
-  // on: `TakeDirtyLog`, `GetDirtyLog` and `ClearDirtyLog` are FailedPrecondition then. Once, before
-  // the first vCPU, and with write-protection (`VmOptions::dirty_tracking`): else InvalidArgument.
-  // FailedPrecondition while a slot logs into a bitmap already. Sizes as `DirtyRing::CheckSize`
-  // says. Not for `Paging::kShadow`.
+  // on: `TakeDirtyLog`, `GetDirtyLog` and `ClearDirtyLog` are FailedPrecondition then. Call it
+  // once, before the first vCPU, and with write-protection (`VmOptions::dirty_tracking`): else
+  // InvalidArgument. FailedPrecondition while a slot logs into a bitmap already, and with
+  // `Paging::kShadow`. `DirtyRing::CheckSize` says which sizes are possible.
   absl::Status EnableDirtyRing(uint64_t entries);
   // Harvests all that is dirty: the ring of each vCPU, those that vCPUs left which are gone, and
   // the pages that no ring has (`MarkDirty`; what the engine wrote for a vCPU whose ring is nearly
@@ -162,9 +164,9 @@ class Vm : public GuestMemory {
   // under locks: it calls nothing of this `Vm` but `MarkDirty`.
   absl::Status HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)> visit);
   // Protects the pages of all harvested entries again, those of vCPUs that are gone included, and
-  // frees the entries: read the pages after this. When it returns no CPU writes to such a page
-  // without a new entry. Their number. No `Harvest` of a ring may run meanwhile. Waits for vCPUs to
-  // leave the guest.
+  // frees the entries: read the pages after this. Returns how many entries. When it returns no CPU
+  // writes to such a page without a new entry. No `Harvest` of a ring may run meanwhile. Waits for
+  // vCPUs to leave the guest.
   uint64_t ResetDirtyRings();
 
   // Pays now what the first writes to slot `slot` would pay: splits its large leaves and moves the
@@ -181,7 +183,7 @@ class Vm : public GuestMemory {
   // same. Without A bits rights are taken away, and the flush is owed as always then: settle it
   // before long. Private memory, and frames that a slot or a view names, are passed over.
   absl::StatusOr<AgeResult> AgeHostRange(Hva start, ByteCount size);
-  // Returns whether any page there is young; changes nothing.
+  // Returns whether any page of [start, start + size) is young; changes nothing.
   absl::StatusOr<bool> TestAge(Hva start, ByteCount size);
 
   // Splits every leaf larger than `to` (1 or 2) that maps one of `count` frames from `first` on;
@@ -205,7 +207,7 @@ class Vm : public GuestMemory {
   // `Paging::kShadow`, whose tables do not heed them.
   absl::Status SetMemoryTypes(const GuestMemoryTypes& types);
 
-  // The most tables that may be in use from now on (`VmOptions::table_quota`), vCPUs' stocks
+  // Sets the most tables that may be in use from now on (`VmOptions::table_quota`), vCPUs' stocks
   // included. If more are, those that the guest has not used lately are taken away until it is so
   // or none are left; what is in use stays, and no more come. InvalidArgument for none at all.
   absl::Status SetTableQuota(size_t tables);
@@ -215,66 +217,66 @@ class Vm : public GuestMemory {
   // 32 tables). ResourceExhausted if the quota would not let them be used, or without memory;
   // blocks that came stay. Allocates; waits for nobody.
   absl::Status ReserveTables(size_t tables);
-  // Gives blocks of table memory back to the backend in which no table is in use, but one for each
-  // vCPU perhaps (KVM's shrinker leaves that to the slab). The bytes that went. A reserve goes,
-  // too. Calls `Backend::FreeTableBlock`; waits for nobody.
+  // Gives blocks of table memory in which no table is in use back to the backend, but keeps one for
+  // each vCPU perhaps (KVM's shrinker leaves that to the slab). Returns how many bytes went. A
+  // reserve goes, too. Calls `Backend::FreeTableBlock`; waits for nobody.
   ByteCount ReleaseTableMemory();
 
   // Makes the frames of [gpa, gpa + size) private to the guest, or shared with the host, by
   // `attributes` (0 or `kMemoryAttributePrivate`, as KVM_SET_MEMORY_ATTRIBUTES): private ones are
-  // backed by `MemoryRegion::private_hva` of their slot. Of every address space, whatever slots are
-  // there now or later. Nothing is copied. When it returns no vCPU reaches what the frames were
-  // backed by before. With n runs of frames that have the same attribute, of which k lie in the
-  // range, this takes O(k + log n), and the zap of the range and its flush. InvalidArgument (an
-  // unknown attribute, alignment, no size, beyond the guest's width); FailedPrecondition without
-  // `VmOptions::private_memory`.
+  // backed by `MemoryRegion::private_hva` of their slot. It holds in every address space, whatever
+  // slots are there now or later. Nothing is copied. When it returns no vCPU reaches what the
+  // frames were backed by before. With n runs of frames that have the same attribute, of which k
+  // lie in the range, this takes O(k + log n), and the zap of the range and its flush.
+  // InvalidArgument (an unknown attribute, alignment, no size, beyond the guest's width);
+  // FailedPrecondition without `VmOptions::private_memory`.
   absl::Status SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attributes);
 
-  // --- Views (docs/views.md): NotFound for a view, InvalidArgument for an address space that is
-  // not there
-  // ---------------------------------------------------------------------------------------------
+  // --- Views (docs/views.md) ---
+  // Every call here fails with NotFound for a view, InvalidArgument for an address space, that is
+  // not there.
 
-  // A view of the address space: tables of its own over the same slots, with every right at first.
-  // vCPUs run on it after `Vcpu::SetView`. FailedPrecondition with `VmOptions::reverse_map` or
-  // `VmOptions::nested` (L2 would reach what the view denies L1), or without EPT;
+  // Makes a view of the address space: tables of its own over the same slots, with every right at
+  // first. vCPUs run on it after `Vcpu::SetView`. FailedPrecondition with `VmOptions::reverse_map`
+  // or `VmOptions::nested` (L2 would reach what the view denies L1), or without EPT;
   // ResourceExhausted for the 512th, or without memory for a root.
   absl::StatusOr<ViewId> CreateView(AddressSpaceId space = 0);
   // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it or `Populate`
   // maps there, InvalidArgument for the base.
   absl::Status DestroyView(ViewId view, AddressSpaceId space = 0);
-  // What the view allows of `count` frames from `first` on, whatever slots are there now or later:
-  // the rights of a leaf are those of slot and host that are among these. What is denied ends as
-  // `FaultOutcome::kViewDenied`. `UserExecute` counts with
-  // `VmOptions::execute_by_mode` only; else it goes with `Execute`. When it returns no vCPU uses
-  // the old rights. Frames in a row that have the same rights are one run: a view with n of them is
-  // changed in O(k + log n), where k lie in the range, and so 20,000 hooked pages cost 20,000 times
-  // what one does; the zap of the range and its flush come on top. InvalidArgument for a range
-  // beyond the tables, or W without R; FailedPrecondition for what the backend lacks, and of the
-  // base view where `CreateView` is. Allocates; waits for vCPUs to leave the guest.
+  // Sets what the view allows of `count` frames from `first` on, whatever slots are there now or
+  // later: a leaf has those rights of slot and host that are among these. What is denied ends as
+  // `FaultOutcome::kViewDenied`. `UserExecute` counts with `VmOptions::execute_by_mode` only; else
+  // it goes with `Execute`. When it returns no vCPU uses the old rights. Frames in a row that have
+  // the same rights are one run: a view with n of them is changed in O(k + log n), where k lie in
+  // the range, and so 20,000 hooked pages cost 20,000 times what one does; the zap of the range and
+  // its flush come on top. InvalidArgument for a range beyond the tables, or W without R;
+  // FailedPrecondition for what the backend lacks, and of the base view where `CreateView` is.
+  // Allocates; waits for vCPUs to leave the guest.
   absl::Status SetViewRights(ViewId view, Gfn first, PageCount count, Access rights,
                              AddressSpaceId space = 0);
-  // How the view caches `count` frames from `first` on, whatever slot, host and the guest's MTRRs
-  // say; without `type` as these say. Costs, errors, waits as `SetViewRights`.
+  // Sets how the view caches `count` frames from `first` on, whatever slot, host and the guest's
+  // MTRRs say; without `type` these decide again. Costs, errors and waits as `SetViewRights`.
   absl::Status SetViewMemoryType(ViewId view, Gfn first, PageCount count,
                                  std::optional<ViewMemoryType> type, AddressSpaceId space = 0);
   // Shows host frames, from `frames` on, at `count` frames from `first` on in place of the slots'
-  // (hidden hooks; Xen's altp2m), or without `frames` the slots' again: where a slot has memory,
-  // with the rights that it and the view leave, cached as ordinary memory is unless
+  // (hidden hooks; Xen's altp2m), or without `frames` the slots' again. They show where a slot has
+  // memory, with the rights that it and the view leave, cached as ordinary memory is unless
   // `SetViewMemoryType` says otherwise. The host is not asked. What is written there is not in the
-  // slot: no dirty log or ring has it, aging passes it over. A flip to another view is another
-  // EPTP, no flush. Costs, errors, waits as `SetViewRights`.
+  // slot: no dirty log or ring has it, and aging passes it over. A flip to another view is another
+  // EPTP, no flush. Costs, errors and waits as `SetViewRights`.
   absl::Status SetViewFrames(ViewId view, Gfn first, PageCount count, std::optional<Hfn> frames,
                              AddressSpaceId space = 0);
-  // Whether what the view denies there becomes #VE in the guest; costs as `SetViewRights`. Of pages
-  // that slot, host and dirty log leave to the view alone: else it ends as kViewDenied. Pages that
-  // are not there, and MMIO, never raise it. FailedPrecondition without
+  // Sets whether what the view denies of these frames becomes #VE in the guest. Only those pages
+  // raise it that slot, host and dirty log leave to the view alone; other denials end as
+  // kViewDenied. Pages that are not there, and MMIO, never raise it. FailedPrecondition without
   // `VmOptions::virtualization_exceptions`, without A and D bits, or with `VmOptions::reverse_map`;
-  // InvalidArgument for a range beyond the tables.
+  // InvalidArgument for a range beyond the tables. Costs as `SetViewRights`.
   absl::Status SetRaisesVe(ViewId view, Gfn first, PageCount count, bool raises,
                            AddressSpaceId space = 0);
-  // The page that the VMCS names as the list of EPTPs for VMFUNC, indexed by `ViewId`; kept true as
-  // views come and go and roots change. FailedPrecondition if the backend does not offer it,
-  // ResourceExhausted without memory. From the first call on every flush is of all roots.
+  // Returns the page that the VMCS names as the list of EPTPs for VMFUNC, indexed by `ViewId`. It
+  // is kept true as views come and go and roots change. FailedPrecondition if the backend does not
+  // offer it, ResourceExhausted without memory. From the first call on every flush is of all roots.
   absl::StatusOr<Hpa> EptpList(AddressSpaceId space = 0);
 
   // Returns what the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing,
@@ -293,17 +295,17 @@ class Vm : public GuestMemory {
                            absl::FunctionRef<void(const LeafRun&)> visit, AddressSpaceId space = 0,
                            ViewId view = kBaseView);
 
-  // The pointer a vCPU would load now, on a view that there is.
+  // Returns the pointer that a vCPU would load now, for a view that there is.
   Eptp eptp(AddressSpaceId space = 0, ViewId view = kBaseView) const;
 
   VmStats Stats() const;
 
-  // Walks everything and says what does not hold: Internal, naming the entry and the rule. Every
-  // entry is legal by the SDM; every leaf lies in a slot, maps the frame that the host gives for it
-  // and has no right that the slot denies; every table knows its place; no table is lost or linked
-  // twice. For tests and debugging: O(everything), in time and memory; it stops faults while it
-  // walks, and asks `Backend::Resolve` for every leaf afterwards. A leaf whose memory changes
-  // between the two is not compared with the host.
+  // Walks everything and says what does not hold: Internal, naming the entry and the rule. The
+  // rules: every entry is legal by the SDM; every leaf lies in a slot, maps the frame that the host
+  // gives for it and has no right that the slot denies; every table knows its place; no table is
+  // lost or linked twice. For tests and debugging: O(everything), in time and memory; it stops
+  // faults while it walks, and asks `Backend::Resolve` for every leaf afterwards. A leaf whose
+  // memory changes between the two is not compared with the host.
   absl::Status CheckInvariants();
 
   const VmOptions& options() const;
