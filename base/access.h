@@ -27,7 +27,7 @@ class Access {
   static constexpr Access ReadWrite() { return Access(3); }
   static constexpr Access ReadExecute() { return Access(1 | 4 | 8); }
   static constexpr Access All() { return Access(15); }
-  // The bits as in `raw()`; others are dropped.
+  // Makes a set of bits as `raw()` gives them; others are dropped.
   static constexpr Access FromRaw(uint8_t raw) { return Access(raw & 15); }
 
   constexpr bool can_read() const { return (bits_ & 1) != 0; }
@@ -48,7 +48,7 @@ class Access {
   friend constexpr Access operator&(Access a, Access b) { return Access(a.bits_ & b.bits_); }
   friend constexpr bool operator==(Access, Access) = default;
 
-  // "rwxu" with '-' for what is missing.
+  // Returns "rwxu" with '-' for what is missing.
   friend std::string ToString(Access access) {
     std::string text = "rwxu";
     for (unsigned i = 0; i < 4; ++i) {

@@ -33,13 +33,14 @@ constexpr ByteCount MiB(uint64_t n) { return n << 20; }
 constexpr ByteCount GiB(uint64_t n) { return n << 30; }
 constexpr ByteCount TiB(uint64_t n) { return n << 40; }
 
-// A distance in 4 KiB pages. Explicit in, `.raw()` out, ordinary unsigned arithmetic between.
+// A distance in 4 KiB pages. The constructor is explicit, `raw()` gives the number, and between
+// them arithmetic is that of unsigned numbers.
 class PageCount {
  public:
   constexpr PageCount() = default;
   constexpr explicit PageCount(uint64_t pages) : pages_(pages) {}
 
-  // The number of whole pages in `bytes`; a remainder is dropped.
+  // Returns the number of whole pages in `bytes`; a remainder is dropped.
   static constexpr PageCount FromBytes(ByteCount bytes) { return PageCount(bytes >> kPageShift); }
 
   constexpr uint64_t raw() const { return pages_; }
@@ -91,7 +92,7 @@ class AddressWord {
   }
   friend std::string ToString(const Self& word) { return absl::StrFormat("0x%x", word.raw()); }
 
-  // GoogleTest's printer.
+  // Lets GoogleTest print the word.
   template <typename Stream>
   friend Stream& operator<<(Stream& out, const Self& word) {
     out << ToString(word);
@@ -110,7 +111,7 @@ class Address : public AddressWord<Address<Space>> {
 
   constexpr uint64_t page_offset() const { return this->raw() & kPageOffsetMask; }
   constexpr bool is_page_aligned() const { return page_offset() == 0; }
-  // `bytes` is a power of two.
+  // Returns whether the address is a multiple of `bytes`, which is a power of two.
   constexpr bool is_aligned(ByteCount bytes) const { return (this->raw() & (bytes - 1)) == 0; }
   constexpr Address AlignDown(ByteCount bytes) const { return Address(this->raw() & ~(bytes - 1)); }
 
@@ -119,20 +120,20 @@ class Address : public AddressWord<Address<Space>> {
   friend constexpr ByteCount operator-(Address a, Address b) { return a.raw() - b.raw(); }
 };
 
-// A number of a 4 KiB frame in one address space.
+// The number of a 4 KiB frame in one address space.
 template <typename Space>
 class Frame : public AddressWord<Frame<Space>> {
  public:
   using AddressWord<Frame>::AddressWord;
 
-  // The frame that holds `address`.
+  // Returns the frame that holds `address`.
   static constexpr Frame Of(Address<Space> address) { return Frame(address.raw() >> kPageShift); }
 
   constexpr Address<Space> address() const { return Address<Space>(this->raw() << kPageShift); }
   constexpr bool is_aligned(PageCount pages) const {
     return (this->raw() & (pages.raw() - 1)) == 0;
   }
-  // `pages` is a power of two.
+  // Returns the last multiple of `pages`, a power of two, that is not above this frame.
   constexpr Frame AlignDown(PageCount pages) const {
     return Frame(this->raw() & ~(pages.raw() - 1));
   }

@@ -22,8 +22,8 @@ namespace tdp::internal {
 [[noreturn]] void CheckFailed(const char* file, int line, const char* what);
 [[noreturn]] void CheckFailed(const char* file, int line, const std::string& what);
 
-// A value as text: hexadecimal for integers (most are addresses and entries), `ToString` if there
-// is one, a question mark for the rest.
+// Returns a value as text: hexadecimal for integers (most are addresses and entries), `ToString` if
+// there is one, a question mark for the rest.
 template <typename T>
 std::string CheckText(const T& value) {
   if constexpr (std::is_integral_v<T>) {

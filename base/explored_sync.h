@@ -25,26 +25,26 @@ enum class Step : uint8_t { kLoad, kStore, kUpdate, kLock, kUnlock, kScan, kPaus
 inline constexpr int kStepKinds = 7;
 
 // Decides at every shared access which thread goes on, and what a load may see. Values are the
-// bytes of the object, zero-extended. Called on the thread that acts.
+// bytes of the object, zero-extended. The thread that acts calls it.
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
 
-  // Before each step. Returns when the calling thread may take it.
+  // The thread is about to take `step`. Returns when it may.
   virtual void Reach(Step step, const void* where) = 0;
 
-  // An atomic object comes to be at `where`: what was stored there before is forgotten.
+  // An atomic object comes to be at `where`. What was stored there before is forgotten.
   virtual void OnNew(const void* where) = 0;
-  // A load whose newest value is `newest`: the value that the thread sees.
+  // The thread loads, and `newest` is the newest value there. Returns the value that it sees.
   virtual uint64_t OnLoad(const void* where, uint64_t newest, std::memory_order order) = 0;
-  // A compare-exchange that met `newest` and changed nothing. It sees no older value.
+  // The thread's compare-exchange met `newest` and changed nothing. It sees no older value.
   virtual void OnFailedExchange(const void* where, uint64_t newest, std::memory_order order) = 0;
   virtual void OnStore(const void* where, uint64_t before, uint64_t after,
                        std::memory_order order) = 0;
   virtual void OnUpdate(const void* where, uint64_t before, uint64_t after,
                         std::memory_order order) = 0;
 
-  // The thread cannot go on before another has changed something: a spin, a yield.
+  // The thread cannot go on before another has changed something: it spins or yields.
   virtual void Pause() = 0;
   // The thread waits for `mutex`. Returns when somebody has left it.
   virtual void Wait(const Mutex& mutex) = 0;
@@ -52,10 +52,10 @@ class Scheduler {
   virtual void OnUnlock(const Mutex& mutex) = 0;
 };
 
-// Null where the program runs by itself.
+// Null where the program runs without a scheduler.
 inline constinit Scheduler* scheduler = nullptr;
 
-// The atomic operations on an object anywhere.
+// Does atomic operations on an object that lies elsewhere.
 template <typename T>
 class Place {
  public:

@@ -12,16 +12,17 @@
 
 namespace tdp {
 
-// Kept as page numbers, of which there are 2^52: so a range may reach up to the last byte of the
-// address space, where kernels have their memory, and its end is still a number.
+// A range of whole pages. It is kept as page numbers, of which there are 2^52: so a range may reach
+// up to the last byte of the address space, where kernels have their memory, and its end is still a
+// number.
 class HostRange {
  public:
-  // No page.
+  // Makes a range without a page.
   constexpr HostRange() = default;
-  // [start, start + size): whole pages that do not wrap around; the sum may be 2^64.
+  // Makes [start, start + size): whole pages that do not wrap around; the sum may be 2^64.
   constexpr HostRange(Hva start, ByteCount size)
       : first_(start.raw() >> kPageShift), end_(first_ + (size >> kPageShift)) {}
-  // The pages from number `first` on and below `end`; none if those cross.
+  // Returns the pages from number `first` on and below `end`; none if those cross.
   static constexpr HostRange OfPages(uint64_t first, uint64_t end) {
     HostRange range;
     range.first_ = first;
@@ -32,7 +33,7 @@ class HostRange {
   constexpr bool is_empty() const { return first_ == end_; }
   constexpr Hva start() const { return Hva(first_ << kPageShift); }
   constexpr PageCount pages() const { return PageCount(end_ - first_); }
-  // Page numbers: of the first page, and of the one after the last.
+  // These are page numbers: of the first page, and of the one after the last.
   constexpr uint64_t first_page() const { return first_; }
   constexpr uint64_t end_page() const { return end_; }
 
@@ -40,7 +41,7 @@ class HostRange {
     const uint64_t page = hva.raw() >> kPageShift;
     return page >= first_ && page < end_;
   }
-  // `other` is not empty.
+  // Returns whether all of `other`, which is not empty, lies inside.
   constexpr bool Contains(HostRange other) const {
     return other.first_ >= first_ && other.end_ <= end_;
   }
@@ -50,7 +51,7 @@ class HostRange {
   constexpr HostRange Intersection(HostRange other) const {
     return OfPages(std::max(first_, other.first_), std::min(end_, other.end_));
   }
-  // The least range that has both, neither of them empty.
+  // Returns the least range that has both, neither of which is empty.
   constexpr HostRange Hull(HostRange other) const {
     return OfPages(std::min(first_, other.first_), std::max(end_, other.end_));
   }

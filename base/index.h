@@ -9,8 +9,8 @@
 
 namespace tdp {
 
-// `i`, which is not negative, as an index. Callers that compile with -Wsign-conversion see no
-// warning from our headers.
+// Returns `i`, which is not negative, as an index. Callers that compile with -Wsign-conversion see
+// no warning from our headers.
 constexpr size_t AsIndex(int i) { return static_cast<size_t>(i); }
 
 }  // namespace tdp

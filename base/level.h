@@ -25,12 +25,13 @@ class Level {
   constexpr Level below() const { return Level(level_ - 1); }
   constexpr Level above() const { return Level(level_ + 1); }
 
-  // Bits of an address below what an entry of this level maps: 12, 21, 30, 39, 48.
+  // Returns how many bits of an address lie below what an entry of this level maps: 12, 21, 30, 39,
+  // 48.
   constexpr int shift() const { return kPageShift + kIndexBits * (level_ - 1); }
   constexpr ByteCount bytes() const { return ByteCount{1} << shift(); }
   constexpr PageCount pages() const { return PageCount(uint64_t{1} << (shift() - kPageShift)); }
 
-  // The index, 0 to 511, of the entry of a table of this level on the way to `gfn`.
+  // Returns the index, 0 to 511, of the entry of a table of this level on the way to `gfn`.
   constexpr int IndexOf(Gfn gfn) const {
     return static_cast<int>(gfn.raw() >> (shift() - kPageShift)) & (kEntries - 1);
   }

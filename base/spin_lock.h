@@ -27,7 +27,7 @@ class ABSL_LOCKABLE SpinLock {
   }
   void Unlock() ABSL_UNLOCK_FUNCTION() { held_.store(false, std::memory_order_release); }
 
-  // Returns whether a thread holds it. For checks.
+  // Returns whether a thread holds it. Only checks ask, since the answer may be old at once.
   bool is_held() const { return held_.load(std::memory_order_relaxed); }
 
  private:

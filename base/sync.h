@@ -34,8 +34,8 @@ using Atomic = std::atomic<T>;
 template <typename T>
 using AtomicRef = std::atomic_ref<T>;
 
-// Marks a read of memory that other threads change, where the read is not an `AtomicRef`'s: vector
-// loads.
+// Tells the scheduler of a read of memory that other threads change, where the read is not an
+// `AtomicRef`'s: vector loads.
 inline void SharedScan(const void*) {}
 
 // Gives the CPU away, where another thread has to act before this one can go on.
@@ -47,7 +47,7 @@ inline void Yield() { std::this_thread::yield(); }
 
 namespace internal {
 
-// One of many looks at what another thread is about to change.
+// Waits a moment between two looks at what another thread is about to change.
 inline void SpinPause(int round) {
   constexpr int kSpins = 64;  // about a microsecond
   if (round >= kSpins) return Yield();

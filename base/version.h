@@ -14,7 +14,7 @@
 #define TDP_VERSION_MINOR 2
 #define TDP_VERSION_PATCH 0
 
-// One number that grows with every release, for `#if TDP_VERSION >= TDP_MAKE_VERSION(0, 2, 0)`.
+// A number that grows with every release, for `#if TDP_VERSION >= TDP_MAKE_VERSION(0, 2, 0)`.
 #define TDP_MAKE_VERSION(major, minor, patch) ((major)*1000000 + (minor)*1000 + (patch))
 #define TDP_VERSION TDP_MAKE_VERSION(TDP_VERSION_MAJOR, TDP_VERSION_MINOR, TDP_VERSION_PATCH)
 

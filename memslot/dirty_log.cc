@@ -27,7 +27,7 @@ constexpr uint64_t kAllOnes = ~uint64_t{0};
 
 constexpr uint64_t DivideUp(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
 
-// Bits [0, n) of a word; all for n >= 64, none for n <= 0.
+// Returns bits [0, n) of a word; all for n >= 64, none for n <= 0.
 constexpr uint64_t LowBits(int64_t n) {
   return n <= 0 ? 0 : n >= 64 ? kAllOnes : (uint64_t{1} << n) - 1;
 }
@@ -246,7 +246,7 @@ absl::Status DirtyLog::Clear(uint64_t first, uint64_t count, absl::Span<const ui
   return absl::OkStatus();
 }
 
-// The summaries stay: they may promise too much, never too little.
+// The summaries stay set: they may promise too much, never too little.
 void DirtyLog::ClearWord(uint64_t base, uint64_t mask, Visitor visit) {
   Chunk* const chunk = mask == 0 ? nullptr : FindChunk(base);
   if (chunk == nullptr) return;

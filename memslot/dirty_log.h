@@ -47,8 +47,8 @@ class DirtyLog {
 
   using Visitor = DirtyPageVisitor;
 
-  // ResourceExhausted if there is no memory. `kAllDirty` starts with every page dirty and costs no
-  // more.
+  // Makes the log of a slot of `pages` pages. ResourceExhausted if there is no memory. `kAllDirty`
+  // starts with every page dirty and costs no more.
   static absl::StatusOr<std::unique_ptr<DirtyLog>> Create(PageCount pages, Initial initial);
 
   ~DirtyLog();
@@ -57,8 +57,8 @@ class DirtyLog {
 
   PageCount pages() const { return PageCount(pages_); }
 
-  // Makes room for marking page `index`. Allocates, so it belongs before any section; any thread.
-  // ResourceExhausted if there is no memory. Cheap when there is room.
+  // Makes room for marking page `index`. It allocates, so call it before any section; any thread
+  // may. ResourceExhausted if there is no memory. Cheap when there is room.
   absl::Status Prepare(uint64_t index) {
     if (ABSL_PREDICT_TRUE(IsPrepared(index))) return absl::OkStatus();
     return PrepareSlow(index);
@@ -71,7 +71,7 @@ class DirtyLog {
    public:
     Place() = default;
 
-    // Whether the log has memory for the page; if not, it may still count as prepared.
+    // Returns whether the log has memory for the page; if not, it may still count as prepared.
     bool is_there() const { return chunk_ != nullptr; }
 
    private:
@@ -84,8 +84,8 @@ class DirtyLog {
   // Marks page `index`, whose place is `place`.
   void Mark(const Place& place, uint64_t index);
 
-  // Marks page `index`, which has been prepared. Any thread; lock-free, never allocates; loads
-  // alone if the page is dirty already. Make the page writable first, then mark it
+  // Marks page `index`, which has been prepared. Any thread may; it is lock-free, never allocates,
+  // and loads alone if the page is dirty already. Make the page writable first, then mark it
   // (docs/locking.md).
   void Mark(uint64_t index) {
     MarkWord(index & ~(kPagesPerWord - 1), uint64_t{1} << (index % kPagesPerWord));
@@ -121,14 +121,14 @@ class DirtyLog {
   absl::Status Clear(uint64_t first, uint64_t count, absl::Span<const uint64_t> bits,
                      Visitor visit);
 
-  // Memory in use, this object included.
+  // Returns memory in use, this object included.
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
   using Word = Atomic<uint64_t>;
 
-  // Lines of their own for each part that vCPUs may write while others read or write the next one:
-  // a vCPU's pages are marked in chunks that no other vCPU's are in, if they lie 16 MiB apart.
+  // Every part that vCPUs may write while others read or write the next one has cache lines of its
+  // own: a vCPU's pages are marked in chunks that no other vCPU's are in, if they lie 16 MiB apart.
   struct alignas(64) Chunk {
     std::array<Word, kWordsPerChunk / 64> summary;  // which words may be dirty
     std::array<Word, kWordsPerChunk> words;
@@ -176,11 +176,11 @@ class DirtyLog {
   void CopyDirectory(const Directory* directory, uint64_t base, Visitor visit) const;
   void CopyChunk(const Chunk* chunk, uint64_t base, Visitor visit) const;
   void ClearWord(uint64_t base, uint64_t mask, Visitor visit);
-  // Bits of the pages of the word at `base` that lie inside the slot.
+  // Returns the bits of the pages of the word at `base` that lie inside the slot.
   uint64_t WordMask(uint64_t base) const;
 
   const uint64_t pages_;
-  // In a log that started all dirty, pages without a chunk are dirty.
+  // True of a log that started all dirty: pages without a chunk are dirty.
   const bool absent_is_dirty_;
   const uint64_t directories_;
   Root root_;
@@ -203,7 +203,8 @@ inline void DirtyLog::MarkIn(Directory& directory, Chunk& chunk, uint64_t base, 
   if ((~word.load(std::memory_order_seq_cst) & mask) != 0) {
     word.fetch_or(mask, std::memory_order_seq_cst);
   }
-  // Even where the word needed no change: its marker may not have come to the summaries yet.
+  // The summaries are set even where the word needed no change: its marker may not have come to
+  // them yet.
   SetBit(chunk.summary, word_index);
   SetBit(directory.summary, base / kPagesPerChunk % kChunksPerDirectory);
   SetBit(root_.summary, base / kPagesPerDirectory);

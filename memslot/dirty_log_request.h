@@ -16,19 +16,19 @@
 
 namespace tdp {
 
-// The slot whose log KVM_GET_DIRTY_LOG would read. FailedPrecondition where the VM logs in rings;
-// InvalidArgument for an id or address space beyond the limits; NotFound if there is no such slot
-// or it keeps no log.
+// Returns the slot whose log KVM_GET_DIRTY_LOG would read. FailedPrecondition where the VM logs in
+// rings; InvalidArgument for an id or address space beyond the limits; NotFound if there is no such
+// slot or it keeps no log.
 absl::StatusOr<MemorySlot> SlotToGetDirtyLog(const SlotSet& slots, AddressSpaceId address_space,
                                              uint32_t id);
 
-// The slot whose log KVM_CLEAR_DIRTY_LOG would clear. As above, with InvalidArgument for a
-// `first_page` that is no multiple of 64 before NotFound, and for a range beyond the slot, or one
-// that ends short of its end on no multiple of 64, after it.
+// Returns the slot whose log KVM_CLEAR_DIRTY_LOG would clear. It is checked as above, with
+// InvalidArgument for a `first_page` that is no multiple of 64 before NotFound, and for a range
+// beyond the slot, or one that ends short of its end on no multiple of 64, after it.
 absl::StatusOr<MemorySlot> SlotToClearDirtyLog(const SlotSet& slots, AddressSpaceId address_space,
                                                uint32_t id, const DirtyLogRange& range);
 
-// InvalidArgument unless `flags` are 0, 1 or 3.
+// Returns InvalidArgument unless `flags` are 0, 1 or 3.
 absl::Status CheckManualProtectFlags(uint64_t flags);
 
 }  // namespace tdp

@@ -26,7 +26,7 @@ struct DirtyLogRange {
 inline constexpr uint64_t kDirtyLogManualProtect = 1;
 inline constexpr uint64_t kDirtyLogInitiallySet = 2;
 
-// A page that was written.
+// Names a page that was written.
 struct DirtyRingEntry {
   AddressSpaceId address_space = 0;
   uint32_t slot = 0;

@@ -31,34 +31,37 @@ class DirtyRing {
   static constexpr uint32_t kReservedEntries = 64 + 512;
   static constexpr uint32_t kMaxEntries = 65536;
 
-  // InvalidArgument unless `entries` is a power of two above `kReservedEntries`, OutOfRange if it
-  // is above `kMaxEntries`.
+  // Returns InvalidArgument unless `entries` is a power of two above `kReservedEntries`, OutOfRange
+  // if it is above `kMaxEntries`.
   static absl::Status CheckSize(uint64_t entries);
 
-  // `entries` has passed `CheckSize`. ResourceExhausted if there is no memory.
+  // Makes a ring of `entries`, which has passed `CheckSize`. ResourceExhausted if there is no
+  // memory.
   static absl::StatusOr<std::unique_ptr<DirtyRing>> Create(uint32_t entries);
 
   uint32_t size() const { return mask_ + 1; }
 
-  // The vCPU's thread. False if the ring is full, which a vCPU that honours `is_nearly_full` never
-  // sees.
+  // Adds an entry; for the vCPU's thread. False if the ring is full, which a vCPU that honours
+  // `is_nearly_full` never sees.
   [[nodiscard]] bool Push(const DirtyRingEntry& entry);
 
-  // Returns whether the vCPU must leave the guest until the collector has been here. Any thread.
+  // Returns whether the vCPU must leave the guest until the collector has been here. Any thread may
+  // ask.
   bool is_nearly_full() const { return used() >= size() - kReservedEntries; }
 
-  // Entries that are not free. Any thread.
+  // Returns how many entries are not free. Any thread may ask.
   uint32_t used() const {
     return pushed_.load(std::memory_order_acquire) - reset_.load(std::memory_order_acquire);
   }
 
-  // The collector. Moves the oldest dirty entries to `entries`, as many as there are or fit, and
-  // returns how many.
+  // Moves the oldest dirty entries to `entries`, as many as there are or fit, and returns how many;
+  // for the collector's thread.
   uint32_t Harvest(absl::Span<DirtyRingEntry> entries);
 
-  // The collector. Frees every harvested entry after `protect(first, mask)` has been called for it:
-  // the pages `first.index + i` for every bit i of `mask` are to be write-protected; neighbours
-  // come together. Flush afterwards. Returns how many entries became free.
+  // Frees every harvested entry after `protect(first, mask)` has been called for it: the pages
+  // `first.index + i` for every bit i of `mask` are to be write-protected; neighbours come
+  // together. Returns how many entries became free. For the collector's thread, which makes a flush
+  // afterwards.
   uint32_t Reset(absl::FunctionRef<void(const DirtyRingEntry& first, uint64_t mask)> protect);
 
  private:
@@ -66,7 +69,7 @@ class DirtyRing {
 
   const uint32_t mask_;
   std::unique_ptr<DirtyRingEntry[]> entries_;
-  // Counts of entries, which wrap. The two sides write different cache lines.
+  // These count entries and wrap. The two sides write different cache lines.
   alignas(64) Atomic<uint32_t> pushed_{0};
   alignas(64) Atomic<uint32_t> reset_{0};
   uint32_t harvested_ = 0;

@@ -24,11 +24,11 @@ struct FlatRange {
   friend bool operator==(const FlatRange&, const FlatRange&) = default;
 };
 
-// The ranges of `root` in ascending order, neighbours that continue each other joined. Of
+// Returns the ranges of `root` in ascending order, neighbours that continue each other joined. Of
 // overlapping siblings the one with the higher priority shows; where it has a hole (a container
 // without a child there), what is below shows. Disabled regions show nothing. Everything is cut to
-// 2^64 bytes. No deeper than `kMaxRegionDepth` and O(n log n) in the regions that are come by, of
-// which there are `kMaxRegionsShown` at most.
+// 2^64 bytes. It recurses no deeper than `kMaxRegionDepth` and takes O(n log n) in the regions that
+// it comes by, of which there are `kMaxRegionsShown` at most.
 std::vector<FlatRange> Flatten(const Region& root);
 
 }  // namespace tdp

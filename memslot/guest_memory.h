@@ -14,7 +14,7 @@
 
 namespace tdp {
 
-// Answers are the same for all: InvalidArgument, AlreadyExists, NotFound, ResourceExhausted,
+// Every implementation answers alike: InvalidArgument, AlreadyExists, NotFound, ResourceExhausted,
 // FailedPrecondition and OutOfRange where KVM answers EINVAL, EEXIST, ENOENT, ENOMEM, ENXIO and
 // E2BIG.
 class GuestMemory {
@@ -41,12 +41,13 @@ class GuestMemory {
   virtual absl::Status DeleteSlot(uint32_t slot, DirtyPageVisitor visit,
                                   AddressSpaceId address_space = 0) {
     const absl::Status read = GetDirtyLog(slot, visit, address_space);
-    // NotFound: it does not log. FailedPrecondition: the log is in rings.
+    // NotFound means that it does not log, FailedPrecondition that the log is in rings.
     if (!read.ok() && !absl::IsNotFound(read) && !absl::IsFailedPrecondition(read)) return read;
     return SetMemoryRegion({.slot = slot, .address_space = address_space});
   }
 
-  // `flags` is 0, `kDirtyLogManualProtect`, or that and `kDirtyLogInitiallySet`.
+  // Switches manual protection on or off. `flags` is 0, `kDirtyLogManualProtect`, or that and
+  // `kDirtyLogInitiallySet`.
   virtual absl::Status SetManualDirtyLogProtect(uint64_t flags) = 0;
 };
 

@@ -28,22 +28,22 @@ struct alignas(64) IntervalNode {
   std::array<Atomic<uint64_t>, kWords> words;
 };
 
-// Memory of nodes. It grows in slabs and gives nothing back before it dies: a reader may follow a
-// pointer to a node that is free by now and find memory there. Its size is the largest number of
-// nodes that were ever in use at once.
+// Holds the memory of nodes. It grows in slabs and gives nothing back before it dies: a reader may
+// follow a pointer to a node that is free by now and find memory there. Its size is the largest
+// number of nodes that were ever in use at once.
 //
-// For one thread at a time.
+// One thread at a time uses it.
 class IntervalNodePool {
  public:
   IntervalNodePool() = default;
   IntervalNodePool(const IntervalNodePool&) = delete;
   IntervalNodePool& operator=(const IntervalNodePool&) = delete;
 
-  // Makes the next `count` calls of `Take` succeed. False, with nothing changed that matters, if
-  // there is no memory.
+  // Makes the next `count` calls of `Take` succeed. Returns false, with nothing changed that
+  // matters, if there is no memory.
   bool Reserve(int count);
 
-  // A node with unspecified contents, out of a reservation.
+  // Returns a node with unspecified contents, out of a reservation.
   IntervalNode* Take();
 
   void Give(IntervalNode* node) { free_.push_back(node); }
@@ -58,7 +58,7 @@ class IntervalNodePool {
   bool AddSlab();
 
   std::vector<std::unique_ptr<Slab>> slabs_;
-  // Capacity for every node there is, so that `Give` never allocates.
+  // It has capacity for every node there is, so that `Give` never allocates.
   std::vector<IntervalNode*> free_;
 };
 

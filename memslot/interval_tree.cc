@@ -19,7 +19,7 @@ IntervalNode* ChildAt(const IntervalNode& node, size_t at) {
   return reinterpret_cast<IntervalNode*>(node.Load(Layout::kNodes + at));
 }
 
-// A child as its parent knows it.
+// A child node and what its parent knows of it.
 struct Child {
   uint64_t key = 0;  // the smallest key below
   uint64_t end = 0;  // the greatest end below
@@ -33,7 +33,7 @@ struct Unpacked {
   static constexpr size_t kKeys =
       (kCapacity + Layout::kGroup - 1) / Layout::kGroup * Layout::kGroup;
 
-  // The entry with the greatest key not above `key`, or -1.
+  // Returns the index of the entry with the greatest key not above `key`, or -1.
   int Find(uint64_t key) const {
     int i = count;
     while (i > 0 && entries[i - 1].key > key) --i;
@@ -83,16 +83,17 @@ void StoreEntry(const Child& child, size_t i, IntervalNode* node) {
   node->Store(Layout::kNodes + i, reinterpret_cast<uintptr_t>(child.node));
 }
 
-// What an edit does to the leaf that holds `cell.key`, or would hold it.
+// Says what an edit does to the leaf that holds `cell.key`, or would hold it.
 enum class LeafEdit { kInsert, kReplace, kRemove };
 
-// One edit: path copying from the leaf up.
+// Makes one edit by copying the path from the leaf up.
 class Editor {
  public:
   Editor(IntervalNodePool* pool, const IntervalTree& tree, IntervalEdits* edits)
       : pool_(pool), tree_(tree), edits_(edits) {}
 
-  // The nodes that take the place of an edited one: none if it is empty now, two if it was split.
+  // Holds the nodes that take the place of an edited one: none if it is empty now, two if it was
+  // split.
   struct Result {
     int count = 0;
     Child children[2];
@@ -113,7 +114,7 @@ class Editor {
     return IntervalRoot(child.node, root.inner_levels());
   }
 
-  // The root of a tree of one cell.
+  // Makes the root of a tree of one cell.
   IntervalRoot MakeLeafRoot(const IntervalCell& cell) {
     Leaf leaf;
     leaf.InsertAt(0, cell);
@@ -132,7 +133,7 @@ class Editor {
     Step steps[IntervalRoot::kMaxInnerLevels + 1];
   };
 
-  // To the cell with the greatest key not above `key`, or the first one.
+  // Returns the way to the cell with the greatest key not above `key`, or to the first one.
   static Path PathTo(IntervalRoot root, uint64_t key) {
     Path path;
     path.inner_levels = root.inner_levels();
@@ -154,7 +155,7 @@ class Editor {
     TDP_CHECK(present == (edit != LeafEdit::kInsert));
   }
 
-  // Whether each node on the way is replaced by one: none overflows or wants to be merged.
+  // Returns whether each node on the way is replaced by one: none overflows or wants to be merged.
   static bool KeepsItsNodes(const Path& path, LeafEdit edit) {
     const size_t count = path.leaf().node->Load(Layout::kCount);
     if (edit == LeafEdit::kInsert) return count < Layout::kLeafCapacity;
@@ -166,7 +167,7 @@ class Editor {
     return true;
   }
 
-  // The leaf at the end of `path`, edited.
+  // Returns a copy of the leaf at the end of `path`, edited.
   Child CopyLeaf(const Path& path, LeafEdit edit, const IntervalCell& cell) {
     const IntervalNode& from = *path.leaf().node;
     const size_t at = path.leaf().at;
@@ -220,7 +221,7 @@ class Editor {
     return {node->Load(Layout::kKeys), end, node};
   }
 
-  // An edit that splits, merges or drops nodes below `node`.
+  // Makes an edit that splits, merges or drops nodes below `node`.
   Result EditBelow(IntervalNode* node, int inner_levels, LeafEdit edit, const IntervalCell& cell) {
     edits_->replaced.push_back(node);
     if (inner_levels == 0) return EditLeaf(*node, edit, cell);
@@ -244,7 +245,7 @@ class Editor {
     return Pack(leaf, cell.key);
   }
 
-  // A root above `top`, which the edit of the old root returned.
+  // Makes a root above `top`, which the edit of the old root returned.
   IntervalRoot MakeRoot(const Result& top, int inner_levels) {
     if (top.count == 0) return IntervalRoot();
     if (top.count == 1) return Shorten(top.children[0].node, inner_levels);
@@ -254,8 +255,9 @@ class Editor {
     return IntervalRoot(PackRange(inner, 0, 2).node, inner_levels + 1);
   }
 
-  // Two neighbours are merged if one is no more than a quarter full and both fit into three
-  // quarters of a node: an edit right after does not split what was just merged.
+  // Returns whether a node may be merged. Two neighbours are if one is no more than a quarter full
+  // and both fit into three quarters of a node: an edit right after does not split what was just
+  // merged.
   static bool IsSmall(size_t count, int inner_levels) {
     const size_t capacity = inner_levels == 0 ? Layout::kLeafCapacity : Layout::kInnerCapacity;
     return count <= capacity / 4;
@@ -265,7 +267,7 @@ class Editor {
     return left.count + right.count <= Node::kMax * 3 / 4;
   }
 
-  // Cells `first` to `last` of `from`, to `to` and those that follow it.
+  // Copies cells `first` to `last` of `from`, to `to` and those that follow it.
   static void CopyCells(const IntervalNode& from, size_t first, size_t last, size_t to,
                         IntervalNode* node) {
     for (size_t i = first; i < last; ++i, ++to) {
@@ -276,8 +278,8 @@ class Editor {
     }
   }
 
-  // The node has `count` entries. A search looks at the first key of each group, and in one group
-  // at the others; going through a node ends at the first key that is none.
+  // Ends the keys of a node that has `count` entries. A search looks at the first key of each
+  // group, and in one group at the others; going through a node ends at the first key that is none.
   template <size_t kKeyCount>
   static void EndKeys(size_t count, IntervalNode* node) {
     node->Store(Layout::kCount, count);
@@ -295,7 +297,7 @@ class Editor {
     return end;
   }
 
-  // The common case of an edit, without unpacking: one child is another one now.
+  // Makes the common edit, without unpacking: one child is another one now.
   Child CopyWithChild(const IntervalNode& from, size_t at, const Child& child) {
     IntervalNode* const node = TakeNode();
     const size_t count = from.Load(Layout::kCount);

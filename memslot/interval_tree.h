@@ -103,7 +103,7 @@ class IntervalTree {
   IntervalTree(IntervalNodePool* pool, int key_shift, int fine_bits = 0)
       : pool_(pool), key_shift_(key_shift), fine_bits_(fine_bits) {}
 
-  // Nodes to reserve in the pool for one edit of the tree of `root`.
+  // Returns how many nodes to reserve in the pool for one edit of the tree of `root`.
   static int NodesForEdit(IntervalRoot root) { return 2 * (root.inner_levels() + 1) + 1; }
 
   // Each returns the root of a new tree and adds to `edits`; the caller has reserved the nodes. The
@@ -116,12 +116,12 @@ class IntervalTree {
   // it at once. The length in it stays.
   static void StoreFirstWord(IntervalRoot root, uint64_t key, uint64_t value);
 
-  // The cell with the greatest key that is not above `key`.
+  // Finds the cell with the greatest key that is not above `key`.
   template <typename Unchanged>
   static IntervalSearch FindAtOrBelow(IntervalRoot root, uint64_t key, Cell* cell,
                                       const Unchanged& unchanged);
 
-  // The cell with the smallest key, at least `min_key`, whose interval meets [begin, end).
+  // Finds the cell with the smallest key, at least `min_key`, whose interval meets [begin, end).
   template <typename Unchanged>
   IntervalSearch FindOverlap(IntervalRoot root, uint64_t begin, uint64_t end, uint64_t min_key,
                              Cell* cell, const Unchanged& unchanged) const {
@@ -137,8 +137,8 @@ class IntervalTree {
 
   // --- Inside of a node ---
 
-  // The last of `kKeyCount` ascending keys that is at most `key`, or the first if none is: first
-  // the group, then in the group. No branch depends on the keys.
+  // Returns the place of the last of `kKeyCount` ascending keys that is at most `key`, or of the
+  // first if none is: looks for the group first, then in the group. No branch depends on the keys.
   template <size_t kKeyCount>
   static size_t Locate(const IntervalNode& node, uint64_t key) {
     return static_cast<size_t>(LocateKey<kKeyCount>(node, key) - &node.words[Layout::kKeys]);
@@ -164,8 +164,8 @@ class IntervalTree {
 
   using Word = Atomic<uint64_t>;
 
-  // The word of the key that `Locate` is about. The other words of a cell or child are as far from
-  // it as those of the first are from the first key, so a search needs no index.
+  // Returns the word of the key that `Locate` is about. The other words of a cell or child are as
+  // far from it as those of the first are from the first key, so a search needs no index.
   template <size_t kKeyCount>
   ABSL_ATTRIBUTE_ALWAYS_INLINE static const Word* LocateKey(const IntervalNode& node,
                                                             uint64_t key) {

@@ -94,7 +94,8 @@ absl::Status LargePagePermits::AddWriteTracking(Gfn gfn) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory to write-track frame ", ToString(gfn)));
   }
-  // The large frames first: nobody who sees the page tracked finds a large leaf permitted.
+  // The large frames are counted first: nobody who sees the page tracked finds a large leaf
+  // permitted.
   gib->tracked.fetch_add(1, std::memory_order_acq_rel);
   gib->tracked_by_2m[gfn.raw() / kPagesPerTwoMiB % 512].fetch_add(1, std::memory_order_acq_rel);
   two_mib->pages[gfn.raw() % kPagesPerTwoMiB].fetch_add(1, std::memory_order_acq_rel);

@@ -34,25 +34,25 @@ class LargePagePermits {
   LargePagePermits(const LargePagePermits&) = delete;
   LargePagePermits& operator=(const LargePagePermits&) = delete;
 
-  // The largest level, 1 to `most`, at which one leaf may map `gfn`.
+  // Returns the largest level, 1 to `most`, at which one leaf may map `gfn`.
   Level MaxLevel(Gfn gfn, Level most = kLevel1G) const {
     if (most == kLevel4K || ReasonsAgainst(gfn, kLevel2M) != 0) return kLevel4K;
     return most == kLevel2M || ReasonsAgainst(gfn, kLevel1G) != 0 ? kLevel2M : kLevel1G;
   }
 
-  // The number of reasons against a leaf of `level`, 2 or 3, at `gfn`; 0 means it may be.
+  // Returns the number of reasons against a leaf of `level`, 2 or 3, at `gfn`; 0 means it may be.
   uint64_t ReasonsAgainst(Gfn gfn, Level level) const {
     return BoundReasons(gfn, level) + TrackedPages(gfn, level);
   }
 
-  // How many of these are tracked pages.
+  // Returns how many of these reasons are tracked pages.
   uint64_t TrackedPages(Gfn gfn, Level level) const {
     const Directory* directory = directory_.load(std::memory_order_acquire);
     return directory == nullptr ? 0 : TrackedPagesIn(directory, gfn, level);
   }
 
-  // The frames of the slot that leaves of 2 MiB may map, but for tracked pages: those of whole
-  // large frames in the slot, or none where gfn and hva differ in their offset.
+  // The frames of the slot that leaves of 2 MiB may map, tracked pages aside: those of whole large
+  // frames in the slot, or none where gfn and hva differ in their offset.
   struct Frames {
     Gfn first;
     PageCount pages;
@@ -63,12 +63,12 @@ class LargePagePermits {
     if (first >= end || (incongruence_ & (kPagesPerTwoMiB - 1)) != 0) return {};
     return {first, end - first};
   }
-  // Whether any page was ever tracked.
+  // Returns whether any page was ever tracked.
   bool is_tracking() const { return directory_.load(std::memory_order_acquire) != nullptr; }
 
-  // One more (one less) reason to keep `gfn` from being written by the guest unseen: a shadowed
-  // page table. Each page counts by itself, and so do the large frames around it. The first call
-  // for a GiB allocates: ResourceExhausted, with nothing counted, if there is no memory.
+  // Counts one more, or one less, reason to keep `gfn` from being written by the guest unseen: a
+  // shadowed page table. Each page counts by itself, and so do the large frames around it. The
+  // first call for a GiB allocates: ResourceExhausted, with nothing counted, if there is no memory.
   absl::Status AddWriteTracking(Gfn gfn);
   void RemoveWriteTracking(Gfn gfn);
   // Makes room for the counts of `gfn`: `AddWriteTracking` allocates nothing then.
@@ -77,7 +77,7 @@ class LargePagePermits {
   bool IsWriteTrackingPrepared(Gfn gfn) const { return FindTwoMiB(gfn) != nullptr; }
   bool IsWriteTracked(Gfn gfn) const;
 
-  // Memory in use, this object included.
+  // Returns memory in use, this object included.
   size_t bytes() const;
 
  private:

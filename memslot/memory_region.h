@@ -22,29 +22,30 @@ inline constexpr uint32_t kSlotReadOnly = 2;
 // slot neither logs dirty pages nor is read-only, and can only be deleted.
 inline constexpr uint32_t kSlotPrivateMemory = 4;
 
-// The slot names host frames (`MemoryRegion::hpa`): nobody is asked for them. Not KVM's.
+// The slot names host frames (`MemoryRegion::hpa`): nobody is asked for them. KVM has no such flag.
 inline constexpr uint32_t kSlotHostFrames = 64;
 // An attribute of guest memory, as KVM numbers it (`Vm::SetMemoryAttributes`).
 inline constexpr uint64_t kMemoryAttributePrivate = 8;
 
-// What an embedder asks for; `size` 0 deletes the slot. Sizes and addresses in bytes, 4 KiB
-// aligned.
+// Says which slot an embedder asks for; `size` 0 deletes the slot. Sizes and addresses are in bytes
+// and 4 KiB aligned.
 struct MemoryRegion {
   uint32_t slot = 0;  // below the VM's slot limit
   AddressSpaceId address_space = 0;
   uint32_t flags = 0;
   Gpa gpa{};
   ByteCount size = 0;
-  // Any page, and the memory may reach up to the last byte of the address space; an embedder in
-  // ring 0 has its memory there (`VmOptions::host_address_end` keeps others from it).
+  // Where the memory begins. Any page will do, and the memory may reach up to the last byte of the
+  // address space; an embedder in ring 0 has its memory there (`VmOptions::host_address_end` keeps
+  // others from it).
   Hva hva{};
   // With `kSlotPrivateMemory`: where the memory for private frames begins, `size` bytes as well.
   Hva private_hva{};
-  // With `kSlotHostFrames`, in place of `hva`: frames below MAXPHYADDR, memory or a device, with a
-  // type as `HostPage::memory_type` (with `Paging::kShadow` all but write-back is uncached). A
-  // right that is missing ends a fault with `FaultOutcome::kViewDenied`; `kSlotReadOnly` makes
-  // writes MMIO instead. Frames in which the guest has tables that the engine reads
-  // (`Vcpu::WalkGuest`, shadow and nested paging) lie in the backend's direct map.
+  // With `kSlotHostFrames`, the frames in place of `hva`: they lie below MAXPHYADDR, are memory or
+  // a device, and have a type as `HostPage::memory_type` (with `Paging::kShadow` all but write-back
+  // is uncached). A right that is missing ends a fault with `FaultOutcome::kViewDenied`;
+  // `kSlotReadOnly` makes writes MMIO instead. Frames in which the guest has tables that the engine
+  // reads (`Vcpu::WalkGuest`, shadow and nested paging) lie in the backend's direct map.
   Hpa hpa{};
   Access rights = Access::All();
   MemoryType memory_type = MemoryType::kWriteBack;

@@ -17,18 +17,18 @@ class SlotState;
 
 // One slot as a reader sees it: a value, copied out of a snapshot.
 struct MemorySlot {
-  // As many bits as `CheckRequest` lets through, in the order of a packed slot (slot_cell.h): to
-  // unpack all four is one move.
+  // The fields have as many bits as `CheckRequest` lets through, in the order of a packed slot
+  // (slot_cell.h): to unpack all four is one move.
   uint32_t id : 16 = 0;
   AddressSpaceId address_space : 8 = 0;
   uint32_t flags : 7 = 0;
-  // Published while the slot is being deleted or moved: readers treat it as absent, for now.
+  // True while the slot is being deleted or moved: readers treat it as absent, for now.
   bool invalid : 1 = false;
   Gfn base;
   PageCount pages;
   // Where its memory begins; with `kSlotHostFrames` the number of bytes before its first frame.
   Hva hva{};
-  // The slot's dirty log, large-page permits and backing. Alive while the change sequence of the
+  // The slot's dirty log, large-page permits and backing. It lives while the change sequence of the
   // `Vm` stands where it stood when the slot was looked up; touch it only inside an MMU section
   // that checked so.
   SlotState* state = nullptr;
@@ -38,12 +38,12 @@ struct MemorySlot {
   constexpr bool logs_dirty_pages() const { return (flags & kSlotLogDirtyPages) != 0; }
   constexpr bool is_read_only() const { return (flags & kSlotReadOnly) != 0; }
   constexpr bool has_host_frames() const { return (flags & kSlotHostFrames) != 0; }
-  // The host memory behind it, but for private frames.
+  // Returns the host memory behind the slot, but for private frames.
   constexpr HostRange host_range() const { return HostRange(hva, pages.bytes()); }
   constexpr Hva HvaOf(Gfn gfn) const { return hva + (gfn - base).bytes(); }
-  // The frame behind `gfn`, in a slot of host frames.
+  // Returns the frame behind `gfn`, in a slot of host frames.
   constexpr Hfn FrameOf(Gfn gfn) const { return Hfn::Of(Hpa(HvaOf(gfn).raw())); }
-  // Index of a contained frame in the slot, for per-page state.
+  // Returns the index in the slot of a frame that it contains, for per-page state.
   constexpr uint64_t IndexOf(Gfn gfn) const { return (gfn - base).raw(); }
 
   friend constexpr bool operator==(const MemorySlot&, const MemorySlot&) = default;

@@ -21,7 +21,7 @@
 
 namespace tdp {
 
-// Bytes, 1 to 2^64: one more than 64 bits can say.
+// A size in bytes, 1 to 2^64: one more than 64 bits can say.
 using RegionSize = absl::uint128;
 inline constexpr RegionSize kWholeAddressSpace = RegionSize(1) << 64;
 
@@ -66,13 +66,13 @@ class Region {
   bool read_only() const { return spec_.read_only || kind() == RegionKind::kRom; }
   bool log_dirty() const { return spec_.log_dirty; }
   bool enabled() const { return enabled_; }
-  // kRomDevice: whether reads come from memory.
+  // Returns, of a kRomDevice, whether reads come from memory.
   bool rom_mode() const { return rom_mode_; }
 
   const Region* parent() const { return parent_; }
   uint64_t offset() const { return offset_; }  // in the parent
   int priority() const { return priority_; }   // among its siblings; the highest shows
-  // By descending priority; of equals the one that came last is first.
+  // Returns the children by descending priority; of equals the one that came last is first.
   const std::vector<Region*>& children() const { return children_; }
 
   bool is_container() const { return kind() == RegionKind::kContainer; }
@@ -83,7 +83,7 @@ class Region {
            (kind() == RegionKind::kRomDevice && rom_mode_);
   }
 
-  // "/top/child/this".
+  // Returns "/top/child/this".
   std::string Path() const;
 
  private:
@@ -103,7 +103,7 @@ class Region {
   std::vector<Region*> aliases_;  // that show this region
 };
 
-// Told when a transaction that changed something has ended.
+// Hears when a transaction that changed something has ended.
 class RegionListener {
  public:
   virtual ~RegionListener() = default;
@@ -126,11 +126,12 @@ class RegionTree {
   RegionTree(const RegionTree&) = delete;
   RegionTree& operator=(const RegionTree&) = delete;
 
-  // A region that is not attached yet. It lives until it is destroyed or the tree is. The target of
-  // an alias is a region of this tree.
+  // Makes a region that is not attached yet. It lives until it is destroyed or the tree is. The
+  // target of an alias is a region of this tree.
   absl::StatusOr<Region*> Create(RegionSpec spec);
-  // `region` has no parent, no children and no alias. Its memory stays until listeners have heard
-  // of all changes, so that what they know of it is not taken for a region that comes after it.
+  // Destroys `region`, which has no parent, no children and no alias. Its memory stays until
+  // listeners have heard of all changes, so that what they know of it is not taken for a region
+  // that comes after it.
   absl::Status Destroy(Region* region);
 
   // Puts `child`, which has no parent, at `offset` of `parent`. It may reach beyond the parent's

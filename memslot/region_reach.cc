@@ -26,7 +26,8 @@ void RegionReach::ForEachAbove(const Region& region, const Visit& visit) const {
   for (Region* alias : region.aliases_) visit(alias);
 }
 
-// No deeper than a tree may be high. A region is put down after those that render it.
+// Recursion goes no deeper than a tree may be high. A region is put down after those that render
+// it.
 void RegionReach::Collect(Region* region) {
   if (!places_.emplace(region, 0).second) return;
   ForEachAbove(*region, [this](Region* above) { Collect(above); });

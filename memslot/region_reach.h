@@ -33,19 +33,20 @@ class RegionReach {
   void Add(const Region& child);
   void Remove(const Region& child);
 
-  // ResourceExhausted, with a message that begins with `what`, beyond the limits.
+  // Returns ResourceExhausted, with a message that begins with `what`, beyond the limits.
   static absl::Status CheckLimits(int height, uint64_t shown, std::string_view what);
 
  private:
   void Collect(Region* region);
   template <typename Visit>
   void ForEachAbove(const Region& region, const Visit& visit) const;
-  // By how much each of `order_` shows more with `child`, up to the first that shows too much.
+  // Returns by how much each of `order_` shows more with `child`, up to the first that shows too
+  // much.
   std::vector<uint64_t> ShownMore(const Region& child) const;
-  // Their heights with `child`.
+  // Returns their heights with `child`.
   std::vector<int> Heights(const Region& child) const;
 
-  // `start` first, and each before those that render it.
+  // `start` comes first, and each before those that render it.
   std::vector<Region*> order_;
   absl::flat_hash_map<const Region*, size_t> places_;  // in `order_`
 };

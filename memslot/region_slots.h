@@ -33,21 +33,20 @@ class RegionSlots : public RegionListener {
               AddressSpaceId address_space = 0, const SlotPlanLimits& limits = {});
   ~RegionSlots() override;
 
-  // Applies the difference now. If a step fails, its status; the steps before it stand, and the
-  // next commit goes on from there. The message begins with the path of the region whose slot it
-  // was.
+  // Applies the difference now. If a step fails it returns that status; the steps before it stand,
+  // and the next commit goes on from there. The message begins with the path of the region whose
+  // slot it was.
   absl::Status OnRegionsChanged() override;
 
   void OnRegionDestroyed(const Region& region) override { saved_.erase(&region); }
 
-  // Takes the dirty pages of the memory of `region`, by index in it, since the last call: with
-  // manual protection too, they are clean afterwards, and their next write is noticed. Visited when
-  // that is so. FailedPrecondition where dirty pages are logged in rings: their entries name slots,
-  // so harvest before a commit changes them (`set_observer`).
+  // Takes the pages of the memory of `region` that became dirty since the last call, by index in
+  // it: with manual protection too, they are clean when `visit` is called, and their next write is
+  // noticed. FailedPrecondition where dirty pages are logged in rings: their entries name slots, so
+  // harvest before a commit changes them (`set_observer`).
   absl::Status TakeDirty(const Region& region, DirtyPageVisitor visit);
 
-  // Called with each step before it is taken: the slot as it will be, or, for a deletion, as it
-  // was.
+  // Sees each step before it is taken: the slot as it will be, or, for a deletion, as it was.
   using Observer = std::function<void(SlotStep::Kind kind, uint32_t id, const PlannedSlot& slot)>;
   void set_observer(Observer observer) { observer_ = std::move(observer); }
 
@@ -57,7 +56,7 @@ class RegionSlots : public RegionListener {
     uint32_t id = 0;
     PlannedSlot slot;
   };
-  // The slots that stand, by ascending gpa.
+  // Returns the slots that stand, by ascending gpa.
   const std::vector<Applied>& slots() const { return applied_; }
 
  private:
@@ -79,7 +78,7 @@ class RegionSlots : public RegionListener {
   const SlotPlanLimits limits_;
   std::vector<FlatRange> view_;
   std::vector<Applied> applied_;
-  // Saved dirty pages, by region: word index in it and mask.
+  // The dirty pages that were saved, by region: word index in it and mask.
   OrderedMap<const Region*, OrderedMap<uint64_t, uint64_t>> saved_;
   Observer observer_;
 };

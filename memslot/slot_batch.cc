@@ -57,7 +57,8 @@ absl::Status SlotBatch::Add(const MemoryRegion& region) {
   return absl::OkStatus();
 }
 
-// What readers see while mappings are taken away: of slots that were there before the batch alone.
+// Adds to what readers see first, while mappings are taken away: only slots that were there before
+// the batch are in it.
 absl::Status SlotBatch::ShowFirst(const SlotUpdate& update) {
   if (update.kind() == SlotChange::kCreate) return absl::OkStatus();
   const MemorySlot& old = update.old_slot();
@@ -66,7 +67,7 @@ absl::Status SlotBatch::ShowFirst(const SlotUpdate& update) {
   const auto unchanged = [] { return true; };
   const bool found =
       IntervalTree::FindAtOrBelow(root, old.base.raw(), &cell, unchanged) == IntervalSearch::kFound;
-  // Its state names a slot: one that was made anew at the same place has another.
+  // A slot is known by its state: one that was made anew at the same place has another.
   if (!found || internal::SlotOfGfnCell(cell).state != old.state) return absl::OkStatus();
   first_spaces_ |= uint32_t{1} << old.address_space;
   if (update.takes_away()) {

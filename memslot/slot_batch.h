@@ -21,11 +21,12 @@
 
 namespace tdp {
 
-// For the writer of its set, which nobody else changes or asks while the batch lives. A batch that
-// goes without `Publish` leaves the slots as they were.
+// Checks and publishes several changes together. It is for the writer of its set, which nobody else
+// changes or asks while the batch lives. A batch that goes without `Publish` leaves the slots as
+// they were.
 class SlotBatch {
  public:
-  // What one of the changes does; `kNone` is left out.
+  // Says what one of the changes does; a change that is `kNone` is left out.
   struct Step {
     SlotChange kind;
     MemorySlot old_slot;
@@ -37,21 +38,21 @@ class SlotBatch {
   SlotBatch(const SlotBatch&) = delete;
   SlotBatch& operator=(const SlotBatch&) = delete;
 
-  // Checks and builds `region` as `SlotSet::Prepare` does where everything that was added before is
-  // there already. After an error nothing more is added and nothing is published.
+  // Checks and builds `region` as `SlotSet::Prepare` would if everything that was added before were
+  // published. After an error nothing more is added and nothing is published.
   absl::Status Add(const MemoryRegion& region);
 
   absl::Span<const Step> steps() const { return steps_; }
 
-  // Readers see the slots that go or move as invalid from here on, and the others with their new
-  // flags. Where there are any the generation counts as in progress.
+  // Lets readers see the slots that go or move as invalid, and the others with their new flags.
+  // Where there are any the generation counts as in progress.
   void PublishFirst();
-  // Readers see the result. Cannot fail. The states that no slot refers to any more go with the
-  // batch: destroy it when no fault that looked an old slot up can be running.
+  // Lets readers see the result. Cannot fail. The states that no slot refers to any more go with
+  // the batch: destroy it when no fault that looked an old slot up can be running.
   void Publish();
 
  private:
-  // What an entry of the index by id was before a step.
+  // Holds what an entry of the index by id was before a step.
   struct Undo {
     MemorySlot slot;                   // names the entry
     std::unique_ptr<SlotState> state;  // null: there was none
@@ -62,14 +63,14 @@ class SlotBatch {
   SlotSet& set_;
   std::vector<Step> steps_;
   std::vector<Undo> undo_;  // and, once all is published, the states that are done with
-  // What readers see first, but for the marks of slots that go; its nodes are superfluous in the
+  // What `PublishFirst` shows, but for the marks of slots that go; its nodes are superfluous in the
   // end.
   std::array<internal::IntervalRoot, kMaxAddressSpaces> first_roots_;
   internal::IntervalEdits first_edits_;
   std::vector<MemorySlot> going_;  // that readers know
   uint32_t first_spaces_ = 0;      // by bit: those where readers see something first
   uint32_t spaces_ = 0;            // those that change
-  // Before.
+  // The set's numbers before the batch.
   const size_t size_;
   const PageCount total_pages_;
   const size_t private_slots_;

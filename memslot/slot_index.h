@@ -17,8 +17,8 @@
 
 namespace tdp {
 
-// The slots of one address space in an array of chunks, which come with the first id in each and
-// stay: ids are used again. For one thread at a time.
+// Holds the slots of one address space in an array of chunks, which come with the first id in each
+// and stay: ids are used again. One thread at a time uses it.
 class SlotIndex {
  public:
   // One slot. There is none where `state` is null.
@@ -34,7 +34,7 @@ class SlotIndex {
     return entry.state == nullptr ? nullptr : &entry;
   }
 
-  // Makes `At(id)` succeed. False if there is no memory.
+  // Makes `At(id)` succeed. Returns false if there is no memory.
   bool Reserve(uint32_t id) {
     const size_t chunk = id / kChunk;
     if (chunk >= chunks_.size()) chunks_.resize(chunk + 1);
@@ -42,7 +42,7 @@ class SlotIndex {
     return chunks_[chunk] != nullptr;
   }
 
-  // The place of an id that is there or was reserved.
+  // Returns the place of an id that is there or was reserved.
   Entry& At(uint32_t id) { return (*chunks_[id / kChunk])[id % kChunk]; }
 
   // Calls `visit(entry)` for each slot, by ascending ids.
@@ -56,7 +56,7 @@ class SlotIndex {
     }
   }
 
-  // Memory in use, this object left out.
+  // Returns memory in use, this object left out.
   size_t bytes() const {
     size_t bytes = chunks_.capacity() * sizeof(chunks_[0]);
     for (const std::unique_ptr<Chunk>& chunk : chunks_) {

@@ -43,7 +43,7 @@ absl::Status BadFrames(const char* field, uint64_t value, const char* why) {
   return absl::InvalidArgumentError(absl::StrFormat("%s = 0x%x: %s", field, value, why));
 }
 
-// Of a slot of host frames what it says of them; of any other that it says nothing.
+// Checks what a slot of host frames says of them, and that any other slot says nothing.
 absl::Status CheckHostFrames(const MemoryRegion& region, const SlotLimits& limits) {
   if ((region.flags & kSlotHostFrames) == 0) {
     constexpr const char* kNone = "flags have no kSlotHostFrames";
@@ -73,7 +73,8 @@ absl::Status CheckHostFrames(const MemoryRegion& region, const SlotLimits& limit
   return IsValidMemoryType(type) ? absl::OkStatus() : BadFrames("memory_type", type, "reserved");
 }
 
-// As KVM's check_memory_region_flags: what is private is neither logged nor read-only.
+// Checks the flags as KVM's check_memory_region_flags does: what is private is neither logged nor
+// read-only.
 absl::Status CheckFlags(uint32_t flags, const SlotLimits& limits) {
   constexpr uint32_t kOfShared = kSlotLogDirtyPages | kSlotReadOnly;
   if (limits.private_memory && flags == kSlotPrivateMemory) return absl::OkStatus();

@@ -40,13 +40,13 @@ struct SlotLimits {
   }
 };
 
-// InvalidArgument, naming field and value, if `limits` are outside the ranges above.
+// Returns InvalidArgument, naming field and value, if `limits` are outside the ranges above.
 absl::Status CheckLimits(const SlotLimits& limits);
 
-// The checks of KVM_SET_USER_MEMORY_REGION that look at the request alone, in the kernel's order
-// (the first that fails answers): id, flags, size, gpa, hva or, of host frames, hpa, rights and
-// type, address space, wrap of gpa + size, number of pages. All are InvalidArgument. A request with
-// size 0 passes through them too.
+// Makes those checks of KVM_SET_USER_MEMORY_REGION that look at the request alone, in the kernel's
+// order (the first that fails answers): id, flags, size, gpa, hva or, of host frames, hpa, rights
+// and type, address space, wrap of gpa + size, number of pages. All are InvalidArgument. A request
+// with size 0 passes through them too.
 absl::Status CheckRequest(const MemoryRegion& region, const SlotLimits& limits);
 
 }  // namespace tdp

@@ -19,7 +19,7 @@
 namespace tdp {
 namespace {
 
-// A range cut to whole pages of the guest.
+// Cuts a range to whole pages of the guest.
 void CutToPages(const FlatRange& range, RegionSize* start, RegionSize* end) {
   const RegionSize mask = kPageOffsetMask;
   *start = (RegionSize(range.start) + mask) & ~mask;
@@ -50,7 +50,7 @@ void PlanRange(const FlatRange& range, ByteCount largest, std::vector<PlannedSlo
   }
 }
 
-// What a slot must have in common with another to become it by a move or a change of flags.
+// Holds what a slot must have in common with another to become it by a move or a change of flags.
 using Identity = std::tuple<uintptr_t, uint64_t, ByteCount, uint32_t>;
 
 Identity IdentityOf(const PlannedSlot& slot) {
@@ -119,7 +119,7 @@ class Planner {
     }
   }
 
-  // A move waits while its place holds a slot that has yet to leave.
+  // Moves slots; a move waits while its place holds a slot that has yet to leave.
   void Move() {
     while (!moves_.empty()) {
       const auto ready = std::find_if(moves_.begin(), moves_.end(), [&](size_t move) {

@@ -33,12 +33,13 @@ struct SlotPlanLimits {
   PageCount largest_slot = PageCount((uint64_t{1} << 31) - 1);
 };
 
-// The slots for the memory of `view`, ascending: each range cut to whole pages, and into pieces of
-// the largest slot. ROM, and a ROM device that is read as memory, become read-only slots.
+// Returns the slots for the memory of `view`, ascending: each range cut to whole pages, and into
+// pieces of the largest slot. ROM, and a ROM device that is read as memory, become read-only slots.
 std::vector<PlannedSlot> PlanSlots(absl::Span<const FlatRange> view,
                                    const SlotPlanLimits& limits = {});
 
-// One call of SetMemoryRegion. Slots are named by their index in what the difference was made from.
+// One call of SetMemoryRegion. It names slots by their index in the lists that the difference was
+// made from.
 struct SlotStep {
   enum class Kind { kDelete, kMove, kFlags, kCreate };
 
@@ -49,9 +50,9 @@ struct SlotStep {
   friend bool operator==(const SlotStep&, const SlotStep&) = default;
 };
 
-// The fewest steps from `old_slots` to `new_slots`, in an order in which none overlaps what is
-// there at its time: deletions first, then moves, changes of flags and creations. A slot that keeps
-// memory, size and read-only moves or changes its flags; any other change is a deletion and a
+// Returns the fewest steps from `old_slots` to `new_slots`, in an order in which none overlaps what
+// is there at its time: deletions first, then moves, changes of flags and creations. A slot that
+// keeps memory, size and read-only moves or changes its flags; any other change is a deletion and a
 // creation. Moves that wait for each other in a circle are broken by one deletion and creation.
 std::vector<SlotStep> PlanSteps(absl::Span<const PlannedSlot> old_slots,
                                 absl::Span<const PlannedSlot> new_slots);

@@ -72,8 +72,8 @@ ABSL_ATTRIBUTE_NOINLINE const MemorySlot* SlotReader::CopyFew(AddressSpaceId add
   return &hit_;
 }
 
-// From the last to the first, so that each search tells where the next one begins. False if there
-// are too many, or if they have changed.
+// Copies the slots from the last to the first, so that each search tells where the next one begins.
+// Returns false if there are too many, or if they have changed.
 bool SlotReader::CopySlots(AddressSpaceId address_space, uint64_t generation) {
   IntervalCell cells[Few::kMost];
   size_t count = 0;

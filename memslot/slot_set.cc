@@ -38,7 +38,7 @@ using internal::IntervalRoot;
 using internal::IntervalSearch;
 using internal::IntervalTree;
 
-// A search by the writer: nothing changes meanwhile.
+// Answers a search of the writer's whether its tree is unchanged: nothing changes it meanwhile.
 constexpr auto kUnchanged = [] { return true; };
 
 MemorySlot SlotOf(const MemoryRegion& region) {
@@ -155,8 +155,8 @@ absl::StatusOr<SlotUpdate> SlotSet::PrepareChange(const MemoryRegion& region, co
   return update;
 }
 
-// Slots do not overlap, so the last one that begins before the end of the range is the only one,
-// but for the moving slot itself, that can reach into it.
+// Looks for a slot in the way. Slots do not overlap, so the last one that begins before the end of
+// the range is the only one, but for the moving slot itself, that can reach into it.
 absl::Status SlotSet::CheckPlace(const MemoryRegion& region) const {
   const Gfn base = Gfn::Of(region.gpa);
   const Gfn end = base + PageCount::FromBytes(region.size);
@@ -315,8 +315,8 @@ void SlotSet::PublishHvaRoot(IntervalRoot root) {
   hva_version_.store(hva_version_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
 }
 
-// Only now may the old nodes be filled again: whoever still reads them finds that the generation or
-// the version has moved.
+// Lets the old nodes be filled again. It comes last: whoever still reads them finds that the
+// generation or the version has moved.
 void SlotSet::FinishEdits() {
   for (internal::IntervalNode* node : edits_.replaced) pool_.Give(node);
   ForgetEdits();

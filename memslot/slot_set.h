@@ -77,26 +77,27 @@ class SlotSet {
   void set_dirty_bitmap_policy(DirtyBitmapPolicy policy) { dirty_bitmap_policy_ = policy; }
   DirtyBitmapPolicy dirty_bitmap_policy() const { return dirty_bitmap_policy_; }
 
-  // The generation of an address space: it moves with every change of its slots and never takes a
-  // value that this or another address space has had. Acquire: what is read afterwards is at least
-  // as new.
+  // Returns the generation of an address space: it moves with every change of its slots and never
+  // takes a value that this or another address space has had. It is loaded with acquire: what is
+  // read afterwards is at least as new.
   uint64_t generation(AddressSpaceId address_space) const {
     return spaces_[address_space].generation.load(std::memory_order_acquire);
   }
 
-  // Writer. Nothing if there is no such slot.
+  // Writer. Returns the slot of that id, or nothing.
   std::optional<MemorySlot> FindById(AddressSpaceId address_space, uint32_t id) const;
 
-  // Writer. The slot that holds `gfn`.
+  // Writer. Returns the slot that holds `gfn`, or nothing.
   std::optional<MemorySlot> FindByGfn(AddressSpaceId address_space, Gfn gfn) const;
 
-  // Writer. Every slot of `address_space`, by ascending frame.
+  // Writer. Shows every slot of `address_space`, by ascending frame.
   void ForEach(AddressSpaceId address_space,
                absl::FunctionRef<void(const MemorySlot&)> visit) const;
 
   // Writer. Calls `visit(slot, first, pages)` for the part of each slot that `range` of host memory
   // backs, and again for that whose private memory lies there: for the latter it looks at every
-  // slot, if any has private memory. Of a range in the slot of the last call it knows the answer.
+  // slot, if any has private memory. It remembers the slot of its last call, and answers for a
+  // range inside that one without a search.
   template <typename Visit>
   void ForEachInHostRange(HostRange range, const Visit& visit) {
     if (ABSL_PREDICT_TRUE(alone_.Contains(range))) {
@@ -107,11 +108,11 @@ class SlotSet {
     }
   }
 
-  // Writer. Number of slots, and of pages in them, in all address spaces.
+  // Writer. Return the number of slots, and of pages in them, in all address spaces.
   size_t size() const { return size_; }
   PageCount total_pages() const { return total_pages_; }
 
-  // Writer. Memory in use for the trees, the index by id and the states.
+  // Writer. Returns the memory in use for the trees, the index by id and the states.
   size_t bytes() const;
 
   // Writer. Compares the trees with the index by id; Internal, saying what disagrees.
@@ -155,13 +156,14 @@ class SlotSet {
     edits_.made.clear();
     edits_.replaced.clear();
   }
-  // The roots as the writer sees them, with what a batch has built and not published.
+  // Each returns a root as the writer sees it, with what a batch has built and not published.
   internal::IntervalRoot DraftGfnRoot(AddressSpaceId address_space) const {
     return has_draft_ ? draft_gfn_[address_space] : GfnRoot(address_space);
   }
   internal::IntervalRoot DraftHvaRoot() const { return has_draft_ ? draft_hva_ : HvaRoot(); }
-  // A batch begins or ends; between the two `Draft` makes an update count for what is prepared
-  // next, and gives the state that it takes the place of. What edits make stays `edits_` meanwhile.
+  // A batch begins or ends. Between the two `Draft` makes an update count for what is prepared
+  // next, and returns the state that it takes the place of; `edits_` goes on holding what the edits
+  // make.
   void BeginDraft();
   void EndDraft() { has_draft_ = false; }
   std::unique_ptr<SlotState> Draft(SlotUpdate&& update);
@@ -169,7 +171,8 @@ class SlotSet {
   void PublishHvaRoot(internal::IntervalRoot root);
   // The trees of `edits_` are published: nodes that only older ones have may be filled again.
   void FinishEdits();
-  // They never will be.
+  // The trees of `edits_` never will be published: the nodes that were made for them may be filled
+  // again.
   void DropEdits();
   void BeginGeneration(Space& space);
   void EndGeneration(Space& space);
@@ -185,7 +188,7 @@ class SlotSet {
   const internal::IntervalTree hva_tree_;
   std::array<Space, kMaxAddressSpaces> spaces_;
   alignas(64) Atomic<uint64_t> hva_root_{0};
-  // Moves with every change of `hva_root_`, as generations do with theirs.
+  // Moves with every change of `hva_root_`, as generations do with the roots by gfn.
   Atomic<uint64_t> hva_version_{0};
   alignas(64) std::array<SlotIndex, kMaxAddressSpaces> by_id_;
   size_t size_ = 0;

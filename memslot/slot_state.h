@@ -19,7 +19,8 @@
 
 namespace tdp {
 
-// What stands behind a slot besides `MemorySlot::hva`, as `MemoryRegion` has it; it never changes.
+// Holds what stands behind a slot besides `MemorySlot::hva`, as `MemoryRegion` has it; it never
+// changes.
 struct SlotBacking {
   std::optional<Hva> private_hva;  // of private frames, if there is memory for them
   Access rights = Access::All();   // of host frames
@@ -29,14 +30,15 @@ struct SlotBacking {
   friend bool operator==(const SlotBacking&, const SlotBacking&) = default;
 };
 
-// Both parts outlive the state where the next one of the same slot carries on with them: a move
-// keeps the dirty log, a change of flags the permits. The state itself never changes.
+// What a slot's readers may touch besides the `MemorySlot` itself. Both parts outlive the state
+// where the next one of the same slot carries on with them: a move keeps the dirty log, a change of
+// flags the permits. The state itself never changes.
 //
 // A `SlotSet` makes states and hands the last reference out when the slot changes; the caller frees
 // it when no fault can touch it any more.
 class SlotState {
  public:
-  // `in_rings`: the VM logs dirty pages in rings, and `log` is for pages that no ring has.
+  // With `in_rings` the VM logs dirty pages in rings, and `log` is for pages that no ring has.
   SlotState(std::shared_ptr<LargePagePermits> permits, std::shared_ptr<DirtyLog> log,
             const SlotBacking& backing = {}, bool in_rings = false)
       : permits_(std::move(permits)),
@@ -44,7 +46,7 @@ class SlotState {
         in_rings_(in_rings),
         backing_(backing) {}
 
-  // The largest level, 1 to `most`, at which a leaf may map `gfn`, a frame of the slot.
+  // Returns the largest level, 1 to `most`, at which a leaf may map `gfn`, a frame of the slot.
   Level MaxLevel(Gfn gfn, Level most = kLevel1G) const { return permits_->MaxLevel(gfn, most); }
 
   LargePagePermits& permits() const { return *permits_; }
@@ -53,19 +55,19 @@ class SlotState {
   // logs them in rings.
   DirtyLog* dirty_log() const { return in_rings_ ? nullptr : log_.get(); }
 
-  // Returns the same, or with rings the bitmap of those pages that no ring has
+  // Returns that log, or with rings the bitmap of those pages that no ring has
   // (`Vm::HarvestDirtyRings`): pages that no vCPU wrote, and what the engine writes for a vCPU
   // whose ring is nearly full. Null if the slot does not log dirty pages.
   DirtyLog* any_log() const { return log_.get(); }
 
   const SlotBacking& backing() const { return backing_; }
-  // Where the slot's memory for private frames begins, if it has any.
+  // Returns where the slot's memory for private frames begins, if it has any.
   std::optional<Hva> private_hva() const { return backing_.private_hva; }
 
   const std::shared_ptr<LargePagePermits>& shared_permits() const { return permits_; }
   const std::shared_ptr<DirtyLog>& shared_log() const { return log_; }
 
-  // Memory in use, this object included.
+  // Returns memory in use, this object included.
   size_t bytes() const {
     return sizeof(*this) + permits_->bytes() + (log_ == nullptr ? 0 : log_->bytes());
   }

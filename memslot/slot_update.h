@@ -16,10 +16,10 @@ namespace tdp {
 
 class SlotSet;
 
-// kNone: the request asks for what is there.
+// Says what a request does to the slot that it names; with `kNone` it asks for what is there.
 enum class SlotChange { kNone, kCreate, kDelete, kMove, kFlagsOnly };
 
-// Whether a slot comes to a place by such a change, or leaves one; a move does both.
+// Each returns whether such a change brings a slot to a place, or takes one away; a move does both.
 constexpr bool Brings(SlotChange kind) {
   return kind == SlotChange::kCreate || kind == SlotChange::kMove;
 }
@@ -27,8 +27,8 @@ constexpr bool TakesAway(SlotChange kind) {
   return kind == SlotChange::kDelete || kind == SlotChange::kMove;
 }
 
-// Made by `SlotSet::Prepare`, ended by `SlotSet::Publish` or, on every other path, by the
-// destructor, which leaves the slots as they were. One at a time per set.
+// `SlotSet::Prepare` makes it, and `SlotSet::Publish` ends it or, on every other path, the
+// destructor, which leaves the slots as they were. A set has one at a time.
 class SlotUpdate {
  public:
   SlotUpdate(SlotUpdate&& other) noexcept
@@ -45,7 +45,8 @@ class SlotUpdate {
 
   SlotChange kind() const { return kind_; }
 
-  // The slot before and after. No `old_slot` for kCreate and no `new_slot` for kDelete (0 pages).
+  // Return the slot before and after. There is no `old_slot` for kCreate and no `new_slot` for
+  // kDelete (0 pages).
   const MemorySlot& old_slot() const { return old_slot_; }
   const MemorySlot& new_slot() const { return new_slot_; }
 

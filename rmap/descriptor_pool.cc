@@ -49,7 +49,8 @@ absl::Status DescriptorPool::AddSlab() {
   std::unique_ptr<std::byte, SlabDeleter> slab(static_cast<std::byte*>(memory));
   reserved_bytes_.fetch_add(kSlabBytes, std::memory_order_relaxed);
   MutexLock lock(mutex_);
-  // From the end, so that descriptors are handed out by ascending address.
+  // Descriptors are linked from the end of the slab, so that they are handed out by ascending
+  // address.
   for (size_t at = kSlabBytes; at >= descriptor_bytes_; at -= descriptor_bytes_) {
     free_ = new (slab.get() + at - descriptor_bytes_) FreeDescriptor{free_};
   }
@@ -72,7 +73,7 @@ absl::Status DescriptorCache::RefillSlow() {
   absl::Status status = pool_.Take(static_cast<size_t>(missing), stock_.data() + size_);
   if (!status.ok()) return status;
   size_ += missing;
-  // Popped from the end: lowest address first.
+  // They are popped from the end: lowest address first.
   std::reverse(stock_.begin() + size_ - missing, stock_.begin() + size_);
   return absl::OkStatus();
 }

@@ -26,7 +26,7 @@ class DescriptorPool {
  public:
   // `descriptor_bytes` is a power of two, 16 to 4096; descriptors are aligned to it.
   explicit DescriptorPool(size_t descriptor_bytes) : descriptor_bytes_(descriptor_bytes) {}
-  // Every descriptor has come back.
+  // By then every descriptor has come back.
   ~DescriptorPool();
 
   DescriptorPool(const DescriptorPool&) = delete;
@@ -37,9 +37,9 @@ class DescriptorPool {
   absl::Status Take(size_t count, void** out) ABSL_LOCKS_EXCLUDED(mutex_);
   void Return(size_t count, void* const* descriptors) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Descriptors taken and not returned: in chains or in stocks.
+  // Returns how many descriptors are taken and not returned: in chains or in stocks.
   size_t taken() const { return taken_.load(std::memory_order_relaxed); }
-  // Bytes held from the host, free descriptors included.
+  // Returns the bytes held from the host, free descriptors included.
   ByteCount reserved_bytes() const { return reserved_bytes_.load(std::memory_order_relaxed); }
 
  private:
@@ -61,7 +61,7 @@ class DescriptorPool {
   std::vector<std::unique_ptr<std::byte, SlabDeleter>> slabs_ ABSL_GUARDED_BY(mutex_);
 };
 
-// A stock of free descriptors. Belongs to one thread at a time.
+// A stock of free descriptors, which belongs to one thread at a time.
 class DescriptorCache {
  public:
   static constexpr int kCapacity = 64;
@@ -80,12 +80,13 @@ class DescriptorCache {
   }
 
   int size() const { return size_; }
-  // `size()` is above 0.
+  // Takes a descriptor out of the stock, which is not empty.
   void* Pop() {
     TDP_DCHECK(size_ > 0);
     return stock_[static_cast<size_t>(--size_)];
   }
-  // Takes one back. Where the stock is full, half of it goes to the pool first, under its mutex.
+  // Puts a descriptor back. Where the stock is full, half of it goes to the pool first, under its
+  // mutex.
   void Push(void* descriptor) {
     if (ABSL_PREDICT_FALSE(size_ == kCapacity)) Drain(kCapacity / 2);
     stock_[static_cast<size_t>(size_++)] = descriptor;

@@ -27,7 +27,7 @@ class alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) RmapDescriptor {
 
   explicit RmapDescriptor(RmapDescriptor* next) : link_(reinterpret_cast<uintptr_t>(next)) {}
 
-  // The descriptor in which `place` lies.
+  // Returns the descriptor in which `place` lies.
   static RmapDescriptor* Of(RmapPlace place) {
     return reinterpret_cast<RmapDescriptor*>(reinterpret_cast<uintptr_t>(place) & ~kCountMask);
   }
@@ -38,7 +38,7 @@ class alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) RmapDescriptor {
   uint64_t* entry(int i) const { return entries_[i]; }
   uint64_t* last() const { return entries_[count() - 1]; }
 
-  // There is room.
+  // Appends `entry` to a descriptor that has room; returns its place.
   RmapPlace Append(uint64_t* entry) {
     TDP_DCHECK(!is_full());
     RmapPlace place = &entries_[count()];
@@ -46,7 +46,7 @@ class alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) RmapDescriptor {
     ++link_;
     return place;
   }
-  // There is an entry.
+  // Drops the last entry of a descriptor that has one.
   void DropLast() {
     TDP_DCHECK(count() > 0);
     --link_;

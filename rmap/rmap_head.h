@@ -24,9 +24,9 @@ class RmapHead {
   constexpr bool is_empty() const { return word_ == 0; }
   constexpr bool is_chain() const { return (word_ & kChainTag) != 0; }
   constexpr bool is_single() const { return word_ != 0 && !is_chain(); }
-  // `is_single()`.
+  // Returns the one entry of a head that `is_single()`.
   uint64_t* single() const { return reinterpret_cast<uint64_t*>(word_); }
-  // `is_chain()`.
+  // Returns the first descriptor of a head that `is_chain()`.
   void* chain() const { return reinterpret_cast<void*>(word_ & ~kChainTag); }
 
  private:

@@ -21,14 +21,14 @@
 
 namespace tdp {
 
-// `Places` is where entries keep their places: `places(entry)` is an `RmapPlace&` that belongs to
+// `Places` says where entries keep their places: `places(entry)` is an `RmapPlace&` that belongs to
 // `entry` alone. It is asked for only while the entry is in a chain, so a frame that is mapped once
 // costs its head and nothing else.
 //
 // Invariants: a chain holds two entries or more; all its descriptors but the first are full; each
 // entry in it is at its place; none is there twice.
 //
-// Not thread-safe: for whoever holds the head's lock.
+// Not thread-safe: who holds the head's lock uses it.
 template <typename Places, int kN = kRmapDescriptorEntries>
 class RmapList {
  public:
@@ -83,8 +83,8 @@ class RmapList {
       return;
     }
     for (const Descriptor* at = First(head); at != nullptr;) {
-      // A copy, since a removal fills its hole from the first descriptor and may free that one.
-      // What fills a hole has been visited, or is in the copy.
+      // `copy` is needed since a removal fills its hole from the first descriptor and may free that
+      // one. What fills a hole has been visited, or is in the copy.
       const Descriptor copy = *at;
       for (int i = copy.count() - 1; i >= 0; --i) visit(copy.entry(i));
       at = copy.next();
@@ -106,7 +106,7 @@ class RmapList {
     }
   }
 
-  // The number of entries. Looks at every descriptor, at no entry.
+  // Returns the number of entries. Looks at every descriptor, at no entry.
   static size_t Count(const RmapHead& head) {
     if (!head.is_chain()) return head.is_empty() ? 0 : 1;
     size_t count = 0;
@@ -137,7 +137,7 @@ class RmapList {
     places(entry) = descriptor->Append(entry);
   }
 
-  // The first descriptor is down to one entry, or to none.
+  // Takes care of a first descriptor that is down to one entry, or to none.
   static void Shrink(RmapHead& head, Descriptor* first, DescriptorCache& cache) {
     if (first->count() == 0) {
       head = RmapHead::Chain(first->next());

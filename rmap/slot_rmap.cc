@@ -51,7 +51,7 @@ SlotRmap::~SlotRmap() {
   }
 }
 
-// Stores in `word` what the unlocked chunk's word is.
+// Takes the lock, waiting for it, and stores in `word` what the word of the unlocked chunk is.
 void SlotRmap::Hold::Wait(uintptr_t& word) {
   do {
     SpinUntil([&] {
@@ -62,7 +62,7 @@ void SlotRmap::Hold::Wait(uintptr_t& word) {
                                           std::memory_order_relaxed));
 }
 
-// From the largest level down: whoever finds the smallest head finds them all.
+// Makes chunks from the largest level down: whoever finds the smallest head finds them all.
 absl::Status SlotRmap::PrepareSlow(Gfn gfn) {
   for (int i = kLevels; i >= 1; --i) {
     Word& where = WordOf(IndexOf(gfn, Level(i)), Level(i));

@@ -57,7 +57,7 @@ class SlotRmap {
 
     // Returns whether there is a head to hold: not so if nothing there was ever prepared.
     bool is_there() const { return chunk_ != nullptr; }
-    // `is_there()`.
+    // Returns the head, if `is_there()`.
     RmapHead& head() const { return chunk_->heads[index_ % kHeadsPerChunk]; }
 
    private:
@@ -68,10 +68,10 @@ class SlotRmap {
     Chunk* chunk_ = nullptr;
   };
 
-  // The reverse map of the `pages` (above 0) frames from `base` on. ResourceExhausted without
+  // Makes the reverse map of the `pages` (above 0) frames from `base` on. ResourceExhausted without
   // memory for its directories (a byte for 64 pages).
   static absl::StatusOr<std::unique_ptr<SlotRmap>> Create(Gfn base, PageCount pages);
-  // Every head is empty.
+  // By then every head is empty.
   ~SlotRmap();
 
   SlotRmap(const SlotRmap&) = delete;
@@ -88,16 +88,16 @@ class SlotRmap {
   }
   bool IsPrepared(Gfn gfn) const { return Find(gfn, kLevel4K) != nullptr; }
 
-  // The head for leaves of `level`, 1 to 3, that map `gfn`, a frame of the slot; null if nothing
-  // there was ever prepared.
+  // Returns the head for leaves of `level`, 1 to 3, that map `gfn`, a frame of the slot; null if
+  // nothing there was ever prepared.
   RmapHead* Find(Gfn gfn, Level level) const {
     const uint64_t index = IndexOf(gfn, level);
     Chunk* chunk = ChunkOf(WordOf(index, level).load(std::memory_order_acquire));
     return chunk == nullptr ? nullptr : &chunk->heads[index % kHeadsPerChunk];
   }
 
-  // Returns that for 4 KiB leaves of `gfn`, a frame of the slot. `head` is that of `near`: most
-  // frames around it need no search.
+  // Returns the head for the 4 KiB leaf of `gfn`, a frame of the slot. `head` is that of `near`:
+  // most frames around it need no search.
   RmapHead* FindBeside(RmapHead* head, Gfn near, Gfn gfn) const {
     if (ABSL_PREDICT_FALSE((gfn.raw() ^ near.raw()) >= kHeadsPerChunk)) return Find(gfn, kLevel4K);
     return head + static_cast<int64_t>(gfn.raw() - near.raw());
@@ -121,7 +121,7 @@ class SlotRmap {
     }
   }
 
-  // Memory in use, this object included.
+  // Returns memory in use, this object included.
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
@@ -129,8 +129,8 @@ class SlotRmap {
   struct alignas(64) Chunk {
     std::array<RmapHead, kHeadsPerChunk> heads;
   };
-  // The address of a chunk, 0 where there is none, and in bit 0 whether its heads are locked. Eight
-  // to a cache line: vCPUs that fault 16 MiB apart do not share one.
+  // Holds the address of a chunk, 0 where there is none, and in bit 0 whether its heads are locked.
+  // Eight lie in a cache line: vCPUs that fault 16 MiB apart do not share one.
   using Word = Atomic<uintptr_t>;
   static constexpr size_t kWordsPerLine = 64 / sizeof(uintptr_t);
   struct Directory {
@@ -142,7 +142,8 @@ class SlotRmap {
 
   SlotRmap(Gfn base, PageCount pages) : base_(base), end_(base + pages) {}
 
-  // Frames of a level are counted from guest address 0, rounded down so that chunks are aligned.
+  // Returns where frames of a level are counted from: from guest address 0, rounded down so that
+  // chunks are aligned.
   uint64_t Origin(Level level) const {
     return base_.raw() / level.pages().raw() / kHeadsPerChunk * kHeadsPerChunk;
   }

@@ -14,18 +14,18 @@
 #include "tdp/base/platform.h"
 
 #define TDP_WEAK __attribute__((weak))
-// As the headers of the standard library declare these: clang takes no [[noreturn]] after it.
+// The headers of the standard library declare these so: clang takes no [[noreturn]] after it.
 #define TDP_FAILS __attribute__((weak, noreturn))
 
 namespace {
 
 constexpr size_t kDefaultAlignment = __STDCPP_DEFAULT_NEW_ALIGNMENT__;
 
-// Where memory has run out, the text of the error that says so is still put together. The small
-// pieces that this takes for a moment come from here.
+// Gives out small pieces of memory for a moment: where memory has run out, the text of the error
+// that says so is still put together.
 class Reserve {
  public:
-  // Null if `bytes` is too much or everything is in use.
+  // Returns null if `bytes` is too much or everything is in use.
   void* Take(size_t bytes, size_t alignment) {
     if (bytes > kPieceBytes || alignment > kPieceBytes) return nullptr;
     uint32_t taken = taken_.load(std::memory_order_relaxed);
@@ -38,7 +38,7 @@ class Reserve {
     }
     return nullptr;
   }
-  // Whether `memory` was from here.
+  // Takes `memory` back, and returns whether it was from here.
   bool Return(void* memory) {
     const uintptr_t offset =
         reinterpret_cast<uintptr_t>(memory) - reinterpret_cast<uintptr_t>(pieces_);
@@ -114,7 +114,7 @@ TDP_WEAK void __cxa_pure_virtual() { tdp_platform_panic("libtdp: pure virtual fu
 // glibc's word for "there are no threads", by which std::shared_ptr counts without atomics.
 TDP_WEAK char __libc_single_threaded = 0;
 
-// Of libgcc, where the CPU is not known to have POPCNT.
+// Takes the place of libgcc's, where the CPU is not known to have POPCNT.
 TDP_WEAK int __popcountdi2(int64_t value) {
   auto bits = static_cast<uint64_t>(value);
   bits -= bits >> 1 & 0x5555'5555'5555'5555;
@@ -154,7 +154,7 @@ TDP_FAILS void __throw_bad_function_call() {
 static_assert(__gnu_cxx::__default_lock_policy != __gnu_cxx::_S_single,
               "this compiler is built without threads: its std::shared_ptr counts without atomics");
 
-// How std::make_shared finds itself by type; what it asks for is found by address before.
+// std::make_shared finds itself by type with this; what it asks for is found by address before.
 TDP_WEAK bool _Sp_make_shared_tag::_S_eq(const type_info&) noexcept { return false; }
 #endif
 

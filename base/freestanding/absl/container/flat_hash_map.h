@@ -16,7 +16,7 @@ namespace absl {
 inline namespace tdp_stand_in {
 namespace internal {
 
-// What a type's `AbslHashValue(H, value)` combines its parts with.
+// Combines the parts of a type, as its `AbslHashValue(H, value)` asks.
 class HashState {
  public:
   template <typename... Parts>

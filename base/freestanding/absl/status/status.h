@@ -17,7 +17,7 @@
 namespace absl {
 inline namespace tdp_stand_in {
 
-// With Abseil's numbers.
+// The codes have Abseil's numbers.
 enum class StatusCode : int {
   kOk = 0,
   kUnknown = 2,
