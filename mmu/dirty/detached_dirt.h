@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// D bits of what was taken out of the tables: they go to the dirty logs of the slots, since no
-// harvest of the tables will see them any more.
+// Saves D bits of what was taken out of the tables: they go to the dirty logs of the slots, since
+// no harvest of the tables will see them any more.
 
 #ifndef TDP_MMU_DIRTY_DETACHED_DIRT_H_
 #define TDP_MMU_DIRTY_DETACHED_DIRT_H_
@@ -17,12 +17,12 @@
 
 namespace tdp {
 
-// Marks `written` in the log of `slot`, the frames that lie in it. Inside a section. A page that
-// the log has no room for is left out: room is made before a page becomes writable, so D is older
-// there than the log.
+// Marks `written` in the log of `slot`, the frames that lie in it. Call it inside a section. A page
+// that the log has no room for is left out: room is made before a page becomes writable, so D is
+// older there than the log.
 void MarkWritten(const MemorySlot& slot, absl::Span<const WrittenFrames> written);
 
-// Single leaves, from inside the writer's section that takes them out.
+// Saves the D bits of single leaves, from inside the writer's section that takes them out.
 class DetachedDirt : public LostDirtyLeaves {
  public:
   DetachedDirt(const SlotSet& slots, AddressSpaceId space) : slots_(slots), space_(space) {}
@@ -33,10 +33,10 @@ class DetachedDirt : public LostDirtyLeaves {
   const AddressSpaceId space_;
 };
 
-// Whole tables, after the flush that took the CPUs out of them.
+// Saves those of whole tables, after the flush that took the CPUs out of them.
 class DetachedHarvest {
  public:
-  // For the time of one reclaim.
+  // It lives for the time of one reclaim.
   DetachedHarvest(const SlotSet& slots, MmuLock& lock) : slots_(slots), reader_(lock) {}
 
   // Marks the pages that `table`, of leaves, says were written. Hold no lock.

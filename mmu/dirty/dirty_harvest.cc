@@ -13,14 +13,14 @@
 namespace tdp {
 namespace {
 
-// What a section does before it ends, in units of a page that was written, some 5 ns, and what
-// else counts for: a structural operation waits for this and for the tables that are gone through
-// together, some 40 µs if every page of them was written.
+// How much work a section does before it ends, in units of a page that was written, some 5 ns, and
+// what else counts for: a structural operation waits for this and for the tables that are gone
+// through together, some 40 µs if every page of them was written.
 constexpr int kWorkPerSection = 2048;
 constexpr int kWorkPerTable = 32;
 constexpr int kWorkPer64Entries = 8;
 
-// Of the entries from 64 `block` on, that with index `i`, if it is one.
+// Returns the bit of index `i` among the 64 entries from 64 `block` on, if it is one of them.
 uint64_t BitIn(int block, int i) { return i / 64 == block ? uint64_t{1} << (i % 64) : 0; }
 
 }  // namespace
@@ -74,8 +74,8 @@ Gfn DirtyHarvest::Visit(uint64_t* table, Level level, Gfn base, Visitor visit) {
   return std::min(base + TablePages(level), left_.end);
 }
 
-// The lines of `table` to look at. Those of a table that reaches over an end of the range are never
-// known: beside the range others fill holes and note nothing.
+// Returns which lines of `table` to look at. Those of a table that reaches over an end of the range
+// are never known: beside the range others fill holes and note nothing.
 uint64_t DirtyHarvest::LinesOf(const uint64_t* table, Level level, Gfn base) const {
   if (number_ == 0 || !range_.Holds(base, TablePages(level))) return kAllLines;
   TablePage* const record = TablePage::Of(table);
@@ -86,10 +86,10 @@ uint64_t DirtyHarvest::LinesOf(const uint64_t* table, Level level, Gfn base) con
   return record->lines.load(std::memory_order_acquire);
 }
 
-// The table below, if anything there may have been written since the last harvest; else null.
-// Clears A of the entry and notes that it was set, so that the next harvest looks again: until the
-// flush of this one a CPU may go on below through its copy of the entry, without setting A. Who
-// enters a subtree goes through it in the same section, as far as the section goes.
+// Returns the table below, if anything there may have been written since the last harvest; else
+// null. Clears A of the entry and notes that it was set, so that the next harvest looks again:
+// until the flush of this one a CPU may go on below through its copy of the entry, without setting
+// A. Who enters a subtree goes through it in the same section, as far as the section goes.
 uint64_t* DirtyHarvest::EnterSubtree(EntryRef entry, Level level, Gfn from) {
   EptEntry value = entry.Load();
   if (value.kind(level) != EntryKind::kTable || !value.is_writable()) return nullptr;

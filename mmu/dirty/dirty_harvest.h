@@ -38,11 +38,12 @@ namespace tdp {
 // Two harvests of frames under one entry must not overlap in time, the flush after them included.
 class DirtyHarvest {
  public:
-  // Says that these frames were written. Called inside a section, after D was cleared.
+  // Hears that these frames were written. It is called inside a section, after D was cleared.
   using Visitor = absl::FunctionRef<void(absl::Span<const WrittenFrames> written)>;
 
-  // `number`: the harvests that have it go by what one of them has learned of a table. Between two
-  // of them nobody fills a hole in their ranges without `TablePage::NoteLine`. 0: each by itself.
+  // Harvests that have the same `number` go by what one of them has learned of a table: between two
+  // of them nobody fills a hole in their ranges without `TablePage::NoteLine`. With 0 each goes by
+  // itself.
   DirtyHarvest(const DirectMmu& mmu, const TablePool& pool, MmuLock& lock, uint64_t number)
       : mmu_(mmu), pool_(pool), reader_(lock), number_(number) {}
 
@@ -50,11 +51,11 @@ class DirtyHarvest {
   // relies on what was found, is the caller's. Returns whether any A or D was cleared.
   bool Run(Gfn first, Gfn end, Visitor visit);
 
-  // Returns what the harvests so far looked at, in tables of any level.
+  // Returns how many tables, of any level, the harvests so far looked at.
   uint64_t tables_visited() const { return tables_visited_; }
 
  private:
-  // Tables of leaves that are gone through together.
+  // How many tables of leaves are gone through together.
   static constexpr size_t kTogether = 16;
   struct LeafTable {
     uint64_t* entries;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Frames that were written, 64 at a time: what goes from the tables to the dirty logs.
+// Names frames that were written, 64 at a time: so they go from the tables to the dirty logs.
 
 #ifndef TDP_MMU_DIRTY_WRITTEN_FRAMES_H_
 #define TDP_MMU_DIRTY_WRITTEN_FRAMES_H_
@@ -18,7 +18,7 @@ struct WrittenFrames {
   Gfn base;           // a multiple of 64
   uint64_t bits = 0;  // bit i: `base` + i was written
 
-  // The bits of those that lie in `range`.
+  // Returns the bits of those that lie in `range`.
   uint64_t Inside(const FrameRange& range) const {
     uint64_t inside = bits;
     if (range.first > base) {

@@ -16,16 +16,16 @@
 
 namespace tdp {
 
-// Sees every store to a reachable entry, for tests that replay the history of an operation. Called
-// after the store, on the storing thread. An entry of another format comes with its raw value.
+// Sees every store to a reachable entry, for tests that replay the history of an operation. The
+// storing thread calls it, after the store. An entry of another format comes with its raw value.
 class EntryStoreHook {
  public:
   virtual ~EntryStoreHook() = default;
   virtual void OnStore(const uint64_t* where, EptEntry before, EptEntry after) = 0;
 };
 
-// Installs `hook` for the whole process (nullptr: none) and returns the one before. Only while no
-// other thread uses the engine.
+// Installs `hook` for the whole process (nullptr: none) and returns the one before. Call it only
+// while no other thread uses the engine.
 EntryStoreHook* SetEntryStoreHook(EntryStoreHook* hook);
 
 namespace internal {
@@ -50,7 +50,7 @@ class BasicEntryRef {
 
   Entry Load() const { return Entry(ref().load(std::memory_order_seq_cst)); }
 
-  // For an entry that nobody else, no CPU either, changes now: no locked instruction.
+  // Stores to an entry that nobody else, no CPU either, changes now: no locked instruction.
   void Store(Entry before, Entry after) const {
     ref().store(after.raw(), std::memory_order_release);
     Tell(before, after);

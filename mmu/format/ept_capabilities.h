@@ -12,7 +12,8 @@
 
 namespace tdp {
 
-// The word as the MSR gives it. `With…`/`Without…` return changed copies, for tests and models.
+// Holds the word as the MSR gives it. `With…`/`Without…` return changed copies, for tests and
+// models.
 class EptCapabilities {
  public:
   constexpr EptCapabilities() = default;
@@ -40,10 +41,11 @@ class EptCapabilities {
   constexpr bool accessed_dirty() const { return Has(ept::kCapAccessedDirty); }
   constexpr bool advanced_exit_information() const { return Has(ept::kCapAdvancedExitInformation); }
   constexpr bool supervisor_shadow_stack() const { return Has(ept::kCapSupervisorShadowStack); }
-  // INVEPT exists and offers the single-context and the all-context type.
+  // Return whether INVEPT exists and offers the single-context and the all-context type.
   constexpr bool invept_single() const { return Has(ept::kCapInvept | ept::kCapInveptSingle); }
   constexpr bool invept_all() const { return Has(ept::kCapInvept | ept::kCapInveptAll); }
-  // INVVPID types 0 (one address), 1 (one VPID), 2 (all), 3 (one VPID, globals kept).
+  // Returns whether INVVPID offers the type: 0 (one address), 1 (one VPID), 2 (all), 3 (one VPID,
+  // globals kept).
   constexpr bool invvpid(int type) const {
     return type >= 0 && type <= 3 && Has(ept::kCapInvvpid | (ept::kCapInvvpidAddress << type));
   }

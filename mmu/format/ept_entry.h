@@ -41,7 +41,7 @@ enum class EntryDefect : uint8_t {
 
 const char* EntryDefectName(EntryDefect defect);
 
-// Tells what decides whether an entry is legal besides its own bits.
+// Holds what decides, besides an entry's own bits, whether it is legal.
 struct EntryRules {
   EptCapabilities capabilities;
   int physical_address_bits = 52;  // MAXPHYADDR
@@ -49,8 +49,8 @@ struct EntryRules {
   bool paging_write = false;       // EPT paging-write control is on
 };
 
-// Bits of an entry by their meaning, for who looks at many entries at once, or takes bits of a
-// stored one by a single instruction.
+// Names bits of an entry by their meaning, for who looks at many entries at once, or takes bits of
+// a stored one by a single instruction.
 enum class EntryBits : uint64_t {
   kWrite = ept::kWrite,
   kDirty = ept::kDirty,                            // of leaves
@@ -63,31 +63,32 @@ enum class EntryBits : uint64_t {
   kOfPartsAndExecute = kOfParts | ept::kExecute | ept::kUserExecute,
 };
 
-// An immutable value; `With…`/`Without…` return changed copies. Nothing here touches memory: stored
-// entries are reached through `EntryRef`.
+// One entry: an immutable value, of which `With…`/`Without…` return changed copies. Nothing here
+// touches memory: stored entries are reached through `EntryRef`.
 class EptEntry {
  public:
   constexpr EptEntry() = default;
   constexpr explicit EptEntry(uint64_t raw) : raw_(raw) {}
 
   // --- makers ---
-  // Maps nothing. `suppress_ve` keeps a violation here a VM exit when #VE is in use.
+  // Makes an entry that maps nothing. `suppress_ve` keeps a violation here a VM exit when #VE is in
+  // use.
   static constexpr EptEntry Empty(bool suppress_ve = false) {
     return EptEntry(suppress_ve ? ept::kSuppressVe : 0);
   }
-  // Points to the table at `table` with every right, user-mode execution included.
+  // Makes one that points to the table at `table` with every right, user-mode execution included.
   static constexpr EptEntry Table(Hpa table) {
     return EptEntry(table.raw() | ept::kRightsMask | ept::kUserExecute);
   }
-  // Maps the page at `frame` at `level` (1 to 3). `frame` is aligned to the level.
+  // Makes one that maps the page at `frame` at `level` (1 to 3). `frame` is aligned to the level.
   static constexpr EptEntry Leaf(Hfn frame, Level level, Access access, MemoryType type) {
     uint64_t raw = frame.address().raw() | RightsBits(access) |
                    static_cast<uint64_t>(type) << ept::kMemoryTypeShift;
     if (level > kLevel4K) raw |= ept::kLargePage;
     return EptEntry(raw);
   }
-  // Remembers that `gfn` is MMIO as of slot generation `generation`, of which the low
-  // `ept::kMmioGenerationBits` are kept.
+  // Makes one that remembers that `gfn` is MMIO as of slot generation `generation`, of which the
+  // low `ept::kMmioGenerationBits` are kept.
   static constexpr EptEntry Mmio(Gfn gfn, uint64_t generation) {
     const uint64_t low = generation & ((uint64_t{1} << ept::kMmioGenerationLowBits) - 1);
     const uint64_t high = generation >> ept::kMmioGenerationLowBits &
@@ -116,7 +117,7 @@ class EptEntry {
   constexpr bool points_to_table() const {
     return (raw_ & (ept::kRead | ept::kLargePage)) == ept::kRead;
   }
-  // Returns the same, and whether W is not missing.
+  // Returns whether it points to a table, and W is not missing.
   constexpr bool links_writably() const {
     constexpr uint64_t kRights = ept::kRead | ept::kWrite;
     return (raw_ & (kRights | ept::kLargePage)) == kRights;
@@ -164,7 +165,8 @@ class EptEntry {
   constexpr bool is_private() const { return Has(ept::kSoftPrivate); }
   constexpr bool access_tracked() const { return Has(ept::kSoftAccessTracked); }
   constexpr bool is_foreign() const { return Has(ept::kSoftForeign); }  // of a leaf
-  // Whether W, A and D here say nothing of a slot's page: logs and aging pass the entry over.
+  // Returns whether W, A and D here say nothing of a slot's page: logs and aging pass the entry
+  // over.
   constexpr bool is_untracked() const { return is_mmio() || is_foreign(); }
   // These two are told of entries that point to a table.
   constexpr bool must_revisit() const { return Has(ept::kTableRevisit); }
@@ -182,7 +184,7 @@ class EptEntry {
   constexpr EptEntry WithAccess(Access access) const {
     return EptEntry((raw_ & ~(ept::kRightsMask | ept::kUserExecute)) | RightsBits(access));
   }
-  // This leaf, which maps frame 0, for `frame`.
+  // Returns this leaf, which maps frame 0, for `frame`.
   constexpr EptEntry WithFrame(Hfn frame) const { return With(frame.address().raw()); }
   constexpr EptEntry WithWrite() const { return With(ept::kWrite); }
   constexpr EptEntry WithoutWrite() const { return Without(ept::kWrite); }
@@ -200,7 +202,7 @@ class EptEntry {
   constexpr EptEntry WithForeign() const { return With(ept::kSoftForeign | ept::kDirty); }
   constexpr EptEntry WithoutExecute() const { return Without(ept::kExecute | ept::kUserExecute); }
   constexpr EptEntry WithPushing() const { return With(ept::kTablePushing); }
-  // The end of a push: W is back.
+  // Returns what the end of a push leaves at a table entry: W is back.
   constexpr EptEntry WithWritePushed() const { return WithWrite().Without(ept::kTablePushing); }
   // Returns what a harvest leaves at a table entry as it goes below: A clear, and a note if a CPU
   // may go on through the entry until the flush.
@@ -209,7 +211,7 @@ class EptEntry {
                ? Without(ept::kAccessed | ept::kTableRevisitTwice).With(ept::kTableRevisit)
                : Without(ept::kTableRevisit);
   }
-  // A cleared by anyone else, who need not flush.
+  // Returns what anyone but a harvest leaves who clears A and need not flush.
   constexpr EptEntry WithAccessedTaken() const {
     return Without(ept::kAccessed).With(ept::kTableRevisit | ept::kTableRevisitTwice);
   }
@@ -217,48 +219,50 @@ class EptEntry {
     return EptEntry((raw_ & ~ept::kMemoryTypeMask) | static_cast<uint64_t>(type)
                                                          << ept::kMemoryTypeShift);
   }
-  // The leaf with its rights moved to the saved bits, so that any access is a violation. W is not
-  // kept (KVM's mark_spte_for_access_track): only a write gives it back, since that may have to be
-  // logged.
+  // Returns the leaf with its rights moved to the saved bits, so that any access is a violation. W
+  // is not kept (KVM's mark_spte_for_access_track): only a write gives it back, since that may have
+  // to be logged.
   constexpr EptEntry WithAccessTracked() const {
     const Access kept = access().Without(Access::Write());
     return EptEntry((raw_ & ~(ept::kRightsMask | ept::kUserExecute | ept::kSoftSavedRightsMask)) |
                     ept::kSoftAccessTracked |
                     static_cast<uint64_t>(kept.raw()) << ept::kSoftSavedRightsShift);
   }
-  // The reverse of `WithAccessTracked`, but for W.
+  // Undoes `WithAccessTracked`, but for W.
   constexpr EptEntry WithRightsRestored() const {
     const auto saved =
         static_cast<uint8_t>((raw_ & ept::kSoftSavedRightsMask) >> ept::kSoftSavedRightsShift);
     return EptEntry(raw_ & ~(ept::kSoftAccessTracked | ept::kSoftSavedRightsMask))
         .WithAccess(Access::FromRaw(saved));
   }
-  // The entry for the `index`-th (0 to 511) part of this leaf one level down: same rights, type, A
-  // and D. This leaf stands at `level`, 2 or 3.
+  // Returns the entry for the `index`-th (0 to 511) part of this leaf one level down: same rights,
+  // type, A and D. This leaf stands at `level`, 2 or 3.
   constexpr EptEntry SplitChild(Level level, int index) const {
     uint64_t raw = raw_ + static_cast<uint64_t>(index) * level.below().bytes();
     if (level == kLevel2M) raw &= ~ept::kLargePage;
     return EptEntry(raw);
   }
 
-  // With those of its rights that `other` has too: rights combine by AND over a walk.
+  // Returns the entry with those of its rights that `other` has too: rights combine by AND over a
+  // walk.
   constexpr EptEntry WithRightsOf(EptEntry other) const {
     return EptEntry(raw_ & (other.raw_ | ~(ept::kRightsMask | ept::kUserExecute)));
   }
-  // This leaf with the rights, the host's permission to write, and the A and D bits of `other`
-  // added, and with #VE not suppressed if `other` does not.
+  // Returns this leaf with the rights, the host's permission to write, and the A and D bits of
+  // `other` added, and with #VE not suppressed if `other` does not.
   constexpr EptEntry WithGrantsOf(EptEntry other) const {
     return Without(~other.raw_ & ept::kSuppressVe)
         .With(other.raw_ & (ept::kRightsMask | ept::kUserExecute | ept::kAccessed | ept::kDirty |
                             ept::kSoftHostWritable));
   }
-  // This value with all bits of `other` added: no entry, but what `WithUseOf` asks of many at once.
+  // Returns this value with all bits of `other` added. That is no entry: it collects the bits of
+  // many for one `WithUseOf`.
   constexpr EptEntry WithBitsOf(EptEntry other) const { return With(other.raw_); }
-  // This leaf with the A and D bits of `other` added.
+  // Returns this leaf with the A and D bits of `other` added.
   constexpr EptEntry WithUseOf(EptEntry other) const { return With(other.raw_ & kUse); }
-  // This 4 KiB leaf for the frame `pages` after its own.
+  // Returns this 4 KiB leaf for the frame `pages` after its own.
   constexpr EptEntry FollowedBy(PageCount pages) const { return EptEntry(raw_ + pages.bytes()); }
-  // This 4 KiB leaf as one at `level`, 2 or 3: the aligned page around its frame.
+  // Returns this 4 KiB leaf as one at `level`, 2 or 3: the aligned page around its frame.
   constexpr EptEntry EnlargedTo(Level level) const {
     return EptEntry((raw_ & ~ept::Bits(level.shift() - 1, kPageShift)) | ept::kLargePage);
   }
@@ -281,11 +285,11 @@ class EptEntry {
            ignore_pat() != after.ignore_pat();
   }
 
-  // The first rule that a present entry at `level` breaks; a not-present one breaks none.
+  // Returns the first rule that a present entry at `level` breaks; a not-present one breaks none.
   constexpr EntryDefect Check(Level level, const EntryRules& rules) const;
 
   friend constexpr bool operator==(EptEntry, EptEntry) = default;
-  // "leaf 0x12345000 rwx- A-D- WB" and the like; the raw word for what has no such reading.
+  // Returns "leaf 0x12345000 rwx- A-D- WB" and the like; the raw word for what has no such reading.
   std::string DebugString(Level level) const;
 
  private:

@@ -16,7 +16,7 @@
 namespace tdp::ept {
 
 constexpr uint64_t Bit(int position) { return uint64_t{1} << position; }
-// Bits `high` to `low`, both included; empty if high < low.
+// Returns bits `high` to `low`, both included; empty if high < low.
 constexpr uint64_t Bits(int high, int low) {
   return high < low ? 0 : (~uint64_t{0} >> (63 - high)) & (~uint64_t{0} << low);
 }
@@ -40,7 +40,8 @@ inline constexpr uint64_t kSupervisorShadowStack = Bit(60);
 inline constexpr uint64_t kSubPageWrite = Bit(61);
 inline constexpr uint64_t kSuppressVe = Bit(63);
 inline constexpr uint64_t kRightsMask = kRead | kWrite | kExecute;
-// Reserved in an entry that points to a table, whatever the level (SDM tables 29-1, 29-3, 29-5).
+// These are reserved in an entry that points to a table, whatever the level (SDM tables 29-1, 29-3,
+// 29-5).
 inline constexpr uint64_t kTableReservedLow = Bits(6, 3);
 
 // --- Entries, bits that hardware ignores and the engine uses -------------------------------------
@@ -64,8 +65,8 @@ inline constexpr uint64_t kSoftMask =
 inline constexpr uint64_t kTableRevisit = Bit(53);
 // A fault is moving the missing W of this entry down to the entries below.
 inline constexpr uint64_t kTablePushing = Bit(54);
-// With `kTableRevisit`: A was cleared here by someone who did not flush; the next two harvests look
-// below.
+// With `kTableRevisit` it says that A was cleared here by someone who did not flush: the next two
+// harvests look below.
 inline constexpr uint64_t kTableRevisitTwice = Bit(55);
 
 // An MMIO entry is a misconfiguration on purpose: W and X without R, which no capability allows.

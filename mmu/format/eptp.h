@@ -20,7 +20,8 @@ namespace tdp {
 using ViewId = uint16_t;
 // The view that every address space has from the beginning.
 inline constexpr ViewId kBaseView = 0;
-// Views of one address space, the base included: as many as an EPTP list has entries.
+// How many views one address space may have, the base included: as many as an EPTP list has
+// entries.
 inline constexpr int kMaxViews = 512;
 
 class Eptp {
@@ -28,7 +29,7 @@ class Eptp {
   constexpr Eptp() = default;
   constexpr explicit Eptp(uint64_t raw) : raw_(raw) {}
 
-  // The pointer to a write-back root table at `root` (page aligned) with `levels` 4 or 5.
+  // Makes the pointer to a write-back root table at `root` (page aligned) with `levels` 4 or 5.
   static constexpr Eptp Make(Hpa root, int levels, bool accessed_dirty) {
     return Eptp(root.raw() | static_cast<uint64_t>(MemoryType::kWriteBack) |
                 static_cast<uint64_t>(levels - 1) << ept::kEptpLevelsShift |
@@ -37,7 +38,7 @@ class Eptp {
 
   constexpr uint64_t raw() const { return raw_; }
   constexpr Hpa root() const { return Hpa(raw_ & ept::kAddressMask); }
-  // The encoding of the tables' memory type; only 0 and 6 are legal.
+  // Returns the encoding of the tables' memory type; only 0 and 6 are legal.
   constexpr uint64_t memory_type_encoding() const { return raw_ & ept::kEptpMemoryTypeMask; }
   constexpr int levels() const {
     return static_cast<int>((raw_ & ept::kEptpLevelsMask) >> ept::kEptpLevelsShift) + 1;
@@ -48,8 +49,9 @@ class Eptp {
     return (raw_ & ept::kEptpSupervisorShadowStack) != 0;
   }
 
-  // OK if VM entry would accept it (SDM 27.2.1.1) on a CPU of these capabilities and this physical
-  // address width in bits; else InvalidArgument that names the field at fault and its value.
+  // Returns OK if VM entry would accept it (SDM 27.2.1.1) on a CPU of these capabilities and this
+  // physical address width in bits; else InvalidArgument that names the field at fault and its
+  // value.
   absl::Status Check(EptCapabilities capabilities, int physical_address_bits) const;
 
   friend constexpr bool operator==(Eptp, Eptp) = default;

@@ -19,8 +19,8 @@ class ExitQualification {
   constexpr ExitQualification() = default;
   constexpr explicit ExitQualification(uint64_t raw) : raw_(raw) {}
 
-  // What hardware reports for `access` where the walk allowed `allowed`, on the final address of a
-  // linear access (`linear_valid`, `final_address` as bits 7 and 8). For models and tests.
+  // Makes what hardware reports for `access` where the walk allowed `allowed`, on the final address
+  // of a linear access (`linear_valid`, `final_address` as bits 7 and 8). For models and tests.
   static constexpr ExitQualification Make(Access access, Access allowed, bool linear_valid,
                                           bool final_address) {
     // User-mode execution is a fetch too; only the rights tell the two apart.
@@ -37,8 +37,8 @@ class ExitQualification {
                              (writable ? ept::kQualGuestWritable : 0) |
                              (executable ? 0 : ept::kQualGuestNoExecute));
   }
-  // Adds what no walk decides, but how `other` came about: whether NMIs were unblocked by the
-  // instruction, and whether it was one at all.
+  // Adds what no walk decides, but the way in which `other` came about: whether NMIs were unblocked
+  // by the instruction, and whether it was an instruction's access at all.
   constexpr ExitQualification WithCauseOf(ExitQualification other) const {
     return ExitQualification(raw_ |
                              (other.raw_ & (ept::kQualNmiUnblocked | ept::kQualAsynchronous)));
@@ -49,8 +49,8 @@ class ExitQualification {
   constexpr bool is_read() const { return Has(ept::kQualRead); }
   constexpr bool is_write() const { return Has(ept::kQualWrite); }
   constexpr bool is_fetch() const { return Has(ept::kQualFetch); }
-  // The kinds of access that failed, a set: with EPT A/D bits a guest-table access is read and
-  // write. A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
+  // Returns the kinds of access that failed, a set: with EPT A/D bits a guest-table access is read
+  // and write. A fetch is `Execute`; whether it was user-mode is known to the guest's CPL alone.
   constexpr Access access() const { return Access::FromRaw(raw_ & 7); }
   // Returns the kinds under MBEC: a fetch is `Execute` if its linear address is a supervisor-mode
   // one, and `UserExecute` if it is a user-mode one. Bit 9 says which, where the CPU has advanced
@@ -65,15 +65,16 @@ class ExitQualification {
     const Access there = allowed() & both;
     return there == both ? both : both.Without(there);
   }
-  // The AND of the rights over the walk; user execution is meaningful only under MBEC.
+  // Returns the AND of the rights over the walk; user execution is meaningful only under MBEC.
   constexpr Access allowed() const {
     return Access::FromRaw(static_cast<uint8_t>(raw_ >> ept::kQualRightsShift & 15));
   }
-  // Whether the walk reached a leaf: some right was there, so it failed for lack of another.
+  // Returns whether the walk reached a leaf: some right was there, so it failed for lack of
+  // another.
   constexpr bool reached_leaf() const { return !allowed().is_empty(); }
   constexpr bool linear_address_valid() const { return Has(ept::kQualLinearAddressValid); }
-  // The access was to the translated address itself, not to a guest paging structure. Meaningful if
-  // `linear_address_valid`.
+  // Returns whether the access was to the translated address itself, not to a guest paging
+  // structure. Meaningful if `linear_address_valid`.
   constexpr bool final_address() const { return Has(ept::kQualFinalAddress); }
   // The next three need `linear_address_valid`, `final_address` and advanced exit information.
   constexpr bool user_address() const { return Has(ept::kQualUserAddress); }
@@ -87,33 +88,36 @@ class ExitQualification {
   }
   constexpr bool asynchronous() const { return Has(ept::kQualAsynchronous); }
 
-  // Whether hardware can report this word; `Check` says why not. Bits that are not defined today
-  // are ignored: the next CPU may set them (SDM vol. 3C, table 28-7: "not currently defined").
+  // Returns whether hardware can report this word; `Check` says why not. Bits that are not defined
+  // today are ignored: the next CPU may set them (SDM vol. 3C, table 28-7: "not currently
+  // defined").
   constexpr bool is_possible() const {
     const bool names_access = (raw_ & (ept::kQualRead | ept::kQualWrite | ept::kQualFetch)) != 0;
     return (names_access || asynchronous()) && !(is_fetch() && (is_read() || is_write())) &&
            (linear_address_valid() || !final_address());
   }
-  // Whether it is what most violations are: possible, and the walk for a linear address found
-  // nothing. One compare: kinds of access, rights and validity are the low eight bits, which are
-  // then those of one kind of access, or of a read with a write, beside the validity.
+  // Returns whether it is what most violations are: possible, and the walk for a linear address
+  // found nothing. It takes one compare: kinds of access, rights and validity are the low eight
+  // bits, which are then those of one kind of access, or of a read with a write, beside the
+  // validity.
   constexpr bool found_nothing() const {
     static_assert(ept::kQualFetch == 4 && ept::kQualRightsShift == 3 &&
                   ept::kQualLinearAddressValid == 0x80);
     constexpr uint64_t kLeast = ept::kQualLinearAddressValid | ept::kQualRead;
     return static_cast<uint8_t>(raw_ - kLeast) < ept::kQualFetch;
   }
-  // Whether it is possible, a write for a linear address, and the walk found a page.
+  // Returns whether it is possible, a write for a linear address, and the walk found a page.
   constexpr bool is_write_to_leaf() const {
     constexpr uint64_t kValid = ept::kQualLinearAddressValid;
     return (raw_ & (ept::kQualWrite | ept::kQualFetch | kValid)) == (ept::kQualWrite | kValid) &&
            reached_leaf();
   }
-  // OK if hardware can report this word; else InvalidArgument naming the rule and the word: no kind
-  // of access at all, a fetch mixed with a data access, or a final address without a linear one.
+  // Returns OK if hardware can report this word; else InvalidArgument naming the rule and the word:
+  // no kind of access at all, a fetch mixed with a data access, or a final address without a linear
+  // one.
   absl::Status Check() const;
 
-  // "write to r-x-, linear, final" and the like.
+  // Returns "write to r-x-, linear, final" and the like.
   std::string DebugString() const;
 
   friend constexpr bool operator==(ExitQualification, ExitQualification) = default;

@@ -25,8 +25,8 @@ struct FrameRange {
   constexpr bool Holds(Gfn base, PageCount pages) const {
     return base >= first && base + pages <= end;
   }
-  // The indexes, both included, that a table of `level` from frame `base` on has in the range. Some
-  // of the table's frames are in it.
+  // Return the first and the last index that a table of `level` from frame `base` on has in the
+  // range. Some of the table's frames are in it.
   constexpr int FirstIndex(Gfn base, Level level) const {
     return first <= base ? 0 : level.IndexOf(first);
   }

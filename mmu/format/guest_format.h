@@ -37,7 +37,7 @@ inline constexpr uint64_t kEferNoExecute = Bit(11);
 // The PAE root: 32-byte aligned, below 4 GiB.
 inline constexpr uint64_t kCr3PaeMask = Bits(31, 5);
 inline constexpr uint64_t kCr3ProcessContextIdMask = Bits(11, 0);
-// A value that is written under CR4.PCIDE says by this: keep the translations of its PCID.
+// Set in a value that is written under CR4.PCIDE, it says: keep the translations of its PCID.
 inline constexpr uint64_t kCr3KeepTranslations = Bit(63);
 
 // --- Entries of every mode; those of 32-bit paging are the low half ---
@@ -59,7 +59,7 @@ inline constexpr int kNoExecuteShift = 63;
 inline constexpr int kPse36Shift = 13;
 inline constexpr int kPse36Bits = 8;
 
-// A PAE PDPTE, which is a register and not an entry.
+// These are reserved in a PAE PDPTE, which is a register and not an entry.
 inline constexpr uint64_t kPdpteReservedLow = Bits(8, 5) | Bits(2, 1);
 
 // --- Error code of a page fault ---

@@ -57,7 +57,7 @@ void GuestPaging::SetWideRules() {
   }
 }
 
-// SDM vol. 3A, 5.6.1 "Determination of access rights".
+// These are the rules of SDM vol. 3A, 5.6.1 "Determination of access rights".
 bool GuestPaging::Forbids(GuestAccess access, GuestRights rights) const {
   if (access.is_user() && !rights.user()) return true;
   const bool supervisor_at_user_page = !access.is_user() && rights.user();
@@ -71,7 +71,7 @@ bool GuestPaging::Forbids(GuestAccess access, GuestRights rights) const {
   return access.is_write() && !rights.writable() && write_protect;
 }
 
-// SDM vol. 3A, 5.6.2 "Protection keys".
+// These are the rules of SDM vol. 3A, 5.6.2 "Protection keys".
 bool GuestPaging::KeyForbids(GuestAccess access, GuestRights rights, uint64_t leaf,
                              const GuestRoots& roots) const {
   if (access.is_fetch()) return false;

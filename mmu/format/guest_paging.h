@@ -19,7 +19,8 @@ namespace tdp {
 
 enum class PagingMode : uint8_t { kNone, k32Bit, kPae, k4Level, k5Level };
 
-// The registers that decide the role. CR3, PDPTEs and PKRU change more often and are no part of it.
+// Holds the registers that decide the role. CR3, PDPTEs and PKRU change more often and are no part
+// of it.
 struct GuestControls {
   uint64_t cr0 = 0;
   uint64_t cr4 = 0;
@@ -55,12 +56,12 @@ class GuestRights {
 
   constexpr GuestRights() = default;
   constexpr explicit GuestRights(unsigned raw) : raw_(static_cast<uint8_t>(raw)) {}
-  // Returns those of one entry. `kNoExecute` is reserved, so clear, where NX is off.
+  // Returns the rights of one entry. `kNoExecute` is reserved, so clear, where NX is off.
   static constexpr GuestRights Of(uint64_t entry) {
     return GuestRights(static_cast<unsigned>((entry & (guest::kWrite | guest::kUser)) |
                                              (~entry >> guest::kNoExecuteShift & 1)));
   }
-  // Returns those of a walk: `all` is the AND over its entries, `any` the OR.
+  // Returns the rights of a walk: `all` is the AND over its entries, `any` the OR.
   static constexpr GuestRights OfAll(uint64_t all, uint64_t any) {
     return GuestRights(static_cast<unsigned>((all & (guest::kWrite | guest::kUser)) |
                                              (~any >> guest::kNoExecuteShift & 1)));
@@ -89,9 +90,10 @@ class GuestAccess {
   static constexpr GuestAccess Write() { return GuestAccess(kWriteBit); }
   static constexpr GuestAccess Fetch() { return GuestAccess(kFetchBit); }
 
-  // By code at CPL 3. Without it: a supervisor access, explicit or implicit.
+  // Returns the access as code at CPL 3 makes it. Without this it is a supervisor access, explicit
+  // or implicit.
   constexpr GuestAccess ByUser() const { return GuestAccess(raw_ | kUserBit); }
-  // An explicit supervisor access with RFLAGS.AC set, which SMAP lets pass.
+  // Returns it as an explicit supervisor access with RFLAGS.AC set, which SMAP lets pass.
   constexpr GuestAccess ExcusedFromSmap() const { return GuestAccess(raw_ | kExcusedBit); }
 
   constexpr bool is_write() const { return (raw_ & kWriteBit) != 0; }
@@ -99,7 +101,7 @@ class GuestAccess {
   constexpr bool is_user() const { return (raw_ & kUserBit) != 0; }
   constexpr bool is_excused_from_smap() const { return (raw_ & kExcusedBit) != 0; }
 
-  // A number below `kKinds`.
+  // Returns a number below `kKinds`.
   constexpr size_t raw() const { return raw_; }
   static constexpr size_t kKinds = 16;
   static constexpr GuestAccess FromRaw(size_t raw) { return GuestAccess(static_cast<int>(raw)); }
@@ -156,7 +158,7 @@ class GuestPaging {
   // Returns whether the key of a 64-bit `leaf` forbids an access that its rights allow.
   bool KeyForbids(GuestAccess access, GuestRights rights, uint64_t leaf,
                   const GuestRoots& roots) const;
-  // The bits W, U and I of the error code of every page fault that `access` causes.
+  // Returns the bits W, U and I of the error code of every page fault that `access` causes.
   uint32_t ErrorCodeOf(GuestAccess access) const {
     return (access.is_write() ? guest::kFaultWrite : 0) |
            (access.is_user() ? guest::kFaultUser : 0) |
@@ -174,7 +176,7 @@ class GuestPaging {
   bool user_keys_;
   bool supervisor_keys_;
   unsigned large_levels_ = 0;  // bit l: an entry of level l may map a page
-  // By kind of access: bit r is set where rights r do not allow it.
+  // The rights that each kind of access must not meet: bit r is set where rights r do not allow it.
   std::array<uint8_t, GuestAccess::kKinds> forbidden_{};
   uint64_t pdpte_reserved_;
   uint64_t upper_oddities_;  // what `IsOrdinary` finds in no entry above the leaf

@@ -41,22 +41,24 @@ class PageRole {
   constexpr bool guest_mode() const { return Field(kGuestMode) != 0; }
   // Returns which quarter or half of what a 4-byte guest table maps this page shadows, 0 to 3.
   constexpr int quadrant() const { return static_cast<int>(Field(kQuadrant)); }
-  // The guest's entries are 8 bytes (PAE, 4- and 5-level), not 4.
+  // Returns whether the guest's entries are 8 bytes (PAE, 4- and 5-level), not 4.
   constexpr bool wide_entries() const { return Field(kWideEntries) != 0; }
   constexpr bool cr0_wp() const { return Field(kCr0Wp) != 0; }
   constexpr bool no_execute() const { return Field(kNoExecute) != 0; }
   constexpr bool smep_without_wp() const { return Field(kSmepWithoutWp) != 0; }
   constexpr bool smap_without_wp() const { return Field(kSmapWithoutWp) != 0; }
-  // The guest's paging mode, as `PagingMode` numbers it; 0 for an EPT12.
+  // Returns the guest's paging mode, as `PagingMode` numbers it; 0 for an EPT12.
   constexpr int paging_mode() const { return static_cast<int>(Field(kPagingMode)); }
-  // An entry of level 2, or 3, may map a page: CR4.PSE or the guest CPU's capabilities say so.
+  // Return whether an entry of level 2, or 3, may map a page: CR4.PSE or the guest CPU's
+  // capabilities say so.
   constexpr bool pages_2m() const { return Field(kPages2M) != 0; }
   constexpr bool pages_1g() const { return Field(kPages1G) != 0; }
-  // MAXPHYADDR of the guest's CPU, which decides the reserved bits of every entry; at most 63.
+  // Returns MAXPHYADDR of the guest's CPU, which decides the reserved bits of every entry; at most
+  // 63.
   constexpr int physical_address_bits() const {
     return static_cast<int>(Field(kPhysicalAddressBits));
   }
-  // An EPT12 may have pages that can be executed and not read.
+  // Returns whether an EPT12 may have pages that can be executed and not read.
   constexpr bool execute_only() const { return Field(kExecuteOnly) != 0; }
 
   constexpr PageRole WithLevel(Level v) const {

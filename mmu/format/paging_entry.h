@@ -27,13 +27,13 @@ class PagingEntry {
 
   // --- makers ---
   static constexpr PagingEntry Empty() { return PagingEntry(); }
-  // Points to the table at `table` with every right: leaves decide.
+  // Makes one that points to the table at `table` with every right: leaves decide.
   static constexpr PagingEntry Table(Hpa table) {
     return PagingEntry(table.raw() | guest::kPresent | guest::kWrite | guest::kUser |
                        guest::kAccessed);
   }
-  // Maps the page at `frame`, aligned to `level` (1 to 3), with A set, and with D if it is
-  // writable: no walk has to write it. Write-back to a PAT as after reset.
+  // Makes one that maps the page at `frame`, aligned to `level` (1 to 3), with A set, and with D if
+  // it is writable: no walk has to write it. It is write-back by a PAT as after reset.
   static constexpr PagingEntry Leaf(Hfn frame, Level level, GuestRights rights) {
     return PagingEntry(frame.address().raw() | guest::kPresent | guest::kAccessed |
                        (rights.writable() ? guest::kWrite | guest::kDirty : 0) |
@@ -65,7 +65,7 @@ class PagingEntry {
     return PagingEntry(raw_ & ~(guest::kWrite | guest::kDirty));
   }
   constexpr PagingEntry WithoutAccessed() const { return PagingEntry(raw_ & ~guest::kAccessed); }
-  // Without the rights that `rights` lacks.
+  // Returns it without the rights that `narrow` lacks.
   constexpr PagingEntry NarrowedTo(GuestRights narrow) const {
     PagingEntry entry = narrow.writable() ? *this : WithoutWrite();
     if (!narrow.executable()) entry.raw_ |= guest::kNoExecute;
@@ -77,7 +77,7 @@ class PagingEntry {
   constexpr PagingEntry WithUncached() const { return PagingEntry(raw_ | kUncached); }
 
   // --- compared with another leaf ---
-  // Whether both map the same page.
+  // Returns whether both map the same page.
   constexpr bool MapsAs(PagingEntry other) const {
     constexpr uint64_t kSame = guest::kAddressMask | guest::kPresent | guest::kLargePage;
     return ((raw_ ^ other.raw_) & kSame) == 0;

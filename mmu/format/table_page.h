@@ -34,21 +34,23 @@ struct alignas(64) TablePage {
   uint64_t retired_at = 0;    // the flush generation after which no CPU can reach it, once detached
   Gfn base;                   // first frame that the table maps
   PageRole role;
-  // Set where the table stands in the tables of a `Vm`, for `Vm::CheckInvariants`; cleared on
+  // True where the table stands in the tables of a `Vm`, for `Vm::CheckInvariants`; cleared on
   // return.
   bool in_use = false;
   // Says, of a table that was taken out of the tables, whether D bits in it stand for writes that a
-  // dirty log has not heard of. Not so below an entry without W.
+  // dirty log has not heard of. Below an entry without W they do not.
   bool may_be_dirty = false;
   // Holds, of a table that shadows a guest's, what is known of it besides.
   ShadowPage* shadow = nullptr;
-  // What a harvest of D bits may go by: bit i is set where one of the entries 8 i to 8 i + 7 may be
-  // more than a hole. True of all of them only where `lines_learned` is the harvest's own number;
-  // docs/locking.md ("Harvesting D bits") says why. Both begin at 0 when the table comes back.
+  // A harvest of D bits may go by these: bit i of `lines` is set where one of the entries 8 i to 8
+  // i + 7 may be more than a hole. True of all of them only where `lines_learned` is the harvest's
+  // own number; docs/locking.md ("Harvesting D bits") says why. Both begin at 0 when the table
+  // comes back.
   Atomic<uint64_t> lines{0};
   Atomic<uint64_t> lines_learned{0};
 
-  // Before a hole is filled that a harvest may ask for, by whoever fills it.
+  // Notes that the hole at `index` is about to be filled. Whoever fills a hole that a harvest may
+  // ask for calls it before.
   void NoteLine(int index) {
     const uint64_t bit = uint64_t{1} << (index / kEntriesPerLine);
     if (ABSL_PREDICT_FALSE((lines.load(std::memory_order_relaxed) & bit) == 0)) {
@@ -57,7 +59,7 @@ struct alignas(64) TablePage {
   }
   static constexpr int kEntriesPerLine = 8;
 
-  // The table of this record.
+  // Returns the table of this record.
   uint64_t* entries() const {
     const auto self = reinterpret_cast<uintptr_t>(this);
     const uintptr_t block = self & ~uintptr_t{kTableBlockBytes - 1};
@@ -65,14 +67,14 @@ struct alignas(64) TablePage {
     return reinterpret_cast<uint64_t*>(block + index * kPageSize);
   }
   EntryRef entry(int index) const { return EntryRef(entries() + index); }
-  // The first record of this one's block, which stands for the block and for no table.
+  // Returns the first record of this one's block, which stands for the block and for no table.
   TablePage* block() {
     return reinterpret_cast<TablePage*>(reinterpret_cast<uintptr_t>(this) &
                                         ~uintptr_t{kTableBlockBytes - 1});
   }
   Level level() const { return role.level(); }
 
-  // The record of the table at `entries`, 4 KiB aligned.
+  // Returns the record of the table at `entries`, 4 KiB aligned.
   static TablePage* Of(const uint64_t* entries) {
     const auto address = reinterpret_cast<uintptr_t>(entries);
     const uintptr_t block = address & ~uintptr_t{kTableBlockBytes - 1};
@@ -91,7 +93,7 @@ class TableList {
  public:
   TableList() = default;
   TableList(TableList&& other) noexcept { Splice(std::move(other)); }
-  // Only onto an empty list: tables are not dropped.
+  // Only an empty list is assigned to: tables are not dropped.
   TableList& operator=(TableList&& other) noexcept {
     TDP_DCHECK(empty());
     Splice(std::move(other));
@@ -109,7 +111,7 @@ class TableList {
     head_ = page;
     ++size_;
   }
-  // nullptr if there is none.
+  // Takes the first table out; nullptr if there is none.
   TablePage* Pop() {
     TablePage* page = head_;
     if (page == nullptr) return nullptr;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a walk of a guest's own tables finds (`Vcpu::WalkGuest`).
+// Says what a walk of a guest's own tables finds (`Vcpu::WalkGuest`).
 
 #ifndef TDP_MMU_GUEST_GUEST_WALK_H_
 #define TDP_MMU_GUEST_GUEST_WALK_H_
@@ -22,7 +22,7 @@ enum class GuestWalkOutcome : uint8_t {
   kNestedFault,   // a nested hypervisor's EPT12 stopped the walk: the memory says how
 };
 
-// Tells what a walk found. Arrays are by level, 1 to 5; filled from `top` down to `level`.
+// Says what a walk found. Arrays are by level, 1 to 5; filled from `top` down to `level`.
 struct GuestWalk {
   GuestWalkOutcome outcome = GuestWalkOutcome::kMapped;
   uint32_t error_code = 0;  // kPageFault
@@ -31,10 +31,10 @@ struct GuestWalk {
   GuestRights rights;       // the AND over the walk
   Gpa gpa;                  // kMapped: the translation
   uint64_t page_bytes = 0;  // kMapped: of the guest's page
-  // An A or D bit was left clear: its table is in read-only memory.
+  // True if an A or D bit was left clear, since its table is in read-only memory.
   bool write_protected_table = false;
 
-  // The AND and the OR over the entries above the leaf; kMapped.
+  // The AND and the OR over the entries above the leaf, after kMapped.
   uint64_t all_above;
   uint64_t any_above;
   std::array<uint64_t, 6> entries;
@@ -51,8 +51,8 @@ struct GuestWalk {
     return found;
   }
 
-  // A walk about to begin at a root of level `root`. Leaves the arrays alone: what is filled is
-  // said by `top` and `level`.
+  // Begins a walk at a root of level `root`. It leaves the arrays alone: `top` and `level` say what
+  // of them is filled.
   void Begin(int root) {
     outcome = GuestWalkOutcome::kMapped;
     error_code = 0;

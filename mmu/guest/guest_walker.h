@@ -24,7 +24,7 @@
 
 namespace tdp {
 
-// How a walk reaches guest memory: a class with
+// A walk reaches guest memory through a class with
 //   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why)
 //   void Wrote(Gpa gpa)
 // `Reach` gives the place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage,
@@ -35,12 +35,12 @@ namespace tdp {
 //   bool Find(Gpa page, const std::byte*& found)
 // gives the page that begins there, to be read, or false where `Reach` has to be asked.
 
-// The shape of one mode.
+// Describes the tables of one paging mode.
 template <PagingMode kMode>
 struct PagingGeometry {
   using Entry = std::conditional_t<kMode == PagingMode::k32Bit, uint32_t, uint64_t>;
   static constexpr int kIndexBits = kMode == PagingMode::k32Bit ? 10 : 9;
-  // Levels in memory: the PDPTEs of PAE paging are registers.
+  // How many levels lie in memory: the PDPTEs of PAE paging are registers.
   static constexpr int kLevels = kMode == PagingMode::k5Level   ? 5
                                  : kMode == PagingMode::k4Level ? 4
                                                                 : 2;
@@ -59,7 +59,7 @@ struct PagingGeometry {
     return static_cast<uint64_t>(static_cast<int64_t>(gva.raw() << kUnused) >> kUnused) ==
            gva.raw();
   }
-  // The gpa that a leaf of `level` gives `gva`.
+  // Returns the gpa that a leaf of `level` gives `gva`.
   static constexpr Gpa Translate(uint64_t leaf, int level, Gva gva) {
     const uint64_t offset = (uint64_t{1} << Shift(level)) - 1;
     uint64_t frame = leaf & guest::kAddressMask & ~offset;
@@ -91,10 +91,10 @@ class GuestWalker {
  private:
   static constexpr size_t At(int level) { return static_cast<size_t>(level); }
 
-  // The walk as it nearly always is: every table at hand, a leaf of 4 KiB, nothing to be set and
-  // nothing that forbids the access. It looks at what the entries say when it has read them all: an
-  // entry that is none leads to no page, or to one of which nothing is used. False leaves `walk` to
-  // `WalkFurther`.
+  // Walks as it nearly always goes: every table is at hand, the leaf is of 4 KiB, nothing is to be
+  // set and nothing forbids the access. It looks at what the entries say when it has read them all:
+  // an entry that is none leads to no page, or to one of which nothing is used. Returns false, and
+  // leaves `walk` to `WalkFurther`, where it is otherwise.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool WalkAtHand(Gva gva, GuestAccess access, GuestWalk& walk) const {
     const typename Memory::AtHand memory{memory_};
     uint64_t table = roots_.cr3;
@@ -172,7 +172,7 @@ class GuestWalker {
     uint64_t any_above = 0;             // the OR
   };
 
-  // From the root to the leaf; false if something ends the walk before.
+  // Goes from the root to the leaf; false if something ends the walk before.
   bool Descend(Gva gva, GuestAccess access, GuestWalk& walk) {
     walk.Begin(Geometry::kLevels);
     Descent descent;
@@ -195,8 +195,8 @@ class GuestWalker {
     return DescendFrom<Geometry::kLevels>(table, gva, access, walk, descent);
   }
 
-  // From `table`, the entry or register that leads to the table of `kLevel`. One function a level,
-  // so that shifts and places are constants.
+  // Goes on from `table`, the entry or register that leads to the table of `kLevel`. Each level has
+  // a function, so that shifts and places are constants.
   template <int kLevel>
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool DescendFrom(uint64_t table, Gva gva, GuestAccess access,
                                                 GuestWalk& walk, Descent& descent) {
@@ -233,14 +233,15 @@ class GuestWalker {
                      walk);
   }
 
-  // Whether A is set in every entry used, and D in the leaf of a write, as nearly always.
+  // Returns whether A is set in every entry used, and D in the leaf of a write, as nearly always.
   bool HasFlagsSet(GuestAccess access, const GuestWalk& walk) const {
     if ((common_ & guest::kAccessed) == 0) return false;
     return !access.is_write() || (walk.entries[At(walk.level)] & guest::kDirty) != 0;
   }
 
-  // From the root down. False if an entry changed since it was read: walk again. Where a page must
-  // be had first the outcome says so. What was set until then stays set, as hardware leaves it.
+  // Sets the flags from the root down. Returns false if an entry changed since it was read: walk
+  // again. Where a page must be had first the outcome says so. What was set until then stays set,
+  // as hardware leaves it.
   bool SetAccessedAndDirty(GuestAccess access, GuestWalk& walk) {
     for (int level = walk.top; level >= walk.level; --level) {
       const uint64_t entry = walk.entries[At(level)];
@@ -315,9 +316,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void GvaToGpa(const GuestPaging& paging,
   GvaToGpaInOtherModes(paging, roots, memory, gva, access, walk);
 }
 
-// Loads the four PDPTEs that `cr3` points to, as MOV to CR3 does under PAE paging. kMapped: they
-// are in `roots`. kPageFault stands for #GP: one of them sets a reserved bit. `roots` is unchanged
-// but for kMapped.
+// Loads the four PDPTEs that `cr3` points to, as MOV to CR3 does under PAE paging. After kMapped
+// they are in `roots`, which is unchanged else. kPageFault stands for #GP: one of them sets a
+// reserved bit.
 template <typename Memory>
 GuestWalkOutcome LoadPdptes(const GuestPaging& paging, uint64_t cr3, Memory& memory,
                             GuestRoots& roots) {

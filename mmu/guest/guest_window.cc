@@ -68,7 +68,7 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   if (const auto log = std::exchange(short_of_room_, nullptr)) {
     return log->Prepare(index_without_room_);
   }
-  // Before the slot is looked for: docs/locking.md says why.
+  // The sequence is read before the slot is looked for: docs/locking.md says why.
   const uint64_t sequence = sequence_.Current();
   const MemorySlot* slot = slots_.Find(space_, wanted_);
   if (slot == nullptr) outcome = GuestWalkOutcome::kNoMemory;
@@ -100,7 +100,8 @@ absl::Status GuestWindow::Fetch(GuestWalkOutcome& outcome) {
   return absl::OkStatus();
 }
 
-// What stands behind the wanted frame, if anything does. False if that is changing.
+// Finds out what stands behind the wanted frame, if anything does. Returns false if that is
+// changing.
 bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence,
                          std::optional<Backing>& backing) {
   backing = Backing{.frame = std::nullopt, .hva = slot.HvaOf(wanted_)};
@@ -111,7 +112,7 @@ bool GuestWindow::Locate(const MemorySlot& slot, uint64_t sequence,
   return true;
 }
 
-// The line of a page that is in neither of its places; one of no page if there is none.
+// Returns the line of a page that is in neither of its places; one of no page if there is none.
 const GuestWindow::Line* GuestWindow::FindEvicted(Gpa page) const {
   static constexpr Line kNone;
   for (const Line& line : evicted_) {

@@ -46,17 +46,17 @@ class GuestWindow {
   GuestWindow(const GuestWindow&) = delete;
   GuestWindow& operator=(const GuestWindow&) = delete;
 
-  // The address space that is walked from now on.
+  // Sets the address space that is walked from now on.
   void SetAddressSpace(AddressSpaceId space);
 
-  // What stands behind a frame is from now on what `policy` says, inside sections of `reader`.
+  // Lets `policy` say from now on what stands behind a frame, inside sections of `reader`.
   void SetPolicy(const LeafPolicy& policy, MmuLock::Reader& reader);
 
-  // The vCPU's ring, where its `Vm` logs dirty pages in rings.
+  // Sets the vCPU's ring, where its `Vm` logs dirty pages in rings.
   void SetDirtyRing(DirtyRing* ring) { ring_ = ring; }
 
-  // Inside an MMU section, in which the pointer stays good. Null with kNeedsPage if `Fetch` has to
-  // be called first.
+  // Returns where the memory at `gpa` is reached, inside an MMU section, in which the pointer stays
+  // good. Null with kNeedsPage if `Fetch` has to be called first.
   ABSL_ATTRIBUTE_ALWAYS_INLINE std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
     const Gpa page = PageOf(gpa);
     const Line* line = &lines_[HashOf(page)];
@@ -70,13 +70,14 @@ class GuestWindow {
     return line->page + gpa.page_offset();
   }
 
-  // The pages of the window that can be read until the end of the section in which this was made,
-  // with one look at the sequence for all of them.
+  // Shows the pages of the window that can be read until the end of the section in which it was
+  // made, with one look at the sequence for all of them.
   class AtHand {
    public:
     explicit AtHand(const GuestWindow& window)
         : window_(window), quiet_(window.sequence_.quiet()) {}
-    // The page that begins at `page`, as `found`. False where `Reach` has to look further.
+    // Returns whether it has the page that begins at `page`, and gives it as `found`. Else `Reach`
+    // has to look further.
     ABSL_ATTRIBUTE_ALWAYS_INLINE bool Find(Gpa page, const std::byte*& found) const {
       const Line* line = &window_.lines_[HashOf(page)];
       if (ABSL_PREDICT_FALSE(line->page_gpa != page)) {
@@ -92,15 +93,15 @@ class GuestWindow {
     const uint64_t quiet_;
   };
 
-  // Inside the same section, after something was written through a pointer of `Reach`: the page is
-  // dirty. In this order, since a log that is taken between the two would miss the write. With
-  // rings the page goes to the vCPU's; what is reserved there for faults is left to them, and the
-  // page goes to the slot's own log instead.
+  // Says that something was written through a pointer of `Reach`, inside the same section: the page
+  // is dirty. It comes after the write, since a log that is taken between the two would miss the
+  // write. With rings the page goes to the vCPU's; what is reserved there for faults is left to
+  // them, and the page goes to the slot's own log instead.
   void Wrote(Gpa gpa);
 
-  // Outside every section: brings in what the last refusal was about. `outcome` is then kMapped
-  // (walk again), or kNoMemory if no slot has memory there. Errors are those of `Backend::Resolve`,
-  // and ResourceExhausted without memory for a dirty log.
+  // Brings in the page that the last refusal was about, outside every section. `outcome` is then
+  // kMapped (walk again), or kNoMemory if no slot has memory there. Errors are those of
+  // `Backend::Resolve`, and ResourceExhausted without memory for a dirty log.
   absl::Status Fetch(GuestWalkOutcome& outcome);
 
  private:
@@ -120,7 +121,7 @@ class GuestWindow {
   static constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
 
   static Gpa PageOf(Gpa gpa) { return Gpa(gpa.raw() & ~uint64_t{kPageOffsetMask}); }
-  // Two places for each page: tables that fight for one find room in the other, which is never the
+  // Each page has two places: tables that fight for one find room in the other, which is never the
   // same.
   static size_t HashOf(Gpa page) { return (page.raw() >> kPageShift) % (size_t{1} << kLogLines); }
   static size_t OtherHashOf(Gpa page) {
@@ -128,7 +129,7 @@ class GuestWindow {
     return ((page.raw() + 1) * kGolden) >> (64 - kLogLines + 1) << 1 | parity;
   }
 
-  // Whether the line answers for its frame, the one that is asked about or none.
+  // Returns whether the line answers for its frame, the one that is asked about or none.
   bool Serves(const Line& line, bool to_write) const {
     const bool stands = ABSL_PREDICT_TRUE(sequence_.IsQuietSince(line.sequence)) ||
                         !sequence_.MovedSince(line.sequence, line.hva, line.of_host);

@@ -31,18 +31,18 @@ enum class NestedEptOutcome : uint8_t {
   kNeedsPage,         // a table's page must be asked of the host first: at `gpa`; then walk again
 };
 
-// Tells what L2 accesses.
+// Says what L2 accesses.
 struct NestedEptAccess {
   Gpa gpa;                            // of L2
   Access access;                      // kinds of access, for the check and the qualification
   bool linear_address_valid = false;  // it came from a linear access…
   bool final_address = false;         // …to this address itself, not to a table of L2's
-  // What L2's own tables allow at a final address: reported where the CPU that L1 sees offers
-  // advanced exit information.
+  // The rights that L2's own tables give at a final address: they are reported where the CPU that
+  // L1 sees offers advanced exit information.
   GuestRights guest_rights;
 };
 
-// Arrays are by level, filled from the EPTP's levels down to `level`.
+// Says what a walk found. Arrays are by level, filled from the EPTP's levels down to `level`.
 struct NestedEptWalk {
   NestedEptOutcome outcome = NestedEptOutcome::kMapped;
   int level = 0;                    // of the leaf, or where the walk ended
@@ -56,12 +56,13 @@ struct NestedEptWalk {
   std::array<Gpa, 6> entry_addresses{};
   std::array<Access, 6> table_rights{};
 
-  // As of a `GuestWalk`.
+  // Return the rights of the leaf's table and of the table at a level, as `GuestWalk` does.
   Access LeafTableRights() const { return TableRights(level); }
   Access TableRights(int at) const { return table_rights[static_cast<size_t>(at)]; }
 };
 
-// `rules` are those of the CPU that L1 sees. `Memory` is as for `GuestWalker`, over L1's memory.
+// Walks EPT12. `rules` are those of the CPU that L1 sees; `Memory` is as for `GuestWalker`, over
+// L1's memory.
 template <typename Memory>
 class NestedEptWalker {
  public:
@@ -100,7 +101,7 @@ class NestedEptWalker {
     }
     return Stop(walk, NestedEptOutcome::kViolation);
   }
-  // `Reach` could not, and says why.
+  // Ends the walk where `Reach` could not reach a table, and says why.
   static bool Unreachable(GuestWalkOutcome why, Gpa at, NestedEptWalk& walk) {
     walk.gpa = at;
     return Stop(walk, why == GuestWalkOutcome::kNeedsPage ? NestedEptOutcome::kNeedsPage
@@ -113,8 +114,7 @@ class NestedEptWalker {
     walk.rights = Access::All();
     Gpa table(eptp_.root().raw());
     const Gfn gfn = Gfn::Of(request.gpa);
-    // Bits above what the tables can name: there is nothing. No table is read, so nothing is
-    // allowed.
+    // Bits above what the tables can name lead to nothing. No table is read, so nothing is allowed.
     if (request.gpa.raw() >> eptp_.root_level().above().shift() != 0) {
       return Violation(request, Access::None(), walk);
     }
@@ -143,7 +143,8 @@ class NestedEptWalker {
     return Violation(request, walk.rights, walk);
   }
 
-  // From the root down. False if an entry changed since it was read: walk again.
+  // Sets the flags from the root down. Returns false if an entry changed since it was read: walk
+  // again.
   bool SetAccessedAndDirty(const NestedEptAccess& request, NestedEptWalk& walk) {
     for (int level = eptp_.levels(); level >= walk.level; --level) {
       const EptEntry entry = walk.entries[At(level)];
@@ -180,8 +181,8 @@ class NestedEptWalker {
   Memory& memory_;
 };
 
-// L2's memory as its own page tables are walked: L1's memory through EPT12. A memory for
-// `GuestWalker`.
+// Reaches L2's memory as its own page tables are walked: L1's memory through EPT12. It is a memory
+// for `GuestWalker`.
 template <typename Memory>
 class NestedMemory {
  public:
@@ -203,10 +204,10 @@ class NestedMemory {
     return ReachFor(request, to_write, why);
   }
 
-  // The last `Reach` for writing led there.
+  // Says that something was written where the last `Reach` for writing led.
   void Wrote(Gpa) { memory_.Wrote(walk_.gpa); }
 
-  // Does the same for any other access.
+  // Does what `Reach` does for any other access.
   std::byte* ReachFor(const NestedEptAccess& request, bool to_write, GuestWalkOutcome& why) {
     request_ = request;
     walker_.Walk(request, walk_);
@@ -235,7 +236,7 @@ class NestedMemory {
   NestedEptWalk walk_;
 };
 
-// Does the same as L2 loads PDPTEs: always a read, whatever the A and D flags, and on behalf of no
+// Reaches memory as L2 loads PDPTEs: always a read, whatever the A and D flags, and on behalf of no
 // linear address (SDM 29.3.5).
 template <typename Memory>
 class PdpteMemory : public NestedMemory<Memory> {

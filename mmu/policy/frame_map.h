@@ -42,7 +42,7 @@ class FrameMap {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(void*));
 
  public:
-  // `value` everywhere.
+  // Makes a map that has `value` everywhere.
   explicit FrameMap(T value) : root_(NewLeaf({{Gfn(0), value}}, 0, 1)) {}
   FrameMap(const FrameMap& other) : root_(Share(other.root_)) {}
   FrameMap(FrameMap&& other) noexcept : root_(std::exchange(other.root_, nullptr)) {}
@@ -55,7 +55,7 @@ class FrameMap {
   }
 
   T At(Gfn gfn) const { return Find(gfn).value; }
-  // The first frame after `gfn` that has another value; the end of all frames if none has.
+  // Returns the first frame after `gfn` that has another value; the end of all frames if none has.
   Gfn EndOfRun(Gfn gfn) const { return Find(gfn).end; }
   // Returns whether all the frames of the leaf of `level` around `gfn` have one value.
   bool IsUniform(Gfn gfn, Level level) const {
@@ -68,7 +68,7 @@ class FrameMap {
   // Returns whether some frame has a value that `Mark` is true of; O(1).
   bool has_marked() const { return root_->marked; }
 
-  // This map with `change(value)` in place of each value in `range`, which is not empty.
+  // Returns this map with `change(value)` in place of each value in `range`, which is not empty.
   template <typename Change>
   FrameMap With(FrameRange range, Change change) const {
     // The runs before and behind the range are looked at too: they may become one with what is in
@@ -119,7 +119,8 @@ class FrameMap {
     std::array<Gfn, kMost> firsts;  // ascending; `kUnused` behind them
     std::array<Slot, kMost> slots;
 
-    // The last one that begins at or below `gfn`. Written without a branch.
+    // Returns the place of the last one that begins at or below `gfn`. It is written without a
+    // branch.
     size_t IndexOf(Gfn gfn) const {
       size_t index = 0;
       for (size_t i = 1; i < kMost; ++i) index += size_t{firsts[i] <= gfn};
@@ -132,7 +133,7 @@ class FrameMap {
     T value;
     Gfn end;
   };
-  // From the root to a leaf, by height.
+  // Holds the nodes from the root to a leaf, by height.
   struct Path {
     std::array<const Node*, kMostLevels> nodes;
     std::array<size_t, kMostLevels> indexes;
@@ -247,7 +248,7 @@ class FrameMap {
     std::fill(node->firsts.begin() + node->count, node->firsts.end(), kUnused);
     return node;
   }
-  // Nodes of about equal size with `items`, as few as can be.
+  // Makes nodes of about equal size with `items`, as few as can be.
   template <typename Item, typename NewNode>
   static std::vector<Link> Pack(const std::vector<Item>& items, NewNode new_node) {
     const size_t nodes = (items.size() + kMost - 1) / kMost;
@@ -259,7 +260,7 @@ class FrameMap {
     }
     return links;
   }
-  // A root with one child is none.
+  // Takes roots with one child away: the child is the root then.
   static Node* Shorten(Node* root) {
     while (root->height > 0 && root->count == 1) {
       Node* child = Share(root->slots[0].child);
@@ -269,7 +270,7 @@ class FrameMap {
     return root;
   }
 
-  // The runs of the leaves at the ends of `range`, and what is between, after the change.
+  // Returns the runs of the leaves at the ends of `range`, and what is between, after the change.
   template <typename Change>
   Seam<Run> RunsAround(const Path& left, const Path& right, FrameRange range,
                        Change& change) const {
@@ -296,7 +297,7 @@ class FrameMap {
     while (++i < behind.count) add(behind.firsts[i], behind.slots[i].value);
     return seam;
   }
-  // The children at `height` that stay, with `links` between them.
+  // Returns the children at `height` that stay, with `links` between them.
   Seam<Link> LinksAround(const Path& left, const Path& right, int height, std::vector<Link> links,
                          Kept keep) const {
     const Node& before = *left.nodes[static_cast<size_t>(height)];

@@ -88,15 +88,16 @@ EptEntry LeafPolicy::Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) con
   return options_.suppress_ve ? leaf.WithSuppressVe() : leaf;
 }
 
-// What is written there no log is about, so no fault has to see it first.
+// Returns the leaf of a frame that the view shows in place of the slot's. No log is about what is
+// written there, so no fault has to see it first.
 EptEntry LeafPolicy::Foreign(EptEntry leaf, const MemorySlot& slot) {
   if (!slot.is_read_only()) leaf = leaf.WithWrite().WithHostWritable();
   return leaf.WithForeign();
 }
 
-// By KVM's vmx_get_mt_mask: what the host maps uncached is a device, and the guest may make it
-// write-combining by its PAT; ordinary memory has the type of the guest's MTRRs, where they count,
-// to be combined with its PAT. Other types of the host stand whatever the guest says.
+// Gives the type by KVM's vmx_get_mt_mask: what the host maps uncached is a device, and the guest
+// may make it write-combining by its PAT; ordinary memory has the type of the guest's MTRRs, where
+// they count, to be combined with its PAT. Other types of the host stand whatever the guest says.
 EptEntry LeafPolicy::WithType(EptEntry leaf, Gfn gfn) const {
   if (rules_ != nullptr) {
     if (const ViewRule rule = rules_->At(gfn); rule.has_type) {
@@ -110,8 +111,8 @@ EptEntry LeafPolicy::WithType(EptEntry leaf, Gfn gfn) const {
   return ignore_pat_ ? leaf : leaf.WithoutIgnorePat();
 }
 
-// The leaf with the rights that slot and view allow. A violation of it may become #VE only if
-// nobody but the view denies anything: the guest could do nothing about what slot, host or log
+// Returns the leaf with the rights that slot and view allow. A violation of it may become #VE only
+// if nobody but the view denies anything: the guest could do nothing about what slot, host or log
 // deny.
 EptEntry LeafPolicy::WithRule(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const {
   const ViewRule rule = RuleOf(slot, gfn);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a leaf may look like: how large it is, and its rights, type and software bits. One place for
-// faults, prefault and collapse, so that all three make the same leaf of the same page.
+// Decides what a leaf looks like: how large it is, and its rights, type and software bits. It is
+// one place for faults, prefault and collapse, so that all three make the same leaf of the same
+// page.
 
 #ifndef TDP_MMU_POLICY_LEAF_POLICY_H_
 #define TDP_MMU_POLICY_LEAF_POLICY_H_
@@ -30,7 +31,8 @@
 
 namespace tdp {
 
-// What stands behind a guest frame: memory that the host is asked for, or a frame that is known.
+// Says what stands behind a guest frame: memory that the host is asked for, or a frame that is
+// known.
 struct Backing {
   std::optional<HostPage> frame;  // what a slot of host frames, or the view, names
   Hva hva;                        // else: where the host has the page
@@ -41,8 +43,8 @@ struct Backing {
   bool asks_host() const { return !frame.has_value(); }
 };
 
-// The page behind `gfn`, a frame of `slot`: known, or as the host answers (`Backend::ResolvePage`,
-// its errors). Hold no lock.
+// Returns the page behind `gfn`, a frame of `slot`: the one that is known, or as the host answers
+// (`Backend::ResolvePage`, its errors). Hold no lock.
 absl::StatusOr<HostPage> PageBehind(Backend& backend, const MemorySlot& slot, Gfn gfn,
                                     const Backing& backing, Access access);
 
@@ -56,7 +58,7 @@ struct LeafPolicyOptions {
   bool resolves_pages = false;   // `Capabilities::resolves_pages`
 };
 
-// One for each view. The members that a fault calls are inlined into it: the path is short enough
+// Each view has one. The members that a fault calls are inlined into it: the path is short enough
 // for calls to show. What only some VMs use stands behind one test (`is_plain_`).
 class LeafPolicy {
  public:
@@ -81,9 +83,9 @@ class LeafPolicy {
     return IsByHardware(options_.tracking) ? Unprotect::kPushDirty : Unprotect::kPushWrite;
   }
 
-  // The largest leaf that slot, host page, options and rules allow for an access of `access` to
-  // `gfn`, a frame of `slot` behind which `page` stands. Inside a section that has checked the
-  // change sequence. `kPlain`: the caller knows that the slot has no flags.
+  // Returns the largest leaf that slot, host page, options and rules allow for an access of
+  // `access` to `gfn`, a frame of `slot` behind which `page` stands. Call it inside a section that
+  // has checked the change sequence. With `kPlain` the caller knows that the slot has no flags.
   template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestLevel(const MemorySlot& slot, Gfn gfn,
                                                   const HostPage& page, Access access) const {
@@ -91,21 +93,23 @@ class LeafPolicy {
     return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page, access);
   }
 
-  // Returns whether a page like this may be mapped by a large leaf somewhere; quick, and any
-  // thread.
+  // Returns whether a page like this may be mapped by a large leaf somewhere. It is quick, and any
+  // thread may ask.
   bool MayBeLarge(const HostPage& page) const { return page.order >= large_order_; }
 
   // Returns whether anything but slot and host has a say in a leaf, or leaves without rights may
-  // stand for pages that were aged. One word for all that a plain fault need not ask one by one;
-  // whoever writes one of those facts keeps it. Any thread: whoever changes the answer moves the
-  // change sequence afterwards, and plain faults ask again when that has moved.
+  // stand for pages that were aged. One word stands for all that a plain fault need not ask one by
+  // one; whoever writes one of those facts keeps it. Any thread may ask: whoever changes the answer
+  // moves the change sequence afterwards, and plain faults ask again when that has moved.
   bool is_special() const { return special_.load(std::memory_order_relaxed) != 0; }
   bool may_be_aged() const { return (special_.load(std::memory_order_relaxed) & kMayBeAged) != 0; }
-  // Whether the view shows frames of its own anywhere. Any thread, as `restricts`.
+  // Returns whether the view shows frames of its own anywhere. Any thread may ask, as for
+  // `restricts`.
   bool shows_frames() const {
     return (special_.load(std::memory_order_relaxed) & kShowsFrames) != 0;
   }
-  // From here on: the first aging without A bits. Returns whether it was not so before. Any thread.
+  // Says that leaves may be aged from here on: the first aging without A bits begins. Returns
+  // whether it was not so before. Any thread may call it.
   bool SetMayBeAged() {
     return (special_.fetch_or(kMayBeAged, std::memory_order_relaxed) & kMayBeAged) == 0;
   }
@@ -126,9 +130,9 @@ class LeafPolicy {
     return ordinary_leaves_[access.can_write()].WithFrame(frame);
   }
 
-  // The 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are logged
-  // by their faults a page becomes writable only by the write that marks it. A and D are clear.
-  // Inside a section.
+  // Returns the 4 KiB leaf for `gfn` and `page` as an access of `access` wants it. Where writes are
+  // logged by their faults a page becomes writable only by the write that marks it. A and D are
+  // clear. Inside a section.
   template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry Leaf(const MemorySlot& slot, Gfn gfn, const HostPage& page,
                                              Access access) const {
@@ -146,7 +150,7 @@ class LeafPolicy {
     return leaf;
   }
 
-  // Does the same for a page that is used at once: A and D are set, which saves the CPU its own
+  // Returns that leaf for a page that is used at once: A and D are set, which saves the CPU its own
   // locked updates.
   template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry UsedLeaf(const MemorySlot& slot, Gfn gfn,
@@ -160,37 +164,37 @@ class LeafPolicy {
     return access.can_write() ? leaf.WithAccessed().WithDirty() : leaf.WithAccessed();
   }
 
-  // What `leaf`, mapped before anyone has made an access of `access`, has to allow. An access of no
-  // kind wants all of it, W that a log of earlier has left missing included; but not while writes
-  // are logged, since that would begin with a fault all the same.
+  // Returns what `leaf`, mapped before anyone has made an access of `access`, has to allow. An
+  // access of no kind wants all of it, W that an earlier log has left missing included; but not
+  // while writes are logged, since that would begin with a fault all the same.
   static Access NeededAhead(const MemorySlot& slot, EptEntry leaf, Access access) {
     const bool all = access.is_empty() && !slot.logs_dirty_pages();
     return all ? leaf.access() & Access::ReadWrite() : access;
   }
 
-  // `leaf`, which has the type of its host page and ignores the guest's PAT, as the types of the
-  // guest make it. Inside a section.
+  // Returns `leaf`, which has the type of its host page and ignores the guest's PAT, as the types
+  // of the guest make it. Inside a section.
   EptEntry WithType(EptEntry leaf, Gfn gfn) const;
 
-  // Whether `RuleOf` may say more than that everything is allowed, or `BackingOf` more than the
-  // slot, of a slot that has no host frames. Any thread; whoever changes the answer moves the
-  // change sequence afterwards.
+  // Returns whether `RuleOf` may say more than that everything is allowed, or `BackingOf` more than
+  // the slot, of a slot that has no host frames. Any thread may ask; whoever changes the answer
+  // moves the change sequence afterwards.
   bool restricts() const { return (special_.load(std::memory_order_relaxed) & kRestricts) != 0; }
-  // What slot and view allow of `gfn`. #VE is raised only where the slot denies nothing that the
-  // view leaves. Inside a section that has checked the change sequence.
+  // Returns what slot and view allow of `gfn`. #VE is raised only where the slot denies nothing
+  // that the view leaves. Inside a section that has checked the change sequence.
   ViewRule RuleOf(const MemorySlot& slot, Gfn gfn) const {
     const ViewRule rule = RuleOf(gfn);
     return ABSL_PREDICT_TRUE(!slot.has_host_frames()) ? rule : Narrowed(rule, slot);
   }
-  // What the view allows of `gfn`, and whether it is private. Inside a section.
+  // Returns what the view allows of `gfn`, and whether it is private. Inside a section.
   ViewRule RuleOf(Gfn gfn) const { return rules_ == nullptr ? ViewRule() : rules_->At(gfn); }
   bool IsPrivate(Gfn gfn) const { return private_ != nullptr && private_->At(gfn); }
-  // What stands behind `gfn`, a frame of `slot`: what the view shows there, other memory if it is
-  // private; nothing if the slot has none of that. Inside a section that has checked the change
-  // sequence.
+  // Returns what stands behind `gfn`, a frame of `slot`: what the view shows there, other memory if
+  // it is private; nothing if the slot has none of that. Inside a section that has checked the
+  // change sequence.
   std::optional<Backing> BackingOf(const MemorySlot& slot, Gfn gfn) const;
-  // How many of `pages` frames from `gfn` on have leaves that differ in their frame alone. Inside a
-  // section.
+  // Returns how many of `pages` frames from `gfn` on have leaves that differ in their frame alone.
+  // Inside a section.
   PageCount PagesAlike(Gfn gfn, PageCount pages) const {
     if (types_ == nullptr) return pages;
     return std::min(pages, types_->EndOfRun(gfn, gfn + pages) - gfn);
@@ -199,8 +203,8 @@ class LeafPolicy {
   // Inside a section.
   bool IsUniform(Gfn gfn, Level level) const;
 
-  // What follows is null where it does not count. Inside a section, the writer's to change
-  // it; what is set outlives its use here.
+  // These are null where they do not count. Read them inside a section, and change them inside the
+  // writer's; what is set outlives its use here.
   const MemoryTypeMap* types() const { return types_; }
   const ViewRules* rules() const { return rules_; }
   const PrivateFrames* private_frames() const { return private_; }
@@ -238,7 +242,7 @@ class LeafPolicy {
            (gfn.raw() & inside) == (page.hfn.raw() & inside);
   }
 
-  // `LargestLevel` where the host page is large.
+  // Decides `LargestLevel` where the host page is large.
   ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestOf(const MemorySlot& slot, Gfn gfn,
                                                const HostPage& page, Access access) const {
     Level level = kLevel4K;
@@ -261,7 +265,7 @@ class LeafPolicy {
         : special_.fetch_and(~bit, std::memory_order_relaxed);
   }
 
-  // Why a policy is special.
+  // The reasons for which a policy is special.
   static constexpr uint32_t kRestricts = 1;  // the frame's rule and backing are to be asked for
   static constexpr uint32_t kUnlike = 2;     // leaves do not follow from slot and host page alone
   static constexpr uint32_t kMayBeAged = 4;
@@ -269,7 +273,7 @@ class LeafPolicy {
 
   const LeafPolicyOptions options_;
   const int large_order_;  // from which on a host page may be mapped by a large leaf
-  // The leaves of ordinary memory in a slot without flags, after a read and after a write. The
+  // The leaves of ordinary memory in a slot without flags, after a read and after a write. Their
   // frame is missing.
   EptEntry ordinary_leaves_[2];
   Atomic<uint32_t> special_{0};

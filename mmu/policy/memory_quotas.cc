@@ -8,7 +8,7 @@
 
 namespace tdp {
 
-// A table is counted for each slot that it maps a part of.
+// Returns how many tables map the slot. A table is counted for each slot that it maps a part of.
 uint64_t MemoryQuotas::TablesFor(const MemorySlot& slot) const {
   const Gfn last = slot.end() - PageCount(1);
   uint64_t tables = 0;

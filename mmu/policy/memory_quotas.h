@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// How much table memory a guest can make its host use, where the embedder does not say: a share of
+// Says how much table memory a guest can make its host use, where the embedder does not: a share of
 // the memory that the slots show, as KVM has it (kvm_mmu_calculate_default_mmu_pages).
 
 #ifndef TDP_MMU_POLICY_MEMORY_QUOTAS_H_
@@ -15,16 +15,17 @@
 
 namespace tdp {
 
-// Tells what the quotas follow from. Belongs to whoever guards it.
+// Keeps the numbers that the quotas follow from. It belongs to whoever guards it.
 class MemoryQuotas {
  public:
   // Fewer shadow pages than this let no guest run: it is the least that an embedder may ask for,
   // and what the smallest guest gets.
   static constexpr size_t kLeastShadowPages = 64;
-  // Tables of a shadow page: its own, and two of data where it has leaves.
+  // How many tables a shadow page takes: its own, and two of data where it has leaves.
   static constexpr size_t kTablesPerShadowPage = 3;
 
-  // `levels` of the EPT. `shadows`: tables are shadowed, a guest's own or a nested hypervisor's.
+  // `levels` are those of the EPT; `shadows` says that tables are shadowed, a guest's own or a
+  // nested hypervisor's.
   MemoryQuotas(int levels, int address_spaces, bool shadows)
       : levels_(levels), address_spaces_(address_spaces), shadows_(shadows) {}
 
@@ -37,9 +38,9 @@ class MemoryQuotas {
   // Returns the quota of one address space: 2 % of the pages that its slots show, but
   // `kLeastShadowPages` at least.
   size_t ShadowPages(AddressSpaceId space) const;
-  // Twice what maps every slot by 4 KiB pages in every view and what the shadow pages need, since
-  // what has been taken away counts until the CPUs have flushed; and for each vCPU its stocks and
-  // roots, and `kSpareTables` for roots and for frames without memory that are remembered.
+  // Returns twice what maps every slot by 4 KiB pages in every view and what the shadow pages need,
+  // since what has been taken away counts until the CPUs have flushed; and for each vCPU its stocks
+  // and roots, and `kSpareTables` for roots and for frames without memory that are remembered.
   size_t Tables() const;
 
  private:

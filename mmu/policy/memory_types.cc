@@ -74,14 +74,14 @@ absl::Status Check(const MtrrState& state) {
 
 MemoryType TypeIn(uint64_t word) { return static_cast<MemoryType>(word & kTypeMask); }
 
-// The byte of the fixed registers that is about a page below 1 MiB: eight are of 64 KiB, sixteen of
-// 16 KiB, sixty-four of 4 KiB.
+// Returns which byte of the fixed registers is about a page below 1 MiB: eight are of 64 KiB,
+// sixteen of 16 KiB, sixty-four of 4 KiB.
 uint64_t FixedByte(uint64_t page) {
   if (page < 128) return page / 16;
   return page < 192 ? 8 + (page - 128) / 4 : 24 + (page - 192);
 }
 
-// The first page after `page` that another byte is about.
+// Returns the first page after `page` that another byte is about.
 uint64_t NextFixed(uint64_t page) {
   const uint64_t pages = page < 128 ? 16 : page < 192 ? 4 : 1;
   return (page / pages + 1) * pages;
@@ -98,8 +98,8 @@ MemoryType Combine(MemoryType a, MemoryType b) {
                                                                : MemoryType::kUncacheable;
 }
 
-// The smallest page above `page` that equals `want` in every bit of `mask`, for a page that does
-// not; ~0 if there is none.
+// Returns the smallest page above `page` that equals `want` in every bit of `mask`, for a page that
+// does not; ~0 if there is none.
 uint64_t NextWith(uint64_t page, uint64_t want, uint64_t mask) {
   // The highest bit that is wrong decides: all above it may stay, all below it are as low as can
   // be.
@@ -138,7 +138,7 @@ MemoryType MemoryTypeMap::TypeOf(Gfn gfn) const {
   return type;
 }
 
-// The first page after `page` where the type may change.
+// Returns the first page after `page` where the type may change.
 uint64_t MemoryTypeMap::NextEdge(uint64_t page) const {
   if (has_fixed_ && page < kFixedEnd) return NextFixed(page);
   if (page >= end_) return ~uint64_t{0};
@@ -148,7 +148,7 @@ uint64_t MemoryTypeMap::NextEdge(uint64_t page) const {
 }
 
 Gfn MemoryTypeMap::EndOfRun(Gfn gfn, Gfn limit) const {
-  // More than the fixed registers have bytes, and than any system's ranges meet in a leaf.
+  // This is more than the fixed registers have bytes, and than any system's ranges meet in a leaf.
   constexpr int kMostEdges = 128;
   constexpr uint64_t kEnd = ~uint64_t{0} >> kPageShift;
   const MemoryType type = TypeOf(gfn);

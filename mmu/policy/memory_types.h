@@ -18,26 +18,27 @@
 
 namespace tdp {
 
-// The registers, checked and ready to be asked. Immutable. They are not compiled into runs of
-// frames: a mask may have gaps (SDM vol. 3A, 12.11.2.3), and one that has a single bit set would
-// make as many runs as there are frames.
+// Holds the registers, checked and ready to be asked; it never changes. They are not compiled into
+// runs of frames: a mask may have gaps (SDM vol. 3A, 12.11.2.3), and one that has a single bit set
+// would make as many runs as there are frames.
 class MemoryTypeMap {
  public:
-  // InvalidArgument, naming register and value, for what WRMSR would refuse with #GP: a reserved
-  // type or bit, or an address beyond the width. Any mask within the width is taken; the frames of
-  // a range are those whose number agrees with its base in every bit of its mask.
+  // Makes the map of `state`. InvalidArgument, naming register and value, for what WRMSR would
+  // refuse with #GP: a reserved type or bit, or an address beyond the width. Any mask within the
+  // width is taken; the frames of a range are those whose number agrees with its base in every bit
+  // of its mask.
   static absl::StatusOr<MemoryTypeMap> Make(const MtrrState& state);
-  // One type for everything.
+  // Makes a map that has one type for everything.
   static MemoryTypeMap Uniform(MemoryType type) { return MemoryTypeMap(type); }
 
-  // Frames beyond the width have the default type.
+  // Returns the type of `gfn`. Frames beyond the width have the default type.
   MemoryType TypeOf(Gfn gfn) const;
-  // A frame after `gfn`, such that all frames between have the type of `gfn`: the first of another
-  // type, or one at or beyond `limit`. Where ranges change many times without changing the type it
-  // may be an earlier one, so that no guest makes this slow.
+  // Returns a frame after `gfn`, such that all frames between have the type of `gfn`: the first of
+  // another type, or one at or beyond `limit`. Where ranges change many times without changing the
+  // type it may be an earlier one, so that no guest makes this slow.
   Gfn EndOfRun(Gfn gfn, Gfn limit) const;
-  // Returns whether the aligned frames of one leaf of `level` around `gfn` are of one type. May be
-  // false where they are, for the same reason.
+  // Returns whether the aligned frames of one leaf of `level` around `gfn` are of one type. It may
+  // be false where they are, for the same reason.
   bool IsUniform(Gfn gfn, Level level) const {
     const Gfn first = gfn.AlignDown(level.pages());
     const Gfn end = first + level.pages();
@@ -45,14 +46,15 @@ class MemoryTypeMap {
   }
 
  private:
-  // The frames that agree with `base` in every bit of `mask`. Both in pages.
+  // The frames that agree with `base` in every bit of `mask`; both count pages.
   struct Range {
     uint64_t base = 0;
     uint64_t mask = 0;
     MemoryType type = MemoryType::kUncacheable;
 
     bool Holds(uint64_t page) const { return ((page ^ base) & mask) == 0; }
-    // The first page after `page` that is in the range if `page` is not, or the other way round.
+    // Returns the first page after `page` that is in the range if `page` is not, or the other way
+    // round.
     uint64_t NextEdge(uint64_t page) const;
   };
 

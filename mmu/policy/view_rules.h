@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a view allows of each guest frame.
+// Says what a view allows of each guest frame.
 
 #ifndef TDP_MMU_POLICY_VIEW_RULES_H_
 #define TDP_MMU_POLICY_VIEW_RULES_H_
@@ -27,8 +27,8 @@ struct RaisesVe {
 
 using ViewRules = FrameMap<ViewRule, RaisesVe>;
 
-// Which host frame a view shows for a guest frame, if it is another than the slot's. Kept as the
-// distance between the two, so that frames in a row are one run.
+// Says which host frame a view shows for a guest frame, if it is another than the slot's. It is
+// kept as the distance between the two, so that frames in a row are one run.
 class ViewFrame {
  public:
   constexpr ViewFrame() = default;
@@ -48,7 +48,7 @@ class ViewFrame {
 
 using ViewFrames = FrameMap<ViewFrame>;
 
-// Which frames are private to the guest.
+// Says of each frame whether it is private to the guest.
 using PrivateFrames = FrameMap<bool>;
 
 }  // namespace tdp

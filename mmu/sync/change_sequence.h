@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What tells a fault that the host page it resolved may be gone (KVM's mmu_invalidate_seq and
+// Tells a fault whether the host page that it resolved may be gone (KVM's mmu_invalidate_seq and
 // mmu_invalidate_in_progress). docs/locking.md has its timeline.
 
 #ifndef TDP_MMU_SYNC_CHANGE_SEQUENCE_H_
@@ -17,13 +17,15 @@
 
 namespace tdp {
 
-// Changed under the writer side of `MmuLock`; `Current` at any time, `MovedSince` inside a section.
+// The sequence changes under the writer side of `MmuLock`. Ask `Current` at any time, `MovedSince`
+// inside a section.
 class ChangeSequence {
  public:
-  // What `Current` never is: the `then` of something that was never read. It has always moved.
+  // A value that `Current` never has: the `then` of something that was never read. It has always
+  // moved.
   static constexpr uint64_t kNever = ~uint64_t{0};
 
-  // To be read before the slot is.
+  // Returns the sequence as it is now. Read it before the slot.
   uint64_t Current() const { return sequence_.load(std::memory_order_acquire); }
 
   // Returns whether what was resolved for `hva` after `Current()` gave `then` may have changed
@@ -31,19 +33,21 @@ class ChangeSequence {
   bool MovedSince(uint64_t then, Hva hva) const {
     return ABSL_PREDICT_FALSE(!IsQuietSince(then)) && MovedSince(then, hva, true);
   }
-  // Whether nothing at all has changed since then, or is changing now: one compare.
+  // Returns whether nothing at all has changed since then, or is changing now: one compare.
   bool IsQuietSince(uint64_t then) const { return quiet_ == then; }
-  // Returns the one `then` since which nothing has; where there is none, what `Current` never is.
+  // Returns the one `then` since which nothing has changed; where there is none, a value that
+  // `Current` never has.
   uint64_t quiet() const { return quiet_; }
 
-  // Tells it of a page that the host was asked for if `of_host`. A frame that a slot or a view
-  // names depends on no invalidation.
+  // Does the same for a page that the host was asked for, if `of_host`. A frame that a slot or a
+  // view names depends on no invalidation.
   bool MovedSince(uint64_t then, Hva hva, bool of_host) const {
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Contains(hva)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
   }
 
-  // Whether anything that counts for any page of `range` has changed since, or is changing now.
+  // Returns whether anything that counts for any page of `range` has changed since, or is changing
+  // now.
   bool MovedSince(uint64_t then, HostRange range, bool of_host = true) const {
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Overlaps(range)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
@@ -57,7 +61,7 @@ class ChangeSequence {
     if (ABSL_PREDICT_TRUE(in_progress_ == 0) || order == 0) return order;
     constexpr int kLargest = 18;  // as `HostPage::order`
     const PageCount pages(uint64_t{1} << std::min(order, kLargest));
-    // A host page that the backend says to begin below the address space begins with it.
+    // The backend may say that a host page begins below the address space: it begins with it then.
     const uint64_t page = hva.raw() >> kPageShift;
     const uint64_t before = std::min(page, (frame - frame.AlignDown(pages)).raw());
     const auto whole = HostRange::OfPages(page - before, page - before + pages.raw());
@@ -73,8 +77,8 @@ class ChangeSequence {
     return PageCount(std::max(range_.first_page(), first) - first);
   }
 
-  // An invalidation of `range` begins. Several may overlap in time; their ranges are then taken as
-  // one.
+  // Says that an invalidation of `range` begins. Several may overlap in time; their ranges are then
+  // taken as one.
   void Begin(HostRange range) {
     range_ = in_progress_ == 0 ? range : range_.Hull(range);
     ++in_progress_;
@@ -84,7 +88,7 @@ class ChangeSequence {
     --in_progress_;
     Move();
   }
-  // A change that is complete within the writer's section: slots, roots.
+  // Says that something has changed whole within the writer's section: slots, roots.
   void Move() {
     const uint64_t now = sequence_.load(std::memory_order_relaxed) + 1;
     sequence_.store(now, std::memory_order_release);
@@ -94,12 +98,12 @@ class ChangeSequence {
   uint32_t in_progress() const { return in_progress_; }
 
  private:
-  // What `quiet_` is while an invalidation is in progress. No sequence comes to this either, and it
-  // is another than `kNever`: what was never read is not quiet then.
+  // The value of `quiet_` while an invalidation is in progress. No sequence comes to this either,
+  // and it is another than `kNever`: what was never read is not quiet then.
   static constexpr uint64_t kMoving = kNever - 1;
 
   alignas(64) Atomic<uint64_t> sequence_{0};
-  // What `sequence_` is while no invalidation is in progress, else `kMoving`. It is read inside
+  // Equals `sequence_` while no invalidation is in progress, else `kMoving`. It is read inside
   // sections alone.
   uint64_t quiet_ = 0;
   uint32_t in_progress_ = 0;

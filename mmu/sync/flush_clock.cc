@@ -75,8 +75,8 @@ FlushClock::Place* FlushClock::TakePlace(VcpuId id) {
   return place;
 }
 
-// A settler that moved the generation before it reads the head sees every vCPU that read an older
-// generation as it entered: its place was listed before.
+// Lists a place for settlers. A settler that moved the generation before it reads the head sees
+// every vCPU that read an older generation as it entered: its place was listed before.
 void FlushClock::List(Place& place) {
   MutexLock lock(mutex_);
   if (std::exchange(place.is_listed, true)) return;
@@ -85,8 +85,8 @@ void FlushClock::List(Place& place) {
   listed_.store(&place, std::memory_order_seq_cst);
 }
 
-// Notes what is seen of a place; true if it is to be struck off. The vCPU finds that out as it
-// enters, and comes to the mutex that is held here.
+// Notes what is seen of a place, and returns true if it is to be struck off. The vCPU finds that
+// out as it enters, and comes to the mutex that is held here.
 bool FlushClock::RestsForGood(Place& place) {
   constexpr int kMostRests = 16;
   uint64_t seen = place.entered.load(std::memory_order_relaxed);

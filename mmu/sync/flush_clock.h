@@ -18,7 +18,7 @@
 
 namespace tdp {
 
-// Takes the detached tables that no CPU can reach any more. Called with no lock held.
+// Takes the detached tables that no CPU can reach any more. The clock calls it with no lock held.
 class TableReclaimer {
  public:
   virtual ~TableReclaimer() = default;
@@ -38,24 +38,24 @@ class FlushClock {
   // One vCPU's part. `EnterGuest`, `LeaveGuest` and `ForgetCpu` belong to the vCPU's thread.
   class Member {
    public:
-    // Allocates nothing where a member has gone before.
+    // Joins the clock. It allocates nothing where a member has gone before.
     Member(FlushClock& clock, VcpuId id);
-    // The vCPU is not in the guest. Returns at once: threads that wait for this vCPU look at its
+    // The vCPU is not in the guest. It returns at once: threads that wait for this vCPU look at its
     // place in the clock, which stays.
     ~Member();
     Member(const Member&) = delete;
     Member& operator=(const Member&) = delete;
 
-    // What the CPU owes before the guest may run.
+    // Says what the CPU has to flush before the guest may run.
     enum class Owed : uint8_t { kNothing, kRoot, kAllRoots };
 
-    // From here on the vCPU counts as in the guest. The caller makes the flush that is returned,
+    // Counts the vCPU as in the guest from here on. The caller makes the flush that is returned,
     // then runs the guest.
     Owed EnterGuest();
     void LeaveGuest();
     bool is_in_guest() const { return is_in_guest_.load(std::memory_order_relaxed); }
-    // The vCPU's thread moved to another CPU, whose TLB may hold anything: the next entry flushes
-    // all.
+    // Says that the vCPU's thread moved to another CPU, whose TLB may hold anything: the next entry
+    // flushes all.
     void ForgetCpu() { flushed_ = 0; }
 
    private:
@@ -85,14 +85,15 @@ class FlushClock {
 
   FlushClock(Backend& backend, TableReclaimer& reclaimer)
       : backend_(backend), reclaimer_(reclaimer) {}
-  // No vCPU is left. What waits to be freed is handed to the reclaimer.
+  // No vCPU is left. It hands the reclaimer what waits to be freed.
   ~FlushClock();
 
   FlushClock(const FlushClock&) = delete;
   FlushClock& operator=(const FlushClock&) = delete;
 
-  // The tables have been changed in a way that CPUs must hear of. Call after the change, inside the
-  // section that made it (or under a `Narrowing`): who finds the change also finds the debt.
+  // Says that the tables have been changed in a way that CPUs must hear of. Call it after the
+  // change, inside the section that made it (or under a `Narrowing`): who finds the change also
+  // finds the debt.
   PendingFlush Advance() {
     return PendingFlush(this, generation_.fetch_add(1, std::memory_order_seq_cst) + 1);
   }
@@ -100,20 +101,22 @@ class FlushClock {
   // the table may serve as another root later.
   PendingFlush AdvanceAllRoots();
 
-  // What all have come to owe up to now and nobody has settled, as one debt; none if there is none.
-  // Call it inside a section, or after one: it then covers whatever that section could find done.
+  // Returns what all have come to owe up to now and nobody has settled, as one debt; none if there
+  // is none. Call it inside a section, or after one: it then covers whatever that section could
+  // find done.
   PendingFlush Outstanding();
-  // What an operation owes that has `changed` the tables, or has found nothing to change.
+  // Returns what an operation owes that has `changed` the tables, or has found nothing to change.
   PendingFlush AdvanceIf(bool changed) { return changed ? Advance() : Outstanding(); }
 
-  // Detached subtrees, to be freed once every vCPU has passed `flush`. Call inside the section that
-  // detached them: whoever enters one later finds them either in the tables or here.
+  // Takes over detached subtrees, to be freed once every vCPU has passed `flush`. Call it inside
+  // the section that detached them: whoever enters one later finds them either in the tables or
+  // here.
   void Retire(TableList&& subtrees, const PendingFlush& flush) {
     if (!subtrees.empty()) RetireSome(std::move(subtrees), flush);
   }
 
-  // Settles `flush` if nobody has to be waited for; what it retired is freed by its `Settle`.
-  // Whether it did. Inside a section, too.
+  // Settles `flush` if nobody has to be waited for, and returns whether it did; what it retired is
+  // freed by its `Settle`. It may be called inside a section, too.
   bool TrySettle(const PendingFlush& flush) {
     if (!flush.is_owed() || IsSettled(flush.generation_)) return true;
     if (PassedByAll() < flush.generation_) return false;
@@ -121,19 +124,19 @@ class FlushClock {
     return true;
   }
 
-  // Frees what every vCPU has passed. `Settle` does this too.
+  // Frees the tables that every vCPU has passed. `Settle` does this too.
   void Reclaim() {
     // Most flushes retire no table. A thread that retired some sees its own store.
     if (ABSL_PREDICT_FALSE(any_retired_.load(std::memory_order_relaxed))) ReclaimPassed();
   }
 
   // Returns when what other threads' `Reclaim` has taken from here has gone through the reclaimer.
-  // After a `Settle` of one's own, everything retired before it has then. Hold no lock.
+  // If the caller has settled before, everything retired before that has then gone. Hold no lock.
   void WaitForReclaims();
 
   uint64_t generation() const { return generation_.load(std::memory_order_seq_cst); }
-  // What has to be settled for every change so far to have reached the CPUs; `IsSettled` says
-  // whether it is.
+  // Returns the generation that has to be settled for every change so far to have reached the CPUs;
+  // `IsSettled` says whether it is.
   uint64_t generation_owed() const {
     const bool narrowing = narrowings_.load(std::memory_order_acquire) != 0;
     return generation() + (narrowing ? 1 : 0);
@@ -146,20 +149,21 @@ class FlushClock {
  private:
   friend class PendingFlush;
 
-  // Outside the guest: behind no generation. The same where settlers have seen it so, and so often
-  // that they look at the place no more.
+  // The vCPU is outside the guest, so it is behind no generation. `kResting` says besides that
+  // settlers have seen it so, `kUnlisted` that they have so often that they look at the place no
+  // more.
   static constexpr uint64_t kOutside = ~uint64_t{0};
   static constexpr uint64_t kResting = kOutside - 1;
   static constexpr uint64_t kUnlisted = kOutside - 2;
 
-  // What others see of a vCPU. Places are never freed before the clock, so that they can be looked
-  // at without a lock, and wait for the next vCPU when theirs has gone.
+  // Holds what others see of a vCPU. Places are never freed before the clock, so that they can be
+  // looked at without a lock, and wait for the next vCPU when theirs has gone.
   struct alignas(64) Place {
     // The generation with which the vCPU entered the guest, or one of the above. The guest may be
     // running with translations that are older than that by nothing.
     Atomic<uint64_t> entered{kUnlisted};
     Atomic<VcpuId> id{0};
-    // Under the clock's mutex:
+    // These are guarded by the clock's mutex.
     bool is_taken = false;
     bool is_listed = false;
     int rests = 0;  // how many settlers in a row have found it resting
@@ -200,10 +204,11 @@ class FlushClock {
   Atomic<int> narrowings_{0};
   // The places that settlers look at: a vCPU that enters the guest lists its own if it is not.
   Atomic<Place*> listed_{nullptr};
-  // Who takes which place, and which are listed. Taken inside sections, and never for long.
+  // Guards who takes which place, and which are listed. It is taken inside sections, and never for
+  // long.
   Mutex mutex_;
   Place* places_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  // Shared while tables go through the reclaimer.
+  // Held shared while tables go through the reclaimer.
   Mutex reclaim_mutex_;
   // Taken inside sections, and never for long.
   Mutex retired_mutex_ ABSL_ACQUIRED_AFTER(reclaim_mutex_);

@@ -26,7 +26,7 @@ class ABSL_LOCKABLE MmuLock {
 
   // Writers' sections are timed by `clock`, if there is one.
   explicit MmuLock(uint64_t (*clock)() = nullptr) : clock_(clock) {}
-  // Every reader is gone.
+  // By then every reader is gone.
   ~MmuLock();
 
   MmuLock(const MmuLock&) = delete;
@@ -68,8 +68,8 @@ class ABSL_LOCKABLE MmuLock {
   Atomic<uint64_t> writer_ns_{0};
 };
 
-// One thread's (or one vCPU's) side of the lock. Not thread-safe: used by one thread at a time.
-// Costs one locked store to enter.
+// One thread's (or one vCPU's) side of the lock. Not thread-safe: one thread at a time uses it.
+// Entering costs one locked store.
 class alignas(64) MmuLock::Reader {
  public:
   explicit Reader(MmuLock& lock) : lock_(lock) {}
@@ -98,8 +98,8 @@ class alignas(64) MmuLock::Reader {
  private:
   friend class MmuLock;
 
-  // Where it is, and if outside, what writers have seen of it: nothing yet, that it rests there, or
-  // so often that it is listed no more.
+  // Says where the reader is, and if outside, what writers have seen of it: nothing yet, that it
+  // rests there, or so often that it is listed no more.
   enum State : uint32_t { kOutside, kInside, kResting, kUnlisted };
 
   bool MayStay(uint32_t before) const {
@@ -110,7 +110,7 @@ class alignas(64) MmuLock::Reader {
   Atomic<uint32_t> state_{kUnlisted};
   MmuLock& lock_;
   bool was_listed_ = false;  // at any time; the reader's own
-  // Under the writers' mutex:
+  // These are guarded by the writers' mutex.
   bool is_listed_ = false;
   int rests_ = 0;  // how many writers in a row have found it resting
   Reader* previous_ = nullptr;

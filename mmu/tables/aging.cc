@@ -4,8 +4,9 @@
 
 namespace tdp {
 
-// Rights alone say nothing of use where A bits do, and the other way round. The use of a frame that
-// is not the slot's says nothing of host memory, and private memory lies elsewhere than what ages.
+// Returns whether the page was used. Rights alone say nothing of use where A bits do, and the other
+// way round. The use of a frame that is not the slot's says nothing of host memory, and private
+// memory lies elsewhere than what ages.
 bool Aging::IsYoung(EptEntry entry, Level level) const {
   if (entry.kind(level) != EntryKind::kLeaf) return false;
   if (entry.is_foreign() || entry.is_private()) return false;
@@ -14,12 +15,12 @@ bool Aging::IsYoung(EptEntry entry, Level level) const {
 
 void Aging::MakeOld(EntryRef entry, EptEntry value) {
   if (hardware_) {
-    // Fails where the CPU uses the page right now, which is young then; and where a fault splits
-    // the leaf, whose link must keep its A: a harvest of D bits goes by it.
+    // This fails where the CPU uses the page right now, which is young then; and where a fault
+    // splits the leaf, whose link must keep its A: a harvest of D bits goes by it.
     entry.CompareExchange(value, value.WithoutAccessed());
     return;
   }
-  // Fails where a fault gives a right; that page is young again, or was until now.
+  // This fails where a fault gives a right; that page is young again, or was until now.
   took_rights_ |= entry.CompareExchange(value, value.WithAccessTracked());
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Which pages the guest uses: what a host asks before it swaps one out (KVM's kvm_age_gfn and
+// Says which pages the guest uses, which a host asks before it swaps one out (KVM's kvm_age_gfn and
 // kvm_test_age_gfn).
 //
 // With A bits the CPU tells, and aging clears them. Without them aging takes a leaf's rights away
@@ -23,7 +23,7 @@
 
 namespace tdp {
 
-// Works on the readers' side, in sections of its own. One thread.
+// Works on the readers' side, in sections of its own. One thread uses it.
 class Aging {
  public:
   Aging(const DirectMmu& mmu, MmuLock& lock)

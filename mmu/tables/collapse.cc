@@ -6,7 +6,7 @@
 
 namespace tdp {
 
-// True if everything that is mapped agrees and something is.
+// Returns true if everything that is mapped agrees and something is.
 bool Collapse::Look(TablePage* table, Seen& seen) const {
   for (int i = 0; i < Level::kEntries; ++i) {
     // Readers are out, but CPUs set bits.
@@ -58,8 +58,8 @@ void Collapse::AddLateBits(const DirectMmu& mmu, Gfn gfn, EptEntry late) const {
     if (Translation{found.seen, found.at.level, {}}.FrameOf(gfn) != late.frame()) return;
     EptEntry entry = found.seen;
     const EptEntry with = entry.WithUseOf(late);
-    // Fails where the CPU sets a bit itself, or a fault splits the leaf: the bits then belong into
-    // the table below.
+    // This fails where the CPU sets a bit itself, or a fault splits the leaf: the bits then belong
+    // into the table below.
     if (with == entry || found.at.entry(gfn).CompareExchange(entry, with)) return;
   }
 }

@@ -20,8 +20,9 @@ namespace tdp {
 // because a CPU may set A and D bits in it as long as that.
 class Collapse {
  public:
-  // `leaf` maps the aligned region of `level` (2 or 3) from `base` on, with A and D clear.
-  // `loses_execute`: X of smaller leaves is no reason against one without X; a fetch will split it.
+  // Prepares a collapse of the aligned region of `level` (2 or 3) from `base` on, which `leaf`
+  // maps, with A and D clear. With `loses_execute` X of smaller leaves is no reason against a leaf
+  // without X: a fetch will split it.
   Collapse(Gfn base, Level level, EptEntry leaf, bool loses_execute = false)
       : base_(base),
         level_(level),
@@ -30,17 +31,18 @@ class Collapse {
 
   Gfn base() const { return base_; }
 
-  // Writer's side. Puts the leaf in the place of a table if every leaf there maps the frame that it
-  // would map, with rights, memory type and software bits that agree: W alone may be more, as a
-  // fresh fault would give it. Holes count as agreeing, at least one page is mapped. A and D of the
-  // leaf are the OR of those below. Whether it did so; a flush is owed then (SDM 29.4.3.3).
+  // Puts the leaf in the place of a table if every leaf there maps the frame that it would map,
+  // with rights, memory type and software bits that agree: W alone may be more, as a fresh fault
+  // would give it. Holes count as agreeing, at least one page is mapped. A and D of the leaf are
+  // the OR of those below. Returns whether it did so; a flush is owed then (SDM 29.4.3.3). Writer's
+  // side.
   bool Replace(DirectMmu& mmu);
 
-  // Readers' side, once no CPU can reach the old table: passes on A and D bits that CPUs have set
-  // in it since.
+  // Passes on A and D bits that CPUs have set in the old table since. Readers' side, once no CPU
+  // can reach that table.
   void AddLateBits(const DirectMmu& mmu) const;
 
-  // The table that was taken out; null without one.
+  // Returns the table that was taken out, or null.
   TablePage* old_table() const { return old_table_; }
 
  private:

@@ -56,8 +56,9 @@ Descent DirectMmu::FindWritable(Gfn gfn, Level target, Unprotect unprotect) cons
   return {};
 }
 
-// What is noted already is not written again: the next fault would wait for those stores. A way
-// without W is not noted, so that a memo answers for reads and writes alike.
+// Notes where the leaf stands. What is noted already is not written again: the next fault would
+// wait for those stores. A way without W is not noted, so that a memo answers for reads and writes
+// alike.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Remember(Gfn gfn, const EntryPosition& position,
                                                              LeafMemo& memo) const {
   const uint64_t now = structure();
@@ -69,8 +70,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Remember(Gfn gfn, const Entr
 // Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the
 // protection moves one level down: off on every child, and only then on at the parent, so that no
 // child is writable in between that was not before. One fault at a time does this to an entry: a
-// second one, late, would take from the children what their writes have set by now. False if
-// another fault is at it.
+// second one, late, would take from the children what their writes have set by now. Returns false
+// if another fault is at it.
 bool DirectMmu::RestoreWrite(Gfn gfn, Unprotect unprotect) const {
   EntryPosition at = Root();
   EptEntry parent = at.entry(gfn).Load();
@@ -83,7 +84,7 @@ bool DirectMmu::RestoreWrite(Gfn gfn, Unprotect unprotect) const {
     if (!ClaimPush(at.entry(gfn), parent)) return parent.is_writable();
     TakeFromChildren(TableAt(parent), at.level.below(), unprotect);
   }
-  // Fails where the CPU sets A, and, lifting, where another fault is faster.
+  // This fails where the CPU sets A, and, lifting, where another fault is faster.
   while (!at.entry(gfn).CompareExchange(parent, parent.WithWritePushed())) {
   }
   return true;
@@ -208,7 +209,7 @@ void DirectMmu::DropTable(TablePage* table, TableCache& cache) const {
   cache.PushUnused(table);
 }
 
-// An existing leaf gets what `request` needs. It may only grow as a whole if the request is about
+// Gives an existing leaf what `request` needs. It may only grow as a whole if the request is about
 // the whole of it; else it is split first, or gets back the rights that aging took and no others.
 MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                             TableCache& cache, bool& flush_owed) const {
@@ -230,7 +231,7 @@ MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafReq
 
 bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
                       Unprotect unprotect) const {
-  // Of a link it would make leaves that map tables to the guest.
+  // Were `old` a link, the leaves made of it would map tables to the guest.
   TDP_CHECK(old.kind(at.level) == EntryKind::kLeaf && at.level > kLevel4K);
   TablePage* table = NewTable(gfn, at.level.below(), cache);
   EptEntry leaf = old;
@@ -395,7 +396,7 @@ bool DirectMmu::DetachRange(const FrameRange& range, TableCache& spare, const De
   return any;
 }
 
-// The same of a few pages in one table.
+// Detaches a few pages in one table.
 bool DirectMmu::DetachLeaves(const FrameRange& range, const Detachment& work, bool& any) const {
   const Gfn last = range.end - PageCount(1);
   if (range.first.AlignDown(kLevel2M.pages()) != last.AlignDown(kLevel2M.pages())) return false;

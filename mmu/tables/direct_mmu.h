@@ -28,7 +28,7 @@
 
 namespace tdp {
 
-// Where a walk ended: an entry, its level, and the AND of the rights of the tables above it.
+// Says where a walk ended: an entry, its level, and the AND of the rights of the tables above it.
 struct EntryPosition {
   uint64_t* table = nullptr;
   Level level = kLevel4K;
@@ -39,9 +39,9 @@ struct EntryPosition {
   EntryRef entry(Gfn gfn, Level known) const { return EntryRef(table + known.IndexOf(gfn)); }
 };
 
-// Where a descent ended, and the value of the entry there that ended it. One load decides: what
-// follows from `seen` is done by a compare-exchange that expects `seen`, never by another look at
-// the entry. Between two looks a fault may link a table where the first saw none.
+// Says where a descent ended, and holds the value of the entry there that ended it. One load
+// decides: what follows from `seen` is done by a compare-exchange that expects `seen`, never by
+// another look at the entry. Between two looks a fault may link a table where the first saw none.
 struct Descent {
   EntryPosition at;
   EptEntry seen;
@@ -49,8 +49,8 @@ struct Descent {
   EntryKind kind() const { return seen.kind(at.level); }
 };
 
-// A vCPU's note of the last table it used a leaf of, if the way there is writable: neighbours are
-// found without a walk. Valid while the structure of the tables it was noted from stands.
+// A vCPU's note of the last table that it used a leaf of, if the way there is writable: neighbours
+// are found without a walk. It is valid while the structure of the tables it was noted from stands.
 struct LeafMemo {
   // Names what one table of `level` maps, so that one compare answers for both.
   static constexpr uint64_t Region(Gfn gfn, Level level) {
@@ -72,17 +72,17 @@ struct LeafMemo {
   void Forget() { Set(0, ~uint64_t{0}, nullptr); }
 
   bool IsNear(Gfn gfn, Level level) const { return region == Region(gfn, level); }
-  // Whether it leads to the entry of `gfn` at `level` while the tables' structure is `now`.
+  // Returns whether it leads to the entry of `gfn` at `level` while the tables' structure is `now`.
   bool LeadsTo(Gfn gfn, Level level, uint64_t now) const {
     return structure == now && IsNear(gfn, level);
   }
   EntryRef entry(Gfn gfn, Level level) const {
     return EntryRef(table.load(std::memory_order_relaxed) + level.IndexOf(gfn));
   }
-  // The 4 KiB entry of `gfn`, which is near, outside of a section: the table may be another's by
-  // now, so it may say anything. It is what stands there if the structure is still the memo's when
-  // it is asked for afterwards: whoever takes a table out moves the structure before, and x86 makes
-  // loads in their order.
+  // Returns the 4 KiB entry of `gfn`, which is near, outside of a section: the table may be
+  // another's by now, so it may say anything. It is what stands there if the structure is still the
+  // memo's when it is asked for afterwards: whoever takes a table out moves the structure before,
+  // and x86 makes loads in their order.
   ABSL_ATTRIBUTE_NO_SANITIZE_THREAD EptEntry Peek(Gfn gfn) const {
     const uint64_t* const where = entry(gfn, kLevel4K).where();
     SharedScan(where);
@@ -95,21 +95,21 @@ struct LeafMemo {
   static constexpr int kLevelShift = 60;
 };
 
-// What becomes of a W that is missing above a leaf when a write fault meets it. The frame's slot
-// decides: W is taken there by switching dirty logging on, for a whole aligned region at once.
+// Says what a write fault does with a W that is missing above a leaf. The frame's slot decides: W
+// is taken there by switching dirty logging on, for a whole aligned region at once.
 enum class Unprotect : uint8_t {
   kLift,       // nobody logs any more: W comes back
   kPushWrite,  // writes are logged by their faults: every entry one level down loses W instead
   kPushDirty,  // they are logged by D bits: as before, but leaves of 4 KiB lose D and keep W
 };
 
-// By what the next write of a page is noticed, once its dirty log has been taken.
+// Says by what the next write of a page is noticed, once its dirty log has been taken.
 enum class WriteNotice : uint8_t {
   kFault,     // W goes, so the write faults
   kDirtyBit,  // D goes, so the CPU sets it again and says so
 };
 
-// What a fault wants mapped.
+// Says what a fault wants mapped.
 struct LeafRequest {
   Gfn gfn;
   Level level = kLevel4K;  // the largest leaf that may be installed, or given more rights
@@ -127,8 +127,9 @@ enum class MapOutcome : uint8_t {
   kBusy,          // another fault is pushing a protection down here: the guest may try again
 };
 
-// What `Map` came to. One word, so that it travels in a register: as a struct its parts would be
-// stored one by one and copied as a whole, and each copy would wait for those stores to retire.
+// Says what `Map` came to. It is one word, so that it travels in a register: as a struct its parts
+// would be stored one by one and copied as a whole, and each copy would wait for those stores to
+// retire.
 class MapResult {
  public:
   constexpr MapResult() = default;
@@ -140,9 +141,9 @@ class MapResult {
   constexpr bool is_mapped() const { return outcome() <= MapOutcome::kSpurious; }
   // Returns the level of the leaf that stands there now, if the page is mapped.
   constexpr Level level() const { return Level(static_cast<int>(raw_ >> kLevelShift & 0xff)); }
-  // Mapped, and nothing is left to do.
+  // Returns whether the page is mapped and nothing is left to do.
   constexpr bool is_plain() const { return (raw_ & ~(0xffu << kLevelShift)) <= 1; }
-  // A large leaf became a table.
+  // Returns whether a large leaf became a table, which owes a flush.
   constexpr bool flush_owed() const { return raw_ >> kFlushShift != 0; }
 
  private:
@@ -162,7 +163,7 @@ struct DirectMmuOptions {
 };
 
 // Hears of 4 KiB leaves that are taken out of the tables with D set: a write that no harvest of the
-// tables will find any more. Called inside the writer's section.
+// tables will find any more. It is called inside the writer's section.
 class LostDirtyLeaves {
  public:
   virtual ~LostDirtyLeaves() = default;
@@ -177,15 +178,15 @@ class DirectMmu {
   DirectMmu(const DirectMmu&) = delete;
   DirectMmu& operator=(const DirectMmu&) = delete;
 
-  // Any thread, no lock: the pointer to load now.
+  // Returns the pointer to load now. Any thread may ask, without a lock.
   Eptp eptp() const { return Eptp(eptp_.load(std::memory_order_acquire)); }
   Level root_level() const { return Level(options_.levels); }
-  // The first frame beyond what the tables can name.
+  // Returns the first frame beyond what the tables can name.
   Gfn end() const { return Gfn(uint64_t{1} << (root_level().above().shift() - kPageShift)); }
 
   // --- Readers' side ---
 
-  // What the tables say of `gfn`.
+  // Returns what the tables say of `gfn`.
   Translation Walk(Gfn gfn) const {
     const auto [at, entry] = Descend(Root(), gfn, kLevel4K);
     const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
@@ -195,7 +196,8 @@ class DirectMmu {
   // Makes `request` true, taking tables from `cache`; notes the leaf table in `memo`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE MapResult Map(const LeafRequest& request, LeafMemo& memo,
                                              TableCache& cache) {
-    // The neighbour of the last leaf, and a hole: one load and one compare-exchange.
+    // Most faults meet the neighbour of the last leaf, and a hole: one load and one
+    // compare-exchange.
     if (memo.LeadsTo(request.gfn, request.level, structure())) {
       const EntryRef entry = memo.entry(request.gfn, request.level);
       EptEntry old = entry.Load();
@@ -209,8 +211,8 @@ class DirectMmu {
     return MapFromRoot(request, memo, cache);
   }
   // Puts the 4 KiB `leaf`, as one at `level`, where `memo` leads to, if that is a hole with #VE not
-  // suppressed: the compare-exchange that expects it is the one look that decides. Not in a slot
-  // that logs: harvests are told nothing of it (`TablePage::NoteLine`).
+  // suppressed: the compare-exchange that expects it is the one look that decides. It is not for a
+  // slot that logs: harvests are told nothing of it (`TablePage::NoteLine`).
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHole(Gfn gfn, Level level, EptEntry leaf,
                                              const LeafMemo& memo) {
     return memo.IsNear(gfn, level) && FillHoleNear(gfn, level, leaf, memo);
@@ -232,11 +234,12 @@ class DirectMmu {
     const EptEntry wider = old.WithWrite();
     return entry.CompareExchange(old, options_.accessed_dirty ? wider.WithDirty() : wider);
   }
-  // `Map` without a look at the memo first.
+  // Does what `Map` does without a look at the memo first.
   MapResult MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache);
 
-  // Whether a 4 KiB leaf to which `memo`, which is near, leads allows an access of `needed`, of r,
-  // w and x. Inside a section or not: it did at some moment of the call.
+  // Returns whether a 4 KiB leaf to which `memo`, which is near, leads allows an access of
+  // `needed`, of r, w and x. It may be asked outside of a section: it was so at some moment of the
+  // call.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool IsMapped(Gfn gfn, Access needed, const LeafMemo& memo) const {
     return memo.Peek(gfn).LeafAllows(needed) && memo.structure == structure();
   }
@@ -252,10 +255,10 @@ class DirectMmu {
   // anything changed.
   bool NarrowPages(Gfn base, uint64_t mask, WriteNotice notice);
 
-  // One step of preparing [first, end) for its first writes, as a write fault would but without
-  // one: moves missing W down and splits large leaves until a whole 2 MiB is done. Returns the
-  // first frame that is not. kNeedsTables: with tables from `cache` less than needed; kBusy: a
-  // fault is at it. `flush_owed` is set as by `Map`.
+  // Makes one step of preparing [first, end) for its first writes, as a write fault would but
+  // without one: moves missing W down and splits large leaves until a whole 2 MiB is done. Says the
+  // first frame that is not. It ends with kNeedsTables if `cache` has fewer tables than needed,
+  // with kBusy if a fault is at it. `flush_owed` is set as by `Map`.
   struct PushResult {
     Gfn next;
     MapOutcome outcome = MapOutcome::kInstalled;
@@ -263,8 +266,8 @@ class DirectMmu {
   };
   PushResult PushDown(Gfn gfn, Unprotect unprotect, TableCache& cache);
 
-  // Remembers that `gfn` has no memory, as of slot generation `generation`. True if the entry is
-  // there now; false if tables are missing or something is mapped.
+  // Remembers that `gfn` has no memory, as of slot generation `generation`. Returns true if the
+  // entry is there now, false if tables are missing or something is mapped.
   bool MapMmio(Gfn gfn, uint64_t generation, TableCache& cache);
 
   // --- Writer's side ---
@@ -279,7 +282,7 @@ class DirectMmu {
               LostDirtyLeaves* lost = nullptr);
 
   // Detaches one frame, where that is all there is to do: it stands in a table of 4 KiB leaves that
-  // keeps a neighbour, so nothing above changes. False if `Detach` is needed as well.
+  // keeps a neighbour, so nothing above changes. Returns false if `Detach` is needed as well.
   bool DetachPage(Gfn gfn, LostDirtyLeaves* lost) const;
 
   // Puts an empty root in place and returns the old one, with everything below it.
@@ -295,14 +298,15 @@ class DirectMmu {
   // Ends the use of this object and gives the root back.
   TablePage* TakeRoot();
 
-  // Visits every entry that is no hole, tables before what is below them: (table, index, level).
+  // Receives an entry that is no hole: (table, index, entry, level).
   using Visitor = absl::FunctionRef<void(TablePage* table, int index, EptEntry entry, Level level)>;
-  // Writer's side, or any moment when no one changes the tables.
+  // Visits every entry that is no hole, tables before what is below them. Writer's side, or any
+  // moment when no one changes the tables.
   void ForEach(Visitor visit) const;
 
   // --- Building blocks, for operations that have files of their own ---
 
-  // To be called in a table that is linked before a hole there is filled, as of `NoteLine`.
+  // Notes that a hole in a table that is linked is about to be filled (`TablePage::NoteLine`).
   ABSL_ATTRIBUTE_ALWAYS_INLINE static void NoteLine(EntryRef entry) {
     const auto where = reinterpret_cast<uintptr_t>(entry.where());
     auto* const table = reinterpret_cast<uint64_t*>(where & ~uintptr_t{kPageOffsetMask});
@@ -311,8 +315,8 @@ class DirectMmu {
 
   TablePage* root() const { return root_; }
   EntryPosition Root() const { return {root_entries_, root_level(), Access::All()}; }
-  // Inside a section: goes down from `from` to the entry of `gfn` at `target`, or to the first
-  // above it that is no table. Each entry on the way, the last included, is loaded once.
+  // Goes down from `from` to the entry of `gfn` at `target`, or to the first above it that is no
+  // table. Each entry on the way, the last included, is loaded once. Inside a section.
   ABSL_ATTRIBUTE_ALWAYS_INLINE Descent Descend(EntryPosition from, Gfn gfn, Level target) const {
     // The rights are combined as they stand in the entries and read once, at the end.
     EptEntry above = EptEntry::Empty().WithAccess(from.above);
@@ -329,13 +333,14 @@ class DirectMmu {
       shift -= Level::kIndexBits;
     }
   }
-  // What `memo`, which leads to the entry of `gfn` at `level`, saves the descent to.
+  // Returns where the descent to the entry of `gfn` at `level` would end, by `memo`, which leads
+  // there.
   static Descent DescendBy(const LeafMemo& memo, Gfn gfn, Level level) {
     return {{memo.table.load(std::memory_order_relaxed), level, Access::All()},
             memo.entry(gfn, level).Load()};
   }
-  // Inside a section: the table of 4 KiB leaves with the entry of `gfn`, if there is one and the
-  // way there is writable; else null.
+  // Returns the table of 4 KiB leaves with the entry of `gfn`, if there is one and the way there is
+  // writable; else null. Inside a section.
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* WritableLeafTable(Gfn gfn) const {
     return FindLeafTable(gfn, [](EptEntry link) { return link.links_writably(); });
   }
@@ -365,43 +370,44 @@ class DirectMmu {
                        step(kLevel512G) && step(kLevel1G) && step(kLevel2M);
     return ABSL_PREDICT_TRUE(there) ? table : nullptr;
   }
-  // The table that `entry` points to.
+  // Returns the table that `entry` points to.
   uint64_t* TableAt(EptEntry entry) const { return pool_.EntriesOf(entry.address()); }
   EptEntry LinkTo(const TablePage* table) const {
     return EptEntry::Table(pool_.HpaOf(table->entries()));
   }
   EptEntry empty_entry() const { return pool_.empty_entry(); }
-  // The 4 KiB leaf `leaf` as one at `level`. Whatever makes a leaf of a template, or gives one more
-  // rights by it, takes them from here: this is the one place that keeps X away from large leaves.
+  // Returns the 4 KiB leaf `leaf` as one at `level`. Whatever makes a leaf of a template, or gives
+  // one more rights by it, takes them from here: this is the one place that keeps X away from large
+  // leaves.
   ABSL_ATTRIBUTE_ALWAYS_INLINE EptEntry LeafAt(EptEntry leaf, Level level) const {
     if (ABSL_PREDICT_TRUE(level == kLevel4K)) return leaf;
     leaf = leaf.EnlargedTo(level);
     return ABSL_PREDICT_FALSE(options_.execute_4k_only) ? leaf.WithoutExecute() : leaf;
   }
-  // A table from `cache` for the frames around `gfn`, still empty and linked nowhere.
+  // Takes a table from `cache` for the frames around `gfn`, still empty and linked nowhere.
   TablePage* NewTable(Gfn gfn, Level level, TableCache& cache) const;
   // Gives a table back that was not linked. Its entries are empty.
   void DropTable(TablePage* table, TableCache& cache) const;
-  // Readers' side. Puts `entry`, one for `level`, on the way to `gfn`, with the tables that are
-  // missing between; `at` holds `old`, which maps nothing. kInstalled, kRaced or kNeedsTables;
-  // `lowest` becomes the lowest table that was made, if any was.
+  // Puts `entry`, one for `level`, on the way to `gfn`, with the tables that are missing between;
+  // `at` holds `old`, which maps nothing. Returns kInstalled, kRaced or kNeedsTables; `lowest`
+  // becomes the lowest table that was made, if any was. Readers' side.
   MapOutcome Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEntry entry, Level level,
                   TableCache& cache, TablePage*& lowest) const;
-  // Readers' side. Replaces the large leaf `old` at `at` by a table of the same frames, rights and
-  // A/D bits. But where the start of logging has taken the leaf's W, its D is older than the log
-  // and goes; and for `kPushDirty`, 4 KiB leaves get W. False if someone else changed the leaf
-  // first. `cache` is not empty.
+  // Replaces the large leaf `old` at `at` by a table of the same frames, rights and A/D bits. But
+  // where the start of logging has taken the leaf's W, its D is older than the log and goes; and
+  // for `kPushDirty`, 4 KiB leaves get W. Returns false if someone else changed the leaf first.
+  // `cache` is not empty. Readers' side.
   bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
              Unprotect unprotect = Unprotect::kLift) const;
-  // Writer's side: a note in a `LeafMemo` may be wrong from here on.
+  // Says that a note in a `LeafMemo` may be wrong from here on. Writer's side.
   void StructureChanged() { structure_.store(structure() + 1, std::memory_order_relaxed); }
 
-  // Moves whenever a note in a `LeafMemo` may have become wrong.
+  // Returns a number that moves whenever a note in a `LeafMemo` may have become wrong.
   uint64_t structure() const { return structure_.load(std::memory_order_relaxed); }
   const DirectMmuOptions& options() const { return options_; }
 
  private:
-  // Keeps a reverse map of the leaves and so installs them by itself.
+  // It keeps a reverse map of the leaves and so installs them by itself.
   friend class ReverseMappedMmu;
   struct Path;  // tables built below one entry, not linked yet
 

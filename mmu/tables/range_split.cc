@@ -10,7 +10,7 @@ Gfn RangeSplit::Run(FrameRange range, Level to, TableCache& cache) {
       if (part.level <= to) return true;
       if (cache.size() == 0) return false;
       Split(part, cache);
-      // What stands there now is looked at again if it is still too large.
+      // The walk ends here, and begins here again, if what stands there now is still too large.
       return part.level.below() <= to;
     });
     if (reached >= range.end || cache.size() == 0) return reached;
@@ -22,7 +22,7 @@ void RangeSplit::Split(const TablePart& leaf, TableCache& cache) {
   const EntryPosition at{leaf.table, leaf.level, Access::All()};
   const Gfn gfn = leaf.FrameAt(leaf.first);
   EptEntry old = at.entry(gfn).Load();
-  // Fails where the CPU sets A or D, or a fault gives a right or splits the leaf itself.
+  // This fails where the CPU sets A or D, or a fault gives a right or splits the leaf itself.
   while (old.kind(leaf.level) == EntryKind::kLeaf) {
     if (mmu_.Split(at, gfn, old, cache)) any_ = true;
     old = at.entry(gfn).Load();

@@ -15,8 +15,8 @@
 
 namespace tdp {
 
-// A split maps the same frames with the same rights, so it is growth: the readers' side will do, in
-// sections of its own. One thread.
+// Splits large leaves. A split maps the same frames with the same rights, so it is growth: the
+// readers' side will do, in sections of its own. One thread uses it.
 class RangeSplit {
  public:
   RangeSplit(const DirectMmu& mmu, MmuLock& lock) : mmu_(mmu), walk_(mmu, lock) {}

@@ -9,8 +9,8 @@
 namespace tdp {
 namespace {
 
-// Tables of any level that one section visits: some 10 µs of scanning, which is what a structural
-// operation may have to wait.
+// How many tables, of any level, one section visits: some 10 µs of scanning, which is what a
+// structural operation may have to wait.
 constexpr int kTablesPerSection = 32;
 
 TablePart PartAt(const TableCursor& at, int last) {
@@ -28,7 +28,8 @@ Gfn RangeWalk::Run(FrameRange range, Visitor visit) {
   return range.end;
 }
 
-// Goes over the beginning of `rest`, which becomes what is left. False if `visit` ended the walk.
+// Goes over the beginning of `rest`, which becomes what is left. Returns false if `visit` ended the
+// walk.
 bool RangeWalk::RunSection(FrameRange& rest, Visitor visit) {
   const FrameRange range = rest;
   for (TableCursor at(mmu_, range); !at.at_end() && at.tables_entered() <= kTablesPerSection;) {

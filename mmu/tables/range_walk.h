@@ -18,8 +18,8 @@
 
 namespace tdp {
 
-// Entries `first` to `last`, both included, of one table: a part of a leaf table, or one large
-// leaf.
+// Names entries `first` to `last`, both included, of one table: a part of a leaf table, or one
+// large leaf.
 struct TablePart {
   uint64_t* table;
   Level level;
@@ -32,17 +32,17 @@ struct TablePart {
   Gfn FrameAt(int index) const {
     return base + PageCount(static_cast<uint64_t>(index) * level.pages().raw());
   }
-  // The first frame behind the part.
+  // Returns the first frame behind the part.
   Gfn end() const { return FrameAt(last + 1); }
 };
 
-// A walk on the readers' side, in sections of its own that end after a few tables each, so that a
-// structural operation never waits for the whole of a large range. One thread.
+// Walks on the readers' side, in sections of its own that end after a few tables each, so that a
+// structural operation never waits for the whole of a large range. One thread uses it.
 class RangeWalk {
  public:
   RangeWalk(const DirectMmu& mmu, MmuLock& lock) : mmu_(mmu), reader_(lock) {}
 
-  // Called inside a section. False ends the walk.
+  // It is called inside a section; false ends the walk.
   using Visitor = absl::FunctionRef<bool(const TablePart& part)>;
 
   // Visits what is mapped in `range`, each leaf once and by ascending frame; leaves that come while

@@ -8,7 +8,7 @@
 namespace tdp {
 namespace {
 
-// What an entry must allow where `allowed` is staged: an access of no kind wants all of it.
+// Returns what an entry must allow where `allowed` is staged: an access of no kind wants all of it.
 Access NeededOf(Access needed, Access allowed) {
   return needed.is_empty() ? allowed & Access::ReadWrite() : needed;
 }

@@ -15,22 +15,22 @@
 
 namespace tdp {
 
-// One thread, which owns `cache`.
+// A table that is being filled. One thread uses it, which owns `cache`.
 class StagedTable {
  public:
-  // For the 2 MiB around `first`, from `first` on. `cache` holds `TableCache::kFaultMaximum`
-  // tables.
+  // Begins a table for the 2 MiB around `first`, to be filled from `first` on. `cache` holds
+  // `TableCache::kFaultMaximum` tables.
   StagedTable(const DirectMmu& mmu, Gfn first, TableCache& cache);
-  // What was not published goes back to the cache.
+  // Gives back to the cache what was not published.
   ~StagedTable();
   StagedTable(const StagedTable&) = delete;
   StagedTable& operator=(const StagedTable&) = delete;
 
-  // The first frame not filled in yet.
+  // Returns the first frame that is not filled in yet.
   Gfn next() const { return next_; }
 
   // Fills in `pages` frames from `next()` on, all within the 2 MiB: `leaf` and what follows it
-  // frame by frame. Plain stores.
+  // frame by frame. These are plain stores.
   void Append(EptEntry leaf, PageCount pages);
 
   struct Published {
@@ -38,9 +38,9 @@ class StagedTable {
     Gfn reached;          // all frames from the first up to here are mapped with what is needed
     PageCount installed;  // of them, those that were not
   };
-  // Readers' side. Links the table where there is none, with one store; else fills the holes of the
-  // one that is there, up to the first leaf that lacks a right of `needed` or maps another frame.
-  // `needed` of no kind stands for R and W where they are staged.
+  // Links the table where there is none, with one store; else fills the holes of the one that is
+  // there, up to the first leaf that lacks a right of `needed` or maps another frame. `needed` of
+  // no kind stands for R and W where they are staged. Readers' side.
   Published Publish(Access needed);
 
  private:

@@ -38,7 +38,7 @@ namespace tdp {
 // and not across sections.
 class TableCursor {
  public:
-  // `range` ends where the tables do, or before.
+  // Stands at the first entry of `range`, which ends where the tables do, or before.
   TableCursor(const DirectMmu& mmu, FrameRange range)
       : mmu_(mmu), range_(range), level_(mmu.root_level()), at_end_(range.is_empty()) {
     if (!at_end_) Open(mmu.Root().table);
@@ -52,7 +52,7 @@ class TableCursor {
   Level level() const { return level_; }
   EntryRef entry() const { return EntryRef(entry_); }
   EntryPosition position() const { return {table(), level_, above_}; }
-  // The frames of the entry, whether or not they are all in the range.
+  // Returns the frames of the entry, whether or not they are all in the range.
   Gfn first() const {
     return base_ + PageCount(level_.pages().raw() * static_cast<uint64_t>(index()));
   }
@@ -62,10 +62,11 @@ class TableCursor {
   bool is_inside() const {
     return (entry_ != first_ && entry_ != last_) || range_.Holds(first(), level_.pages());
   }
-  // The AND of the rights of the tables above the entry.
+  // Returns the AND of the rights of the tables above the entry.
   Access above() const { return above_; }
 
-  // The table that the entry is in, and the part of it from this entry to the last in the range.
+  // Return the table that the entry is in, and the part of it from this entry to the last in the
+  // range.
   uint64_t* table() const { return entry_ - index(); }
   Gfn table_base() const { return base_; }
   int index() const { return IndexOf(entry_); }
@@ -123,7 +124,7 @@ class TableCursor {
     entry_ = first_ = table + range_.FirstIndex(base_, level_);
     last_ = table + range_.LastIndex(base_, level_);
   }
-  // A table is a page.
+  // A table is a page, so the low bits of an entry's address are its place in it.
   static int IndexOf(const uint64_t* entry) {
     return static_cast<int>(reinterpret_cast<uintptr_t>(entry) % kPageSize / sizeof(*entry));
   }

@@ -48,7 +48,7 @@ absl::StatusOr<TablePage*> TablePool::TakeInExchange() {
   return one.Pop();
 }
 
-// `taken_` holds the `count` tables already; it no longer does if they cannot be had.
+// Takes tables that `taken_` holds already; it no longer does if they cannot be had.
 absl::Status TablePool::TakeCounted(size_t count, TableList& out) {
   TableList got;
   for (;;) {
@@ -87,7 +87,7 @@ absl::Status TablePool::AddBlock() {
 }
 
 absl::Status TablePool::Reserve(size_t tables) {
-  // One load each: whoever takes tables meanwhile takes them from the reserve.
+  // Each is loaded once: whoever takes tables meanwhile takes them from the reserve.
   const size_t limit = quota();
   const size_t in_use = taken();
   if (in_use > limit || tables > limit - in_use) {

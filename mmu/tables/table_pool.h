@@ -23,8 +23,8 @@
 
 namespace tdp {
 
-// Tells where tables are reached: a copy for loops, which could not keep the pool's own across
-// their loads.
+// Tells where tables are reached. It is a copy for loops, which could not keep the pool's own
+// across their loads.
 class DirectMap {
  public:
   explicit DirectMap(uintptr_t offset) : offset_(offset) {}
@@ -45,7 +45,7 @@ class TablePool {
  public:
   // `quota` limits the tables in use or in caches; `empty_entry` fills fresh tables.
   TablePool(Backend& backend, size_t quota, EptEntry empty_entry);
-  // Every table has come back.
+  // By then every table has come back.
   ~TablePool();
 
   TablePool(const TablePool&) = delete;
@@ -54,13 +54,13 @@ class TablePool {
   // Moves `count` tables to `out`. ResourceExhausted, with nothing moved, if the quota or the
   // backend has no room. May call the backend; hold no lock.
   absl::Status Take(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
-  // One table whatever the quota says, for an operation that gives at least one back when its flush
-  // is settled. ResourceExhausted if the backend has no room.
+  // Takes one table whatever the quota says, for an operation that gives at least one back when its
+  // flush is settled. ResourceExhausted if the backend has no room.
   absl::StatusOr<TablePage*> TakeInExchange() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Takes tables back, whatever they hold, and makes them empty again. No CPU can reach them.
   void Return(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Does the same for tables that were never linked and are still empty.
+  // Takes tables back that were never linked and are still empty.
   void ReturnUnused(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Sees to it that `tables` tables are free: that many can be taken without a call of the backend.
@@ -68,19 +68,19 @@ class TablePool {
   // it gave stays here then. May call the backend; hold no lock.
   absl::Status Reserve(size_t tables) ABSL_LOCKS_EXCLUDED(mutex_);
   // Gives the backend each block back of which no table is taken, nor kept: `for_kept(keep)` calls
-  // `keep(table)` for each table that someone may still read, under the pool's lock. The bytes of
-  // these blocks. Takes a time in the number of free tables and of blocks, part of it under that
-  // lock, and calls the backend; hold no lock.
+  // `keep(table)` for each table that someone may still read, under the pool's lock. Returns the
+  // bytes of these blocks. Takes a time in the number of free tables and of blocks, part of it
+  // under that lock, and calls the backend; hold no lock.
   using Keep = absl::FunctionRef<void(const uint64_t* table)>;
   ByteCount ReleaseBlocks(absl::FunctionRef<void(Keep keep)> for_kept = [](Keep) {})
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   size_t quota() const { return quota_.load(std::memory_order_relaxed); }
-  // A quota below the number in use stops further allocation and takes nothing away.
+  // Sets the quota. One below the number in use stops further allocation and takes nothing away.
   void set_quota(size_t tables) { quota_.store(tables, std::memory_order_relaxed); }
-  // Tables taken and not returned: linked, detached or in a cache.
+  // Returns how many tables are taken and not returned: linked, detached or in a cache.
   size_t taken() const { return taken_.load(std::memory_order_relaxed); }
-  // Bytes held from the backend, free tables and metadata included.
+  // Returns the bytes held from the backend, free tables and metadata included.
   ByteCount reserved_bytes() const {
     return blocks_.load(std::memory_order_relaxed) * kTableBlockBytes;
   }
@@ -100,7 +100,7 @@ class TablePool {
   Backend& backend_;
   const DirectMap direct_map_;
   const EptEntry empty_entry_;
-  // What every fault reads stands above; what refills and frees write, in lines of its own.
+  // Every fault reads what stands above; refills and frees write what follows, in lines of its own.
   alignas(64) Atomic<size_t> quota_;
   Atomic<size_t> taken_ = 0;
   Atomic<size_t> blocks_ = 0;
@@ -109,7 +109,7 @@ class TablePool {
   TablePage* block_list_ ABSL_GUARDED_BY(mutex_) = nullptr;  // the blocks' own records
 };
 
-// A vCPU's stock of free tables. Belongs to one thread at a time.
+// A vCPU's stock of free tables, which belongs to one thread at a time.
 class TableCache {
  public:
   // The most tables that one fault can need: a whole path below the root, and one to split a leaf.
@@ -138,7 +138,7 @@ class TableCache {
   }
 
   int size() const { return size_; }
-  // `size()` is above 0.
+  // Takes a table out of the stock, which is not empty.
   TablePage* Pop() { return stock_[AsIndex(--size_)]; }
   // Gives back a table that was popped and not linked, still empty.
   void PushUnused(TablePage* page) { stock_[AsIndex(size_++)] = page; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Who takes tables back where the quota has run out.
+// Takes tables back where the quota has run out.
 
 #ifndef TDP_MMU_TABLES_TABLE_RECYCLER_H_
 #define TDP_MMU_TABLES_TABLE_RECYCLER_H_
@@ -9,8 +9,8 @@
 
 namespace tdp {
 
-// Tables of every kind come from one pool under one quota, so each kind has to give some back when
-// another has none: a guest that fills the one must not starve the other.
+// Gives back tables of every kind. All come from one pool under one quota, so each kind has to give
+// some back when another has none: a guest that fills the one must not starve the other.
 class TableRecycler {
  public:
   virtual ~TableRecycler() = default;

@@ -25,7 +25,8 @@
 namespace tdp {
 namespace {
 
-// The OR of 64 entries: most blocks of most tables hold nothing that is looked for.
+// Each `OrOf64` returns the OR of 64 entries: most blocks of most tables hold nothing that is
+// looked for.
 #ifdef TDP_SCAN_SSE2
 // Each 8 bytes of an aligned vector load are read at once on every x86-64 (SDM vol. 3A, 9.1.1); no
 // more is needed, as each entry is judged by itself.

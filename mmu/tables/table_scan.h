@@ -11,7 +11,8 @@
 
 namespace tdp {
 
-// Lines of eight entries: bit i of a word stands for the entries 8 i to 8 i + 7.
+// Stands for all lines of a table. A line is eight entries: bit i of a word stands for the entries
+// 8 i to 8 i + 7.
 inline constexpr uint64_t kAllLines = ~uint64_t{0};
 
 // Returns which of 64 entries from `entries` on, 512 bytes aligned, have any of `bits`. They may
