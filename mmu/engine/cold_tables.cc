@@ -14,7 +14,7 @@
 namespace tdp {
 namespace {
 
-// Tables that one section looks at.
+// How many tables one section looks at.
 constexpr int kColdTablesPerSection = 32;
 
 // Returns whether a table whose entries are of `level` has tables below it.
@@ -30,13 +30,13 @@ bool LinksTables(uint64_t* table, Level level) {
 size_t ColdTables::Run(size_t wanted, const SpaceRange& spared) {
   const uint64_t before = engine_.tables_freed();
   TakeVictims(wanted, spared).Settle();
-  // What another thread frees meanwhile is as welcome.
+  // Tables that another thread frees meanwhile count as well.
   engine_.clock().WaitForReclaims();
   return static_cast<size_t>(engine_.tables_freed() - before);
 }
 
-// Where nothing is left to take, tables may be on their way back all the same: another thread has
-// taken them and not settled. Its flush is as good as one of our own.
+// Zaps cold tables. Where nothing is left to take, tables may be on their way back all the same:
+// another thread has taken them and not settled. Its flush is as good as one of our own.
 PendingFlush ColdTables::TakeVictims(size_t wanted, const SpaceRange& spared) {
   MutexLock lock(mutex_);
   spared_ = spared;
@@ -62,8 +62,8 @@ absl::Status ColdTables::Stock(TableCache& cache, const SpaceRange& spared) {
   return status;
 }
 
-// The first turn of the hand may only take A bits, the second finds what has not been used since;
-// the rest of a third is what the first turn had begun in the middle.
+// Looks for victims. The first turn of the hand may only take A bits, the second finds what has not
+// been used since; the rest of a third is what the first turn had begun in the middle.
 void ColdTables::Gather(size_t wanted) {
   victims_.clear();
   wanted_ = wanted;
@@ -87,7 +87,7 @@ void ColdTables::GoToNextView() {
   space_ = static_cast<AddressSpaceId>((space_ + 1u) % engine_.address_spaces());
 }
 
-// From the hand to the end of its view, or until there are enough victims.
+// Goes from the hand to the end of its view, or until there are enough victims.
 void ColdTables::GoRound() {
   MmuLock::Reader reader(engine_.mmu_lock());
   while (hand_ < mmu().end() && victims_.size() < wanted_) {
@@ -124,7 +124,7 @@ bool ColdTables::IsSpared(FrameRange frames) const {
 void ColdTables::Judge(EntryRef link, EptEntry value, FrameRange frames) {
   hand_ = frames.end;
   if (IsSpared(frames)) return;
-  // Where someone else changes the link the table is in use.
+  // The link changes where someone uses the table, which then stays.
   if (value.accessed()) {
     link.CompareExchange(value, value.WithAccessedTaken());
   } else {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Taking tables back that the guest does not use, when there are no others (KVM's
+// Takes tables back that the guest does not use, when there are no others (KVM's
 // kvm_mmu_zap_oldest_mmu_pages does it for its quota, oldest first).
 //
 // A clock with a second chance: a hand goes round over the tables, of every view, that have no
 // tables below. One whose link has A was used since the hand was here last; it loses the A and
-// stays. One without is
-// taken away like any mapping, and the guest faults it in again. No flush follows the clearing of
-// A: a CPU that has the link cached may keep a table looking cold that is not, which costs a few
-// faults. A link's A bit is the harvest's guide too, so what is cleared here is noted there for it
-// (`EptEntry::WithAccessedTaken`). Without A bits every table is cold, and the hand alone decides.
+// stays. One without is taken away like any mapping, and the guest faults it in again. No flush
+// follows the clearing of A: a CPU that has the link cached may keep a table looking cold that is
+// not, which costs a few faults. A link's A bit is the harvest's guide too, so what is cleared here
+// is noted there for it (`EptEntry::WithAccessedTaken`). Without A bits every table is cold, and
+// the hand alone decides.
 
 #ifndef TDP_MMU_ENGINE_COLD_TABLES_H_
 #define TDP_MMU_ENGINE_COLD_TABLES_H_
@@ -40,7 +40,8 @@ struct SpaceRange {
   FrameRange frames{Gfn(0), Gfn(0)};
 };
 
-// Thread-safe; one thread at a time moves the hand. None holds a lock while it waits for vCPUs.
+// Finds and takes cold tables. Thread-safe; one thread at a time moves the hand. None holds a lock
+// while it waits for vCPUs.
 class ColdTables {
  public:
   explicit ColdTables(Engine& engine) : engine_(engine) {}
@@ -71,7 +72,7 @@ class ColdTables {
 
   Engine& engine_;
   Mutex mutex_;
-  // The hand: the next frame to look at.
+  // These are the hand: the next frame to look at, and in which view.
   AddressSpaceId space_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t view_ ABSL_GUARDED_BY(mutex_) = 0;
   Gfn hand_ ABSL_GUARDED_BY(mutex_);

@@ -11,8 +11,8 @@
 
 namespace tdp {
 
-// From the top down, since slots are looked up by what is at a frame or below it: holes of any size
-// cost nothing.
+// Goes from the top down, since slots are looked up by what is at a frame or below it: holes of any
+// size cost nothing.
 absl::Status DirtyMarker::Mark(Gfn first, Gfn end) {
   for (Part part; first < end && FindLast(first, end, part); end = part.first) {
     if (part.log != nullptr) TDP_RETURN_IF_ERROR(MarkPart(part));
@@ -20,8 +20,8 @@ absl::Status DirtyMarker::Mark(Gfn first, Gfn end) {
   return absl::OkStatus();
 }
 
-// The highest part of [first, end) that lies in a slot. A slot that is moving counts: its log moves
-// with it.
+// Finds the highest part of [first, end) that lies in a slot. A slot that is moving counts: its log
+// moves with it.
 bool DirtyMarker::FindLast(Gfn first, Gfn end, Part& part) {
   const MmuReadSection section(reader_);
   const MemorySlot* slot = slots_.FindAtOrBelow(space_, end - PageCount(1));

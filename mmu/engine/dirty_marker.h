@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Marking pages that no vCPU wrote: the VMM or a device did.
+// Marks pages that no vCPU wrote, but the VMM or a device.
 
 #ifndef TDP_MMU_ENGINE_DIRTY_MARKER_H_
 #define TDP_MMU_ENGINE_DIRTY_MARKER_H_
@@ -18,9 +18,9 @@
 namespace tdp {
 
 // Marks ranges of one address space in the logs of their slots, with rings in the logs of what no
-// ring has. For any thread, which needs no lock: a slot that is found inside a section keeps its
-// state until the section is over, and a shared pointer keeps the log for longer. So memory for the
-// log is allocated outside every section, and the mark is made there too.
+// ring has. Any thread may use one, and needs no lock: a slot that is found inside a section keeps
+// its state until the section is over, and a shared pointer keeps the log for longer. So memory for
+// the log is allocated outside every section, and the mark is made there too.
 class DirtyMarker {
  public:
   DirtyMarker(Engine& engine, AddressSpaceId space)

@@ -15,7 +15,7 @@ namespace tdp {
 DirtyPush::DirtyPush(Engine& engine, AddressSpaceId space)
     : engine_(engine), space_(space), reader_(engine.mmu_lock()), tables_(engine.pool()) {}
 
-// Without tables the first turn may still have nothing to split.
+// Where the last turn was not short of tables, the next one may need none: it goes on without, too.
 absl::Status DirtyPush::Stock() {
   if (is_short_) return engine_.cold_tables().Stock(tables_, {space_, frames_});
   tables_.Refill().IgnoreError();
@@ -64,7 +64,7 @@ absl::Status DirtyPush::RunIn(DirectMmu& mmu) {
   return status;
 }
 
-// Room for what the step at `gfn` may make writable, where the CPU finds the writes.
+// Makes room for what the step at `gfn` may make writable, where the CPU finds the writes.
 absl::Status DirtyPush::MakeRoom(Gfn gfn) const {
   if (!IsByHardware(engine_.dirty_tracking())) return absl::OkStatus();
   DirtyLog& log = *slot_.state->dirty_log();

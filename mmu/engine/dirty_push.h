@@ -19,9 +19,9 @@
 namespace tdp {
 
 // Moves the protection of a logging slot down to its 4 KiB pages, and splits its large leaves for
-// that; faults go on meanwhile. In turns: one takes the tables that it needs with no lock held,
-// since the backend may be asked for them, and goes on where the last one ended, under the slots
-// mutex, as far as they last.
+// that; faults go on meanwhile. It works in turns: a turn takes the tables that it needs with no
+// lock held, since the backend may be asked for them, and goes on where the last one ended, under
+// the slots mutex, as far as they last.
 class DirtyPush {
  public:
   DirtyPush(Engine& engine, AddressSpaceId space);
@@ -30,9 +30,9 @@ class DirtyPush {
   // guest has not used. ResourceExhausted if there are none; what is done is consistent, and the
   // next push goes on. Hold no lock.
   absl::Status Stock();
-  // One turn, under the slots mutex, in `slot` as it is now: if that is another than in the last
-  // turn this one begins anew. Returns whether all is done. ResourceExhausted without memory for
-  // the log.
+  // Does one turn, under the slots mutex, in `slot` as it is now: if that is another than in the
+  // last turn this one begins anew. Returns whether all is done. ResourceExhausted without memory
+  // for the log.
   absl::StatusOr<bool> Run(const MemorySlot& slot);
 
  private:

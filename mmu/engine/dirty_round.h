@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Taking pages out of a slot's dirty log, whatever finds the writes.
+// Takes pages out of a slot's dirty log, whatever finds the writes.
 
 #ifndef TDP_MMU_ENGINE_DIRTY_ROUND_H_
 #define TDP_MMU_ENGINE_DIRTY_ROUND_H_
@@ -14,12 +14,12 @@
 
 namespace tdp {
 
-// One round over one slot, which logs into a bitmap. In this order: `Gather`, then take pages out
-// of the log and `Rearm` each, then `Finish`, then hand them out. What is only to be cleared out of
-// the log needs no `Gather`. docs/locking.md ("Dirty logging") has the timelines.
+// One round over one slot, which logs into a bitmap. Its calls come in this order: `Gather`, then
+// take pages out of the log and `Rearm` each, then `Finish`, then hand them out. What is only to be
+// cleared out of the log needs no `Gather`. docs/locking.md ("Dirty logging") has the timelines.
 //
-// Under the slots mutex: two rounds of one slot must not overlap. Waits for vCPUs to leave the
-// guest.
+// It is used under the slots mutex: two rounds of one slot must not overlap. It waits for vCPUs to
+// leave the guest.
 class DirtyRound {
  public:
   DirtyRound(Engine& engine, const MemorySlot& slot)
@@ -31,8 +31,8 @@ class DirtyRound {
   // Brings the log up to date: it then has every page whose write was over before this call.
   void Gather();
 
-  // The pages `base` + i of the slot, for every bit i of `mask`, were taken out of the log: their
-  // next writes must be noticed again.
+  // Makes the next writes of pages noticed again that were taken out of the log: the pages `base` +
+  // i of the slot, for every bit i of `mask`.
   void Rearm(uint64_t base, uint64_t mask);
 
   // Returns when no CPU writes to a page that was rearmed without it being noticed.

@@ -69,7 +69,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
 
 MmuParts Engine::parts() { return {slots_, mmu_lock_, pool_, clock_, logging_, zaps_}; }
 
-// Before anyone else sees the engine.
+// Adds an address space before anyone else sees the engine.
 absl::Status Engine::AddAddressSpace() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (options_.private_memory && private_frames_ == nullptr) {
     private_frames_ = std::make_unique<const PrivateFrames>(false);
@@ -254,8 +254,8 @@ PendingFlush Engine::BeginInvalidation(HostRange range, bool may_end, bool& ende
   });
 }
 
-// Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. How
-// many they were; where there is none to zap, how many tables came back all the same: another
+// Zaps the oldest shadow pages, up to `count` of each address space, and settles the flush. Returns
+// how many they were; where there is none to zap, how many tables came back all the same: another
 // thread may have zapped them and not settled, and its flush is as good as one of our own.
 size_t Engine::RecycleShadows(size_t count) {
   const uint64_t before = tables_freed();
@@ -298,8 +298,8 @@ void Engine::TrimShadows() {
   ForEachKind([](MappedTables& tables) { tables.TrimToQuota(); });
 }
 
-// Every table is followed by its children in the list, so that the list is both the work and the
-// result.
+// Goes through detached subtrees. Every table is followed by its children in the list, so that the
+// list is both the work and the result.
 void Engine::Reclaim(TableList&& subtrees) {
   TableList work = std::move(subtrees);
   TableList done;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the vCPUs of one `Vm` share: the parts of its MMU, in the order of docs/locking.md.
+// Holds what the vCPUs of one `Vm` share: the parts of its MMU, in the order of docs/locking.md.
 // Embedders see `Vm` and `Vcpu`; this is how those two reach the same state.
 
 #ifndef TDP_MMU_ENGINE_ENGINE_H_
@@ -42,7 +42,8 @@ namespace tdp {
 
 class Engine : public TableReclaimer, public TableRecycler {
  public:
-  // Options are checked. ResourceExhausted if the roots can not be had.
+  // Makes the parts of a `Vm` whose options are checked. ResourceExhausted if the roots can not be
+  // had.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend& backend, const VmOptions& options);
   ~Engine() override;
 
@@ -54,7 +55,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   Gpa guest_end() const { return guest_end_; }
   ViewSet& views(AddressSpaceId space) { return spaces_[space]->views(); }
   const ViewSet& views(AddressSpaceId space) const { return spaces_[space]->views(); }
-  // The tables of an address space, where those of its base view will do.
+  // Return the tables of an address space, where those of its base view will do.
   DirectMmu& mmu(AddressSpaceId space) { return views(space).base().mmu(); }
   const DirectMmu& mmu(AddressSpaceId space) const { return views(space).base().mmu(); }
   size_t address_spaces() const { return spaces_.size(); }
@@ -70,18 +71,18 @@ class Engine : public TableReclaimer, public TableRecycler {
     for (const std::unique_ptr<AddressSpace>& space : spaces_) space->ForEachKind(visit);
   }
   PagingKind paging_kind() const { return paging_kind_; }
-  // Null where the VM keeps no reverse map.
+  // Returns null where the VM keeps no reverse map.
   ReverseMappedMmu* reverse_mapped(AddressSpaceId space) const {
     return spaces_[space]->reverse_mapped();
   }
-  // For vCPUs whose guests' tables are shadowed.
+  // Return what vCPUs whose guests' tables are shadowed use of it.
   PagingParts shadow_parts();
   NestedParts nested_parts();
 
-  // Which rule of the SDM a present entry at `level` breaks.
+  // Returns which rule of the SDM a present entry at `level` breaks.
   EntryDefect CheckEntry(EptEntry entry, Level level) const;
 
-  // Readers' side, with a section of its own: `AddressSpace::NarrowPages`. Under a
+  // Does `AddressSpace::NarrowPages` in a section of its own on the readers' side, under a
   // `FlushClock::Narrowing`.
   void NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
                    WriteNotice notice);
@@ -94,37 +95,39 @@ class Engine : public TableReclaimer, public TableRecycler {
     if (ABSL_PREDICT_FALSE(!has_spare_.load(std::memory_order_relaxed))) RefillSpare();
   }
 
-  // `detach_all(spare, detached)` takes mappings away in one writer's section and says whether
-  // there were any. The flush as below.
+  // Takes mappings away by `detach_all(spare, detached)`, which says whether there were any, in one
+  // writer's section. Returns the flush that is owed, as `Zap` does.
   PendingFlush ZapWith(absl::FunctionRef<bool(TableCache& spare, TableList& detached)> detach_all);
   // Takes every mapping of `range` away, which ends where the tables do, or before. Returns the
   // flush that is owed for that: its own, or if nothing was there what others owe by now. Stocks
   // tables itself, so hold no lock; the slots mutex may be held for those that follow.
   PendingFlush Zap(AddressSpaceId space, FrameRange range);
-  // The same in every address space; `before()` is called first in the same writer's section.
+  // Zaps frames [first, end) of every address space; `before()` is called first in the same
+  // writer's section.
   PendingFlush ZapEverywhere(Gfn first, Gfn end, absl::FunctionRef<void()> before);
-  // The same in one view.
+  // Zaps them in one view; `before()` as above.
   PendingFlush ZapIn(AddressSpaceId space, View& view, Gfn first, Gfn end,
                      absl::FunctionRef<void()> before);
-  // The same of a slot that readers see as invalid, for good: no fault that saw it valid installs
-  // anything after this. `after()` is called in the same writer's section, when it is empty.
+  // Zaps a slot that readers see as invalid, for good: no fault that saw it valid installs anything
+  // after this. `after()` is called in the same writer's section, when it is empty.
   PendingFlush ZapSlot(const MemorySlot& slot, absl::FunctionRef<void()> after);
 
-  // The same of what `range` backs, whose invalidation begins in the same writer's section. It is
-  // over at the end of that, and `ended` is set, if it may be and no vCPU has to be waited for;
-  // else `ChangeSequence::End` ends it.
+  // Zaps what `range` backs, and begins its invalidation in the same writer's section. The
+  // invalidation is over at the end of that, and `ended` is set, if it may be and no vCPU has to be
+  // waited for; else `ChangeSequence::End` ends it.
   PendingFlush BeginInvalidation(HostRange range, bool may_end, bool& ended)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_);
 
-  // Cold tables of views or the oldest shadow pages: of whichever have more than half of all
-  // tables, or of the others if those have none to give.
+  // Takes cold tables of views or the oldest shadow pages back: of whichever have more than half of
+  // all tables, or of the others if those have none to give.
   size_t RecycleTables(size_t wanted) override;
 
-  // `change` says what has changed of what the quotas follow from; they follow.
+  // Lets `change` say what has changed of the numbers that the quotas follow from; then they
+  // follow.
   void ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change);
-  // Shadow pages beyond a quota that has become smaller go. Settles the flush; hold no lock.
+  // Zaps shadow pages beyond a quota that has become smaller. Settles the flush; hold no lock.
   void TrimShadows();
-  // The embedder decides from here on.
+  // Sets the quota of tables for good: the embedder decides from here on.
   void FixTableQuota(size_t tables);
 
   // Waits for the faults that are inside a section. Each has then marked the page that it made
@@ -132,19 +135,19 @@ class Engine : public TableReclaimer, public TableRecycler {
   // write that was over before. Hold no section.
   void WaitForFaults() { const MmuWriteSection section(mmu_lock_); }
 
-  // Called with detached subtrees that no CPU can reach: takes the D bits that slots log, frees
-  // every table.
+  // Takes the D bits that slots log out of detached subtrees that no CPU can reach, and frees every
+  // table. The flush clock calls it.
   void Reclaim(TableList&& subtrees) override;
 
-  // Of the counters of a `VmStats` all but the vCPUs'. Any thread.
+  // Adds the counters of a `VmStats`, but not the vCPUs'. Any thread may call it.
   void AddTo(VmStats& stats) const;
   uint64_t tables_freed() const { return tables_freed_.load(std::memory_order_relaxed); }
-  // A fault, or a split, has taken cold tables.
+  // Counts that a fault, or a split, has taken cold tables.
   void CountRecycle() { recycles_.fetch_add(1, std::memory_order_relaxed); }
 
   // --- The parts. Each is thread-safe by its own rules ---
 
-  // Slot changes, one at a time, and what is said to be under the slots mutex.
+  // Guards slot changes, one at a time, and what is said below to be under the slots mutex.
   Mutex& slots_mutex() ABSL_LOCK_RETURNED(slots_mutex_) { return slots_mutex_; }
   SlotSet& slots() { return slots_; }
   const SlotSet& slots() const { return slots_; }
@@ -157,32 +160,32 @@ class Engine : public TableReclaimer, public TableRecycler {
   VcpuSet& vcpus() { return vcpus_; }
   const VcpuSet& vcpus() const { return vcpus_; }
 
-  // Leaves without rights may stand for pages that were aged: a fault that found nothing present
-  // looks at its leaf then before it asks the host. Before the first right is taken by aging: the
-  // fault that misses it is to see this. Hold no section.
+  // Says that leaves without rights may stand for pages that were aged: a fault that found nothing
+  // present looks at its leaf then before it asks the host. Call it before the first right is taken
+  // by aging: the fault that misses it is to see this. Hold no section.
   void TrackAccess();
 
   // --- Under the slots mutex ---
 
-  // Whether reading a dirty log leaves it as it is (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
+  // Returns whether reading a dirty log leaves it as it is (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
   bool manual_dirty_log_protect() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
     return manual_dirty_log_protect_;
   }
   void set_manual_dirty_log_protect(bool manual) ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
     manual_dirty_log_protect_ = manual;
   }
-  // Keeps what leaf policies go by from now on, and gives back what they went by before: it goes
-  // when nobody can be reading it. Null: the guest's types do not count.
+  // Keeps the types that leaf policies go by from now on, and gives back those that they went by
+  // before: they go when nobody can be reading them. Null says that the guest's types do not count.
   void SwapMemoryTypes(std::unique_ptr<const MemoryTypeMap>& types)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
     memory_types_.swap(types);
   }
-  // The same of private frames. There are some with `VmOptions::private_memory` alone.
+  // Does the same with private frames. There are some with `VmOptions::private_memory` alone.
   void SwapPrivateFrames(std::unique_ptr<const PrivateFrames>& frames)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
     private_frames_.swap(frames);
   }
-  // Inside a writer's section: every view goes by `frames` from here on.
+  // Lets every view go by `frames` from here on, inside a writer's section.
   void ShowPrivateFrames(const PrivateFrames* frames);
   const PrivateFrames& private_frames() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
     return *private_frames_;
@@ -221,8 +224,8 @@ class Engine : public TableReclaimer, public TableRecycler {
   MemoryQuotas quotas_ ABSL_GUARDED_BY(quota_mutex_);
   bool table_quota_by_memory_ ABSL_GUARDED_BY(quota_mutex_);
 
-  // Tables for zaps that have to split, kept from one to the next. Changed in the writer's section;
-  // whether there are enough is looked at before it.
+  // Tables for zaps that have to split, kept from one to the next. They change in the writer's
+  // section; whether there are enough is looked at before it.
   TableCache spare_;
   Atomic<bool> has_spare_{false};
 

@@ -221,7 +221,8 @@ absl::Status CheckEngineInvariants(Engine& engine, std::vector<MappedLeaf>& leav
   for (size_t space = 0; space < engine.address_spaces(); ++space) {
     const auto id = static_cast<AddressSpaceId>(space);
     for (size_t i = 0; i < engine.views(id).size(); ++i) {
-      // On the heap: AddressSanitizer's stack for use-after-return does not keep 64-byte alignment.
+      // The checker lives on the heap: AddressSanitizer's stack for use-after-return does not keep
+      // 64-byte alignment.
       const View& view = engine.views(id)[i];
       TDP_RETURN_IF_ERROR(std::make_unique<Checker>(engine, id, view, seen, leaves)->Run());
     }

@@ -29,11 +29,11 @@ struct MappedLeaf {
   Hfn frame;        // what it maps there
 };
 
-// OK, or Internal with the first thing that does not hold. Every leaf goes to `leaves`. The caller
-// holds the slots mutex and the writer side of `MmuLock`.
+// Returns OK, or Internal with the first thing that does not hold. Every leaf goes to `leaves`. The
+// caller holds the slots mutex and the writer side of `MmuLock`.
 absl::Status CheckEngineInvariants(Engine& engine, std::vector<MappedLeaf>& leaves);
 
-// Asks the host for the frame behind each leaf; Internal, naming the leaf, where it gives another
+// Asks the host for the frame behind each leaf. Internal, naming the leaf, where it gives another
 // one, or none, though nothing has changed since the change sequence was `sequence`. Hold no lock.
 absl::Status CheckHostFrames(Engine& engine, absl::Span<const MappedLeaf> leaves,
                              uint64_t sequence);

@@ -11,7 +11,7 @@
 namespace tdp {
 namespace {
 
-// Tables that one writer's section may replace: some 10 µs of looking at their leaves.
+// How many tables one writer's section may replace: some 10 µs of looking at their leaves.
 constexpr size_t kTablesPerSection = 16;
 
 }  // namespace
@@ -62,7 +62,8 @@ void RangeCollapse::AddCandidate(Gfn base, Level level) {
   candidates_.push_back({collapse, *slot, *backing, *page, sequence});
 }
 
-// What stands behind the frame; nothing if that has changed since `sequence`, or is missing.
+// Returns what stands behind the frame; nothing if that has changed since `sequence`, or is
+// missing.
 std::optional<Backing> RangeCollapse::BackingOf(const MemorySlot& slot, Gfn base,
                                                 uint64_t sequence) {
   if (!policy_.restricts() && !slot.has_host_frames()) {
@@ -73,7 +74,7 @@ std::optional<Backing> RangeCollapse::BackingOf(const MemorySlot& slot, Gfn base
   return policy_.BackingOf(slot, base);
 }
 
-// Inside a section.
+// Returns whether the leaf of `candidate` may still be made. Inside a section.
 bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
   const Gfn base = candidate.collapse.base();
   const Backing& backing = candidate.backing;

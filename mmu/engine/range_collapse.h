@@ -22,7 +22,8 @@
 namespace tdp {
 
 // Asks the host and slots as a fault does, changes tables in short writer's sections, and pays for
-// the flush itself, since only after it are A and D bits final. One thread, which holds no lock.
+// the flush itself, since only after it are A and D bits final. One thread uses it, which holds no
+// lock.
 class RangeCollapse {
  public:
   RangeCollapse(Engine& engine, AddressSpaceId space, View& view)

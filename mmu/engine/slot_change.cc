@@ -21,7 +21,7 @@ absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, SlotCha
   return ReverseMappedMmu::MakeRmap(slot);
 }
 
-// Logging was switched on or off, or neither.
+// Logging may have been switched on or off, or neither. W goes wherever it is on now.
 bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableList& detached) {
   AddressSpace& space = engine.space(slot.address_space);
   const FrameRange range{slot.base, slot.end()};
@@ -42,7 +42,7 @@ bool DetachOldMmio(Engine& engine, AddressSpaceId space, uint64_t before, TableL
 
 namespace {
 
-// Of a slot that comes: no fault sees it before it has its reverse map.
+// Sets the reverse map of a slot that comes: no fault sees the slot before it has one.
 void SetRmap(Engine& engine, const MemoryRegion& region, const std::shared_ptr<SlotRmap>& rmap) {
   if (rmap == nullptr) return;
   const MmuWriteSection section(engine.mmu_lock());
@@ -113,8 +113,8 @@ absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region,
     case SlotChange::kFlagsOnly:
       break;
   }
-  // The quotas that the new slot allows before there can be a fault in it, the lower ones without
-  // the old one when it is gone.
+  // Counts the quotas that the new slot allows before there can be a fault in it, and the lower
+  // ones without the old slot when that is gone.
   if (Brings(kind)) {
     engine.ChangeQuotas([&](MemoryQuotas& quotas) { quotas.AddSlot(update.new_slot()); });
   }

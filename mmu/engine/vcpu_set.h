@@ -22,21 +22,21 @@ namespace tdp {
 
 class VcpuImpl;
 
-// Thread-safe. Its mutex is held for no longer than a look: `Stats` takes it, perhaps in a thread
-// that others wait for.
+// Knows the vCPUs. Thread-safe. Its mutex is held for no longer than a look: `Stats` takes it,
+// perhaps in a thread that others wait for.
 class VcpuSet {
  public:
   VcpuSet() = default;
   VcpuSet(const VcpuSet&) = delete;
   VcpuSet& operator=(const VcpuSet&) = delete;
 
-  // An id for a vCPU that is being made, which `Remove` gives back whether or not `Add` was called.
-  // ResourceExhausted for the 2^20th that is in use.
+  // Gives an id to a vCPU that is being made; `Remove` takes it back whether or not `Add` was
+  // called. ResourceExhausted for the 2^20th that is in use.
   absl::StatusOr<VcpuId> TakeId() ABSL_LOCKS_EXCLUDED(mutex_);
-  // The vCPU is complete: `ForEach` shows it from here on. `ring` is its own, or null.
+  // Says that the vCPU is complete: `ForEach` shows it from here on. `ring` is its own, or null.
   void Add(VcpuId id, VcpuImpl* vcpu, DirtyRing* ring) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The vCPU goes. What nobody has harvested of its ring stays for the collector, and what it has
-  // counted stays in `retired_stats`.
+  // Takes the vCPU out. What nobody has harvested of its ring stays for the collector, and what it
+  // has counted stays in `retired_stats_`.
   void Remove(VcpuId id, std::unique_ptr<DirtyRing> ring, const FaultStats& stats)
       ABSL_LOCKS_EXCLUDED(mutex_);
   bool is_empty() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -52,15 +52,16 @@ class VcpuSet {
 
   // --- Dirty rings ---
 
-  // vCPUs that are made from here on get rings of `entries`. InvalidArgument if that was said
+  // Gives vCPUs that are made from here on rings of `entries`. InvalidArgument if that was said
   // before, or a vCPU has been made.
   absl::Status EnableRings(uint32_t entries) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The ring for a vCPU that is being made: one that another has left, entries and all, or a new
-  // one; null without rings. ResourceExhausted without memory.
+  // Returns the ring for a vCPU that is being made: one that another has left, entries and all, or
+  // a new one; null without rings. ResourceExhausted without memory.
   absl::StatusOr<std::unique_ptr<DirtyRing>> TakeRing() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Calls `visit(ring)` for those that vCPUs have left, then for those of vCPUs, under the mutex.
+  // Calls `visit(ring)` for those rings that vCPUs have left, then for those of vCPUs, under the
+  // mutex.
   void ForEachRing(absl::FunctionRef<void(DirtyRing& ring)> visit) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Those that vCPUs have left and that have nothing to show go.
+  // Destroys those rings that vCPUs have left and that have nothing to show.
   void DropEmptyRings() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
@@ -73,8 +74,8 @@ class VcpuSet {
   mutable Mutex mutex_;
   std::vector<Place> places_ ABSL_GUARDED_BY(mutex_);  // by id
   uint32_t ring_entries_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: slots log into bitmaps
-  // The next vCPU takes one over, so there are never more rings than there were vCPUs at once. Room
-  // for all is reserved as vCPUs are made.
+  // Rings that vCPUs have left. The next vCPU takes one over, so there are never more rings than
+  // there were vCPUs at once. Room for all is reserved as vCPUs are made.
   std::vector<std::unique_ptr<DirtyRing>> left_rings_ ABSL_GUARDED_BY(mutex_);
   FaultStats retired_stats_ ABSL_GUARDED_BY(mutex_);
 };

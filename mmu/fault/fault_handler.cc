@@ -23,7 +23,7 @@ absl::Status MissingMemory::MakeRoom() {
   return !kHasShadow || rmap == nullptr ? absl::OkStatus() : rmap->Prepare(gfn_);
 }
 
-// One fault on its way.
+// Holds what one fault finds out on its way.
 struct FaultHandler::PageFault {
   Gfn gfn;
   Access access;      // what the guest tried, as far as it is known
@@ -33,7 +33,7 @@ struct FaultHandler::PageFault {
   bool log_write;  // the slot logs dirty pages and this is a write of its page
   bool need_room;  // the log must have room for what the fault makes writable
   bool is_ahead;   // nobody has made the access yet
-  // Of the page in the log, found as the room was looked for.
+  // The place of the page in the log, found as the room was looked for.
   DirtyLog* log = nullptr;
   DirtyLog::Place place{};
 };
@@ -70,7 +70,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline LeafRequest FaultHandler::RequestFor(
           policy().UnprotectIn(fault.slot)};
 }
 
-// The CPU sets A and D when there is an access.
+// Makes the request of an access that is still to come: the CPU sets A and D when there is one.
 ABSL_ATTRIBUTE_NOINLINE LeafRequest FaultHandler::RequestAhead(const PageFault& fault,
                                                                const HostPage& page) const {
   const EptEntry leaf = policy().Leaf(fault.slot, fault.gfn, page, fault.access);
@@ -91,7 +91,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline MapResult FaultHandler::MapWithReverse(const
   return reverse_mapped_->Map(RequestFor(fault, page), *rmap, memo_, tables_);
 }
 
-// After the page was made writable, not before: docs/locking.md shows what the other order loses.
+// Marks the page after it was made writable, not before: docs/locking.md shows what the other order
+// loses.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::MarkDirty(const PageFault& fault) {
   AssertReading(reader_);
   const uint64_t index = fault.slot.IndexOf(fault.gfn);
@@ -105,9 +106,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::MarkDirty(const PageFault
   }
 }
 
-// Whether the dirty log has memory for every page that this fault can make writable: one page under
-// write-protection; all of 2 MiB with D bits or PML, because the CPU then marks writes without a
-// fault. If not, notes what is missing.
+// Returns whether the dirty log has memory for every page that this fault can make writable: one
+// page under write-protection; all of 2 MiB with D bits or PML, because the CPU then marks writes
+// without a fault. If not, notes what is missing.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasRoomToLog(PageFault& fault) {
   AssertReading(reader_);
   const MemorySlot& slot = fault.slot;
@@ -123,7 +124,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasRoomToLog(PageFault& f
          HasRoomToLog(slot, std::min(last, slot.end() - PageCount(1)));
 }
 
-// Inside a section: whether what was found behind the frame may be another by now.
+// Returns whether what was found behind the frame may be another by now. Inside a section.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasMoved(const PageFault& fault) const {
   return sequence_.MovedSince(fault.sequence, fault.backing.hva, fault.backing.asks_host());
 }
@@ -136,8 +137,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::StatusOr<HostPage> FaultHandler::Resol
   return PageBehind(backend_, fault.slot, fault.gfn, fault.backing, fault.access);
 }
 
-// The leaf is there and lacks a right that was taken for logging or aging: the host need not be
-// asked. False if the whole fault has to run.
+// Gives a leaf that is there the right that it lacks, if logging or aging took it: the host need
+// not be asked. Returns false if the whole fault has to run.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::TryWidenInPlace(PageFault& fault,
                                                                        FaultAnswer& end) {
   MapResult mapped;
@@ -194,7 +195,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultAnswer FaultHandler::HandleOnce(
   return ResolveAndMap(fault);
 }
 
-// `HandleOnce` where it does not matter how fast.
+// Does what `HandleOnce` does where it does not matter how fast.
 FaultAnswer FaultHandler::HandleAgain(const FaultRequest& request) {
   const uint64_t sequence = sequence_.Current();
   return HandleOnce(request, sequence, slots_.Find(space_, Gfn::Of(request.gpa)));
@@ -218,8 +219,8 @@ void FaultHandler::HandleExit(FaultResult& result, Gpa gpa, ExitQualification ex
   result = ResultOf(Handle(FaultRequest::FromExit(gpa, exit)));
 }
 
-// Again with memory for what the log or the reverse map lacks, and with tables that the guest does
-// not use, if those may be taken up to `recycles` times.
+// Runs the fault again with memory for what the log or the reverse map lacks, and with tables that
+// the guest does not use, if those may be taken up to `recycles` times.
 FaultAnswer FaultHandler::ProvideMemory(const FaultRequest& request, int recycles,
                                         FaultAnswer answer) {
   while (missing_.is_any()) {
@@ -236,7 +237,7 @@ FaultAnswer FaultHandler::ProvideMemory(const FaultRequest& request, int recycle
 }
 
 FaultAnswer FaultHandler::ResolveAndMap(PageFault& fault) {
-  // Whether tables are needed at all shows in the section; without them it may still go well.
+  // Whether tables are needed at all turns out in the section; without them it may still go well.
   if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
   absl::StatusOr<HostPage> page = Resolve(fault);
   if (ABSL_PREDICT_FALSE(!page.ok())) return Unresolved(page.status());
@@ -256,7 +257,7 @@ FaultAnswer FaultHandler::ResolveAndMap(PageFault& fault) {
   return ABSL_PREDICT_TRUE(mapped.is_plain()) ? FaultAnswer(mapped) : Finish(fault.gfn, mapped);
 }
 
-// What is left to do where a fault did not simply map its page.
+// Does what is left to do where a fault did not simply map its page.
 FaultAnswer FaultHandler::Finish(Gfn gfn, MapResult mapped) {
   SettleSplit(mapped);
   if (mapped.is_mapped()) return FaultAnswer(mapped);
@@ -273,7 +274,7 @@ FaultAnswer FaultHandler::Finish(Gfn gfn, MapResult mapped) {
   return FaultOutcome::kRetry;
 }
 
-// Inside the section that took a large leaf out.
+// Owes a flush, inside the section that took a large leaf out.
 void FaultHandler::OweFlush() {
   AssertReading(reader_);
   flush_.Merge(engine_.clock().Advance());
@@ -290,7 +291,8 @@ FaultAnswer FaultHandler::Fail(absl::Status status) {
   return FaultOutcome::kError;
 }
 
-// The embedder waits for a page that may come later; other answers of the host are its errors.
+// Ends a fault with an error of the host's: the embedder waits for a page that may come later, and
+// other answers are its errors.
 FaultAnswer FaultHandler::Unresolved(const absl::Status& status) {
   if (absl::IsUnavailable(status)) return FaultOutcome::kBlocked;
   return Fail(status);
@@ -298,7 +300,8 @@ FaultAnswer FaultHandler::Unresolved(const absl::Status& status) {
 
 // --- Rules ---
 
-// What attributes and view say of the frame, and how. False if the fault ends here, with `end`.
+// Asks attributes and view what they say of the frame. Returns false if the fault ends here, with
+// `end`.
 ABSL_ATTRIBUTE_NOINLINE bool FaultHandler::PassRules(const FaultRequest& request, PageFault& fault,
                                                      FaultAnswer& end) {
   const MmuReadSection section(reader_);
@@ -329,7 +332,8 @@ bool FaultHandler::PassView(PageFault& fault, FaultAnswer& end) {
   const Access missing = fault.access.Without(rule.rights);
   if (ABSL_PREDICT_TRUE(missing.is_empty() && !rule.rights.is_empty())) return true;
   if (fault.access == kFetch && missing != kFetch) {
-    // In which mode is not known, and one is allowed: if it was the other, it shows next time.
+    // The mode of the fetch is not known, and one mode is allowed: if it was the other, the next
+    // violation tells.
     fault.access = rule.rights & kFetch;
     return true;
   }
@@ -342,7 +346,7 @@ bool FaultHandler::PassView(PageFault& fault, FaultAnswer& end) {
   return false;
 }
 
-// Whether a leaf for the frame, which is not there yet, would raise #VE.
+// Returns whether a leaf for the frame, which is not there yet, would raise #VE.
 bool FaultHandler::CanRaiseVe(const PageFault& fault) {
   return !fault.slot.logs_dirty_pages() && !fault.slot.is_read_only() &&
          !mmu().Walk(fault.gfn).is_mapped();
@@ -350,9 +354,9 @@ bool FaultHandler::CanRaiseVe(const PageFault& fault) {
 
 // --- Frames without memory ---
 
-// What an access ends with that no slot has memory for. The attribute is looked at first, as KVM
-// does: private memory is nothing that can be emulated, and an access that wants the other kind of
-// memory than the attribute says is not even one to the frame that it names.
+// Returns what an access ends with that no slot has memory for. The attribute is looked at first,
+// as KVM does: private memory is nothing that can be emulated, and an access that wants the other
+// kind of memory than the attribute says is not even one to the frame that it names.
 FaultAnswer FaultHandler::Emulate(const FaultRequest& request, uint64_t sequence) {
   if (ABSL_PREDICT_TRUE(!engine_.options().private_memory)) return FaultOutcome::kMmio;
   const MmuReadSection section(reader_);
@@ -362,7 +366,8 @@ FaultAnswer FaultHandler::Emulate(const FaultRequest& request, uint64_t sequence
   return is_shared ? FaultOutcome::kMmio : FaultOutcome::kMemoryFault;
 }
 
-// A frame without memory. Remembering it is only a help, so no table for it is no error.
+// Answers for a frame without memory. Remembering it is only a help, so no table for it is no
+// error.
 FaultAnswer FaultHandler::Mmio(const FaultRequest& request, uint64_t sequence) {
   const FaultAnswer answer = Emulate(request, sequence);
   if (answer.outcome() != FaultOutcome::kMmio) return answer;
@@ -401,9 +406,9 @@ FaultAnswer FaultHandler::HandleMisconfiguration(Gpa gpa, Privacy wanted) {
   return Count(FaultOutcome::kRetry);
 }
 
-// Memory may be here by now: answers as for a read, with room for its log. What the access was does
-// not show in the exit. So where a read is denied the entry goes, and the guest tries again: a
-// violation says what it wants.
+// Answers an entry that remembers MMIO of earlier slots. Memory may be here by now, so it answers
+// as for a read, with room for its log. What the access was does not show in the exit. So where a
+// read is denied the entry goes, and the guest tries again: a violation says what it wants.
 FaultAnswer FaultHandler::HandleOutdated(const FaultRequest& request) {
   const FaultAnswer answer = ProvideMemory(request, kRecycles, HandleAgain(request));
   if (answer.outcome() != FaultOutcome::kViewDenied) return Count(answer);

@@ -70,7 +70,8 @@ class MissingMemory {
   }
   void Forget() { what_ = What::kNothing; }
 
-  // Makes room in a log or a reverse map. Allocates; outside every section. ResourceExhausted.
+  // Makes room in a log or a reverse map. It allocates, so call it outside every section.
+  // ResourceExhausted without memory.
   absl::Status MakeRoom();
 
  private:
@@ -83,7 +84,7 @@ class MissingMemory {
   std::shared_ptr<SlotRmap> rmap_;
 };
 
-// One vCPU's. Used by one thread at a time, outside the guest.
+// Answers the faults of one vCPU. One thread at a time uses it, outside the guest.
 class FaultHandler {
  public:
   // How often a fault may take tables that the guest does not use: another vCPU may be faster with
@@ -98,23 +99,23 @@ class FaultHandler {
   // Answers and counts a fault whose address lies in the guest. With `FaultOutcome::kError`,
   // `TakeError` says why.
   FaultAnswer Handle(FaultRequest request, int recycles = kRecycles);
-  // The same for an EPT violation, as the exit says it; `result` is a fresh one. InvalidArgument if
-  // hardware can not report that.
+  // Does the same for an EPT violation, as the exit says it; `result` is a fresh one.
+  // InvalidArgument if hardware can not report that.
   void HandleViolation(FaultResult& result, Gpa gpa, ExitQualification exit);
 
-  // Answers an EPT misconfiguration at an address in the guest. The same.
+  // Does the same for an EPT misconfiguration at an address in the guest.
   FaultAnswer HandleMisconfiguration(Gpa gpa, Privacy wanted);
   absl::Status TakeError() { return std::exchange(error_, absl::OkStatus()); }
-  // `answer`, which this has just given, for the embedder.
+  // Returns `answer`, which this has just given, for the embedder.
   FaultResult ResultOf(FaultAnswer answer);
 
-  // `Vcpu::LogPml`, without the check of the addresses.
+  // Does what `Vcpu::LogPml` promises, without the check of the addresses.
   absl::Status LogPml(absl::Span<const Gpa> pages);
 
   AddressSpaceId address_space() const { return space_; }
   View& view() { return *view_; }
   const View& view() const { return *view_; }
-  // A view of `space` that was entered, in place of the one before.
+  // Takes a view of `space` that was entered in place of the one before.
   void Adopt(AddressSpaceId space, View& view);
   void set_dirty_ring(DirtyRing* ring) {
     dirty_ring_ = ring;
@@ -122,7 +123,8 @@ class FaultHandler {
   }
 
   MmuLock::Reader& reader() { return reader_; }
-  // The table that this may look into outside of every section, or null. Any thread.
+  // Returns the table that this may look into outside of every section, or null. Any thread may
+  // ask.
   const uint64_t* noted_table() const { return memo_.table.load(std::memory_order_relaxed); }
   void AddTo(FaultStats& stats) const;
 
@@ -185,7 +187,7 @@ class FaultHandler {
   void SettleSplit(MapResult mapped);
   FaultAnswer Finish(Gfn gfn, MapResult mapped);
   FaultAnswer Count(FaultAnswer answer) {
-    // What was fixed is counted by its level alone.
+    // A fault that was fixed is counted by its level alone.
     if (ABSL_PREDICT_TRUE(answer.outcome() == FaultOutcome::kFixed)) {
       counters_.leaves[AsIndex(answer.level().raw() - 1)].Add();
     } else {

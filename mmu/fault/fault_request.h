@@ -37,7 +37,8 @@ struct FaultRequest {
     return {gpa, exit.access(), exit.allowed(), mode, wanted};
   }
 
-  // An access of `access` that nobody made yet; one of no kind is for all that may be mapped.
+  // Makes the request for an access of `access` that nobody made yet; one of no kind is for all
+  // that may be mapped.
   static FaultRequest Ahead(Gpa gpa, Access access) {
     const bool fetch = access.can_execute() || access.can_user_execute();
     const bool user = access.can_user_execute() && !access.can_execute();
@@ -48,12 +49,12 @@ struct FaultRequest {
             .is_ahead = true};
   }
 
-  // The walk found a page that lacked a right.
+  // Returns whether the walk found a page that lacked a right.
   bool reached_leaf() const { return !allowed.is_empty(); }
 
-  // The access where the tables tell fetches of the two modes apart (MBEC). If the exit does not
-  // say the mode, then of the two rights the one that was there is not the one that was missing;
-  // both, where neither tells.
+  // Returns the access where the tables tell fetches of the two modes apart (MBEC). If the exit
+  // does not say the mode, then of the two rights the one that was there is not the one that was
+  // missing; it is both, where neither tells.
   Access AccessByMode(bool advanced_exit_information) const {
     if (!access.can_execute()) return access;
     if (advanced_exit_information && mode != Mode::kUnknown) {

@@ -7,7 +7,7 @@
 
 namespace tdp {
 
-// A fault that found nothing mapped, in a slot in which nobody but the host has a say (as
+// Answers a fault that found nothing mapped, in a slot in which nobody but the host has a say (as
 // `HandlePlain` has it), on an ordinary page: its leaf goes into a hole of the table of the last
 // fault, and its place into the reverse map. Where something is in the way the whole fault runs,
 // and asks the host again.
@@ -29,7 +29,7 @@ void FaultHandler::HandleMapped(FaultResult& result, Gpa gpa, ExitQualification 
   HandleExit(result, gpa, exit);
 }
 
-// False leaves everything as it is.
+// Puts leaf and place where they belong. False leaves everything as it is.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillMapped(const MemorySlot& slot, Gfn gfn,
                                                                   uint64_t sequence,
                                                                   EptEntry leaf) {

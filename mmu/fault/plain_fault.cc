@@ -36,8 +36,8 @@ void FaultHandler::HandleUnusual(FaultResult& result, Gpa gpa, ExitQualification
   result = ResultOf(Fail(exit.Check()));
 }
 
-// A write to a page of a slot that logs, where the table of the last fault has the page, the W that
-// the log took is all it lacks, and the log has room.
+// Answers a write to a page of a slot that logs, where the table of the last fault has the page,
+// the W that the log took is all it lacks, and the log has room.
 ABSL_ATTRIBUTE_NOINLINE void FaultHandler::LiftProtection(FaultResult& result, Gpa gpa,
                                                           ExitQualification exit) {
   const uint64_t sequence = sequence_.Current();
@@ -60,9 +60,9 @@ ABSL_ATTRIBUTE_NOINLINE void FaultHandler::LiftProtection(FaultResult& result, G
   counters_.lifted.Add();
 }
 
-// A fault in which nobody but the host has a say and that found nothing mapped: no log, no write
-// that is refused, no rules, and no leaf that may only lack a right. That slot and policy are so
-// was seen under this sequence, which moves after each of their changes (docs/locking.md, "The
+// Answers a fault in which nobody but the host has a say and that found nothing mapped: no log, no
+// write that is refused, no rules, and no leaf that may only lack a right. That slot and policy are
+// so was seen under this sequence, which moves after each of their changes (docs/locking.md, "The
 // change sequence" and "Views").
 //
 // Another vCPU may have been faster, or a prefault, which does not show in the exit. Where the memo
@@ -85,9 +85,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::Confirm(FaultResult& resu
   result.outcome = FaultOutcome::kSpurious;
 }
 
-// From the top once more, if the slot is one for plain faults and the policy is not special. Where
-// there is a reverse map no slot is: it has a short way of its own. The sequence is read before
-// either is asked. What is noted of the slot stands in its state, which lives as long as the
+// Begins at the top once more, if the slot is one for plain faults and the policy is not special.
+// Where there is a reverse map no slot is: it has a short way of its own. The sequence is read
+// before either is asked. What is noted of the slot stands in its state, which lives as long as the
 // section in which the slot was found: whoever replaces it has a writer's section between the two.
 void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit) {
   if (ABSL_PREDICT_FALSE(reverse_mapped_ != nullptr)) return HandleMapped(result, gpa, exit);
@@ -99,8 +99,8 @@ void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualifica
   plain ? HandleViolation(result, gpa, exit) : HandleExit(result, gpa, exit);
 }
 
-// The table of the last fault is another: looks for the page's own before the host is asked. The
-// page may be there, and if not, the line of its entry comes while the host answers.
+// Looks for the page's own table, since that of the last fault is another, before the host is
+// asked. The page may be there, and if not, the line of its entry comes while the host answers.
 void FaultHandler::FindPlain(FaultResult& result, Gpa gpa, ExitQualification exit) {
   const Gfn gfn = Gfn::Of(gpa);
   if (memo_.IsNear(gfn, kLevel2M)) return MapPlain<2>(result, gpa, exit);
@@ -118,7 +118,7 @@ void FaultHandler::FindPlain(FaultResult& result, Gpa gpa, ExitQualification exi
   Confirm(result);
 }
 
-// Asks the host. `kNear`: the level at which the memo is near, or 0.
+// Asks the host. `kNear` is the level at which the memo is near, or 0.
 template <int kNear>
 ABSL_ATTRIBUTE_NOINLINE void FaultHandler::MapPlain(FaultResult& result, Gpa gpa,
                                                     ExitQualification exit) {
@@ -129,7 +129,8 @@ ABSL_ATTRIBUTE_NOINLINE void FaultHandler::MapPlain(FaultResult& result, Gpa gpa
     result = ResultOf(Count(Unresolved(found.status())));
     return;
   } else {
-    // One by one: as a whole it would be put together here whether or not anyone needs it so.
+    // The parts are copied one by one: as a whole it would be put together here whether or not
+    // anyone needs it so.
     page.hfn = found->hfn;
     page.order = found->order;
     page.writable = found->writable;
@@ -158,7 +159,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillSmall(Gfn gfn, Hfn fr
   return done;
 }
 
-// The same for the 2 MiB leaf of an ordinary large page, where the slot permits it.
+// Does the same with the 2 MiB leaf of an ordinary large page, where the slot permits it.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillLarge(Gfn gfn, Hfn frame,
                                                                  Access access) {
   const bool done = TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
@@ -169,19 +170,21 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillLarge(Gfn gfn, Hfn fr
   return done;
 }
 
-// The rest of a plain fault, whatever page the host has answered with and whatever stands there.
+// Does the rest of a plain fault, whatever page the host has answered with and whatever stands
+// there.
 FaultAnswer FaultHandler::MapPage(Gpa gpa, ExitQualification exit, HostPage page) {
   const Gfn gfn = Gfn::Of(gpa);
   const Access access = exit.access();
   const Hva hva = slots_.HvaOfPlain(gfn);
-  // Whether tables are needed at all shows in the section; without them it may still go well.
+  // Whether tables are needed at all turns out in the section; without them it may still go well.
   if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
   MapResult mapped;
   {
     MmuReadSection section(reader_);
     if (sequence_.MovedSince(slots_.plain_sequence(), hva)) return Count(FaultOutcome::kRetry);
     page.order = sequence_.StableOrder(hva, page.hfn, page.order);
-    // The slot of then, perhaps with other flags: what takes it away moves the sequence first.
+    // This is the slot of then, perhaps with other flags: what takes it away moves the sequence
+    // first.
     const MemorySlot* found = slots_.Find(space_, gfn);
     if (ABSL_PREDICT_FALSE(found == nullptr)) return Count(FaultOutcome::kRetry);
     const Level level = policy().LargestLevel<true>(*found, gfn, page, access);

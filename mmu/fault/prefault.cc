@@ -16,9 +16,9 @@
 namespace tdp {
 namespace {
 
-// Runs that the host is asked for at a time.
+// How many runs the host is asked for at a time.
 constexpr size_t kRuns = 32;
-// Steps in a row that may fail because memory changes under them.
+// How many steps in a row may fail because memory changes under them.
 constexpr int kPrefaultTries = 16;
 
 absl::Status Bad(std::string_view field, uint64_t value, std::string_view why) {
@@ -45,15 +45,15 @@ absl::Status Prefaulter::CheckRange(Gpa gpa, ByteCount size) {
 
 absl::Status Prefaulter::Check(Gpa gpa, ByteCount size, Access access) {
   TDP_RETURN_IF_ERROR(CheckRange(gpa, size));
-  // The kinds of access that an exit can report.
+  // These are the kinds of access that an exit can report.
   return ExitQualification::Make(access, Access::None(), true, true).Check();
 }
 
 absl::StatusOr<ByteCount> Prefaulter::Prefault(Gpa gpa, ByteCount size, Access access) {
   ByteCount done = 0;
-  // What the host has been asked for as a part of a table goes page by page where the table stopped
-  // before it: memory changed, or a leaf was in the way. It would be asked for the whole rest again
-  // for each change, and for each such leaf.
+  // Pages up to here were asked of the host as a part of a table, and go one by one where the table
+  // stopped before them: memory changed, or a leaf was in the way. Else the host would be asked for
+  // the whole rest again for each change, and for each such leaf.
   Gfn asked_until = Gfn::Of(gpa);
   for (int tries = 0; done < size; ++tries) {
     const Gfn gfn = Gfn::Of(gpa + done);
@@ -113,8 +113,8 @@ PageCount Prefaulter::StablePages(const MemorySlot& slot, Gfn gfn, PageCount pag
   return faults_.engine_.sequence().StablePages(slot.HvaOf(gfn), pages);
 }
 
-// What stands behind frames from `from` on, of the host or of a slot that names its frames. Of the
-// latter nothing if that is changing, or if the slot denies the access.
+// Finds out what stands behind frames from `from` on, of the host or of a slot that names its
+// frames. Of the latter it says nothing if that is changing, or if the slot denies the access.
 absl::StatusOr<size_t> Prefaulter::Ask(const Run& fault, Gfn from, PageCount pages,
                                        absl::Span<HostRun> runs) {
   const MemorySlot& slot = fault.slot;
@@ -130,7 +130,7 @@ absl::StatusOr<size_t> Prefaulter::Ask(const Run& fault, Gfn from, PageCount pag
   return 1;
 }
 
-// Inside a section.
+// Returns whether the memory may have changed since the run's sequence. Inside a section.
 bool Prefaulter::HasMoved(const Run& fault, PageCount pages) const {
   const HostRange range(fault.slot.HvaOf(fault.gfn), pages.bytes());
   return faults_.engine_.sequence().MovedSince(fault.sequence, range,
@@ -155,9 +155,10 @@ StagedTable::Published Prefaulter::PublishRuns(const Run& fault, PageCount most,
   return PublishStaged(fault, staged);
 }
 
-// As far as they go up to `end`. In a section, for the policy's sake: what it decides may change at
-// other times. False if memory has changed: nothing will be published, and the state of the slot,
-// which says what rights and type its host frames have, may be gone.
+// Appends leaves for `runs`, as far as they go up to `end`. It runs in a section, for the policy's
+// sake: what that decides may change at other times. Returns false if memory has changed: nothing
+// will be published, and the state of the slot, which says what rights and type its host frames
+// have, may be gone.
 bool Prefaulter::AppendRuns(const Run& fault, absl::Span<const HostRun> runs, Gfn end,
                             StagedTable& staged) {
   MmuReadSection section(faults_.reader_);
@@ -188,8 +189,8 @@ StagedTable::Published Prefaulter::PublishStaged(const Run& fault, StagedTable& 
   return published;
 }
 
-// One ordinary fault, but none that takes tables from elsewhere: they might be those that were just
-// prefaulted.
+// Runs one ordinary fault, but none that takes tables from elsewhere: they might be those that were
+// just prefaulted.
 absl::StatusOr<PageCount> Prefaulter::MapPage(Gfn gfn, Access access) {
   // Nobody waits for this page: the guest's own tables are not taken for it.
   const FaultAnswer answer = faults_.Handle(FaultRequest::Ahead(gfn.address(), access), 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `Vcpu::Prefault`: faults before they happen, by whole tables (KVM_PRE_FAULT_MEMORY).
+// Does `Vcpu::Prefault`: faults before they happen, by whole tables (KVM_PRE_FAULT_MEMORY).
 
 #ifndef TDP_MMU_FAULT_PREFAULT_H_
 #define TDP_MMU_FAULT_PREFAULT_H_
@@ -19,17 +19,17 @@
 
 namespace tdp {
 
-// Made for one call, with the handler of the vCPU's faults, whose slots, tables and section it
-// uses.
+// Maps pages ahead. It is made for one call, with the handler of the vCPU's faults, whose slots,
+// tables and section it uses.
 class Prefaulter {
  public:
   explicit Prefaulter(FaultHandler& faults) : faults_(faults) {}
 
-  // Returns what can be wrong with a call but for the guest's width: `Vcpu::Prefault` says it.
+  // Returns what can be wrong with a call but for the guest's width, as `Vcpu::Prefault` says.
   static absl::Status Check(Gpa gpa, ByteCount size, Access access);
   // Checks a call that names no access.
   static absl::Status CheckRange(Gpa gpa, ByteCount size);
-  // The arguments are checked.
+  // Maps as `Vcpu::Prefault` says; the arguments are checked.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access);
 
  private:

@@ -33,18 +33,20 @@ struct AddressSpaceOptions {
   ShadowTablesOptions shadow;
 };
 
-// Which kinds there are is decided once, in `Make`: there alone is `PagingKind` looked at.
+// Owns the tables of one address space. Which kinds there are is decided once, in `Make`: there
+// alone is `PagingKind` looked at.
 class AddressSpace {
  public:
-  // With its base view, which is open. ResourceExhausted without memory for a root. `pools` is
-  // memory of shadow pages; null in a build without them.
+  // Makes an address space with its base view, which is open. ResourceExhausted without memory for
+  // a root. `pools` is memory of shadow pages; null in a build without them.
   static absl::StatusOr<std::unique_ptr<AddressSpace>> Make(const AddressSpaceOptions& options,
                                                             const MmuParts& parts,
                                                             ShadowPools* pools);
   AddressSpace(const AddressSpace&) = delete;
   AddressSpace& operator=(const AddressSpace&) = delete;
 
-  // Where there is no EPT the views' tables stay empty, and their policies alone count.
+  // Return the views. Where there is no EPT their tables stay empty, and their policies alone
+  // count.
   ViewSet& views() { return views_; }
   const ViewSet& views() const { return views_; }
 
@@ -54,7 +56,7 @@ class AddressSpace {
     for (const std::unique_ptr<MappedTables>& tables : kinds_) visit(*tables);
   }
 
-  // What faults go to, each null where the address space has no tables of that kind.
+  // Return the tables that faults go to, each null where the address space has none of that kind.
   ReverseMappedMmu* reverse_mapped() const;
   ShadowTables<PagingEntry>* shadow_tables() const {
     return !kHasShadow || shadow_ == nullptr ? nullptr : &shadow_->tables();
@@ -81,10 +83,10 @@ class AddressSpace {
   absl::StatusOr<PendingFlush> ZapAll();
   absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)> push);
 
-  // Inside a writer's section: `Detach` in one view. There is an EPT.
+  // Does `Detach` in one view, inside a writer's section. There is an EPT.
   bool DetachIn(View& view, FrameRange range, TableCache& spare, TableList& detached);
 
-  // Nobody else is there. Ends the use of all tables and hands those of views out.
+  // Ends the use of all tables and hands those of views out. Nobody else is there.
   void TakeTables(TableList& out);
 
  private:
@@ -94,9 +96,9 @@ class AddressSpace {
   void MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts, ShadowPools* pools);
 
   ViewSet views_;
-  // The first is the one that may fail (`ZapAll`).
+  // The first kind is the one that may fail (`ZapAll`).
   std::vector<std::unique_ptr<MappedTables>> kinds_;
-  // Which of them are what.
+  // These say which of them are what.
   DirectTables* direct_ = nullptr;
   DirectTables* only_direct_ = nullptr;  // the same where it is the only kind, without more
   ReverseMappedTables* reverse_mapped_ = nullptr;

@@ -10,8 +10,8 @@
 
 namespace tdp {
 
-// The D bits of leaves on the edges go to the logs; those of whole tables do when they are
-// reclaimed.
+// Detaches in one view. The D bits of leaves on the edges go to the logs; those of whole tables do
+// when they are reclaimed.
 bool DirectTables::DetachIn(View& view, FrameRange range, TableCache& spare, TableList& detached) {
   AssertWriting(parts_.mmu_lock);
   if (!parts_.logging.are_harvested()) {
@@ -45,7 +45,7 @@ bool DirectTables::DetachRaising(FrameRange slot, TableList& detached) {
     TableCache none(parts_.pool);  // a large leaf over an edge goes as a whole
     any |= view.mmu().Detach(slot.first, slot.end, none, found);
   });
-  // Whatever D bits are there are older than the log, or it ends.
+  // D bits in these tables are older than the log, or the log ends.
   for (TablePage* table = found.head(); table != nullptr; table = table->next) {
     table->may_be_dirty = false;
   }

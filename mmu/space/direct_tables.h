@@ -14,15 +14,15 @@ namespace tdp {
 
 class DirectTables : public MappedTables {
  public:
-  // `caches_mmio`: entries may remember frames without memory.
+  // With `caches_mmio` entries may remember frames without memory.
   DirectTables(const MmuParts& parts, AddressSpaceId space, ViewSet& views, bool caches_mmio)
       : parts_(parts), space_(space), views_(views), caches_mmio_(caches_mmio) {}
 
-  // `Detach` in one view, for a change that is about that view alone.
+  // Does `Detach` in one view, for a change that is about that view alone.
   virtual bool DetachIn(View& view, FrameRange range, TableCache& spare, TableList& detached);
 
-  // Inside a writer's section: `DirectMmu::DetachPage` where the base view is the only one and no
-  // log needs the D bit; else false. For tables that are no more than this.
+  // Does `DirectMmu::DetachPage` where the base view is the only one and no log needs the D bit;
+  // else returns false. Inside a writer's section, for tables that are no more than this.
   bool DetachPage(Gfn gfn) {
     AssertWriting(parts_.mmu_lock);
     return ABSL_PREDICT_TRUE(views_.size() == 1 && !parts_.logging.are_harvested()) &&
@@ -39,7 +39,8 @@ class DirectTables : public MappedTables {
   absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)> push) override;
 
  protected:
-  // Inside a writer's section: the base view's root is about to be replaced.
+  // Forgets all leaves, inside a writer's section in which the base view's root is about to be
+  // replaced.
   virtual void ForgetLeaves() {}
 
   const MmuParts parts_;

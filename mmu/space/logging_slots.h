@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Whether any slot of a `Vm` logs dirty pages, and by what their writes are found.
+// Says whether any slot of a `Vm` logs dirty pages, and by what their writes are found.
 
 #ifndef TDP_MMU_SPACE_LOGGING_SLOTS_H_
 #define TDP_MMU_SPACE_LOGGING_SLOTS_H_
@@ -12,22 +12,22 @@
 
 namespace tdp {
 
-// Any thread. The count moves before the first slot that logs is published, and after the last one
-// is gone.
+// Counts the slots that log. Any thread may ask. The count moves before the first slot that logs is
+// published, and after the last one is gone.
 class LoggingSlots {
  public:
   explicit LoggingSlots(DirtyTracking tracking) : tracking_(tracking) {}
   LoggingSlots(const LoggingSlots&) = delete;
   LoggingSlots& operator=(const LoggingSlots&) = delete;
 
-  // Never `DirtyTracking::kBest`.
+  // Returns what finds the writes, never `DirtyTracking::kBest`.
   DirtyTracking tracking() const { return tracking_; }
   void Add() {
     begun_.fetch_add(1, std::memory_order_relaxed);
     count_.fetch_add(1, std::memory_order_relaxed);
   }
   void Remove() { count_.fetch_sub(1, std::memory_order_relaxed); }
-  // How often a slot has begun to log.
+  // Returns how often a slot has begun to log.
   uint64_t begun() const { return begun_.load(std::memory_order_relaxed); }
   bool any() const { return count_.load(std::memory_order_relaxed) != 0; }
   // Returns whether D bits in tables that are taken away are writes that only those tables know of.

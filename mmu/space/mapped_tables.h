@@ -71,13 +71,14 @@ class MappedTables {
   virtual bool WriteProtect(FrameRange range) = 0;
   // Puts `rmap` (null: none) in the place of slot `slot`, of which nothing is mapped.
   virtual void SetRmap(uint32_t slot, const std::shared_ptr<SlotRmap>& rmap);
-  // Internal, saying what does not hold, of what this kind keeps beside the tables of views.
+  // Returns Internal, saying what does not hold, of what this kind keeps beside the tables of
+  // views.
   virtual absl::Status CheckInvariants() const;
 
   // --- Inside a reader's section ---
 
-  // The next write of the frames `base` + i, for every bit i of `mask`, is to be noticed again.
-  // Under a `FlushClock::Narrowing`.
+  // Makes the next write of the frames `base` + i, for every bit i of `mask`, noticed again. Under
+  // a `FlushClock::Narrowing`.
   virtual void NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) = 0;
 
   // --- With no lock held: these have sections of their own ---
@@ -92,15 +93,15 @@ class MappedTables {
 
   // --- Shadow pages; kinds that have none do nothing ---
 
-  // Zaps the oldest pages, up to `count`, and settles the flush. Returns how many it were.
+  // Zaps the oldest pages, up to `count`, and settles the flush. Returns how many they were.
   virtual size_t ZapOldest(size_t count);
-  // Does the same for those beyond the quota.
+  // Zaps the oldest pages beyond the quota, and settles the flush.
   virtual void TrimToQuota();
-  // The quota follows `quotas` from here on.
+  // Lets the quota follow `quotas` from here on.
   virtual void SetQuota(const MemoryQuotas& quotas);
-  // Tables that shadow pages take, data included. Any thread.
+  // Returns how many tables shadow pages take, data included. Any thread may ask.
   virtual size_t shadow_table_count() const;
-  // Any thread.
+  // Adds what these tables have counted. Any thread may call it.
   virtual void AddTo(ShadowStats& stats) const;
 };
 

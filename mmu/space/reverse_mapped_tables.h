@@ -10,7 +10,8 @@
 
 namespace tdp {
 
-// Rights of single pages and ages are as in direct tables: to narrow a leaf changes no map.
+// Keeps the reverse map as leaves come and go. Rights of single pages and ages are as in direct
+// tables: to narrow a leaf changes no map.
 class ReverseMappedTables final : public DirectTables {
  public:
   ReverseMappedTables(const MmuParts& parts, AddressSpaceId space, ViewSet& views, bool caches_mmio)
@@ -34,7 +35,7 @@ class ReverseMappedTables final : public DirectTables {
     mapped_.SetRmap(slot, rmap);
   }
   absl::Status CheckInvariants() const override { return mapped_.CheckInvariants(); }
-  // Each leaf was protected by itself: nothing waits above.
+  // Does nothing: each leaf was protected by itself, and nothing waits above.
   absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)>) override {
     return absl::OkStatus();
   }

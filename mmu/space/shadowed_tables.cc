@@ -12,7 +12,7 @@
 namespace tdp {
 namespace {
 
-// Pages that one writer's section zaps.
+// How many pages one writer's section zaps.
 constexpr size_t kPagesPerSection = 64;
 
 }  // namespace
@@ -45,14 +45,14 @@ absl::Status ShadowedTables<Entry>::CheckInvariants() const {
   return tables_.CheckInvariants();
 }
 
-// Writes are always found by their faults here.
+// Writes are always found by their faults here, so W goes whatever the notice.
 template <typename Entry>
 void ShadowedTables<Entry>::NarrowPages(Gfn base, uint64_t mask, WriteNotice) {
   const SpinLockHolder hold(tables_.lock());
   tables_.WriteProtectPages(base, mask);
 }
 
-// First no CPU can get at anything; then the pages go, a few in a section.
+// First sees to it that no CPU can get at anything; then zaps the pages, a few in a section.
 template <typename Entry>
 absl::StatusOr<PendingFlush> ShadowedTables<Entry>::ZapAll() {
   PendingFlush flush;

@@ -43,19 +43,20 @@ class ShadowedTables : public MappedTables {
   ShadowTables<Entry> tables_;
 };
 
-// Instead of direct tables, where the guest's paging is shadowed.
+// Takes the place of direct tables where the guest's paging is shadowed.
 class GuestShadowTables final : public ShadowedTables<PagingEntry> {
  public:
   using ShadowedTables::ShadowedTables;
-  // By the A flags of its leaves, which owe no flush.
+  // Goes by the A flags of its leaves, which owe no flush.
   void Age(FrameRange range, AgeMode mode, Aged& aged) override;
 };
 
-// Beside direct tables, where guests may be hypervisors.
+// Stands beside direct tables where guests may be hypervisors.
 class NestedTables final : public ShadowedTables<EptEntry> {
  public:
   using ShadowedTables::ShadowedTables;
-  // What L2 uses has no flags to tell its age: it is taken away, and was young if it was there.
+  // Takes L2's leaves away, since they have no flags to tell their age: a page was young if one was
+  // there.
   void Age(FrameRange range, AgeMode mode, Aged& aged) override;
 };
 

@@ -46,7 +46,7 @@ class View {
   LeafPolicy& policy() { return policy_; }
   const LeafPolicy& policy() const { return policy_; }
 
-  // A vCPU begins or ends its use of the view. False if the view is closed.
+  // Says that a vCPU begins or ends its use of the view. `Enter` is false if the view is closed.
   bool Enter() {
     if ((users_.fetch_add(1) & kClosed) == 0) return true;
     Leave();
@@ -56,30 +56,30 @@ class View {
   uint32_t users() const { return users_.load() & ~kClosed; }
   bool is_open() const { return (users_.load() & kClosed) == 0; }
 
-  // Under the slots mutex. Lets vCPUs in; keeps them out, which is false and changes nothing while
-  // one is in.
+  // Lets vCPUs in, or keeps them out; `Close` is false and changes nothing while one is in. Under
+  // the slots mutex.
   void Open() { users_.fetch_and(~kClosed); }
   bool Close() {
     uint32_t none = 0;
     return users_.compare_exchange_strong(none, kClosed);
   }
 
-  // `policy()` goes by these. Under the slots mutex.
+  // `policy()` goes by these. They change under the slots mutex.
   std::unique_ptr<const ViewRules> rules;
   std::unique_ptr<const ViewFrames> frames;
 
  private:
   static constexpr uint32_t kClosed = uint32_t{1} << 31;
 
-  // First: what a fault reads.
+  // These come first, since a fault reads them.
   DirectMmu mmu_;
   LeafPolicy policy_;
   const ViewId id_;
   Atomic<uint32_t> users_{kClosed};  // and, in the same word, whether it is closed
 };
 
-// A table that is had before the slots mutex is taken: `Backend::AllocateTableBlock` is called
-// under no lock.
+// Holds a table that is had before the slots mutex is taken: `Backend::AllocateTableBlock` is
+// called under no lock.
 class TableInHand {
  public:
   explicit TableInHand(TablePool& pool) : pool_(pool), status_(pool.Take(1, table_)) {}
@@ -87,7 +87,7 @@ class TableInHand {
   TableInHand(const TableInHand&) = delete;
   TableInHand& operator=(const TableInHand&) = delete;
 
-  // The table, once; ResourceExhausted if there was none.
+  // Returns the table, once; ResourceExhausted if there was none.
   absl::StatusOr<TablePage*> Take() {
     TDP_RETURN_IF_ERROR(status_);
     return table_.Pop();
@@ -106,7 +106,7 @@ class ViewSet {
   // Every view's tables have `mmu` and every view's leaves `policy`.
   ViewSet(const DirectMmuOptions& mmu, const LeafPolicyOptions& policy, TablePool& pool)
       : mmu_(mmu), policy_(policy), pool_(pool) {}
-  // The tables have been taken out.
+  // By then the tables have been taken out.
   ~ViewSet() = default;
   ViewSet(const ViewSet&) = delete;
   ViewSet& operator=(const ViewSet&) = delete;
@@ -114,10 +114,10 @@ class ViewSet {
   // --- Any thread ---
 
   View& base() const { return *views_[kBaseView]; }
-  // Null if there never was such a view.
+  // Returns the view, closed ones included; null if there never was such a view.
   View* Find(ViewId id) const { return id < size() ? views_[id].get() : nullptr; }
-  // The views that there are or were, the base first. One that comes meanwhile may be missing; it
-  // is empty as it comes.
+  // Returns how many views there are or were, the base first. One that comes meanwhile may be
+  // missing; it is empty as it comes.
   size_t size() const { return size_.load(std::memory_order_acquire); }
   View& operator[](size_t index) const { return *views_[index]; }
   // Calls `visit(View&)` for each of them.
@@ -128,14 +128,15 @@ class ViewSet {
 
   // --- Under the slots mutex ---
 
-  // A closed view without tables but a root, for which it takes `table` if it has none yet.
+  // Makes a closed view without tables but a root, for which it takes `table` if it has none yet.
   // ResourceExhausted without a number or a table.
   absl::StatusOr<View*> Make(TableInHand& table);
-  // The page that tells VMFUNC which EPTPs the guest may take, by `ViewId`; made of `table` by the
-  // first call. ResourceExhausted without a table for it. Takes the writer's side of `lock`.
+  // Returns the page that tells VMFUNC which EPTPs the guest may take, by `ViewId`; the first call
+  // makes it of `table`. ResourceExhausted without a table for it. Takes the writer's side of
+  // `lock`.
   absl::StatusOr<Hpa> EptpList(MmuLock& lock, TableInHand& table);
   bool has_list() const { return list_.load(std::memory_order_relaxed) != nullptr; }
-  // Returns what the list says.
+  // Returns the EPTP that stands in the list for `id`.
   Eptp ListedEptp(ViewId id) const;
 
   // --- Inside a writer's section ---

@@ -87,8 +87,8 @@ bool Batch::TakesSlotsAway() const {
                      [](const auto& step) { return TakesAway(step.kind); });
 }
 
-// The quotas that new slots allow before there can be a fault in them, the lower ones without old
-// slots when these are gone.
+// Counts the quotas that new slots allow before there can be a fault in them, and the lower ones
+// without old slots when these are gone.
 void Batch::ChangeQuotas(bool add) {
   engine_.ChangeQuotas([&](MemoryQuotas& quotas) {
     for (const SlotBatch::Step& step : slots_.steps()) {
@@ -114,12 +114,13 @@ void Batch::Commit() {
   engine_.TrimShadows();
 }
 
-// Faults that saw what counted before cannot install after this.
+// Takes all that goes away. Faults that saw what counted before cannot install after this.
 void Batch::TakeAway() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   PendingFlush flush = engine_.ZapWith([&](TableCache& spare, TableList& detached) {
     for (ViewPart& part : views_) part.change.Publish();
     if (private_ != nullptr) engine_.ShowPrivateFrames(private_.get());
-    // After what a fault looks at without a section: one that reads this sequence sees all that.
+    // The sequence moves after what a fault looks at without a section: one that reads this
+    // sequence sees all that.
     engine_.sequence().Move();
     const bool any = DetachAll(spare, detached);
     return ProtectForLogs(detached) || any;
@@ -130,7 +131,8 @@ void Batch::TakeAway() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   engine_.clock().WaitForReclaims();
 }
 
-// Inside the writer's section.
+// Detaches what every change takes away, inside the writer's section. Returns whether anything was
+// there.
 bool Batch::DetachAll(TableCache& spare, TableList& detached) {
   bool any = false;
   for (const SlotBatch::Step& step : slots_.steps()) {
@@ -153,7 +155,7 @@ bool Batch::DetachAll(TableCache& spare, TableList& detached) {
   return any;
 }
 
-// The same: of slots that begin or end to log, whose new flags show already.
+// Protects slots that begin or end to log, whose new flags show already, in the same section.
 bool Batch::ProtectForLogs(TableList& detached) {
   bool any = false;
   for (const SlotBatch::Step& step : slots_.steps()) {
@@ -163,7 +165,7 @@ bool Batch::ProtectForLogs(TableList& detached) {
   return any;
 }
 
-// No CPU can reach anything of the slots that went.
+// Lets new slots show, when no CPU can reach anything of the slots that went.
 void Batch::ShowSlots() {
   if (slots_.steps().empty()) return;
   std::vector<uint64_t> before;

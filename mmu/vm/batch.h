@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `Vm::Apply`: several changes, prepared one after the other and made together.
+// Does `Vm::Apply`: several changes, prepared one after the other and made together.
 
 #ifndef TDP_MMU_VM_BATCH_H_
 #define TDP_MMU_VM_BATCH_H_
@@ -20,13 +20,15 @@
 
 namespace tdp {
 
-// Used under the slots mutex, by one thread. Destroyed without `Commit` it has changed nothing.
+// Collects changes. One thread uses it, under the slots mutex. Destroyed without `Commit` it has
+// changed nothing.
 class Batch {
  public:
   explicit Batch(Engine& engine) : engine_(engine), slots_(engine.slots()) {}
 
-  // Checks `change` as its call of `Vm` does, where everything that was added before is so already,
-  // and builds what it needs; its errors. Nothing counts yet. After an error nothing more is added.
+  // Checks `change` as its call of `Vm` does, as if everything that was added before were so
+  // already, builds what it needs, and returns its errors. Nothing counts yet. After an error
+  // nothing more is added.
   absl::Status Add(const Change& change);
 
   // Makes the changes: in one writer's section all that is taken away, and one flush, which is made

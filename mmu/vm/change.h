@@ -16,8 +16,8 @@
 
 namespace tdp {
 
-// What one call of `Vm` would do by itself. Made by the function of that call's name, with its
-// arguments.
+// Says what one call of `Vm` would do by itself. The function of that call's name makes it, with
+// its arguments.
 class Change {
  public:
   enum class Kind : uint8_t {
@@ -29,13 +29,13 @@ class Change {
     kZap,
   };
 
-  // `Vm::SetMemoryRegion`.
+  // Stands for `Vm::SetMemoryRegion`.
   static Change Region(const MemoryRegion& region) {
     Change change(Kind::kRegion, region.address_space);
     change.region_ = region;
     return change;
   }
-  // `Vm::SetViewRights`.
+  // Stands for `Vm::SetViewRights`.
   static Change ViewRights(ViewId view, Gfn first, PageCount count, Access rights,
                            AddressSpaceId space = 0) {
     Change change(Kind::kViewRights, space, first, count);
@@ -43,7 +43,7 @@ class Change {
     change.rights_ = rights;
     return change;
   }
-  // `Vm::SetViewMemoryType`.
+  // Stands for `Vm::SetViewMemoryType`.
   static Change MemoryType(ViewId view, Gfn first, PageCount count,
                            std::optional<ViewMemoryType> type, AddressSpaceId space = 0) {
     Change change(Kind::kViewMemoryType, space, first, count);
@@ -51,7 +51,7 @@ class Change {
     change.type_ = type;
     return change;
   }
-  // `Vm::SetViewFrames`.
+  // Stands for `Vm::SetViewFrames`.
   static Change ViewFrames(ViewId view, Gfn first, PageCount count, std::optional<Hfn> frames,
                            AddressSpaceId space = 0) {
     Change change(Kind::kViewFrames, space, first, count);
@@ -59,7 +59,7 @@ class Change {
     change.frames_ = frames;
     return change;
   }
-  // `Vm::SetMemoryAttributes`.
+  // Stands for `Vm::SetMemoryAttributes`.
   static Change Attributes(Gpa gpa, ByteCount size, uint64_t attributes) {
     Change change(Kind::kAttributes, 0);
     change.gpa_ = gpa;
@@ -67,14 +67,14 @@ class Change {
     change.attributes_ = attributes;
     return change;
   }
-  // `Vm::ZapRange`.
+  // Stands for `Vm::ZapRange`.
   static Change Zap(Gfn first, PageCount count, AddressSpaceId space = 0) {
     return Change(Kind::kZap, space, first, count);
   }
 
   Kind kind() const { return kind_; }
   AddressSpaceId address_space() const { return space_; }
-  // The following by kind, as they were given.
+  // The following return arguments as they were given, those that the kind has.
   const MemoryRegion& region() const { return region_; }
   ViewId view() const { return view_; }
   Gfn first() const { return first_; }

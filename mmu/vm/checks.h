@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What `Vm` asks of the arguments of its calls, before it does anything.
+// Checks the arguments of `Vm`'s calls, before they do anything.
 
 #ifndef TDP_MMU_VM_CHECKS_H_
 #define TDP_MMU_VM_CHECKS_H_
@@ -17,12 +17,12 @@
 
 namespace tdp {
 
-// InvalidArgument if the VM has no such address space.
+// Returns InvalidArgument if the VM has no such address space.
 absl::Status CheckSpace(const Engine& engine, AddressSpaceId space);
-// As `Vm::SetMemoryAttributes` says.
+// Returns the errors that `Vm::SetMemoryAttributes` names.
 absl::Status CheckAttributes(const Engine& engine, Gpa gpa, ByteCount size, uint64_t attributes);
-// The frames of [first, first + count) that the tables of the address space can name; there may be
-// none. InvalidArgument as above.
+// Returns the frames of [first, first + count) that the tables of the address space can name; there
+// may be none. InvalidArgument if the VM has no such address space.
 absl::StatusOr<FrameRange> CheckFrames(Engine& engine, Gfn first, PageCount count,
                                        AddressSpaceId space);
 // Returns those frames for a caller that has checked the address space.
@@ -31,21 +31,22 @@ inline FrameRange FramesOf(Engine& engine, Gfn first, PageCount count, AddressSp
   first = std::min(first, limit);
   return {first, count > limit - first ? limit : first + count};
 }
-// Whether [start, start + size) is whole pages, and some; `CheckHostRange` is InvalidArgument where
-// it is not.
+// Returns whether [start, start + size) is whole pages, and some; `CheckHostRange` is
+// InvalidArgument where it is not.
 inline bool IsHostRange(Hva start, ByteCount size) {
   return ((start.raw() | size) & kPageOffsetMask) == 0 && size != 0 &&
          start.raw() + size - 1 >= start.raw();
 }
 absl::Status CheckHostRange(Hva start, ByteCount size);
-// A view that there is, now; the slots mutex keeps it so. NotFound, or InvalidArgument as above.
+// Returns a view that there is; the slots mutex keeps it so. NotFound, or InvalidArgument if the VM
+// has no such address space.
 absl::StatusOr<View*> FindView(Engine& engine, ViewId id, AddressSpaceId space);
 
-// Rights as an entry of this machine can have them: without MBEC one X stands for both modes.
-// InvalidArgument for W without R, FailedPrecondition for what the backend lacks.
+// Returns the rights as an entry of this machine can have them: without MBEC one X stands for both
+// modes. InvalidArgument for W without R, FailedPrecondition for what the backend lacks.
 absl::StatusOr<Access> CheckRights(Engine& engine, Access rights);
 
-// `region` with the rights of its host frames as entries can have them. InvalidArgument or
+// Returns `region` with the rights of its host frames as entries can have them. InvalidArgument or
 // FailedPrecondition for rights that there can not be.
 absl::StatusOr<MemoryRegion> WithRights(Engine& engine, const MemoryRegion& region);
 

@@ -58,7 +58,7 @@ absl::Status VcpuImpl::Start() {
   return absl::OkStatus();
 }
 
-// A vCPU of some kinds answers faults by more than its EPT, or by something else.
+// Makes what answers faults of a vCPU that has more than its EPT, or something else.
 absl::Status VcpuImpl::StartShadows() {
   switch (engine_.paging_kind()) {
     case PagingKind::kNested:
@@ -84,7 +84,7 @@ absl::Status VcpuImpl::StartShadows() {
   return absl::OkStatus();
 }
 
-// A root that is zapped from here on is emptied, and this vCPU kicked.
+// Enters on shadow tables. A root that is zapped from here on is emptied, and this vCPU kicked.
 GuestEntry VcpuImpl::EnterOnShadow() {
   const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
   if (shadow_->impl().TakeFlush() || owed) {
@@ -94,7 +94,7 @@ GuestEntry VcpuImpl::EnterOnShadow() {
   return GuestEntry(this, Eptp());
 }
 
-// Two roots are in use, L1's and L2's, so a flush is always of all.
+// Enters where L1 and L2 have a root each: two are in use, so a flush is always of all.
 GuestEntry VcpuImpl::EnterNestable() {
   // INVEPT drops combined translations of every VPID, and L1 and L2 have no others.
   const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
@@ -148,8 +148,8 @@ absl::Status VcpuImpl::SetView(ViewId id) {
   return absl::OkStatus();
 }
 
-// A view that was entered, in place of the one before. Translations of both may be cached from now
-// on, so a flush that is owed has to be of all roots; a switch itself owes none.
+// Takes a view that was entered in place of the one before. Translations of both may be cached from
+// now on, so a flush that is owed has to be of all roots; a switch itself owes none.
 void VcpuImpl::Adopt(AddressSpaceId space, View& view) {
   uses_several_roots_ = uses_several_roots_ || &view != &faults_.view();
   faults_.Adopt(space, view);
@@ -204,8 +204,8 @@ absl::StatusOr<ByteCount> VcpuImpl::Prefault(Gpa gpa, ByteCount size, Access acc
   return Prefaulter(faults_).Prefault(gpa, size, access);
 }
 
-// Again, with what the walk lacked. More than a few times the pages of the longest walk means that
-// someone takes them away as fast.
+// Walks again, with what the walk lacked. More than a few times the pages of the longest walk means
+// that someone takes them away as fast.
 absl::Status VcpuImpl::WalkGuestAgain(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
                                       GuestAccess access, GuestWalk& walk) {
   constexpr int kTries = 64;

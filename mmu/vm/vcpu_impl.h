@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What stands behind `Vcpu`, whose functions these are: mmu/vcpu.h says what they promise.
+// Implements `Vcpu`, whose functions these are: mmu/vcpu.h says what they promise.
 
 #ifndef TDP_MMU_VM_VCPU_IMPL_H_
 #define TDP_MMU_VM_VCPU_IMPL_H_
@@ -42,8 +42,9 @@ class VcpuImpl {
   VcpuImpl(const VcpuImpl&) = delete;
   VcpuImpl& operator=(const VcpuImpl&) = delete;
 
-  // The second half of construction, which can fail: takes a ring and, where tables of the guest
-  // are shadowed, makes what answers for them. Then `VcpuSet` shows the vCPU. ResourceExhausted.
+  // Does the second half of construction, which can fail: takes a ring and, where tables of the
+  // guest are shadowed, makes what answers for them. Then `VcpuSet` shows the vCPU.
+  // ResourceExhausted without memory.
   absl::Status Start();
 
   VcpuId id() const { return id_; }
@@ -72,7 +73,7 @@ class VcpuImpl {
   ShadowVcpu* shadow() { return shadow_.get(); }
   NestedVcpu* nested() { return nested_.get(); }
   FaultStats stats() const;
-  // `FaultHandler::noted_table`.
+  // Returns `FaultHandler::noted_table`.
   const uint64_t* noted_table() const { return faults_.noted_table(); }
   DirtyRing* dirty_ring() { return dirty_ring_.get(); }
 
@@ -90,8 +91,8 @@ class VcpuImpl {
   void Adopt(AddressSpaceId space, View& view);
 
   Engine& engine_;
-  // Violations below this address are simply its guest's: one compare says so. None are while the
-  // vCPU is in the guest, and none at all where they may be L2's or there is no EPT.
+  // Violations below this address are simply its guest's: one compare says so. While the vCPU is in
+  // the guest none are, and where they may be L2's or there is no EPT none ever are.
   Gpa own_end_;
   Gpa outside_end_;  // the same outside the guest
   const VcpuId id_;

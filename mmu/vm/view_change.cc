@@ -14,8 +14,8 @@
 namespace tdp {
 namespace {
 
-// The map that counts next: the one that was built already, or a copy of the view's; null is one
-// that says nothing.
+// Returns a copy of `old` (null: one that says nothing) in which `change` was made in `range`; null
+// if the copy says nothing.
 template <typename Map, typename Value, typename Change>
 std::unique_ptr<const Map> Changed(const std::unique_ptr<const Map>& old, FrameRange range,
                                    Change change) {
@@ -37,7 +37,8 @@ absl::StatusOr<FrameRange> ViewChange::CheckRange(Gfn first, PageCount count) co
   return FrameRange{first, first + count};
 }
 
-// Other views than the base are not made where their rules could not hold.
+// Views other than the base are not made where their rules could not hold, so only the base is
+// checked.
 absl::Status ViewChange::CheckMayRule() const {
   if (view_.id() != kBaseView) return absl::OkStatus();
   return CheckCall(engine_.options(), Feature::kRangeRules);

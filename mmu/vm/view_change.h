@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a view is to allow and to show from now on, built beside what counts until then.
+// Builds what a view is to allow and to show from now on, beside what counts until then.
 
 #ifndef TDP_MMU_VM_VIEW_CHANGE_H_
 #define TDP_MMU_VM_VIEW_CHANGE_H_
@@ -21,15 +21,15 @@
 
 namespace tdp {
 
-// Used under the slots mutex. Each `Set` checks its arguments as the call of `Vm` of that name
-// says, and changes nothing if they are bad; several add up.
+// A change of one view, used under the slots mutex. Each `Set` checks its arguments as the call of
+// `Vm` of that name says, and changes nothing if they are bad; several add up.
 class ViewChange {
  public:
   ViewChange(Engine& engine, View& view) : engine_(engine), view_(view) {}
   ViewChange(ViewChange&&) = default;
 
   View& view() const { return view_; }
-  // Where mappings have to go because of it.
+  // Returns where mappings have to go because of it.
   const std::vector<FrameRange>& ranges() const { return ranges_; }
 
   absl::Status SetRights(Gfn first, PageCount count, Access rights);
@@ -37,8 +37,8 @@ class ViewChange {
   absl::Status SetMemoryType(Gfn first, PageCount count, std::optional<ViewMemoryType> type);
   absl::Status SetFrames(Gfn first, PageCount count, std::optional<Hfn> frames);
 
-  // In the writer's section that takes the mappings away and moves the change sequence: faults go
-  // by the new rules from here on. What counted before goes with this object.
+  // Lets faults go by the new rules, in the writer's section that takes the mappings away and moves
+  // the change sequence. What counted before goes with this object.
   void Publish();
 
  private:

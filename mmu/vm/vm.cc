@@ -30,8 +30,8 @@ bool Invalidate(Engine& engine, HostRange range, bool end_at_once) {
   bool ended = false;
   engine.StockSpare();
   const auto begin = [&] {
-    // A slot change under way would otherwise miss this, or be missed: it publishes what it has
-    // checked.
+    // The mutex keeps slot changes out: one under way would otherwise miss this, or be missed,
+    // since it publishes what it has checked.
     MutexLock slots_lock(engine.slots_mutex());
     return engine.BeginInvalidation(range, end_at_once, ended);
   };
@@ -135,7 +135,7 @@ absl::Status Vm::SetTableQuota(size_t tables) {
 
 absl::Status Vm::ReserveTables(size_t tables) { return engine_->pool().Reserve(tables); }
 
-// A fault looks at the table of the one before it in no section, as a hint.
+// A table that a vCPU has noted is kept: its next fault looks at it in no section, as a hint.
 ByteCount Vm::ReleaseTableMemory() {
   return engine_->pool().ReleaseBlocks([this](TablePool::Keep keep) {
     engine_->vcpus().ForEach([keep](const VcpuImpl* vcpu) {

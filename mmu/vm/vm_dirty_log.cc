@@ -53,7 +53,8 @@ absl::Status TakeFrom(Engine& engine, const MemorySlot& slot, DirtyLog::Visitor 
   return status;
 }
 
-// Its bitmap has pages that no ring would show, and nobody could take them any more.
+// Refuses rings while a slot logs: its bitmap has pages that no ring would show, and nobody could
+// take them any more.
 absl::Status CheckNoSlotLogs(Engine& engine) {
   absl::Status status;
   for (size_t i = 0; i < engine.address_spaces(); ++i) {
@@ -67,8 +68,8 @@ absl::Status CheckNoSlotLogs(Engine& engine) {
   return status;
 }
 
-// Nothing has to be protected again for these pages: whatever made a page writable has put it into
-// a ring.
+// Shows the pages that no ring has. Nothing has to be protected again for them: whatever made a
+// page writable has put it into a ring.
 absl::Status HarvestOwnLog(const MemorySlot& slot,
                            absl::FunctionRef<void(const DirtyRingEntry&)> visit) {
   return slot.state->any_log()->Take([&](uint64_t base, uint64_t mask) {
@@ -184,7 +185,8 @@ absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)
   engine_->WaitForFaults();
   engine_->vcpus().ForEachRing([&](DirtyRing& ring) {
     std::array<DirtyRingEntry, 64> entries;
-    // No more than a ring has, however fast its vCPU is: entries become free by a reset alone.
+    // The loop ends after as many entries as a ring has, however fast its vCPU is: entries become
+    // free by a reset alone.
     while (const uint32_t count = ring.Harvest(absl::MakeSpan(entries))) {
       for (uint32_t i = 0; i < count; ++i) visit(entries[i]);
     }

@@ -25,7 +25,7 @@ class RunCollector {
   RunCollector(const DirectMmu& mmu, FrameRange range)
       : has_flags_(mmu.options().accessed_dirty), range_(range) {}
 
-  // Inside a section. False once no further run has room.
+  // Collects the leaves of `part`, inside a section. Returns false once no further run has room.
   bool Collect(const TablePart& part) {
     for (int i = part.first; i <= part.last; ++i) {
       const EptEntry entry = part.entry(i).Load();
@@ -36,7 +36,7 @@ class RunCollector {
   }
 
   absl::Span<const LeafRun> runs() const { return absl::MakeSpan(runs_.data(), count_); }
-  // The first frame that no run of this collector has, if it ran out of room.
+  // Returns the first frame that no run of this collector has, if it ran out of room.
   Gfn end() const { return runs_[count_ - 1].gfn + runs_[count_ - 1].pages; }
 
  private:
@@ -56,7 +56,8 @@ class RunCollector {
             .dirty = has_flags_ && entry.dirty()};
   }
 
-  // As a part of the last run if it goes on with that. False without room for another.
+  // Adds `run` as a part of the last one if it goes on with that. Returns false without room for
+  // another.
   bool Add(const LeafRun& run) {
     if (count_ != 0) {
       LeafRun& last = runs_[count_ - 1];

@@ -21,7 +21,7 @@
 namespace tdp {
 namespace {
 
-// In sections of its own: a structural operation waits for a part of the range at most.
+// Ages in sections of its own: a structural operation waits for a part of the range at most.
 void Age(Engine& engine, HostRange host, AgeMode mode, Aged& aged) {
   SlotReader(engine.slots())
       .ForEachInHostRange(host, [&](const MemorySlot& slot, Gfn first, PageCount pages) {
@@ -35,7 +35,7 @@ absl::Status SplitIn(Engine& engine, const DirectMmu& mmu, const SpaceRange& whe
   RangeSplit split(mmu, engine.mmu_lock());
   absl::Status status;
   FrameRange range = where.frames;
-  // Without tables at first: where nothing is large none is needed.
+  // The first try is without tables: where nothing is large none is needed.
   for (;;) {
     range.first = split.Run(range, to, tables);
     if (range.is_empty()) break;
@@ -96,8 +96,8 @@ absl::StatusOr<uint64_t> Vm::CollapseRange(Gfn first, PageCount count, AddressSp
   return collapsed;
 }
 
-// By faults of no kind of access: those map all that slot, host and view allow, and mark nothing as
-// written.
+// Maps by faults of no kind of access: those map all that slot, host and view allow, and mark
+// nothing as written.
 absl::StatusOr<ByteCount> Vm::Populate(Gpa gpa, ByteCount size, AddressSpaceId space, ViewId id) {
   TDP_RETURN_IF_ERROR(CheckCall(engine_->options(), Feature::kPopulate));
   TDP_RETURN_IF_ERROR(Prefaulter::CheckRange(gpa, size));

@@ -70,8 +70,8 @@ absl::Status Vm::DestroyView(ViewId id, AddressSpaceId space) {
   });
   view->rules.reset();
   view->frames.reset();
-  // Even if nothing was mapped: whoever went there by VMFUNC is brought out of the guest, and comes
-  // back by the EPTP of `Vcpu`.
+  // The flush is made even if nothing was mapped: whoever went there by VMFUNC is brought out of
+  // the guest, and comes back by the EPTP of `Vcpu`.
   flush.Merge(engine_->clock().Advance());
   flush.Settle();
   return absl::OkStatus();
