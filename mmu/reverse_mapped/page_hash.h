@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The shadow pages there are, by guest frame and role (KVM's mmu_page_hash).
+// Finds the shadow pages that there are, by guest frame and role (KVM's mmu_page_hash).
 
 #ifndef TDP_MMU_REVERSE_MAPPED_PAGE_HASH_H_
 #define TDP_MMU_REVERSE_MAPPED_PAGE_HASH_H_
@@ -16,10 +16,10 @@
 namespace tdp {
 
 // Buckets go by the frame alone: all pages of one frame, whatever their roles, are found in one. A
-// page is in the hash once, under `gfn` and `role`. Belongs to the lock of its `ShadowTables`.
+// page is in the hash once, under `gfn` and `role`. The lock of its `ShadowTables` guards it.
 class PageHash {
  public:
-  // The number of buckets is fixed: 2^`bits`.
+  // Makes a hash of 2^`bits` buckets, whose number stays.
   explicit PageHash(int bits)
       : shift_(64 - bits), buckets_(std::make_unique<ShadowPage*[]>(size_t{1} << bits)) {}
 
@@ -30,7 +30,7 @@ class PageHash {
     if (first != nullptr) first->hash_previous = page;
     first = page;
   }
-  // `page` is there.
+  // Removes `page`, which is there.
   void Remove(ShadowPage* page) {
     (page->hash_previous == nullptr ? BucketOf(page->gfn) : page->hash_previous->hash_next) =
         page->hash_next;
@@ -38,7 +38,7 @@ class PageHash {
     page->hash_next = page->hash_previous = nullptr;
   }
 
-  // The page of `gfn` and `role` made in `generation`; null if there is none.
+  // Returns the page of `gfn` and `role` made in `generation`; null if there is none.
   ShadowPage* Find(Gfn gfn, PageRole role, uint32_t generation) const {
     for (ShadowPage* page = BucketOf(gfn); page != nullptr; page = page->hash_next) {
       if (page->gfn == gfn && page->role == role && page->generation == generation) return page;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest's own page tables as the shadow reads them: entry by entry, without a walk.
+// Reads a guest's own page tables as the shadow needs them: entry by entry, without a walk.
 
 #ifndef TDP_MMU_REVERSE_MAPPED_PAGING_GUEST_H_
 #define TDP_MMU_REVERSE_MAPPED_PAGING_GUEST_H_
@@ -22,7 +22,7 @@ class PagingGuest {
  public:
   using Entry = PagingEntry;
 
-  // `base`: the role of the guest's root.
+  // `base` is the role of the guest's root.
   PagingGuest(const GuestPaging& paging, PageRole base)
       : reserved_(paging.ReservedBitsOf4K()), base_(base) {}
 
@@ -36,7 +36,7 @@ class PagingGuest {
   bool Leaf(uint64_t raw, PageRole role, LeafOrigin& origin) const {
     return Leaf(raw, role.access(), origin);
   }
-  // Answers for a table whose rights are `table`.
+  // Answers the same for a table whose rights are `table`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool Leaf(uint64_t raw, Access table, LeafOrigin& origin) const {
     constexpr uint64_t kUsed = guest::kPresent | guest::kAccessed;
     if ((raw & (kUsed | reserved_)) != kUsed) return false;
@@ -45,14 +45,14 @@ class PagingGuest {
     return true;
   }
 
-  // `rights` without W where the leaf `raw` has no D: the write that sets it is to be seen.
+  // Returns `rights` without W where the leaf `raw` has no D: the write that sets it is to be seen.
   static GuestRights Clean(GuestRights rights, uint64_t raw) {
     return (raw & guest::kDirty) != 0
                ? rights
                : rights & GuestRights(GuestRights::kAll & ~GuestRights::kWrite);
   }
 
-  // `leaf` without the rights that `rights` lacks.
+  // Returns `leaf` without the rights that `rights` lacks.
   static PagingEntry Narrow(PagingEntry leaf, uint32_t rights) {
     return leaf.NarrowedTo(GuestRights(rights));
   }
@@ -63,7 +63,7 @@ class PagingGuest {
   }
 
  private:
-  // The mode alone, without what differs between the tables of one guest.
+  // Returns the mode alone, without what differs between the tables of one guest.
   static PageRole Mode(PageRole role) {
     return role.WithLevel(Level(0)).WithAccess(Access::None()).WithQuadrant(0).WithDirect(false);
   }

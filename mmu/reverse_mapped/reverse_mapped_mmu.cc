@@ -34,7 +34,8 @@ void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
 
 // --- Readers' side ---
 
-// The shape of Linux 3.11's __direct_map: down to the level wanted, then set the entry there.
+// Has the shape of Linux 3.11's __direct_map: goes down to the level wanted, then sets the entry
+// there.
 MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
                                 TableCache& cache) {
   if (memo.IsNear(request.gfn, request.level)) {
@@ -77,8 +78,8 @@ MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, Leaf
   }
 }
 
-// mmu_set_spte where nothing stood, with the tables on the way. The lock is that of the leaf's
-// level also where a link above makes it visible.
+// Does what mmu_set_spte does where nothing stood, with the tables on the way. The lock is that of
+// the leaf's level also where a link above makes it visible.
 MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
                                      const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
                                      TableCache& cache) {
@@ -93,8 +94,8 @@ MapOutcome ReverseMappedMmu::SetLeaf(const EntryPosition& at, EptEntry old,
   return outcome;
 }
 
-// drop_large_spte of `old`, which was seen at `at`. Returns whether it still was there. The caller
-// moves the clock in the same section, and flushes before the guest runs on.
+// Does what drop_large_spte does with `old`, which was seen at `at`. Returns whether it still was
+// there. The caller moves the clock in the same section, and flushes before the guest runs on.
 bool ReverseMappedMmu::DropLarge(const EntryPosition& at, EptEntry old, Gfn gfn, SlotRmap& rmap) {
   const EntryRef entry = at.entry(gfn);
   const SlotRmap::Hold hold(rmap, gfn, at.level);

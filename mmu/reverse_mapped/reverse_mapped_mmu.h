@@ -41,7 +41,7 @@ namespace tdp {
 class ReverseMappedMmu {
  public:
   explicit ReverseMappedMmu(DirectMmu& mmu) : mmu_(mmu) {}
-  // The tables are gone or going: heads are forgotten, not taken out entry by entry.
+  // The tables are gone or going, so heads are forgotten, not taken out entry by entry.
   ~ReverseMappedMmu() { ForgetAll(); }
 
   ReverseMappedMmu(const ReverseMappedMmu&) = delete;
@@ -49,14 +49,14 @@ class ReverseMappedMmu {
 
   // --- Slots: under the slots mutex, and the writer's side where it says so ---
 
-  // The reverse map for a slot that is about to be published.
+  // Makes the reverse map for a slot that is about to be published.
   static absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const MemorySlot& slot);
-  // Writer's side. Puts `rmap` (null: none) in the place of slot `id`, whose leaves are gone.
+  // Puts `rmap` (null: none) in the place of slot `id`, whose leaves are gone. Writer's side.
   void SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap);
 
   // --- Readers' side ---
 
-  // The reverse map of a slot that was looked up after the change sequence that the section
+  // Returns the reverse map of a slot that was looked up after the change sequence that the section
   // checked.
   const std::shared_ptr<SlotRmap>& RmapOf(const MemorySlot& slot) const { return rmaps_[slot.id]; }
 
@@ -70,9 +70,10 @@ class ReverseMappedMmu {
     NotePlace(memo.entry(gfn, kLevel4K), hold);
     return true;
   }
-  // `DirectMmu::Map` for a frame of `rmap`'s slot, which has been prepared for it. A large leaf
-  // that stands where a smaller one is asked for is dropped, not split: `flush_owed` says so, and
-  // the clock has to move before the section ends, so that whoever finds the hole finds the debt.
+  // Does what `DirectMmu::Map` does for a frame of `rmap`'s slot, which has been prepared for it. A
+  // large leaf that stands where a smaller one is asked for is dropped, not split: `flush_owed`
+  // says so, and the clock has to move before the section ends, so that whoever finds the hole
+  // finds the debt.
   MapResult Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo, TableCache& cache);
 
   // --- Writer's side ---
@@ -82,12 +83,12 @@ class ReverseMappedMmu {
   bool Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached);
   // Takes W from every leaf that touches [first, end), one by one. Returns whether any had it.
   bool WriteProtect(Gfn first, Gfn end);
-  // Every table is being detached at once.
+  // Empties every head, where every table is being detached at once.
   void ForgetAll();
 
-  // Writer's side. Internal, saying which entry, if an invariant does not hold.
+  // Returns Internal, saying which entry, if an invariant does not hold. Writer's side.
   absl::Status CheckInvariants() const;
-  // Bytes of the reverse maps.
+  // Returns the bytes of the reverse maps.
   size_t bytes() const;
 
  private:
@@ -99,8 +100,8 @@ class ReverseMappedMmu {
 
   MapOutcome SetLeaf(const EntryPosition& at, EptEntry old, const LeafRequest& request,
                      SlotRmap& rmap, LeafMemo& memo, TableCache& cache);
-  // The leaf of the head stands at `leaf` now. A descriptor is needed for a second entry alone, and
-  // there is none.
+  // Notes that the leaf of the head stands at `leaf` now. A descriptor is needed for a second entry
+  // alone, and there is none.
   static void NotePlace(EntryRef leaf, const SlotRmap::Hold& hold) {
     TDP_CHECK(hold.head().is_empty());
     hold.head() = RmapHead::Single(leaf.where());

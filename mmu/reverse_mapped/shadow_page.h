@@ -28,12 +28,12 @@ enum class ShadowSync : uint8_t {
   kResyncing  // W was taken from the table again; synced once the CPUs have flushed and it was read
 };
 
-// Tells where a leaf's frame came from: what the reverse map and a sync have to know of it, one
-// word for each entry (KVM's shadowed_translation).
+// Says where a leaf's frame came from: what the reverse map and a sync have to know of it, one word
+// for each entry (KVM's shadowed_translation).
 class LeafOrigin {
  public:
   constexpr LeafOrigin() = default;
-  // `rights`: what the guest's tables allow, raw; below 2^12.
+  // `rights` are what the guest's tables allow, raw; below 2^12.
   constexpr LeafOrigin(Gfn gfn, uint32_t rights) : raw_(gfn.address().raw() | rights) {}
   static constexpr LeafOrigin FromRaw(uint64_t raw) {
     return LeafOrigin(Gfn(raw >> kPageShift), static_cast<uint32_t>(raw & kPageOffsetMask));
@@ -49,8 +49,8 @@ class LeafOrigin {
   uint64_t raw_ = 0;
 };
 
-// Belongs to the lock of its `ShadowTables`, but for what is constant while it is in the hash.
-// Found from its table through `TablePage::shadow`.
+// One shadow page. The lock of its `ShadowTables` guards it, but for what is constant while it is
+// in the hash. It is found from its table through `TablePage::shadow`.
 //
 // Tables of `LeafOrigin`s and of places in chains come to be with their first use, since most pages
 // need neither: direct pages derive their origins, upper pages have no leaves, and few entries
@@ -80,7 +80,8 @@ struct alignas(64) ShadowPage {
   ShadowPage* hash_previous = nullptr;
   ShadowPage* newer = nullptr;  // by time of making
   ShadowPage* older = nullptr;
-  // In the list of pages out of sync, which are of level 1, or of roots, which are not.
+  // These link it in the list of pages out of sync, which are of level 1, or of roots, which are
+  // not.
   ShadowPage* side_next = nullptr;
   ShadowPage* side_previous = nullptr;
 
@@ -95,7 +96,7 @@ struct alignas(64) ShadowPage {
                             sizeof(uint64_t));
   }
 
-  // Returns that of the leaf at `index`.
+  // Returns the origin of the leaf at `index`.
   LeafOrigin OriginOf(int index) const {
     if (is_direct()) {
       const PageCount inside(static_cast<uint64_t>(index) * level().pages().raw());
@@ -114,13 +115,13 @@ struct alignas(64) ShadowPage {
   }
 };
 
-// Records come from a `DescriptorPool` of this size.
+// The size of a record, which comes from a `DescriptorPool`.
 inline constexpr size_t kShadowPageBytes = 128;
 static_assert(sizeof(ShadowPage) == kShadowPageBytes);
 
-// Tells where the entries of shadow pages keep their places in chains.
+// Says where the entries of shadow pages keep their places in chains.
 struct ShadowPlaces {
-  // `ShadowPage::places` is there.
+  // Returns the place of `entry`. `ShadowPage::places` is there.
   RmapPlace& operator()(uint64_t* entry) const {
     const ShadowPage* page = ShadowPage::Of(entry);
     TDP_DCHECK(page->places != nullptr);
@@ -144,7 +145,7 @@ class ShadowList {
     last_ = page;
     ++size_;
   }
-  // `page` is in the list.
+  // Removes `page`, which is in the list.
   void Remove(ShadowPage* page) {
     ShadowPage* next = page->*kNext;
     ShadowPage* previous = page->*kPrevious;

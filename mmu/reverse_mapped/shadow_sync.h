@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Bringing a page that went unsync back in line with the guest's table (KVM's sync_page).
+// Brings a page that went unsync back in line with the guest's table (KVM's sync_page).
 
 #ifndef TDP_MMU_REVERSE_MAPPED_SHADOW_SYNC_H_
 #define TDP_MMU_REVERSE_MAPPED_SHADOW_SYNC_H_
@@ -16,8 +16,8 @@
 
 namespace tdp {
 
-// The entry of a guest's table that stands `at` entries behind `place`; `is_wide`: of 8 bytes, not
-// of 4.
+// Returns the entry of a guest's table that stands `at` entries behind `place`. With `is_wide`
+// entries are of 8 bytes, else of 4.
 inline uint64_t LoadGuestEntry(const std::byte* place, int at, bool is_wide) {
   const auto load = [place, at](auto none) -> uint64_t {
     using Word = decltype(none);
@@ -26,16 +26,16 @@ inline uint64_t LoadGuestEntry(const std::byte* place, int at, bool is_wide) {
   };
   return is_wide ? load(uint64_t{}) : load(uint32_t{});
 }
-// Where in the guest's table the entry behind the one at `index` of a page of `role`, of level 1,
-// stands.
+// Returns where in the guest's table the entry stands that is behind the one at `index` of a page
+// of `role`, of level 1.
 inline int PlaceOf(PageRole role, int index) { return role.quadrant() * Level::kEntries + index; }
-// The guest's entry behind the entry at `index` of `page`, of level 1, in the guest's table at
-// `table`.
+// Returns the guest's entry behind the entry at `index` of `page`, of level 1, in the guest's table
+// at `table`.
 inline uint64_t GuestEntryBehind(const ShadowPage& page, int index, const std::byte* table) {
   return LoadGuestEntry(table, PlaceOf(page.role, index), page.role.wide_entries());
 }
 
-// One sync, under the lock. `Guest` reads the guest's entries: `PagingGuest` shows the shape.
+// Does syncs under the lock. `Guest` reads the guest's entries: `PagingGuest` shows the shape.
 template <typename Guest>
 class ShadowSyncer {
  public:
@@ -46,8 +46,8 @@ class ShadowSyncer {
       : tables_(tables), guest_(guest), descriptors_(descriptors), zap_(zap) {}
 
   // Compares every leaf of `page` with the guest's table at `table`: what the table says no more is
-  // dropped, what it says with fewer rights is narrowed. False if the page was zapped: it is of a
-  // mode that the guest is not in.
+  // dropped, what it says with fewer rights is narrowed. Returns false if the page was zapped,
+  // since it is of a mode that the guest is not in.
   bool Sync(ShadowPage& page, const std::byte* table) {
     if (!guest_.Reads(page.role)) {
       tables_.Zap(page, descriptors_, zap_);
@@ -58,7 +58,7 @@ class ShadowSyncer {
     return true;
   }
 
-  // One entry of it. Whether there was a leaf.
+  // Does the same with one entry. Returns whether there was a leaf.
   bool SyncEntry(ShadowPage& page, int index, const std::byte* table) {
     const auto at = ShadowTables<Entry>::At(page, index);
     Entry old = at.Load();

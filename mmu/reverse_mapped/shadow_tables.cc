@@ -75,15 +75,16 @@ ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* 
   pages_.PushBack(page);
   counters_.made.Add();
   if (tracking != nullptr) {
-    // Prepared, so this cannot fail.
+    // Room was prepared, so this cannot fail.
     TDP_CHECK(tracking->AddWriteTracking(gfn).ok());
     ProtectTable(*page, zap);
   }
   return page;
 }
 
-// Any flush that begins after W was taken will do, and gets a later number than the clock shows
-// now. Where nothing had W a harvest or another fault may have taken it and not have flushed yet.
+// Takes W from what maps the page's guest table. Any flush that begins after that will do, and gets
+// a later number than the clock shows now. Where nothing had W a harvest or another fault may have
+// taken it and not have flushed yet.
 template <typename Entry>
 void ShadowTables<Entry>::ProtectTable(ShadowPage& page, ShadowZap& zap) {
   const bool had_write = WriteProtectFrame(page.gfn);
@@ -194,7 +195,7 @@ void ShadowTables<Entry>::DropParents(ShadowPage& page, DescriptorCache& descrip
   });
 }
 
-// Out of every index: the page can not be found any more.
+// Takes the page out of every index: it can not be found any more.
 template <typename Entry>
 void ShadowTables<Entry>::Forget(ShadowPage& page) {
   hash_.Remove(&page);
@@ -221,8 +222,8 @@ void ShadowTables<Entry>::Zap(ShadowPage& page, DescriptorCache& descriptors, Sh
   }
 }
 
-// The record goes at once, the tables after the flush: a CPU may still walk the one, and the others
-// go the same way because it is one.
+// Frees a page. The record goes at once, the tables after the flush: a CPU may still walk the one,
+// and the others go the same way because it is one.
 template <typename Entry>
 void ShadowTables<Entry>::Free(ShadowPage& page, ShadowZap& zap) {
   DropTable(page.table, zap);
@@ -330,8 +331,9 @@ void ShadowTables<Entry>::OnWrite(Gpa gpa, ByteCount size, DescriptorCache& desc
   ++structure_;
 }
 
-// Written too often by itself, or in a way in which nobody writes an entry: it is perhaps no table
-// any more (detect_write_flooding, detect_write_misaligned). A page of level 1 goes unsync instead.
+// Returns whether the guest's table is perhaps no table any more: it is written too often by
+// itself, or in a way in which nobody writes an entry (detect_write_flooding,
+// detect_write_misaligned). A page of level 1 goes unsync instead.
 template <typename Entry>
 bool ShadowTables<Entry>::IsFlooded(ShadowPage& page, ByteCount offset, ByteCount size) {
   constexpr int kFlood = 3;
@@ -343,8 +345,8 @@ bool ShadowTables<Entry>::IsFlooded(ShadowPage& page, ByteCount offset, ByteCoun
   return page.level() > kLevel4K && ++page.floods >= kFlood;
 }
 
-// The entries that follow from the guest's entry at `offset`: one, or of a directory of 4-byte
-// entries two, each for 2 MiB (get_written_sptes).
+// Drops the entries that follow from the guest's entry at `offset`: one, or of a directory of
+// 4-byte entries two, each for 2 MiB (get_written_sptes).
 template <typename Entry>
 void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
                                       DescriptorCache& descriptors, ShadowZap& zap) {
@@ -443,7 +445,7 @@ bool ShadowTables<Entry>::Age(Gfn first, Gfn end, bool test) {
       const Ref entry(where);
       Entry old = entry.Load();
       young |= old.accessed();
-      // Where it fails the CPU uses the page right now.
+      // This fails where the CPU uses the page right now, which leaves it young.
       if (!test && old.accessed()) entry.CompareExchange(old, old.WithoutAccessed());
     });
   });
@@ -465,7 +467,7 @@ void ShadowTables<Entry>::Detach(Gfn first, Gfn end, ShadowZap& zap) {
   ZapShadowsOf(first, end, zap);
 }
 
-// By the hash for a few frames, else page by page.
+// Finds them by the hash for a few frames, else page by page.
 template <typename Entry>
 void ShadowTables<Entry>::ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap) {
   if ((end - first).raw() < pages_.size()) {

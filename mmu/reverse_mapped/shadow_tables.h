@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The shadow pages of one address space, and everything that keeps them true: the page hash, the
-// chains of parents, the reverse map of leaves, write tracking, and zapping by prepare and commit
-// (KVM's mmu.c between kvm_mmu_get_shadow_page and kvm_mmu_commit_zap_page).
+// Keeps the shadow pages of one address space, and everything that keeps them true: the page hash,
+// the chains of parents, the reverse map of leaves, write tracking, and zapping by prepare and
+// commit (KVM's mmu.c between kvm_mmu_get_shadow_page and kvm_mmu_commit_zap_page).
 //
 // Nothing here knows how a guest's table is read: `ShadowFetch` and `ShadowSyncer` do. `Entry` is
 // what is written: `PagingEntry` where tables are loaded into CR3, `EptEntry` where they shadow a
@@ -41,7 +41,7 @@
 
 namespace tdp {
 
-// Tells what an operation took away and has not committed yet: tables that CPUs may still walk, and
+// Holds what an operation took away and has not committed yet: tables that CPUs may still walk, and
 // whether they may still hold what was dropped or narrowed. `ShadowTables::Commit` takes it.
 struct [[nodiscard]] ShadowZap {
   TableList tables;
@@ -50,13 +50,13 @@ struct [[nodiscard]] ShadowZap {
   bool is_empty() const { return !flush && tables.empty(); }
 };
 
-// Memory of chains and records: one for all shadows of a `Vm`.
+// Holds the memory of chains and records: one for all shadows of a `Vm`.
 struct ShadowPools {
   DescriptorPool descriptors{sizeof(RmapDescriptor<kRmapDescriptorEntries>)};
   DescriptorPool records{kShadowPageBytes};
 };
 
-// Tells what a thread's operations may use up. Refilled outside every section.
+// Holds what a thread's operations may use up. It is refilled outside every section.
 struct ShadowStock {
   // A fault makes at most four pages below a root and one table of origins, and enters at most two
   // chains with tables of places for both ends of each link on its way.
@@ -67,14 +67,14 @@ struct ShadowStock {
   ShadowStock(TablePool& table_pool, ShadowPools& pools)
       : tables(table_pool), descriptors(pools.descriptors), records(pools.records) {}
 
-  // ResourceExhausted if something can not be had; what was here stays.
+  // Fills it up. ResourceExhausted if something can not be had; what was here stays.
   absl::Status Refill();
 
   TableCache tables;
   DescriptorCache descriptors;
   DescriptorCache records;
 
-  // Whether `Refill` has nothing to do.
+  // Returns whether `Refill` has nothing to do.
   bool IsStocked() const {
     return tables.size() >= kTables && descriptors.size() >= kDescriptors &&
            records.size() >= kRecords;
@@ -103,7 +103,7 @@ class ShadowTables {
 
   ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock, const MmuLock& mmu_lock,
                const ShadowTablesOptions& options);
-  // No root is held. Tables go back to the pool: no CPU uses them any more.
+  // By then no root is held. Tables go back to the pool: no CPU uses them any more.
   ~ShadowTables();
 
   ShadowTables(const ShadowTables&) = delete;
@@ -112,30 +112,31 @@ class ShadowTables {
   const ShadowTablesOptions& options() const { return options_; }
   SpinLock& lock() { return lock_; }
   TablePool& pool() { return pool_; }
-  // Returns what maps nothing here: as in the free tables of the pool, to which these go back.
+  // Returns an entry that maps nothing here: as in the free tables of the pool, to which these go
+  // back.
   Entry hole() const { return Entry(pool_.empty_entry().raw()); }
-  // Any thread.
+  // Adds what was counted. Any thread may call it.
   void AddTo(ShadowStats& stats) const;
 
   // --- pages, under the lock ---
 
-  // The page of `gfn` and `role`, if there is one that is not obsolete.
+  // Returns the page of `gfn` and `role`, if there is one that is not obsolete.
   ShadowPage* Find(Gfn gfn, PageRole role) const {
     AssertUnderLock();
     return hash_.Find(gfn, role, generation_);
   }
 
-  // A new page, linked nowhere; there is none like it. Null if `stock` lacks something. `tracking`,
-  // null for a direct page, is prepared for `gfn`: the frame is tracked from here on, and every
-  // entry that maps it loses W. If one had it, `zap` owes a flush.
+  // Makes a page, linked nowhere; there is none like it. Null if `stock` lacks something.
+  // `tracking`, null for a direct page, is prepared for `gfn`: the frame is tracked from here on,
+  // and every entry that maps it loses W. If one had it, `zap` owes a flush.
   ShadowPage* Make(Gfn gfn, PageRole role, LargePagePermits* tracking, ShadowStock& stock,
                    ShadowZap& zap);
 
-  // Returns whether entries may be derived from the guest's table as it is. Not so until the flush
-  // that its tracking owed is settled: a CPU may still write it unseen.
+  // Returns whether entries may be derived from the guest's table as it is. They may not until the
+  // flush that its tracking owed is settled: a CPU may still write it unseen.
   bool IsTrusted(const ShadowPage& page) const { return clock_.IsSettled(page.trusted_from); }
 
-  // A root holds its page: zapped, it is emptied and stays until the last holder lets go.
+  // Holds a page as a root: zapped, it is emptied and stays until the last holder lets go.
   void Hold(ShadowPage& page) {
     AssertUnderLock();
     if (page.roots++ == 0) roots_.PushBack(&page);
@@ -149,20 +150,21 @@ class ShadowTables {
   // --- entries, under the lock ---
 
   static Ref At(const ShadowPage& page, int index) { return Ref(page.entry(index)); }
-  // The table that `entry` of a page points to.
+  // Returns the table that `entry` of a page points to.
   TablePage* TableOf(Entry entry) const { return TablePage::Of(pool_.EntriesOf(entry.address())); }
 
-  // Moves whenever a way from a root to a page may have ceased to be: what was found by one leads
-  // there, to a page that is as it was, while this stands. It also moves as a guest writes to a
-  // table that is shadowed, since a page that is used meanwhile counts its writes anew.
+  // Returns a number that moves whenever a way from a root to a page may have ceased to be: what
+  // was found by one leads there, to a page that is as it was, while this stands. It also moves as
+  // a guest writes to a table that is shadowed, since a page that is used meanwhile counts its
+  // writes anew.
   uint64_t structure() const {
     AssertUnderLock();
     return structure_;
   }
 
-  // Links `child` at a hole. False, with nothing changed, if `stock` lacks a table.
+  // Links `child` at a hole. Returns false, with nothing changed, if `stock` lacks a table.
   bool Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock);
-  // A hole for a leaf: the entry of `page` at `index`.
+  // Names a hole for a leaf: the entry of `page` at `index`.
   struct Hole {
     ShadowPage& page;
     int index;
@@ -177,7 +179,7 @@ class ShadowTables {
                : page.origins->entries();
   }
   // Puts `leaf` there. `head` is that of the leaf's frame and level in the reverse map of its slot.
-  // False as above.
+  // Returns false, with nothing changed, if `stock` lacks something.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool SetLeaf(const Hole& hole, Entry leaf, LeafOrigin origin,
                                             RmapHead& head, ShadowStock& stock) {
     AssertUnderLock();
@@ -213,12 +215,12 @@ class ShadowTables {
     AssertUnderLock();
     return ABSL_PREDICT_FALSE(tracking.IsWriteTracked(gfn)) && MustTrackShadowed(gfn, unsync);
   }
-  // `size` bytes at `gpa`, within one page, have been written to a frame that is tracked: drops the
-  // entries that follow from them, or the pages that are written too often or too oddly
+  // Says that `size` bytes at `gpa`, within one page, have been written to a frame that is tracked:
+  // drops the entries that follow from them, or the pages that are written too often or too oddly
   // (kvm_mmu_track_write).
   void OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors, ShadowZap& zap);
 
-  // The pages out of sync.
+  // Returns the pages out of sync.
   const ShadowSideList& unsync() const { return unsync_; }
   // Takes W from the frames of all unsync pages again: once `zap` is settled they can be read and
   // given to `SetSynced`, unless one was written meanwhile and went unsync again.
@@ -227,37 +229,38 @@ class ShadowTables {
 
   // --- zapping ---
 
-  // Under the lock. Takes the page out of everything: its entries, its parents, the hash. Its
-  // children stay.
+  // Takes the page out of everything: its entries, its parents, the hash. Its children stay. Under
+  // the lock.
   void Zap(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
-  // Under the lock. Zaps the oldest pages that are no roots: up to `count` of them. How many it
-  // were.
+  // Zaps the oldest pages that are no roots: up to `count` of them. Returns how many they were.
+  // Under the lock.
   size_t ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap);
   // Does the same in a writer's section.
   size_t ZapOldest(size_t count, ShadowZap& zap) {
     return ZapOldest(count, spare_descriptors_, zap);
   }
-  // Under the lock. Zaps up to `count` pages that are held as roots, but none of `keep`: those that
-  // have been held longest go first. Their holders load others with their next fault. How many it
-  // were.
+  // Zaps up to `count` pages that are held as roots, but none of `keep`: those that have been held
+  // longest go first. Their holders load others with their next fault. Returns how many they were.
+  // Under the lock.
   size_t ZapHeld(size_t count, absl::Span<ShadowPage* const> keep, DescriptorCache& descriptors,
                  ShadowZap& zap);
   bool IsFull(size_t more) const { return pages_.size() + more > page_quota(); }
-  // Any thread. A quota below the number of pages takes nothing away by itself.
+  // Sets the quota of pages. One below their number takes nothing away by itself. Any thread may
+  // call it.
   void set_page_quota(size_t pages) { page_quota_.store(pages, std::memory_order_relaxed); }
   size_t page_quota() const { return page_quota_.load(std::memory_order_relaxed); }
-  // Under the lock: the pages above the quota.
+  // Returns how many pages are above the quota. Under the lock.
   size_t excess() const {
     AssertUnderLock();
     return IsFull(0) ? pages_.size() - page_quota() : 0;
   }
-  // The tables in use, those of data included. Any thread.
+  // Returns how many tables are in use, those of data included. Any thread may ask.
   size_t table_count() const { return table_count_.load(std::memory_order_relaxed); }
-  // Under the lock. What has been taken away is given to the clock; `Settle` it outside every
-  // section.
+  // Gives what has been taken away to the clock, under the lock; settle what it returns outside
+  // every section.
   PendingFlush Commit(ShadowZap&& zap);
-  // Does the same for who promises that no CPU has it any more: what others have taken away and not
-  // settled is owed, too.
+  // Does the same for an operation that promises that no CPU has it any more: what others have
+  // taken away and not settled is owed, too.
   PendingFlush CommitAll(ShadowZap&& zap);
 
   // --- structural operations, in a writer's section ---
@@ -266,7 +269,7 @@ class ShadowTables {
     AssertWriting(mmu_lock_);
     rmaps_.Set(slot, std::move(rmap));
   }
-  // The reverse map of the slot of `gfn`. Any side.
+  // Returns the reverse map of the slot of `gfn`. Any side may ask.
   const std::shared_ptr<SlotRmap>& RmapOf(Gfn gfn) const { return rmaps_.Of(gfn); }
   // Finds it by the slot's id. Null if the slot has none that holds `gfn`.
   SlotRmap* RmapOf(const MemorySlot& slot, Gfn gfn) const { return rmaps_.OfSlot(slot.id, gfn); }
@@ -276,24 +279,24 @@ class ShadowTables {
   // Makes every page obsolete, and empties the roots so that no CPU gets to one once `zap` is
   // settled. O(roots).
   void MakeObsolete(ShadowZap& zap);
-  // Zaps up to `count` obsolete pages, the oldest first. Whether there may be more.
+  // Zaps up to `count` obsolete pages, the oldest first. Returns whether there may be more.
   bool ZapObsolete(size_t count, ShadowZap& zap);
 
   // --- rights and A bits, under the lock ---
 
-  // Takes W from every leaf that touches [first, end). Whether any had it.
+  // Takes W from every leaf that touches [first, end). Returns whether any had it.
   bool WriteProtect(Gfn first, Gfn end);
   // Does the same for the frames `base` + i, for every bit i of `mask`.
   bool WriteProtectPages(Gfn base, uint64_t mask);
   // Returns whether any leaf touches [first, end).
   bool Maps(Gfn first, Gfn end) const;
-  // Clears A in every leaf that touches [first, end); `test` leaves it. Whether any had it.
+  // Clears A in every leaf that touches [first, end); `test` leaves it. Returns whether any had it.
   bool Age(Gfn first, Gfn end, bool test);
 
   // --- looking ---
 
   size_t page_count() const { return pages_.size(); }
-  // In a writer's section: Internal, saying which page, if an invariant does not hold.
+  // Returns Internal, saying which page, if an invariant does not hold. In a writer's section.
   absl::Status CheckInvariants() const;
 
  private:
@@ -322,7 +325,7 @@ class ShadowTables {
   absl::Status CheckEntry(const ShadowPage& page, int index) const;
   absl::Status CheckCounts() const;
 
-  // Changed under the lock, read by any thread.
+  // These change under the lock, and any thread reads them.
   struct Counters {
     Counter made;
     Counter zapped;

@@ -18,7 +18,8 @@
 
 namespace tdp {
 
-// `Set` under the writer's side of `MmuLock`; the rest on either side.
+// Holds the reverse maps. `Set` belongs under the writer's side of `MmuLock`; the rest on either
+// side.
 class SlotRmaps {
  public:
   // Puts `rmap` (null: none) in the place of slot `id`.
@@ -33,7 +34,7 @@ class SlotRmaps {
     slots_.insert(at, Slot{id, std::move(rmap)});
   }
 
-  // The reverse map of the slot that holds `gfn`; null if there is none.
+  // Returns the reverse map of the slot that holds `gfn`; null if there is none.
   const std::shared_ptr<SlotRmap>& Of(Gfn gfn) const {
     const auto after =
         std::upper_bound(slots_.begin(), slots_.end(), gfn,
@@ -42,7 +43,7 @@ class SlotRmaps {
     return std::prev(after)->rmap;
   }
 
-  // The reverse map of slot `id`, if there is one and it holds `gfn`; else null.
+  // Returns the reverse map of slot `id`, if there is one and it holds `gfn`; else null.
   SlotRmap* OfSlot(uint32_t id, Gfn gfn) const {
     SlotRmap* rmap = id < by_id_.size() ? by_id_[id] : nullptr;
     return rmap != nullptr && gfn >= rmap->base() && gfn < rmap->end() ? rmap : nullptr;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a hypervisor in the guest (L1) has given for its own guest (L2), and what comes of an EPT
-// violation of L2.
+// Says what a hypervisor in the guest (L1) has given for its own guest (L2), and what comes of an
+// EPT violation of L2.
 
 #ifndef TDP_MMU_SHADOW_NESTED_FAULT_H_
 #define TDP_MMU_SHADOW_NESTED_FAULT_H_
@@ -17,7 +17,7 @@
 
 namespace tdp {
 
-// Tells what of L1's VMCS for L2 bears on translation.
+// Holds what of L1's VMCS for L2 bears on translation.
 struct NestedContext {
   Eptp eptp;         // EPT12: its tables lie in L1's memory
   EntryRules rules;  // of the CPU that L1 sees; no more than the CPU has

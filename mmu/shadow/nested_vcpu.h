@@ -21,8 +21,8 @@ namespace tdp {
 
 class NestedVcpuImpl;
 
-// Made with its `Vcpu` (`Vcpu::nested`), and like it used by one thread at a time. Every call wants
-// the vCPU outside the guest, else FailedPrecondition.
+// The nested side of a vCPU. It is made with its `Vcpu` (`Vcpu::nested`), and like it used by one
+// thread at a time. Every call wants the vCPU outside the guest, else FailedPrecondition.
 //
 // EPT02 is to EPT12 what a TLB is to page tables: L1's tables are not tracked. What L1 takes away
 // stays until L1 executes INVEPT, as on a CPU; what it adds or allows is found by the next
@@ -30,23 +30,23 @@ class NestedVcpuImpl;
 class NestedVcpu {
  public:
   explicit NestedVcpu(std::unique_ptr<NestedVcpuImpl> impl);
-  // The vCPU is outside the guest for good.
+  // By then the vCPU is outside the guest for good.
   ~NestedVcpu();
 
   NestedVcpu(const NestedVcpu&) = delete;
   NestedVcpu& operator=(const NestedVcpu&) = delete;
 
-  // The vCPU runs L2 from its next entry on: what VMLAUNCH and VMRESUME of L1 do to translation.
-  // L2 runs under one VPID of the CPU whatever VPIDs L1 gives, so linear and combined translations
-  // are dropped where L1 gives another VPID than at the last entry, or none. EPT02 follows the EPTP
-  // and everything in `context.rules` that decides what an entry of EPT12 means.
+  // Makes the vCPU run L2 from its next entry on: what VMLAUNCH and VMRESUME of L1 do to
+  // translation. L2 runs under one VPID of the CPU whatever VPIDs L1 gives, so linear and combined
+  // translations are dropped where L1 gives another VPID than at the last entry, or none. EPT02
+  // follows the EPTP and everything in `context.rules` that decides what an entry of EPT12 means.
   //
   // InvalidArgument, naming the field, for an EPTP that the CPU of `context.rules` refuses (L1's VM
   // entry fails), and for rules that the CPU cannot keep; ResourceExhausted without memory for a
   // root, Unavailable (memory keeps changing: again). It then runs what it ran before. May allocate
   // and wait for vCPUs that are in the guest.
   absl::Status Enter(const NestedContext& context);
-  // It runs L1 again: a VM exit to L1. Where L1 gave no VPID this drops linear and combined
+  // Makes it run L1 again: a VM exit to L1. Where L1 gave no VPID this drops linear and combined
   // translations, L1's included.
   absl::Status Leave();
   bool is_entered() const;
@@ -59,19 +59,19 @@ class NestedVcpu {
   // (L2 was not entered), ResourceExhausted, and what `Backend::Resolve` answers.
   NestedFaultResult HandleViolation(Gpa gpa, ExitQualification qualification);
 
-  // INVEPT of L1: single-context (1) with an EPTP of L1's, or all-context (2), by the rules of the
-  // CPU that L1 sees. False: the instruction fails (invalid operand). What is not to be kept is
-  // gone from the EPT02 of every address space and from every CPU when it returns. Waits for vCPUs
-  // that are in the guest.
+  // Does INVEPT for L1: single-context (1) with an EPTP of L1's, or all-context (2), by the rules
+  // of the CPU that L1 sees. Returns false if the instruction fails (invalid operand). What is not
+  // to be kept is gone from the EPT02 of every address space and from every CPU when it returns.
+  // Waits for vCPUs that are in the guest.
   absl::StatusOr<bool> Invept(uint64_t type, Eptp eptp, const EntryRules& rules);
-  // INVVPID of L1, type 0 to 3. False as above: for type 0 also where `gva` is not canonical in
-  // `linear_address_bits` (48, or 57 for a CPU with 5-level paging, whatever CR4.LA57 says). The
-  // vCPU's linear and combined translations are dropped before its next entry, by
+  // Does INVVPID for L1, type 0 to 3. Returns false as above: for type 0 also where `gva` is not
+  // canonical in `linear_address_bits` (48, or 57 for a CPU with 5-level paging, whatever CR4.LA57
+  // says). The vCPU's linear and combined translations are dropped before its next entry, by
   // `Backend::InvalidateAll`: they may carry any VPID.
   absl::StatusOr<bool> Invvpid(uint64_t type, uint64_t vpid, Gva gva, const EntryRules& rules,
                                int linear_address_bits = 57);
 
-  // The `Vcpu` that this belongs to works with what stands behind it.
+  // Returns the implementation, for the `Vcpu` that this belongs to.
   NestedVcpuImpl& impl() { return *impl_; }
   const NestedVcpuImpl& impl() const { return *impl_; }
 

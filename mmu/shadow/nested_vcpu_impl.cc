@@ -16,9 +16,9 @@
 namespace tdp {
 namespace {
 
-// Tries of a root whose pages others take. More of them mean that someone is as fast.
+// How often a root is tried whose pages others take. More tries mean that someone is as fast.
 constexpr int kNestedTries = 128;
-// Pages zapped at a time by INVEPT.
+// How many pages INVEPT zaps at a time.
 constexpr size_t kZapBatch = 32;
 // Returns what L2's own tables allow at a final address, where the CPU says so.
 GuestRights GuestRightsOf(ExitQualification qualification) {
@@ -194,7 +194,7 @@ void NestedVcpuImpl::AddTo(FaultStats& stats) const {
       Counted(NestedOutcome::kViolation) + Counted(NestedOutcome::kMisconfiguration);
 }
 
-// Life of a nested violation, top to bottom. docs/shadow.md has the reasons.
+// Tries to answer a nested violation, top to bottom. docs/shadow.md has the reasons.
 NestedVcpuImpl::Next NestedVcpuImpl::Try(Violation& fault, NestedFaultResult& result) {
   // Without tables it may still go well.
   if (ABSL_PREDICT_FALSE(!stock_.IsStocked())) stock_.Refill().IgnoreError();
@@ -210,7 +210,7 @@ NestedVcpuImpl::Next NestedVcpuImpl::Try(Violation& fault, NestedFaultResult& re
                            [&](ShadowZap& zap) { return Install(fault, zap, result); });
 }
 
-// Through EPT12, which sets its A and D flags. kAgain: it allows the access.
+// Walks EPT12, which sets its A and D flags. Returns kAgain if it allows the access.
 NestedVcpuImpl::Next NestedVcpuImpl::Walk(Violation& fault, NestedFaultResult& result) {
   {
     MmuReadSection section(reader_);
@@ -259,7 +259,7 @@ uint32_t NestedVcpuImpl::Clean(Access rights, EptEntry leaf) const {
   return rights.raw();
 }
 
-// Under the lock.
+// Puts the leaf into EPT02. Under the lock.
 NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
                                              NestedFaultResult& result) {
   if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
@@ -291,7 +291,7 @@ NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
   return Next::kDone;
 }
 
-// From the root to the page in which the leaf goes, making what is missing.
+// Goes from the root to the page in which the leaf belongs, making what is missing.
 NestedVcpuImpl::Next NestedVcpuImpl::ReachLeaf(const Violation& fault, Level goal, ShadowZap& zap,
                                                ShadowPlace& place) {
   if (!tables().IsCurrent(*root_)) return Next::kLoadRoot;
@@ -311,8 +311,8 @@ NestedVcpuImpl::Next NestedVcpuImpl::ReachLeaf(const Violation& fault, Level goa
   return Next::kDone;
 }
 
-// A CPU may cache whatever EPT12 allows, but with A and D flags not before it has set A, which L1
-// would see.
+// Returns whether EPT02 may have what `entry` says without an access of L2's. A CPU may cache
+// whatever EPT12 allows, but with A and D flags not before it has set A, which L1 would see.
 bool NestedVcpuImpl::MayHaveUnasked(EptEntry entry, Access table, LeafOrigin& origin) const {
   if (!entry.is_present(false) || entry.Check(kLevel4K, context_.rules) != EntryDefect::kNone) {
     return false;
@@ -331,10 +331,10 @@ void NestedVcpuImpl::PrefetchAround(const Violation& fault, ShadowPage& page, in
            });
 }
 
-// With the rights that EPT12, slot and host have in common, and typed like L1's own leaf of the
-// frame. The memory types of EPT12 do not count: the memory is the host's. EPT12 has no MBEC, so
-// its X is for both modes, whether or not the CPU tells them apart. Nothing that EPT02 lacks may
-// become #VE: the guest that would get it is L2.
+// Makes the leaf with the rights that EPT12, slot and host have in common, and typed like L1's own
+// leaf of the frame. The memory types of EPT12 do not count: the memory is the host's. EPT12 has no
+// MBEC, so its X is for both modes, whether or not the CPU tells them apart. Nothing that EPT02
+// lacks may become #VE: the guest that would get it is L2.
 EptEntry NestedVcpuImpl::LeafOf(Hfn frame, Level level, Gfn gfn, Access rights, bool writable,
                                 const HostPage& page, const MemorySlot& slot) const {
   if (rights.can_execute()) rights = rights | Access::UserExecute();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What stands behind `NestedVcpu`, whose functions these are: mmu/shadow/nested_vcpu.h says what
-// they promise.
+// Implements `NestedVcpu`, whose functions these are: mmu/shadow/nested_vcpu.h says what they
+// promise.
 
 #ifndef TDP_MMU_SHADOW_NESTED_VCPU_IMPL_H_
 #define TDP_MMU_SHADOW_NESTED_VCPU_IMPL_H_
@@ -55,16 +55,16 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
                                int linear_address_bits);
 
   // --- for the `Vcpu` ---
-  // What L2 runs on.
+  // Returns the pointer that L2 runs on.
   Eptp eptp() const;
   // Returns whether the CPU has to forget its linear and combined translations before it runs on.
   bool TakeFlush() { return std::exchange(owes_flush_, false); }
-  // The vCPU is not in L2.
+  // Sets the address space of the vCPU, which is not in L2.
   void SetAddressSpace(AddressSpaceId space);
   void AddTo(FaultStats& stats) const;
 
  private:
-  // A violation on its way.
+  // An EPT violation of L2 that is being answered.
   struct Violation : Fault {
     using Fault::Fault;
 
@@ -84,7 +84,7 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
   uint32_t Clean(Access rights, EptEntry leaf) const;
   void PrefetchAround(const Violation& fault, ShadowPage& page, int index);
   bool MayHaveUnasked(EptEntry entry, Access table, LeafOrigin& origin) const;
-  // What an entry of EPT12 beside a violation's asks for.
+  // Returns a function that says what an entry of EPT12 beside a violation's asks for.
   auto NeighbourOf() const {
     return [this](uint64_t raw, Access table, LeafOrigin& origin) {
       return MayHaveUnasked(EptEntry(raw), table, origin);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What comes of a page fault (#PF) that the CPU raised while a guest ran on shadow tables.
+// Says what comes of a page fault (#PF) that the CPU raised while a guest ran on shadow tables.
 
 #ifndef TDP_MMU_SHADOW_PAGING_FAULT_H_
 #define TDP_MMU_SHADOW_PAGING_FAULT_H_

@@ -34,7 +34,8 @@ absl::Status ShadowFaults<Entry>::CheckOutside() const {
   return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
 }
 
-// There are no private frames where guests' tables are shadowed.
+// Finds what stands behind the frame where it is not simply the host's page. There are no private
+// frames where guests' tables are shadowed.
 template <typename Entry>
 bool ShadowFaults<Entry>::FindKnownBacking(Fault& fault) {
   const MmuReadSection section(reader_);
@@ -52,7 +53,7 @@ bool ShadowFaults<Entry>::HasRoomToLog(const Fault& fault) {
 template <typename Entry>
 typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::NoteMissingRoom(const Fault& fault) {
   const Gfn gfn = fault.path.gfn;
-  // The slot comes before its reverse map is seen, or the other way round: for a moment.
+  // For a moment the slot is seen before its reverse map, or the other way round.
   if (fault.rmap == nullptr) return Next::kAgain;
   if (fault.head == nullptr) {
     missing_.rmap = tables().RmapOf(gfn);
@@ -86,7 +87,8 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::AfterFetch(FetchOutcome 
   return Next::kAgain;
 }
 
-// After the page was made writable, not before: docs/locking.md shows what the other order loses.
+// Marks the page after it was made writable, not before: docs/locking.md shows what the other order
+// loses.
 template <typename Entry>
 void ShadowFaults<Entry>::MarkDirty(const Fault& fault) {
   const uint64_t index = fault.slot->IndexOf(fault.path.gfn);
@@ -100,8 +102,8 @@ void ShadowFaults<Entry>::MarkDirty(const Fault& fault) {
 
 // --- Neighbours ----------------------------------------------------------------------------------
 
-// For a read: a neighbour's sharing is broken when it is written. Without an answer the fault does
-// without neighbours.
+// Asks for them as for a read: a neighbour's sharing is broken when it is written. Without an
+// answer the fault does without neighbours.
 template <typename Entry>
 void ShadowFaults<Entry>::AskForNeighbours(const Fault& fault) {
   const MemorySlot& slot = *fault.slot;
@@ -126,7 +128,8 @@ void ShadowFaults<Entry>::AskForNeighbours(const Fault& fault) {
   neighbours_.count = count;
 }
 
-// The fault's own page is looked at by itself: an invalidation of a neighbour is nothing to it.
+// Forgets neighbours whose memory has changed. The fault's own page is looked at by itself: an
+// invalidation of a neighbour is nothing to it.
 template <typename Entry>
 void ShadowFaults<Entry>::ForgetChangedNeighbours(const Fault& fault) {
   const Hva start = fault.slot->HvaOf(neighbours_.first);
@@ -134,7 +137,7 @@ void ShadowFaults<Entry>::ForgetChangedNeighbours(const Fault& fault) {
   if (parts_.sequence.MovedSince(fault.sequence, range)) neighbours_.count = 0;
 }
 
-// The page of 4 KiB leaves for `address`, if there is one. Under the lock.
+// Returns the page of 4 KiB leaves for `address`, if there is one. Under the lock.
 template <typename Entry>
 const ShadowPage* ShadowFaults<Entry>::LeafPageOf(const ShadowPage* root, uint64_t address) const {
   const ShadowPage* page = root;
@@ -146,7 +149,7 @@ const ShadowPage* ShadowFaults<Entry>::LeafPageOf(const ShadowPage* root, uint64
   return page;
 }
 
-// `row` around the entry of the fault, as far as the shadow has nothing there.
+// Plans `row` around the entry of the fault, as far as the shadow has nothing there.
 template <typename Entry>
 void ShadowFaults<Entry>::PlanRow(const Fault& fault, uint64_t address, Row row) {
   const SpinLockHolder hold(tables().lock());
@@ -195,7 +198,7 @@ absl::Status ShadowFaults<Entry>::FetchPage(bool& no_memory) {
   return absl::OkStatus();
 }
 
-// The shared pointers keep what is made room in, while it is.
+// The shared pointers keep alive what room is made in.
 template <typename Entry>
 absl::Status ShadowFaults<Entry>::MakeRoom() {
   const MissingRoom rooms = std::exchange(missing_, MissingRoom());
@@ -207,7 +210,8 @@ absl::Status ShadowFaults<Entry>::MakeRoom() {
   return absl::OkStatus();
 }
 
-// Tables ran out or the quota is full. What one thread has recycled another may take first.
+// Gets memory where tables ran out or the quota is full. What one thread has recycled another may
+// take first.
 template <typename Entry>
 absl::Status ShadowFaults<Entry>::Restock(HeldRoots roots) {
   constexpr int kRestocks = 8;
@@ -235,8 +239,8 @@ bool ShadowFaults<Entry>::Recycle(HeldRoots roots) {
   return parts_.recycler.RecycleTables(ShadowStock::kTables) != 0 || roots.release();
 }
 
-// Oldest first, as KVM's kvm_mmu_zap_oldest_mmu_pages. Where the quota is full of roots, those that
-// this vCPU keeps for later go, then those of other vCPUs.
+// Zaps the oldest pages first, as KVM's kvm_mmu_zap_oldest_mmu_pages. Where the quota is full of
+// roots, those that this vCPU keeps for later go, then those of other vCPUs.
 template <typename Entry>
 bool ShadowFaults<Entry>::RecycleQuota(HeldRoots roots) {
   constexpr size_t kPagesAtOnce = 32;

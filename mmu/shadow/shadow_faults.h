@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a fault on shadow tables does whichever table of the guest's they shadow: those of its own
-// paging (`ShadowVcpu`) or a nested hypervisor's EPT12 (`NestedVcpu`). What differs is how the
+// Answers a fault on shadow tables, whichever table of the guest's they shadow: those of its own
+// paging (`ShadowVcpu`) or a nested hypervisor's EPT12 (`NestedVcpu`). The two differ in how the
 // guest's tables are walked, what a leaf looks like, and where the root comes from.
 
 #ifndef TDP_MMU_SHADOW_SHADOW_FAULTS_H_
@@ -69,11 +69,12 @@ class ShadowFaults {
   using Path = ShadowPath<Entry>;
   using EntryAt = typename Tables::Ref;
 
-  // A fault on its way. What has no value from the start is set as the fault comes to it.
+  // A fault that is being answered. What has no value from the start is set as the fault comes to
+  // it.
   struct Fault {
     explicit Fault(const typename Path::Walk& walk) : path(walk) {}
 
-    // These were derived.
+    // These follow from the exit and from the walk.
     bool is_write = false;
     bool was_present = false;  // a right was missing, not the page
     uint64_t sequence = 0;
@@ -86,9 +87,9 @@ class ShadowFaults {
     Hva hva;
     std::optional<Backing> known;  // where it is not simply what the host has at `hva`
     bool log_write = false;
-    // This was found.
+    // This is what the host answered.
     HostPage page;
-    // Under the lock: the reverse map of the slot, and the head of the page in it.
+    // These are found under the lock: the reverse map of the slot, and the head of the page in it.
     SlotRmap* rmap;
     RmapHead* head;
 
@@ -103,7 +104,7 @@ class ShadowFaults {
     kTables,    // tables ran out
     kLoadRoot,  // the root is gone
   };
-  // Tells what has to be allocated outside the section before the next try.
+  // Names what has to be allocated outside the section before the next try.
   struct MissingRoom {
     std::shared_ptr<DirtyLog> log;
     uint64_t log_index = 0;
@@ -111,23 +112,23 @@ class ShadowFaults {
     std::shared_ptr<LargePagePermits> tracking;
     Gfn gfn;
   };
-  // Where the quota is full of roots, this tells those that must stay, and how to let go of others
-  // that this vCPU holds. `release` says whether there were any.
+  // Names, where the quota is full of roots, those that must stay, and lets go of others that this
+  // vCPU holds: `release` says whether there were any.
   struct HeldRoots {
     absl::Span<ShadowPage* const> keep;
     absl::FunctionRef<bool()> release;
   };
-  // A fault can add so many shadow pages, with its root.
+  // How many shadow pages a fault can add, with its root.
   static constexpr size_t kPagesPerFault = 5;
 
   // `member`, `window` and `ring` (null: none) belong to the `Vcpu`.
   ShadowFaults(const ShadowParts<Entry>& parts, const FlushClock::Member& member,
                GuestWindow& window, DirtyRing* ring);
 
-  // FailedPrecondition if the vCPU is in the guest.
+  // Returns FailedPrecondition if the vCPU is in the guest.
   absl::Status CheckOutside() const;
   Tables& tables() const { return *shadow_; }
-  // The address space of the vCPU from here on.
+  // Sets the address space of the vCPU.
   void UseSpace(AddressSpaceId space) {
     space_ = space;
     shadow_ = parts_.shadows[space];
@@ -141,7 +142,8 @@ class ShadowFaults {
   template <typename Result, typename TryOnce, typename Walk>
   void Repeat(Result& result, Next next, TryOnce try_once, const Walk& walk,
               absl::FunctionRef<absl::Status()> load_root, HeldRoots roots);
-  // What stands behind the frame of the fault, in its slot. False if that is changing.
+  // Finds out what stands behind the frame of the fault, in its slot. Returns false if that is
+  // changing.
   bool FindBacking(Fault& fault) {
     fault.hva = fault.slot->HvaOf(fault.path.gfn);
     fault.known.reset();
@@ -149,7 +151,8 @@ class ShadowFaults {
     return ABSL_PREDICT_TRUE(!is_known) || FindKnownBacking(fault);
   }
   bool FindKnownBacking(Fault& fault);
-  // After the walk. kAgain: there is memory behind `fault.path.gfn`, and it may be accessed.
+  // Looks, after the walk, for the memory that is accessed. Returns kAgain if there is memory
+  // behind `fault.path.gfn`, and it may be accessed.
   template <typename Result>
   Next FindMemory(Fault& fault, Result& result);
   // Asks the host for the page, then calls `install(zap)` under the lock if nothing has changed
@@ -157,8 +160,8 @@ class ShadowFaults {
   template <typename Result, typename Install>
   Next ResolveAndInstall(Fault& fault, Result& result, Install install);
 
-  // Under the lock. Whether the log and the reverse map have memory for the page; if not, notes
-  // what needs it: `NoteMissingRoom` says what comes next.
+  // Returns whether the log and the reverse map have memory for the page; if not, notes what needs
+  // it: `NoteMissingRoom` says what comes next. Under the lock.
   bool HasRoom(Fault& fault) {
     fault.rmap = tables().RmapOf(*fault.slot, fault.path.gfn);
     if (ABSL_PREDICT_FALSE(fault.rmap == nullptr)) return false;
@@ -168,26 +171,27 @@ class ShadowFaults {
   }
   bool HasRoomToLog(const Fault& fault);
   Next NoteMissingRoom(const Fault& fault);
-  // Then puts `leaf`, one of `level`, at `place`.
+  // Puts `leaf`, one of `level`, at `place`, after `HasRoom`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE FetchOutcome SetLeaf(const Fault& fault, ShadowPlace place,
                                                     Level level, Entry leaf, ShadowZap& zap) {
     RmapHead& head = level == kLevel4K ? *fault.head : *fault.rmap->Find(fault.path.gfn, level);
     return Fetch::Set(tables(), window_, stock_, zap, place, fault.path, fault.leaf_entry, level,
                       leaf, head);
   }
-  // Under the lock, after a 4 KiB leaf of `address` was found to go to `place`.
+  // Notes that a 4 KiB leaf of `address` was found to go to `place`. Under the lock.
   void Remember(const Fault& fault, ShadowPlace place, uint64_t address) {
     memo_ = {fault.root, ShadowMemo::RegionOf(address), tables().structure(), place.page};
   }
-  // `fetch` says what has to be tracked; null if it was not in the way.
+  // Says what comes after `outcome`. `fetch` says what has to be tracked; null if it was not in the
+  // way.
   Next AfterFetch(FetchOutcome outcome, const Fetch* fetch);
   void MarkDirty(const Fault& fault);
 
-  // In the section of the walk. Notes which frames around `fault.path.gfn` are to be asked for with
-  // it: those that the guest's table maps in a row, where the shadow's page for `address` has
-  // nothing yet. `is_wide`: the guest's entries are of 8 bytes. `origin_of(raw, rights, origin)`
-  // says what the guest's entry `raw`, in a table of these rights, asks for, and whether the shadow
-  // may have it unasked.
+  // Notes which frames around `fault.path.gfn` are to be asked for with it, in the section of the
+  // walk: those that the guest's table maps in a row, where the shadow's page for `address` has
+  // nothing yet. With `is_wide` the guest's entries are of 8 bytes. `origin_of(raw, rights,
+  // origin)` says what the guest's entry `raw`, in a table of these rights, asks for, and whether
+  // the shadow may have it unasked.
   template <typename OriginOf>
   ABSL_ATTRIBUTE_ALWAYS_INLINE void PlanNeighbours(Fault& fault, uint64_t address, bool is_wide,
                                                    OriginOf origin_of) {
@@ -203,10 +207,10 @@ class ShadowFaults {
     if (row.first != row.last) PlanRow(fault, address, row);
   }
 
-  // Under the lock, after the leaf at `index` of `page` was set for `fault`. Fills in the entries
-  // around it that have nothing yet and map what lies in the same host page, or what the host was
-  // asked for besides (KVM's FNAME(pte_prefetch)). `origin_of` as above;
-  // `leaf_of(origin, host, writable)` makes the leaf of an access that was none.
+  // Fills in the entries around the leaf at `index` of `page`, which was set for `fault`, that have
+  // nothing yet and map what lies in the same host page, or what the host was asked for besides
+  // (KVM's FNAME(pte_prefetch)). `origin_of` is as above; `leaf_of(origin, host, writable)` makes
+  // the leaf of an access that was none. Under the lock.
   template <typename OriginOf, typename LeafOf>
   ABSL_ATTRIBUTE_ALWAYS_INLINE void Prefetch(const Fault& fault, ShadowPage& page, int index,
                                              OriginOf origin_of, LeafOf leaf_of) {
@@ -214,7 +218,8 @@ class ShadowFaults {
     FillIn(fault, page, index, origin_of, leaf_of);
   }
 
-  // Under the lock, while neighbours are filled in: whether a frame of theirs may be tracked.
+  // Returns whether a frame of the neighbours may be tracked, under the lock, while they are filled
+  // in.
   bool MayTrackNeighbours(const Fault& fault) const {
     if (neighbours_.count == 0) return true;
     const LargePagePermits& permits = fault.slot->state->permits();
@@ -232,7 +237,7 @@ class ShadowFaults {
   uint64_t Counted(Outcome outcome) const {
     return outcomes_[static_cast<size_t>(outcome)].value();
   }
-  // The outcomes that every kind of fault has.
+  // Adds the outcomes that every kind of fault has.
   template <typename Outcome>
   void AddCounted(FaultStats& stats) const {
     stats.fixed += Counted(Outcome::kFixed);
@@ -270,7 +275,8 @@ class ShadowFaults {
     result.status = std::move(status);
     return result;
   }
-  // The embedder waits for a page that may come later; other answers of the host are its errors.
+  // Makes the result of an error of the host: the embedder waits for a page that may come later,
+  // and other answers are its errors.
   template <typename Result>
   static Result FromHost(absl::Status status) {
     if (!absl::IsUnavailable(status)) return Error<Result>(std::move(status));
@@ -298,10 +304,10 @@ class ShadowFaults {
   bool Recycle(HeldRoots roots);
   bool RecycleQuota(HeldRoots roots);
 
-  // Entries around a fault's that are filled in with it, aligned.
+  // How many entries around a fault's are filled in with it, aligned.
   static constexpr int kWindow = 8;
 
-  // Host memory that a fault has asked for besides its own page, or will.
+  // Holds host memory that a fault has asked for besides its own page, or will.
   struct Neighbours {
     Gfn first;
     size_t wanted = 0;  // frames in a row, the fault's own among them
@@ -310,7 +316,7 @@ class ShadowFaults {
     std::array<HostRun, kWindow> runs;  // the answer as it comes
   };
 
-  // Entries in a row, both ends among them.
+  // Names entries in a row, both ends among them.
   struct Row {
     int first;
     int last;
@@ -322,7 +328,7 @@ class ShadowFaults {
   const ShadowPage* LeafPageOf(const ShadowPage* root, uint64_t address) const;
   template <typename OriginOf, typename LeafOf>
   void FillIn(const Fault& fault, ShadowPage& page, int index, OriginOf origin_of, LeafOf leaf_of);
-  // Whether the host is asked by addresses, and so for several pages at once.
+  // Returns whether the host is asked by addresses, and so for several pages at once.
   bool MayAskByRange(const Fault& fault) const {
     return fault.asks_host() && !parts_.policy.options().resolves_pages;
   }
@@ -339,7 +345,7 @@ template <typename Entry>
 template <typename Result, typename TryOnce, typename Walk>
 void ShadowFaults<Entry>::Repeat(Result& result, Next next, TryOnce try_once, const Walk& walk,
                                  absl::FunctionRef<absl::Status()> load_root, HeldRoots roots) {
-  // Tries that find a table's page missing, a root zapped, and so on. More of them mean that
+  // A try may find a table's page missing, a root zapped, and so on. More tries than this mean that
   // someone is as fast.
   constexpr int kTries = 128;
   using Outcome = decltype(result.outcome);
@@ -380,7 +386,7 @@ ShadowFaults<Entry>::FindMemory(Fault& fault, Result& result) {
   return Next::kAgain;
 }
 
-// What the host has behind the fault's frame.
+// Returns what the host has behind the fault's frame.
 template <typename Entry>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::StatusOr<HostPage> ShadowFaults<Entry>::Ask(
     const Fault& fault) {
@@ -397,7 +403,7 @@ ShadowFaults<Entry>::ResolveAndInstall(Fault& fault, Result& result, Install ins
     result = FromHost<Result>(page.status());
     return Next::kDone;
   } else {
-    // One by one: a copy as a whole would wait for the host's stores of its parts.
+    // The parts are copied one by one: a copy as a whole would wait for the host's stores of them.
     fault.page.hfn = page->hfn;
     fault.page.order = page->order;
     fault.page.writable = page->writable;
@@ -424,8 +430,8 @@ ShadowFaults<Entry>::ResolveAndInstall(Fault& fault, Result& result, Install ins
   return next;
 }
 
-// The entries around the one at `index`, in the same line of the guest's table, that map frames in
-// a row with it.
+// Returns the entries around the one at `index`, in the same line of the guest's table, that map
+// frames in a row with it.
 template <typename Entry>
 template <bool kWide, typename OriginOf>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline typename ShadowFaults<Entry>::Row ShadowFaults<Entry>::FindRow(
@@ -461,7 +467,7 @@ void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index
   }
   const MemorySlot& slot = *fault.slot;
   const bool may_write = !slot.is_read_only() && !slot.logs_dirty_pages();
-  // What the loop asks again and again stands in registers, whatever it stores.
+  // What the loop asks again and again is kept in registers, whatever it stores.
   Tables& tables = this->tables();
   const bool is_direct = role.direct();
   const bool is_wide = role.wide_entries();
@@ -490,8 +496,8 @@ void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index
   }
 }
 
-// Of a frame of the fault's slot: what the fault's answers say of its host page, in `part` if it is
-// a part of the fault's own. Null if they say nothing.
+// Returns what the fault's answers say of the host page of `gfn`, a frame of the fault's slot, in
+// `part` if it is a part of the fault's own. Null if they say nothing.
 template <typename Entry>
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline const HostPage* ShadowFaults<Entry>::HostPageOf(
     const Fault& fault, Gfn gfn, HostPage& part) const {
@@ -499,7 +505,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline const HostPage* ShadowFaults<Entry>::HostPag
   if (ABSL_PREDICT_TRUE(neighbour < neighbours_.count)) return &neighbours_.pages[neighbour];
   const PageCount size = fault.page.piece();
   const Hfn frames = fault.page.hfn.AlignDown(size);
-  // Where the page lies in the fault's, which begins before `path.gfn`.
+  // `place` says where the page lies in the fault's, which begins before `path.gfn`.
   const uint64_t place = gfn.raw() - fault.path.gfn.raw() + (fault.page.hfn - frames).raw();
   if (place >= size.raw() || !fault.slot->Contains(gfn)) return nullptr;
   part = fault.page;

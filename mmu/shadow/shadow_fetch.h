@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// From a walk of the guest's tables to the same path in the shadow (KVM's FNAME(fetch)).
+// Follows a walk of the guest's tables in the shadow (KVM's FNAME(fetch)).
 
 #ifndef TDP_MMU_SHADOW_SHADOW_FETCH_H_
 #define TDP_MMU_SHADOW_SHADOW_FETCH_H_
@@ -30,7 +30,7 @@
 
 namespace tdp {
 
-// Tells what a walk of the guest's tables has found, whatever their format: those of its own paging
+// Says what a walk of the guest's tables has found, whatever their format: those of its own paging
 // where the shadow's entries are `PagingEntry`, else an EPT12.
 template <typename Entry>
 struct ShadowPath {
@@ -38,17 +38,18 @@ struct ShadowPath {
 
   explicit ShadowPath(const Walk& of) : walk(of) {}
 
-  // Of the walk's entry at `level`, from that of the root down to `leaf_level`: its value, where it
-  // stands, and the rights of the table in which it does, the AND over the entries above.
+  // These say, of the walk's entry at `level`, from the root's down to `leaf_level`: its value,
+  // where it stands, and the rights of the table that it stands in (the AND over the entries
+  // above).
   uint64_t entry(int level) const { return RawOf(walk.entries[static_cast<size_t>(level)]); }
   Gpa address(int level) const { return walk.entry_addresses[static_cast<size_t>(level)]; }
   Access table_rights(int level) const { return Access::FromRaw(walk.TableRights(level).raw()); }
-  // Of the one at `leaf_level`.
+  // Returns the rights of the table at `leaf_level`.
   Access leaf_table_rights() const { return Access::FromRaw(walk.LeafTableRights().raw()); }
 
   const Walk& walk;
-  // Of the guest's leaf. Below it the shadow has direct pages. `kNoTables`, above every
-  // level: the guest has no tables.
+  // The level of the guest's leaf. Below it the shadow has direct pages. `kNoTables`, above every
+  // level, says that the guest has no tables.
   int leaf_level = 1;
   static constexpr int kNoTables = 6;
   uint32_t rights = 0;  // of the leaf: as `LeafOrigin` keeps them
@@ -59,7 +60,7 @@ struct ShadowPath {
   static uint64_t RawOf(EptEntry entry) { return entry.raw(); }
 };
 
-// Where a vCPU's last leaf was put: the next one mostly stands in the same page.
+// Notes where a vCPU's last leaf was put: the next one mostly stands in the same page.
 struct ShadowMemo {
   const ShadowPage* root = nullptr;
   uint64_t region = 0;     // the address by 2 MiB
@@ -67,8 +68,8 @@ struct ShadowMemo {
   ShadowPage* page = nullptr;
 
   static uint64_t RegionOf(uint64_t address) { return address >> kLevel2M.shift(); }
-  // Whether `page` is where the leaf of `address` below `from` stands, at 4 KiB. The root is
-  // current if so.
+  // Returns whether `page` is where the leaf of `address` below `from` stands, at 4 KiB. The root
+  // is current if so.
   bool LeadsTo(uint64_t address, const ShadowPage* from, uint64_t structure_now) const {
     return structure == structure_now && root == from && region == RegionOf(address);
   }
@@ -84,14 +85,14 @@ enum class FetchOutcome : uint8_t {
   kNeedsPage,      // `Memory` has to fetch a page
 };
 
-// Where a leaf goes.
+// Names where a leaf goes.
 struct ShadowPlace {
   ShadowPage* page = nullptr;
   int index = 0;
   bool is_linked_anew = false;  // a page on the way there
 
-  // Whether `memo` leads from `root` to the page in which the leaf of `address` stands, at 4 KiB,
-  // while `structure` stands, and `path` leads to that page, too: this is the place then.
+  // Returns whether `memo` leads from `root` to the page in which the leaf of `address` stands, at
+  // 4 KiB, while `structure` stands, and `path` leads to that page, too. Then it gives the place.
   template <typename Entry>
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FindBy(const ShadowMemo& memo, uint64_t structure,
                                            const ShadowPage* root, uint64_t address,
@@ -109,7 +110,7 @@ struct ShadowPlace {
   }
 };
 
-// One fetch, under the lock of `tables`. `Memory` reaches the guest's tables as for `GuestWalker`.
+// Fetches under the lock of `tables`. `Memory` reaches the guest's tables as for `GuestWalker`.
 template <typename Entry, typename Memory>
 class ShadowFetch {
  public:
@@ -124,7 +125,7 @@ class ShadowFetch {
   // Returns where a fetch ended.
   ShadowPlace place() const { return {page_, index_, linked_}; }
 
-  // kNeedsTracking.
+  // After kNeedsTracking these say of which frame.
   const MemorySlot* slot_without_tracking = nullptr;
   Gfn gfn_without_tracking;
 
@@ -145,9 +146,9 @@ class ShadowFetch {
     }
   }
 
-  // Then puts `leaf` at `place`, the entry for `path.gfn` at that level, `level`; `head` is that of
-  // its frame in the reverse map of its slot. `guest_leaf`: where the guest's leaf stands, if that
-  // is at hand.
+  // Puts `leaf` at `place`, where `Reach` ended: the entry for `path.gfn` at that level, `level`;
+  // `head` is that of its frame in the reverse map of its slot. `guest_leaf` is where the guest's
+  // leaf stands, if that is at hand.
   ABSL_ATTRIBUTE_ALWAYS_INLINE static FetchOutcome Set(Tables& tables, Memory& memory,
                                                        ShadowStock& stock, ShadowZap& zap,
                                                        ShadowPlace place, const Path& path,
@@ -180,7 +181,7 @@ class ShadowFetch {
   }
 
  private:
-  // Tells what an entry has to link.
+  // Says what an entry has to link.
   struct Wanted {
     Gfn gfn;
     PageRole role;
@@ -194,17 +195,18 @@ class ShadowFetch {
               role.WithDirect(true).WithQuadrant(0).WithAccess(AccessOf(path.rights))};
     }
     const int below = level.below().raw();
-    // Half of what a 4-byte table maps: the entry that links it stands for the one or the other.
+    // A page shadows half of what a 4-byte table maps: the entry that links it stands for the one
+    // or the other half.
     const int quadrant = role.wide_entries() ? 0 : index_ & 1;
     return {Gfn::Of(path.address(below)),
             role.WithQuadrant(quadrant).WithAccess(path.table_rights(below))};
   }
-  // EPT12 is not tracked: what L1 takes away stays until it executes INVEPT. But nothing is kept
-  // from a time at which the table was not linked here.
+  // Returns whether the page shadows an EPT12, which is not tracked: what L1 takes away stays until
+  // it executes INVEPT. But nothing is kept from a time at which the table was not linked here.
   static bool IsUntracked(PageRole role) { return role.guest_mode() && !role.direct(); }
   static Access AccessOf(uint32_t rights) { return Access::FromRaw(static_cast<uint8_t>(rights)); }
 
-  // To the child that the guest's entry asks for, made and linked where it is missing. What is
+  // Goes to the child that the guest's entry asks for, made and linked where it is missing. What is
   // linked already was derived from an entry that nobody can have changed unseen; that it is the
   // right child says that the walk saw the same entry.
   template <typename Sync>
@@ -222,8 +224,9 @@ class ShadowFetch {
     return LinkChild(path, wanted, sync);
   }
 
-  // What an entry is derived from must not be written unseen. Where it may be for a moment
-  // yet, the flush that is to come, or one of our own, ends that.
+  // Returns whether entries may be derived from the page's guest table: it must not be written
+  // unseen. Where it may be for a moment yet, the flush that is to come, or one of our own, ends
+  // that.
   static bool IsTrusted(const Tables& tables, const ShadowPage& page, ShadowZap& zap) {
     if (ABSL_PREDICT_TRUE(tables.IsTrusted(page))) return true;
     zap.flush = true;
@@ -252,9 +255,10 @@ class ShadowFetch {
     return FetchOutcome::kInstalled;
   }
 
-  // Nothing may be found through the child that its guest table does not say now: no CPU can have
-  // cached anything on this way, since it was none. Below an upper table that may be any page out
-  // of sync; there are few, and links to upper tables that are shadowed already are rare.
+  // Syncs what is about to be linked. Nothing may be found through the child that its guest table
+  // does not say now: no CPU can have cached anything on this way, since it was none. Below an
+  // upper table that may be any page out of sync; there are few, and links to upper tables that are
+  // shadowed already are rare.
   template <typename Sync>
   FetchOutcome SyncChild(ShadowPage& child, Sync sync) {
     if (child.sync != ShadowSync::kSynced || IsUntracked(child.role)) {
@@ -271,7 +275,7 @@ class ShadowFetch {
     }
     return FetchOutcome::kInstalled;
   }
-  // False, with `sync_outcome_`, if the guest's table is not at hand or the page had to go.
+  // Returns false, with `sync_outcome_`, if the guest's table is not at hand or the page had to go.
   template <typename Sync>
   bool SyncPage(ShadowPage& page, Sync sync) {
     GuestWalkOutcome why = GuestWalkOutcome::kMapped;
@@ -296,7 +300,8 @@ class ShadowFetch {
     return child == nullptr ? FetchOutcome::kNeedsTables : FetchOutcome::kInstalled;
   }
 
-  // kInstalled if the guest's entry behind the shadow's entries of `level` is as it was walked.
+  // Returns kInstalled if the guest's entry behind the shadow's entries of `level` is as it was
+  // walked.
   ABSL_ATTRIBUTE_ALWAYS_INLINE static FetchOutcome Verify(Memory& memory, const ShadowPage& page,
                                                           const Path& path, Level level) {
     if (ABSL_PREDICT_FALSE(path.leaf_level == Path::kNoTables)) return FetchOutcome::kInstalled;
@@ -317,7 +322,8 @@ class ShadowFetch {
     return AtomicRef<Word>(*word).load(std::memory_order_acquire);
   }
 
-  // The page is mapped already: a write that was not seen to be one before leaves W to who has it.
+  // A leaf for this page is already here. Keeps it if it has the same origin and is the leaf that
+  // is wanted, with or without W: a read must not take away the W that an earlier write fault gave.
   static FetchOutcome Change(Tables& tables, ShadowZap& zap, ShadowPlace place, Entry old,
                              Entry leaf, LeafOrigin origin) {
     const bool same_origin = place.page->OriginOf(place.index) == origin;

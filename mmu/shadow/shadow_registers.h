@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The registers that the hardware gets while a guest runs on shadow tables.
+// Names the registers that the hardware gets while a guest runs on shadow tables.
 
 #ifndef TDP_MMU_SHADOW_SHADOW_REGISTERS_H_
 #define TDP_MMU_SHADOW_SHADOW_REGISTERS_H_
@@ -13,7 +13,7 @@
 
 namespace tdp {
 
-// Tells what the VMM loads in place of the guest's own (with EPT off). The guest goes on seeing its
+// Holds what the VMM loads in place of the guest's own (with EPT off). The guest goes on seeing its
 // own: reads of CR0, CR3, CR4 and EFER are answered with them. IA32_PAT is loaded with its value
 // after reset, whatever the guest's.
 struct ShadowRegisters {
@@ -21,14 +21,14 @@ struct ShadowRegisters {
   uint64_t cr3 = 0;   // 4- and 5-level paging: of the root table
   uint64_t cr4 = 0;   // the guest's without PCIDE; with PAE; without paging also without SMEP, SMAP
   uint64_t efer = 0;  // the guest's with NXE; without LME and LMA where it is not in 64-bit paging
-  // Guests in 32-bit or PAE paging, and without paging, run in PAE paging: these are to stand in
-  // memory at a CR3 of the VMM's own, 32-byte aligned and below 4 GiB, when the guest is entered.
+  // Guests in 32-bit or PAE paging, and without paging, run in PAE paging: the VMM stores these at
+  // a CR3 of its own, 32-byte aligned and below 4 GiB, before the guest is entered.
   std::array<uint64_t, 4> pdptes{};
 
   friend bool operator==(const ShadowRegisters&, const ShadowRegisters&) = default;
 };
 
-// But for CR3 and PDPTEs.
+// Returns the registers for a guest of these controls, but for CR3 and PDPTEs.
 constexpr ShadowRegisters ShadowControls(const GuestControls& controls) {
   using namespace guest;
   ShadowRegisters load;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Where a vCPU's shadow begins, and where it began before.
+// Says where a vCPU's shadow begins, and where it began before.
 
 #ifndef TDP_MMU_SHADOW_SHADOW_ROOT_H_
 #define TDP_MMU_SHADOW_SHADOW_ROOT_H_
@@ -24,28 +24,28 @@ struct ShadowRoot {
   std::array<uint64_t, 4> pdptes{};  // PAE paging
   PageRole role;                     // of the top page
   bool is_loaded = false;
-  // `ShadowTables::additions` when the guest's CPU last ran here.
+  // The value of `ShadowTables::additions` when the guest's CPU last ran here.
   uint64_t left_at = 0;
-  // One for 4- and 5-level paging; else one for each GiB, null where a PDPTE is not present.
+  // One page for 4- and 5-level paging; else one for each GiB, null where a PDPTE is not present.
   std::array<ShadowPage*, 4> pages{};
 
   bool Is(uint64_t other_cr3, const std::array<uint64_t, 4>& other_pdptes,
           PageRole other_role) const {
     return is_loaded && cr3 == other_cr3 && pdptes == other_pdptes && role == other_role;
   }
-  // The page under which `gva` is translated; null if there is none.
+  // Returns the page under which `gva` is translated; null if there is none.
   ShadowPage* PageOf(Gva gva) const {
     return pages[role.level() > kLevel2M ? 0 : gva.raw() >> 30 & 3];
   }
 };
 
-// The roots of the last few CR3s besides the current one, so that a switch back costs nothing
+// Keeps the roots of the last few CR3s besides the current one, so that a switch back costs nothing
 // (KVM's prev_roots).
 class RootCache {
  public:
   static constexpr size_t kRoots = 3;
 
-  // The root of that CR3 and role taken out, or one that is not loaded.
+  // Takes the root of that CR3 and role out; one that is not loaded, if there is none.
   ShadowRoot Take(uint64_t cr3, const std::array<uint64_t, 4>& pdptes, PageRole role) {
     for (ShadowRoot& root : roots_) {
       if (root.Is(cr3, pdptes, role)) return std::exchange(root, ShadowRoot());
@@ -61,7 +61,7 @@ class RootCache {
     roots_[0] = root;
     return gone;
   }
-  // The latest first.
+  // Returns the roots, the latest first.
   std::array<ShadowRoot, kRoots>& roots() { return roots_; }
 
  private:

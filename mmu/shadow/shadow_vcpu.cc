@@ -24,7 +24,7 @@ absl::StatusOr<GuestEvent> ShadowVcpu::Invpcid(uint64_t type, uint64_t pcid, Gva
   return impl_->Invpcid(type, pcid, gva);
 }
 
-// `HandlePageFault` stands beside what it calls: it is short enough for a call to show.
+// `HandlePageFault` stands in shadow_vcpu_impl.cc, beside what it calls: a call would show.
 absl::Status ShadowVcpu::EmulateWrite(Gpa gpa, ByteCount size,
                                       absl::FunctionRef<void(std::byte* place)> store) {
   return impl_->EmulateWrite(gpa, size, store);

@@ -22,16 +22,16 @@ namespace tdp {
 
 class ShadowVcpuImpl;
 
-// Made with its `Vcpu` (`Vcpu::shadow`), and like it used by one thread at a time. Every call wants
-// the vCPU outside the guest, else FailedPrecondition. What it may block in and allocates is done
-// outside every section; ResourceExhausted then means that nothing has changed and the call can be
-// made again.
+// The shadowing side of a vCPU. It is made with its `Vcpu` (`Vcpu::shadow`), and like it used by
+// one thread at a time. Every call wants the vCPU outside the guest, else FailedPrecondition. What
+// it may block in and allocates is done outside every section; ResourceExhausted then means that
+// nothing has changed and the call can be made again.
 //
 // It begins without paging, as a CPU after reset.
 class ShadowVcpu {
  public:
   explicit ShadowVcpu(std::unique_ptr<ShadowVcpuImpl> impl);
-  // The vCPU is outside the guest for good.
+  // By then the vCPU is outside the guest for good.
   ~ShadowVcpu();
 
   ShadowVcpu(const ShadowVcpu&) = delete;
@@ -42,19 +42,19 @@ class ShadowVcpu {
   const GuestPaging& paging() const;
   const GuestRoots& roots() const;
 
-  // The guest's CR0, CR4, EFER and CR3 are these from now on: what MOV to CR0 or CR4, WRMSR to EFER
-  // or a restored state do to translation. Everything the guest may have cached is forgotten. Under
-  // PAE paging the PDPTEs are loaded, unless CR3 and all bits that matter to them are as they were;
-  // kGeneralProtection if one sets a reserved bit, and nothing
-  // has changed. `cr3` is a register's value: CR3.63 is no part of it. FailedPrecondition for
-  // protection keys (CR4.PKE, CR4.PKS), which are not shadowed.
+  // Sets the guest's CR0, CR4, EFER and CR3: what MOV to CR0 or CR4, WRMSR to EFER or a restored
+  // state do to translation. Everything the guest may have cached is forgotten. Under PAE paging
+  // the PDPTEs are loaded, unless CR3 and all bits that matter to them are as they were;
+  // kGeneralProtection if one sets a reserved bit, and nothing has changed. `cr3` is a register's
+  // value: CR3.63 is no part of it. FailedPrecondition for protection keys (CR4.PKE, CR4.PKS),
+  // which are not shadowed.
   absl::StatusOr<GuestEvent> SetPaging(const GuestControls& controls, uint64_t cr3);
-  // MOV to CR3, with bit 63 under CR4.PCIDE. PDPTEs as above.
+  // Does MOV to CR3, with bit 63 under CR4.PCIDE. PDPTEs as above.
   absl::StatusOr<GuestEvent> WriteCr3(uint64_t value);
-  // INVLPG.
+  // Does INVLPG.
   absl::Status Invlpg(Gva gva);
-  // INVPCID. kGeneralProtection for another type than 0 to 3, a PCID above 4095 (or not 0 without
-  // CR4.PCIDE), or a non-canonical address of type 0.
+  // Does INVPCID. kGeneralProtection for another type than 0 to 3, a PCID above 4095 (or not 0
+  // without CR4.PCIDE), or a non-canonical address of type 0.
   absl::StatusOr<GuestEvent> Invpcid(uint64_t type, uint64_t pcid, Gva gva);
 
   // --- running ---
@@ -63,26 +63,26 @@ class ShadowVcpu {
   const ShadowRegisters& registers() const;
 
   // Answers a #PF that the CPU raised in the guest: `error_code` and CR2 as it reported them.
-  // `excused`: an explicit access with RFLAGS.AC set, which SMAP lets pass. kError: InvalidArgument
-  // for an error code that shadow tables do not cause (reserved bits, protection keys, SGX) and for
-  // an address that is not canonical.
+  // `excused` says that it was an explicit access with RFLAGS.AC set, which SMAP lets pass. kError:
+  // InvalidArgument for an error code that shadow tables do not cause (reserved bits, protection
+  // keys, SGX) and for an address that is not canonical.
   PagingFaultResult HandlePageFault(Gva gva, uint32_t error_code, bool excused = false);
 
   // Writes the guest's memory for an instruction that is emulated, or for a device: `store` gets
   // the place of the `size` bytes at `gpa`, which do not cross a page, and writes them, atomically
   // if the instruction was locked. It runs inside an MMU section, so it is short and calls nothing
-  // of the engine. Marks the page dirty; what shadows it follows. NotFound where no memory is,
-  // PermissionDenied where it is read-only, InvalidArgument across pages; Unavailable (memory keeps
-  // changing: again).
+  // of the engine. The page is marked dirty, and what shadows it follows. NotFound where no memory
+  // is, PermissionDenied where it is read-only, InvalidArgument across pages; Unavailable (memory
+  // keeps changing: again).
   absl::Status EmulateWrite(Gpa gpa, ByteCount size,
                             absl::FunctionRef<void(std::byte* place)> store);
-  // For who has written guest memory in another way: when it returns no shadow, of any address
-  // space, and no CPU has anything that follows from what stood in these bytes before. They may
-  // cross pages, each of which costs a lock and, if it is shadowed, a wait for the vCPUs in the
-  // guest. InvalidArgument for no bytes, and for a range that wraps.
+  // Makes the shadows follow guest memory that was written in another way: when it returns no
+  // shadow, of any address space, and no CPU has anything that follows from what stood in these
+  // bytes before. They may cross pages, each of which costs a lock and, if it is shadowed, a wait
+  // for the vCPUs in the guest. InvalidArgument for no bytes, and for a range that wraps.
   absl::Status OnWritten(Gpa gpa, ByteCount size);
 
-  // The `Vcpu` that this belongs to works with what stands behind it.
+  // Returns the implementation, for the `Vcpu` that this belongs to.
   ShadowVcpuImpl& impl() { return *impl_; }
   const ShadowVcpuImpl& impl() const { return *impl_; }
 

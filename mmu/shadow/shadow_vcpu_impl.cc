@@ -19,10 +19,11 @@
 namespace tdp {
 namespace {
 
-// Tries of an emulated write that find its page missing. More of them mean that someone is as fast.
+// How often an emulated write may find its page missing. More tries mean that someone is as fast.
 constexpr int kTries = 64;
 
-// The access of an error code: of W, U and I the kinds are their order. A fetch is no write.
+// Returns the access of an error code: of W, U and I the kinds are their order. A fetch is no
+// write.
 GuestAccess AccessOfErrorCode(uint32_t error_code) {
   static_assert(GuestAccess::Write().raw() == guest::kFaultWrite >> 1 &&
                 GuestAccess::Read().ByUser().raw() == guest::kFaultUser >> 1 &&
@@ -69,7 +70,7 @@ PagingFaultResult ShadowVcpu::HandlePageFault(Gva gva, uint32_t error_code, bool
   return impl_->HandlePageFault(gva, error_code, excused);
 }
 
-// The fault is none that can be.
+// Ends a fault that no shadow table can have caused.
 void ShadowVcpuImpl::Refuse(uint32_t error_code, PagingFaultResult& result) const {
   result.outcome = PagingOutcome::kError;
   result.status = CheckOutside();
@@ -85,7 +86,7 @@ void ShadowVcpuImpl::TryAgain(PagingFault& fault, Next next, PagingFaultResult& 
          {root_.pages, release});
 }
 
-// Life of a shadow fault, top to bottom. docs/shadow.md has the reasons.
+// Tries to answer a shadow fault, top to bottom. docs/shadow.md has the reasons.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Try(
     PagingFault& fault, PagingFaultResult& result) {
   // Without tables it may still go well.
@@ -101,7 +102,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Try(
   });
 }
 
-// Through the guest's tables. kAgain: they map the address, and `fault.path` says how.
+// Walks the guest's tables. Returns kAgain if they map the address, and `fault.path` says how.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(
     PagingFault& fault, PagingFaultResult& result) {
   {
@@ -117,7 +118,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(
   return WalkEnded(fault, result);
 }
 
-// What a walk comes to that maps nothing.
+// Ends a fault whose walk maps nothing.
 ShadowVcpuImpl::Next ShadowVcpuImpl::WalkEnded(const PagingFault& fault,
                                                PagingFaultResult& result) const {
   switch (walk_.outcome) {
@@ -150,12 +151,12 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::TakePath(PagingFault& f
   }
   path.leaf_level = walk_.level;
   const uint64_t leaf = walk_.entries[static_cast<size_t>(walk_.level)];
-  // A write has set D, unless it cannot be set.
+  // A write has set D, unless that cannot be set.
   path.rights =
       fault.access.is_write() ? walk_.rights.raw() : PagingGuest::Clean(walk_.rights, leaf).raw();
 }
 
-// Under the lock.
+// Puts the leaf into the shadow. Under the lock.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install(
     PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
   if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
@@ -165,8 +166,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install
   return InstallLarge(fault, zap, result);
 }
 
-// The largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is left to
-// tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
+// Installs the largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is
+// left to tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
 ABSL_ATTRIBUTE_NOINLINE ShadowVcpuImpl::Next ShadowVcpuImpl::InstallLarge(
     PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
   const Level host =
@@ -209,7 +210,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install
   return Next::kDone;
 }
 
-// From the root to the page in which the leaf goes, making what is missing.
+// Goes from the root to the page in which the leaf belongs, making what is missing.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ReachLeaf(const PagingFault& fault, Level goal, ShadowZap& zap,
                                                ShadowPlace& place) {
   if (fault.root == nullptr || !IsCurrent(root_)) return Next::kLoadRoot;
@@ -232,8 +233,9 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::ReachLeaf(const PagingFault& fault, Level g
 
 // --- The leaf ------------------------------------------------------------------------------------
 
-// With CR0.WP clear a supervisor writes a read-only user page. The shadow makes it a supervisor's
-// page for that time, which SMAP would not guard: such a write is emulated.
+// Returns whether the write has to be emulated for SMAP's sake. With CR0.WP clear a supervisor
+// writes a read-only user page. The shadow makes it a supervisor's page for that time, which SMAP
+// would not guard.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowVcpuImpl::NeedsSmapEmulation(
     const PagingFault& fault) const {
   const GuestRights rights(fault.path.rights);
@@ -304,7 +306,7 @@ absl::Status ShadowVcpuImpl::ReloadRoot() {
   return absl::OkStatus();
 }
 
-// Their pages can be recycled then. Whether there were any.
+// Lets go of the cached roots, so that their pages can be recycled. Returns whether there were any.
 bool ShadowVcpuImpl::ReleaseCachedRoots() {
   bool any = false;
   for (ShadowRoot& root : previous_.roots()) {
@@ -367,8 +369,8 @@ absl::Status ShadowVcpuImpl::OnWritten(Gpa gpa, ByteCount size) {
   return absl::OkStatus();
 }
 
-// Within one page. The address spaces may show the same memory at the same address, so it is the
-// table of each.
+// Follows a write within one page. The address spaces may show the same memory at the same address,
+// so it is the table of each.
 void ShadowVcpuImpl::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
   PendingFlush flush;
   {
@@ -376,7 +378,7 @@ void ShadowVcpuImpl::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) 
     const SpinLockHolder hold(shadow.lock());
     ShadowZap zap;
     shadow.OnWrite(gpa, size, stock_.descriptors, zap);
-    // What another thread has just dropped for the same bytes some CPU may still have.
+    // Another thread may have just dropped something for the same bytes that some CPU still has.
     flush = shadow.CommitAll(std::move(zap));
   }
   flush.Settle();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What stands behind `ShadowVcpu`, whose functions these are: mmu/shadow/shadow_vcpu.h says what
-// they promise.
+// Implements `ShadowVcpu`, whose functions these are: mmu/shadow/shadow_vcpu.h says what they
+// promise.
 
 #ifndef TDP_MMU_SHADOW_SHADOW_VCPU_IMPL_H_
 #define TDP_MMU_SHADOW_SHADOW_VCPU_IMPL_H_
@@ -44,8 +44,8 @@ namespace tdp {
 
 class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
  public:
-  // `member` and `window` belong to the `Vcpu`. ResourceExhausted without memory for the first
-  // root.
+  // Makes it with its first root. `member` and `window` belong to the `Vcpu`. ResourceExhausted
+  // without memory for the root.
   static absl::StatusOr<std::unique_ptr<ShadowVcpuImpl>> Create(const PagingParts& parts,
                                                                 const FlushClock::Member& member,
                                                                 GuestWindow& window);
@@ -73,7 +73,8 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   bool TakeFlush() { return std::exchange(owes_flush_, false); }
   absl::Status SetAddressSpace(AddressSpaceId space);
   void AddTo(FaultStats& stats) const;
-  // Tells what the tables say of `gva` now; no bit changes. Null-kind entry where they say nothing.
+  // Says what the tables say of `gva` now; no bit changes. The entry is null-kind where they say
+  // nothing.
   struct Found {
     PagingEntry entry;
     Level level = kLevel4K;
@@ -81,7 +82,7 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   Found Look(Gva gva);
 
  private:
-  // A fault on its way.
+  // A page fault that is being answered.
   struct PagingFault : Fault {
     using Fault::Fault;
 
@@ -93,7 +94,7 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
 
   PageRole RootRole(const GuestPaging& paging) const;
 
-  // The fault.
+  // These are the steps of a fault.
   Next Try(PagingFault& fault, PagingFaultResult& result);
   Next Walk(PagingFault& fault, PagingFaultResult& result);
   Next WalkEnded(const PagingFault& fault, PagingFaultResult& result) const;
@@ -112,7 +113,7 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
   bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
   void PrefetchAround(const PagingFault& fault, ShadowPage& page, int index);
-  // What an entry of the guest's beside a fault's asks for.
+  // Returns a function that says what an entry of the guest's beside a fault's asks for.
   auto NeighbourOf() const {
     return
         [guest = PagingGuest(paging_, root_.role)](uint64_t raw, Access table, LeafOrigin& origin)
@@ -121,7 +122,7 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   absl::Status ReloadRoot();
   bool ReleaseCachedRoots();
 
-  // Roots.
+  // These find, make and switch roots.
   absl::StatusOr<GuestEvent> LoadPdptes(const GuestPaging& paging, uint64_t cr3, GuestRoots& roots);
   absl::Status SwitchRoot(const GuestPaging& paging, const GuestRoots& roots, bool& kept);
   absl::Status LoadRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root);
@@ -132,7 +133,7 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   void Release(ShadowRoot& root);
   void LoadRegisters();
 
-  // The guest's flushes.
+  // These do the guest's flushes.
   void Resync();
   void FetchForSync();
   Next ResyncPages(ShadowZap& zap);

@@ -20,10 +20,11 @@ namespace {
 constexpr int kRootTries = 64;
 constexpr size_t kRootPages = 4;
 
-// PAE hardware has four pages at the top, each for a GiB.
+// Returns whether one page is the root. PAE hardware has four pages at the top, each for a GiB.
 bool IsWideRoot(PageRole role) { return role.level() > kLevel2M; }
 
-// Stands where a guest's root lies in no memory: maps nothing, and no fault lets it map anything.
+// Makes a role that stands where a guest's root lies in no memory: it maps nothing, and no fault
+// lets it map anything.
 constexpr PageRole NoMemoryRole(PageRole role) {
   return role.WithDirect(true).WithInvalid(true).WithAccess(Access::None());
 }
@@ -112,7 +113,7 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::WriteCr3(uint64_t value) {
   return GuestEvent::kNone;
 }
 
-// PAE paging: the PDPTEs of `cr3` into `roots`.
+// Loads, in PAE paging, the PDPTEs of `cr3` into `roots`.
 absl::StatusOr<GuestEvent> ShadowVcpuImpl::LoadPdptes(const GuestPaging& paging, uint64_t cr3,
                                                       GuestRoots& roots) {
   roots.pdptes = {};
@@ -176,8 +177,8 @@ PageRole ShadowVcpuImpl::RootRole(const GuestPaging& paging) const {
       .WithPhysicalAddressBits(controls.physical_address_bits);
 }
 
-// The root that `roots` ask for becomes the current one; the one before is kept. Where that fails
-// nothing has changed. `kept`: it had been kept.
+// Makes the root that `roots` ask for the current one, and keeps the one before. Where that fails
+// nothing has changed. `kept` says whether it had been kept.
 absl::Status ShadowVcpuImpl::SwitchRoot(const GuestPaging& paging, const GuestRoots& roots,
                                         bool& kept) {
   const PageRole role = RootRole(paging);
@@ -224,7 +225,7 @@ absl::Status ShadowVcpuImpl::LoadRoot(const GuestPaging& paging, const GuestRoot
       absl::StrFormat("the memory of cr3 0x%x is changing: try again", roots.cr3));
 }
 
-// Under the lock. Holds every page, or none.
+// Builds a root under the lock: holds every page, or none.
 ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRoot(const GuestPaging& paging, const GuestRoots& roots,
                                                ShadowRoot& root, ShadowZap& zap) {
   ShadowRoot fresh;
@@ -281,7 +282,7 @@ bool ShadowVcpuImpl::IsCurrent(const ShadowRoot& root) const {
   });
 }
 
-// The root may be of the address space that the vCPU is about to leave.
+// Lets go of a root, which may be of the address space that the vCPU is about to leave.
 void ShadowVcpuImpl::Release(ShadowRoot& root) {
   if (!root.is_loaded) return;
   PagingShadow& shadow = *parts_.shadows[root.role.address_space()];
@@ -299,7 +300,8 @@ void ShadowVcpuImpl::Release(ShadowRoot& root) {
   root = ShadowRoot();
 }
 
-// Translations are not tagged by roots, so another one wants a flush.
+// Loads the registers for the current root. Translations are not tagged by roots, so another one
+// wants a flush.
 void ShadowVcpuImpl::LoadRegisters() {
   const ShadowRegisters before = registers_;
   registers_ = ShadowControls(paging_.controls());
@@ -319,8 +321,8 @@ void ShadowVcpuImpl::LoadRegisters() {
 
 // --- The guest's flushes -------------------------------------------------------------------------
 
-// Every page that went unsync is read again: what the guest has written counts from here on. The
-// CPUs first lose the right to write the tables, and what they have cached of it.
+// Reads every page again that went unsync: what the guest has written counts from here on. The CPUs
+// first lose the right to write the tables, and what they have cached of it.
 void ShadowVcpuImpl::Resync() {
   PendingFlush flush;
   {
@@ -347,7 +349,8 @@ void ShadowVcpuImpl::Resync() {
   }
 }
 
-// A table that cannot be read is zapped with all others that are out of sync: as good as synced.
+// Brings in the tables that a sync will read. One that cannot be read is zapped with all others
+// that are out of sync: as good as synced.
 void ShadowVcpuImpl::FetchForSync() {
   bool no_memory = false;
   if (FetchPage(no_memory).ok() && !no_memory) return;
@@ -364,7 +367,7 @@ void ShadowVcpuImpl::FetchForSync() {
   flush.Settle();
 }
 
-// Under the lock. A page that went unsync again meanwhile is read and stays so.
+// Syncs the pages, under the lock. A page that went unsync again meanwhile is read and stays so.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncPages(ShadowZap& zap) {
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
@@ -383,7 +386,8 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncPages(ShadowZap& zap) {
 
 absl::Status ShadowVcpuImpl::Invlpg(Gva gva) {
   TDP_RETURN_IF_ERROR(CheckOutside());
-  // Global pages are every PCID's: all roots that are not synced anyway before they are used.
+  // Global pages are every PCID's: this concerns all roots that are not synced anyway before they
+  // are used.
   InvalidateIn(gva, [](const ShadowRoot&) { return true; });
   return absl::OkStatus();
 }
@@ -428,7 +432,7 @@ void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRo
   }
 }
 
-// Under the lock.
+// Syncs the entry for `gva` below `root`. Under the lock.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva gva,
                                                    ShadowZap& zap) {
   ShadowPage* page = root.PageOf(gva);
