@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the kernel answers, as a status.
+// Turns what the kernel answers into a status.
 
 #ifndef TDP_BACKENDS_KVM_ERRNO_STATUS_H_
 #define TDP_BACKENDS_KVM_ERRNO_STATUS_H_
@@ -12,13 +12,13 @@
 
 namespace tdp {
 
-// "EINVAL", or "errno 123" for one that KVM does not use.
+// Returns "EINVAL", or "errno 123" for one that KVM does not use.
 std::string ErrnoName(int error);
 
-// InvalidArgument for EINVAL, AlreadyExists for EEXIST, NotFound for ENOENT, ResourceExhausted for
-// ENOMEM, FailedPrecondition for ENXIO, OutOfRange for E2BIG, PermissionDenied for EPERM and
-// EACCES, Unavailable for EINTR, EAGAIN, EBUSY and ENODEV, else Internal. The message is "EINVAL:
-// <what>".
+// Returns InvalidArgument for EINVAL, AlreadyExists for EEXIST, NotFound for ENOENT,
+// ResourceExhausted for ENOMEM, FailedPrecondition for ENXIO, OutOfRange for E2BIG,
+// PermissionDenied for EPERM and EACCES, Unavailable for EINTR, EAGAIN, EBUSY and ENODEV, else
+// Internal. The message is "EINVAL: <what>".
 absl::Status ErrnoStatus(int error, std::string_view what);
 
 }  // namespace tdp

@@ -38,14 +38,14 @@ uint32_t SlotWord(uint32_t slot, AddressSpaceId address_space) {
 
 uint64_t WordsOf(uint64_t pages) { return (pages + 63) / 64; }
 
-// The kernel said no. `reason` is what the mirror says of the same request.
+// Returns the status of a request that the kernel refused. `reason` is what the mirror says of it.
 absl::Status Refused(int error, std::string_view call, const absl::Status& reason) {
   if (!reason.ok()) return ErrnoStatus(error, std::string(reason.message()));
   return ErrnoStatus(error, absl::StrFormat("%s refused a request with no known fault", call));
 }
 
-// The device is not there, or not for this user. Anything else is a fault, and must not look like
-// that.
+// Returns whether the device is not there, or not for this user. Anything else is a fault, and must
+// not look like that.
 bool MeansNoDevice(int error) {
   return error == ENOENT || error == ENODEV || error == ENXIO || error == EACCES || error == EPERM;
 }
@@ -65,7 +65,7 @@ absl::StatusOr<FileDescriptor> OpenDevice() {
   return kvm;
 }
 
-// A question for KVM_CHECK_EXTENSION; `otherwise` if the kernel does not know it.
+// Asks by KVM_CHECK_EXTENSION; returns `otherwise` if the kernel does not know the extension.
 int Extension(int fd, int capability, int otherwise) {
   const int answer = ::ioctl(fd, KVM_CHECK_EXTENSION, capability);
   return answer > 0 ? answer : otherwise;

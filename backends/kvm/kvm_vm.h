@@ -36,7 +36,7 @@ class KvmVm : public GuestMemory {
                              AddressSpaceId address_space = 0) override;
   absl::Status SetManualDirtyLogProtect(uint64_t flags) override;
 
-  // For the ioctls of vCPUs, which are the VMM's own.
+  // These are for the ioctls of vCPUs, which are the VMM's own.
   int kvm_fd() const { return kvm_.get(); }
   int vm_fd() const { return vm_.get(); }
 

@@ -60,7 +60,7 @@ class AssocCache {
     if (notes_.size() != values_.size()) notes_.assign(values_.size(), Note());
   }
 
-  // The value under `tag`, now the most recently used of its set; null if there is none.
+  // Returns the value under `tag`, now the most recently used of its set; null if there is none.
   Value* Find(uint64_t tag) {
     const uint64_t set = tag & set_mask_;
     const uint64_t* block = &sets_[set * (ways_ + 1)];
@@ -69,8 +69,9 @@ class AssocCache {
     return FindOlder(tag, set);
   }
 
-  // The same, but null unless it is the newest of its set already: then `Find` changes nothing,
-  // until another tag of the set is found or kept. Always null in a shape that is not quick.
+  // Returns the same, but null unless it is the newest of its set already: then `Find` changes
+  // nothing, until another tag of the set is found or kept. Always null in a shape that is not
+  // quick.
   const Value* FindNewest(uint64_t tag) const {
     const uint64_t set = tag & set_mask_;
     const uint64_t* block = &sets_[set * (ways_ + 1)];
@@ -95,7 +96,7 @@ class AssocCache {
     return &slot;
   }
 
-  // The note beside a value that `Find` or `Insert` returned. Notes are enabled.
+  // Returns the note beside a value that `Find` or `Insert` returned. Notes are enabled.
   Note& NoteOf(const Value* value) { return notes_[static_cast<size_t>(value - values_.data())]; }
 
   void Erase(uint64_t tag) {

@@ -25,11 +25,11 @@ struct CacheConfig {
   EptCacheConfig ept{};
 };
 
-// In order: "none", "tlb" (a TLB alone), "psc" (and paging-structure caches), "nested" (and a
-// nested TLB), "skylake" (sizes of that part), "tiny" (small enough for tests to see every
-// eviction), "judge" (keeps what an operation touches; quick to empty).
+// Returns, in this order: "none", "tlb" (a TLB alone), "psc" (and paging-structure caches),
+// "nested" (and a nested TLB), "skylake" (sizes of that part), "tiny" (small enough for tests to
+// see every eviction), "judge" (keeps what an operation touches; quick to empty).
 absl::Span<const CacheConfig> CachePresets();
-// NotFound, listing the names, if there is none of that name.
+// Returns the preset of that name; NotFound, listing the names, if there is none.
 absl::StatusOr<CacheConfig> CachePreset(std::string_view name);
 
 }  // namespace tdp::sim

@@ -42,7 +42,7 @@ class ContextTable {
   static constexpr int kPageNumberBits = 45;
   static constexpr ContextId kMaxId = (1u << (64 - kPageNumberBits)) - 1;
 
-  // The number of `context`; at least one is left.
+  // Returns the number of `context`; at least one is left.
   ContextId Intern(const Context& context) {
     const auto [it, is_new] =
         ids_.try_emplace(context, static_cast<ContextId>(contexts_.size() + 1));
@@ -64,12 +64,12 @@ class ContextTable {
     return Of(static_cast<ContextId>(tag >> kPageNumberBits));
   }
 
-  // The tag of the page that holds `address`, where a page has 2^`shift` bytes.
+  // Returns the tag of the page that holds `address`, where a page has 2^`shift` bytes.
   static constexpr uint64_t Tag(ContextId context, uint64_t address, int shift) {
     constexpr uint64_t kAddressMask = (uint64_t{1} << (kPageNumberBits + 12)) - 1;
     return uint64_t{context} << kPageNumberBits | (address & kAddressMask) >> shift;
   }
-  // The page number in a tag.
+  // Returns the page number in a tag.
   static constexpr uint64_t PageOfTag(uint64_t tag) {
     return tag & ((uint64_t{1} << kPageNumberBits) - 1);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a reference of a page walk costs: a data-cache hierarchy for paging-structure entries.
+// Says what a reference of a page walk costs: a data-cache hierarchy for paging-structure entries.
 
 #ifndef TDP_BACKENDS_SIM_COST_MODEL_H_
 #define TDP_BACKENDS_SIM_COST_MODEL_H_
@@ -28,19 +28,20 @@ struct DataCacheConfig {
   int memory_latency = 200;            // cycles of a miss everywhere
 };
 
-// The presets that the documentation names: "flat" (every reference one cycle), "nehalem",
+// Returns the presets that the documentation names: "flat" (every reference one cycle), "nehalem",
 // "skylake".
 absl::Span<const DataCacheConfig> DataCachePresets();
-// NotFound, listing the names, if there is none of that name.
+// Returns the preset of that name; NotFound, listing the names, if there is none.
 absl::StatusOr<DataCacheConfig> DataCachePreset(std::string_view name);
 
-// LRU, without prefetching, and used by walks alone: the program's own data does not push
-// entries out, so that the figures are a lower bound. Not thread-safe: one for each CPU.
+// Models data caches with LRU and without prefetching, used by walks alone: the program's own data
+// does not push entries out, so that the figures are a lower bound. Not thread-safe: each CPU has
+// one.
 class DataCacheModel {
  public:
   explicit DataCacheModel(const DataCacheConfig& config);
 
-  // The cycles of a load at `hpa`; its line is then in every level.
+  // Returns the cycles of a load at `hpa`; its line is then in every level.
   int Access(uint64_t hpa);
 
  private:

@@ -15,7 +15,7 @@
 namespace tdp::sim {
 namespace {
 
-// With no EPT the memory is write-back to the MTRRs.
+// The leaf of memory without an EPT, which is write-back to the MTRRs.
 constexpr uint64_t kWriteBackLeaf = uint64_t{6} << ept::kMemoryTypeShift;
 constexpr uint8_t kPatWriteBack = 6;
 
@@ -191,7 +191,7 @@ AccessResult Cpu::Fail(Event event) {
   return {.hpa = Hpa(0), .event = event};
 }
 
-// The rest of `LookUp`: larger pages, then global ones.
+// Does the rest of `LookUp`: larger pages, then global ones.
 Cpu::TlbHit Cpu::LookUpLarge(uint64_t gva) {
   for (int level = 2; level <= 3; ++level) {
     if (tlb_[level].live() == 0) continue;
@@ -235,7 +235,7 @@ AccessResult Cpu::AccessSlowly(const GuestRequest& request) {
   return rest.ok() ? result : rest;
 }
 
-// An access within one page.
+// Makes an access within one page.
 AccessResult Cpu::AccessPage(const GuestRequest& request) {
   const TlbHit hit = request.shadow_stack ? TlbHit() : LookUp(request.gva);
   AccessResult result;
@@ -247,7 +247,7 @@ AccessResult Cpu::AccessPage(const GuestRequest& request) {
   return WalkPage(request);
 }
 
-// Whether the hit decides the access, and how.
+// Returns whether the hit decides the access, and `result` says how.
 bool Cpu::UseHit(const GuestRequest& request, const TlbHit& hit, AccessResult& result) {
   if (!IsFresh(hit)) {
     state_.oracle->Check(tlb_[hit.level].NoteOf(hit.entry), state_.eptp, Gva(request.gva),
@@ -261,8 +261,9 @@ bool Cpu::UseHit(const GuestRequest& request, const TlbHit& hit, AccessResult& r
   return true;
 }
 
-// A cached translation that may lack a right: usable after a closer look, to be walked again, or
-// (by the adversarial policy) the reason of a fault that the tables no longer justify.
+// Decides about a cached translation that may lack a right: it is usable after a closer look, is to
+// be walked again, or (by the adversarial policy) is the reason of a fault that the tables no
+// longer justify.
 Event Cpu::UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usable) {
   constexpr uint32_t kDirtyBits = kAttrDirty | kAttrEptDirty;
   const uint32_t attributes = hit.entry->attributes;
@@ -276,7 +277,8 @@ Event Cpu::UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usab
                    .error_code = error,
                    .gva = Gva(request.gva),
                    .length = request.size};
-    // With the upper entries on the way there: a fault drops those too (SDM vol. 3A 5.10.4.1).
+    // The upper entries on the way there go as well: a fault drops those too (SDM vol. 3A
+    // 5.10.4.1).
     DropPage(request.gva);
     guest_.DropAddress(request.gva);
     return Event::kPageFault;
@@ -286,7 +288,7 @@ Event Cpu::UseWeakHit(const GuestRequest& request, const TlbHit& hit, bool& usab
   return ViolationOfHit(request, hit);
 }
 
-// The violation that a cached translation without the right causes, with the cached rights.
+// Reports the violation that a cached translation without the right causes, with the cached rights.
 Event Cpu::ViolationOfHit(const GuestRequest& request, const TlbHit& hit) {
   const TlbEntry& entry = *hit.entry;
   const uint32_t attributes = entry.attributes;
@@ -334,7 +336,7 @@ Event Cpu::VerifyGuestPaging(const EptRequest& request, const GuestTranslation& 
   return ept_.Violation(verification, found.rights, found.leaf);
 }
 
-// The second dimension of an access.
+// Goes through the second dimension of an access.
 inline Event Cpu::TranslateFinal(const GuestRequest& request, const GuestTranslation& guest,
                                  EptTranslation& found) {
   if (!state_.controls.ept) {
@@ -370,7 +372,7 @@ AccessResult Cpu::WalkPage(const GuestRequest& request) {
   return FinishWalk(request, guest, event);
 }
 
-// The second half of a walk whose first half ended in `event`.
+// Does the second half of a walk whose first half ended in `event`.
 AccessResult Cpu::FinishWalk(const GuestRequest& request, const GuestTranslation& guest,
                              Event event) {
   EptTranslation found;
@@ -485,7 +487,7 @@ size_t Cpu::Run(absl::Span<const TraceRecord> records) {
   return done;
 }
 
-// After an access that `Access` has made.
+// Notes the page of an access that `Access` has made.
 void Cpu::Remember(TraceRecord record, RecentPages& recent) const {
   const uint64_t linear = record.raw() & linear_mask_ & TraceRecord::kAddressMask;
   if ((linear & kPageOffsetMask) + record.size() > kPageSize) {
@@ -503,7 +505,7 @@ void Cpu::Remember(TraceRecord record, RecentPages& recent) const {
   }
 }
 
-// The oracle looks at each use of a translation.
+// Makes the accesses where the oracle looks at each use of a translation.
 size_t Cpu::RunWatched(absl::Span<const TraceRecord> records) {
   for (size_t done = 0; done < records.size(); ++done) {
     const TraceRecord record = records[done];

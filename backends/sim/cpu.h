@@ -45,7 +45,7 @@ struct CpuConfig {
   CachePolicy policy = CachePolicy::kRealistic;
 };
 
-// Why a VMX instruction failed (SDM vol. 3C, 31.3 "INVEPT"). kOk: it did not.
+// Says why a VMX instruction failed (SDM vol. 3C, 31.3 "INVEPT"), or with kOk that it did not.
 enum class VmFail : uint8_t {
   kOk,
   kType,      // a type that the CPU does not offer
@@ -54,7 +54,7 @@ enum class VmFail : uint8_t {
 };
 const char* VmFailName(VmFail fail);
 
-// Tells what the tables map one address to.
+// Says what the tables map one address to.
 struct ProbeResult {
   // kNone, or what ended the walk: kEptViolation or kPageFault (an entry is not present),
   // kEptMisconfiguration, kPageFault with `reserved` set, kWalkedNoTable, kGeneralProtection.
@@ -70,10 +70,10 @@ struct ProbeResult {
   bool ok() const { return event == Event::kNone; }
 };
 
-// One linear-address access in full; `Access` takes the usual ones.
+// Names one linear-address access in full; `Access` takes the usual ones.
 using AccessRequest = GuestRequest;
 
-// Used by one thread at a time, except `Kick`.
+// One simulated CPU. One thread at a time uses it, but any may call `Kick`.
 class Cpu {
  public:
   explicit Cpu(const PhysicalMemory& memory, const CpuConfig& config = {});
@@ -83,13 +83,15 @@ class Cpu {
   // --- set-up: the VMCS and the guest's registers. Nothing of this drops a translation ---
 
   const Registers& registers() const { return state_.registers; }
-  // As VM entry loads them. PAE guests: the PDPTEs are part of them (or call `LoadPdptes`).
+  // Sets the registers as VM entry loads them. The PDPTEs of PAE guests are part of them (or call
+  // `LoadPdptes`).
   void SetRegisters(const Registers& registers);
   const Controls& controls() const { return state_.controls; }
-  // InvalidArgument, naming the control, if the CPU's features lack one that is asked for.
+  // Sets the controls. InvalidArgument, naming the control, if the CPU's features lack one that is
+  // asked for.
   absl::Status SetControls(const Controls& controls);
   const CpuFeatures& features() const { return state_.features; }
-  // Empties every cache.
+  // Sets the features, and empties every cache.
   void SetFeatures(const CpuFeatures& features);
   uint16_t pml_index() const { return state_.pml_index; }
   void set_pml_index(uint16_t index) { state_.pml_index = index; }
@@ -107,22 +109,23 @@ class Cpu {
 
   // --- running ---
 
-  // VM entry with this EPTP (ignored with EPT off). kNone: the guest runs; kKick: a kick came
-  // before; kEntryFailure: the EPTP is one that VM entry refuses. With VPID 0 it drops what the
-  // architecture says; otherwise entries and exits drop nothing.
+  // Makes a VM entry with this EPTP (ignored with EPT off). kNone: the guest runs; kKick: a kick
+  // came before; kEntryFailure: the EPTP is one that VM entry refuses. With VPID 0 it drops what
+  // the architecture says; otherwise entries and exits drop nothing.
   Event Enter(Eptp eptp);
   Eptp eptp() const { return state_.eptp; }
 
-  // A data access or fetch of 1 to 4096 bytes at the current CPL. One that crosses a page needs
-  // both.
+  // Makes a data access or fetch of 1 to 4096 bytes at the current CPL. One that crosses a page
+  // needs both.
   AccessResult Access(Gva gva, AccessKind kind, unsigned size = 1);
   AccessResult Access(const AccessRequest& request);
-  // An access within one page to a guest-physical address that no linear address stands behind.
+  // Makes an access within one page to a guest-physical address that no linear address stands
+  // behind.
   AccessResult AccessGpa(Gpa gpa, AccessKind kind, unsigned size = 1);
-  // An access within one page by a built-in guest whose own paging maps every linear address, with
-  // every right, to the same guest-physical one. It needs no guest tables, and unlike `AccessGpa`
-  // makes and uses combined mappings, which INVVPID drops too. EPT is on, and the guest makes no
-  // accesses of the other kind under the same VPID and PCID.
+  // Makes an access within one page by a built-in guest whose own paging maps every linear address,
+  // with every right, to the same guest-physical one. It needs no guest tables, and unlike
+  // `AccessGpa` makes and uses combined mappings, which INVVPID drops too. EPT is on, and the guest
+  // makes no accesses of the other kind under the same VPID and PCID.
   AccessResult AccessIdentity(Gpa gpa, AccessKind kind, unsigned size = 1);
 
   // Returns what the tables say of an address now: nothing is set, kept, counted, reported or taken
@@ -131,49 +134,51 @@ class Cpu {
   ProbeResult Probe(Gpa gpa) const;
   ProbeResult ProbeLinear(Gva gva) const;
 
-  // Makes the accesses of `records` one by one until one ends in an event; the number that were
+  // Makes the accesses of `records` one by one until one ends in an event; returns how many were
   // done. `exit().event` is kNone if all were.
   size_t Run(absl::Span<const TraceRecord> records);
 
-  // The fields of the last event.
+  // Returns the fields of the last event.
   const Exit& exit() const { return state_.exit; }
 
-  // From any thread: the CPU exits before its next access or at its next entry, once.
+  // Makes the CPU exit before its next access or at its next entry, once. Any thread may call it.
   void Kick() { kicked_.store(true, std::memory_order_release); }
 
   // --- instructions of the guest (SDM vol. 3A, 5.10.4; all keep what they may keep) ---
   Event WriteCr0(uint64_t value);
-  // With CR4.PCIDE, bit 63 set keeps the translations of the new PCID.
+  // Do MOV to CR3 and CR4. With CR4.PCIDE, bit 63 set keeps the translations of the new PCID.
   Event WriteCr3(uint64_t value);
   Event WriteCr4(uint64_t value);
   void SetPkru(uint32_t pkru);
   Event LoadPdptes();
   void Invlpg(Gva gva);
-  // Type 0 address, 1 single PCID, 2 all with globals, 3 all but globals. kGeneralProtection for
-  // another type, a PCID above 4095 (or not 0 without CR4.PCIDE) or a non-canonical address.
+  // Does INVPCID: type 0 address, 1 single PCID, 2 all with globals, 3 all but globals.
+  // kGeneralProtection for another type, a PCID above 4095 (or not 0 without CR4.PCIDE) or a
+  // non-canonical address.
   Event Invpcid(int type, uint16_t pcid, Gva gva);
-  // EPTP switching: takes entry `index` of the EPTP list. kVmfunc if it is refused.
+  // Does EPTP switching: takes entry `index` of the EPTP list. kVmfunc if it is refused.
   Event Vmfunc(uint32_t leaf, uint32_t index);
 
   // --- instructions of the hypervisor (SDM vol. 3C, 31.3). False: the instruction fails ---
-  // The whole instruction: type 1 single-context, 2 all-context, with both halves of its
+  // Executes the whole instruction: type 1 single-context, 2 all-context, with both halves of its
   // descriptor.
   VmFail Invept(int type, uint64_t eptp, uint64_t reserved = 0);
   bool InveptSingle(Eptp eptp);
   bool InveptAll();
-  // Type 0 one address, 1 one VPID, 2 all, 3 one VPID but globals.
+  // Does INVVPID: type 0 one address, 1 one VPID, 2 all, 3 one VPID but globals.
   bool Invvpid(int type, uint16_t vpid, Gva gva = Gva(0));
 
   // --- what happened ---
-  // Grows whenever translations are dropped on demand: by an instruction of either side, or by an
-  // entry without a VPID. Whoever models caches beside this CPU's own drops them when it has grown.
+  // Returns a number that grows whenever translations are dropped on demand: by an instruction of
+  // either side, or by an entry without a VPID. Whoever models caches beside this CPU's own drops
+  // them when it has grown.
   uint64_t invalidations() const { return invalidations_; }
   CpuCounters counters() const;
   void ClearCounters();
   // Drops every cached translation, for tests and experiments; no instruction does it.
   void ClearCaches();
-  // As after power-on, at the price of the translations that were kept: drops them, counters, the
-  // last event, a kick and the EPTP. Features, registers, controls and oracle stay.
+  // Makes the CPU as after power-on, at the price of the translations that were kept: drops them,
+  // counters, the last event, a kick and the EPTP. Features, registers, controls and oracle stay.
   void Reset();
   // Does the same, with caches of another shape from now on.
   void SetCaches(const CacheConfig& caches);
@@ -190,8 +195,8 @@ class Cpu {
     int level = 0;  // of the page: 1, 2, 3
   };
   using Tlb = AssocCache<TlbEntry, EptPath>;
-  // By kind of access, the number of a page of 4 KiB whose entry is the newest of its set and
-  // allows the access; or `kNoPage`.
+  // Holds, by kind of access, the number of a page of 4 KiB whose entry is the newest of its set
+  // and allows the access; or `kNoPage`.
   using RecentPages = std::array<uint64_t, 4>;
   static constexpr uint64_t kNoPage = ~uint64_t{0};
 

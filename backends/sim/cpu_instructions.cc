@@ -119,7 +119,7 @@ void Cpu::SetPkru(uint32_t pkru) {
 }
 
 void Cpu::Invlpg(Gva gva) {
-  // All EP4TAs of the current VPID; upper entries go for the whole PCID.
+  // The page goes under all EP4TAs of the current VPID; upper entries go for the whole PCID.
   ++invalidations_;
   const uint16_t vpid = state_.controls.vpid;
   const uint16_t pcid = state_.contexts.Of(context_).pcid;
@@ -229,7 +229,8 @@ bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
   if (!state_.features.ept.invvpid(type) || (vpid == 0 && type != 2)) return false;
   ++invalidations_;
   if (type == 0) {
-    // For the widest linear addresses of the CPU, whatever mode the guest is in.
+    // Whether it is canonical is judged for the widest linear addresses of the CPU, whatever mode
+    // the guest is in.
     constexpr int kUnused = 64 - 57;
     const auto address = static_cast<int64_t>(gva.raw());
     if (static_cast<int64_t>(gva.raw() << kUnused) >> kUnused != address) return false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Which EPT entries and pointers hardware refuses (SDM vol. 3C, 29.3.3.1 and 27.2.1.1), laid out as
-// masks for a walker that asks at every step.
+// Says which EPT entries and pointers hardware refuses (SDM vol. 3C, 29.3.3.1 and 27.2.1.1), laid
+// out as masks for a walker that asks at every step.
 //
 // Written from the SDM's tables alone and on purpose without `EptEntry::Check`: the two are
 // compared in the tests.
@@ -32,7 +32,7 @@ constexpr unsigned RightsOf(uint64_t entry) {
 class EptRules {
  public:
   EptRules() = default;
-  // `mbec`, `paging_write`: those VM-execution controls are on.
+  // `mbec` and `paging_write` say that those VM-execution controls are on.
   EptRules(const CpuFeatures& features, bool mbec, bool paging_write);
 
   bool IsPresent(uint64_t entry) const { return (entry & present_mask_) != 0; }
@@ -67,17 +67,18 @@ class EptRules {
   LevelArray<uint64_t> leaf_reserved_{};
 };
 
-// Entries that a walk passes without a decision: present, legal, with every flag set that it could
-// have to set. Upper ones have every right, leaves are write-back. All that `EptRules` would say of
-// them is then known from one compare; of other entries these rules say nothing.
+// Knows entries that a walk passes without a decision: present, legal, with every flag set that it
+// could have to set. Upper ones have every right, leaves are write-back. All that `EptRules` would
+// say of them is then known from one compare; of other entries these rules say nothing.
 class QuietEptRules {
  public:
   QuietEptRules() = default;
-  // `accessed_dirty`: A and D flags are on.
+  // `accessed_dirty` says that A and D flags are on.
   QuietEptRules(const CpuFeatures& features, bool mbec, bool accessed_dirty);
 
   bool IsTable(uint64_t entry) const { return (entry & table_mask_) == table_value_; }
-  // `need`: bits that the access wants set in the leaf, rights and D.
+  // Returns whether it is such a leaf. `need` are bits that the access wants set in it, rights and
+  // D.
   bool IsLeaf(uint64_t entry, int level, uint64_t need) const {
     return (entry & (leaf_mask_[level] | need)) == (leaf_value_[level] | need);
   }

@@ -75,7 +75,8 @@ inline bool EptWalker::Permits(const EptTranslation& found, const EptRequest& re
 
 Event EptWalker::Violation(const EptRequest& request, unsigned rights, uint64_t last_entry) {
   const unsigned reported = rights & (state_.controls.mbec ? 15 : 7);
-  // Of an entry that maps a page; the bit is undefined, and 0 here, where the walk ended before.
+  // This is bit 60 of an entry that maps a page; it is undefined, and 0 here, where the walk ended
+  // before.
   const bool shadow_stack_page = state_.eptp.supervisor_shadow_stack() &&
                                  rules_.IsPresent(last_entry) &&
                                  (last_entry & ept::kSupervisorShadowStack) != 0;

@@ -65,13 +65,13 @@ class EptWalker {
   // Otherwise `state.exit` is filled and the mappings of the address are dropped.
   Event Translate(const EptRequest& request, EptTranslation& found, EptPath* path);
 
-  // Does the same for the common case, a walk on which there is nothing to decide, set or report;
-  // false, with nothing counted or changed, if `Translate` must be asked. `need`: what
+  // Does the same for the common case, a walk on which there is nothing to decide, set or report.
+  // Returns false, with nothing counted or changed, if `Translate` must be asked. `need` is what
   // `QuietNeedOf` says of the access. A walk that is used is to be counted by `CountQuietly`, as of
   // `kind`.
   bool TranslateQuietly(uint64_t gpa, uint64_t need, EptTranslation& found, unsigned& kind);
-  // The bits that `access` (`kRight…`) wants in the leaf of a quiet walk; `user_page` as in a
-  // request.
+  // Returns the bits that `access` (`kRight…`) wants in the leaf of a quiet walk; `user_page` as in
+  // a request.
   uint64_t QuietNeedOf(unsigned access, bool user_page) const {
     if (access == kRightExecute && user_page && state_.controls.mbec) return ept::kUserExecute;
     return access | (accessed_dirty_ && (access & kRightWrite) != 0 ? ept::kDirty : 0);
@@ -82,7 +82,7 @@ class EptWalker {
     return may_be_quiet_ &&
            (state_.oracle == nullptr || (!keeps_paths && kept_levels_ == 0 && !has_translations_));
   }
-  // `row`: of ReferenceCounts::ept.
+  // Counts a quiet walk; `row` is that of ReferenceCounts::ept.
   void CountQuietly(int row, unsigned kind) { quiet_walks_[row].Count(kind); }
   void AddQuietCounts(CpuCounters& counters) const;
   void ClearQuietCounts() { quiet_walks_ = {}; }
@@ -96,8 +96,8 @@ class EptWalker {
     return state_.controls.paging_write && (found.rights & kRightRead) != 0 &&
            (found.upper_rights & kRightWrite) != 0 && (found.leaf & ept::kPagingWrite) != 0;
   }
-  // Reports a violation. `last_entry`: the one that ended the walk, a leaf or one that is not
-  // present; `rights`: AND over the walk, 0 without a leaf.
+  // Reports a violation. `last_entry` is the one that ended the walk, a leaf or one that is not
+  // present; `rights` the AND over the walk, 0 without a leaf.
   Event Violation(const EptRequest& request, unsigned rights, uint64_t last_entry);
 
   // Drops the mappings that would translate `gpa` under the current EPTP.
@@ -118,19 +118,19 @@ class EptWalker {
     uint64_t table = 0;
     uint8_t rights = 0;
   };
-  // A walk under way.
+  // A walk that is being made.
   struct Walk {
     uint64_t table = 0;
     int level = 0;               // of `table`
     int top = 0;                 // of the first entry read
     unsigned top_rights = 15;    // AND over the entries above `top`, which a cache supplied
     unsigned upper_rights = 15;  // AND over the entries above the leaf
-    // From `top` down to the leaf, the rest not set.
+    // Filled from `top` down to the leaf, the rest not set.
     LevelArray<uint64_t> addresses;
     LevelArray<uint64_t> values;
   };
 
-  // A structure or nested-TLB entry, in the oracle's absence.
+  // These look for a structure or nested-TLB entry, in the oracle's absence.
   bool FindQuietTranslation(uint64_t gpa, uint64_t need, EptTranslation& found);
   bool BeginQuietly(uint64_t gpa, uint64_t& table, int& level);
 
@@ -139,7 +139,7 @@ class EptWalker {
   void Begin(const EptRequest& request, Walk& walk, EptPath* path);
   Event Descend(const EptRequest& request, Walk& walk);
   Event AllowBySubPage(const EptRequest& request, const EptTranslation& found, bool& allowed);
-  // kNone with `again` set if another CPU changed an entry under the walk.
+  // Returns kNone with `again` set if another CPU changed an entry under the walk.
   Event SetFlags(const EptRequest& request, const Walk& walk, bool& again);
   void Fill(const EptRequest& request, const Walk& walk, const EptTranslation& found,
             EptPath* path);
@@ -166,7 +166,7 @@ class EptWalker {
 
 // --- the quiet walk ---
 
-// Any right of a cached translation that `need` asks for is there, and D if asked for.
+// Finds a cached translation that has every right that `need` asks for, and D if asked for.
 inline bool EptWalker::FindQuietTranslation(uint64_t gpa, uint64_t need, EptTranslation& found) {
   for (int level = 1; level <= 3; ++level) {
     if (translations_[level].live() == 0) continue;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What an access ends in: a host physical address, or an event with its fields.
+// Says what an access ends in: a host physical address, or an event with its fields.
 
 #ifndef TDP_BACKENDS_SIM_EXIT_H_
 #define TDP_BACKENDS_SIM_EXIT_H_
@@ -29,13 +29,13 @@ enum class Event : uint8_t {
   kVirtualizationException  // guest #VE: the information page is filled
 };
 
-// True for what the guest's own kernel handles; the hypervisor does not see it.
+// Returns whether the guest's own kernel handles the event; the hypervisor does not see it.
 constexpr bool IsGuestEvent(Event event) { return event >= Event::kPageFault; }
 
 const char* EventName(Event event);
 
-// Everything a handler can ask about the last event of a CPU. Fields that the event does not define
-// are 0, as the SDM's table of each exit has it.
+// Holds everything that a handler can ask about the last event of a CPU. Fields that the event does
+// not define are 0, as the SDM's table of each exit has it.
 struct Exit {
   Event event = Event::kNone;
   uint32_t error_code = 0;            // of a page fault
@@ -59,7 +59,7 @@ inline constexpr uint32_t kFaultProtectionKey = 32;
 inline constexpr uint64_t kSppMiss = uint64_t{1} << 11;  // else a misconfiguration
 inline constexpr uint64_t kSppNmiUnblocked = uint64_t{1} << 12;
 
-// Two words, so that it travels in registers.
+// The answer to an access. It is two words, so that it travels in registers.
 struct AccessResult {
   Hpa hpa{};  // of the first byte, if `event` is kNone
   Event event = Event::kNone;

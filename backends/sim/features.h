@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a simulated CPU offers to its guest and to its hypervisor.
+// Says what a simulated CPU offers to its guest and to its hypervisor.
 
 #ifndef TDP_BACKENDS_SIM_FEATURES_H_
 #define TDP_BACKENDS_SIM_FEATURES_H_
@@ -22,10 +22,10 @@ struct CpuFeatures {
 
 // Says what the caches do where the architecture leaves a choice.
 enum class CachePolicy : uint8_t {
-  // As parts on the market: a cached translation without the right needed is walked again.
+  // Does as parts on the market do: a cached translation without the right needed is walked again.
   kRealistic,
-  // As bad as the architecture allows: it faults on the cached rights (a spurious fault), and CR3
-  // writes and invalidations keep whatever they may keep.
+  // Is as bad as the architecture allows: it faults on the cached rights (a spurious fault), and
+  // CR3 writes and invalidations keep whatever they may keep.
   kAdversarial,
 };
 

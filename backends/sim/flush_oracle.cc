@@ -29,7 +29,7 @@ bool MapsPage(uint64_t entry, int level) {
   return level == 1 || (level <= 3 && (entry & ept::kLargePage) != 0);
 }
 
-// Without the level: whether the change could owe a flush at all.
+// Returns whether the change could owe a flush at all, at whatever level.
 bool MayOweFlush(uint64_t before, uint64_t after) {
   if ((before & kRights) == 0) return false;
   constexpr uint64_t kWatched = kRights | ept::kMemoryTypeMask | ept::kIgnorePat | ept::kLargePage |
@@ -180,8 +180,8 @@ void FlushOracle::SettleAll() {
   settles_.fetch_add(1, std::memory_order_acq_rel);
 }
 
-// The first step of the path that no longer says the same, with effective rights: a right that
-// another entry of the walk withholds anyway is not missed.
+// Finds the first step of the path that no longer says the same, with effective rights: a right
+// that another entry of the walk withholds anyway is not missed.
 ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
                                        StaleUse& use) const {
   if (path.linear) {
@@ -211,7 +211,7 @@ ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const Phy
   return ChangeKind::kNone;
 }
 
-// The same of guest paging's entries.
+// Does the same with guest paging's entries.
 void FlushOracle::FindLinearDifference(const EptPath& path, const PhysicalMemory& memory,
                                        StaleUse& use) const {
   uint64_t rights = kLinearRights;
@@ -232,7 +232,8 @@ void FlushOracle::FindLinearDifference(const EptPath& path, const PhysicalMemory
   }
 }
 
-// The earliest change of the entry, made after the translation was last known good, that is due.
+// Returns the earliest change of the entry, made after the translation was last known good, that is
+// due.
 const FlushOracle::Change* FlushOracle::DueChange(const StaleUse& use, uint64_t since) const {
   const auto it = changes_.find(use.entry.raw());
   if (it == changes_.end()) return nullptr;

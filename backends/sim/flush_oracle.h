@@ -37,7 +37,7 @@
 
 namespace tdp::sim {
 
-// Why a flush is owed.
+// Says why a flush is owed.
 enum class ChangeKind : uint8_t {
   kNone,              // no flush is owed
   kRightRemoved,      // a right went from 1 to 0 (all of them: the entry is gone)
@@ -53,8 +53,8 @@ enum class ChangeKind : uint8_t {
 
 const char* ChangeKindName(ChangeKind kind);
 
-// The kind of the change of one present entry at `level` from `before` to `after`. `rights` is the
-// set of rights that matter: those which the rest of the walk allows.
+// Returns the kind of the change of one present entry at `level` from `before` to `after`. `rights`
+// is the set of rights that matter: those which the rest of the walk allows.
 ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool accessed_dirty,
                           unsigned rights = 15);
 
@@ -64,7 +64,8 @@ ChangeKind ClassifyChange(uint64_t before, uint64_t after, int level, bool acces
 ChangeKind ClassifyLinearChange(uint64_t before, uint64_t after, int level,
                                 uint64_t rights = ~uint64_t{0});
 
-// The entries behind a cached translation, from the root down: EPT's, or with EPT off the guest's.
+// Holds the entries behind a cached translation, from the root down: EPT's, or with EPT off the
+// guest's.
 struct EptPath {
   struct Step {
     uint64_t address = 0;  // of the entry
@@ -82,7 +83,7 @@ struct EptPath {
   int level_of(int step) const { return root_level - step; }
 };
 
-// One broken promise.
+// Reports one broken promise.
 struct StaleUse {
   ChangeKind kind = ChangeKind::kNone;
   Gva gva;  // of the access; 0 for a physical one
@@ -105,12 +106,12 @@ struct FlushOracleOptions {
   uint64_t ignored_bits = 0;        // of EPT entries: those of features that no CPU has on
 };
 
-// One for all CPUs of a machine. Thread-safe.
+// Watches all CPUs of a machine. Thread-safe.
 class FlushOracle {
  public:
   explicit FlushOracle(const FlushOracleOptions& options = {}) : options_(options) {}
 
-  // An entry was changed by this thread. `where` says by whom and must outlive the oracle.
+  // Says that this thread has changed an entry. `where` says by whom and must outlive the oracle.
   void OnStore(Hpa entry, uint64_t before, uint64_t after, const char* where = "");
 
   // Between these two, changes that any thread makes are one operation's, and none of them is due;
@@ -122,16 +123,17 @@ class FlushOracle {
   // Forgets every change and report. No CPU may hold a translation made before.
   void Reset();
 
-  // Every change that this thread made so far is due. `SettleAll`: that any thread made.
+  // Says that every change that this thread made so far is due; `SettleAll`, that any thread made.
   void Settle();
   void SettleAll();
 
   // --- for the CPU ---
 
-  // Moves when a change is made that may have made some translation stale.
+  // Returns a number that moves when a change is made that may have made some translation stale.
   uint64_t clock() const { return clock_.load(std::memory_order_acquire); }
 
-  // An EPTP with other attributes is about to be used: every path must be looked at again.
+  // Says that an EPTP with other attributes is about to be used: every path must be looked at
+  // again.
   void OnEptpChange();
 
   // Returns whether `path` may be used without a look at the tables.
@@ -169,7 +171,7 @@ class FlushOracle {
   std::atomic<size_t> report_count_{0};
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<uint64_t, std::vector<Change>> changes_ ABSL_GUARDED_BY(mutex_);
-  // By thread number: changes up to this one are due.
+  // Changes up to these are due, by thread number.
   absl::flat_hash_map<uint32_t, uint64_t> settled_ ABSL_GUARDED_BY(mutex_);
   uint64_t settled_all_ ABSL_GUARDED_BY(mutex_) = 0;
   // Entries that the operation under way changed.

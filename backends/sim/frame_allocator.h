@@ -26,16 +26,17 @@ struct FrameAllocatorOptions {
   uint64_t seed = 1;
 };
 
-// Not thread-safe. The same options and calls give the same frames on every machine.
+// Hands out frames. Not thread-safe. The same options and calls give the same frames on every
+// machine.
 class FrameAllocator {
  public:
   static constexpr int kMaxOrder = 18;  // 1 GiB
 
   explicit FrameAllocator(const FrameAllocatorOptions& options);
-  // As it was made.
+  // Makes it as new.
   void Reset();
 
-  // 2^order contiguous frames aligned to as many; nothing if no such run is free.
+  // Returns 2^order contiguous frames aligned to as many; nothing if no such run is free.
   std::optional<Hfn> Allocate(int order);
 
   // Gives back what `Allocate(order)` returned, or an aligned part of it with a smaller order.
@@ -56,7 +57,8 @@ class FrameAllocator {
   FrameAllocatorOptions options_;
   std::mt19937_64 random_;
   PageCount free_frames_;
-  // One bit per aligned block of each order: it is free and not part of a larger free block.
+  // Has one bit per aligned block of each order: the block is free and not part of a larger free
+  // one.
   std::array<std::vector<uint64_t>, kMaxOrder + 1> free_bits_;
   // Candidates by order, last out first; one may be out of date, `free_bits_` decides.
   std::array<std::vector<uint64_t>, kMaxOrder + 1> stacks_;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Which accesses a translation allows, as one word of attributes and one word of needs for each
-// kind of access: a TLB hit is then a mask and a compare. (SDM vol. 3A, 5.6 "Access rights", 5.6.2
-// protection keys; the EPT half of the attributes is in vol. 3C, 29.3.3.2.)
+// Says which accesses a translation allows, as one word of attributes and one word of needs for
+// each kind of access: a TLB hit is then a mask and a compare. (SDM vol. 3A, 5.6 "Access rights",
+// 5.6.2 protection keys; the EPT half of the attributes is in vol. 3C, 29.3.3.2.)
 
 #ifndef TDP_BACKENDS_SIM_GUEST_RIGHTS_H_
 #define TDP_BACKENDS_SIM_GUEST_RIGHTS_H_
@@ -15,7 +15,7 @@
 
 namespace tdp::sim {
 
-// As in the trace format. A modify is one locked read-modify-write.
+// The numbers are those of the trace format. A modify is one locked read-modify-write.
 enum class AccessKind : uint8_t { kFetch = 0, kLoad = 1, kStore = 2, kModify = 3 };
 
 constexpr bool Writes(AccessKind kind) { return kind >= AccessKind::kStore; }
@@ -44,8 +44,8 @@ inline constexpr uint32_t kAttrSupervisorShadowStack = 1u << 17;  // bit 60 of t
 inline constexpr uint32_t kAttrUnpaged =
     kAttrUser | kAttrSupervisor | kAttrWrite | kAttrExecute | kAttrDirty | kAttrKeyFree;
 
-// Who accesses. Implicit supervisor accesses (descriptor tables, the TSS) are made at any CPL and
-// are not excused by RFLAGS.AC.
+// Says who accesses. Implicit supervisor accesses (descriptor tables, the TSS) are made at any CPL
+// and are not excused by RFLAGS.AC.
 enum class Accessor : uint8_t { kSupervisor = 0, kUser = 1, kImplicitSupervisor = 2 };
 
 class GuestRights {
@@ -54,14 +54,14 @@ class GuestRights {
 
   void Reload(const Registers& registers);
 
-  // The attributes that make an access by `accessor` a plain hit. A translation that lacks some may
-  // still allow it: ask `FaultOf`, and walk again if a dirty flag is missing.
+  // Returns the attributes that make an access by `accessor` a plain hit. A translation that lacks
+  // some may still allow it: ask `FaultOf`, and walk again if a dirty flag is missing.
   uint32_t NeedOf(AccessKind kind, Accessor accessor) const {
     return needs_[static_cast<size_t>(accessor)][static_cast<size_t>(kind)];
   }
 
-  // The error code of the page fault that a present translation of these attributes causes, 0 if
-  // none.
+  // Returns the error code of the page fault that a present translation of these attributes causes,
+  // 0 if none.
   uint32_t FaultOf(uint32_t attributes, AccessKind kind, Accessor accessor) const {
     const uint32_t rights_needed = NeedOf(kind, accessor) & ~kNotARight;
     const bool has_rights = (attributes & rights_needed) == rights_needed;
@@ -71,7 +71,7 @@ class GuestRights {
     return kFaultPresent | ErrorCodeOf(kind, accessor) | (key_forbids ? kFaultProtectionKey : 0);
   }
 
-  // The bits W, U and I that every page fault of this access reports.
+  // Returns the bits W, U and I that every page fault of this access reports.
   uint32_t ErrorCodeOf(AccessKind kind, Accessor accessor) const {
     return (Writes(kind) ? kFaultWrite : 0) | (accessor == Accessor::kUser ? kFaultUser : 0) |
            (kind == AccessKind::kFetch && reports_fetch_ ? kFaultFetch : 0);

@@ -32,10 +32,10 @@ class GuestRules {
 
   PagingMode mode() const { return mode_; }
   int levels() const { return levels_; }
-  // Bits of an address below what an entry of `level` maps.
+  // Returns how many bits of an address lie below what an entry of `level` maps.
   int shift(int level) const { return 12 + index_bits_ * (level - 1); }
   unsigned entry_bytes() const { return entry_bytes_; }
-  // The offset in its table of the entry of `level` on the way to `gva`.
+  // Returns the offset in its table of the entry of `level` on the way to `gva`.
   uint64_t EntryOffset(uint64_t gva, int level) const {
     return (gva >> shift(level) & index_mask_) * entry_bytes_;
   }
@@ -46,7 +46,7 @@ class GuestRules {
     return (entry & plain_table_mask_[level]) == kGuestPresent;
   }
   // Returns whether the entry is one that a 64-bit walk passes without a decision: a plain table,
-  // or a legal leaf, with A set. `need`: bits that the access wants set in the leaf as well.
+  // or a legal leaf, with A set. `need` are bits that the access wants set in the leaf as well.
   bool IsQuietTable(uint64_t entry, int level) const {
     return (entry & (plain_table_mask_[level] | kGuestAccessed)) ==
            (kGuestPresent | kGuestAccessed);
@@ -64,11 +64,11 @@ class GuestRules {
   bool HasReservedBit(uint64_t entry, int level) const {
     return (entry & (IsLeaf(entry, level) ? leaf_reserved_ : table_reserved_)[AsIndex(level)]) != 0;
   }
-  // The table that an entry points to.
+  // Returns the table that an entry points to.
   static uint64_t TableOf(uint64_t entry) { return entry & kTableMask; }
-  // The gpa that a leaf at `level` maps `gva` to.
+  // Returns the gpa that a leaf at `level` maps `gva` to.
   uint64_t GpaOf(uint64_t leaf, int level, uint64_t gva) const;
-  // The bits PAT, PCD and PWT of a leaf as an index of IA32_PAT.
+  // Returns the bits PAT, PCD and PWT of a leaf as an index of IA32_PAT.
   static unsigned PatIndex(uint64_t leaf, int level) {
     return static_cast<unsigned>((leaf >> 3 & 3) | (leaf >> (level == 1 ? 5 : 10) & 4));
   }
@@ -78,7 +78,7 @@ class GuestRules {
     return static_cast<uint64_t>(static_cast<int64_t>(gva << canonical_shift_) >>
                                  canonical_shift_) == gva;
   }
-  // Bits of a linear address that exist: 32 of them outside 64-bit modes.
+  // Returns which bits of a linear address exist: 32 of them outside 64-bit modes.
   uint64_t linear_mask() const { return linear_mask_; }
   // Returns whether a PDPTE of PAE paging may be loaded; a not-present one always may.
   bool IsValidPdpte(uint64_t pdpte) const {

@@ -39,7 +39,7 @@ void GuestWalker::Reload(ContextId context) {
   rights_.Reload(state_.registers);
   context_ = context;
   table_access_is_write_ = state_.controls.ept && state_.eptp.accessed_dirty();
-  // Without EPT a cached translation's path is that of this walk, which the full walk notes.
+  // Without EPT a cached translation's path is that of this walk, and the full walk notes it.
   const bool notes_path = state_.oracle != nullptr && !state_.controls.ept;
   may_be_quiet_ = Is64Bit(rules_.mode()) && ept_.MayBeQuiet(kept_levels_ != 0) && !notes_path;
   quiet_table_need_ =
@@ -262,7 +262,7 @@ inline bool GuestWalker::BeginQuietly(uint64_t gva, QuietWalk& walk) {
   return false;
 }
 
-// The hpa of the walk's entry at `level`.
+// Finds the hpa of the walk's entry at `level`.
 inline bool GuestWalker::ReachQuietly(uint64_t gva, int level, QuietWalk& walk, uint64_t& hpa) {
   const uint64_t offset = gva >> (12 + 9 * (level - 1) - 3) & 0xff8;
   hpa = walk.table | offset;

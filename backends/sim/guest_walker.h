@@ -47,7 +47,8 @@ class GuestWalker {
 
   const GuestRules& rules() const { return rules_; }
   const GuestRights& rights() const { return rights_; }
-  // The guest's entries behind the last translation; kept with EPT off and an oracle only.
+  // Returns the guest's entries behind the last translation; they are kept with EPT off and an
+  // oracle only.
   const EptPath& linear_path() const { return linear_path_; }
 
   // Translates, checks the guest's rights and sets the guest's A and D flags. Otherwise fills
@@ -98,7 +99,7 @@ class GuestWalker {
     bool tables_verified = true;
     uint64_t top_rights = 0;  // AND of the entries above `top`, which a cache supplied
     bool top_verified = true;
-    // From `top` down to the leaf, the rest not set.
+    // Filled from `top` down to the leaf, the rest not set.
     LevelArray<Table> tables;
     LevelArray<uint64_t> entries;
   };

@@ -91,7 +91,7 @@ bool HostMemory::NoteUse(Hfn first, int order) {
 }
 
 // Frames that were never handed out are zeros. Of large pieces few pages may have been touched, so
-// their memory is dropped.
+// their memory is dropped and not cleared.
 std::optional<Hfn> HostMemory::AllocateFrames(int order, bool zeroed) {
   const std::optional<Hfn> first = allocator_.Allocate(order);
   if (!first.has_value() || !NoteUse(*first, order) || !zeroed) return first;
@@ -148,7 +148,7 @@ HostMemory::Regions::iterator HostMemory::FindRegion(uint64_t vpn) {
   return it != regions_.end() && it->second.pages.Contains(vpn) ? it : regions_.end();
 }
 
-// The first region that reaches beyond `vpn`.
+// Returns the first region that reaches beyond `vpn`.
 HostMemory::Regions::iterator HostMemory::FirstBeyond(uint64_t vpn) {
   auto it = regions_.upper_bound(vpn);
   if (it == regions_.begin()) return it;

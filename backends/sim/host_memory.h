@@ -49,14 +49,15 @@ class HostMemory {
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
 
-  // As it was made: no range is mapped, no budget is set, and the same calls find the same frames
+  // Makes it as new: no range is mapped, no budget is set, and the same calls find the same frames
   // again, with zeros in them. Costs what was used and not the size. No table block is in use
   // (checked).
   void Reset();
 
   // --- physical memory ---
   ByteCount size() const { return options_.size; }
-  // The byte at `hpa` stands at the pointer `hpa + direct_map_offset()`.
+  // Returns the distance at which memory is reached: the byte at `hpa` stands at the pointer `hpa +
+  // direct_map_offset()`.
   uintptr_t direct_map_offset() const { return reinterpret_cast<uintptr_t>(arena_); }
   // Returns what the CPUs see.
   PhysicalMemory physical() const { return PhysicalMemory(arena_, options_.size); }
@@ -84,7 +85,7 @@ class HostMemory {
   // Makes the range writable or not. NotFound if a page of it is not mapped.
   absl::Status Protect(Hva hva, ByteCount size, bool writable);
 
-  // The page behind `hva`, backed now if it was not. NotFound if nothing is mapped there,
+  // Returns the page behind `hva`, backed now if it was not. NotFound if nothing is mapped there,
   // PermissionDenied for a write to a read-only page, ResourceExhausted without free frames.
   absl::StatusOr<HostPage> Resolve(Hva hva, Access access);
 

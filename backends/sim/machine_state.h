@@ -34,7 +34,7 @@ class TableFrames {
 struct MachineState {
   explicit MachineState(const PhysicalMemory& physical) : memory(physical) {}
 
-  // The paging-structure entry at `hpa`, counted in `count` and charged to the walk.
+  // Returns the paging-structure entry at `hpa`, counted in `count` and charged to the walk.
   template <typename Word = uint64_t>
   uint64_t ReadEntry(uint64_t hpa, uint64_t& count) {
     ++count;

@@ -40,7 +40,7 @@ class MappedRange {
     const std::vector<MappedPage>& group = groups_[GroupOf(page)];
     return group.empty() ? MappedPage{.writable = writable_} : group[page % kGroup];
   }
-  // A page of the range, for a change.
+  // Returns a page of the range, for a change.
   MappedPage& At(uint64_t page) {
     std::vector<MappedPage>& group = groups_[GroupOf(page)];
     if (group.empty()) group.assign(kGroup, MappedPage{.writable = writable_});

@@ -15,8 +15,8 @@ namespace tdp::sim {
 // An entry of the PAT: the encodings of `MemoryType`, and 7 for UC-.
 inline constexpr uint8_t kPatUcMinus = 7;
 
-// The type of the PAT entry that the bits PAT, PCD and PWT of a guest leaf (4, 2 and 1 here)
-// choose.
+// Returns the type of the PAT entry that the bits PAT, PCD and PWT of a guest leaf (4, 2 and 1
+// here) choose.
 constexpr uint8_t PatType(uint64_t pat, unsigned index) { return pat >> 8 * (index & 7) & 7; }
 
 // `pat` is a type or `kPatUcMinus`. UC- over WP is write-combining, and of WT against WP the PAT

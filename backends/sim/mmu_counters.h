@@ -17,8 +17,8 @@ struct MmuCounters {
   static constexpr size_t kLevels = 6;   // of tables, 1 to 5
   static constexpr size_t kServers = 4;  // the data caches of level 1 to 3, and memory
 
-  // By use. Pieces of an access that crosses a page count one each. Each access is an L1 hit, an L2
-  // hit or a walk.
+  // These are by use. Pieces of an access that crosses a page count one each. Each access is an L1
+  // hit, an L2 hit or a walk.
   std::array<uint64_t, kUses> accesses{};
   std::array<uint64_t, kUses> l1_hits{};
   std::array<uint64_t, kUses> l2_hits{};
@@ -50,7 +50,8 @@ struct MmuCounters {
 
   uint64_t total_accesses() const { return accesses[0] + accesses[1] + accesses[2]; }
   uint64_t total_walks() const { return walks[0] + walks[1] + walks[2]; }
-  // The references of walks that `s` served, to guest tables or to the EPT, and their cycles.
+  // Returns the references of walks that `s` served, to guest tables or to the EPT, and their
+  // cycles.
   uint64_t ReferencesServed(bool ept, size_t s) const {
     uint64_t sum = 0;
     for (size_t g = 0; g < kLevels; ++g) {
@@ -65,7 +66,7 @@ struct MmuCounters {
     }
     return sum;
   }
-  // All cycles of translation.
+  // Returns all cycles of translation.
   uint64_t translation_cycles() const {
     return l2_hit_cycles + l2_miss_cycles + guest_cache_cycles + ept_cache_cycles +
            nested_tlb_cycles + ReferenceCycles(false) + ReferenceCycles(true);

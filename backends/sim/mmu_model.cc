@@ -141,7 +141,7 @@ void MmuModel::FlushAll() {
 
 // --- data ---
 
-// The cycles of a load or store at `hpa`; its line is then in every level.
+// Returns the cycles of a load or store at `hpa`; its line is then in every level.
 int MmuModel::TouchData(unsigned use, uint64_t hpa, size_t& server) {
   const uint64_t line = hpa >> kLineShift;
   const std::vector<DataLevel*>& path = data_paths_[use];
@@ -256,8 +256,8 @@ MmuAnswer MmuModel::Access(uint64_t gva, AccessKind kind, unsigned size) {
 
 // --- the first dimension ---
 
-// The level to start at, with the host address of its table in `table`; 0 if the root is to be
-// reached first.
+// Returns the level to start at, with the host address of its table in `table`; 0 if the root is to
+// be reached first.
 int MmuModel::BeginGuestWalk(uint64_t gva, uint64_t& table) {
   counters_.guest_cache_cycles += static_cast<uint64_t>(walk_cache_cycles_[0]);
   for (int level = 2; level <= space_.guest_levels; ++level) {

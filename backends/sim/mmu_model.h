@@ -61,10 +61,10 @@ class MmuModel {
   void SetSpace(const MmuSpace& space);
   const MmuSpace& space() const { return space_; }
 
-  // An access of 1 to 4096 bytes; one that crosses a page is two, and the first answers.
+  // Makes an access of 1 to 4096 bytes; one that crosses a page is two, and the first answers.
   MmuAnswer Access(uint64_t gva, AccessKind kind, unsigned size);
 
-  // As INVLPG: the page of `gva` in the current space, and the space's upper entries.
+  // Drops what INVLPG drops: the page of `gva` in the current space, and the space's upper entries.
   void Invlpg(uint64_t gva);
   // Linear and combined mappings of one PCID.
   void FlushPcid(uint16_t pcid);
@@ -115,7 +115,7 @@ class MmuModel {
     int level = 1;
   };
 
-  // The PCID, the page number and, in two bits that are never 0, the size.
+  // Returns the PCID, the page number and, in two bits that are never 0, the size.
   static uint64_t TagOf(uint64_t pcid, uint64_t address, int level);
   static uint64_t WalkTagOf(uint64_t pcid, uint64_t address, int level);
   static uint64_t IndexOf(uint64_t address, int level);
@@ -140,10 +140,10 @@ class MmuModel {
   MmuSpace space_;
   MmuCounters counters_;
   std::vector<TlbArray> tlbs_;
-  // By TLB level less one, then use.
+  // These are by TLB level less one, then by use.
   std::array<std::array<std::vector<TlbProbe>, MmuCounters::kUses>, 2> probes_;
   std::array<int, MmuCounters::kUses> l2_cycles_{};
-  // By level of the entries kept; the second dimension's in [1].
+  // These are by level of the entries kept; the second dimension's in [1].
   std::array<std::array<WalkCache, 6>, 2> walk_caches_;
   std::array<int, 2> walk_cache_cycles_{};
   std::vector<NestedArray> nested_;

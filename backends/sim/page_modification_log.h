@@ -13,7 +13,8 @@ namespace tdp::sim {
 
 inline constexpr int kPmlEntries = 512;
 
-// The index counts down from 511 and wraps to 65535 after the last entry.
+// Returns whether the log is full: the index counts down from 511 and wraps to 65535 after the last
+// entry.
 inline bool IsLogFull(const MachineState& state) { return state.pml_index >= kPmlEntries; }
 
 // Writes the page of `gpa` to the log, which is not full.

@@ -19,10 +19,10 @@ namespace tdp::sim {
 class FrameProvider {
  public:
   virtual ~FrameProvider() = default;
-  // The 4 KiB behind the page-aligned `frame`, or null if there is no memory. Called from every
-  // CPU.
+  // Returns the 4 KiB behind the page-aligned `frame`, or null if there is no memory. Every CPU
+  // calls it.
   virtual std::byte* Frame(Hpa frame) = 0;
-  // A walk has set a flag in the paging-structure entry at `entry`, now `value`.
+  // Says that a walk has set a flag in the paging-structure entry at `entry`, now `value`.
   virtual void OnEntryWrite(Hpa /*entry*/, uint64_t /*value*/) {}
 };
 
@@ -43,13 +43,13 @@ class PhysicalMemory {
 
   // Returns whether `hpa` lies in the window, so that `LoadInside` may be used.
   bool IsInside(uint64_t hpa) const { return hpa - first_ < size_; }
-  // `Load` of a 64-bit word that lies in the window.
+  // Does what `Load` does of a 64-bit word that lies in the window.
   uint64_t LoadInside(uint64_t hpa) const {
     return std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(base_ + (hpa - first_)))
         .load(std::memory_order_acquire);
   }
 
-  // The word at `hpa`, which is aligned to the size of `Word` (uint32_t or uint64_t).
+  // Returns the word at `hpa`, which is aligned to the size of `Word` (uint32_t or uint64_t).
   template <typename Word = uint64_t>
   Word Load(uint64_t hpa) const {
     Word* word = At<Word>(hpa);
@@ -64,8 +64,8 @@ class PhysicalMemory {
     }
   }
 
-  // A locked compare-exchange; false if the word was not `expected`. Where there is no memory the
-  // write is lost and the answer is true.
+  // Does a locked compare-exchange; false if the word was not `expected`. Where there is no memory
+  // the write is lost and the answer is true.
   template <typename Word = uint64_t>
   bool CompareExchange(uint64_t hpa, Word expected, Word desired) const {
     Word* word = At<Word>(hpa);

@@ -53,7 +53,7 @@ class WalkTally {
   static constexpr unsigned Kind(int top, int leaf) {
     return static_cast<unsigned>(top * ReferenceCounts::kLevels + leaf);
   }
-  // The levels above the leaf of such a walk, as bits.
+  // Returns the levels above the leaf of such a walk, as bits.
   static constexpr unsigned UpperLevels(int top, int leaf) { return (2u << top) - (2u << leaf); }
   void Count(unsigned kind) { ++walks_[kind]; }
 
@@ -78,7 +78,7 @@ class WalkTally {
   std::array<uint64_t, ReferenceCounts::kLevels * ReferenceCounts::kLevels> walks_{};
 };
 
-// Tells what a CPU did since its counters were last cleared.
+// Counts what a CPU did since its counters were last cleared.
 struct CpuCounters {
   // Pieces of an access that crosses a page count one each.
   uint64_t tlb_hits = 0;
@@ -93,7 +93,8 @@ struct CpuCounters {
   ReferenceCounts references;
 
   uint64_t accesses() const { return tlb_hits + walks; }
-  // Accesses for which the TLB had no entry, each once however often it was interrupted.
+  // Returns how many accesses found no entry in the TLB, each counted once however often it was
+  // interrupted.
   uint64_t tlb_misses() const { return walks - restarts - assists; }
 
   CpuCounters& operator+=(const CpuCounters& other) {

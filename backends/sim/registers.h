@@ -28,7 +28,7 @@ inline constexpr uint64_t kEferLme = uint64_t{1} << 8;
 inline constexpr uint64_t kEferLma = uint64_t{1} << 10;
 inline constexpr uint64_t kEferNxe = uint64_t{1} << 11;
 
-// After reset of the PAT: WB, WT, UC-, UC, twice.
+// The PAT after reset: WB, WT, UC-, UC, twice.
 inline constexpr uint64_t kResetPat = 0x0007040600070406;
 
 struct Registers {
@@ -57,7 +57,7 @@ constexpr PagingMode PagingModeOf(const Registers& r) {
   return (r.cr4 & kCr4La57) != 0 ? PagingMode::k5Level : PagingMode::k4Level;
 }
 
-// The levels that a guest walk visits; PAE's four PDPTEs are registers, not a level.
+// Returns how many levels a guest walk visits; PAE's four PDPTEs are registers, not a level.
 constexpr int GuestLevels(PagingMode mode) {
   constexpr int kLevels[] = {0, 2, 2, 4, 5};
   return kLevels[static_cast<int>(mode)];

@@ -15,7 +15,7 @@
 
 namespace tdp::sim {
 
-// A step of an actor: one access, one operation. False when it has no more.
+// Makes a step of an actor, one access or one operation, and returns false when it has no more.
 using Step = std::function<bool()>;
 
 // Runs the actors' steps until each has answered false. The actor of each step is drawn anew, so

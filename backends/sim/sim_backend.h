@@ -30,10 +30,10 @@ class SimBackend : public Backend {
 
   HostMemory& memory() { return memory_; }
   int cpus() const { return static_cast<int>(cpus_.size()); }
-  // The CPU of a vCPU; `id` is below `cpus()`.
+  // Returns the CPU of a vCPU; `id` is below `cpus()`.
   Cpu& cpu(VcpuId id);
 
-  // Calls of each kind so far, from all threads.
+  // Return how many calls of each kind came so far, from all threads.
   uint64_t invalidations() const { return invalidations_.load(std::memory_order_relaxed); }
   uint64_t kicks() const { return kicks_.load(std::memory_order_relaxed); }
 

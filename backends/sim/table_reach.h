@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Which frames a CPU may still walk as tables: those that the root leads to, and those that it led
-// to since the last flush, since a CPU may keep the upper entries of paging structures whether the
-// guest used them or not (SDM vol. 3C, 30.4.2).
+// Knows which frames a CPU may still walk as tables: those that the root leads to, and those that
+// it led to since the last flush, since a CPU may keep the upper entries of paging structures
+// whether the guest used them or not (SDM vol. 3C, 30.4.2).
 //
 // Who changes tables calls `Rescan` after a store that may have linked or unlinked one, `OnFlush`
 // after a flush that reached every CPU, and `UseOf` before a table's frame is given back.
@@ -38,28 +38,28 @@ class TableReach {
     uint64_t scan = 0;
   };
 
-  // `linear`: tables of 64-bit guest paging, else EPT. `tables`, which may be null, says where not
-  // to go on; the memory itself otherwise.
+  // `linear` says that they are tables of 64-bit guest paging, else EPT. `tables`, which may be
+  // null, says where not to go on; the memory itself otherwise.
   TableReach(const PhysicalMemory& memory, bool linear, const TableFrames* tables = nullptr)
       : memory_(memory), linear_(linear), tables_(tables) {}
 
   // Forgets everything.
   void Reset() { places_.clear(); }
-  // The tables are those of another root from now on, whose entries are of level `levels`. What
-  // only the root before leads to may be cached until a flush.
+  // Takes the tables of another root from now on, whose entries are of level `levels`. What only
+  // the root before leads to may be cached until a flush.
   void SetRoot(Hpa root, int levels);
   // Walks all tables below the root.
   void Rescan();
-  // Every CPU has dropped what it kept of the tables; of those of `root` alone.
+  // Says that every CPU has dropped what it kept of the tables; or of those of `root` alone.
   void OnFlush();
   void OnFlush(Hpa root);
 
   FrameUse UseOf(Hpa frame) const;
-  // The table in `frame`; null unless it is linked.
+  // Returns the table in `frame`; null unless it is linked.
   const Place* Find(Hpa frame) const;
-  // Where the table in `frame` was last linked; null unless it may be cached alone.
+  // Returns where the table in `frame` was last linked; null unless it may be cached alone.
   const Place* FindUnlinked(Hpa frame) const;
-  // Frames of linked tables, the root first, then in no order.
+  // Returns the frames of linked tables, the root first, then in no order.
   std::vector<Hpa> LinkedFrames() const;
 
  private:

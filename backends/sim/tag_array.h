@@ -22,19 +22,19 @@ class TagArray {
  public:
   static constexpr size_t kNone = ~size_t{0};
 
-  // An array that never holds anything.
+  // Makes an array that never holds anything.
   TagArray() = default;
   // `sets` and `ways` are any numbers from 1 up. A tree over a number of ways that is no power of
   // two gives the left half of each node the odd one.
   TagArray(size_t sets, size_t ways, Replacement replacement);
 
   size_t entries() const { return tags_.size(); }
-  // Entries that hold something.
+  // Returns how many entries hold something.
   size_t live() const { return live_; }
   size_t ways() const { return ways_; }
 
-  // The place of `tag` in the set that `index` modulo the number of sets names, now the most
-  // recently used there; kNone if it is not there.
+  // Returns the place of `tag` in the set that `index` modulo the number of sets names, now the
+  // most recently used there; kNone if it is not there.
   size_t Find(uint64_t index, uint64_t tag) {
     if (live_ == 0) return kNone;
     // What was touched last needs no touch.
@@ -52,7 +52,7 @@ class TagArray {
   // returns its place; kNone if the array has no entries at all.
   size_t Insert(uint64_t index, uint64_t tag);
 
-  // 0 for a place that holds nothing.
+  // Returns 0 for a place that holds nothing.
   uint64_t TagAt(size_t place) const { return tags_[place]; }
   void EraseAt(size_t place) {
     if (tags_[place] != 0) --live_;
@@ -76,8 +76,9 @@ class TagArray {
   size_t live_ = 0;
   size_t recent_ = 0;  // the place that was touched last
   std::vector<uint64_t> tags_;
-  // By place. LRU: when it was last used. Tree: of place `first + n`, whether the next victim is to
-  // the right of the node that parts the ways before n from those from n on.
+  // Has a word for each place. With LRU it says when the place was last used; with a tree, of place
+  // `first + n`, whether the next victim is to the right of the node that parts the ways before n
+  // from those from n on.
   std::vector<uint64_t> order_;
 };
 

@@ -21,9 +21,9 @@ inline constexpr uint64_t kVeEptpIndex = 32;  // 16 bits
 
 inline constexpr uint32_t kEptViolationReason = 48;
 
-// The violation in `state.exit` becomes #VE if the control is on, the entry that ended the walk
+// Turns the violation in `state.exit` into #VE if the control is on, the entry that ended the walk
 // does not suppress it, the guest is in protected mode and the page is not busy: fills the page and
-// returns kVirtualizationException. Otherwise kEptViolation, and nothing changes.
+// returns kVirtualizationException. Otherwise it returns kEptViolation, and nothing changes.
 Event DeliverVirtualizationException(MachineState& state);
 
 }  // namespace tdp::sim

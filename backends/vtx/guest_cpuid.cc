@@ -27,7 +27,7 @@ constexpr uint32_t kFrequencyLeaf = 0x16;
 constexpr uint32_t kHypervisorLeaf = 0x40000000;
 constexpr uint32_t kExtendedLeaves = 0x80000000;
 
-// The last leaf that the guest is told of.
+// Returns the last leaf that the guest is told of.
 uint32_t HighestLeaf(const CpuidContext& context) {
   return context.tsc_hz != 0 ? kFrequencyLeaf
                              : std::min(context.highest_basic_leaf, kFrequencyLeaf);

@@ -20,7 +20,7 @@ struct HiddenFeatures {
   uint32_t leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0;
 };
 
-// What the answer depends on.
+// Holds what the answer depends on.
 struct CpuidContext {
   uint32_t highest_basic_leaf = 0;  // of the machine's CPU: EAX of leaf 0
   uint64_t xcr0 = 0;                // what the guest may set; without XSAVE 0
@@ -34,11 +34,11 @@ struct CpuidContext {
 // The components of XSAVE's that a guest may have: x87, SSE and AVX, which `VtxVcpu` keeps apart.
 inline constexpr uint64_t kGuestXcr0 = 7;
 
-// The guest's answer where the machine's own is `own`. Not shown are VMX and SMX; state that
-// `VtxVcpu` does not switch (MPX, AVX-512, PKU, CET); MONITOR, UMWAIT and TPAUSE; x2APIC mode and
-// the APIC's TSC deadline; processor trace and performance monitoring; 5-level paging; and leaves
-// that the CPU does not have. Shown are OSXSAVE as the guest's own CR4 has it, the bit that says
-// "hypervisor", and at leaf 0x40000000 this library's name.
+// Returns the guest's answer where the machine's own is `own`. Not shown are VMX and SMX; state
+// that `VtxVcpu` does not switch (MPX, AVX-512, PKU, CET); MONITOR, UMWAIT and TPAUSE; x2APIC mode
+// and the APIC's TSC deadline; processor trace and performance monitoring; 5-level paging; and
+// leaves that the CPU does not have. Shown are OSXSAVE as the guest's own CR4 has it, the bit that
+// says "hypervisor", and at leaf 0x40000000 this library's name.
 CpuidLeaf ShownCpuid(uint32_t leaf, uint32_t subleaf, CpuidLeaf own, const CpuidContext& context);
 
 }  // namespace tdp::vtx

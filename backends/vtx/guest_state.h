@@ -25,10 +25,10 @@ struct GuestTable {
   uint32_t limit = 0;
 };
 
-// In the order of the VMCS's segment fields.
+// The order is that of the VMCS's segment fields.
 enum GuestSegmentIndex { kEs, kCs, kSs, kDs, kFs, kGs, kLdtr, kTr, kGuestSegments };
 
-// What a guest's CPU does, as the VMCS has it (SDM 25.4.2).
+// Says what a guest's CPU does, as the VMCS has it (SDM 25.4.2).
 enum class ActivityState : uint8_t { kActive, kHlt, kShutdown, kWaitForSipi };
 
 struct GuestState {

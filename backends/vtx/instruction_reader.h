@@ -18,7 +18,7 @@ namespace tdp::vtx {
 // The number of RSP, which `GuestRegisters` does not have.
 inline constexpr int kRspNumber = 4;
 
-// The register of that number (rax rcx rdx rbx rsp rbp rsi rdi r8 ...), which is not RSP's.
+// Returns the register of that number (rax rcx rdx rbx rsp rbp rsi rdi r8 ...), which is not RSP's.
 // GuestRegisters has them in this order, with CR2 in RSP's place.
 inline uint64_t& RegisterAt(GuestRegisters& registers, int number) {
   return *(&registers.rax + number);
@@ -34,7 +34,7 @@ class InstructionReader {
   explicit InstructionReader(absl::Span<const uint8_t> code) : code_(code) {}
 
   absl::StatusOr<uint8_t> Byte();
-  // A little-endian number of `size` bytes, its sign extended.
+  // Reads a little-endian number of `size` bytes, its sign extended.
   absl::StatusOr<uint64_t> Number(int size);
   int position() const { return static_cast<int>(at_); }
 
@@ -72,7 +72,7 @@ struct RegisterOperand {
 // Byte registers 4 to 7 are the second bytes of the first four, unless there is a REX prefix.
 RegisterOperand OperandOf(int number, int bytes, const InstructionPrefixes& prefixes);
 
-// The operand's value; `rsp` stands for what is not among `registers`.
+// Returns the operand's value; `rsp` stands for what is not among `registers`.
 uint64_t ValueOf(RegisterOperand operand, int bytes, GuestRegisters registers, uint64_t rsp);
 // Gives a register operand a value as an instruction does: 4 bytes clear the upper half.
 void SetValueOf(RegisterOperand operand, int bytes, uint64_t value, GuestRegisters& registers);

@@ -30,15 +30,15 @@ class MsrAreas {
   absl::Status WriteFields() const;
 
   size_t size() const { return size_; }
-  // The guest's value of the MSR, for reading and writing while the guest does not run; null for
-  // one that does not change hands here.
+  // Returns the guest's value of the MSR, for reading and writing while the guest does not run;
+  // null for one that does not change hands here.
   uint64_t* Guest(uint32_t msr);
   // Does the same by place, below `size()`: always the same MSR for the same arguments of `Init`.
   uint64_t At(size_t i) const { return guest_[i].value; }
   void SetAt(size_t i, uint64_t value) { guest_[i].value = value; }
 
  private:
-  // As the SDM has it (table 25-15).
+  // Has the layout of the SDM (table 25-15).
   struct Entry {
     uint32_t msr;
     uint32_t reserved;

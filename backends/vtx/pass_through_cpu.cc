@@ -24,7 +24,7 @@ CpuidLeaf OwnCpuid(uint32_t leaf, uint32_t subleaf) {
   return own;
 }
 
-// What of `kGuestXcr0` the machine's CPU has; 0 without XSAVE.
+// Returns what of `kGuestXcr0` the machine's CPU has; 0 without XSAVE.
 uint64_t AvailableXcr0() {
   constexpr uint32_t kXsave = 1u << 26;
   if ((OwnCpuid(1, 0).ecx & kXsave) == 0) return 0;

@@ -53,12 +53,13 @@ class PendingEvents {
 
   // Puts a waiting event on its way if none is and the guest can take it.
   void Promote(bool takes_interrupts, bool takes_nmis);
-  // The event for the next entry. `Delivered`: the guest was entered with it.
+  // Returns the event for the next entry. `Delivered` says that the guest was entered with it.
   const PendingEvent& now() const { return now_; }
   void Delivered() { now_ = PendingEvent(); }
   bool interrupt_waits() const { return interrupts_[0].is_valid(); }
   bool nmi_waits() const { return nmi_.is_valid(); }
-  // A fault came on top of a double fault: the guest is to be shut down, not entered.
+  // Returns whether a fault came on top of a double fault: the guest is to be shut down, not
+  // entered.
   bool is_triple_fault() const { return triple_fault_; }
   void TakeTripleFault() { triple_fault_ = false; }
 

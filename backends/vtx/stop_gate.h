@@ -15,7 +15,7 @@ namespace tdp::vtx {
 // exit. Waits spin.
 class StopGate {
  public:
-  // For vCPUs by the numbers 0 to `vcpus` - 1. Those that have not begun count as out.
+  // Makes a gate for vCPUs by the numbers 0 to `vcpus` - 1. Those that have not begun count as out.
   explicit StopGate(size_t vcpus);
 
   // --- The thread of a vCPU ---

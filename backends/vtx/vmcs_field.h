@@ -174,7 +174,7 @@ enum class VmcsField : uint32_t {
   kHostInterruptSspTable = 0x6c1c,
 };
 
-// The field `n` places after `field` in a row of equal ones.
+// Returns the field `n` places after `field` in a row of equal ones.
 constexpr VmcsField FieldAfter(VmcsField field, size_t n) {
   return static_cast<VmcsField>(static_cast<uint32_t>(field) + 2 * static_cast<uint32_t>(n));
 }

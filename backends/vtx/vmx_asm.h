@@ -66,7 +66,7 @@ void tdp_vmx_exit();
 // An NMI handler for an interrupt gate: notes the kick, and aborts an entry under way. Not to be
 // called. A kernel with a handler of its own does the same two things there.
 void tdp_vmx_nmi_entry();
-// After an exit that an NMI caused, NMIs are blocked until an IRET: executes one.
+// Executes an IRET: after an exit that an NMI caused, NMIs are blocked until one.
 void tdp_unblock_nmi();
 
 uint64_t tdp_rdmsr(uint32_t msr);

@@ -101,7 +101,7 @@ std::string_view WordName(ControlWord word) {
   return "unknown";
 }
 
-// The lowest of `bits`, by name where it has one.
+// Returns the lowest of `bits`, by name where it has one.
 std::string NameOf(ControlWord word, uint32_t bits) {
   const uint32_t lowest = bits & (0 - bits);
   for (const ControlName& control : kControlNames) {
@@ -177,7 +177,8 @@ uint64_t VmxMsrs::RangeOf(ControlWord word) const {
   return 0;
 }
 
-// The high half has the bits that may be 1, the low half those that must be.
+// Returns whether the control is offered: the high half has the bits that may be 1, the low half
+// those that must be.
 bool VmxMsrs::Offers(ControlWord word, uint32_t bits) const {
   return (static_cast<uint32_t>(RangeOf(word) >> 32) & bits) == bits;
 }

@@ -95,13 +95,13 @@ struct VmxMsrs {
   bool Offers(ControlWord word, uint32_t bits) const;
 };
 
-// The value for a control word: all of `required`, of `optional` what the CPU has, and what the CPU
-// demands. Unimplemented, naming the control, if a required one is not there; so for one that must
-// be on but is in `forbidden`.
+// Returns the value for a control word: all of `required`, of `optional` what the CPU has, and what
+// the CPU demands. Unimplemented, naming the control, if a required one is not there; so for one
+// that must be on but is in `forbidden`.
 absl::StatusOr<uint32_t> ChooseControls(const VmxMsrs& msrs, ControlWord word, uint32_t required,
                                         uint32_t optional = 0, uint32_t forbidden = 0);
 
-// The CPU as the engine sees it, for tables reachable at their physical address plus
+// Returns the CPU as the engine sees it, for tables reachable at their physical address plus
 // `direct_map_offset`. Unimplemented if it has no EPT.
 absl::StatusOr<Capabilities> DecodeCapabilities(const VmxMsrs& msrs, uintptr_t direct_map_offset);
 

@@ -20,7 +20,7 @@ namespace {
 constexpr uint64_t kFeatureLockedWithVmx = 5;
 constexpr uint64_t kCr4Vmxe = 1 << 13;
 
-// What VMXON asks of the control registers (SDM 24.7, 24.8).
+// Sets the control registers as VMXON asks (SDM 24.7, 24.8).
 void PrepareControlRegisters(const VmxMsrs& msrs) {
   constexpr uint64_t kLocked = 1;
   if ((tdp_rdmsr(kMsrFeatureControl) & kLocked) == 0) {

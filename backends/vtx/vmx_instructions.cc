@@ -47,7 +47,7 @@ constexpr std::array<std::string_view, 29> kErrorNames = {
     "invalid operand to INVEPT or INVVPID",
 };
 
-// The error number of the current VMCS; VMfailValid says that there is one.
+// Returns the error number of the current VMCS; VMfailValid says that there is one.
 uint64_t InstructionError() {
   uint64_t number = 0;
   tdp_vmread(static_cast<uint64_t>(VmcsField::kInstructionError), &number);

@@ -18,11 +18,11 @@
 
 namespace tdp::vtx {
 
-// The meaning of a VM-instruction error number (SDM table 31-1).
+// Returns the meaning of a VM-instruction error number (SDM table 31-1).
 std::string_view VmInstructionErrorName(uint64_t number);
 
-// OK, or FailedPrecondition with the name of the instruction and, for VMfailValid, the number and
-// meaning of the current VMCS's error field. `instruction` is "VMPTRLD" and the like.
+// Returns OK, or FailedPrecondition with the name of the instruction and, for VMfailValid, the
+// number and meaning of the current VMCS's error field. `instruction` is "VMPTRLD" and the like.
 absl::Status VmxStatus(VmxResult result, std::string_view instruction);
 
 // Regions are 4 KiB aligned; that of VMXON and each VMCS begins with the revision identifier.
@@ -31,7 +31,7 @@ absl::Status VmxOff();
 absl::Status VmClear(Hpa vmcs);
 absl::Status VmPtrLoad(Hpa vmcs);
 
-// A field of the current VMCS.
+// Reads a field of the current VMCS.
 absl::StatusOr<uint64_t> VmRead(VmcsField field);
 absl::Status VmWrite(VmcsField field, uint64_t value);
 

@@ -15,7 +15,8 @@ void CheckFlushed(const absl::Status& status) {
   if (!status.ok()) internal::CheckFailed(__FILE__, __LINE__, std::string(status.message()));
 }
 
-// The largest order of a host page of which the aligned run around `frame` lies in [start, end).
+// Returns the largest order of a host page of which the aligned run around `frame` lies in [start,
+// end).
 int LargestOrder(Hfn frame, Hfn start, Hfn end) {
   int order = 0;
   while (order < HostPage::kLargestOrder) {
@@ -81,8 +82,8 @@ void VtxBackend::Invalidate(VcpuId vcpu, Eptp root) {
 
 void VtxBackend::InvalidateAll(VcpuId) { CheckFlushed(Invept(InveptType::kAllContexts, Eptp())); }
 
-// Which VPID the vCPU runs under is not known here. A CPU without INVVPID has no VPIDs: its entries
-// drop everything linear.
+// Drops linear translations of every VPID, since which one the vCPU runs under is not known here. A
+// CPU without INVVPID has no VPIDs: its entries drop everything linear.
 void VtxBackend::InvalidateLinear(VcpuId) {
   constexpr int kAllContexts = static_cast<int>(InvvpidType::kAllContexts);
   if (!capabilities_.ept.invvpid(kAllContexts)) return;

@@ -37,9 +37,9 @@ class VtxBackend : public Backend {
   void SetRunningOn(VcpuId vcpu, ApicId apic_id);
   void SetNotRunning(VcpuId vcpu);
 
-  // A device's registers at host physical [start, start + bytes), outside of the arena and mapped
-  // like it: `Resolve` gives them page by page, with `type`. Before the first vCPU runs.
-  // InvalidArgument for what is not page aligned.
+  // Adds a device's registers at host physical [start, start + bytes), outside of the arena and
+  // mapped like it: `Resolve` gives them page by page, with `type`. Call it before the first vCPU
+  // runs. InvalidArgument for what is not page aligned.
   absl::Status AddDevice(Hpa start, ByteCount bytes, MemoryType type = MemoryType::kUncacheable);
 
   const Capabilities& capabilities() const override { return capabilities_; }

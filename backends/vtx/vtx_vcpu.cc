@@ -36,7 +36,7 @@ constexpr uint32_t kMsrSysenterEsp = 0x175;
 constexpr uint32_t kMsrSysenterEip = 0x176;
 constexpr uint64_t kPatAtReset = 0x0007040600070406;
 
-// The base of the TSS descriptor `selector` names.
+// Returns the base of the TSS descriptor that `selector` names.
 uint64_t TaskBase(uint64_t gdt, uint16_t selector) {
   const auto* descriptor = reinterpret_cast<const uint64_t*>(gdt + (selector & ~uint64_t{7}));
   return (descriptor[0] >> 16 & 0xffffff) | (descriptor[0] >> 56) << 24 | descriptor[1] << 32;
@@ -52,7 +52,7 @@ bool HasTscAux() {
 
 bool HasXsave() { return (tdp_read_cr4() & (1 << 18)) != 0; }
 
-// The bits of each word that `options` ask for.
+// Each returns the bits of its word that `options` ask for.
 uint32_t WantedPin(const VtxVcpuOptions& options) {
   uint32_t wanted = pin::kNmiExiting;
   if (options.external_interrupt_exiting) wanted |= pin::kExternalInterruptExiting;
@@ -261,7 +261,7 @@ absl::Status VtxVcpu::WriteOptionalControls() {
   return absl::OkStatus();
 }
 
-// Of the CPU and thread that loads the vCPU: FS is the thread's own storage.
+// Writes the state of the CPU and thread that loads the vCPU: FS is the thread's own storage.
 absl::Status VtxVcpu::WriteHostState() {
   uint16_t selectors[7];
   uint64_t tables[2];

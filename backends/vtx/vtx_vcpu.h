@@ -30,9 +30,9 @@ namespace tdp::vtx {
 // Tells what a vCPU uses of its CPU, and what its guest may do without an exit. What is asked for
 // and not there is refused by name when the vCPU is made.
 struct VtxVcpuOptions {
-  // A guest that owns the machine's devices: interrupts, I/O ports, MSRs and debug registers are
-  // its own, but for what `VtxVcpu::SetIoExits` and `SetMsrExits` except. So are RDTSCP and INVPCID
-  // where the CPU of `msrs` has them for guests. NMIs remain the host's.
+  // Returns the options of a guest that owns the machine's devices: interrupts, I/O ports, MSRs and
+  // debug registers are its own, but for what `VtxVcpu::SetIoExits` and `SetMsrExits` except. So
+  // are RDTSCP and INVPCID where the CPU of `msrs` has them for guests. NMIs remain the host's.
   static VtxVcpuOptions PassThrough(const VmxMsrs& msrs) {
     VtxVcpuOptions options;
     options.hlt_exiting = false;
@@ -115,20 +115,20 @@ class VtxVcpu {
   // Makes this the current vCPU of `cpu`, on which it is called, until `Unload`. Guest state set
   // before the first load is at its reset value until `SetState`.
   absl::Status Load(VmxCpu& cpu);
-  // To be loaded on another CPU or destroyed. Its state stays.
+  // Takes it off this CPU, to be loaded on another or destroyed. Its state stays.
   absl::Status Unload();
   bool is_loaded() const { return cpu_ != nullptr; }
 
   // --- Loaded only ---
   absl::Status SetState(const GuestState& state);
-  // The guest's CPU waits, as after INIT, for a start-up IPI: `Run` returns kStartUpIpi with its
-  // vector, for `GuestState::StartUp`, and hears nothing else. NMIs, and kicks with them, are
+  // Makes the guest's CPU wait, as after INIT, for a start-up IPI: `Run` returns kStartUpIpi with
+  // its vector, for `GuestState::StartUp`, and hears nothing else. NMIs, and kicks with them, are
   // blocked meanwhile; the guest uses no memory.
   absl::Status AwaitStartUp();
-  // All of the vCPU that its guest can see, as it is between two runs; memory, and MSRs that do not
-  // change hands, are not the vCPU's.
+  // Returns all of the vCPU that its guest can see, as it is between two runs; memory, and MSRs
+  // that do not change hands, are not the vCPU's.
   absl::StatusOr<VtxVcpuState> Save() const;
-  // The guest goes on from there. InvalidArgument, with nothing changed, if `state` is of a vCPU
+  // Lets the guest go on from there. InvalidArgument, with nothing changed, if `state` is of a vCPU
   // with other options.
   absl::Status Restore(const VtxVcpuState& state);
   absl::StatusOr<uint64_t> Read(VmcsField field) const;
@@ -151,39 +151,41 @@ class VtxVcpu {
   // guest's CR3 field, and `eptp` does not count. FailedPrecondition, with the CPU's reason, if it
   // cannot be entered.
   absl::StatusOr<VmExit> Run(Eptp eptp);
-  // The tables that the guest ran on last: what `Run` was given, or what the guest has switched to.
+  // Returns the tables that the guest ran on last: what `Run` was given, or what the guest has
+  // switched to.
   Eptp eptp() const { return eptp_; }
 
   // Roots for VMFUNC leaf 0 by index, at most 512; needs `eptp_switching`.
   absl::Status SetEptpList(absl::Span<const Eptp> list);
-  // The guest frame's host address to map for the guest's #VE handler; needs `ve`.
+  // Returns the host address of the guest frame to map for the guest's #VE handler; needs `ve`.
   Hpa ve_information() const { return ve_information_; }
   // Needs `spp`.
   absl::Status SetSppTable(Hpa root);
 
-  // The pages that the CPU has logged since the last call, oldest first, valid until the next one;
-  // the CPU's log is empty then. Call it at every exit and hand the pages to `Vcpu::LogPml`. Needs
-  // `pml`.
+  // Returns the pages that the CPU has logged since the last call, oldest first, valid until the
+  // next one; the CPU's log is empty then. Call it at every exit and hand the pages to
+  // `Vcpu::LogPml`. Needs `pml`.
   absl::StatusOr<absl::Span<const Gpa>> DrainPml();
 
   GuestRegisters& registers() { return registers_; }
 
   // --- What exits; any time outside the guest ---
-  // Whether accesses to `count` ports from `first` on exit. Needs `io_bitmaps`. InvalidArgument
-  // beyond port 0xffff, or for none.
+  // Sets whether accesses to `count` ports from `first` on exit. Needs `io_bitmaps`.
+  // InvalidArgument beyond port 0xffff, or for none.
   absl::Status SetIoExits(uint32_t first, uint32_t count, bool exits);
   // Sets whether RDMSR and WRMSR of `msr` exit. Needs `msr_bitmap`. InvalidArgument for MSRs that
   // always do.
   absl::Status SetMsrExits(uint32_t msr, bool read_exits, bool write_exits);
-  // The guest's value of an MSR that changes hands with `msr_bitmap` (`MsrAreas`); null for others.
+  // Returns the guest's value of an MSR that changes hands with `msr_bitmap` (`MsrAreas`); null for
+  // others.
   uint64_t* SwitchedMsr(uint32_t msr) { return msr_areas_.Guest(msr); }
-  // The guest comes back with kPreemptionTimer when it has run for `tsc_ticks` in all, over however
-  // many entries, rounded up to the timer's unit and cut to its 32 bits; after that at each entry,
-  // until the next call. Loaded; needs `preemption_timer`.
+  // Makes the guest come back with kPreemptionTimer when it has run for `tsc_ticks` in all, over
+  // however many entries, rounded up to the timer's unit and cut to its 32 bits; after that at each
+  // entry, until the next call. Loaded; needs `preemption_timer`.
   absl::Status SetPreemptionTimer(uint64_t tsc_ticks);
-  // The guest runs with this XCR0: it changes hands at each entry and exit. At first the host's.
-  // InvalidArgument for one that XSETBV refuses, or with a bit that the host's lacks, whose state
-  // would not be saved. Loaded.
+  // Lets the guest run with this XCR0: it changes hands at each entry and exit. At first it is the
+  // host's. InvalidArgument for one that XSETBV refuses, or with a bit that the host's lacks, whose
+  // state would not be saved. Loaded.
   absl::Status SetXcr0(uint64_t xcr0);
 
  private:

@@ -20,7 +20,7 @@ namespace tdp::vtx {
 namespace {
 
 constexpr uint32_t kVectoringReserved = 1u << 12;  // IDT-vectoring information has a bit here
-// Of the interruptibility state.
+// These are bits of the interruptibility state.
 constexpr uint64_t kBlockedBySti = 1 << 0;
 constexpr uint64_t kBlockedByMovSs = 1 << 1;
 constexpr uint64_t kBlockedBySmi = 1 << 2;
@@ -88,9 +88,9 @@ absl::Status VtxVcpu::OpenWindows() {
   return VmWrite(VmcsField::kPrimaryControls, wanted);
 }
 
-// An exit in the middle of the delivery of an event to the guest (its stack or IDT may be what was
-// missing): the event is delivered again at the next entry. An NMI on its way already counts as
-// blocking others, and it could not be entered with then.
+// Keeps an event in the middle of whose delivery to the guest the exit came (its stack or IDT may
+// be what was missing): the event is delivered again at the next entry. An NMI on its way already
+// counts as blocking others, and it could not be entered with then.
 absl::Status VtxVcpu::KeepInterruptedEvent() {
   TDP_ASSIGN_OR_RETURN(const uint64_t vectoring, VmRead(VmcsField::kIdtVectoring));
   PendingEvent event;
@@ -104,9 +104,9 @@ absl::Status VtxVcpu::KeepInterruptedEvent() {
   return event.type() == PendingEvent::Type::kNmi ? EndBlocking(kBlockedByNmi) : absl::OkStatus();
 }
 
-// The NMI was the host's and has done its work. Without virtual NMIs some CPUs save the blocking
-// that it began as the guest's, which would keep the next one out; such a guest is never given NMIs
-// and never blocks them.
+// Ends an NMI that was the host's and has done its work. Without virtual NMIs some CPUs save the
+// blocking that it began as the guest's, which would keep the next one out; such a guest is never
+// given NMIs and never blocks them.
 absl::Status VtxVcpu::EndNmi() {
   tdp_unblock_nmi();
   return options_.virtual_nmis ? absl::OkStatus() : EndBlocking(kBlockedByNmi);

@@ -19,7 +19,7 @@
 namespace tdp::vtx {
 namespace {
 
-// Of the guest's fields, and of what the guest sees through them.
+// These are the guest's fields, and those of what the guest sees through them.
 constexpr VmcsField kFields[] = {
     VmcsField::kGuestCr0,
     VmcsField::kGuestCr3,
@@ -51,7 +51,8 @@ constexpr VmcsField kSegmentRows[] = {VmcsField::kGuestEsSelector, VmcsField::kG
                                       VmcsField::kGuestEsLimit, VmcsField::kGuestEsRights};
 constexpr size_t kPdptes = 4;
 
-// In an order that is always the same. `pdptes`: the VMCS has them, which comes with EPT.
+// Returns all of them, in an order that is always the same. With `pdptes` the VMCS has those, which
+// come with EPT.
 std::vector<VmcsField> AllFields(bool pdptes) {
   std::vector<VmcsField> all(std::begin(kFields), std::end(kFields));
   for (const VmcsField row : kSegmentRows) {
@@ -97,7 +98,7 @@ absl::Status VtxVcpu::Restore(const VtxVcpuState& state) {
   const uint64_t mode = state.is_64_bit ? uint64_t{entry_control::kGuest64} : 0;
   TDP_RETURN_IF_ERROR(
       VmWrite(VmcsField::kEntryControls, (entry & ~uint64_t{entry_control::kGuest64}) | mode));
-  // What was on its way to the guest is not any more.
+  // Drops what was on its way to the guest.
   TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryInterruption, 0));
   registers_ = state.registers;
   events_ = state.events;

@@ -41,7 +41,7 @@ struct Decoder {
   // Bit 0 of an opcode says whether it is of more than a byte.
   int SizeOf(uint8_t opcode) const { return (opcode & 1) != 0 ? prefixes.operand_bytes() : 1; }
 
-  // The value is that of the register which ModRM names.
+  // Takes the value from the register that ModRM names.
   absl::Status FromRegister(Kind kind, int size) {
     out.kind = kind;
     out.size = size;
@@ -50,7 +50,8 @@ struct Decoder {
     out.value = ValueOf(out.target, size, registers, rsp);
     return absl::OkStatus();
   }
-  // The value follows the operand in `bytes` bytes. ModRM's reg field belongs to the opcode.
+  // Takes the value that follows the operand in `bytes` bytes. ModRM's reg field belongs to the
+  // opcode.
   absl::StatusOr<int> FromConstant(int size, int bytes) {
     out.size = size;
     TDP_ASSIGN_OR_RETURN(const int number, SkipMemoryOperand(reader, prefixes));
@@ -179,7 +180,7 @@ absl::Status Decoder::BitConstant() {
   }
 }
 
-// How 32-bit kernels write an entry of 8 bytes. With REX.W it is CMPXCHG16B.
+// Decodes what 32-bit kernels write an entry of 8 bytes with. With REX.W it is CMPXCHG16B.
 absl::Status Decoder::ComparePair() {
   constexpr int kExtension = 1;
   if (prefixes.operand_bytes() == 8) return Unknown();
@@ -197,7 +198,7 @@ bool IsBitOperation(Kind kind) {
   return kind == Kind::kSetBit || kind == Kind::kClearBit || kind == Kind::kFlipBit;
 }
 
-// What the operand becomes where `old` was.
+// Returns what the operand becomes where `old` was.
 uint64_t NewValue(const WriteInstruction& instruction, uint64_t old, uint64_t accumulator) {
   const uint64_t value = instruction.value;
   const uint64_t bit = uint64_t{1} << (value & static_cast<uint64_t>(8 * instruction.size - 1));
@@ -226,7 +227,7 @@ uint64_t NewValue(const WriteInstruction& instruction, uint64_t old, uint64_t ac
   return old;
 }
 
-// By a loop of compare-exchanges. Returns what was there.
+// Writes by a loop of compare-exchanges. Returns what was there.
 template <typename Word>
 uint64_t Update(const WriteInstruction& instruction, std::byte* place, uint64_t accumulator) {
   std::atomic_ref<Word> word(*reinterpret_cast<Word*>(place));
@@ -268,7 +269,7 @@ uint64_t FlagsOfComparison(uint64_t a, uint64_t b, int size) {
   return flags;
 }
 
-// The instruction's flags after it met `old`; `flags` as they were.
+// Returns the instruction's flags after it met `old`; `flags` as they were.
 uint64_t FlagsAfter(const WriteInstruction& instruction, uint64_t old, uint64_t accumulator,
                     uint64_t flags) {
   const int size = instruction.size;
@@ -290,7 +291,7 @@ uint64_t FlagsAfter(const WriteInstruction& instruction, uint64_t old, uint64_t 
   }
 }
 
-// What the operand is compared with.
+// Returns what the operand is compared with.
 uint64_t AccumulatorOf(const WriteInstruction& instruction, const GuestRegisters& registers) {
   if (instruction.kind == Kind::kComparePair) {
     return registers.rdx << 32 | (registers.rax & MaskOf(4));
@@ -298,7 +299,7 @@ uint64_t AccumulatorOf(const WriteInstruction& instruction, const GuestRegisters
   return registers.rax & MaskOf(instruction.size);
 }
 
-// Whether it was the last element.
+// Moves on to the next element. Returns whether it was the last one.
 bool MoveOn(const WriteInstruction& instruction, uint64_t flags, GuestRegisters& registers) {
   const auto bytes = static_cast<uint64_t>(instruction.size);
   const uint64_t step = (flags & kDirection) != 0 ? 0 - bytes : bytes;

@@ -14,7 +14,7 @@ constexpr uint64_t kPage = 4096;
 int processors;
 Services services;
 
-// Where a processor's work returns to.
+// Is where a processor's work returns to.
 void EndWork() { ExitThread(); }
 
 // `run` begins with the address that it returns to on its stack, as after a call.

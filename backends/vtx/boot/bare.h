@@ -13,7 +13,7 @@
 
 namespace tdp::vtx {
 
-// Any processor, also in an interrupt handler that did not interrupt this.
+// Prints `text`. Any processor may, also in an interrupt handler that did not interrupt this.
 void Print(std::string_view text);
 
 // Ends the run: it has failed, for `why`, or has passed if that is null.
@@ -22,10 +22,10 @@ void Print(std::string_view text);
 // Zeroed memory for good, aligned to `alignment`, a power of two; null if there is none.
 void* TakeMemory(size_t bytes, size_t alignment);
 
-// How many processors the machine has, this one included.
+// Returns how many processors the machine has, this one included.
 int ProcessorCount();
 
-// What the program was started with.
+// Returns what the program was started with.
 Arguments ProgramArguments();
 
 // A processor of the machine that runs `run(argument)`: a thread, where there is no operating
@@ -47,7 +47,7 @@ class Processor {
 
 }  // namespace tdp::vtx
 
-// What the program defines; 0 if the run has passed.
+// The program defines it; it returns 0 if the run has passed.
 int main();
 
 #endif  // TDP_BACKENDS_VTX_BOOT_BARE_H_

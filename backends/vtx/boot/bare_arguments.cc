@@ -14,7 +14,7 @@
 namespace tdp::vtx {
 namespace {
 
-// All of `text` is the number.
+// Reads `text` as a number; nothing if not all of it is one.
 std::optional<uint64_t> Parse(std::string_view text, int base) {
   const char* const end = text.data() + text.size();
   uint64_t number = 0;

@@ -13,7 +13,7 @@
 
 namespace tdp::vtx {
 
-// Any processor may call.
+// Gives memory to any processor.
 class BareHeap {
  public:
   constexpr BareHeap() = default;

@@ -86,7 +86,7 @@ int memcmp(const void* a, const void* b, size_t n) {
   return 0;
 }
 
-// By std::string and std::string_view, which look for characters with it.
+// std::string and std::string_view look for characters with it.
 void* memchr(const void* bytes, int byte, size_t n) {
   const auto* at = static_cast<const unsigned char*>(bytes);
   for (; n != 0; --n, ++at) {

@@ -19,7 +19,7 @@ namespace {
 const boot::Services* services;
 constinit tdp::vtx::BareHeap heap;
 
-// The first word of a mutex; the others are not in use.
+// Returns the first word of a mutex; the others are not in use.
 std::atomic_ref<uintptr_t> IsHeld(TdpPlatformMutex* mutex) {
   return std::atomic_ref<uintptr_t>(mutex->words[0]);
 }
@@ -89,7 +89,7 @@ void tdp_platform_panic(const char* text) {
   tdp::vtx::FinishRun("panic");
 }
 
-// Where the linker has put the constructors of global objects.
+// The linker has put the constructors of global objects here.
 extern void (*__init_array_start[])();
 extern void (*__init_array_end[])();
 

@@ -23,7 +23,7 @@ void CopyBytes(uint64_t to, uint64_t from, uint64_t size) {
   asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size)::"memory");
 }
 
-// A decimal number at `text`, which moves past it and the character after it.
+// Returns a decimal number at `text`, which moves past it and the character after it.
 uint64_t TakeNumber(const char*& text) {
   uint64_t number = 0;
   for (; *text >= '0' && *text <= '9'; ++text) number = number * 10 + (*text - '0');
@@ -59,7 +59,7 @@ uint64_t PlaceSegments(const Elf64_Ehdr& elf) {
   return end;
 }
 
-// The address at which the program sees its own program headers.
+// Returns the address at which the program sees its own program headers.
 uint64_t HeadersInMemory(const Elf64_Ehdr& elf) {
   const auto* headers = reinterpret_cast<const Elf64_Phdr*>(PROGRAM_IMAGE + elf.e_phoff);
   for (int i = 0; i < elf.e_phnum; ++i) {

@@ -18,7 +18,7 @@
 
 namespace boot {
 
-// What the runner tells of the machine, and the program's arguments.
+// Holds what the runner tells of the machine, and the program's arguments.
 struct Machine {
   int processors = 1;
   uint64_t memory_bytes = 0;
@@ -50,19 +50,19 @@ void InitProgramProcessor();
 // Before the program starts; its last segment ends at `program_end`. What it finds in RSI.
 const Services* InitProgram(const Machine& machine, uint64_t program_end);
 
-// As ResumeFrame takes it from the stack.
+// Has the registers in the order in which ResumeFrame takes them from the stack.
 struct RegisterFrame {
   uint64_t r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi, rax, rcx, r11;
 };
-// Where a frame lies that ResumeFrame leaves with `stack` as the stack: below a red zone.
+// Returns where a frame lies that ResumeFrame leaves with `stack` as the stack: below a red zone.
 inline RegisterFrame* FrameBelow(uint64_t stack) {
   return reinterpret_cast<RegisterFrame*>(stack - 128 - sizeof(RegisterFrame));
 }
 
 // --- Processors (processors.cc) ---
-// The number of the processor this runs on: its local APIC's id.
+// Returns the number of the processor this runs on: its local APIC's id.
 int CurrentProcessor();
-// What a new thread starts with: registers, thread pointer, and the word to clear at its end.
+// Says what a new thread starts with: registers, thread pointer, and the word to clear at its end.
 struct ThreadStart {
   RegisterFrame* frame = nullptr;
   uint64_t thread_pointer = 0;
@@ -96,7 +96,7 @@ inline constexpr uint32_t kMsrFsBase = 0xc0000100;
 
 }  // namespace boot
 
-// In loader_entry.S.
+// loader_entry.S has these.
 extern "C" {
 [[noreturn]] void StartProgram(uint64_t entry, uint64_t stack, const boot::Services* services);
 // Goes to the frame's RCX with the frame's registers, R11 as RFLAGS, and the stack above the frame

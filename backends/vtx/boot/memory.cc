@@ -19,7 +19,7 @@ bool IsUsed(uint64_t page) { return (used[page / 64] >> (page % 64) & 1) != 0; }
 void Mark(uint64_t page) { used[page / 64] |= uint64_t{1} << (page % 64); }
 void Unmark(uint64_t page) { used[page / 64] &= ~(uint64_t{1} << (page % 64)); }
 
-// The first page of a free run of `count`; `page_count` if there is none.
+// Returns the first page of a free run of `count`; `page_count` if there is none.
 uint64_t FindRun(uint64_t count) {
   uint64_t run = 0;
   for (uint64_t page = 0; page < page_count; ++page) {
@@ -77,7 +77,7 @@ void FreePages(uint64_t start, uint64_t size) {
 
 }  // namespace boot
 
-// What the compiler calls for copies and clears of its own.
+// The compiler calls these for copies and clears of its own.
 extern "C" void* memset(void* to, int byte, size_t size) {
   void* start = to;
   asm volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(byte) : "memory");

@@ -12,7 +12,7 @@
 namespace boot {
 
 struct Services {
-  // Any processor: puts `size` bytes of `text` on the console.
+  // Puts `size` bytes of `text` on the console. Any processor may.
   void (*print)(const char* text, size_t size);
   // Ends the run, which has passed if `why` is null.
   void (*finish)(const char* why);

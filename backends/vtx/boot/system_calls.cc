@@ -14,7 +14,7 @@
 
 #include "loader.h"
 
-// In system_call_entry.S.
+// system_call_entry.S has it.
 extern "C" void system_call_entry();
 
 namespace boot {
@@ -35,7 +35,7 @@ uint64_t heap_start;
 uint64_t heap_now;
 uint64_t heap_end;
 
-// The emulator counts instructions; so many a second make them time.
+// Returns the time. The emulator counts instructions; so many a second make them time.
 uint64_t Now() {
   const uint64_t ticks = ReadTimeStamp();
   const uint64_t seconds = ticks / machine.ticks_per_second;
@@ -73,7 +73,7 @@ int64_t WriteVector(uint64_t vector, uint64_t count) {
   return total;
 }
 
-// A terminal, as far as stdio asks: it then writes line by line.
+// Says that it is a terminal, as far as stdio asks: that then writes line by line.
 int64_t Fstat(uint64_t where) {
   auto* out = reinterpret_cast<struct stat*>(where);
   *out = {};
