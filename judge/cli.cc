@@ -55,7 +55,7 @@ struct CliOptions {
   std::string replay;
 };
 
-// A whole number of 64 bits, decimal or hexadecimal with 0x in front.
+// Reads a whole number of 64 bits, decimal or hexadecimal with 0x in front.
 bool ReadNumber(const char* text, uint64_t& number) {
   if (*text < '0' || *text > '9') return false;
   char* end = nullptr;

@@ -15,14 +15,14 @@ namespace tdp::judge {
 
 inline constexpr uint64_t kPage = 4096;
 inline constexpr uint64_t kPage2M = kPage << 9;
-// Of an entry, an EPTP or CR3: the bits of the address.
+// The bits of the address in an entry, an EPTP or CR3.
 inline constexpr uint64_t kAddressBits = 0x000ffffffffff000;
 
-// What is wrong with the adapter, in a sentence that says what to do; empty: nothing.
+// Says what is wrong with the adapter, in a sentence that says what to do; empty if nothing is.
 std::string MisuseOf(const tdpj_subject* subject);
 
-// Whether the contract lets the step be asked of tables that say `map`, with dirty logging on in
-// `logged`; why it does not otherwise, null if it does.
+// Says why the contract does not let the step be asked of tables that say `map`, with dirty logging
+// on in `logged`; null if it does.
 const char* WhyForbidden(const tdpj_subject& subject, const FlatMap& map, const RangeSet& logged,
                          const tdpj_step& step);
 

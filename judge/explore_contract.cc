@@ -32,7 +32,7 @@ tdpj_step StepOf(int kind, uint64_t gpa, uint64_t hpa, uint64_t pages, unsigned 
           .seed = 1};
 }
 
-// A range of four pages, or what the contract lets a range be.
+// Returns the questions, about a range of four pages, or of what the contract lets a range be.
 std::vector<Question> QuestionsFor(const tdpj_subject& subject) {
   const tdpj_contract& now = subject.contract;
   const unsigned rights = now.rights[0];

@@ -27,12 +27,12 @@ struct Extent {
 
 class FlatMap {
  public:
-  // The extent that `gpa` lies in; null if it is not mapped.
+  // Returns the extent that `gpa` lies in; null if it is not mapped.
   const Extent* Find(uint64_t gpa) const;
-  // Whether every page, or some page, of the range is mapped.
+  // Return whether every page, or some page, of the range is mapped.
   bool CoversAll(uint64_t begin, uint64_t end) const;
   bool CoversSome(uint64_t begin, uint64_t end) const;
-  // Whether the range takes a part of a mapping away and leaves the rest.
+  // Returns whether the range takes a part of a mapping away and leaves the rest.
   bool CutsMapping(uint64_t begin, uint64_t end) const;
 
   // `keep`: pages that are mapped stay as they are.
@@ -43,7 +43,7 @@ class FlatMap {
   const std::vector<Extent>& extents() const { return extents_; }
 
  private:
-  // The first extent that ends after `gpa`.
+  // Returns the first extent that ends after `gpa`.
   size_t LowerBound(uint64_t gpa) const;
   void SplitAt(uint64_t gpa);
 

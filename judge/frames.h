@@ -37,9 +37,10 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
   // Makes the memory at `p`, whole pages, frames that stay allocated; false if there is no room.
   // Its content stays. Again for the same memory it does nothing.
   bool Adopt(void* p, size_t bytes);
-  // How many frames `p` gave back; 0, and nothing is changed, unless `Allocate` returned it.
+  // Returns how many frames `p` gave back; 0, and nothing is changed, unless `Allocate` returned
+  // it.
   unsigned Free(void* p);
-  // From the `n`-th call of `Allocate` on, counted from 1, all fail; 0: none does.
+  // Makes all calls of `Allocate` fail from the `n`-th on, counted from 1; none with 0.
   void FailFrom(unsigned n) {
     fail_from_ = n;
     calls_ = 0;
@@ -66,14 +67,14 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
   // --- the judge's ---
   bool IsAllocated(size_t frame) const { return states_[frame] != 0; }
   bool IsAdopted(size_t frame) const { return states_[frame] == kAdopted; }
-  // Without adopted ones.
+  // Returns how many frames are allocated, adopted ones left out.
   size_t allocated() const { return allocated_; }
   uint64_t* Words(size_t frame) { return reinterpret_cast<uint64_t*>(own_ + frame * kPageSize); }
-  // What the words were when they were last taken note of.
+  // Returns the words as they were when they were last taken note of.
   uint64_t* Noted(size_t frame) { return reinterpret_cast<uint64_t*>(noted_ + frame * kPageSize); }
-  // A free frame that was written, or kFrames.
+  // Returns a free frame that was written, or kFrames.
   size_t FindWrittenFree();
-  // Whether the subject's view may be written.
+  // Sets whether the subject's view may be written.
   void Protect(bool read_only);
 
   // sim::TableFrames and sim::FrameProvider:

@@ -16,13 +16,14 @@ namespace tdp::judge {
 
 class Generator {
  public:
-  // Where tables' frames are, no page is mapped to: [avoid, avoid + avoid_bytes).
+  // No page is mapped to where tables' frames are: [avoid, avoid + avoid_bytes).
   Generator(const tdpj_subject& subject, uint64_t seed, uint64_t avoid, uint64_t avoid_bytes);
 
   // Takes the regions that another seed would give.
   void SetRegions(uint64_t seed);
 
-  // A step that the contract allows of these tables. False if none was found in many tries.
+  // Makes a step that the contract allows of these tables. Returns false if none was found in many
+  // tries.
   bool Next(const FlatMap& map, const RangeSet& logged, tdpj_step& step);
 
  private:

@@ -19,7 +19,7 @@ class Random {
     z = (z ^ z >> 27) * 0x94d049bb133111eb;
     return z ^ z >> 31;
   }
-  // From 0 to `n` - 1; `n` is not 0.
+  // Returns a number from 0 to `n` - 1; `n` is not 0.
   uint64_t Below(uint64_t n) { return Next() % n; }
   bool OneIn(uint64_t n) { return Below(n) == 0; }
 

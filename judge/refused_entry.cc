@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint64_t kLarge = uint64_t{1} << 7;
 
-// What holds of both formats; empty: nothing.
+// Says why an entry is refused by rules that both formats have; empty if it is not.
 std::string WhyAddressRefused(uint64_t entry, int level, bool leaf, int width) {
   if ((entry & kAddressBits) >> width != 0) {
     return absl::StrFormat("its address has more than the CPU's %d bits", width);

@@ -10,8 +10,8 @@
 
 namespace tdp::judge {
 
-// The reason why an entry of `level` that is present is refused by a CPU with physical addresses of
-// `width` bits. `linear`: of the format of CR3's tables, else of EPT.
+// Says why an entry of `level` that is present is refused by a CPU with physical addresses of
+// `width` bits. With `linear` it is of the format of CR3's tables, else of EPT.
 std::string WhyRefused(uint64_t entry, int level, bool linear, int width);
 
 }  // namespace tdp::judge

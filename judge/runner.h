@@ -40,7 +40,7 @@ class Runner {
   Verdict Explore(uint64_t seed, const RunLimits& limits, uint64_t& next_seed);
   // These steps alone.
   Verdict Replay(const std::vector<tdpj_step>& steps);
-  // A shorter and simpler sequence of the same signature.
+  // Returns a shorter and simpler sequence of the same signature.
   Verdict Shrink(Verdict verdict);
 
   const Record& record() const { return *record_; }
@@ -59,10 +59,10 @@ class Runner {
 // Runs random sequences in this process until a limit.
 void RunSequences(Session& session, Record& record, uint64_t seed, const RunLimits& limits);
 
-// The source of an instruction of this program, by addr2line if there is one.
+// Returns the source of an instruction of this program, by addr2line if there is one.
 std::string PlaceOf(uint64_t pc);
 
-// As C, to paste into a test.
+// Returns the steps as C, to paste into a test.
 std::string StepsAsC(const std::vector<tdpj_step>& steps);
 // Reads what `StepsAsC` wrote, and whatever stands around it.
 std::vector<tdpj_step> ParseSteps(const std::string& text);

@@ -16,8 +16,8 @@
 namespace tdp::judge {
 namespace {
 
-// What a CPU ignores as long as the controls of sub-page writes, of paging-writes and of supervisor
-// shadow stacks are off: software may keep bits of its own there.
+// A CPU ignores these as long as the controls of sub-page writes, of paging-writes and of
+// supervisor shadow stacks are off: software may keep bits of its own there.
 constexpr uint64_t kUnusedLeafRights =
     ept::kSubPageWrite | ept::kPagingWrite | ept::kSupervisorShadowStack;
 

@@ -25,7 +25,7 @@
 
 namespace tdp::judge {
 
-// How the stores of the subject are seen.
+// Says how the stores of the subject are seen.
 enum class StoreView {
   kHooks,  // by what the subject's compiler put before each, if it did
   kStep,   // the tables are read-only, each store traps and is stepped over
@@ -38,7 +38,7 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // The one that the subject's stubs and stores speak to; null before.
+  // Returns the session that the subject's stubs and stores speak to; null before.
   static Session* current();
 
   // Makes the subject's tables, and destroys them.
@@ -47,7 +47,7 @@ class Session {
   // Runs the step under every check; false, with nothing done, if the contract forbids it or the
   // sequence has come to its end.
   bool Run(const tdpj_step& step);
-  // Whether no further step can be judged: one failed half-way, as it may.
+  // Returns whether no further step can be judged: one failed half-way, as it may.
   bool is_over() const { return over_; }
 
   const FlatMap& map() const { return map_; }
@@ -78,21 +78,22 @@ class Session {
   [[noreturn]] void Misuse(const std::string& sentence);
 
   bool in_subject() const { return in_subject_; }
-  // The step under way, in words.
+  // Returns the step under way, in words.
   std::string Asked() const;
 
  private:
-  // What is wrong: the class, or null, and the sentence.
+  // Says what is wrong: the class, or null, and the sentence.
   struct Complaint {
     const char* klass = nullptr;
     std::string sentence;
   };
 
-  // Tables of the format that CR3's have, nested ones too.
+  // Returns whether the tables are of the format that CR3's have, nested ones too.
   bool is_linear() const { return subject_.contract.format != TDPJ_FORMAT_EPT; }
   bool is_cr3() const { return subject_.contract.format == TDPJ_FORMAT_CR3; }
   bool is_npt() const { return subject_.contract.format == TDPJ_FORMAT_NPT; }
-  // Where the CPU is asked for `gpa`. A nested address has 48 bits, none of which is a sign.
+  // Returns where the CPU is asked for `gpa`. A nested address has 48 bits, none of which is a
+  // sign.
   Gva LinearOf(uint64_t gpa) const {
     return Gva(is_npt() ? static_cast<uint64_t>(static_cast<int64_t>(gpa << 16) >> 16) : gpa);
   }
@@ -135,10 +136,10 @@ class Session {
   const char* WhyNoRights(const sim::ProbeResult& found) const;
   void JudgeRights(const Extent& extent, const sim::ProbeResult& found, uint64_t gpa);
 
-  // The CPU.
+  // These ask the CPU.
   sim::ProbeResult Probe(uint64_t gpa) const;
   sim::AccessResult GuestAccess(uint64_t gpa, unsigned right);
-  // Whether using the old translation does what using the new one would.
+  // Returns whether using the old translation does what using the new one would.
   bool IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
                   const sim::AccessResult& result) const;
   // Reports a translation of nested tables that the CPU kept from another root under its ASID.

@@ -13,10 +13,11 @@
 
 namespace tdp::judge {
 
-// A leaf that was split into a table of the same translations may be used until the table differs,
-// even if no flush followed, and then until the flush of the operation that makes it differ. What
-// nobody asks about may be late: types that are not judged, D where nothing is logged. A kept
-// translation that denies the access ends in a fault, which the tables then decide.
+// Returns whether nobody can tell that a stale translation was used. A leaf that was split into a
+// table of the same translations may be used until the table differs, even if no flush followed,
+// and then until the flush of the operation that makes it differ. What nobody asks about may be
+// late: types that are not judged, D where nothing is logged. A kept translation that denies the
+// access ends in a fault, which the tables then decide.
 bool Session::IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
                          const sim::AccessResult& result) const {
   if (!result.ok()) return true;
@@ -44,7 +45,8 @@ bool Session::IsHarmless(const sim::StaleUse& use, uint64_t gpa, unsigned right,
   }
 }
 
-// An access of the guest, which may keep and use translations; a use of a stale one is reported.
+// Makes an access of the guest, which may keep and use translations; a use of a stale one is
+// reported.
 sim::AccessResult Session::GuestAccess(uint64_t gpa, unsigned right) {
   const sim::AccessKind kind = right == TDPJ_W   ? sim::AccessKind::kStore
                                : right == TDPJ_X ? sim::AccessKind::kFetch

@@ -10,7 +10,7 @@
 namespace tdp::judge {
 namespace {
 
-// Of a value for `WriteCr3`: no translation is dropped.
+// Set in a value for `WriteCr3`, it drops no translation.
 constexpr uint64_t kKeepTranslations = uint64_t{1} << 63;
 
 }  // namespace

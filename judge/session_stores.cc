@@ -290,7 +290,8 @@ void Session::JudgeBetween(uint64_t gpa, uint64_t pc) {
   Report(complaint.klass, complaint.sentence, pc);
 }
 
-// The operation under way has turned to another root, and the tables of the last are its own again.
+// Returns whether the operation under way has turned to another root: the tables of the last are
+// its own again then.
 bool Session::HasMovedRoot() {
   const uint64_t before = root_;
   TakeRoot();

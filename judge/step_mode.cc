@@ -12,7 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/judge/session.h"
 
-// Of glibc and some others; null in a C library without it.
+// glibc and some others have it; it is null in a C library without it.
 extern "C" int backtrace(void** calls, int most) __attribute__((weak));
 
 namespace tdp::judge {
@@ -23,7 +23,7 @@ constexpr uint64_t kWriteFault = 2;  // of a page-fault error code
 bool g_step = false;
 alignas(16) char g_stack[256 << 10];
 
-// Whether the program's own code is at `pc`, not that of a shared library.
+// Returns whether the program's own code is at `pc`, not that of a shared library.
 bool IsInProgram(uint64_t pc) {
   const auto look = [](dl_phdr_info* info, size_t, void* data) {
     uint64_t& at = *static_cast<uint64_t*>(data);
@@ -40,7 +40,7 @@ bool IsInProgram(uint64_t pc) {
   return pc == 0;
 }
 
-// Where the program's own code called what crashed at `pc`; `pc` if that is not known.
+// Returns where the program's own code called what crashed at `pc`; `pc` if that is not known.
 uint64_t PlaceInProgram(uint64_t pc) {
   if (IsInProgram(pc)) return pc;
   if (backtrace == nullptr) return pc;

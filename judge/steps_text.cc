@@ -21,7 +21,7 @@ constexpr const char* kStepKinds[] = {
     "TDPJ_STEP_TOUCH",   "TDPJ_STEP_DIRTY_START", "TDPJ_STEP_DIRTY_STOP",
     "TDPJ_STEP_HARVEST", "TDPJ_STEP_SPLIT",       "TDPJ_STEP_MERGE"};
 
-// The load address of the first object, the program itself.
+// Takes the load address of the first object, the program itself.
 int TakeBias(dl_phdr_info* info, size_t, void* bias) {
   *static_cast<uint64_t*>(bias) = info->dlpi_addr;
   return 1;

@@ -18,7 +18,7 @@
 namespace tdp::judge {
 namespace {
 
-// Where the functions under way were called.
+// These hold where the functions under way were called.
 constexpr size_t kMaxCalls = 256;
 uint64_t g_calls[kMaxCalls];
 size_t g_call_depth = 0;

@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-// Null if there is no memory left. `alignment` is a power of two.
+// Returns memory, or null if there is none left. `alignment` is a power of two.
 void* Allocate(size_t bytes, size_t alignment);
 void Print(const char* text);
 [[noreturn]] void Exit(int status);

@@ -49,8 +49,8 @@ class Machine final : public tdp::Backend {
   tdp::Capabilities capabilities_;
 };
 
-// A guest without paging that writes its number to each page, through the tables as a CPU walks
-// them. Runs from `page` to the next violation or to its end, and returns where it stopped.
+// Runs a guest without paging that writes its number to each page, through the tables as a CPU
+// walks them, from `page` to the next violation or to its end. Returns where it stopped.
 uint64_t RunGuest(tdp::Eptp eptp, uint64_t page) {
   constexpr uint64_t kAddress = 0x000f'ffff'ffff'f000;
   for (; page < kPages; ++page) {

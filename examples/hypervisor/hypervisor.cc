@@ -92,7 +92,7 @@ absl::Status AddSlot(Guest& guest, vtx::FrameArena& arena, const char* name, Gpa
   return absl::OkStatus();
 }
 
-// The host's pointer to guest memory; null where no slot is.
+// Returns the host's pointer to guest memory; null where no slot is.
 uint8_t* At(const Guest& guest, Gpa gpa) {
   for (const Slot& slot : guest.slots) {
     if (gpa >= slot.region.gpa && gpa - slot.region.gpa < slot.region.size) {
@@ -127,7 +127,7 @@ absl::StatusOr<Guest> SetUpGuest(vtx::VtxBackend& backend) {
 
 // --- The run loop --------------------------------------------------------------------------------
 
-// The console: byte 0 prints, byte 1 counts. A write anywhere else (the ROM) is ignored.
+// Emulates the console: byte 0 prints, byte 1 counts. A write anywhere else (the ROM) is ignored.
 absl::Status EmulateMmio(const Guest& guest, const vtx::VmExit& exit, vtx::VtxVcpu& vcpu,
                          Report& report) {
   TDP_ASSIGN_OR_RETURN(const uint64_t rip, vcpu.Read(vtx::VmcsField::kGuestRip));

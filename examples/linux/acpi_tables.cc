@@ -41,7 +41,7 @@ class Table {
   std::string bytes_;
 };
 
-// A system description table: the header that they all have, and its body.
+// Makes a system description table: the header that they all have, and its body.
 Table Description(std::string_view signature, uint8_t revision, const Table& body) {
   constexpr uint32_t kHeaderBytes = 36;
   constexpr size_t kChecksum = 9;

@@ -11,11 +11,11 @@
 
 namespace tdp::linux_example {
 
-// Where the root pointer lies: in what a PC reserves for its firmware.
+// The root pointer lies here, in what a PC reserves for its firmware.
 inline constexpr uint64_t kAcpiRootPointer = 0xe0000;
 
-// For `cpus` CPUs, at most 256, whose local APICs have the ids from 0 on. `ram` is the guest's
-// memory from guest physical 0 on.
+// Writes the tables for `cpus` CPUs, at most 256, whose local APICs have the ids from 0 on. `ram`
+// is the guest's memory from guest physical 0 on.
 void WriteAcpiTables(absl::Span<uint8_t> ram, int cpus);
 
 }  // namespace tdp::linux_example

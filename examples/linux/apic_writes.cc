@@ -31,7 +31,7 @@ volatile uint32_t& Register(uint64_t offset) {
   return *reinterpret_cast<volatile uint32_t*>(kLocalApic + offset);
 }
 
-// The bytes at the guest's RIP, as far as their page goes. Unavailable while memory moves.
+// Fetches the bytes at the guest's RIP, as far as their page goes. Unavailable while memory moves.
 absl::StatusOr<size_t> Fetch(const LinuxGuest& guest, Vcpu& mmu, const vtx::VtxVcpu& vcpu,
                              absl::Span<uint8_t> code) {
   GuestControls controls;

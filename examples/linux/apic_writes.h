@@ -18,12 +18,12 @@ namespace tdp::linux_example {
 
 class LinuxGuest;
 
-// A slot over this CPU's own registers, uncacheable and read-only.
+// Makes a slot over this CPU's own registers, uncacheable and read-only.
 absl::Status MapLocalApic(Vm& vm);
 
-// A guest's CPU writes to that page, as `exit` has it: the register of the CPU that this runs on
-// gets the value, and the instruction is skipped. INIT alone is not sent: `init` is told which CPU
-// it is for. Unimplemented for instructions other than MOV.
+// Carries out a write of a guest's CPU to that page, as `exit` has it: the register of the CPU that
+// this runs on gets the value, and the instruction is skipped. INIT alone is not sent: `init` is
+// told which CPU it is for. Unimplemented for instructions other than MOV.
 absl::Status OnApicWrite(const vtx::VmExit& exit, const LinuxGuest& guest, Vcpu& mmu,
                          vtx::VtxVcpu& vcpu, absl::FunctionRef<void(vtx::ApicId)> init);
 

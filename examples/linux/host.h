@@ -26,18 +26,19 @@ class Host : public vtx::VtxBackend {
   Host(vtx::FrameArena& arena, const Capabilities& capabilities)
       : VtxBackend(arena, capabilities) {}
 
-  // Memory for a guest, 2 MiB aligned, with whatever was in it. ResourceExhausted.
+  // Returns memory for a guest, 2 MiB aligned, with whatever was in it. ResourceExhausted without
+  // any.
   absl::StatusOr<Hva> Allocate(ByteCount bytes);
   void Free(Hva start, ByteCount bytes);
 
-  // The pages of [start, start + bytes) may move from now on. Once.
+  // Lets the pages of [start, start + bytes) move from now on. Call it once.
   absl::Status MakeMovable(Hva start, ByteCount bytes);
   // Copies the page at `hva` to a spare frame, or from there back to its own, which stands behind
   // it from now on, and fills the frame that it leaves with 0xcc. False, with nothing done, if no
   // frame is spare. Between `Vm::BeginHostInvalidation` and its end; one thread moves.
   bool Move(Hva hva);
   bool is_home(Hva hva) const { return PageAt(hva) == reinterpret_cast<uint8_t*>(hva.raw()); }
-  // Where the page at `hva` is.
+  // Returns where the page at `hva` is.
   uint8_t* PageAt(Hva hva) const;
   // Copies what is at `hva`, within a page, wherever that is moving.
   void Read(Hva hva, absl::Span<uint8_t> to) const;

@@ -20,8 +20,8 @@ namespace {
 // exits.
 constexpr uint64_t kCr0NumericError = 1 << 5;
 
-// Where Linux is not told the truth of its CPU. The emulator is why: docs/linux.md says what of
-// this a real machine does not need.
+// Says where Linux is not told the truth of its CPU. The emulator is why: docs/linux.md says what
+// of this a real machine does not need.
 vtx::PassThroughCpuOptions ToldOfItsCpu(uint64_t hz) {
   vtx::PassThroughCpuOptions told;
   told.tsc_hz = hz;

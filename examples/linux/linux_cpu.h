@@ -32,14 +32,15 @@ class LinuxCpu {
 
   // Linux begins here.
   absl::Status Start(const LinuxStart& start);
-  // The CPU does nothing until Linux sends it a start-up IPI.
+  // Lets the CPU do nothing until Linux sends it a start-up IPI.
   absl::Status AwaitStartUp();
   // Until Linux ends, by a reset or for the worse, or this CPU fails.
   absl::Status Run(Scenario& scenario);
   // Runs on the `Vm` of `mmu` from now on. Outside the guest.
   absl::Status Adopt(Vcpu& mmu);
 
-  // Any thread: Linux has sent this CPU an INIT. True if the CPU has to be kicked to take it.
+  // Says that Linux has sent this CPU an INIT; any thread may. Returns true if the CPU has to be
+  // kicked to take it.
   bool RequestInit() {
     if (is_asleep_) return false;
     init_is_pending_ = true;

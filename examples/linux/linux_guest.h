@@ -53,7 +53,7 @@ class LinuxGuest {
   // Until Linux ends, by a reset or for the worse: OK if its init said "INIT: done".
   absl::Status Run(Scenario& scenario);
 
-  // Memory for another guest like this one, empty, with a `Vm` and one slot over it.
+  // Makes memory for another guest like this one, empty, with a `Vm` and one slot over it.
   absl::StatusOr<GuestMemory> MakeMemory() const;
   // Runs on `memory` from now on; what it ran on before. Outside the guest.
   absl::StatusOr<GuestMemory> Adopt(GuestMemory memory);
@@ -63,7 +63,7 @@ class LinuxGuest {
   Hva ram() const { return memory_.ram; }
   const GuestOptions& options() const { return options_; }
   MemoryRegion Region(uint32_t flags) const { return RegionAt(memory_.ram, flags); }
-  // Of Linux's first CPU, the only one where `GuestOptions::cpus` is 1.
+  // Returns Linux's first CPU, the only one where `GuestOptions::cpus` is 1.
   LinuxCpu& cpu() { return *cpu_; }
   Vcpu& mmu() { return *memory_.mmu; }
   // Copies what Linux has at `gpa`, within a page; false if it has no memory there.

@@ -83,7 +83,8 @@ void WritePageTables(absl::Span<uint8_t> ram) {
   }
 }
 
-// A kernel without a 64-bit entry begins in flat 32-bit mode without paging.
+// Returns the state to start in. A kernel without a 64-bit entry begins in flat 32-bit mode without
+// paging.
 vtx::GuestState StartState(uint64_t code, bool is_64_bit) {
   vtx::GuestState state = is_64_bit ? vtx::GuestState::Long64(code + kEntry64, kStack, kPageTables)
                                     : vtx::GuestState::Flat32(static_cast<uint32_t>(code), kStack);

@@ -27,7 +27,7 @@ struct LinuxStart {
   uint64_t rsi = 0;  // where the kernel looks for its boot parameters
 };
 
-// Whether the bzImage can be entered in 64-bit mode.
+// Returns whether the bzImage can be entered in 64-bit mode.
 bool Is64Bit(absl::Span<const uint8_t> kernel);
 
 // `ram` is the guest's memory from guest physical 0 on, zeroed. With `cpus` beyond 1 Linux finds

@@ -53,7 +53,8 @@ absl::Status StartCopy(LinuxGuest& guest, MemoryCopy& copy) {
   return absl::OkStatus();
 }
 
-// A page in a ring may be written until the ring is reset, so it is read after that.
+// Copies what was written. A page in a ring may be written until the ring is reset, so it is read
+// after that.
 absl::Status CopyDirty(LinuxGuest& guest, MemoryCopy& copy) {
   DirtyRing* const ring = guest.mmu().dirty_ring();
   if (ring == nullptr) {

@@ -20,7 +20,7 @@ class MemoryCopy {
   void CopyAll();
   // Copies page `base` + i for every bit i of `mask`.
   void CopyPages(uint64_t base, uint64_t mask);
-  // The other way: they become what the copy has. How many they were.
+  // Copies the other way: the pages become what the copy has. Returns how many they were.
   uint64_t PutBack(uint64_t base, uint64_t mask) const;
   // Linux does not run. DataLoss, with their number, if pages differ.
   absl::Status Compare() const;

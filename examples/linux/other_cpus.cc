@@ -36,7 +36,8 @@ void OtherCpus::Start(int count) {
   }
 }
 
-// A CPU that waits for its start-up IPI hears that alone, and the others hear NMIs alone.
+// Ends the others. A CPU that waits for its start-up IPI hears that alone, and the others hear NMIs
+// alone.
 absl::Status OtherCpus::End() {
   absl::Status status;
   for (const Cpu& cpu : cpus_) {

@@ -51,7 +51,7 @@ class OtherCpus {
     std::optional<vtx::Processor> processor;  // which uses the rest
   };
 
-  // What a processor needs to be one of Linux's CPUs.
+  // Holds what a processor needs to be one of Linux's CPUs.
   struct Parts {
     std::unique_ptr<vtx::VmxCpu> vmx;
     std::unique_ptr<Vcpu> mmu;

@@ -23,7 +23,7 @@ class RunReport {
   uint64_t ticks() const;
   // The host has answered `exit` in so many ticks. Any of Linux's CPUs.
   void Count(const vtx::VmExit& exit, uint64_t ticks);
-  // Of a `Vm` that Linux has left.
+  // Adds the faults of a `Vm` that Linux has left.
   void Add(const FaultStats& past) { past_faults_ += past; }
 
   // `stats` are those of the `Vm` that Linux runs on.

@@ -25,7 +25,7 @@ class Scenario {
   virtual absl::Status OnTimer(LinuxGuest&) { return absl::OkStatus(); }
   // Linux has written a line to its console.
   virtual void OnLine(const std::string& /*line*/) {}
-  // The vCPU's dirty ring takes no more; empty it.
+  // Empties the vCPU's dirty ring, which takes no more.
   virtual absl::Status OnRingFull(LinuxGuest&) { return absl::OkStatus(); }
   // Linux, at `rip`, wants more of a page than the view that it runs on allows.
   virtual absl::Status OnViewDenied(LinuxGuest&, const vtx::VmExit&, uint64_t /*rip*/) {

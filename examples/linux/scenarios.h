@@ -24,7 +24,7 @@ struct ScenarioPlan {
   bool must_fail = false;
 };
 
-// A line for each: its name and its title.
+// Returns a line for each: its name and its title.
 std::string ListScenarios();
 // NotFound for a name that is none.
 absl::StatusOr<ScenarioPlan> PlanScenario(std::string_view name, uint64_t seed);

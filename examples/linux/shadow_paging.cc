@@ -37,7 +37,7 @@ constexpr uint64_t kEferSyscall = 1;
 constexpr uint64_t kAlignmentCheck = 1 << 18;  // of RFLAGS
 constexpr size_t kLongestInstruction = 15;
 
-// What MOV to CR0, CR4 and WRMSR to EFER do not refuse (SDM vol. 3A, 2.5 and 5.1).
+// Returns whether MOV to CR0 or CR4 or WRMSR to EFER takes the values (SDM vol. 3A, 2.5 and 5.1).
 bool IsAllowed(const GuestControls& before, const GuestControls& controls, uint64_t cr3,
                uint64_t cr4_may_be_one) {
   using namespace guest;
@@ -129,7 +129,7 @@ absl::Status ShadowPaging::Adopt(Vcpu& mmu) {
   return shadow().SetPaging(controls, cr3).status();
 }
 
-// What the guest reads of its registers.
+// Writes what the guest reads of its registers.
 absl::Status ShadowPaging::WriteShadows() {
   const GuestControls& controls = shadow().paging().controls();
   TDP_RETURN_IF_ERROR(vcpu_.Write(VmcsField::kCr0Shadow, controls.cr0));
@@ -159,7 +159,7 @@ absl::Status ShadowPaging::Enter() {
   return absl::OkStatus();
 }
 
-// As they are now: the bits that make no exit are in the hardware's registers.
+// Returns the registers as they are now: the bits that make no exit are in the hardware's.
 absl::StatusOr<GuestControls> ShadowPaging::Controls() {
   GuestControls controls = shadow().paging().controls();
   TDP_ASSIGN_OR_RETURN(const uint64_t cr0, vcpu_.Read(VmcsField::kGuestCr0));
@@ -196,7 +196,7 @@ absl::StatusOr<bool> ShadowPaging::Handle(const vtx::VmExit& exit) {
   return true;
 }
 
-// The instruction has been carried out, or it raises #GP.
+// Ends an instruction that has been carried out, or that raises #GP.
 absl::Status ShadowPaging::Finish(const vtx::VmExit& exit, GuestEvent event) {
   if (event == GuestEvent::kNone) return vcpu_.SkipInstruction(exit);
   vcpu_.InjectException(kGeneralProtectionVector, 0);
@@ -385,8 +385,8 @@ absl::Status ShadowPaging::EmulateWrite(const vtx::VmExit& exit, Gpa gpa) {
   return Finish(done);
 }
 
-// An instruction that is not understood writes where a table of the guest's was, which is perhaps
-// none any more: what shadows it goes, and the guest tries again.
+// Gives a table up where an instruction that is not understood writes to it: it is perhaps none any
+// more. What shadows it goes, and the guest tries again.
 absl::Status ShadowPaging::GiveUpTable(Gpa gpa, const absl::Status& why) {
   constexpr int kMost = 8;
   const Gpa table = gpa.AlignDown(kPageSize);
@@ -428,8 +428,8 @@ absl::StatusOr<bool> ShadowPaging::Read(Gva gva, GuestAccess access, absl::Span<
   return true;
 }
 
-// An instruction's bytes, as far as they are mapped: what is there of the next page may be none of
-// it.
+// Fetches an instruction's bytes, as far as they are mapped: what is there of the next page may be
+// none of it.
 absl::StatusOr<size_t> ShadowPaging::Fetch(Gva gva, absl::Span<uint8_t> to) {
   const size_t inside = std::min<size_t>(to.size(), kPageSize - gva.raw() % kPageSize);
   TDP_ASSIGN_OR_RETURN(const bool has_first, Read(gva, GuestAccess::Fetch(), to.first(inside)));

@@ -41,7 +41,7 @@ class ShadowPaging {
                                                               const vtx::VmxMsrs& msrs,
                                                               vtx::VtxVcpu& vcpu, ReadMemory read);
 
-  // The guest starts in `state` on `mmu`, which is of a `Vm` with `Paging::kShadow`.
+  // Starts the guest in `state` on `mmu`, which is of a `Vm` with `Paging::kShadow`.
   absl::Status Start(const vtx::GuestState& state, Vcpu& mmu);
   // It goes on as it is on another one.
   absl::Status Adopt(Vcpu& mmu);

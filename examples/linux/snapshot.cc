@@ -36,7 +36,7 @@ class Devices {
     serial_line_ = tdp_in8(kSerialLine);
     serial_modem_ = tdp_in8(kSerialModem);
   }
-  // With a tick that comes soon, since the one that Linux waits for may be past.
+  // Restores it with a tick that comes soon, since the one that Linux waits for may be past.
   void Restore() const {
     using vtx::tdp_out8;
     for (const uint16_t controller : {kSlave, kMaster}) EndInterrupts(controller);
@@ -135,8 +135,8 @@ class Snapshot : public Scenario {
     return absl::OkStatus();
   }
 
-  // What came since the last return is the beginning of what came the longest time, or goes on
-  // where that ended.
+  // Checks that what came since the last return is the beginning of what came the longest time, or
+  // goes on where that ended.
   absl::Status CheckLines() {
     const size_t common = std::min(lines_.size(), expected_.size());
     for (size_t i = 0; i < common; ++i) {

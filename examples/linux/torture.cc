@@ -91,8 +91,8 @@ class Torture : public Scenario {
     return absl::OkStatus();
   }
 
-  // Pages on the move. Those of the last time come home first where nothing else brings them: there
-  // are only so many spare frames.
+  // Moves pages. Those of the last time come home first where nothing else brings them: there are
+  // only so many spare frames.
   absl::Status Move(LinuxGuest& guest) {
     for (Hva& hva : travellers_) {
       if (guest.has_ended()) return absl::OkStatus();

@@ -16,7 +16,7 @@
 
 namespace tdp {
 
-// The pages that a dirty log shows to the visitor with which `take` is called.
+// Returns the pages that a dirty log shows to the visitor with which `take` is called.
 template <typename Take>
 std::set<uint64_t> ShownPages(Take take) {
   std::set<uint64_t> pages;
@@ -30,7 +30,7 @@ std::set<uint64_t> ShownPages(Take take) {
   return pages;
 }
 
-// The pages that the next take of a slot's log shows.
+// Returns the pages that the next take of a slot's log shows.
 inline std::set<uint64_t> TakenPages(Vm& vm, uint32_t slot = 0) {
   return ShownPages([&](auto visit) { return vm.TakeDirtyLog(slot, visit); });
 }

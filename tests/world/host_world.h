@@ -24,7 +24,7 @@ class HostWorldOn {
   FaultOutcome Fault(Gpa gpa, ExitQualification how = kWriteFault) {
     return vcpu_->HandleEptViolation(gpa, how).outcome;
   }
-  // Whether anything maps `gpa` in the view that the vCPU runs in.
+  // Returns whether anything maps `gpa` in the view that the vCPU runs in.
   bool IsMapped(Gpa gpa) { return LevelOf(gpa) != 0; }
   int LevelOf(Gpa gpa) {  // 0 if nothing does
     const auto found = vm_->Translate(gpa, vcpu_->address_space(), vcpu_->view());

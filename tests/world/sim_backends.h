@@ -45,7 +45,7 @@ class HookedBackend : public sim::SimBackend {
     CallOnce(on_kick);
   }
 
-  // As it was made.
+  // Makes it as new.
   void ForgetHooks() {
     resolve_at = Hva();
     on_resolve = nullptr;

@@ -31,8 +31,8 @@ class SimTest : public testing::Test {
   sim::HostMemory& memory() { return world_->memory(); }
   void Poke(uint64_t gpa, uint64_t value) { world_->Poke(Gpa(gpa), value); }
 
-  // Whether `act` kicks vCPU 1 out of the guest. What that has cached may be used until it has
-  // left: `while_kicked` comes before.
+  // Returns whether `act` kicks vCPU 1 out of the guest. What that has cached may be used until it
+  // has left: `while_kicked` comes before.
   bool KicksVcpu1(const std::function<void()>& act, const std::function<void()>& while_kicked) {
     std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
     bool kicked = false;

@@ -90,7 +90,7 @@ void SimWorld::EnablePml(int i) {
   TDP_CHECK(cpu(i).SetControls(controls).ok());
 }
 
-// Entries above the index were written, the newest last.
+// The entries above the index were written, the newest last.
 absl::Status SimWorld::DrainPml(int i) {
   if (pml_.empty()) return absl::OkStatus();
   constexpr int kLast = sim::kPmlEntries - 1;

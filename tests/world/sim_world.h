@@ -46,23 +46,23 @@ class OracleHook : public EntryStoreHook {
 
 struct SimMachineOptions {
   int cpus = 1;
-  // By default the CPUs keep every translation that they may.
+  // The CPUs keep every translation that they may, unless a test says otherwise.
   sim::CpuConfig cpu = {.policy = sim::CachePolicy::kAdversarial};
   sim::HostMemoryOptions memory = {.size = GiB(1)};
   sim::HostMemory* shared_memory = nullptr;  // in place of memory of its own, which it outlives
-  // Whether the oracle looks at each use of a translation. It sees one machine at a time.
+  // True if the oracle looks at each use of a translation. It sees one machine at a time.
   bool is_watched = true;
   sim::FlushOracleOptions oracle = {.accessed_clear_owed = false};  // as `Vm::AgeHostRange` decides
 };
 
-// What a world stands on. One world at a time; made for several it saves each the time to make
+// What a world stands on, one world at a time. Made for several it saves each the time to make
 // memory and caches of its own.
 class SimMachine {
  public:
   explicit SimMachine(const SimMachineOptions& options);
 
-  // As it was made, whatever was done here: nothing in a later world depends on those before it. No
-  // world is on it, and its memory is its own.
+  // Makes it as new, whatever was done here: nothing in a later world depends on those before it.
+  // No world is on it, and its memory is its own.
   void Reset();
 
   sim::HostMemory& memory() { return memory_; }
@@ -81,7 +81,8 @@ class SimMachine {
 struct SimWorldOptions {
   VmOptions vm;
   int vcpus = 1;
-  // What earlier worlds have left, which is reset. Null: a machine of the world's own, as below.
+  // The machine that earlier worlds have left, which is reset. Null stands for one of the world's
+  // own, as below.
   SimMachine* machine = nullptr;
   int cpus = 0;  // if more than `vcpus`
   sim::CpuConfig cpu = SimMachineOptions().cpu;
@@ -112,9 +113,9 @@ class SimWorld {
 
   // Slot 0 from guest address 0 on, backed in pieces of `order`. To set it again: order -1.
   absl::Status SetRam(ByteCount size, int order = 0, uint32_t flags = 0);
-  // The host moves pages to other frames, as its notifiers say.
+  // Moves pages of the host to other frames, as its notifiers say.
   absl::Status Migrate(Hva start, ByteCount size);
-  // What an exit handler does with the log of CPU `i`, where CPUs keep one.
+  // Does what an exit handler does with the log of CPU `i`, where CPUs keep one.
   absl::Status DrainPml(int i);
   // Settles the flush of a call that has succeeded. Every change so far is due then.
   void Settle(absl::StatusOr<PendingFlush> flush);
@@ -150,9 +151,9 @@ class SimWorld {
   std::vector<Hpa> pml_;  // of each CPU, if the engine finds writes by it
 };
 
-// A hypervisor in the guest whose own guest runs on the tables at `eptp`.
+// Describes a hypervisor in the guest whose own guest runs on the tables at `eptp`.
 NestedContext NestedOn(Backend& backend, Eptp eptp);
-// A guest in 64-bit mode with write protection and no-execute.
+// Describes a guest in 64-bit mode with write protection and no-execute.
 GuestControls FourLevelPaging();
 
 }  // namespace tdp

@@ -20,7 +20,7 @@
 
 namespace tdp {
 
-// What the CPU says of an access to a page that nothing maps.
+// Is what the CPU says of an access to a page that nothing maps.
 inline constexpr auto kReadFault =
     ExitQualification::Make(Access::Read(), Access::None(), true, true);
 inline constexpr auto kWriteFault =
@@ -70,7 +70,7 @@ class TestHost : public MinimalBackend {
     if (hook) hook();
   }
 
-  // What `capabilities` says; read when a `Vm` is made.
+  // The answer of `capabilities`; read when a `Vm` is made.
   Capabilities offered = MinimalBackend::capabilities();
   int order = 0;  // of every page
   bool writable = true;
@@ -92,7 +92,7 @@ class TestHost : public MinimalBackend {
   std::atomic<int> kicks = 0;  // vCPUs kicked
 };
 
-// The entry that maps `gpa`, for a test that plays the CPU; null if none does.
+// Returns the entry that maps `gpa`, for a test that plays the CPU; null if none does.
 inline uint64_t* EntryOf(const Vm& vm, Gpa gpa) {
   const Eptp eptp = vm.eptp();
   auto* table = reinterpret_cast<uint64_t*>(eptp.root().raw());
