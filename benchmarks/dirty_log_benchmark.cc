@@ -63,7 +63,8 @@ void WriteAllAndTake(Guest& guest, const Toucher& cpu, uint64_t step) {
   for (int i = 0; i < 2; ++i) Take(guest);
 }
 
-// Of a slot, all of it mapped and writable: 4 KiB pages up to 1 GiB, then 2 MiB.
+// Switches the log of a slot on, all of it mapped and writable: 4 KiB pages up to 1 GiB, then 2
+// MiB.
 void BM_EnableDirtyLog(benchmark::State& state, ByteCount size) {
   const bool small = size <= GiB(1);
   Guest guest(size, small ? 0 : 9);

@@ -89,7 +89,7 @@ void BM_FaultColdTables(benchmark::State& state) {
 }
 BENCHMARK(BM_FaultColdTables)->Name("BM_FaultColdTables/sequential")->Unit(benchmark::kMillisecond);
 
-// By range, into tables that are made on the way.
+// Maps by range, into tables that are made on the way.
 void BM_Prefault(benchmark::State& state) {
   Guest guest(kGuestSize, 0, {.max_leaf_level = kLevel4K});
   guest.Populate();
@@ -125,7 +125,7 @@ void BM_Fault2M(benchmark::State& state) {
 }
 BENCHMARK(BM_Fault2M)->Unit(benchmark::kMillisecond);
 
-// All of a machine mapped to itself at once, in a slot of host frames; the `Vm` is made anew each
+// Maps all of a machine to itself at once, in a slot of host frames; the `Vm` is made anew each
 // time, outside of the measured part.
 void BM_PopulateIdentity(benchmark::State& state) {
   constexpr ByteCount kAll = GiB(512);

@@ -40,7 +40,7 @@ class Stopwatch {
 
   void Start() { start_ = Now(); }
   void Stop() { total_ += Now() - start_; }
-  // What another one has measured.
+  // Adds what another one has measured.
   void Add(const Stopwatch& other) { total_ += other.total_; }
   double ns() const { return total_; }
 

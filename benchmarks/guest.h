@@ -48,7 +48,7 @@ class Guest {
   // Empties every leaf table without touching the structure: the next faults find their tables
   // warm.
   void ClearLeaves();
-  // How many tables are linked, the root included.
+  // Returns how many tables are linked, the root included.
   uint64_t CountTables() const;
 
   const ByteCount size;

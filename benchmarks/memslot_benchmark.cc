@@ -132,7 +132,7 @@ void BM_SlotCreateDelete(benchmark::State& state) {
 }
 BENCHMARK(BM_SlotCreateDelete)->Arg(512)->Arg(32764);
 
-// The same in the slot set alone: no locks, no writer section, no flush clock.
+// Does the same in the slot set alone: no locks, no writer section, no flush clock.
 void BM_SlotSetCreateDelete(benchmark::State& state) {
   const auto slots = static_cast<uint32_t>(state.range(0));
   const auto set = SetOf(slots - 1);

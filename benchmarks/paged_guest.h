@@ -65,8 +65,8 @@ class PagedGuest {
 // host takes the pages away, so that a round walks the guest's tables and sets each leaf anew.
 class ShadowedGuest {
  public:
-  // How the guest's table maps the frames: each beside the one before, so that a fault brings its
-  // neighbours with it, or as far apart as there are pages that a fault fills in.
+  // Says how the guest's table maps the frames: each beside the one before, so that a fault brings
+  // its neighbours with it, or as far apart as there are pages that a fault fills in.
   enum class Frames { kInARow, kApart };
 
   explicit ShadowedGuest(Frames frames) : frames_(frames) {
@@ -89,7 +89,8 @@ class ShadowedGuest {
     const auto result = vcpu_->shadow()->HandlePageFault(Gva(i << kPageShift), guest::kFaultWrite);
     TDP_CHECK(result.outcome == PagingOutcome::kFixed);
   }
-  // From the second round on every page is there afterwards: the first makes the pages of tables.
+  // Faults on every page; from the second round on all are there afterwards: the first makes the
+  // pages of tables.
   void FaultAll() {
     for (uint64_t i = 0; i < kPages; i += pages_per_fault()) Fault(i);
   }

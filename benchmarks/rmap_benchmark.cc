@@ -94,7 +94,7 @@ class Lists {
     }
     return sum;
   }
-  // The order in which entries of a list are removed, shuffled anew.
+  // Returns the order in which entries of a list are removed, shuffled anew.
   const std::vector<uint64_t>& ShuffledOrder() {
     std::shuffle(order_.begin(), order_.end(), random_);
     return order_;

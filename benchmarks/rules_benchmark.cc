@@ -49,7 +49,7 @@ void BM_SetMemoryAttributes(benchmark::State& state) {
 }
 BENCHMARK(BM_SetMemoryAttributes)->ArgName("runs")->Arg(2)->Arg(310)->Arg(3100)->Arg(31000);
 
-// The same of a page that a tool hooks and lets go.
+// Does the same with a page that a tool hooks and lets go.
 void BM_SetViewRights(benchmark::State& state) {
   const uint64_t pages = PagesFor(state);
   Guest guest(GiB(1), 0);

@@ -78,7 +78,7 @@ void BM_SimWalk2D(benchmark::State& state, CacheConfig caches, bool with_oracle)
   MapPages(world);
   AccessPages(state, world, AccessKind::kLoad);
 }
-// A walk on every access: the preset without its TLB.
+// Returns a preset that walks on every access: without its TLB.
 CacheConfig WithoutTlb(const char* preset) {
   CacheConfig caches = *CachePreset(preset);
   caches.tlb = {};

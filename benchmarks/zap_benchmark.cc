@@ -101,7 +101,7 @@ BENCHMARK(BM_ZapPageVcpus)
     ->ArgNames({"vcpus", "running"})
     ->ArgsProduct({{1, 64, 256, 1024}, {0, 1}});
 
-// By host address: the slot is looked for, and the sequence moves twice.
+// Zaps by host address: the slot is looked for, and the sequence moves twice.
 void BM_InvalidateHostPage(benchmark::State& state) {
   TakePages(state, [](Vm& vm, uint64_t page) {
     TDP_CHECK(vm.InvalidateHostRange(Hva(TiB(16) + page * kPageSize), kPageSize).ok());

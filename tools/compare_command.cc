@@ -137,8 +137,8 @@ std::vector<Cell> MakeCells(const CommandOptions& options, const std::vector<std
   return cells;
 }
 
-// The cycles of an exit at which EPT and shadow cost the same; above it EPT is better, since it has
-// fewer exits.
+// Returns the cycles of an exit at which EPT and shadow cost the same; above it EPT is better,
+// since it has fewer exits.
 std::string Crossover(const Cell& ept, const Cell& shadow) {
   const double more_walks = static_cast<double>(ept.translation() + ept.page_faults()) -
                             static_cast<double>(shadow.translation() + shadow.page_faults());
@@ -150,7 +150,7 @@ std::string Crossover(const Cell& ept, const Cell& shadow) {
   return absl::StrFormat("EPT from %.0f cycles an exit on", more_walks / more_exits);
 }
 
-// A line for each price, or one for all, of the causes that there were.
+// Returns a line for each price, or one for all, of the causes that there were.
 std::string PricesText(const std::vector<Cell>& cells, const ExitPrices& prices,
                        const std::string& page_fault) {
   std::string out = "prices, in cycles\n";

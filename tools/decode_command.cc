@@ -98,7 +98,7 @@ class Words {
     return wrong("there is no such word; tdp decode --help lists them");
   }
 
-  // After all have been added, since a word may judge one before it.
+  // Decodes after all have been added, since a word may judge one before it.
   std::vector<DecodedWord> Decode() const {
     std::vector<DecodedWord> decoded;
     for (const auto& [name, value] : others_) decoded.push_back(DecodeOne(name, value));

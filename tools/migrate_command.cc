@@ -91,7 +91,7 @@ Json ToJson(const Migration& migration) {
             {"dirty_pages", Column(migration.rounds, &MigrationRound::dirty)}}}};
 }
 
-// How much slower the guest ran for its exits.
+// Returns how much slower the guest ran for its exits.
 double Slowdown(const Migration& migration, const MigrationOptions& options) {
   const double work = static_cast<double>(migration.accesses()) / options.accesses_per_second;
   const double lost = static_cast<double>(migration.exits()) * options.exit_seconds;

@@ -47,7 +47,7 @@ absl::StatusOr<ByteCount> ParseSize(std::string_view text) {
   return number << shift;
 }
 
-// The value as the help shows it behind the option's name.
+// Returns the value as the help shows it behind the option's name.
 std::string Form(const OptionParser::Option& option) {
   if (option.form.empty()) return "";
   return option.bare.empty() ? " " + option.form : absl::StrCat("[=", option.form, "]");

@@ -57,7 +57,7 @@ class OptionParser {
   absl::StatusOr<std::vector<std::string>> Parse(
       absl::Span<const std::string_view> arguments) const;
 
-  // A line for each option.
+  // Returns a line for each option.
   std::string Help() const;
 
   struct Option {
@@ -69,7 +69,7 @@ class OptionParser {
     std::string bare;  // the value that is meant if none is given; empty if one must be
     std::function<bool(std::string_view text)> fits;  // unless `bare` is empty
   };
-  // In the order of their declaration.
+  // Returns the options in the order of their declaration.
   const std::vector<Option>& options() const { return options_; }
 
  private:

@@ -32,8 +32,8 @@ std::string FolderOf(const std::string& path) {
 // As many as Linux follows.
 constexpr int kMostLinks = 40;
 
-// Where `path` leads to through symbolic links, whether there is a file or not; nothing where they
-// lead in circles.
+// Returns where `path` leads to through symbolic links, whether there is a file or not; nothing
+// where they lead in circles.
 std::optional<std::string> Resolved(std::string path) {
   for (int links = 0; links < kMostLinks; ++links) {
     std::array<char, PATH_MAX> target{};

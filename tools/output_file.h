@@ -27,7 +27,7 @@ class OutputFile {
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
 
-  // For messages.
+  // Returns the name, for messages.
   const std::string& name() const { return name_; }
 
   // Each is Unavailable if the system refuses, a full disk for one.

@@ -12,7 +12,7 @@
 
 namespace tdp::tools {
 
-// A guest whose host swaps. See `Command::run`.
+// Runs a guest whose host swaps. See `Command::run`.
 absl::StatusOr<int> RunOvercommit(absl::Span<const std::string_view> arguments);
 
 }  // namespace tdp::tools

@@ -42,7 +42,7 @@ OptionParser MakeParser(PackOptions* options) {
   return parser;
 }
 
-// The number of accesses copied.
+// Copies accesses, and returns their number.
 absl::StatusOr<uint64_t> Copy(TraceReader& reader, BinaryTraceWriter& writer, uint64_t limit) {
   std::vector<TraceRecord> batch(kBatch);
   Progress progress;

@@ -29,7 +29,7 @@ class Progress {
 
   // Shows the work done so far, a few times a second at most and only after the first half second.
   void Update(uint64_t accesses, const ByteSource& source);
-  // The same for the pages of the check at the end.
+  // Does the same for the pages of the check at the end.
   void UpdateCheck(uint64_t pages, uint64_t all);
 
  private:

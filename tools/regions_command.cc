@@ -116,7 +116,7 @@ absl::StatusOr<std::string> Report(RegionMachine& machine) {
   return text;
 }
 
-// What QEMU shows of each address space, and whether it is what the tree gives.
+// Says what QEMU shows of each address space, and whether it is what the tree gives.
 std::string ComparisonText(const MtreeMachine& machine, MachineSlots& slots, int& status) {
   std::string text;
   for (size_t i = 0; i < machine.views.size(); ++i) {

@@ -90,7 +90,7 @@ OptionParser CellParser(ReplayOptions* replay, TraceInput* input) {
   return parser;
 }
 
-// The command that runs the cell alone.
+// Returns the command that runs the cell alone.
 std::string CellCommand(const CommandOptions& options, const SweepCell& cell) {
   ReplayOptions replay = cell.options;
   TraceInput input = options.input;

@@ -44,7 +44,7 @@ inline TraceInput ForLevels(TraceInput input, int guest_levels) {
   return input;
 }
 
-// The TRACE of a command that reads it several times: one file, not the standard input.
+// Returns the TRACE of a command that reads it several times: one file, not the standard input.
 inline absl::StatusOr<std::string> OneTrace(const std::vector<std::string>& files,
                                             std::string_view command) {
   if (files.size() == 1 && files[0] != "-") return files[0];

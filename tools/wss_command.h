@@ -12,7 +12,7 @@
 
 namespace tdp::tools {
 
-// The working set by A bits beside the true one. See `Command::run`.
+// Shows the working set by A bits beside the true one. See `Command::run`.
 absl::StatusOr<int> RunWss(absl::Span<const std::string_view> arguments);
 
 }  // namespace tdp::tools

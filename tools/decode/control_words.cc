@@ -193,7 +193,7 @@ constexpr Implication kImplications[] = {
     {{kEntry, 9}, {kExit, 9}, true, "SDM vol. 3C, 27.2.4 \"Checks Related to Address-Space Size\""},
 };
 
-// The value of a control; nothing if it is not known. A word that is not activated is 0.
+// Returns the value of a control; nothing if it is not known. A word that is not activated is 0.
 std::optional<bool> ValueOf(const Controls& controls, Control control) {
   const auto& words = controls.words;
   const auto bit_of = [&words](ControlWord word, int position) -> std::optional<bool> {

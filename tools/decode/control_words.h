@@ -19,7 +19,7 @@ namespace tdp::tools {
 enum class ControlWord { kPin, kPrimary, kSecondary, kTertiary, kExit, kEntry };
 inline constexpr size_t kControlWords = 6;
 
-// Of one VMCS, as far as it is known.
+// Holds the controls of one VMCS, as far as they are known.
 struct Controls {
   std::array<std::optional<uint64_t>, kControlWords> words;
   // What the CPU has: bit n of the low half set means that control n must be 1, bit n of the high

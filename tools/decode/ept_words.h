@@ -13,7 +13,7 @@
 
 namespace tdp::tools {
 
-// What decides whether a word is right.
+// Holds what decides whether a word is right.
 struct EptContext {
   EptCapabilities capabilities = EptCapabilities::All();
   int physical_address_bits = 52;  // MAXPHYADDR
@@ -22,11 +22,11 @@ struct EptContext {
   bool paging_write = false;       // the control of bit 58
 };
 
-// An entry of a table of `level`, 1 to 5.
+// Decodes an entry of a table of `level`, 1 to 5.
 DecodedWord DecodeEptEntry(uint64_t entry, int level, const EptContext& context);
 DecodedWord DecodeEptp(uint64_t eptp, const EptContext& context);
 DecodedWord DecodeEptCapabilities(uint64_t word);
-// Of an EPT violation.
+// Decodes the qualification of an EPT violation.
 DecodedWord DecodeEptQualification(uint64_t qualification, const EptContext& context);
 
 // "rwx", with "-" for a right that is not there; with `mbec` a fourth letter, u.

@@ -17,9 +17,9 @@ struct GuestContext {
   bool no_execute = true;          // EFER.NXE
 };
 
-// An entry of a table of `level`, 1 to 5.
+// Decodes an entry of a table of `level`, 1 to 5.
 DecodedWord DecodePagingEntry(uint64_t entry, int level, const GuestContext& context);
-// The error code of a page fault.
+// Decodes the error code of a page fault.
 DecodedWord DecodePageFault(uint64_t error_code);
 
 // "rwxu" with "-" for what is not there; u: user-mode accesses too.

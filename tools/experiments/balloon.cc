@@ -53,7 +53,8 @@ class GuestPager {
   uint64_t swap_outs() const { return swap_outs_; }
   uint64_t second_chances() const { return second_chances_; }
 
-  // Pages whose content is not that of the same program in `whole`, where all stay in memory.
+  // Counts pages whose content is not that of the same program in `whole`, where all stay in
+  // memory.
   absl::StatusOr<uint64_t> CountDifferences(GuestRun& whole, ColdCheckMode check) {
     uint64_t differing = 0;
     uint64_t number = 0;
@@ -89,7 +90,7 @@ class GuestPager {
     return machine_.PageOf(Gfn::Of(machine_.kernel().mapping(index).gpa));
   }
 
-  // For a page and every table on the way to it.
+  // Makes room for a page and every table on the way to it.
   absl::Status MakeRoom() {
     const auto needs = static_cast<uint64_t>(machine_.kernel().levels());
     while (ring_.size() + machine_.kernel().table_pages().raw() + needs > limit_) {
@@ -101,7 +102,7 @@ class GuestPager {
     return absl::OkStatus();
   }
 
-  // The oldest page whose A bit is clear; all are after one round.
+  // Evicts the oldest page whose A bit is clear; all are after one round.
   absl::Status EvictOne() {
     size_t oldest = ring_.front();
     while (true) {

@@ -53,7 +53,7 @@ struct ExitCost {
   double gigahertz = 3.0;  // of the CPU's clock
 };
 
-// The preset "linux-boot".
+// Returns the preset "linux-boot".
 ExitPrices LinuxBootPrices();
 
 // Declares --exit-cycles, --exit-prices and --clock.
@@ -63,7 +63,7 @@ void AddExitCostOptions(OptionParser& parser, ExitCost* cost);
 // machine, else Skylake's, says of any exit. The errors of `LoadMachine`.
 absl::StatusOr<ExitPrices> PricesOf(const ExitCost& cost, const ReplayOptions& options);
 
-// Of an EPT violation.
+// Returns the cycles of an EPT violation.
 absl::StatusOr<uint64_t> ExitCycles(const ExitCost& cost, const ReplayOptions& options);
 absl::StatusOr<double> ExitSeconds(const ExitCost& cost, const ReplayOptions& options);
 

@@ -22,7 +22,7 @@ namespace tdp::tools {
 
 class GuestRun {
  public:
-  // A machine under EPT with one CPU; InvalidArgument for another. `trace` outlives the run.
+  // Makes a machine under EPT with one CPU; InvalidArgument for another. `trace` outlives the run.
   static absl::StatusOr<std::unique_ptr<GuestRun>> Create(LoopingTrace& trace,
                                                           const ReplayOptions& options);
 
@@ -32,7 +32,7 @@ class GuestRun {
 
   Machine& machine() { return *machine_; }
   CpuRunner& runner() { return *runner_; }
-  // What was counted since the beginning.
+  // Returns what was counted since the beginning.
   Totals totals() const;
 
  private:

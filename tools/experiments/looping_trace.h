@@ -25,11 +25,11 @@ class LoopingTrace {
   // `path` as `OpenTrace` takes it, but not standard input.
   LoopingTrace(std::string path, const TraceInput& input) : path_(std::move(path)), input_(input) {}
 
-  // The next accesses, 1 to `most` of them; valid until the next call. The errors of the reader,
-  // and InvalidArgument for a trace without any access.
+  // Returns the next accesses, 1 to `most` of them; valid until the next call. The errors of the
+  // reader, and InvalidArgument for a trace without any access.
   absl::StatusOr<absl::Span<const TraceRecord>> Next(uint64_t most);
 
-  // How often it has begun again.
+  // Returns how often it has begun again.
   uint64_t rounds() const { return rounds_; }
 
  private:

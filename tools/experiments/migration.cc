@@ -153,7 +153,7 @@ class Migrator {
     return absl::OkStatus();
   }
 
-  // What the guest's kernel has given out: the program's pages, and its tables.
+  // Returns what the guest's kernel has given out: the program's pages, and its tables.
   absl::StatusOr<Pages> AllPages() {
     Pages pages;
     for (const GuestMapping& mapping : machine_.kernel().mappings()) {
@@ -187,7 +187,7 @@ class Migrator {
   Migration migration_;
 };
 
-// What a field comes to over all rounds.
+// Returns what a field comes to over all rounds.
 template <typename Value>
 Value Sum(const std::vector<MigrationRound>& rounds, Value MigrationRound::*field) {
   Value sum = 0;

@@ -16,7 +16,7 @@
 
 namespace tdp::tools {
 
-// How the engine finds the pages that were written.
+// Says how the engine finds the pages that were written.
 enum class Logging : uint8_t { kWriteProtection, kDirtyBits, kPml, kRing };
 const char* LoggingName(Logging logging);
 
@@ -30,7 +30,7 @@ struct MigrationOptions {
   uint64_t ring_entries = 4096;
 };
 
-// Of the guest, while one round's pages were on their way.
+// Says what the guest did while one round's pages were on their way.
 struct MigrationRound {
   uint64_t pages = 0;  // sent
   double seconds = 0;

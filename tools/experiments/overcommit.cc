@@ -31,7 +31,7 @@ class Pager {
         limit_(options.resident / kPageSize),
         random_(options.seed) {}
 
-  // The page is in memory when this returns.
+  // Touches a page, which is in memory when this returns.
   absl::Status Touch(Gfn gfn) {
     if (is_resident_[gfn.raw()]) return absl::OkStatus();
     if (ring_.size() >= limit_) TDP_RETURN_IF_ERROR(EvictOne());
@@ -59,7 +59,7 @@ class Pager {
     result.second_chances = second_chances_;
     result.guest_pages = is_resident_.size();
   }
-  // In the order of their numbers.
+  // Returns the pages in the order of their numbers.
   std::vector<Gfn> pages() const {
     std::vector<Gfn> all;
     for (const auto& [gfn, resident] : is_resident_) all.emplace_back(gfn);
@@ -89,7 +89,8 @@ class Pager {
     }
   }
 
-  // As a host does: the engine is told first, so that no CPU reaches the page any more.
+  // Evicts a page as a host does: the engine is told first, so that no CPU reaches the page any
+  // more.
   absl::Status EvictOne() {
     TDP_ASSIGN_OR_RETURN(hole_, Victim());
     const Gfn gfn = ring_[hole_];

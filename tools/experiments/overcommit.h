@@ -18,7 +18,7 @@
 
 namespace tdp::tools {
 
-// Which page goes when another one comes.
+// Says which page goes when another one comes.
 enum class Reclaim : uint8_t {
   kFifo,   // the one that has been there the longest
   kClock,  // the same, but one whose A bit is set gets another round

@@ -15,7 +15,7 @@
 namespace tdp::tools {
 namespace {
 
-// What the host does at the end of an interval.
+// Does what the host does at the end of an interval.
 absl::Status Act(PagePolicy policy, const PagePolicyOptions& options, uint64_t done, Vm& vm,
                  PageCount all, uint64_t& collapsed) {
   const bool now = done == options.split_after;

@@ -30,7 +30,7 @@ class WorkingSetScan {
  public:
   explicit WorkingSetScan(Machine& machine) : machine_(machine) {}
 
-  // What is young in the EPT now, beside the pages that were `touched`.
+  // Looks what is young in the EPT now, beside the pages that were `touched`.
   absl::StatusOr<WorkingSetSample> Look(const Pages& touched) {
     FollowKernel();
     WorkingSetSample sample;

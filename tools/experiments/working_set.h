@@ -20,7 +20,7 @@ struct WorkingSetOptions {
   bool flush = false;  // each scan drops the CPU's translations, so that A bits are set again
 };
 
-// Of the accesses between two scans. Pages of 4 KiB, whatever maps them.
+// Says what the accesses between two scans used. Pages are of 4 KiB, whatever maps them.
 struct WorkingSetSample {
   uint64_t true_pages = 0;    // that the program touched
   uint64_t young_pages = 0;   // of the program, whose A bit says so

@@ -29,7 +29,8 @@ class GuestFrames {
 
   GuestFrames(const MemoryMap& map, const Options& options);
 
-  // An aligned page of `level`, the third one with `gigabytes` only; nothing if there is none left.
+  // Allocates an aligned page of `level`, the third one with `gigabytes` only; nothing if there is
+  // none left.
   std::optional<Gfn> Allocate(Level level);
   // Takes back a page of 4 KiB, which is the next one given out.
   void Free(Gfn gfn) { freed_.push_back(gfn); }

@@ -37,8 +37,8 @@ class GuestHypervisor {
     int levels = 4;         // of EPT12, 4 or 5
   };
 
-  // Bytes of L1's memory, from its physical address 0 on, that are enough for the tables of an L2
-  // with `ram` bytes of RAM.
+  // Returns how many bytes of L1's memory, from its physical address 0 on, are enough for the
+  // tables of an L2 with `ram` bytes of RAM.
   static constexpr ByteCount TableMemory(ByteCount ram) { return ram / 256 + MiB(4); }
 
   // Makes the root table. `map` is L2's; `memory` reaches `table_memory` bytes of L1's from 0 on.
@@ -56,7 +56,7 @@ class GuestHypervisor {
   // MMIO window, or a write to ROM. ResourceExhausted without memory for a table.
   absl::StatusOr<bool> HandleViolation(Gpa gpa, Access access) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Whether EPT12 maps `gpa`.
+  // Returns whether EPT12 maps `gpa`.
   absl::StatusOr<bool> Maps(Gpa gpa) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Leaves of 4 KiB and of 2 MiB, and tables with the root.
   std::array<uint64_t, 2> leaves() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -68,7 +68,8 @@ class GuestHypervisor {
 
   absl::StatusOr<Gfn> AllocateTable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<uint64_t*> EntryAt(Gfn table, Level level, Gpa gpa) const;
-  // The entry of `target` on the way to `gpa`; tables above it are made where they are missing.
+  // Returns the entry of `target` on the way to `gpa`; tables above it are made where they are
+  // missing.
   absl::StatusOr<uint64_t*> WalkTo(Gpa gpa, Level target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Level LevelFor(const MapRegion& region, Gpa gpa) const;
 

@@ -68,7 +68,7 @@ class GuestKernel {
   absl::StatusOr<size_t> AddSpace() ABSL_LOCKS_EXCLUDED(mutex_);
   size_t spaces() const { return roots_.size(); }
 
-  // What CR3 holds, but for the PCID.
+  // Returns what CR3 holds, but for the PCID.
   Gpa root(size_t space = 0) const { return roots_[space]; }
   int levels() const { return options_.levels; }
 
@@ -88,15 +88,15 @@ class GuestKernel {
   // Takes the `index`-th page of `space` away and gives its frame to who asks next; the page gets
   // another one when it faults. InvalidArgument for a large page. The caller invalidates it.
   absl::Status Evict(size_t index, size_t space = 0) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Whether the A bit of the `index`-th page is set, which it is no more afterwards.
+  // Returns whether the A bit of the `index`-th page is set, which it is no more afterwards.
   absl::StatusOr<bool> TestAndClearAccessed(size_t index, size_t space = 0)
       ABSL_LOCKS_EXCLUDED(mutex_);
   // The `index`-th page. Where one is that was evicted means nothing.
   GuestMapping mapping(size_t index, size_t space = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // All pages of the program in `space`, in the order of their first touch.
+  // Returns all pages of the program in `space`, in the order of their first touch.
   std::vector<GuestMapping> mappings(size_t space = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Pages that hold page tables, the root included.
+  // Returns how many pages hold page tables, the root included.
   PageCount table_pages() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
@@ -114,8 +114,8 @@ class GuestKernel {
   };
   absl::StatusOr<Entry> EntryAt(Gfn table, Level level, Gva gva)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The lowest present entry on the way to `gva`, made down to `target` where it is missing: the
-  // entry of `target`, or a large leaf above it.
+  // Returns the lowest present entry on the way to `gva`, made down to `target` where it is
+  // missing: the entry of `target`, or a large leaf above it.
   absl::StatusOr<Entry> WalkTo(size_t space, Gva gva, Level target)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Write(const Entry& entry, uint64_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

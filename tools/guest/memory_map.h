@@ -46,13 +46,13 @@ class MemoryMap {
   static absl::StatusOr<MemoryMap> ForPc(ByteCount ram);
 
   const std::vector<MapRegion>& regions() const { return regions_; }
-  // Null above the last region.
+  // Returns the region, or null above the last one.
   const MapRegion* Find(Gpa gpa) const;
 
   ByteCount ram_below_hole() const { return below_; }
   ByteCount ram_above_hole() const { return above_; }
-  // Bytes that back all regions with memory: RAM at its own address below the hole, then the RAM
-  // above it, then the ROM.
+  // Returns how many bytes back all regions with memory: RAM at its own address below the hole,
+  // then the RAM above it, then the ROM.
   ByteCount backing_size() const { return below_ + above_ + kRomBytes; }
 
  private:

@@ -18,7 +18,7 @@ struct ElfCore {
   std::vector<MemoryImage::CpuRegisters> cpus;
 };
 
-// Whether a file that begins so is ELF.
+// Returns whether a file that begins so is ELF.
 bool IsElf(absl::Span<const char> bytes);
 
 // DataLoss or InvalidArgument, naming the place in the file by its offset, for a file that is cut

@@ -155,7 +155,7 @@ std::string SizeName(int shift) {
   return absl::StrCat(1 << shift % 10, kUnits[static_cast<size_t>(shift / 10)]);
 }
 
-// The part of `run` in a range that lies in it.
+// Returns the part of `run` in a range that lies in it.
 LeafRun PartOf(const LeafRun& run, uint64_t from, uint64_t end) {
   LeafRun part = run;
   part.from = from;
@@ -191,11 +191,11 @@ class Cursor {
   void MoveTo(uint64_t at) {
     while (next_ < runs_.size() && runs_[next_].end() - 1 < at) ++next_;
   }
-  // The run that `at` lies in, or null.
+  // Returns the run that `at` lies in, or null.
   const LeafRun* Here(uint64_t at) const {
     return next_ < runs_.size() && runs_[next_].from <= at ? &runs_[next_] : nullptr;
   }
-  // The last address before anything changes, seen from `at`.
+  // Returns the last address before anything changes, seen from `at`.
   uint64_t LastAlike(uint64_t at) const {
     if (next_ == runs_.size()) return ~uint64_t{0};
     return Here(at) != nullptr ? runs_[next_].end() - 1 : runs_[next_].from - 1;

@@ -56,7 +56,7 @@ absl::StatusOr<LeafMap> ReadLeafMap(const TableWalker& walker);
 
 // One run: "0x...-0x... 0x... 2m rwx WB". `is_ept`: of what the attributes are.
 std::string LeafRunText(const LeafRun& run, bool is_ept);
-// What is wrong with an entry, by the rule that it breaks.
+// Says what is wrong with an entry, by the rule that it breaks.
 std::string TableProblemText(const TableProblem& problem, const TableWalker& walker);
 
 // What is mapped in only one of two maps, or differently, by address: `before` and `after` have the

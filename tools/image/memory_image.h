@@ -26,7 +26,7 @@ class MemoryImage {
     absl::Span<const char> bytes;
     uint64_t end() const { return address + bytes.size(); }
   };
-  // What QEMU notes of a CPU beside the memory.
+  // Holds what QEMU notes of a CPU beside the memory.
   struct CpuRegisters {
     uint64_t cr0 = 0;
     uint64_t cr3 = 0;
@@ -49,10 +49,10 @@ class MemoryImage {
   // Empty if the file says nothing of them.
   absl::Span<const CpuRegisters> cpus() const { return cpus_; }
 
-  // The `size` bytes (1 to 4096) at `address`, which do not cross a page; null if the file does not
-  // have them.
+  // Returns the `size` bytes (1 to 4096) at `address`, which do not cross a page; null if the file
+  // does not have them.
   const char* At(uint64_t address, size_t size) const;
-  // The 8 or 4 bytes there, little-endian.
+  // Returns the 8 or 4 bytes there, little-endian.
   std::optional<uint64_t> Load(uint64_t address, unsigned size = 8) const;
 
  private:

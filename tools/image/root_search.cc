@@ -14,7 +14,7 @@
 namespace tdp::tools {
 namespace {
 
-// What a page comes to if it is taken for a table of some level.
+// Says what a page comes to if it is taken for a table of some level.
 struct Table {
   bool is_legal = false;
   bool has_flags = false;  // an entry with A or D

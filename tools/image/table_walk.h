@@ -65,10 +65,10 @@ class TableWalker {
   // The image outlives the walker.
   TableWalker(const MemoryImage& image, const TableRoots& roots);
 
-  // A linear access; `user` in user mode. CR0.WP, SMEP and SMAP are taken to be as the registers
-  // say; protection keys are not asked.
+  // Walks for a linear access; `user` in user mode. CR0.WP, SMEP and SMAP are taken to be as the
+  // registers say; protection keys are not asked.
   TableWalk WalkLinear(uint64_t gva, WalkAccess access, bool user) const;
-  // An access to a guest-physical address.
+  // Walks for an access to a guest-physical address.
   TableWalk WalkPhysical(uint64_t gpa, WalkAccess access) const;
 
   const sim::EptRules& ept_rules() const { return ept_rules_; }
@@ -76,8 +76,8 @@ class TableWalker {
   const TableRoots& roots() const { return roots_; }
   const MemoryImage& image() const { return image_; }
 
-  // Where the image has the guest-physical address, for reading tables; nothing if the EPT does not
-  // map it.
+  // Returns where the image has the guest-physical address, for reading tables; nothing if the EPT
+  // does not map it.
   std::optional<uint64_t> Find(uint64_t gpa) const;
 
  private:
@@ -86,10 +86,10 @@ class TableWalker {
     unsigned rights;         // `kRight…` that the access needs
     uint64_t qualification;  // bits 2:0 and 7 up, as a violation reports them
   };
-  // The image's address, or nothing with `walk.end` set.
+  // Returns the image's address, or nothing with `walk.end` set.
   std::optional<uint64_t> ThroughEpt(const EptQuestion& question, TableWalk& walk) const;
   std::optional<uint64_t> ReadGuestEntry(uint64_t gpa, int level, TableWalk& walk) const;
-  // The guest's part of a linear walk; false if it has ended.
+  // Does the guest's part of a linear walk; false if it has ended.
   bool WalkGuest(uint64_t gva, WalkAccess access, bool user, TableWalk& walk) const;
   bool LoadPdpte(uint64_t gva, TableWalk& walk, uint64_t& table) const;
   bool Permits(uint64_t rights, WalkAccess access, bool user) const;
@@ -101,7 +101,7 @@ class TableWalker {
   const sim::GuestRules guest_rules_;
 };
 
-// The registers of a guest in the paging mode named, with tables at `cr3`.
+// Returns the registers of a guest in the paging mode named, with tables at `cr3`.
 sim::Registers GuestRegisters(sim::PagingMode mode, uint64_t cr3);
 
 }  // namespace tdp::tools

@@ -56,7 +56,7 @@ class SectionReader {
     return number;
   }
 
-  // The choices that the value names, as bits by their order.
+  // Returns the choices that the value names, as bits by their order.
   unsigned Words(const char* key, const std::vector<std::string>& choices, bool with_source) {
     const std::optional<Value> value = Take(key, with_source);
     if (!value.has_value()) return 0;
@@ -100,7 +100,7 @@ class SectionReader {
       status_ = absl::InvalidArgumentError(absl::StrCat(file_, ":", line, ": ", what));
   }
 
-  // What was wrong; a key that nobody asked for is.
+  // Returns what was wrong; a key that nobody asked for is.
   absl::Status Finish() {
     for (const auto& [key, value] : section_.values) {
       Fail(value.line,

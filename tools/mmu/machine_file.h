@@ -40,7 +40,7 @@ absl::StatusOr<sim::MmuConfig> LoadMachine(const std::string& name_or_path);
 // says it is assumed. The errors of `LoadMachine`.
 absl::StatusOr<std::string> NameOfCost(const std::string& name_or_path, const std::string& cost);
 
-// The names of the machines that come with the program.
+// Returns the names of the machines that come with the program.
 std::vector<std::string> MachineNames();
 
 }  // namespace tdp::tools

@@ -24,7 +24,8 @@ absl::Status Bad(int line, std::string_view what) {
   return absl::InvalidArgumentError(line == 0 ? std::string(what) : absl::StrCat(line, ": ", what));
 }
 
-// Whether two trees were printed of one region: QEMU repeats a tree where an alias shows it.
+// Returns whether two trees were printed of one region: QEMU repeats a tree where an alias shows
+// it.
 bool SameTree(const MtreeNode& a, const MtreeNode& b) {
   const bool same = a.name == b.name && a.size == b.size && a.priority == b.priority &&
                     a.type == b.type && a.enabled == b.enabled && a.alias_of == b.alias_of &&
@@ -59,7 +60,7 @@ class HostPlaces {
   Hva next_{0x100000000000};
 };
 
-// A line of a flat view, of QEMU's or ours, in words that can be compared.
+// Returns a line of a flat view, of QEMU's or ours, in words that can be compared.
 std::string RangeWords(uint64_t start, RegionSize size, std::string_view type,
                        std::string_view name, uint64_t offset) {
   const uint64_t last = start + absl::Uint128Low64(size - 1);
@@ -95,7 +96,7 @@ std::set<std::string> Words(const MtreeFlatView& view) {
   return words;
 }
 
-// How many bytes of `view` are not shown by `flat` as QEMU says.
+// Returns how many bytes of `view` are not shown by `flat` as QEMU says.
 RegionSize DifferentBytes(absl::Span<const FlatRange> flat, const MtreeFlatView& view) {
   RegionSize different = 0;
   size_t next = 0;
@@ -159,7 +160,7 @@ class TreeBuilder {
     return absl::OkStatus();
   }
 
-  // The first place at which the tree of `node` was printed.
+  // Returns the first place at which the tree of `node` was printed.
   const MtreeNode* Original(const MtreeNode& node) {
     const auto known = originals_.find(&node);
     if (known != originals_.end()) return known->second;
@@ -176,7 +177,8 @@ class TreeBuilder {
     return found;
   }
 
-  // What an alias shows: QEMU prints a name and, further down, a tree for each region so named.
+  // Finds what an alias shows: QEMU prints a name and, further down, a tree for each region so
+  // named.
   absl::StatusOr<const MtreeNode*> Target(const MtreeNode& alias) {
     std::vector<const MtreeNode*> all;
     const auto add = [&](const MtreeNode& node) {
@@ -202,7 +204,7 @@ class TreeBuilder {
     return Choose(alias, all);
   }
 
-  // Of several of one name: the first with something in the part that is shown.
+  // Chooses, of several of one name, the first with something in the part that is shown.
   const MtreeNode* Choose(const MtreeNode& alias, const std::vector<const MtreeNode*>& all) {
     const auto shows = [&](const MtreeNode* node) {
       return std::any_of(node->children.begin(), node->children.end(), [&](const auto& child) {
@@ -420,7 +422,7 @@ std::vector<std::string> SpaceNames(const MtreeFile& file) {
   return names;
 }
 
-// The spaces asked for, or the one that a machine's memory has in QEMU.
+// Returns the spaces asked for, or the one that a machine's memory has in QEMU.
 absl::StatusOr<std::vector<std::string>> ChooseSpaces(const MtreeFile& file,
                                                       absl::Span<const std::string> asked) {
   const std::vector<std::string> names = SpaceNames(file);

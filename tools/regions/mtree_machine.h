@@ -33,7 +33,7 @@ struct MtreeMachine {
 absl::StatusOr<MtreeMachine> MakeMtreeMachine(const MtreeFile& file,
                                               absl::Span<const std::string> spaces);
 
-// What is different between `view` and `flat`, a line each; empty if nothing is.
+// Returns what is different between `view` and `flat`, a line each; empty if nothing is.
 std::vector<std::string> ViewDifferences(absl::Span<const FlatRange> flat,
                                          const MtreeFlatView& view);
 

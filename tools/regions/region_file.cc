@@ -164,7 +164,7 @@ absl::StatusOr<RegionKind> ParseKind(const std::string& path, const std::string&
                                 "reservation"));
 }
 
-// What the file says of a region, before targets of aliases are known.
+// Holds what the file says of a region, before targets of aliases are known.
 struct Description {
   std::string path;
   RegionSpec spec;

@@ -18,7 +18,7 @@
 namespace tdp::tools {
 namespace {
 
-// The last byte of what begins at `start`; what reaches beyond 2^64 is cut there.
+// Returns the last byte of what begins at `start`; what reaches beyond 2^64 is cut there.
 uint64_t LastOf(uint64_t start, RegionSize size) {
   const RegionSize end = std::min(RegionSize(start) + size, kWholeAddressSpace);
   return absl::Uint128Low64(end - 1);

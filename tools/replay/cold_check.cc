@@ -128,7 +128,7 @@ class Checker {
     return machine_.vm().Translate(gpa).ok();
   }
 
-  // The edges of every region without plain RAM, by a guest without paging.
+  // Checks the edges of every region without plain RAM, by a guest without paging.
   absl::Status CheckDevices() {
     machine_.cpu(0).SetRegisters(sim::Registers());
     for (const MapRegion& region : machine_.map().regions()) {
@@ -154,7 +154,7 @@ class Checker {
     return absl::OkStatus();
   }
 
-  // What an access to `gpa` comes to: kMmio, or kFixed once it is done.
+  // Returns what an access to `gpa` comes to: kMmio, or kFixed once it is done.
   absl::StatusOr<FaultOutcome> DeviceOutcome(Gpa gpa, sim::AccessKind kind) {
     for (int tries = 0; tries < 4; ++tries) {
       sim::AccessResult result;

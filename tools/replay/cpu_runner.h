@@ -44,12 +44,12 @@ class CpuRunner {
   uint64_t page_faults() const { return page_faults_; }
   const ShadowCounts& shadow_exits() const { return shadow_exits_; }
   const NestedCounts& nested_exits() const { return nested_exits_; }
-  // The machine's MMU for this CPU; null if there is none.
+  // Returns the machine's MMU for this CPU; null if there is none.
   const sim::MmuModel* mmu() const { return mmu_.get(); }
   // With such an MMU: its walks by number of the 4 KiB page, while `CountPages` is on.
   const absl::flat_hash_map<uint64_t, uint64_t>& page_walks() const { return page_walks_; }
   void CountPages(bool on) { counts_pages_ = on; }
-  // What was counted so far is forgotten, that of the CPU and the MMU as well.
+  // Forgets what was counted so far, by the CPU and the MMU as well.
   void ClearCounts();
 
   // Of a migration, from now on: each store leaves another number at its place, so that a copy can
@@ -78,7 +78,8 @@ class CpuRunner {
   // space 0.
   absl::Status SwitchTo(size_t space);
   size_t space() const { return space_; }
-  // As `SwitchTo`, for what is asked after a replay: the kernel does nothing, nothing is counted.
+  // Does what `SwitchTo` does, for what is asked after a replay: the kernel does nothing, nothing
+  // is counted.
   void UseSpace(size_t space) { space_ = space; }
   // Drops the page of `gva` of the current space, as its INVLPG on this CPU does.
   absl::Status InvalidatePage(Gva gva);
@@ -87,22 +88,22 @@ class CpuRunner {
   void OnTakenAway(std::function<absl::Status(Gva gva)> shootdown) {
     shootdown_ = std::move(shootdown);
   }
-  // Whether the CPU may hold translations of `space` that it runs no more: those it has to drop
-  // when it comes back to it, after `DropLater`.
+  // Returns whether the CPU may hold translations of `space` that it runs no more: those it has to
+  // drop when it comes back to it, after `DropLater`.
   bool MayHold(size_t space) const { return space < held_.size() && held_[space]; }
   void DropLater(size_t space) { held_[space] = false; }
   ProcessCounts& process_counts() { return process_counts_; }
   const ProcessCounts& process_counts() const { return process_counts_; }
 
  private:
-  // The same without a change of tables.
+  // Does the same without a change of tables.
   absl::Status RunStretch(absl::Span<const TraceRecord> records);
-  // The guest's kernel takes a page away.
+  // Lets the guest's kernel take a page away.
   absl::Status Churn();
   // Runs until the first VM exit; the accesses done.
   absl::StatusOr<size_t> RunGuest(absl::Span<const TraceRecord> records);
-  // The same, already in the guest. Page faults are handled in there, unless a pager might have to
-  // wait for the vCPU to leave it.
+  // Does the same, already in the guest. Page faults are handled in there, unless a pager might
+  // have to wait for the vCPU to leave it.
   absl::StatusOr<size_t> RunUntilExit(absl::Span<const TraceRecord> records);
   // Makes the kernel's accesses that are due. False if one ended in an event.
   absl::StatusOr<bool> MakeKernelAccesses();

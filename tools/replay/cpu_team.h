@@ -46,10 +46,10 @@ class CpuTeam {
     for (auto& runner : runners_) runner->RecordPhysical(trace);
   }
 
-  // What each process has done; empty if there are none.
+  // Returns what each process has done; empty if there are none.
   const std::vector<ProcessReport>& processes() const { return processes_; }
 
-  // After the last round: what was counted, and what was recorded.
+  // Returns, after the last round, what was counted, and what was recorded.
   Totals totals() const;
   Observations TakeObservations();
   // Walks of the machines' MMUs by number of the 4 KiB page, if pages were asked for.
@@ -62,10 +62,10 @@ class CpuTeam {
 
  private:
   absl::Status RunInTurns(const Round& round);
-  // A round of processes, which take turns on the CPUs.
+  // Runs a round of processes, which take turns on the CPUs.
   absl::Status RunProcesses(const Round& round);
   absl::Status RunProcess(const ProcessSchedule::Turn& turn, absl::Span<const TraceRecord> records);
-  // What CPU `cpu` has counted so far, but for its accesses.
+  // Returns what CPU `cpu` has counted so far, but for its accesses.
   ProcessReport ReportOf(size_t cpu) const;
   // CPU `from` has taken the page of `gva` away from the program that it runs: the others hear of
   // it.

@@ -62,7 +62,7 @@ class LruStack {
   void PushDown(uint32_t page);
   // Adds `by`, modulo 2^32, to the count of the word with number `word`.
   void Count(size_t word, uint32_t by);
-  // How many pages left the array at `time` or later.
+  // Returns how many pages left the array at `time` or later.
   uint64_t CountFrom(size_t time) const;
   void Renumber();
 

@@ -19,15 +19,15 @@
 namespace tdp::tools {
 namespace {
 
-// Where guest memory stands in host virtual memory. Aligned to more than 1 GiB, so that RAM is as
-// aligned there as it is in the guest and large pages are possible.
+// Guest memory stands here in host virtual memory. It is aligned to more than 1 GiB, so that RAM is
+// as aligned there as it is in the guest and large pages are possible.
 constexpr Hva kGuestMemory{0x1000'0000'0000};
-// Where the memory stands in which a hypervisor in the guest keeps its tables.
+// The memory stands here in which a hypervisor in the guest keeps its tables.
 constexpr Hva kHypervisorMemory{0x3000'0000'0000};
-// Where the CPUs' page-modification logs stand, a page each.
+// The CPUs' page-modification logs stand here, a page each.
 constexpr Hva kLogMemory{0x4000'0000'0000};
-// What the host has beside the guest's memory: for tables, and so that broken blocks are not the
-// last.
+// The memory that the host has beside the guest's: for tables, and so that broken blocks are not
+// the last.
 constexpr ByteCount kSpareHostMemory = GiB(4);
 
 ByteCount HostBytes(const ReplayOptions& options, const MemoryMap& map) {

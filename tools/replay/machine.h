@@ -43,18 +43,18 @@ class Machine {
   const MemoryMap& map() const { return map_; }
   GuestKernel& kernel() { return *kernel_; }
   sim::HostMemory& host() { return *host_; }
-  // Whether the CPUs walk an EPT.
+  // Returns whether the CPUs walk an EPT.
   bool uses_ept() const { return options_.paging == Paging::kEpt || is_nested(); }
   bool is_shadowed() const { return options_.paging == Paging::kShadow; }
-  // Whether the program's kernel is the guest of a hypervisor in the guest. Guest addresses here
-  // are those of this kernel (L2's) then.
+  // Returns whether the program's kernel is the guest of a hypervisor in the guest. Guest addresses
+  // here are those of this kernel (L2's) then.
   bool is_nested() const { return options_.paging == Paging::kNested; }
-  // Not natively.
+  // Returns the VM; there is none natively.
   Vm& vm() { return *vm_; }
 
   int cpus() const { return backend_->cpus(); }
   sim::Cpu& cpu(int index) { return backend_->cpu(static_cast<VcpuId>(index)); }
-  // Not natively.
+  // Returns the vCPU; there is none natively.
   Vcpu& vcpu(int index) { return *vcpus_[index]; }
   // Gives CPU `index` the registers that the shadow wants; its vCPU has just entered the guest.
   void LoadShadowRegisters(int index);
@@ -70,14 +70,14 @@ class Machine {
   // The page at `gfn` of the memory in which the hypervisor keeps its tables. Nested only.
   absl::StatusOr<std::byte*> HypervisorPage(Gfn gfn);
 
-  // The MMU of a real part that times the accesses; null if there is none.
+  // Returns the MMU of a real part that times the accesses; null if there is none.
   const sim::MmuConfig* mmu() const { return mmu_.has_value() ? &*mmu_ : nullptr; }
 
   // The slots of RAM log written pages from now on. Under `Paging::kEpt`.
   absl::Status LogDirtyPages();
   // Those slots by number, with their first guest address.
   const std::vector<std::pair<uint32_t, Gpa>>& logged_slots() const { return logged_slots_; }
-  // Where the host keeps the page of guest RAM at `gfn`.
+  // Returns where the host keeps the page of guest RAM at `gfn`.
   absl::StatusOr<std::byte*> PageOf(Gfn gfn) { return GuestPage(gfn); }
   // Calls `pager` before the guest's kernel touches the page at a frame, and before a violation
   // there is answered: a host that keeps the page elsewhere brings it back then.
@@ -85,17 +85,17 @@ class Machine {
   bool has_pager() const { return pager_ != nullptr; }
   absl::Status PageIn(Gfn gfn) { return pager_ == nullptr ? absl::OkStatus() : pager_(gfn); }
 
-  // The registers of the program in `space`: user mode, on the guest kernel's tables.
+  // Returns the registers of the program in `space`: user mode, on the guest kernel's tables.
   sim::Registers ProgramRegisters(size_t space = 0) const;
   // The guest's kernel loads CR3 of CPU `index` for the program in `space`; with `keep` what is
   // cached under its PCID stays. False without PCIDs: nothing could.
   absl::StatusOr<bool> SwitchSpace(int index, size_t space, bool keep);
 
-  // Where the slots put `gpa` in host virtual memory. NotFound if no slot holds it. Not
+  // Returns where the slots put `gpa` in host virtual memory. NotFound if no slot holds it. Not
   // natively.
   absl::StatusOr<Hva> HvaBySlots(Gpa gpa) const;
-  // Where the slots put `gpa`: the host's page for the slot's address, brought in if need be.
-  // NotFound if no slot holds it. Natively the address itself.
+  // Returns where the slots put `gpa`: the host's page for the slot's address, brought in if need
+  // be. NotFound if no slot holds it. Natively the address itself.
   absl::StatusOr<Hpa> HpaBySlots(Gpa gpa);
 
  private:
@@ -109,7 +109,7 @@ class Machine {
   absl::Status MakeHypervisor();
   absl::Status MakeKernel();
   absl::Status StartCpus();
-  // Where the slots put the region's byte at `gpa` in host virtual memory.
+  // Returns where the slots put the region's byte at `gpa` in host virtual memory.
   static Hva HvaOf(const MapRegion& region, Gpa gpa);
   NestedContext ContextOfL2() const;
   absl::StatusOr<std::byte*> GuestPage(Gfn gfn);

@@ -18,7 +18,7 @@ std::string MachineText(const ReplayReport& report);
 // Lines of text on intervals, pages and miss curves, those that were recorded.
 std::string ObservationsText(const ReplayReport& report);
 
-// The object "machine"; null without one.
+// Returns the object "machine"; null without one.
 nlohmann::ordered_json MachineJson(const ReplayReport& report);
 // Adds "warmup_accesses", "intervals", "pages" and "miss_curves" to `json`; null where nothing was
 // recorded.

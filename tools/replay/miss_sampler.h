@@ -31,7 +31,8 @@
 
 namespace tdp::tools {
 
-// Of one CPU. What it answers is exact for a run of at most `kFirstStretch` accesses.
+// Samples the accesses of one CPU. What it answers is exact for a run of at most `kFirstStretch`
+// accesses.
 class MissSampler {
  public:
   static constexpr uint64_t kFirstStretch = uint64_t{1} << 16;
@@ -44,7 +45,7 @@ class MissSampler {
   // Ends the current stretch. Called before `Estimate`.
   void Settle();
 
-  // Whether every access was looked at.
+  // Returns whether every access was looked at.
   bool is_exact() const { return stretches_ == 0 && from_start_; }
   // The sum of all uses and first uses is the number of accesses.
   DistanceCounts Estimate(size_t size) const;
@@ -58,8 +59,8 @@ class MissSampler {
   // Pages of 2 MiB that a program has before it is worth while to choose among them.
   static constexpr size_t kManyLargePages = 32;
 
-  // What the stretches say of a page size, each access counted as often as there are accesses that
-  // it stands for.
+  // Holds what the stretches say of a page size, each access counted as often as there are accesses
+  // that it stands for.
   struct Near {
     std::vector<uint64_t> uses;      // by distance
     std::vector<uint64_t> censored;  // by the least that the distance can be
@@ -67,7 +68,7 @@ class MissSampler {
     uint64_t all = 0;
     absl::flat_hash_set<uint64_t> pages;
   };
-  // What the chosen pages say.
+  // Holds what the chosen pages say.
   struct Far {
     struct Recent {
       uint64_t page = ~uint64_t{0};

@@ -10,7 +10,7 @@
 namespace tdp::tools {
 namespace {
 
-// A VM exit to L1, what L1 does about it, and its VMRESUME.
+// Makes a VM exit to L1, what L1 does about it, and its VMRESUME.
 absl::StatusOr<NestedAnswer> Reflect(Machine& machine, int index, Gpa gpa,
                                      ExitQualification qualification) {
   TDP_RETURN_IF_ERROR(machine.vcpu(index).nested()->Leave());

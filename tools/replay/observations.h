@@ -34,7 +34,7 @@ struct Interval {
   uint64_t program_cycles = 0;
 };
 
-// The counters up to a moment, as an interval from the beginning to it.
+// Returns the counters up to a moment, as an interval from the beginning to it.
 Interval IntervalOf(const Totals& totals, uint64_t accesses);
 Interval operator-(const Interval& a, const Interval& b);
 
@@ -62,7 +62,7 @@ struct Observations {
   std::vector<MissCurve> miss_curves;  // by page size, empty unless asked for
 };
 
-// The `count` pages with the most accesses, those with the lower address first where equal.
+// Returns the `count` pages with the most accesses, those with the lower address first where equal.
 std::vector<PageUse> TopPages(const absl::flat_hash_map<uint64_t, uint64_t>& accesses,
                               const absl::flat_hash_map<uint64_t, uint64_t>& walks, uint64_t count);
 

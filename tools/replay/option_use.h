@@ -18,7 +18,8 @@ struct UnusedOption {
   bool given = false;  // its value is not the default
 };
 
-// The options whose value changes nothing that `options` do, in the order of their declaration.
+// Returns the options whose value changes nothing that `options` do, in the order of their
+// declaration.
 std::vector<UnusedOption> UnusedOptions(const ReplayOptions& options);
 
 }  // namespace tdp::tools

@@ -26,7 +26,7 @@ class PageFilter {
  public:
   static constexpr uint64_t kOneOf = 8;
 
-  // Whether the page of this number is chosen. Its low 32 bits decide.
+  // Returns whether the page of this number is chosen. Its low 32 bits decide.
   static constexpr bool Chooses(uint64_t page) {
     const auto low = static_cast<int32_t>(static_cast<int16_t>(page));
     const auto high = static_cast<int32_t>(static_cast<int16_t>(page >> 16));
@@ -75,7 +75,7 @@ class PageFilter {
                            _mm_set1_epi32(kLimit));
   }
 
-  // A bit for each record of a group.
+  // Returns a bit for each record of a group.
   static uint32_t ChosenOf(const TraceRecord* records) {
     const __m128i low = _mm_packs_epi32(ChosenOfFour(records), ChosenOfFour(records + 4));
     const __m128i high = _mm_packs_epi32(ChosenOfFour(records + 8), ChosenOfFour(records + 12));

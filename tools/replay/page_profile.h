@@ -20,7 +20,7 @@
 
 namespace tdp::tools {
 
-// Of one CPU.
+// Profiles the pages of one CPU.
 class PageProfile {
  public:
   static constexpr size_t kSizes = 3;  // 4 KiB, 2 MiB, 1 GiB
@@ -44,7 +44,7 @@ class PageProfile {
   void AddPageNumbers(size_t size, absl::flat_hash_set<uint64_t>& numbers) const;
 
  private:
-  // Of a 4 KiB page that was used.
+  // Holds what is known of a 4 KiB page that was used.
   struct Page {
     uint64_t number = 0;
     std::array<uint32_t, kSizes> ids{};  // of the pages of each size that it is in, in their stacks
@@ -57,14 +57,14 @@ class PageProfile {
   void SettleDistances();
   void Count(size_t size, uint64_t distance);
   void NotePair();
-  // The place of a page in `pages_`.
+  // Returns the place of a page in `pages_`.
   uint32_t Find(uint64_t number);
   uint32_t FindInMap(uint64_t number);
 
   std::vector<Page> pages_;                         // in the order of their first use
   absl::flat_hash_map<uint64_t, uint32_t> places_;  // in `pages_`, by number
   std::array<absl::flat_hash_map<uint64_t, uint32_t>, kSizes> ids_;  // but for the smallest size
-  // The same for the pages used lately, by the low bits of their numbers.
+  // Holds the place of a page used lately; these stand by the low bits of their numbers.
   struct Recent {
     uint64_t number = ~uint64_t{0};
     uint32_t place = 0;

@@ -42,7 +42,7 @@ class PageWatch {
   // The warm-up is that of the accesses in the order in which they were dealt out.
   void Add(const Round& round);
 
-  // The accesses of all takers by number of the 4 KiB page, if they were counted.
+  // Returns the accesses of all takers by number of the 4 KiB page, if they were counted.
   absl::flat_hash_map<uint64_t, uint64_t> Accesses() const;
   // One for each page size, of all takers together; none unless `has_curves`. Ends the recording.
   std::vector<MissCurve> TakeCurves();

@@ -28,7 +28,7 @@ struct ProcessCounts {
   }
 };
 
-// Of one process.
+// Says what one process did.
 struct ProcessReport {
   uint64_t accesses = 0;
   uint64_t tlb_misses = 0;  // those of the kernel on its behalf too

@@ -50,7 +50,7 @@ class ProcessSchedule {
   };
 
   bool HasWork(size_t process) const { return process != kNobody && left_[process] != 0; }
-  // The first in the queue that has work, as its place there.
+  // Returns the first in the queue that has work, as its place there.
   std::deque<size_t>::iterator FirstWaiting();
   uint64_t Draw(uint64_t average) { return 1 + random_() % (2 * average - 1); }
 

@@ -103,7 +103,7 @@ class ReplayThread {
     }
   }
 
-  // A round that can be used again.
+  // Makes a round that can be used again.
   Round PassOn(Round round) {
     next_->Push(std::move(round));
     return next_->TakeEmpty();
@@ -266,7 +266,7 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
   return absl::OkStatus();
 }
 
-// What the guest's kernel has taken away and nobody touched since comes back, so that the check
+// Brings back what the guest's kernel has taken away and nobody touched since, so that the check
 // finds every page.
 absl::Status BringBack(Machine& machine) {
   CpuRunner runner(machine, 0);

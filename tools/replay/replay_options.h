@@ -25,7 +25,7 @@ enum class Paging {
   kNested,  // as kEpt, but of a guest's guest: an EPT that the library makes of the hypervisor's
 };
 
-// How much of what is mapped is walked again after a replay, and compared (`CheckFromCold`).
+// Says how much of what is mapped is walked again after a replay, and compared (`CheckFromCold`).
 enum class ColdCheckMode {
   kAll,
   kSample,  // some thousands of pages, evenly spread
@@ -67,7 +67,7 @@ void AddCheckOption(
     OptionParser& parser, ColdCheckMode* check,
     std::string help = "how much of what is mapped is walked again at the end, and compared");
 
-// Of `pages` pages every which one is compared; `check` is not kOff.
+// Returns n if every n-th of `pages` pages is compared; `check` is not kOff.
 uint64_t CheckStride(ColdCheckMode check, uint64_t pages);
 
 // InvalidArgument for values that do not go together, named with the option.

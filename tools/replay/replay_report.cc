@@ -37,7 +37,7 @@ void Line(std::string& out, std::string_view title, const absl::FormatSpec<Args.
   out += '\n';
 }
 
-// Whether the CPUs walk one.
+// Returns whether the CPUs walk an EPT.
 bool HasEpt(const ReplayOptions& options) {
   return options.paging == Paging::kEpt || options.paging == Paging::kNested;
 }

@@ -27,7 +27,7 @@
 
 namespace tdp::tools {
 
-// What one CPU did.
+// Says what one CPU did.
 struct CpuReport {
   sim::CpuCounters counters;
   uint64_t page_faults = 0;  // of the guest's kernel, answered on this CPU
@@ -76,7 +76,7 @@ struct ReplayReport {
   double misses_per_thousand_instructions() const;
 };
 
-// A page of text.
+// Returns a page of text.
 std::string ReportText(const ReplayReport& report);
 
 // "8,000,000".

@@ -20,7 +20,7 @@ class RoiFilter {
   void Apply(Batch& batch);
   // Nothing that comes is of interest.
   bool done() const { return done_; }
-  // Whether the region has begun.
+  // Returns whether the region has begun.
   bool begun() const { return inside_ || done_; }
 
  private:

@@ -25,7 +25,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kKinds[] = {"fetches", "loads", "stores", "modifies"};
 constexpr std::string_view kPages[] = {"4k", "2m", "1g"};
 
-// The value of an option: a number if the option is one.
+// Returns the value of an option: a number if the option is one.
 Json ValueOf(const OptionParser::Option& option) {
   uint64_t whole = 0;
   double fraction = 0;
@@ -190,7 +190,7 @@ Json CheckJson(const ColdCheck& check) {
           {"mismatches", check.mismatches}, {"first_mismatch", check.first_mismatch}};
 }
 
-// The text of one figure; nothing for what there is not.
+// Returns the text of one figure; nothing for what there is not.
 std::string FigureText(const Json& value) {
   if (value.is_null()) return "";
   if (value.is_string()) return value.get<std::string>();

@@ -21,7 +21,7 @@ inline constexpr int kRunSchemaVersion = 1;
 
 // One object with every number of the text and the options.
 nlohmann::ordered_json RunJson(const ReplayReport& report);
-// The same as text, indented, with a newline.
+// Returns the same as text, indented, with a newline.
 std::string ReportJson(const ReplayReport& report);
 
 // Every option by the name that the command line has for it. Numbers are numbers; whatever else

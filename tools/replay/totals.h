@@ -30,8 +30,8 @@ struct Totals {
   }
 };
 
-// A machine's counters in the terms of the plain model. Cycles of a walk are all but those of a
-// second-level TLB that had the translation.
+// Returns a machine's counters in the terms of the plain model. Cycles of a walk are all but those
+// of a second-level TLB that had the translation.
 sim::CpuCounters PlainCounters(const sim::MmuCounters& mmu);
 
 }  // namespace tdp::tools

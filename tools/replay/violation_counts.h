@@ -14,7 +14,7 @@
 
 namespace tdp::tools {
 
-// What the access was for.
+// Says what the access was for.
 enum class ViolationCause : uint8_t {
   kGuestTable,  // reaching a guest paging structure
   kFetch,
@@ -25,7 +25,7 @@ inline constexpr std::array kViolationCauses = {ViolationCause::kGuestTable, Vio
                                                 ViolationCause::kRead, ViolationCause::kWrite};
 
 const char* ViolationCauseName(ViolationCause cause);
-// The same as one word, for files.
+// Returns the same as one word, for files.
 const char* ViolationCauseKey(ViolationCause cause);
 ViolationCause CauseOf(ExitQualification qualification);
 

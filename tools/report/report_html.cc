@@ -85,7 +85,7 @@ constexpr const char* kExitFields[kExitCauses] = {"violations.total",
                                                   "nested_exits.fixed nested_exits.spurious",
                                                   "nested_exits.reflected"};
 
-// What the page's sliders of prices begin with.
+// Returns what the page's sliders of prices begin with.
 std::string PricesJson() {
   const ExitPrices prices = LinuxBootPrices();
   Json causes = Json::array();

@@ -24,7 +24,7 @@ struct RunFile {
 // runs of a schema that is newer than this program.
 absl::StatusOr<RunFile> ReadRunFile(std::string name, std::string_view text);
 
-// The page for the runs of all files, in their order. There is at least one file.
+// Returns the page for the runs of all files, in their order. There is at least one file.
 std::string ReportHtml(const std::vector<RunFile>& files);
 
 }  // namespace tdp::tools

@@ -12,7 +12,7 @@
 namespace tdp::tools {
 namespace {
 
-// Which job is next, and whether there is one.
+// Knows which job is next, and whether there is one.
 class Queue {
  public:
   explicit Queue(size_t count) : count_(count) {}

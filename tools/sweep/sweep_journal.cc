@@ -38,8 +38,8 @@ absl::Status WriteNow(const std::string& path, const char* mode, std::string_vie
   return absl::OkStatus();
 }
 
-// The lines of a file; none if there is no such file. `ended`: without a last one that was cut
-// short.
+// Returns the lines of a file; none if there is no such file. With `ended`, without a last one that
+// was cut short.
 absl::StatusOr<std::vector<std::string>> LinesOf(const std::string& path, bool ended) {
   absl::StatusOr<std::unique_ptr<ByteSource>> source = OpenByteSource(path);
   if (absl::IsNotFound(source.status())) return std::vector<std::string>();
@@ -76,7 +76,7 @@ bool ReadJsonLine(std::string_view line, uint64_t& cell, uint64_t& cells) {
   return true;
 }
 
-// What `cell` would be like before it has run: the same inputs in every column.
+// Returns what `cell` would be like before it has run: the same inputs in every column.
 SweepResult Unrun(const SweepCell& cell) {
   SweepResult result{cell, ReplayReport()};
   result.report.options = cell.options;
@@ -84,7 +84,8 @@ SweepResult Unrun(const SweepCell& cell) {
   return result;
 }
 
-// Whether a line from before is of `cell`, and not of one of the same number in another sweep.
+// Returns whether a line from before is of `cell`, and not of one of the same number in another
+// sweep.
 bool IsCsvOf(const SweepCell& cell, uint64_t all_cells, std::string_view line) {
   const std::string unrun = SweepCsvLine(Unrun(cell), all_cells);
   // The inputs are the columns up to the first that counts something.

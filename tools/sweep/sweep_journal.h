@@ -26,7 +26,7 @@ class SweepJournal {
   static absl::StatusOr<SweepJournal> Create(const std::string& csv, const std::string& json,
                                              const std::vector<SweepCell>& cells, bool resume);
 
-  // Whether the cell is in every file from before.
+  // Returns whether the cell is in every file from before.
   bool Has(uint64_t cell) const { return done_.contains(cell); }
 
   // The cells that will be added, in their order; on standard output they come in it.
@@ -37,8 +37,8 @@ class SweepJournal {
   // Ends the files, with the cells in their order.
   absl::Status Finish();
 
-  // The CSV of all cells that it has: those from before, if there was a file for CSV, and those of
-  // now.
+  // Returns the CSV of all cells that it has: those from before, if there was a file for CSV, and
+  // those of now.
   std::string Csv() const;
 
  private:

@@ -18,8 +18,8 @@
 
 namespace tdp::tools {
 
-// Which cells of a sweep one process runs: those whose number is `index` modulo `count`. Parsed
-// from "i/n" with i from 1 to n.
+// Says which cells of a sweep one process runs: those whose number is `index` modulo `count`.
+// Parsed from "i/n" with i from 1 to n.
 struct Shard {
   uint64_t index = 0;
   uint64_t count = 1;
@@ -57,7 +57,7 @@ class SweepPlan {
   // InvalidArgument if a value is not one for
   // its option, or too many cells.
   absl::StatusOr<std::vector<SweepCell>> Cells(const std::vector<std::string>& traces) const;
-  // How many combinations `Cells` looks at; more than kMaxCells stands for any such number.
+  // Returns how many combinations `Cells` looks at; more than kMaxCells stands for any such number.
   uint64_t Combinations(const std::vector<std::string>& traces) const;
 
  private:

@@ -23,7 +23,7 @@ namespace {
 
 using Fields = std::vector<std::string>;
 
-// The fields of a line, as they stand there: a quoted one with its quotes.
+// Returns the fields of a line, as they stand there: a quoted one with its quotes.
 Fields SplitCsv(std::string_view line) {
   Fields fields(1);
   bool quoted = false;

@@ -55,7 +55,7 @@ class Merger {
     return absl::OkStatus();
   }
 
-  // The texts in the order of the cells.
+  // Returns the texts in the order of the cells.
   absl::StatusOr<std::vector<std::string>> Finish() {
     std::vector<std::string> all;
     for (auto& [cell, text] : texts_) {

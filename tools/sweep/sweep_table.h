@@ -21,11 +21,11 @@ struct SweepResult {
   ReplayReport report;
 };
 
-// The names of the columns of every result, with the newline. The first two are the cell's number
-// and how many cells the whole sweep has.
+// Returns the names of the columns of every result, with the newline. The first two are the cell's
+// number and how many cells the whole sweep has.
 std::string SweepCsvHeading(const SweepCell& cell);
-// A result as one line of CSV, and as one line that is a JSON object: "cell", "cells", and what
-// `ReportJson` says. Without a newline.
+// Returns a result as one line of CSV, and as one line that is a JSON object: "cell", "cells", and
+// what `ReportJson` says. Without a newline.
 std::string SweepCsvLine(const SweepResult& result, uint64_t all_cells);
 std::string SweepJsonObject(const SweepResult& result, uint64_t all_cells);
 

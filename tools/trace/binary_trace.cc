@@ -90,8 +90,8 @@ class BinaryTraceReader final : public TraceReader {
     return size_t{0};
   }
 
-  // Whether no bit of any record says that it might be none that a user can make. The last page of
-  // the user's half alone needs a closer look, since an access there may reach beyond.
+  // Returns whether no bit of any record says that it might be none that a user can make. The last
+  // page of the user's half alone needs a closer look, since an access there may reach beyond.
   bool LookFine(absl::Span<const TraceRecord> records) const {
     const uint64_t user = (uint64_t{1} << address_bits_) - 1;
     constexpr uint64_t kAddress = (uint64_t{1} << 56) - 1;
@@ -142,7 +142,7 @@ class BinaryTraceReader final : public TraceReader {
   uint64_t offset_ = 0;
 };
 
-// The header's bytes, whole words of them.
+// Returns the header's bytes, whole words of them.
 std::string HeaderBytes(const TraceHeader& header) {
   nlohmann::ordered_json json = {{"program", header.program}};
   // A command line may be in any encoding.

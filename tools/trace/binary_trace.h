@@ -26,15 +26,15 @@ struct ZSTD_CCtx_s;
 
 namespace tdp::tools {
 
-// What a trace says of itself. Members that a reader does not know are ignored.
+// Holds what a trace says of itself. Members that a reader does not know are ignored.
 struct TraceHeader {
   std::string program;  // the command that was recorded
 };
 
-// Whether `head`, which begins a file, is the header of version 2 or later.
+// Returns whether `head`, which begins a file, is the header of version 2 or later.
 bool HasTraceMagic(std::string_view head);
-// Whether the words of `head` can be those of version 1: there is no magic number, but every record
-// is one, and none is about the first page, which no program has.
+// Returns whether the words of `head` can be those of version 1: there is no magic number, but
+// every record is one, and none is about the first page, which no program has.
 bool LooksLikeWords(std::string_view head);
 
 // Reads either version. An address with more than `address_bits` bits is refused.

@@ -27,7 +27,8 @@ class StoredSource : public ByteSource {
  public:
   StoredSource(std::string name, uint64_t size) : name_(std::move(name)), size_(size) {}
 
-  // The first bytes of the file; fewer than asked for if it is shorter. Before the first Read.
+  // Returns the first bytes of the file; fewer than asked for if it is shorter. Before the first
+  // Read.
   absl::StatusOr<absl::Span<const char>> Peek(size_t bytes) {
     peeked_.resize(bytes);
     TDP_ASSIGN_OR_RETURN(size_t got, Fetch(absl::MakeSpan(peeked_)));
@@ -49,7 +50,7 @@ class StoredSource : public ByteSource {
   uint64_t stored_size() const override { return size_; }
 
  protected:
-  // As `Read`, straight from where the bytes are.
+  // Does what `Read` does, straight from where the bytes are.
   virtual absl::StatusOr<size_t> Fetch(absl::Span<char> out) = 0;
 
  private:

@@ -25,7 +25,7 @@ class ByteSource {
   // if it is truncated or corrupt; Unavailable if the system cannot read it.
   virtual absl::StatusOr<size_t> Read(absl::Span<char> out) = 0;
 
-  // For messages.
+  // Returns the name, for messages.
   virtual const std::string& name() const = 0;
   // Progress through the file, in bytes of the file as it is stored; the size is 0 where it is
   // unknown, as for a pipe.
@@ -62,7 +62,7 @@ absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& pa
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(std::string name,
                                                       absl::Span<const char> bytes);
 
-// All that is left of `source`. Its errors.
+// Returns all that is left of `source`, or its error.
 absl::StatusOr<std::string> ReadAll(ByteSource& source);
 
 }  // namespace tdp::tools

@@ -117,7 +117,7 @@ class ChampsimTraceReader final : public TraceReader {
   bool at_end_ = false;
 };
 
-// Whether all records of `head` can be ones of this layout.
+// Returns whether all records of `head` can be ones of this layout.
 template <typename Instruction>
 bool LooksLike(std::string_view head) {
   const size_t count = head.size() / sizeof(Instruction);

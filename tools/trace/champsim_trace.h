@@ -21,10 +21,11 @@ namespace tdp::tools {
 std::unique_ptr<TraceReader> MakeChampsimTraceReader(std::unique_ptr<ByteSource> source,
                                                      TraceTolerance tolerance);
 
-// Whether the bytes of `head`, which begin a file, can be such records: there is no magic number.
+// Returns whether the bytes of `head`, which begin a file, can be such records: there is no magic
+// number.
 bool LooksLikeChampsim(std::string_view head);
 
-// The same for the records of 96 bytes of CloudSuite's traces.
+// Makes a reader for the records of 96 bytes of CloudSuite's traces.
 std::unique_ptr<TraceReader> MakeCloudsuiteTraceReader(std::unique_ptr<ByteSource> source,
                                                        TraceTolerance tolerance);
 bool LooksLikeCloudsuite(std::string_view head);

@@ -36,12 +36,12 @@ class Codec {
 // The most bytes that `MakeCodec` and `NameOfMagic` want to see.
 inline constexpr size_t kMagicBytes = 10;
 
-// The codec for a file that begins with `magic`; null if it is not compressed in a way that is
-// read.
+// Returns the codec for a file that begins with `magic`; null if it is not compressed in a way that
+// is read.
 std::unique_ptr<Codec> MakeCodec(std::string_view magic);
 
-// What a file is that begins with `magic`, for files that are known and are no traces: "a PNG
-// image", …; empty for others.
+// Returns what a file is that begins with `magic`, for files that are known and are no traces: "a
+// PNG image", …; empty for others.
 std::string_view NameOfMagic(std::string_view magic);
 
 }  // namespace tdp::tools

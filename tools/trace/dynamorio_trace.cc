@@ -56,8 +56,8 @@ bool TakeThread(std::string_view& text) {
   return true;
 }
 
-// What follows "RECORD INSTRUCTION: THREAD"; nothing if `line` has no such beginning. The oldest
-// texts have no column of instructions.
+// Returns what follows "RECORD INSTRUCTION: THREAD"; nothing if `line` has no such beginning. The
+// oldest texts have no column of instructions.
 std::optional<std::string_view> RecordDetails(std::string_view line) {
   if (!TakeNumber(line, 10)) return std::nullopt;
   TakeNumber(line, 10);

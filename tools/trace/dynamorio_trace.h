@@ -15,7 +15,7 @@
 
 namespace tdp::tools {
 
-// How every such text begins.
+// Every such text begins so.
 inline constexpr std::string_view kDynamorioHeading = "Output format:";
 
 // A `LineParser`. All threads go into one stream, as they stand. Prefetches, cache flushes and

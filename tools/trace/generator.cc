@@ -253,7 +253,7 @@ class GeneratorReader final : public TraceReader {
   const std::unique_ptr<Program> program_;
 };
 
-// A number that may end in k, m, g or t, for powers of 1024 or of 1000.
+// Reads a number that may end in k, m, g or t, for powers of 1024 or of 1000.
 bool ParseAmount(std::string_view text, uint64_t unit, uint64_t& amount) {
   uint64_t factor = 1;
   if (!text.empty()) {
@@ -269,7 +269,7 @@ bool ParseAmount(std::string_view text, uint64_t unit, uint64_t& amount) {
   return true;
 }
 
-// An address of a page, in hexadecimal, above the code's.
+// Sets the base, an address of a page, in hexadecimal, above the code's.
 absl::Status SetBase(std::string_view text, GeneratorSpec& spec) {
   constexpr uint64_t kLowest = MiB(16);
   uint64_t base = 0;

@@ -26,8 +26,8 @@ class LineCursor {
   std::string_view rest_;
 };
 
-// All of `text` as a number of `base`; hexadecimal with or without "0x". Digits that are too many
-// for 64 bits are the highest number, which is no user address.
+// Reads all of `text` as a number of `base`; hexadecimal with or without "0x". Digits that are too
+// many for 64 bits are the highest number, which is no user address.
 bool ParseWholeNumber(std::string_view text, int base, uint64_t& number);
 
 }  // namespace tdp::tools

@@ -41,7 +41,7 @@ constexpr LineFormat kLineFormats[] = {{TraceFormat::kLackey, "Lackey", ParseLac
                                        {TraceFormat::kRamulator, "Ramulator", ParseRamulatorLine},
                                        {TraceFormat::kPerf, "perf", ParsePerfLine}};
 
-// The lines of `text` that are about an access, for this format.
+// Counts the lines of `text` that are about an access, for this format.
 size_t LinesAboutAccesses(std::string_view text, LineParser parse) {
   size_t lines = 0;
   std::vector<TraceRecord> records;
@@ -57,8 +57,8 @@ size_t LinesAboutAccesses(std::string_view text, LineParser parse) {
   return lines;
 }
 
-// That with the most; a text of which nothing is known is read as Lackey's, and refused with what
-// stands in it.
+// Returns the format with the most lines; a text of which nothing is known is read as Lackey's, and
+// refused with what stands in it.
 TraceFormat GuessLines(std::string_view head) {
   if (head.starts_with(kDynamorioHeading)) return TraceFormat::kDynamorio;
   TraceFormat best = TraceFormat::kLackey;

@@ -28,7 +28,7 @@ enum class TraceFormat {
   kExeclog,     // QEMU's execlog plugin
 };
 
-// How to read a trace.
+// Says how to read a trace.
 struct TraceInput {
   TraceFormat format = TraceFormat::kAuto;
   TraceTolerance tolerance;
@@ -40,7 +40,7 @@ struct TraceInput {
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
                                                        const TraceInput& input);
 
-// The same of a source that is open.
+// Opens a trace of a source that is open.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSource> source,
                                                        const TraceInput& input);
 

@@ -17,7 +17,7 @@
 
 namespace tdp::tools {
 
-// What a line came to.
+// Says what a line came to.
 enum class LineResult : uint8_t {
   kTaken,          // its accesses, none for a line that is not about one, are appended
   kForeign,        // it is nothing this format knows
@@ -30,7 +30,7 @@ enum class LineResult : uint8_t {
 // Appends the accesses of `line` (without its newline).
 using LineParser = LineResult (*)(std::string_view line, std::vector<TraceRecord>& records);
 
-// A reader of one text format; `format` names it in messages.
+// Makes a reader of one text format; `format` names it in messages.
 std::unique_ptr<TraceReader> MakeTextTraceReader(std::unique_ptr<ByteSource> source,
                                                  const char* format, LineParser parse,
                                                  TraceTolerance tolerance);

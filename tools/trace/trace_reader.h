@@ -14,7 +14,7 @@
 
 namespace tdp::tools {
 
-// What a tolerant reader has left out, by reason.
+// Counts what a tolerant reader has left out, by reason.
 struct SkipCounts {
   uint64_t foreign = 0;      // lines that are nothing the format knows
   uint64_t kernel = 0;       // accesses to kernel addresses
@@ -33,7 +33,7 @@ struct SkipCounts {
   }
 };
 
-// What a reader does about input that it cannot use.
+// Says what a reader does about input that it cannot use.
 struct TraceTolerance {
   bool strict = false;       // refuse it, in place of leaving it out and counting it
   bool skip_kernel = false;  // with `strict`: leave kernel addresses out all the same
@@ -52,10 +52,10 @@ class TraceReader {
   // is spent.
   virtual absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) = 0;
 
-  // What was left out so far.
+  // Returns what was left out so far.
   const SkipCounts& skipped() const { return skipped_; }
 
-  // The source, for messages and progress.
+  // Returns the source, for messages and progress.
   virtual const ByteSource& source() const = 0;
 
  protected:

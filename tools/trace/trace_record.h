@@ -22,11 +22,11 @@ constexpr int UserAddressBits(int guest_levels) {
   return guest_levels == 5 ? kMostUserAddressBits : kUserAddressBits;
 }
 
-// Whether `address` is in the upper canonical half, for tables of up to five levels.
+// Returns whether `address` is in the upper canonical half, for tables of up to five levels.
 constexpr bool IsKernelAddress(uint64_t address) { return address >> 56 == 0xff; }
 
-// Whether `record` follows the format and is an access that a user program with addresses of
-// `address_bits` can make.
+// Returns whether `record` follows the format and is an access that a user program with addresses
+// of `address_bits` can make.
 constexpr bool IsUserRecord(TraceRecord record, int address_bits = kUserAddressBits) {
   return record.IsValid() && (record.gva().raw() + record.size() - 1) >> address_bits == 0;
 }
