@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the guest sees of a tree of regions: ranges that do not overlap, each backed by one region.
+// Shows a tree of regions as the guest sees it: ranges that do not overlap, each backed by one
+// region.
 
 #ifndef TDP_MEMSLOT_FLAT_VIEW_H_
 #define TDP_MEMSLOT_FLAT_VIEW_H_

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a VMM asks of whoever holds its guest's memory: the engine of this library, or the kernel.
+// Declares what a VMM asks of whoever holds its guest's memory: the engine of this library, or the
+// kernel.
 
 #ifndef TDP_MEMSLOT_GUEST_MEMORY_H_
 #define TDP_MEMSLOT_GUEST_MEMORY_H_

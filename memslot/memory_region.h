@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What an embedder says of its guest's memory: a slot, by KVM's names and numbers.
+// Declares what an embedder says of its guest's memory: a slot, by KVM's names and numbers.
 
 #ifndef TDP_MEMSLOT_MEMORY_REGION_H_
 #define TDP_MEMSLOT_MEMORY_REGION_H_

@@ -50,7 +50,7 @@ std::vector<uint64_t> RegionReach::ShownMore(const Region& child) const {
   std::vector<uint64_t> more(order_.size());
   more[0] = child.shown_;
   for (size_t i = 0; i < order_.size(); ++i) {
-    // What follows is too much as well, and might wrap around.
+    // All that follows is too much as well, and might wrap around.
     if (order_[i]->shown_ + more[i] > kMaxRegionsShown) break;
     ForEachAbove(*order_[i], [&](Region* above) { more[places_.at(above)] += more[i]; });
   }

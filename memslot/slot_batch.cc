@@ -81,7 +81,8 @@ absl::Status SlotBatch::ShowFirst(const SlotUpdate& update) {
   return absl::OkStatus();
 }
 
-// What readers see goes first, then the generation: `SlotSet::PublishInvalid` says why.
+// Roots and marks, by which readers see, go first, then the generation: `SlotSet::PublishInvalid`
+// says why.
 void SlotBatch::PublishFirst() {
   const auto has_first = [this](size_t space) { return (first_spaces_ >> space & 1) != 0; };
   for (size_t space = 0; space < first_roots_.size(); ++space) {

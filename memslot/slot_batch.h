@@ -63,8 +63,8 @@ class SlotBatch {
   SlotSet& set_;
   std::vector<Step> steps_;
   std::vector<Undo> undo_;  // and, once all is published, the states that are done with
-  // What `PublishFirst` shows, but for the marks of slots that go; its nodes are superfluous in the
-  // end.
+  // The trees that `PublishFirst` shows, but for the marks of slots that go; their nodes are
+  // superfluous in the end.
   std::array<internal::IntervalRoot, kMaxAddressSpaces> first_roots_;
   internal::IntervalEdits first_edits_;
   std::vector<MemorySlot> going_;  // that readers know

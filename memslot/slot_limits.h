@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the slots of a VM must keep to, and the checks of a request that need no other slot.
+// Says what the slots of a VM must keep to, and makes the checks of a request that need no other
+// slot.
 
 #ifndef TDP_MEMSLOT_SLOT_LIMITS_H_
 #define TDP_MEMSLOT_SLOT_LIMITS_H_

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What changes about a slot while the slot stands, its dirty log and its large-page permits; and
-// what few ask of it.
+// Holds what changes about a slot while the slot stands, its dirty log and its large-page permits;
+// and what few ask of it.
 
 #ifndef TDP_MEMSLOT_SLOT_STATE_H_
 #define TDP_MEMSLOT_SLOT_STATE_H_
@@ -30,9 +30,9 @@ struct SlotBacking {
   friend bool operator==(const SlotBacking&, const SlotBacking&) = default;
 };
 
-// What a slot's readers may touch besides the `MemorySlot` itself. Both parts outlive the state
-// where the next one of the same slot carries on with them: a move keeps the dirty log, a change of
-// flags the permits. The state itself never changes.
+// The part of a slot that its readers may touch besides the `MemorySlot` itself. Log and permits
+// outlive the state where the next one of the same slot carries on with them: a move keeps the
+// dirty log, a change of flags the permits. The state itself never changes.
 //
 // A `SlotSet` makes states and hands the last reference out when the slot changes; the caller frees
 // it when no fault can touch it any more.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a guest's registers say of how its memory is cached (SDM vol. 3A, 12.11).
+// Holds what a guest's registers say of how its memory is cached (SDM vol. 3A, 12.11).
 
 #ifndef TDP_MMU_GUEST_MEMORY_TYPES_H_
 #define TDP_MMU_GUEST_MEMORY_TYPES_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the tables map, as `Vm::Translate` and `Vm::VisitLeaves` show it.
+// Says what the tables map, as `Vm::Translate` and `Vm::VisitLeaves` show it.
 
 #ifndef TDP_MMU_MAPPINGS_H_
 #define TDP_MMU_MAPPINGS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What comes of a fault.
+// Says what comes of a fault.
 
 #ifndef TDP_MMU_PAGE_FAULT_H_
 #define TDP_MMU_PAGE_FAULT_H_

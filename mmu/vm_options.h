@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What an embedder decides when it makes a `Vm`.
+// Declares what an embedder decides when it makes a `Vm`.
 
 #ifndef TDP_MMU_VM_OPTIONS_H_
 #define TDP_MMU_VM_OPTIONS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What is done with an `RmapHead` (KVM's pte_list_add, pte_list_remove, for_each_rmap_spte).
+// Does what is done with an `RmapHead` (KVM's pte_list_add, pte_list_remove, for_each_rmap_spte).
 //
 // A chain's first descriptor is the only one that may have room: entries are added there, and a
 // hole anywhere is filled with its last entry. No operation but iteration touches more than two

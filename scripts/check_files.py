@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Checks of every file that need no compiler: licence line, size, width, header guard, bad words.
+"""Checks of every file that need no compiler: licence line, size, width, header guard, bad words,
+and comments of the library that begin with half a sentence.
 
 Usage: check_files.py [ROOT]
 """
@@ -15,6 +16,11 @@ CXX = re.compile(r"\.(h|cc)$")
 CORE = re.compile(r"^(base|memslot|rmap|mmu)/.*\.(h|cc)$")
 SPDX = "SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause"
 SPDX_WITHIN_LINES = 3
+
+# What the library's readers are owed: a comment is a sentence about the thing below it. One that
+# begins so mostly has its verb elsewhere: "What is mapped.", "Whether it is.", "The same of a page."
+LIBRARY = re.compile(r"^(base|memslot|rmap|mmu|backends)/.*\.(h|cc)$")
+HALF_SENTENCE = re.compile(r"\s*// (What|Whether|The same|Of|As)\b")
 
 MAX_COLUMNS = 100
 MAX_PROSE_COLUMNS = 120
@@ -62,6 +68,17 @@ def check_lines(path, lines):
     return problems
 
 
+def check_comments(path, lines):
+    """Comments, and paragraphs of them, that begin with half a sentence."""
+    problems = []
+    for number, (before, line) in enumerate(zip([""] + lines, lines), start=1):
+        found = HALF_SENTENCE.match(line)
+        if found and not before.strip().startswith("// "):
+            problems.append(f"{path}:{number}: {found.group(1)!r} begins half a sentence: say what "
+                            "the thing below is or does")
+    return problems
+
+
 def check_source(path, text):
     """All problems of one source file, as "path[:line]: what is wrong"."""
     problems = []
@@ -75,6 +92,8 @@ def check_source(path, text):
         problems.append(f"{path}: {len(lines) - 1} lines, more than {limit}: split it by concept")
     if path.endswith(".h"):
         problems += check_guard(path, text)
+    if LIBRARY.search(path):
+        problems += check_comments(path, lines)
     return problems + check_lines(path, lines)
 
 

@@ -229,8 +229,8 @@ bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
   if (!state_.features.ept.invvpid(type) || (vpid == 0 && type != 2)) return false;
   ++invalidations_;
   if (type == 0) {
-    // Whether it is canonical is judged for the widest linear addresses of the CPU, whatever mode
-    // the guest is in.
+    // The address is canonical or not by the widest linear addresses of the CPU, whatever mode the
+    // guest is in.
     constexpr int kUnused = 64 - 57;
     const auto address = static_cast<int64_t>(gva.raw());
     if (static_cast<int64_t>(gva.raw() << kUnused) >> kUnused != address) return false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the parts of one CPU (its walkers, caches and logs) share.
+// Holds what the parts of one CPU (its walkers, caches and logs) share.
 
 #ifndef TDP_BACKENDS_SIM_MACHINE_STATE_H_
 #define TDP_BACKENDS_SIM_MACHINE_STATE_H_

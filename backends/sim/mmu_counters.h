@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the accesses of a program cost a model of a real core's memory-management unit.
+// Counts what the accesses of a program cost a model of a real core's memory-management unit.
 
 #ifndef TDP_BACKENDS_SIM_MMU_COUNTERS_H_
 #define TDP_BACKENDS_SIM_MMU_COUNTERS_H_

@@ -37,7 +37,7 @@ class TagArray {
   // most recently used there; kNone if it is not there.
   size_t Find(uint64_t index, uint64_t tag) {
     if (live_ == 0) return kNone;
-    // What was touched last needs no touch.
+    // The place that was touched last needs no touch.
     if (tags_[recent_] == tag) return recent_;
     const size_t first = SetOf(index) * ways_;
     for (size_t way = 0; way < ways_; ++way) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What CPUID tells a guest that has the machine's CPU for its own, but for what is its host's.
+// Says what CPUID tells a guest that has the machine's CPU for its own, but for what is its host's.
 
 #ifndef TDP_BACKENDS_VTX_GUEST_CPUID_H_
 #define TDP_BACKENDS_VTX_GUEST_CPUID_H_

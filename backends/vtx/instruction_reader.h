@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What decoders of a guest's instructions have in common: bytes, prefixes, registers, and the form
-// of an operand in memory, whose address the exit has told already.
+// Has what decoders of a guest's instructions share: bytes, prefixes, registers, and the form of an
+// operand in memory, whose address the exit has told already.
 
 #ifndef TDP_BACKENDS_VTX_INSTRUCTION_READER_H_
 #define TDP_BACKENDS_VTX_INSTRUCTION_READER_H_

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a guest is to be told at its next entry: an event whose delivery an exit cut short, and what
-// the host wants to add. The rules are the CPU's own (SDM 6.15, table 6-5). Values only.
+// Decides what a guest is to be told at its next entry: an event whose delivery an exit cut short,
+// and what the host wants to add. The rules are the CPU's own (SDM 6.15, table 6-5). Values only.
 
 #ifndef TDP_BACKENDS_VTX_PENDING_EVENTS_H_
 #define TDP_BACKENDS_VTX_PENDING_EVENTS_H_

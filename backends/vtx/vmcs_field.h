@@ -67,7 +67,7 @@ enum class VmcsField : uint32_t {
   kSecondaryExitControls = 0x2044,
   kSpecCtrlMask = 0x204a,
   kSpecCtrlShadow = 0x204c,
-  // What an exit reports, 64 bits
+  // Fields in which an exit reports, 64 bits
   kGuestPhysicalAddress = 0x2400,
   // Guest state, 64 bits
   kVmcsLink = 0x2800,
@@ -105,7 +105,7 @@ enum class VmcsField : uint32_t {
   kPleGap = 0x4020,
   kPleWindow = 0x4022,
   kInstructionTimeout = 0x4024,
-  // What an exit reports, 32 bits
+  // Fields in which an exit reports, 32 bits
   kInstructionError = 0x4400,
   kExitReason = 0x4402,
   kExitInterruption = 0x4404,
@@ -132,7 +132,7 @@ enum class VmcsField : uint32_t {
   kCr0Shadow = 0x6004,
   kCr4Shadow = 0x6006,
   kCr3Target0 = 0x6008,  // four, two apart
-  // What an exit reports, natural width
+  // Fields in which an exit reports, natural width
   kExitQualification = 0x6400,
   kIoRcx = 0x6402,
   kIoRsi = 0x6404,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a CPU's VMX offers: its capability MSRs (SDM vol. 3D, appendix A), and how they limit the
-// control words of a VMCS and become the `Capabilities` of the engine. Pure functions of values,
-// but for `VmxMsrs::Read`.
+// Says what a CPU's VMX offers: its capability MSRs (SDM vol. 3D, appendix A), and how they limit
+// the control words of a VMCS and become the `Capabilities` of the engine. Pure functions of
+// values, but for `VmxMsrs::Read`.
 
 #ifndef TDP_BACKENDS_VTX_VMX_CAPABILITIES_H_
 #define TDP_BACKENDS_VTX_VMX_CAPABILITIES_H_

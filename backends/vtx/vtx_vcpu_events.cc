@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a vCPU is told at its entries: exceptions, interrupts, NMIs; and what an instruction that
-// the host has carried out leaves behind.
+// Tells a vCPU at its entries of events: exceptions, interrupts, NMIs; and ends instructions that
+// the host has carried out.
 
 #include <cstdint>
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the compiler's output and the headers of the standard library expect of a C++ run-time
-// library, over the platform. Every definition is weak: an embedder that has its own, operator new
-// for example, keeps that.
+// Defines what the compiler's output and the headers of the standard library expect of a C++
+// run-time library, over the platform. Every definition is weak: an embedder that has its own,
+// operator new for example, keeps that.
 
 #include <atomic>
 #include <bit>

@@ -69,7 +69,7 @@ absl::Status VcpuSet::EnableRings(uint32_t entries) {
   return absl::OkStatus();
 }
 
-// Whether vCPUs have rings is decided before the first one is made.
+// It was decided before the first vCPU was made whether they have rings.
 absl::StatusOr<std::unique_ptr<DirtyRing>> VcpuSet::TakeRing() {
   MutexLock lock(mutex_);
   if (ring_entries_ == 0) return std::unique_ptr<DirtyRing>();

@@ -237,7 +237,7 @@ FaultAnswer FaultHandler::ProvideMemory(const FaultRequest& request, int recycle
 }
 
 FaultAnswer FaultHandler::ResolveAndMap(PageFault& fault) {
-  // Whether tables are needed at all turns out in the section; without them it may still go well.
+  // The section shows whether tables are needed at all; without them it may still go well.
   if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
   absl::StatusOr<HostPage> page = Resolve(fault);
   if (ABSL_PREDICT_FALSE(!page.ok())) return Unresolved(page.status());

@@ -135,7 +135,7 @@ class FaultHandler {
   struct Counters {
     Counter outcomes[9];
     Counter fast;
-    // What is fast is counted once: as `FaultStats::fast`, and as
+    // A fast fault is counted once, in one of these: as `FaultStats::fast`, and as
     Counter confirmed;  // spurious
     Counter lifted;     // fixed at 4 KiB
     Counter splits;

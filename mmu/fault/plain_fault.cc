@@ -176,7 +176,7 @@ FaultAnswer FaultHandler::MapPage(Gpa gpa, ExitQualification exit, HostPage page
   const Gfn gfn = Gfn::Of(gpa);
   const Access access = exit.access();
   const Hva hva = slots_.HvaOfPlain(gfn);
-  // Whether tables are needed at all turns out in the section; without them it may still go well.
+  // The section shows whether tables are needed at all; without them it may still go well.
   if (ABSL_PREDICT_FALSE(!tables_.IsStocked())) refill_status_ = tables_.Refill();
   MapResult mapped;
   {

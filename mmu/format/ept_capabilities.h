@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a CPU's EPT can do: the capability word IA32_VMX_EPT_VPID_CAP (SDM appendix A.10), decoded.
+// Says what a CPU's EPT can do: the capability word IA32_VMX_EPT_VPID_CAP (SDM appendix A.10),
+// decoded.
 
 #ifndef TDP_MMU_FORMAT_EPT_CAPABILITIES_H_
 #define TDP_MMU_FORMAT_EPT_CAPABILITIES_H_

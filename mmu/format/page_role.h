@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a table means, in one word (KVM's `union kvm_mmu_page_role`).
+// Says what a table means, in one word (KVM's `union kvm_mmu_page_role`).
 
 #ifndef TDP_MMU_FORMAT_PAGE_ROLE_H_
 #define TDP_MMU_FORMAT_PAGE_ROLE_H_

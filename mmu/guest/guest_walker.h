@@ -163,7 +163,8 @@ class GuestWalker {
     return false;
   }
 
-  // What changes at each level is kept out of the `GuestWalk` meanwhile, and so in registers.
+  // The parts that change at each level are kept out of the `GuestWalk` meanwhile, and so in
+  // registers.
   struct Descent {
     int level = Geometry::kLevels;
     GuestRights rights = GuestRights(GuestRights::kAll);

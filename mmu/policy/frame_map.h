@@ -31,7 +31,7 @@ struct MarkNothing {
   }
 };
 
-// What a map says never changes; a change makes another map. A lookup takes O(log n) of the
+// The values of a map never change; a change makes another map. A lookup takes O(log n) of the
 // number of runs n, and a change O(k + log n) where k runs lie in its range. `Mark` says of which
 // values a map knows whether it has any.
 //

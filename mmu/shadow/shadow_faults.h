@@ -467,7 +467,7 @@ void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index
   }
   const MemorySlot& slot = *fault.slot;
   const bool may_write = !slot.is_read_only() && !slot.logs_dirty_pages();
-  // What the loop asks again and again is kept in registers, whatever it stores.
+  // The loop asks these again and again: they are kept in registers, whatever it stores.
   Tables& tables = this->tables();
   const bool is_direct = role.direct();
   const bool is_wide = role.wide_entries();

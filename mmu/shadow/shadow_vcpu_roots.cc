@@ -107,8 +107,8 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::WriteCr3(uint64_t value) {
   if (event != GuestEvent::kNone) return event;
   bool kept = false;
   TDP_RETURN_IF_ERROR(SwitchRoot(paging_, roots, kept));
-  // What the guest asks to keep may stay unsync. But pages are shared by address spaces, and what
-  // another one has brought into them since is nothing that this one's CPU can have kept.
+  // Pages that the guest asks to keep may stay unsync. But pages are shared by address spaces, and
+  // what another one has brought into them since is nothing that this one's CPU can have kept.
   if (!keep || !kept || root_.left_at != tables().additions()) Resync();
   return GuestEvent::kNone;
 }

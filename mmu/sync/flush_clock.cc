@@ -121,7 +121,7 @@ PendingFlush FlushClock::AdvanceAllRoots() {
 }
 
 PendingFlush FlushClock::Outstanding() {
-  // What is being narrowed has no generation yet. One that is moved to now is its own, too.
+  // A narrowing under way has no generation yet. One that is moved to now is its own, too.
   if (ABSL_PREDICT_FALSE(narrowings_.load(std::memory_order_acquire) != 0)) return Advance();
   const uint64_t now = generation();
   return IsSettled(now) ? PendingFlush() : PendingFlush(this, now);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What `Vm` does to ranges besides taking them away: mapping, aging, splitting, collapsing.
+// Does what `Vm` does to ranges besides taking them away: mapping, aging, splitting, collapsing.
 
 #include <memory>
 #include <utility>

@@ -175,8 +175,8 @@ extern "C" void StartProcessor(int processor) {
   ResumeFrame(thread.frame);
 }
 
-// What exception_common saw lies so: the stub pushed the vector and, where the CPU did not, an
-// error code.
+// Lies as exception_common left it: the stub pushed the vector and, where the CPU did not, an error
+// code.
 struct ExceptionFrame {
   uint64_t vector, error, rip, cs, rflags, rsp, ss;
 };

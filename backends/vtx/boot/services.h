@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the loader does for a freestanding program, which finds the address of this in RSI where it
-// starts. Plain enough for both sides, which are compiled apart.
+// Declares what the loader does for a freestanding program, which finds the address of this in RSI
+// where it starts. Plain enough for both sides, which are compiled apart.
 
 #ifndef TDP_BACKENDS_VTX_BOOT_SERVICES_H_
 #define TDP_BACKENDS_VTX_BOOT_SERVICES_H_
