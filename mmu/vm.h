@@ -161,7 +161,7 @@ class Vm : public GuestMemory {
   // full), which are kept at a bit for each page of the slot. Shows each entry to `visit`; a page
   // may come more than once. Every write that was over before this call is in, unless its slot is
   // gone. FailedPrecondition without rings. No `DirtyRing::Harvest` may run meanwhile. `visit` runs
-  // under locks: it calls nothing of this `Vm` but `MarkDirty`.
+  // under the slots mutex: it calls nothing of this `Vm` but `MarkDirty`, `Stats` and `Translate`.
   absl::Status HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)> visit);
   // Protects the pages of all harvested entries again, those of vCPUs that are gone included, and
   // frees the entries: read the pages after this. Returns how many entries. When it returns no CPU

@@ -80,6 +80,13 @@ absl::StatusOr<std::unique_ptr<DirtyRing>> VcpuSet::TakeRing() {
   return ring;
 }
 
+// From the front each time: between two calls vCPUs may come and go with their rings.
+size_t VcpuSet::HarvestRings(absl::Span<DirtyRingEntry> entries) {
+  size_t count = 0;
+  ForEachRing([&](DirtyRing& ring) { count += ring.Harvest(entries.subspan(count)); });
+  return count;
+}
+
 void VcpuSet::ForEachRing(absl::FunctionRef<void(DirtyRing& ring)> visit) {
   MutexLock lock(mutex_);
   for (const std::unique_ptr<DirtyRing>& ring : left_rings_) visit(*ring);

@@ -5,6 +5,7 @@
 #ifndef TDP_MMU_ENGINE_VCPU_SET_H_
 #define TDP_MMU_ENGINE_VCPU_SET_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "tdp/base/sync.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/mmu/backend.h"
@@ -58,6 +60,9 @@ class VcpuSet {
   // Returns the ring for a vCPU that is being made: one that another has left, entries and all, or
   // a new one; null without rings. ResourceExhausted without memory.
   absl::StatusOr<std::unique_ptr<DirtyRing>> TakeRing() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Harvests the rings that vCPUs have left, then those of vCPUs, until `entries` is full. Returns
+  // how many came: none once no ring has any.
+  size_t HarvestRings(absl::Span<DirtyRingEntry> entries) ABSL_LOCKS_EXCLUDED(mutex_);
   // Calls `visit(ring)` for those rings that vCPUs have left, then for those of vCPUs, under the
   // mutex.
   void ForEachRing(absl::FunctionRef<void(DirtyRing& ring)> visit) ABSL_LOCKS_EXCLUDED(mutex_);

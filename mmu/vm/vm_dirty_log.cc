@@ -4,6 +4,7 @@
 
 #include <array>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -183,14 +184,12 @@ absl::Status Vm::HarvestDirtyRings(absl::FunctionRef<void(const DirtyRingEntry&)
     return absl::FailedPreconditionError("the VM logs dirty pages in bitmaps, not in rings");
   }
   engine_->WaitForFaults();
-  engine_->vcpus().ForEachRing([&](DirtyRing& ring) {
-    std::array<DirtyRingEntry, 64> entries;
-    // The loop ends after as many entries as a ring has, however fast its vCPU is: entries become
-    // free by a reset alone.
-    while (const uint32_t count = ring.Harvest(absl::MakeSpan(entries))) {
-      for (uint32_t i = 0; i < count; ++i) visit(entries[i]);
-    }
-  });
+  std::array<DirtyRingEntry, 64> entries;
+  // The loop ends after as many entries as the rings have, however fast the vCPUs are: entries
+  // become free by a reset alone.
+  while (const size_t count = engine_->vcpus().HarvestRings(absl::MakeSpan(entries))) {
+    for (size_t i = 0; i < count; ++i) visit(entries[i]);
+  }
   absl::Status status;
   for (size_t i = 0; i < engine_->address_spaces(); ++i) {
     engine_->slots().ForEach(static_cast<AddressSpaceId>(i), [&](const MemorySlot& slot) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -235,6 +236,29 @@ TEST_F(DirtyRings, ABitmapOfTooFewWordsIsRefused) {
   const std::vector<uint64_t> bits(1, ~uint64_t{0});
   EXPECT_EQ(vm_->ClearDirtyLog(3, {0, 128}, bits).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(vm_->ClearDirtyLog(3, {0, 64}, bits).ok());
+}
+
+// The thread may have a vCPU in the guest, for which the one that harvests waits next.
+TEST_F(DirtyRings, OtherThreadsNeedNotWaitForTheEndOfAHarvest) {
+  StartWithRings();
+  const auto vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(Write(*vcpu, 0), FaultOutcome::kFixed);
+  ASSERT_EQ(Write(*vcpu, 1), FaultOutcome::kFixed);
+  std::set<uint64_t> pages;
+  ASSERT_TRUE(vm_->HarvestDirtyRings([&](const DirtyRingEntry& entry) {
+                   pages.insert(entry.index);
+                   if (entry.index > 1) return;
+                   std::thread([&] {
+                     EXPECT_GE(vm_->Stats().faults.fixed, 2u);
+                     const auto another = *vm_->CreateVcpu();  // comes and goes, with a ring
+                     EXPECT_EQ(Write(*another, 7 + entry.index), FaultOutcome::kFixed);
+                   }).join();
+                   EXPECT_TRUE(vm_->MarkDirty(Gpa(MiB(2)) + 20 * kPageSize, 1).ok());
+                 })
+                  .ok());
+  EXPECT_TRUE(pages.contains(0) && pages.contains(1) && pages.contains(20));
+  pages.merge(Harvest());
+  EXPECT_TRUE(pages.contains(7) && pages.contains(8));
 }
 
 }  // namespace
