@@ -208,8 +208,9 @@ class Vm : public GuestMemory {
   absl::Status SetMemoryTypes(const GuestMemoryTypes& types);
 
   // Sets the most tables that may be in use from now on (`VmOptions::table_quota`), vCPUs' stocks
-  // included. If more are, those that the guest has not used lately are taken away until it is so
-  // or none are left; what is in use stays, and no more come. InvalidArgument for none at all.
+  // included; with `kQuotaByMemory` that follows memory again. If more are, those that the guest
+  // has not used lately are taken away until it is so or none are left; what is in use stays, and
+  // no more come. InvalidArgument for none at all.
   absl::Status SetTableQuota(size_t tables);
 
   // Sees to it that the next `tables` tables need no memory from the backend: until they are used

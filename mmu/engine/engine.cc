@@ -288,10 +288,10 @@ void Engine::ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change) {
   ForEachKind([&quotas](MappedTables& tables) { tables.SetQuota(quotas); });
 }
 
-void Engine::FixTableQuota(size_t tables) {
+void Engine::SetTableQuota(size_t tables) {
   MutexLock lock(quota_mutex_);
-  table_quota_by_memory_ = false;
-  pool_.set_quota(tables);
+  table_quota_by_memory_ = tables == kQuotaByMemory;
+  pool_.set_quota(table_quota_by_memory_ ? quotas_.Tables() : tables);
 }
 
 void Engine::TrimShadows() {

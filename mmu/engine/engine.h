@@ -127,8 +127,9 @@ class Engine : public TableReclaimer, public TableRecycler {
   void ChangeQuotas(absl::FunctionRef<void(MemoryQuotas&)> change);
   // Zaps shadow pages beyond a quota that has become smaller. Settles the flush; hold no lock.
   void TrimShadows();
-  // Sets the quota of tables for good: the embedder decides from here on.
-  void FixTableQuota(size_t tables);
+  // Sets the quota of tables: the embedder decides from here on, or memory again
+  // (`kQuotaByMemory`).
+  void SetTableQuota(size_t tables);
 
   // Waits for the faults that are inside a section. Each has then marked the page that it made
   // writable, which other CPUs may have written since: a log that is read afterwards has every

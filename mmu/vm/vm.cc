@@ -126,9 +126,11 @@ VmStats Vm::Stats() const {
 
 absl::Status Vm::SetTableQuota(size_t tables) {
   if (tables == 0) return absl::InvalidArgumentError("tables: a quota of 0 leaves no root");
-  engine_->FixTableQuota(tables);
-  for (size_t taken = engine_->pool().taken(); taken > tables; taken = engine_->pool().taken()) {
-    if (engine_->RecycleTables(taken - tables) == 0) break;
+  engine_->SetTableQuota(tables);
+  const TablePool& pool = engine_->pool();
+  const size_t quota = pool.quota();
+  for (size_t taken = pool.taken(); taken > quota; taken = pool.taken()) {
+    if (engine_->RecycleTables(taken - quota) == 0) break;
   }
   return absl::OkStatus();
 }

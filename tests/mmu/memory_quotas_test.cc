@@ -55,6 +55,19 @@ TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
 
 using DefaultQuotas = HostTest;
 
+TEST_F(DefaultQuotas, AQuotaThatWasGivenFollowsMemoryAgainWhenAsked) {
+  Start();
+  const MemoryRegion region{.gpa = Gpa(0), .size = GiB(64), .hva = kRam};
+  ASSERT_TRUE(vm_->SetTableQuota(64).ok());
+  ASSERT_TRUE(vm_->SetMemoryRegion(region).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(vm_->ReserveTables(100)));
+  ASSERT_TRUE(vm_->SetTableQuota(kQuotaByMemory).ok());
+  EXPECT_TRUE(vm_->ReserveTables(100).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(vm_->ReserveTables(1 << 18))) << "64 GiB need 2^15";
+  ASSERT_TRUE(vm_->SetMemoryRegion({.size = 0}).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(vm_->ReserveTables(1 << 12)));
+}
+
 // Frames without memory are remembered, by tables as any others: a guest has 2^36 of them.
 TEST_F(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTables) {
   Start();
