@@ -321,7 +321,7 @@ bool ShadowVcpuImpl::ReleaseCachedRoots() {
 absl::Status ShadowVcpuImpl::EmulateWrite(Gpa gpa, ByteCount size,
                                           absl::FunctionRef<void(std::byte* place)> store) {
   TDP_RETURN_IF_ERROR(CheckOutside());
-  if (size == 0 || gpa.page_offset() + size > kPageSize) {
+  if (size == 0 || size > kPageSize - gpa.page_offset()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("size %u at gpa 0x%x: must be within one page", size, gpa.raw()));
   }

@@ -241,6 +241,8 @@ TEST_F(ShadowFault, EmulatedWritesNameWhatIsWrong) {
   const auto nothing = [](std::byte*) {};
   ShadowVcpu& shadow = machine_->shadow();
   EXPECT_TRUE(absl::IsInvalidArgument(shadow.EmulateWrite(Gpa(0x1ffc), 8, nothing)));
+  const auto never = [](std::byte*) { ADD_FAILURE() << "nothing may be stored"; };
+  EXPECT_TRUE(absl::IsInvalidArgument(shadow.EmulateWrite(Gpa(0x1010), ~uint64_t{0}, never)));
   EXPECT_TRUE(absl::IsNotFound(shadow.EmulateWrite(Gpa(MiB(32)), 8, nothing)));
 }
 
