@@ -40,6 +40,10 @@ NestedVcpuImpl::~NestedVcpuImpl() { ReleaseRoot(); }
 absl::Status NestedVcpuImpl::CheckContext(const NestedContext& context) const {
   const Capabilities& can = parts_.backend.capabilities();
   const EntryRules& rules = context.rules;
+  if (rules.physical_address_bits < 32 || rules.physical_address_bits > 52) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "rules.physical_address_bits is %d: must be 32 to 52", rules.physical_address_bits));
+  }
   TDP_RETURN_IF_ERROR(context.eptp.Check(rules.capabilities, rules.physical_address_bits));
   TDP_RETURN_IF_ERROR(Eptp::Make(Hpa(0), context.eptp.levels(), context.eptp.accessed_dirty())
                           .Check(can.ept, can.physical_address_bits));

@@ -370,6 +370,11 @@ TEST(NestedVcpu, RefusesWhatTheCpuOfL1Refuses) {
   context = world.context();
   context.rules.mbec = true;
   EXPECT_THAT(std::string(world.nested().Enter(context).message()), HasSubstr("mbec"));
+  for (const int bits : {0, 31, 53, 64}) {
+    context = world.context();
+    context.rules.physical_address_bits = bits;
+    EXPECT_TRUE(absl::IsInvalidArgument(world.nested().Enter(context))) << bits;
+  }
   EXPECT_FALSE(world.nested().is_entered());
   const EntryRules& rules = world.context().rules;
   EXPECT_FALSE(*world.nested().Invept(0, world.context().eptp, rules));
