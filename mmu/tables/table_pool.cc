@@ -32,13 +32,25 @@ TablePool::~TablePool() {
   }
 }
 
+// Whether `count` more may be taken; they count as taken then.
+bool TablePool::FitsQuota(size_t count) {
+  if (taken_.fetch_add(count) + count <= quota()) return true;
+  taken_.fetch_sub(count);
+  return false;
+}
+
 absl::Status TablePool::Take(size_t count, TableList& out) {
-  if (taken_.fetch_add(count) + count > quota()) {
-    taken_.fetch_sub(count);
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("table quota %u reached: %u more asked for", quota(), count));
-  }
-  return TakeCounted(count, out);
+  if (FitsQuota(count)) return TakeCounted(count, out);
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("table quota %u reached: %u more asked for", quota(), count));
+}
+
+bool TablePool::TakeFree(size_t least, size_t most, TableList& out) {
+  MutexLock lock(mutex_);
+  const size_t count = std::min(most, free_.size());
+  if (count < least || !FitsQuota(count)) return false;
+  for (size_t i = 0; i < count; ++i) out.Push(free_.Pop());
+  return true;
 }
 
 absl::StatusOr<TablePage*> TablePool::TakeInExchange() {
@@ -175,11 +187,18 @@ TableCache::~TableCache() {
   pool_.ReturnUnused(std::move(rest));
 }
 
+// Takes what is free first, even if that makes no full stock: as long as it does the backend is not
+// asked (`TablePool::Reserve`).
 absl::Status TableCache::RefillSlow(int needed) {
+  const auto least = static_cast<size_t>(needed - size_);
+  const auto most = static_cast<size_t>(kCapacity - size_);
   TableList got;
-  absl::Status status = pool_.Take(static_cast<size_t>(kCapacity - size_), got);
-  // Near the quota a full stock may not fit where what one fault needs does.
-  if (!status.ok()) status = pool_.Take(static_cast<size_t>(needed - size_), got);
+  absl::Status status;
+  if (!pool_.TakeFree(least, most, got)) {
+    status = pool_.Take(most, got);
+    // Near the quota a full stock may not fit where what one fault needs does.
+    if (!status.ok()) status = pool_.Take(least, got);
+  }
   while (!got.empty()) PushUnused(got.Pop());
   return status;
 }

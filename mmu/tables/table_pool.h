@@ -54,6 +54,9 @@ class TablePool {
   // Moves `count` tables to `out`. ResourceExhausted, with nothing moved, if the quota or the
   // backend has no room. May call the backend; hold no lock.
   absl::Status Take(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Moves tables that are free already, as many as there are up to `most`. False, with nothing
+  // moved, if they are fewer than `least` or the quota has no room for them. Hold no lock.
+  bool TakeFree(size_t least, size_t most, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes one table whatever the quota says, for an operation that gives at least one back when its
   // flush is settled. ResourceExhausted if the backend has no room.
   absl::StatusOr<TablePage*> TakeInExchange() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -92,6 +95,7 @@ class TablePool {
 
  private:
   void Fill(TablePage* page) const;
+  bool FitsQuota(size_t count);
   absl::Status TakeCounted(size_t count, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status AddBlock() ABSL_LOCKS_EXCLUDED(mutex_);
   TablePage* TakeFreeBlocks(absl::FunctionRef<void(Keep keep)> for_kept)

@@ -154,5 +154,20 @@ TEST_F(PushInTurns, EndsWhereTheSlotEndsToLog) {
 INSTANTIATE_TEST_SUITE_P(Operations, BlockAllocation, testing::ValuesIn(Operations()),
                          [](const auto& of) { return of.param.name; });
 
+// A full stock is more than what was reserved, but a fault needs no full stock.
+TEST_F(ShortOfBlocks, AReserveSmallerThanAStockIsUsedUpBeforeABlockIsAskedFor) {
+  TakeTheFreeTables();
+  ASSERT_EQ(vm_->ReserveTables(1), absl::OkStatus());
+  constexpr size_t kLeft = 20;
+  for (size_t i = kTablesPerBlock; i > kLeft; --i) ASSERT_TRUE(vm_->CreateView().ok());
+  ASSERT_EQ(vm_->ReserveTables(kLeft), absl::OkStatus());
+  host_.blocks = 0;
+  const auto vcpu = *vm_->CreateVcpu();
+  const auto fault = [&](Gpa gpa) { return vcpu->HandleEptViolation(gpa, kWriteFault).outcome; };
+  ASSERT_EQ(vcpu->SetView(1), absl::OkStatus());
+  ASSERT_EQ(fault(Gpa(0)), FaultOutcome::kFixed);
+  EXPECT_EQ(host_.refused_blocks, 0);
+}
+
 }  // namespace
 }  // namespace tdp
