@@ -139,8 +139,10 @@ class Vcpu {
   AddressSpaceId address_space() const;
 
   // Sets the view, of that address space, on which the guest runs from its next entry on. Flushes
-  // nothing by itself: translations are tagged by their root. After an exit of a guest that may
-  // switch views by VMFUNC, call it with the index in the list of EPTPs that the VMCS shows
+  // nothing by itself, translations being tagged by their root; but the first change of the root,
+  // and one after memory for tables has come, makes the next entry flush all. After an exit of a
+  // guest that may switch views by VMFUNC, call it with the index in the list of EPTPs that the
+  // VMCS shows
   // (`Vm::EptpList`). NotFound if there is no such view, FailedPrecondition in the guest.
   absl::Status SetView(ViewId view);
   ViewId view() const;

@@ -238,9 +238,10 @@ class Vm : public GuestMemory {
   // not there.
 
   // Makes a view of the address space: tables of its own over the same slots, with every right at
-  // first. vCPUs run on it after `Vcpu::SetView`. FailedPrecondition with `VmOptions::reverse_map`
-  // or `VmOptions::nested` (L2 would reach what the view denies L1), or without EPT;
-  // ResourceExhausted for the 512th, or without memory for a root.
+  // first. vCPUs run on it after `Vcpu::SetView`. Waits for vCPUs to leave the guest if there is a
+  // list of EPTPs (`EptpList`), by which guests may go there at once. FailedPrecondition with
+  // `VmOptions::reverse_map` or `VmOptions::nested` (L2 would reach what the view denies L1), or
+  // without EPT; ResourceExhausted for the 512th, or without memory for a root.
   absl::StatusOr<ViewId> CreateView(AddressSpaceId space = 0);
   // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it or `Populate`
   // maps there, InvalidArgument for the base.
@@ -277,7 +278,8 @@ class Vm : public GuestMemory {
                            AddressSpaceId space = 0);
   // Returns the page that the VMCS names as the list of EPTPs for VMFUNC, indexed by `ViewId`. It
   // is kept true as views come and go and roots change. FailedPrecondition if the backend does not
-  // offer it, ResourceExhausted without memory. From the first call on every flush is of all roots.
+  // offer it, ResourceExhausted without memory. The first call waits for vCPUs to leave the guest;
+  // from then on every flush is of all roots.
   absl::StatusOr<Hpa> EptpList(AddressSpaceId space = 0);
 
   // Returns what the tables map `gpa` to at this moment; no A/D bit changes. NotFound if nothing,

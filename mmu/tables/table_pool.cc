@@ -32,7 +32,7 @@ TablePool::~TablePool() {
   }
 }
 
-// Whether `count` more may be taken; they count as taken then.
+// Returns whether `count` more may be taken; they count as taken then.
 bool TablePool::FitsQuota(size_t count) {
   if (taken_.fetch_add(count) + count <= quota()) return true;
   taken_.fetch_sub(count);
@@ -92,6 +92,7 @@ absl::Status TablePool::AddBlock() {
   }
   TablePage* own = new (records) TablePage;
   blocks_.fetch_add(1, std::memory_order_relaxed);
+  blocks_added_.fetch_add(1, std::memory_order_relaxed);
   MutexLock lock(mutex_);
   own->next = std::exchange(block_list_, own);
   free_.Splice(std::move(fresh));

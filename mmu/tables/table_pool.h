@@ -88,6 +88,9 @@ class TablePool {
     return blocks_.load(std::memory_order_relaxed) * kTableBlockBytes;
   }
 
+  // Returns how many blocks have ever come.
+  uint64_t blocks_added() const { return blocks_added_.load(std::memory_order_relaxed); }
+
   DirectMap direct_map() const { return direct_map_; }
   Hpa HpaOf(const uint64_t* table) const { return direct_map_.HpaOf(table); }
   uint64_t* EntriesOf(Hpa table) const { return direct_map_.EntriesOf(table); }
@@ -108,6 +111,7 @@ class TablePool {
   alignas(64) Atomic<size_t> quota_;
   Atomic<size_t> taken_ = 0;
   Atomic<size_t> blocks_ = 0;
+  Atomic<uint64_t> blocks_added_ = 0;
   Mutex mutex_;
   TableList free_ ABSL_GUARDED_BY(mutex_);
   TablePage* block_list_ ABSL_GUARDED_BY(mutex_) = nullptr;  // the blocks' own records

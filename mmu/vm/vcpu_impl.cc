@@ -98,7 +98,8 @@ GuestEntry VcpuImpl::EnterOnShadow() {
 GuestEntry VcpuImpl::EnterNestable() {
   // INVEPT drops combined translations of every VPID, and L1 and L2 have no others.
   const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
-  if (nested_->impl().TakeFlush() || owed) {
+  const bool is_new = HasNewTableMemory();  // L2's root may stand there
+  if (nested_->impl().TakeFlush() || owed || is_new) {
     flushes_.Add();
     engine_.backend().InvalidateAll(id_);
   }
@@ -149,9 +150,15 @@ absl::Status VcpuImpl::SetView(ViewId id) {
 }
 
 // Takes a view that was entered in place of the one before. Translations of both may be cached from
-// now on, so a flush that is owed has to be of all roots; a switch itself owes none.
+// now on, so a flush that is owed has to be of all roots. The first switch owes one, since the vCPU
+// flushed one root alone until then: of others its CPU may hold what vCPUs that run on it in turn
+// have left there, as nothing but the root tells whose a guest-physical translation is. A switch
+// after memory for tables has come owes one, too: a root of another `Vm` may have stood there.
 void VcpuImpl::Adopt(AddressSpaceId space, View& view) {
-  uses_several_roots_ = uses_several_roots_ || &view != &faults_.view();
+  if (&view != &faults_.view()) {
+    const bool is_first = !std::exchange(uses_several_roots_, true);
+    if (HasNewTableMemory() || is_first) flush_member_.ForgetCpu();
+  }
   faults_.Adopt(space, view);
   window_.SetPolicy(view.policy(), faults_.reader());
 }

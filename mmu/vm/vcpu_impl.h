@@ -89,6 +89,12 @@ class VcpuImpl {
   absl::Status CheckWidth(Gpa gpa) const;
   FaultResult HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted);
   void Adopt(AddressSpaceId space, View& view);
+  // Returns whether blocks of tables have come since the last call: other roots may have stood in
+  // them, of which a CPU still has translations.
+  bool HasNewTableMemory() {
+    const uint64_t blocks = engine_.pool().blocks_added();
+    return std::exchange(blocks_, blocks) != blocks;
+  }
 
   Engine& engine_;
   // Violations below this address are simply its guest's: one compare says so. While the vCPU is in
@@ -97,6 +103,7 @@ class VcpuImpl {
   Gpa outside_end_;  // the same outside the guest
   const VcpuId id_;
   bool uses_several_roots_ = false;  // a flush is of all of them
+  uint64_t blocks_ = 0;              // of tables, as of the last look
   FaultHandler faults_;
   Counter flushes_;
   FlushClock::Member flush_member_;

@@ -48,6 +48,9 @@ absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make(root));
   engine_->ChangeQuotas([&](MemoryQuotas& quotas) { quotas.SetViews(space, views.size()); });
+  // Guests go there by themselves as soon as the list says where. Another root may have stood in
+  // this memory, of which their CPUs still have translations.
+  if (views.has_list()) engine_->clock().AdvanceAllRoots().Settle();
   const MmuWriteSection section(engine_->mmu_lock());
   view->policy().Share(views.base().policy());
   view->Open();
@@ -106,9 +109,14 @@ absl::StatusOr<Hpa> Vm::EptpList(AddressSpaceId space) {
   if (!engine_->backend().capabilities().eptp_switching) {
     return absl::FailedPreconditionError("the backend does not offer EPTP switching by VMFUNC");
   }
-  TableInHand list(engine_->pool());
+  TableInHand table(engine_->pool());
   MutexLock lock(engine_->slots_mutex());
-  return engine_->views(space).EptpList(engine_->mmu_lock(), list);
+  ViewSet& views = engine_->views(space);
+  const bool is_first = !views.has_list();
+  TDP_ASSIGN_OR_RETURN(const Hpa list, views.EptpList(engine_->mmu_lock(), table));
+  // The flushes of vCPUs that used one root were of that root alone.
+  if (is_first) engine_->clock().AdvanceAllRoots().Settle();
+  return list;
 }
 
 }  // namespace tdp

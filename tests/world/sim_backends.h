@@ -26,10 +26,10 @@ class HookedBackend : public sim::SimBackend {
     return page;
   }
   void Invalidate(VcpuId vcpu, Eptp eptp) override {
-    if (!forgets_flushes) SimBackend::Invalidate(vcpu, eptp);
+    if (!forgets_flushes) SimBackend::Invalidate(CpuOf(vcpu), eptp);
   }
   void InvalidateAll(VcpuId vcpu) override {
-    if (!forgets_flushes) SimBackend::InvalidateAll(vcpu);
+    if (!forgets_flushes) SimBackend::InvalidateAll(CpuOf(vcpu));
   }
   void InvalidateLinear(VcpuId vcpu) override {
     if (forgets_flushes) return;
@@ -45,6 +45,9 @@ class HookedBackend : public sim::SimBackend {
     CallOnce(on_kick);
   }
 
+  // Returns the CPU that a vCPU runs on.
+  VcpuId CpuOf(VcpuId vcpu) const { return share_one_cpu ? 0 : vcpu; }
+
   // Makes it as new.
   void ForgetHooks() {
     resolve_at = Hva();
@@ -53,6 +56,7 @@ class HookedBackend : public sim::SimBackend {
     leave = nullptr;
     linear_invalidations = 0;
     forgets_flushes = false;
+    share_one_cpu = false;
   }
 
   // Called by the first answer about `resolve_at`, after it was found.
@@ -66,6 +70,8 @@ class HookedBackend : public sim::SimBackend {
   std::atomic<int> linear_invalidations = 0;
   // The classic bug of a port: no translation is ever dropped.
   bool forgets_flushes = false;
+  // All vCPUs run on CPU 0, in turn.
+  bool share_one_cpu = false;
 
  private:
   static void CallOnce(std::function<void()>& hook) {

@@ -104,7 +104,7 @@ class SimWorld {
   sim::FlushOracle& oracle() { return machine_.oracle(); }
   Vm& vm() const { return *vm_; }
   Vcpu& vcpu(int i = 0) const { return *vcpus_[static_cast<size_t>(i)]; }
-  sim::Cpu& cpu(int i = 0) { return backend().cpu(static_cast<VcpuId>(i)); }
+  sim::Cpu& cpu(int i = 0) { return backend().cpu(backend().CpuOf(static_cast<VcpuId>(i))); }
   int vcpus() const { return static_cast<int>(vcpus_.size()); }
   void AddVcpu() { vcpus_.push_back(*vm_->CreateVcpu()); }
   void RemoveVcpu(int i) { vcpus_[static_cast<size_t>(i)].reset(); }

@@ -64,6 +64,9 @@ class TestHost : public MinimalBackend {
     freed_blocks.fetch_add(1, std::memory_order_relaxed);
     MinimalBackend::FreeTableBlock(block);
   }
+  void InvalidateAll(VcpuId) override {
+    invalidations_of_all.fetch_add(1, std::memory_order_relaxed);
+  }
   void Kick(absl::Span<const VcpuId> vcpus) override {
     kicks.fetch_add(static_cast<int>(vcpus.size()), std::memory_order_relaxed);
     const auto hook = on_kick;  // it may put another in its place
@@ -89,6 +92,7 @@ class TestHost : public MinimalBackend {
   std::atomic<int> refused_blocks = 0;
   std::atomic<int> freed_blocks = 0;
   std::atomic<int> resolves = 0;
+  std::atomic<int> invalidations_of_all = 0;
   std::atomic<int> kicks = 0;  // vCPUs kicked
 };
 
