@@ -202,5 +202,21 @@ TEST_P(QuietWalk, AnswersSetsAndCountsAsTheFullWalkDoes) {
 INSTANTIATE_TEST_SUITE_P(All, QuietWalk, testing::ValuesIn(kMachines),
                          [](const auto& test) { return std::string(test.param.name); });
 
+// Memory reaches beyond the CPU's addresses, so that nothing but the rules ends the walk there.
+TEST(QuietWalkOfANarrowCpu, ATableBeyondItsAddressesIsAMisconfiguration) {
+  CpuConfig config = NoCaches();
+  config.features.physical_address_bits = 33;
+  World world(config, PagingMode::kNone);
+  constexpr uint64_t kPage = MiB(64);
+  constexpr uint64_t kBeyond = GiB(9);
+  const uint64_t leaf = world.MapEpt(kPage, MiB(512));
+  const uint64_t link = world.EptEntryAt(kPage, 2);
+  world.Store(kBeyond + leaf % kPageSize, world.Load(leaf));
+  world.Enter();
+  EXPECT_TRUE(world.cpu().Access({.gva = kPage}).ok());
+  world.Store(link, kBeyond | world.Load(link) % kPageSize);
+  EXPECT_EQ(world.cpu().Access({.gva = kPage}).event, Event::kEptMisconfiguration);
+}
+
 }  // namespace
 }  // namespace tdp::sim
