@@ -17,12 +17,14 @@
 
 #ifdef TDP_EXPLORE
 #include "tdp/base/explored_sync.h"
-#elif defined(TDP_FREESTANDING)
-#include "absl/synchronization/mutex.h"  // the stand-in, with base/platform.h
+#else
+#include "absl/synchronization/mutex.h"
+#include "tdp/base/absl_mutex.h"
+#ifdef TDP_FREESTANDING
+#include "tdp/base/platform.h"
 #else
 #include <thread>
-
-#include "absl/synchronization/mutex.h"
+#endif
 #endif
 
 namespace tdp {
@@ -54,41 +56,6 @@ inline void SpinPause(int round) {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
-}
-
-// Abseil gave its mutex the names of std::mutex in 2025 and deprecated the older ones. As
-// templates, these compile with a release from either side of that.
-template <typename AbslMutex>
-void Lock(AbslMutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if constexpr (requires { mutex.lock(); }) {
-    mutex.lock();
-  } else {
-    mutex.Lock();
-  }
-}
-template <typename AbslMutex>
-void Unlock(AbslMutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if constexpr (requires { mutex.unlock(); }) {
-    mutex.unlock();
-  } else {
-    mutex.Unlock();
-  }
-}
-template <typename AbslMutex>
-void LockShared(AbslMutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if constexpr (requires { mutex.lock_shared(); }) {
-    mutex.lock_shared();
-  } else {
-    mutex.ReaderLock();
-  }
-}
-template <typename AbslMutex>
-void UnlockShared(AbslMutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if constexpr (requires { mutex.unlock_shared(); }) {
-    mutex.unlock_shared();
-  } else {
-    mutex.ReaderUnlock();
-  }
 }
 
 }  // namespace internal

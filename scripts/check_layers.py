@@ -77,7 +77,8 @@ PUBLIC = re.compile(
     r"mmu/guest/guest_walk|mmu/vm/change|"
     r"mmu/shadow/(nested_fault|nested_vcpu|paging_fault|shadow_registers|shadow_vcpu))\.h$")
 # Small parts of them that nobody has a reason to include.
-OF_PUBLIC = re.compile(r"^(base/(check|explored_sync|ordered_map)|mmu/format/table_block)\.h$")
+OF_PUBLIC = re.compile(r"^(base/(absl_mutex|check|explored_sync|ordered_map)|"
+                       r"mmu/format/table_block)\.h$")
 
 JUDGE_INTERFACE = "tdp_judge.h"
 

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/command.h"
 #include "tdp/tools/command_line.h"
@@ -149,10 +150,10 @@ absl::StatusOr<int> RunCells(const CommandOptions& options, const std::vector<Sw
   const auto run = [&](size_t job) -> absl::Status {
     // Of several cells at a time only their number is shown.
     Progress silent(false);
-    if (absl::MutexLock lock(&mutex); true) say();
+    if (AbslMutexLock lock(mutex); true) say();
     TDP_ASSIGN_OR_RETURN(const SweepResult result,
                          RunCell(options, cells[mine[job]], options.jobs > 1 ? silent : all));
-    absl::MutexLock lock(&mutex);
+    AbslMutexLock lock(mutex);
     ++done;
     if (result.report.check.mismatches != 0) status = kExitMismatch;
     return journal.Append(result);

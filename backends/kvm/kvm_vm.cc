@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "tdp/backends/kvm/errno_status.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/dirty_log_request.h"
 #include "tdp/memslot/memory_slot.h"
@@ -98,7 +99,7 @@ absl::Status KvmVm::SetMemoryRegion(const MemoryRegion& region) {
   request.guest_phys_addr = region.gpa.raw();
   request.memory_size = region.size;
   request.userspace_addr = region.hva.raw();
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   absl::StatusOr<SlotUpdate> update = mirror_.Prepare(region);
   if (::ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &request) != 0) {
     return Refused(errno, "KVM_SET_USER_MEMORY_REGION", update.status());
@@ -115,7 +116,7 @@ absl::Status KvmVm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit,
                                 AddressSpaceId address_space) {
   std::vector<uint64_t> bitmap;
   {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     const absl::StatusOr<MemorySlot> mirrored = SlotToGetDirtyLog(mirror_, address_space, slot);
     if (slot > 0xffff) return mirrored.status();
     if (mirrored.ok()) bitmap.resize(WordsOf(mirrored->pages.raw()));
@@ -134,7 +135,7 @@ absl::Status KvmVm::GetDirtyLog(uint32_t slot, DirtyLog::Visitor visit,
 
 absl::Status KvmVm::ClearDirtyLog(uint32_t slot, const DirtyLogRange& range,
                                   absl::Span<const uint64_t> bits, AddressSpaceId address_space) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   const absl::StatusOr<MemorySlot> mirrored =
       SlotToClearDirtyLog(mirror_, address_space, slot, range);
   if (slot > 0xffff || range.num_pages > ~uint32_t{0}) return mirrored.status();

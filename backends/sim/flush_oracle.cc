@@ -2,8 +2,11 @@
 
 #include "tdp/backends/sim/flush_oracle.h"
 
+#include <utility>
+
 #include "absl/strings/str_format.h"
 #include "tdp/backends/sim/guest_rules.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/base/index.h"
 #include "tdp/mmu/format/ept_format.h"
 
@@ -125,7 +128,7 @@ void FlushOracle::OnStore(Hpa entry, uint64_t before, uint64_t after, const char
   const bool may_owe =
       options_.linear ? (before & 1) != 0 && before != after : MayOweFlush(before, after);
   if (!may_owe) return;
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   if (in_operation_) touched_.push_back(entry.raw());
   const uint64_t number = clock_.load(std::memory_order_relaxed);
   changes_[entry.raw()].push_back({number, before, after, ThisThread(), where});
@@ -133,18 +136,18 @@ void FlushOracle::OnStore(Hpa entry, uint64_t before, uint64_t after, const char
 }
 
 void FlushOracle::OnEptpChange() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   clock_.fetch_add(1, std::memory_order_acq_rel);
 }
 
 void FlushOracle::BeginOperation() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   in_operation_ = true;
   touched_.clear();
 }
 
 void FlushOracle::EndOperation() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   in_operation_ = false;
   settled_all_ = clock_.load(std::memory_order_relaxed);
   settles_.fetch_add(1, std::memory_order_acq_rel);
@@ -157,7 +160,7 @@ void FlushOracle::EndOperation() {
 }
 
 void FlushOracle::Reset() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   changes_.clear();
   settled_.clear();
   settled_all_ = 0;
@@ -169,13 +172,13 @@ void FlushOracle::Reset() {
 }
 
 void FlushOracle::Settle() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   settled_[ThisThread()] = clock_.load(std::memory_order_relaxed);
   settles_.fetch_add(1, std::memory_order_acq_rel);
 }
 
 void FlushOracle::SettleAll() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   settled_all_ = clock_.load(std::memory_order_relaxed);
   settles_.fetch_add(1, std::memory_order_acq_rel);
 }
@@ -253,7 +256,7 @@ bool FlushOracle::IsDue(EptPath& path, StaleUse& use) {
   if (use.kind == ChangeKind::kWalkLengthChanged || use.kind == ChangeKind::kAccessedDirtyEnabled) {
     return true;
   }
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   if (const Change* change = DueChange(use, path.verified)) {
     use.where = change->where;
     use.change = change->number;
@@ -282,18 +285,18 @@ void FlushOracle::Check(EptPath& path, Eptp eptp, Gva gva, const PhysicalMemory&
   if (!IsDue(path, use)) return;
   use.gva = gva;
   use.gpa = Gpa(path.gpa);
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   report_count_.fetch_add(1, std::memory_order_acq_rel);
   if (reports_.size() < kMaxReports) reports_.push_back(std::move(use));
 }
 
 std::vector<StaleUse> FlushOracle::reports() const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return reports_;
 }
 
 void FlushOracle::ClearReports() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   reports_.clear();
   report_count_.store(0, std::memory_order_release);
 }

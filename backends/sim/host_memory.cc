@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 
@@ -68,7 +69,7 @@ HostMemory::HostMemory(const HostMemoryOptions& options)
 HostMemory::~HostMemory() { munmap(arena_, options_.size); }
 
 void HostMemory::Reset() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   TDP_CHECK_EQ(table_blocks_, 0);
   regions_.clear();
   table_budget_.reset();
@@ -105,14 +106,14 @@ std::optional<Hfn> HostMemory::AllocateFrames(int order, bool zeroed) {
 }
 
 PageCount HostMemory::free_frames() const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return allocator_.free_frames();
 }
 
 // --- table blocks ---
 
 absl::StatusOr<Hpa> HostMemory::AllocateTableBlock() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   if (table_budget_.has_value() && *table_budget_ <= 0) {
     return absl::ResourceExhaustedError("the budget of table blocks is used up");
   }
@@ -126,18 +127,18 @@ absl::StatusOr<Hpa> HostMemory::AllocateTableBlock() {
 }
 
 void HostMemory::FreeTableBlock(Hpa block) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   allocator_.Free(Hfn::Of(block), kTableBlockOrder);
   --table_blocks_;
 }
 
 void HostMemory::SetTableBlockBudget(std::optional<int> blocks) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   table_budget_ = blocks;
 }
 
 int HostMemory::table_blocks_in_use() const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return table_blocks_;
 }
 
@@ -185,7 +186,7 @@ absl::Status HostMemory::Map(Hva hva, ByteCount size, const HostMapping& mapping
     return absl::InvalidArgumentError(
         absl::StrFormat("order %d of a host mapping is not 0, 9 or 18", mapping.order));
   }
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   const uint64_t first = Vpn(hva);
   const uint64_t last = Vpn(hva + size);
   if (MappedPagesIn(first, last) != 0) {
@@ -221,7 +222,7 @@ void HostMemory::ReleasePages(uint64_t first, uint64_t last) {
 
 absl::Status HostMemory::Unmap(Hva hva, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckRange(hva, size));
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   const uint64_t first = Vpn(hva);
   const uint64_t last = Vpn(hva + size);
   ReleasePages(first, last);
@@ -233,14 +234,14 @@ absl::Status HostMemory::Unmap(Hva hva, ByteCount size) {
 
 absl::Status HostMemory::Discard(Hva hva, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckRange(hva, size));
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   ReleasePages(Vpn(hva), Vpn(hva + size));
   return absl::OkStatus();
 }
 
 absl::Status HostMemory::Migrate(Hva hva, ByteCount size) {
   TDP_RETURN_IF_ERROR(CheckRange(hva, size));
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   BreakPieceAt(Vpn(hva));
   BreakPieceAt(Vpn(hva + size) - 1);
   bool exhausted = false;
@@ -261,7 +262,7 @@ absl::Status HostMemory::Migrate(Hva hva, ByteCount size) {
 
 absl::Status HostMemory::Protect(Hva hva, ByteCount size, bool writable) {
   TDP_RETURN_IF_ERROR(CheckRange(hva, size));
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   const uint64_t first = Vpn(hva);
   const uint64_t last = Vpn(hva + size);
   if (MappedPagesIn(first, last) != last - first) {
@@ -309,7 +310,7 @@ bool HostMemory::Back(Region& region, uint64_t vpn) {
 }
 
 absl::StatusOr<HostPage> HostMemory::Resolve(Hva hva, Access access) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   const uint64_t vpn = Vpn(hva);
   const auto it = FindRegion(vpn);
   if (it == regions_.end()) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 
@@ -31,7 +32,7 @@ absl::StatusOr<Hpa> FrameArena::Allocate(ByteCount bytes, ByteCount alignment) {
     return absl::InvalidArgumentError(
         absl::StrFormat("alignment 0x%x: not a power of two of at least a page", alignment));
   }
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   for (auto run = free_.begin(); run != free_.end(); ++run) {
     const Hpa start = (run->start + (alignment - 1)).AlignDown(alignment);
     if (start >= run->end || run->end - start < bytes) continue;
@@ -53,7 +54,7 @@ absl::StatusOr<Hpa> FrameArena::AllocateZeroed(ByteCount bytes, ByteCount alignm
 }
 
 void FrameArena::Free(Hpa start, ByteCount bytes) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   const Hpa end = start + bytes;
   TDP_CHECK(start_ <= start && end <= end_);
   auto next = std::find_if(free_.begin(), free_.end(),
@@ -73,7 +74,7 @@ void FrameArena::Free(Hpa start, ByteCount bytes) {
 }
 
 ByteCount FrameArena::free_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   ByteCount total = 0;
   for (const Run& run : free_) total += run.end - run.start;
   return total;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "tdp/backends/vtx/boot/bare.h"
+#include "tdp/base/absl_mutex.h"
 
 namespace tdp::linux_example {
 namespace {
@@ -77,7 +78,7 @@ void RunReport::Start() { start_ = __builtin_ia32_rdtsc(); }
 uint64_t RunReport::ticks() const { return __builtin_ia32_rdtsc() - start_; }
 
 void RunReport::Count(const vtx::VmExit& exit, uint64_t ticks) {
-  const absl::MutexLock lock(&mutex_);
+  const AbslMutexLock lock(mutex_);
   ExitCount& count = exits_[NameOf(exit)];
   ++count.exits;
   count.ticks += ticks;

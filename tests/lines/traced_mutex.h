@@ -2,32 +2,33 @@
 //
 // Included before everything else where the engine is traced. What Abseil's archive stores is told
 // to nobody, so the calls by which base/sync.h reaches Abseil's mutex tell it: these overloads are
-// preferred to the templates there.
+// preferred to the templates of base/absl_mutex.h.
 
 #ifndef TDP_TESTS_LINES_TRACED_MUTEX_H_
 #define TDP_TESTS_LINES_TRACED_MUTEX_H_
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "tdp/base/absl_mutex.h"
 #include "tests/lines/access_record.h"
 
 namespace tdp::internal {
 
 inline void Lock(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   lines::NoteStore(&mutex, sizeof(mutex));
-  mutex.Lock();
+  Lock<absl::Mutex>(mutex);
 }
 inline void Unlock(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   lines::NoteStore(&mutex, sizeof(mutex));
-  mutex.Unlock();
+  Unlock<absl::Mutex>(mutex);
 }
 inline void LockShared(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   lines::NoteStore(&mutex, sizeof(mutex));
-  mutex.ReaderLock();
+  LockShared<absl::Mutex>(mutex);
 }
 inline void UnlockShared(absl::Mutex& mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   lines::NoteStore(&mutex, sizeof(mutex));
-  mutex.ReaderUnlock();
+  UnlockShared<absl::Mutex>(mutex);
 }
 
 }  // namespace tdp::internal

@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "gtest/gtest.h"
+#include "tdp/base/absl_mutex.h"
 
 namespace {
 
@@ -83,7 +84,7 @@ TEST(Ring0, AMutexExcludesAndAConditionVariableWakes) {
   int count = 0;
   auto add = [&] {
     for (int i = 0; i < 2000; ++i) {
-      absl::MutexLock lock(&mutex);
+      tdp::AbslMutexLock lock(mutex);
       ++count;
     }
   };
@@ -91,7 +92,7 @@ TEST(Ring0, AMutexExcludesAndAConditionVariableWakes) {
   std::thread b(add);
   {
     auto done = [&count] { return count == 4000; };
-    absl::MutexLock lock(&mutex);
+    tdp::AbslMutexLock lock(mutex);
     mutex.Await(absl::Condition(&done));
   }
   a.join();

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/base/access.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/format/memory_type.h"
@@ -35,7 +36,7 @@ absl::StatusOr<std::unique_ptr<GuestHypervisor>> GuestHypervisor::Create(const M
                                                                          const Options& options) {
   std::unique_ptr<GuestHypervisor> hypervisor(
       new GuestHypervisor(map, std::move(memory), table_memory, options));
-  absl::MutexLock lock(&hypervisor->mutex_);
+  AbslMutexLock lock(hypervisor->mutex_);
   TDP_ASSIGN_OR_RETURN(const Gfn root, hypervisor->AllocateTable());
   hypervisor->eptp_ = Eptp::Make(Hpa(root.address().raw()), options.levels, false);
   return hypervisor;
@@ -50,7 +51,7 @@ absl::StatusOr<bool> GuestHypervisor::HandleViolation(Gpa gpa, Access access) {
   const Access rights = RightsOf(region);
   if (rights.is_empty() || !rights.Covers(access)) return false;
   const Level level = LevelFor(*region, gpa);
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   TDP_ASSIGN_OR_RETURN(uint64_t * entry, WalkTo(gpa, level));
   if (Load(entry).is_present()) return true;  // another CPU was faster
   // What L1 takes for host frames are frames of its own memory.
@@ -80,7 +81,7 @@ absl::StatusOr<uint64_t*> GuestHypervisor::WalkTo(Gpa gpa, Level target) {
 }
 
 absl::StatusOr<bool> GuestHypervisor::Maps(Gpa gpa) const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   Gfn table = Gfn(eptp_.root().raw() >> kPageShift);
   for (Level level = eptp_.root_level();; level = level.below()) {
     TDP_ASSIGN_OR_RETURN(uint64_t * at, EntryAt(table, level, gpa));
@@ -106,12 +107,12 @@ absl::StatusOr<Gfn> GuestHypervisor::AllocateTable() {
 }
 
 std::array<uint64_t, 2> GuestHypervisor::leaves() const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return leaves_;
 }
 
 PageCount GuestHypervisor::table_pages() const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return table_pages_;
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/base/status_macros.h"
 
 namespace tdp::tools {
@@ -40,7 +41,7 @@ absl::StatusOr<std::unique_ptr<GuestKernel>> GuestKernel::Create(const MemoryMap
                                                                  GuestMemory memory,
                                                                  const Options& options) {
   std::unique_ptr<GuestKernel> kernel(new GuestKernel(map, std::move(memory), options));
-  absl::MutexLock lock(&kernel->mutex_);
+  AbslMutexLock lock(kernel->mutex_);
   TDP_RETURN_IF_ERROR(kernel->MakeSpace());
   return kernel;
 }
@@ -49,7 +50,7 @@ GuestKernel::GuestKernel(const MemoryMap& map, GuestMemory memory, const Options
     : options_(options), memory_(std::move(memory)), frames_(map, options.frames) {}
 
 absl::StatusOr<size_t> GuestKernel::AddSpace() {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   written_ = nullptr;
   TDP_RETURN_IF_ERROR(MakeSpace());
   return roots_.size() - 1;
@@ -97,7 +98,7 @@ absl::Status GuestKernel::MapKernelPage(Gva gva, Level level) {
 }
 
 absl::Status GuestKernel::HandlePageFault(Gva gva, std::vector<Gpa>* written, size_t space) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   written_ = written;
   for (Level level = options_.page; level > kLevel4K; level = level.below()) {
     TDP_ASSIGN_OR_RETURN(bool mapped, Map(space, gva, level));
@@ -112,7 +113,7 @@ absl::Status GuestKernel::HandlePageFault(Gva gva, std::vector<Gpa>* written, si
 }
 
 absl::StatusOr<GuestMapping> GuestKernel::TakeAway(uint64_t index, Gpa& written, size_t space) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   written_ = nullptr;
   const GuestMapping mapping = mappings_[space][index % mappings_[space].size()];
   TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(space, mapping.gva, mapping.level));
@@ -122,7 +123,7 @@ absl::StatusOr<GuestMapping> GuestKernel::TakeAway(uint64_t index, Gpa& written,
 }
 
 absl::Status GuestKernel::Evict(size_t index, size_t space) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   written_ = nullptr;
   const GuestMapping& mapping = mappings_[space][index];
   if (mapping.level != kLevel4K) return absl::InvalidArgumentError("a large page is not evicted");
@@ -133,14 +134,14 @@ absl::Status GuestKernel::Evict(size_t index, size_t space) {
 }
 
 absl::StatusOr<bool> GuestKernel::TestAndClearAccessed(size_t index, size_t space) {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   const GuestMapping& mapping = mappings_[space][index];
   TDP_ASSIGN_OR_RETURN(const Entry entry, WalkTo(space, mapping.gva, mapping.level));
   return (std::atomic_ref<uint64_t>(*entry.place).fetch_and(~kAccessed) & kAccessed) != 0;
 }
 
 GuestMapping GuestKernel::mapping(size_t index, size_t space) const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return mappings_[space][index];
 }
 
@@ -202,12 +203,12 @@ absl::StatusOr<Gfn> GuestKernel::AllocateTable() {
 }
 
 std::vector<GuestMapping> GuestKernel::mappings(size_t space) const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return mappings_[space];
 }
 
 PageCount GuestKernel::table_pages() const {
-  absl::MutexLock lock(&mutex_);
+  AbslMutexLock lock(mutex_);
   return table_pages_;
 }
 

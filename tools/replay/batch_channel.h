@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "tdp/base/absl_mutex.h"
 #include "tdp/tools/trace/trace_record.h"
 
 namespace tdp::tools {
@@ -29,7 +30,7 @@ class BatchChannel {
 
   // One that was used before, or a new one.
   Round TakeEmpty() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     if (empty_.empty()) return {};
     Round round = std::move(empty_.back());
     empty_.pop_back();
@@ -38,7 +39,7 @@ class BatchChannel {
 
   // Waits for room. False if the consumer has stopped: nobody will use the round.
   bool Push(Round round) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     mutex_.Await(absl::Condition(this, &BatchChannel::HasRoomOrStopped));
     if (stopped_) return false;
     full_.push_back(std::move(round));
@@ -47,13 +48,13 @@ class BatchChannel {
 
   // No more will come.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     closed_ = true;
   }
 
   // Waits for a round; nothing after the last. `used` is one that the consumer is done with.
   std::optional<Round> Pop(Round used) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     empty_.push_back(std::move(used));
     mutex_.Await(absl::Condition(this, &BatchChannel::HasRoundOrClosed));
     if (full_.empty()) return std::nullopt;
@@ -64,7 +65,7 @@ class BatchChannel {
 
   // The consumer takes no more.
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     stopped_ = true;
   }
 

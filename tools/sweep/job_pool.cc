@@ -8,6 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "tdp/base/absl_mutex.h"
 
 namespace tdp::tools {
 namespace {
@@ -18,17 +19,17 @@ class Queue {
   explicit Queue(size_t count) : count_(count) {}
 
   bool Take(size_t& job) {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     if (next_ == count_ || !status_.ok()) return false;
     job = next_++;
     return true;
   }
   void Fail(absl::Status status) {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     status_.Update(status);
   }
   absl::Status status() {
-    absl::MutexLock lock(&mutex_);
+    AbslMutexLock lock(mutex_);
     return status_;
   }
 
