@@ -11,9 +11,12 @@ import re
 import subprocess
 import sys
 
-SOURCE = re.compile(r"\.(h|cc|S|s|ld|bzl|py|sh|pml)$|(^|/)(BUILD\.bazel|WORKSPACE|MODULE\.bazel|run)$")
+SOURCE = re.compile(r"\.(h|cc|S|s|ld|bzl|py|sh|pml)$|(^|/)(BUILD\.bazel(\.in)?|WORKSPACE|MODULE\.bazel|run)$")
 CXX = re.compile(r"\.(h|cc)$")
 CORE = re.compile(r"^(base|memslot|rmap|mmu)/.*\.(h|cc)$")
+OVER_ABSEIL = re.compile(r"^(?!base/(absl_mutex|freestanding/)|tests/base/stand_ins_test).*\.(h|cc)$")
+BUILD_FILE = re.compile(r"^(?!bazel/offline/).*(BUILD\.bazel(\.in)?|\.bzl)$")
+NATIVE_RULE = re.compile(r"^(?:    native\.)?((?:cc|java|py|sh)_\w+)\(", re.MULTILINE)
 SPDX = "SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause"
 SPDX_WITHIN_LINES = 3
 
@@ -39,6 +42,8 @@ BAD_WORDS = [
     (CXX, re.compile(r"\bGTEST_SKIP\(\)\s*;"), "GTEST_SKIP needs its reason"),
     (CXX, re.compile(r"NOLINT(NEXTLINE)?(?!(NEXTLINE)?\([a-z])"), "NOLINT names its check"),
     (CORE, re.compile(r"\b(dynamic_cast|typeid)\b"), "the core links into builds without RTTI"),
+    (OVER_ABSEIL, re.compile(r"\babsl::MutexLock\b"),
+     "AbslMutexLock compiles with every release of Abseil and warns with none"),
     (SOURCE, re.compile(r"(?<![\w.])/(home|root)/\w"), "no path of one machine"),
     (SOURCE, re.compile(r"^(<{7}|>{7}) "), "unresolved merge"),
 ]
@@ -53,6 +58,13 @@ def check_guard(path, text):
     if f"\n#ifndef {guard}\n#define {guard}\n" not in text:
         return [f"{path}: the header guard must be {guard}"]
     return []
+
+
+def check_rules(path, text):
+    """Rules that were built into Bazel once, and are not in 9, must be loaded."""
+    return [f"{path}: Bazel 9 has no {rule}: load it, from @rules_cc for instance"
+            for rule in sorted(set(NATIVE_RULE.findall(text)))
+            if not re.search(rf'load\([^)]*"{rule}"', text)]
 
 
 def check_lines(path, lines):
@@ -94,6 +106,8 @@ def check_source(path, text):
         problems += check_guard(path, text)
     if LIBRARY.search(path):
         problems += check_comments(path, lines)
+    if BUILD_FILE.search(path):
+        problems += check_rules(path, text)
     return problems + check_lines(path, lines)
 
 

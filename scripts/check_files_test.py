@@ -48,6 +48,21 @@ class CheckFiles(unittest.TestCase):
         self.assertEqual([], check_files.check_source(
             "mmu/vm.h", GOOD + "f();  // NOLINT(google-x)\n// NOLINTNEXTLINE(google-x)\n"))
 
+    def test_rules_that_bazel_9_lacks_are_loaded(self):
+        head = f"# {check_files.SPDX}\n"
+        rule = 'cc_library(\n    name = "a",\n)\n'
+        load = 'load("@rules_cc//cc:defs.bzl", "cc_library")\n'
+        self.one_problem("mmu/BUILD.bazel", head + rule, "cc_library")
+        self.one_problem("bazel/a.bzl", head + "def f():\n    native.py_binary()\n", "py_binary")
+        self.assertEqual([], check_files.check_source("mmu/BUILD.bazel", head + load + rule))
+        self.assertEqual([], check_files.check_source("bazel/offline/a/BUILD.bazel", head + rule))
+
+    def test_abseils_lock_with_two_spellings_is_refused(self):
+        lock = GOOD + "absl::MutexLock lock(&mutex_);\n"
+        self.one_problem("mmu/vm.h", lock, "AbslMutexLock")
+        self.assertEqual([], check_files.check_source(
+            "base/freestanding/absl/a.h", lock.replace("MMU_VM", "BASE_FREESTANDING_ABSL_A")))
+
     def test_prose_is_held_to_its_width_but_not_tables_and_code(self):
         wide = "word " * 25
         self.assertEqual([], check_files.check_prose(
