@@ -13,7 +13,7 @@
 namespace tdp {
 namespace {
 
-absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t high) {
+absl::Status CheckLimit(const char* field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("SlotLimits.%s = %d: not in %d to %d", field, value, low, high));
@@ -107,14 +107,14 @@ absl::Status CheckSizeAndGpa(const MemoryRegion& region) {
 }  // namespace
 
 absl::Status CheckLimits(const SlotLimits& limits) {
-  TDP_RETURN_IF_ERROR(CheckRange("slots", limits.slots, 1, 65536));
-  TDP_RETURN_IF_ERROR(CheckRange("address_spaces", limits.address_spaces, 1, kMaxAddressSpaces));
+  TDP_RETURN_IF_ERROR(CheckLimit("slots", limits.slots, 1, 65536));
+  TDP_RETURN_IF_ERROR(CheckLimit("address_spaces", limits.address_spaces, 1, kMaxAddressSpaces));
   TDP_RETURN_IF_ERROR(
-      CheckRange("guest_physical_address_bits", limits.guest_physical_address_bits, 32, 52));
+      CheckLimit("guest_physical_address_bits", limits.guest_physical_address_bits, 32, 52));
   TDP_RETURN_IF_ERROR(
-      CheckRange("max_physical_address_bits", limits.max_physical_address_bits, 32, 52));
+      CheckLimit("max_physical_address_bits", limits.max_physical_address_bits, 32, 52));
   TDP_RETURN_IF_ERROR(
-      CheckRange("host_physical_address_bits", limits.host_physical_address_bits, 32, 52));
+      CheckLimit("host_physical_address_bits", limits.host_physical_address_bits, 32, 52));
   if (!limits.user_address_end.is_page_aligned()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "SlotLimits.user_address_end = 0x%x: not page aligned", limits.user_address_end.raw()));

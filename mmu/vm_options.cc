@@ -16,7 +16,7 @@
 namespace tdp {
 namespace {
 
-absl::Status CheckRange(std::string_view field, int64_t value, int64_t low, int64_t high) {
+absl::Status CheckNumber(std::string_view field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("VmOptions.%s is %d: must be %d to %d", field, value, low, high));
@@ -37,21 +37,21 @@ absl::Status CheckDirtyTracking(const VmOptions& options, const Capabilities& ca
 }
 
 absl::Status CheckRanges(const VmOptions& o) {
-  TDP_RETURN_IF_ERROR(CheckRange("ept_levels", o.ept_levels, 4, 5));
-  TDP_RETURN_IF_ERROR(CheckRange("max_leaf_level", o.max_leaf_level.raw(), 1, 3));
-  TDP_RETURN_IF_ERROR(CheckRange("address_spaces", o.address_spaces, 1, 2));
-  TDP_RETURN_IF_ERROR(CheckRange("slot_limit", o.slot_limit, 1, 32764));
+  TDP_RETURN_IF_ERROR(CheckNumber("ept_levels", o.ept_levels, 4, 5));
+  TDP_RETURN_IF_ERROR(CheckNumber("max_leaf_level", o.max_leaf_level.raw(), 1, 3));
+  TDP_RETURN_IF_ERROR(CheckNumber("address_spaces", o.address_spaces, 1, 2));
+  TDP_RETURN_IF_ERROR(CheckNumber("slot_limit", o.slot_limit, 1, 32764));
   const int width = o.ept_levels == 4 ? 48 : 52;
   if (o.guest_physical_bits != 0) {
-    TDP_RETURN_IF_ERROR(CheckRange("guest_physical_bits", o.guest_physical_bits, 32, width));
+    TDP_RETURN_IF_ERROR(CheckNumber("guest_physical_bits", o.guest_physical_bits, 32, width));
   }
   if (!o.host_address_end.is_page_aligned()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "VmOptions.host_address_end is 0x%x: must be page aligned", o.host_address_end.raw()));
   }
-  return CheckRange("table_quota",
-                    static_cast<int64_t>(std::min<uint64_t>(o.table_quota, INT64_MAX)), 1,
-                    INT64_MAX);
+  return CheckNumber("table_quota",
+                     static_cast<int64_t>(std::min<uint64_t>(o.table_quota, INT64_MAX)), 1,
+                     INT64_MAX);
 }
 
 absl::Status CheckEpt(const VmOptions& options, EptCapabilities ept) {
@@ -71,9 +71,9 @@ absl::Status CheckShadow(const Capabilities& capabilities) {
 
 absl::Status CheckShadowQuota(const VmOptions& options) {
   if (!HasShadowPages(PagingKindOf(options))) return absl::OkStatus();
-  return CheckRange("shadow_page_quota",
-                    static_cast<int64_t>(std::min<uint64_t>(options.shadow_page_quota, INT64_MAX)),
-                    MemoryQuotas::kLeastShadowPages, INT64_MAX);
+  return CheckNumber("shadow_page_quota",
+                     static_cast<int64_t>(std::min<uint64_t>(options.shadow_page_quota, INT64_MAX)),
+                     MemoryQuotas::kLeastShadowPages, INT64_MAX);
 }
 
 }  // namespace

@@ -18,10 +18,16 @@ namespace tdp {
 // removed without a search.
 using RmapPlace = uint64_t**;
 
+namespace internal {
+// A variable, because g++ 11 takes no call in the `alignas` of a template.
+template <int kN>
+inline constexpr size_t kRmapDescriptorBytes = std::bit_ceil((AsIndex(kN) + 1) * sizeof(uint64_t));
+}  // namespace internal
+
 // Up to `kN` pointers to entries. Aligned to its size, a power of two, so that the low bits of the
 // link are free for the number of pointers in use, and a place leads back to its descriptor.
 template <int kN>
-class alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) RmapDescriptor {
+class alignas(internal::kRmapDescriptorBytes<kN>) RmapDescriptor {
  public:
   static constexpr int kCapacity = kN;
 
@@ -53,7 +59,7 @@ class alignas(std::bit_ceil((kN + 1) * sizeof(uint64_t))) RmapDescriptor {
   }
 
  private:
-  static constexpr uintptr_t kCountMask = std::bit_ceil((AsIndex(kN) + 1) * sizeof(uint64_t)) - 1;
+  static constexpr uintptr_t kCountMask = internal::kRmapDescriptorBytes<kN> - 1;
   static_assert(kN >= 2 && kN <= static_cast<int>(kCountMask));
 
   uintptr_t link_;  // the next descriptor | number of pointers in use

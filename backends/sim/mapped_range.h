@@ -75,9 +75,7 @@ class MappedRange {
  private:
   static constexpr uint64_t kGroup = 512;
 
-  size_t GroupOf(uint64_t page) const {
-    return static_cast<size_t>(page / kGroup - first_ / kGroup);
-  }
+  size_t GroupOf(uint64_t page) const { return page / kGroup - first_ / kGroup; }
 
   uint64_t first_;
   uint64_t end_;

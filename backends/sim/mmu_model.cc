@@ -10,7 +10,7 @@
 namespace tdp::sim {
 namespace {
 
-constexpr int kLineShift = 6;
+constexpr int kCacheLineShift = 6;
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kLinearMask = (uint64_t{1} << 57) - 1;
 // Bits of a guest's paging-structure entry (SDM vol. 3A, 5.5.4).
@@ -19,10 +19,10 @@ constexpr uint64_t kDirty = 1 << 6;
 constexpr uint64_t kLarge = 1 << 7;
 constexpr uint64_t kAddressMask = 0x000f'ffff'ffff'f000;
 
-constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
-constexpr uint64_t OffsetMask(int level) { return (uint64_t{1} << ShiftOf(level)) - 1; }
+constexpr int PageShiftOf(int level) { return 12 + 9 * (level - 1); }
+constexpr uint64_t OffsetMask(int level) { return (uint64_t{1} << PageShiftOf(level)) - 1; }
 constexpr uint64_t EntryOffset(uint64_t address, int level) {
-  return (address >> ShiftOf(level) & 511) * 8;
+  return (address >> PageShiftOf(level) & 511) * 8;
 }
 constexpr bool IsLeaf(uint64_t entry, int level) {
   return level == 1 || (level <= 3 && (entry & kLarge) != 0);
@@ -47,7 +47,7 @@ uint64_t MmuModel::WalkTagOf(uint64_t pcid, uint64_t address, int level) {
 
 // Page numbers choose the set, those of large pages as well.
 uint64_t MmuModel::IndexOf(uint64_t address, int level) {
-  return (address & kLinearMask) >> ShiftOf(level);
+  return (address & kLinearMask) >> PageShiftOf(level);
 }
 
 MmuModel::MmuModel(const MmuConfig& config, const PhysicalMemory& memory)
@@ -143,7 +143,7 @@ void MmuModel::FlushAll() {
 
 // Returns the cycles of a load or store at `hpa`; its line is then in every level.
 int MmuModel::TouchData(unsigned use, uint64_t hpa, size_t& server) {
-  const uint64_t line = hpa >> kLineShift;
+  const uint64_t line = hpa >> kCacheLineShift;
   const std::vector<DataLevel*>& path = data_paths_[use];
   size_t hit = 0;
   while (hit < path.size() && path[hit]->lines.Find(line, line + 1) == TagArray::kNone) ++hit;
@@ -153,11 +153,11 @@ int MmuModel::TouchData(unsigned use, uint64_t hpa, size_t& server) {
 }
 
 void MmuModel::AccessData(size_t use, uint64_t hpa, unsigned size) {
-  const uint64_t last = (hpa + size - 1) >> kLineShift;
-  for (uint64_t line = hpa >> kLineShift; line <= last; ++line) {
+  const uint64_t last = (hpa + size - 1) >> kCacheLineShift;
+  for (uint64_t line = hpa >> kCacheLineShift; line <= last; ++line) {
     size_t server;
-    counters_.program_cycles +=
-        static_cast<uint64_t>(TouchData(static_cast<unsigned>(use), line << kLineShift, server));
+    counters_.program_cycles += static_cast<uint64_t>(
+        TouchData(static_cast<unsigned>(use), line << kCacheLineShift, server));
     ++counters_.program_served[server];
   }
 }

@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace tdp::vtx {
@@ -57,7 +56,7 @@ uint64_t InstructionError() {
 }  // namespace
 
 std::string_view VmInstructionErrorName(uint64_t number) {
-  return number < kErrorNames.size() ? kErrorNames[static_cast<size_t>(number)] : "unknown error";
+  return number < kErrorNames.size() ? kErrorNames[number] : "unknown error";
 }
 
 absl::Status VmxStatus(VmxResult result, std::string_view instruction) {
@@ -66,7 +65,7 @@ absl::Status VmxStatus(VmxResult result, std::string_view instruction) {
       return absl::OkStatus();
     case VmxResult::kFailInvalid:
       return absl::FailedPreconditionError(
-          absl::StrCat(instruction, " failed, and no VMCS is current to say why"));
+          absl::StrFormat("%s failed, and no VMCS is current to say why", instruction));
     case VmxResult::kFailValid:
       break;
   }

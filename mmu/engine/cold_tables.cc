@@ -32,7 +32,7 @@ size_t ColdTables::Run(size_t wanted, const SpaceRange& spared) {
   TakeVictims(wanted, spared).Settle();
   // Tables that another thread frees meanwhile count as well.
   engine_.clock().WaitForReclaims();
-  return static_cast<size_t>(engine_.tables_freed() - before);
+  return engine_.tables_freed() - before;
 }
 
 // Zaps cold tables. Where nothing is left to take, tables may be on their way back all the same:

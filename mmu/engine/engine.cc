@@ -264,7 +264,7 @@ size_t Engine::RecycleShadows(size_t count) {
   if (zapped != 0) return zapped;
   clock_.Outstanding().Settle();
   clock_.WaitForReclaims();
-  return static_cast<size_t>(tables_freed() - before);
+  return tables_freed() - before;
 }
 
 size_t Engine::RecycleTables(size_t wanted) {

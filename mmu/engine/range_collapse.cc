@@ -12,7 +12,7 @@ namespace tdp {
 namespace {
 
 // How many tables one writer's section may replace: some 10 µs of looking at their leaves.
-constexpr size_t kTablesPerSection = 16;
+constexpr size_t kReplacedPerSection = 16;
 
 }  // namespace
 
@@ -34,7 +34,7 @@ Gfn RangeCollapse::Gather(FrameRange range, Level level) {
     const Gfn base = part.FrameAt(part.first).AlignDown(level.pages());
     if (!range.Holds(base, level.pages()) || (!found_.empty() && found_.back() == base))
       return true;
-    if (found_.size() == kTablesPerSection) return false;
+    if (found_.size() == kReplacedPerSection) return false;
     found_.push_back(base);
     return true;
   });

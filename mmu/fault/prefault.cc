@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -21,7 +22,7 @@ constexpr size_t kRuns = 32;
 // How many steps in a row may fail because memory changes under them.
 constexpr int kPrefaultTries = 16;
 
-absl::Status Bad(std::string_view field, uint64_t value, std::string_view why) {
+absl::Status BadRange(std::string_view field, uint64_t value, std::string_view why) {
   return absl::InvalidArgumentError(absl::StrFormat("%s 0x%x: %s", field, value, why));
 }
 
@@ -38,9 +39,10 @@ absl::StatusOr<PageCount> KeepsChangingAt(Gfn gfn) {
 }  // namespace
 
 absl::Status Prefaulter::CheckRange(Gpa gpa, ByteCount size) {
-  if (!gpa.is_page_aligned()) return Bad("gpa", gpa.raw(), "not page aligned");
-  if (size == 0 || size % kPageSize != 0) return Bad("size", size, "must be whole pages, not none");
-  return gpa.raw() + size < size ? Bad("size", size, "wraps around") : absl::OkStatus();
+  if (!gpa.is_page_aligned()) return BadRange("gpa", gpa.raw(), "not page aligned");
+  if (size == 0 || size % kPageSize != 0)
+    return BadRange("size", size, "must be whole pages, not none");
+  return gpa.raw() + size < size ? BadRange("size", size, "wraps around") : absl::OkStatus();
 }
 
 absl::Status Prefaulter::Check(Gpa gpa, ByteCount size, Access access) {

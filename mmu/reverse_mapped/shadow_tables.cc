@@ -13,6 +13,7 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/paging_entry.h"
+#include "tdp/mmu/reverse_mapped/shadow_check.h"
 
 namespace tdp {
 namespace {

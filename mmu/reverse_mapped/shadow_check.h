@@ -1,27 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The invariants of `ShadowTables`.
+// The invariants of `ShadowTables`: the part of shadow_tables.cc that looks and changes nothing. No
+// unit of its own, because one that held both files would instantiate these functions twice.
+
+#ifndef TDP_MMU_REVERSE_MAPPED_SHADOW_CHECK_H_
+#define TDP_MMU_REVERSE_MAPPED_SHADOW_CHECK_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/status_macros.h"
-#include "tdp/mmu/format/ept_entry.h"
-#include "tdp/mmu/format/paging_entry.h"
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"
 
 namespace tdp {
-namespace {
+namespace internal {
 
-absl::Status Broken(const ShadowPage& page, int index, std::string_view what) {
+inline absl::Status Broken(const ShadowPage& page, int index, std::string_view what) {
   return absl::InternalError(
       absl::StrFormat("shadow page of gfn 0x%x, level %d, role 0x%x, entry %d: %s", page.gfn.raw(),
                       page.level().raw(), page.role.raw(), index, what));
 }
 
-}  // namespace
+}  // namespace internal
 
 template <typename Entry>
 absl::Status ShadowTables<Entry>::CheckInvariants() const {
@@ -34,39 +38,41 @@ absl::Status ShadowTables<Entry>::CheckInvariants() const {
 
 template <typename Entry>
 absl::Status ShadowTables<Entry>::CheckPage(const ShadowPage& page) const {
-  if (page.is_invalid) return Broken(page, 0, "an invalid page is listed");
+  if (page.is_invalid) return internal::Broken(page, 0, "an invalid page is listed");
   if (hash_.Find(page.gfn, page.role, page.generation) != &page) {
-    return Broken(page, 0, "not in the hash, or there twice");
+    return internal::Broken(page, 0, "not in the hash, or there twice");
   }
   if (page.table->shadow != &page || page.table->role != page.role || !page.table->in_use) {
-    return Broken(page, 0, "its table does not know it");
+    return internal::Broken(page, 0, "its table does not know it");
   }
   const bool is_tracked = !page.is_direct() && !page.role.guest_mode();
-  if (is_tracked != (page.tracking != nullptr)) return Broken(page, 0, "tracked wrongly");
+  if (is_tracked != (page.tracking != nullptr)) return internal::Broken(page, 0, "tracked wrongly");
   if (page.tracking != nullptr && !page.tracking->IsWriteTracked(page.gfn)) {
-    return Broken(page, 0, "its frame is not tracked");
+    return internal::Broken(page, 0, "its frame is not tracked");
   }
   if (page.sync != ShadowSync::kSynced && page.level() > kLevel4K) {
-    return Broken(page, 0, "an upper page is unsync");
+    return internal::Broken(page, 0, "an upper page is unsync");
   }
-  if (!Chain::IsSound(page.parents, ShadowPlaces())) return Broken(page, 0, "its chain is broken");
+  if (!Chain::IsSound(page.parents, ShadowPlaces()))
+    return internal::Broken(page, 0, "its chain is broken");
   uint32_t present = 0;
   for (int i = 0; i < Level::kEntries; ++i) {
     const Entry entry = At(page, i).Load();
     if (entry.kind(page.level()) == EntryKind::kHole) {
-      if (entry != hole()) return Broken(page, i, "a hole that is not as in a free table");
+      if (entry != hole())
+        return internal::Broken(page, i, "a hole that is not as in a free table");
       continue;
     }
     ++present;
     TDP_RETURN_IF_ERROR(CheckEntry(page, i));
   }
-  if (present != page.present) return Broken(page, 0, "present entries are miscounted");
+  if (present != page.present) return internal::Broken(page, 0, "present entries are miscounted");
   absl::Status status;
   Chain::ForEach(page.parents, [&](const uint64_t* entry) {
     const Entry link = Ref(const_cast<uint64_t*>(entry)).Load();
     const ShadowPage* parent = ShadowPage::Of(entry);
     if (link.kind(parent->level()) != EntryKind::kTable || TableOf(link) != page.table) {
-      status.Update(Broken(page, 0, "a parent links another table"));
+      status.Update(internal::Broken(page, 0, "a parent links another table"));
     }
   });
   return status;
@@ -83,24 +89,28 @@ absl::Status ShadowTables<Entry>::CheckEntry(const ShadowPage& page, int index) 
   };
   if (entry.kind(page.level()) == EntryKind::kTable) {
     const ShadowPage* child = TableOf(entry)->shadow;
-    if (child == nullptr) return Broken(page, index, "links a table that is no shadow page");
-    if (child->level() != page.level().below()) return Broken(page, index, "links a wrong level");
-    return is_in(child->parents) ? absl::OkStatus()
-                                 : Broken(page, index, "not among its child's parents, once");
+    if (child == nullptr)
+      return internal::Broken(page, index, "links a table that is no shadow page");
+    if (child->level() != page.level().below())
+      return internal::Broken(page, index, "links a wrong level");
+    return is_in(child->parents)
+               ? absl::OkStatus()
+               : internal::Broken(page, index, "not among its child's parents, once");
   }
   const LeafOrigin origin = page.OriginOf(index);
   const std::shared_ptr<SlotRmap>& rmap = rmaps_.Of(origin.gfn());
   const RmapHead* head = rmap == nullptr ? nullptr : rmap->Find(origin.gfn(), page.level());
   if (head == nullptr || !is_in(*head)) {
-    return Broken(page, index, "a leaf that is not in the reverse map, once");
+    return internal::Broken(page, index, "a leaf that is not in the reverse map, once");
   }
-  if (!Chain::IsSound(*head, ShadowPlaces())) return Broken(page, index, "a broken reverse map");
+  if (!Chain::IsSound(*head, ShadowPlaces()))
+    return internal::Broken(page, index, "a broken reverse map");
   if (!entry.is_writable()) return absl::OkStatus();
   absl::Status status;
   for (Gfn gfn = origin.gfn(); gfn < origin.gfn() + page.level().pages(); gfn += PageCount(1)) {
     hash_.ForEachShadowOf(gfn, [&](const ShadowPage* table) {
       if (table->sync != ShadowSync::kUnsync && table->tracking != nullptr) {
-        status.Update(Broken(page, index, "a writable leaf of a table that is in sync"));
+        status.Update(internal::Broken(page, index, "a writable leaf of a table that is in sync"));
       }
     });
   }
@@ -132,7 +142,6 @@ absl::Status ShadowTables<Entry>::CheckCounts() const {
   return absl::OkStatus();
 }
 
-template absl::Status ShadowTables<PagingEntry>::CheckInvariants() const;
-template absl::Status ShadowTables<EptEntry>::CheckInvariants() const;
-
 }  // namespace tdp
+
+#endif  // TDP_MMU_REVERSE_MAPPED_SHADOW_CHECK_H_
