@@ -78,7 +78,8 @@ class AssocCache {
     const uint64_t newest = block[0] & 15;
     return block[1 + newest] == tag ? &values_[set * ways_ + newest] : nullptr;
   }
-  bool ShareSet(uint64_t tag, uint64_t other) const { return ((tag ^ other) & set_mask_) == 0; }
+  // The bits of a tag that say its set: two tags that differ in none share one.
+  uint64_t set_mask() const { return set_mask_; }
 
   // Keeps `value` under `tag`, in place of what was there, of nothing, or of the oldest of the set.
   // Null if the cache has no entries at all.

@@ -3,6 +3,10 @@
 #include "tdp/backends/sim/cpu.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
 
 #include "absl/strings/str_cat.h"
 #include "tdp/backends/sim/ept_rules.h"
@@ -461,26 +465,76 @@ AccessResult Cpu::AccessIdentity(Gpa gpa, AccessKind kind, unsigned size) {
   return FinishWalk(request, {.gpa = gpa.raw(), .attributes = kAttrUnpaged}, Event::kNone);
 }
 
-// Most accesses go to the page of the one before of their sort. While its entry is the newest of
-// its set a lookup changes nothing, so a compare does for one.
+// Pages of 4 KiB whose entry is the newest of its set: a lookup of one changes nothing, so a
+// compare does for it. Each is kept for the kinds of access that its entry allows, as the record of
+// one at its begin. Pages of one set have one place, so that a page which becomes the newest takes
+// that of the one before.
+class Cpu::RecentPages {
+ public:
+  RecentPages(uint64_t set_mask, uint64_t linear_mask)
+      : place_mask_(std::min<uint64_t>(set_mask, kPlaces - 1)),
+        page_mask_(linear_mask & TraceRecord::kAddressMask & ~kPageOffsetMask) {
+    Clear();
+  }
+
+  void Clear() {
+    for (auto& row : records_) row.fill(kNone);
+  }
+  void Set(uint64_t linear, size_t kind, bool is_allowed) {
+    const uint64_t page = linear & page_mask_;
+    records_[kind][Place(page)] = is_allowed ? kind << TraceRecord::kKindShift | page : kNone;
+  }
+
+  // The first record from `at` on of which it takes more than this to say that it stays in one of
+  // the pages: all but those that reach the last bytes of a page.
+  size_t FirstOther(absl::Span<const TraceRecord> records, size_t at) const {
+    const uint64_t mask = page_mask_ | TraceRecord::kKindMask | kIsLong;
+    for (; at < records.size(); ++at) {
+      const uint64_t raw = records[at].raw();
+      if ((raw & mask) != records_[raw >> TraceRecord::kKindShift & 3][Place(raw)]) break;
+      if ((raw & kPageOffsetMask) > kPageSize - kLong / 2) break;
+    }
+    return at;
+  }
+  bool Has(TraceRecord record) const {
+    const uint64_t raw = record.raw();
+    return (raw & (page_mask_ | TraceRecord::kKindMask)) ==
+               records_[raw >> TraceRecord::kKindShift & 3][Place(raw)] &&
+           (raw & kPageOffsetMask) + record.size() <= kPageSize;
+  }
+
+ private:
+  static constexpr size_t kPlaces = 64;
+  static constexpr uint64_t kNone = ~uint64_t{0};
+  // An access of this many bytes or more has the highest bit of the size set.
+  static constexpr uint64_t kLong = 256;
+  static constexpr uint64_t kIsLong = uint64_t{8} << TraceRecord::kSizeShift;
+
+  size_t Place(uint64_t linear) const { return linear >> kPageShift & place_mask_; }
+
+  const uint64_t place_mask_;
+  const uint64_t page_mask_;
+  std::array<std::array<uint64_t, kPlaces>, 4> records_;
+};
+
 size_t Cpu::Run(absl::Span<const TraceRecord> records) {
   if (state_.oracle != nullptr) return RunWatched(records);
-  RecentPages recent;
-  recent.fill(kNoPage);
-  const uint64_t mask = linear_mask_ & TraceRecord::kAddressMask;
+  constexpr size_t kBetweenKicks = 64;
+  RecentPages recent(tlb_[1].set_mask(), linear_mask_);
   uint64_t others = 0;
   size_t done = 0;
-  for (; done < records.size(); ++done) {
+  while (done < records.size()) {
+    const auto next = records.first(std::min(done + kBetweenKicks, records.size()));
+    done = recent.FirstOther(next, done);
+    const bool is_kicked = kicked_.load(std::memory_order_relaxed);
+    if (done == records.size() || (done == next.size() && !is_kicked)) continue;
     const TraceRecord record = records[done];
-    const uint64_t linear = record.raw() & mask;
-    if (ABSL_PREDICT_TRUE(linear >> kPageShift == recent[static_cast<size_t>(record.kind())] &&
-                          (linear & kPageOffsetMask) + record.size() <= kPageSize &&
-                          !kicked_.load(std::memory_order_relaxed))) {
-      continue;
+    if (is_kicked || !recent.Has(record)) {
+      if (ABSL_PREDICT_FALSE(!Access(record.gva(), record.kind(), record.size()).ok())) break;
+      ++others;
+      Remember(record, recent);
     }
-    if (ABSL_PREDICT_FALSE(!Access(record.gva(), record.kind(), record.size()).ok())) break;
-    ++others;
-    Remember(record, recent);
+    ++done;
   }
   state_.counters.tlb_hits += done - others;
   if (done == records.size()) state_.exit.event = Event::kNone;
@@ -491,17 +545,13 @@ size_t Cpu::Run(absl::Span<const TraceRecord> records) {
 void Cpu::Remember(TraceRecord record, RecentPages& recent) const {
   const uint64_t linear = record.raw() & linear_mask_ & TraceRecord::kAddressMask;
   if ((linear & kPageOffsetMask) + record.size() > kPageSize) {
-    recent.fill(kNoPage);
+    recent.Clear();
     return;
   }
-  const uint64_t tag = ContextTable::Tag(context_, linear, kPageShift);
-  const TlbEntry* const entry = tlb_[1].FindNewest(tag);
-  const auto is_fetch = [](size_t kind) { return kind == static_cast<size_t>(AccessKind::kFetch); };
-  for (size_t kind = 0; kind < recent.size(); ++kind) {
-    if (tlb_[1].ShareSet(tag, recent[kind])) recent[kind] = kNoPage;
-    if (is_fetch(kind) != is_fetch(static_cast<size_t>(record.kind()))) continue;
-    const bool fits = entry != nullptr && (entry->attributes & needs_[kind]) == needs_[kind];
-    recent[kind] = fits ? linear >> kPageShift : kNoPage;
+  const TlbEntry* const entry = tlb_[1].FindNewest(ContextTable::Tag(context_, linear, kPageShift));
+  for (size_t kind = 0; kind < needs_.size(); ++kind) {
+    recent.Set(linear, kind,
+               entry != nullptr && (entry->attributes & needs_[kind]) == needs_[kind]);
   }
 }
 

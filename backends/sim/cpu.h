@@ -195,10 +195,7 @@ class Cpu {
     int level = 0;  // of the page: 1, 2, 3
   };
   using Tlb = AssocCache<TlbEntry, EptPath>;
-  // Holds, by kind of access, the number of a page of 4 KiB whose entry is the newest of its set
-  // and allows the access; or `kNoPage`.
-  using RecentPages = std::array<uint64_t, 4>;
-  static constexpr uint64_t kNoPage = ~uint64_t{0};
+  class RecentPages;
 
   static constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
 

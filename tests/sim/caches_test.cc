@@ -319,8 +319,8 @@ std::vector<TraceRecord> StayingProgram(uint64_t seed) {
 
 TEST(Cpu, ARunIsWhatTheSameAccessesAreOneByOne) {
   for (const CacheGeometry tlb :
-       {CacheGeometry{16, 4}, CacheGeometry{2, 1}, CacheGeometry{1, 1}, CacheGeometry{4, 2},
-        CacheGeometry{3, 2}, CacheGeometry{1, 32}, CacheGeometry{0, 1}}) {
+       {CacheGeometry{16, 4}, CacheGeometry{64, 2}, CacheGeometry{2, 1}, CacheGeometry{1, 1},
+        CacheGeometry{4, 2}, CacheGeometry{3, 2}, CacheGeometry{1, 32}, CacheGeometry{0, 1}}) {
     CpuConfig config;
     config.caches.tlb = {tlb, tlb, tlb, tlb};
     World in_runs(config);
