@@ -2,6 +2,7 @@
 
 #include "tdp/judge/explore_contract.h"
 
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>

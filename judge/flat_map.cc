@@ -3,6 +3,7 @@
 #include "tdp/judge/flat_map.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace tdp::judge {
 

@@ -7,6 +7,7 @@
 
 #ifdef TDPJ_FUZZ
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -15,7 +15,9 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/judge/contract.h"

@@ -3,8 +3,10 @@
 #include "tdp/judge/session.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/guest_rules.h"

@@ -4,9 +4,11 @@
 // on.
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "tdp/judge/contract.h"
 #include "tdp/judge/session.h"

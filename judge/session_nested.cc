@@ -3,6 +3,8 @@
 // AMD's nested tables (APM vol. 2, 15.25 "Nested Paging" and 15.16 "TLB Control"): the root and the
 // ASID of the VMCB, and what VMRUN does to the translations that the ASID tags.
 
+#include <cstdint>
+
 #include "absl/strings/str_format.h"
 #include "tdp/judge/contract.h"
 #include "tdp/judge/session.h"

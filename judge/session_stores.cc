@@ -3,7 +3,9 @@
 // What the subject's stubs and stores tell while an operation runs.
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "tdp/judge/contract.h"

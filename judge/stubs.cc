@@ -2,6 +2,7 @@
 //
 // The functions that the subject's stubs call.
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/base/attributes.h"
 #include "tdp/memslot/interval_tree.h"
 
 namespace tdp::internal {

@@ -19,6 +19,7 @@
 
 #include "absl/base/optimization.h"
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/base/host_range.h"

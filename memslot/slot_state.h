@@ -7,6 +7,7 @@
 #define TDP_MEMSLOT_SLOT_STATE_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <utility>

@@ -21,6 +21,7 @@ QUICK_CHECKS=(
   "check_format"
   "python3 scripts/check_files.py"
   "python3 scripts/check_layers.py"
+  "python3 scripts/check_includes.py"
   "python3 scripts/check_shape.py"
   "python3 -m unittest discover --quiet --start-directory scripts --pattern *_test.py"
 )

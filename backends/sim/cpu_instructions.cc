@@ -4,6 +4,7 @@
 // 5.10.4.1, vol. 3C 30.4.3.1) and nothing else.
 
 #include <algorithm>
+#include <cstdint>
 
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/ept_rules.h"

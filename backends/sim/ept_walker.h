@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 
+#include "absl/base/optimization.h"
 #include "tdp/backends/sim/assoc_cache.h"
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/level_array.h"

@@ -5,6 +5,8 @@
 #ifndef TDP_BACKENDS_SIM_FEATURES_H_
 #define TDP_BACKENDS_SIM_FEATURES_H_
 
+#include <cstdint>
+
 #include "tdp/mmu/format/ept_capabilities.h"
 
 namespace tdp::sim {

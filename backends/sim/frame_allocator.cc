@@ -3,6 +3,7 @@
 #include "tdp/backends/sim/frame_allocator.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "tdp/base/check.h"
 #include "tdp/base/index.h"

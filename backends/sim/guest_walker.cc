@@ -2,6 +2,7 @@
 
 #include "tdp/backends/sim/guest_walker.h"
 
+#include "absl/base/optimization.h"
 #include "tdp/base/index.h"
 #include "tdp/mmu/format/ept_format.h"
 

@@ -2,6 +2,8 @@
 //
 // Walks that leave no trace: what a referee asks of tables that a CPU is using.
 
+#include <cstdint>
+
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/ept_rules.h"
 #include "tdp/backends/sim/guest_rules.h"

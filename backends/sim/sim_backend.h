@@ -10,6 +10,8 @@
 #include <memory>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/host_memory.h"
 #include "tdp/mmu/backend.h"

@@ -2,6 +2,8 @@
 
 #include "tdp/backends/vtx/vtx_backend.h"
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "tdp/backends/vtx/vmx_instructions.h"

@@ -3,6 +3,7 @@
 #include "tdp/mmu/dirty/dirty_harvest.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdint>
 

@@ -5,6 +5,7 @@
 #ifndef TDP_MMU_ENGINE_SLOT_CHANGE_H_
 #define TDP_MMU_ENGINE_SLOT_CHANGE_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/status.h"

@@ -25,6 +25,8 @@
 #ifndef TDP_MMU_FAULT_FAULT_HANDLER_H_
 #define TDP_MMU_FAULT_FAULT_HANDLER_H_
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>

@@ -2,6 +2,10 @@
 //
 // The short way of a fault where a reverse map is kept.
 
+#include <cstdint>
+
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
 #include "tdp/mmu/fault/fault_handler.h"
 #include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 

@@ -8,6 +8,10 @@
 // passed on by reference, since a function that returns a struct cannot end in such a call; it
 // comes as that of a fault that was fixed at 4 KiB.
 
+#include <cstdint>
+
+#include "absl/base/attributes.h"
+#include "absl/base/optimization.h"
 #include "tdp/mmu/fault/fault_handler.h"
 
 namespace tdp {

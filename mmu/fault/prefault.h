@@ -5,6 +5,7 @@
 #ifndef TDP_MMU_FAULT_PREFAULT_H_
 #define TDP_MMU_FAULT_PREFAULT_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/status/status.h"

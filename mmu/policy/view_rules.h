@@ -5,6 +5,8 @@
 #ifndef TDP_MMU_POLICY_VIEW_RULES_H_
 #define TDP_MMU_POLICY_VIEW_RULES_H_
 
+#include <cstdint>
+
 #include "tdp/base/access.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/guest_memory_types.h"

@@ -17,6 +17,7 @@
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/level.h"

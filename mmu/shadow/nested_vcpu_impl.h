@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_log.h"
 #include "tdp/memslot/dirty_ring.h"

@@ -3,10 +3,15 @@
 // The guest's registers, the roots that follow from them, and its flushes.
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"

@@ -5,6 +5,7 @@
 #ifndef TDP_MMU_SPACE_ADDRESS_SPACE_H_
 #define TDP_MMU_SPACE_ADDRESS_SPACE_H_
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 

@@ -2,6 +2,7 @@
 
 #include "tdp/mmu/space/direct_tables.h"
 
+#include <cstddef>
 #include <utility>
 
 #include "tdp/base/status_macros.h"

@@ -5,7 +5,12 @@
 #ifndef TDP_MMU_SPACE_DIRECT_TABLES_H_
 #define TDP_MMU_SPACE_DIRECT_TABLES_H_
 
+#include <cstdint>
+
 #include "absl/base/optimization.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/space/mapped_tables.h"
 #include "tdp/mmu/space/view.h"

@@ -6,6 +6,7 @@
 #define TDP_MMU_SPACE_LOGGING_SLOTS_H_
 
 #include <atomic>
+#include <cstdint>
 
 #include "tdp/base/sync.h"
 #include "tdp/mmu/vm_options.h"

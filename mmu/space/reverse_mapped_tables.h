@@ -5,6 +5,11 @@
 #ifndef TDP_MMU_SPACE_REVERSE_MAPPED_TABLES_H_
 #define TDP_MMU_SPACE_REVERSE_MAPPED_TABLES_H_
 
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 #include "tdp/mmu/space/direct_tables.h"
 

@@ -6,6 +6,12 @@
 #ifndef TDP_MMU_SPACE_SHADOWED_TABLES_H_
 #define TDP_MMU_SPACE_SHADOWED_TABLES_H_
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/paging_entry.h"
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"

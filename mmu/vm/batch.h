@@ -5,6 +5,7 @@
 #ifndef TDP_MMU_VM_BATCH_H_
 #define TDP_MMU_VM_BATCH_H_
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 #include <vector>

@@ -6,6 +6,7 @@
 #define TDP_MMU_VM_CHECKS_H_
 
 #include <algorithm>
+#include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"

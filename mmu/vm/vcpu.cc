@@ -2,8 +2,12 @@
 
 #include "tdp/mmu/vcpu.h"
 
+#include <memory>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "tdp/mmu/vm/vcpu_impl.h"
 
 namespace tdp {

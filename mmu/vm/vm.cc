@@ -3,6 +3,7 @@
 #include "tdp/mmu/vm.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
 #include <vector>

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "tdp/base/status_macros.h"

@@ -2,6 +2,7 @@
 //
 // `Vm::SetMemoryAttributes`.
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 

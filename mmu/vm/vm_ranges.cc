@@ -2,6 +2,7 @@
 //
 // Does what `Vm` does to ranges besides taking them away: mapping, aging, splitting, collapsing.
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 
