@@ -72,7 +72,8 @@ class Vm : public GuestMemory {
   // is checked as if those before it were done. If one is refused or lacks memory nothing at all
   // has changed; the status is that call's with "change N: " in front, N from 0. All that is taken
   // away goes in one writer's section and one flush; then what is new appears, and a fault
-  // meanwhile may see a part of it. Allocates; waits for vCPUs to leave the guest.
+  // meanwhile may see a part of it. All of them share the tables at hand that split large pages
+  // (`ZapRange`). Allocates; waits for vCPUs to leave the guest.
   absl::Status Apply(absl::Span<const Change> changes);
 
   // Maps [gpa, gpa + size), page-aligned bytes, with all rights that slot, host and view allow, in
@@ -92,8 +93,9 @@ class Vm : public GuestMemory {
   absl::StatusOr<std::unique_ptr<Vcpu>> CreateVcpu();
 
   // Takes the mappings of `count` frames from `first` on away; the guest faults them in again. A
-  // large page that reaches over an end is split, not dropped. Frames beyond the guest's width are
-  // ignored. InvalidArgument for an address space that is not there.
+  // large page that reaches over an end is split in every view, with up to 32 tables that are kept
+  // at hand; where these do not do, or there is no memory for them, it goes as a whole. Frames
+  // beyond the guest's width are ignored. InvalidArgument for an address space that is not there.
   absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
   // Zaps every frame, at a cost that does not depend on their number. The quota does not refuse the
   // new root: settling the flush gives the old one and all tables below it back. ResourceExhausted

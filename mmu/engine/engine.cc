@@ -150,13 +150,26 @@ void Engine::NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base
   spaces_[space]->NarrowPages(base, mask, notice);
 }
 
+// Returns how many tables split the leaves that reach over both ends of as many ranges in every
+// view, or as many of them as are kept at hand.
+int Engine::SpareFor(size_t ranges) const {
+  constexpr size_t kPerRange = 4;  // of 1 GiB into 2 MiB into 4 KiB, at both ends
+  size_t views = 0;
+  for (const std::unique_ptr<AddressSpace>& space : spaces_) views += space->views().size();
+  constexpr auto kLeast = static_cast<size_t>(TableCache::kFaultMaximum);
+  constexpr auto kMost = static_cast<size_t>(TableCache::kCapacity);
+  return static_cast<int>(std::clamp(kPerRange * views * std::min(ranges, kMost), kLeast, kMost));
+}
+
 // Few zaps need any.
-ABSL_ATTRIBUTE_NOINLINE void Engine::RefillSpare() {
+ABSL_ATTRIBUTE_NOINLINE void Engine::RefillSpare(size_t ranges) {
+  const int wanted = SpareFor(ranges);
   TableCache fresh(pool_);
-  fresh.Refill().IgnoreError();
+  // Near the quota some are better than none.
+  if (!fresh.Refill(wanted).ok()) fresh.Refill().IgnoreError();
   const MmuWriteSection section(mmu_lock_);
-  spare_.TakeFrom(fresh);
-  has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
+  spare_.TakeFrom(fresh, wanted);
+  NoteSpare();
 }
 
 // `detach_all(spare, detached)` takes mappings away in a writer's section and says whether there
@@ -172,7 +185,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline PendingFlush Engine::ZapBy(DetachAll detach_
   clock_.Retire(std::move(detached), flush);
   if (any) zaps_.Add();
   if (ABSL_PREDICT_FALSE(spare_.size() != spare)) {
-    has_spare_.store(spare_.IsStocked(), std::memory_order_relaxed);
+    NoteSpare();
   }
   then(flush);
   return flush;

@@ -87,13 +87,17 @@ class Engine : public TableReclaimer, public TableRecycler {
   void NarrowPages(MmuLock::Reader& reader, AddressSpaceId space, Gfn base, uint64_t mask,
                    WriteNotice notice);
 
-  // Sees to it that zaps have tables to split large leaves by that reach over an end of their
-  // range. Without one such a leaf goes as a whole, which is as correct and only costs a fault
-  // more. Calls the backend where there are too few, so hold no lock: whoever zaps a range that may
-  // end within a leaf calls this before it takes one.
-  void StockSpare() {
-    if (ABSL_PREDICT_FALSE(!has_spare_.load(std::memory_order_relaxed))) RefillSpare();
+  // Sees to it that a zap of `ranges` ranges has tables to split large leaves by that reach over
+  // their ends, in every view: 32 tables at most. Without one such a leaf goes as a whole, which is
+  // as correct and only costs a fault more. Calls the backend where there are too few, so hold no
+  // lock: whoever zaps a range that may end within a leaf calls this before it takes one.
+  void StockSpare(size_t ranges = 1) {
+    if (ABSL_PREDICT_FALSE(ranges > 1 || !has_spare_.load(std::memory_order_relaxed))) {
+      RefillSpare(ranges);
+    }
   }
+  // Lets the next zap look for more tables, after a view has come.
+  void StockSpareForMoreViews() { has_spare_.store(false, std::memory_order_relaxed); }
 
   // Takes mappings away by `detach_all(spare, detached)`, which says whether there were any, in one
   // writer's section. Returns the flush that is owed, as `Zap` does.
@@ -199,7 +203,9 @@ class Engine : public TableReclaimer, public TableRecycler {
   PendingFlush ZapBy(DetachAll detach_all);
   template <typename DetachAll, typename Then>
   PendingFlush ZapBy(DetachAll detach_all, Then then);
-  void RefillSpare();
+  void RefillSpare(size_t ranges);
+  int SpareFor(size_t ranges) const;
+  void NoteSpare() { has_spare_.store(spare_.size() >= SpareFor(1), std::memory_order_relaxed); }
   size_t RecycleShadows(size_t count);
   MmuParts parts();
 

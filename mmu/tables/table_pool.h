@@ -140,9 +140,10 @@ class TableCache {
     return RefillSlow(needed);
   }
 
-  // Moves tables from `other` here until `IsStocked`, as far as they go.
-  void TakeFrom(TableCache& other) {
-    while (!IsStocked() && other.size_ > 0) PushUnused(other.Pop());
+  // Moves tables from `other` here until `wanted`, at most `kCapacity`, are here, as far as they
+  // go.
+  void TakeFrom(TableCache& other, int wanted) {
+    while (size_ < wanted && other.size_ > 0) PushUnused(other.Pop());
   }
 
   int size() const { return size_; }

@@ -190,7 +190,7 @@ void Batch::ShowSlots() {
 
 absl::Status Vm::Apply(absl::Span<const Change> changes) {
   if (changes.empty()) return absl::OkStatus();
-  engine_->StockSpare();
+  engine_->StockSpare(changes.size());
   MutexLock lock(engine_->slots_mutex());
   const auto batch = std::make_unique<Batch>(*engine_);
   for (size_t i = 0; i < changes.size(); ++i) {

@@ -48,6 +48,7 @@ absl::StatusOr<ViewId> Vm::CreateView(AddressSpaceId space) {
   ViewSet& views = engine_->views(space);
   TDP_ASSIGN_OR_RETURN(View * view, views.Make(root));
   engine_->ChangeQuotas([&](MemoryQuotas& quotas) { quotas.SetViews(space, views.size()); });
+  engine_->StockSpareForMoreViews();
   // Guests go there by themselves as soon as the list says where. Another root may have stood in
   // this memory, of which their CPUs still have translations.
   if (views.has_list()) engine_->clock().AdvanceAllRoots().Settle();

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/change.h"
 #include "tests/mmu/viewing_guest.h"
 #include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
@@ -384,6 +386,45 @@ TEST_F(HostFramesTest, NestedAndReverseMappedVmsMapThemToo) {
     EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
   }
   EXPECT_EQ(host_.resolves, 0);
+}
+
+// Nobody asked for the rest to go: a guest that is mapped ahead is to have no faults for it.
+TEST_F(HostFramesTest, AZapSplitsTheLargePagesOfEveryViewAtItsEnds) {
+  Start();
+  Set(Frames(Gpa(0), GiB(4), Hpa(0)));
+  for (ViewId view = 0; view < 6; ++view) {
+    if (view != kBaseView) {
+      ASSERT_EQ(*vm_->CreateView(), view);
+    }
+    ASSERT_EQ(*vm_->Populate(Gpa(0), GiB(4), 0, view), GiB(4));
+  }
+  // One page in the midst of the first GiB, then what reaches into two of them.
+  vm_->ZapRange(Gfn(0x1234), PageCount(1))->Settle();
+  vm_->ZapRange(Gfn(0xbffff), PageCount(2))->Settle();
+  for (ViewId view = 0; view < 6; ++view) {
+    const auto is_mapped = [&](Gpa gpa) { return vm_->Translate(gpa, 0, view).ok(); };
+    EXPECT_FALSE(is_mapped(Gpa(0x1234000)) || is_mapped(Gpa(GiB(3)))) << view;
+    for (const uint64_t gpa : {uint64_t{0x1233000}, uint64_t{0x1235000}, GiB(1) - kPageSize, GiB(2),
+                               GiB(3) - 2 * kPageSize, GiB(3) + kPageSize, GiB(4) - kPageSize}) {
+      EXPECT_TRUE(is_mapped(Gpa(gpa))) << view << " at " << gpa;
+    }
+  }
+}
+
+TEST_F(HostFramesTest, ABatchOfZapsSplitsTheLargePagesAtTheEndsOfEach) {
+  Start();
+  Set(Frames(Gpa(0), GiB(8), Hpa(0)));
+  ASSERT_EQ(*vm_->Populate(Gpa(0), GiB(8)), GiB(8));
+  std::vector<Change> changes;
+  for (uint64_t gib = 0; gib < 8; ++gib) {
+    changes.push_back(Change::Zap(Gfn::Of(Gpa(GiB(gib) + 0x1234000)), PageCount(1)));
+  }
+  ASSERT_EQ(vm_->Apply(changes), absl::OkStatus());
+  for (uint64_t gib = 0; gib < 8; ++gib) {
+    EXPECT_FALSE(vm_->Translate(Gpa(GiB(gib) + 0x1234000)).ok()) << gib;
+    EXPECT_TRUE(vm_->Translate(Gpa(GiB(gib) + 0x1235000)).ok()) << gib;
+    EXPECT_TRUE(vm_->Translate(Gpa(GiB(gib + 1) - kPageSize)).ok()) << gib;
+  }
 }
 
 }  // namespace
