@@ -67,6 +67,10 @@ absl::Status MapLocalApic(Vm& vm) {
 absl::Status OnApicWrite(const vtx::VmExit& exit, const LinuxGuest& guest, Vcpu& mmu,
                          vtx::VtxVcpu& vcpu, absl::FunctionRef<void(vtx::ApicId)> init) {
   constexpr size_t kLongestInstruction = 15;
+  const uint64_t offset = exit.gpa.raw() - kLocalApic;
+  if (offset >= kPageSize) {
+    return absl::UnimplementedError(absl::StrFormat("gpa 0x%x: nothing is there", exit.gpa.raw()));
+  }
   std::array<uint8_t, kLongestInstruction> code = {};
   const absl::StatusOr<size_t> size = Fetch(guest, mmu, vcpu, absl::MakeSpan(code));
   if (absl::IsUnavailable(size.status())) return absl::OkStatus();  // the guest tries again
@@ -75,9 +79,8 @@ absl::Status OnApicWrite(const vtx::VmExit& exit, const LinuxGuest& guest, Vcpu&
   TDP_ASSIGN_OR_RETURN(
       const vtx::MmioInstruction write,
       vtx::DecodeMmioInstruction(absl::MakeSpan(code).first(*size), vcpu.registers(), rsp));
-  const uint64_t offset = exit.gpa.raw() - kLocalApic;
   const auto value = static_cast<uint32_t>(write.value);
-  if (!write.is_write || write.size != 4 || offset >= kPageSize) {
+  if (!write.is_write || write.size != 4) {
     return absl::UnimplementedError(
         absl::StrFormat("gpa 0x%x: no write of a register of the APIC", exit.gpa.raw()));
   }
