@@ -7,6 +7,7 @@
 readonly CONSUMER_PACKAGES=(clang-14 cmake libabsl-dev make ninja-build pkg-config)
 readonly STRICT_WARNINGS=(
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wold-style-cast
+  -Wextra-semi -Wnon-virtual-dtor
 )
 readonly ONE_UNIT=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=0)
 
