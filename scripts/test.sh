@@ -18,16 +18,23 @@ bazel_test() {
 }
 
 # explore_tests COUNTS_FILE: the engine's own code under the scheduler of tests/explore: the
-# scheduler's tests, the schedules of old failures, and a fixed number of runs of every scenario.
+# scheduler's tests, the schedules of old failures, every schedule of small scenarios up to a bound,
+# and a fixed number of runs of every scenario.
 explore_tests() {
   local targets=(//tests/explore:scheduler_test //tests/explore:vm_programs_test
     //tests/explore:replays_test //tests/explore:steps_test
-    //tests/explore:campaign_test //tests/fuzz:threads_corpus_test)
+    //tests/explore:bounded_test //tests/explore:campaign_test //tests/fuzz:threads_corpus_test)
   TEST_TARGETS="${targets[*]}" bazel_test explore "$1" || return
   cat bazel-testlogs/tests/explore/campaign_test/shard_*/test.log |
     awk '$1 == "explored:" { scenarios += $2; runs += $4; steps += $6 }
          END { printf "explored: %d scenarios, %d runs, %d steps\n", scenarios, runs, steps
-               exit runs == 0 }'
+               exit runs == 0 }' &&
+    cat bazel-testlogs/tests/explore/bounded_test/shard_*/test.log |
+    awk '$1 == "exhausted:" { scenarios[$3] += $4; schedules[$3] += $6 }
+         END { for (bound = 1; bound <= 2; bound++)
+                 printf "exhausted: %d scenarios with %d preemptions at most, %d schedules\n",
+                   scenarios[bound ","], bound, schedules[bound ","]
+               exit schedules["1,"] == 0 || schedules["2,"] == 0 }'
 }
 
 # Kernels that randomize more address bits than gcc 12's TSan expects need a fixed layout.

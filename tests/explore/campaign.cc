@@ -113,12 +113,17 @@ class Turn {
     }
   }
 
-  void Bounded(int bound, double cpu_seconds) {
-    report->seed = options_.first_seed;
-    BoundedSearch search(bound);
-    while (search.Next()) {
-      search.Learn(Run(search.strategy(), true));
-      if (report->found || CpuSeconds(RUSAGE_SELF) > cpu_seconds) return;
+  void Bounded(double cpu_seconds) {
+    const uint64_t end = options_.first_seed + options_.seeds;
+    for (report->seed = options_.first_seed; report->seed < end; ++report->seed) {
+      BoundedSearch search(options_.bound);
+      while (search.Next()) {
+        const bool enough = options_.most_runs == 0 ? CpuSeconds(RUSAGE_SELF) > cpu_seconds
+                                                    : report->runs >= options_.most_runs;
+        if (enough) return;
+        search.Learn(Run(search.strategy(), true));
+        if (report->found) return;
+      }
     }
     report->complete = true;
   }
@@ -190,7 +195,7 @@ CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOpt
   std::vector<bool> done(scenarios.size(), false);
   for (uint64_t round = 0;; ++round) {
     const uint64_t made = round * kRunsATurn;
-    if (options.most_runs != 0 && made >= options.most_runs) return total;
+    if (options.bound < 0 && options.most_runs != 0 && made >= options.most_runs) return total;
     bool any = false;
     for (size_t i = 0; i < scenarios.size(); ++i) {
       if (done[i]) continue;
@@ -201,7 +206,7 @@ CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOpt
       const bool found = InChild([&] {
         Turn turn(scenario, options);
         if (options.bound >= 0) {
-          turn.Bounded(options.bound, options.cpu_seconds - total.cpu_seconds);
+          turn.Bounded(options.cpu_seconds - total.cpu_seconds);
         } else {
           const uint64_t runs = options.most_runs == 0 ? kRunsATurn : options.most_runs - made;
           turn.Random(options.first_seed + made, std::min(runs, kRunsATurn));

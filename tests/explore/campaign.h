@@ -32,9 +32,10 @@ struct CampaignOptions {
   uint64_t first_seed = 1;
   // Findings after which it ends; of one scenario there is at most one.
   int most_findings = 1;
-  // Instead of random schedules: every schedule of the first seed with this many preemptions at
-  // most, as far as the time goes. -1: random ones.
+  // Instead of random schedules: every schedule of `seeds` seeds with this many preemptions at
+  // most, as far as the time or, with `most_runs`, so many runs of a scenario go. -1: random ones.
   int bound = -1;
+  uint64_t seeds = 1;
 };
 
 struct CampaignResult {

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// explore [SCENARIO [SECONDS [BOUND]]]: explores the scenarios whose names contain SCENARIO for
-// SECONDS of CPU time, by chance or, with BOUND, all schedules of so many preemptions; without
-// arguments lists the kinds of machines and their operations. Ends with status 1 after a finding.
+// explore [SCENARIO [SECONDS [BOUND]]]: explores SCENARIO, or those whose names contain it, for
+// SECONDS of CPU time, by chance or, with BOUND, all schedules of so many preemptions; with
+// ".small" in SCENARIO, scenarios of two threads. Without arguments lists the kinds of machines and
+// their operations. Ends with status 1 after a finding.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "tests/explore/campaign.h"
 #include "tests/explore/operations.h"
 #include "tests/explore/scenario.h"
@@ -24,13 +27,20 @@ int List() {
     for (const Operation* operation : OperationsOf(kind)) std::printf(" %s", operation->name);
     std::printf("\n");
   }
-  std::printf("A scenario is KIND/OPERATION+OPERATION or KIND/OPERATION+OPERATION+OPERATION.\n");
+  std::printf(
+      "A scenario is KIND/OPERATION+OPERATION or KIND/OPERATION+OPERATION+OPERATION;\n"
+      "a small one is KIND.small/OPERATION or KIND.small/OPERATION+OPERATION.\n");
   return 0;
 }
 
 int Run(std::string_view filter, double seconds, int bound) {
   constexpr int kTriples = 40;
-  const std::vector<Scenario> scenarios = MakeScenarios(filter, kTriples);
+  std::vector<Scenario> scenarios = absl::StrContains(filter, ".small")
+                                        ? MakeSmallScenarios(filter)
+                                        : MakeScenarios(filter, kTriples);
+  const auto named = std::find_if(scenarios.begin(), scenarios.end(),
+                                  [filter](const Scenario& each) { return each.Name() == filter; });
+  if (named != scenarios.end()) scenarios = {*named};
   if (scenarios.empty()) {
     std::fprintf(stderr, "no scenario's name contains '%s'\n", std::string(filter).c_str());
     return 2;

@@ -338,6 +338,7 @@ constexpr Operation kOperations[] = {
     {"make_ruled_view", MakeRuledView, HasEptpList},
     {"view_rights", SetRights, HasView},
     {"view_rights_at_once", SetRightsAtOnce, HasView},
+    {"deny_at_once", DenyAtOnce, HasView},
     {"view_frames", SetFrames, HasView},
     {"raises_ve", SetRaisesVe, HasVe},
     {"switch_view", SwitchView, HasView},

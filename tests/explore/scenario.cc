@@ -2,6 +2,7 @@
 
 #include "tests/explore/scenario.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -12,17 +13,21 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "tdp/base/check.h"
 
 namespace tdp::explore {
 namespace {
+
+constexpr std::string_view kSmall = ".small";
 
 class WorldProgram : public Program {
  public:
   WorldProgram(FiberScheduler& fibers, const Scenario& scenario, uint64_t seed)
       : scenario_(scenario),
         arena_(TakeArena()),
-        world_(std::make_unique<World>(fibers, *arena_, *scenario.kind, seed, scenario.Guests(),
+        world_(std::make_unique<World>(fibers, *arena_, *scenario.kind, seed,
+                                       std::max(1, scenario.Guests()), scenario.AccessesBefore(),
                                        static_cast<int>(scenario.operations.size()))) {}
   ~WorldProgram() override {
     world_.reset();
@@ -32,7 +37,8 @@ class WorldProgram : public Program {
   std::vector<std::function<void()>> Threads() override {
     std::vector<std::function<void()>> threads;
     for (int i = 0; i < scenario_.Guests(); ++i) {
-      threads.emplace_back([this, i] { world_->RunGuest(i); });
+      threads.emplace_back(
+          [this, i] { world_->RunGuest(i, scenario_.Accesses(), scenario_.small); });
     }
     for (const Operation* operation : scenario_.operations) {
       threads.emplace_back([this, operation] {
@@ -63,7 +69,7 @@ class WorldProgram : public Program {
 }  // namespace
 
 std::string Scenario::Name() const {
-  std::string name = absl::StrCat(kind->name, "/");
+  std::string name = absl::StrCat(kind->name, small ? kSmall : "", "/");
   const char* plus = "";
   for (const Operation* operation : operations) {
     absl::StrAppend(&name, plus, operation->name);
@@ -93,14 +99,33 @@ std::vector<Scenario> MakeScenarios(std::string_view filter, int triples) {
   return scenarios;
 }
 
+std::vector<Scenario> MakeSmallScenarios(std::string_view filter) {
+  std::vector<Scenario> scenarios;
+  const auto add = [&](Scenario scenario) {
+    if (absl::StrContains(scenario.Name(), filter)) scenarios.push_back(std::move(scenario));
+  };
+  for (const MachineKind& kind : MachineKinds()) {
+    for (const Operation* operation : OperationsOf(kind)) {
+      add({.kind = &kind, .operations = {operation}, .small = true});
+    }
+  }
+  for (const MachineKind& kind : MachineKinds()) {
+    const std::vector<const Operation*> operations = OperationsOf(kind);
+    for (size_t a = 0; a < operations.size(); ++a) {
+      for (size_t b = a; b < operations.size(); ++b) {
+        add({.kind = &kind, .operations = {operations[a], operations[b]}, .small = true});
+      }
+    }
+  }
+  return scenarios;
+}
+
 Scenario ScenarioOf(std::string_view name) {
-  const std::vector<std::string_view> parts = absl::StrSplit(name, '/');
+  std::vector<std::string_view> parts = absl::StrSplit(name, '/');
   TDP_CHECK_EQ(parts.size(), size_t{2});
   Scenario scenario = {};
-  for (const MachineKind& kind : MachineKinds()) {
-    if (kind.name == parts[0]) scenario.kind = &kind;
-  }
-  TDP_CHECK(scenario.kind != nullptr);
+  scenario.small = absl::ConsumeSuffix(&parts[0], kSmall);
+  scenario.kind = &KindOf(parts[0]);
   for (const std::string_view operation : absl::StrSplit(parts[1], '+')) {
     scenario.operations.push_back(FindOperation(operation));
     TDP_CHECK(scenario.operations.back() != nullptr);

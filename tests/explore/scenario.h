@@ -20,18 +20,31 @@ namespace tdp::explore {
 struct Scenario {
   const MachineKind* kind;
   std::vector<const Operation*> operations;
+  // Two threads: an operation beside a vCPU that makes one access, or two operations beside a vCPU
+  // that is out of the guest. Few enough steps for every schedule of a bound to be run.
+  bool small = false;
 
-  // "wp/zap_held+invalidate".
+  // "wp/zap_held+invalidate", or of a small one "wp.small/zap".
   std::string Name() const;
   // Threads of a run; the vCPUs come first.
   int Threads() const { return Guests() + static_cast<int>(operations.size()); }
   // Two vCPUs beside a pair of operations where there is room for them, else one.
-  int Guests() const { return operations.size() <= 2 ? 2 : 1; }
+  int Guests() const {
+    if (small) return operations.size() == 1 ? 1 : 0;
+    return operations.size() <= 2 ? 2 : 1;
+  }
+  // That each vCPU makes, and has made before. Where it has made few the next is often a fault.
+  int Accesses() const { return small ? 1 : 24; }
+  int AccessesBefore() const { return small ? 3 : 12; }
 };
 
 // Every pair of operations of every kind of machine, an operation beside itself included, and
 // `triples` sampled triples of each kind, of those whose name contains `filter`.
 std::vector<Scenario> MakeScenarios(std::string_view filter, int triples);
+
+// The small ones whose name contains `filter`: every operation of every kind of machine beside a
+// vCPU, then every pair of operations.
+std::vector<Scenario> MakeSmallScenarios(std::string_view filter);
 
 // The scenario of that name. Dies if there is none.
 Scenario ScenarioOf(std::string_view name);

@@ -60,7 +60,8 @@ void BoundedSearch::Learn(const RunResult& result) {
   for (uint64_t i = begin; i < result.records.size(); ++i) {
     const StepRecord& record = result.records[i];
     const Situation situation = {.current = record.thread, .able = record.able};
-    const bool forced = !situation.current_is_able();
+    // Who begins is nobody's preemption.
+    const bool forced = i == 0 || !situation.current_is_able();
     if (!forced && (preemptions_ + 1 == static_cast<int>(queues_.size()) || !matters(record))) {
       continue;
     }

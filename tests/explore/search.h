@@ -37,7 +37,8 @@ RunResult RunProgram(FiberScheduler& fibers, const MakeProgram& make, Strategy& 
 
 // Every schedule with at most `bound` preemptions (Musuvathi and Qadeer, 2007), fewest first. A
 // thread is preempted only before a step on a place that another thread touches too, one of them
-// writing, in the run at hand. Where a thread cannot go on, each of the others is tried.
+// writing, in the run at hand. Where a thread cannot go on, each of the others is tried, and each
+// of them begins.
 class BoundedSearch {
  public:
   explicit BoundedSearch(int bound) : queues_(static_cast<size_t>(bound) + 1) {

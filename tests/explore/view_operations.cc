@@ -73,6 +73,17 @@ void SetRightsAtOnce(World& world) {
   }
 }
 
+void DenyAtOnce(World& world) {
+  const MutexLock lock(world.types());
+  world.model().OfferViewRights(world.view(), Access::ReadExecute());
+  world.Expect(
+      world.vm().Apply({Change::ViewRights(world.view(), Gfn(0), PageCount(FlatModel::kViewFrames),
+                                           Access::ReadExecute())}),
+      "Apply");
+  world.model().SettleViewRights(world.view(), Access::ReadExecute());
+  world.CheckPromises();
+}
+
 void SetFrames(World& world) {
   const MutexLock lock(world.types());
   for (const auto first : {std::optional(World::kShownPages), std::optional<HostPageNumber>()}) {

@@ -17,6 +17,8 @@ void MakeRuledView(World& world);
 void SetRights(World& world);
 // By a batch, whose rules faults ask for before they come to a section.
 void SetRightsAtOnce(World& world);
+// It denies writes from now on, for good.
+void DenyAtOnce(World& world);
 void SetFrames(World& world);
 void SetRaisesVe(World& world);
 

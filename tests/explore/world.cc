@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -66,6 +67,14 @@ const std::vector<MachineKind>& MachineKinds() {
   return *kinds;
 }
 
+const MachineKind& KindOf(std::string_view name) {
+  const std::vector<MachineKind>& kinds = MachineKinds();
+  const auto found = std::find_if(kinds.begin(), kinds.end(),
+                                  [name](const MachineKind& kind) { return kind.name == name; });
+  TDP_CHECK(found != kinds.end());
+  return *found;
+}
+
 MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version) {
   MemoryRegion region = {
       .slot = version.id & 0xffff,
@@ -83,7 +92,7 @@ MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version) {
 }
 
 World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint64_t seed,
-             int guests, int operators)
+             int guests, int accesses, int operators)
     : fibers_(fibers),
       kind_(kind),
       host_(fibers, arena, OfferedCapabilities(), seed % 3 == 0 ? 9 : 0),
@@ -123,7 +132,9 @@ World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint
     model_.SettleSlot(0, &version);
   };
   if (logging == 1) log();
-  for (Guest& guest : guests_) Touch(*guest.vcpu, *guest.cpu, 12, *guest.random);
+  for (Guest& guest : guests_) {
+    Touch(*guest.vcpu, *guest.cpu, accesses, *guest.random);
+  }
   if (logging == 2) log();
 }
 
@@ -276,12 +287,10 @@ void World::Touch(Vcpu& vcpu, GuestCpu& cpu, int accesses, Random& random) {
   }
 }
 
-void World::RunGuest(int guest) {
+void World::RunGuest(int guest, int accesses, bool all) {
   Guest& self = guests_[static_cast<size_t>(guest)];
-  constexpr int kAccesses = 24;
-  int left = kAccesses;
-  while (operators_ > 0) {
-    left -= RunInGuest(*self.vcpu, *self.cpu, *self.random, std::max(left, 0), true);
+  while (operators_ > 0 || (all && accesses > 0)) {
+    accesses -= RunInGuest(*self.vcpu, *self.cpu, *self.random, std::max(accesses, 0), true);
   }
 }
 

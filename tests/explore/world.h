@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -51,8 +52,9 @@ struct MachineKind {
 // What makes a slot such.
 MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version);
 
-// Every kind, by name.
+// Every kind, and the one of that name. Dies if there is none.
 const std::vector<MachineKind>& MachineKinds();
+const MachineKind& KindOf(std::string_view name);
 
 class World {
  public:
@@ -73,9 +75,9 @@ class World {
   static constexpr HostPageNumber kShownPages = 1200;    // of no slot; the view shows them
   static constexpr HostPageNumber kPrivatePages = 1536;  // of slot 0, in the kind with such memory
 
-  // With `guests` vCPUs that have run for a while. What varies does by `seed`.
+  // With `guests` vCPUs that have made so many accesses. What varies does by `seed`.
   World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint64_t seed, int guests,
-        int operators);
+        int accesses, int operators);
   ~World();
 
   Vm& vm() { return *vm_; }
@@ -86,9 +88,10 @@ class World {
   ViewId view() const { return view_; }
 
   // --- For threads
-  // vCPU `guest` stays in the guest until every operator is done, and comes out when it is kicked
-  // or faults.
-  void RunGuest(int guest);
+  // vCPU `guest` makes so many accesses, and stays in the guest until every operator is done; it
+  // comes out when it is kicked or faults. With `all` it makes them even after that, so that a
+  // search by what threads have in common sees them whoever comes first.
+  void RunGuest(int guest, int accesses, bool all);
   void OperatorDone();
   // One vCPU of the caller's runs a few accesses.
   void Touch(Vcpu& vcpu, GuestCpu& cpu, int accesses, Random& random);
