@@ -42,6 +42,7 @@ void ExploredHost::Attach(VcpuId id, GuestCpu* cpu) {
 Hfn ExploredHost::Move(HostPageNumber page) {
   const Hfn old = frames_[page];
   frames_[page] = kFirstSpare + PageCount(spare_owners_.size());
+  std::memcpy(AtPage(page), At(old.address()), kPageSize);
   spare_owners_.push_back(page);
   broken_[page / kPagesPerLarge] = true;
   return old;

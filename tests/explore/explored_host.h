@@ -67,6 +67,8 @@ class ExploredHost : public Backend {
   Hfn FrameOf(HostPageNumber page) const { return frames_[page]; }
   // The page whose memory `frame` is or was; `kPages` for none.
   HostPageNumber OwnerOf(Hfn frame) const;
+  // Whether the page has another frame than in the beginning.
+  bool HasMoved(HostPageNumber page) const { return frames_[page] >= kFirstSpare; }
   // Nobody may use the frame from now on.
   void Revoke(Hfn frame) { revoked_.push_back(frame); }
   bool IsRevoked(Hfn frame) const;

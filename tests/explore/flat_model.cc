@@ -19,6 +19,7 @@ void FlatModel::OfferSlot(const SlotVersion& version) {
 void FlatModel::SettleSlot(uint32_t id, const SlotVersion* version) {
   slots_changed_at_ = ++clock_;
   std::erase_if(slots_, [id](const SlotVersion& slot) { return slot.id == id; });
+  std::erase(leaving_, id);
   if (version != nullptr) {
     slots_.push_back(*version);
     slots_.back().established = true;
@@ -32,8 +33,51 @@ const SlotVersion* FlatModel::FindSlot(uint32_t id) const {
   return nullptr;
 }
 
+bool FlatModel::AreSlotsChanging() const {
+  return deleting_ || !leaving_.empty() ||
+         std::any_of(slots_.begin(), slots_.end(),
+                     [](const SlotVersion& slot) { return !slot.established; });
+}
+
+bool FlatModel::MayBeWritten(HostPageNumber page) const {
+  const bool by_slot = std::any_of(slots_.begin(), slots_.end(), [page](const SlotVersion& slot) {
+    return slot.writable && page >= slot.first && page < slot.first + slot.pages;
+  });
+  return by_slot || std::any_of(shown_.begin(), shown_.end(), [page](const auto& first) {
+           return first && page >= *first && page < *first + kShownFrames;
+         });
+}
+
+bool FlatModel::MayHaveShown(uint64_t since) const {
+  return shown_changed_at_ >= since || shown_.size() > 1 || shown_.front().has_value();
+}
+
+bool FlatModel::MayHaveHidden(uint64_t since) const {
+  return shown_changed_at_ >= since || shown_.size() > 1 || !shown_.front().has_value();
+}
+
+void FlatModel::OfferMapping(Gfn to, bool writable) {
+  ++clock_;
+  mappings_.push_back({to, writable, kStill});
+}
+
+void FlatModel::SettleMapping(bool done) {
+  if (!done) return mappings_.pop_back();
+  ++clock_;
+  for (size_t i = 0; i + 1 < mappings_.size(); ++i) {
+    mappings_[i].until = std::min(mappings_[i].until, clock_);
+  }
+}
+
+bool FlatModel::MayHaveMapped(Gfn to, uint64_t since) const {
+  return std::any_of(mappings_.begin(), mappings_.end(), [=](const Mapping& mapping) {
+    return mapping.to == to && mapping.until >= since;
+  });
+}
+
 void FlatModel::ForgetDirty(uint32_t id) {
   slots_changed_at_ = ++clock_;
+  leaving_.push_back(id);
   for (SlotVersion& slot : slots_) {
     if (slot.id != id) continue;
     slot.logs = false;
@@ -54,6 +98,20 @@ bool FlatModel::MayShow(Gfn gfn, HostPageNumber page, bool of_slot) const {
 }
 
 std::string FlatModel::Forbids(const Reach& reach) const {
+  if (reach.gfn != kRemapped) return ForbidsFrame(reach);
+  std::string why = "what the guest's tables say no more";
+  for (const Mapping& mapping : mappings_) {
+    if (mapping.until < std::max(reach.since, mapping_floor_)) continue;
+    if (reach.rights.can_write() && !mapping.writable) continue;
+    Reach mapped = reach;
+    mapped.gfn = mapping.to;
+    why = ForbidsFrame(mapped);
+    if (why.empty()) return why;
+  }
+  return why;
+}
+
+std::string FlatModel::ForbidsFrame(const Reach& reach) const {
   const HostPageNumber page = host_.OwnerOf(reach.frame);
   const std::string what = absl::StrFormat("gfn %#x as hfn %#x (%s)", reach.gfn.raw(),
                                            reach.frame.raw(), ToString(reach.rights));
@@ -104,12 +162,9 @@ bool FlatModel::Logs(AddressSpaceId space, HostPageNumber page) const {
 
 // A take beside it may have shown the page already, and a slot that changed meanwhile may not have
 // logged, or not have been there.
-void FlatModel::EndDeviceWrite(HostPageNumber page, uint64_t begun) {
-  const bool changing =
-      deleting_ || std::any_of(slots_.begin(), slots_.end(),
-                               [](const SlotVersion& slot) { return !slot.established; });
-  if (changing || PageOf(0, page).shown_at >= begun || slots_changed_at_ >= begun) return;
-  WrotePage(0, page);
+void FlatModel::EndDeviceWrite(HostPageNumber page, uint64_t begun, AddressSpaceId space) {
+  if (PageOf(space, page).shown_at >= begun || !HaveSlotsStoodSince(begun)) return;
+  WrotePage(space, page);
 }
 
 void FlatModel::WrotePage(AddressSpaceId space, HostPageNumber page) {

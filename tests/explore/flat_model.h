@@ -7,6 +7,7 @@
 #ifndef TDP_TESTS_EXPLORE_FLAT_MODEL_H_
 #define TDP_TESTS_EXPLORE_FLAT_MODEL_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -54,6 +55,7 @@ struct Reach {
   Hfn frame;
   Access rights;  // what it does
   MemoryType type = MemoryType::kWriteBack;
+  uint64_t since = 0;  // the CPU has nothing that the guest's own tables said before this only
 };
 
 class FlatModel {
@@ -68,6 +70,19 @@ class FlatModel {
   const SlotVersion* FindSlot(uint32_t id) const;
   // The next dirty page of the slot may be lost: it is about to be deleted or to stop logging.
   void ForgetDirty(uint32_t id);
+  // Whether no slot has changed since, nor is changing now.
+  bool HaveSlotsStoodSince(uint64_t since) const {
+    return slots_changed_at_ < since && !AreSlotsChanging();
+  }
+  // Calls `visit(slot)` for every version that may be there at that frame.
+  template <typename Visit>
+  void ForEachSlotAt(AddressSpaceId space, Gfn gfn, Visit visit) const {
+    for (const SlotVersion& slot : slots_) {
+      if (slot.Holds(space, gfn)) visit(slot);
+    }
+  }
+  // Whether anything lets a guest write that host page.
+  bool MayBeWritten(HostPageNumber page) const;
   // A slot is being deleted, and its log shown: a device's mark beside that may come too late.
   void SetDeleting(bool deleting) { deleting_ = deleting; }
 
@@ -76,8 +91,28 @@ class FlatModel {
   static constexpr ViewId kRuled = 1;
   static constexpr uint64_t kFirstShown = 1;
   static constexpr uint64_t kShownFrames = 3;
-  void OfferShown(std::optional<HostPageNumber> first) { shown_.push_back(first); }
-  void SettleShown(std::optional<HostPageNumber> first) { shown_ = {first}; }
+  void OfferShown(std::optional<HostPageNumber> first) {
+    shown_changed_at_ = ++clock_;
+    shown_.push_back(first);
+  }
+  void SettleShown(std::optional<HostPageNumber> first) {
+    shown_changed_at_ = ++clock_;
+    shown_ = {first};
+  }
+  // Whether at some moment since it may have shown other pages than the slots, or those.
+  bool MayHaveShown(uint64_t since) const;
+  bool MayHaveHidden(uint64_t since) const;
+
+  // --- What the guest's own tables say of the linear (or L2's) frame `kRemapped`; of every other
+  // they say the frame of that number
+  static constexpr Gfn kRemapped{600};
+  // A vCPU is about to write the entry, and has done so, or could not.
+  void OfferMapping(Gfn to, bool writable);
+  void SettleMapping(bool done);
+  // No CPU has anything any more that the tables said before this only.
+  void ForgetMappingsBefore(uint64_t time) { mapping_floor_ = std::max(mapping_floor_, time); }
+  // Whether they may have said that frame at some moment since.
+  bool MayHaveMapped(Gfn to, uint64_t since) const;
 
   // --- Rights that views give frames [0, kViewFrames), and attributes of
   // [kFirstPrivate, kFirstPrivate + kPrivateFrames)
@@ -103,7 +138,7 @@ class FlatModel {
   void Wrote(AddressSpaceId space, Hfn frame) { WrotePage(space, host_.OwnerOf(frame)); }
   // A device writes the page, of address space 0, and says so. After that, with what this gave:
   uint64_t BeginDeviceWrite() { return ++clock_; }
-  void EndDeviceWrite(HostPageNumber page, uint64_t begun);
+  void EndDeviceWrite(HostPageNumber page, uint64_t begun, AddressSpaceId space = 0);
   // A take begins; its mark.
   uint64_t BeginTake() { return ++clock_; }
   // The page is shown, and will be read; or is read at once.
@@ -137,6 +172,15 @@ class FlatModel {
   bool Logs(AddressSpaceId space, HostPageNumber page) const;
   void WrotePage(AddressSpaceId space, HostPageNumber page);
   bool MayShow(Gfn gfn, HostPageNumber page, bool of_slot) const;
+  bool AreSlotsChanging() const;
+  std::string ForbidsFrame(const Reach& reach) const;
+
+  struct Mapping {
+    Gfn to;
+    bool writable;
+    uint64_t until;  // `kStill` while the entry may say so
+  };
+  static constexpr uint64_t kStill = ~uint64_t{0};
 
   const ExploredHost& host_;
   uint64_t clock_ = 0;
@@ -148,6 +192,10 @@ class FlatModel {
   std::vector<MemoryType> types_ = {MemoryType::kWriteBack};
   std::array<std::array<Page, ExploredHost::kPages>, 2> pages_{};
   uint64_t slots_changed_at_ = 0;
+  uint64_t shown_changed_at_ = 0;
+  std::vector<uint32_t> leaving_;  // slots that are about to be deleted or to stop logging
+  std::vector<Mapping> mappings_ = {{kRemapped, true, kStill}};
+  uint64_t mapping_floor_ = 0;
 };
 
 }  // namespace tdp::explore

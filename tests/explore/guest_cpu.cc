@@ -3,6 +3,7 @@
 #include "tests/explore/guest_cpu.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -91,11 +92,6 @@ void GuestCpu::FlushLinear() {
   if (context_.format == TableFormat::kLinear) links_.clear();
 }
 
-void GuestCpu::ForgetPage(Gfn gfn) {
-  std::erase_if(translations_, [&](const auto& kept) { return kept.Holds(context_.root, gfn); });
-  std::erase_if(links_, [&](const Link& link) { return link.root == context_.root; });
-}
-
 Eptp GuestCpu::Listed(ViewId index) const {
   return Eptp(const_cast<volatile uint64_t*>(host_.EntriesAt(context_.eptp_list))[index]);
 }
@@ -144,17 +140,17 @@ const GuestCpu::Link* GuestCpu::FindLink(Gfn gfn, int level) const {
   return nullptr;
 }
 
-CpuEvent GuestCpu::Touch(Gfn gfn, Access kind, bool from_links) {
+CpuEvent GuestCpu::Touch(Gfn gfn, Access kind, bool from_links, GuestStore* store) {
   host_.fibers().Reach();
   if (kicked_) return CpuEvent::kKick;
   if (const Translation* kept = Find(gfn);
       kept != nullptr && kept->rights.Covers(kind) && (!kind.can_write() || kept->dirty)) {
-    return Use(*kept, gfn, kind);
+    return Use(*kept, gfn, kind, store);
   }
-  return Walk(gfn, kind, from_links);
+  return Walk(gfn, kind, from_links, store);
 }
 
-CpuEvent GuestCpu::Walk(Gfn gfn, Access kind, bool from_links) {
+CpuEvent GuestCpu::Walk(Gfn gfn, Access kind, bool from_links, GuestStore* store) {
   int level = context_.levels;
   Hpa table = context_.root;
   Access rights = Access::All();
@@ -203,7 +199,7 @@ CpuEvent GuestCpu::Walk(Gfn gfn, Access kind, bool from_links) {
         .since = model_.Now(),
     };
     Keep(made);
-    return Use(made, gfn, kind);
+    return Use(made, gfn, kind, store);
   }
 }
 
@@ -229,20 +225,35 @@ std::string GuestCpu::Forbids(const Translation& translation, ViewId view, Gfn g
                          .gfn = gfn,
                          .frame = translation.FrameOf(gfn),
                          .rights = rights,
-                         .type = translation.type});
+                         .type = translation.type,
+                         .since = mappings_since_});
 }
 
-CpuEvent GuestCpu::Use(const Translation& translation, Gfn gfn, Access kind) {
+// The step that a store is comes first: what is looked at and noted here holds as it is made.
+CpuEvent GuestCpu::Use(const Translation& translation, Gfn gfn, Access kind, GuestStore* store) {
   const Hfn frame = translation.FrameOf(gfn);
+  if (store != nullptr) {
+    host_.fibers().Reach(Step::kStore, host_.EntriesAt(frame.address()) + store->index);
+  }
   const std::string why = model_.Forbids({.space = translation.context.space,
                                           .view = context_.view,
                                           .gfn = gfn,
                                           .frame = frame,
                                           .rights = kind,
-                                          .type = translation.type});
+                                          .type = translation.type,
+                                          .since = mappings_since_});
   if (!why.empty()) host_.fibers().Fail(absl::StrCat("a guest used ", why));
   if (kind.can_write()) model_.Wrote(context_.space, frame);
+  if (store != nullptr && host_.OwnerOf(frame) == store->page) Store(frame, *store);
   return CpuEvent::kNone;
+}
+
+void GuestCpu::Store(Hfn frame, GuestStore& store) {
+  uint64_t* const place = host_.EntriesAt(frame.address()) + store.index;
+  const uint64_t before = *place;
+  *place = store.value;
+  host_.fibers().OnStore(place, before, store.value, std::memory_order_release);
+  store.done = true;
 }
 
 std::string GuestCpu::CheckReach() const {

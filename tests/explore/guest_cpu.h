@@ -41,6 +41,15 @@ struct CpuContext {
   ViewId view = kBaseView;
 };
 
+// What an access writes: the entry of that number of a table of the guest's, if it reaches the host
+// page in which the table is expected.
+struct GuestStore {
+  uint64_t index = 0;
+  uint64_t value = 0;
+  HostPageNumber page = 0;
+  bool done = false;
+};
+
 class GuestCpu {
  public:
   GuestCpu(ExploredHost& host, FlatModel& model) : host_(host), model_(model) {}
@@ -66,11 +75,12 @@ class GuestCpu {
 
   // --- The guest
   // One access to frame `gfn`. `from_links`: a walk begins at the lowest link that is kept.
-  CpuEvent Touch(Gfn gfn, Access kind, bool from_links);
+  CpuEvent Touch(Gfn gfn, Access kind, bool from_links, GuestStore* store = nullptr);
   // After kViolation: the rights that the walk found.
   Access found() const { return found_; }
-  // INVLPG.
-  void ForgetPage(Gfn gfn);
+  // The engine has been told by now that the guest has its CPU forget what its tables said of
+  // `FlatModel::kRemapped` before `time`.
+  void ForgetMappingsBefore(uint64_t time) { mappings_since_ = time; }
   // VMFUNC with leaf 0: the guest runs on the EPTP of that number in the list. False where there
   // is none, which is an exit.
   bool SwitchView(ViewId index);
@@ -124,10 +134,11 @@ class GuestCpu {
   Entry Decode(uint64_t raw, int level, Access above) const;
   const Translation* Find(Gfn gfn) const;
   const Link* FindLink(Gfn gfn, int level) const;
-  CpuEvent Walk(Gfn gfn, Access kind, bool from_links);
+  CpuEvent Walk(Gfn gfn, Access kind, bool from_links, GuestStore* store);
   bool SetFlags(uint64_t* place, uint64_t raw, uint64_t flags);
   void Keep(const Translation& translation);
-  CpuEvent Use(const Translation& translation, Gfn gfn, Access kind);
+  CpuEvent Use(const Translation& translation, Gfn gfn, Access kind, GuestStore* store);
+  void Store(Hfn frame, GuestStore& store);
   std::string Forbids(const Translation& translation, ViewId view, Gfn gfn) const;
 
   static constexpr size_t kLogEntries = 512;
@@ -138,6 +149,7 @@ class GuestCpu {
   bool in_guest_ = false;
   bool kicked_ = false;
   Access found_;
+  uint64_t mappings_since_ = 0;
   std::vector<Translation> translations_;
   std::vector<Link> links_;
   std::vector<Gpa> log_;

@@ -19,6 +19,7 @@
 #include "tests/explore/slot_operations.h"
 #include "tests/explore/view_operations.h"
 #include "tests/explore/visitor.h"
+#include "tests/explore/walked_tables.h"
 
 namespace tdp::explore {
 namespace {
@@ -31,6 +32,7 @@ bool SplitsLeaves(const MachineKind& kind) { return OnEpt(kind) && !kind.options
 bool Plain(const MachineKind& kind) {
   return kind.mode == GuestMode::kDirect || kind.mode == GuestMode::kView;
 }
+bool HasOwnTables(const MachineKind& kind) { return !Plain(kind); }
 bool HasView(const MachineKind& kind) { return kind.mode == GuestMode::kView; }
 bool HasEptpList(const MachineKind& kind) { return kind.vmfunc; }
 bool HasSmm(const MachineKind& kind) { return kind.smm; }
@@ -82,7 +84,7 @@ void ZapAllHeld(World& world) { ZapEverything(world, true); }
 
 template <typename Pages>
 void RevokeAll(World& world, const Pages& frames) {
-  for (const Hfn frame : frames) world.host().Revoke(frame);
+  for (const Hfn frame : frames) world.Revoke(frame);
   world.CheckPromises();
 }
 
@@ -287,6 +289,52 @@ void PopulateFrames(World& world) {
   }
 }
 
+// --- The guest's own tables
+
+// A vCPU in every address space and view that there is: each walk finds what the last one has kept.
+template <typename Work>
+void InEachSpace(World& world, Vcpu& vcpu, Work work) {
+  work();
+  if (world.kind().smm) {
+    world.Expect(vcpu.SetAddressSpace(1), "SetAddressSpace");
+    work();
+  }
+  if (HasView(world.kind())) {
+    world.Expect(vcpu.SetView(world.view()), "SetView");
+    work();
+  }
+}
+
+void Walk(World& world) {
+  Visitor visitor(world);
+  InEachSpace(world, *visitor, [&] {
+    world.walked().Walk(*visitor, WalkedTables::Page::kInSecondSlot, GuestAccess::Write());
+    world.walked().Walk(*visitor, WalkedTables::Page::kInFirstSlot, GuestAccess::Read());
+  });
+  world.walked().Walk(*visitor, WalkedTables::Page::kInSecondSlot, GuestAccess::Read());
+}
+
+void RewriteTables(World& world) {
+  const MutexLock lock(world.types());
+  Visitor visitor(world);
+  for (const auto page : {WalkedTables::Page::kInFirstSlot, WalkedTables::Page::kInSecondSlot}) {
+    world.walked().Rewrite(*visitor, visitor.cpu(), page);
+  }
+}
+
+void Remap(World& world) {
+  const MutexLock lock(world.types());
+  Visitor visitor(world);
+  world.Expect(world.Start(*visitor), "a guest with tables of its own");
+  const auto remap = [&](uint64_t by, bool writable) {
+    world.Remap(*visitor, visitor.cpu(), FlatModel::kRemapped + PageCount(by), writable);
+    world.TouchOnce(*visitor, visitor.cpu(), FlatModel::kRemapped, Access::Read());
+  };
+  remap(1, true);
+  remap(0, false);
+  remap(0, true);
+}
+
 // --- Questions
 
 void AskStats(World& world) { (void)world.vm().Stats(); }
@@ -354,6 +402,9 @@ constexpr Operation kOperations[] = {
     {"prefault_second", PrefaultSecond, Plain},
     {"populate", Populate, Plain},
     {"populate_frames", PopulateFrames, Plain},
+    {"walk", Walk, Always},
+    {"rewrite", RewriteTables, Plain},
+    {"remap", Remap, HasOwnTables},
     {"stats", AskStats, Always},
     {"translate", Translate, Always},
     {"check", CheckInvariants, Always},

@@ -3,7 +3,6 @@
 #include "tests/explore/world.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,18 +14,11 @@
 #include "absl/strings/str_cat.h"
 #include "tdp/base/check.h"
 #include "tdp/mmu/format/ept_format.h"
-#include "tdp/mmu/format/exit_qualification.h"
-#include "tdp/mmu/format/guest_format.h"
-#include "tdp/mmu/shadow/nested_vcpu.h"
-#include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tests/explore/walked_tables.h"
 
 namespace tdp::explore {
 namespace {
 
-// The guest's own tables, and those of a hypervisor in it, stand in these frames of slot 0: root,
-// two upper tables, and the tables of frames [0, 512) and [512, 1024). They map every frame of slot
-// 0 at its own number, and so do three more tables those of the small slots.
-constexpr uint64_t kTables = 64;
 constexpr int kTableCount = 8;
 
 Capabilities OfferedCapabilities() {
@@ -107,6 +99,7 @@ World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint
   MakeSlots(random);
   if (kind.smm) MakeSlotsInSmm(random.Below(2) == 0);
   WriteGuestTables();
+  walked_ = std::make_unique<WalkedTables>(*this);
   if (kind.mode == GuestMode::kView) {
     view_ = *vm_->CreateView();
     TDP_CHECK(view_ == FlatModel::kRuled);
@@ -118,7 +111,7 @@ World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint
     guest.cpu = std::make_unique<GuestCpu>(host_, model_);
     guest.random = std::make_unique<Random>(random.Next());
     host_.Attach(guest.vcpu->id(), guest.cpu.get());
-    TDP_CHECK(StartGuest(guest).ok());
+    TDP_CHECK(Start(*guest.vcpu).ok());
   }
   // Guests have run, and slot 0 logs from before that, from after it, or not.
   const uint64_t logging = random.Below(3);
@@ -208,237 +201,14 @@ void World::WriteGuestTables() {
   }
 }
 
-absl::Status World::StartGuest(Guest& guest) {
-  switch (kind_.mode) {
-    case GuestMode::kDirect:
-      return absl::OkStatus();
-    case GuestMode::kView:
-      return guest.vcpu->SetView(view_);
-    case GuestMode::kShadow: {
-      GuestControls controls;
-      controls.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect | guest::kCr0ProtectionEnable;
-      controls.cr4 = guest::kCr4PhysicalAddressExtension;
-      controls.efer =
-          guest::kEferLongModeActive | guest::kEferLongModeEnable | guest::kEferNoExecute;
-      controls.physical_address_bits = 46;
-      return guest.vcpu->shadow()->SetPaging(controls, kTables << kPageShift).status();
-    }
-    case GuestMode::kNested: {
-      NestedContext context;
-      context.eptp = Eptp::Make(Hpa(kTables << kPageShift), 4, false);
-      context.rules = {.capabilities = EptCapabilities::All(), .physical_address_bits = 46};
-      return guest.vcpu->nested()->Enter(context);
-    }
-  }
-  return absl::OkStatus();
-}
-
-void World::EnterContext(Vcpu& vcpu, GuestCpu& cpu, const GuestEntry& entry) const {
-  CpuContext context;
-  context.space = vcpu.address_space();
-  context.view = vcpu.view();
-  context.eptp_list = eptp_list_;
-  if (kind_.mode == GuestMode::kShadow) {
-    context.format = TableFormat::kLinear;
-    context.root = Hpa(vcpu.shadow()->registers().cr3 & ept::kAddressMask);
-  } else {
-    context.root = entry.eptp().root();
-    context.levels = entry.eptp().levels();
-    context.accessed_dirty = entry.eptp().accessed_dirty();
-    context.logs_pages = kind_.options.dirty_tracking == DirtyTracking::kPml;
-  }
-  cpu.Enter(context);
-}
-
-World::Touched World::NextTouch(Random& random) const {
-  static constexpr std::array<uint64_t, 14> kFrames = {
-      0, 1, 1, 2, 2, 3, 5, 7, 511, 512, 513, kSecond.raw(), kElsewhere.raw(), kHole.raw()};
-  // The guest's own tables stand in slot 0.
-  static constexpr std::array<uint64_t, 16> kOwnFrames = {0,
-                                                          1,
-                                                          1,
-                                                          2,
-                                                          2,
-                                                          3,
-                                                          5,
-                                                          511,
-                                                          512,
-                                                          513,
-                                                          600,
-                                                          kTables + 3,
-                                                          kSecond.raw(),
-                                                          kSecond.raw() + 1,
-                                                          kElsewhere.raw(),
-                                                          kHole.raw()};
-  Touched touch;
-  const bool own_tables = kind_.mode == GuestMode::kShadow || kind_.mode == GuestMode::kNested;
-  touch.gfn = Gfn(own_tables ? kOwnFrames[random.Below(kOwnFrames.size())]
-                             : kFrames[random.Below(kFrames.size())]);
-  const uint64_t kind = random.Below(8);
-  touch.kind = kind < 4 ? Access::Write() : kind < 7 ? Access::Read() : Access::Execute();
-  touch.from_links = random.Below(2) == 0;
-  return touch;
-}
-
-void World::Touch(Vcpu& vcpu, GuestCpu& cpu, int accesses, Random& random) {
-  // Faults and kicks take turns too.
-  for (int tries = 0; accesses > 0 && tries < 4 * 12; ++tries) {
-    accesses -= RunInGuest(vcpu, cpu, random, accesses, false);
-  }
-}
-
-void World::RunGuest(int guest, int accesses, bool all) {
-  Guest& self = guests_[static_cast<size_t>(guest)];
-  while (operators_ > 0 || (all && accesses > 0)) {
-    accesses -= RunInGuest(*self.vcpu, *self.cpu, *self.random, std::max(accesses, 0), true);
-  }
-}
-
 void World::OperatorDone() {
   --operators_;
   fibers_.Tell();
 }
 
-int World::RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool stay) {
-  if (kind_.smm && random.Below(3) == 0) {
-    // An SMI, or RSM.
-    Expect(vcpu.SetAddressSpace(vcpu.address_space() == 0 ? 1 : 0), "SetAddressSpace");
-  }
-  Touched touch;
-  CpuEvent event = CpuEvent::kNone;
-  int done = 0;
-  {
-    GuestEntry entry = vcpu.EnterGuest();
-    EnterContext(vcpu, cpu, entry);
-    if (fibers_.running()) {
-      const std::string why = cpu.CheckReach();
-      if (!why.empty()) Fail(absl::StrCat("a vCPU entered the guest with ", why));
-    }
-    while (event == CpuEvent::kNone && done < most) {
-      MaySwitch(cpu, random);
-      touch = NextTouch(random);
-      event = cpu.Touch(touch.gfn, touch.kind, touch.from_links);
-      ++done;
-    }
-    if (fibers_.running() && random.Below(8) == 0) CallFromGuest();
-    // It stays in the guest until somebody wants it out.
-    while (event == CpuEvent::kNone && stay && operators_ > 0 && !cpu.is_kicked()) {
-      fibers_.Pause();
-    }
-    if (event == CpuEvent::kNone || event == CpuEvent::kKick) cpu.WriteSilently();
-    cpu.Exit();
-    cpu.TakeKick();
-    const std::vector<Gpa> log = cpu.TakeLog();
-    if (!log.empty()) Expect(vcpu.LogPml(log), "LogPml");
-  }
-  if (eptp_list_ != Hpa(0)) {
-    // Where the guest was. A view that has gone meanwhile answers for nothing any more.
-    const absl::Status known = vcpu.SetView(cpu.view());
-    if (absl::IsNotFound(known)) return done;
-    Expect(known, "SetView");
-  }
-  if (event == CpuEvent::kViolation || event == CpuEvent::kMisconfiguration) {
-    if (Handle(vcpu, cpu, touch, event)) --done;
-  }
-  return done;
-}
-
-void World::MaySwitch(GuestCpu& cpu, Random& random) const {
-  if (eptp_list_ == Hpa(0) || random.Below(3) != 0) return;
-  // Where there is no such view VMFUNC is an exit, after which the guest goes on.
-  (void)cpu.SwitchView(static_cast<ViewId>(random.Below(GuestCpu::kListed)));
-}
-
-// What a thread with a `GuestEntry` may call, and must not have to wait for what waits for it.
-void World::CallFromGuest() {
-  (void)vm_->Stats();
-  (void)vm_->Translate(Gpa(0));
-  Expect(vm_->MarkDirty(Gpa(7 * kPageSize), kPageSize), "MarkDirty");
-}
-
-// Whoever tries again lets others go on first.
-bool World::TryAgain(bool again) {
-  if (again && fibers_.running()) fibers_.Pause();
-  return again;
-}
-
-bool World::Handle(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch, CpuEvent event) {
-  switch (kind_.mode) {
-    case GuestMode::kShadow:
-      return HandleShadow(vcpu, touch, cpu.found());
-    case GuestMode::kNested:
-      return HandleNested(vcpu, touch, event, cpu.found());
-    default:
-      return HandleDirect(vcpu, touch, event, cpu.found());
-  }
-}
-
-bool World::HandleDirect(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found) {
-  const FaultResult result =
-      event == CpuEvent::kMisconfiguration
-          ? vcpu.HandleEptMisconfiguration(touch.gfn.address())
-          : vcpu.HandleEptViolation(touch.gfn.address(),
-                                    ExitQualification::Make(touch.kind, found, true, true));
-  switch (result.outcome) {
-    case FaultOutcome::kFixed:
-    case FaultOutcome::kSpurious:
-      return true;
-    case FaultOutcome::kRetry:
-    case FaultOutcome::kBlocked:
-      return TryAgain(true);
-    case FaultOutcome::kError:
-      Expect(result.status, "a fault");
-      return false;
-    default:
-      return false;
-  }
-}
-
-bool World::HandleShadow(Vcpu& vcpu, const Touched& touch, Access found) {
-  const uint32_t code = (found.is_empty() ? 0 : 1) | (touch.kind.can_write() ? 2 : 0) |
-                        (touch.kind.can_execute() ? 16 : 0);
-  const PagingFaultResult result =
-      vcpu.shadow()->HandlePageFault(Gva(touch.gfn.raw() << kPageShift), code);
-  switch (result.outcome) {
-    case PagingOutcome::kFixed:
-    case PagingOutcome::kSpurious:
-      return true;
-    case PagingOutcome::kRetry:
-    case PagingOutcome::kBlocked:
-      return TryAgain(true);
-    case PagingOutcome::kEmulateWrite: {
-      // It writes what stands there.
-      const absl::Status written =
-          vcpu.shadow()->EmulateWrite(result.gpa, 8, [](std::byte* /*place*/) {});
-      if (absl::IsUnavailable(written)) return TryAgain(true);
-      Expect(written, "EmulateWrite");
-      return false;
-    }
-    case PagingOutcome::kError:
-      Expect(result.status, "a page fault");
-      return false;
-    default:
-      return false;
-  }
-}
-
-bool World::HandleNested(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found) {
-  if (event == CpuEvent::kMisconfiguration) Fail("L2 met a misconfigured entry");
-  const NestedFaultResult result = vcpu.nested()->HandleViolation(
-      touch.gfn.address(), ExitQualification::Make(touch.kind, found, true, true));
-  switch (result.outcome) {
-    case NestedOutcome::kFixed:
-    case NestedOutcome::kSpurious:
-      return true;
-    case NestedOutcome::kRetry:
-    case NestedOutcome::kBlocked:
-      return TryAgain(true);
-    case NestedOutcome::kError:
-      Expect(result.status, "a violation of L2");
-      return false;
-    default:
-      return false;
-  }
+void World::Revoke(Hfn frame) {
+  host_.Revoke(frame);
+  walked_->Guard(frame);
 }
 
 void World::HoldOn() {
@@ -451,6 +221,8 @@ void World::CheckPromises() {
     if (!why.empty()) Fail(absl::StrCat("a vCPU in the guest can reach ", why));
     guest.cpu->WriteSilently();
   }
+  const std::string why = walked_->Check();
+  if (!why.empty()) Fail(why);
 }
 
 void World::CheckLeft(ViewId view) {
@@ -539,6 +311,7 @@ void World::TakeLog(uint32_t slot) {
 
 // Nobody runs any more: the logs must show what was written, and the tables be sound.
 std::string World::Judge() {
+  if (const std::string why = walked_->Check(); !why.empty()) return why;
   if (kind_.ring) {
     HarvestRings();
     ResetRings();

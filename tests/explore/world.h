@@ -56,6 +56,8 @@ MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version);
 const std::vector<MachineKind>& MachineKinds();
 const MachineKind& KindOf(std::string_view name);
 
+class WalkedTables;
+
 class World {
  public:
   // Guest frames: slot 0 stands at frame 0; slot 1 at `kSecond`, or at `kElsewhere` after a move;
@@ -75,6 +77,11 @@ class World {
   static constexpr HostPageNumber kShownPages = 1200;    // of no slot; the view shows them
   static constexpr HostPageNumber kPrivatePages = 1536;  // of slot 0, in the kind with such memory
 
+  // The guest's own tables, and those of a hypervisor in it, stand in these frames of slot 0: root,
+  // two upper tables, and the tables of frames [0, 512) and [512, 1024). They map every frame of
+  // slot 0 at its own number, and so do three more tables those of the small slots.
+  static constexpr uint64_t kTables = 64;
+
   // With `guests` vCPUs that have made so many accesses. What varies does by `seed`.
   World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint64_t seed, int guests,
         int accesses, int operators);
@@ -93,8 +100,18 @@ class World {
   // search by what threads have in common sees them whoever comes first.
   void RunGuest(int guest, int accesses, bool all);
   void OperatorDone();
+  // `vcpu` runs a guest of the machine's kind from now on.
+  absl::Status Start(Vcpu& vcpu);
   // One vCPU of the caller's runs a few accesses.
   void Touch(Vcpu& vcpu, GuestCpu& cpu, int accesses, Random& random);
+  // Another of its runs one access, which writes `store` where `gfn` is. Whether it came to that.
+  bool Store(Vcpu& vcpu, GuestCpu& cpu, Gfn gfn, GuestStore store);
+  void TouchOnce(Vcpu& vcpu, GuestCpu& cpu, Gfn gfn, Access kind);
+  // The guest's own tables say `to` of `FlatModel::kRemapped` from now on, and one vCPU's CPU, or
+  // where they are a hypervisor's every one, forgets what they said.
+  void Remap(Vcpu& vcpu, GuestCpu& cpu, Gfn to, bool writable);
+  // INVLPG of the frame.
+  void ForgetRemapped(Vcpu& vcpu, GuestCpu& cpu);
   // Lets the other threads run: what the caller holds is held meanwhile.
   void HoldOn();
 
@@ -119,6 +136,9 @@ class World {
   }
   uint64_t host_changes() const { return host_changes_; }
   bool host_is_ahead() const { return untold_changes_ != 0; }
+  // The memory of that frame is taken back from the guest.
+  void Revoke(Hfn frame);
+  WalkedTables& walked() { return *walked_; }
   // Held by an operator while it changes what the model knows by one value: slots, rings, and
   // types, rights and attributes.
   Mutex& slots() { return slots_; }
@@ -149,13 +169,13 @@ class World {
     Gfn gfn;
     Access kind;
     bool from_links;
+    GuestStore* store = nullptr;
   };
 
   void MakeSlots(Random& random);
   void MakeSlotsInSmm(bool logs);
   std::vector<uint32_t> Slots() const;
   void WriteGuestTables();
-  absl::Status StartGuest(Guest& guest);
   // `also` is called after each word of the log.
   absl::Status TakeDirtyLog(uint32_t slot, absl::FunctionRef<void()> also);
   // Before an access: a guest that may switch views does so now and then.
@@ -164,10 +184,12 @@ class World {
   Touched NextTouch(Random& random) const;
   // Runs accesses until one ends in an event; handles it. Returns how many accesses were made.
   int RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool stay);
+  void RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch);
   // Whether the access is to be tried again.
   bool Handle(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch, CpuEvent event);
   bool HandleDirect(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
   bool HandleShadow(Vcpu& vcpu, const Touched& touch, Access found);
+  bool EmulateWrite(Vcpu& vcpu, Gpa gpa, GuestStore* store);
   bool HandleNested(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
   bool TryAgain(bool again);
   void CallFromGuest();
@@ -177,6 +199,7 @@ class World {
   ExploredHost host_;
   FlatModel model_;
   std::unique_ptr<Vm> vm_;
+  std::unique_ptr<WalkedTables> walked_;
   ViewId view_ = kBaseView;
   Hpa eptp_list_{};  // 0: guests do not switch
   std::vector<Guest> guests_;
