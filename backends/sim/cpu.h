@@ -197,8 +197,6 @@ class Cpu {
   using Tlb = AssocCache<TlbEntry, EptPath>;
   class RecentPages;
 
-  static constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
-
   size_t RunWatched(absl::Span<const TraceRecord> records);
   void Remember(TraceRecord record, RecentPages& recent) const;
 

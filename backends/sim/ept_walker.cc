@@ -8,12 +8,6 @@
 #include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
-namespace {
-
-constexpr int EptShiftOf(int level) { return 12 + 9 * (level - 1); }
-
-}  // namespace
-
 void EptWalker::Configure(const EptCacheConfig& config) {
   kept_levels_ = 0;
   has_translations_ = false;
@@ -134,7 +128,7 @@ Event EptWalker::AllowBySubPage(const EptRequest& request, const EptTranslation&
 EptTranslation* EptWalker::FindTranslation(const EptRequest& request, EptPath* path) {
   for (int level = 1; level <= 3; ++level) {
     if (translations_[level].live() == 0) continue;
-    const uint64_t tag = ContextTable::Tag(context_, request.gpa, EptShiftOf(level));
+    const uint64_t tag = ContextTable::Tag(context_, request.gpa, ShiftOf(level));
     EptTranslation* found = translations_[level].Find(tag);
     if (found == nullptr) continue;
     if (state_.oracle != nullptr) {
@@ -151,7 +145,7 @@ EptTranslation* EptWalker::FindTranslation(const EptRequest& request, EptPath* p
 
 void EptWalker::DropAddress(uint64_t gpa) {
   for (int level = 1; level <= 5; ++level) {
-    const uint64_t tag = ContextTable::Tag(context_, gpa, EptShiftOf(level));
+    const uint64_t tag = ContextTable::Tag(context_, gpa, ShiftOf(level));
     if (level <= 3) translations_[level].Erase(tag);
     if (level >= 2) structures_[level].Erase(tag);
   }
@@ -170,7 +164,7 @@ void EptWalker::Fill(const EptRequest& request, const Walk& walk, const EptTrans
   for (int level = walk.top; level > found.level; --level) {
     rights &= RightsOf(walk.values[level]);
     if (structures_[level].geometry().sets == 0) continue;
-    const uint64_t tag = ContextTable::Tag(context_, request.gpa, EptShiftOf(level));
+    const uint64_t tag = ContextTable::Tag(context_, request.gpa, ShiftOf(level));
     Structure* structure = structures_[level].Insert(
         tag, {walk.values[level] & ept::kAddressMask, static_cast<uint8_t>(rights)});
     if (path == nullptr) continue;
@@ -198,7 +192,7 @@ inline void EptWalker::Begin(const EptRequest& request, Walk& walk, EptPath* pat
   for (int level = 2; kept_levels_ != 0 && level <= levels_; ++level) {
     if (structures_[level].live() == 0) continue;
     const Structure* structure =
-        structures_[level].Find(ContextTable::Tag(context_, gpa, EptShiftOf(level)));
+        structures_[level].Find(ContextTable::Tag(context_, gpa, ShiftOf(level)));
     if (structure == nullptr) continue;
     if (path != nullptr) {
       EptPath& note = structures_[level].NoteOf(structure);
@@ -229,7 +223,7 @@ inline Event EptWalker::Descend(const EptRequest& request, Walk& walk) {
   uint64_t* const counts = state_.counters.references.ept[request.row].data();
   const uint64_t gpa = request.gpa;
   uint64_t table = walk.table;
-  int shift = EptShiftOf(walk.level) - 3;  // leaves the index times eight
+  int shift = ShiftOf(walk.level) - 3;  // leaves the index times eight
   for (int level = walk.level;; --level, shift -= 9) {
     const uint64_t address = table | (gpa >> shift & 0xff8);
     ++counts[level];
@@ -326,8 +320,7 @@ Event EptWalker::Translate(const EptRequest& request, EptTranslation& found, Ept
     }
   }
   // Beyond the width of a 4-level EPT nothing is mapped (SDM 29.3.2).
-  if (ABSL_PREDICT_FALSE(request.gpa >> EptShiftOf(levels_ + 1) != 0))
-    return Violation(request, 0, 0);
+  if (ABSL_PREDICT_FALSE(request.gpa >> ShiftOf(levels_ + 1) != 0)) return Violation(request, 0, 0);
   if (ABSL_PREDICT_FALSE(state_.oracle != nullptr && path == nullptr)) path = &unused_path_;
   return WalkTables(request, found, path);
 }

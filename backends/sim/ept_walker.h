@@ -38,7 +38,7 @@ struct EptTranslation {
   uint8_t rights = 0;        // AND over the walk, `kRight…`
   uint8_t upper_rights = 0;  // AND over the entries above the leaf
 
-  int shift() const { return 12 + 9 * (level - 1); }
+  int shift() const { return ShiftOf(level); }
   uint64_t HpaOf(uint64_t gpa) const {
     const uint64_t offset = (uint64_t{1} << shift()) - 1;
     return (leaf & ept::kAddressMask & ~offset) | (gpa & offset);
@@ -171,9 +171,8 @@ class EptWalker {
 inline bool EptWalker::FindQuietTranslation(uint64_t gpa, uint64_t need, EptTranslation& found) {
   for (int level = 1; level <= 3; ++level) {
     if (translations_[level].live() == 0) continue;
-    const int shift = 12 + 9 * (level - 1);
     const EptTranslation* cached =
-        translations_[level].Find(ContextTable::Tag(context_, gpa, shift));
+        translations_[level].Find(ContextTable::Tag(context_, gpa, ShiftOf(level)));
     if (cached == nullptr) continue;
     const unsigned rights = RightsOf(need);
     if ((cached->rights & rights) != rights || (need & ept::kDirty & ~cached->leaf) != 0) break;

@@ -265,7 +265,7 @@ inline bool GuestWalker::BeginQuietly(uint64_t gva, QuietWalk& walk) {
 
 // Finds the hpa of the walk's entry at `level`.
 inline bool GuestWalker::ReachQuietly(uint64_t gva, int level, QuietWalk& walk, uint64_t& hpa) {
-  const uint64_t offset = gva >> (12 + 9 * (level - 1) - 3) & 0xff8;
+  const uint64_t offset = gva >> (ShiftOf(level) - 3) & 0xff8;
   hpa = walk.table | offset;
   if (!state_.controls.ept) return true;
   if (walk.start != nullptr && level == walk.top && walk.start->table.known) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Something for each level of paging structures.
+// Something for each level of paging structures, and what an entry of each covers.
 
 #ifndef TDP_BACKENDS_SIM_LEVEL_ARRAY_H_
 #define TDP_BACKENDS_SIM_LEVEL_ARRAY_H_
@@ -12,6 +12,10 @@ namespace tdp::sim {
 
 // The levels of tables are 1 to 5, and the page itself may count as 0.
 inline constexpr size_t kLevelCount = 6;
+
+// Returns the lowest bit of an address that chooses an entry at `level`, where tables have 512
+// entries: an entry covers 2 to that many bytes.
+constexpr int ShiftOf(int level) { return 12 + 9 * (level - 1); }
 
 // A `std::array` whose index is a level, which is counted in `int` and is not negative.
 template <typename T, size_t kSize = kLevelCount>

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/base/index.h"
 #include "tdp/mmu/format/ept_format.h"
 
@@ -19,10 +20,9 @@ constexpr uint64_t kDirty = 1 << 6;
 constexpr uint64_t kLarge = 1 << 7;
 constexpr uint64_t kAddressMask = 0x000f'ffff'ffff'f000;
 
-constexpr int PageShiftOf(int level) { return 12 + 9 * (level - 1); }
-constexpr uint64_t OffsetMask(int level) { return (uint64_t{1} << PageShiftOf(level)) - 1; }
+constexpr uint64_t OffsetMask(int level) { return (uint64_t{1} << ShiftOf(level)) - 1; }
 constexpr uint64_t EntryOffset(uint64_t address, int level) {
-  return (address >> PageShiftOf(level) & 511) * 8;
+  return (address >> ShiftOf(level) & 511) * 8;
 }
 constexpr bool IsLeaf(uint64_t entry, int level) {
   return level == 1 || (level <= 3 && (entry & kLarge) != 0);
@@ -47,7 +47,7 @@ uint64_t MmuModel::WalkTagOf(uint64_t pcid, uint64_t address, int level) {
 
 // Page numbers choose the set, those of large pages as well.
 uint64_t MmuModel::IndexOf(uint64_t address, int level) {
-  return (address & kLinearMask) >> PageShiftOf(level);
+  return (address & kLinearMask) >> ShiftOf(level);
 }
 
 MmuModel::MmuModel(const MmuConfig& config, const PhysicalMemory& memory)

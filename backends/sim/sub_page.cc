@@ -2,6 +2,7 @@
 
 #include "tdp/backends/sim/sub_page.h"
 
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/base/address.h"
 #include "tdp/mmu/format/ept_format.h"
 
@@ -19,7 +20,7 @@ SubPageAnswer LookUpSubPages(const MachineState& state, uint64_t gpa, unsigned s
   const uint64_t reserved = ept::Bits(11, 1) | ept::Bits(63, state.features.physical_address_bits);
   uint64_t table = state.controls.sppt_root.raw();
   for (int level = 4; level >= 2; --level) {
-    const uint64_t index = gpa >> (12 + 9 * (level - 1)) & 511;
+    const uint64_t index = gpa >> ShiftOf(level) & 511;
     const uint64_t entry = state.memory.Load(table + index * 8);
     if ((entry & kValid) == 0) return SubPageAnswer::kMiss;
     if ((entry & reserved) != 0) return SubPageAnswer::kMisconfiguration;

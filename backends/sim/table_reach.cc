@@ -2,6 +2,7 @@
 
 #include "tdp/backends/sim/table_reach.h"
 
+#include "tdp/backends/sim/level_array.h"
 #include "tdp/mmu/format/ept_format.h"
 
 namespace tdp::sim {
@@ -23,10 +24,10 @@ void TableReach::Visit(uint64_t frame, int level, uint64_t address) {
   if (place.scan == scan_) return;
   place = {.level = level, .address = address, .linked = true, .root = root_, .scan = scan_};
   if (level == 1) return;
-  const int shift = 12 + 9 * (level - 1);
   for (uint64_t i = 0; i < kEntries; ++i) {
     const uint64_t entry = memory_.Load(frame + 8 * i);
-    if (IsTable(entry, level)) Visit(entry & ept::kAddressMask, level - 1, address | i << shift);
+    if (IsTable(entry, level))
+      Visit(entry & ept::kAddressMask, level - 1, address | i << ShiftOf(level));
   }
 }
 
