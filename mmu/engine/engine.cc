@@ -161,9 +161,15 @@ int Engine::SpareFor(size_t ranges) const {
   return static_cast<int>(std::clamp(kPerRange * views * std::min(ranges, kMost), kLeast, kMost));
 }
 
+void Engine::NoteSpare() {
+  const int size = spare_.size();
+  spare_noted_.store(size >= SpareFor(1) ? size : 0, std::memory_order_relaxed);
+}
+
 // Few zaps need any.
 ABSL_ATTRIBUTE_NOINLINE void Engine::RefillSpare(size_t ranges) {
   const int wanted = SpareFor(ranges);
+  if (spare_noted_.load(std::memory_order_relaxed) >= wanted) return;
   TableCache fresh(pool_);
   // Near the quota some are better than none.
   if (!fresh.Refill(wanted).ok()) fresh.Refill().IgnoreError();

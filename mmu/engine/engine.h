@@ -92,12 +92,12 @@ class Engine : public TableReclaimer, public TableRecycler {
   // as correct and only costs a fault more. Calls the backend where there are too few, so hold no
   // lock: whoever zaps a range that may end within a leaf calls this before it takes one.
   void StockSpare(size_t ranges = 1) {
-    if (ABSL_PREDICT_FALSE(ranges > 1 || !has_spare_.load(std::memory_order_relaxed))) {
+    if (ABSL_PREDICT_FALSE(ranges > 1 || spare_noted_.load(std::memory_order_relaxed) == 0)) {
       RefillSpare(ranges);
     }
   }
   // Lets the next zap look for more tables, after a view has come.
-  void StockSpareForMoreViews() { has_spare_.store(false, std::memory_order_relaxed); }
+  void StockSpareForMoreViews() { spare_noted_.store(0, std::memory_order_relaxed); }
 
   // Takes mappings away by `detach_all(spare, detached)`, which says whether there were any, in one
   // writer's section. Returns the flush that is owed, as `Zap` does.
@@ -205,7 +205,7 @@ class Engine : public TableReclaimer, public TableRecycler {
   PendingFlush ZapBy(DetachAll detach_all, Then then);
   void RefillSpare(size_t ranges);
   int SpareFor(size_t ranges) const;
-  void NoteSpare() { has_spare_.store(spare_.size() >= SpareFor(1), std::memory_order_relaxed); }
+  void NoteSpare();
   size_t RecycleShadows(size_t count);
   MmuParts parts();
 
@@ -232,9 +232,10 @@ class Engine : public TableReclaimer, public TableRecycler {
   bool table_quota_by_memory_ ABSL_GUARDED_BY(quota_mutex_);
 
   // Tables for zaps that have to split, kept from one to the next. They change in the writer's
-  // section; whether there are enough is looked at before it.
+  // section; how many there are is looked at before it: 0 also says that they do not do for one
+  // range.
   TableCache spare_;
-  Atomic<bool> has_spare_{false};
+  Atomic<int> spare_noted_{0};
 
   alignas(64) Backend& backend_;
   const VmOptions options_;
