@@ -70,13 +70,7 @@ TEST(BoundedReplay, AFaultBesideABatchMapsNothingThatItDenies) {
   ExpectNothingIn({ScenarioOf("vmfunc.small/deny_at_once")}, 2, 43);
 }
 
-std::vector<const char*> Kinds() {
-  std::vector<const char*> kinds;
-  for (const MachineKind& kind : MachineKinds()) kinds.push_back(kind.name);
-  return kinds;
-}
-
-INSTANTIATE_TEST_SUITE_P(Kinds, Bounded, testing::ValuesIn(Kinds()),
+INSTANTIATE_TEST_SUITE_P(Kinds, Bounded, testing::ValuesIn(NamesOfKinds()),
                          [](const auto& of) { return std::string(of.param); });
 
 }  // namespace

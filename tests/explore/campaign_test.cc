@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
-#include <vector>
 
 #include "gtest/gtest.h"
 #include "tests/explore/campaign.h"
@@ -34,13 +33,7 @@ TEST_P(Campaign, FindsNothing) {
               static_cast<unsigned long long>(result.steps));
 }
 
-std::vector<const char*> Kinds() {
-  std::vector<const char*> kinds;
-  for (const MachineKind& kind : MachineKinds()) kinds.push_back(kind.name);
-  return kinds;
-}
-
-INSTANTIATE_TEST_SUITE_P(Kinds, Campaign, testing::ValuesIn(Kinds()),
+INSTANTIATE_TEST_SUITE_P(Kinds, Campaign, testing::ValuesIn(NamesOfKinds()),
                          [](const auto& of) { return std::string(of.param); });
 
 }  // namespace

@@ -65,6 +65,17 @@ void SetLogging(World& world, uint32_t id, bool logs) {
   Set(world, version);
 }
 
+// The host's moves do not reach these pages, so frames that the slot names stay what they are.
+void MakeThird(World& world, bool names_frames) {
+  const SlotTurn turn(world);
+  if (world.model().FindSlot(2) != nullptr) return;
+  Set(world, {.id = 2,
+              .base = World::kHole,
+              .pages = World::kSmallPages,
+              .first = World::kThirdPages + World::kSmallPages,
+              .names_frames = names_frames});
+}
+
 }  // namespace
 
 void DeleteSecond(World& world) { Delete(world, 1); }
@@ -81,25 +92,8 @@ void MakeAnew(World& world) {
 
 void MoveSecond(World& world) { Move(world, 1); }
 
-void MakeInHole(World& world) {
-  const SlotTurn turn(world);
-  if (world.model().FindSlot(2) != nullptr) return;
-  Set(world, {.id = 2,
-              .base = World::kHole,
-              .pages = World::kSmallPages,
-              .first = World::kThirdPages + World::kSmallPages});
-}
-
-// The host's moves do not reach these pages, so their frames stay what they are.
-void MakeOfFrames(World& world) {
-  const SlotTurn turn(world);
-  if (world.model().FindSlot(2) != nullptr) return;
-  Set(world, {.id = 2,
-              .base = World::kHole,
-              .pages = World::kSmallPages,
-              .first = World::kThirdPages + World::kSmallPages,
-              .names_frames = true});
-}
+void MakeInHole(World& world) { MakeThird(world, false); }
+void MakeOfFrames(World& world) { MakeThird(world, true); }
 
 // Slot 1 goes and comes over other memory, and a few pages are zapped, in one batch; then the same
 // with a change that is refused, after which all is as it was.

@@ -59,6 +59,12 @@ const std::vector<MachineKind>& MachineKinds() {
   return *kinds;
 }
 
+std::vector<const char*> NamesOfKinds() {
+  std::vector<const char*> names;
+  for (const MachineKind& kind : MachineKinds()) names.push_back(kind.name);
+  return names;
+}
+
 const MachineKind& KindOf(std::string_view name) {
   const std::vector<MachineKind>& kinds = MachineKinds();
   const auto found = std::find_if(kinds.begin(), kinds.end(),

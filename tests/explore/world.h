@@ -54,6 +54,8 @@ MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version);
 
 // Every kind, and the one of that name. Dies if there is none.
 const std::vector<MachineKind>& MachineKinds();
+// For tests that have one of them as their parameter.
+std::vector<const char*> NamesOfKinds();
 const MachineKind& KindOf(std::string_view name);
 
 class WalkedTables;
@@ -192,6 +194,9 @@ class World {
   bool EmulateWrite(Vcpu& vcpu, Gpa gpa, GuestStore* store);
   bool HandleNested(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
   bool TryAgain(bool again);
+  // The same after a fault, by the outcomes that every kind of fault has.
+  template <typename Result>
+  bool TryAgainAfter(const Result& result, const char* what);
   void CallFromGuest();
 
   FiberScheduler& fibers_;

@@ -257,25 +257,31 @@ bool World::Handle(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch, CpuEvent eve
   }
 }
 
+template <typename Result>
+bool World::TryAgainAfter(const Result& result, const char* what) {
+  using Outcome = decltype(result.outcome);
+  switch (result.outcome) {
+    case Outcome::kFixed:
+    case Outcome::kSpurious:
+      return true;
+    case Outcome::kRetry:
+    case Outcome::kBlocked:
+      return TryAgain(true);
+    case Outcome::kError:
+      Expect(result.status, what);
+      return false;
+    default:
+      return false;
+  }
+}
+
 bool World::HandleDirect(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found) {
   const FaultResult result =
       event == CpuEvent::kMisconfiguration
           ? vcpu.HandleEptMisconfiguration(touch.gfn.address())
           : vcpu.HandleEptViolation(touch.gfn.address(),
                                     ExitQualification::Make(touch.kind, found, true, true));
-  switch (result.outcome) {
-    case FaultOutcome::kFixed:
-    case FaultOutcome::kSpurious:
-      return true;
-    case FaultOutcome::kRetry:
-    case FaultOutcome::kBlocked:
-      return TryAgain(true);
-    case FaultOutcome::kError:
-      Expect(result.status, "a fault");
-      return false;
-    default:
-      return false;
-  }
+  return TryAgainAfter(result, "a fault");
 }
 
 bool World::HandleShadow(Vcpu& vcpu, const Touched& touch, Access found) {
@@ -284,21 +290,10 @@ bool World::HandleShadow(Vcpu& vcpu, const Touched& touch, Access found) {
   const uint64_t offset = touch.store == nullptr ? 0 : touch.store->index * sizeof(uint64_t);
   const PagingFaultResult result =
       vcpu.shadow()->HandlePageFault(Gva(touch.gfn.address().raw() + offset), code);
-  switch (result.outcome) {
-    case PagingOutcome::kFixed:
-    case PagingOutcome::kSpurious:
-      return true;
-    case PagingOutcome::kRetry:
-    case PagingOutcome::kBlocked:
-      return TryAgain(true);
-    case PagingOutcome::kEmulateWrite:
-      return EmulateWrite(vcpu, result.gpa, touch.store);
-    case PagingOutcome::kError:
-      Expect(result.status, "a page fault");
-      return false;
-    default:
-      return false;
+  if (result.outcome == PagingOutcome::kEmulateWrite) {
+    return EmulateWrite(vcpu, result.gpa, touch.store);
   }
+  return TryAgainAfter(result, "a page fault");
 }
 
 // The instruction that met a table: it writes `store`, or what stands there.
@@ -321,19 +316,7 @@ bool World::HandleNested(Vcpu& vcpu, const Touched& touch, CpuEvent event, Acces
   if (event == CpuEvent::kMisconfiguration) Fail("L2 met a misconfigured entry");
   const NestedFaultResult result = vcpu.nested()->HandleViolation(
       touch.gfn.address(), ExitQualification::Make(touch.kind, found, true, true));
-  switch (result.outcome) {
-    case NestedOutcome::kFixed:
-    case NestedOutcome::kSpurious:
-      return true;
-    case NestedOutcome::kRetry:
-    case NestedOutcome::kBlocked:
-      return TryAgain(true);
-    case NestedOutcome::kError:
-      Expect(result.status, "a violation of L2");
-      return false;
-    default:
-      return false;
-  }
+  return TryAgainAfter(result, "a violation of L2");
 }
 
 }  // namespace tdp::explore
