@@ -19,7 +19,8 @@ _WARNINGS = [
     "-Wno-missing-field-initializers",
 ]
 
-# What makes a freestanding archive of the core (docs/embedding.md); CMakeLists.txt has the same.
+# What makes a freestanding archive of the core (docs/embedding.md); CMakeLists.txt has the same,
+# and more that keeps the text small.
 _FREESTANDING = [
     "-O2",
     "-ffreestanding",
