@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Calls of which docs/embedding.md says that they allocate nothing, counted by operator new.
+// These tests count by operator new what the calls allocate of which docs/embedding.md says that
+// they allocate nothing.
 
 #include <atomic>
 #include <cstdint>
@@ -33,7 +34,8 @@ void* Allocate(std::size_t size, std::size_t alignment) {
 
 }  // namespace
 
-// Not inline: the compiler would see memory of `malloc` given to `delete`, or of `new` to `free`.
+// It must not be inline: the compiler would see memory of `malloc` given to `delete`, or of `new`
+// to `free`.
 ABSL_ATTRIBUTE_NOINLINE void* operator new(std::size_t size) {
   return Allocate(size, alignof(std::max_align_t));
 }
@@ -108,7 +110,7 @@ class Allocations : public HostTest, public testing::WithParamInterface<bool> {
         vm_->SetMemoryRegion({.slot = 1, .gpa = Gpa(MiB(4)), .size = MiB(4), .hva = kRam + MiB(4)}),
         absl::OkStatus());
     for (const uint64_t page : {0, 1, 1024, 1025}) Fault(page);
-    // Two of a split's tables, kept from one zap to the next.
+    // This zap stocks the two tables of a split, which are kept from one zap to the next.
     vm_->ZapRange(Gfn(1025), PageCount(1))->Settle();
   }
   void Fault(uint64_t page, ExitQualification how = kWriteFault) {

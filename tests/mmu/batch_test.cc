@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Several changes that are made together, or not at all.
+// These tests make several changes together, which are all made or none of them.
 
 #include <cstdint>
 #include <optional>
@@ -37,7 +37,7 @@ class BatchTest : public HostTest {
   FaultOutcome Touch(Gpa gpa, ExitQualification how = kReadFault) {
     return vcpu_->HandleEptViolation(gpa, how).outcome;
   }
-  // The host address behind `gpa`; 0 for none.
+  // Returns the host address behind `gpa`; 0 for none.
   Hva Behind(Gpa gpa) {
     const auto found = vm_->Translate(gpa);
     return found.ok() ? Hva(found->FrameOf(Gfn::Of(gpa)).address().raw()) : Hva(0);
@@ -73,7 +73,8 @@ TEST_F(BatchTest, TwoSlotsChangePlaces) {
   EXPECT_EQ(Touch(Gpa(MiB(64))), FaultOutcome::kMmio) << "the place between was never there";
 }
 
-// Each kind of change, and of what may be wrong with it: nothing of what stands before it is done.
+// The batch has a change of each kind, and each case adds one that is wrong in its own way: nothing
+// of what stands before it may be done.
 TEST_F(BatchTest, ARefusedChangeIsNamedByItsIndexAndNothingHasChanged) {
   Start({.private_memory = true});
   ASSERT_TRUE(vm_->SetMemoryRegion(Slot(0, Gpa(0), kRam)).ok());
@@ -123,7 +124,7 @@ TEST_F(BatchTest, ARefusedChangeIsNamedByItsIndexAndNothingHasChanged) {
   EXPECT_TRUE(absl::IsInvalidArgument(vm_->SetMemoryRegion({.slot = 2, .size = 0})));
   EXPECT_EQ(Touch(Gpa(MiB(4) + 0x1000), kWriteFault), FaultOutcome::kFixed)
       << "shared, and the slot's";
-  // Without the bad one the changes are made.
+  // Without the bad one the same changes are made.
   EXPECT_EQ(vm_->Apply(good), absl::OkStatus());
   EXPECT_EQ(Touch(Gpa(0)), FaultOutcome::kFixed);
   EXPECT_EQ(Behind(Gpa(0)), kRam + GiB(1));
@@ -211,7 +212,7 @@ TEST_F(BatchTest, ASlotThatIsMadeAnewAndChangedLeavesTheOldOneItsLogWhileItGoes)
   int kicks = 0;
   host_.on_kick = [&] {
     ++kicks;
-    // A device's thread, which knows nothing of the change.
+    // A device's thread, which knows nothing of the change, marks pages while it is being made.
     std::thread([&] {
       EXPECT_EQ(vm_->MarkDirty(Gpa(0x9000), 1), absl::OkStatus());
       EXPECT_EQ(vm_->MarkDirty(Gpa(0x1000), 1), absl::OkStatus());

@@ -47,7 +47,7 @@ class ShortOfBlocks : public HostTest {
                   {.slot = slot, .flags = flags, .gpa = Gpa(at), .size = kSize, .hva = kRam + at}),
               absl::OkStatus());
   }
-  // A view takes a table, for its root.
+  // Creates views, each of which takes one table for its root, until no table is free.
   void TakeTheFreeTables() {
     for (;;) {
       const VmStats stats = vm_->Stats();
@@ -120,7 +120,8 @@ std::vector<Operation> Operations() {
   };
 }
 
-// A push that takes its tables in turns, with no lock between them.
+// Here a push takes its tables in turns and holds no lock between them, so the slot may change
+// there.
 class PushInTurns : public ShortOfBlocks {
  protected:
   bool IsSmall(ViewId view) {

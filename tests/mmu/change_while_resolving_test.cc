@@ -59,7 +59,7 @@ TEST_F(ChangeWhileResolving, AFaultIsToldToTryAgainIfAnInvalidationBeganAndEnded
   EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
 }
 
-// The shortest way of a fault: the table of the last one is the page's, too.
+// The page lies in the table of the last fault, so the fault goes its shortest way.
 TEST_F(ChangeWhileResolving, AFaultBesideTheLastOneMapsNothingThatIsInvalidatedMeanwhile) {
   Start();
   ASSERT_EQ(Fault(Gpa(0x1000)), FaultOutcome::kFixed);
@@ -70,7 +70,8 @@ TEST_F(ChangeWhileResolving, AFaultBesideTheLastOneMapsNothingThatIsInvalidatedM
   EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
 }
 
-// Where the CPU finds the writes, the start of a log takes no table and no leaf away.
+// D bits find the writes here, so the start of a log takes no table and no leaf away: the fault
+// that goes by the last one's table must see by itself that the slot logs.
 TEST_F(ChangeWhileResolving, ALargeFaultBesideTheLastOneMapsNothingInASlotThatLogsMeanwhile) {
   Start({.dirty_tracking = DirtyTracking::kDirtyBits}, 9);
   ASSERT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);

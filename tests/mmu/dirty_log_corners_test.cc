@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Dirty logging off the beaten path: slots of gigabytes, slots that share a table or lie across two
-// parts of a log, and the flushes that the calls for the log owe.
+// These tests log dirty pages off the beaten path: slots of gigabytes, slots that share a table or
+// lie across two parts of a log, and the flushes that the calls for the log owe.
 
 #include <cstdint>
 #include <optional>
@@ -65,7 +65,7 @@ TEST_P(LogCorners, AWriteInOneLargePageOfAGigabyteLeavesTheOthersLogged) {
   EXPECT_EQ(guest_.Take(0), (Pages{3, 2 * kTablePages + 1}));
 }
 
-// More tables than a harvest goes through in one section, below one entry of 1 GiB.
+// These are more tables below one entry of 1 GiB than a harvest goes through in one section.
 TEST_P(LogCorners, WritesThroughACachedUpperEntryInManyTablesAreInTheNextTake) {
   constexpr uint64_t kTables = 40;
   base_ = Gpa(GiB(1));
@@ -113,7 +113,8 @@ TEST_P(LogCorners, TwoSlotsInOneTableAreTakenInAnyOrder) {
   }
 }
 
-// Page 4096 of a slot is where the next part of its log begins; here in the middle of a table.
+// Page 4096 of a slot is where the next part of its log begins; here that is in the middle of a
+// table.
 TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
   base_ = PageAt(Gpa(0), 100);
   guest_.AddSlot(0, base_, MiB(64));
@@ -125,7 +126,7 @@ TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
   EXPECT_EQ(guest_.Take(0), (Pages{kNext - 10, kNext + 10}));
   Write(kNext + 11);
   EXPECT_EQ(guest_.Take(0), Pages{kNext + 11});
-  // The other way round, in a new log.
+  // A new log gets its parts in the other order.
   guest_.SetLogging(0, false);
   guest_.SetLogging(0, true);
   Write(kNext + 20);

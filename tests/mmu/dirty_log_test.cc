@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Dirty logging in each of its ways, with the software CPU as the one who writes.
+// These tests log dirty pages in each way there is, with the software CPU as the one who writes.
 
 #include "tdp/mmu/engine/dirty_round.h"
 
@@ -30,7 +30,7 @@ using Pages = std::set<uint64_t>;
 
 constexpr Gpa PageAt(Gpa base, uint64_t page) { return base + page * kPageSize; }
 
-// The entries of level 2 and above on the way to `gpa`.
+// Returns the entries of level 2 and above on the way to `gpa`.
 std::vector<EntryRef> UpperEntries(LoggingGuest& guest, Gpa gpa) {
   std::vector<EntryRef> entries;
   uint64_t table = guest.vm().eptp().root().raw();
@@ -71,13 +71,13 @@ TEST_P(EveryTracking, ATakeShowsThePagesWrittenSinceTheOneBefore) {
   EXPECT_EQ(guest_->Take(0), Pages());
 }
 
-// What stands beside it in its table decides by which way it is taken out.
+// The page beside it in its table decides by which way this one is taken out.
 TEST_P(EveryTracking, ATakeShowsAPageThatWasZappedByItself) {
   Start();
   guest_->AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);
   using Pair = std::pair<uint64_t, uint64_t>;
   for (const auto& [page, beside] : {Pair{5, 700}, Pair{20, 21}, Pair{41, 40}}) {
-    // By a read first, so that no fault tells of the write where the CPU does.
+    // A read comes first, so that no fault tells of the write where the CPU does.
     for (const uint64_t used : {page, beside}) {
       guest_->Read(0, PageAt(Gpa(0), used));
       guest_->Write(0, PageAt(Gpa(0), used));
@@ -203,7 +203,7 @@ TEST_P(EveryTracking, AfterAnEagerPushDownTheFirstWriteSplitsNothing) {
   EXPECT_EQ(guest_->Take(0), Pages({77, 1077}));
 }
 
-// Found by the store histories: the walk took the hole for that of a whole table.
+// The store histories found this: the walk took the hole for that of a whole table.
 TEST_P(EveryTracking, AnEagerPushDownReachesATableWhoseFirstPageIsAHole) {
   Start();
   guest_->AddSlot(0, Gpa(0), MiB(4));
@@ -319,7 +319,7 @@ TEST_P(EveryTracking, AFaultThatMeetsAPushOfAnotherIsRetriedAndChangesNothing) {
   EXPECT_EQ(guest_->Take(0), Pages({1}));
 }
 
-// Two CPUs that keep what they may keep, and every operation that can come between a write and its
+// Two CPUs keep what they may keep, beside every operation that can come between a write and its
 // take. The copy is the model: after a last take it is what the guest wrote, page by page.
 TEST_P(EveryTracking, NoWriteIsLostWhateverHappensBetween) {
   for (uint64_t seed = 1; seed <= 12; ++seed) {
@@ -419,21 +419,21 @@ class DirtyBits : public testing::Test {
 
 TEST_F(DirtyBits, AWriteThroughACachedUpperEntryAfterTheScanIsInTheNextTake) {
   EXPECT_EQ(TakeWithLateWrite(), Pages({1}));
-  // Those above reach beyond the slot, so their A bits are left alone.
+  // Entries above this one reach beyond the slot, so their A bits are left alone.
   const EntryRef lowest = UpperEntries(guest_, Gpa(0)).back();
   EXPECT_FALSE(lowest.Load().accessed()) << "the CPU set no A: it did not read the entry again";
   EXPECT_EQ(guest_.Take(0), Pages({2}));
   EXPECT_EQ(guest_.Take(0), Pages());
 }
 
-// What the note of the last harvest is for.
+// Without the note of the last harvest the write is lost: this shows what the note is for.
 TEST_F(DirtyBits, AHarvestGuidedByAccessedBitsAloneLosesThatWrite) {
   EXPECT_EQ(TakeWithLateWrite(), Pages({1}));
   for (const EntryRef entry : UpperEntries(guest_, Gpa(0))) entry.FetchAnd(~ept::kTableRevisit);
   EXPECT_EQ(guest_.Take(0), Pages()) << "page 2 was written";
 }
 
-// Who looks for cold tables clears A and flushes nothing.
+// A search for cold tables clears A and flushes nothing.
 TEST_F(DirtyBits, AnAccessedBitThatAnotherClearedWithoutAFlushLosesNothing) {
   EXPECT_EQ(TakeWithLateWrite([](EntryRef entry) {
               EptEntry value = entry.Load();
@@ -460,7 +460,7 @@ TEST_F(DirtyBits, AReadFaultMapsThePageWritableAndItsWriteNeedsNoExit) {
   EXPECT_EQ(guest_.Take(0), Pages({4}));
 }
 
-// A harvest looks at the lines of eight entries alone that were in use at an earlier one, or that
+// A harvest looks only at those lines of eight entries that were in use at an earlier one, or that
 // faults have used since.
 TEST_F(DirtyBits, APageInALineThatNoHarvestHasSeenInUseIsInTheNextTake) {
   guest_.AddSlot(0, Gpa(0), MiB(4), 0, kSlotLogDirtyPages);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Dirty logging while everything runs at once: CPUs write on threads of their own, one thread takes
-// the logs and copies, one takes mappings away.
+// Dirty logging runs here while everything else does: CPUs write on threads of their own, one
+// thread takes the logs and copies, one takes mappings away.
 
 #include <atomic>
 #include <cstdint>
@@ -32,7 +32,7 @@ class LoggingThreads : public testing::TestWithParam<DirtyTracking> {
     guest_.StartMigration(1);
   }
 
-  // A page that is written often, or any.
+  // Returns a page that is written often, or any.
   Gpa SomePage(std::mt19937_64& random) {
     const auto slot = static_cast<uint32_t>(random() % 2);
     const uint64_t page = random() % 4 != 0 ? random() % 16 * 61 : random();

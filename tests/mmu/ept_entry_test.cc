@@ -104,7 +104,8 @@ TEST(EptEntry, ANotPresentEntryBreaksNoRuleWhateverItsOtherBits) {
   EXPECT_EQ(junk.Check(kLevel2M, kRules), EntryDefect::kNone);
 }
 
-// Each reserved or forbidden pattern of reference tables 29-1 to 29-6, at each level.
+// The cases have each reserved or forbidden pattern of reference tables 29-1 to 29-6, at each
+// level.
 TEST(EptEntry, CheckNamesTheRuleThatFails) {
   const EptEntry table = EptEntry::Table(Hpa(0x1000));
   for (int level = 1; level <= 5; ++level) {

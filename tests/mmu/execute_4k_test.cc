@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `VmOptions::execute_4k_only`: no way by which a large leaf gains rights gives it X.
+// With `VmOptions::execute_4k_only` no way by which a large leaf gains rights may give it X.
 
 #include <optional>
 #include <random>
@@ -23,8 +23,8 @@ struct Setting {
   VmOptions options;
 };
 
-// A guest of 2 GiB over host pages that are as large as can be, and writable only once they have
-// been asked for to be written, as pages are that the host shares until then.
+// The guest has 2 GiB over host pages that are as large as can be, and that become writable only
+// once they have been asked for to be written, as pages do that the host shares until then.
 class Execute4K : public HostTest, public testing::WithParamInterface<Setting> {
  protected:
   Execute4K() {
@@ -45,10 +45,10 @@ class Execute4K : public HostTest, public testing::WithParamInterface<Setting> {
               absl::OkStatus());
     Check();
   }
-  // No large leaf is executable, and every other rule holds.
+  // Checks that no large leaf is executable, and every other rule.
   void Check() { ASSERT_EQ(vm_->CheckInvariants(), absl::OkStatus()); }
 
-  // Faults until the page allows the access, as a CPU does that is let run on.
+  // Faults until the page allows the access, as a CPU does when it may run on.
   void Touch(Gpa gpa, Access access) {
     for (int i = 0; i < 8 && !Allows(gpa, access); ++i) {
       const auto found = vm_->Translate(gpa, 0, vcpu_->view());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Who may execute what: large pages without X, and execution by mode.
+// These tests ask who may execute what: large pages lose X, and execution depends on the mode.
 
 #include "tdp/mmu/policy/leaf_policy.h"
 

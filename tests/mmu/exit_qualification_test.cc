@@ -10,7 +10,7 @@ namespace tdp {
 namespace {
 
 TEST(ExitQualification, DecodesAccessAndRights) {
-  // A write to a page that may be read and executed, through a valid linear address.
+  // This is a write to a page that may be read and executed, through a valid linear address.
   constexpr ExitQualification kWrite(0x1aa);
   static_assert(kWrite.is_write() && !kWrite.is_read() && kWrite.access() == Access::Write());
   static_assert(kWrite.allowed() == (Access::Read() | Access::Execute()));
@@ -41,7 +41,8 @@ TEST(ExitQualification, AFetchIsOfTheModeThatTheCpuTellsOrElseOfTheRightThatIsMi
     const ExitQualification exit = fetch(there, true);
     EXPECT_EQ(exit.WithGuestRights(true, false, true).access_by_mode(true), Access::UserExecute());
     EXPECT_EQ(exit.WithGuestRights(false, false, true).access_by_mode(true), Access::Execute());
-    // A CPU that does not tell leaves bit 9 undefined, as each does on the way to a guest's table.
+    // Bit 9 is undefined from a CPU that does not tell, and from every CPU on the way to a guest's
+    // table.
     for (const ExitQualification untold :
          {exit, exit.WithGuestRights(true, false, true),
           fetch(there, false).WithGuestRights(true, false, true)}) {

@@ -17,7 +17,7 @@ namespace {
 
 using Owed = FlushClock::Member::Owed;
 
-// Counts what comes back and who is kicked.
+// Counts which tables come back, and the kicks.
 class FakeMachine : public MinimalBackend, public TableReclaimer {
  public:
   void Kick(absl::Span<const VcpuId> vcpus) override {
@@ -235,8 +235,8 @@ TEST(FlushClockDeathTest, EnteringTheGuestTwiceAborts) {
       "check failed: !is_in_guest");
 }
 
-// A take of D bits depends on it: tables that another thread has taken from the clock already are
-// gone through when this returns.
+// A take of D bits relies on this: tables that another thread has taken from the clock already are
+// gone through when the call returns.
 TEST(FlushClock, WaitForReclaimsReturnsAfterWhatOtherThreadsHaveTaken) {
   FakeMachine machine;
   FlushClock clock(machine, machine);
@@ -263,7 +263,7 @@ TEST(FlushClock, WaitForReclaimsReturnsAfterWhatOtherThreadsHaveTaken) {
     returned_early.store(!gone_through.load());
   });
   while (!waits.load()) std::this_thread::yield();
-  // Who does not wait has some turns to return in.
+  // A waiter that does not wait has some turns to return in.
   for (int i = 0; i < 1000; ++i) std::this_thread::yield();
   may_go.store(true);
   waiter.join();
@@ -272,7 +272,8 @@ TEST(FlushClock, WaitForReclaimsReturnsAfterWhatOtherThreadsHaveTaken) {
   EXPECT_EQ(machine.reclaimed, 1);
 }
 
-// The promise of the clock: once `Settle` has returned, no vCPU runs on what it had cached before.
+// This is the promise of the clock: once `Settle` has returned, no vCPU runs on what it had cached
+// before.
 TEST(FlushClock, AfterSettleNoVcpuUsesAnOlderGeneration) {
   FakeMachine machine;
   FlushClock clock(machine, machine);

@@ -30,7 +30,7 @@ TEST(FrameMap, AChangeTouchesItsRangeAndMergesWithEqualNeighbours) {
   EXPECT_TRUE(wider.With({Gfn(8), Gfn(20)}, [](int) { return 0; }).IsAll(0));
 }
 
-// Against an array, for every pair of ends.
+// An array of values is the model, for every pair of ends.
 TEST(FrameMap, AgreesWithAnArray) {
   constexpr uint64_t kFrames = 12;
   FrameMap<int> map(0);
@@ -45,7 +45,7 @@ TEST(FrameMap, AgreesWithAnArray) {
   }
 }
 
-// A map of the first frames of runs, as `FrameMap` should keep them.
+// Maps the first frames of runs to their values, as `FrameMap` should keep them.
 class Model {
  public:
   Model() { runs_[0] = 0; }
@@ -102,8 +102,8 @@ testing::AssertionResult Agrees(const Map& map, const Model& model) {
   return testing::AssertionSuccess();
 }
 
-// With thousands of runs, so that nodes at several heights split and go, by changes of a few frames
-// and of many.
+// There are thousands of runs, so that nodes at several heights split and go, by changes of a few
+// frames and of many.
 TEST(FrameMap, AgreesWithAMapOfRunsAsItGrowsAndShrinks) {
   std::mt19937_64 random(1);
   Map map(0);
@@ -142,7 +142,7 @@ TEST(FrameMap, AtItsFirstFrameAndItsLast) {
   EXPECT_EQ(both.runs(), 3u);
 }
 
-// Versions live and die in any order.
+// Versions of the map live and die in any order.
 TEST(FrameMap, AMapThatOthersWereMadeFromStaysAsItIs) {
   std::mt19937_64 random(2);
   std::vector<std::optional<Map>> maps;

@@ -16,7 +16,7 @@
 namespace tdp {
 namespace {
 
-// Memory of the aligned operator new goes back to the aligned operator delete.
+// Gives memory of the aligned operator new back to the aligned operator delete.
 struct AlignedDelete {
   void operator()(std::byte* bytes) const {
     ::operator delete[](bytes, std::align_val_t{kPageSize});
@@ -25,12 +25,12 @@ struct AlignedDelete {
 
 constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
 
-// Frames that can be holes, read-only memory, or not there yet.
+// Has frames that can be holes, read-only memory, or not there yet.
 class FakeMemory {
  public:
   enum class Kind { kRam, kHole, kReadOnly, kAbsent };
 
-  // Pages that are simply there, as long as nothing happens between two looks.
+  // Finds pages that are simply there, as long as nothing happens between two looks.
   class AtHand {
    public:
     explicit AtHand(const FakeMemory& memory) : memory_(memory) {}
@@ -83,7 +83,7 @@ class FakeMemory {
                                                         std::byte[kBytes]()};
 };
 
-// A 4-level guest: tables in frames 1 to 4, gva 0x5000 -> gpa 0x123000.
+// This guest has 4 levels: its tables are in frames 1 to 4 and map gva 0x5000 to gpa 0x123000.
 class GuestWalkerTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -200,7 +200,8 @@ TEST_F(GuestWalkerTest, PdptesAreTakenTogetherOrNotAtAll) {
   EXPECT_EQ(roots_.pdptes[3], 0x4001u);
 }
 
-// EPT12 over the same memory: its tables in frames 16 to 19 map the first 64 frames one to one.
+// EPT12 lies over the same memory: its tables in frames 16 to 19 map the first 64 frames one to
+// one.
 class NestedWalkTest : public GuestWalkerTest {
  protected:
   void SetUp() override {

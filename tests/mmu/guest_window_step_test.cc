@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A slot that changes after every other instruction of a fetch.
+// A slot changes here after every other instruction of a fetch.
 
 #include <cstddef>
 #include <cstdint>
@@ -22,7 +22,7 @@ namespace {
 
 constexpr Gpa kGpa{0x123000};
 
-// One slot, which can be made anew over other memory as a `Vm` does it.
+// Has one slot, which can be made anew over other memory as a `Vm` does it.
 class Slots {
  public:
   Slots() : set_(SlotLimits()) { Create(Old()); }

@@ -21,7 +21,7 @@
 namespace tdp {
 namespace {
 
-// Memory of the aligned operator new goes back to the aligned operator delete.
+// Gives memory of the aligned operator new back to the aligned operator delete.
 struct AlignedDelete {
   void operator()(std::byte* bytes) const {
     ::operator delete[](bytes, std::align_val_t{kPageSize});
@@ -33,8 +33,8 @@ using ::testing::IsEmpty;
 
 constexpr uint64_t kTable = guest::kPresent | guest::kWrite | guest::kUser;
 
-// Two memories of 1024 frames; the guest's 4-level tables stand in frames 64, 128, 192 and 256 of
-// the first, and map gva 0x5000 to gpa 0x123000.
+// There are two memories of 1024 frames; the guest's 4-level tables stand in frames 64, 128, 192
+// and 256 of the first, and map gva 0x5000 to gpa 0x123000.
 class GuestWindowTest : public HostTest {
  protected:
   GuestWindowTest() { Start({.dirty_tracking = DirtyTracking::kWriteProtection}); }
@@ -84,8 +84,8 @@ TEST_F(GuestWindowTest, TablesAreReadThroughTheSlotsAndTheHostIsAskedOnce) {
   EXPECT_EQ(Get(kLeaf) & guest::kAccessed, guest::kAccessed);
 }
 
-// The guest's memory as frames that are named, without W: by the slot, or by a view over such a
-// slot, which leaves no more rights than that has.
+// Either the slot names the frames of the guest's memory, without W, or a view does over such a
+// slot, and leaves no more rights than that has.
 TEST_F(GuestWindowTest, TablesInFramesThatMayNotBeWrittenKeepTheirFlagsClear) {
   ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 0}).ok());
   const Hpa ram(reinterpret_cast<uintptr_t>(ram_.get()));
@@ -110,12 +110,12 @@ TEST_F(GuestWindowTest, TablesInFramesThatMayNotBeWrittenKeepTheirFlagsClear) {
   }
 }
 
-// Frames 14 and 27 have a line of the window in common, and each of them another.
+// Frames 14 and 27 share a line of the window, and each may use another one.
 TEST_F(GuestWindowTest, TablesThatWantTheSameLineDoNotPutEachOtherOutForEver) {
   constexpr uint64_t kFrame14 = 14 * kPageSize;
   constexpr uint64_t kFrame27 = 27 * kPageSize;
   for (uint64_t other : {14 + 64, 27 + 64}) {
-    // Something else stands in their other lines.
+    // These other lines are taken by something else.
     Set(TableAt(4), other * kPageSize | kTable);
     Walk();
   }
@@ -128,7 +128,7 @@ TEST_F(GuestWindowTest, TablesThatWantTheSameLineDoNotPutEachOtherOutForEver) {
   }
 }
 
-// Frames 24, 53 and 693 have two lines between the three of them.
+// Frames 24, 53 and 693 share two lines between the three of them.
 TEST_F(GuestWindowTest, TablesWithFewerLinesThanTheyAreDoNotPutEachOtherOutForEver) {
   constexpr uint64_t kFrames[] = {24 * kPageSize, 53 * kPageSize, 693 * kPageSize};
   Set(TableAt(4), kFrames[0] | kTable);
@@ -167,7 +167,7 @@ TEST_F(GuestWindowTest, FlagsThatTheWalkSetsAreDirtyPages) {
   EXPECT_THAT(TakeDirty(), ElementsAre(256));
 }
 
-// The vCPU, with a ring of this size.
+// The vCPU has a dirty ring here, which may be full.
 class GuestWindowWithRing : public GuestWindowTest {
  protected:
   void SetUp() override {
@@ -229,7 +229,8 @@ TEST_F(GuestWindowTest, WhileAPageIsBeingTakenAwayTheAnswerIsToTryAgain) {
   EXPECT_EQ(Walk().outcome, GuestWalkOutcome::kMapped);
 }
 
-// Nothing is quiet then, least of all a table that was never read.
+// While any page is being taken away no table counts as quiet, least of all one that was never
+// read.
 TEST_F(GuestWindowTest, WhileAnotherPageIsBeingTakenAwayTablesAreReadForTheFirstTime) {
   const Hva other(reinterpret_cast<uintptr_t>(ram_.get()) + kSize - kPageSize);
   ASSERT_TRUE(vm_->BeginHostInvalidation(other, kPageSize).ok());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Slots and ranges anywhere in the host's address space: where kernels have their memory, and up to
-// the last byte.
+// Slots and ranges lie anywhere in the host's address space: where kernels have their memory, and
+// up to the last byte.
 
 #include <memory>
 #include <string>
@@ -39,7 +39,7 @@ class HostAddresses : public HostTest, public testing::WithParamInterface<Place>
   void Map(Gpa gpa) {
     ASSERT_LE(vcpu_->HandleEptViolation(gpa, kWrite).outcome, FaultOutcome::kSpurious);
   }
-  // The last page of the slot, and of the address space in places that end with it.
+  // This is the last page of the slot, and of the address space in places that end with it.
   static constexpr Gpa kLast{kSize - kPageSize};
 
   const Hva hva_;
@@ -71,7 +71,7 @@ TEST_P(HostAddresses, BetweenBeginAndEndTheRangeIsNotMappedAgain) {
   EXPECT_FALSE(IsMapped(kLast));
   EXPECT_EQ(vcpu_->HandleEptViolation(kLast, kWrite).outcome, FaultOutcome::kRetry);
   EXPECT_EQ(vcpu_->HandleEptViolation(Gpa(0x5000), kWrite).outcome, FaultOutcome::kFixed);
-  // A second one that begins elsewhere: the two are taken as one.
+  // A second invalidation begins elsewhere: the two are taken as one.
   ASSERT_EQ(vm_->BeginHostInvalidation(hva_ + MiB(2), kPageSize), absl::OkStatus());
   EXPECT_EQ(vcpu_->HandleEptViolation(kLast, kWrite).outcome, FaultOutcome::kRetry);
   vm_->EndHostInvalidation();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Slots of host frames, and mapping a range before anyone asks for it.
+// These tests name the host's frames in slots, and map a range before anyone asks for it.
 
 #include <cstdint>
 #include <string>
@@ -222,7 +222,7 @@ TEST_F(HostFramesTest, PopulateAsksTheHostForSlotsOfHostMemory) {
   host_.answer = absl::OkStatus();
 }
 
-// W is missing where a log was until now, and an age without A bits took every right.
+// W is missing where a log was until now, and aging without A bits took every right.
 TEST_F(HostFramesTest, PopulateGivesBackWhatLogsAndAgingHaveTaken) {
   for (const Level largest : {kLevel4K, kLevel1G}) {
     SCOPED_TRACE(largest.raw());
@@ -388,7 +388,8 @@ TEST_F(HostFramesTest, NestedAndReverseMappedVmsMapThemToo) {
   EXPECT_EQ(host_.resolves, 0);
 }
 
-// Nobody asked for the rest to go: a guest that is mapped ahead is to have no faults for it.
+// Nobody asked for the rest of a split page to go: a guest that is mapped ahead must not fault on
+// it.
 TEST_F(HostFramesTest, AZapSplitsTheLargePagesOfEveryViewAtItsEnds) {
   Start();
   Set(Frames(Gpa(0), GiB(4), Hpa(0)));
@@ -398,7 +399,7 @@ TEST_F(HostFramesTest, AZapSplitsTheLargePagesOfEveryViewAtItsEnds) {
     }
     ASSERT_EQ(*vm_->Populate(Gpa(0), GiB(4), 0, view), GiB(4));
   }
-  // One page in the midst of the first GiB, then what reaches into two of them.
+  // The first range is one page in the midst of the first GiB, the second reaches into two of them.
   vm_->ZapRange(Gfn(0x1234), PageCount(1))->Settle();
   vm_->ZapRange(Gfn(0xbffff), PageCount(2))->Settle();
   for (ViewId view = 0; view < 6; ++view) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest on the software CPU whose slots log dirty pages, and a copy of its memory kept up as live
-// migration would: each page that a take of the log shows is copied. A write that no take shows is
-// a difference in the end.
+// This guest on the software CPU has slots that log dirty pages, and a copy of its memory that is
+// kept up as live migration would: each page that a take of the log shows is copied. A write that
+// no take shows is a difference in the end.
 
 #ifndef TDP_TESTS_MMU_LOGGING_GUEST_H_
 #define TDP_TESTS_MMU_LOGGING_GUEST_H_
@@ -50,7 +50,7 @@ class LoggingGuest : public SimWorld {
 
   const LoggingGuestOptions& options() const { return options_; }
 
-  // Called on a vCPU that was kicked, before it leaves the guest. Stepped guests only.
+  // Is called on a vCPU that was kicked, before it leaves the guest; in stepped guests only.
   std::function<void(int)> before_leaving;
 
   // Backs `size` bytes at `gpa` by host pages of 2^order frames, from the same offset in host
@@ -77,7 +77,7 @@ class LoggingGuest : public SimWorld {
   int Read(int i, Gpa gpa) { return Access(i, gpa, sim::AccessKind::kLoad); }
   int Write(int i, Gpa gpa) { return Access(i, gpa, sim::AccessKind::kStore); }
 
-  // The pages that a take of the log shows, each copied.
+  // Returns the pages that a take of the log shows, and copies each.
   std::set<uint64_t> Take(uint32_t slot) {
     const std::set<uint64_t> pages = TakenPages(vm(), slot);
     for (const uint64_t page : pages) CopyPage(slot, page);
@@ -85,7 +85,7 @@ class LoggingGuest : public SimWorld {
     return pages;
   }
 
-  // Pages of `slot` whose copy is not what the guest wrote last.
+  // Returns the pages of `slot` whose copy is not what the guest wrote last.
   std::vector<uint64_t> Differences(uint32_t slot) {
     std::vector<uint64_t> pages;
     for (uint64_t i = 0; i < PagesOf(slot); ++i) {
@@ -147,7 +147,7 @@ class LoggingGuest : public SimWorld {
     }
   }
 
-  // Different for every write.
+  // Returns another value for every write.
   uint64_t NextValue(int i) {
     return ++values_[static_cast<size_t>(i)] << 8 | static_cast<uint64_t>(i);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A split that comes too late for the leaf that it saw.
+// A split comes too late here for the leaf that it saw.
 
 #include <utility>
 
@@ -12,7 +12,7 @@
 namespace tdp {
 namespace {
 
-// The CPU has set D of the leaf since it was loaded.
+// The CPU sets D of the leaf between its load and the split.
 TEST(LostSplit, LeavesTheLeafAsItIsAndNothingInItsTable) {
   MinimalBackend host;
   TablePool pool(host, 1000, EptEntry::Empty());

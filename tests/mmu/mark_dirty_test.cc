@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Pages that the VMM or a device wrote: `Vm::MarkDirty`.
+// `Vm::MarkDirty` logs pages that the VMM or a device wrote.
 
 #include <atomic>
 #include <bit>
@@ -24,7 +24,7 @@ namespace {
 using ::testing::HasSubstr;
 using Pages = std::set<uint64_t>;
 
-// Every kind of tables, and every way to find the guest's own writes.
+// Names a kind of tables, with a way to find the guest's own writes.
 struct Kind {
   std::string name;
   VmOptions options;
@@ -34,8 +34,8 @@ class MarkDirty : public HostTest, public testing::WithParamInterface<Kind> {
  protected:
   static constexpr uint64_t kPages = 2000;
 
-  // Two slots that log, of which the second begins where the first ends, a hole, a slot that does
-  // not log, and one more that logs far above.
+  // Two slots log, of which the second begins where the first ends; then come a hole, a slot that
+  // does not log, and one more that logs far above.
   void SetUp() override {
     host_.offered.pml = true;
     Start(GetParam().options, false);
@@ -71,11 +71,11 @@ TEST_P(MarkDirty, ARangeMarksWhatItHasOfEachSlotThatLogs) {
   ASSERT_EQ(vm_->MarkDirty(Gpa((100 + kPages - 2) * kPageSize), 4 * kPageSize), absl::OkStatus());
   EXPECT_EQ(Take(0), (Pages{kPages - 2, kPages - 1}));
   EXPECT_EQ(Take(1), (Pages{0, 1}));
-  // All of the guest's memory: holes as large as it is cost nothing.
+  // The call may name all of the guest's memory: holes as large as it is cost nothing.
   const uint64_t bits = GuestPhysicalBits(GetParam().options);
   ASSERT_EQ(vm_->MarkDirty(Gpa(0), uint64_t{1} << bits), absl::OkStatus());
   for (const uint32_t slot : {0, 1, 3}) EXPECT_EQ(Take(slot).size(), kPages) << slot;
-  // What was marked while the slot did not log is not in its log.
+  // Pages that were marked while the slot did not log are not in its log.
   Add(2, 10000, kPages, kSlotLogDirtyPages);
   EXPECT_EQ(Take(2), Pages{});
 }
@@ -150,7 +150,7 @@ TEST_P(MarkDirty, MarksBesideTakesAndMovesOfTheSlot) {
   for (uint64_t device = 0; device < 2; ++device) {
     devices.emplace_back([&, device] {
       for (uint64_t page = device; page < 2 * kRounds; page += 2) {
-        // The slot is at one of two places, or is on its way.
+        // The slot is at one of the two places, or is on its way between them.
         EXPECT_EQ(vm_->MarkDirty(Gpa((100 + page) * kPageSize), 1), absl::OkStatus());
         EXPECT_EQ(vm_->MarkDirty(Gpa((20000 + page) * kPageSize), 1), absl::OkStatus());
       }
@@ -182,7 +182,8 @@ TEST_P(MarkDirty, AMarkThatReturnedBeforeATakeIsInIt) {
   std::atomic<uint64_t> marked{0};
   std::atomic<uint64_t> taken{0};
   constexpr uint64_t kRounds = 500;
-  // Pages in turn: page n is marked, and the next once a take that began later has returned.
+  // The device takes pages in turn: it marks page n, and the next once a take that began later has
+  // returned.
   std::thread device([&] {
     for (uint64_t n = 1; n <= kRounds; ++n) {
       EXPECT_EQ(vm_->MarkDirty(Gpa((100 + n) * kPageSize), 1), absl::OkStatus());

@@ -41,7 +41,7 @@ TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
   quotas.AddVcpu();
   EXPECT_EQ(quotas.Tables(), none + 96);
   quotas.RemoveVcpu();
-  // Two tables of leaves, one above each 1 GiB and each 512 GiB.
+  // This slot needs two tables of leaves, one above each for its 1 GiB and one for its 512 GiB.
   quotas.AddSlot(SlotOf(Gfn(511), 2));
   EXPECT_EQ(quotas.Tables(), none + 2 * (2 + 1 + 1));
   quotas.SetViews(0, 3);
@@ -68,7 +68,7 @@ TEST_F(DefaultQuotas, AQuotaThatWasGivenFollowsMemoryAgainWhenAsked) {
   EXPECT_TRUE(absl::IsResourceExhausted(vm_->ReserveTables(1 << 12)));
 }
 
-// Frames without memory are remembered, by tables as any others: a guest has 2^36 of them.
+// Tables remember frames without memory, too, and a guest has 2^36 of them: that must stay bounded.
 TEST_F(DefaultQuotas, AGuestThatTouchesFramesWithoutMemoryTakesABoundedNumberOfTables) {
   Start();
   ASSERT_TRUE(vm_->SetMemoryRegion({.size = MiB(64), .hva = kRam}).ok());
@@ -102,7 +102,7 @@ TEST_F(DefaultQuotas, WhatTheSlotsShowCanBeMappedInEveryView) {
     }
   }
   EXPECT_EQ(vm_->Stats().table_reclaims, 0u);
-  // Once more, while what is taken away waits for its flush.
+  // All of it is mapped once more, while what is taken away waits for its flush.
   ASSERT_TRUE(vcpu_->SetView(kBaseView).ok());
   PendingFlush flush = *vm_->ZapAll();
   for (const Gpa gpa : places) {

@@ -24,7 +24,7 @@ MtrrState::Variable Range(uint64_t type, Gpa base, ByteCount size, int bits = 46
   return {base.raw() | type, (((uint64_t{1} << bits) - 1) & ~(size - 1)) | kOn};
 }
 
-// What firmware sets up: write-back, the legacy video hole, the PCI hole below 4 GiB.
+// Returns what firmware sets up: write-back, the legacy video hole, the PCI hole below 4 GiB.
 MtrrState Pc() {
   MtrrState state;
   state.default_type = kWb | kOn | kFixedOn;
@@ -68,7 +68,7 @@ TEST(MemoryTypeMap, OverlapsAreUncachedOverAllAndWriteThroughOverWriteBack) {
   EXPECT_EQ(TypeAt(state, Gpa(GiB(1))), MemoryType::kUncacheable);
 }
 
-// The SDM's own words, for one address at a time.
+// Follows the SDM's own words, for one address at a time.
 MemoryType ByTheBook(const MtrrState& s, uint64_t address) {
   if ((s.default_type & kOn) == 0) return MemoryType::kUncacheable;
   const auto type = [](uint64_t word) { return static_cast<MemoryType>(word & 0xff); };
@@ -133,7 +133,7 @@ TEST(MemoryTypeMap, EveryFrameHasTheTypeThatTheRulesGiveIt) {
   }
 }
 
-// Masks as CPUs take them: whatever bits, within the width.
+// A CPU takes any mask within its width, whatever bits it has.
 TEST(MemoryTypeMap, AnyMaskMeansTheFramesThatAgreeWithTheBaseInItsBits) {
   std::mt19937_64 random(2);
   for (int i = 0; i < 2000; ++i) {
@@ -172,18 +172,18 @@ TEST(MemoryTypeMap, MasksThatFirmwareWritesForOtherWidthsOrWithGaps) {
   MtrrState state;
   state.default_type = kWb | kOn;
   state.physical_address_bits = 46;
-  // Written for a CPU of 36 bits: the range comes again every 64 GiB.
+  // This mask was written for a CPU of 36 bits: the range comes again every 64 GiB.
   state.variable[0] = {GiB(3) | kUc, 0xfc0000800};
   EXPECT_EQ(TypeAt(state, Gpa(GiB(3))), MemoryType::kUncacheable);
   EXPECT_EQ(TypeAt(state, Gpa(GiB(64 + 3))), MemoryType::kUncacheable);
   EXPECT_EQ(TypeAt(state, Gpa(TiB(32) + GiB(3))), MemoryType::kUncacheable);
   EXPECT_EQ(TypeAt(state, Gpa(GiB(64 + 2))), MemoryType::kWriteBack);
   EXPECT_EQ(TypeAt(state, Gpa(GiB(4))), MemoryType::kWriteBack);
-  // No bit of the address counts: the range is all there is.
+  // This one has no bit of the address: the range is all there is.
   state.variable[0] = {GiB(3) | kWt, 0x800};
   EXPECT_EQ(TypeAt(state, Gpa(0)), MemoryType::kWriteThrough);
   EXPECT_EQ(TypeAt(state, Gpa(TiB(63))), MemoryType::kWriteThrough);
-  // A gap at bit 31: two ranges, 2 GiB apart.
+  // This one has a gap at bit 31, which makes two ranges, 2 GiB apart.
   state.variable[0] = {GiB(1) | kUc, 0x3fff40000800};
   EXPECT_EQ(TypeAt(state, Gpa(GiB(1))), MemoryType::kUncacheable);
   EXPECT_EQ(TypeAt(state, Gpa(GiB(3))), MemoryType::kUncacheable);
@@ -194,7 +194,7 @@ TEST(MemoryTypeMap, MasksThatFirmwareWritesForOtherWidthsOrWithGaps) {
   EXPECT_EQ(map->EndOfRun(Gfn::Of(Gpa(GiB(2))), Gfn::Of(Gpa(GiB(9)))), Gfn::Of(Gpa(GiB(3))));
 }
 
-// Every second page is of the range, and the other has the same type: many edges and no change.
+// Every second page is of the range, and the others have the same type: many edges and no change.
 TEST(MemoryTypeMap, AMaskOfOneBitIsAnsweredInFewSteps) {
   MtrrState state;
   state.default_type = kWb | kOn;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// MMIO entries keep a part of the slots' generation: what happens when it has gone around.
+// MMIO entries keep a part of the slots' generation; these tests ask what happens when that part
+// has gone around.
 
 #include <cstdint>
 #include <memory>
@@ -40,7 +41,7 @@ class MmioGeneration : public HostTest, public testing::WithParamInterface<Setti
                                     .hva = kHost + gpa.raw()}),
               absl::OkStatus());
   }
-  // The entry for the hole.
+  // Returns the entry for the hole.
   EptEntry Entry() {
     const Eptp eptp = vm_->eptp(space_);
     uint64_t table = eptp.root().raw();
@@ -50,11 +51,11 @@ class MmioGeneration : public HostTest, public testing::WithParamInterface<Setti
       table = entry.address().raw();
     }
   }
-  // Changes of slots, elsewhere, in one direction of a slot's life and back.
+  // Changes a slot elsewhere, in one direction of its life and back.
   void ChangeSlots(uint64_t times) {
     for (uint64_t i = 0; i < times; ++i) SetSlot(1, Gpa(0), there_++ % 2 == 0 ? kPageSize : 0);
   }
-  // After so many the bits that an entry keeps are what they were.
+  // Returns after how many changes the bits that an entry keeps are what they were.
   uint64_t Period() const {
     const auto steps = static_cast<uint64_t>(GetParam().options.address_spaces);
     return (uint64_t{1} << ept::kMmioGenerationBits) / steps;
@@ -70,19 +71,19 @@ TEST_P(MmioGeneration, MemoryIsNotAnsweredAsMmioOnceItHasGoneAround) {
   ASSERT_TRUE(remembered.is_mmio());
   SetSlot(0, kHole, MiB(1));
   ChangeSlots(Period() - 1);
-  // What an entry of now would be is what was remembered: it must be gone.
+  // An entry that were made now would be the remembered one, bit by bit: that must be gone.
   EXPECT_FALSE(Entry().is_mmio());
   const FaultResult result = vcpu_->HandleEptMisconfiguration(kHole);
   EXPECT_NE(result.outcome, FaultOutcome::kMmio) << "a CPU may come late with it";
   EXPECT_EQ(vcpu_->HandleEptViolation(kHole, kRead).outcome, FaultOutcome::kFixed);
   EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
-  // And what is remembered from here on counts as ever.
+  // Entries that are remembered from here on count as ever.
   SetSlot(0, Gpa(0), 0);
   ASSERT_EQ(vcpu_->HandleEptViolation(kHole, kRead).outcome, FaultOutcome::kMmio);
   EXPECT_EQ(vcpu_->HandleEptMisconfiguration(kHole).outcome, FaultOutcome::kMmio);
 }
 
-// The slot's own change is the one that goes around.
+// Here the slot's own change is the one that goes around.
 TEST_P(MmioGeneration, WhicheverChangeGoesAround) {
   ASSERT_EQ(vcpu_->HandleEptViolation(kHole, kRead).outcome, FaultOutcome::kMmio);
   const uint64_t low = Entry().mmio_generation();
@@ -94,7 +95,7 @@ TEST_P(MmioGeneration, WhicheverChangeGoesAround) {
   EXPECT_EQ(vcpu_->HandleEptViolation(kHole, kRead).outcome, FaultOutcome::kFixed);
 }
 
-// As many changes as it takes are made often enough: one setting will do.
+// It takes so many changes that these tests run with one setting only.
 class MmioGenerationByKind : public MmioGeneration {};
 
 TEST_P(MmioGenerationByKind, AFlagAndAMoveAndADeletionGoAroundToo) {

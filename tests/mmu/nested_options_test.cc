@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `VmOptions::nested` together with other options: L2 is bound by what binds L1.
+// `VmOptions::nested` meets other options here: L2 is bound by what binds L1.
 
 #include <cstdint>
 #include <string>
@@ -19,8 +19,8 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kWriteBack = uint64_t{6} << ept::kMemoryTypeShift;
 
-// An L1 whose EPT12 maps 8 MiB of L2 to the 8 MiB from 8 MiB on, by 2 MiB pages and the first of
-// them by 4 KiB pages.
+// L1's EPT12 maps 8 MiB of L2 to the 8 MiB from 8 MiB on, by 2 MiB pages, but the first of them by
+// 4 KiB pages.
 class NestedOptions : public testing::Test {
  protected:
   static constexpr uint64_t kRoot = 0x1000;
@@ -71,7 +71,7 @@ class NestedOptions : public testing::Test {
     return outcome <= NestedOutcome::kRetry ? NestedOutcome::kFixed : outcome;
   }
 
-  // The leaf of EPT02 for an address of L2; nothing if there is none.
+  // Returns the leaf of EPT02 for an address of L2; nothing if there is none.
   Translation Leaf(uint64_t gpa) {
     const Eptp eptp = guest_.vcpu().EnterGuest().eptp();
     uint64_t table = eptp.root().raw();
@@ -191,7 +191,7 @@ TEST_F(NestedWithExceptions, NothingThatEpt02LacksIsToldToL2) {
   EXPECT_TRUE(Leaf(MiB(2)).entry.suppress_ve());
 }
 
-// What was taken away is a hole again, and holes suppress.
+// The page that was taken away is a hole again, and holes suppress.
 TEST_F(NestedWithExceptions, NorWhatWasTakenAwayFromIt) {
   const auto use = [&] {
     for (uint64_t page = 0; page < 64; ++page) {
@@ -217,7 +217,7 @@ TEST_F(NestedWithExceptions, NorWhatWasTakenAwayFromIt) {
   EXPECT_EQ(guest_.vm().CheckInvariants(), absl::OkStatus());
 }
 
-// Tables go from EPT02 to the pool and from there to L1.
+// The tables go from EPT02 to the pool and from there to L1.
 TEST_F(NestedWithExceptions, TablesThatEpt02HadSuppressForL1Too) {
   for (uint64_t page = 0; page < 512; ++page) {
     ASSERT_EQ(Access(page * kPageSize, kStore), NestedOutcome::kFixed);

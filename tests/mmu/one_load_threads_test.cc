@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Whoever builds on what a descent has found, beside faults that link tables in the same places.
-// Were an entry looked at twice, a link would be taken for the large leaf or the hole that stood
-// there before: pages of tables would be mapped to the guest, or a live table be replaced.
+// These operations build on what a descent has found, beside faults that link tables in the same
+// places. Were an entry looked at twice, a link would be taken for the large leaf or the hole that
+// stood there before: pages of tables would be mapped to the guest, or a live table be replaced.
 
 #include <atomic>
 #include <functional>
@@ -94,7 +94,8 @@ TEST_F(OneLoadOf, PrefaultsBesideFaultsReplaceNoTable) {
   });
 }
 
-// What is mapped throughout is never said not to be, whatever size its leaf has just now.
+// The page is mapped throughout, so nothing may ever say that it is not, whatever size its leaf has
+// just now.
 TEST_F(OneLoadOf, APageWhoseLeafIsSplitIsMappedAllTheTime) {
   StartWithTwo(DirtyTracking::kWriteProtection, 9);
   ASSERT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);

@@ -42,8 +42,8 @@ TEST_F(PrefaultTest, WhatIsPrefaultedNeedsNoFault) {
   EXPECT_EQ(vcpu_->HandleEptViolation(Gpa(0x5000), kReadFault).outcome, FaultOutcome::kSpurious);
 }
 
-// Host memory in pieces of 2^order frames, each in a place of its own, that do not begin where
-// their addresses would if they were aligned as the frames are.
+// Host memory comes in pieces of 2^order frames, each in a place of its own, that do not begin
+// where their addresses would if they were aligned as the frames are.
 TEST_F(PrefaultTest, MapsNothingBeyondThePieceOfHostMemoryThatAPageLiesIn) {
   constexpr uint64_t kShift = 5;
   constexpr uint64_t kScatter = 7;  // odd, so no two pieces are the same
@@ -78,7 +78,7 @@ TEST_F(PrefaultTest, NothingOfItIsAccessedOrDirty) {
   EXPECT_FALSE(*vm_->TestAge(kRam, MiB(16)));
 }
 
-// Whether the pages come as whole tables, one by one (a rule is to be asked), or as large leaves.
+// The pages come as whole tables, one by one (a rule is to be asked), or as large leaves.
 TEST_F(PrefaultTest, NothingIsAccessedOrDirtyHoweverItIsMapped) {
   for (const int order : {0, 9}) {
     for (const bool has_rules : {false, true}) {

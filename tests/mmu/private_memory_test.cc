@@ -41,7 +41,7 @@ class PrivateMemory : public testing::Test {
   absl::Status Make(bool is_private, Gpa gpa, ByteCount size) {
     return guest_.vm().SetMemoryAttributes(gpa, size, is_private ? kMemoryAttributePrivate : 0);
   }
-  // What the guest reaches at `gpa`.
+  // Returns which host address the guest reaches at `gpa`.
   Hpa Reach(Gpa gpa) {
     EXPECT_EQ(guest_.Store(gpa), kDone);
     return guest_.last_hpa;
@@ -205,7 +205,7 @@ TEST_F(PrivateMemory, AWalkOfGuestTablesReadsThePrivateMemory) {
   ASSERT_EQ(Make(true, Gpa(0x10000), 0x1000), absl::OkStatus());
   const Hpa table = Reach(Gpa(0x10000));
   EXPECT_EQ(table, Host(kPrivate + 0x10000));
-  // A 32-bit directory whose first entry maps 4 MiB at 0x400000.
+  // This 32-bit directory's first entry maps 4 MiB at 0x400000.
   guest_.memory().physical().Store(table.raw(), uint64_t{0x4000e7});
   GuestControls controls;
   controls.cr0 = guest::kCr0Paging;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What an operation promises "when it returns", beside another one that has taken the mapping away
-// and has not settled its flush: the tables show nothing any more, and a CPU still has it. Each
-// debt is tried with each promise in each kind of tables.
+// An operation promises something for "when it returns", beside another one that has taken the
+// mapping away and has not settled its flush: the tables show nothing any more, and a CPU still has
+// it. Each debt is tried with each promise in each kind of tables.
 
 #include <algorithm>
 #include <array>
@@ -59,7 +59,7 @@ struct WorldOptions {
   bool has_neighbour = false;  // the page behind it is mapped, too
 };
 
-// A guest whose vCPU 0 is in the guest with the page in its TLB, and leaves when it is kicked.
+// This guest's vCPU 0 is in the guest with the page in its TLB, and leaves when it is kicked.
 class World : private HostWorld {
  public:
   World(Kind kind, const WorldOptions& options) : kind_(kind) {
@@ -93,7 +93,7 @@ class World : private HostWorld {
   ~World() {
     entry_.reset();
     EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
-    // Both before the guest's memory.
+    // The vCPU and the VM go before the guest's memory.
     vcpu_.reset();
     vm_.reset();
   }
@@ -102,7 +102,7 @@ class World : private HostWorld {
   TestHost& machine() { return host_; }
   const MemoryRegion& region() const { return region_; }
   Hva page() const { return region_.hva + kPage.raw(); }
-  // Whether vCPU 0 may still use what it had in its TLB.
+  // Returns whether vCPU 0 may still use what it had in its TLB.
   bool may_use_page() const { return entry_.has_value(); }
   void Leave() { entry_.reset(); }
   void EnterAgain() { entry_ = vcpu_->EnterGuest(); }
@@ -155,7 +155,7 @@ class World : private HostWorld {
 
 // --- Debts ---
 
-// An operation that takes the page away and holds its flush.
+// Names an operation that takes the page away and holds its flush.
 struct Debt {
   std::string name;
   std::function<PendingFlush(World&)> make;
@@ -362,7 +362,7 @@ TEST(InvalidateHostRange, LetsNoFaultMapAPageThatACpuStillHas) {
 
 class ZapOfOnePage : public testing::TestWithParam<Kind> {};
 
-// Nothing is owed by anybody before it.
+// Nobody owes anything before the zap, so the flush is all its own.
 TEST_P(ZapOfOnePage, OwesAFlushWhateverStandsBesideIt) {
   for (const bool in_view : {false, true}) {
     for (const bool has_neighbour : {false, true}) {

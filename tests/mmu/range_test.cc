@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Aging, splitting and collapsing ranges.
+// These tests age, split and collapse ranges.
 
 #include <functional>
 #include <optional>
@@ -31,7 +31,7 @@ class RangeTest : public HostTest {
         vm_->SetMemoryRegion({.flags = flags, .gpa = Gpa(0), .size = size, .hva = kRam}).ok());
   }
 
-  // What a CPU does.
+  // Sets bits in the entry as a CPU does.
   void SetBits(Gpa gpa, uint64_t bits) { EntryRef(EntryOf(*vm_, gpa)).FetchOr(bits); }
   bool Age(Hva start, ByteCount size) {
     AgeResult aged = *vm_->AgeHostRange(start, size);
@@ -105,7 +105,8 @@ TEST_F(RangeTest, TheNextAccessOfAnAgedPageAsksTheHostNothing) {
   EXPECT_EQ(host_.resolves, before);
 }
 
-// The trap of saving W: logging is switched on between aging and the next read.
+// Aging that saved W would fall into this trap: logging is switched on between aging and the next
+// read.
 TEST_F(RangeTest, AnAgedPageDoesNotComeBackWritableBehindTheDirtyLog) {
   Start({.accessed_dirty = Use::kNever}, MiB(2));
   Fault(Gpa(0x3000));
@@ -118,7 +119,7 @@ TEST_F(RangeTest, AnAgedPageDoesNotComeBackWritableBehindTheDirtyLog) {
 
 // --- Splitting ---
 
-// What tells cold tables from others, and where a harvest of D bits looks.
+// A of the link tells cold tables from others, and tells a harvest of D bits where to look.
 TEST_F(RangeTest, TheLinkToTheTableOfASplitLeafIsAsUsedAsTheLeafWas) {
   host_.order = 9;
   Start({.max_leaf_level = kLevel2M});
@@ -214,7 +215,7 @@ TEST_F(RangeTest, ACollapseUndoesASplit) {
   EXPECT_EQ(vm_->Stats().tables_in_use, tables - 513);
 }
 
-// What a log took from the way to the small leaves a fault gives back, not a collapse.
+// A fault, not a collapse, gives back what a log took from the way to the small leaves.
 TEST_F(RangeTest, ACollapsedLeafHasNoRightThatTheWayToItsPagesLacks) {
   host_.order = 9;
   Start({.dirty_tracking = DirtyTracking::kWriteProtection}, MiB(4));
@@ -271,7 +272,7 @@ TEST_F(RangeTest, ADBitSetInTheOldTableBeforeTheFlushIsNotLost) {
   EXPECT_TRUE(EntryAt(Gpa(0)).dirty());
 }
 
-// A vCPU that is still in the guest when a collapse has changed its tables, and what it does there
+// A vCPU is still in the guest when a collapse has changed its tables, and does something there
 // before it is kicked out.
 class CollapseBesideAGuest : public RangeTest {
  protected:
@@ -316,7 +317,7 @@ TEST_F(CollapseBesideAGuest, ALateDBitIsNotGivenToAnotherFrame) {
   EptEntry moved;
   EXPECT_EQ(CollapseWhile([&] {
               EntryRef(old_table_ + 7).FetchOr(ept::kDirty);
-              // As if the page had been taken away and faulted in again elsewhere.
+              // This is as if the page had been taken away and faulted in again elsewhere.
               EntryRef entry(EntryOf(*vm_, Gpa(0)));
               moved = EptEntry(entry.Load().raw() + MiB(2));
               entry.Exchange(moved);

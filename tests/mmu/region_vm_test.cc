@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A tree of regions over a real `Vm`: its dirty logs, whatever finds the writes, and its rings.
+// A tree of regions stands over a real `Vm` here: its dirty logs, whatever finds the writes, and
+// its rings.
 
 #include <bit>
 #include <cstdint>
@@ -20,7 +21,7 @@ namespace {
 
 using Pages = std::set<uint64_t>;
 
-// 4 MiB of RAM that logs, from gpa 0 on.
+// This guest has 4 MiB of RAM that logs, from gpa 0 on.
 class RegionGuest {
  public:
   explicit RegionGuest(const LoggingGuestOptions& options) : guest_(options) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Backends that find a page by the guest frame, or by what they know of its slot.
+// These backends find a page by the guest frame, or by what they know of its slot.
 
 #include <vector>
 

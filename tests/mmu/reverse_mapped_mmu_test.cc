@@ -91,8 +91,8 @@ TEST_F(ReverseMapTest, ALoggedWriteUnderALargeLeafDropsIt) {
   EXPECT_THAT(TakeDirty(), ElementsAre(3));
 }
 
-// The leaf went, and then the tables turned out to be missing: the answer was an error, and the
-// page was mapped no more.
+// Regression: the leaf went, and then the tables turned out to be missing, so that the answer was
+// an error and the page was mapped no more.
 TEST(ReverseMappedMmu, WithoutTablesALargeLeafStaysWhereASmallerOneIsWanted) {
   MinimalBackend host;
   TablePool pool(host, 100, EptEntry::Empty());

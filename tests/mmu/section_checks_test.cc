@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What must be called inside a section or under a lock aborts elsewhere, in builds with checks.
+// Calls that belong inside a section or under a lock abort elsewhere, in builds with checks.
 
 #include <memory>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// vCPUs that run on one CPU in turn: what one leaves in its TLB another may meet, since
+// These vCPUs run on one CPU in turn: one may meet in the TLB what another left there, since
 // guest-physical translations are tagged by their root and by nothing else.
 
 #include "absl/status/status.h"
@@ -33,7 +33,7 @@ class SharedCpu : public testing::Test, protected ViewingGuest {
     AddSlot(Gpa(0), MiB(2));
   }
 
-  // vCPU 0 uses a page in `view` while vCPU 1 runs elsewhere; then the view denies the page.
+  // Lets vCPU 0 use a page in `view` while vCPU 1 runs elsewhere; then the view denies the page.
   void LeaveInTlb(ViewId view) {
     ASSERT_EQ(Load(kOther, 1), kDone);
     ASSERT_EQ(vcpu(0).SetView(view), absl::OkStatus());
@@ -42,7 +42,7 @@ class SharedCpu : public testing::Test, protected ViewingGuest {
     ASSERT_EQ(Load(kOther, 1), kDone) << "here vCPU 1 makes its flush";
   }
 
-  // Another VM runs on the CPU and goes. Returns where its root was.
+  // Lets another VM run on the CPU and go. Returns where its root was.
   Hpa LeaveInTlbOfAnotherVm() {
     const auto other = *Vm::Create(backend());
     EXPECT_EQ(other->SetMemoryRegion({.gpa = kElsewhere, .size = MiB(1), .hva = kRam}),

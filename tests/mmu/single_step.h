@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A thread that is stopped after each of its instructions, so that a test can do what another
+// `SingleStep` stops a thread after each of its instructions, so that a test can do what another
 // thread or a CPU would do there: between any two instructions of the code under test, and not by
 // chance.
 
@@ -17,12 +17,13 @@
 
 namespace tdp {
 
-// The trap flag of x86 raises SIGTRAP after every instruction. One at a time in a process.
+// Uses the trap flag of x86, which raises SIGTRAP after every instruction. A process has one at a
+// time.
 class SingleStep {
  public:
   // Runs `code`. After its instruction number i, from 1, `act(i)` is called in the signal handler:
   // the code is in the middle of whatever it does, so `act` takes no lock that the code may hold.
-  // It returns false to let the rest run freely. How many instructions were stepped.
+  // It returns false to let the rest run freely. Returns how many instructions were stepped.
   static uint64_t Run(const std::function<void()>& code, const std::function<bool(uint64_t)>& act) {
     struct sigaction before;
     struct sigaction handler = {};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// How often a change of slots holds up the faults of all vCPUs.
+// These tests count how often a change of slots holds up the faults of all vCPUs.
 
 #include <cstdint>
 
@@ -10,7 +10,7 @@
 namespace tdp {
 namespace {
 
-// The clock of writers' sections is read as one begins and as it ends.
+// Each writer's section reads the clock as it begins and as it ends.
 int g_readings = 0;
 uint64_t CountReadings() { return static_cast<uint64_t>(++g_readings); }
 
@@ -32,7 +32,7 @@ class SlotSections : public HostTest, public testing::WithParamInterface<Kind> {
     ASSERT_TRUE(
         vm_->SetMemoryRegion({.slot = 1, .gpa = gpa, .size = size, .hva = Hva(1 << 30)}).ok());
   }
-  // Writers' sections of a change of the slot to [gpa, gpa + size).
+  // Returns how many writers' sections a change of the slot to [gpa, gpa + size) has.
   int SectionsOf(Gpa gpa, ByteCount size) {
     const int before = g_readings;
     SetSlot(gpa, size);

@@ -43,7 +43,8 @@ class TableCursorTest : public testing::Test {
     LeafMemo memo;
     ASSERT_TRUE(mmu_.Map({Gfn(gfn), kLevel4K, Access::Read(), leaf}, memo, cache_).is_mapped());
   }
-  // The frames of the leaves that a cursor over the range comes to, if it goes into every table.
+  // Returns the frames of the leaves that a cursor over the range comes to, if it goes into every
+  // table.
   std::vector<uint64_t> LeavesIn(uint64_t first, uint64_t end) {
     std::vector<uint64_t> found;
     for (TableCursor at(mmu_, {Gfn(first), Gfn(end)}); !at.at_end();) {

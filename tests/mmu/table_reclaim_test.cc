@@ -33,7 +33,7 @@ class TableReclaimTest : public HostTest {
     return vcpu_->HandleEptViolation(Gpa(region * MiB(2)), kWriteFault);
   }
   bool IsMapped(uint64_t region) { return vm_->Translate(Gpa(region * MiB(2))).ok(); }
-  // The entry that points to the leaf table of the region.
+  // Returns the entry that points to the leaf table of the region.
   EntryRef LinkOf(uint64_t region) {
     const auto* leaf = EntryOf(*vm_, Gpa(region * MiB(2)));
     const Eptp eptp = vm_->eptp();
@@ -79,7 +79,7 @@ TEST_F(TableReclaimTest, WhereEveryTableIsUsedTheSecondTurnOfTheHandTakesOne) {
   }
 }
 
-// The harvest of D bits skips what has neither A nor this note.
+// The harvest of D bits skips every link that has neither A nor this note.
 TEST_F(TableReclaimTest, TheABitThatItClearsIsNotedForTheHarvest) {
   Start();
   ASSERT_EQ(Fault(0).outcome, FaultOutcome::kFixed);
@@ -253,7 +253,8 @@ TEST_F(TableReclaimTest, ManyVcpusShareFewTables) {
       for (int i = 0; i < 1000; ++i) {
         const Gpa gpa(random() % 400 * MiB(2));
         const FaultResult result = vcpu->HandleEptViolation(gpa, kWriteFault);
-        // Others may be faster with every table that was freed, eight times in a row.
+        // The fault may fail if others were faster with every table that was freed, eight times in
+        // a row.
         EXPECT_TRUE(result.outcome <= FaultOutcome::kRetry ||
                     absl::IsResourceExhausted(result.status))
             << result.status;

@@ -47,7 +47,7 @@ TEST(TableScan, LooksAtTheLinesAloneThatItIsGiven) {
     const uint64_t found =
         FindIn64EntriesWith(table.entries.data() + first, EntryBits{uint64_t{1} << 9}, lines);
     for (size_t i = 0; i < 64; ++i) {
-      // More than it is given may be looked at, and is where that is faster.
+      // The scan may look at more lines than it was given, and does where that is faster.
       if ((lines >> (i / 8) & 1) == 0) continue;
       EXPECT_EQ((found >> i & 1) != 0, table.entries[first + i] != 0) << first + i;
     }

@@ -65,7 +65,7 @@ TEST(VcpusComeAndGo, WhileOneIsWaitedForOthersAreMadeUsedAndTakenApart) {
 TEST(VcpusComeAndGo, TheVcpuThatIsWaitedForMayAskForStatsAndTranslations) {
   SlowVcpu slow;
   std::thread other([&slow] { auto vcpu = *slow.vm().CreateVcpu(); });
-  // This is its thread: it holds the entry.
+  // The calls are on the thread of the vCPU that is waited for: it holds the entry.
   EXPECT_EQ(slow.vm().Stats().faults.fixed, 1u);
   EXPECT_FALSE(slow.vm().Translate(Gpa(0x3000)).ok()) << "it was zapped";
   other.join();

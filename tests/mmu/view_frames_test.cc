@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Views that show other host frames than the slots have.
+// These views show other host frames than the slots have.
 
 #include <cstdint>
 #include <string>
@@ -26,7 +26,7 @@ constexpr FaultOutcome kDone = FaultOutcome::kFixed;
 constexpr PageCount kPage{1};
 constexpr Hva kOther{0x7e0000000000};
 
-// A piece of host memory that no slot has.
+// Returns a piece of host memory that no slot has.
 Hfn OtherFrames(sim::HostMemory& memory, ByteCount size = kPageSize, int order = 0) {
   EXPECT_EQ(memory.Map(kOther, size, {.order = order}), absl::OkStatus());
   return memory.Resolve(kOther, Access::Read())->hfn;
@@ -74,7 +74,8 @@ TEST(ViewFrames, AFlipFlushesNothingAndAsksTheHostForNothing) {
   EXPECT_EQ(guest.exits, exits);
 }
 
-// The shortest way of a fault, for a page beside the last one, knows no frames but the host's.
+// The shortest way of a fault, for a page beside the last one, knows no frames but the host's: no
+// fault may take it here.
 TEST(ViewFrames, APageBesideOnesThatWereJustMappedIsTheFrameThatTheViewShows) {
   ViewingGuest guest;
   guest.AddSlot(Gpa(0), MiB(2));

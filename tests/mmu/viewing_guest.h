@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest on software CPUs that keep every translation they may, for tests of what is denied it.
+// This guest runs on software CPUs that keep every translation they may, for tests of what is
+// denied it.
 
 #ifndef TDP_TESTS_MMU_VIEWING_GUEST_H_
 #define TDP_TESTS_MMU_VIEWING_GUEST_H_
@@ -36,7 +37,7 @@ class ViewingGuest : public SimWorld {
   }
   ~ViewingGuest() { EXPECT_EQ(Check(), absl::OkStatus()); }
 
-  // A slot at `gpa` over as much host memory, from the same offset on, in pieces of `order`.
+  // Adds a slot at `gpa` over as much host memory, from the same offset on, in pieces of `order`.
   void AddSlot(Gpa gpa, ByteCount size, int order = 0, uint32_t flags = 0, uint32_t slot = 0) {
     ASSERT_EQ(memory().Map(kRam + gpa.raw(), size, {.order = order}), absl::OkStatus());
     SetSlot(gpa, size, flags, slot);
@@ -48,8 +49,9 @@ class ViewingGuest : public SimWorld {
         absl::OkStatus());
     oracle().SettleAll();
   }
-  // Makes the access as vCPU `i` and answers its violations, as long as that is to run on. kFixed:
-  // it is done. `last` has the fault that it ended with, `last_hpa` the address that it reached.
+  // Makes the access as vCPU `i` and answers its violations, as long as that lets it run on. kFixed
+  // says that it is done. `last` has the fault that it ended with, `last_hpa` the address that it
+  // reached.
   FaultOutcome Access(Gpa gpa, Kind kind, int i = 0) {
     return AccessBy(i, [&] { return cpu(i).AccessGpa(gpa, kind, 8); });
   }
@@ -61,7 +63,7 @@ class ViewingGuest : public SimWorld {
   FaultOutcome Store(Gpa gpa, int i = 0) { return Access(gpa, Kind::kStore, i); }
   FaultOutcome Fetch(Gpa gpa, int i = 0) { return Access(gpa, Kind::kFetch, i); }
 
-  // The level of the leaf that maps `gpa` in `view`; 0 if nothing does.
+  // Returns the level of the leaf that maps `gpa` in `view`; 0 if nothing does.
   int LevelOf(Gpa gpa, ViewId view = kBaseView) {
     const auto found = vm().Translate(gpa, 0, view);
     return found.ok() ? found->level.raw() : 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Views and attributes that change while vCPUs run on them.
+// Views and attributes change here while vCPUs run on them.
 
 #include <atomic>
 #include <cstdint>
@@ -20,7 +20,7 @@ constexpr Hva kPrivate{GiB(768)};
 constexpr ByteCount kSize = MiB(8);
 constexpr uint64_t kPages = kSize >> kPageShift;
 constexpr uint64_t kPrivateMark = uint64_t{1} << 63;
-// A view may deny reads here and nowhere else.
+// A view may deny reads of pages below this one and nowhere else.
 constexpr uint64_t kHooked = 64;
 
 class Machine : public SimWorld {
@@ -46,8 +46,8 @@ class Machine : public SimWorld {
 
   ViewId view() const { return view_; }
 
-  // One vCPU: reads pages, in its view and in the base in turn, until `stop`. What it reads is the
-  // page's own stamp; of which memory is for `Attributes` to say when nobody changes them.
+  // Is one vCPU, which reads pages, in its view and in the base in turn, until `stop`. It must read
+  // the page's own stamp; of which memory that is, `Attributes` says when nobody changes them.
   void Run(uint64_t seed, const std::atomic<bool>& stop, std::atomic<uint64_t>& reads) {
     const std::unique_ptr<Vcpu> vcpu = *vm().CreateVcpu();
     sim::Cpu& cpu = backend().cpu(vcpu->id());
@@ -79,7 +79,8 @@ class Machine : public SimWorld {
       if (!result.ok()) return result.event;
       const uint64_t stamp = memory().physical().Load(result.hpa.raw());
       EXPECT_EQ(stamp & ~kPrivateMark, page);
-      // Nobody makes these private; while in the guest nobody may take the page away either.
+      // Nobody makes these pages private, and nobody may take a page away while the vCPU is in the
+      // guest.
       if (page < kHooked) {
         EXPECT_EQ(stamp & kPrivateMark, 0u);
       }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Which violations the guest hears of itself.
+// Some violations the guest hears of itself, by #VE; these tests ask which.
 
 #include <cstdint>
 
@@ -38,7 +38,7 @@ class Exceptions : public testing::Test {
   absl::Status LetRaise(Gfn first, bool raises = true, ViewId view = 1) {
     return guest_.vm().SetRaisesVe(view, first, kPage, raises);
   }
-  // What the guest's handler does at its end.
+  // Does what the guest's handler does at its end.
   void Ready() { guest_.memory().physical().Store<uint32_t>(information_.raw() + 4, 0); }
   // Makes the access and expects that it ends in #VE, after some exits or none.
   void ExpectRaises(Gpa gpa, sim::AccessKind kind) {
@@ -106,7 +106,7 @@ TEST_F(Exceptions, TheyCanBeSwitchedOffAgain) {
   ExpectExits(Gpa(0x3000), kStore);
 }
 
-// What the log takes is not the guest's to hear of.
+// The guest must not hear of the rights that the log takes.
 TEST_F(Exceptions, NoneIsRaisedWhileTheSlotLogs) {
   ASSERT_EQ(guest_.vm().SetRaisesVe(view_, Gfn(0), PageCount(1024), true), absl::OkStatus());
   for (Gpa gpa : {Gpa(0x2000), Gpa(0x8000)}) EXPECT_EQ(guest_.Store(gpa), kDone);
@@ -141,7 +141,7 @@ TEST_F(Exceptions, NoneIsRaisedByAWriteThatATakeOfTheLogWaitsFor) {
   }
 }
 
-// What the host denies, as it breaks copy on write, neither.
+// Nor does the guest hear of what the host denies, as it breaks copy on write.
 TEST_F(Exceptions, NoneIsRaisedWhereTheHostHasAnotherPageToGive) {
   ASSERT_EQ(guest_.vm().SetViewRights(view_, Gfn(5), kPage, Access::ReadWrite()), absl::OkStatus());
   ASSERT_EQ(LetRaise(Gfn(5)), absl::OkStatus());

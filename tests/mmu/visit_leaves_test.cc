@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `Vm::VisitLeaves`, and the memory of tables in advance and given back.
+// These tests list leaves by `Vm::VisitLeaves`, and get tables' memory in advance and give it back.
 
 #include <vector>
 
@@ -143,7 +143,8 @@ TEST_F(TableMemory, ReleasedBlocksGoBackAndFaultsGoOn) {
   EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
 }
 
-// It is given back, and poisoned, if a block goes whose table a fault may still look into.
+// A vCPU still looks into the table of its last fault: were the block given back, the next fault
+// would read poisoned memory.
 TEST_F(TableMemory, TheTableOfTheLastFaultStaysReadable) {
   Start({.max_leaf_level = kLevel4K});
   for (uint64_t table = 0; table < 900; ++table) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// KVM's dirty log calls and rings on a `Vm`.
+// KVM's calls for dirty logs and rings act on a `Vm` here.
 
 #include <cstdint>
 #include <memory>
@@ -45,7 +45,7 @@ class DirtyRings : public HostTest {
   static FaultOutcome Write(Vcpu& vcpu, uint64_t page) {
     return vcpu.HandleEptViolation(Gpa(MiB(2)) + page * kPageSize, kWriteFault).outcome;
   }
-  // The pages of slot 3 that all rings together show.
+  // Returns the pages of slot 3 that all rings together show.
   std::set<uint64_t> Harvest() {
     std::set<uint64_t> pages;
     EXPECT_TRUE(vm_->HarvestDirtyRings([&](const DirtyRingEntry& entry) {
@@ -182,7 +182,7 @@ TEST_F(DirtyRings, ANewVcpuTakesARingOverWithItsEntries) {
 
 TEST_F(DirtyRings, PagesMarkedByTheVmmAreHarvestedWithoutAVcpu) {
   StartWithRings();
-  // More than all rings have room for.
+  // These are more pages than all rings have room for.
   ASSERT_TRUE(vm_->MarkDirty(Gpa(MiB(2)), kPages * kPageSize).ok());
   EXPECT_EQ(Harvest().size(), kPages);
   EXPECT_TRUE(Harvest().empty());
@@ -221,7 +221,7 @@ TEST_F(DirtyRings, AResetLeavesEntriesThatRememberMmioAlone) {
   ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3}).ok());
   ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kMmio);
   AddSlot();
-  // Makes the table again that the entry is in, if it went.
+  // This write makes the table of the MMIO entry again, if it went.
   ASSERT_EQ(Write(*vcpu, 6), FaultOutcome::kFixed);
   ASSERT_EQ(vm_->ResetDirtyRings(), 2u);
   EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());

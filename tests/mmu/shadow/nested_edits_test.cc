@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// An L1 that edits EPT12 under a running L2.
+// An L1 edits EPT12 under its running L2.
 
 #include <cstdint>
 #include <iterator>
@@ -19,8 +19,8 @@ using sim::AccessKind;
 
 constexpr uint64_t kAll = ept::kRightsMask;
 
-// Entries, legal and not, and accesses by an L2 with and without paging. The L1 executes INVEPT
-// where it has taken something away, and nowhere else.
+// This L1 makes entries, legal and not, and accesses by an L2 with and without paging. It executes
+// INVEPT where it has taken something away, and nowhere else.
 class EditingL1 {
  public:
   EditingL1(uint64_t seed, int levels, bool accessed_dirty, bool forgets_invept = false)
@@ -50,7 +50,7 @@ class EditingL1 {
   uint64_t refused() const { return refused_; }
 
  private:
-  // Pages of L2 that lie close together and far apart; its tables are in the first ones.
+  // These pages of L2 lie close together and far apart; its tables are in the first ones.
   static constexpr uint64_t kPages[] = {0x10000,  0x11000,  0x12000,    0x13000,
                                         0x50000,  0x51000,  0x250000,   0x400000,
                                         0x401000, 0x600000, 0x40000000, 0x40001000};
@@ -59,7 +59,7 @@ class EditingL1 {
   static uint64_t FrameFor(uint64_t page) { return 0x400000 + (page >> 12) % 0x800 * kPageSize; }
   uint64_t AnyPage() { return kPages[random_() % std::size(kPages)]; }
 
-  // Four levels in pages 0x10000 to 0x13000 that map eight pages of L2 at `kLinear`.
+  // Builds four levels in pages 0x10000 to 0x13000 that map eight pages of L2 at `kLinear`.
   void BuildTablesOfL2() {
     constexpr uint64_t kTable = 0x7;
     const auto at = [](uint64_t table, uint64_t index) { return FrameFor(table) + index * 8; };
@@ -96,12 +96,12 @@ class EditingL1 {
   uint64_t NewLeaf(uint64_t page) {
     constexpr uint64_t kRights[] = {kAll, kAll, kAll, 1, 3, 5, 4, 0, 2, 6};
     const uint64_t other = random_() % 4 == 0 ? 0x1000 : 0;
-    // But no table of L2: what a walk of it in MMIO comes to is nobody's concern.
+    // No table of L2 may go there: nobody minds what a walk through MMIO comes to.
     const uint64_t beyond = random_() % 32 == 0 && page >= kPages[4] ? GiB(1) : 0;
     return (FrameFor(page) + other + beyond) | kRights[random_() % std::size(kRights)] |
            NestedWorld::kWriteBack | (random_() % 3 == 0 ? ept::kAccessed | ept::kDirty : 0);
   }
-  // Rights of the table change, or it is away for a time, or a large page stands there.
+  // Changes the rights of the table, takes it away for a time, or puts a large page there.
   uint64_t NewUpper(uint64_t before) {
     if ((before & ept::kLargePage) != 0 || (before & kAll) == 0) return tables_[before];
     constexpr uint64_t kRights[] = {1, 3, 5, 0};

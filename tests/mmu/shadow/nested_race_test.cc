@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the host or another CPU does at the worst moment of a violation of L2.
+// The host or another CPU does something at the worst moment of a violation of L2.
 
 #include <cstdint>
 #include <functional>
@@ -23,8 +23,8 @@ ExitQualification Qualify(Access access) {
   return ExitQualification::Make(access, Access::None(), true, true);
 }
 
-// EPT12 in frames 1 to 4, the leaves in frame 4; the first page of L2 is at 2 MiB of L1. Two vCPUs
-// run L2 on it.
+// EPT12 is in frames 1 to 4, with the leaves in frame 4; the first page of L2 is at 2 MiB of L1.
+// Two vCPUs run L2 on it.
 class NestedRace : public SimTest {
  protected:
   void Start(int host_order, bool large) {
@@ -42,7 +42,8 @@ class NestedRace : public SimTest {
   NestedFaultResult Fault(VcpuId id, uint64_t gpa, Access access) {
     return vcpu(id).nested()->HandleViolation(Gpa(gpa), Qualify(access));
   }
-  // Of the small page at `gpa` in the tables on which vCPU 1 runs L2; 0 if there is none.
+  // Returns the frame of the small page at `gpa` in the tables on which vCPU 1 runs L2; 0 if there
+  // is none.
   Hfn MappedFrame(Gpa gpa) {
     Hpa table = vcpu(1).nested()->eptp().root();
     for (Level level(4);; level = level.below()) {
@@ -89,7 +90,8 @@ TEST_F(NestedRace, ATableThatIsExchangedAndComesBackIsLinkedAgain) {
 
 TEST_F(NestedRace, APageThatWentWhileTheHostWasAskedIsNotMapped) {
   Start(0, false);
-  // All that a violation has to prepare is there, so that it is the first try that counts.
+  // Everything that a violation has to prepare is there, so that the first try is the one that
+  // counts.
   const Hva page = kRam + MiB(2);
   ASSERT_EQ(Fault(0, 0, Access::Read()).outcome, NestedOutcome::kFixed);
   ASSERT_TRUE(vm().InvalidateHostRange(page, kPageSize).ok());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Two vCPUs of a hypervisor that edit EPT12 under the L2 that they run, while two threads of the
-// host take pages away.
+// Two vCPUs of a hypervisor edit EPT12 under the L2 that they run, while two threads of the host
+// take pages away.
 
 #include <cstdint>
 #include <cstring>
@@ -18,7 +18,7 @@ namespace {
 constexpr uint64_t kRights = ept::kRightsMask;
 constexpr uint64_t kLeaf = kRights | uint64_t{6} << ept::kMemoryTypeShift;
 
-// EPT12 in frames 1 to 4.
+// EPT12 is in frames 1 to 4.
 class NestedThreads : public RemappingVcpus {
  protected:
   void SetUp() override {
@@ -31,7 +31,7 @@ class NestedThreads : public RemappingVcpus {
     for (const int i : {0, 1}) ASSERT_TRUE(vcpu(i).nested()->Enter(context_).ok());
   }
 
-  // L1's tables do not move, so the place is good.
+  // L1's tables do not move, so the address in host memory stays good.
   void Map(VcpuId, uint64_t page, uint64_t frame) override {
     auto* table = reinterpret_cast<uint64_t*>(*memory().AtHva(kRam + 0x4000));
     StoreWord(table + page, frame << 12 | kLeaf);

@@ -197,7 +197,7 @@ TEST(NestedVcpu, AfterAMisconfigurationL1MendsTheEntryWithoutInvept) {
   EXPECT_EQ(world.Access(kPage, AccessKind::kLoad), Memory(kFrame + 0x1000));
 }
 
-// An upper table as well: what it led to while it was linked elsewhere is not used here.
+// An upper table is read anew, too: what it led to while it was linked elsewhere is not used here.
 TEST(NestedVcpu, AnUpperTableOfL1ThatIsLinkedAnewIsReadAnew) {
   NestedWorld world;
   world.Map(kPage, kFrame);
@@ -210,7 +210,7 @@ TEST(NestedVcpu, AnUpperTableOfL1ThatIsLinkedAnewIsReadAnew) {
   EXPECT_EQ(world.Access(GiB(1) + kPage, AccessKind::kLoad), Memory(kFrame + 0x3000));
 }
 
-// An entry that leads to another table now, without INVEPT, by an access that has to be walked.
+// The entry leads to another table now, without INVEPT, and the access has to be walked.
 TEST(NestedVcpu, AnEntryThatLeadsToAnotherTableIsFollowed) {
   NestedWorld world;
   world.Map(kPage, kFrame);
@@ -266,7 +266,8 @@ TEST(NestedVcpu, NeighboursInARowOf4KiBHostPagesNeedNoViolation) {
   EXPECT_EQ(world.faults(), faults);
 }
 
-// What was not asked for is mapped without a trace in EPT12, and only if the CPU would leave none.
+// A neighbour that nobody asked for is mapped without a trace in EPT12, and only if the CPU would
+// leave none.
 TEST(NestedVcpu, NeighboursThatWouldGetAFlagWaitForTheirViolation) {
   NestedWorld world(4, true, 9);
   world.Map(0x8000, kFrame);
@@ -395,7 +396,7 @@ TEST(NestedVcpu, RefusesWhatTheCpuOfL1Refuses) {
 
 // --- What L1's registers and VPIDs say -----------------------------------------------------------
 
-// Two EPTPs that differ in bit 6 alone: L1 sees the flags of the one that is loaded.
+// Two EPTPs differ in bit 6 alone: L1 sees the flags of the one that is loaded.
 TEST(NestedVcpu, TheSameTablesWithAndWithoutFlagsAreTwoEpt02s) {
   for (const bool flags_first : {false, true}) {
     NestedWorld world;
@@ -412,8 +413,7 @@ TEST(NestedVcpu, TheSameTablesWithAndWithoutFlagsAreTwoEpt02s) {
   }
 }
 
-// An entry is what the rules of L1's CPU make of it: each pair of rules reads one of them
-// otherwise.
+// The rules of L1's CPU decide what an entry means: each pair of rules reads one of them otherwise.
 TEST(NestedVcpu, EnteredByOtherRulesTheTablesAreReadByThem) {
   struct Case {
     const char* name;
@@ -495,7 +495,7 @@ TEST(NestedVcpu, WhatL2HasCachedGoesWithItsVpid) {
   }
 }
 
-// Whatever type L1 uses, and whichever VPID: L2's runs under one of the CPU's.
+// L1 may use any type and any VPID, since L2 runs under a VPID of the real CPU.
 TEST(NestedVcpu, InvvpidOfEveryTypeReachesL2) {
   for (uint64_t type = 0; type < 4; ++type) {
     PagedL2 l2;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A hypervisor (L1) whose guest (L2) runs twice: on EPT02, which the engine makes of L1's tables
-// and the slots, and on a second software CPU whose physical memory is a copy of L1's, straight on
-// EPT12, with nothing cached. What L2 and L1 see must be the same, down to the last A and D flag.
+// A hypervisor (L1) runs its guest (L2) twice: on EPT02, which the engine makes of L1's tables and
+// the slots, and on a second software CPU whose physical memory is a copy of L1's, straight on
+// EPT12, with nothing cached. L2 and L1 must see the same on both, down to the last A and D flag.
 
 #ifndef TDP_TESTS_MMU_SHADOW_NESTED_WORLD_H_
 #define TDP_TESTS_MMU_SHADOW_NESTED_WORLD_H_
@@ -21,7 +21,7 @@
 
 namespace tdp::shadow_test {
 
-// What an access of L2 comes to. Addresses are L1's.
+// Says what an access of L2 comes to. Addresses are L1's.
 struct Nested {
   enum class What { kMemory, kViolation, kMisconfiguration, kPageFault, kMmio, kOther };
   What what = What::kOther;
@@ -40,7 +40,7 @@ struct Nested {
 class NestedWorld : public SimWorld {
  public:
   static constexpr ByteCount kRamBytes = MiB(16);
-  // Where `AddHighAlias` shows the same memory once more.
+  // At this address `AddHighAlias` shows the same memory once more.
   static constexpr uint64_t kHighAlias = uint64_t{1} << 40;
 
   explicit NestedWorld(int levels = 4, bool accessed_dirty = true, int host_order = 0,
@@ -79,7 +79,8 @@ class NestedWorld : public SimWorld {
     std::memcpy(CopyBase() + gpa, &value, sizeof(value));
   }
   uint64_t Read(uint64_t gpa) { return Peek(Gpa(gpa)); }
-  // The place of the entry of `level` on the way to `l2_gpa`, with tables made above it.
+  // Returns the place of the entry of `level` on the way to `l2_gpa`, and makes the tables above
+  // it.
   uint64_t EntryAt(uint64_t l2_gpa, int level) {
     uint64_t table = kRoot;
     for (int at_level = context_.eptp.levels();; --at_level) {
@@ -102,7 +103,7 @@ class NestedWorld : public SimWorld {
     TDP_CHECK(nested().Leave().ok());
     TDP_CHECK(vcpu().SetAddressSpace(space).ok());
   }
-  // VM entry with another EPTP, from here on.
+  // Enters L2 by another EPTP, from here on.
   void Enter(Eptp eptp) {
     context_.eptp = eptp;
     TDP_CHECK(nested().Enter(context_).ok());
@@ -178,7 +179,8 @@ class NestedWorld : public SimWorld {
     }
   }
 
-  // The first word of [begin, end) in which L1's memory differs from the copy; 0 if none does.
+  // Returns the first word of [begin, end) in which L1's memory differs from the copy; 0 if none
+  // does.
   uint64_t FirstDifference(uint64_t begin, uint64_t end) {
     for (uint64_t frame = begin; frame < end; frame += kPageSize) {
       const std::byte* page = *memory().AtHva(kRam + frame);
@@ -191,7 +193,7 @@ class NestedWorld : public SimWorld {
   }
   // Looks for the difference in EPT12.
   uint64_t FirstDifference() { return FirstDifference(kRoot, next_frame_); }
-  // What stands at `gpa` in the copy.
+  // Returns the word at `gpa` in the copy.
   uint64_t ReadCopy(uint64_t gpa) {
     uint64_t value = 0;
     std::memcpy(&value, CopyBase() + gpa, sizeof(value));
@@ -224,7 +226,7 @@ class NestedWorld : public SimWorld {
     request.accessor = user ? sim::Accessor::kUser : sim::Accessor::kSupervisor;
     return request;
   }
-  // The address in L1's memory that lies at `hpa`; all ones if none does.
+  // Returns the address in L1's memory that lies at `hpa`; all ones if none does.
   uint64_t GpaOf(Hpa hpa) {
     for (uint64_t gpa = 0; gpa < kRamBytes; gpa += kPageSize) {
       const auto page = memory().Resolve(kRam + gpa, tdp::Access::Read());
@@ -241,8 +243,8 @@ class NestedWorld : public SimWorld {
   uint64_t faults_ = 0;
 };
 
-// An L2 with paging of its own, whose page at `kLinear` is in L1's frame `kFirst`, and after
-// `Remap` in `kSecond`.
+// This L2 has paging of its own; its page at `kLinear` is in L1's frame `kFirst`, and after `Remap`
+// in `kSecond`.
 class PagedL2 {
  public:
   static constexpr uint64_t kLinear = 0x7f0000000000;
@@ -270,7 +272,7 @@ class PagedL2 {
 
   NestedWorld& world() { return world_; }
   Nested Load() { return world_.Access(kLinear, sim::AccessKind::kLoad, true); }
-  // L1 tells nobody of this change.
+  // Changes the mapping, of which L1 tells nobody.
   void Remap() { world_.Write(FrameOf(0x13000), 0x21000 | 0x67); }
 
  private:

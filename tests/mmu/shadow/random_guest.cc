@@ -47,13 +47,14 @@ RandomGuest::RandomGuest(const RandomGuestOptions& options, Choice choose)
   FillTables();
   GuestCpu cpu = AnyCpu();
   while (machine_.Load(cpu) != GuestEvent::kNone) {
-    // A PDPTE with a reserved bit.
+    // The load found a PDPTE with a reserved bit.
     FillTables();
     cpu = AnyCpu();
   }
 }
 
-// Few places, so that walks meet entries; in 4-byte tables in every quadrant.
+// Chooses among few places, so that walks meet entries; in 4-byte tables these lie in every
+// quadrant.
 uint64_t RandomGuest::Index() {
   constexpr std::array<uint64_t, 8> kWide = {0, 1, 2, 3, 8, 9, 510, 511};
   constexpr std::array<uint64_t, 8> kNarrow = {0, 1, 2, 300, 511, 512, 513, 1023};
@@ -109,7 +110,7 @@ void RandomGuest::FillTables() {
     }
   }
   if (options_.mode != PagingMode::kPae) return;
-  // PDPTEs stand in the first table.
+  // The PDPTEs stand in the first table.
   for (uint64_t i = 0; i < 4; ++i) {
     machine_.Poke(Gpa(kPageSize + i * 8),
                   (1 + choose_(kTables)) << kPageShift | (Chance(90) ? 1 : 0));
@@ -127,7 +128,7 @@ GuestCpu RandomGuest::AnyCpu() {
   return cpu;
 }
 
-// What the guest has just invalidated.
+// Compares what the guest sees at an address that it has just invalidated.
 absl::Status RandomGuest::Compare(const Request& request, const char* after) {
   const Seen shadow = machine_.Access(request);
   const Seen reference = machine_.Reference(request);
@@ -144,7 +145,7 @@ absl::Status RandomGuest::Compare(const Request& request, const char* after) {
                    machine_.last_fault().status.ToString())));
 }
 
-// Into whatever the address maps: perhaps a table.
+// Stores into whatever the address maps: perhaps a table.
 void RandomGuest::StoreThrough(const Request& request) {
   const uint64_t bytes = entry_bytes();
   Request store = request;
@@ -155,14 +156,14 @@ void RandomGuest::StoreThrough(const Request& request) {
 void RandomGuest::WriteTable() {
   const Gpa at(TableGpa() + Index() * entry_bytes() % kPageSize);
   const uint64_t entry = Entry();
-  // Now and then in an odd way.
+  // A guest writes part of an entry, or more than one, now and then.
   const ByteCount bytes = Chance(90) ? entry_bytes() : ByteCount{1} << choose_(4);
   machine_.shadow()
       .EmulateWrite(at, bytes, [&](std::byte* place) { std::memcpy(place, &entry, bytes); })
       .IgnoreError();
 }
 
-// Whether anything was flushed: #GP has no effect.
+// Returns whether anything was flushed: #GP has no effect.
 bool RandomGuest::Flush() {
   if (Chance(30)) return machine_.Load(AnyCpu()) == GuestEvent::kNone;
   const bool same = options_.mode == PagingMode::kPae || Chance(50);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest that does anything: random tables that map themselves, stores into them, flushes that it
-// forgets, while the host takes pages away. Whatever it does, an address that it has just
+// This guest does anything: it has random tables that map themselves, stores into them, and forgets
+// flushes, while the host takes pages away. Whatever it does, an address that it has just
 // invalidated must look on shadow tables as it does on EPT.
 
 #ifndef TDP_TESTS_MMU_SHADOW_RANDOM_GUEST_H_
@@ -24,26 +24,27 @@ struct RandomGuestOptions {
   bool smap_and_smep = true;
   size_t page_quota = 64;
   bool host_changes = true;
-  // What earlier guests have left, made as `RandomGuest::UsedAgain` says; null: one of its own.
+  // The machine that earlier guests have left, made as `RandomGuest::UsedAgain` says; null gives
+  // the guest one of its own.
   SimMachine* machine = nullptr;
 };
 
 class RandomGuest {
  public:
-  // A number below its argument, which is not 0.
+  // Returns a number below its argument, which is not 0.
   using Choice = std::function<uint64_t(uint64_t)>;
 
   RandomGuest(const RandomGuestOptions& options, Choice choose);
   static SimMachineOptions UsedAgain();
 
-  // One operation of the guest or the host. Internal, saying what, where the guest saw something
-  // that it must not see.
+  // Makes one operation of the guest or the host. Returns Internal, saying what, where the guest
+  // saw something that it must not see.
   absl::Status Step();
-  // After any number of steps.
+  // Checks the tables; it may come after any number of steps.
   absl::Status Check() { return machine_.vm().CheckInvariants(); }
 
   Machine& machine() { return machine_; }
-  // Comparisons so far, and those of them that reached memory.
+  // Return how many comparisons were made so far, and how many of those reached memory.
   int compared() const { return compared_; }
   int reached() const { return reached_; }
 

@@ -15,7 +15,7 @@ namespace {
 
 class RandomGuests : public testing::TestWithParam<std::tuple<PagingMode, int>> {};
 
-// Which guest is right is not asked: only that both CPUs agree.
+// The test asks only that both CPUs agree, not whether the guest's tables make sense.
 TEST_P(RandomGuests, SeeOnShadowTablesWhatTheySeeOnEpt) {
   const auto [mode, host_order] = GetParam();
   int compared = 0;
@@ -42,14 +42,14 @@ TEST_P(RandomGuests, SeeOnShadowTablesWhatTheySeeOnEpt) {
   }
   EXPECT_GT(reached, compared / 20) << compared;
   if (mode == PagingMode::kNone) return;
-  // The ways of keeping tables true have all been gone.
+  // All the ways of keeping tables true have been used.
   EXPECT_GT(stats.mmu_pte_write, 100u);
   EXPECT_GT(stats.mmu_pde_zapped, 50u);
   EXPECT_GT(stats.mmu_flooded, 10u);
   EXPECT_GT(stats.mmu_recycled, 10u);
 }
 
-// What a fuzzer relies on: a finding can be made again from its input alone.
+// Fuzzers rely on this: a finding can be made again from its input alone.
 TEST(RandomGuest, OnAMachineThatOthersHaveUsedRunsAsOnANewOne) {
   const auto run = [](SimMachine* machine, uint64_t seed) {
     std::mt19937_64 random(seed);

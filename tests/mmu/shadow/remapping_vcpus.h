@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Two vCPUs whose guests map their pages to and fro, beside two threads of the host.
+// The guests of two vCPUs map their pages to and fro, beside two threads of the host.
 
 #ifndef TDP_TESTS_MMU_SHADOW_REMAPPING_VCPUS_H_
 #define TDP_TESTS_MMU_SHADOW_REMAPPING_VCPUS_H_
@@ -26,12 +26,12 @@ class RemappingVcpus : public SimTest {
   void FillFrames() {
     for (uint64_t frame = 64; frame < 64 + 2 * kPages; ++frame) Poke(frame << 12, frame);
   }
-  // The guest of the vCPU maps its page to the frame, flushes what is cached of it by the
-  // instruction that `which` chooses, and reads the page's first word.
+  // Maps the page of the vCPU's guest to the frame, flushes what is cached of it by the instruction
+  // that `which` chooses, and reads the page's first word.
   virtual void Map(VcpuId id, uint64_t page, uint64_t frame) = 0;
   virtual void Flush(VcpuId id, uint64_t page, uint64_t which) = 0;
   virtual uint64_t Load(VcpuId id, uint64_t page) = 0;
-  // The host does something that the guests must not notice, to `frame` or to all.
+  // Does something to `frame`, or to all, as the host, which the guests must not notice.
   virtual void Disturb(uint64_t frame, std::mt19937_64& random) = 0;
 
   static uint64_t LoadWord(uint64_t* place) {

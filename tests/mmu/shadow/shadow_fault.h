@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The fixture of tests of one shadowed guest, beside the same guest on EPT.
+// The fixture here runs one shadowed guest beside the same guest on EPT.
 
 #ifndef TDP_TESTS_MMU_SHADOW_SHADOW_FAULT_H_
 #define TDP_TESTS_MMU_SHADOW_SHADOW_FAULT_H_
@@ -25,8 +25,8 @@ inline constexpr auto kStore = sim::AccessKind::kStore;
 inline constexpr auto kFetch = sim::AccessKind::kFetch;
 inline constexpr auto kMemory = Seen::What::kMemory;
 
-// A guest in 4-level paging with its tables in frames 1 to 4, the leaves in frame 4; gva 0x10000
-// and on map the frames of the same numbers, gva 0x4000 the table of leaves itself.
+// This guest has 4-level paging with its tables in frames 1 to 4, the leaves in frame 4; gva
+// 0x10000 and on map the frames of the same numbers, gva 0x4000 the table of leaves itself.
 class ShadowFault : public testing::Test {
  protected:
   void Start(const MachineOptions& options = {}, PagingMode mode = PagingMode::k4Level) {
@@ -41,7 +41,7 @@ class ShadowFault : public testing::Test {
   }
   void TearDown() override { EXPECT_EQ(machine_->vm().CheckInvariants(), absl::OkStatus()); }
 
-  // Writes that nobody hears of.
+  // Writes an entry and tells nobody.
   void Table(uint64_t frame, uint64_t index, uint64_t entry) {
     machine_->Poke<uint64_t>(Gpa((frame << kPageShift) + index * 8), entry);
   }

@@ -182,7 +182,7 @@ TEST_F(ShadowFault, AtTheQuotaTheOldestPagesGo) {
   MachineOptions options;
   options.vm.shadow_page_quota = 64;
   Start(options);
-  // 200 tables, each mapping one page.
+  // There are 200 tables, each of which maps one page.
   for (uint64_t i = 0; i < 200; ++i) {
     Table(3, 100 + i, (256 + i) << kPageShift | kAll);
     Table(256 + i, 0, 0x10000 | kAll);
@@ -197,7 +197,8 @@ TEST_F(ShadowFault, AtTheQuotaTheOldestPagesGo) {
 TEST_F(ShadowFault, WithoutTableMemoryTheFaultFailsAndCanBeTriedAgain) {
   Start();
   ExpectSame(0x10000);
-  // Nothing comes any more; what is recycled is below the quota's notice.
+  // The pool gets no more memory from here on, and shadow pages stay so few that their own quota
+  // recycles none.
   ASSERT_TRUE(machine_->vm().SetTableQuota(1).ok());
   PagingFaultResult failed;
   for (uint64_t i = 0; i < 100 && failed.outcome != PagingOutcome::kError; ++i) {

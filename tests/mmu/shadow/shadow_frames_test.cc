@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Guests whose paging is shadowed, over slots that name host frames: their memory, their tables and
-// their devices.
+// The paging of these guests is shadowed over slots that name host frames: their memory, their
+// tables and their devices.
 
 #include <cstdint>
 
@@ -52,7 +52,7 @@ TEST_F(ShadowFrames, AWriteToATableIsFollowed) {
   ASSERT_EQ(machine_->Store(Gva(0x4000 + 0x10 * 8), 0x20000 | kAll).what, Seen::What::kMemory);
   machine_->Invlpg(Gva(0x10000));
   EXPECT_EQ(machine_->Access({Gva(0x10000)}).value, machine_->HpaOf(Gpa(0x20000)));
-  // An upper table's page is not let go of: the write is given back, and emulated.
+  // The page of an upper table stays tracked: the write is given back, and emulated.
   Table(4, 0x21, 0x1000 | kAll);
   ASSERT_EQ(machine_->Store(Gva(0x21000), 0).what, Seen::What::kMemory);
   EXPECT_TRUE(machine_->wants_emulation());

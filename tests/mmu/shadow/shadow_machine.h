@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Two software CPUs over the same guest memory: one runs on shadow tables, the other on EPT with
-// no caches. What the guest sees must be the same.
+// Two software CPUs share one guest's memory: one runs on shadow tables, the other on EPT with no
+// caches. The guest must see the same on both.
 
 #ifndef TDP_TESTS_MMU_SHADOW_SHADOW_MACHINE_H_
 #define TDP_TESTS_MMU_SHADOW_SHADOW_MACHINE_H_
@@ -20,7 +20,7 @@
 
 namespace tdp::shadow_test {
 
-// The guest's registers, and who accesses.
+// Holds the guest's registers.
 struct GuestCpu {
   uint64_t cr0 = sim::kCr0Pe;
   uint64_t cr3 = 0;
@@ -38,7 +38,7 @@ struct GuestCpu {
   }
 };
 
-// The registers of `mode` with every protection on but SMEP and SMAP.
+// Returns the registers of `mode` with every protection on but SMEP and SMAP.
 inline GuestCpu GuestIn(PagingMode mode) {
   GuestCpu cpu;
   if (mode == PagingMode::kNone) return cpu;
@@ -57,7 +57,7 @@ struct Request {
   bool ac = false;
 };
 
-// What the guest sees of an access.
+// Says what the guest sees of an access.
 struct Seen {
   enum class What { kMemory, kPageFault, kMmio, kNoTable, kOther } what = What::kOther;
   uint64_t value = 0;  // hpa, error code, or gpa
@@ -74,7 +74,7 @@ struct MachineOptions {
   int host_order = 0;
   ByteCount ram = MiB(16);
   sim::CpuConfig cpu;
-  // What earlier ones have left, made as `UsedAgain` says; null: one of its own.
+  // The machine that earlier ones have left, made as `UsedAgain` says; null gives this one its own.
   SimMachine* machine = nullptr;
 };
 inline SimMachineOptions UsedAgain(const sim::CpuConfig& cpu) {
@@ -107,7 +107,7 @@ class Machine : public SimWorld {
     return reference_.vm().SetMemoryRegion(plain);
   }
 
-  // The host moves pages to other frames, and tells both VMs.
+  // Moves pages to other frames, as the host, and tells both VMs.
   absl::Status Migrate(Hva hva, ByteCount size) {
     absl::Status moved = reference_.vm().BeginHostInvalidation(hva, size);
     if (!moved.ok()) return moved;
@@ -118,7 +118,7 @@ class Machine : public SimWorld {
 
   // --- the guest ---
 
-  // MOV to CR0, CR4, EFER, CR3 at once.
+  // Writes CR0, CR4, EFER and CR3 at once.
   GuestEvent Load(const GuestCpu& guest) {
     const auto event = shadow().SetPaging(guest.controls(), guest.cr3);
     TDP_CHECK(event.ok());
@@ -138,7 +138,7 @@ class Machine : public SimWorld {
   }
   void Invlpg(Gva gva) { TDP_CHECK(shadow().Invlpg(gva).ok()); }
 
-  // A store by the guest to guest-physical memory through `gva`. Returns what it saw.
+  // Stores to guest-physical memory through `gva`, as the guest. Returns what it saw.
   Seen Store(Gva gva, uint64_t value, size_t bytes = 8, bool user = false) {
     const Seen seen = Access({gva, sim::AccessKind::kStore, user});
     if (emulate_) {

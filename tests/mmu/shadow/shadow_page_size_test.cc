@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Pages of every size of the guest's on those of the host, and the neighbours that come with them.
+// The guest's pages of every size lie here on those of the host, and neighbours come with them.
 
 #include <cstdint>
 
@@ -46,13 +46,13 @@ TEST_F(ShadowFault, ALargePageWithATableInsideIsMappedBySmallOnes) {
   EXPECT_EQ(machine_->last_fault().level, kLevel2M);
 }
 
-// The large page was allowed when the fault began. The tables of the walk itself lie in it, and are
-// tracked by this fault alone.
+// The large page was allowed when the fault began. The tables of the walk itself lie in it, and
+// this fault is the first to track them.
 TEST_F(ShadowFault, ALargePageWithTheTablesOfTheFirstWalkInsideIsMappedBySmallOnes) {
   MachineOptions options;
   options.host_order = 9;
   Start(options);
-  // Nothing is shadowed but a root outside the large page.
+  // The shadow has nothing but a root outside the large page.
   constexpr uint64_t kRoot = 0x600;
   Table(kRoot, 0, 0x12000 | kAll);
   Table(0x12, 0, 0x13000 | kAll);
@@ -67,8 +67,8 @@ TEST_F(ShadowFault, ALargePageWithTheTablesOfTheFirstWalkInsideIsMappedBySmallOn
   EXPECT_EQ(Access(MiB(8) + 0x40000).what, Seen::What::kPageFault);
 }
 
-// Frames 16 to 19 end a slot, frame 20 begins another with other memory; both in the window of
-// eight that one fault fills in, from either side.
+// Frames 16 to 19 end a slot, and frame 20 begins another with other memory; both are in the window
+// of eight that one fault fills in, from either side.
 TEST_F(ShadowFault, NeighboursOutsideTheSlotAreNotMappedFromItsHostPage) {
   for (const uint64_t first : {0x10, 0x16}) {
     MachineOptions options;

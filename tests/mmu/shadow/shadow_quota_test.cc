@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// How much a guest can make its host use by its tables, and that nobody starves at the bound.
+// A guest can make its host use only so much by its tables, and at the bound nobody starves.
 
 #include <algorithm>
 #include <cstdint>
@@ -53,7 +53,7 @@ class NestedQuotas : public Quotas {
   absl::Status Enter(Vcpu& vcpu) {
     return vcpu.nested()->Enter(NestedOn(backend(), Eptp::Make(Hpa(kRoot), 4, true)));
   }
-  // How many of the regions in [0, count) L2 could touch.
+  // Returns how many of the regions in [0, count) L2 could touch.
   uint64_t TouchByL2(Vcpu& vcpu, uint64_t count) {
     EXPECT_TRUE(Enter(vcpu).ok());
     uint64_t touched = 0;
@@ -113,7 +113,7 @@ TEST_F(NestedQuotas, RootsOfOtherVcpusDoNotHoldTheQuotaForGood) {
     EXPECT_EQ(nested.HandleViolation(Gpa(0), kWriteFault).outcome, NestedOutcome::kFixed) << i;
     ASSERT_LE(vm().Stats().shadow.pages, 64u);
   }
-  // Whose root went finds another.
+  // A vCPU whose root went finds another.
   for (int i = 0; i < world_->vcpus(); ++i) {
     EXPECT_EQ(vcpu(i).nested()->HandleViolation(Gpa(MiB(2)), kWriteFault).outcome,
               NestedOutcome::kFixed);
@@ -126,7 +126,8 @@ class PaeQuotas : public Quotas {
  protected:
   static constexpr uint64_t kPointers = 32;  // of a set of PDPTEs
 
-  // Every CR3 has four directories of its own; all of them share one table of leaves.
+  // Returns the CR3 of directory set `i`. Each has four directories of its own, and all of them
+  // share one table of leaves.
   static uint64_t Cr3(uint64_t i) { return 0x1000 + i * kPointers; }
   void MakeTables(uint64_t cr3s) {
     for (uint64_t i = 0; i < 512; ++i) Poke(0x4000 + i * 8, i << kPageShift | kTable);
@@ -162,7 +163,7 @@ TEST_F(PaeQuotas, CachedRootsDoNotHoldTheQuotaForGood) {
         ASSERT_LE(vm().Stats().shadow.pages, 64u);
       }
     }
-    // Each of them goes on, in what is its own now.
+    // Each vCPU goes on, in what is its own now.
     for (int i = 0; i < world_->vcpus(); ++i) {
       for (uint64_t gva : {uint64_t{0x10000}, GiB(1) + 0x11000, GiB(3) + 0x12000}) {
         const PagingFaultResult result = vcpu(i).shadow()->HandlePageFault(Gva(gva), 0);
@@ -223,7 +224,7 @@ TEST_F(PaeQuotas, CachedRootsGoBeforeTheRootsOfOtherVcpus) {
   for (uint64_t cr3 = kVcpus; cr3 < 32; ++cr3) {
     ASSERT_TRUE(vcpu(0).shadow()->SetPaging(Pae(), Cr3(cr3)).ok());
   }
-  // So that the others find room.
+  // This vCPU goes so that the others find room.
   world_->RemoveVcpu(0);
   for (uint64_t i = 1; i < kVcpus; ++i) {
     ShadowVcpu& shadow = *vcpu(i).shadow();
@@ -234,13 +235,13 @@ TEST_F(PaeQuotas, CachedRootsGoBeforeTheRootsOfOtherVcpus) {
 
 // --- Without quotas of the embedder's ------------------------------------------------------------
 
-// A guest, or a hypervisor in one, of 64 frames.
+// This guest, or a hypervisor in one, has 64 frames.
 class SmallGuest : public Quotas, public testing::WithParamInterface<bool> {
  protected:
   static constexpr uint64_t kFrames = 64;
   bool is_nested() const { return GetParam(); }
 
-  // Each frame is a table that leads to every other, with other rights each time: pages without
+  // Makes each frame a table that leads to every other, with other rights each time: pages without
   // end.
   void MakeTables() {
     for (uint64_t table = 0; table < kFrames; ++table) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What another CPU does at the worst moment, one moment a test: while the host is asked for a page,
-// and while a flush waits for a CPU that is still in the guest.
+// Another CPU does something at the worst moment, one moment a test: while the host is asked for a
+// page, and while a flush waits for a CPU that is still in the guest.
 
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 
@@ -21,8 +21,9 @@ namespace {
 
 constexpr uint64_t kAll = 0x67;
 
-// Two address spaces. That of cr3 0x1000 has tables in frames 1 to 4, of which frame 4 maps gva
-// 0x10000. That of cr3 0x11000 has tables in frames 17 to 20 and maps frame 4 at gva 0x4000.
+// The guest has two address spaces. The one of cr3 0x1000 has tables in frames 1 to 4, of which
+// frame 4 maps gva 0x10000. The one of cr3 0x11000 has tables in frames 17 to 20 and maps frame 4
+// at gva 0x4000.
 class ShadowRace : public SimTest {
  protected:
   void SetUp() override {
@@ -42,7 +43,7 @@ class ShadowRace : public SimTest {
   PagingOutcome Fault(VcpuId id, uint64_t gva, uint32_t error_code) {
     return vcpu(id).shadow()->HandlePageFault(Gva(gva), error_code).outcome;
   }
-  // The guest address of the frame that vCPU 0 has at gva 0x10000; 0 if it has none.
+  // Returns the guest address of the frame that vCPU 0 has at gva 0x10000; 0 if it has none.
   uint64_t MappedGpa() {
     const auto found = vcpu(0).shadow()->impl().Look(Gva(0x10000));
     if (found.entry.kind(found.level) != EntryKind::kLeaf) return 0;
@@ -93,7 +94,7 @@ TEST_F(ShadowRace, AnEntryIsNotLookedForInMemoryThatTheHostHasTakenAway) {
   EXPECT_EQ(MappedGpa(), 0x50000u);
 }
 
-// The shadow of the table is what it was, and the way to it is gone.
+// The shadow of the table is as before, but the way to it is gone.
 TEST_F(ShadowRace, ATableThatIsUnlinkedAndLinkedAgainIsReachedAgain) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   for (const uint64_t link : {uint64_t{0}, 0x4000 | kAll}) {
@@ -122,8 +123,9 @@ TEST_F(ShadowRace, AnUpperEntryThatIsBeingWrittenDoesNotLeadToTheOldTable) {
   EXPECT_FALSE(other.entry.is_present()) << "of the other table";
 }
 
-// The entry above the one that is to be set, where nothing is linked that the write could drop. All
-// that a fault has to prepare is there, so that it is the first try that counts.
+// The entry above the one that is to be set is replaced, where nothing is linked that the write
+// could drop. Everything that a fault has to prepare is there, so that the first try is the one
+// that counts.
 TEST_F(ShadowRace, ATableThatIsReplacedWhileTheHostIsAskedIsNotLinked) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   ASSERT_TRUE(vcpu(1).shadow()->OnWritten(Gpa(0x3000), 8).ok());
@@ -166,8 +168,8 @@ TEST_F(ShadowRace, AWriteThroughAStaleTranslationIsSeenBeforeTheTableIsTrusted) 
 TEST_F(ShadowRace, NothingIsLinkedFromATableBeforeItIsTrusted) {
   Poke(0x14000 + 5 * 8, 0x3000 | kAll);
   Poke(0x5000 + 16 * 8, 0x60000 | kAll);
-  // Whatever has to be prepared is, and the page of frame 3 goes again, by a write that fits no
-  // entry.
+  // Everything that has to be prepared is there now, and a write that fits no entry drops the page
+  // of frame 3 again.
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   ASSERT_TRUE(vcpu(1).shadow()->OnWritten(Gpa(0x3006), 4).ok());
   ASSERT_EQ(Fault(1, 0x5000, guest::kFaultWrite), PagingOutcome::kFixed);
@@ -177,7 +179,7 @@ TEST_F(ShadowRace, NothingIsLinkedFromATableBeforeItIsTrusted) {
   EXPECT_EQ(MappedGpa(), 0x60000u);
 }
 
-// The last flush of all is settled already. What makes the table trusted is the next one.
+// Every flush so far is settled already. Only the next one makes the table trusted.
 TEST_F(ShadowRace, AFlushThatWasSettledBeforeDoesNotMakeATableTrusted) {
   ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
   ASSERT_EQ(Fault(1, 0x10000, 0), PagingOutcome::kFixed);
@@ -297,8 +299,8 @@ TEST_F(ShadowRace, AnInvalidationBesideAnUnsettledDropFlushesToo) {
   invalidation.join();
 }
 
-// What another thread has zapped and not settled is no table that a fault could have, and no page
-// that it could zap. It is on its way back.
+// A fault can neither use nor zap tables that another thread has zapped and not settled: they are
+// on their way back.
 TEST_F(ShadowRace, AFaultAtTheQuotaTakesTheTablesThatAnotherThreadHasNotSettled) {
   ASSERT_TRUE(vm().SetTableQuota(64).ok());
   std::vector<PendingFlush> unsettled;
@@ -310,11 +312,11 @@ TEST_F(ShadowRace, AFaultAtTheQuotaTakesTheTablesThatAnotherThreadHasNotSettled)
   for (PendingFlush& flush : unsettled) flush.Settle();
 }
 
-// While the host is asked for a page, it begins to take another page of the same large one away.
-// What is installed must leave that one out: its invalidation has looked already.
+// The host begins to take another page of the same large one away while it is asked for this one.
+// The leaf that is installed must leave that one out: its invalidation has looked already.
 class ShadowOrder : public SimTest, public testing::WithParamInterface<bool> {
  protected:
-  // A guest whose 4 KiB pages lie in a host page of 2 MiB, or that maps it by a large one.
+  // The guest maps the host's page of 2 MiB by 4 KiB pages, or by a large one.
   bool is_large() const { return GetParam(); }
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Registers and capabilities of the guest's CPU that decide what an entry means: a table that was
+// Registers and capabilities of the guest's CPU decide what an entry means: a table that was
 // shadowed under one value must not be found under another.
 
 #include <cstdint>
@@ -17,17 +17,17 @@ namespace {
 constexpr uint64_t kAll = 0x67;  // present, writable, user, A, D
 constexpr Gpa kHighMemory{uint64_t{1} << 44};
 
-// Two states of the guest's CPU, over the same tables. Those of 8-byte entries are in frames 1 to 4
-// (5: a PDPT over frame 3; 6: a PML5 over frame 1) and map gva 0x10000 to the frame of the same
-// number.
+// A case has two states of the guest's CPU, over the same tables. Those of 8-byte entries are in
+// frames 1 to 4 (5: a PDPT over frame 3; 6: a PML5 over frame 1) and map gva 0x10000 to the frame
+// of the same number.
 struct Case {
   std::string name;
   GuestCpu before;
   GuestCpu after;
-  // An entry to change first: where, what, and its size.
+  // The test writes this entry first.
   uint64_t at = 0;
   uint64_t entry = 0;
-  // What the two states see must differ for some access: else the case shows nothing.
+  // The two states must see something else in some access, or the case shows nothing.
   bool differs = true;
 };
 
@@ -114,12 +114,12 @@ class ShadowRole : public testing::TestWithParam<Case> {
     for (uint64_t i = 1; i < 64; ++i) Table(4, i, i << kPageShift | kAll);
     Table(5, 0, 0x3000 | 1);
     Table(6, 0, 0x1000 | kAll);
-    // A directory of 4-byte entries and its table.
+    // Frame 7 is a directory of 4-byte entries, and frame 8 its table.
     machine_.Poke<uint32_t>(Gpa(0x7000), 0x8000 | kAll);
     for (uint64_t i = 1; i < 64; ++i) {
       machine_.Poke(Gpa(0x8000 + i * 4), static_cast<uint32_t>(i << kPageShift | kAll));
     }
-    // A table in high memory.
+    // One more table lies in high memory.
     const uint64_t leaf = 0x30000 | kAll;
     std::memcpy(*machine_.memory().AtHva(Hva(0x7e0000000000) + kPageSize + 16 * 8), &leaf, 8);
   }
@@ -139,7 +139,7 @@ class ShadowRole : public testing::TestWithParam<Case> {
     }
     return all;
   }
-  // What the access sees on that CPU; on the shadow it must be what it is on EPT.
+  // Returns what the access sees on that CPU; on the shadow it must be what it is on EPT.
   Seen Look(const GuestCpu& cpu, const Request& request) {
     EXPECT_EQ(machine_.Load(cpu), GuestEvent::kNone);
     const Seen seen = machine_.Access(request);
@@ -158,7 +158,7 @@ TEST_P(ShadowRole, ATableIsReadAsTheCpuReadsItNow) {
   } else {
     machine_.Poke(Gpa(c.at), c.entry);
   }
-  // Whatever the one state has left in the leaf, the other must not find it.
+  // The other state must not find what the one has left in the leaf.
   bool differs = false;
   for (const Request& first : Requests()) {
     for (const Request& second : Requests()) {

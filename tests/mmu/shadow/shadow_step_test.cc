@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A CPU that sets flags in a leaf between any two instructions of an operation on it.
+// A CPU sets flags in a leaf here between any two instructions of an operation on it.
 
 #include <atomic>
 #include <cstdint>
@@ -30,7 +30,7 @@ class LastStore : public EntryStoreHook {
   uint64_t* where_ = nullptr;
 };
 
-// A guest without paging: one leaf, which may be written.
+// This guest has no paging, and one leaf, which may be written.
 class ShadowSteps : public SimTest {
  protected:
   void SetUp() override {
@@ -62,8 +62,8 @@ TEST_F(ShadowSteps, WGoesThoughTheCpuSetsFlagsAllTheTime) {
     const uint64_t steps =
         SingleStep::Run([&] { status = SetRam(kSlotLogDirtyPages); },
                         [&](uint64_t) {
-                          // As often as not, so that what was read and what is there differ for
-                          // some instructions.
+                          // A is flipped every second time, so that some instructions find another
+                          // value than was read.
                           if (random() % 2 == 0)
                             std::atomic_ref<uint64_t>(*entry).fetch_xor(guest::kAccessed);
                           return true;

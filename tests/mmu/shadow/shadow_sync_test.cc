@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a guest does to its tables and its roots, and when its shadow follows.
+// A guest writes its tables and changes its roots, and its shadow has to follow in time.
 
 #include <cstdint>
 #include <vector>
@@ -92,8 +92,8 @@ TEST_F(ShadowFault, ALinkedTableThatWentUnsyncElsewhereIsReadAgain) {
   Start();
   Access(0x10000);
   machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
-  // A second way to the same table, never used before: nothing stale can be excused there, for
-  // whichever of its entries.
+  // This is a second way to the same table, and was never used before: nothing stale can be excused
+  // there, for whichever of its entries.
   Emulate(3, 1, 0x4000 | kAll);
   ExpectSame(0x200000 + 0x11000);
   ExpectSame(0x200000 + 0x10000);
@@ -196,7 +196,7 @@ TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneOfATableThatWasNotLin
 
 TEST_F(ShadowFault, WritesOverSeveralPagesOfTablesAreFollowedInEach) {
   Start();
-  // Two directories side by side, with a table each.
+  // Two directories lie side by side, with a table each.
   Table(2, 1, 0x8000 | kAll);
   Table(8, 0, 0x9000 | kAll);
   Table(2, 2, 0xa000 | kAll);
@@ -207,7 +207,7 @@ TEST_F(ShadowFault, WritesOverSeveralPagesOfTablesAreFollowedInEach) {
   constexpr uint64_t kBelow8 = (uint64_t{1} << 30) + 0x10000;
   ExpectSame(kBelow7);
   ExpectSame(kBelow8);
-  // The last entry of frame 7 and the first of frame 8, at once.
+  // One write reaches the last entry of frame 7 and the first of frame 8.
   Table(7, 511, 0x4000 | kAll);
   Table(8, 0, 0x4000 | kAll);
   Table(4, 16, 0x20000 | kAll);

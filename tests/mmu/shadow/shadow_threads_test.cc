@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Two vCPUs of a shadowed guest that write its tables and use them, while the host takes pages
-// away.
+// Two vCPUs of a shadowed guest write its tables and use them, while the host takes pages away.
 
 #include "tdp/mmu/shadow/shadow_vcpu.h"
 
@@ -19,7 +18,7 @@ namespace {
 
 constexpr uint64_t kAll = 0x67;
 
-// Tables in frames 1 to 4.
+// The guest's tables are in frames 1 to 4.
 class ShadowThreads : public RemappingVcpus {
  protected:
   void SetUp() override {
@@ -27,7 +26,7 @@ class ShadowThreads : public RemappingVcpus {
     ASSERT_TRUE(world_->SetRam(kSize).ok());
     for (uint64_t table = 1; table < 4; ++table) Poke(table << 12, (table + 1) << 12 | kAll);
     for (uint64_t i = 0; i < kPages; ++i) Poke(0x4000 + i * 8, (64 + i) << 12 | kAll);
-    // The table of leaves itself, and the directory.
+    // One more entry maps the table of leaves itself.
     Poke(0x4000 + 200 * 8, 0x4000 | kAll);
     FillFrames();
     for (const int i : {0, 1}) {
@@ -35,8 +34,8 @@ class ShadowThreads : public RemappingVcpus {
     }
   }
 
-  // The access is made while the vCPU counts as in the guest, so that nothing is taken away under
-  // it: `use` gets the place.
+  // Makes the access while the vCPU counts as in the guest, so that nothing is taken away under it:
+  // `use` gets the place.
   template <typename Use>
   void Access(VcpuId id, uint64_t gva, sim::AccessKind kind, Use use) {
     ShadowVcpu& shadow = *vcpu(id).shadow();
@@ -80,7 +79,7 @@ class ShadowThreads : public RemappingVcpus {
   void Disturb(uint64_t frame, std::mt19937_64& random) override {
     switch (random() % 4) {
       case 0:
-        // Pages move with what is in them; tables too.
+        // A page moves with what is in it, and so may the table of leaves.
         if (random() % 4 == 0) frame = 4;
         ASSERT_TRUE(world_->Migrate(kRam + frame * kPageSize, kPageSize).ok());
         break;
