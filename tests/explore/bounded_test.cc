@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Every schedule of small scenarios up to a bound of preemptions, and nothing by chance: an
-// operation beside one access of a guest, in every kind of machine.
+// These tests run every schedule of small scenarios up to a bound of preemptions, and nothing by
+// chance: an operation beside one access of a guest, in every kind of machine.
 
 #include <cstdint>
 #include <cstdio>
@@ -21,7 +21,7 @@ namespace {
 // Runs all schedules of `bound` preemptions at most, and says how many there were: `./run test`
 // adds these lines up.
 void ExpectNothingIn(const std::vector<Scenario>& scenarios, int bound, uint64_t seed) {
-  // More than any of them has: a scenario that grows beyond it is to be taken out, not cut.
+  // No scenario has so many: one that grows beyond this is to be taken out, not cut.
   constexpr uint64_t kMostRuns = 60000;
   const CampaignResult result = Explore(
       scenarios, {.most_runs = kMostRuns, .first_seed = seed, .most_findings = 3, .bound = bound});
@@ -48,7 +48,7 @@ TEST_P(Bounded, OnePreemptionBesideAnAccessFindsNothing) {
 TEST_P(Bounded, TwoPreemptionsBesideAnAccessFindNothing) {
   std::vector<Scenario> scenarios;
   for (const Operation* operation : OperationsOf(KindOf(GetParam()))) {
-    // Those whose schedules are few.
+    // The schedules of these operations are few.
     for (const std::string_view name : {"zap", "device"}) {
       if (operation->name != name) continue;
       scenarios.push_back({.kind = &KindOf(GetParam()), .operations = {operation}, .small = true});
@@ -57,15 +57,16 @@ TEST_P(Bounded, TwoPreemptionsBesideAnAccessFindNothing) {
   ExpectNothingIn(scenarios, 2, 1);
 }
 
-// Without a guest's access between them.
+// No guest accesses anything between these pairs.
 TEST(BoundedPairs, TwoPreemptionsFindNothing) {
   ExpectNothingIn({ScenarioOf("manual.small/get_and_clear+device"),
                    ScenarioOf("wp.small/zap+device"), ScenarioOf("wp.small/take+device")},
                   2, 1);
 }
 
-// A batch moved the sequence before its rules: a fault that read both in between mapped, after all
-// was over, what the view denies. It takes a page that the guest has not touched, as of this seed.
+// Regression: a batch moved the sequence before its rules, so a fault that read both in between
+// mapped, after all was over, what the view denies. The fault needs a page that the guest has not
+// touched, as with this seed.
 TEST(BoundedReplay, AFaultBesideABatchMapsNothingThatItDenies) {
   ExpectNothingIn({ScenarioOf("vmfunc.small/deny_at_once")}, 2, 43);
 }

@@ -38,7 +38,7 @@ double CpuSeconds(int who) {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// What a child tells its parent, in memory that both have.
+// Carries what a child tells its parent, in memory that both have.
 struct Report {
   static constexpr size_t kMost = 4000;
   uint64_t runs;
@@ -46,7 +46,7 @@ struct Report {
   uint64_t switches;
   bool complete;
   bool found;
-  // Of the finding.
+  // These belong to the finding.
   uint64_t seed;
   bool weak_memory;
   uint64_t turns;
@@ -68,7 +68,7 @@ struct Report {
 Report* report = nullptr;
 const FiberScheduler* fibers_at_work = nullptr;
 
-// A check of the engine has failed, or memory was touched that is not there.
+// Reports a check of the engine that has failed, or a touch of memory that is not there.
 void OnDeath(int signal) {
   if (fibers_at_work != nullptr && fibers_at_work->running()) {
     report->Tell(fibers_at_work->schedule(), signal == SIGABRT ? "a check failed" : "a bad access");
@@ -95,7 +95,7 @@ class Turn {
     fibers_at_work = &fibers_;
   }
 
-  // Runs `runs` schedules by chance, of seeds from `seed` on, half of them with weak memory.
+  // Runs `runs` random schedules, of seeds from `seed` on, half of them with weak memory.
   void Random(uint64_t seed, uint64_t runs) {
     StepCounts counts{};
     uint64_t steps = 500;
@@ -156,7 +156,7 @@ Finding FindingOf(const Scenario& scenario) {
   return finding;
 }
 
-// One scenario's turn in a child. True if it found something.
+// Gives one scenario its turn in a child. Returns whether that found something.
 template <typename Work>
 bool InChild(Work work) {
   *report = Report();
@@ -184,7 +184,7 @@ std::string Finding::ToCpp() const {
 }
 
 CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOptions& options) {
-  // A multiple of 4: each world is made so often (`Turn::Random`).
+  // This is a multiple of 4: each world is made so often (`Turn::Random`).
   constexpr uint64_t kRunsATurn = 32;
   void* shared =
       mmap(nullptr, sizeof(Report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Many scenarios under many schedules, for a given time of the CPU or a given number of runs.
+// A campaign runs many scenarios under many schedules, for a given time of the CPU or a given
+// number of runs.
 
 #ifndef TDP_TESTS_EXPLORE_CAMPAIGN_H_
 #define TDP_TESTS_EXPLORE_CAMPAIGN_H_
@@ -21,19 +22,21 @@ struct Finding {
   Schedule schedule;
   std::string what;
 
-  // As a test that replays it.
+  // Returns the finding as a test that replays it.
   std::string ToCpp() const;
 };
 
 struct CampaignOptions {
   double cpu_seconds = 60;
-  // Random schedules of each scenario, after which it ends whatever time that takes; 0: no end.
+  // After so many random schedules of each scenario the campaign ends, whatever time that takes; 0:
+  // no end.
   uint64_t most_runs = 0;
   uint64_t first_seed = 1;
-  // Findings after which it ends; of one scenario there is at most one.
+  // After so many findings the campaign ends; one scenario has at most one.
   int most_findings = 1;
-  // Instead of random schedules: every schedule of `seeds` seeds with this many preemptions at
-  // most, as far as the time or, with `most_runs`, so many runs of a scenario go. -1: random ones.
+  // With a bound the campaign runs, instead of random schedules, every schedule of `seeds` seeds
+  // with this many preemptions at most, as far as the time or, with `most_runs`, so many runs of a
+  // scenario go. -1: random ones.
   int bound = -1;
   uint64_t seeds = 1;
 };
@@ -48,11 +51,11 @@ struct CampaignResult {
   std::vector<Finding> findings;
 };
 
-// Scenarios take turns, each in a process of its own: a failed check, which ends the process, is a
-// finding too.
+// Gives scenarios their turns, each in a process of its own: a failed check, which ends the
+// process, is a finding too.
 CampaignResult Explore(const std::vector<Scenario>& scenarios, const CampaignOptions& options);
 
-// Runs what `finding` says. Empty: nothing was found.
+// Runs what `finding` says. Returns what was found; empty for nothing.
 std::string Replay(const Finding& finding);
 
 }  // namespace tdp::explore

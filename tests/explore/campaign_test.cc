@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A fixed part of what the scheduler can explore: every scenario of each kind of machine under the
-// same few schedules each time, so that a failure comes again.
+// These tests run a fixed part of what the scheduler can explore: every scenario of each kind of
+// machine under the same few schedules each time, so that a failure comes again.
 
 #include <cstdint>
 #include <cstdio>

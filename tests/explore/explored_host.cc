@@ -74,7 +74,8 @@ void ExploredHost::FreeTableBlock(Hpa block) {
   blocks_in_use_ &= ~(uint64_t{1} << ((block - kFirstBlock) / kTableBlockBytes));
 }
 
-// The answer may be old before the caller has it.
+// Others may run before the page is read and after, so the answer may be old before the caller has
+// it.
 absl::StatusOr<HostPage> ExploredHost::Resolve(Hva hva, Access /*access*/) {
   fibers_.Reach();
   const uint64_t number = (hva - kRam) >> kPageShift;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The machine under the engine: host memory of which the test knows every frame's owner, and the
-// calls of a `Backend`. It is cheap to make anew for each run.
+// This is the machine under the engine: host memory of which the test knows every frame's owner,
+// and the calls of a `Backend`. It is cheap to make anew for each run.
 
 #ifndef TDP_TESTS_EXPLORE_EXPLORED_HOST_H_
 #define TDP_TESTS_EXPLORE_EXPLORED_HOST_H_
@@ -22,11 +22,11 @@ namespace tdp::explore {
 
 class GuestCpu;
 
-// A page of host virtual memory, by number: page n stands at `HvaOf(n)`.
+// Numbers a page of host virtual memory: page n stands at `HvaOf(n)`.
 using HostPageNumber = uint32_t;
 
-// Physical memory that lives from run to run. What is written to it is in the way of nobody: tables
-// are filled before they are used, and pages with contents are written when a run begins.
+// Holds physical memory that lives from run to run. What one run leaves there disturbs no other:
+// tables are filled before they are used, and pages with contents are written when a run begins.
 class Arena {
  public:
   static constexpr ByteCount kBytes = MiB(64);
@@ -47,7 +47,7 @@ class ExploredHost : public Backend {
   static constexpr HostPageNumber kPages = 2048;
   static constexpr uint64_t kPagesPerLarge = 512;
 
-  // `order`: of the pieces of host memory, 0 or 9.
+  // Host memory comes in pieces of `order`, 0 or 9.
   ExploredHost(FiberScheduler& fibers, Arena& arena, const Capabilities& capabilities, int order);
 
   static Hva HvaOf(HostPageNumber page) { return kRam + page * kPageSize; }
@@ -56,25 +56,25 @@ class ExploredHost : public Backend {
   std::byte* AtPage(HostPageNumber page) const { return At(frames_[page].address()); }
   FiberScheduler& fibers() { return fibers_; }
 
-  // The CPU that runs vCPU `id`.
+  // Says which CPU runs vCPU `id`.
   void Attach(VcpuId id, GuestCpu* cpu);
 
   // --- The host's own page table
 
-  // Page `page` gets another frame from now on, with the old one's contents. Gives the old one.
+  // Gives page `page` another frame from now on, with the old one's contents. Returns the old one.
   Hfn Move(HostPageNumber page);
-  // The frame that page `page` has now.
+  // Returns the frame that page `page` has now.
   Hfn FrameOf(HostPageNumber page) const { return frames_[page]; }
-  // The page whose memory `frame` is or was; `kPages` for none.
+  // Returns the page whose memory `frame` is or was; `kPages` for none.
   HostPageNumber OwnerOf(Hfn frame) const;
-  // Whether the page has another frame than in the beginning.
+  // Returns whether the page has another frame than in the beginning.
   bool HasMoved(HostPageNumber page) const { return frames_[page] >= kFirstSpare; }
-  // Nobody may use the frame from now on.
+  // Lets nobody use the frame from now on.
   void Revoke(Hfn frame) { revoked_.push_back(frame); }
   bool IsRevoked(Hfn frame) const;
 
-  // How often `thread` has asked for a page of [first, end), of that which it asked for most, since
-  // `ForgetAsked`.
+  // `MostAsked` returns how often `thread` has asked for that page of [first, end) for which it
+  // asked most, since `ForgetAsked`.
   void ForgetAsked(int thread) { asked_[thread] = {}; }
   uint32_t MostAsked(int thread, HostPageNumber first, HostPageNumber end) const {
     const auto asked = asked_[thread].begin();
@@ -106,7 +106,7 @@ class ExploredHost : public Backend {
   std::vector<Hfn> revoked_;
   std::array<bool, kPages / kPagesPerLarge> broken_{};  // a large piece that is one no more
   uint64_t blocks_in_use_ = 0;                          // a bit each
-  // By thread, of the first pages.
+  // Only requests for the first pages are counted, by thread.
   static constexpr HostPageNumber kCounted = 64;
   std::array<std::array<uint32_t, kCounted>, kMaxThreads> asked_{};
   std::vector<GuestCpu*> cpus_;

@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr size_t kHead = 64;
-// Of addresses; memory comes with the first touch and goes with `delete`.
+// So many addresses are set aside; memory comes with the first touch and goes with `delete`.
 constexpr size_t kBytes = size_t{1} << 38;
 
 std::byte* begin = nullptr;

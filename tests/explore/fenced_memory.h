@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Memory from `new` that nobody can touch once it was deleted: every object has pages of its own,
-// which go with it and are never given out again. For small programs under the scheduler, whose
-// fibers no sanitizer of addresses can follow. Linked in, it replaces `new` and `delete`.
+// Nobody can touch this memory from `new` once it was deleted: every object has pages of its own,
+// which go with it and are never given out again. It is for small programs under the scheduler,
+// whose fibers no sanitizer of addresses can follow. Linked in, it replaces `new` and `delete`.
 
 #ifndef TDP_TESTS_EXPLORE_FENCED_MEMORY_H_
 #define TDP_TESTS_EXPLORE_FENCED_MEMORY_H_
@@ -11,7 +11,7 @@
 
 namespace tdp::explore {
 
-// While it lives what is made anew is fenced. A touch of what is deleted after `Close` ends the
+// Fences what is made anew while it lives. A touch of what is deleted after `Close` ends the
 // process with a message that names `what`, which outlives it.
 class FencedMemory {
  public:

@@ -62,8 +62,8 @@ void Fiber::Enter() {
 
 void Fiber::Start(std::function<void()> body) {
   body_ = std::move(body);
-  // What the switch pops: six registers, the address that it returns to, and one word more, so that
-  // the stack is aligned there as after a call.
+  // The switch pops six registers, the address that it returns to, and one word more, so that the
+  // stack is aligned there as after a call.
   constexpr int kWords = 8;
   auto* words =
       reinterpret_cast<uintptr_t*>(static_cast<char*>(stack_) + kGuardBytes + kStackBytes);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A thread of control with a stack of its own that runs only when it is switched to: many of them
-// share one thread of the machine, so a program of fibers does the same each time.
+// A fiber is a thread of control with a stack of its own that runs only when it is switched to:
+// many of them share one thread of the machine, so a program of fibers does the same each time.
 
 #ifndef TDP_TESTS_EXPLORE_FIBER_H_
 #define TDP_TESTS_EXPLORE_FIBER_H_
@@ -20,8 +20,8 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // The next `Resume` calls `body` on an empty stack, whatever the fiber was in before. `body` does
-  // not return: at its end it switches away for good.
+  // Lets the next `Resume` call `body` on an empty stack, whatever the fiber was in before. `body`
+  // does not return: at its end it switches away for good.
   void Start(std::function<void()> body);
 
   // Suspends `from`, which is running, and goes on where `to` was suspended.

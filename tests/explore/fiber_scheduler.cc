@@ -131,7 +131,7 @@ void FiberScheduler::OnUpdate(const void* where, uint64_t before, uint64_t after
   if (options_.weak_memory) memory_.Update(current_, where, before, after, order);
 }
 
-// Whoever has paused may find now what it waits for.
+// A thread that has paused may find now what it waits for.
 void FiberScheduler::Changed() {
   if (!running()) return;
   ++changes_;
@@ -149,7 +149,7 @@ void FiberScheduler::Pause() {
   const uint64_t by_others = changes_ - self.changes;
   const ThreadSet others = able_ & ~Only(current_);
   if (by_others != std::exchange(self.seen_changes, by_others) || !saw_newest) {
-    // What it looked at may have changed after the look: it stays able, behind the others.
+    // The place may have changed after the thread looked at it: it stays able, behind the others.
     if (others != 0) SwitchTo(Ask(others, Step::kPause));
     return;
   }
@@ -180,7 +180,7 @@ std::string FiberScheduler::DescribeBlocked() const {
     if ((ended_ >> i & 1) != 0) continue;
     const Mutex* mutex = threads_[i]->waits_for;
     absl::StrAppend(&text, " thread ", i, mutex == nullptr ? " spins" : " waits for a mutex");
-    // Whoever holds the mutex, if it was not shared.
+    // The mutex has one holder to name, unless it is shared.
     for (int holder = 0; mutex != nullptr && holder < count_; ++holder) {
       const auto& held = threads_[holder]->held;
       if (std::find(held.begin(), held.end(), mutex) != held.end()) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Runs functions as threads, one step at a time, in the order that a strategy chooses.
+// The scheduler runs functions as threads, one step at a time, in the order that a strategy
+// chooses.
 
 #ifndef TDP_TESTS_EXPLORE_FIBER_SCHEDULER_H_
 #define TDP_TESTS_EXPLORE_FIBER_SCHEDULER_H_
@@ -21,7 +22,7 @@
 
 namespace tdp::explore {
 
-// One decision, where a run is recorded: what `thread` was about to do, and who could go on.
+// Keeps one decision, where a run is recorded: what `thread` was about to do, and who could go on.
 struct StepRecord {
   Step kind;
   int8_t thread;
@@ -35,7 +36,7 @@ struct RunOptions {
   uint64_t step_limit = 200000;  // a run of more steps does not come to an end
 };
 
-// What a run came to.
+// Says what a run came to.
 struct RunResult {
   std::string finding;  // empty: none
   uint64_t steps = 0;
@@ -57,22 +58,22 @@ class FiberScheduler : public Scheduler {
 
   // --- For the threads of a run
 
-  // The run ends with this finding. Does not return.
+  // Ends the run with this finding. Does not return.
   [[noreturn]] void Fail(std::string finding);
-  // A step of the test's own, beside those of the code under test.
+  // Makes a step of the test's own, beside those of the code under test.
   void Reach() { Reach(Step::kScan, nullptr); }
-  // Others go on first, where any can.
+  // Lets others go on first, where any can.
   void Yield();
-  // What the test changed may let others go on.
+  // Tells the scheduler that something was changed which may let others go on.
   void Tell() { Changed(); }
-  // The thread that runs knows from elsewhere what all have done so far: loads that it makes from
-  // here on see no older values.
+  // Tells that the running thread knows from elsewhere what all have done so far: loads that it
+  // makes from here on see no older values.
   void SeeAll() {
     if (running() && options_.weak_memory) memory_.SeeAll(current_);
   }
   int current() const { return current_; }
   bool running() const { return current_ >= 0; }
-  // Of the run so far, for a program that is about to die.
+  // Returns the schedule of the run so far, for a program that is about to die.
   const Schedule& schedule() const { return result_.schedule; }
 
   void Reach(Step step, const void* where) override;

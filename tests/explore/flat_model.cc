@@ -88,7 +88,7 @@ void FlatModel::ForgetDirty(uint32_t id) {
   }
 }
 
-// Whether the view may have the page there, if the slot has it there or not.
+// Returns whether the view may have the page there, if the slot has it there or not.
 bool FlatModel::MayShow(Gfn gfn, HostPageNumber page, bool of_slot) const {
   const uint64_t index = gfn.raw() - kFirstShown;
   if (gfn < Gfn(kFirstShown) || index >= kShownFrames) return of_slot;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What guests may reach while operations are under way: a flat account of slots, host pages,
-// attributes and rights, in which what an operation takes away counts until the operation has
-// returned, and what it brings from its beginning. And the dirty pages that no log has shown yet.
+// The model knows what guests may reach while operations are under way. It is a flat account of
+// slots, host pages, attributes and rights, in which what an operation takes away counts until the
+// operation has returned, and what it brings from its beginning. It also has the dirty pages that
+// no log has shown yet.
 
 #ifndef TDP_TESTS_EXPLORE_FLAT_MODEL_H_
 #define TDP_TESTS_EXPLORE_FLAT_MODEL_H_
@@ -22,12 +23,12 @@
 
 namespace tdp::explore {
 
-// The number by which the model knows slot `slot` of an address space, as KVM's calls do.
+// Returns the number by which the model knows slot `slot` of an address space, as KVM's calls do.
 constexpr uint32_t SlotIn(AddressSpaceId space, uint32_t slot) {
   return static_cast<uint32_t>(space) << 16 | slot;
 }
 
-// A slot as it is, was, or is about to be.
+// Describes a slot as it is, was, or is about to be.
 struct SlotVersion {
   uint32_t id = 0;  // of every address space one more: `SlotIn`
   AddressSpaceId space = 0;
@@ -47,7 +48,7 @@ struct SlotVersion {
   uint64_t IndexOf(Gfn gfn) const { return (gfn - base).raw(); }
 };
 
-// An access, or a translation that would let it through.
+// Describes an access, or a translation that would let it through.
 struct Reach {
   AddressSpaceId space = 0;
   ViewId view = kBaseView;
@@ -63,14 +64,14 @@ class FlatModel {
   explicit FlatModel(const ExploredHost& host) : host_(host) {}
 
   // --- Slots. `Begin…` before the operation, `End…` after it, with what `Begin…` gave.
-  // A version becomes possible; all others of its id stay so until `SettleSlot`.
+  // Makes a version possible; all others of its id stay so until `SettleSlot`.
   void OfferSlot(const SlotVersion& version);
-  // Of the versions of this id `version` alone is left, or none.
+  // Leaves of the versions of this id `version` alone, or none.
   void SettleSlot(uint32_t id, const SlotVersion* version);
   const SlotVersion* FindSlot(uint32_t id) const;
-  // The next dirty page of the slot may be lost: it is about to be deleted or to stop logging.
+  // Excuses the loss of the slot's next dirty page: it is about to be deleted or to stop logging.
   void ForgetDirty(uint32_t id);
-  // Whether no slot has changed since, nor is changing now.
+  // Returns whether no slot has changed since, nor is changing now.
   bool HaveSlotsStoodSince(uint64_t since) const {
     return slots_changed_at_ < since && !AreSlotsChanging();
   }
@@ -81,9 +82,10 @@ class FlatModel {
       if (slot.Holds(space, gfn)) visit(slot);
     }
   }
-  // Whether anything lets a guest write that host page.
+  // Returns whether anything lets a guest write that host page.
   bool MayBeWritten(HostPageNumber page) const;
-  // A slot is being deleted, and its log shown: a device's mark beside that may come too late.
+  // Says that a slot is being deleted, and its log shown: a device's mark beside that may come too
+  // late.
   void SetDeleting(bool deleting) { deleting_ = deleting; }
 
   // --- The view with rules of every kind. Host pages that it shows at frames [kFirstShown,
@@ -99,19 +101,20 @@ class FlatModel {
     shown_changed_at_ = ++clock_;
     shown_ = {first};
   }
-  // Whether at some moment since it may have shown other pages than the slots, or those.
+  // Return whether at some moment since the view may have shown other pages than the slots, or the
+  // slots' own.
   bool MayHaveShown(uint64_t since) const;
   bool MayHaveHidden(uint64_t since) const;
 
   // --- What the guest's own tables say of the linear (or L2's) frame `kRemapped`; of every other
   // they say the frame of that number
   static constexpr Gfn kRemapped{600};
-  // A vCPU is about to write the entry, and has done so, or could not.
+  // Says that a vCPU is about to write the entry; `SettleMapping`, that it has, or could not.
   void OfferMapping(Gfn to, bool writable);
   void SettleMapping(bool done);
-  // No CPU has anything any more that the tables said before this only.
+  // Forgets what the tables said only before `time`: no CPU has anything of it any more.
   void ForgetMappingsBefore(uint64_t time) { mapping_floor_ = std::max(mapping_floor_, time); }
-  // Whether they may have said that frame at some moment since.
+  // Returns whether the tables may have said that frame at some moment since.
   bool MayHaveMapped(Gfn to, uint64_t since) const;
 
   // --- Rights that views give frames [0, kViewFrames), and attributes of
@@ -130,35 +133,36 @@ class FlatModel {
   void OfferType(MemoryType type) { types_.push_back(type); }
   void SettleType(MemoryType type) { types_ = {type}; }
 
-  // Why nobody may do this now; empty if somebody may.
+  // Returns why nobody may do this now; empty if somebody may.
   std::string Forbids(const Reach& reach) const;
 
   // --- Dirty pages
-  // A guest in that address space has written `frame`, at this moment.
+  // Notes that a guest in that address space has written `frame`, at this moment.
   void Wrote(AddressSpaceId space, Hfn frame) { WrotePage(space, host_.OwnerOf(frame)); }
-  // A device writes the page, of address space 0, and says so. After that, with what this gave:
+  // Begins a device's write, of which the device tells; `EndDeviceWrite` comes after that, with
+  // what this returned.
   uint64_t BeginDeviceWrite() { return ++clock_; }
   void EndDeviceWrite(HostPageNumber page, uint64_t begun, AddressSpaceId space = 0);
-  // A take begins; its mark.
+  // Begins a take and returns its mark.
   uint64_t BeginTake() { return ++clock_; }
-  // The page is shown, and will be read; or is read at once.
+  // Notes that the page is shown, and will be read; or is read at once.
   void Showed(HostPageNumber page, AddressSpaceId space = 0) {
     PageOf(space, page).shown_at = ++clock_;
   }
   void Took(uint32_t slot, uint64_t index);
-  // What a take that began at `mark` should have shown; empty if it has.
+  // Returns what a take that began at `mark` should have shown; empty if it has.
   std::string MissedBy(uint64_t mark, uint32_t slot) const;
-  // Nobody has to show the page any more: it is read now.
+  // Notes that the page is read now, so nobody has to show it any more.
   void ReadPage(HostPageNumber page, AddressSpaceId space = 0) {
     PageOf(space, page).dirty_since = 0;
   }
-  // A page that was written and that no take has shown; `ExploredHost::kPages` for none.
+  // Returns a page that was written and that no take has shown; `ExploredHost::kPages` for none.
   HostPageNumber FirstDirty() const;
 
   uint64_t Now() { return ++clock_; }
 
  private:
-  // What the logs of an address space have to say of a host page.
+  // Keeps what the logs of an address space have to say of a host page.
   struct Page {
     uint64_t dirty_since = 0;  // 0: clean
     uint64_t shown_at = 0;     // the last time
@@ -168,7 +172,7 @@ class FlatModel {
   const Page& PageOf(AddressSpaceId space, HostPageNumber page) const {
     return pages_[space][page];
   }
-  // Whether a slot of the address space logs the page by now.
+  // Returns whether a slot of the address space logs the page by now.
   bool Logs(AddressSpaceId space, HostPageNumber page) const;
   void WrotePage(AddressSpaceId space, HostPageNumber page);
   bool MayShow(Gfn gfn, HostPageNumber page, bool of_slot) const;

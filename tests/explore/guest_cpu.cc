@@ -15,7 +15,7 @@
 
 namespace tdp::explore {
 
-// An entry as the CPU understands it.
+// Holds an entry as the CPU understands it.
 struct GuestCpu::Entry {
   bool present = false;
   bool misconfigured = false;
@@ -29,7 +29,7 @@ struct GuestCpu::Entry {
 
 namespace {
 
-// Bits of an entry of ordinary paging.
+// These are bits of an entry of ordinary paging.
 constexpr uint64_t kPresent = 1;
 constexpr uint64_t kWritable = 2;
 constexpr uint64_t kAccessedFlag = 1 << 5;
@@ -203,7 +203,7 @@ CpuEvent GuestCpu::Walk(Gfn gfn, Access kind, bool from_links, GuestStore* store
   }
 }
 
-// False where the entry has changed since it was read.
+// Returns false where the entry has changed since it was read.
 bool GuestCpu::SetFlags(uint64_t* place, uint64_t raw, uint64_t flags) {
   if ((raw & flags) == flags) return true;
   return AtomicRef<uint64_t>(*place).compare_exchange_strong(raw, raw | flags);
@@ -229,7 +229,7 @@ std::string GuestCpu::Forbids(const Translation& translation, ViewId view, Gfn g
                          .since = mappings_since_});
 }
 
-// The step that a store is comes first: what is looked at and noted here holds as it is made.
+// A store takes its step first: what is looked at and noted here holds as it is made.
 CpuEvent GuestCpu::Use(const Translation& translation, Gfn gfn, Access kind, GuestStore* store) {
   const Hfn frame = translation.FrameOf(gfn);
   if (store != nullptr) {
@@ -259,7 +259,7 @@ void GuestCpu::Store(Hfn frame, GuestStore& store) {
 std::string GuestCpu::CheckReach() const {
   std::string why;
   ForEachInReach([&](const Translation& kept, ViewId view) {
-    // Of a large page a few frames will do: the first, and those that tests touch.
+    // A large page needs only a few looks: at its first frames, which tests touch.
     const uint64_t look = std::min<uint64_t>(kept.pages, 8);
     for (uint64_t i = 0; why.empty() && i < look; ++i) {
       why = Forbids(kept, view, kept.first + PageCount(i));

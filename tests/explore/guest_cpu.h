@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A CPU that runs a guest: it keeps every translation and every link between tables that it has
-// seen until it is told to flush, which is the most that the architecture allows.
+// This CPU runs a guest: it keeps every translation and every link between tables that it has seen
+// until it is told to flush, which is the most that the architecture allows.
 
 #ifndef TDP_TESTS_EXPLORE_GUEST_CPU_H_
 #define TDP_TESTS_EXPLORE_GUEST_CPU_H_
@@ -22,13 +22,13 @@
 
 namespace tdp::explore {
 
-// How an access ended.
+// Says how an access ended.
 enum class CpuEvent : uint8_t { kNone, kKick, kViolation, kMisconfiguration, kLogFull };
 
-// The format of the tables that the CPU walks.
+// Names the format of the tables that the CPU walks.
 enum class TableFormat : uint8_t { kEpt, kLinear };
 
-// What the CPU runs on between an entry and an exit.
+// Says what the CPU runs on between an entry and an exit.
 struct CpuContext {
   TableFormat format = TableFormat::kEpt;
   Hpa root{};
@@ -36,13 +36,13 @@ struct CpuContext {
   bool accessed_dirty = true;
   bool logs_pages = false;  // PML
   Hpa eptp_list{};          // where VMFUNC finds EPTPs by number; 0: the guest may not switch
-  // For the model: whose tables these are.
+  // These tell the model whose tables these are.
   AddressSpaceId space = 0;
   ViewId view = kBaseView;
 };
 
-// What an access writes: the entry of that number of a table of the guest's, if it reaches the host
-// page in which the table is expected.
+// Says what an access writes: the entry of that number of a table of the guest's, if it reaches the
+// host page in which the table is expected.
 struct GuestStore {
   uint64_t index = 0;
   uint64_t value = 0;
@@ -54,10 +54,10 @@ class GuestCpu {
  public:
   GuestCpu(ExploredHost& host, FlatModel& model) : host_(host), model_(model) {}
 
-  // EPTPs in the list that the guest tries.
+  // The guest tries so many EPTPs of the list.
   static constexpr ViewId kListed = 4;
 
-  // The guest runs on these tables from now on.
+  // Lets the guest run on these tables from now on.
   void Enter(const CpuContext& context);
   void Exit() { in_guest_ = false; }
   bool in_guest() const { return in_guest_; }
@@ -65,7 +65,7 @@ class GuestCpu {
   bool TakeKick() { return std::exchange(kicked_, false); }
   bool is_kicked() const { return kicked_; }
 
-  // Any thread.
+  // Kicks the CPU, from any thread.
   void Kick() { kicked_ = true; }
 
   // --- The host's instructions
@@ -74,31 +74,33 @@ class GuestCpu {
   void FlushLinear();
 
   // --- The guest
-  // One access to frame `gfn`. `from_links`: a walk begins at the lowest link that is kept.
+  // Makes one access to frame `gfn`. With `from_links` a walk begins at the lowest link that is
+  // kept.
   CpuEvent Touch(Gfn gfn, Access kind, bool from_links, GuestStore* store = nullptr);
-  // After kViolation: the rights that the walk found.
+  // Returns the rights that the walk found, after kViolation.
   Access found() const { return found_; }
-  // The engine has been told by now that the guest has its CPU forget what its tables said of
-  // `FlatModel::kRemapped` before `time`.
+  // Notes that the engine has been told by now that the guest has its CPU forget what its tables
+  // said of `FlatModel::kRemapped` before `time`.
   void ForgetMappingsBefore(uint64_t time) { mappings_since_ = time; }
-  // VMFUNC with leaf 0: the guest runs on the EPTP of that number in the list. False where there
-  // is none, which is an exit.
+  // Executes VMFUNC with leaf 0: the guest runs on the EPTP of that number in the list. False where
+  // there is none, which is an exit.
   bool SwitchView(ViewId index);
-  // The root that the guest runs on, and its number in the list.
+  // Return the root that the guest runs on, and its number in the list.
   Hpa root() const { return context_.root; }
   ViewId view() const { return context_.view; }
 
-  // The pages that were logged, taken out of the buffer.
+  // Takes the pages that were logged out of the buffer.
   std::vector<Gpa> TakeLog() { return std::exchange(log_, {}); }
 
   // --- What it could do at this moment, without a look at the tables
   // Why the model forbids something of it; empty if it forbids nothing.
   std::string CheckReach() const;
-  // Why it should have forgotten something of [first, first + pages) of what it knew at `since`.
+  // Returns why it should have forgotten something of [first, first + pages) of what it knew at
+  // `since`.
   std::string CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since) const;
-  // Whether it is in the guest, and on that view.
+  // Returns whether it is in the guest, and on that view.
   bool IsOn(ViewId view) const { return in_guest_ && context_.view == view; }
-  // It writes every page that it can write unnoticed.
+  // Writes every page that it can write unnoticed.
   void WriteSilently();
 
  private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The public operations, each with what its header promises when it returns.
+// The public operations are here, each with what its header promises when it returns.
 
 #ifndef TDP_TESTS_EXPLORE_OPERATIONS_H_
 #define TDP_TESTS_EXPLORE_OPERATIONS_H_
@@ -18,11 +18,11 @@ struct Operation {
   bool (*offered)(const MachineKind& kind);
 };
 
-// Those that a kind of machine offers. All work on overlapping ranges: frames 1 to 4 of slot 0, the
-// whole of it, and slots 1 and 2.
+// Returns those that a kind of machine offers. All work on overlapping ranges: frames 1 to 4 of
+// slot 0, the whole of it, and slots 1 and 2.
 std::vector<const Operation*> OperationsOf(const MachineKind& kind);
 
-// Null if there is none of that name.
+// Returns null if there is none of that name.
 const Operation* FindOperation(std::string_view name);
 
 }  // namespace tdp::explore

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Schedules under which an order of the engine was found to be missing: the comment of each says
-// which. The steps of a schedule shift as the code changes, so each scenario runs under some more
+// Under each of these schedules an order of the engine was found to be missing, which its comment
+// names. The steps of a schedule shift as the code changes, so each scenario runs under some more
 // schedules, the same each time.
 
 #include <string>
@@ -29,7 +29,8 @@ TEST(ExploreReplay, ATakeShowsWhatAnotherCpuWroteThroughAFaultUnderWay) {
                .schedule = {.turns = {{36, 1}, {88, 0}, {177, 2}}}});
 }
 
-// The same where the CPU logs what it writes, but not what the fault has given D.
+// A take with PML missed that write, too: the CPU logs what it writes, but not what the fault has
+// given D.
 TEST(ExploreReplay, APmlTakeShowsWhatAnotherCpuWroteThroughAFaultUnderWay) {
   ExpectHolds({.scenario = "pml/take+translate",
                .seed = 11543,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Scenarios: a kind of machine, vCPUs in the guest, and operations beside them.
+// A scenario is a kind of machine, vCPUs in the guest, and operations beside them.
 
 #ifndef TDP_TESTS_EXPLORE_SCENARIO_H_
 #define TDP_TESTS_EXPLORE_SCENARIO_H_
@@ -20,36 +20,39 @@ namespace tdp::explore {
 struct Scenario {
   const MachineKind* kind;
   std::vector<const Operation*> operations;
-  // Two threads: an operation beside a vCPU that makes one access, or two operations beside a vCPU
-  // that is out of the guest. Few enough steps for every schedule of a bound to be run.
+  // Small scenarios have two threads: an operation beside a vCPU that makes one access, or two
+  // operations beside a vCPU that is out of the guest. Their steps are few enough for every
+  // schedule of a bound to be run.
   bool small = false;
 
-  // "wp/zap_held+invalidate", or of a small one "wp.small/zap".
+  // Returns "wp/zap_held+invalidate", or of a small one "wp.small/zap".
   std::string Name() const;
-  // Threads of a run; the vCPUs come first.
+  // Returns how many threads a run has; the vCPUs come first.
   int Threads() const { return Guests() + static_cast<int>(operations.size()); }
-  // Two vCPUs beside a pair of operations where there is room for them, else one.
+  // Returns how many vCPUs run: two beside a pair of operations where there is room for them, else
+  // one.
   int Guests() const {
     if (small) return operations.size() == 1 ? 1 : 0;
     return operations.size() <= 2 ? 2 : 1;
   }
-  // That each vCPU makes, and has made before. Where it has made few the next is often a fault.
+  // Return how many accesses each vCPU makes, and has made before. Where it has made few the next
+  // is often a fault.
   int Accesses() const { return small ? 1 : 24; }
   int AccessesBefore() const { return small ? 3 : 12; }
 };
 
-// Every pair of operations of every kind of machine, an operation beside itself included, and
+// Makes every pair of operations of every kind of machine, an operation beside itself included, and
 // `triples` sampled triples of each kind, of those whose name contains `filter`.
 std::vector<Scenario> MakeScenarios(std::string_view filter, int triples);
 
-// The small ones whose name contains `filter`: every operation of every kind of machine beside a
-// vCPU, then every pair of operations.
+// Makes the small ones whose name contains `filter`: every operation of every kind of machine
+// beside a vCPU, then every pair of operations.
 std::vector<Scenario> MakeSmallScenarios(std::string_view filter);
 
-// The scenario of that name. Dies if there is none.
+// Returns the scenario of that name. Dies if there is none.
 Scenario ScenarioOf(std::string_view name);
 
-// What makes a run of it: the world varies by `seed`.
+// Returns what makes a run of it: the world varies by `seed`.
 MakeProgram ProgramOf(const Scenario& scenario, uint64_t seed);
 
 }  // namespace tdp::explore

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The scheduler itself: small programs whose outcomes are known.
+// These tests are of the scheduler itself: small programs whose outcomes are known.
 
 #include <atomic>
 #include <cstdint>
@@ -24,7 +24,7 @@ namespace {
 
 using Threads = std::vector<std::function<void()>>;
 
-// Every outcome of a small program: `make` gives its threads, `outcome` what they came to.
+// Returns every outcome of a small program: `make` gives its threads, `outcome` what they came to.
 template <typename Make, typename Outcome>
 std::set<std::string> OutcomesOf(Make make, Outcome outcome, bool weak, uint64_t runs = 3000) {
   std::set<std::string> outcomes;
@@ -47,7 +47,7 @@ struct Two {
   std::string Read() const { return std::to_string(a) + std::to_string(b); }
 };
 
-// Store buffering: each thread stores, then reads what the other stores.
+// Is store buffering: each thread stores, then reads what the other stores.
 std::set<std::string> StoreBuffering(std::memory_order store, std::memory_order load, bool weak) {
   std::unique_ptr<Two> two;
   return OutcomesOf(
@@ -77,7 +77,7 @@ TEST(WeakMemory, ReleaseStoresMayPassLaterLoads) {
             (Outcomes{"01", "10", "11"}));
 }
 
-// Message passing: what is stored before a flag must be seen by whoever sees the flag.
+// Is message passing: what is stored before a flag must be seen by whoever sees the flag.
 std::set<std::string> MessagePassing(std::memory_order store, std::memory_order load) {
   std::unique_ptr<Two> two;
   return OutcomesOf(
@@ -144,7 +144,8 @@ TEST(WeakMemory, ASpinSeesTheNewestInTheEnd) {
   EXPECT_EQ(outcomes, std::set<std::string>{"done"});
 }
 
-// What a failed exchange has met, a later load of the same thread meets too.
+// A later load of the same thread must meet the value that a failed exchange has met, or a newer
+// one.
 TEST(WeakMemory, AFailedCompareExchangeMeetsTheNewestValue) {
   std::unique_ptr<Two> two;
   const auto outcomes = OutcomesOf(
@@ -263,7 +264,7 @@ TEST(FiberScheduler, ARunWithoutEndIsAFinding) {
             "the run does not end: 1000 steps");
 }
 
-// Two threads that each add 1 three times, not atomically.
+// Makes two threads that each add 1 three times, not atomically.
 Threads LossyAdders(Atomic<int>& sum) {
   const auto add = [&sum] {
     for (int i = 0; i < 3; ++i) sum.store(sum.load() + 1);

@@ -60,7 +60,7 @@ void BoundedSearch::Learn(const RunResult& result) {
   for (uint64_t i = begin; i < result.records.size(); ++i) {
     const StepRecord& record = result.records[i];
     const Situation situation = {.current = record.thread, .able = record.able};
-    // Who begins is nobody's preemption.
+    // The choice of the thread that begins is no preemption.
     const bool forced = i == 0 || !situation.current_is_able();
     if (!forced && (preemptions_ + 1 == static_cast<int>(queues_.size()) || !matters(record))) {
       continue;
@@ -76,7 +76,7 @@ void BoundedSearch::Learn(const RunResult& result) {
 
 namespace {
 
-// Whether a run by `schedule` fails, tried in a child.
+// Returns whether a run by `schedule` fails, tried in a child.
 bool Fails(const MakeProgram& make, const Schedule& schedule, const RunOptions& options) {
   const pid_t child = fork();
   TDP_CHECK(child >= 0);

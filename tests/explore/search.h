@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Runs of a program under many schedules, until one fails.
+// Searches run a program under many schedules, until one run fails.
 
 #ifndef TDP_TESTS_EXPLORE_SEARCH_H_
 #define TDP_TESTS_EXPLORE_SEARCH_H_
@@ -18,12 +18,12 @@
 
 namespace tdp::explore {
 
-// What is run once: threads, and what has to hold when they have ended.
+// Is run once: it has threads, and judges what has to hold when they have ended.
 class Program {
  public:
   virtual ~Program() = default;
   virtual std::vector<std::function<void()>> Threads() = 0;
-  // What does not hold, after the threads have ended; empty if all does.
+  // Returns what does not hold, after the threads have ended; empty if all does.
   virtual std::string Judge() = 0;
 };
 
@@ -31,27 +31,27 @@ class Program {
 // through the scheduler.
 using MakeProgram = std::function<std::unique_ptr<Program>(FiberScheduler&)>;
 
-// One run of a program. A program with a finding is left as it stands, and never destroyed.
+// Runs a program once. A program with a finding is left as it stands, and never destroyed.
 RunResult RunProgram(FiberScheduler& fibers, const MakeProgram& make, Strategy& strategy,
                      const RunOptions& options);
 
-// Every schedule with at most `bound` preemptions (Musuvathi and Qadeer, 2007), fewest first. A
-// thread is preempted only before a step on a place that another thread touches too, one of them
-// writing, in the run at hand. Where a thread cannot go on, each of the others is tried, and each
-// of them begins.
+// Chooses every schedule with at most `bound` preemptions (Musuvathi and Qadeer, 2007), fewest
+// first. A thread is preempted only before a step on a place that another thread touches too, one
+// of them writing, in the run at hand. Where a thread cannot go on, each of the others is tried,
+// and each of them begins.
 class BoundedSearch {
  public:
   explicit BoundedSearch(int bound) : queues_(static_cast<size_t>(bound) + 1) {
     queues_[0].emplace_back();
   }
 
-  // Whether there is another schedule to run; `strategy` follows it then.
+  // Returns whether there is another schedule to run; `strategy` follows it then.
   bool Next();
   Strategy& strategy() { return *replay_; }
-  // What that run was, with its steps recorded: which schedules come of it.
+  // Learns from that run, with its steps recorded, which schedules come of it.
   void Learn(const RunResult& result);
 
-  // Preemptions in the schedule at hand.
+  // Returns how many preemptions the schedule at hand has.
   int preemptions() const { return preemptions_; }
 
  private:
@@ -62,8 +62,8 @@ class BoundedSearch {
   std::unique_ptr<ReplayStrategy> replay_;
 };
 
-// The shortest schedule that was found to fail as `schedule` does, by leaving parts of it away.
-// Each try runs in a process of its own, since a failure may be its death.
+// Returns the shortest schedule that was found to fail as `schedule` does, by leaving parts of it
+// away. Each try runs in a process of its own, since a failure may be its death.
 Schedule Shrink(const MakeProgram& make, const Schedule& schedule, const RunOptions& options);
 
 }  // namespace tdp::explore

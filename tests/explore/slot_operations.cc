@@ -14,7 +14,7 @@
 namespace tdp::explore {
 namespace {
 
-// Slots are changed by one operator at a time where the model has to know what was there before.
+// Lets one operator at a time change slots where the model has to know what was there before.
 class SlotTurn {
  public:
   explicit SlotTurn(World& world) : lock_(world.slots()) {}
@@ -85,7 +85,7 @@ void MakeAnew(World& world) {
   Delete(world, 1);
   const SlotTurn turn(world);
   if (world.model().FindSlot(1) != nullptr) return;
-  // Over other memory, so that what is left of the old slot shows.
+  // The new slot is over other memory, so that whatever is left of the old one shows.
   Set(world,
       {.id = 1, .base = World::kSecond, .pages = World::kSmallPages, .first = World::kThirdPages});
 }
@@ -95,8 +95,8 @@ void MoveSecond(World& world) { Move(world, 1); }
 void MakeInHole(World& world) { MakeThird(world, false); }
 void MakeOfFrames(World& world) { MakeThird(world, true); }
 
-// Slot 1 goes and comes over other memory, and a few pages are zapped, in one batch; then the same
-// with a change that is refused, after which all is as it was.
+// In one batch slot 1 goes and comes over other memory, and a few pages are zapped; then comes a
+// batch with a change that is refused, after which all is as it was.
 void MakeAnewAtOnce(World& world) {
   const SlotTurn turn(world);
   std::vector<Change> changes;
@@ -114,7 +114,7 @@ void MakeAnewAtOnce(World& world) {
   if (!made.ok()) return;
   world.model().SettleSlot(1, &version);
   world.CheckPromises();
-  // Slot 0 is in the way.
+  // This change is refused, since slot 0 is in the way.
   MemoryRegion overlapping = RegionOf(world.host(), version);
   overlapping.gpa = Gpa(0);
   changes = {Change::Region({.slot = 1, .size = 0}), Change::Region(overlapping)};
@@ -128,7 +128,7 @@ void LogSecondAndMove(World& world) {
   MoveSecond(world);
 }
 
-// Every write that was over before the slot went is shown.
+// The log that is shown must have every write that was over before the slot went.
 void DeleteAndShow(World& world) {
   SetLogging(world, 1, true);
   const SlotTurn turn(world);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The public operations that change slots, as tests/explore/operations.h has the others.
+// The public operations that change slots are here; tests/explore/operations.h has the others.
 
 #ifndef TDP_TESTS_EXPLORE_SLOT_OPERATIONS_H_
 #define TDP_TESTS_EXPLORE_SLOT_OPERATIONS_H_
@@ -12,7 +12,7 @@
 
 namespace tdp::explore {
 
-// Frames that several operations work on.
+// Several operations work on these frames.
 inline constexpr Gfn kFew{1};
 inline constexpr uint64_t kFewPages = 3;
 
@@ -21,9 +21,9 @@ void DeleteSecond(World& world);
 void MakeAnew(World& world);
 void MoveSecond(World& world);
 void LogSecondAndMove(World& world);
-// It goes while it logs, and its log is shown.
+// Slot 1 goes while it logs, and its log is shown.
 void DeleteAndShow(World& world);
-// It comes over other memory, and a few pages are zapped, in one batch.
+// Slot 1 comes over other memory, and a few pages are zapped, in one batch.
 void MakeAnewAtOnce(World& world);
 
 // Slot 2 comes, of host memory or of host frames, and goes.
@@ -35,7 +35,7 @@ void DeleteInHole(World& world);
 void LogOn(World& world);
 void LogOff(World& world);
 
-// The same of slots of address space 1.
+// Slots of address space 1 log or do no more, move, or come over other memory.
 void LogOnInSmm(World& world);
 void LogOffInSmm(World& world);
 void MoveSmram(World& world);

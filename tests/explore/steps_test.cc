@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// One call beside another that comes between any two of its instructions, and goes on until it is
-// done or has to wait for the first. So a look at plain memory, which is no step of the scheduler,
-// is tried on both sides of a change, too, and what was freed meanwhile cannot be touched.
+// One call comes between any two instructions of another, and goes on until it is done or has to
+// wait for that one. So a look at plain memory, which is no step of the scheduler, is tried on both
+// sides of a change, too, and what was freed meanwhile cannot be touched.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -46,19 +46,20 @@ struct AlignedDelete {
   void operator()(std::byte* bytes) const { operator delete[](bytes, std::align_val_t{kPageSize}); }
 };
 
-// The memory of the second slot. It is the host's, and outlives every machine.
+// Returns the memory of the second slot. It is the host's, and outlives every machine.
 std::byte* SecondMemory() {
   static std::unique_ptr<std::byte[], AlignedDelete> memory(new (std::align_val_t{kPageSize})
                                                                 std::byte[kSize]());
   return memory.get();
 }
 
-// Two slots far from each other, and a vCPU.
+// Has two slots far from each other, and a vCPU.
 struct Machine {
   explicit Machine(const VmOptions& options, int order, MemoryRegion second) {
     host.order = order;
     vm = *Vm::Create(host, options);
-    // So that nobody needs the C library's heap, which a thread may be stopped in, on the way.
+    // The tables are there before, so that nobody needs the C library's heap on the way, in which a
+    // thread may be stopped.
     EXPECT_EQ(vm->ReserveTables(120), absl::OkStatus());
     second.slot = 1;
     second.gpa = kSecond;
@@ -82,13 +83,13 @@ struct Machine {
 
 using Step = std::function<void(Machine&)>;
 
-// Two calls of different threads.
+// Names two calls of different threads.
 struct Pair {
   std::string name;
   Step call;
   Step change;
   Step prepare = [](Machine&) {};
-  // What must not be so when both are over; empty if nothing is wrong.
+  // Returns what is wrong when both are over; empty for nothing.
   std::function<std::string(Machine&)> judge = [](Machine&) { return std::string(); };
   VmOptions options = {};
   int order = 0;
@@ -190,8 +191,8 @@ std::string NameOf(const testing::TestParamInfo<Pair>& info) { return info.param
 
 class BesideEachInstruction : public testing::TestWithParam<Pair> {
  protected:
-  // Steps through the one. At instruction after instruction a process of its own runs the other as
-  // far as it comes, then both to their ends: so the one is gone through once.
+  // Steps through `one`. At one instruction after another a process of its own runs `other` as far
+  // as it comes, then both to their ends: so `one` is gone through once.
   void RunAll(const Step& one, const Step& other) {
     const Pair& pair = GetParam();
     FencedMemory fences(pair.name);
@@ -214,7 +215,8 @@ class BesideEachInstruction : public testing::TestWithParam<Pair> {
   }
 
  private:
-  // The first instructions each; from there on fewer and fewer, as loops go round.
+  // Acts after each of the first instructions; from there on after fewer and fewer, as loops go
+  // round.
   bool Act(uint64_t step) {
     if (step < next_) return true;
     next_ += 1 + step / kEach;

@@ -14,13 +14,14 @@
 namespace tdp::explore {
 namespace {
 
-// The `n`th thread of `set`.
+// Returns the `n`th thread of `set`.
 int NthOf(ThreadSet set, uint64_t n) {
   for (; n > 0; --n) set &= set - 1;
   return std::countr_zero(set);
 }
 
-// Three loads of four see the newest value; an old one is more often the one before it.
+// Returns how old a value a load sees: three loads of four see the newest; an old one is more often
+// the one before it.
 int RandomAge(Random& random, int values) {
   if (random.Below(4) != 0) return 0;
   return 1 + static_cast<int>(std::min(random.Below(static_cast<uint64_t>(values - 1)),
@@ -106,7 +107,7 @@ Pct::Pct(uint64_t seed, int threads, const StepCounts& expected, int changes) : 
 
 int Pct::Choose(const Situation& situation) {
   const uint64_t count = ++seen_[static_cast<size_t>(situation.kind)];
-  // Whoever waits for others lets them finish: a spin must not starve what it waits for.
+  // A thread that waits for others lets them finish: a spin must not starve what it waits for.
   bool falls = situation.kind == Step::kPause;
   for (const ChangePoint& change : changes_) {
     falls |= change.kind == situation.kind && change.count == count;

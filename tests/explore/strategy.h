@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Who goes on: the ways to choose a schedule.
+// Strategies say who goes on: they are the ways to choose a schedule.
 
 #ifndef TDP_TESTS_EXPLORE_STRATEGY_H_
 #define TDP_TESTS_EXPLORE_STRATEGY_H_
@@ -17,10 +17,10 @@ namespace tdp::explore {
 
 inline constexpr int kMaxThreads = 8;
 
-// A set of threads, a bit each.
+// Holds a set of threads, a bit each.
 using ThreadSet = uint32_t;
 
-// Where a decision is due.
+// Describes where a decision is due.
 struct Situation {
   uint64_t step = 0;   // counted over all threads
   int current = 0;     // the thread that has run up to here
@@ -30,10 +30,10 @@ struct Situation {
   bool current_is_able() const { return (able >> current & 1) != 0; }
 };
 
-// The thread that goes on where no strategy says otherwise.
+// Returns the thread that goes on where no strategy says otherwise.
 int DefaultThread(const Situation& situation);
 
-// A pseudo-random sequence of a few instructions a number (xorshift64*).
+// Makes a pseudo-random sequence, with a few instructions a number (xorshift64*).
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15 | 1) {}
@@ -52,9 +52,10 @@ class Random {
 class Strategy {
  public:
   virtual ~Strategy() = default;
-  // Whether the thread that runs goes on, or which does. A thread of `situation.able`.
+  // Returns the thread that goes on, one of `situation.able`.
   virtual int Choose(const Situation& situation) = 0;
-  // Which of `values` values a load sees: 0 for the newest, 1 for the one before it, and so on.
+  // Returns which of `values` values a load sees: 0 for the newest, 1 for the one before it, and so
+  // on.
   virtual int ChooseAge(uint64_t /*step*/, int /*values*/) { return 0; }
 };
 
@@ -71,11 +72,11 @@ class ReplayStrategy : public Strategy {
   size_t read_ = 0;
 };
 
-// Steps of each kind of a run.
+// Counts the steps of each kind of a run.
 using StepCounts = std::array<uint64_t, kStepKinds>;
 
-// Another thread goes on with the same probability at each step, so that a run of `steps` steps has
-// about `switches` of them.
+// Lets another thread go on with the same probability at each step, so that a run of `steps` steps
+// has about `switches` of them.
 class RandomWalk : public Strategy {
  public:
   RandomWalk(uint64_t seed, uint64_t steps, uint64_t switches);
@@ -88,10 +89,11 @@ class RandomWalk : public Strategy {
   uint64_t next_;  // step of the next switch
 };
 
-// Probabilistic concurrency testing (Burckhardt et al., 2010): the thread of the highest priority
-// runs; at `changes` steps, chosen at random, it falls below all others. A bug that takes d ordered
-// steps is found with a probability that depends on the steps and d alone. The change points are
-// chosen by kind of step first, so that the few stores and locks get as many as the many loads.
+// Is probabilistic concurrency testing (Burckhardt et al., 2010): the thread of the highest
+// priority runs; at `changes` steps, chosen at random, it falls below all others. A bug that takes
+// d ordered steps is found with a probability that depends on the steps and d alone. The change
+// points are chosen by kind of step first, so that the few stores and locks get as many as the many
+// loads.
 class Pct : public Strategy {
  public:
   Pct(uint64_t seed, int threads, const StepCounts& expected, int changes);

@@ -14,7 +14,7 @@
 namespace tdp::explore {
 namespace {
 
-// Whether it is gone. A vCPU that went there by itself may have been set to it since.
+// Returns whether the view is gone. A vCPU that went there by itself may have been set to it since.
 bool Destroy(World& world, ViewId view) {
   const absl::Status gone = world.vm().DestroyView(view);
   if (world.kind().vmfunc && absl::IsFailedPrecondition(gone)) return false;
@@ -31,7 +31,7 @@ void MakeView(World& world) {
   if (view.ok()) Destroy(world, *view);
 }
 
-// The guest finds it in its list while it is there.
+// The guest finds the view in its list while it is there.
 void MakeRuledView(World& world) {
   const absl::StatusOr<ViewId> view = world.vm().CreateView();
   world.Expect(view.status(), "CreateView");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The public operations about views, as tests/explore/operations.h has the others.
+// The public operations about views are here; tests/explore/operations.h has the others.
 
 #ifndef TDP_TESTS_EXPLORE_VIEW_OPERATIONS_H_
 #define TDP_TESTS_EXPLORE_VIEW_OPERATIONS_H_
@@ -13,11 +13,11 @@ namespace tdp::explore {
 void MakeView(World& world);
 void MakeRuledView(World& world);
 
-// Rules of the view beside the base.
+// The rules of the view beside the base change.
 void SetRights(World& world);
-// By a batch, whose rules faults ask for before they come to a section.
+// A batch changes them, whose rules faults ask for before they come to a section.
 void SetRightsAtOnce(World& world);
-// It denies writes from now on, for good.
+// The view denies writes from now on, for good.
 void DenyAtOnce(World& world);
 void SetFrames(World& world);
 void SetRaisesVe(World& world);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A vCPU that comes, runs and goes.
+// A visitor is a vCPU that comes, runs and goes.
 
 #ifndef TDP_TESTS_EXPLORE_VISITOR_H_
 #define TDP_TESTS_EXPLORE_VISITOR_H_

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Small programs on a `Vm` without a guest, under many schedules: what calls promise each other
-// that the scenarios, where slots are changed by one thread at a time, do not ask.
+// Small programs run on a `Vm` without a guest, under many schedules. They ask for promises between
+// calls that the scenarios, where one thread at a time changes slots, do not ask for.
 
 #include <cstdint>
 #include <functional>

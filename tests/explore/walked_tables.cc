@@ -20,7 +20,7 @@ constexpr uint64_t kNever = ~uint64_t{0};
 constexpr uint64_t kLink = guest::kPresent | guest::kWrite | guest::kUser;
 constexpr uint64_t kFlags = guest::kAccessed | guest::kDirty;
 
-// Frames of the tables, from the root down.
+// The tables are in these frames, from the root down.
 constexpr uint64_t kRoot = 96;
 constexpr uint64_t kUpper = 97;
 constexpr uint64_t kLower = 2;
@@ -29,7 +29,8 @@ constexpr uint64_t kInSecond = 3;  // in slot 1
 constexpr uint64_t kLeaf = 5;      // index
 constexpr HostPageNumber kSmramAnew = World::kSmramPages + World::kSmallPages;
 
-// What a leaf says, by the memory that it stands in. A rewritten one says one more.
+// Returns the frame that a leaf says, which tells the memory where it stands. A rewritten one says
+// one more.
 constexpr uint64_t FrameIn(HostPageNumber table) {
   switch (table) {
     case kLeavesInFirst:
@@ -90,7 +91,7 @@ WalkedTables::WalkedTables(World& world) : world_(world) {
     held_[word] = {{frame, kNever}};
     *PlaceOf(word) = frame << kPageShift | kLink;
   }
-  // From here on memory that is shut stays what it is.
+  // This notes what memory that is shut has: it must stay so from here on.
   (void)Check();
 }
 
@@ -122,7 +123,7 @@ bool WalkedTables::Holds(HostPageNumber table, uint64_t frame, uint64_t since) c
 // --- Walks
 
 void WalkedTables::Walk(Vcpu& vcpu, Page page, GuestAccess access) {
-  // What is over before the call is over for it.
+  // The call may count on everything that is over when it begins.
   world_.fibers().SeeAll();
   const bool alone = walks_++ == 0;
   const uint64_t number = ++begun_;
@@ -132,7 +133,7 @@ void WalkedTables::Walk(Vcpu& vcpu, Page page, GuestAccess access) {
   const absl::Status status =
       vcpu.WalkGuest(Paging(), {.cr3 = kRoot << kPageShift}, AddressOf(page), access, walk);
   --walks_;
-  // Beside another walk it is not known which of the two has set a flag.
+  // Beside another walk nobody knows which of the two has set a flag.
   if (alone && number == begun_) TellWritten(vcpu, before, begun);
   if (absl::IsUnavailable(status)) return;
   world_.Expect(status, "WalkGuest");
@@ -141,7 +142,7 @@ void WalkedTables::Walk(Vcpu& vcpu, Page page, GuestAccess access) {
   if (!wrong.empty()) world_.Fail("WalkGuest answers " + wrong);
 }
 
-// A flag that was set meanwhile was set by the walk, which has marked the page.
+// The walk, which has marked the page, has set every flag that was set meanwhile.
 void WalkedTables::TellWritten(const Vcpu& vcpu, const Values& before, uint64_t begun) {
   const Values after = ReadAll();
   for (size_t word = 0; word < kWords; ++word) {
@@ -174,7 +175,7 @@ std::string WalkedTables::Judge(const Vcpu& vcpu, Page page, const GuestWalk& wa
   return absl::StrFormat("frame %#x, which no table had meanwhile", frame);
 }
 
-// Where no slot has changed meanwhile there is one answer.
+// There is one answer where no slot has changed meanwhile.
 std::string WalkedTables::JudgeInSlot(const Vcpu& vcpu, const GuestWalk& walk,
                                       uint64_t since) const {
   const bool is_mapped = walk.outcome == GuestWalkOutcome::kMapped;
@@ -194,7 +195,7 @@ std::string WalkedTables::JudgeInSlot(const Vcpu& vcpu, const GuestWalk& walk,
     if (is_mapped && !fits) return absl::StrFormat("frame %#x, which the table never had", frame);
     return "";
   }
-  // One that was there when the walk began may have gone.
+  // Otherwise the slot that was there when the walk began may have gone.
   const auto any = {World::kSecondPages, World::kThirdPages, World::kSmramPages, kSmramAnew};
   for (const HostPageNumber first : any) {
     if (is_mapped && Holds(first + kInSecond, frame, since)) fits = true;
@@ -215,7 +216,7 @@ void WalkedTables::Rewrite(Vcpu& vcpu, GuestCpu& cpu, Page page) {
     const GuestStore store{.index = kLeaf, .value = frame << kPageShift | kLink, .page = memory};
     const bool done = world_.Store(vcpu, cpu, table, store);
     const uint64_t now = world_.model().Now();
-    // What was there before has gone, unless nothing was written.
+    // The frame before is there no more, unless nothing was written.
     if (done) {
       for (size_t i = 0; i + 1 < held.size(); ++i) held[i].until = std::min(held[i].until, now);
     } else {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Tables of a guest that nobody but the VMM walks (`Vcpu::WalkGuest`): what a walk may answer, and
-// which memory it must not write.
+// Nobody but the VMM walks these tables of a guest (`Vcpu::WalkGuest`). The tests ask what a walk
+// may answer, and which memory it must not write.
 
 #ifndef TDP_TESTS_EXPLORE_WALKED_TABLES_H_
 #define TDP_TESTS_EXPLORE_WALKED_TABLES_H_
@@ -22,9 +22,9 @@ namespace tdp::explore {
 
 class World;
 
-// Two pages of linear memory, each with a table of leaves where operations are at work: one in slot
-// 1, which goes, moves, comes back over other memory or is read-only, the other in a frame of slot
-// 0 that is zapped and logs. Above both is one table in a frame whose memory the host moves.
+// Maps two pages of linear memory, each by a table of leaves where operations are at work: one in
+// slot 1, which goes, moves, comes back over other memory or is read-only, the other in a frame of
+// slot 0 that is zapped and logs. Above both is one table in a frame whose memory the host moves.
 class WalkedTables {
  public:
   // Writes the tables into all memory that may stand there.
@@ -32,24 +32,24 @@ class WalkedTables {
 
   enum class Page : uint8_t { kInSecondSlot, kInFirstSlot };
 
-  // One walk. What is wrong with its answer ends the run.
+  // Makes one walk. A wrong answer ends the run.
   void Walk(Vcpu& vcpu, Page page, GuestAccess access);
-  // A vCPU of the guest's writes another leaf into the table in slot 0, or in slot 1, and back.
+  // Lets a vCPU of the guest's write another leaf into the table in slot 0, or in slot 1, and back.
   void Rewrite(Vcpu& vcpu, GuestCpu& cpu, Page page);
 
-  // The frame is taken back: what it holds stays what it is.
+  // Notes that the frame is taken back: its contents must stay what they are.
   void Guard(Hfn frame);
-  // Which memory was written that nobody may write; empty if none was.
+  // Returns which memory was written that nobody may write; empty if none was.
   std::string Check();
 
  private:
-  // An entry of a table, by the page of host memory that has it.
+  // Names an entry of a table, by the page of host memory that has it.
   struct Word {
     HostPageNumber page;
     uint64_t index;
   };
   static constexpr size_t kWords = 12;
-  // A frame that a leaf has, or may have: until then, if it has another by now.
+  // Keeps a frame that a leaf has, or may have: until then, if it has another by now.
   struct Held {
     uint64_t frame;
     uint64_t until;
@@ -64,7 +64,7 @@ class WalkedTables {
   uint64_t* PlaceOf(size_t word) const;
   Values ReadAll() const;
   size_t LeafIn(HostPageNumber table) const;
-  // Whether the leaf of that table had that frame at some moment since.
+  // Returns whether the leaf of that table had that frame at some moment since.
   bool Holds(HostPageNumber table, uint64_t frame, uint64_t since) const;
   std::string Judge(const Vcpu& vcpu, Page page, const GuestWalk& walk, uint64_t since) const;
   std::string JudgeInSlot(const Vcpu& vcpu, const GuestWalk& walk, uint64_t since) const;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What loads may see where the machine is weaker than x86: C++'s release and acquire, by the view
-// that each thread has of memory (Kang et al., "A promising semantics", 2017, without promises).
+// This memory decides what loads may see where the machine is weaker than x86: C++'s release and
+// acquire, by the view that each thread has of memory (Kang et al., "A promising semantics", 2017,
+// without promises).
 //
 // Every atomic place has the stores to it in one order. A thread has a view: for each place, the
 // oldest store that it may still see. A load may see any store from there on, and moves the view; a
@@ -29,25 +30,26 @@ class WeakMemory {
   // Forgets everything.
   void Clear();
 
-  // How many stores `thread`'s load of `where` may see, which is 1 where it sees the newest alone.
+  // Returns how many stores `thread`'s load of `where` may see, which is 1 where it sees the newest
+  // alone.
   int Choices(int thread, const void* where, uint64_t newest, std::memory_order order);
-  // The load: of the store that is `age` older than the newest, below `Choices`.
+  // Loads from the store that is `age` older than the newest, below `Choices`.
   uint64_t Load(int thread, const void* where, uint64_t newest, std::memory_order order, int age);
   void Store(int thread, const void* where, uint64_t before, uint64_t after,
              std::memory_order order);
-  // A read-modify-write, which sees the newest.
+  // Makes a read-modify-write, which sees the newest.
   void Update(int thread, const void* where, uint64_t before, uint64_t after,
               std::memory_order order);
   void Forget(const void* where) { places_.erase(where); }
 
-  // The lock of `where` was taken, or is about to be left.
+  // Say that the lock of `where` was taken, or is about to be left.
   void Acquire(int thread, const void* where);
   void Release(int thread, const void* where);
-  // The thread is told by other means all that any thread has seen.
+  // Says that the thread is told by other means all that any thread has seen.
   void SeeAll(int thread);
 
  private:
-  // By place number, the number of a store; 0 where the view is short.
+  // Holds the number of a store by place number; 0 where the view is short.
   using View = std::vector<uint32_t>;
   struct Message {
     uint64_t value;
@@ -65,7 +67,7 @@ class WeakMemory {
   }
   static void Raise(View& view, uint32_t place, uint32_t number);
   static void Join(View& view, const View& other);
-  // The stores to `where`, of which the newest has left `value`. Others than the newest are
+  // Returns the stores to `where`, of which the newest has left `value`. Others than the newest are
   // forgotten where plain stores have changed the value since.
   History& Of(const void* where, uint64_t value);
   void Append(History& history, uint64_t value, View view);

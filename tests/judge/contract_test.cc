@@ -235,5 +235,5 @@ TEST(StepsText, IsReadBackAsItWasWritten) {
 }  // namespace
 }  // namespace tdp::judge
 
-// The binary's subject, which no test here runs.
+// The binary has to have a subject, but no test here runs it.
 const tdpj_subject* tdpj_get_subject(void) { return nullptr; }

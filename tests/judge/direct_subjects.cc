@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The direct tables of a `Vm` before the judge. Guest memory is one slot, or one for each mapping;
-// the host gives, moves, protects and takes pages as the judge asks, and the `Vm` is told.
+// The judge sees the direct tables of a `Vm` here. Guest memory is one slot, or one for each
+// mapping; the host gives, moves, protects and takes pages as the judge asks, and the `Vm` is told.
 
 #include <cstdint>
 #include <map>
@@ -24,7 +24,7 @@ namespace {
 constexpr uint64_t kGuestBytes = GiB(64);
 constexpr uint32_t kRingEntries = 1024;
 
-// One way of using a `Vm`.
+// Names one way of using a `Vm`.
 struct Variant {
   const char* name;
   void (*set)(VmOptions& options);
@@ -37,7 +37,7 @@ struct Variant {
   bool keeps_sizes = false;  // of leaves: there are no hints
 };
 
-// Of the sequence under way.
+// Holds the sequence under way.
 struct Direct {
   explicit Direct(const Variant& the_variant) : variant(the_variant) {}
 
@@ -67,7 +67,7 @@ MemoryRegion RegionAt(uint64_t gpa, const Direct::Slot& slot) {
 
 // --- the log ---
 
-// Shows pages of the slot at `base`, 64 from a frame on.
+// Returns a taker of pages of the slot at `base`, which gets 64 at once, from a frame on.
 auto TakerFor(uint64_t base) {
   return [base](uint64_t first, uint64_t mask) {
     for (int i = 0; i < 64; ++i) {
@@ -90,7 +90,7 @@ void TakeLog() {
   }
 }
 
-// A slot logs while some page of it is to be logged.
+// Lets a slot log while some page of it is to be logged.
 void SwitchLogs() {
   for (auto& [gpa, slot] : direct->slots) {
     const bool logs = direct->logged.Overlaps(gpa, gpa + slot.size);
@@ -154,7 +154,7 @@ int SetRights(uint64_t gpa, uint64_t size, unsigned rights) {
   return 0;
 }
 
-// Maps what the range and the large pages at its ends have, as far as there is memory for tables.
+// Maps the range and the large pages at its ends, as far as there is memory for tables.
 int Prefault(uint64_t gpa, uint64_t size) {
   const uint64_t begin = gpa & ~(MiB(2) - 1);
   const uint64_t end = std::min((gpa + size + MiB(2) - 1) & ~(MiB(2) - 1), kGuestBytes);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the subjects tell the judge of the engine's answers.
+// Subjects tell the judge the engine's answers by these functions.
 
 #ifndef TDP_TESTS_JUDGE_ENGINE_ANSWERS_H_
 #define TDP_TESTS_JUDGE_ENGINE_ANSWERS_H_
@@ -13,13 +13,13 @@
 
 namespace tdp::judge_test {
 
-// Ends the run for what nothing but a fault of the engine can cause.
+// Ends the run unless the call has succeeded: nothing but a fault of the engine can make it fail.
 inline void Expect(const absl::Status& status) {
   if (!status.ok()) tdpj_fatal(status.ToString().c_str());
 }
 
-// Whether the guest may try again after this answer to its fault. The host may refuse a page; any
-// other error is the engine's.
+// Returns whether the guest may try again after this answer to its fault. The host may refuse a
+// page; any other error is the engine's.
 template <typename Result>
 bool MayTryAgain(const Result& result) {
   using Outcome = decltype(result.outcome);

@@ -16,7 +16,7 @@ namespace {
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kPages = 64;
 
-// One page of the model that the map is compared with.
+// Is one page of the model that the map is compared with.
 struct PlainPage {
   uint64_t hpa;
   unsigned rights;

@@ -63,7 +63,8 @@ absl::StatusOr<Hpa> JudgedHost::AllocateTableBlock() {
 
 void JudgedHost::FreeTableBlock(Hpa block) { tdpj_free(tdpj_virt(block.raw())); }
 
-// The order of the largest aligned piece of host memory around the page: of 1 GiB, 2 MiB or 4 KiB.
+// Returns the order of the largest aligned piece of host memory around the page: of 1 GiB, 2 MiB or
+// 4 KiB.
 int JudgedHost::OrderAt(uint64_t gpa) const {
   for (const int order : {18, 9}) {
     const uint64_t size = kPageSize << order;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The host of a `Vm` that stands before the judge: its tables are the judge's frames, its flushes
-// the judge's instructions, and its pages are what the judge asked for.
+// This host has a `Vm` that is judged: its tables are the judge's frames, its flushes the judge's
+// instructions, and its pages are those that the judge asked for.
 
 #ifndef TDP_TESTS_JUDGE_JUDGED_HOST_H_
 #define TDP_TESTS_JUDGE_JUDGED_HOST_H_
@@ -19,14 +19,14 @@ namespace tdp::judge_test {
 
 class JudgedHost : public Backend {
  public:
-  // Where the host's memory begins: the page at `kStart` + n backs frame n of the guest.
+  // The host's memory begins here: the page at `kStart` + n backs frame n of the guest.
   static constexpr uint64_t kStart = uint64_t{1} << 46;
 
-  // `linear`: the judge's tables are CR3's, and flushes are MOV to CR3.
+  // With `linear` the judge's tables are CR3's, and flushes are MOV to CR3.
   explicit JudgedHost(bool linear = false);
   ~JudgedHost() override;
 
-  // Whether hosts from now on flush nothing, so that the judge has something to find.
+  // Lets hosts from now on flush nothing, or flush again, so that the judge has something to find.
   static void SetForgetsFlushes(bool forgets);
 
   // --- what the judge asks for; bytes, whole pages ---
@@ -36,8 +36,8 @@ class JudgedHost : public Backend {
   bool Has(uint64_t gpa) const { return pages_.contains(gpa); }
   bool IsWritable(uint64_t gpa) const;
 
-  // A frame of the judge's that backs the guest's page at `gpa`, cleared: the guest keeps tables of
-  // its own there. Null without memory.
+  // Returns a frame of the judge's that backs the guest's page at `gpa`, cleared: the guest keeps
+  // tables of its own there. Null without memory.
   uint64_t* AddGuestTable(uint64_t gpa);
 
   const Capabilities& capabilities() const override { return capabilities_; }

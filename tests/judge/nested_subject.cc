@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A hypervisor (L1) in the guest before the judge: the tables that the judge looks at are EPT02, on
-// which L1's guest (L2) runs, and what they have to be is the composition of two maps, of which now
-// the one changes and now the other: EPT12, from L2's addresses to L1's, and the host's pages
-// behind L1's.
+// The judge sees EPT02 here, on which the guest (L2) of a hypervisor in the guest (L1) runs. It has
+// to be the composition of two maps, of which now the one changes and now the other: EPT12, from
+// L2's addresses to L1's, and the host's pages behind L1's.
 
 #include <algorithm>
 #include <array>
@@ -25,7 +24,7 @@
 namespace tdp::judge_test {
 namespace {
 
-// L2's memory; L1's tables; L1's own memory, in which that of L2 lies.
+// These lay out L2's memory, L1's tables, and L1's own memory, in which that of L2 lies.
 constexpr uint64_t kL2Bytes = GiB(4);
 constexpr uint64_t kTables = GiB(256);
 constexpr uint64_t kTableBytes = MiB(16);
@@ -34,7 +33,7 @@ constexpr uint64_t kL1Bytes = GiB(512);
 constexpr uint32_t kTableSlot = 0;
 constexpr uint32_t kMemorySlot = 1;
 
-// Of the sequence under way.
+// Holds the sequence under way.
 struct Nested {
   JudgedHost host;
   std::unique_ptr<Vm> vm;
@@ -62,7 +61,7 @@ uint64_t AddTable() {
   return gpa;
 }
 
-// The entry of `level` for `gpa`; null if a table is missing and cannot be made.
+// Returns the entry of `level` for `gpa`; null if a table is missing and cannot be made.
 uint64_t* EntryOf(uint64_t gpa, int level, bool make) {
   uint64_t* table = nested->tables.at(kTables);
   for (int at = 4; at > level; --at) {
@@ -77,7 +76,7 @@ uint64_t* EntryOf(uint64_t gpa, int level, bool make) {
   return &table[gpa >> (12 + 9 * (level - 1)) & 511];
 }
 
-// L1's address of a page of L2; ~0 if EPT12 maps none.
+// Returns L1's address of a page of L2; ~0 if EPT12 maps none.
 uint64_t L1Of(uint64_t gpa) {
   const uint64_t* entry = EntryOf(gpa, 1, false);
   return entry == nullptr || *entry == 0 ? ~uint64_t{0} : *entry & ept::kAddressMask;
@@ -90,7 +89,7 @@ void SetEntry(uint64_t gpa, uint64_t entry) {
   if (entry != 0) nested->l2_of[entry & ept::kAddressMask] = gpa;
 }
 
-// What L1 does after it took something away.
+// Flushes as an L1 does that took something away.
 void InveptOfL1(uint64_t salt) {
   const bool all = (salt >> kPageShift) % 3 == 0;
   const absl::StatusOr<bool> done =
@@ -146,7 +145,8 @@ int Harvest(uint64_t gpa, uint64_t size, void (*page)(uint64_t)) {
 
 // --- operations ---
 
-// Makes the tables that the range needs; false without memory, and no entry has changed.
+// Makes the tables that the range needs. Returns false without memory, and then no entry has
+// changed.
 bool MakeTables(uint64_t gpa, uint64_t size) {
   for (uint64_t at = gpa; at < gpa + size; at += kPageSize) {
     if (EntryOf(at, 1, true) == nullptr) return false;
@@ -154,9 +154,9 @@ bool MakeTables(uint64_t gpa, uint64_t size) {
   return true;
 }
 
-// Every page gets another page of L1's, whose host page is the one asked for.
+// Gives every page another page of L1's, whose host page is the one asked for.
 void MapByL1(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights) {
-  // As often as not so that large pages fit.
+  // Half of the time the page is placed so that large pages fit.
   uint64_t l1 = nested->next_memory;
   if ((hpa >> kPageShift & 1) == 0) l1 = ((l1 + MiB(2) - 1) & ~(MiB(2) - 1)) | (gpa & (MiB(2) - 1));
   nested->next_memory = l1 + size;
@@ -167,7 +167,7 @@ void MapByL1(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights) {
   InveptOfL1(gpa);
 }
 
-// EPT12 stays but for rights, and the host puts other pages behind L1's.
+// Leaves EPT12 as it is but for rights, while the host puts other pages behind L1's.
 void MapByHost(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights) {
   for (uint64_t at = 0; at < size; at += kPageSize) {
     const uint64_t l1 = L1Of(gpa + at);
@@ -214,7 +214,7 @@ int Protect(uint64_t gpa, uint64_t size, unsigned rights) {
   for (uint64_t at = gpa; at < gpa + size; at += kPageSize) {
     const uint64_t l1 = L1Of(at);
     if (l1 == ~uint64_t{0} || !nested->host.Has(l1)) continue;
-    // W can be taken by either.
+    // Either L1 or the host can take W.
     const bool by_host = (at >> kPageShift) % 3 == 0;
     const bool writable = (rights & TDPJ_W) != 0;
     nested->host.SetWritable(l1, kPageSize, writable || !by_host);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The subject of a program that judges none.
+// A program that judges none has to have a subject, too.
 
 #include "tdp/judge/tdp_judge.h"
 

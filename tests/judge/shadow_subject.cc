@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest whose own paging is shadowed before the judge: the tables that CR3 points to have to be
-// the composition of the guest's tables, from linear to guest-physical addresses, and the host's
-// pages. The guest writes its tables as guests do: it stores where its shadow lets it, faults and
-// is emulated where not, and executes INVLPG where it took something away.
+// The judge sees the tables here that shadow a guest's own paging: those to which CR3 points have
+// to be the composition of the guest's tables, from linear to guest-physical addresses, and the
+// host's pages. The guest writes its tables as guests do: it stores where its shadow lets it,
+// faults and is emulated where not, and executes INVLPG where it took something away.
 
 #include <algorithm>
 #include <array>
@@ -26,7 +26,8 @@
 namespace tdp::judge_test {
 namespace {
 
-// What the judge maps; where the guest sees its tables, at n * kPageSize for the n-th of them.
+// These lay out the memory that the judge maps, and where the guest sees its tables, at n *
+// kPageSize for the n-th of them.
 constexpr uint64_t kLinearBytes = GiB(4);
 constexpr uint64_t kTableWindow = uint64_t{1} << 46;
 constexpr uint64_t kTables = GiB(256);
@@ -36,7 +37,7 @@ constexpr uint64_t kMemoryBytes = GiB(512);
 constexpr uint64_t kTableRights = guest::kPresent | guest::kWrite | guest::kUser;
 constexpr uint32_t kWriteFault = 3;  // the page is there; a write
 
-// Of the sequence under way.
+// Holds the sequence under way.
 struct Shadowed {
   JudgedHost host{true};
   std::unique_ptr<Vm> vm;
@@ -54,7 +55,7 @@ void Enter() { shadowed->vcpu->EnterGuest().Leave(); }
 
 // --- the guest's stores to its tables ---
 
-// The guest writes an entry, at an address of its window.
+// Writes an entry as the guest, at an address of its window.
 void Store(uint64_t table, uint64_t index, uint64_t entry) {
   uint64_t* const place = &shadowed->tables.at(table)[index];
   if (!shadowed->runs) {
@@ -78,7 +79,7 @@ void Store(uint64_t table, uint64_t index, uint64_t entry) {
   tdpj_fatal("the guest cannot write its table");
 }
 
-// The place of an entry of level 1; table 0: there is none.
+// Names the place of an entry of level 1; table 0: there is none.
 struct Place {
   uint64_t table = 0;
   uint64_t index = 0;
@@ -107,7 +108,7 @@ uint64_t EntryAt(uint64_t linear) {
   return place.table == 0 ? 0 : shadowed->tables.at(place.table)[place.index];
 }
 
-// A table, and the guest's view of it.
+// Makes a table, and the guest's view of it.
 uint64_t AddTable() {
   const uint64_t gpa = shadowed->next_table;
   uint64_t* const table = shadowed->host.AddGuestTable(gpa);
@@ -117,7 +118,7 @@ uint64_t AddTable() {
   return gpa;
 }
 
-// The window's own tables, made before the guest runs: 512 tables are seen through one of level 1.
+// Makes the window's own tables, before the guest runs: 512 tables are seen through one of level 1.
 void MakeWindow() {
   const uint64_t root = AddTable();
   const uint64_t directory_pointers = AddTable();
@@ -156,7 +157,7 @@ int Map(uint64_t linear, uint64_t hpa, uint64_t size, unsigned rights, unsigned)
   }
   bool all = true;
   for (uint64_t at = linear; at < linear + size && all; at += kPageSize) all = EntryAt(at) != 0;
-  // Either the guest's tables change, or what stands behind them.
+  // Either the guest's tables change, or the host's pages behind them do.
   const bool by_host = all && (linear >> kPageShift) % 2 == 0;
   const uint64_t fresh = shadowed->next_memory;
   if (fresh + size > kMemory + kMemoryBytes) return -1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The judge's command line for this library's own tables: `vm_judge [SUBJECT] [OPTION]…`. Without a
-// subject each has its turn. Exit status: the worst of theirs.
+// This is the judge's command line for this library's own tables: `vm_judge [SUBJECT] [OPTION]…`.
+// Without a subject each has its turn. The exit status is the worst of theirs.
 
 #include <algorithm>
 #include <cstdio>

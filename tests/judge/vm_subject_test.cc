@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// This library's own tables before the judge, as anybody's.
+// These tests judge this library's own tables as anybody's.
 
 #include <gtest/gtest.h>
 

@@ -230,7 +230,7 @@ Hva EngineModel::HostOf(const Slot& slot, uint64_t page) const {
   return (private_[page] ? kPrivateHost : kHost) + (slot.host + page - slot.page) * kPageSize;
 }
 
-// Sizes and places are multiples of 2 MiB half the time, so that large pages come about.
+// Half of the time sizes and places are multiples of 2 MiB, so that large pages come about.
 EngineModel::Slot EngineModel::SlotFrom(const Op& op) const {
   const uint64_t grain = (op.how & 4) != 0 ? 512 : 1;
   Slot slot;
@@ -307,7 +307,7 @@ absl::Status EngineModel::DeleteSlot(const Op& op) {
 
 absl::Status EngineModel::Zap(const Op& op) {
   ForgetUse();
-  // The quota refuses neither.
+  // The quota refuses neither of these.
   auto flush = op.kind == OpKind::kZapAll
                    ? vm().ZapAll()
                    : vm().ZapRange(Gfn(op.page % kGuestPages), PageCount(op.count % 2048));
@@ -316,7 +316,7 @@ absl::Status EngineModel::Zap(const Op& op) {
   return absl::OkStatus();
 }
 
-// The host changes what stands behind its pages, and tells the VM before and after, as the kernel
+// Changes what stands behind the host's pages, and tells the VM before and after, as the kernel
 // does.
 absl::Status EngineModel::HostChange(const Op& op) {
   ForgetUse();
@@ -432,7 +432,7 @@ absl::Status EngineModel::Split(const Op& op) {
   return CheckDirtyKept();
 }
 
-// `Vm::VisitLeaves` shows of every page what a walk finds, and no page twice.
+// Checks that `Vm::VisitLeaves` shows of every page what a walk finds, and no page twice.
 absl::Status EngineModel::CheckLeavesShown(ViewId view) {
   std::vector<LeafRun> runs;
   const absl::Status shown = vm().VisitLeaves(
@@ -548,7 +548,8 @@ absl::Status EngineModel::SetMemoryTypes(const Op& op) {
   return vm().SetMemoryTypes(types);
 }
 
-// Few enough that tables have to be taken back, and enough for the stocks of vCPUs and zaps.
+// The quota is small enough that tables have to be taken back, and large enough for the stocks of
+// vCPUs and zaps.
 absl::Status EngineModel::SetQuota(const Op& op) {
   ForgetUse();
   is_quota_set_ = true;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The engine and the software CPU against a flat map of pages.
+// This model checks the engine and the software CPU against a flat map of pages.
 
 #ifndef TDP_TESTS_MODEL_ENGINE_MODEL_H_
 #define TDP_TESTS_MODEL_ENGINE_MODEL_H_
@@ -22,42 +22,46 @@
 
 namespace tdp::model {
 
-// A guest of 64 MiB on two CPUs that keep every translation as long as the architecture lets them.
-// The model beside it knows, for each guest page, the slot that holds it; the host's own page table
-// says which frame stands behind. An access must reach exactly that frame, or be MMIO exactly where
-// the model has no memory for it.
+// Runs a guest of 64 MiB on two CPUs that keep every translation as long as the architecture lets
+// them. The model beside it knows, for each guest page, the slot that holds it; the host's own page
+// table says which frame stands behind. An access must reach exactly that frame, or be MMIO exactly
+// where the model has no memory for it.
 class EngineModel : private SimWorld {
  public:
-  // What the machine does wrong on purpose, to show that the model finds it.
+  // Names what the machine does wrong on purpose, to show that the model finds it.
   enum class Mistake : uint8_t { kNone, kForgetsFlushes };
 
-  // `ring_entries`: of a dirty ring for each vCPU; 0 for none.
+  // Gives each vCPU a dirty ring of `ring_entries`; 0 for none.
   explicit EngineModel(const VmOptions& options = {}, int host_order = 9,
                        Mistake mistake = Mistake::kNone, uint64_t ring_entries = 0);
-  // The same on a machine of `Machine()` that earlier models may have left.
+  // Does so on a machine of `Machine()` that earlier models may have left.
   EngineModel(SimMachine& machine, const VmOptions& options, int host_order,
               uint64_t ring_entries = 0);
   static SimMachineOptions Machine();
 
-  // Makes the operation, out-of-range numbers brought into range. Returns what went wrong, or OK.
+  // Makes the operation, with out-of-range numbers brought into range. Returns what went wrong, or
+  // OK.
   absl::Status Apply(const Op& op);
 
-  // The engine's own invariants, and the flush oracle's reports so far.
+  // Checks the engine's own invariants, and the flush oracle's reports so far.
   absl::Status Check();
 
-  // A hash of all that operations came to so far: where accesses ended, statuses, statistics.
+  // Returns a hash of all that operations came to so far: where accesses ended, statuses,
+  // statistics.
   uint64_t history() const { return history_; }
 
   uint64_t accesses_mapped() const { return accesses_mapped_; }
   uint64_t accesses_mmio() const { return accesses_mmio_; }
-  // How many accesses a view denied, and how many reached private memory or ended for want of it.
+  // Return how many accesses a view denied, and how many reached private memory or ended for want
+  // of it.
   uint64_t accesses_denied() const { return accesses_denied_; }
   uint64_t accesses_private() const { return accesses_private_; }
-  // How many of the mapped ones reached frames that a slot names, and frames that a view shows.
+  // Return how many of the mapped ones reached frames that a slot names, and frames that a view
+  // shows.
   uint64_t accesses_to_frames() const { return accesses_to_frames_; }
   uint64_t accesses_shown() const { return accesses_shown_; }
   uint64_t collapsed() const { return collapsed_; }
-  // Written pages that a take of a log, or a harvest of rings, has shown.
+  // Returns how many written pages a take of a log, or a harvest of rings, has shown.
   uint64_t writes_shown() const { return writes_shown_; }
   uint64_t batches_refused() const { return batches_refused_; }
   uint64_t batches_made() const { return batches_made_; }
@@ -70,11 +74,11 @@ class EngineModel : private SimWorld {
   static constexpr Hva kHost{GiB(512)};
   static constexpr Hva kPrivateHost{GiB(768)};
   static constexpr size_t kViews = 3;
-  // Frames of slots that name them, and those that views show: no memory of the host's.
+  // Slots name frames from here on, and views show others: none of them is memory of the host's.
   static constexpr Hpa kFrames{GiB(64)};
   static constexpr Hfn kShown{GiB(128) >> kPageShift};
 
-  // A value for each page, in memory that is taken when the first one is set.
+  // Holds a value for each page, in memory that is taken when the first one is set.
   template <typename T>
   class ByPage {
    public:
@@ -84,7 +88,7 @@ class EngineModel : private SimWorld {
       if (values_.empty()) values_.assign(kGuestPages, initial_);
       std::fill_n(values_.begin() + static_cast<ptrdiff_t>(first), count, value);
     }
-    // Page `first + i` gets `value_of(i)`.
+    // Sets page `first + i` to `value_of(i)`.
     template <typename ValueOf>
     void SetEach(uint64_t first, uint64_t count, ValueOf value_of) {
       for (uint64_t i = 0; i < count; ++i) Set(first + i, 1, value_of(i));
@@ -133,33 +137,34 @@ class EngineModel : private SimWorld {
   absl::Status Populate(const Op& op);
   absl::Status ApplyBatch(const Op& op);
 
-  // Rights that every backend offers.
+  // Returns rights that every backend offers.
   static tdp::Access RightsOf(uint8_t how);
   Slot SlotFrom(const Op& op) const;
   MemoryRegion RegionOf(uint32_t id, const Slot& slot) const;
   bool IsUnsupported(const absl::Status& status) const;
   bool HasViews() const { return !vm().options().reverse_map && !vm().options().nested; }
   void EmptyRing(Vcpu& vcpu);
-  // What an access to the page comes to: kFixed, kMmio, kMemoryFault or kViewDenied.
+  // Returns what an access to the page comes to: kFixed, kMmio, kMemoryFault or kViewDenied.
   FaultOutcome ExpectedOutcome(int cpu, uint64_t page, tdp::Access access) const;
   Hva HostOf(const Slot& slot, uint64_t page) const;
-  // The frame that the view shows for the page in place of its slot's; nothing if that.
+  // Returns the frame that the view shows for the page in place of its slot's; nothing if it shows
+  // that.
   std::optional<Hfn> ShownAt(ViewId view, uint64_t page) const;
   absl::StatusOr<Hpa> ExpectedFrame(ViewId view, const Slot& slot, uint64_t page);
   tdp::Access RightsAt(ViewId view, uint64_t page) const;
   bool HasPrivateMemory(const Slot& slot) const { return (slot.flags & kSlotPrivateMemory) != 0; }
   void NoteAccess(int cpu, uint64_t page, bool write);
-  // The log has shown this page of a slot; harvested entries of slots that are gone are passed
-  // over.
+  // Notes that the log has shown this page of a slot; harvested entries of slots that are gone are
+  // passed over.
   void NoteShown(uint32_t slot, uint64_t page_of_slot);
   void NoteShownWord(uint32_t slot, uint64_t base, uint64_t mask);
-  // OK if no write that the log of `slot` should have shown is still waiting.
+  // Returns OK if no write that the log of `slot` should have shown is still waiting.
   absl::Status CheckAllShown(uint32_t slot) const;
   absl::Status Harvest();
   bool HasRings() const { return vcpu(0).dirty_ring() != nullptr; }
-  // Tables may have been taken back.
+  // Notes that tables may have been taken back.
   void NoteReclaims();
-  // Mappings may be gone: nothing is known of A and D any more.
+  // Forgets A and D, of which nothing is known any more: mappings may be gone.
   void ForgetUse();
   bool UsedInHostRange(uint64_t host, uint64_t count) const;
   absl::Status CheckDirtyKept();
@@ -177,12 +182,12 @@ class EngineModel : private SimWorld {
   std::set<uint64_t> used_;                        // pages that the guest used since they were aged
   std::set<std::pair<ViewId, uint64_t>> written_;  // pages that it wrote, by view
   std::array<ViewId, kCpus> view_of_{};
-  // Rights that a view leaves, and the frames that it shows, by page.
+  // These are the rights that a view leaves, and the frames that it shows, by page.
   static ByPage<tdp::Access> AllRights() { return ByPage(tdp::Access::All()); }
   std::array<ByPage<tdp::Access>, kViews> rights_{AllRights(), AllRights(), AllRights()};
   std::array<ByPage<std::optional<Hfn>>, kViews> shown_;
   ByPage<uint8_t> private_;  // whether it is
-  // Pages written since their log was last taken, by slot, counted from its start.
+  // These pages were written since their log was last taken, by slot, counted from its start.
   std::map<uint32_t, std::set<uint64_t>> unshown_;
   uint64_t history_ = 0;
   uint64_t reclaims_ = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The dirty logs of the engine model: whatever a guest or a device wrote to a page that logs is
+// The engine model's dirty logs are here: whatever a guest or a device wrote to a page that logs is
 // shown by the next take.
 
 #include <algorithm>
@@ -61,7 +61,7 @@ absl::Status EngineModel::Harvest() {
   return absl::OkStatus();
 }
 
-// As a collector does, who has copied the pages.
+// Empties the ring as a collector does, who has copied the pages.
 void EngineModel::EmptyRing(Vcpu& vcpu) {
   std::array<DirtyRingEntry, 256> entries;
   uint32_t count = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Of the engine model: frames that slots name and views show, and changes that are made together.
+// The engine model's frames that slots name and views show are here, and its changes that are made
+// together.
 
 #include <algorithm>
 #include <cstddef>
@@ -23,7 +24,7 @@ absl::Status Wrong(std::string what) { return absl::InternalError(std::move(what
 
 }  // namespace
 
-// Rights that every backend offers.
+// Returns rights that every backend offers.
 tdp::Access EngineModel::RightsOf(uint8_t how) {
   constexpr tdp::Access kRights[] = {tdp::Access::All(),
                                      tdp::Access::ReadExecute(),
@@ -67,7 +68,7 @@ absl::Status EngineModel::SetFrames(const Op& op) {
                             shows ? std::optional(frames) : std::nullopt);
 }
 
-// It gets as far as there is memory that is not denied altogether.
+// Populate gets as far as there is memory that is not denied altogether.
 absl::Status EngineModel::Populate(const Op& op) {
   const auto view = static_cast<ViewId>(HasViews() ? op.slot % kViews : 0);
   const uint64_t first = op.page % kGuestPages;

@@ -57,7 +57,7 @@ TEST_P(EngineModelTest, RandomOperationsReachTheFrameThatTheSlotsAndTheHostSay) 
   EXPECT_GT(mmio, 500u);
 }
 
-// Within one large slot, and mostly what changes the size of leaves.
+// Makes operations within one large slot, most of which change the size of leaves.
 std::vector<Op> OpsOnLargePages(uint64_t seed, size_t count) {
   constexpr OpKind kKinds[] = {OpKind::kAccess, OpKind::kAccess,   OpKind::kAccess,
                                OpKind::kAge,    OpKind::kPrefault, OpKind::kCollapse,
@@ -84,7 +84,7 @@ TEST_P(EngineModelTest, LeavesThatAreSplitAndCollapsedKeepFramesRightsAndUse) {
   EXPECT_EQ(collapsed > 100, possible) << collapsed;
 }
 
-// Within two slots, and mostly what views and attributes have a say in.
+// Makes operations within two slots, in most of which views and attributes have a say.
 std::vector<Op> OpsInViews(uint64_t seed, size_t count) {
   constexpr OpKind kKinds[] = {
       OpKind::kAccess,  OpKind::kAccess,   OpKind::kAccess, OpKind::kRights,  OpKind::kAttributes,
@@ -119,7 +119,7 @@ TEST_P(EngineModelTest, ViewsAndAttributesDenyWhatTheySayAndNothingElse) {
   EXPECT_EQ(of_private > 50, GetParam().options.private_memory) << of_private;
 }
 
-// Mostly accesses, and what shows or moves a log, in slots half of which log.
+// Makes operations in slots half of which log: mostly accesses, and some that show or move a log.
 std::vector<Op> OpsOnLogs(uint64_t seed, size_t count) {
   constexpr OpKind kKinds[] = {OpKind::kAccess,  OpKind::kAccess,     OpKind::kAccess,
                                OpKind::kAccess,  OpKind::kTakeLog,    OpKind::kTakeLog,
@@ -209,7 +209,7 @@ TEST(EngineModel, AForgottenFlushIsFound) {
   EXPECT_THAT(result.message(), testing::HasSubstr("kAccess")) << "and shown as C++";
 }
 
-// The shortest case: the host moves a page, and one CPU has not heard of it.
+// In the shortest case the host moves a page, and one CPU has not heard of it.
 TEST(EngineModel, AForgottenFlushIsReportedWithTheEntryAndTheChange) {
   EngineModel model({}, 0, EngineModel::Mistake::kForgetsFlushes);
   const std::vector<Op> ops = {{OpKind::kSetSlot, 0, 0, 0, 0, 16, 0},
@@ -221,7 +221,7 @@ TEST(EngineModel, AForgottenFlushIsReportedWithTheEntryAndTheChange) {
               testing::HasSubstr("a stale translation was used"));
 }
 
-// What a fuzzer relies on: a finding can be made again from its input alone.
+// Fuzzers rely on this: a finding can be made again from its input alone.
 TEST(EngineModel, OnAMachineThatOthersHaveUsedRunsAsOnANewOne) {
   struct Kind {
     VmOptions options;

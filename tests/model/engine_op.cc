@@ -87,7 +87,7 @@ std::vector<Op> OpsFromBytes(const uint8_t* data, size_t size) {
   std::vector<Op> ops;
   for (; size >= kBytes; data += kBytes, size -= kBytes) {
     Op op;
-    // Accesses are what finds a mistake, so half of all operations are.
+    // Accesses find the mistakes, so half of all operations are accesses.
     const int kind = data[0] % (2 * static_cast<int>(OpKind::kCount));
     op.kind = kind < static_cast<int>(OpKind::kCount) ? static_cast<OpKind>(kind) : OpKind::kAccess;
     op.cpu = data[1];

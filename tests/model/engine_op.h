@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// One random operation on a guest, as a value that prints as C++: what a fuzzer finds becomes a
-// named test by pasting its lines.
+// One random operation on a guest is a value that prints as C++: a fuzzer's finding becomes a named
+// test by pasting its lines.
 
 #ifndef TDP_TESTS_MODEL_ENGINE_OP_H_
 #define TDP_TESTS_MODEL_ENGINE_OP_H_
@@ -52,11 +52,11 @@ struct Op {
   friend bool operator==(const Op&, const Op&) = default;
 };
 
-// "{OpKind::kZap, 0, 0, 0, 0x12, 0x4, 0},"
+// Returns "{OpKind::kZap, 0, 0, 0, 0x12, 0x4, 0}," and the like.
 std::string ToCpp(const Op& op);
 std::string ToCpp(const std::vector<Op>& ops);
 
-// Operations out of arbitrary bytes, brought into range: 11 bytes each, a rest is dropped.
+// Makes operations of arbitrary bytes, brought into range: 11 bytes each; a rest is dropped.
 std::vector<Op> OpsFromBytes(const uint8_t* data, size_t size);
 
 }  // namespace tdp::model

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// vCPU threads that never stop reading and writing while every structural operation runs beside
+// vCPU threads never stop reading and writing here while every structural operation runs beside
 // them. Each page of host memory carries its own number: a CPU that reaches a page through a
 // translation that is out of date reads another's number, since the host gives freed frames to
 // other pages at once.
@@ -29,7 +29,8 @@ constexpr uint64_t kPages = 1024;
 constexpr ByteCount kSize = kPages * kPageSize;
 constexpr Hva kHost = SimWorld::kRam;
 
-// The number of a page of host memory: written once, carried along when the host moves the page.
+// Returns the number of a page of host memory, which is written once, and carried along when the
+// host moves the page.
 uint64_t Stamp(uint64_t page) { return 0x5354'414d'5000'0000 | page; }
 
 class Machine : public SimWorld {
@@ -47,7 +48,8 @@ class Machine : public SimWorld {
     }
   }
 
-  // One vCPU's life: random accesses until `stop`. Adds those that reached memory to `done`.
+  // Is one vCPU's life: it makes random accesses until `stop`, and adds those that reached memory
+  // to `done`.
   void RunVcpu(uint64_t seed, const std::atomic<bool>& stop, std::atomic<uint64_t>& done) {
     const std::unique_ptr<Vcpu> vcpu = *vm().CreateVcpu();
     sim::Cpu& cpu = backend().cpu(vcpu->id());
@@ -62,7 +64,7 @@ class Machine : public SimWorld {
   }
 
  private:
-  // Still in the guest: nobody may take a page away before this vCPU has left.
+  // Accesses pages while the vCPU stays in the guest: nobody may take one away before it has left.
   Event AccessPages(sim::Cpu& cpu, uint64_t seed, std::mt19937_64& random,
                     std::atomic<uint64_t>& done) {
     for (int i = 0; i < 64; ++i) {
@@ -80,7 +82,7 @@ class Machine : public SimWorld {
   }
 };
 
-// One random structural operation.
+// Makes one random structural operation.
 void Disturb(Machine& machine, std::mt19937_64& random) {
   const Gfn gfn(random() % kPages);
   const PageCount count(1 + random() % 600);
@@ -111,7 +113,8 @@ void Disturb(Machine& machine, std::mt19937_64& random) {
       break;
     }
     default:
-      // Logging on and off again: protection at the top, pushed down by the vCPUs' writes.
+      // This switches logging on and off again: protection at the top, pushed down by the vCPUs'
+      // writes.
       TDP_CHECK(machine.vm()
                     .SetMemoryRegion({.flags = random() % 2 == 0 ? kSlotLogDirtyPages : 0,
                                       .size = kSize,
@@ -155,8 +158,9 @@ TEST_P(EngineThreadsTest, NoVcpuEverReadsAnotherPagesMemory) {
   }
 }
 
-// A thousand short schedules in all settings together: threads that begin and end are in the way of
-// every operation once. What a failing seed does is the same each time; when, the machine decides.
+// There are a thousand short schedules in all settings together, so that threads that begin and end
+// are in the way of every operation once. A failing seed does the same each time, but the machine
+// decides when.
 TEST_P(EngineThreadsTest, ShortSchedulesFromManySeeds) {
   constexpr uint64_t kSeeds = 250;
   constexpr uint64_t kSeedsAMachine = 25;

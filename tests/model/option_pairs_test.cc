@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The table of what goes together, walked: every pair of it works, or is refused by both names.
+// These tests walk the table of options that go together: every pair of it works, or is refused by
+// both names.
 
 #include "tdp/mmu/option_pairs.h"
 #include "tdp/mmu/vm/change.h"
@@ -33,7 +34,7 @@ constexpr uint64_t kRingEntries = 1024;
 
 uint64_t NoTime() { return 0; }
 
-// `options` with the feature asked for; calls need nothing but what they are about.
+// Asks for the feature in `options`; calls need nothing but what they are about.
 void Ask(Feature feature, VmOptions& options) {
   switch (feature) {
     case Feature::kShadowPaging:
@@ -123,7 +124,7 @@ void Ask(Feature feature, VmOptions& options) {
 
 VmOptions OptionsFor(Feature a, Feature b) {
   VmOptions options;
-  // The fields first: rings follow what is asked of dirty tracking.
+  // The fields come first: rings follow what is asked of dirty tracking.
   for (const Feature f : {a, b}) {
     if (!IsCall(f)) Ask(f, options);
   }
@@ -133,7 +134,7 @@ VmOptions OptionsFor(Feature a, Feature b) {
   return options;
 }
 
-// A slot of host frames; each feature has one of its own.
+// Returns a slot of host frames; each feature has one of its own.
 MemoryRegion Frames(uint32_t slot) {
   return {.slot = slot,
           .flags = kSlotHostFrames,
@@ -237,7 +238,7 @@ TEST_P(OptionPairs, WhatWorksIsAcceptedByTheVmAndTheCall) {
   });
 }
 
-// What a guest reaches is what the model says, whatever views, types, attributes and sizes do.
+// A guest must reach what the model says, whatever views, types, attributes and sizes do.
 testing::AssertionResult RunsOnEpt(Feature a, Feature b, uint64_t seed) {
   const bool rings = a == Feature::kDirtyRings || b == Feature::kDirtyRings;
   EngineModel model(OptionsFor(a, b), 9, EngineModel::Mistake::kNone, rings ? kRingEntries : 0);

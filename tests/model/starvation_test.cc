@@ -25,7 +25,7 @@
 
 namespace {
 
-// Allocations that may still succeed; one thread alone allocates here.
+// So many allocations may still succeed; one thread alone allocates here.
 uint64_t g_budget = std::numeric_limits<uint64_t>::max();
 uint64_t g_refused = 0;
 
@@ -69,7 +69,7 @@ constexpr uint64_t kPages = kStarvedPages;
 
 class Starvation : public testing::TestWithParam<Operation> {
  protected:
-  // What the operation comes to with memory enough.
+  // Returns what the operation comes to with memory enough.
   std::vector<Seen> Fed() {
     Machine machine(GetParam().options, GetParam().with_vcpu);
     GetParam().prepare(machine);
@@ -106,8 +106,8 @@ class Starvation : public testing::TestWithParam<Operation> {
       }
     }
   }
-  // An operation that was refused memory has failed as it says, and comes to its end by the next
-  // try, or has done without.
+  // Checks that an operation that was refused memory has failed as it says, and comes to its end by
+  // the next try, or has done without.
   void CheckRefused(Machine& machine, const absl::Status& status, const std::vector<Seen>& before,
                     const std::vector<Seen>& fed) {
     if (status.ok()) {
@@ -119,7 +119,7 @@ class Starvation : public testing::TestWithParam<Operation> {
     CheckNoThirdThing(before, Snapshot(machine), fed, false);
     CheckEnd(machine, fed);
   }
-  // `refuse(n)` makes the operation fail at its n-th allocation.
+  // Tries every budget of the heap: `refuse(n)` makes the operation fail at its n-th allocation.
   void TryHeap(const std::function<void(uint64_t)>& refuse) {
     const std::vector<Seen> fed = Fed();
     bool enough = false;
@@ -150,7 +150,7 @@ TEST_P(Starvation, OfOneAllocationIsAllOrNothing) {
   TryHeap([](uint64_t at) { g_fails_at = at; });
 }
 
-// The backend, too, where the tables that are free have been taken.
+// The backend refuses blocks, too, where the tables that are free have been taken.
 TEST_P(Starvation, OfOneBlockOfTablesLeavesNothingHalfDone) {
   const std::vector<Seen> fed = Fed();
   bool enough = false;
@@ -174,8 +174,8 @@ TEST_P(Starvation, OfOneBlockOfTablesLeavesNothingHalfDone) {
   }
 }
 
-// Tables: a quota just above what the machine uses already. At the quota cold tables may be taken
-// back, whose pages vanish.
+// The quota of tables is just above what the machine uses already. At the quota cold tables may be
+// taken back, whose pages vanish.
 TEST_P(Starvation, OfTablesLeavesNothingHalfDone) {
   const std::vector<Seen> fed = Fed();
   int failures = 0;
@@ -199,7 +199,7 @@ TEST_P(Starvation, OfTablesLeavesNothingHalfDone) {
 INSTANTIATE_TEST_SUITE_P(Operations, Starvation, testing::ValuesIn(StarvedOperations()),
                          [](const auto& param) { return std::string(param.param.name); });
 
-// The test of the test: budgets do reach the library.
+// This tests the test: budgets do reach the library.
 TEST(Starvation, IsFeltByTheHeapAndByTheTables) {
   Machine machine({});
   g_budget = 0;

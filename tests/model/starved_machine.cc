@@ -29,7 +29,8 @@ StarvedMachine::~StarvedMachine() {
   EXPECT_EQ(host.freed_blocks, host.given_blocks);
 }
 
-// Of this process, so that frames are there: large pages of it, and what other slots name.
+// The memory is this process's own, so that frames are there: the guest's large pages, and the
+// memory that other slots name.
 Hva StarvedMachine::ram() {
   static const uintptr_t start = [] {
     void* const reserved = mmap(nullptr, kStarvedSize + MiB(2), PROT_READ | PROT_WRITE,
@@ -54,7 +55,7 @@ void StarvedMachine::Fill() {
   }
 }
 
-// Three tables above those of the first 2 MiB, in frames 1 to 4.
+// There are three tables above those of the first 2 MiB, in frames 1 to 4.
 void StarvedMachine::WriteTables(uint64_t bits) {
   const auto entry = [](uint64_t table, uint64_t index) {
     return reinterpret_cast<uint64_t*>(ram().raw() + table * kPageSize) + index;
@@ -78,7 +79,7 @@ void StarvedMachine::TakeFreeTables() {
     auto hoarder = vm->CreateVcpu();
     if (!hoarder.ok()) break;
     if (vm->options().paging != Paging::kShadow) {
-      // Where nobody has been: it fills its stock.
+      // Nobody has been at this address, so the fault there fills the vCPU's stock.
       const Gpa hole = Gpa(TiB(1)) + GiB(1) * hoarders_.size();
       (void)(*hoarder)->HandleEptViolation(hole, kReadFault);
     }

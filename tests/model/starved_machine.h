@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A machine that runs out of memory as a test says, and what is tried on it.
+// This machine runs out of memory as a test says, while one of the operations here is tried on it.
 
 #ifndef TDP_TESTS_MODEL_STARVED_MACHINE_H_
 #define TDP_TESTS_MODEL_STARVED_MACHINE_H_
@@ -22,11 +22,11 @@ namespace tdp::model {
 inline constexpr ByteCount kStarvedSize = MiB(16);
 inline constexpr uint64_t kStarvedPages = kStarvedSize >> kPageShift;
 
-// A guest of `kStarvedSize` in slot 0, whose memory is there, all zeros at first.
+// Is a guest of `kStarvedSize` in slot 0, whose memory is there, all zeros at first.
 class StarvedMachine : private HostWorld {
  public:
   explicit StarvedMachine(const VmOptions& options, bool with_vcpu = true);
-  // No block of tables is lost.
+  // Checks that no block of tables is lost.
   ~StarvedMachine();
 
   static Hva ram();
@@ -35,15 +35,16 @@ class StarvedMachine : private HostWorld {
   absl::Status Fault(uint64_t page, ExitQualification q = kWriteFault) {
     return vcpu->HandleEptViolation(Gfn(page).address(), q).status;
   }
-  // Half the guest in 2 MiB pages, some of the rest in 4 KiB.
+  // Maps half the guest by 2 MiB pages, some of the rest by 4 KiB.
   void Fill();
-  // The guest's tables, or those of a hypervisor in it, map frame n at page n by `bits`.
+  // Writes the guest's tables, or those of a hypervisor in it, which map frame n at page n by
+  // `bits`.
   void WriteTables(uint64_t bits);
   absl::Status Take() {
     return vm->TakeDirtyLog(0, [](uint64_t, uint64_t) {});
   }
-  // vCPUs and views take the tables that are free, or nearly all; that of the machine, which takes
-  // the place of another, has none in stock.
+  // Lets vCPUs and views take the tables that are free, or nearly all; the machine's own vCPU,
+  // which takes the place of another, has none in stock.
   void TakeFreeTables();
   size_t FreeTables() const;
 
@@ -61,7 +62,7 @@ inline absl::Status Settled(absl::StatusOr<PendingFlush> flush) {
   return flush.status();
 }
 
-// Something that may fail for want of memory, and can be made again then.
+// Names something that may fail for want of memory, and can be made again then.
 struct StarvedOperation {
   const char* name;
   VmOptions options;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What is tried on a machine that runs out of memory: each call that allocates, in each kind of
-// tables where it goes another way.
+// These operations are tried on a machine that runs out of memory: each call that allocates, in
+// each kind of tables where it goes another way.
 
 #include <cstddef>
 #include <cstdint>

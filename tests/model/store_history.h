@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Watches the tables through an operation: after each store to an entry that a CPU could read,
-// every page of the guest is translated as a CPU would, and afterwards each of these translations
-// must be what it was before the operation or what it is after it, and never a third thing.
+// `StoreHistory` watches the tables through an operation: after each store to an entry that a CPU
+// could read, every page of the guest is translated as a CPU would, and afterwards each of these
+// translations must be what it was before the operation or what it is after it, and never a third
+// thing.
 
 #ifndef TDP_TESTS_MODEL_STORE_HISTORY_H_
 #define TDP_TESTS_MODEL_STORE_HISTORY_H_
@@ -21,7 +22,7 @@
 
 namespace tdp::model {
 
-// What hardware makes of a page.
+// Says what hardware makes of a page.
 struct Seen {
   uint64_t frame = 0;     // of the 4 KiB page; 0 if it is not mapped
   uint64_t rights = 0;    // AND over the walk; 0 if it is not mapped
@@ -31,7 +32,7 @@ struct Seen {
   bool dirty = false;
 
   bool is_mapped() const { return rights != 0; }
-  // Leaves A and D out: they say what was done with a page, not where it leads.
+  // Compares without A and D: they say what was done with a page, not where it leads.
   bool LeadsWhere(const Seen& other) const {
     return frame == other.frame && rights == other.rights && type == other.type &&
            is_mmio == other.is_mmio;
@@ -43,7 +44,8 @@ struct Seen {
   }
 };
 
-// Which flags an operation may take away: a store must lose no others while the page is mapped.
+// Says which flags an operation may take away: a store must lose no others while the page is
+// mapped.
 struct FlagsLost {
   bool accessed = false;
   bool dirty = false;
@@ -51,12 +53,12 @@ struct FlagsLost {
 
 class StoreHistory : public EntryStoreHook {
  public:
-  // Pages [0, `pages`) of a view of `vm`, whose tables lie at their physical addresses plus
+  // Watches pages [0, `pages`) of a view of `vm`, whose tables lie at their physical addresses plus
   // `offset`.
   StoreHistory(Vm& vm, uint64_t pages, uintptr_t offset = 0, ViewId view = kBaseView)
       : vm_(vm), pages_(pages), offset_(offset), view_(view) {}
 
-  // Runs `operation`; what a store broke, or nothing. One thread.
+  // Runs `operation` on this thread alone. Returns what a store broke, or nothing.
   std::optional<std::string> Watch(const std::function<void()>& operation,
                                    const FlagsLost& allowed = {}) {
     const std::vector<Seen> before = Snapshot();
@@ -110,7 +112,7 @@ class StoreHistory : public EntryStoreHook {
     }
   }
 
-  // A walk of its own, with no lock and no help from the engine's.
+  // Walks by itself, with no lock and no help from the engine's.
   Seen Translate(uint64_t page) const {
     Seen seen;
     const Eptp eptp = vm_.eptp(0, view_);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Each operation of the engine, store by store: see store_history.h. The guest has 8 MiB; host
-// pages are of 4 KiB or 2 MiB.
+// Each operation of the engine is checked store by store: see store_history.h. The guest has 8 MiB;
+// host pages are of 4 KiB or 2 MiB.
 
 #include "tests/model/store_history.h"
 
@@ -47,15 +47,14 @@ class StoreHistoryTest : public HostTest, public testing::WithParamInterface<Set
     Use(page, q.is_write());
     return outcome;
   }
-  // A guest that has used every third page and written every fourth of those.
+  // Lets the guest use every third page and write every fourth of those.
   void Touch() {
     for (uint64_t page = 0; page < kPages; page += 3) {
       Fault(page, page % 4 == 0 ? kWriteFault : kReadFault);
     }
     SetBits();
   }
-  // What a CPU does with a page that it may use: it sets A on its way, and D in the leaf if it
-  // writes.
+  // Sets A on the way to a page that the CPU may use, and D in the leaf if it writes.
   void Use(uint64_t page, bool write) {
     const Gpa gpa = Gfn(page).address();
     const auto found = vm_->Translate(gpa);
@@ -155,7 +154,7 @@ TEST_P(StoreHistoryTest, DirtyLogging) {
   Watch("logging on", [&] { SetFlags(kSlotLogDirtyPages); }, {.dirty = true});
   written_.clear();
   const FlagsLost harvest = {.accessed = true, .dirty = true};
-  // Where D bits are the log, the D of before it go when the protection is pushed past them.
+  // Dirty bits that are older than the log go where the protection is pushed past them.
   const FlagsLost push = {.dirty = true};
   Watch(
       "the first take", [&] { Take(); }, harvest);

@@ -34,7 +34,7 @@ std::string Describe(const GuestWalk& walk) {
   }
 }
 
-// How EPT12 stopped a walk that was for `gpa`.
+// Says how EPT12 stopped a walk that was for `gpa`.
 std::string DescribeFault(const NestedEptWalk& walk, Gpa gpa, bool with_gpa) {
   const std::string at = with_gpa ? absl::StrFormat(" gpa %x", gpa.raw()) : "";
   if (walk.outcome == NestedEptOutcome::kMisconfiguration) return "misconfig" + at;
@@ -55,7 +55,7 @@ struct NarrowEntries {
   bool narrow;
 };
 
-// Without EPT.
+// Is the memory of a walk without EPT.
 struct FlatEntries {
   struct AtHand {
     bool Find(Gpa page, const std::byte*& found) const {

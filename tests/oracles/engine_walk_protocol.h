@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Recorded EPT and guest walks (tests/oracles/walk_lines.h) answered by the engine's own walkers:
-// the recorded EPT is EPT12, the recorded machine is L1's memory. No PML: the engine offers L1
+// The engine's own walkers answer recorded EPT and guest walks (tests/oracles/walk_lines.h): the
+// recorded EPT is EPT12, the recorded machine is L1's memory. There is no PML: the engine offers L1
 // none.
 
 #ifndef TDP_TESTS_ORACLES_ENGINE_WALK_PROTOCOL_H_
@@ -21,17 +21,17 @@
 
 namespace tdp::oracles {
 
-// A memory for the walkers: every frame exists and reads as zeroes at first. Notes every entry that
-// it was asked to write.
+// Is a memory for the walkers: every frame exists and reads as zeroes at first. Notes every entry
+// that it was asked to write.
 class WalkedMemory {
  public:
   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why);
   void Store(Gpa gpa, uint64_t value);
   void StorePage(Gpa gpa, const char* bytes);
   void Wrote(Gpa) {}
-  // The entry of the last `Reach` is one of 4 bytes.
+  // Notes that the entry of the last `Reach` is one of 4 bytes.
   void NarrowLast() { writes_[last_] = sizeof(uint32_t); }
-  // " ad ADDRESS=NEW…" for the entries written since the last call, by address.
+  // Returns " ad ADDRESS=NEW…" for the entries written since the last call, by address.
   std::string TakeWrites();
   void Clear();
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The protocols that the adapter speaks, one function each.
+// The adapter speaks these protocols, one function each.
 
 #ifndef TDP_TESTS_ORACLES_PROTOCOLS_H_
 #define TDP_TESTS_ORACLES_PROTOCOLS_H_
@@ -9,10 +9,10 @@
 
 namespace tdp::oracles {
 
-// EPT and guest walks. Flag --walker: which code answers. Returns the exit status.
+// Answers EPT and guest walks. The flag --walker says which code answers. Returns the exit status.
 int RunWalkProtocol(std::istream& in, std::ostream& out);
 
-// Memory slots, dirty logs and guest accesses. Returns the exit status.
+// Answers questions about memory slots, dirty logs and guest accesses. Returns the exit status.
 int RunSlotsProtocol(std::istream& in, std::ostream& out);
 
 }  // namespace tdp::oracles

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Recorded data as the tests keep it: zstd-compressed files in tests/oracles/data.
+// Tests keep recorded data as zstd-compressed files in tests/oracles/data.
 
 #ifndef TDP_TESTS_ORACLES_RECORDED_FILE_H_
 #define TDP_TESTS_ORACLES_RECORDED_FILE_H_
@@ -14,14 +14,14 @@
 
 namespace tdp::oracles {
 
-// The whole content of a file, decompressed if its name ends in ".zst". `path` is relative to
-// tests/oracles/data.
+// Returns the whole content of a file, decompressed if its name ends in ".zst". `path` is relative
+// to tests/oracles/data.
 absl::StatusOr<std::string> ReadRecordedFile(const std::string& path);
 
-// Its lines without their ends.
+// Returns its lines without their ends.
 absl::StatusOr<std::vector<std::string>> ReadRecordedLines(const std::string& path);
 
-// One mapping of a kernel's tables, with the rights of the whole walk.
+// Is one mapping of a kernel's tables, with the rights of the whole walk.
 struct RecordedLeaf {
   uint64_t gva = 0;
   uint64_t gpa = 0;
@@ -31,7 +31,7 @@ struct RecordedLeaf {
   bool execute = false;
 };
 
-// A line of a file of leaves, which is checked.
+// Reads a line of a file of leaves, and checks it.
 RecordedLeaf ParseLeaf(const std::string& line);
 
 }  // namespace tdp::oracles

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The engine on the software CPU against the recorded answers of a real kernel's KVM.
-// tests/oracles/data/README.md says where they come from.
+// These tests compare the engine on the software CPU with the recorded answers of a real kernel's
+// KVM. tests/oracles/data/README.md says where they come from.
 
 #include <gtest/gtest.h>
 
@@ -52,7 +52,7 @@ INSTANTIATE_TEST_SUITE_P(All, RecordedSlots,
                            return absl::StrReplaceAll(test.param, {{"/", "_"}});
                          });
 
-// What a guest without paging writes is found by D bits as well.
+// D bits find what a guest without paging writes as write-protection does.
 class RecordedWrites : public testing::TestWithParam<const char*> {};
 
 TEST_P(RecordedWrites, AreFoundByDirtyBitsAlike) {

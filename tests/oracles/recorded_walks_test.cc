@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The software CPU and the engine's walkers against walks that nobody here made up: an emulator's
-// EPT walker and the page tables of booted kernels. tests/oracles/data/README.md says where they
-// come from.
+// These tests compare the software CPU and the engine's walkers with walks that nobody here made
+// up: an emulator's EPT walker and the page tables of booted kernels. tests/oracles/data/README.md
+// says where they come from.
 
 #include <gtest/gtest.h>
 
@@ -51,7 +51,7 @@ TEST_P(RecordedEptWalks, AreAnsweredAlike) {
   CompareAnswers<WalkProtocol>(GetParam(), [](std::string answer) { return answer; });
 }
 
-// It keeps no log for L1; and which A and D flags a walk sets before it faults is not
+// The engine keeps no log for L1; and which A and D flags a walk sets before it faults is not
 // architectural.
 TEST_P(RecordedEptWalks, AreAnsweredAlikeByTheEngine) {
   CompareAnswers<EngineWalkProtocol>(GetParam(), [](std::string answer) {
@@ -67,7 +67,7 @@ INSTANTIATE_TEST_SUITE_P(All, RecordedEptWalks,
                                          "legacy_only01", "maxpa01", "pae_ept01", "pae_only01"),
                          [](const auto& test) { return std::string(test.param); });
 
-// (directory, whether the engine walks)
+// The parameters are the directory and whether the engine walks.
 class KernelPageTables : public testing::TestWithParam<std::tuple<const char*, bool>> {
  protected:
   void SetUp() override {
@@ -103,7 +103,7 @@ class KernelPageTables : public testing::TestWithParam<std::tuple<const char*, b
   }
   void Tell(const std::string& line) { ASSERT_TRUE(Answer(line).ok()) << line; }
 
-  // Without the list of flags set on the way.
+  // Returns the answer without the list of flags set on the way.
   std::string Ask(const std::string& line) {
     const std::string answer = Answer(line).value_or("?");
     return answer.substr(0, answer.find(" ad "));

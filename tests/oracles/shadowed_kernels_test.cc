@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The page tables of booted kernels, shadowed completely: every mapping is accessed, and then the
-// shadow is compared with what the kernel's tables say.
+// The page tables of booted kernels are shadowed completely here: every mapping is accessed, and
+// then the shadow is compared with what the kernel's tables say.
 
 #include <gtest/gtest.h>
 
@@ -32,14 +32,15 @@ constexpr ByteCount kRam = MiB(128);
 
 bool IsMemory(const RecordedLeaf& leaf) { return leaf.gpa < kRam; }
 
-// (directory, order of the host's pages)
+// The parameters are the directory and the order of the host's pages.
 class ShadowedKernel : public testing::TestWithParam<std::tuple<const char*, int>> {
  protected:
   void SetUp() override {
     MachineOptions options;
     options.ram = kRam;
     options.host_order = std::get<1>(GetParam());
-    // All of a kernel's mappings at once: more than a guest of this size has by default.
+    // All of a kernel's mappings are shadowed at once: more than a guest of this size has by
+    // default.
     options.vm.shadow_page_quota = 4096;
     options.cpu.features.physical_address_bits = 52;
     machine_ = std::make_unique<Machine>(options);
@@ -54,7 +55,7 @@ class ShadowedKernel : public testing::TestWithParam<std::tuple<const char*, int
     return absl::StrFormat("guestwalk/%s/%s", std::get<0>(GetParam()), name);
   }
 
-  // Records of a u64 address and the 4096 bytes there.
+  // Loads records of a u64 address and the 4096 bytes there.
   void LoadTables(const std::string& records) {
     constexpr size_t kRecord = 8 + kPageSize;
     for (size_t at = 0; at + kRecord <= records.size(); at += kRecord) {
@@ -89,7 +90,7 @@ class ShadowedKernel : public testing::TestWithParam<std::tuple<const char*, int
     ASSERT_GT(leaves_.size(), 1000u);
   }
 
-  // The first page of the leaf, the last, and one between.
+  // Returns the first page of the leaf, the last, and one between.
   static std::vector<uint64_t> OffsetsIn(const RecordedLeaf& leaf) {
     if (leaf.size == kPageSize) return {0x123};
     return {0, leaf.size / 3, leaf.size - 1};
@@ -112,7 +113,7 @@ TEST_P(ShadowedKernel, MapsEveryLeafToItsFrameWithItsRights) {
       }
     }
   }
-  // All at once, nothing may have been lost or changed by what came after it.
+  // Every mapping must still be there, unchanged by those that came after it.
   for (const RecordedLeaf& leaf : leaves_) {
     for (const uint64_t offset : OffsetsIn(leaf)) {
       const auto found = machine_->shadow().impl().Look(Gva(leaf.gva + offset));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest on the software CPU over the engine, whose memory accesses are questions with answers.
+// This guest on the software CPU over the engine answers questions by accesses to its memory.
 
 #ifndef TDP_TESTS_ORACLES_SLOT_MACHINE_H_
 #define TDP_TESTS_ORACLES_SLOT_MACHINE_H_
@@ -19,7 +19,7 @@
 
 namespace tdp::oracles {
 
-// Where an access ended.
+// Says where an access ended.
 struct AccessAnswer {
   enum class Kind { kMemory, kMmio, kFault };
 
@@ -40,7 +40,7 @@ class SlotMachine {
   void Reset();
 
   Vm& vm() { return world_->vm(); }
-  // Eight bytes of host memory.
+  // Returns eight bytes of host memory.
   absl::StatusOr<uint64_t> Peek(Hva hva);
   absl::Status Poke(Hva hva, uint64_t value);
 
@@ -49,8 +49,8 @@ class SlotMachine {
   void TurnPagingOff();
   void TurnPagingOn(uint64_t cr3, bool write_protect);
 
-  // One access as the guest makes it; its linear address is a physical one while paging is off.
-  // Errors are those of the engine.
+  // Makes one access as the guest makes it; its linear address is a physical one while paging is
+  // off. Errors are those of the engine.
   absl::StatusOr<AccessAnswer> Access(uint64_t address, sim::AccessKind kind, unsigned size);
 
  private:

@@ -45,7 +45,7 @@ absl::StatusOr<std::vector<uint64_t>> HexFrom(const Words& words, size_t first, 
   return values;
 }
 
-// "+off" from the base of the backing, or "=address".
+// Reads "+off" from the base of the backing, or "=address".
 absl::StatusOr<Hva> HvaOf(std::string_view word) {
   if (word.empty() || (word[0] != '+' && word[0] != '=')) {
     return absl::InvalidArgumentError(absl::StrCat("not a host address: ", word));
@@ -61,7 +61,7 @@ struct SlotName {
   AddressSpaceId space;
 };
 
-// The bitmap of "all", "-" or a list of bits, as far as anyone could look at it.
+// Returns the bitmap of "all", "-" or a list of bits, as far as anyone could look at it.
 absl::StatusOr<std::vector<uint64_t>> BitsOf(std::string_view word, uint64_t pages) {
   constexpr uint64_t kMostPages = uint64_t{1} << 24;
   std::vector<uint64_t> bits((std::min(pages, kMostPages) + 63) / 64,
@@ -80,7 +80,7 @@ uint64_t WordAt(const std::byte* place) {
   return value;
 }
 
-// "mem", "mmio" or "fault" with what follows each in this kind of question.
+// Returns "mem", "mmio" or "fault" with what follows each in this kind of question.
 std::string Describe(const AccessAnswer& answer, const std::string& memory, const std::string& mmio,
                      const std::string& fault) {
   switch (answer.kind) {
@@ -136,7 +136,7 @@ absl::StatusOr<std::string> SlotsProtocol::Answer(std::string_view line) {
     machine_.Reset();
     return ErrnoOf(absl::OkStatus());
   }
-  // The page that the recording guest ran from; the software CPU needs none.
+  // The recording guest ran from this page; the software CPU needs none.
   if (words[0] == "gp") return std::string("0");
   for (const Question& question : kQuestions) {
     if (question.name == words[0]) return (this->*question.answer)(words);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Recorded slot changes, dirty logs and guest accesses: questions for the engine and the software
-// CPU.
+// The engine and the software CPU answer questions here about recorded slot changes, dirty logs and
+// guest accesses.
 
 #ifndef TDP_TESTS_ORACLES_SLOTS_PROTOCOL_H_
 #define TDP_TESTS_ORACLES_SLOTS_PROTOCOL_H_
@@ -19,7 +19,8 @@
 
 namespace tdp::oracles {
 
-// "0" or the name of the errno that KVM answers with where the library answers with `status`.
+// Returns "0" or the name of the errno that KVM answers with where the library answers with
+// `status`.
 std::string ErrnoOf(const absl::Status& status);
 
 class SlotsProtocol {
@@ -27,7 +28,7 @@ class SlotsProtocol {
   explicit SlotsProtocol(DirtyTracking tracking = DirtyTracking::kWriteProtection)
       : machine_(tracking) {}
 
-  // The answer to one line. InvalidArgument if it is no question of this protocol.
+  // Returns the answer to one line. InvalidArgument if it is no question of this protocol.
   absl::StatusOr<std::string> Answer(std::string_view line);
 
   SlotMachine& machine() { return machine_; }

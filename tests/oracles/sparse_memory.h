@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Physical memory of a few pages at any addresses, as a recorded walk needs it. It notes which
-// paging-structure entries the walk writes.
+// This physical memory has a few pages at any addresses, as a recorded walk needs it. It notes
+// which paging-structure entries the walk writes.
 
 #ifndef TDP_TESTS_ORACLES_SPARSE_MEMORY_H_
 #define TDP_TESTS_ORACLES_SPARSE_MEMORY_H_
@@ -31,7 +31,7 @@ class SparseMemory : public sim::FrameProvider {
 
   sim::PhysicalMemory physical() { return sim::PhysicalMemory(nullptr, 0, this); }
 
-  // The entries written since the last call with their last values, by address.
+  // Takes the entries written since the last call, with their last values, by address.
   std::map<uint64_t, uint64_t> TakeWrites() { return std::exchange(writes_, {}); }
 
   void Clear() {

@@ -46,7 +46,7 @@ absl::Status WalkLines::LoadRecordFile(const std::string& path) {
   return absl::OkStatus();
 }
 
-// False if the line is no setting.
+// Returns false if the line is no setting.
 absl::StatusOr<bool> WalkLines::SetLine(const Words& words) {
   const std::string_view name = words[0];
   if (name == "reset") {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The lines of the protocol of recorded EPT and guest walks: what they look like, whoever answers.
+// These are the lines of the protocol of recorded EPT and guest walks, whoever answers:
 //
 //   reset | maxpa N | mem HPA V | loadrec FILE | eptp V | cap1g 0/1 | adv 0/1 | pml 0/1 | ept 0/1
 //   cr0 V | cr3 V | cr4 V | efer V | ac 0/1 | pkru V | pkrs V
@@ -26,7 +26,7 @@
 
 namespace tdp::oracles {
 
-// A `walk` line: one guest-physical address.
+// Is a `walk` line: one guest-physical address.
 struct WalkLine {
   uint64_t gpa = 0;
   char access = 'r';  // r, w or x
@@ -34,7 +34,7 @@ struct WalkLine {
   bool guest_table = false;
 };
 
-// A `lin` line: one linear address.
+// Is a `lin` line: one linear address.
 struct LinearLine {
   uint64_t gva = 0;
   char access = 'r';
@@ -45,25 +45,26 @@ class WalkLines {
  public:
   virtual ~WalkLines() = default;
 
-  // The answer to a line, empty if the line asks for none. InvalidArgument for a line that does not
-  // follow the protocol, NotFound for a file that is not there.
+  // Returns the answer to a line, empty if the line asks for none. InvalidArgument for a line that
+  // does not follow the protocol, NotFound for a file that is not there.
   absl::StatusOr<std::string> Answer(std::string_view line);
 
-  // What `loadrec` does with a file's content: of each page 8 bytes of address and 4096 of bytes.
+  // Does what `loadrec` does with a file's content: of each page 8 bytes of address and 4096 of
+  // bytes.
   void LoadRecords(std::string_view records);
 
  protected:
-  // The state of `reset`.
+  // Does what `reset` says.
   virtual void Reset() = 0;
   virtual void StoreWord(uint64_t address, uint64_t value) = 0;
   virtual void StorePage(uint64_t address, const char* bytes) = 0;
-  // A setting; false if there is none of this name.
+  // Changes a setting; false if there is none of this name.
   virtual bool Set(std::string_view name, uint64_t value) = 0;
   virtual std::string Walk(const WalkLine& line) = 0;
   virtual std::string Linear(const LinearLine& line) = 0;
   virtual std::string LoadPdptes() = 0;
   virtual bool IsValidEptp(Eptp eptp) = 0;
-  // What was written since the last call.
+  // Returns what was written since the last call.
   virtual std::string Tail() = 0;
 
  private:
@@ -71,7 +72,7 @@ class WalkLines {
 
   absl::StatusOr<bool> SetLine(const Words& words);
   absl::Status LoadRecordFile(const std::string& path);
-  // What comes after the answer is known only once that has been worked out.
+  // Adds what comes after the answer, which is known only once that has been worked out.
   std::string WithTail(std::string answer);
   absl::StatusOr<std::string> Ask(const Words& words, std::string_view line);
 };

@@ -23,7 +23,7 @@ ABSL_FLAG(
 namespace tdp::oracles {
 namespace {
 
-// Where the log stands; no recorded table does.
+// The log stands here, where no recorded table does.
 constexpr uint64_t kLogAddress = 0xffffffffff000;
 
 unsigned RightsOf(char access) {

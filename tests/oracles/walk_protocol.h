@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Recorded EPT and guest walks (tests/oracles/walk_lines.h) answered by the software CPU.
+// The software CPU answers recorded EPT and guest walks here (tests/oracles/walk_lines.h).
 
 #ifndef TDP_TESTS_ORACLES_WALK_PROTOCOL_H_
 #define TDP_TESTS_ORACLES_WALK_PROTOCOL_H_

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The engine's walkers against the software CPU, which was written without looking at them: random
-// tables in which every bit is likely, in every paging mode, with and without EPT.
+// These tests compare the engine's walkers with the software CPU, which was written without looking
+// at them: random tables in which every bit is likely, in every paging mode, with and without EPT.
 
 #include <cstdint>
 #include <map>
@@ -36,8 +36,8 @@ constexpr Mode kModes[] = {
 
 class WalkersAgree : public testing::TestWithParam<Mode> {
  protected:
-  // Frames of the guest's tables, from 0 on, and of the EPT's, far from anything that it maps: one
-  // a level, so that every walk comes to the last.
+  // The guest's tables are in the frames from 0 on, and the EPT's far from anything that it maps:
+  // one a level, so that every walk comes to the last.
   static constexpr uint64_t kGuestTables = 12;
   static constexpr uint64_t kEptRoot = 0x200000;
   static constexpr int kEptLevels = 4;
@@ -144,7 +144,7 @@ class WalkersAgree : public testing::TestWithParam<Mode> {
 
   uint64_t RandomGva() {
     uint64_t gva = random_() & kPageOffsetMask;
-    // Indexes below 48 of each table, where entries are.
+    // Entries are only at the first indexes of each table.
     const int bits = GetParam().linear_bits == 32 && GetParam().cr4 == 0 ? 10 : 9;
     for (int shift = kPageShift; shift < GetParam().linear_bits; shift += bits) {
       gva |= random_() % (bits == 10 ? 48 : 24) << shift;
