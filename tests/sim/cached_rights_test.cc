@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Rights that are cached: those of an upper entry are the AND from the root down to it, and a CPU
-// may fault by them after the tables have given more.
+// The CPU caches rights here: those of an upper entry are the AND from the root down to it, and a
+// CPU may fault by them after the tables have given more.
 
 #include <gtest/gtest.h>
 
@@ -38,7 +38,7 @@ class TwoPages {
     const Accessor accessor = user ? Accessor::kUser : Accessor::kSupervisor;
     return world_.cpu().Access({.gva = gva, .kind = kind, .accessor = accessor});
   }
-  // What an access comes to, in words.
+  // Says in words what an access comes to.
   std::string Outcome(uint64_t gva, AccessKind kind, bool user) {
     const AccessResult result = Touch(gva, kind, user);
     const Exit& exit = world_.cpu().exit();
@@ -65,7 +65,8 @@ CpuConfig WithPolicy(CachePolicy policy) {
   return config;
 }
 
-// The level of the entry whose rights a test turns, and how long the CPU keeps translations.
+// The parameters are the level of the entry whose rights a test turns, and how long the CPU keeps
+// translations.
 class UpperRights : public testing::TestWithParam<std::tuple<int, CachePolicy>> {};
 
 TEST_P(UpperRights, OfTheGuestsEntriesCombineDownToTheCachedOne) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The caches of the model: replacement, what each kind saves, and what a reference costs.
+// These tests look into the caches of the model: replacement, what each kind saves, and what a
+// reference costs.
 
 #include "tdp/backends/sim/assoc_cache.h"
 
@@ -24,7 +25,7 @@
 namespace tdp::sim {
 namespace {
 
-// Against a list of tags a set, the newest first.
+// The model of each set is a list of tags, the newest first.
 TEST(AssocCache, IsTrueLru) {
   for (const CacheGeometry geometry :
        {CacheGeometry{1, 1}, CacheGeometry{4, 3}, CacheGeometry{2, 12}, CacheGeometry{1, 16}}) {
@@ -71,7 +72,7 @@ TEST(CachePresets, AnUnknownNameListsTheKnownOnes) {
   }
 }
 
-// References of one walk of a page whose neighbours were walked before.
+// Counts the references of one walk of a page whose neighbours were walked before.
 uint64_t WarmReferences(const char* preset) {
   CpuConfig config;
   config.caches = *CachePreset(preset);
@@ -93,7 +94,8 @@ uint64_t WarmReferences(const char* preset) {
 
 TEST(CachePresets, EachSavesMoreThanTheOneBefore) {
   EXPECT_EQ(WarmReferences("none"), 24u);
-  // One guest entry from a known table, then one EPT entry below a known upper entry.
+  // The walk reads one guest entry from a known table, then one EPT entry below a known upper
+  // entry.
   EXPECT_EQ(WarmReferences("psc"), 2u);
   EXPECT_EQ(WarmReferences("nested"), 2u) << "the final page itself was never seen";
 }
@@ -136,8 +138,8 @@ TEST(DataCacheModel, IsChargedForEveryReferenceOfAWalk) {
   EXPECT_EQ(world.cpu().counters().walk_cycles, 0u);
 }
 
-// SDM vol. 3A, table 13-7 ("Effective Page-Level Memory Types for Pentium III and More Recent
-// Processor Families") as a whole, the EPT's type in the MTRR's place.
+// This is the whole of SDM vol. 3A, table 13-7 ("Effective Page-Level Memory Types for Pentium III
+// and More Recent Processor Families"), with the EPT's type in the MTRR's place.
 TEST(MemoryTypes, CombineAsTheTableSays) {
   using enum MemoryType;
   constexpr auto UC = kUncacheable;
@@ -197,7 +199,7 @@ TEST(Cpu, InvlpgOfALargePageDropsEveryPieceOfIt) {
 
 // --- the caches below the TLB: upper entries, and guest-physical translations
 
-// Two pages in each of two neighbouring tables, and no TLB.
+// Two neighbouring tables have two pages each, and there is no TLB.
 class UpperEntries : public testing::TestWithParam<const char*> {
  protected:
   UpperEntries() : world_(ConfigOf(GetParam())) {
@@ -255,7 +257,7 @@ TEST_P(UpperEntries, OfTheGuestGoWithAPageFaultBelowThem) {
   const uint64_t absent = 7 * kPageSize;
   ASSERT_EQ(Touch(0, AccessKind::kLoad), Event::kNone);
   ASSERT_EQ(Touch(absent, AccessKind::kLoad), Event::kPageFault);
-  // The guest maps the page by another table.
+  // The guest maps the page by another table now.
   const uint64_t table = world_.NewGuestFrame();
   world_.Store(World::HpaOfGuest(table) + 7 * 8, MiB(64) | kGuestLeaf);
   world_.Store(world_.GuestEntryAt(kGva, 2), table | kGuestTable);
@@ -371,7 +373,8 @@ TEST(Cpu, AKickEndsARunBeforeTheNextAccess) {
   EXPECT_EQ(world.cpu().Run(records), 9u);
 }
 
-// So that the same access cannot fault again by what is cached (SDM vol. 3A, 5.10.4.1).
+// The entries go so that the same access cannot fault again by what is cached (SDM vol. 3A,
+// 5.10.4.1).
 TEST(Cpu, AFaultByACachedRightDropsTheUpperEntriesOnTheWay) {
   World world({.policy = CachePolicy::kAdversarial});
   const uint64_t gpa = world.NewGuestFrame();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Exits and the optional powers of EPT, each on a machine whose tables are written by hand.
+// These tests meet exits and the optional powers of EPT, each on a machine whose tables are written
+// by hand.
 
 #include <gtest/gtest.h>
 
@@ -17,7 +18,7 @@ constexpr uint64_t kGva = 0x40000000;
 constexpr uint64_t kGpa = MiB(64);
 constexpr uint64_t kHpa = MiB(512);
 constexpr uint64_t kLinear = ept::kQualLinearAddressValid | ept::kQualFinalAddress;
-// Advanced information for a user-mode, writable, executable page.
+// This is the advanced information for a user-mode, writable, executable page.
 constexpr uint64_t kAdvanced = ept::kQualUserAddress | ept::kQualGuestWritable;
 
 class EptFeatures : public testing::Test {
@@ -133,7 +134,8 @@ class PageModificationLog : public EptFeatures {
     controls.pml_address = Hpa(log_);
     SetControls(controls);
     world_.Enter(true);
-    // The guest's own tables are written too, by A/D flags: get that out of the log.
+    // This fills in the guest's own tables, which A/D flags write, too, so that they are out of the
+    // log.
     Touch();
     world_.cpu().set_pml_index(511);
   }
@@ -212,7 +214,7 @@ TEST_F(EptFeatures, MbecChoosesTheExecuteRightByThePagesMode) {
   SetRights(ept::kRead | ept::kExecute);
   EXPECT_EQ(Touch(AccessKind::kFetch), Event::kEptViolation);
   EXPECT_EQ(qualification(), 4 | 1 << 3 | 1 << 5 | kLinear | kAdvanced);
-  // A supervisor page: bit 2 decides.
+  // Now the page is a supervisor page: bit 2 decides.
   world_.MapGuest(kGva, kGpa, 1, kGuestLeaf & ~kGuestUser);
   world_.cpu().Invlpg(Gva(kGva));
   EXPECT_EQ(Touch(AccessKind::kFetch), Event::kNone);
@@ -292,7 +294,7 @@ TEST_F(EptFeatures, VmfuncTakesAnEptpFromTheListWithoutAFlush) {
   controls.eptp_switching = true;
   controls.eptp_list = Hpa(list);
   SetControls(controls);
-  // A second view: the same tables above, but another root whose other half is empty.
+  // The second view has the same tables above, but its root's other half is empty.
   const uint64_t other_root = world_.NewFrame();
   world_.Store(other_root, world_.Load(world_.eptp().root().raw()));
   world_.Store(list + 8, Eptp::Make(Hpa(other_root), 4, false).raw());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The SDM's rules on EPT entries (vol. 3C, 29.3.3.1) as a table, for the tests alone: the model
-// does not read it.
+// This is a table of the SDM's rules on EPT entries (vol. 3C, 29.3.3.1), for the tests alone: the
+// model does not read it.
 
 #ifndef TDP_TESTS_SIM_EPT_RULE_TABLE_H_
 #define TDP_TESTS_SIM_EPT_RULE_TABLE_H_
@@ -13,7 +13,7 @@
 
 namespace tdp::sim {
 
-// A CPU, as far as the rules depend on it.
+// Describes a CPU, as far as the rules depend on it.
 struct EptRuleCpu {
   const char* name;
   int width;  // MAXPHYADDR
@@ -35,7 +35,7 @@ inline CpuFeatures FeaturesOf(const EptRuleCpu& cpu) {
 
 inline bool Bit(uint64_t entry, int bit) { return (entry >> bit & 1) != 0; }
 
-// One line of the table: bits `high` to `low` must be zero in entries of these kinds.
+// Is one line of the table: bits `high` to `low` must be zero in entries of these kinds.
 enum EntryKind { kTable5, kTable4, kTable3, kTable2, kLeaf3, kLeaf2, kLeaf1 };
 struct MustBeZero {
   int high;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Every single bit and every pair of bits of an EPT entry, at every level, on CPUs of different
-// powers, against the rules of the SDM written down as a table (`ept_rule_table.h`) that the model
-// does not read.
+// These tests hold every single bit and every pair of bits of an EPT entry, at every level, on CPUs
+// of different powers, against the rules of the SDM written down as a table (`ept_rule_table.h`)
+// that the model does not read.
 
 #include "tdp/backends/sim/ept_rules.h"
 
@@ -57,7 +57,8 @@ class EptRulesTest : public testing::TestWithParam<EptRuleCpu> {
   EptRules rules_;
 };
 
-// Around entries of each set of rights, with and without bit 7 and a legal memory type.
+// The bits are flipped in entries of each set of rights, with and without bit 7 and a legal memory
+// type.
 TEST_P(EptRulesTest, EverySingleBitAndPairFollowsTheTable) {
   for (int level = 1; level <= 5; ++level) {
     for (uint64_t rights = 0; rights < 8; ++rights) {

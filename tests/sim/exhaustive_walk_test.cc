@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What no recorded oracle covers (5-level EPT, MBEC, #VE, sub-page permissions): every single bit
-// and every pair of bits of every entry on the way of an access, for every kind of access, against
-// a walk by rules written as a table for the tests (`ept_rule_table.h`). Checked are the event with
-// all its fields, the flags that are set, and that nothing else is written.
+// No recorded oracle covers 5-level EPT, MBEC, #VE and sub-page permissions. So every single bit
+// and every pair of bits of every entry on the way of an access is tried here, for every kind of
+// access, against a walk by rules written as a table for the tests (`ept_rule_table.h`). The tests
+// check the event with all its fields, the flags that are set, and that nothing else is written.
 
 #include <gtest/gtest.h>
 
@@ -24,7 +24,7 @@ namespace {
 
 constexpr uint64_t kGpa = GiB(1) + MiB(64) + KiB(40);
 constexpr uint64_t kHpa = GiB(8) + MiB(64) + KiB(40);
-// Far from every table: two flipped bits of an address do not lead to it.
+// The page is so far from every table that two flipped bits of an address do not lead to it.
 constexpr uint64_t kInformation = 0x355555000;
 constexpr AccessKind kKinds[] = {AccessKind::kFetch, AccessKind::kLoad, AccessKind::kStore,
                                  AccessKind::kModify};
@@ -56,7 +56,7 @@ constexpr Setting kSettings[] = {
     {kOldMbec, 4, 1, false, true}, {kOldMbec, 4, 2, true, false}, {kPlain, 4, 1, false, true},
 };
 
-// An entry that a walk read, with the value it has when the walk is done.
+// Keeps an entry that a walk read, with the value it has when the walk is done.
 struct Seen {
   uint64_t place;
   uint64_t before;
@@ -92,7 +92,7 @@ class ExhaustiveWalk : public testing::TestWithParam<Setting> {
     return config;
   }
 
-  // The walk by the table.
+  // Walks by the table.
   Expectation Expect(AccessKind kind) {
     Expectation e;
     constexpr uint64_t kAsked[] = {4, 1, 2, 3};
@@ -127,7 +127,7 @@ class ExhaustiveWalk : public testing::TestWithParam<Setting> {
     return e;
   }
 
-  // Bits 7 to 10: a linear address, the final one, of user mode and writable.
+  // Bits 7 to 10 say that there is a linear address, the final one, of user mode and writable.
   Expectation Violation(Expectation e, uint64_t access, uint64_t rights, uint64_t last) {
     e.qualification = access | rights << 3 | 0x780;
     e.event =
@@ -153,7 +153,7 @@ class ExhaustiveWalk : public testing::TestWithParam<Setting> {
     CheckInformation(e);
   }
 
-  // The information page is as table 26-2 has it after #VE, and untouched otherwise.
+  // Checks that the information page is as table 26-2 has it after #VE, and untouched otherwise.
   void CheckInformation(const Expectation& e) {
     const bool delivered = e.event == Event::kVirtualizationException;
     ASSERT_EQ(world_.Load(kInformation), delivered ? 0xffffffff00000030 : 0);
@@ -185,7 +185,7 @@ TEST_P(ExhaustiveWalk, EverySingleBitAndPairOfEachEntryFollowsTheTable) {
   }
 }
 
-// Each set of rights above each set of rights in the leaf.
+// Each set of rights stands above each set of rights in the leaf.
 TEST_P(ExhaustiveWalk, EveryPairOfRightsAboveAndInTheLeafFollowsTheTable) {
   constexpr uint64_t kRights = kRwx | ept::kUserExecute;
   const uint64_t leaf = world_.EptEntryAt(kGpa, setting_.leaf);
@@ -242,7 +242,7 @@ class ExhaustiveSubPages : public testing::Test {
       table = next;
     }
     places_.push_back(table + (kGpa >> 12 & 511) * 8);
-    // Pieces 0, 3, 4 and 31.
+    // These bits let pieces 0, 3, 4 and 31 be written.
     world_.Store(places_.back(), 1 | 1 << 6 | 1 << 8 | uint64_t{1} << 62);
     EXPECT_TRUE(world_.cpu().SetControls(controls).ok());
     world_.Enter();
@@ -253,7 +253,7 @@ class ExhaustiveSubPages : public testing::Test {
     uint64_t qualification;
   };
 
-  // SDM 29.3.4: the walk of the SPP table, each entry valid by bit 0, with bits 11:1 and those
+  // Walks the SPP table by SDM 29.3.4: each entry is valid by bit 0, with bits 11:1 and those
   // beyond the physical width reserved; the last one has a permission in each even bit.
   Outcome Expect(unsigned offset, unsigned size) {
     constexpr uint64_t kReserved = 0xffe | ~uint64_t{0} << 46;

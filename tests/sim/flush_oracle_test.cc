@@ -17,7 +17,7 @@ constexpr uint64_t kGva = 0x40000000;
 constexpr uint64_t kGpa = MiB(64);
 constexpr uint64_t kHpa = MiB(512);
 
-// A change of one entry behind a cached translation, and whether a flush is owed for it.
+// Describes a change of one entry behind a cached translation, and whether a flush is owed for it.
 struct Rule {
   const char* name;
   int level;  // of the entry that changes; the page is a leaf of `leaf_level`
@@ -109,31 +109,31 @@ constexpr uint64_t kType = ept::kMemoryTypeMask;
 INSTANTIATE_TEST_SUITE_P(
     All, FlushRule,
     testing::Values(
-        // A right 1 -> 0, at the leaf and above.
+        // These take a right away, at the leaf and above.
         Rule{"leaf_write_removed", 1, 1, ept::kWrite, 0, ChangeKind::kRightRemoved},
         Rule{"leaf_execute_removed", 1, 1, ept::kExecute, 0, ChangeKind::kRightRemoved},
         Rule{"table_write_removed", 3, 1, ept::kWrite, 0, ChangeKind::kRightRemoved},
         Rule{"leaf_gone", 1, 1, ~uint64_t{0}, 0, ChangeKind::kRightRemoved},
         Rule{"subtree_gone", 2, 1, ~uint64_t{0}, 0, ChangeKind::kRightRemoved},
         Rule{"large_leaf_gone", 2, 2, ~uint64_t{0}, 0, ChangeKind::kRightRemoved},
-        // An address changed.
+        // These change an address.
         Rule{"page_moved", 1, 1, ept::kAddressMask, MiB(640), ChangeKind::kAddressChanged},
         Rule{"table_moved", 2, 1, ept::kAddressMask, MiB(640), ChangeKind::kAddressChanged},
-        // A leaf became a table, or a table a leaf.
+        // These make a leaf a table, or a table a leaf.
         Rule{"leaf_split", 2, 2, ept::kLargePage | kType, 0, ChangeKind::kLeafTableChanged},
         Rule{"table_collapsed", 2, 1, ept::kAddressMask, MiB(512) | ept::kLargePage | kWriteBack,
              ChangeKind::kLeafTableChanged},
-        // Type of a leaf.
+        // These change a leaf's type.
         Rule{"type_changed", 1, 1, kType, 0, ChangeKind::kMemoryTypeChanged},
         Rule{"ignore_pat_set", 1, 1, 0, ept::kIgnorePat, ChangeKind::kIgnorePatChanged},
-        // A and D, which matter with the flags on alone.
+        // These clear A and D, which matter only while the flags are on.
         Rule{"accessed_cleared", 1, 1, ept::kAccessed, 0, ChangeKind::kAccessedCleared},
         Rule{"table_accessed_cleared", 4, 1, ept::kAccessed, 0, ChangeKind::kAccessedCleared},
         Rule{"dirty_cleared", 1, 1, ept::kDirty, 0, ChangeKind::kDirtyCleared},
         Rule{"dirty_cleared_flags_off", 1, 1, ept::kDirty | ept::kAccessed, 0, ChangeKind::kNone,
              false},
-        // Not owed: bits that hardware ignores, and a right 0 -> 1 (made by the fixture's Permit
-        // test).
+        // These owe nothing: they change bits that hardware ignores, or give a right (by the
+        // fixture's Permit test).
         Rule{"software_bits", 1, 1, 0, ept::kSoftMask, ChangeKind::kNone},
         Rule{"suppress_ve_set", 1, 1, 0, ept::kSuppressVe, ChangeKind::kNone},
         Rule{"table_ignored_bits", 3, 1, 0, ept::kSoftHostWritable | ept::kDirty,
@@ -191,8 +191,8 @@ TEST_F(FlushOracleTest, AHoleOrAMisconfigurationThatIsFilledOwesNothing) {
   }
 }
 
-// Write protection pushed down a level: a child loses W while its parent withholds it, then the
-// parent gets it back. The translation's rights never grew smaller.
+// Write protection is pushed down a level here: a child loses W while its parent withholds it, then
+// the parent gets it back. The translation's rights never grew smaller.
 TEST_F(FlushOracleTest, ARightThatTheParentWithheldIsNotMissed) {
   Start();
   const uint64_t parent = world_.EptEntryAt(kGpa, 2);
@@ -240,8 +240,8 @@ TEST_F(FlushOracleTest, SettleAllMakesEveryThreadsChangeDue) {
 TEST_F(FlushOracleTest, TheSameRootWithAnotherWalkLengthOwesAFlush) {
   Start();
   ASSERT_TRUE(Touch());
-  // The same root read as a level-5 table; the cached translation is used before any walk could
-  // fail.
+  // The CPU reads the same root as a level-5 table, and uses the cached translation before any walk
+  // could fail.
   const Eptp longer = Eptp::Make(world_.eptp().root(), 5, true);
   ASSERT_EQ(world_.cpu().Enter(longer), Event::kNone);
   ASSERT_TRUE(Touch());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Guest paging: rights, protection keys, and what the INV instructions and register writes must
-// drop and must keep.
+// These tests are of guest paging: rights, protection keys, and what the INV instructions and
+// register writes must drop and must keep.
 
 #include <gtest/gtest.h>
 
@@ -34,7 +34,7 @@ class GuestPaging : public testing::Test {
                      Accessor accessor = Accessor::kSupervisor) {
     return world_.cpu().Access({.gva = kGva, .kind = kind, .accessor = accessor});
   }
-  // The error code of the page fault, or 0 if there was none.
+  // Returns the error code of the page fault, or 0 if there was none.
   uint32_t Fault(AccessKind kind, Accessor accessor) {
     const AccessResult result = Touch(kind, accessor);
     return result.event == Event::kPageFault ? world_.cpu().exit().error_code : 0;
@@ -244,7 +244,7 @@ TEST_F(GuestPaging, InvlpgDropsGlobalPagesAndTheUpperEntries) {
   world_.cpu().Invlpg(Gva(kGva));
   EXPECT_FALSE(StillCached()) << "a global page";
 
-  // Another table above the leaf.
+  // The guest puts another table above the leaf.
   const uint64_t table = world_.NewGuestFrame();
   world_.Store(World::HpaOfGuest(table) + (kGva >> 12 & 511) * 8, kGpa | kGuestLeaf);
   world_.Store(world_.GuestEntryAt(kGva, 2), table | kGuestTable);

@@ -40,7 +40,7 @@ TEST(HostMemory, GivesLargePiecesWhereRangeAndMemoryAllow) {
   EXPECT_EQ(middle->hfn.raw() % 512, 256u) << "aligned alike in both spaces";
 }
 
-// The frames of all kinds of calls, and what they hold.
+// All kinds of calls take part, and both their frames and what these hold must be the same.
 TEST(HostMemory, AfterAResetTheSameCallsFindTheSameFramesWithZerosInThem) {
   HostMemory memory({.size = GiB(1), .shuffled = true, .fragmentation = 0.3});
   const PageCount free = memory.free_frames();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The model of a core's MMU against a second one that shares no code with it, and by hand where a
-// few numbers say all.
+// These tests hold the model of a core's MMU against a second one that shares no code with it, and
+// against numbers by hand where a few say all.
 
 #include "tdp/backends/sim/mmu_model.h"
 
@@ -23,7 +23,7 @@ constexpr uint64_t kEptBits = 0x137;  // rights, write-back, accessed
 constexpr uint64_t kEptDirty = 0x200;
 constexpr uint64_t kLargeBit = 0x80;
 
-// Memory of 4 MiB for tables; what pages lie behind them nobody reads.
+// Has memory of 4 MiB for tables; nobody reads the pages that lie behind them.
 class Tables {
  public:
   Tables() : bytes_(uint64_t{4} << 20) {}
@@ -38,7 +38,7 @@ class Tables {
   uint64_t NewTable() { return next_ += 4096; }
 
   // Maps the page at `from`, of `page` level or as large as the tables under `root` leave room for,
-  // to where `to` lies. What is mapped already stays as it is.
+  // to where `to` lies. A page that is mapped already stays as it is.
   void Map(uint64_t root, int levels, uint64_t from, uint64_t to, int page, uint64_t table_bits,
            uint64_t leaf_bits) {
     uint64_t table = root;
@@ -92,7 +92,8 @@ MmuConfig RandomConfig(std::mt19937_64& random) {
   return config;
 }
 
-// A program's addresses, of all 57 bits with five levels: a few pages often, others rarely.
+// Returns an address of a program, of all 57 bits with five levels: a few pages come often, others
+// rarely.
 uint64_t RandomAddress(std::mt19937_64& random, int levels) {
   const uint64_t page = random() % (1 + random() % 64);
   const uint64_t top = levels == 5 ? (page % 3) * 0xcf << 48 : 0;
@@ -163,7 +164,7 @@ class TwoModels {
     // A first space is a new EPT for the model, which drops what nobody has kept yet.
   }
 
-  // What a kernel, a hypervisor and the CPU do before the access succeeds.
+  // Does what a kernel, a hypervisor and the CPU do before the access succeeds.
   void Prepare(uint64_t gva, bool store) {
     const int page = 1 + static_cast<int>((gva >> 21) % 3);
     const uint64_t gpa = kPages + ((gva * 7) & 0x3'ffff'ffffu);
@@ -338,8 +339,8 @@ TEST(MmuModel, TheProgramsDataPushTableEntriesOutOfTheCaches) {
         model.Access(line * 64, AccessKind::kLoad, 1);
       }
     }
-    // Four entries a walk. Alone they stay; a line of data for each walk leaves them in too, since
-    // four and one are fewer than eight lines.
+    // A walk reads four entries. They stay if nothing else comes; a line of data for each walk
+    // leaves them in too, since four and one are fewer than eight lines.
     EXPECT_EQ(model.counters().ReferencesServed(false, 3), 4u);
     EXPECT_EQ(model.counters().ReferenceCycles(false), 4u * 200 + 31u * 4 * 4);
     for (int round = 0; round < 2; ++round) model.Access(round * 4096u, AccessKind::kLoad, 1024);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A second model of a core's memory-management unit, written from docs/mmu.md in the plainest way:
+// This second model of a core's memory-management unit follows docs/mmu.md in the plainest way:
 // lists in place of arrays, maps in place of tags. It shares the names of the counters and of the
 // configuration with the first, and no code.
 
@@ -21,7 +21,7 @@
 
 namespace tdp::sim {
 
-// Sets of ways, each with its own idea of who goes next.
+// Holds sets of ways, each with its own idea of who goes next.
 class ReferenceCache {
  public:
   using Key = std::tuple<uint64_t, uint64_t, int>;  // PCID, page or line number, page size
@@ -82,7 +82,7 @@ class ReferenceCache {
 
   void Use(Set& set, size_t way) {
     set.ways[way].when = ++clock_;
-    // From the leaf up: each node points to the child that was not used.
+    // The loop goes up from the leaf: each node points to the child that was not used.
     for (size_t node = way + shape_.ways; node > 1; node /= 2) set.right[node / 2] = node % 2 == 0;
   }
 
@@ -106,7 +106,7 @@ class ReferenceCache {
 // Pseudo-LRU parts have a power of two of ways.
 class MmuReference {
  public:
-  // What the tables say: an entry's word.
+  // Returns what the tables say: an entry's word.
   using Load = std::function<uint64_t(uint64_t hpa)>;
 
   MmuReference(const MmuConfig& config, Load load) : config_(config), load_(std::move(load)) {
@@ -116,7 +116,7 @@ class MmuReference {
     for (const MmuDataCache& cache : config.data_caches) data_.emplace_back(cache.shape);
   }
 
-  // Paging of the program.
+  // These are the paging of the program.
   uint64_t cr3 = 0;
   int guest_levels = 4;
   uint64_t pcid = 0;
@@ -125,7 +125,7 @@ class MmuReference {
 
   MmuCounters counters;
 
-  // The host address of the byte at `gva`, after all that it took.
+  // Returns the host address of the byte at `gva`, and counts all that it took.
   uint64_t Access(uint64_t gva, size_t use, unsigned size) {
     gva = Linear(gva);
     const auto in_page = static_cast<unsigned>(std::min<uint64_t>(size, 4096 - gva % 4096));
@@ -159,7 +159,7 @@ class MmuReference {
   }
 
  private:
-  // What is above the 57 bits repeats the highest of them, and is no part of a page's number.
+  // The bits above the 57 repeat the highest of them, and are no part of a page's number.
   static uint64_t Linear(uint64_t gva) { return gva % (uint64_t{1} << 57); }
   static int Shift(int level) { return 3 + 9 * level; }
   static uint64_t Offset(uint64_t address, int level) {
@@ -174,7 +174,7 @@ class MmuReference {
     }
   }
 
-  // Cycles of a line, which every level then has.
+  // Returns the cycles of a line, which every level then has.
   uint64_t Line(uint64_t hpa, unsigned use, size_t& server) {
     const ReferenceCache::Key line = {0, hpa / 64, 0};
     std::vector<ReferenceCache*> missed;
@@ -212,7 +212,7 @@ class MmuReference {
     return load_(hpa);
   }
 
-  // The entry of a TLB level, with the size of its page.
+  // Returns the entry of a TLB level, with the size of its page.
   ReferenceCache::Way* InTlb(int level, size_t use, uint64_t gva, int& size) {
     for (size_t i = 0; i < tlbs_.size(); ++i) {
       const MmuTlb& tlb = config_.tlbs[i];
@@ -278,7 +278,7 @@ class MmuReference {
     return hpa;
   }
 
-  // The table that a walk cache knows, and its level; `top` at the root.
+  // Returns the table that a walk cache knows, and its level; `top` at the root.
   std::optional<uint64_t> InWalkCaches(bool ept, uint64_t space, uint64_t address, int top,
                                        int& level) {
     int cycles = 0;
@@ -347,7 +347,7 @@ class MmuReference {
     return Frame(leaf) - Offset(Frame(leaf), size) + Offset(gpa, size);
   }
 
-  // The leaf that maps `gpa`, of a page of `size`. The EPT has A and D flags.
+  // Returns the leaf that maps `gpa`, of a page of `size`. The EPT has A and D flags.
   uint64_t EptLeaf(uint64_t gpa, int row, int& size, bool store) {
     if (!nested_.empty()) {
       ++counters.nested_tlb_lookups;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The quiet walk (`EptWalker::TranslateQuietly`) is a shortcut and nothing else: two machines over
-// equal tables, one of which never takes it, give the same answers, set the same flags and count
-// the same references.
+// The quiet walk (`EptWalker::TranslateQuietly`) must be a shortcut and nothing else: two machines
+// over equal tables, one of which never takes it, give the same answers, set the same flags and
+// count the same references.
 
 #include "tdp/backends/sim/ept_walker.h"
 
@@ -49,7 +49,7 @@ constexpr Machine kMachines[] = {
     {"unpaged", "tiny", PagingMode::kNone, 4, true, false, kRealistic},
 };
 
-// One machine, driven by numbers that both twins draw alike.
+// Is one machine, driven by numbers that both twins draw alike.
 class Twin {
  public:
   Twin(const Machine& machine, bool quiet)
@@ -122,7 +122,7 @@ class Twin {
     return world_.cpu().exit().DebugString();
   }
 
-  // All counters but cycles, in one line.
+  // Returns all counters but cycles, in one line.
   std::string Counters() const {
     const CpuCounters c = world_.cpu().counters();
     std::string text = absl::StrCat(c.tlb_hits, " ", c.walks, " ", c.nested_tlb_hits, " ",

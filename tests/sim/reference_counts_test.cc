@@ -21,7 +21,8 @@ struct WalkCase {
 
 class WalkReferences : public testing::TestWithParam<WalkCase> {};
 
-// n guest levels over m EPT levels, everything missing: n·m + n + m.
+// A walk of n guest levels over m EPT levels has n·m + n + m references while everything is
+// missing.
 TEST_P(WalkReferences, MatchTheTable) {
   const WalkCase& c = GetParam();
   World world(NoCaches(), c.mode, c.ept_levels);

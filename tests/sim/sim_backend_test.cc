@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The engine on simulated CPUs, watched by the flush oracle.
+// The engine runs on simulated CPUs here, watched by the flush oracle.
 
 #include "tdp/backends/sim/sim_backend.h"
 
@@ -26,8 +26,8 @@ class Machine : public SimWorld {
     EXPECT_TRUE(SetRam(kSize, order).ok());
   }
 
-  // One access of a vCPU: enters, exits, and lets the engine answer violations until it is done.
-  // Empty or what went wrong.
+  // Makes one access of a vCPU: it enters, exits, and lets the engine answer violations until it is
+  // done. Returns what went wrong; empty if nothing did.
   std::string Access(int i, Gpa gpa, AccessKind kind) {
     std::string wrong;
     int faults = 0;
@@ -50,7 +50,7 @@ class Machine : public SimWorld {
     return wrong;
   }
 
-  // The host moves a page under the guest.
+  // Moves a page under the guest, as the host.
   absl::Status Migrate(uint64_t page) {
     return SimWorld::Migrate(kRam + page * kPageSize, kPageSize);
   }
@@ -103,7 +103,7 @@ TEST(EngineOnSimulatedCpus, AForgottenInveptIsCaught) {
   EXPECT_EQ(machine.oracle().reports()[0].where, "the engine");
 }
 
-// Two CPUs and a host that moves pages, in an order that the seed decides.
+// Runs two CPUs and a host that moves pages, in an order that the seed decides.
 size_t RunScheduled(Machine& machine, uint64_t seed, uint64_t& invalidations) {
   std::vector<Step> actors;
   for (int vcpu = 0; vcpu < 2; ++vcpu) {

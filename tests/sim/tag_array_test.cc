@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Caches of every shape against lists that say the same in the plainest way.
+// These tests hold caches of every shape against lists that say the same in the plainest way.
 
 #include "tdp/backends/sim/tag_array.h"
 
@@ -17,7 +17,7 @@
 namespace tdp::sim {
 namespace {
 
-// Tags by set, the most recently used first.
+// Lists tags by set, the most recently used first.
 class LruLists {
  public:
   LruLists(uint64_t sets, size_t ways) : sets_(sets), ways_(ways) {}
@@ -85,8 +85,8 @@ TEST(AssocCache, EveryShapeIsAnLruOfItsSize) {
   }
 }
 
-// The pseudo-LRU of four ways as textbooks draw it: three bits, each pointing to the half that was
-// not used last.
+// Textbooks draw the pseudo-LRU of four ways so: three bits, each pointing to the half that was not
+// used last.
 TEST(TagArray, ATreeOfFourWaysIsTheTextbooks) {
   TagArray array(1, 4, Replacement::kTreePlru);
   std::vector<uint64_t> ways(4, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A machine for tests of the software CPU alone: memory, and both dimensions' tables written by
-// hand, with no engine.
+// This machine is for tests of the software CPU alone: it has memory, and both dimensions' tables
+// written by hand, with no engine.
 
 #ifndef TDP_TESTS_SIM_WORLD_H_
 #define TDP_TESTS_SIM_WORLD_H_
@@ -20,7 +20,7 @@ namespace tdp::sim {
 
 inline constexpr uint64_t kRwx = 7;
 inline constexpr uint64_t kWriteBack = uint64_t{6} << 3;
-// Present, writable, user; accessed and dirty so that no walk writes.
+// These are present, writable and the user's; accessed and dirty so that no walk writes.
 inline constexpr uint64_t kGuestTable = 0x27;
 inline constexpr uint64_t kGuestLeaf = 0x67;
 
@@ -39,7 +39,7 @@ class World {
   uint64_t Load(uint64_t hpa) { return physical().Load(hpa); }
   void Store(uint64_t hpa, uint64_t value) { physical().Store(hpa, value); }
 
-  // A zeroed frame of host memory.
+  // Returns a zeroed frame of host memory.
   uint64_t NewFrame() {
     const uint64_t frame = next_frame_;
     next_frame_ += kPageSize;
@@ -60,7 +60,7 @@ class World {
     return place;
   }
 
-  // The place of the entry of `level` on the way to `gpa`, with tables made above it.
+  // Returns the place of the entry of `level` on the way to `gpa`, and makes the tables above it.
   uint64_t EptEntryAt(uint64_t gpa, int level) {
     uint64_t table = ept_root_;
     for (int l = ept_levels_;; --l) {
@@ -93,23 +93,23 @@ class World {
     cpu_.SetRegisters(r);
   }
 
-  // A frame of guest memory, mapped by EPT at `level` so that guest tables lie in pages of that
-  // size.
+  // Returns a frame of guest memory, mapped by EPT at `level` so that guest tables lie in pages of
+  // that size.
   uint64_t NewGuestFrame(int ept_level = 1) {
     const uint64_t bytes = uint64_t{1} << (12 + 9 * (ept_level - 1));
     if (next_guest_ % bytes == 0 || ept_level == 1) {
-      // Backed at an address of the same alignment, far from the frames of tables.
+      // The frame is backed at an address of the same alignment, far from the frames of tables.
       MapEpt(next_guest_, kGuestMemory + next_guest_, ept_level);
     }
     const uint64_t gpa = next_guest_;
     next_guest_ += kPageSize;
     return gpa;
   }
-  // Where a frame from `NewGuestFrame` lies.
+  // Returns where a frame from `NewGuestFrame` lies.
   static uint64_t HpaOfGuest(uint64_t gpa) { return kGuestMemory + gpa; }
 
-  // Maps `gva` in the guest's own tables. `ept_level`: of the pages that hold those tables. Returns
-  // the hpa of the entry.
+  // Maps `gva` in the guest's own tables, which lie in pages of `ept_level`. Returns the hpa of the
+  // entry.
   uint64_t MapGuest(uint64_t gva, uint64_t gpa, int level = 1, uint64_t bits = kGuestLeaf,
                     int ept_level = 1) {
     const uint64_t place = GuestEntryAt(gva, level, ept_level);
@@ -146,7 +146,7 @@ class World {
   static constexpr uint64_t kGuestMemory = GiB(4);
 
  private:
-  // CR3, or the PDPTE of `gva` under PAE paging.
+  // Returns CR3, or the PDPTE of `gva` under PAE paging.
   uint64_t GuestRoot(uint64_t gva, int ept_level) {
     Registers r = cpu_.registers();
     if (mode_ == PagingMode::kPae) {
@@ -171,7 +171,7 @@ class World {
   uint64_t next_guest_ = GiB(1);
 };
 
-// A CPU without caches, for tests of walks.
+// Returns a CPU without caches, for tests of walks.
 inline CpuConfig NoCaches() {
   CpuConfig config;
   config.caches = *CachePreset("none");

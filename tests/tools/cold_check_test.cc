@@ -27,7 +27,7 @@ using ::testing::HasSubstr;
 constexpr int kPages = 20;
 constexpr Gva kFirstPage{0x10000};
 
-// A machine on which a program has touched 20 pages.
+// Returns a machine on which a program has touched 20 pages.
 std::unique_ptr<Machine> UsedMachine(Paging paging) {
   ReplayOptions options;
   options.paging = paging;
@@ -61,7 +61,7 @@ TEST(ColdCheck, FindsAPageThatTheHostMovedWithoutAWord) {
   EXPECT_THAT(check.first_mismatch, HasSubstr("the slots say"));
 }
 
-// The hypervisor's entry for the page of L2 at `gpa`.
+// Returns the hypervisor's entry for the page of L2 at `gpa`.
 uint64_t* EntryOfL1(Machine& machine, Gpa gpa) {
   uint64_t* entry = nullptr;
   uint64_t table = machine.hypervisor().eptp().root().raw();
@@ -87,7 +87,7 @@ TEST(ColdCheck, FindsAPageOfL2ThatTheHostMovedWithoutAWord) {
 TEST(ColdCheck, FindsAnEntryOfL1ThatLeadsElsewhere) {
   const std::unique_ptr<Machine> machine = UsedMachine(Paging::kNested);
   *EntryOfL1(*machine, machine->kernel().mappings()[7].gpa) ^= kPageSize;
-  // What L2 runs on holds the old entry until INVEPT.
+  // The tables on which L2 runs hold the old entry until INVEPT.
   EXPECT_EQ(CheckAll(*machine).mismatches, 0u);
   ASSERT_TRUE(machine->Invept(0).value());
   const ColdCheck check = CheckAll(*machine);
@@ -117,7 +117,7 @@ TEST(ColdCheck, FindsAPageThatTheShadowHasNotHeardOf) {
 TEST(ColdCheck, FindsAGuestEntryThatLeadsElsewhere) {
   for (Paging paging : {Paging::kNative, Paging::kEpt}) {
     const std::unique_ptr<Machine> machine = UsedMachine(paging);
-    // Walk down to the entry of the first page, and change its frame.
+    // This walks down to the entry of the first page, and changes its frame.
     uint64_t table = machine->kernel().root().raw();
     uint64_t* entry = nullptr;
     for (int level = 4; level >= 1; --level) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `tdp decode`: what it calls wrong is what the models of the CPU and the engine refuse.
+// `tdp decode` must call wrong what the models of the CPU and the engine refuse, and nothing else.
 
 #include <cstdint>
 #include <optional>
@@ -30,7 +30,7 @@ using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-// Every word with one or two bits other than in `base`.
+// Returns every word with one or two bits other than in `base`.
 std::vector<uint64_t> Neighbours(uint64_t base) {
   std::vector<uint64_t> words = {base};
   for (int i = 0; i < 64; ++i) {
@@ -107,7 +107,7 @@ TEST(DecodeEptQualification, SaysWhichRightWasMissing) {
   EXPECT_THAT(DecodeEptQualification(0x182, {}).summary, HasSubstr("nothing is mapped"));
   EXPECT_THAT(DecodeEptQualification(0x83, {}).summary, HasSubstr("of a guest paging structure"));
   EXPECT_THAT(DecodeEptQualification(0x1aa, {}).faults, IsEmpty());
-  // No access; a fetch that reads; a translated address without a linear one.
+  // These have no access, a fetch that reads, and a translated address without a linear one.
   for (uint64_t impossible : {0x0, 0x5, 0x101}) {
     EXPECT_EQ(DecodeEptQualification(impossible, {}).faults.size(), 1u) << impossible;
   }
@@ -124,7 +124,7 @@ TEST(DecodePageFault, KnowsWhichBitsGoTogether) {
 
 constexpr size_t At(ControlWord word) { return static_cast<size_t>(word); }
 
-// Controls as a hypervisor with EPT has them.
+// Returns controls as a hypervisor with EPT has them.
 Controls GoodControls() {
   Controls controls;
   controls.words[At(ControlWord::kPin)] = 0x3f;            // external interrupts, NMI, virtual NMIs

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Working sets, overcommitted guests and policies of large pages: small guests whose answers are
-// known.
+// Working sets, overcommitted guests and policies of large pages are tried here on small guests
+// whose answers are known.
 
 #include <cstdint>
 #include <numeric>
@@ -39,7 +39,7 @@ std::vector<WorkingSetSample> Scan(const std::string& trace, const WorkingSetOpt
   return samples.ok() ? *samples : std::vector<WorkingSetSample>();
 }
 
-// All of 2 MiB is touched in each interval, page after page, with one page of code.
+// This trace touches all of 2 MiB in each interval, page after page, with one page of code.
 constexpr char kSweep[] = "generate:stride,stride=64,footprint=2m,accesses=1m";
 
 TEST(WorkingSet, SmallLeavesThatAreFlushedShowItExactly) {
@@ -55,7 +55,7 @@ TEST(WorkingSet, SmallLeavesThatAreFlushedShowItExactly) {
 }
 
 TEST(WorkingSet, WithoutAFlushWhatTheCpuHasCachedLooksIdle) {
-  // Sixteen pages, all in the TLB.
+  // This trace touches sixteen pages, all of which the TLB holds.
   const std::string trace = "generate:stride,stride=4k,footprint=64k,accesses=1m";
   const WorkingSetOptions options = {.every = 10'000, .samples = 5, .flush = false};
   const auto samples = Scan(trace, options, SmallMachine(kLevel4K));
@@ -69,7 +69,7 @@ TEST(WorkingSet, WithoutAFlushWhatTheCpuHasCachedLooksIdle) {
 }
 
 TEST(WorkingSet, LargeLeavesShowPagesThatNobodyTouched) {
-  // One page of each 64 KiB of 2 MiB, after all were touched once.
+  // This trace touches all pages of 2 MiB once, and then one in each 64 KiB.
   const std::string trace = "generate:stride,stride=64k,footprint=2m,accesses=1m";
   ReplayOptions machine = SmallMachine(kLevel2M);
   machine.guest_page = kLevel2M;
@@ -132,7 +132,7 @@ TEST(ExitCost, EveryExitThatIsCountedHasOneCauseAndEachCauseAPriceWithItsSource)
       EXPECT_NE((*prices)[cause].source, "") << ExitCauseName(ExitCause(cause));
     }
   }
-  // What is assumed says so.
+  // A price that is assumed must say so.
   const ExitPrices by_cause = *PricesOf({.by_cause = true}, ReplayOptions());
   EXPECT_THAT(by_cause[static_cast<size_t>(ExitCause::kNestedViolation)].source,
               HasSubstr("assumed"));

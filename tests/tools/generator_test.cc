@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Generated programs: what each does to memory, and that it does it again.
+// These tests ask what each generated program does to memory, and that it does it again.
 
 #include "tdp/tools/trace/generator.h"
 
@@ -32,7 +32,7 @@ std::vector<TraceRecord> Generate(const std::string& spec, size_t batch = 1000) 
   return *all;
 }
 
-// Offsets of the accesses to data, in order.
+// Returns the offsets of the accesses to data, in order.
 std::vector<uint64_t> DataOf(const std::vector<TraceRecord>& records) {
   std::vector<uint64_t> offsets;
   for (const TraceRecord record : records) {

@@ -22,7 +22,7 @@ namespace {
 constexpr Gpa kVga{KiB(640)};
 constexpr Gpa kRom{KiB(768)};
 
-// A hypervisor whose guest has 16 MiB, and a walker of its tables.
+// Has a hypervisor whose guest has 16 MiB, and a walker of its tables.
 class GuestHypervisorTest : public testing::Test {
  protected:
   static constexpr ByteCount kRam = MiB(16);
@@ -36,7 +36,7 @@ class GuestHypervisorTest : public testing::Test {
         GuestHypervisor::Create(MemoryMap::ForPc(kRam).value(), reach, bytes, options).value();
   }
   bool Answer(Gpa gpa, Access access) { return hypervisor_->HandleViolation(gpa, access).value(); }
-  // The lowest entry on the way to `gpa`.
+  // Returns the lowest entry on the way to `gpa`.
   EptEntry EntryFor(Gpa gpa, Level& level) {
     uint64_t table = hypervisor_->eptp().root().raw();
     for (level = hypervisor_->eptp().root_level();; level = level.below()) {

@@ -19,7 +19,7 @@
 namespace tdp::tools {
 namespace {
 
-// Guest memory that exists where it is touched, and a walker that knows only the SDM's bits.
+// Has guest memory that exists where it is touched, and a walker that knows only the SDM's bits.
 class TestGuest {
  public:
   explicit TestGuest(const GuestKernel::Options& options, ByteCount ram = GiB(4))
@@ -31,7 +31,7 @@ class TestGuest {
   GuestKernel& kernel() { return *kernel_; }
   const MemoryMap& map() const { return map_; }
 
-  // A leaf has `rights` of present, writable and the user's.
+  // Walks to `gva`, whose leaf must have `rights` of present, writable and the user's.
   std::optional<Gpa> Walk(Gva gva, size_t space = 0, uint64_t rights = 7) {
     uint64_t table = kernel_->root(space).raw();
     for (int level = kernel_->levels();; --level) {
@@ -71,7 +71,7 @@ class TestGuest {
 void TouchAndCompare(TestGuest& guest, int touches) {
   std::mt19937_64 random(11);
   for (int i = 0; i < touches; ++i) {
-    // Near and far neighbours: a few regions, far apart.
+    // The addresses have near and far neighbours: they lie in a few regions, far apart.
     const Gva gva(((random() % 5) << 40) + random() % MiB(8));
     const bool was_mapped = guest.Walk(gva).has_value();
     const size_t before = guest.kernel().mappings().size();
@@ -136,8 +136,8 @@ TEST(GuestKernel, LargePagesAreAsGood) {
 }
 
 TEST(GuestKernel, PagesOfOneGibibyteRunOutBeforeSmallerOnes) {
-  // Of 6 GiB two lie whole below the hole, three above it; one is not a whole GiB for the kernel's
-  // own 2 MiB.
+  // Of 6 GiB two lie whole below the hole and three above it; one of these is not a whole GiB for
+  // the kernel's own 2 MiB.
   TestGuest guest({.page = kLevel1G, .frames = {.gigabytes = true}}, GiB(6));
   std::map<int, int> pages;
   std::set<uint64_t> starts;
@@ -164,7 +164,7 @@ TEST(GuestKernel, WithPagesOfOneGibibyteSmallOnesAreAsGood) {
 }
 
 TEST(GuestKernel, FragmentedMemoryGivesSmallPagesWhereNoLargeOneIsFree) {
-  // Seven blocks of 2 MiB, all of them broken.
+  // The guest has seven blocks of 2 MiB, all of them broken.
   TestGuest guest({.page = kLevel2M, .frames = {.fragmentation = 1}}, MiB(16));
   TouchAndCompare(guest, 500);
   for (const GuestMapping& mapping : guest.kernel().mappings()) {

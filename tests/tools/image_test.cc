@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Page tables in images of memory: of a real guest, and of a machine of this library's own.
+// Page tables in images of memory are read here: of a real guest, and of a machine of this
+// library's own.
 
 #include <elf.h>
 
@@ -100,7 +101,7 @@ TEST(TdpWalk, ShowsEachReferenceAndTakesCr3FromTheDump) {
   EXPECT_THAT(write.out, HasSubstr("#PF, error code 0x7: a write by user mode; a page is mapped"));
   EXPECT_THAT(Tdp(absl::StrCat("walk ", kLinux, " 0x800000000000")).out,
               HasSubstr("not a canonical address"));
-  // A linear page through a root of 32-bit paging that is none.
+  // This address goes through a root of PAE paging that is none.
   EXPECT_EQ(Tdp(absl::StrCat("walk --guest-paging pae ", kLinux, " 0x400123")).status, 1);
 }
 
@@ -112,7 +113,7 @@ TEST(TdpMap, SeesNoEptRootInAGuestThatHasNone) {
 
 // --- a machine of our own ---
 
-// A machine on which a program has touched pages that are not neighbours.
+// Is a machine on which a program has touched pages that are not neighbours.
 class OwnMachine {
  public:
   explicit OwnMachine(int pages = 40) {
@@ -133,7 +134,7 @@ class OwnMachine {
     return {.eptp = machine_->vm().eptp(), .guest = machine_->ProgramRegisters()};
   }
 
-  // The memory as a file. What is zero is a hole of it.
+  // Writes the memory to a file, in which a hole stands for zeros.
   std::string Image(const std::string& name) {
     const std::string path = absl::StrCat(testing::TempDir(), "/", name);
     std::ofstream file(path, std::ios::binary);
@@ -216,7 +217,7 @@ TEST(LeafMap, TheDifferenceOfTwoImagesIsWhatWasDone) {
   EXPECT_EQ(same.out, "0 differences\n");
 }
 
-// A map of the runs given, as {from, to, pages, attributes}.
+// Makes a map of the runs given, as {from, to, pages, attributes}.
 LeafMap MapOf(const std::vector<std::array<uint64_t, 4>>& runs) {
   LeafMap map;
   for (const auto& [from, to, pages, attributes] : runs) {
@@ -237,7 +238,7 @@ TEST(CompareLeafMaps, SplitsRunsWhereTheyDiffer) {
   EXPECT_EQ(changes[2].before, MapOf({{20, 300, 4, 7}}).runs[0]);
   EXPECT_EQ(changes[2].after, MapOf({{20, 400, 4, 7}}).runs[0]);
   EXPECT_THAT(CompareLeafMaps(before, before), IsEmpty());
-  // The last page of the address space.
+  // The run may be the last page of the address space.
   EXPECT_EQ(CompareLeafMaps(MapOf({{(uint64_t{1} << 52) - 1, 0, 1, 7}}), {}).size(), 1u);
 }
 
@@ -253,7 +254,8 @@ TEST(FindEptRoots, FindsTheOnesOfAllMachinesAndNoOther) {
 }
 
 TEST(TdpMap, NamesTheRuleThatAnEntryBreaks) {
-  // A table of level 4 whose first entry leads back to it, as if of level 3, where it is legal.
+  // This is a table of level 4 whose first entry leads back to it, as if of level 3, where it is
+  // legal.
   std::vector<uint64_t> table(512);
   table[0] = 0x7;
   table[1] = 0x2;  // W without R
@@ -311,7 +313,7 @@ TEST(MemoryImage, RefusesInOneLineWhatIsNoImage) {
   other = core;
   other[EI_DATA] = ELFDATA2MSB;
   ExpectRefusal(image("big", other), "not a little-endian ELF file");
-  // A core of a process: no physical addresses.
+  // A core of a process has no physical addresses.
   other = core;
   for (size_t at = 64; at < 64 + 21 * 56; at += 56) std::memset(&other[at + 24], 0, 8);
   ExpectRefusal(image("process", other), "of a process, not of a machine");

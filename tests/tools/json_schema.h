@@ -23,7 +23,7 @@ class JsonSchema {
 
   explicit JsonSchema(Json schema) : schema_(std::move(schema)) {}
 
-  // A line for each place where `value` breaks the schema.
+  // Returns a line for each place where `value` breaks the schema.
   std::vector<std::string> Errors(const Json& value) const {
     std::vector<std::string> errors;
     Check(schema_, value, "", errors);
@@ -60,7 +60,7 @@ class JsonSchema {
     }
   }
 
-  // Whether `value` itself satisfies one rule; what is inside it adds its own errors.
+  // Returns whether `value` itself satisfies one rule; values inside it add their own errors.
   bool Holds(const std::string& keyword, const Json& rule, const Json& schema, const Json& value,
              const std::string& path, std::vector<std::string>& errors) const {
     if (keyword == "$schema" || keyword == "title" || keyword == "description") return true;

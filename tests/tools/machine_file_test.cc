@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Machine files: what they must say, and what those that come with the program say.
+// These tests ask what machine files must say, and what those that come with the program say.
 
 #include "tdp/tools/mmu/machine_file.h"
 
@@ -94,7 +94,7 @@ TEST(MachineFile, WhatDoesNotFollowTheFormIsNamedWithItsLine) {
               HasSubstr("no machine \"pentium\" and no file of that name; there are goldencove"));
 }
 
-// The published sizes, in entries.
+// The published sizes count entries.
 TEST(MachineFile, ThosePublishedHaveTheSizesOfTheirTables) {
   const struct {
     const char* machine;

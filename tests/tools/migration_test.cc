@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Migrations of small guests: the copy is the guest, and the rounds are what they must be.
+// Small guests migrate here: the copy must be the guest, and the rounds what they have to be.
 
 #include "tdp/tools/experiments/migration.h"
 

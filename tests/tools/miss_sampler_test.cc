@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Estimated miss curves beside those of every access.
+// These tests hold estimated miss curves beside those of every access.
 
 #include "tdp/tools/replay/miss_sampler.h"
 
@@ -34,31 +34,31 @@ std::vector<TraceRecord> AccessesOf(const Program& program, size_t accesses) {
   return records;
 }
 
-// A page below `pages`, with a low number more often than not.
+// Returns a page below `pages`, with a low number more often than not.
 uint64_t Skewed(std::mt19937_64& random, uint64_t pages) {
   return random() % (1 + random() % (1 + random() % pages));
 }
 
 const std::vector<Program>& Programs() {
   static const std::vector<Program> programs = {
-      // Anywhere in 64 MiB, and code.
+      // Touches anything in 64 MiB, and code.
       [](uint64_t i, std::mt19937_64& random) { return i % 2 == 0 ? 5 : 4096 + random() % 16384; },
-      // A few hot pages, many cold ones.
+      // Touches a few hot pages, and many cold ones.
       [](uint64_t, std::mt19937_64& random) { return Skewed(random, 3000); },
-      // Around 1,000 pages, 50 accesses to each, beside the stack.
+      // Goes round 1,000 pages, with 50 accesses to each, beside the stack.
       [](uint64_t i, std::mt19937_64&) { return i % 3 == 0 ? 90000 : i / 50 % 1000; },
-      // Phases of 300 pages each, of which the third is ever the same.
+      // Has phases of 300 pages each, of which a third is ever the same.
       [](uint64_t i, std::mt19937_64& random) {
         return random() % 3 == 0 ? random() % 100 : 1000 * (1 + i / 300000) + random() % 200;
       },
-      // All over 4 GiB, with pages of 2 MiB that are used for a while.
+      // Goes all over 4 GiB, with pages of 2 MiB that are used for a while.
       [](uint64_t i, std::mt19937_64& random) {
         return (i / 700 * 0x9e3779b97f4a7c15 >> 53) * 512 + Skewed(random, 512);
       }};
   return programs;
 }
 
-// By the number of entries; past its end a curve stays as it is.
+// Returns the misses by the number of entries; past its end a curve stays as it is.
 uint64_t MissesAt(const MissCurve& curve, uint64_t entries) {
   const auto place = std::find(curve.entries.begin(), curve.entries.end(), entries);
   return place == curve.entries.end() ? curve.misses.back()
@@ -152,7 +152,7 @@ TEST(MissSampler, SaysNothingOfARunWithoutAccesses) {
   EXPECT_EQ(Accesses(sampler.Estimate(0)), 0u);
 }
 
-// What looks at sixteen records at once chooses as what looks at one.
+// The filter that looks at sixteen records at once must choose as the one that looks at one.
 TEST(PageFilter, ChoosesTheSameOneByOneAndTogether) {
   std::mt19937_64 random(1);
   std::vector<TraceRecord> records;

@@ -23,7 +23,7 @@
 namespace tdp::tools {
 namespace {
 
-// What QEMU printed: tests/tools/data/README.md.
+// QEMU printed these; tests/tools/data/README.md says how.
 constexpr const char* kSamples[] = {"qemu_q35", "qemu_pc", "qemu_flash", "qemu_microvm"};
 
 std::string Sample(std::string_view name) {
@@ -32,7 +32,7 @@ std::string Sample(std::string_view name) {
   return ReadAll(**source).value_or("");
 }
 
-// `text` up to the first flat view, or from there on.
+// Return `text` up to the first flat view, and from there on.
 std::string TreesOf(const std::string& text) { return text.substr(0, text.find("FlatView #")); }
 std::string ViewsOf(const std::string& text) { return text.substr(text.find("FlatView #")); }
 
@@ -42,7 +42,7 @@ absl::StatusOr<std::string> FlatTextOf(const std::string& text, const std::strin
   return FlatViewText(space, Flatten(*machine.regions.address_spaces[0].root));
 }
 
-// The memory of a flat view, without devices.
+// Returns the memory of a flat view, without devices.
 std::string MemoryOf(const std::string& flat) {
   std::string memory;
   for (const std::string_view line : absl::StrSplit(flat, '\n')) {
@@ -51,7 +51,7 @@ std::string MemoryOf(const std::string& flat) {
   return memory;
 }
 
-// A tree whose root has `lines` below it, and what aliases show.
+// Returns a tree whose root has `lines` below it, and what aliases show.
 std::string Tree(std::string_view lines, std::string_view regions = "") {
   return absl::StrCat(
       "address-space: memory\n"

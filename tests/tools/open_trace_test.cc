@@ -41,7 +41,7 @@ absl::StatusOr<std::vector<TraceRecord>> ReadPath(const std::string& path,
   return ReadAll(**reader);
 }
 
-// The message of the error that reading `bytes` ends with.
+// Returns the message of the error that reading `bytes` ends with.
 std::string ErrorOf(std::string_view bytes, TraceFormat format = TraceFormat::kAuto,
                     TraceTolerance tolerance = {}) {
   const auto records = ReadPath(WriteFile("trace", bytes), format, tolerance);
@@ -57,7 +57,7 @@ struct Tolerated {
   SkipCounts skipped;
 };
 
-// What is read of `bytes`, and what is left out.
+// Returns what is read of `bytes`, and what is left out.
 Tolerated ReadTolerantly(std::string_view bytes, TraceFormat format = TraceFormat::kAuto) {
   auto reader = OpenTrace(WriteFile("trace", bytes), {.format = format});
   EXPECT_TRUE(reader.ok()) << reader.status();
@@ -176,7 +176,7 @@ TEST(OpenTrace, WhatIsNoTraceIsNamedByItsMagic) {
 
 TEST(OpenTrace, BytesThatFitNoFormatAreNotTakenForWords) {
   EXPECT_THAT(ErrorOf(std::string(4096, '\0')), HasSubstr("--format"));
-  // As /proc/self/pagemap has it: frame numbers with flags above them, and holes.
+  // This is like /proc/self/pagemap: frame numbers with flags above them, and holes.
   std::string pagemap;
   for (uint64_t i = 0; i < 100; ++i) {
     const uint64_t word = i % 3 == 0 ? 0 : uint64_t{0x81} << 56 | (0x1000 + i);
@@ -229,7 +229,7 @@ TEST(OpenTrace, AnAddressBeyondTheUsersHalfOrAHugeSizeIsRefused) {
   EXPECT_THAT(
       ErrorOf(Words({TraceRecord::Make(Gva(0x1000), AccessKind::kLoad, 13)}), TraceFormat::kBinary),
       HasSubstr("unknown record"));
-  // Its last byte is beyond the user's half.
+  // The last byte of this access is beyond the user's half.
   EXPECT_THAT(
       ErrorOf(Words({TraceRecord::Make(Gva((uint64_t{1} << 47) - 4), AccessKind::kLoad, 3)}),
               TraceFormat::kBinary),
@@ -416,7 +416,7 @@ TraceRecord Fetch(uint64_t address, int log2) {
   return TraceRecord::Make(Gva(address), AccessKind::kFetch, log2);
 }
 
-// What every compression of `text` is read as, by content and by name.
+// Checks what every compression of `text` is read as, by content and by name.
 void ExpectReadAs(const std::string& text, TraceFormat format,
                   const std::vector<TraceRecord>& want) {
   EXPECT_EQ(ReadTolerantly(text).records, want) << text;
@@ -498,7 +498,7 @@ TEST(OpenTrace, ReadsCloudsuitesRecords) {
   EXPECT_THAT(ErrorOf(bytes.substr(0, 100), TraceFormat::kCloudsuite), HasSubstr("truncated"));
 }
 
-// One ChampSim instruction.
+// Returns one ChampSim instruction.
 std::string Instruction(uint64_t pointer, std::array<uint64_t, 2> writes,
                         std::array<uint64_t, 4> reads) {
   const uint64_t words[8] = {pointer,  0x0101,   writes[0], writes[1],
@@ -521,7 +521,7 @@ TEST(OpenTrace, ReadsChampsimInstructions) {
               AllOf(HasSubstr("truncated"), HasSubstr("byte 100")));
   EXPECT_THAT(StrictErrorOf(bytes + Instruction(~uint64_t{0}, {}, {}), TraceFormat::kChampsim),
               AllOf(HasSubstr("byte 128"), HasSubstr("not a ChampSim record")));
-  // There is no magic number, but their form is known.
+  // They have no magic number, but their form is known.
   EXPECT_EQ(ReadTolerantly(bytes).records, want);
   EXPECT_EQ(ReadTolerantly(bytes + Instruction(~uint64_t{0}, {}, {})).skipped.kernel, 1u);
 }

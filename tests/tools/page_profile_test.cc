@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Stack distances, page counts and miss curves against the plainest way to count them.
+// These tests hold stack distances, page counts and miss curves against the plainest way to count
+// them.
 
 #include "tdp/tools/replay/page_profile.h"
 
@@ -20,7 +21,7 @@
 namespace tdp::tools {
 namespace {
 
-// A list of pages, the most recently used first.
+// Lists pages, the most recently used first.
 class PlainStack {
  public:
   uint64_t Touch(uint64_t page) {
@@ -38,7 +39,7 @@ class PlainStack {
   std::list<uint64_t> pages_;
 };
 
-// A number that is small more often than not, so that every depth of a stack is met.
+// Returns a number that is small more often than not, so that every depth of a stack is met.
 uint64_t SkewedPage(std::mt19937_64& random, uint64_t pages) {
   return random() % (1 + random() % (1 + random() % pages));
 }
@@ -126,7 +127,7 @@ TEST(PageProfile, AWarmUpLeavesTheOrderAndNoCounts) {
 }
 
 TEST(MissCurve, CountsTheUsesThatDoNotFit) {
-  // 10 first uses, then 100 at distance 0, 20 at 1, 5 at 3.
+  // There are 10 first uses, then 100 at distance 0, 20 at 1, 5 at 3.
   const MissCurve curve = MakeMissCurve(4096, {{100, 20, 0, 5}, 10, 4});
   EXPECT_EQ(curve.entries, (std::vector<uint64_t>{1, 2, 3, 4}));
   EXPECT_EQ(curve.misses, (std::vector<uint64_t>{35, 15, 15, 10}));

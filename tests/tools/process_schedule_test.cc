@@ -16,7 +16,7 @@ namespace {
 
 using Turn = ProcessSchedule::Turn;
 
-// All turns of one round with these accesses.
+// Returns all turns of one round with these accesses.
 std::vector<Turn> Round(ProcessSchedule& schedule, const std::vector<uint64_t>& accesses) {
   schedule.BeginRound(accesses);
   std::vector<Turn> turns;

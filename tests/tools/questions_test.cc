@@ -22,7 +22,7 @@
 namespace tdp::tools {
 namespace {
 
-// What stands between backticks, or in a code element, in the table's second column.
+// Returns what stands between backticks, or in a code element, in the table's second column.
 std::vector<std::string> CommandsOf(const std::string& page) {
   std::vector<std::string> commands;
   for (std::string line : std::vector<std::string>(absl::StrSplit(page, '\n'))) {
@@ -59,7 +59,7 @@ TEST(Questions, EachCommandAnswersItsOwn) {
   const std::vector<std::string> commands = CommandsOf(ReadWholeFile("docs/questions.md"));
   EXPECT_GE(commands.size(), 15u);
   for (const std::string& command : commands) {
-    // Short runs do: what is asked is whether the command is one.
+    // Short runs do, since the test asks only whether the command is one.
     std::vector<std::string> words = absl::StrSplit(command, ' ');
     for (size_t i = 0; i < words.size(); ++i) {
       std::string& word = words[i];
@@ -73,7 +73,7 @@ TEST(Questions, EachCommandAnswersItsOwn) {
     std::string line = words[0];
     for (size_t i = 1; i < words.size(); ++i) absl::StrAppend(&line, " ", words[i]);
     const ProgramResult run = RunProgram(absl::StrCat("cd '", folder, "' && ", line));
-    // 1 says that there is something wrong with the words to decode, or nothing found.
+    // A status of 1 says that there is something wrong with the words to decode, or nothing found.
     const bool finds = absl::StrContains(command, " decode ") ||
                        absl::StrContains(command, "grep") ||
                        absl::StrContains(command, "--find-roots");

@@ -15,7 +15,7 @@
 namespace tdp::tools {
 namespace {
 
-// A file whose root has `children`.
+// Returns a file whose root has `children`.
 std::string FileWith(const std::string& children) {
   return absl::StrCat(R"({"address_spaces": [{"name": "memory", "root":
       {"name": "top", "size": "2^64", "children": [)",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `tdp report`: the page stands alone, holds the runs as they are, and shows them in a browser.
+// The page of `tdp report` must stand alone, hold the runs as they are, and show them in a browser.
 
 #include <algorithm>
 #include <cstdlib>
@@ -36,7 +36,7 @@ std::string TraceOf(int pages, const std::string& name) {
   return "'" + WriteFile(name, Words(records)) + "'";
 }
 
-// Runs of each kind of paging with two seeds, as a sweep writes them.
+// Makes runs of each kind of paging with two seeds, as a sweep writes them.
 std::string SweepFile() {
   const std::string path = WriteFile("sweep.json", "");
   EXPECT_EQ(Tdp(absl::StrCat("sweep --json='", path,
@@ -47,7 +47,7 @@ std::string SweepFile() {
   return path;
 }
 
-// What lies in `text` between two others.
+// Returns what lies in `text` between two others.
 std::string Between(const std::string& text, const std::string& begin, const std::string& end) {
   const size_t from = text.find(begin);
   if (from == std::string::npos) return "";
@@ -59,7 +59,7 @@ constexpr char kRunsBegin[] = "<script type=\"application/json\" id=\"runs\">";
 
 TEST(TdpReport, HoldsTheRunsAsTheyAreAndNeedsNothingElse) {
   const std::string sweep = SweepFile();
-  // A path that would end the script it stands in.
+  // This path would end the script it stands in.
   std::filesystem::create_directory(testing::TempDir() +
                                     "/TdpReport.HoldsTheRunsAsTheyAreAndNeedsNothingElse.<");
   const std::string one =
@@ -76,7 +76,7 @@ TEST(TdpReport, HoldsTheRunsAsTheyAreAndNeedsNothingElse) {
   EXPECT_THAT(rest, Not(HasSubstr("https:")));
   EXPECT_THAT(rest, Not(HasSubstr("<link")));
   EXPECT_THAT(rest, Not(HasSubstr(" src=")));
-  // The same on standard output.
+  // Standard output gets the same page.
   EXPECT_EQ(Tdp(absl::StrCat("report '", sweep, "' '", one, "'")).out, html);
 }
 
@@ -108,7 +108,7 @@ std::string Browser() {
   return std::system("command -v chromium >/dev/null") == 0 ? "chromium" : "";
 }
 
-// Entities as a browser writes them into attributes.
+// Replaces entities as a browser writes them into attributes.
 std::string Unescaped(const std::string& text) {
   return absl::StrReplaceAll(text,
                              {{"&quot;", "\""}, {"&lt;", "<"}, {"&gt;", ">"}, {"&amp;", "&"}});
@@ -125,7 +125,7 @@ TEST(TdpReport, ABrowserShowsTheNumbersOfTheJson) {
       RunProgram(absl::StrCat(Browser(), " --headless --no-sandbox --disable-gpu --user-data-dir='",
                               testing::TempDir(), "/profile' --dump-dom 'file://", page, "'"));
   ASSERT_EQ(shown.status, 0) << shown.err;
-  // The last statement of the script.
+  // The last statement of the script sets this.
   ASSERT_THAT(shown.out, HasSubstr("data-ready=\"true\"")) << "the script did not come to its end";
   const Json runs = Json::parse(ReadWholeFile(sweep));
   size_t cells = 0;
@@ -140,7 +140,7 @@ TEST(TdpReport, ABrowserShowsTheNumbersOfTheJson) {
         << path;
     ++cells;
   }
-  // Eleven figures of each of the sixteen runs, at least.
+  // Each of the sixteen runs shows at least eleven figures.
   EXPECT_GE(cells, 11 * runs.size());
 }
 
@@ -172,7 +172,7 @@ TEST(TdpReport, FilesOfGoogleBenchmarkAreShownSideBySide) {
   EXPECT_THAT(shown.out, HasSubstr(">15<"));
 }
 
-// What a browser makes of the page with `script` at its end.
+// Returns what a browser makes of the page with `script` at its end.
 std::string Dom(const std::string& page, const std::string& script, const std::string& flags) {
   const std::string html = ReadWholeFile(page);
   const size_t end = html.rfind("</body>");
@@ -254,7 +254,8 @@ TEST(TdpReport, ExitsArePricedByCause) {
                               "");
   EXPECT_EQ(Between(dom, "data-uncounted=\"", "\""), "0") << "every exit has a cause with a price";
   EXPECT_EQ(Between(dom, "data-one=\"", "\""), "2") << "of any exit, and of a page fault";
-  // EPT violations; fills, faults and writes of the shadow; two of the nested one; page faults.
+  // The seven are EPT violations; fills, faults and writes of the shadow; two of the nested one;
+  // page faults.
   EXPECT_EQ(Between(dom, "data-causes=\"", "\""), "7");
   EXPECT_EQ(Between(dom, "data-sources=\"", "\""), "6");
   EXPECT_EQ(Between(dom, "data-moved=\"", "\""), "true");

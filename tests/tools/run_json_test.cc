@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What runs look like in files: the schema of their JSON, and one spelling everywhere.
+// These tests ask what runs look like in files: the schema of their JSON, and one spelling
+// everywhere.
 
 #include <cstdint>
 #include <map>
@@ -48,7 +49,7 @@ std::string Tdp(const std::string& arguments) {
 
 Json Replay(const std::string& arguments) { return Json::parse(Tdp("replay --json " + arguments)); }
 
-// Paths of the fields that are no lists, with underscores between their parts.
+// Collects the paths of the fields that are no lists, with underscores between their parts.
 void Paths(const std::string& path, const Json& value, std::vector<std::string>& paths) {
   if (value.is_array()) return;
   if (!value.is_object()) return paths.push_back(path);
@@ -173,7 +174,7 @@ TEST(RunJson, AColumnOfCsvIsNamedByThePathInJson) {
   std::vector<std::string> paths;
   Paths("", figures, paths);
   for (const std::string& path : paths) EXPECT_THAT(columns, Contains(path));
-  // The number of the cell, the number of cells, and the options but --check.
+  // The other columns are the number of the cell, the number of cells, and the options but --check.
   EXPECT_EQ(columns.size(), 2 + paths.size() + run["options"].size() - 1);
 }
 

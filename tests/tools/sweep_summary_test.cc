@@ -28,7 +28,8 @@ TEST(SweepSummary, MeansAndIntervalsAreStudents) {
                                    "0,5,\"a,b\",ept,1,10,x\n1,5,\"a,b\",ept,2,12,y\n"
                                    "2,5,\"a,b\",ept,3,17,z\n3,5,c,ept,1,5,x\n4,5,c,ept,2,5,x\n");
   ASSERT_TRUE(text.ok()) << text.status();
-  // Of 10, 12 and 17: mean 13, deviation 3.6056; that by the root of three, times 4.303.
+  // The mean of 10, 12 and 17 is 13, their deviation 3.6056; the interval is that by the root of
+  // three, times 4.303.
   EXPECT_EQ(*text,
             "trace,paging,seeds,accesses_mean,accesses_ci95,what_mean,what_ci95\n"
             "\"a,b\",ept,3,13,8.957,,\n"
@@ -78,7 +79,7 @@ TEST(JobPool, EachJobRunsOnceAndNoneBeginsAfterAnError) {
   EXPECT_TRUE(RunJobs(0, 3, [](size_t) { return absl::InternalError(""); }).ok());
 }
 
-// A sweep's CSV without the columns that are times.
+// Returns a sweep's CSV without the columns that are times.
 std::vector<std::vector<std::string>> Untimed(const std::string& csv) {
   std::vector<std::vector<std::string>> rows;
   for (const auto line : absl::StrSplit(csv, '\n', absl::SkipEmpty())) {
@@ -118,7 +119,7 @@ TEST_F(SweepJobs, SeveralJobsWriteWhatOneWrites) {
   ASSERT_EQ(Sweep(absl::StrCat("--jobs 3 --csv '", csv, "' --json='", json, "' ", what)).status, 0);
   EXPECT_EQ(Untimed(ReadWholeFile(csv)), Untimed(one.out));
   EXPECT_EQ(ReadWholeFile(json).substr(0, 11), "[\n{\"cell\":0");
-  // What is missing alone is run again.
+  // A resumed sweep runs again only those that are missing.
   std::string cut = ReadWholeFile(csv);
   cut.resize(cut.size() * 2 / 3);
   WriteFile("cells.csv", cut);

@@ -62,7 +62,8 @@ TEST(SweepPlan, CombinationsThatComeToTheSameAreOneCell) {
   const auto cells = CellsOf({"--paging", "native,ept,shadow", "--ept-levels", "4,5",
                               "--fault-around", "1,4", "--ept-page", "4k,2m", "a", "b"});
   ASSERT_TRUE(cells.ok()) << cells.status();
-  // Native: one. EPT: all eight. Shadow: the two sizes of the host's pages.
+  // Native paging makes one cell of all, EPT eight, and the shadow one for each size of the host's
+  // pages.
   ASSERT_EQ(cells->size(), 2u * (1 + 8 + 2));
   for (size_t i = 0; i < cells->size(); ++i) {
     EXPECT_EQ((*cells)[i].number, i);
@@ -110,7 +111,7 @@ TEST(SweepPlan, ShardsShareTheCellsOut) {
   }
 }
 
-// The table of the cells that `shard` has, with reports of nothing.
+// Returns the table of the cells that `shard` has, with reports of nothing.
 std::string Piece(const std::vector<SweepCell>& cells, const Shard& shard, bool json) {
   std::vector<SweepResult> results;
   for (const SweepCell& cell : cells) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `tdp wss`, `tdp overcommit`, `tdp hugepages`, `tdp compare` and --prefault from outside.
+// These tests run `tdp wss`, `tdp overcommit`, `tdp hugepages`, `tdp compare` and --prefault from
+// outside.
 
 #include <algorithm>
 #include <string>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `tdp replay --as processes` from outside.
+// These tests run `tdp replay --as processes` from outside.
 
 #include <cstdint>
 #include <numeric>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The `tdp` program with arguments, and how it refuses them.
+// Tests run the `tdp` program with arguments, and ask how it refuses them.
 
 #ifndef TDP_TESTS_TOOLS_TDP_PROGRAM_H_
 #define TDP_TESTS_TOOLS_TDP_PROGRAM_H_
@@ -22,7 +22,7 @@ inline ProgramResult Tdp(const std::string& arguments) {
   return RunProgram("tools/tdp " + arguments);
 }
 
-// Bad input: status 2, one line on standard error, nothing on standard output.
+// Expects a refusal of bad input: status 2, one line on standard error, nothing on standard output.
 inline void ExpectRefusal(const ProgramResult& result, const std::string& message) {
   EXPECT_EQ(result.status, 2);
   EXPECT_EQ(result.out, "");
@@ -33,7 +33,7 @@ inline void ExpectRefusal(const ProgramResult& result, const std::string& messag
 
 inline std::string Quoted(const std::string& path) { return "'" + path + "'"; }
 
-// A program of `pages` pages, each touched by a store, a load and a fetch.
+// Returns a program of `pages` pages, each touched by a store, a load and a fetch.
 inline std::string SmallTrace(int pages) {
   std::vector<TraceRecord> records;
   for (int i = 0; i < pages; ++i) {

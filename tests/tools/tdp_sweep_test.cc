@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `tdp sweep` from outside: its tables, and sweeps that were interrupted or dealt out.
+// These tests run `tdp sweep` from outside: its tables, and sweeps that were interrupted or dealt
+// out.
 
 #include <algorithm>
 #include <fstream>
@@ -31,7 +32,7 @@ TEST(TdpSweep, WritesALineForEachCombination) {
   EXPECT_THAT(result.err, HasSubstr("4 combinations make 3 replays"));
 }
 
-// The columns `names` of each line of CSV.
+// Returns the columns `names` of each line of CSV.
 std::vector<std::vector<std::string>> ColumnsOf(const std::string& csv,
                                                 const std::vector<std::string>& names) {
   std::vector<std::vector<std::string>> rows;
@@ -91,7 +92,7 @@ TEST(TdpSweep, GoesOnWhereItWasInterrupted) {
   ASSERT_EQ(run("whole", "").status, 0);
   const std::string csv = ReadWholeFile(testing::TempDir() + "/whole.csv");
   const std::string json = ReadWholeFile(testing::TempDir() + "/whole.json");
-  // Two cells whole, the third cut short.
+  // The files have two cells whole, and the third cut short.
   const size_t third = csv.find("\n2,") + 9;
   std::ofstream(testing::TempDir() + "/cut.csv") << csv.substr(0, third);
   std::ofstream(testing::TempDir() + "/cut.json") << json.substr(0, json.find("\"cell\":2") + 30);

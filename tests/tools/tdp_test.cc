@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The `tdp` program from outside: what it prints, where, and how it exits.
+// These tests run the `tdp` program from outside: what it prints, where, and how it exits.
 
 #include <cstdint>
 #include <cstdlib>
@@ -62,7 +62,7 @@ TEST(Tdp, SaysItsVersionAndKnowsTheShortFormOfHelp) {
   ExpectRefusal(Tdp("replay -x"), "there is no option -x");
 }
 
-// What bash offers after the words of a command line, the last of which is unfinished.
+// Returns what bash offers after the words of a command line, the last of which is unfinished.
 std::string Completions(const std::string& words, const std::string& previous,
                         const std::string& current) {
   const ProgramResult result = RunProgram(
@@ -225,8 +225,8 @@ TEST(TdpReplay, CountsWhatTheProgramDid) {
   EXPECT_EQ(json["accesses"], 15);
   EXPECT_EQ(json["page_faults"], 5);
   EXPECT_EQ(json["tables"]["guest_leaves"]["4k"], 5);
-  // Four guest tables and five pages, each behind an EPT leaf of its own; the EPT needs its four
-  // tables once, since all of this is in one 2 MiB block.
+  // The program needs four guest tables and five pages, each behind an EPT leaf of its own; the EPT
+  // needs its four tables once, since all of this is in one 2 MiB block.
   EXPECT_EQ(json["tables"]["guest_table_bytes"], 4 * 4096);
   EXPECT_EQ(json["tables"]["ept_leaves"]["4k"], 9);
   EXPECT_EQ(json["tables"]["ept_table_bytes"], 4 * 4096);
@@ -240,7 +240,7 @@ TEST(TdpReplay, CountsWhatTheProgramDid) {
 }
 
 TEST(TdpReplay, AWarmWalkWithoutCachesHasTheReferencesOfItsDimensions) {
-  // A long run over one page: nearly all walks are whole.
+  // The run over one page is so long that nearly all walks are whole.
   std::vector<TraceRecord> records(30000, TraceRecord::Make(Gva(0x1000), AccessKind::kLoad, 3));
   const std::string trace = Quoted(WriteFile("one_page", Words(records)));
   const struct {
@@ -298,7 +298,8 @@ TEST(TdpReplay, ChangesOfGuestTablesCostExitsUnderShadowAlone) {
 
 TEST(TdpReplay, AHypervisorInTheGuestGetsOneViolationForEachPageThatItMaps) {
   const auto json = ReplayJson("--paging nested --ept-page 4k " + Quoted(SmallTrace(5)));
-  // Four guest tables and five pages: L1 maps each once, and the engine follows each once.
+  // There are four guest tables and five pages: L1 maps each once, and the engine follows each
+  // once.
   const auto& exits = json["nested_exits"];
   EXPECT_EQ(exits["reflected"], 9);
   EXPECT_EQ(exits["fixed"], 9);
@@ -384,7 +385,7 @@ TEST(TdpReplay, LargeEptPagesTakeFewerViolations) {
 }
 
 TEST(TdpReplay, FragmentationTurnsAShareOfTheLargePagesIntoSmallOnes) {
-  // 100 blocks of 2 MiB with eight pages touched in each.
+  // The program touches eight pages in each of 100 blocks of 2 MiB.
   std::vector<TraceRecord> records;
   for (uint64_t i = 0; i < 800; ++i) {
     records.push_back(TraceRecord::Make(Gva(MiB(2) + i * MiB(2) / 8), AccessKind::kStore, 0));
@@ -443,7 +444,8 @@ TEST(TdpReplay, SaysWhichOptionsHaveNoMeaning) {
 }
 
 TEST(TdpReplay, TlbsOfAnyShapeHoldWhatTheyHave) {
-  // 48 pages in turn, after a first time round: all hit in 48 entries, none in an LRU of 47.
+  // The program goes round 48 pages: after the first time all hit in 48 entries, none in an LRU of
+  // 47.
   std::vector<TraceRecord> records;
   for (int i = 0; i < 48 * 10; ++i) {
     records.push_back(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// `tdp replay` with a machine's MMU, over time, and by page: from outside.
+// These tests run `tdp replay` from outside with a machine's MMU, over time, and by page.
 
 #include <cstdint>
 #include <numeric>
@@ -135,7 +135,7 @@ TEST(TdpMachine, TheStackIsTheSumOfItsParts) {
     }
   }
   EXPECT_EQ(translation, mmu["translation_cycles"]);
-  // The grid: each reference was served by someone.
+  // Each reference in the grid was served by someone.
   uint64_t grid = 0;
   for (const auto& row : mmu["walk_grid"]["references"]) {
     for (const auto& cell : row) grid += Sum(cell);
@@ -199,7 +199,7 @@ TEST(TdpTime, ARegionOfInterestIsReplayedAlone) {
   EXPECT_EQ(ReplayJson("--roi 100:150 " + trace)["check"]["pages"], 50);
   EXPECT_EQ(ReplayJson("--roi 850: " + trace)["accesses"], 50);
   EXPECT_EQ(ReplayJson("--roi :7 " + trace)["accesses"], 7);
-  // From the first touch of page 10 to the first of page 20 after it.
+  // The region goes from the first touch of page 10 to the first of page 20 after it.
   EXPECT_EQ(ReplayJson("--roi @40a000:@414000 " + trace)["accesses"], 10);
   EXPECT_EQ(ReplayJson("--roi @40a007:@40a007 " + trace)["accesses"], 300);
   for (const char* bad : {"5", "7:7", "x:", "@:"}) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Trace files made by tests.
+// Tests make these trace files.
 
 #ifndef TDP_TESTS_TOOLS_TRACE_FILES_H_
 #define TDP_TESTS_TOOLS_TRACE_FILES_H_
@@ -52,7 +52,7 @@ inline std::string Zstd(std::string_view bytes) {
   return out;
 }
 
-// Everything that is left in `reader`, read in pieces of `batch`.
+// Returns everything that is left in `reader`, read in pieces of `batch`.
 inline absl::StatusOr<std::vector<TraceRecord>> ReadAll(TraceReader& reader, size_t batch = 1000) {
   std::vector<TraceRecord> all;
   std::vector<TraceRecord> piece(batch);
