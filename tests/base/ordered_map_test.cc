@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What stands for std::map in the freestanding core, beside std::map.
+// This map stands for std::map in the freestanding core; here it stands beside std::map.
 
 #include "tdp/base/ordered_map.h"
 

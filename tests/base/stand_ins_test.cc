@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The stand-ins for Abseil's headers (base/freestanding), which this target finds in Abseil's
-// place.
+// These tests are of the stand-ins for Abseil's headers (base/freestanding), which this target
+// finds in Abseil's place.
 
 #include <gtest/gtest.h>
 

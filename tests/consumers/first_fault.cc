@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A stranger's first program: a VM over the software CPU, and faults until the guest has what it
-// wants. Every consumer in this folder builds it, each in its own build system.
+// This is a stranger's first program: a VM over the software CPU, and faults until the guest has
+// what it wants. Every consumer in this folder builds it, each in its own build system.
 
 #include <cstdint>
 #include <cstdio>

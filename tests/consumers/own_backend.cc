@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A stranger's port: a backend of its own over this process's memory, and a guest that is a row of
-// violations. Needs `libtdp::tdp` and nothing else.
+// This is a stranger's port: a backend of its own over this process's memory, and a guest that is a
+// row of violations. It needs `libtdp::tdp` and nothing else.
 
 #include <cstdint>
 #include <cstdio>

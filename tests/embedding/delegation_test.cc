@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A microhypervisor that delegates memory (like NOVA): a capability space hands ranges of frames,
+// This microhypervisor delegates memory (like NOVA): a capability space hands ranges of frames,
 // with rights, to a protection domain and revokes them.
 
 #include <cstdint>
@@ -21,7 +21,7 @@ namespace tdp {
 namespace {
 
 // [delegation]
-// The memory that a domain was given; guests of the domain run on it.
+// Holds the memory that a domain was given; guests of the domain run on it.
 class MemorySpace {
  public:
   static absl::StatusOr<MemorySpace> Create(Backend& machine) {

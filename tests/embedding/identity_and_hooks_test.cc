@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A hypervisor below a running system (like hvpp): all memory mapped to itself, and hooks that
-// whoever reads the page does not see.
+// This hypervisor lies below a running system (like hvpp): all memory is mapped to itself, and
+// whoever reads a page does not see its hooks.
 
 #include <memory>
 #include <optional>
@@ -47,7 +47,8 @@ class HookedMachine {
                      Change::ViewRights(kRun, page, PageCount(1), Access::All())});
   }
 
-  // Whether the guest may go on: what one view denies the other allows. No flush, a few stores.
+  // Returns whether the guest may go on: what one view denies the other allows. It takes a few
+  // stores, and no flush.
   static absl::Status OnViolation(Vcpu& vcpu, Gpa gpa, ExitQualification qualification) {
     const FaultResult fault = vcpu.HandleEptViolation(gpa, qualification);
     if (fault.outcome != FaultOutcome::kViewDenied) return fault.status;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A simulated machine for the ports of docs/embedding.md: a CPU whose guest reaches memory by
+// The ports of docs/embedding.md run on this simulated machine: a CPU whose guest reaches memory by
 // guest-physical addresses, and a host whose virtual addresses are its physical ones, as in a
 // hypervisor that owns the machine.
 
@@ -28,7 +28,7 @@ class IdentityBackend : public sim::SimBackend {
   }
 };
 
-// One exit of the guest, as a hypervisor reads it from the VMCS.
+// Is one exit of the guest, as a hypervisor reads it from the VMCS.
 struct EptExit {
   bool is_violation = false;  // else the guest got what it wanted
   Gpa gpa;
@@ -45,7 +45,7 @@ class Machine {
   Backend& backend() { return backend_; }
   sim::Cpu& cpu() { return backend_.cpu(0); }
 
-  // `bytes` of host memory that nothing else uses, in one piece.
+  // Returns `bytes` of host memory that nothing else uses, in one piece.
   Hpa Allocate(ByteCount bytes) {
     const Hva hva(next_);
     next_ += GiB(1);

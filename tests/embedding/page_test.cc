@@ -12,7 +12,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// What stands in the source of a port between its two markers.
+// Returns what stands in the source of a port between its two markers.
 std::string CodeOf(const std::string& port) {
   const std::string source = ReadWholeFile("tests/embedding/" + port + "_test.cc");
   std::string marker = "// [" + port + "]\n";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A hypervisor whose callers map memory over memory (like WHvMapGpaRange and HAXM's ram blocks):
-// the last one shows, and what it hid comes back when it goes.
+// The callers of this hypervisor map memory over memory (like WHvMapGpaRange and HAXM's ram
+// blocks): the last one shows, and what it hid comes back when it goes.
 
 #include <memory>
 #include <string>
@@ -25,7 +25,7 @@ class OverlappingMemory {
       : root_(*tree_.Create({.name = "memory", .size = kWholeAddressSpace})),
         slots_(&tree_, root_, &vm) {}
 
-  // `size` bytes of host memory from `host` on show at `gpa`, over whatever is there.
+  // Shows `size` bytes of host memory from `host` on at `gpa`, over whatever is there.
   absl::StatusOr<Region*> Map(Gpa gpa, ByteCount size, Hva host) {
     TDP_ASSIGN_OR_RETURN(
         Region * region,
@@ -34,7 +34,7 @@ class OverlappingMemory {
     return region;
   }
 
-  // What it hid shows again.
+  // Lets what it hid show again.
   absl::Status Unmap(Region* region) {
     TDP_RETURN_IF_ERROR(tree_.Detach(region));
     return tree_.Destroy(region);

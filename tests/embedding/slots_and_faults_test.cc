@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A hypervisor with slots, faults, an MMU notifier and dirty logs (like KVM).
+// This hypervisor has slots, faults, an MMU notifier and dirty logs (like KVM).
 
 #include <cstdint>
 #include <memory>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A hypervisor that divides the machine once (like Jailhouse): cells with lists of regions.
+// This hypervisor divides the machine once (like Jailhouse): cells have lists of regions.
 
 #include <memory>
 #include <utility>
@@ -46,7 +46,7 @@ class Cell {
   }
 
   Vcpu& cpu() { return *cpu_; }
-  // What a cell reaches beyond its regions is its end; what is MMIO here is to be emulated.
+  // A cell that reaches beyond its regions is at its end; what is MMIO here is to be emulated.
   FaultOutcome OnViolation(const EptExit& exit) {
     return cpu_->HandleEptViolation(exit.gpa, exit.qualification).outcome;
   }

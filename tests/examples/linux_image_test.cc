@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint64_t kLoad = 0x200000;
 
-// A bzImage of one setup sector and one byte of code.
+// Returns a bzImage of one setup sector and one byte of code.
 std::vector<uint8_t> Kernel(uint16_t load_flags) {
   std::vector<uint8_t> kernel(1024 + 1);
   const auto put = [&](size_t at, auto value) { memcpy(&kernel[at], &value, sizeof(value)); };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Guests in every paging mode on a CPU whose EPT is off, with the CPU as judge.
+// Guests in every paging mode run on a CPU whose EPT is off, with the CPU as judge.
 
 #include "tdp/examples/linux/shadow_paging.h"
 
@@ -50,7 +50,7 @@ class Shadowed : public ::testing::Test {
 
   void Start(absl::Span<const uint8_t> program, const GuestState& state) {
     machine_.Copy(program, Machine::kCode);
-    // The tables were written through the host, which no shadow hears of.
+    // The host wrote the tables, of which no shadow hears.
     ValueOrDie(machine_.vm().ZapAll()).Settle();
     CheckOk(shadow_->Start(state, machine_.mmu()));
   }
@@ -59,7 +59,7 @@ class Shadowed : public ::testing::Test {
     Start(program, GuestState::Long64(Machine::kCode.raw(), Machine::kStack, root.raw()));
   }
 
-  // Until an exit that is not the shadow's.
+  // Runs until an exit that is not the shadow's.
   ExitReason Run() {
     for (;;) {
       vtx::VmExit exit;
@@ -89,7 +89,7 @@ class Shadowed : public ::testing::Test {
       EXPECT_EQ(machine_.At<uint32_t>(kData + i * kPageSize), 7u + 3u * i) << i;
     }
   }
-  // The entry that maps `gva` among 4 KiB pages of `Start64`.
+  // Returns the entry that maps `gva` among 4 KiB pages of `Start64`.
   static uint64_t LeafOf(uint64_t gva) {
     return Machine::kTables.raw() + 0x3000 + gva / kPageSize * 8;
   }
@@ -214,7 +214,7 @@ TEST_F(Shadowed, WritesToAnUpperTableAreCarriedOutWhateverTheInstruction) {
   }
 }
 
-// A guest with gates for #PF and #GP, whose handler is a HLT.
+// This guest has gates for #PF and #GP, whose handler is a HLT.
 class ShadowedWithGates : public Shadowed {
  protected:
   static constexpr Gpa kIdt{0x10000}, kGdt{0x11000}, kHandler{0x12000};
@@ -269,7 +269,7 @@ TEST_F(ShadowedWithGates, WhatAControlRegisterRefusesIsAGeneralProtection) {
 }
 
 TEST_F(Shadowed, AGuestThatKeepsWritingATableInUseByUnknownInstructionsIsGivenUp) {
-  // movq [rdi], xmm0 on the root, which every try shadows again.
+  // The program is movq [rdi], xmm0 on the root, which every try shadows again; then hlt.
   constexpr uint8_t kProgram[] = {0x66, 0x0f, 0xd6, 0x07, 0xf4};
   Start64(kProgram);
   machine_.registers().rdi = Machine::kTables.raw() + 511 * 8;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The inputs that a fuzz target has learned (tests/fuzz/corpus/<target>), each given to it once
-// more. What a target finds it reports by aborting.
+// This test gives each input that a fuzz target has learned (tests/fuzz/corpus/<target>) to it once
+// more. The target reports a finding by aborting.
 
 #include <cstdint>
 #include <cstdio>
@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 namespace tdp {
 namespace {
 
-// The build says where the corpus lies, and one per target.
+// The build says where the target's corpus lies.
 constexpr char kCorpus[] = TDP_FUZZ_CORPUS;
 
 TEST(FuzzCorpus, EveryInputIsAnsweredAsTheTargetsModelSays) {

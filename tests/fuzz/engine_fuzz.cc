@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Bytes to options of a VM and operations on it, judged by the flat model and by the software CPU's
-// flush oracle. A crash prints its options and its operations as C++: paste them into a test of
-// tests/model.
+// Bytes become options of a VM and operations on it, judged by the flat model and by the software
+// CPU's flush oracle. A crash prints its options and its operations as C++: paste them into a test
+// of tests/model.
 
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +24,7 @@ struct Setting {
   uint64_t ring_entries = 0;
 };
 
-// Two bytes of options. What does not go together is left out, the later of the two.
+// Makes options of two bytes. Of two that do not go together the later is left out.
 Setting SettingOf(uint8_t tables, uint8_t features) {
   constexpr DirtyTracking kTrackings[] = {DirtyTracking::kBest, DirtyTracking::kWriteProtection,
                                           DirtyTracking::kDirtyBits, DirtyTracking::kPml};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A fuzz target's input as the numbers that it reads, one after the other.
+// A fuzz target's input becomes the numbers that it reads, one after the other.
 
 #ifndef TDP_TESTS_FUZZ_INPUT_BYTES_H_
 #define TDP_TESTS_FUZZ_INPUT_BYTES_H_
@@ -17,7 +17,7 @@ class InputBytes {
   InputBytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
 
   bool empty() const { return size_ == 0; }
-  // The next bytes, at most 8, the lowest first; zeros once they are used up.
+  // Takes the next bytes, at most 8, the lowest first; zeros once they are used up.
   uint64_t Word(size_t bytes = 8) {
     uint64_t word = 0;
     const size_t taken = std::min(bytes, size_);

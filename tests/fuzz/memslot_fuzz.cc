@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Bytes to operations on slots, dirty logs and regions, judged by a map of pages. A crash prints
-// its operations as C++: paste them into tests/memslot/slot_ops_test.cc.
+// Bytes become operations on slots, dirty logs and regions, judged by a map of pages. A crash
+// prints its operations as C++: paste them into tests/memslot/slot_ops_test.cc.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Bytes to operations on an engine that keeps a reverse map, judged by the flat model, by the
+// Bytes become operations on an engine that keeps a reverse map, judged by the flat model, by the
 // software CPU's flush oracle and by the invariants of the map. A crash prints its operations as
 // C++: paste them into a test of tests/model.
 

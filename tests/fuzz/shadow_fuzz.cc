@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Bytes to what a guest does on shadow tables: its tables, accesses, stores into tables, INVLPGs
-// and MOVs to CR3, with slot changes and the host's doings between. Judged by a software CPU on
-// EPT, and by the invariants of the shadow.
+// Bytes become what a guest does on shadow tables: its tables, accesses, stores into tables,
+// INVLPGs and MOVs to CR3, with slot changes and the host's doings between. A software CPU on EPT
+// judges it, and the invariants of the shadow do.
 
 #include <cstddef>
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace {
 
 using tdp::fuzz::InputBytes;
 
-// A choice, of as many bytes as it takes, while there are any.
+// Makes a choice of as many bytes as it takes, while there are any.
 uint64_t Below(InputBytes& bytes, uint64_t bound) {
   uint64_t word = 0;
   for (uint64_t span = 1; span < bound && !bytes.empty(); span <<= 8) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Raw table memory and raw accesses for the software CPU. The input is a stream of bytes: settings
+// The software CPU gets raw table memory and raw accesses. The input is a stream of bytes: settings
 // of the CPU, words of memory, accesses and invalidations. Whatever it says, the CPU neither
-// crashes nor hangs nor leaves the memory given to it (the address sanitizer watches), and what it
-// answers is consistent: see `CheckAnswer`. Each input runs twice, the second time on a CPU whose
+// crashes nor hangs nor leaves the memory given to it (the address sanitizer watches), and its
+// answers are consistent: see `CheckAnswer`. Each input runs twice, the second time on a CPU whose
 // references are charged and which therefore never takes the short way through quiet tables: both
 // leave the same answers, counts and memory.
 
@@ -27,7 +27,7 @@ class Input : public fuzz::InputBytes {
   using InputBytes::InputBytes;
 
   uint8_t Byte() { return Take<uint8_t>(); }
-  // An address that often lies in the memory, so that walks get deep.
+  // Returns an address that often lies in the memory, so that walks get deep.
   uint64_t Address() {
     const uint64_t word = Word();
     return (word & 1) != 0 ? word % kMemory & ~uint64_t{7} : word;
@@ -41,7 +41,7 @@ class Fuzzer {
   Fuzzer(const Fuzzer&) = delete;
   Fuzzer& operator=(const Fuzzer&) = delete;
 
-  // `charged`: with a cost model.
+  // Runs the input, with a cost model if `charged`.
   void Run(Input input, bool charged) {
     PlantTables();
     CpuConfig config;
@@ -57,14 +57,14 @@ class Fuzzer {
     NoteCounts(cpu.counters());
   }
 
-  // Answers and counts, in order.
+  // Returns answers and counts, in order.
   const std::vector<uint64_t>& history() const { return history_; }
   bool HasSameMemory(const Fuzzer& other) const {
     return std::memcmp(bytes_, other.bytes_, kMemory) == 0;
   }
 
  private:
-  // Tables that point at each other: page n's entries lead to page n + 1.
+  // Plants tables that point at each other: page n's entries lead to page n + 1.
   void PlantTables() {
     const PhysicalMemory memory(bytes_, kMemory);
     for (uint64_t at = 0; at < kMemory; at += 8) {
@@ -175,12 +175,13 @@ class Fuzzer {
     }
   }
 
-  // An answer is an address within the CPU's physical width, or an event that `exit` describes.
+  // Checks that an answer is an address within the CPU's physical width, or an event that `exit`
+  // describes.
   void CheckAnswer(const Cpu& cpu, const AccessResult& result) {
     NoteAnswer(cpu.exit(), result);
     const uint64_t limit = uint64_t{1} << cpu.features().physical_address_bits;
     if (result.ok()) {
-      // Without EPT a guest-physical access is what it is.
+      // Without EPT a guest-physical address is the host's, whatever its width.
       if (cpu.controls().ept) TDP_CHECK_LT(result.hpa.raw(), limit);
       TDP_CHECK_LE(result.ept_level, 3);
       TDP_CHECK_LE(result.guest_level, 3);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Bytes to a scenario of the explorer and a schedule of it: which operations run beside the vCPUs,
-// and who goes on when. Where random schedules know nothing of the code, coverage leads these to
-// where threads meet. Judged as the explorer judges: the flat model, the flush oracle, the promises
-// of the headers. A crash prints the test that replays it.
+// Bytes become a scenario of the explorer and a schedule of it: which operations run beside the
+// vCPUs, and who goes on when. Random schedules know nothing of the code; coverage leads these to
+// the places where threads meet. They are judged as the explorer judges: by the flat model, the
+// flush oracle, the promises of the headers. A crash prints the test that replays it.
 
 #include <cstddef>
 #include <cstdint>
@@ -24,8 +24,8 @@ namespace {
 
 using fuzz::InputBytes;
 
-// Two bytes say how many steps the thread at hand goes on, and which is next. After the last byte
-// threads run one after the other.
+// Lets two bytes say how many steps the thread at hand goes on, and which is next. After the last
+// byte threads run one after the other.
 class ByteStrategy : public Strategy {
  public:
   explicit ByteStrategy(InputBytes bytes) : bytes_(bytes) { Plan(0); }
@@ -54,7 +54,7 @@ class ByteStrategy : public Strategy {
   void Plan(uint64_t step) {
     is_over_ = bytes_.empty();
     const uint32_t word = bytes_.Take<uint8_t>();
-    // Short ways are where races are, long ones how to get there.
+    // Races are found by short ways, and reached by long ones.
     const uint64_t gap = word < 192 ? word % 48 + 1 : (word - 191) * 16;
     switch_at_ = step + gap;
     pick_ = bytes_.Take<uint8_t>();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Bytes to guest tables, registers and accesses: the engine's walkers must answer as the software
-// CPU does. A crash prints the lines; feed them to tests/oracles:adapter.
+// Bytes become guest tables, registers and accesses: the engine's walkers must answer as the
+// software CPU does. A crash prints the lines; feed them to tests/oracles:adapter.
 
 #include <cstddef>
 #include <cstdint>
@@ -32,7 +32,8 @@ class Differ {
   }
 
  private:
-  // Which A and D flags a walk sets before it faults is not architectural.
+  // Returns the answer without the A and D flags that a walk sets before it faults: these are not
+  // architectural.
   static std::string Shown(const std::string& answer) {
     return answer.starts_with("ok") ? answer : answer.substr(0, answer.find(" ad "));
   }
@@ -75,7 +76,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   tdp::oracles::Differ differ;
   differ.Tell("reset");
   SetRegisters(bytes, differ);
-  // Entries of the first 8 frames, whose addresses lead there again.
+  // These entries are in the first 8 frames, and their addresses lead there again.
   const int entries = bytes.Take<uint8_t>();
   for (int i = 0; i < entries; ++i) {
     const auto where = bytes.Take<uint16_t>();

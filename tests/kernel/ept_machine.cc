@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest under EPT: its page tables are the CPU's first dimension, the engine sees violations.
+// Under EPT the guest's page tables are the CPU's first dimension, and the engine sees violations.
 
 #include <memory>
 

@@ -11,7 +11,7 @@ namespace {
 
 constexpr uint64_t kFlags = kAccessed | kDirty;
 
-// The part of `word` that `bytes` at `offset` in it name.
+// Returns the part of `word` that `bytes` at `offset` in it name.
 uint64_t Part(uint64_t word, uint64_t offset, unsigned bytes) {
   word >>= 8 * offset;
   return bytes >= 8 ? word : word & ((uint64_t{1} << 8 * bytes) - 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What guest memory holds according to the guest's own stores, and, for the entries of page tables,
-// what it held before.
+// This memory knows what guest memory holds according to the guest's own stores, and, for the
+// entries of page tables, what it held before.
 
 #ifndef TDP_TESTS_KERNEL_FLAT_MEMORY_H_
 #define TDP_TESTS_KERNEL_FLAT_MEMORY_H_
@@ -19,7 +19,7 @@ namespace tdp::kernel {
 // Counts what the guest does: each store to a table and each invalidation has a time of its own.
 using Time = uint64_t;
 
-// A value of an entry, without A and D, from `start` on.
+// Is a value of an entry, without A and D, from `start` on.
 struct EntryVersion {
   Time start;
   uint64_t value;
@@ -27,36 +27,37 @@ struct EntryVersion {
 
 class FlatMemory {
  public:
-  // Words and entries have `entry_bytes`, 4 or 8. All memory is zero.
+  // Makes memory of zeros, with words and entries of `entry_bytes`, 4 or 8.
   explicit FlatMemory(unsigned entry_bytes) : entry_bytes_(entry_bytes) {}
 
-  // The frame at `gpa` holds a table from now on, or data again.
+  // Says that the frame at `gpa` holds a table from now on, or data again.
   void SetTable(uint64_t gpa, bool is_table);
   bool IsTable(uint64_t gpa) const { return tables_.contains(gpa >> 12); }
   const absl::flat_hash_set<uint64_t>& table_frames() const { return tables_; }
 
-  // The guest stored `bytes` bytes; half a word is legal where words have 8 bytes.
+  // Stores `bytes` bytes as the guest did; half a word is legal where words have 8 bytes.
   void Store(Time now, uint64_t gpa, unsigned bytes, uint64_t value);
-  // The word of `bytes` at `gpa`; of an entry, A and D as they were last stored or seen.
+  // Returns the word of `bytes` at `gpa`; an entry has A and D as they were last stored or seen.
   uint64_t Load(uint64_t gpa, unsigned bytes) const;
-  // Whether the guest may find `actual` at `gpa`: the CPU may have set A and D in a present entry.
+  // Returns whether the guest may find `actual` at `gpa`: the CPU may have set A and D in a present
+  // entry.
   bool Matches(uint64_t gpa, unsigned bytes, uint64_t actual) const;
-  // `actual`, which matches, was seen there.
+  // Notes that `actual`, which matches, was seen there.
   void Adopt(uint64_t gpa, unsigned bytes, uint64_t actual);
 
-  // Every value that the entry at `gpa` had since the last `Forget`, oldest first. Valid until the
-  // next store.
+  // Returns every value that the entry at `gpa` had since the last `Forget`, oldest first. Valid
+  // until the next store.
   absl::Span<const EntryVersion> Versions(uint64_t gpa) { return EntryOf(gpa).versions; }
-  // When the guest last stored it with A clear, with D clear.
+  // Return when the guest last stored it with A clear, with D clear.
   Time AccessedCleared(uint64_t gpa) const;
   Time DirtyCleared(uint64_t gpa) const;
-  // A store of the guest may have gone through the entry: D may be set.
+  // Notes that a store of the guest may have gone through the entry: D may be set.
   void NoteWriteThrough(uint64_t gpa);
 
-  // No CPU remembers anything from before `time`: versions that ended by then do not matter.
+  // Forgets versions that ended by `time`: no CPU remembers anything from before.
   void Forget(Time time);
 
-  // The addresses of all words that were ever stored.
+  // Returns the addresses of all words that were ever stored.
   std::vector<uint64_t> Words() const;
 
  private:

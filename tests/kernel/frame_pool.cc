@@ -8,7 +8,7 @@ namespace tdp::kernel {
 namespace {
 
 constexpr uint64_t kFrameBytes = 4096;
-// Frames that change between table and data at a flush, in each direction.
+// So many frames change between table and data at a flush, in each direction.
 constexpr int kExchange = 4;
 
 std::optional<uint64_t> TakeFirst(std::deque<uint64_t>& frames) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The guest kernel's loader: the kernel's own tables, and the registers it starts with.
+// The guest kernel's loader makes the kernel's own tables, and the registers it starts with.
 
 #include "tdp/base/check.h"
 #include "tests/kernel/guest_kernel.h"
@@ -68,7 +68,7 @@ void GuestKernel::BuildDirectMap() {
   }
 }
 
-// A table for its leaves, so that nothing above them ever changes.
+// Makes a table for the region's leaves, so that nothing above them ever changes.
 void GuestKernel::BuildKernelRegion() {
   for (int cpu = 0; cpu < referee_.cpus(); ++cpu) {
     tables_.set_scratch_entry(cpu, BootEntry(layout_.ScratchOf(cpu), 1));

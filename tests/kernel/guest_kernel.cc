@@ -5,7 +5,7 @@
 namespace tdp::kernel {
 namespace {
 
-// So few tables left that an operation might not get what it needs.
+// With so few tables left an operation might not get what it needs.
 constexpr size_t kFewTables = 12;
 
 }  // namespace
@@ -39,7 +39,7 @@ void GuestKernel::Apply(const KernelOp& op) {
     case KernelOpKind::kDisturb:
       return referee_.Disturb(op.how, op.page);
     default:
-      // Mostly where somebody looks.
+      // The change is mostly in a space that some CPU runs.
       return ChangeMapping(op, IsLive(space) && op.space < 8 ? space : shootdown_.current(cpu),
                            page);
   }
@@ -101,7 +101,7 @@ void GuestKernel::Access(const KernelOp& op) {
   referee_.Blame("a program's access never gets done");
 }
 
-// False if the program has no right to what it tried.
+// Returns false if the program has no right to what it tried.
 bool GuestKernel::AnswerFault(int cpu, int page, const MachineAccess& access) {
   const int space = shootdown_.current(cpu);
   const TableWalk walk = Find(space, page);
@@ -114,7 +114,7 @@ bool GuestKernel::AnswerFault(int cpu, int page, const MachineAccess& access) {
                              .smap = (registers.cr4 & sim::kCr4Smap) != 0};
   if (!walk.present() || shape_.IsReserved(walk.entry)) return false;
   if (rules.Allow(walk.rights)) {
-    // The CPU went by something old, which the fault has dropped; but for PDPTEs.
+    // The CPU went by something old, which the fault has dropped; only PDPTEs stay.
     if (shape_.is_pae()) shootdown_.Switch(cpu, space, RootOf(space));
     return true;
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A small guest kernel with a few programs: it makes and destroys address spaces, forks them with
+// This small guest kernel has a few programs: it makes and destroys address spaces, forks them with
 // copy-on-write, maps, unmaps and protects pages, turns large pages into small ones and back, and
-// answers page faults. What it does is told to it, operation by operation.
+// answers page faults. Operations tell it what to do, one by one.
 
 #ifndef TDP_TESTS_KERNEL_GUEST_KERNEL_H_
 #define TDP_TESTS_KERNEL_GUEST_KERNEL_H_
@@ -23,7 +23,7 @@
 
 namespace tdp::kernel {
 
-// What a program saw of one access, after the kernel had its say.
+// Says what a program saw of one access, after the kernel had its say.
 struct Visible {
   size_t op = 0;
   bool killed = false;  // by a fault that the kernel has no answer to
@@ -38,7 +38,8 @@ class GuestKernel {
   // Builds its tables and starts every CPU in address space 0.
   GuestKernel(Referee& referee, const KernelFeatures& features);
 
-  // Numbers out of range are brought into range; what makes no sense now is left undone.
+  // Makes the operation. Numbers out of range are brought into range; what makes no sense now is
+  // left undone.
   void Apply(const KernelOp& op);
 
   const std::vector<Visible>& visible() const { return visible_; }
@@ -53,7 +54,7 @@ class GuestKernel {
 
   // --- boot (guest_boot.cc) ---
   uint64_t BootTable();
-  // The place of the entry of `level` on the way to `gva`.
+  // Returns the place of the entry of `level` on the way to `gva`.
   uint64_t BootEntry(uint64_t gva, int level);
   void BootStore(uint64_t entry, uint64_t value);
   void BuildDirectMap();
@@ -91,7 +92,7 @@ class GuestKernel {
   std::optional<uint64_t> EntryFor(int space, uint64_t gva, int level);
   void Replace(int space, int page, const TableWalk& at, uint64_t value);
   void Flush(int space, int page);
-  // After a foul nothing that was read means anything.
+  // Gives the frame back, unless there was a foul: then nothing that was read means anything.
   void Unref(uint64_t gpa) {
     if (referee_.ok()) pool_.Unref(gpa);
   }
@@ -117,7 +118,7 @@ class GuestKernel {
   std::array<Space, kSpaces> spaces_;
   uint64_t next_boot_table_ = 0x1000;
   std::map<uint64_t, uint64_t> boot_entries_;  // of the kernel's own tables, as they were built
-  // Entries of the topmost table that every address space has: offset in the table, value.
+  // Every address space has these entries in its topmost table: offset in the table, value.
   std::map<uint64_t, uint64_t> kernel_roots_;
   uint64_t next_value_ = 0x1000001;
   size_t ops_ = 0;

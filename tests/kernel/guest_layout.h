@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Where a guest kernel's pages lie: four regions of a program, one of the kernel, each the size of
-// a large page with sixteen small ones in use, far enough apart for every level to have several
+// A guest kernel's pages lie in four regions of a program and one of the kernel, each the size of a
+// large page with sixteen small ones in use, far enough apart for every level to have several
 // entries.
 
 #ifndef TDP_TESTS_KERNEL_GUEST_LAYOUT_H_
@@ -17,7 +17,7 @@ inline constexpr int kPagesInRegion = 16;
 inline constexpr int kUserRegions = 4;
 inline constexpr int kKernelRegion = kUserRegions;  // mapped in every address space
 inline constexpr int kPages = (kUserRegions + 1) * kPagesInRegion;
-// Words in use of each page, 512 bytes apart.
+// Each page has so many words in use, 512 bytes apart.
 inline constexpr int kWordsInPage = 8;
 
 class GuestLayout {
@@ -35,19 +35,20 @@ class GuestLayout {
            : shape_.levels == 4 ? uint64_t{0x7f00'0000'0000}
                                 : uint64_t{0x80000000};
   }
-  // From the first page of the region; 4-byte tables are met in both of their halves.
+  // Returns the distance from the first page of the region; 4-byte tables are met in both of their
+  // halves.
   constexpr uint64_t OffsetInRegion(int page) const {
     return static_cast<uint64_t>(page % kPagesInRegion) * (shape_.index_bits == 10 ? 67 : 33) << 12;
   }
   constexpr uint64_t AddressOf(int page) const {
     return RegionAt(RegionOf(page)) + OffsetInRegion(page);
   }
-  // A page of the kernel's region that no operation names, for each CPU.
+  // Returns a page of the kernel's region for each CPU, which no operation names.
   constexpr uint64_t ScratchOf(int cpu) const {
     return RegionAt(kKernelRegion) + (uint64_t{5} + static_cast<uint64_t>(cpu) * 2) * 4096;
   }
   static constexpr uint64_t WordAt(int word) { return static_cast<uint64_t>(word) * 512; }
-  // Where the kernel sees `gpa`.
+  // Returns where the kernel sees `gpa`.
   constexpr uint64_t DirectMapOf(uint64_t gpa) const { return shape_.kernel_base + gpa; }
 
  private:

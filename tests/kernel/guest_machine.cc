@@ -9,7 +9,7 @@
 
 namespace tdp::kernel {
 
-// Who forgets flushes is to be found out by the guest, not by the oracle.
+// There is no flush oracle: the guest, not the oracle, is to find out who forgets flushes.
 GuestMachine::GuestMachine(const MachineOptions& options)
     : SimWorld({.vm = options.vm,
                 .vcpus = options.cpus,
@@ -60,7 +60,7 @@ sim::AccessResult GuestMachine::Try(int cpu, const MachineAccess& access, Access
 }
 
 absl::Status GuestMachine::Disturb(unsigned what, uint64_t where) {
-  // Pieces of 64 KiB where most of the guest's frames lie.
+  // Most of the guest's frames lie in these pieces of 64 KiB.
   const Hva start = kRam + where % 16 * KiB(64);
   absl::Status status;
   switch (what % 6) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a guest kernel has under it: CPUs with their privileged instructions, memory that it reaches
-// through its own page tables, and a host that does things behind its back. Under EPT and under
-// shadow paging this looks the same; that it does is what the tests show.
+// A guest kernel runs on this machine: it has CPUs with their privileged instructions, memory that
+// the guest reaches through its own page tables, and a host that does things behind its back. The
+// guest must see the same under EPT and under shadow paging, as the tests show.
 
 #ifndef TDP_TESTS_KERNEL_GUEST_MACHINE_H_
 #define TDP_TESTS_KERNEL_GUEST_MACHINE_H_
@@ -19,7 +19,7 @@ namespace tdp::kernel {
 // Guest memory is [0, `kGuestBytes`).
 inline constexpr ByteCount kGuestBytes = MiB(32);
 
-// One access to a naturally aligned word.
+// Is one access to a naturally aligned word.
 struct MachineAccess {
   uint64_t gva = 0;
   sim::AccessKind kind = sim::AccessKind::kLoad;
@@ -29,7 +29,7 @@ struct MachineAccess {
   uint64_t value = 0;      // of a store
 };
 
-// What the guest sees of it.
+// Says what the guest sees of it.
 struct AccessOutcome {
   bool page_fault = false;
   uint32_t error_code = 0;  // of the page fault
@@ -38,7 +38,7 @@ struct AccessOutcome {
   friend bool operator==(const AccessOutcome&, const AccessOutcome&) = default;
 };
 
-// What a machine does wrong on purpose, to show that the model finds it.
+// Names what a machine does wrong on purpose, to show that the model finds it.
 enum class Mistake : uint8_t {
   kNone,
   kIgnoresInvlpg,
@@ -54,7 +54,7 @@ struct MachineOptions {
   int host_order = 9;  // of the host's pages
 };
 
-// Errors are the host's: what the guest could not have caused.
+// Is such a machine. Its errors are the host's: the guest could not have caused them.
 class GuestMachine : public SimWorld {
  public:
   explicit GuestMachine(const MachineOptions& options);
@@ -75,17 +75,17 @@ class GuestMachine : public SimWorld {
   virtual absl::Status Invpcid(int cpu, int type, uint16_t pcid, uint64_t gva) = 0;
 
   // --- the world around it ---
-  // What stands in guest memory, without any effect.
+  // Returns what stands in guest memory, without any effect.
   uint64_t Peek(Gpa gpa, unsigned bytes);
-  // The host does something that the guest must not notice: takes pages away, moves them, starts or
-  // stops looking for writes. `what` and `where` are any numbers.
+  // Does something as the host that the guest must not notice: takes pages away, moves them, starts
+  // or stops looking for writes. `what` and `where` are any numbers.
   absl::Status Disturb(unsigned what, uint64_t where);
 
  protected:
   bool Makes(Mistake mistake) const { return options_.mistake == mistake; }
   // Makes the access on CPU `cpu`, which is in the guest, and stores or loads at the place.
   sim::AccessResult Try(int cpu, const MachineAccess& access, AccessOutcome& outcome);
-  // RFLAGS.AC, which the next access is made with.
+  // Sets RFLAGS.AC for the next access.
   void SetAlignment(int cpu, bool alignment);
 
  private:

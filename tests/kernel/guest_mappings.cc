@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the guest kernel does with single mappings, and with large ones.
+// The guest kernel's single mappings are here, and its large ones.
 
 #include "tests/kernel/guest_kernel.h"
 
@@ -172,7 +172,7 @@ void GuestKernel::Split(int space, int region, const TableWalk& large) {
   ++flips_;
 }
 
-// A copy of all pages in one block; those that were not there get something new.
+// Copies all pages into one block; those that were not there get something new.
 void GuestKernel::Collapse(int space, int region, const TableWalk& table) {
   const std::optional<uint64_t> block = pool_.AllocateBlock();
   if (!block.has_value()) return;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The guest kernel's address spaces: made, forked, destroyed.
+// The guest kernel's address spaces are made, forked and destroyed here.
 
 #include "tests/kernel/guest_kernel.h"
 
@@ -85,7 +85,7 @@ void GuestKernel::ForkRegion(int from, int to, int region) {
   }
 }
 
-// Both get the page read-only, to be copied at the first write.
+// Gives both the page read-only, to be copied at the first write.
 void GuestKernel::ForkEntry(int from, int to, int page, const TableWalk& walk) {
   const std::optional<uint64_t> copy = EntryFor(to, layout_.AddressOf(page), walk.level);
   if (!copy.has_value()) return;
@@ -98,7 +98,7 @@ void GuestKernel::ForkEntry(int from, int to, int page, const TableWalk& walk) {
   tables_.WriteEntry(*copy, shared & ~(kAccessed | kDirty));
 }
 
-// Afterwards nobody remembers anything, so frames may change what they are.
+// Flushes everything. Afterwards nobody remembers anything, so frames may change what they are.
 void GuestKernel::FlushAll(unsigned how) {
   shootdown_.Use(false, how);
   shootdown_.Everything();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest kernel's hands on its page tables: it reads and writes entries by its own accesses,
-// through its mapping of all memory or through a page that it maps for the purpose.
+// A guest kernel reads and writes its page tables through this, by its own accesses: through its
+// mapping of all memory or through a page that it maps for the purpose.
 
 #ifndef TDP_TESTS_KERNEL_GUEST_TABLES_H_
 #define TDP_TESTS_KERNEL_GUEST_TABLES_H_
@@ -16,7 +16,7 @@
 
 namespace tdp::kernel {
 
-// What the kernel's own walk of its tables found.
+// Says what the kernel's own walk of its tables found.
 struct TableWalk {
   int level = 0;          // of the leaf, or of the entry that is not present
   uint64_t entry_at = 0;  // its gpa
@@ -31,12 +31,12 @@ class GuestTables {
   GuestTables(Referee& referee, FramePool& pool)
       : referee_(referee), pool_(pool), shape_(referee.shape()), layout_(shape_) {}
 
-  // Whose hands: the CPU that makes the accesses, and whether stores go through a page of its own.
+  // Says which CPU makes the accesses from now on, and whether stores go through a page of its own.
   void Use(int cpu, bool through_scratch) {
     cpu_ = cpu;
     through_scratch_ = through_scratch;
   }
-  // The entry in the kernel's tables that maps this CPU's own page.
+  // Says which entry in the kernel's tables maps this CPU's own page.
   void set_scratch_entry(int cpu, uint64_t gpa) { scratch_entries_[cpu & 7] = gpa; }
 
   uint64_t ReadEntry(uint64_t gpa);
@@ -44,16 +44,16 @@ class GuestTables {
   uint64_t ReadWord(uint64_t gpa);
   void WriteWord(uint64_t gpa, uint64_t value);
 
-  // The walk to `gva` from the tables at `root`.
+  // Walks to `gva` from the tables at `root`.
   TableWalk Walk(uint64_t root, uint64_t gva) { return WalkTo(root, gva, 1); }
   // Goes down to `level` at most, and stops there whatever the entry is.
   TableWalk WalkTo(uint64_t root, uint64_t gva, int level);
-  // The place of the entry of `level` on the way to `gva`, with tables made above it. Nothing if
-  // there is no frame for one, or a large page is in the way. `made_pdpte`: that CR3 must be loaded
-  // again for the CPU to see it.
+  // Returns the place of the entry of `level` on the way to `gva`, with tables made above it.
+  // Nothing if there is no frame for one, or a large page is in the way. `made_pdpte` says that CR3
+  // must be loaded again for the CPU to see it.
   std::optional<uint64_t> EntryFor(uint64_t root, uint64_t gva, int level, bool& made_pdpte);
 
-  // A frame for a table, all zero.
+  // Returns a frame for a table, all zero.
   std::optional<uint64_t> NewTable() { return pool_.AllocateTable(); }
 
  private:

@@ -17,7 +17,8 @@ constexpr const char* kNames[] = {"kAccess",       "kCreate", "kDestroy",  "kFor
                                   "kFlushAll",     "kDisturb"};
 static_assert(std::size(kNames) == static_cast<size_t>(KernelOpKind::kCount));
 
-// How often each kind comes up: address spaces come and go seldom, or nothing gets mapped.
+// The mix decides how often each kind comes up: address spaces come and go seldom, or nothing gets
+// mapped.
 constexpr KernelOpKind kMix[] = {
     KernelOpKind::kCreate,   KernelOpKind::kDestroy, KernelOpKind::kFork,
     KernelOpKind::kFork,     KernelOpKind::kSwitch,  KernelOpKind::kSwitch,
@@ -55,7 +56,7 @@ std::vector<KernelOp> KernelOpsFromBytes(const uint8_t* data, size_t size, bool 
   std::vector<KernelOp> ops;
   for (; size >= kBytes; data += kBytes, size -= kBytes) {
     KernelOp op;
-    // Accesses are what finds a mistake, so half of all operations are.
+    // Accesses find the mistakes, so half of all operations are accesses.
     const size_t kind = data[0] % (2 * std::size(kMix));
     op.kind = kind < std::size(kMix) ? kMix[kind] : KernelOpKind::kAccess;
     op.cpu = data[1] & 15;

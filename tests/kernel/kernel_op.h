@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// One thing that a guest kernel or its programs do, as a value that prints as C++: a run that fails
+// One thing that a guest kernel or its programs do is a value that prints as C++: a run that fails
 // becomes a named test by pasting its lines.
 
 #ifndef TDP_TESTS_KERNEL_KERNEL_OP_H_
@@ -45,7 +45,7 @@ struct KernelOp {
   friend bool operator==(const KernelOp&, const KernelOp&) = default;
 };
 
-// `KernelOp::how` of an access.
+// Names the parts of `KernelOp::how` of an access.
 struct KernelAccess {
   static constexpr uint16_t kStore = 1 << 0;
   static constexpr uint16_t kFetch = 1 << 1;      // unless it is a store
@@ -54,14 +54,14 @@ struct KernelAccess {
   static constexpr int kWordShift = 4;            // which of the page's words, 3 bits
 };
 
-// "{KernelOpKind::kUnmap, 0, 1, 12, 0x0, false},"
+// Returns "{KernelOpKind::kUnmap, 0, 1, 12, 0x0, false}," and the like.
 std::string ToCpp(const KernelOp& op);
 std::string ToCpp(const std::vector<KernelOp>& ops);
 
-// Operations out of arbitrary bytes, 6 each, a rest is dropped. `careless`: some forget their
+// Makes operations of arbitrary bytes, 6 each; a rest is dropped. With `careless` some forget their
 // invalidations.
 std::vector<KernelOp> KernelOpsFromBytes(const uint8_t* data, size_t size, bool careless);
-// `count` operations of a generator.
+// Makes `count` operations by a generator.
 std::vector<KernelOp> RandomKernelOps(uint64_t seed, size_t count, bool careless);
 
 }  // namespace tdp::kernel

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A whole run of the guest kernel on a machine.
+// A run takes the guest kernel on a machine through many operations.
 
 #ifndef TDP_TESTS_KERNEL_KERNEL_RUN_H_
 #define TDP_TESTS_KERNEL_KERNEL_RUN_H_

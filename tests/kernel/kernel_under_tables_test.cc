@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest's kernel on the engine's tables, whichever kind they are: under EPT, and where its own
-// tables are shadowed.
+// A guest's kernel runs on the engine's tables, whichever kind they are: under EPT, and where its
+// own tables are shadowed.
 
 #include <cstdint>
 #include <string>
@@ -112,13 +112,13 @@ KernelRun RunCareless(uint64_t seed, sim::PagingMode mode, const KernelFeatures&
   return RunUnder(Kind::kShadow, {"", mode, features, {}}, RandomKernelOps(seed, kOps, true));
 }
 
-// CR0.WP was written while a PDPTE in memory was another than the one that was loaded.
+// Regression: CR0.WP was written while a PDPTE in memory was another than the one that was loaded.
 TEST(ShadowedKernel, PdptesStayAsTheyWereLoadedWhenOtherRegistersChange) {
   const KernelRun run = RunCareless(11, sim::PagingMode::kPae, {});
   EXPECT_TRUE(run.status.ok()) << run.status;
 }
 
-// The next access of another kind went through the leaf that had led to the fault.
+// Regression: the next access of another kind went through the leaf that had led to the fault.
 TEST(ShadowedKernel, APageFaultDropsTheStaleLeafOfItsAddress) {
   const KernelRun run = RunCareless(14, sim::PagingMode::k4Level, {.global_pages = true});
   EXPECT_TRUE(run.status.ok()) << run.status;
@@ -126,7 +126,8 @@ TEST(ShadowedKernel, APageFaultDropsTheStaleLeafOfItsAddress) {
 
 // --- Mistakes that are planted ---
 
-// What is said of a machine of `kind` that makes `mistake`: some seed finds it out.
+// Returns what the referee says of a machine of `kind` that makes `mistake`: some seed finds it
+// out.
 std::string FoundOut(Kind kind, Mistake mistake, sim::PagingMode mode,
                      const KernelFeatures& features) {
   for (uint64_t seed = 1; seed <= 60; ++seed) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The paging modes as a guest kernel sees them: where an address's indexes stand, what an entry
-// says and whom it lets in. Written from the SDM (vol. 3A, chapter 5) a third time, so that neither
-// the engine nor the software CPU is judged by its own rules.
+// Paging modes have these shapes for a guest kernel: where an address's indexes stand, what an
+// entry says and whom it lets in. This is written from the SDM (vol. 3A, chapter 5) a third time,
+// so that neither the engine nor the software CPU is judged by its own rules.
 
 #ifndef TDP_TESTS_KERNEL_PAGING_SHAPE_H_
 #define TDP_TESTS_KERNEL_PAGING_SHAPE_H_
@@ -28,7 +28,7 @@ inline constexpr uint64_t kReservedBit = uint64_t{1}
 inline constexpr uint64_t kNoExecute = uint64_t{1} << 63;
 inline constexpr uint64_t kFrame = 0x0007fffffffff000;
 
-// Where the indexes of a linear address stand.
+// Says where the indexes of a linear address stand.
 struct PagingShape {
   sim::PagingMode mode;
   int levels;      // of tables in memory; the PDPTEs of PAE paging are registers
@@ -55,9 +55,9 @@ struct PagingShape {
 
   constexpr int Shift(int level) const { return 12 + index_bits * (level - 1); }
   constexpr uint64_t PageBytes(int level) const { return uint64_t{1} << Shift(level); }
-  // The number of the page of `level` that holds `gva`.
+  // Returns the number of the page of `level` that holds `gva`.
   constexpr uint64_t PageOf(uint64_t gva, int level) const { return gva >> Shift(level); }
-  // The place in `table` of the entry of `level` on the way to `gva`.
+  // Returns the place in `table` of the entry of `level` on the way to `gva`.
   constexpr uint64_t EntryAt(uint64_t table, uint64_t gva, int level) const {
     return table + (gva >> Shift(level) & ((uint64_t{1} << index_bits) - 1)) * entry_bytes;
   }
@@ -68,14 +68,14 @@ struct PagingShape {
   constexpr bool IsReserved(uint64_t entry) const {
     return has_no_execute() && (entry & kReservedBit) != 0;
   }
-  // What a leaf of `level` gives `gva`.
+  // Returns where a leaf of `level` leads `gva`.
   constexpr uint64_t Translate(uint64_t leaf, int level, uint64_t gva) const {
     const uint64_t offset = PageBytes(level) - 1;
     return (leaf & kFrame & ~offset) | (gva & offset);
   }
 };
 
-// Rights as they combine over a walk.
+// Holds rights as they combine over a walk.
 struct Rights {
   bool writable = true;
   bool user = true;
@@ -87,7 +87,7 @@ struct Rights {
   }
 };
 
-// Who accesses how, under which rules.
+// Says who accesses how, under which rules.
 struct AccessRules {
   sim::AccessKind kind = sim::AccessKind::kLoad;
   bool user = false;       // at CPL 3
@@ -109,7 +109,7 @@ struct AccessRules {
     return !sim::Writes(kind) || rights.writable || (!user && !write_protect);
   }
 
-  // The error code of a fault by such an access, without the bits P and RSVD.
+  // Returns the error code of a fault by such an access, without the bits P and RSVD.
   constexpr uint32_t ErrorCode(const PagingShape& shape) const {
     const bool fetch = kind == sim::AccessKind::kFetch && (shape.has_no_execute() || smep);
     return (sim::Writes(kind) ? 2u : 0u) | (user ? 4u : 0u) | (fetch ? 16u : 0u);

@@ -98,7 +98,7 @@ bool Referee::Explains(const Option& option, const MachineAccess& access,
   if (!sim::Writes(access.kind)) {
     return memory_.Matches(option.gpa, access.bytes, outcome.value);
   }
-  // The values of stores are all different, so the word that has this one is where it went.
+  // Every store has a value of its own, so the word that has this one shows where it went.
   return machine_.Peek(Gpa(option.gpa), access.bytes) == access.value;
 }
 
@@ -164,7 +164,8 @@ void Referee::NoteWriteThrough(const std::vector<Option>& options) {
   }
 }
 
-// Where nothing may have been cached since the guest cleared a flag, the walk has set it.
+// The walk must have set the flag if nothing of the entry can have been cached since the guest
+// cleared it.
 void Referee::CheckFlags(const CpuState& cpu, const MachineAccess& access, const Option& option) {
   const bool global = Globals(cpu) && (option.walk.leaf & kGlobal) != 0;
   for (int level = shape_.levels; level >= option.walk.level; --level) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Stands between a guest kernel and its machine and judges every answer by what the architecture
-// allows: the value of a load, the place of a store, the error code of a page fault, the A and D
-// flags in the tables.
+// The referee stands between a guest kernel and its machine and judges every answer by what the
+// architecture allows: the value of a load, the place of a store, the error code of a page fault,
+// the A and D flags in the tables.
 
 #ifndef TDP_TESTS_KERNEL_REFEREE_H_
 #define TDP_TESTS_KERNEL_REFEREE_H_
@@ -20,7 +20,8 @@
 
 namespace tdp::kernel {
 
-// After the first foul it says what it was and makes no further access.
+// Makes the guest's accesses, until the first foul: then it says what that was and makes no further
+// one.
 class Referee {
  public:
   Referee(GuestMachine& machine, const PagingShape& shape);
@@ -37,7 +38,7 @@ class Referee {
   void Start(int cpu, const sim::Registers& registers);
 
   // --- the guest's instructions ---
-  // A word has the size of an entry unless `access.bytes` says otherwise.
+  // Makes the access. A word has the size of an entry unless `access.bytes` says otherwise.
   AccessOutcome Access(int cpu, const MachineAccess& access);
   void WriteCr0(int cpu, uint64_t value);
   void WriteCr3(int cpu, uint64_t value);
@@ -49,16 +50,16 @@ class Referee {
   // --- the host's ---
   void Disturb(unsigned what, uint64_t where) { Take(machine_.Disturb(what, where)); }
 
-  // What the guest itself found wrong.
+  // Takes what the guest itself found wrong.
   void Blame(const char* what) { Take(absl::InternalError(what)); }
 
   // Compares all of memory, and asks the machine's own check.
   void CheckAll();
 
-  // How many accesses were judged, and how many of them had more than one legal answer.
+  // Return how many accesses were judged, and how many of them had more than one legal answer.
   uint64_t accesses() const { return accesses_; }
   uint64_t ambiguous() const { return ambiguous_; }
-  // Answers that only a stale translation explains.
+  // Returns how many answers only a stale translation explains.
   uint64_t stale() const { return stale_; }
 
  private:
@@ -66,7 +67,7 @@ class Referee {
     sim::Registers registers;
     TranslationHistory history;
   };
-  // What one legal walk makes of an access.
+  // Says what one legal walk makes of an access.
   struct Option {
     LegalWalk walk;
     bool page_fault = false;

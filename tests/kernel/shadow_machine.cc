@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest whose page tables are shadowed: the CPU runs on tables of the engine's, and the guest's
-// faults, invalidations and loads of control registers come to the engine.
+// The page tables of this guest are shadowed: the CPU runs on tables of the engine's, and the
+// guest's faults, invalidations and loads of control registers come to the engine.
 
 #include <cstddef>
 #include <cstring>
@@ -86,7 +86,7 @@ class ShadowMachine : public GuestMachine {
   }
 
  private:
-  // The registers as the guest sees them.
+  // Returns the registers as the guest sees them.
   sim::Registers& guest(int cpu) { return guests_[static_cast<size_t>(cpu)]; }
   ShadowVcpu& shadow(int cpu) { return *vcpu(cpu).shadow(); }
   // Whether the access is done by it, or is the guest's fault.

@@ -18,7 +18,7 @@ void Shootdown::Switch(int cpu, int space, uint64_t root) {
   current_[at] = space;
 }
 
-// INVLPG, or INVPCID of one address or of the whole PCID.
+// Flushes by INVLPG, or by INVPCID of one address or of the whole PCID.
 void Shootdown::FlushCurrent(int cpu, uint64_t gva, unsigned how) {
   const auto pcid = static_cast<uint16_t>(features_.pcids ? current(cpu) + 1 : 0);
   switch (how % 4) {

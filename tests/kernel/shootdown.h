@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest kernel's duty after it took something from its tables: to tell every CPU that may have
+// After a guest kernel took something from its tables it owes a word to every CPU that may have
 // cached it.
 
 #ifndef TDP_TESTS_KERNEL_SHOOTDOWN_H_
@@ -15,7 +15,7 @@ namespace tdp::kernel {
 
 inline constexpr int kSpaces = 5;
 
-// Which features the kernel uses.
+// Says which features the kernel uses.
 struct KernelFeatures {
   bool global_pages = false;  // CR4.PGE
   bool pcids = false;         // CR4.PCIDE; 64-bit modes only
@@ -30,27 +30,27 @@ class Shootdown {
         current_(static_cast<size_t>(referee.cpus())),
         owed_(static_cast<size_t>(referee.cpus()), std::vector<bool>(kSpaces)) {}
 
-  // Whether the kernel forgets what it owes, and how it pays (any number).
+  // Says whether the kernel forgets what it owes, and how it pays (any number).
   void Use(bool careless, unsigned how) {
     careless_ = careless;
     how_ = how;
   }
 
-  // `cpu` runs `space`, whose tables are at `root`, from now on.
+  // Lets `cpu` run `space`, whose tables are at `root`, from now on.
   void Switch(int cpu, int space, uint64_t root);
   int current(int cpu) const { return current_[static_cast<size_t>(cpu)]; }
 
-  // The translation of the page at `gva` in `space` is no longer what it was.
+  // Pays for the page at `gva` in `space`, whose translation is no longer what it was.
   void Page(int space, uint64_t gva) { Page(space, gva, how_); }
-  // The page may be large, so that INVLPG alone makes all of its pieces go.
+  // Pays for a page that may be large, so that INVLPG alone makes all of its pieces go.
   void LargePage(int space, uint64_t gva) { Page(space, gva, kByInvlpg); }
-  // The translation changed in the kernel's region, which every space has.
+  // Pays for a translation in the kernel's region, which every space has.
   void KernelPage(uint64_t gva);
-  // PAE paging: an entry above the tables changed.
+  // Pays for an entry above the tables of PAE paging.
   void Root(int space, uint64_t root);
-  // The number of a dead address space will be used again.
+  // Pays for the number of a dead address space, which will be used again.
   void Space(int space);
-  // Everything, on every CPU, whether careless or not.
+  // Flushes everything, on every CPU, whether careless or not.
   void Everything();
 
  private:

@@ -19,16 +19,16 @@ void TranslationHistory::KillAll(Time now) {
   roots_.back().from = now;
 }
 
-// The leaf of `level` at `gva`, found under `pcid`.
+// Returns whether the event took away a leaf of `level` at `gva` that was found under `pcid`.
 bool TranslationHistory::KillsPage(const KillEvent& kill, uint16_t pcid, uint64_t gva, int level,
                                    bool global) const {
   switch (kill.kind) {
     case KillKind::kPage:
-      // However many pieces of a large page are cached, all of them go (5.10.4.1).
+      // All pieces of a large page that are cached go, however many they are (5.10.4.1).
       return shape_.PageOf(kill.gva, level) == shape_.PageOf(gva, level) &&
              (global || kill.pcid == pcid);
     case KillKind::kAddress:
-      // Of INVPCID the SDM does not say so.
+      // The SDM does not say so of INVPCID.
       return shape_.PageOf(kill.gva, 1) == shape_.PageOf(gva, 1) && !global && kill.pcid == pcid;
     case KillKind::kFault:
       return shape_.PageOf(kill.gva, 1) == shape_.PageOf(gva, 1) && (global || kill.pcid == pcid);
@@ -40,7 +40,7 @@ bool TranslationHistory::KillsPage(const KillEvent& kill, uint16_t pcid, uint64_
   return false;
 }
 
-// A cached upper entry of `level` on the way to `gva`.
+// Returns whether the event took away a cached upper entry of `level` on the way to `gva`.
 bool TranslationHistory::KillsEntry(const KillEvent& kill, uint16_t pcid, uint64_t gva,
                                     int level) const {
   switch (kill.kind) {
@@ -98,7 +98,7 @@ void TranslationHistory::WalkFrom(const Root& root, const Query& query) const {
   step.to = root.to;
   step.root = &root;
   if (shape_.is_pae()) {
-    // Registers: what was loaded is in force, no more and no less.
+    // PDPTEs are registers: those that were loaded are in force, no more and no less.
     const uint64_t pdpte = root.pdptes[query.gva >> 30 & 3];
     if ((pdpte & kPresent) == 0) {
       step.walk.end = LegalWalk::End::kNotPresent;
@@ -112,7 +112,7 @@ void TranslationHistory::WalkFrom(const Root& root, const Query& query) const {
   WalkTable(step, query);
 }
 
-// Every value that the entry had while the table could be read.
+// Goes on by every value that the entry had while the table could be read.
 void TranslationHistory::WalkTable(const Step& step, const Query& query) const {
   Step next = step;
   const int level = step.walk.level;
@@ -138,7 +138,7 @@ void TranslationHistory::ForEachCurrent(const Step& step, const Query& query, Ti
   }
 }
 
-// The entry had `value` in [from, to), and the table above could be read then.
+// Goes on by `value`, which the entry had in [from, to) while the table above could be read.
 void TranslationHistory::ReadEntry(const Step& step, const Query& query, uint64_t value, Time from,
                                    Time to) const {
   const bool present = (value & kPresent) != 0;
@@ -163,7 +163,8 @@ void TranslationHistory::ReadEntry(const Step& step, const Query& query, uint64_
   });
 }
 
-// The leaf may have been read until `to`: it may be in use still if nothing killed it since.
+// Adds a leaf that may have been read until `to`: it may be in use still if nothing killed it
+// since.
 void TranslationHistory::ReadLeaf(const Step& step, const Query& query, Time to) const {
   const bool global = query.globals && (step.walk.leaf & kGlobal) != 0;
   if (!query.is_current && !global) return;
@@ -176,7 +177,8 @@ void TranslationHistory::ReadLeaf(const Step& step, const Query& query, Time to)
   Add(walk, query);
 }
 
-// The entry may have been read in [from, to), and each time be kept until it is killed.
+// Goes down by an entry that may have been read in [from, to), and each time be kept until it is
+// killed.
 void TranslationHistory::Descend(const Step& step, const Query& query, uint64_t value, Time from,
                                  Time to) const {
   Step next;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Which translations a CPU may use for an address, by the SDM (vol. 3A, 5.10 "Caching translation
-// information"). Hardware may walk for any address of the current address space at any moment, keep
-// what it found, the upper entries apart from the leaf, until an instruction takes it away, and
-// forget it at will. So a translation is legal if some walk since the last invalidation could have
-// found it, each upper entry read no later than the next lower one and not taken away in between.
+// This history knows which translations a CPU may use for an address, by the SDM (vol. 3A, 5.10
+// "Caching translation information"). Hardware may walk for any address of the current address
+// space at any moment, keep what it found, the upper entries apart from the leaf, until an
+// instruction takes it away, and forget it at will. So a translation is legal if some walk since
+// the last invalidation could have found it, each upper entry read no later than the next lower one
+// and not taken away in between.
 
 #ifndef TDP_TESTS_KERNEL_TRANSLATION_HISTORY_H_
 #define TDP_TESTS_KERNEL_TRANSLATION_HISTORY_H_
@@ -18,7 +19,7 @@
 
 namespace tdp::kernel {
 
-// The end of a walk that the CPU may have made.
+// Is the end of a walk that the CPU may have made.
 struct LegalWalk {
   enum class End : uint8_t { kLeaf, kNotPresent, kReserved };
 
@@ -30,7 +31,7 @@ struct LegalWalk {
   std::array<uint64_t, 6> entry_addresses{};  // by level, from the root down to `level`
 };
 
-// What one CPU may still remember of its walks, and what it must have forgotten.
+// Keeps what one CPU may still remember of its walks, and what it must have forgotten.
 class TranslationHistory {
  public:
   TranslationHistory(const PagingShape& shape, FlatMemory& memory)
@@ -38,35 +39,36 @@ class TranslationHistory {
 
   // --- what the guest did; each at a later time than everything before ---
 
-  // These tables are used from now on, under `pcid` (0 where PCIDs are off). `pdptes`: as the CPU
+  // Uses these tables from now on, under `pcid` (0 where PCIDs are off), with `pdptes` as the CPU
   // loaded them under PAE paging. Takes nothing away.
   void LoadRoot(Time now, uint16_t pcid, uint64_t root, const std::array<uint64_t, 4>& pdptes);
-  // INVLPG.
+  // Notes an INVLPG.
   void KillPage(Time now, uint64_t gva) { Kill(now, KillKind::kPage, pcid(), gva); }
-  // INVPCID of type 0: other upper entries stay, and global pages.
+  // Notes an INVPCID of type 0: other upper entries stay, and global pages.
   void KillAddress(Time now, uint16_t pcid, uint64_t gva) {
     Kill(now, KillKind::kAddress, pcid, gva);
   }
-  // A page fault there.
+  // Notes a page fault there.
   void KillFaulting(Time now, uint64_t gva) { Kill(now, KillKind::kFault, pcid(), gva); }
-  // All but global pages, of one PCID or of all.
+  // Take away all but global pages, of one PCID or of all.
   void KillPcid(Time now, uint16_t pcid) { Kill(now, KillKind::kPcid, pcid, 0); }
   void KillNotGlobal(Time now) { Kill(now, KillKind::kNotGlobal, 0, 0); }
-  // Everything.
+  // Takes everything away.
   void KillAll(Time now);
 
   uint16_t pcid() const { return roots_.back().pcid; }
   uint64_t root() const { return roots_.back().root; }
-  // When everything was last taken away.
+  // Returns when everything was last taken away.
   Time horizon() const { return horizon_; }
 
   // --- what may follow ---
 
-  // Every walk to `gva` that may decide an access now, each leaf once. `globals`: CR4.PGE.
+  // Returns every walk to `gva` that may decide an access now, each leaf once. `globals` is
+  // CR4.PGE.
   std::vector<LegalWalk> Walks(Time now, uint64_t gva, bool globals) const;
 
-  // Since when no cached translation of the page at `gva` can be in use; of an upper entry of
-  // `level`.
+  // Return since when no cached translation of the page at `gva` can be in use, or no upper entry
+  // of `level`.
   Time LastKillOfPage(uint64_t gva, int level, bool global) const;
   Time LastKillOfEntry(uint64_t gva, int level) const;
 
@@ -78,7 +80,7 @@ class TranslationHistory {
     uint16_t pcid;
     uint64_t gva;
   };
-  // These tables were current in [from, to).
+  // Keeps tables that were current in [from, to).
   struct Root {
     Time from;
     Time to;
@@ -88,7 +90,7 @@ class TranslationHistory {
   };
   static constexpr Time kNever = ~Time{0};
 
-  // A walk under way: the table of `walk.level`, which may be read in [from, to).
+  // Is a walk under way: the table of `walk.level` may be read in [from, to).
   struct Step {
     uint64_t table = 0;
     Time from = 0;
@@ -103,7 +105,8 @@ class TranslationHistory {
     bool globals;
     bool is_current;  // `pcid` is the one in use
     std::vector<LegalWalk>* found;
-    // By level and whether it is global: when the page was last killed, once it was asked.
+    // These say by level, and by whether it is global, when the page was last killed, once it was
+    // asked.
     mutable std::array<std::array<Time, 2>, 4> killed{};
   };
 
@@ -120,7 +123,8 @@ class TranslationHistory {
   void ReadEntry(const Step& step, const Query& query, uint64_t value, Time from, Time to) const;
   void ReadLeaf(const Step& step, const Query& query, Time to) const;
   void Descend(const Step& step, const Query& query, uint64_t value, Time from, Time to) const;
-  // The times in [from, to) at which `query.pcid` was current, as one first and last time each.
+  // Visits the times in [from, to) at which `query.pcid` was current, as one first and last time
+  // each.
   template <typename Visit>
   void ForEachCurrent(const Step& step, const Query& query, Time from, Time to, Visit visit) const;
   static void Add(const LegalWalk& walk, const Query& query);

@@ -25,7 +25,7 @@ constexpr uint64_t kNeighbour = 0x401000;  // by the same table
 constexpr uint64_t kFar = 0xc00000;        // by another
 constexpr uint64_t kTableBits = kPresent | kWritable | kUser;
 
-// A CPU with 32-bit paging (or another mode of two levels): small enough to see every case.
+// This CPU has 32-bit paging (or another mode of two levels): small enough to see every case.
 class History : public testing::Test {
  protected:
   explicit History(sim::PagingMode mode = sim::PagingMode::k32Bit)
@@ -44,7 +44,7 @@ class History : public testing::Test {
     Store(Entry(table, gva, 1), frame | bits);
   }
 
-  // The frames that `gva` may lead to, in order; 0 stands for a page that is not present.
+  // Returns the frames that `gva` may lead to, in order; 0 stands for a page that is not present.
   std::vector<uint64_t> Frames(uint64_t gva, bool globals = false) {
     std::vector<uint64_t> frames;
     for (const LegalWalk& walk : history_.Walks(++now_, gva, globals)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The engine on the software CPU beside the kernel's KVM: the same calls, the same accesses, the
-// same answers. Skipped, with the reason, where /dev/kvm cannot be used.
+// The engine on the software CPU runs beside the kernel's KVM: the same calls, the same accesses,
+// the same answers. The tests are skipped, with the reason, where /dev/kvm cannot be used.
 
 #include "tdp/backends/kvm/kvm_vm.h"
 
@@ -39,7 +39,7 @@ using oracles::SlotMachine;
 constexpr ByteCount kBackingSize = MiB(16);
 constexpr uint32_t kCodeSlot = 100;
 
-// Memory for the kernel's guest. Each page begins with its offset.
+// Is memory for the kernel's guest. Each page begins with its offset.
 class Backing {
  public:
   Backing() {
@@ -81,7 +81,7 @@ class KvmBesideTheEngine : public testing::Test {
     }
   }
 
-  // `hva` of `region` is an offset into the backing of each side.
+  // Sets the region in both; `hva_offset` is one into the backing of each side.
   void Set(MemoryRegion region, uint64_t hva_offset) {
     region.hva = backing_.base() + hva_offset;
     const absl::Status kvm = kvm_->SetMemoryRegion(region);
@@ -152,7 +152,7 @@ class KvmBesideTheEngine : public testing::Test {
   std::unique_ptr<KvmVm> kvm_;
   std::unique_ptr<RealModeGuest> guest_;
   SlotMachine machine_;
-  // What was compared.
+  // These count what was compared.
   uint64_t writes_to_memory_ = 0;
   uint64_t dirty_pages_ = 0;
 };
@@ -173,8 +173,8 @@ TEST_F(KvmBesideTheEngine, ErrorsCarryTheErrnoAndTheField) {
   EXPECT_TRUE(absl::StrContains(status.message(), "ENOENT: slot = 7")) << status;
 }
 
-// A mixture of everything: most requests repeat a slot with one thing changed, since those are the
-// ones that are not refused.
+// Random operations are a mixture of everything: most requests repeat a slot with one thing
+// changed, since those are the ones that are not refused.
 TEST_F(KvmBesideTheEngine, AnswersRandomOperationsAlike) {
   for (uint64_t seed = 0; seed < 3; ++seed) {
     std::mt19937_64 random(seed);

@@ -24,7 +24,7 @@
 namespace tdp {
 namespace {
 
-// 16-bit code; ES begins at the page of the access, DI is the offset in it.
+// This is 16-bit code; ES begins at the page of the access, DI is the offset in it.
 constexpr unsigned char kReadCode[] = {0x66, 0x26, 0x8b, 0x05,        // mov eax, es:[di]
                                        0x66, 0x26, 0x8b, 0x5d, 0x04,  // mov ebx, es:[di+4]
                                        0xf4};                         // hlt

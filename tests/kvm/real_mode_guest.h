@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The least guest that can touch memory under /dev/kvm: two instructions in real mode.
+// This is the least guest that can touch memory under /dev/kvm: two instructions in real mode.
 
 #ifndef TDP_TESTS_KVM_REAL_MODE_GUEST_H_
 #define TDP_TESTS_KVM_REAL_MODE_GUEST_H_
@@ -33,9 +33,9 @@ class RealModeGuest {
     bool mmio = false;
     uint64_t value = 0;  // of a read of memory
   };
-  // Eight bytes, within a page and below 4 GiB.
+  // Reads eight bytes, within a page and below 4 GiB.
   absl::StatusOr<Answer> Read(Gpa gpa);
-  // One byte of zero.
+  // Writes one byte of zero.
   absl::StatusOr<Answer> Write(Gpa gpa);
 
  private:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Compiled without -fsanitize=thread, as the standard library is: nothing here is told to itself.
+// This file is compiled without -fsanitize=thread, as the standard library is: nothing here is told
+// to itself.
 
 #include "tests/lines/access_record.h"
 
@@ -88,7 +89,7 @@ std::ostream& operator<<(std::ostream& out, const SharedLines& lines) {
 
 }  // namespace tdp::lines
 
-// What gcc and clang call in code that is compiled with -fsanitize=thread, in place of that
+// gcc and clang call these in code that is compiled with -fsanitize=thread, in place of that
 // sanitizer's own runtime.
 
 namespace tdp::lines {
@@ -107,7 +108,7 @@ static inline void NoteAccess(const volatile void* p, size_t size, bool is_store
 extern "C" {
 
 TDP_TSAN_LOADS_AND_STORES(TDP_ON_LOAD, TDP_ON_STORE)
-// What is told of mutexes is not enough: traced_mutex.h tells more.
+// These tell too little of mutexes: traced_mutex.h tells more.
 TDP_TSAN_FENCES_AND_LOCKS
 
 void __tsan_func_entry(void*) {}
@@ -117,7 +118,7 @@ void __tsan_vptr_read(void** p) { TDP_ON_LOAD(p, sizeof(*p)); }
 void __tsan_read_range(void* p, size_t size) { TDP_ON_LOAD(p, size); }
 void __tsan_write_range(void* p, size_t size) { TDP_ON_STORE(p, size); }
 
-// The calls that the linker leads here (--wrap); clang makes those of the second kind itself.
+// The linker leads these calls here (--wrap); clang makes those of the second kind itself.
 void* __real_memcpy(void* to, const void* from, size_t size);
 void* __real_memmove(void* to, const void* from, size_t size);
 void* __real_memset(void* to, int value, size_t size);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What threads load and store, as code compiled with -fsanitize=thread tells it.
+// A record hears what threads load and store from code compiled with -fsanitize=thread.
 
 #ifndef TDP_TESTS_LINES_ACCESS_RECORD_H_
 #define TDP_TESTS_LINES_ACCESS_RECORD_H_
@@ -14,7 +14,7 @@
 
 namespace tdp::lines {
 
-// The words that one thread has touched.
+// Holds the words that one thread has touched.
 class AccessRecord {
  public:
   AccessRecord() : words_(kWords) {}
@@ -38,7 +38,7 @@ class AccessRecord {
   size_t count_ = 0;
 };
 
-// While one lives, `record` hears of what its thread does.
+// Lets `record` hear of what its thread does, while one lives.
 class Recording {
  public:
   explicit Recording(AccessRecord& record);
@@ -54,7 +54,7 @@ void NoteStore(const void* p, size_t size);
 class Names {
  public:
   void Add(std::string name, const void* begin, size_t size);
-  // The name of what `address` is in; where nothing was added, the address.
+  // Returns the name of what `address` is in; where nothing was added, the address.
   std::string Of(uintptr_t address) const;
 
  private:
@@ -66,8 +66,8 @@ class Names {
   std::vector<Range> ranges_;
 };
 
-// What several threads did to the same cache lines: each line as the names of what was stored to in
-// it, "A, B". A name stands for all lines of its kind.
+// Names what several threads did to the same cache lines: each line by the names of what was stored
+// to in it, "A, B". A name stands for all lines of its kind.
 struct SharedLines {
   std::set<std::string> written_by_several;
   std::set<std::string> written_by_one;  // and read by others

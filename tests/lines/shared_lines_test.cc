@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Two vCPUs, and eight, that fault apart from each other: which cache lines they share.
+// Two vCPUs, and eight, fault apart from each other: these tests ask which cache lines they share.
 //
 // Each has 128 MiB of the guest's memory, and re-enters the guest after each fault. A line is
 // shared that one of them stored to and another touched, whenever that was.
@@ -38,7 +38,7 @@ constexpr uint64_t kPagesPerTable = 512;
 constexpr uint64_t kPagesPerChunk = DirtyLog::kPagesPerChunk;
 constexpr Hva kMemory{TiB(16)};
 
-// Answers by arithmetic.
+// Finds every frame by arithmetic, so that it shares nothing.
 class Host : public Backend {
  public:
   explicit Host(int order) : order_(order) {
@@ -77,15 +77,15 @@ class SharedLinesTest : public testing::TestWithParam<int> {
   }
   uint64_t vcpu_count() const { return static_cast<uint64_t>(GetParam()); }
 
-  // A fault on page `page` of the share of vCPU `i`, and the guest goes on.
+  // Faults on page `page` of the share of vCPU `i`, and lets the guest go on.
   void Fault(uint64_t i, uint64_t page, ExitQualification exit = kWrite) {
     Vcpu& vcpu = *vcpus_[i];
     const FaultResult result = vcpu.HandleEptViolation(Gfn(i * kShare + page).address(), exit);
     if (result.outcome > FaultOutcome::kSpurious) std::abort();
     vcpu.EnterGuest().Leave();
   }
-  // Each vCPU's faults on every `step`th page of its share from `first` on, one vCPU after another:
-  // it has seen what there is, and the engine has seen it in the guest.
+  // Lets each vCPU fault on every `step`th page of its share from `first` on, one vCPU after
+  // another: it has seen what there is, and the engine has seen it in the guest.
   void FaultInTurn(uint64_t first, uint64_t step) {
     for (uint64_t i = 0; i < vcpu_count(); ++i) FaultInShare(i, first, step);
   }
@@ -108,7 +108,7 @@ class SharedLinesTest : public testing::TestWithParam<int> {
     for (std::thread& thread : threads) thread.join();
     return FindSharedLines(records, MakeNames());
   }
-  // Those that they share as each faults on the pages of its share, from `first` on.
+  // Returns the lines that they share as each faults on the pages of its share, from `first` on.
   SharedLines LinesOfFaults(uint64_t first, uint64_t step) {
     return LinesOf([=, this](uint64_t i) { FaultInShare(i, first, step); });
   }
@@ -178,7 +178,7 @@ class SharedLinesTest : public testing::TestWithParam<int> {
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 
-// No line, or those that `written` names.
+// Matches no line, or those that `written` names.
 testing::Matcher<SharedLines> Are(std::set<std::string> written) {
   return testing::AllOf(testing::Field(&SharedLines::written_by_several, written),
                         testing::Field(&SharedLines::written_by_one, IsEmpty()));
@@ -212,8 +212,8 @@ TEST_P(SharedLinesTest, SpuriousFaultsShareNoLine) {
 // A refill is for 32 tables, and a link in a line that had none is noted in its table's record.
 TEST_P(SharedLinesTest, FaultsThatMakeTablesShareThePoolAndTheRecordAbove) {
   MakeGuest(kSmallPages);
-  // The pool has tables enough, and the tables of links are there: one for all vCPUs, each with
-  // lines of its own.
+  // The pool must have tables enough, and the tables of links be there: one for all vCPUs, each
+  // with lines of its own.
   FaultInTurn(0, kPagesPerTable);
   vm_->ZapRange(Gfn(0), PageCount(vcpu_count() * kShare))->Settle();
   Fault(0, 0);
@@ -251,7 +251,7 @@ TEST_P(SharedLinesTest, WritesThatLiftAProtectionShareNoLine) {
               AreNone());
 }
 
-// Once for each 16 MiB after a take of the log.
+// The summaries are written once for each 16 MiB after a take of the log.
 TEST_P(SharedLinesTest, FirstWritesAfterATakeShareTheLogsSummariesAlone) {
   MakeGuest({.dirty_tracking = DirtyTracking::kWriteProtection, .max_leaf_level = kLevel4K},
             kSlotLogDirtyPages);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Included before everything else where the engine is traced. What Abseil's archive stores is told
-// to nobody, so the calls by which base/sync.h reaches Abseil's mutex tell it: these overloads are
-// preferred to the templates of base/absl_mutex.h.
+// Traced code includes this before everything else. Abseil's archive tells nobody what it stores,
+// so the calls by which base/sync.h reaches Abseil's mutex tell it: these overloads are preferred
+// to the templates of base/absl_mutex.h.
 
 #ifndef TDP_TESTS_LINES_TRACED_MUTEX_H_
 #define TDP_TESTS_LINES_TRACED_MUTEX_H_

@@ -201,8 +201,8 @@ TEST(DirtyLog, NoMarkedPageIsLostBesideATaker) {
   for (uint64_t page = 0; page < kPages; ++page) ASSERT_EQ(copy[page], memory[page]) << page;
 }
 
-// The stronger promise: what was marked before a take began is in that take, though another thread
-// marked the same page a moment earlier and may still be on its way to the summaries.
+// The promise is stronger than that: a take has what was marked before it began, though another
+// thread marked the same page a moment earlier and may still be on its way to the summaries.
 TEST(DirtyLog, AMarkThatReturnedIsInTheNextTake) {
   const auto log = MakeLog(64 * 1024);
   ASSERT_TRUE(log->Prepare(0).ok());

@@ -25,7 +25,7 @@ bool SameCell(const IntervalCell& a, const IntervalCell& b) {
          a.words[2] == b.words[2];
 }
 
-// The tree beside a sorted map of the same cells.
+// Holds the tree beside a sorted map of the same cells.
 class TreeAndModel {
  public:
   using Model = std::map<uint64_t, IntervalCell>;
@@ -145,7 +145,7 @@ uint64_t RandomPresentKey(const TreeAndModel& both, std::mt19937_64& random) {
   return it == both.model().end() ? both.model().begin()->first : it->first;
 }
 
-// `grow_percent` of the operations insert.
+// Makes random operations, of which `grow_percent` insert.
 void RandomOperations(TreeAndModel& both, std::mt19937_64& random, int count, int grow_percent) {
   for (int i = 0; i < count; ++i) {
     const uint64_t key = random() % 40000;

@@ -34,7 +34,7 @@ TEST(LargePagePermits, TheFirstAndLastFrameOfAnUnalignedSlotAreAgainst) {
   EXPECT_EQ(permits.MaxLevel(Gfn(0x400)), kLevel2M);
   EXPECT_EQ(permits.MaxLevel(Gfn(0x11ff)), kLevel2M);
   EXPECT_EQ(permits.MaxLevel(Gfn(0x1200)), kLevel4K);
-  // Both ends and, at 1 GiB, incongruence.
+  // Both ends are reasons and, at 1 GiB, incongruence is one.
   EXPECT_EQ(permits.ReasonsAgainst(Gfn(0x201), kLevel1G), 3u);
 }
 
@@ -96,7 +96,7 @@ TEST(LargePagePermits, AnEightTebibyteSlotStoresNothingUntilTracked) {
   EXPECT_LT(permits.bytes(), KiB(80));
 }
 
-// KVM's arrays, built the way kvm_alloc_memslot_metadata builds them.
+// Keeps KVM's arrays, built the way kvm_alloc_memslot_metadata builds them.
 class DisallowModel {
  public:
   DisallowModel(uint64_t base, uint64_t pages, uint64_t hva_page, int shift)

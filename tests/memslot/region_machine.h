@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the tests of regions share: a sink that checks like a VM, and a PC.
+// Tests of regions share these: a sink that checks like a VM, and a PC.
 
 #ifndef TDP_TESTS_MEMSLOT_REGION_MACHINE_H_
 #define TDP_TESTS_MEMSLOT_REGION_MACHINE_H_
@@ -29,7 +29,7 @@
 
 namespace tdp {
 
-// A `SlotSet` behind the interface of a VM, with writes of a guest that has no CPU.
+// Puts a `SlotSet` behind the interface of a VM, with writes of a guest that has no CPU.
 class SlotSetSink : public GuestMemory {
  public:
   absl::Status SetMemoryRegion(const MemoryRegion& region) override {
@@ -60,7 +60,7 @@ class SlotSetSink : public GuestMemory {
     return absl::OkStatus();
   }
 
-  // A guest's write to the page of `gpa`.
+  // Writes to the page of `gpa` as a guest does.
   void Write(Gpa gpa) {
     const std::optional<MemorySlot> slot = set_.FindByGfn(0, Gfn::Of(gpa));
     TDP_CHECK(slot.has_value() && slot->state->dirty_log() != nullptr);
@@ -71,7 +71,7 @@ class SlotSetSink : public GuestMemory {
 
   const SlotSet& set() const { return set_; }
   int calls() const { return calls_; }
-  // The call with this number, from 1, fails.
+  // Lets the call with this number, from 1, fail.
   void FailAt(int call) { fail_at_ = call; }
 
  private:
@@ -102,7 +102,7 @@ inline Region* AddAlias(RegionTree& tree, Region* parent, std::string name, Regi
   return alias;
 }
 
-// The memory map of a PC with 4 GiB: RAM below and above the hole, the VGA window, the BIOS with
+// Is the memory map of a PC with 4 GiB: RAM below and above the hole, the VGA window, the BIOS with
 // its copy below 1 MiB, a PCI hole, and SMRAM, which shows in place of the VGA window when it is
 // enabled.
 struct Pc {

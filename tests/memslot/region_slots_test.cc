@@ -27,7 +27,7 @@ namespace {
 
 using Kind = SlotStep::Kind;
 
-// A machine whose steps are written down.
+// This machine writes its steps down.
 class Machine {
  public:
   Machine() : pc_(tree_), slots_(&tree_, pc_.system, &sink_) {
@@ -142,7 +142,7 @@ TEST(RegionSlots, DirtyPagesOutliveTheirSlotWhileTheMemoryStays) {
   EXPECT_EQ(TakeDirty(machine.slots_, *machine.pc_.ram), std::set<uint64_t>{7});
 }
 
-// RAM that logs dirty pages, at `offset` of the PCI hole.
+// Adds RAM that logs dirty pages, at `offset` of the PCI hole.
 Region* AddRam(Machine& machine, const std::string& name, ByteCount size, uint64_t offset) {
   RegionSpec spec{.name = name, .kind = RegionKind::kRam, .size = size};
   spec.host = Hva(0x300000000000);
@@ -159,7 +159,7 @@ TEST(RegionSlots, ARegionThatIsMadeAnewHasNoneOfTheOldOnesPages) {
     Machine machine;
     Region* const old = AddRam(machine, "old", MiB(1), kHole);
     machine.sink_.Write(Gpa(kHole + 0x3000));
-    // Saved pages, and pages that are still in the slot's log.
+    // The region has saved pages then, and pages that are still in the slot's log.
     ASSERT_TRUE(machine.tree_.SetOffset(old, kHole + MiB(1)).ok());
     ASSERT_TRUE(machine.tree_.SetReadOnly(old, true).ok());
     ASSERT_TRUE(machine.tree_.SetReadOnly(old, false).ok());
@@ -325,8 +325,8 @@ TEST(SlotPlan, MovesThatWaitForEachOtherAreBrokenByOneDeletion) {
   EXPECT_EQ(kinds, (std::map<Kind, int>{{Kind::kDelete, 1}, {Kind::kMove, 2}, {Kind::kCreate, 1}}));
 }
 
-// Steps between random layouts are accepted by a set that refuses every overlap, and lead to the
-// layout.
+// The steps between random layouts must be accepted by a set that refuses every overlap, and lead
+// to the layout.
 TEST(SlotPlan, EveryStepIsLegalAndTheLastGivesTheNewLayout) {
   std::mt19937_64 random(31);
   for (int round = 0; round < 300; ++round) {

@@ -95,7 +95,7 @@ class CountingListener : public RegionListener {
 
 constexpr auto kExhausted = absl::StatusCode::kResourceExhausted;
 
-// A chain of `count` regions, each in the one before.
+// Makes a chain of `count` regions, each in the one before.
 std::vector<Region*> Chain(RegionTree& tree, int count) {
   std::vector<Region*> chain;
   for (int i = 0; i < count; ++i) {
@@ -110,9 +110,9 @@ TEST(RegionTree, RefusesADepthBeyondItsLimitHoweverItComesAbout) {
   const std::vector<Region*> chain = Chain(tree, kMaxRegionDepth);
   Region* const more = MustCreate(tree, {.name = "more", .size = 1});
   ExpectError(tree.Attach(chain.back(), more, 0), kExhausted, "/more: cannot be attached to /r/r");
-  // From above.
+  // The chain may become too deep from above.
   ExpectError(tree.Attach(more, chain.front(), 0), kExhausted, "deeper than 128");
-  // By an alias of it, and by one that is to show what becomes deeper.
+  // An alias of it may be too deep, and one that is to show what becomes deeper.
   RegionSpec alias{.name = "alias", .kind = RegionKind::kAlias, .size = 1};
   alias.alias_of = chain.front();
   ExpectError(tree.Create(alias).status(), kExhausted, "/alias: ");
@@ -121,7 +121,7 @@ TEST(RegionTree, RefusesADepthBeyondItsLimitHoweverItComesAbout) {
   MustAttach(tree, chain[kMaxRegionDepth - 4], shown, 0);
   MustAttach(tree, alias.alias_of, MustCreate(tree, {.name = "leaf", .size = 1}), 0);
   ExpectError(tree.Attach(alias.alias_of->children()[0], more, 0), kExhausted, "deeper");
-  // What has gone does not count.
+  // Regions that have gone do not count.
   ASSERT_TRUE(tree.Detach(chain.back()).ok());
   MustAttach(tree, chain[kMaxRegionDepth - 2], more, 0);
   ExpectError(tree.Attach(more, chain.back(), 0), kExhausted, "deeper");
@@ -174,7 +174,7 @@ TEST(RegionTree, ATargetThatGrowsCountsForEachThatShowsIt) {
   }
   ExpectError(status, kExhausted, "/child: cannot be attached to /target");
   EXPECT_EQ(children, (kMaxRegionsShown - 1 - 2 * kAliases) / kAliases + 1);
-  // Room is made by what goes.
+  // A region that goes makes room.
   ASSERT_TRUE(tree.Detach(root->children()[0]).ok());
   EXPECT_TRUE(tree.Attach(target, MustCreate(tree, {.name = "child", .size = 1}), 0).ok());
   ASSERT_TRUE(tree.Commit().ok());
@@ -278,8 +278,8 @@ TEST(FlatView, JoinsNeighboursThatContinueEachOther) {
   EXPECT_EQ(Flatten(*root).size(), 2u);
 }
 
-// What stands at one address, by the definition alone: the first enabled child, by priority, that
-// shows something there, else the region itself.
+// Says what stands at one address, by the definition alone: the first enabled child, by priority,
+// that shows something there, else the region itself.
 using Shown = std::tuple<const Region*, uint64_t, bool>;
 
 std::optional<Shown> Look(const Region& region, absl::int128 at, bool read_only) {

@@ -42,7 +42,7 @@ MemoryRegion RegionOf(const SlotOp& op) {
 
 absl::Status Differs(const std::string& what) { return absl::InternalError(what); }
 
-// What a tree of regions shows at `at`, by the definition alone.
+// Returns what a tree of regions shows at `at`, by the definition alone.
 const Region* Look(const Region& region, uint64_t at, bool* read_only, uint64_t* offset) {
   if (!region.enabled() || at >= region.size()) return nullptr;
   *read_only |= region.read_only();

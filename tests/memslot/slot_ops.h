@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Operations on slots, dirty logs and regions as values: made from bytes, applied beside a model
-// that knows pages only, printed as C++.
+// Operations on slots, dirty logs and regions are values here: made from bytes, applied beside a
+// model that knows pages only, printed as C++.
 
 #ifndef TDP_TESTS_MEMSLOT_SLOT_OPS_H_
 #define TDP_TESTS_MEMSLOT_SLOT_OPS_H_
@@ -43,14 +43,14 @@ struct SlotOp {
 };
 
 std::vector<SlotOp> SlotOpsFromBytes(const uint8_t* data, size_t size);
-// "{SlotOp::Kind::kSet, 1, 0, 16, 4, 2}," a line each.
+// Returns "{SlotOp::Kind::kSet, 1, 0, 16, 4, 2}," and the like, a line each.
 std::string SlotOpsToCpp(const std::vector<SlotOp>& ops);
 
 class SlotOpsModel {
  public:
   SlotOpsModel();
 
-  // Applies `op` to both. Internal, saying what differs.
+  // Applies `op` to both. Returns Internal, saying what differs.
   absl::Status Apply(const SlotOp& op);
   // Compares everything.
   absl::Status Check();

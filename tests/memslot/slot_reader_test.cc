@@ -171,8 +171,8 @@ TEST(SlotReader, FindsEverySlotOverAHostRange) {
   EXPECT_EQ(PartsIn(reader, 0x40, 1), (std::multiset<HostPart>{{2, 0x200, 1}, {3, 0x1340, 1}}));
 }
 
-// Host addresses of any kind: a user's, a kernel's, those of no canonical form, and up to the last
-// byte.
+// The host addresses are of any kind: a user's, a kernel's, those of no canonical form, and up to
+// the last byte.
 TEST(SlotReader, HostRangesAreFoundInEveryPartOfTheAddressSpace) {
   constexpr uint64_t kPages = 512;
   constexpr uint64_t kEnd = uint64_t{1} << 52;  // in pages

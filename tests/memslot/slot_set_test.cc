@@ -31,7 +31,7 @@ MemoryRegion Region(uint32_t slot, uint64_t gpa, uint64_t size, uint64_t hva = k
   return {.slot = slot, .flags = flags, .gpa = Gpa(gpa), .size = size, .hva = Hva(hva)};
 }
 
-// Prepares and publishes, with the invalid step where it belongs.
+// Prepares and publishes, with the invalid step if the change takes anything away.
 absl::StatusOr<SlotChange> Apply(SlotSet& set, const MemoryRegion& region) {
   absl::StatusOr<SlotUpdate> update = set.Prepare(region);
   if (!update.ok()) return update.status();
@@ -41,7 +41,7 @@ absl::StatusOr<SlotChange> Apply(SlotSet& set, const MemoryRegion& region) {
   return kind;
 }
 
-// The status of `region` has `code` and speaks of `words`; nothing changes.
+// Expects that `region` is refused with `code`, in `words`, and that nothing changes.
 void ExpectRefused(SlotSet& set, const MemoryRegion& region, absl::StatusCode code,
                    const std::string& words) {
   const uint64_t generation = set.generation(0);
@@ -111,7 +111,7 @@ TEST(SlotSet, HvaSizeAndReadOnlyOfASlotStand) {
   ExpectRefused(set, Region(3, 0x10000, 0x4000, kHva + 0x1000), kInvalid, "hva");
   ExpectRefused(set, Region(3, 0x10000, 0x5000), kInvalid, "size");
   ExpectRefused(set, Region(3, 0x10000, 0x4000, kHva, kSlotReadOnly), kInvalid, "flags");
-  // Even where the new place is another slot's.
+  // The size comes first even where the new place is another slot's.
   ExpectRefused(set, Region(3, 0x20000, 0x5000), kInvalid, "size");
 }
 
@@ -272,7 +272,7 @@ TEST(SlotSet, AnEightTebibyteSlotCostsAFewKibibytesUntilTouched) {
   EXPECT_LT(set.bytes() - empty, KiB(64));
 }
 
-// Slots as a page-by-page map: what KVM's rules come to.
+// Keeps slots as a page-by-page map, which KVM's rules come to.
 class SlotModel {
  public:
   void Set(const MemoryRegion& region) {

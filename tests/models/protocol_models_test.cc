@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The Promela models in docs/models, checked by spin: every state of each protocol as
-// docs/locking.md has it, and each order that it calls wrong, which must be found to break its
-// promise.
+// Spin checks the Promela models in docs/models: every state of each protocol as docs/locking.md
+// has it, and each order that it calls wrong, which must be found to break its promise.
 
 #include <cstdlib>
 #include <filesystem>
@@ -82,8 +81,8 @@ class ModelTest : public testing::Test {
     if (!Runs("command -v gcc")) GTEST_SKIP() << "spin needs gcc (apt-get install gcc)";
   }
 
-  // What the verifier of `model` prints; `options` are spin's, `compiler_options` gcc's: a short
-  // search is over before an optimised verifier is compiled.
+  // Returns what the verifier of `model` prints; `options` are spin's, `compiler_options` gcc's: a
+  // short search is over before an optimised verifier is compiled.
   static std::string Verify(const std::string& model, const std::string& options,
                             const std::string& compiler_options) {
     const std::filesystem::path place =

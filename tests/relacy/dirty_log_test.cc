@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// memslot/dirty_log.* under every order that the C++ memory model allows.
+// These tests run memslot/dirty_log.* under every order that the C++ memory model allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"
@@ -17,7 +17,7 @@ namespace tdp {
 namespace {
 
 constexpr int kIterations = 2'000;
-// Two words of a chunk, and another chunk.
+// The pages lie in two words of a chunk, and in another chunk.
 constexpr std::array<uint64_t, 3> kPages = {0, 1, DirtyLog::kPagesPerChunk};
 
 struct Log {
@@ -64,7 +64,7 @@ struct MarkAndTake : rl::test_suite<MarkAndTake<kSamePage>, 3> {
     for (int i = 0; i < 2; ++i) {
       log->Take([this](uint64_t page) {
         taken[page] = true;
-        // Of one page that two mark it is not known whose mark this is.
+        // If two threads mark one page nobody knows whose mark this is.
         if (!kSamePage) contents[page == 0 ? 0 : 1].Read();
       });
     }

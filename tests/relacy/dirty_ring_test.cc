@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// memslot/dirty_ring.* under every order that the C++ memory model allows.
+// These tests run memslot/dirty_ring.* under every order that the C++ memory model allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"
@@ -45,14 +45,14 @@ struct Ring : rl::test_suite<Ring, 2> {
     }
   }
 
-  // The entry that follows on the ring's last one has the place of the first.
+  // Pushes an entry; the one that follows on the ring's last has the place of the first.
   void Push() {
     const uint32_t place = pushed % kSize;
     if (!ring->Push({0, 0, pushed})) return;
     if (place < kTwins) TwinOf(place).Write();  // after it was let go
     ++pushed;
   }
-  // The collector is done with the first entries: it reads them for the last time.
+  // Resets the first entries, with which the collector is done: it reads them for the last time.
   void Reset() {
     uint32_t protected_pages = 0;
     const uint32_t freed = ring->Reset([&](const DirtyRingEntry& first, uint64_t mask) {
@@ -76,7 +76,7 @@ struct Ring : rl::test_suite<Ring, 2> {
   uint32_t harvested = 0;
 };
 
-// What the vCPU has written to a page before it pushed the page is what the collector finds there.
+// The collector must find in a page what the vCPU has written there before it pushed the page.
 struct Payload : rl::test_suite<Payload, 2> {
   void before() { ring = *DirtyRing::Create(kSize); }
   void after() { ring.reset(); }

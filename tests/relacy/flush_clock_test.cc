@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// mmu/sync/flush_clock.* under every order that the C++ memory model allows.
+// These tests run mmu/sync/flush_clock.* under every order that the C++ memory model allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"
@@ -32,7 +32,7 @@ class NoMachine : public Backend {
   Capabilities capabilities_;
 };
 
-// A mapping as a vCPU's TLB keeps it: read from the tables once, and used until a flush.
+// Is a mapping as a vCPU's TLB keeps it: read from the tables once, and used until a flush.
 class CachedMapping {
  public:
   explicit CachedMapping(Atomic<int>& entry) : entry_(entry) {}
@@ -46,7 +46,7 @@ class CachedMapping {
 };
 
 struct World : TableReclaimer {
-  // What the tables said a vCPU may reach is somebody else's memory afterwards.
+  // Makes the memory that the tables let vCPUs reach somebody else's.
   void Reclaim(TableList&& subtrees) override {
     while (subtrees.Pop() != nullptr) freed_table.Write();
   }

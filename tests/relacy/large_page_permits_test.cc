@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// memslot/large_page_permits.* under every order that the C++ memory model allows.
+// These tests run memslot/large_page_permits.* under every order that the C++ memory model allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"

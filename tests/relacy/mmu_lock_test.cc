@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// mmu/sync/mmu_lock.* under every order that the C++ memory model allows.
+// These tests run mmu/sync/mmu_lock.* under every order that the C++ memory model allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"
@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kIterations = 20'000;
 
-// Two writers and a reader, or the other way round, over memory that the lock alone protects.
+// Two writers and a reader, or the other way round, use memory that the lock alone protects.
 template <int kWriters, int kReaders>
 struct Sections : rl::test_suite<Sections<kWriters, kReaders>, kWriters + kReaders> {
   void before() {

@@ -10,7 +10,7 @@
 #ifndef TDP_TESTS_RELACY_RELACY_SYNC_H_
 #define TDP_TESTS_RELACY_RELACY_SYNC_H_
 
-// Whatever the sources under test include of other libraries comes before Relacy's macros.
+// The sources under test include other libraries, all of which come before Relacy's macros.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -69,14 +69,14 @@ void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
   return operator new[](size);
 }
 
-// Stands in for these two.
+// This header stands in for these two.
 #define TDP_BASE_SPIN_H_
 #define TDP_BASE_SYNC_H_
 
 namespace tdp {
 
-// What the model does with the orders that the sources ask for. Anything but kNone must make a test
-// of the sources fail: it shows that the test would notice.
+// Says what the model does with the orders that the sources ask for. Anything but kNone must make a
+// test of the sources fail: it shows that the test would notice.
 enum class Weakening {
   kNone,
   kSeqCstToAcqRel,    // no store is ordered before a later load
@@ -126,7 +126,7 @@ inline rl::memory_order OrderOf(std::memory_order order, Kind kind) {
 #define TDP_RELACY_MAKES_ATOMICS_AT_FIRST_USE false
 #endif
 
-// Relacy's atomic with the face of std::atomic.
+// Is Relacy's atomic with the face of std::atomic.
 template <typename T>
 class Atomic {
  public:
@@ -192,7 +192,7 @@ inline void SharedScan(const void*) {}
 
 inline void Yield() { rl::yield(1, RL_INFO); }
 
-// One look after the other, and another thread in between.
+// Looks again and again, with another thread in between.
 template <typename Done>
 void SpinUntil(Done done) {
   while (!done()) Yield();
@@ -243,8 +243,8 @@ class ABSL_SCOPED_LOCKABLE ReaderMutexLock {
 
 namespace relacy {
 
-// Memory that no atomic protects by itself: two accesses that no order stands between are a race,
-// and fail the test.
+// Is memory that no atomic protects by itself: two accesses that no order stands between are a
+// race, and fail the test.
 class Plain {
  public:
   void Write() { value_(RL_INFO).store(1); }
@@ -254,8 +254,8 @@ class Plain {
   mutable rl::var<int> value_;
 };
 
-// Relacy allocates for whoever is inside of it and takes all of that back, so what a report is
-// written to has its memory from before.
+// Keeps a report in memory of its own, which was there before: Relacy allocates for whoever is
+// inside of it and takes all of that back.
 class ReportBuffer : public std::streambuf {
  public:
   ReportBuffer() { setp(text_.data(), text_.data() + text_.size()); }

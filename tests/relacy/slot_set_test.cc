@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// memslot/slot_set.* and slot_reader.* under every order that the C++ memory model allows.
+// These tests run memslot/slot_set.* and slot_reader.* under every order that the C++ memory model
+// allows.
 
 #if !__has_include(<relacy/relacy.hpp>)
 #include "tdp/tests/relacy/without_relacy.inc"
@@ -33,7 +34,7 @@ class Slots {
  public:
   Slots() : set_(SlotLimits{}), reader_(set_) {
     Apply(kLow);
-    // Once round, so that what a change frees is filled again by the next.
+    // The slot goes there and back once, so that what a change frees is filled again by the next.
     Apply(kHigh);
     Apply(kLow);
   }
@@ -50,7 +51,7 @@ class Slots {
   SlotSet& set() { return set_; }
   SlotReader& reader() { return reader_; }
 
-  // What the reader says of the slot at `base`; it is that slot and no other.
+  // Returns what the reader says of the slot at `base`; it is that slot and no other.
   const MemorySlot* Find(Gfn base) {
     const MemorySlot* slot = reader_.Find(0, base);
     RL_ASSERT(slot == nullptr ||
@@ -126,7 +127,7 @@ struct FindBesideChanges : rl::test_suite<FindBesideChanges, 2> {
       RL_ASSERT(ChangeOther(PageCount(0)).ok());
       return;
     }
-    // Often, since one look takes a fraction of the steps of a change.
+    // The reader looks often, since one look takes a fraction of the steps of a change.
     for (int i = 0; i < 8; ++i) {
       RL_ASSERT(slots->Find(kLow) != nullptr);
       RL_ASSERT(slots->PartsOverTheHostPage() == 1);

@@ -16,7 +16,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::UnorderedElementsAreArray;
 
-// Entries and their places as two arrays of the same shape.
+// Keeps entries and their places as two arrays of the same shape.
 struct ArrayPlaces {
   RmapPlace& operator()(uint64_t* entry) const { return (*places)[entry - first]; }
 
@@ -81,7 +81,7 @@ TYPED_TEST(RmapListTest, AgreesWithASetUnderRandomAddsAndRemovals) {
   std::mt19937_64 random(6);
   std::set<int> model;
   for (int step = 0; step < 20000; ++step) {
-    // Drifts between empty and full.
+    // The list drifts between empty and full.
     const bool grow = random() % 100 < (step / 2000 % 2 == 0 ? 60u : 40u);
     const int i = static_cast<int>(random() % this->kEntries);
     if (grow && model.insert(i).second) {

@@ -110,7 +110,7 @@ TEST_F(SlotRmapTest, OneThreadAtATimeHoldsAHead) {
   int wrong[2] = {};
   const auto work = [&](size_t me) {
     for (int i = 0; i < kRounds; ++i) {
-      // Any head of the table: their lock is one.
+      // Any head of the table will do: they share one lock.
       const SlotRmap::Hold hold(*rmap_, gfn + PageCount(static_cast<uint64_t>(i) % 512), kLevel4K);
       RmapHead& head = *rmap_->Find(gfn, kLevel4K);
       head = RmapHead::Single(&marks[me]);

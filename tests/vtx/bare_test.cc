@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The freestanding core in VMX operation, on the platform that its programs on bare metal have: no
-// C library, so no GoogleTest. A test is a function that ends the run where something does not
-// hold.
+// The freestanding core runs in VMX operation here, on the platform that its programs on bare metal
+// have: no C library, so no GoogleTest. A test is a function that ends the run where something does
+// not hold.
 
 #include <atomic>
 #include <cstdint>
@@ -95,7 +95,8 @@ void Disagree(char* bytes, size_t size, size_t at) {
   Expect(greater > 0 && less < 0, "memcmp sees the one byte in which two pieces differ");
 }
 
-// At every offset into a word and of every length, some of more than one turn of the loops.
+// The memory lies at every offset into a word and has every length, some of more than one turn of
+// the loops.
 void MemoryIsCopiedFilledAndComparedAtAnyAddress() {
   constexpr size_t kMost = 200;
   char bytes[2 * kMost + 16] = {};
@@ -129,7 +130,7 @@ bool IsInvalid(const absl::StatusOr<uint64_t>& number) {
   return absl::IsInvalidArgument(number.status());
 }
 
-// Those of the BUILD file.
+// The BUILD file gives these arguments.
 void TheProgramFindsItsArguments() {
   const Arguments arguments = ProgramArguments();
   Expect(arguments.Find("word", "none") == "first", "of two arguments of a name the first counts");
@@ -181,7 +182,7 @@ class Guest {
     vcpu_->Unload().IgnoreError();
   }
 
-  // Until the guest halts.
+  // Runs until the guest halts.
   void Run() {
     for (;;) {
       VmExit exit;
@@ -204,8 +205,8 @@ class Guest {
     }
   }
 
-  // On another processor: zaps until the guest was kicked and came back for the page some times,
-  // and then lets it end.
+  // Zaps on another processor until the guest was kicked and came back for the page some times, and
+  // then lets it end.
   void Disturb() {
     constexpr int kTimes = 20;
     while (kicks_.load() < kTimes || faults_.load() < kTimes) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Memory that changes while a guest runs on another CPU: what was taken away is out of its reach
+// Memory changes here while a guest runs on another CPU: what was taken away is out of its reach
 // when the call returns, and it is the kick that makes it so.
 
 #include <atomic>
@@ -47,7 +47,7 @@ class Changes : public ::testing::Test {
 
   bool IsMapped(Gpa gpa) { return machine_.vm().Translate(gpa).ok(); }
 
-  // A fresh frame of the host with kGo where kWord's page has it.
+  // Returns a fresh frame of the host with kGo where kWord's page has it.
   Hpa FrameWithGo() {
     FrameArena& arena = machine_.backend().arena();
     const Hpa frame = ValueOrDie(arena.AllocateZeroed(kPageSize, kPageSize));
@@ -118,7 +118,7 @@ TEST_F(Changes, WithoutTheKickTheGuestReadsTheOldPageOn) {
 TEST_F(Changes, ADeletedSlotEndsTheGuestsReadsAsMmio) {
   OtherCpu other(machine_, Machine::kCode, WaitRegisters());
   WaitForReads(100);
-  // The guest's memory is slot 0: take it away as a whole.
+  // The guest's memory is slot 0: this takes it away as a whole.
   CheckOk(machine_.vm().SetMemoryRegion({.slot = 0, .size = 0}));
   const uint64_t reads = Reads();
   other.Join();
@@ -128,7 +128,7 @@ TEST_F(Changes, ADeletedSlotEndsTheGuestsReadsAsMmio) {
 }
 
 TEST_F(Changes, ASlotThatMovesGoesWithItsMemory) {
-  // The word is in a slot of its own, over a hole in the RAM's: RAM below and above it.
+  // The word is in a slot of its own, over a hole in the RAM: there is RAM below and above it.
   const Hva ram = machine_.HvaOf(Gpa(0));
   Vm& vm = machine_.vm();
   CheckOk(vm.SetMemoryRegion({.slot = 0, .size = 0}));
@@ -139,7 +139,7 @@ TEST_F(Changes, ASlotThatMovesGoesWithItsMemory) {
       vm.SetMemoryRegion({.slot = 2, .gpa = kWord, .size = kPageSize, .hva = ram + kWord.raw()}));
   OtherCpu other(machine_, Machine::kCode, WaitRegisters());
   WaitForReads(100);
-  // Away, and another slot (with another page) in its place.
+  // The slot goes away, and another one (with another page) comes in its place.
   const Hpa frame = FrameWithGo();
   CheckOk(vm.SetMemoryRegion(
       {.slot = 2, .gpa = Gpa(GiB(1)), .size = kPageSize, .hva = ram + kWord.raw()}));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a CPU with less does: run on several models, see BUILD.bazel. Each expectation follows from
-// what the CPU says of itself, and --model names the model so that this is not taken on trust.
+// These tests ask what a CPU with less does: they run on several models, see BUILD.bazel. Each
+// expectation follows from what the CPU says of itself, and --model names the model so that this is
+// not taken on trust.
 
 #include <cstdint>
 #include <string>
@@ -28,7 +29,7 @@ const VmxMsrs& Msrs() { return Host::Get().cpu->msrs(); }
 bool Has(uint32_t control) { return Msrs().Offers(ControlWord::kSecondary, control); }
 Capabilities CapabilitiesHere() { return ValueOrDie(DecodeCapabilities(Msrs(), 0)); }
 
-// A machine that asks for nothing that this CPU may lack.
+// Returns a machine that asks for nothing that this CPU may lack.
 MachineOptions Modest() {
   MachineOptions options;
   options.vcpu.unrestricted_guest = Has(secondary::kUnrestrictedGuest);
@@ -124,7 +125,7 @@ TEST(CpuModel, ARealModeGuestRunsOrIsRefusedByName) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("unrestricted guest"));
 }
 
-// Each option of a vCPU that rests on one control.
+// Each case is an option of a vCPU that rests on one control.
 TEST(CpuModel, AVcpuIsRefusedByTheNameOfWhatTheCpuLacks) {
   struct Case {
     uint32_t control;

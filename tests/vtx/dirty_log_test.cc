@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Dirty logging by write-protection, by the CPU's D bits and by its page-modification log: each
-// agrees with what the guest wrote.
+// Dirty pages are logged by write-protection, by the CPU's D bits and by its page-modification log:
+// each must agree with what the guest wrote.
 
 #include <bit>
 #include <cstdint>
@@ -72,7 +72,7 @@ class DirtyLogging : public testing::TestWithParam<Param> {
     ASSERT_EQ(machine_.Run().reason, ExitReason::kHlt);
   }
 
-  // The pages that `Write` writes.
+  // Returns the pages that `Write` writes.
   static std::set<uint64_t> Written(uint64_t seed, uint64_t writes) {
     std::set<uint64_t> pages;
     for (uint64_t i = 0; i < writes; ++i) {
@@ -149,8 +149,8 @@ TEST_P(DirtyLogging, SwitchedOffItCostsNoFaultAndSwitchedOnAgainItStartsEmpty) {
   EXPECT_EQ(Take(), Written(5, 100));
 }
 
-// The memory of a guest that runs on, copied as live migration does: what is dirty, again and
-// again, and the rest when it has stopped. Not one word may be missing from the copy.
+// The memory of a guest that runs on is copied as live migration does: dirty pages again and again,
+// and the rest when it has stopped. Not one word may be missing from the copy.
 TEST_P(DirtyLogging, AMigrationWhileTheGuestWritesOnLosesNothing) {
   Write(1, 300);
   SwitchLogging(true);
@@ -164,7 +164,7 @@ TEST_P(DirtyLogging, AMigrationWhileTheGuestWritesOnLosesNothing) {
   };
   int rounds = 0;
   {
-    // Much longer than the first rounds take, whatever they take.
+    // The guest writes much longer than the first rounds take.
     OtherCpu other(machine_, Machine::kCode, Scatter(99, 200000));
     while (!other.is_done()) {
       if (copy_dirty() != 0) ++rounds;

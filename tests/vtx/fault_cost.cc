@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// How many instructions an exit costs, by the emulator's clock: with one CPU its time-stamp counter
-// counts instructions. A page is touched 512 times; the numbers are per touch.
+// This measures how many instructions an exit costs, by the emulator's clock: with one CPU its
+// time-stamp counter counts instructions. A page is touched 512 times; the numbers are per touch.
 
 #include <x86intrin.h>
 
@@ -24,7 +24,7 @@ struct Cost {
   uint64_t between = 0;  // what the hypervisor did with the exit
 };
 
-// `run` enters the guest once; `answer` handles the exit and is false at the end.
+// Measures until `answer`, which handles the exit, is false; `run` enters the guest once.
 Cost Measure(absl::FunctionRef<VmExit()> run, absl::FunctionRef<bool(const VmExit&)> answer) {
   Cost cost;
   for (;;) {
@@ -47,7 +47,7 @@ void StartWriting(Machine& machine) {
   machine.registers().rcx = kPages;
 }
 
-// The whole of a hypervisor without an engine: one store to a table that is there already.
+// Measures the whole of a hypervisor without an engine: one store to a table that is there already.
 void MeasureStore() {
   Machine machine;
   HandMadeEpt ept(machine, MiB(8));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a guest may do by itself, what it is told, and what of the CPU's state is its own.
+// These tests ask what a guest may do by itself, what it is told, and what of the CPU's state is
+// its own.
 
 #include <x86intrin.h>
 
@@ -24,7 +25,7 @@ constexpr uint32_t kMsrLstar = 0xc0000082;
 constexpr uint32_t kMsrKernelGsBase = 0xc0000102;
 constexpr Gpa kIdt{0x10000}, kGdt{0x11000}, kHandlers{0x20000};
 
-// A 64-bit guest whose handler for each vector is a HLT of its own.
+// Is a 64-bit guest whose handler for each vector is a HLT of its own.
 class Guest {
  public:
   Guest(const Program& program, const VtxVcpuOptions& options, uint64_t rflags = 2)
@@ -50,7 +51,7 @@ class Guest {
   VtxVcpu& vcpu() { return machine_.vcpu(); }
   GuestRegisters& registers() { return machine_.registers(); }
   Machine& machine() { return machine_; }
-  // The guest halts: in the handler of which vector, or -1.
+  // Runs until the guest halts, and returns in the handler of which vector, or -1.
   int HaltsIn() {
     const VmExit exit = machine_.Run();
     if (exit.reason != ExitReason::kHlt) return -1000 - static_cast<int>(exit.reason);
@@ -239,7 +240,7 @@ TEST(GuestEvents, AnNmiBlocksTheNextUntilItsHandlerReturns) {
   Guest guest({0x90, 0xf4}, {.virtual_nmis = true});
   ASSERT_TRUE(guest.vcpu().InjectNmi());
   ASSERT_EQ(guest.HaltsIn(), kNmi);
-  // Its handler goes on with an IRET; until then a second one waits.
+  // The NMI's handler goes on with an IRET; until then a second one waits.
   const uint64_t handler = kHandlers.raw() + 16 * kNmi;
   guest.machine().At<uint8_t>(Gpa(handler + 1)) = 0x48;
   guest.machine().At<uint8_t>(Gpa(handler + 2)) = 0xcf;
@@ -317,7 +318,7 @@ TEST(GuestAccess, AGuestGoesOnFromASavedStateAsOftenAsItIsRestored) {
     EXPECT_EQ(machine.registers().rbx, 0x0123456789abcdefu);
     EXPECT_EQ(machine.At<uint64_t>(kPlace), 0x0123456789abcdefu);
     const uint64_t rip = ValueOrDie(machine.vcpu().Read(VmcsField::kGuestRip));
-    // Another program in between, with other registers.
+    // Another program runs in between, with other registers.
     constexpr Gpa kOther{0x10000};
     machine.Copy(HaltProgram(), kOther);
     CheckOk(machine.vcpu().SetState(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Guests in every paging mode, from an empty EPT, with the CPU as judge.
+// Guests in every paging mode begin with an empty EPT, with the CPU as judge.
 
 #include <algorithm>
 #include <cstdint>
@@ -18,7 +18,7 @@ constexpr Gpa kData{0x400000};
 constexpr int kPages = 16;
 constexpr uint64_t kCr4Pae = 1 << 5;
 
-// What the write programs leave behind: `first`, `first + step`, ... one a page.
+// Expects what the write programs leave behind: `first`, `first + step`, ... one a page.
 void ExpectPages(Machine& machine, uint64_t first, uint64_t step) {
   for (int i = 0; i < kPages; ++i) {
     EXPECT_EQ(machine.At<uint32_t>(kData + i * kPageSize), first + i * step) << "page " << i;
@@ -46,7 +46,7 @@ TEST(GuestModes, A64BitGuestThatStartsWithAnEmptyEptFinishes) {
   StartWriting64(machine);
   ASSERT_EQ(machine.Run().reason, ExitReason::kHlt);
   ExpectPages(machine, 7, 3);
-  // The guest's three tables, its code, and its data: one violation a page.
+  // The guest's three tables, its code, and its data each have one violation a page.
   EXPECT_EQ(machine.faults().size(), 4u + kPages);
   EXPECT_EQ(machine.vm().Stats().faults.fixed, 4u + kPages);
 }
@@ -86,7 +86,7 @@ TEST(GuestModes, APaeGuestLoadsItsPdptesOverAnEmptyEpt) {
   machine.registers().rdx = kCr4Pae;
   ASSERT_EQ(machine.Run().reason, ExitReason::kHlt);
   ExpectPages(machine, 7, 3);
-  // MOV to CR0 reads the PDPTEs: a violation without a linear address.
+  // MOV to CR0 reads the PDPTEs, which is a violation without a linear address.
   const auto pdptes = std::find_if(
       machine.faults().begin(), machine.faults().end(),
       [](const SeenFault& fault) { return Gfn::Of(fault.gpa) == Gfn::Of(Machine::kTables); });
@@ -130,7 +130,7 @@ TEST(GuestModes, AHostPageOf1GIsMappedByOneLeaf) {
   CheckOk(
       machine.vm().SetMemoryRegion({.slot = 1, .gpa = Gpa(GiB(1)), .size = GiB(1), .hva = Hva(0)}));
   StartWriting64(machine);
-  // The guest's tables name the data by its place in the new slot: the same host memory.
+  // The guest's tables name the data by its place in the new slot, which is the same host memory.
   const uint64_t data = GiB(1) + machine.HvaOf(kData).raw();
   machine.At<uint64_t>(Machine::kTables + 0x2000 + kData.raw() / MiB(2) * 8) =
       (data & ~(MiB(2) - 1)) | 0x83;
@@ -169,7 +169,7 @@ TEST(GuestModes, AWriteToAReadOnlySlotIsMmioAndTheGuestReadsOn) {
 
 TEST(GuestModes, AGuestThatFaultsWhileAnExceptionIsDeliveredStillGetsIt) {
   Machine machine;
-  // An IDT with one gate, for #PF, whose handler is a HLT; neither it nor the stack is mapped yet.
+  // The IDT has one gate, for #PF, whose handler is a HLT; neither it nor the stack is mapped yet.
   constexpr Gpa kIdt{0x10000}, kGdt{0x11000}, kHandler{0x12000};
   machine.Start64(WritePagesProgram());
   machine.Copy(HaltProgram(), kHandler);
@@ -186,7 +186,7 @@ TEST(GuestModes, AGuestThatFaultsWhileAnExceptionIsDeliveredStillGetsIt) {
   ASSERT_EQ(machine.Run().reason, ExitReason::kHlt);
   EXPECT_EQ(ValueOrDie(machine.vcpu().Read(VmcsField::kGuestRip)), kHandler.raw());
   EXPECT_EQ(machine.registers().cr2, MiB(64));
-  // The frame on the stack: error code, then the address of the faulting instruction.
+  // The frame on the stack has the error code, then the address of the faulting instruction.
   EXPECT_EQ(machine.At<uint64_t>(Gpa(Machine::kStack - 48)), 2u);
   EXPECT_EQ(machine.At<uint64_t>(Gpa(Machine::kStack - 40)), Machine::kCode.raw());
   EXPECT_EQ(machine.FaultsAt(kIdt), 1);

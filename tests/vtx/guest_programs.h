@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The guest programs of guest_programs.S.
+// guest_programs.S has these guest programs.
 
 #ifndef TDP_TESTS_VTX_GUEST_PROGRAMS_H_
 #define TDP_TESTS_VTX_GUEST_PROGRAMS_H_
@@ -20,15 +20,15 @@ namespace tdp::vtx {
 
 // --- 64-bit ---
 TDP_GUEST_PROGRAM(HaltProgram, halt)
-// rcx times: *rdi = rax; rdi += 4096; rax += rsi.
+// Does rcx times: *rdi = rax; rdi += 4096; rax += rsi.
 TDP_GUEST_PROGRAM(WritePagesProgram, write_pages)
-// rcx times: rax += *rdi; rdi += 4096. rax starts as 0.
+// Does rcx times: rax += *rdi; rdi += 4096. rax starts as 0.
 TDP_GUEST_PROGRAM(ReadPagesProgram, read_pages)
-// rdx times: rcx loads from rdi on, rsi bytes apart.
+// Does rdx times: rcx loads from rdi on, rsi bytes apart.
 TDP_GUEST_PROGRAM(ReadRoundsProgram, read_rounds)
-// rcx times: rax = NextScatter(rax); *(rdi + (rax >> 20 & rsi)) = rax.
+// Does rcx times: rax = NextScatter(rax); *(rdi + (rax >> 20 & rsi)) = rax.
 TDP_GUEST_PROGRAM(ScatterProgram, scatter)
-// xmm7 = rax; *rdi = rax; rbx = xmm7.
+// Does xmm7 = rax; *rdi = rax; rbx = xmm7.
 TDP_GUEST_PROGRAM(KeepVectorProgram, keep_vector)
 // Follows the list of `ScriptStep`s at rsi.
 TDP_GUEST_PROGRAM(ScriptProgram, script)
@@ -40,11 +40,11 @@ TDP_GUEST_PROGRAM(PrintProgram, print)
 TDP_GUEST_PROGRAM(WaitForProgram, wait_for)
 // Increments *rdi for ever.
 TDP_GUEST_PROGRAM(CountForeverProgram, count_forever)
-// rdx = *rdi; VMFUNC 0 to the view in rcx; rbx = *rdi.
+// Does rdx = *rdi; VMFUNC 0 to the view in rcx; rbx = *rdi.
 TDP_GUEST_PROGRAM(SwitchViewsProgram, switch_views)
-// *rdi = 1; *rsi = 2.
+// Does *rdi = 1; *rsi = 2.
 TDP_GUEST_PROGRAM(WriteTwoProgram, write_two)
-// A #VE handler with the information page at rdx: counts in rbx, leaves the qualification in r8 and
+// Handles #VE with the information page at rdx: counts in rbx, leaves the qualification in r8 and
 // the gpa in r9, and skips the writing instruction of write_two.
 TDP_GUEST_PROGRAM(VeHandlerProgram, ve_handler)
 
@@ -53,14 +53,14 @@ TDP_GUEST_PROGRAM(VeHandlerProgram, ve_handler)
 TDP_GUEST_PROGRAM(RealModeProgram, real_mode)
 
 // --- 32-bit ---
-// ecx times: *edi = eax; edi += 4096; eax += 3.
+// Does ecx times: *edi = eax; edi += 4096; eax += 3.
 TDP_GUEST_PROGRAM(Flat32Program, flat32)
-// The same with paging turned on first: cr4 = edx, cr3 = ebx.
+// Does so with paging turned on first: cr4 = edx, cr3 = ebx.
 TDP_GUEST_PROGRAM(Paged32Program, paged32)
 
 #undef TDP_GUEST_PROGRAM
 
-// A step of the script program: `address` (a multiple of 8) is written with `value`; with
+// Is a step of the script program: `address` (a multiple of 8) is written with `value`; with
 // kScriptRead it is read instead, with kScriptCall the guest executes VMCALL; 0 is the end.
 struct ScriptStep {
   uint64_t address;
@@ -71,7 +71,7 @@ inline constexpr uint64_t kScriptCall = 2;
 // Both memory accesses of a step are moves of this length.
 inline constexpr uint64_t kScriptMoveBytes = 3;
 
-// What the scatter program computes.
+// Returns what the scatter program computes.
 constexpr uint64_t NextScatter(uint64_t state) {
   return state * 6364136223846793005u + 1442695040888963407u;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// EPT tables written entry by entry, without the engine.
+// These EPT tables are written entry by entry, without the engine.
 
 #ifndef TDP_TESTS_VTX_HAND_MADE_EPT_H_
 #define TDP_TESTS_VTX_HAND_MADE_EPT_H_
@@ -14,7 +14,7 @@
 
 namespace tdp::vtx {
 
-// 4 KiB leaves for the low `bytes` of a machine's slot 0, each with every right and with #VE
+// Has 4 KiB leaves for the low `bytes` of a machine's slot 0, each with every right and with #VE
 // suppressed.
 class HandMadeEpt {
  public:

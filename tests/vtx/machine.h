@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What every test here needs: a CPU in VMX operation, host memory, a `Vm` and a vCPU with a
+// Every test here needs these: a CPU in VMX operation, host memory, a `Vm` and a vCPU with a
 // program.
 
 #ifndef TDP_TESTS_VTX_MACHINE_H_
@@ -31,7 +31,7 @@
 
 namespace tdp::vtx {
 
-// The value, or the end of the test with the status's words.
+// Returns the value, or ends the test with the status's words.
 template <typename T>
 T ValueOrDie(absl::StatusOr<T> value) {
   if (!value.ok()) internal::CheckFailed("test", 0, value.status().ToString());
@@ -39,7 +39,8 @@ T ValueOrDie(absl::StatusOr<T> value) {
 }
 void CheckOk(const absl::Status& status);
 
-// All of the host's memory in this process, and the CPU this runs on in VMX operation. Made once.
+// Holds all of the host's memory in this process, and the CPU this runs on in VMX operation. It is
+// made once.
 struct Host {
   static Host& Get();
 
@@ -47,24 +48,24 @@ struct Host {
   std::unique_ptr<VmxCpu> cpu;
 };
 
-// A backend whose host pages can be limited in size, and moved elsewhere as a host does that
+// Is a backend whose host pages can be limited in size, and moved elsewhere as a host does that
 // compacts its memory.
 class TestBackend : public VtxBackend {
  public:
   TestBackend(FrameArena& arena, const Capabilities& capabilities)
       : VtxBackend(arena, capabilities) {}
 
-  // Larger pieces of host memory than 2^order frames are not told of.
+  // Tells of no larger pieces of host memory than 2^order frames.
   void LimitOrder(int order) { max_order_ = order; }
-  // From now on `from` resolves to `to`. The caller invalidates.
+  // Lets `from` resolve to `to` from now on. The caller invalidates.
   void Move(Hva from, Hfn to) { moved_[from.AlignDown(kPageSize)] = to; }
-  // The piece of memory around [start, start + 1 GiB) counts as one, whether or not it is all
+  // Lets the piece of memory around [start, start + 1 GiB) count as one, whether or not it is all
   // there.
   void Pretend1G(Hpa start) { pretended_ = start; }
 
   absl::StatusOr<HostPage> Resolve(Hva hva, Access access) override;
   void Kick(absl::Span<const VcpuId> vcpus) override;
-  // Leave the other CPUs alone, to see what comes of it.
+  // Leaves the other CPUs alone, to see what comes of it.
   void ForgetKicks(bool forget) { forget_kicks_ = forget; }
   int kicks() const { return kicks_.load(); }
 
@@ -76,7 +77,7 @@ class TestBackend : public VtxBackend {
   std::atomic<int> kicks_ = 0;
 };
 
-// An exit that the engine was asked about, and what it said.
+// Is an exit that the engine was asked about, and what it said.
 struct SeenFault {
   ExitReason reason;
   Gpa gpa;
@@ -88,12 +89,12 @@ struct MachineOptions {
   VmOptions vm;
   VtxVcpuOptions vcpu;
   ByteCount ram = MiB(8);  // slot 0, from gpa 0
-  // What to take out of the CPU's capabilities.
+  // These bits are taken out of the CPU's capabilities.
   uint64_t without_ept_capabilities = 0;
   int max_order = 0;  // of host pages: 4 KiB unless a test wants more
 };
 
-// A vCPU of a `Vm` on one CPU, used by the thread that made it.
+// Is a vCPU of a `Vm` on one CPU, used by the thread that made it.
 class GuestCpu {
  public:
   GuestCpu(Vm& vm, TestBackend& backend, VmxCpu& cpu, const VtxVcpuOptions& options);
@@ -105,14 +106,14 @@ class GuestCpu {
   // Runs until an exit that is not the engine's: faults that it answers are noted in `faults` and
   // the guest goes on. A fault that is MMIO ends it too.
   VmExit Run();
-  // One entry, and what the engine says if the exit is for it.
+  // Makes one entry, and asks the engine if the exit is for it.
   VmExit Step();
 
   GuestRegisters& registers() { return vcpu_->registers(); }
   VtxVcpu& vcpu() { return *vcpu_; }
   Vcpu& mmu() { return *mmu_; }
   std::vector<SeenFault>& faults() { return faults_; }
-  // Faults at the frame of `gpa`.
+  // Returns how many faults were at the frame of `gpa`.
   int64_t FaultsAt(Gpa gpa) const;
 
  private:
@@ -125,21 +126,21 @@ class GuestCpu {
   std::vector<SeenFault> faults_;
 };
 
-// One guest, with a vCPU on the CPU of `Host`.
+// Is one guest, with a vCPU on the CPU of `Host`.
 class Machine {
  public:
   explicit Machine(const MachineOptions& options = {});
   ~Machine();
 
-  // Where programs go, and where their stack ends.
+  // Programs go to `kCode`, and their stack ends at `kStack`.
   static constexpr Gpa kCode{0x1000};
   static constexpr uint64_t kStack = 0x8000;
   // Page tables built by `IdentityMap…` begin here.
   static constexpr Gpa kTables{0x100000};
-  // How much `Start64` maps to itself.
+  // `Start64` maps so much to itself.
   static constexpr ByteCount kLinear = MiB(16);
 
-  // Guest memory of slot 0, through the host.
+  // Reaches guest memory of slot 0, through the host.
   template <typename T>
   T& At(Gpa gpa) {
     return *reinterpret_cast<T*>(ram_ + gpa.raw());
@@ -147,12 +148,13 @@ class Machine {
   Hva HvaOf(Gpa gpa) const { return Hva(reinterpret_cast<uint64_t>(ram_) + gpa.raw()); }
   void Copy(absl::Span<const uint8_t> bytes, Gpa to);
 
-  // Another slot with memory of its own, zeroed; where that is.
+  // Adds another slot with memory of its own, zeroed. Returns where that is.
   uint8_t* AddSlot(uint32_t slot, Gpa gpa, ByteCount bytes, uint32_t flags);
 
-  // 4-level tables mapping the low `bytes` to themselves in pages of 4 KiB or 2 MiB; the root.
+  // Makes 4-level tables that map the low `bytes` to themselves in pages of 4 KiB or 2 MiB. Returns
+  // the root.
   Gpa IdentityMap64(ByteCount bytes, bool large);
-  // The same for PAE and for 32-bit two-level tables, in pages of 4 KiB.
+  // Make such tables for PAE and for 32-bit two-level paging, in pages of 4 KiB.
   Gpa IdentityMapPae(ByteCount bytes);
   Gpa IdentityMap32(ByteCount bytes);
 
@@ -183,8 +185,8 @@ class Machine {
   std::unique_ptr<GuestCpu> guest_;
 };
 
-// Another vCPU of a machine, in 64-bit mode on its identity tables, on another CPU: it runs until
-// it halts or meets MMIO. The machine's own vCPU has called `Start64`.
+// Is another vCPU of a machine, in 64-bit mode on its identity tables, on another CPU: it runs
+// until it halts or meets MMIO. The machine's own vCPU has called `Start64`.
 class OtherCpu {
  public:
   OtherCpu(Machine& machine, Gpa code, const GuestRegisters& registers);
@@ -193,7 +195,7 @@ class OtherCpu {
   void Join();
   bool is_done() const { return done_; }
 
-  // After `Join`.
+  // Call these after `Join`.
   const VmExit& exit() const { return exit_; }
   const GuestRegisters& registers() const { return registers_; }
   const std::vector<SeenFault>& faults() const { return faults_; }

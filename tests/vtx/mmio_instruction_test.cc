@@ -68,7 +68,7 @@ TEST(MmioInstruction, WritesOfEverySizeAndAddressFormAreUnderstood) {
   }
 }
 
-// What is in register `number` after the read `code` of a device that answers all ones but bit 0.
+// Returns what is in a register after the read `code` of a device that answers all ones but bit 0.
 uint64_t AfterRead(const std::vector<uint8_t>& code, uint64_t GuestRegisters::*target) {
   GuestRegisters registers = kRegisters;
   const MmioInstruction decoded = Decode(code);

@@ -57,7 +57,7 @@ class Mmio : public ::testing::Test {
                                   rip + static_cast<uint64_t>(instruction.length)));
   }
 
-  // Exits at the device for `reason`.
+  // Returns how many exits at the device were for `reason`.
   int Exits(ExitReason reason) {
     int count = 0;
     for (const SeenFault& fault : machine_.faults()) {

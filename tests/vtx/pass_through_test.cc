@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest that has the machine's CPU and serial port for its own, and what its host answers still.
+// This guest has the machine's CPU and serial port for its own; the tests ask what its host answers
+// still.
 
 #include <cstdint>
 #include <string>
@@ -57,7 +58,7 @@ class PassThroughTest : public ::testing::Test {
     }
   }
 
-  // Starts a guest anew, with its registers.
+  // Starts a guest anew, and returns its registers.
   GuestRegisters& Start() {
     machine_.Start64({&kHlt, 1});
     return machine_.registers();

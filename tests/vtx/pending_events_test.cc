@@ -27,7 +27,7 @@ TEST(PendingEvents, AnExceptionWithoutAnErrorCodeHasNone) {
   EXPECT_EQ(events.now().error_code, 0x15u);
 }
 
-// SDM table 6-5, row by row.
+// The rows are those of SDM table 6-5.
 TEST(PendingEvents, TwoExceptionsMakeWhatTheCpuMakesOfThem) {
   struct Row {
     uint8_t first, second;

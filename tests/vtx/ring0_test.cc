@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the loader owes the programs that it runs: hosted C++ in ring 0.
+// The loader owes this to the programs that it runs: hosted C++ in ring 0.
 
 #include <pthread.h>
 

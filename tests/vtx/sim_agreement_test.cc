@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The same guest and the same operations on a VT-x CPU and on the software CPU: the same exits in
-// the same order, qualification by qualification, and the same memory in the end.
+// A guest runs the same operations on a VT-x CPU and on the software CPU: there must be the same
+// exits in the same order, qualification by qualification, and the same memory in the end.
 
 #include <cstdint>
 #include <cstring>
@@ -22,9 +22,10 @@ namespace {
 constexpr Gpa kData{0x400000};
 constexpr ByteCount kRam = MiB(8);
 
-// Where Bochs 2.7, on which these tests run, reports something else than the SDM and the software
-// CPU: with EPT A/D bits on, an access to a guest paging structure is a read and a write (SDM table
-// 28-7, bits 0 and 1), and Bochs sets bit 1 alone. That is all that was found.
+// Leaves out the one difference that was found: Bochs 2.7, on which these tests run, reports
+// something else than the SDM and the software CPU. With EPT A/D bits on, an access to a guest
+// paging structure is a read and a write (SDM table 28-7, bits 0 and 1), and Bochs sets bit 1
+// alone.
 ExitQualification AsReported(ExitQualification qualification, bool accessed_dirty) {
   uint64_t raw = qualification.raw();
   const bool guest_table = qualification.linear_address_valid() && !qualification.final_address();
@@ -54,7 +55,7 @@ void ExpectSameFaults(Machine& machine, SimGuest& sim) {
   EXPECT_EQ(machine.faults().size(), sim.faults().size());
 }
 
-// Every byte of the guest's memory, its page tables with their A and D bits included.
+// Compares every byte of the guest's memory, its page tables with their A and D bits included.
 void ExpectSameMemory(Machine& machine, SimGuest& sim) {
   for (Gpa gpa{0}; gpa < Gpa(kRam); gpa = gpa + kPageSize) {
     ASSERT_EQ(memcmp(&machine.At<uint8_t>(gpa), sim.PageAt(gpa), kPageSize), 0) << "page " << gpa;
@@ -134,7 +135,7 @@ Operation RandomOperation(std::mt19937_64& random) {
           .pages = PageCount(1 + random() % 20)};
 }
 
-// `hva_of`: the host's address of a frame of slot 0.
+// Makes the operation; `hva_of` returns the host's address of a frame of slot 0.
 template <typename HvaOf>
 void Perform(const Operation& operation, Vm& vm, HvaOf hva_of) {
   switch (operation.kind) {
@@ -162,7 +163,8 @@ void Perform(const Operation& operation, Vm& vm, HvaOf hva_of) {
   }
 }
 
-// Accesses, mostly to a quarter of a MiB, some to the second slot's place; operations in between.
+// Makes accesses, mostly to a quarter of a MiB, some to the second slot's place, with operations in
+// between.
 std::vector<ScriptStep> RandomScript(std::mt19937_64& random, int steps) {
   std::vector<ScriptStep> script;
   for (int i = 0; i < steps; ++i) {
@@ -212,7 +214,7 @@ void RunScript(SimGuest& sim, const std::vector<ScriptStep>& script,
   }
 }
 
-// What the two CPUs share of one random run.
+// Expects that the two CPUs agree on one random run.
 void ExpectAgreement(uint64_t seed, const MachineOptions& options) {
   std::mt19937_64 random(seed);
   const std::vector<ScriptStep> script = RandomScript(random, 400);

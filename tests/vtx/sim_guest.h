@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The machine of these tests once more, on the software CPU: the same slot, the same guest state,
+// The software CPU has the machine of these tests once more: the same slot, the same guest state,
 // the same engine.
 
 #ifndef TDP_TESTS_VTX_SIM_GUEST_H_
@@ -17,28 +17,28 @@
 
 namespace tdp::vtx {
 
-// A guest whose instructions are calls.
+// Is a guest whose instructions are calls.
 class SimGuest : public SimWorld {
  public:
-  // A CPU with the powers of `capabilities`.
+  // Makes a CPU with the powers of `capabilities`.
   SimGuest(const MachineOptions& options, const Capabilities& capabilities);
 
   // Begins with a copy of the first `bytes` of `machine`'s memory, and in `state`.
   void CopyMemory(Machine& machine, ByteCount bytes);
   void SetState(const GuestState& state);
 
-  // One access of an instruction; repeated until the engine has made it possible, or has said that
-  // it is MMIO: false then.
+  // Make one access of an instruction, again and again until the engine has made it possible.
+  // Return false if it has said that it is MMIO.
   bool Fetch(Gva rip) { return Access(rip, sim::AccessKind::kFetch, 1, nullptr); }
   bool Load(Gva gva) { return Access(gva, sim::AccessKind::kLoad, 8, nullptr); }
   bool Store(Gva gva, uint64_t value) { return Access(gva, sim::AccessKind::kStore, 8, &value); }
   bool Store32(Gva gva, uint32_t value);
-  // MOV to CR4, to CR3, and to CR0 with PG set, fetched from `rip`.
+  // Executes MOV to CR4, to CR3, and to CR0 with PG set, fetched from `rip`.
   void TurnPagingOn(Gva rip, uint64_t cr4, uint64_t cr3);
 
   Hva HvaOf(Gpa gpa) const { return kRam + gpa.raw(); }
   const std::vector<SeenFault>& faults() const { return faults_; }
-  // A page of the guest's memory.
+  // Returns a page of the guest's memory.
   const void* PageAt(Gpa gpa) { return ValueOrDie(memory().AtHva(HvaOf(gpa))); }
 
  private:

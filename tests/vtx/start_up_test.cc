@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A guest's CPU that waits for its start-up IPI, and what it is afterwards.
+// A guest's CPU waits for its start-up IPI, and then runs from where that says.
 
 #include <atomic>
 #include <cstdint>
@@ -26,7 +26,7 @@ class StartUp : public ::testing::Test {
     machine_.Start64(halt);
   }
 
-  // On another CPU: waits for the start-up IPI, which is sent until it is taken, and then runs
+  // Waits on another CPU for the start-up IPI, which is sent until it is taken, and then runs
   // `program` from where it says. `then` goes on with the guest.
   template <typename Then>
   void StartOn(const std::vector<uint8_t>& program, Then then) {
@@ -61,7 +61,7 @@ class StartUp : public ::testing::Test {
   }
   void AskForNmi() { ++wanted_nmis_; }
 
-  // Of this CPU's local APIC: which CPU the next command is for.
+  // Returns the word of this CPU's local APIC that says which CPU the next command is for.
   volatile uint32_t& CommandHigh() {
     return *reinterpret_cast<volatile uint32_t*>(machine_.backend().arena().direct_map_offset() +
                                                  0xfee00310);
@@ -97,7 +97,7 @@ TEST_F(StartUp, AfterItTheCpuCanBeKickedAndEnteredAgain) {
   });
 }
 
-// As of a guest that has the local APIC for its own, and was stopped between its two writes.
+// A guest that has the local APIC for its own was stopped here between its two writes.
 TEST_F(StartUp, AnIpiOfTheHostLeavesTheDestinationThatAGuestHasWritten) {
   destination_ = 5u << 24;
   StartOn({0xeb, 0xfe}, [&](GuestCpu& guest) {

@@ -22,7 +22,7 @@ TEST(StopGate, NobodyIsWaitedForWhoHasNotBegunOrHasLeft) {
   gate.WaitUntilOut();
 }
 
-// What the vCPUs do in the guest is a counter each, which stands still while they are out.
+// Each vCPU counts in the guest, and its counter stands still while it is out.
 TEST(StopGate, WhileItIsClosedNoVcpuIsInTheGuest) {
   constexpr size_t kVcpus = 3;
   constexpr int kStops = 100;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Tables made entry by entry, to see that the CPU reads the formats of mmu/ as they are meant:
-// execute-only pages, views switched by the guest itself (VMFUNC), #VE, and sub-page permissions.
+// These tables are made entry by entry, to see that the CPU reads the formats of mmu/ as they are
+// meant: execute-only pages, views switched by the guest itself (VMFUNC), #VE, and sub-page
+// permissions.
 
 #include <cstdint>
 #include <vector>
@@ -38,7 +39,7 @@ TEST(HandMadeTables, AnExecuteOnlyPageRunsAndCannotBeRead) {
   EXPECT_EQ(exit.ept_qualification().allowed(), Access::Execute());
 }
 
-// Every defect that `EptEntry::Check` names and this CPU judges: the CPU agrees.
+// The CPU must agree on every defect that `EptEntry::Check` names and this CPU judges.
 TEST(HandMadeTables, TheCpuCallsTheSameEntriesMisconfiguredAsTheFormat) {
   Machine machine;
   HandMadeEpt ept(machine, MiB(8));
@@ -109,7 +110,7 @@ TEST(HandMadeTables, AViewThatIsNotInTheListExits) {
   }
 }
 
-// A guest with a #VE handler, and its tables.
+// This guest has a #VE handler, and its tables.
 class VirtualizationException : public ::testing::Test {
  protected:
   static constexpr Gpa kIdt{0x10000}, kGdt{0x11000}, kHandler{0x12000}, kInformation{0x13000};
@@ -171,8 +172,8 @@ TEST_F(VirtualizationException, AMisconfigurationNeverGoesToTheGuest) {
   EXPECT_EQ(ValueOrDie(machine_.vcpu().Run(ept_.eptp())).reason, ExitReason::kEptMisconfiguration);
 }
 
-// SPP: 32 sub-pages of 128 bytes; of a 4-level table's lowest entry bit 2i says that sub-page i may
-// be written (SDM 29.3.4).
+// SPP has 32 sub-pages of 128 bytes: bit 2i of a 4-level table's lowest entry says that sub-page i
+// may be written (SDM 29.3.4).
 TEST(SubPagePermissions, OnlyTheSubPagesThatTheTableNamesCanBeWritten) {
   Machine machine({.vcpu = {.spp = true}});
   HandMadeEpt ept(machine, MiB(8));

@@ -56,7 +56,7 @@ TEST(DecodeCapabilities, WithoutEptIsRefused) {
   EXPECT_EQ(DecodeCapabilities(VmxMsrs(), 0).status().message(), "this CPU has no EPT");
 }
 
-// The words of Bochs' tigerlake.
+// Returns the words of Bochs' tigerlake.
 VmxMsrs TigerLake() {
   VmxMsrs msrs;
   msrs.secondary = Range(0, 0x02977fff);

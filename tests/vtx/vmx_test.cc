@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The VMX instructions and their errors, VM entry and exit, without an engine.
+// These tests execute the VMX instructions and meet their errors, and enter and exit a VM, without
+// an engine.
 
 #include "tdp/backends/vtx/vmx_instructions.h"
 
@@ -169,7 +170,7 @@ TEST(VmxEntry, TwoVcpusTakeTurnsOnOneCpu) {
 TEST(VmxEntry, AKickBeforeTheEntryIsNotLost) {
   Machine machine;
   machine.Start64(HaltProgram());
-  // An NMI to itself between the engine's entry and the CPU's.
+  // The CPU sends an NMI to itself between the engine's entry and its own.
   GuestEntry entry = machine.mmu().EnterGuest();
   LocalApic().SendNmi(Host::Get().cpu->apic_id());
   const VmExit exit = ValueOrDie(machine.vcpu().Run(entry.eptp()));

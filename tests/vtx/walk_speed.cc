@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Makes the emulator translate: a guest on 4 KiB pages over a 4 KiB EPT reads the 4096 pages of its
-// linear memory in turn, so that its direct-mapped TLB of 2048 entries misses every time and walks
-// 24 entries; or, for comparison, one page as often. The emulator's clock counts instructions, so
-// the time is taken outside, by time_walks.py, as the difference of two runs.
+// This program makes the emulator translate: a guest on 4 KiB pages over a 4 KiB EPT reads the 4096
+// pages of its linear memory in turn, so that its direct-mapped TLB of 2048 entries misses every
+// time and walks 24 entries; or, for comparison, one page as often. The emulator's clock counts
+// instructions, so the time is taken outside, by time_walks.py, as the difference of two runs.
 //
 //   walk_speed ROUNDS STRIDE      ROUNDS × 4096 loads, STRIDE bytes apart
 

@@ -19,13 +19,13 @@ namespace {
 constexpr uint64_t kStatusFlags = 0x8d5;  // OF SF ZF AF PF CF
 constexpr uint64_t kUndefinedAdjust = 0x10;
 
-// What an instruction changes: one operand at rdi, registers, flags.
+// Holds what an instruction changes: one operand at rdi, registers, flags.
 struct State {
   alignas(16) std::array<uint64_t, 4> memory{};
   uint64_t rax = 0, rcx = 0, rdx = 0, rbx = 0, rsi = 0, rdi = 0, flags = 0x202;
 };
 
-// A page that runs the instruction on the registers of a `State` at rdi.
+// Runs the instruction on the registers of a `State` at rdi, in a page of its own.
 class Judge {
  public:
   Judge() {
@@ -86,7 +86,7 @@ const Case kCases[] = {
     {{0x48, 0xa5}},                                 // movsq
 };
 
-// Of `code` as its own execution by the decoder.
+// Does with the decoder what executing `code` does.
 void Emulate(const std::vector<uint8_t>& code, State& state) {
   GuestRegisters registers;
   registers.rax = state.rax;

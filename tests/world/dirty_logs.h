@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What tests of dirty logs share.
+// Tests of dirty logs share these functions.
 
 #ifndef TDP_TESTS_WORLD_DIRTY_LOGS_H_
 #define TDP_TESTS_WORLD_DIRTY_LOGS_H_
@@ -35,7 +35,7 @@ inline std::set<uint64_t> TakenPages(Vm& vm, uint32_t slot = 0) {
   return ShownPages([&](auto visit) { return vm.TakeDirtyLog(slot, visit); });
 }
 
-// Tests that have each way of finding writes as their parameter, and their names.
+// Makes tests take each way of finding writes as their parameter, with its name.
 inline auto EachTracking() {
   return testing::Values(DirtyTracking::kWriteProtection, DirtyTracking::kDirtyBits,
                          DirtyTracking::kPml);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The fixture of tests that need no CPU: each exit is a call, and the test decides what the host
+// Tests that need no CPU have this fixture: each exit is a call, and the test decides what the host
 // answers.
 
 #ifndef TDP_TESTS_WORLD_HOST_TEST_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What each test that needs no CPU is made of: a host whose answers the test decides, a `Vm` on it
+// Each test that needs no CPU is made of this: a host whose answers the test decides, a `Vm` on it
 // and one vCPU. Each exit is a call.
 
 #ifndef TDP_TESTS_WORLD_HOST_WORLD_H_

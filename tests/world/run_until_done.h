@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// How a guest runs: it enters, does something, exits, has the exit answered, and enters again.
+// A guest runs so: it enters, does something, exits, has the exit answered, and enters again.
 
 #ifndef TDP_TESTS_WORLD_RUN_UNTIL_DONE_H_
 #define TDP_TESTS_WORLD_RUN_UNTIL_DONE_H_

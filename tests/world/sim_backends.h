@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The machine of tests that run guests on simulated CPUs.
+// Tests that run guests on simulated CPUs have this machine.
 
 #ifndef TDP_TESTS_WORLD_SIM_BACKENDS_H_
 #define TDP_TESTS_WORLD_SIM_BACKENDS_H_
@@ -59,16 +59,16 @@ class HookedBackend : public sim::SimBackend {
     share_one_cpu = false;
   }
 
-  // Called by the first answer about `resolve_at`, after it was found.
+  // The first answer about `resolve_at` calls `on_resolve`, after it was found.
   Hva resolve_at;
   std::function<void()> on_resolve;
-  // Called by the first kick, after it was sent.
+  // The first kick calls this, after it was sent.
   std::function<void()> on_kick;
   // Ends the guest entry of a vCPU that is kicked, in place of the simulated CPU: for tests that
   // run all vCPUs on one thread.
   std::function<void(VcpuId)> leave;
   std::atomic<int> linear_invalidations = 0;
-  // The classic bug of a port: no translation is ever dropped.
+  // Plants the classic bug of a port: no translation is ever dropped.
   bool forgets_flushes = false;
   // All vCPUs run on CPU 0, in turn.
   bool share_one_cpu = false;

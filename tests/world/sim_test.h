@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The fixture of tests that play a guest on simulated CPUs step by step.
+// Tests that play a guest on simulated CPUs step by step have this fixture.
 
 #ifndef TDP_TESTS_WORLD_SIM_TEST_H_
 #define TDP_TESTS_WORLD_SIM_TEST_H_
@@ -15,7 +15,7 @@
 
 namespace tdp {
 
-// CPUs as they are, and no oracle: what counts here is the order of what vCPUs do.
+// Has CPUs as they are, and no oracle: what counts here is the order of what vCPUs do.
 class SimTest : public testing::Test {
  protected:
   static constexpr Hva kRam = SimWorld::kRam;

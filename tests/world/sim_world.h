@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What each test with simulated CPUs is made of: the machine's memory, its CPUs, an oracle that
+// Each test with simulated CPUs is made of this: the machine's memory, its CPUs, an oracle that
 // knows which translations they may still use, and a `Vm` on them.
 
 #ifndef TDP_TESTS_WORLD_SIM_WORLD_H_
@@ -55,7 +55,7 @@ struct SimMachineOptions {
   sim::FlushOracleOptions oracle = {.accessed_clear_owed = false};  // as `Vm::AgeHostRange` decides
 };
 
-// What a world stands on, one world at a time. Made for several it saves each the time to make
+// Is what a world stands on, one world at a time. Made for several it saves each the time to make
 // memory and caches of its own.
 class SimMachine {
  public:
@@ -81,8 +81,8 @@ class SimMachine {
 struct SimWorldOptions {
   VmOptions vm;
   int vcpus = 1;
-  // The machine that earlier worlds have left, which is reset. Null stands for one of the world's
-  // own, as below.
+  // Names the machine that earlier worlds have left, which is reset. Null stands for one of the
+  // world's own, as below.
   SimMachine* machine = nullptr;
   int cpus = 0;  // if more than `vcpus`
   sim::CpuConfig cpu = SimMachineOptions().cpu;
@@ -111,7 +111,7 @@ class SimWorld {
   // Puts another vCPU in the place of vCPU `i`.
   void ReplaceVcpu(int i);
 
-  // Slot 0 from guest address 0 on, backed in pieces of `order`. To set it again: order -1.
+  // Sets slot 0 from guest address 0 on, backed in pieces of `order`. To set it again: order -1.
   absl::Status SetRam(ByteCount size, int order = 0, uint32_t flags = 0);
   // Moves pages of the host to other frames, as its notifiers say.
   absl::Status Migrate(Hva start, ByteCount size);
@@ -120,7 +120,7 @@ class SimWorld {
   // Settles the flush of a call that has succeeded. Every change so far is due then.
   void Settle(absl::StatusOr<PendingFlush> flush);
 
-  // Guest memory behind `kRam`, as the host sees it.
+  // Read and write guest memory behind `kRam`, as the host sees it.
   template <typename Word = uint64_t>
   Word Peek(Gpa gpa) {
     Word word;
@@ -137,7 +137,7 @@ class SimWorld {
     return RunUntilDone(vcpu(i), cpu(i), attempt, answer, most_exits);
   }
 
-  // No stale translation was used, and the tables are in order.
+  // Checks that no stale translation was used, and that the tables are in order.
   absl::Status Check();
 
  private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The machine of tests that need no simulated CPU: a host whose answers the test decides.
+// Tests that need no simulated CPU have this machine: a host whose answers the test decides.
 
 #ifndef TDP_TESTS_WORLD_TEST_HOST_H_
 #define TDP_TESTS_WORLD_TEST_HOST_H_
@@ -73,7 +73,7 @@ class TestHost : public MinimalBackend {
     if (hook) hook();
   }
 
-  // The answer of `capabilities`; read when a `Vm` is made.
+  // `capabilities` answers this; it is read when a `Vm` is made.
   Capabilities offered = MinimalBackend::capabilities();
   int order = 0;  // of every page
   bool writable = true;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// A machine without a C library whose memory runs out: errors that are documented come back as
-// errors, with their code, and the next try with memory succeeds. Besides, what a build without
-// shadow tables says to those who ask for them.
+// Memory runs out on a machine without a C library: errors that are documented come back as errors,
+// with their code, and the next try with memory succeeds. Besides, a build without shadow tables
+// must refuse them in words.
 
-// The machine of examples/freestanding, but for its allocation.
+// This is the machine of examples/freestanding, but for its allocation.
 #define tdp_platform_allocate AllocateAlways
 #include "machine.cc"
 #undef tdp_platform_allocate
