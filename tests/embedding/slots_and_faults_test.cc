@@ -25,7 +25,7 @@ class GuestMmu {
   explicit GuestMmu(std::unique_ptr<Vm> vm) : vm_(std::move(vm)) {}
   Vm& vm() { return *vm_; }
 
-  // KVM_SET_USER_MEMORY_REGION, and KVM_GET_DIRTY_LOG.
+  // Do what KVM_SET_USER_MEMORY_REGION and KVM_GET_DIRTY_LOG do.
   absl::Status SetUserMemoryRegion(const MemoryRegion& region) {
     return vm_->SetMemoryRegion(region);
   }
@@ -34,7 +34,7 @@ class GuestMmu {
                             [&](uint64_t first, uint64_t pages) { bitmap[first / 64] |= pages; });
   }
 
-  // kvm_mmu_page_fault: 0 to run the guest on, else what user space has to do.
+  // Answers as kvm_mmu_page_fault: with kNone the guest runs on, else user space has its turn.
   absl::StatusOr<ExitToUser> PageFault(Vcpu& vcpu, Gpa gpa, ExitQualification qualification) {
     const FaultResult fault = vcpu.HandleEptViolation(gpa, qualification);
     switch (fault.outcome) {
@@ -49,7 +49,7 @@ class GuestMmu {
     }
   }
 
-  // The MMU notifier: invalidate_range_start and _end, clear_flush_young.
+  // Serve the MMU notifier: invalidate_range_start and _end, clear_flush_young.
   absl::Status InvalidateRangeStart(Hva start, Hva end) {
     return vm_->BeginHostInvalidation(start, end - start);
   }

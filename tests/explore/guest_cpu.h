@@ -93,7 +93,7 @@ class GuestCpu {
   std::vector<Gpa> TakeLog() { return std::exchange(log_, {}); }
 
   // --- What it could do at this moment, without a look at the tables
-  // Why the model forbids something of it; empty if it forbids nothing.
+  // Returns why the model forbids something of it; empty if it forbids nothing.
   std::string CheckReach() const;
   // Returns why it should have forgotten something of [first, first + pages) of what it knew at
   // `since`.

@@ -121,7 +121,7 @@ std::string NoWriteIsPossible(Machine& machine) {
   return mapped.ok() && mapped->entry.is_writable() ? "a write that is denied is possible" : "";
 }
 
-// Four tables at the end of the second slot, by which the guest maps the page 0x5000.
+// Writes four tables at the end of the second slot, by which the guest maps the page 0x5000.
 GuestRoots WriteGuestTables() {
   constexpr uint64_t kFirst = kSize - 4 * kPageSize;
   for (uint64_t i = 0; i < 4; ++i) {

@@ -89,7 +89,7 @@ class ShadowMachine : public GuestMachine {
   // Returns the registers as the guest sees them.
   sim::Registers& guest(int cpu) { return guests_[static_cast<size_t>(cpu)]; }
   ShadowVcpu& shadow(int cpu) { return *vcpu(cpu).shadow(); }
-  // Whether the access is done by it, or is the guest's fault.
+  // Sets the shadow's registers and, if it takes them, the guest's.
   absl::Status SetPaging(int cpu, const sim::Registers& registers) {
     const GuestControls controls = {
         .cr0 = registers.cr0,

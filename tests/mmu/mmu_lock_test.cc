@@ -16,7 +16,8 @@ TEST(MmuLock, AWriterIsAloneAndReadersSeeItsWholeChange) {
   constexpr int kReaders = 3;
   constexpr int kWrites = 2000;
   MmuLock lock;
-  // Plain on purpose: the lock alone orders the accesses, and the thread sanitizer checks it.
+  // These are plain on purpose: the lock alone orders the accesses, and the thread sanitizer checks
+  // it.
   int first = 0;
   int second = 0;
   std::atomic<bool> stop{false};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Each operation of the engine with every budget of memory from nothing upwards, once for what it
+// Each operation of the engine has every budget of memory from nothing upwards, once for what it
 // allocates from the heap (slot nodes, indices, dirty logs, permits, rings, reverse maps) and once
 // for tables. It fails with ResourceExhausted, or it succeeds; when it fails, no page leads to a
 // third thing, the invariants hold, and with memory the same call succeeds and comes to the same

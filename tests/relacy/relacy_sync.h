@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// base/sync.h once more, with Relacy's atomics and mutexes: included first, it lets a test compile
-// a source of the core so that every memory order in it is modelled, not only those that the CPU
-// has. Relacy (Debian's relacy-dev) runs a test's threads as fibers, and shows each load every
-// value that the C++ memory model allows.
+// This is base/sync.h once more, with Relacy's atomics and mutexes: included first, it lets a test
+// compile a source of the core so that every memory order in it is modelled, not only those that
+// the CPU has. Relacy (Debian's relacy-dev) runs a test's threads as fibers, and shows each load
+// every value that the C++ memory model allows.
 //
 // Everything stands in a namespace of its own, since the same names without Relacy are linked too.
 

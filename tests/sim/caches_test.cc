@@ -304,7 +304,8 @@ TEST(Cpu, WithFlagsInTheEptAGuestTableInAReadOnlyPageIsAViolation) {
   }
 }
 
-// A program that mostly stays on a page of code and one of data; some accesses cross into the next.
+// Returns a program that mostly stays on a page of code and one of data; some accesses cross into
+// the next.
 std::vector<TraceRecord> StayingProgram(uint64_t seed) {
   std::mt19937_64 random(seed);
   std::array<uint64_t, 2> pages = {0, 1};

@@ -136,8 +136,8 @@ TEST(GuestKernel, LargePagesAreAsGood) {
 }
 
 TEST(GuestKernel, PagesOfOneGibibyteRunOutBeforeSmallerOnes) {
-  // Of 6 GiB two lie whole below the hole and three above it; one of these is not a whole GiB for
-  // the kernel's own 2 MiB.
+  // Two of the 6 GiB lie whole below the hole and three above it; one of these is not a whole GiB
+  // for the kernel's own 2 MiB.
   TestGuest guest({.page = kLevel1G, .frames = {.gigabytes = true}}, GiB(6));
   std::map<int, int> pages;
   std::set<uint64_t> starts;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the guests of these tests run. Each program is position-independent and ends with HLT;
+// The guests of these tests run these programs, which are position-independent and end with HLT;
 // guest_programs.h names them and says what they expect in which register.
 
         .section .rodata

@@ -20,7 +20,7 @@
 
 namespace {
 
-// Abseil's mutex asks for it where threads are in each other's way.
+// Abseil's mutex asks for the policy where threads are in each other's way.
 TEST(Ring0, AThreadHasTheDefaultSchedulingPolicyWithoutPriority) {
   int policy = -1;
   sched_param parameters = {.sched_priority = -1};
