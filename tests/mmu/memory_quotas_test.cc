@@ -41,7 +41,7 @@ TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
   quotas.AddVcpu();
   EXPECT_EQ(quotas.Tables(), none + 96);
   quotas.RemoveVcpu();
-  // This slot needs two tables of leaves, one above each for its 1 GiB and one for its 512 GiB.
+  // This slot needs two tables of leaves, one above them for its 1 GiB, one for its 512 GiB.
   quotas.AddSlot(SlotOf(Gfn(511), 2));
   EXPECT_EQ(quotas.Tables(), none + 2 * (2 + 1 + 1));
   quotas.SetViews(0, 3);

@@ -71,7 +71,7 @@ TEST_P(MmioGeneration, MemoryIsNotAnsweredAsMmioOnceItHasGoneAround) {
   ASSERT_TRUE(remembered.is_mmio());
   SetSlot(0, kHole, MiB(1));
   ChangeSlots(Period() - 1);
-  // An entry that were made now would be the remembered one, bit by bit: that must be gone.
+  // An entry made now would be the remembered one, bit by bit: that one must be gone.
   EXPECT_FALSE(Entry().is_mmio());
   const FaultResult result = vcpu_->HandleEptMisconfiguration(kHole);
   EXPECT_NE(result.outcome, FaultOutcome::kMmio) << "a CPU may come late with it";

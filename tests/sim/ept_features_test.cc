@@ -134,8 +134,7 @@ class PageModificationLog : public EptFeatures {
     controls.pml_address = Hpa(log_);
     SetControls(controls);
     world_.Enter(true);
-    // This fills in the guest's own tables, which A/D flags write, too, so that they are out of the
-    // log.
+    // The guest's own tables are written too, by A/D flags: this touch gets that out of the log.
     Touch();
     world_.cpu().set_pml_index(511);
   }

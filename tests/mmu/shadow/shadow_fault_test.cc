@@ -197,8 +197,8 @@ TEST_F(ShadowFault, AtTheQuotaTheOldestPagesGo) {
 TEST_F(ShadowFault, WithoutTableMemoryTheFaultFailsAndCanBeTriedAgain) {
   Start();
   ExpectSame(0x10000);
-  // The pool gets no more memory from here on, and shadow pages stay so few that their own quota
-  // recycles none.
+  // No table comes from the pool any more: whatever is recycled, more are in use than the quota
+  // allows.
   ASSERT_TRUE(machine_->vm().SetTableQuota(1).ok());
   PagingFaultResult failed;
   for (uint64_t i = 0; i < 100 && failed.outcome != PagingOutcome::kError; ++i) {
