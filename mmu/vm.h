@@ -97,9 +97,9 @@ class Vm : public GuestMemory {
   // at hand; where these do not do, or there is no memory for them, it goes as a whole. Frames
   // beyond the guest's width are ignored. InvalidArgument for an address space that is not there.
   absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
-  // Zaps every frame, at a cost that does not depend on their number. The quota does not refuse the
-  // new root: settling the flush gives the old one and all tables below it back. ResourceExhausted
-  // if the backend has no memory for it; nothing has changed then.
+  // Zaps every frame, at a cost that does not depend on their number: the roots stay (`eptp`), and
+  // settling the flush gives all tables below them back. Needs no memory. InvalidArgument for an
+  // address space that is not there.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space = 0);
 
   // The host takes [start, start + size) of its virtual memory back or changes what stands there
@@ -300,7 +300,7 @@ class Vm : public GuestMemory {
                            absl::FunctionRef<void(const LeafRun&)> visit, AddressSpaceId space = 0,
                            ViewId view = kBaseView);
 
-  // Returns the pointer that a vCPU would load now, for a view that there is.
+  // Returns the pointer that a vCPU loads, for a view that there is. It stays while the view does.
   Eptp eptp(AddressSpaceId space = 0, ViewId view = kBaseView) const;
 
   VmStats Stats() const;

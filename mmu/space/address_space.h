@@ -81,7 +81,7 @@ class AddressSpace {
   absl::Status CheckInvariants() const;
   void NarrowPages(Gfn base, uint64_t mask, WriteNotice notice);
   void Age(FrameRange range, AgeMode mode, Aged& aged);
-  absl::StatusOr<PendingFlush> ZapAll();
+  PendingFlush ZapAll();
   absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)> push);
 
   // Does `Detach` in one view, inside a writer's section. There is an EPT.
@@ -97,7 +97,6 @@ class AddressSpace {
   void MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts, ShadowPools* pools);
 
   ViewSet views_;
-  // The first kind is the one that may fail (`ZapAll`).
   std::vector<std::unique_ptr<MappedTables>> kinds_;
   // These say which of them are what.
   DirectTables* direct_ = nullptr;

@@ -77,25 +77,18 @@ void DirectTables::Age(FrameRange range, AgeMode mode, Aged& aged) {
   });
 }
 
-absl::StatusOr<PendingFlush> DirectTables::ZapAll() {
-  // At the quota this is the way to get tables back, so the quota must not refuse the new root.
-  TDP_ASSIGN_OR_RETURN(TablePage * root, parts_.pool.TakeInExchange());
-  TableCache spare(parts_.pool);  // nothing has to be split
+// The roots stay. A root in memory that has just come might be one that a CPU has translations of,
+// left by a VM that is gone; and guests that change views by VMFUNC would go there before any
+// flush.
+PendingFlush DirectTables::ZapAll() {
   TableList detached;
-  DirectMmu& base = views_.base().mmu();
   MmuWriteSection section(parts_.mmu_lock);
   ForgetLeaves();
-  TablePage* old = base.ReplaceRoot(root);
-  old->may_be_dirty = true;
-  detached.Push(old);
-  views_.UpdateList(views_.base());
-  // Other views keep their roots: no table has to be had for them, and the cost is flat, too.
-  for (size_t i = kBaseView + 1; i < views_.size(); ++i) {
-    DetachIn(views_[i], {Gfn(0), base.end()}, spare, detached);
-  }
-  PendingFlush flush = parts_.clock.AdvanceAllRoots();
+  bool any = false;
+  views_.ForEach([&](View& view) { any |= view.mmu().DetachAll(detached); });
+  PendingFlush flush = parts_.clock.AdvanceIf(any);
   parts_.clock.Retire(std::move(detached), flush);
-  parts_.zaps.Add();
+  if (any) parts_.zaps.Add();
   return flush;
 }
 

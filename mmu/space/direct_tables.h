@@ -40,7 +40,7 @@ class DirectTables : public MappedTables {
   bool WriteProtect(FrameRange range) override;
   void NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) override;
   void Age(FrameRange range, AgeMode mode, Aged& aged) override;
-  absl::StatusOr<PendingFlush> ZapAll() override;
+  PendingFlush ZapAll() override;
   absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)> push) override;
 
  protected:

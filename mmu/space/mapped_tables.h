@@ -85,9 +85,8 @@ class MappedTables {
 
   // Makes what `range` maps old, under a `FlushClock::Narrowing`, or asks how old it is.
   virtual void Age(FrameRange range, AgeMode mode, Aged& aged) = 0;
-  // Takes every mapping away at a cost that does not depend on their number. ResourceExhausted
-  // without memory for a root; nothing has changed then.
-  virtual absl::StatusOr<PendingFlush> ZapAll() = 0;
+  // Takes every mapping away at a cost that does not depend on their number.
+  virtual PendingFlush ZapAll() = 0;
   // Calls `push` for each set of tables where the write-protection of a log waits above the pages.
   virtual absl::Status PushDown(absl::FunctionRef<absl::Status(DirectMmu& mmu)> push);
 

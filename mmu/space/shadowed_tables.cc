@@ -54,7 +54,7 @@ void ShadowedTables<Entry>::NarrowPages(Gfn base, uint64_t mask, WriteNotice) {
 
 // First sees to it that no CPU can get at anything; then zaps the pages, a few in a section.
 template <typename Entry>
-absl::StatusOr<PendingFlush> ShadowedTables<Entry>::ZapAll() {
+PendingFlush ShadowedTables<Entry>::ZapAll() {
   PendingFlush flush;
   bool more = true;
   for (bool first = true; more; first = false) {

@@ -33,7 +33,7 @@ class ShadowedTables : public MappedTables {
   void SetRmap(uint32_t slot, const std::shared_ptr<SlotRmap>& rmap) override;
   absl::Status CheckInvariants() const override;
   void NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) override;
-  absl::StatusOr<PendingFlush> ZapAll() override;
+  PendingFlush ZapAll() override;
   size_t ZapOldest(size_t count) override;
   void TrimToQuota() override;
   void SetQuota(const MemoryQuotas& quotas) override;

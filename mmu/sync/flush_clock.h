@@ -97,8 +97,8 @@ class FlushClock {
   PendingFlush Advance() {
     return PendingFlush(this, generation_.fetch_add(1, std::memory_order_seq_cst) + 1);
   }
-  // Advances after a root was replaced: its translations can only be dropped with all others, since
-  // the table may serve as another root later.
+  // Advances so that every vCPU drops what its CPU has of all roots, not of its own alone: another
+  // root is about to come within its reach.
   PendingFlush AdvanceAllRoots();
 
   // Returns what all have come to owe up to now and nobody has settled, as one debt; none if there

@@ -31,8 +31,14 @@ bool IsTableEmpty(uint64_t* table, int first, int last) {
 }  // namespace
 
 DirectMmu::DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage* root)
-    : options_(options), pool_(pool), root_(nullptr), eptp_(0) {
-  ReplaceRoot(root);
+    : options_(options),
+      pool_(pool),
+      root_(root),
+      root_entries_(root->entries()),
+      eptp_(Eptp::Make(pool.HpaOf(root->entries()), options.levels, options.accessed_dirty)) {
+  root->base = Gfn(0);
+  root->role = PageRole::Direct(root_level(), options.address_space, options.accessed_dirty);
+  root->in_use = true;
 }
 
 // --- Readers' side ---
@@ -438,16 +444,20 @@ EptEntry DirectMmu::SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old,
   return old;
 }
 
-TablePage* DirectMmu::ReplaceRoot(TablePage* root) {
-  root->base = Gfn(0);
-  root->role = PageRole::Direct(root_level(), options_.address_space, options_.accessed_dirty);
-  root->in_use = true;
+// Nothing is mapped at the root itself, so nothing of a leaf is lost here.
+bool DirectMmu::DetachAll(TableList& detached) {
+  constexpr int kLineEntries = 8;
   StructureChanged();
-  const Eptp eptp =
-      Eptp::Make(pool_.HpaOf(root->entries()), options_.levels, options_.accessed_dirty);
-  eptp_.store(eptp.raw(), std::memory_order_release);
-  root_entries_ = root->entries();
-  return std::exchange(root_, root);
+  const uint64_t lines = FindLinesInUse(root_entries_);
+  for (uint64_t left = lines; left != 0; left &= left - 1) {
+    const int first = std::countr_zero(left) * kLineEntries;
+    for (int i = first; i < first + kLineEntries; ++i) {
+      if (EntryRef(root_entries_ + i).Load().is_hole()) continue;
+      TakeOut(Root(), Gfn(root_level().pages().raw() * static_cast<uint64_t>(i)),
+              {detached, nullptr});
+    }
+  }
+  return lines != 0;
 }
 
 TablePage* DirectMmu::TakeRoot() { return std::exchange(root_, nullptr); }

@@ -172,14 +172,14 @@ class LostDirtyLeaves {
 
 class DirectMmu {
  public:
-  // `root` is a table of `pool` and comes back from `ReplaceRoot` or `TakeRoot`.
+  // `root` is a table of `pool`, stays the root, and comes back from `TakeRoot`.
   DirectMmu(const DirectMmuOptions& options, TablePool& pool, TablePage* root);
 
   DirectMmu(const DirectMmu&) = delete;
   DirectMmu& operator=(const DirectMmu&) = delete;
 
-  // Returns the pointer to load now. Any thread may ask, without a lock.
-  Eptp eptp() const { return Eptp(eptp_.load(std::memory_order_acquire)); }
+  // Returns the pointer to load, which never changes.
+  Eptp eptp() const { return eptp_; }
   Level root_level() const { return Level(options_.levels); }
   // Returns the first frame beyond what the tables can name.
   Gfn end() const { return Gfn(uint64_t{1} << (root_level().above().shift() - kPageShift)); }
@@ -285,8 +285,8 @@ class DirectMmu {
   // keeps a neighbour, so nothing above changes. Returns false if `Detach` is needed as well.
   bool DetachPage(Gfn gfn, LostDirtyLeaves* lost) const;
 
-  // Puts an empty root in place and returns the old one, with everything below it.
-  TablePage* ReplaceRoot(TablePage* root);
+  // Takes every mapping away, by the entries of the root. Returns whether anything was there.
+  bool DetachAll(TableList& detached);
 
   // Takes W from the highest entries inside [first, end), O(1) in its size: rights combine by AND.
   // 4 KiB leaves among them, which stand only at unaligned ends, lose D too: from here on D says
@@ -438,8 +438,8 @@ class DirectMmu {
   const DirectMmuOptions options_;
   TablePool& pool_;
   TablePage* root_;
-  uint64_t* root_entries_ = nullptr;  // of `root_`
-  Atomic<uint64_t> eptp_;
+  uint64_t* const root_entries_;  // of `root_`
+  const Eptp eptp_;
   Atomic<uint64_t> structure_{1};
 };
 

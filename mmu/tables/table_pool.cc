@@ -53,13 +53,6 @@ bool TablePool::TakeFree(size_t least, size_t most, TableList& out) {
   return true;
 }
 
-absl::StatusOr<TablePage*> TablePool::TakeInExchange() {
-  taken_.fetch_add(1);
-  TableList one;
-  TDP_RETURN_IF_ERROR(TakeCounted(1, one));
-  return one.Pop();
-}
-
 // Takes tables that `taken_` holds already; it no longer does if they cannot be had.
 absl::Status TablePool::TakeCounted(size_t count, TableList& out) {
   TableList got;

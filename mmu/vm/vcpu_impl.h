@@ -149,8 +149,6 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestEntry VcpuImpl::EnterGuest() {
   if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
   if (ABSL_PREDICT_FALSE(nested_ != nullptr)) return EnterNestable();
   const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
-  // The root is read after the vCPU counts as in the guest: whoever replaces it from here on will
-  // kick.
   const Eptp eptp = faults_.view().mmu().eptp();
   if (ABSL_PREDICT_FALSE(owed != FlushClock::Member::Owed::kNothing)) {
     flushes_.Add();

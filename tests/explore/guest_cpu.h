@@ -85,8 +85,7 @@ class GuestCpu {
   // Executes VMFUNC with leaf 0: the guest runs on the EPTP of that number in the list. False where
   // there is none, which is an exit.
   bool SwitchView(ViewId index);
-  // Return the root that the guest runs on, and its number in the list.
-  Hpa root() const { return context_.root; }
+  // Returns the number in the list of the view that the guest runs on.
   ViewId view() const { return context_.view; }
 
   // Takes the pages that were logged out of the buffer.

@@ -238,14 +238,6 @@ void World::CheckLeft(ViewId view) {
   }
 }
 
-void World::CheckRootLeft(Hpa root) {
-  fibers_.SeeAll();
-  for (const Guest& guest : guests_) {
-    if (vm_->eptp().root() == root || !guest.cpu->IsOn(kBaseView)) continue;
-    if (guest.cpu->root() == root) Fail("a vCPU runs on a root that was replaced");
-  }
-}
-
 void World::CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since) {
   for (const Guest& guest : guests_) {
     const std::string why = guest.cpu->CheckForgotten(space, first, pages, since);

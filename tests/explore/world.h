@@ -123,7 +123,6 @@ class World {
   // A view was destroyed: nobody is on it, unless there is one of its number again.
   void CheckLeft(ViewId view);
   // Whoever was on that root of the base view is there no more.
-  void CheckRootLeft(Hpa root);
   // Nobody knows what [first, first + pages) was at `since`.
   void CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since);
   // `status` is OK, or memory has run out where it may.

@@ -155,6 +155,7 @@ TEST_P(Allocations, CallsThatMustNotAllocateDoNot) {
   ExpectNone("SetAddressSpace", [&] { (void)vcpu_->SetAddressSpace(1); });
   ExpectNone("OnCpuChanged", [&] { vcpu_->OnCpuChanged(); });
   ExpectNone("stats", [&] { (void)vcpu_->stats(); });
+  ExpectNone("ZapAll", [&] { vm_->ZapAll()->Settle(); });
   ExpectNone("ReleaseTableMemory", [&] { (void)vm_->ReleaseTableMemory(); });
   EXPECT_GT(entries, 0);
   EXPECT_GT(runs, 0);

@@ -80,7 +80,6 @@ std::vector<Operation> Operations() {
       {"CreateView", [](Vm& vm) { EXPECT_TRUE(vm.CreateView().ok()); }},
       {"EptpList", [](Vm& vm) { EXPECT_TRUE(vm.EptpList().ok()); }},
       {"ZapRange", [](Vm& vm) { vm.ZapRange(Gfn(1), PageCount(1))->Settle(); }},
-      {"ZapAll", [](Vm& vm) { vm.ZapAll()->Settle(); }},
       {"InvalidateHostRange",
        [](Vm& vm) { EXPECT_TRUE(vm.InvalidateHostRange(kRam, kPageSize).ok()); }},
       {"BeginHostInvalidation",

@@ -297,7 +297,6 @@ TEST_P(Promised, IsKeptBesideAFlushThatAnotherHolds) {
 }
 
 TEST_P(Promised, WaitsForNobodyIfNothingIsOwed) {
-  if (promise().name == "ASettledZapAll") GTEST_SKIP() << "it replaces the root and has to flush";
   if (kind() == Kind::kShadow || kind() == Kind::kNested) {
     GTEST_SKIP() << "the pages of the shadow are there still and may have to be flushed";
   }

@@ -177,7 +177,7 @@ TEST_F(TableReclaimTest, ZapAllWorksFarAboveALoweredQuotaAndBeforeTheLastOneIsSe
   ASSERT_TRUE(first.ok() && second.ok()) << first.status() << second.status();
   first->Settle();
   second->Settle();
-  EXPECT_LE(vm_->Stats().tables_in_use, before) << "each root came in exchange for another";
+  EXPECT_LE(vm_->Stats().tables_in_use, before) << "neither needs a table";
 }
 
 TEST_F(TableReclaimTest, ASplitAtTheQuotaTakesColdTablesOfOtherFrames) {

@@ -263,12 +263,31 @@ TEST_F(VmTest, ASmallMappingUnderALargeLeafSplitsIt) {
 TEST_F(VmTest, ZapAllTakesEverythingAtOnce) {
   Start();
   ASSERT_TRUE(SetRam(Gpa(0), GiB(1)).ok());
-  const Eptp before = vm_->eptp();
   for (uint64_t i = 0; i < 100; ++i) Fault(Gpa(i * MiB(2)));
   vm_->ZapAll()->Settle();
-  EXPECT_NE(vm_->eptp(), before);
   for (uint64_t i = 0; i < 100; ++i) EXPECT_EQ(LevelOf(Gpa(i * MiB(2))), 0);
   EXPECT_GE(vm_->Stats().tables_freed, 100u);
+}
+
+TEST_F(VmTest, ZapAllReachesEveryEntryOfTheRoot) {
+  Start({.guest_physical_bits = 48});
+  constexpr uint64_t kEntry = uint64_t{1} << 39;
+  const std::vector<uint64_t> entries = {0, 1, 7, 8, 63, 64, 504, 511};
+  for (const uint64_t entry : entries) {
+    const auto slot = static_cast<uint32_t>(entry);
+    ASSERT_TRUE(SetRam(Gpa(entry * kEntry), MiB(2), 0, slot).ok());
+    Fault(Gpa(entry * kEntry));
+    ASSERT_NE(LevelOf(Gpa(entry * kEntry)), 0) << entry;
+  }
+  vm_->ZapAll()->Settle();
+  for (const uint64_t entry : entries) EXPECT_EQ(LevelOf(Gpa(entry * kEntry)), 0) << entry;
+}
+
+TEST_F(VmTest, ZapAllWithNothingMappedOwesNothing) {
+  Start();
+  PendingFlush flush = *vm_->ZapAll();
+  EXPECT_FALSE(flush.is_owed());
+  EXPECT_EQ(vm_->Stats().zaps, 0u);
 }
 
 TEST_F(VmTest, AnInvalidatedHostRangeIsUnmappedWhereverItIsMapped) {
