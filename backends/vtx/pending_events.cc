@@ -12,6 +12,7 @@ constexpr uint8_t kDoubleFault = 8;
 constexpr uint8_t kInvalidTss = 10;
 constexpr uint8_t kGeneralProtection = 13;
 constexpr uint8_t kPageFault = 14;
+constexpr uint8_t kVirtualization = 20;
 constexpr uint8_t kControlProtection = 21;
 
 bool IsContributory(uint8_t vector) {
@@ -19,9 +20,12 @@ bool IsContributory(uint8_t vector) {
          vector == kControlProtection;
 }
 
+// #VE stands for an EPT violation as #PF does for a page fault, and is of the same class.
+bool IsPageFault(uint8_t vector) { return vector == kPageFault || vector == kVirtualization; }
+
 bool MakesDoubleFault(uint8_t first, uint8_t second) {
   if (IsContributory(first)) return IsContributory(second);
-  return first == kPageFault && (IsContributory(second) || second == kPageFault);
+  return IsPageFault(first) && (IsContributory(second) || IsPageFault(second));
 }
 
 PendingEvent Exception(uint8_t vector, int64_t error_code) {
@@ -44,7 +48,7 @@ void PendingEvents::AddException(uint8_t vector, int64_t error_code) {
         nmi_ = now_;
         break;
       case PendingEvent::Type::kException:
-        if (now_.vector() == kDoubleFault && (IsContributory(vector) || vector == kPageFault)) {
+        if (now_.vector() == kDoubleFault && (IsContributory(vector) || IsPageFault(vector))) {
           now_ = PendingEvent();
           triple_fault_ = true;
           return;

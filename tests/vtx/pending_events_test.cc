@@ -12,7 +12,7 @@ namespace {
 using Type = PendingEvent::Type;
 
 constexpr uint8_t kDivide = 0, kDebug = 1, kDoubleFault = 8, kSegment = 11, kProtection = 13,
-                  kPage = 14;
+                  kPage = 14, kVirtualization = 20, kControl = 21;
 
 PendingEvent Kept(uint8_t vector) { return PendingEvent::Make(Type::kException, vector); }
 
@@ -41,8 +41,13 @@ TEST(PendingEvents, TwoExceptionsMakeWhatTheCpuMakesOfThem) {
                          {kPage, kPage, true},
                          {kPage, kProtection, true},
                          {kPage, kDebug, false},
-                         {21, kProtection, true},
-                         {20, kPage, false}}) {
+                         {kControl, kProtection, true},
+                         {kVirtualization, kPage, true},
+                         {kVirtualization, kProtection, true},
+                         {kVirtualization, kVirtualization, true},
+                         {kVirtualization, kDebug, false},
+                         {kPage, kVirtualization, true},
+                         {kProtection, kVirtualization, false}}) {
     PendingEvents events;
     events.Keep(Kept(row.first));
     events.AddException(row.second, 0);
@@ -53,7 +58,7 @@ TEST(PendingEvents, TwoExceptionsMakeWhatTheCpuMakesOfThem) {
 }
 
 TEST(PendingEvents, AFaultOnTopOfADoubleFaultShutsTheGuestDown) {
-  for (const uint8_t second : {kProtection, kPage}) {
+  for (const uint8_t second : {kProtection, kPage, kVirtualization}) {
     PendingEvents events;
     events.Keep(Kept(kDoubleFault));
     events.AddException(second, 0);
