@@ -14,13 +14,16 @@ constexpr uint32_t kHidden1Ecx =
     Bit(3) | Bit(5) | Bit(6) | Bit(15) | Bit(21) | Bit(24);  // MONITOR VMX SMX PDCM x2APIC deadline
 constexpr uint32_t kOsXsave = Bit(27);
 constexpr uint32_t kHypervisor = Bit(31);
-// Leaf 7: MPX and processor trace; AVX-512 with all that came after it; PKU, CET; UMWAIT and
-// TPAUSE, which raise #UD in a guest without a control of their own; and 5-level paging.
+// Leaf 7: MPX and processor trace; AVX-512 with all that came after it; AMX; keys of user and
+// supervisor pages, CET, user interrupts, Key Locker, branch records, and ENQCMD with its PASID;
+// UMWAIT, TPAUSE and PCONFIG, which raise #UD in a guest without a control of their own; and
+// 5-level paging.
 constexpr uint32_t kHidden7Ebx = Bit(14) | Bit(16) | Bit(17) | Bit(21) | Bit(25) | Bit(26) |
                                  Bit(27) | Bit(28) | Bit(30) | Bit(31);
-constexpr uint32_t kHidden7Ecx =
-    Bit(1) | Bit(3) | Bit(4) | Bit(5) | Bit(6) | Bit(7) | Bit(11) | Bit(12) | Bit(14) | Bit(16);
-constexpr uint32_t kHidden7Edx = Bit(2) | Bit(3) | Bit(8) | Bit(20);
+constexpr uint32_t kHidden7Ecx = Bit(1) | Bit(3) | Bit(4) | Bit(5) | Bit(6) | Bit(7) | Bit(11) |
+                                 Bit(12) | Bit(14) | Bit(16) | Bit(23) | Bit(29) | Bit(31);
+constexpr uint32_t kHidden7Edx = Bit(2) | Bit(3) | Bit(5) | Bit(8) | Bit(18) | Bit(19) | Bit(20) |
+                                 Bit(22) | Bit(23) | Bit(24) | Bit(25);
 
 constexpr uint32_t kCrystalLeaf = 0x15;
 constexpr uint32_t kFrequencyLeaf = 0x16;

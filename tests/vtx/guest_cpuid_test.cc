@@ -44,6 +44,13 @@ TEST(GuestCpuid, StateThatTheDriverDoesNotKeepApartIsNotOffered) {
   EXPECT_EQ(features.ebx & 1u << 16, 0u) << "AVX-512";
   EXPECT_EQ(features.ecx & 1u << 3, 0u) << "PKU";
   EXPECT_EQ(features.edx & 1u << 20, 0u) << "CET";
+  EXPECT_EQ(features.edx & 1u << 23, 0u) << "AVX-512 with numbers of 16 bits";
+  EXPECT_EQ(features.edx & (1u << 22 | 1u << 24 | 1u << 25), 0u) << "AMX";
+  EXPECT_EQ(features.edx & 1u << 5, 0u) << "user interrupts";
+  EXPECT_EQ(features.edx & 1u << 19, 0u) << "branch records";
+  EXPECT_EQ(features.ecx & 1u << 31, 0u) << "keys of supervisor pages";
+  EXPECT_EQ(features.ecx & 1u << 23, 0u) << "Key Locker";
+  EXPECT_EQ(features.ecx & 1u << 29, 0u) << "ENQCMD";
   EXPECT_NE(features.ebx & 1u << 5, 0u) << "AVX2 is there";
   EXPECT_TRUE(IsEmpty(Shown(7, 1)));
   EXPECT_EQ(Shown(0xd, 0).eax, kGuestXcr0);
