@@ -412,6 +412,7 @@ AccessResult Cpu::Fill(const GuestRequest& request, const GuestTranslation& gues
   entry.result.ept_level = ept ? found.level : 0;
   entry.result.guest_level = static_cast<uint8_t>(guest.level);
   entry.gpa = guest.gpa & ~offset;
+  entry.guest_shift = static_cast<uint8_t>(paged ? guest.shift : 0);
   entry.attributes =
       guest.attributes | ((found.rights & kRightRead) != 0 ? kAttrEptRead : 0) |
       ((found.rights & kRightWrite) != 0 ? kAttrEptWrite : 0) |

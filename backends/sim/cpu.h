@@ -151,10 +151,11 @@ class Cpu {
   Event WriteCr4(uint64_t value);
   void SetPkru(uint32_t pkru);
   Event LoadPdptes();
+  // Does INVLPG, which does nothing for a non-canonical address.
   void Invlpg(Gva gva);
   // Does INVPCID: type 0 address, 1 single PCID, 2 all with globals, 3 all but globals.
-  // kGeneralProtection for another type, a PCID above 4095 (or not 0 without CR4.PCIDE) or a
-  // non-canonical address.
+  // kGeneralProtection for another type, a PCID above 4095 (of types 0 and 1 also for one that is
+  // not 0 without CR4.PCIDE) or, of type 0, a non-canonical address, whatever mode the guest is in.
   Event Invpcid(int type, uint16_t pcid, Gva gva);
   // Does EPTP switching: takes entry `index` of the EPTP list. kVmfunc if it is refused.
   Event Vmfunc(uint32_t leaf, uint32_t index);
@@ -189,6 +190,7 @@ class Cpu {
     AccessResult result;  // of an access to its first byte
     uint64_t gpa = 0;
     uint32_t attributes = 0;
+    uint8_t guest_shift = 0;  // of the guest's own page; 0 without guest paging
   };
   struct TlbHit {
     TlbEntry* entry = nullptr;
@@ -229,7 +231,8 @@ class Cpu {
   void DropPage(uint64_t gva);
   template <typename Predicate>
   void DropLinearIf(Predicate predicate);
-  void DropLinearAddressIf(uint64_t gva, uint16_t vpid, bool any_pcid, uint16_t pcid);
+  template <typename Predicate>
+  void DropLinearAddressIf(uint64_t gva, Predicate predicate);
   void DropVpid(uint16_t vpid);
   Event ReloadPdptesIf(bool needed);
 

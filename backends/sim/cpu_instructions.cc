@@ -8,6 +8,7 @@
 
 #include "tdp/backends/sim/cpu.h"
 #include "tdp/backends/sim/ept_rules.h"
+#include "tdp/backends/sim/virtualization_exception.h"
 
 namespace tdp::sim {
 namespace {
@@ -16,6 +17,12 @@ constexpr uint64_t kCr3KeepTranslations = uint64_t{1} << 63;
 constexpr uint64_t kEptpListEntries = 512;
 
 bool Changed(uint64_t a, uint64_t b, uint64_t bits) { return ((a ^ b) & bits) != 0; }
+
+// Returns whether all bits of `gva` from number `bits` - 1 on are the same.
+bool IsCanonicalIn(int bits, Gva gva) {
+  const int64_t top = static_cast<int64_t>(gva.raw()) >> (bits - 1);
+  return top == 0 || top == -1;
+}
 
 }  // namespace
 
@@ -33,18 +40,17 @@ void Cpu::DropPage(uint64_t gva) {
   }
 }
 
-// Drops one address's mappings under `vpid` and `pcid` (or any PCID), and global ones. A large page
-// of the guest may be cached in pieces, since EPT maps it by smaller ones: they all go, whichever
-// the address is in.
-void Cpu::DropLinearAddressIf(uint64_t gva, uint16_t vpid, bool any_pcid, uint16_t pcid) {
+// Drops one address's mappings whose context satisfies `predicate(const Context&)`. A large page of
+// the guest may be cached in pieces, since EPT maps it by smaller ones: they all go, whichever the
+// address is in.
+template <typename Predicate>
+void Cpu::DropLinearAddressIf(uint64_t gva, Predicate predicate) {
   for (int level = 1; level <= 3; ++level) {
     const uint64_t page = ContextTable::Tag(0, gva, ShiftOf(level));
     tlb_[level].EraseIf([&](uint64_t tag, const TlbEntry& entry) {
       const Context& context = state_.contexts.OfTag(tag);
-      const bool matches = any_pcid || context.pcid == pcid || context.pcid == kGlobalPcid;
-      const int guest_shift = guest_.rules().shift(std::max<int>(entry.result.guest_level, 1));
-      const int pieces = std::max(guest_shift - ShiftOf(level), 0);
-      return matches && context.vpid == vpid && context.pcid != kGuestPhysicalPcid &&
+      const int pieces = std::max(entry.guest_shift - ShiftOf(level), 0);
+      return context.pcid != kGuestPhysicalPcid && predicate(context) &&
              ContextTable::PageOfTag(tag) >> pieces == page >> pieces;
     });
   }
@@ -58,7 +64,8 @@ Event Cpu::ReloadPdptesIf(bool needed) {
 }
 
 Event Cpu::LoadPdptes() {
-  const Event event = guest_.LoadPdptes();
+  Event event = guest_.LoadPdptes();
+  if (event == Event::kEptViolation) event = DeliverVirtualizationException(state_);
   if (event != Event::kNone) return Fail(event).event;
   return Event::kNone;
 }
@@ -67,7 +74,7 @@ Event Cpu::WriteCr0(uint64_t value) {
   const Registers before = state_.registers;
   state_.registers.cr0 = value;
   Reload();
-  const Event event = ReloadPdptesIf(Changed(before.cr0, value, kCr0Pg | kCr0Cd));
+  const Event event = ReloadPdptesIf(Changed(before.cr0, value, kCr0Pg | kCr0Cd | kCr0Nw));
   if (event != Event::kNone) {
     SetRegisters(before);
     return event;
@@ -120,11 +127,15 @@ void Cpu::SetPkru(uint32_t pkru) {
 }
 
 void Cpu::Invlpg(Gva gva) {
+  // An address that is none names no page.
+  if (!guest_.rules().IsCanonical(gva.raw() & linear_mask_)) return;
   // The page goes under all EP4TAs of the current VPID; upper entries go for the whole PCID.
   ++invalidations_;
   const uint16_t vpid = state_.controls.vpid;
   const uint16_t pcid = state_.contexts.Of(context_).pcid;
-  DropLinearAddressIf(gva.raw() & linear_mask_, vpid, false, pcid);
+  DropLinearAddressIf(gva.raw() & linear_mask_, [vpid, pcid](const Context& context) {
+    return context.vpid == vpid && (context.pcid == pcid || context.pcid == kGlobalPcid);
+  });
   guest_.DropIf([vpid, pcid](const Context& context) {
     return context.vpid == vpid && context.pcid == pcid;
   });
@@ -133,7 +144,8 @@ void Cpu::Invlpg(Gva gva) {
 Event Cpu::Invpcid(int type, uint16_t pcid, Gva gva) {
   const bool pcids = (state_.registers.cr4 & kCr4Pcide) != 0;
   const bool bad_pcid = pcid > 0xfff || (type <= 1 && pcid != 0 && !pcids);
-  const bool bad_address = type == 0 && !guest_.rules().IsCanonical(gva.raw());
+  const int linear_bits = (state_.registers.cr4 & kCr4La57) != 0 ? 57 : 48;
+  const bool bad_address = type == 0 && !IsCanonicalIn(linear_bits, gva);
   if (type < 0 || type > 3 || bad_pcid || bad_address) {
     state_.exit = {.event = Event::kGeneralProtection};
     return Fail(Event::kGeneralProtection).event;
@@ -142,16 +154,11 @@ Event Cpu::Invpcid(int type, uint16_t pcid, Gva gva) {
   const uint16_t vpid = state_.controls.vpid;
   if (type == 0) {
     // Global translations of the address may stay: only this PCID's go.
-    for (int level = 1; level <= 3; ++level) {
-      const uint64_t page = ContextTable::Tag(0, gva.raw(), ShiftOf(level));
-      tlb_[level].EraseIf([&](uint64_t tag, const TlbEntry&) {
-        const Context& context = state_.contexts.OfTag(tag);
-        return context.vpid == vpid && context.pcid == pcid && ContextTable::PageOfTag(tag) == page;
-      });
-    }
-    guest_.DropIf([vpid, pcid](const Context& context) {
+    const auto matches = [vpid, pcid](const Context& context) {
       return context.vpid == vpid && context.pcid == pcid;
-    });
+    };
+    DropLinearAddressIf(gva.raw() & linear_mask_, matches);
+    guest_.DropIf(matches);
     return Event::kNone;
   }
   DropLinearIf([type, vpid, pcid](const Context& context) {
@@ -232,11 +239,10 @@ bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
   if (type == 0) {
     // The address is canonical or not by the widest linear addresses of the CPU, whatever mode the
     // guest is in.
-    constexpr int kUnused = 64 - 57;
-    const auto address = static_cast<int64_t>(gva.raw());
-    if (static_cast<int64_t>(gva.raw() << kUnused) >> kUnused != address) return false;
-    DropLinearAddressIf(gva.raw(), vpid, true, 0);
-    guest_.DropIf([vpid](const Context& context) { return context.vpid == vpid; });
+    if (!IsCanonicalIn(57, gva)) return false;
+    const auto matches = [vpid](const Context& context) { return context.vpid == vpid; };
+    DropLinearAddressIf(gva.raw(), matches);
+    guest_.DropIf(matches);
     return true;
   }
   DropLinearIf([type, vpid](const Context& context) {

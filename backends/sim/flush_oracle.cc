@@ -104,11 +104,13 @@ ChangeKind ClassifyLinearChange(uint64_t before, uint64_t after, int level, uint
   const bool leaf = MapsPage(before, level);
   if (leaf != MapsPage(after, level)) return ChangeKind::kLeafTableChanged;
   const uint64_t changed = before ^ after;
-  if ((changed & ept::kAddressMask) != 0) return ChangeKind::kAddressChanged;
+  // The third bit of an index of the PAT, which a large page has among its address's.
+  const uint64_t pat = !leaf ? 0 : level == 1 ? uint64_t{1} << 7 : uint64_t{1} << 12;
+  if ((changed & ept::kAddressMask & ~pat) != 0) return ChangeKind::kAddressChanged;
   const uint64_t had = (before ^ kGuestNoExecute) & rights & kLinearRights;
   if ((had & ~(after ^ kGuestNoExecute)) != 0) return ChangeKind::kRightRemoved;
   constexpr uint64_t kPwtAndPcd = 3 << 3;
-  if ((changed & kPwtAndPcd) != 0) return ChangeKind::kMemoryTypeChanged;
+  if ((changed & (kPwtAndPcd | pat)) != 0) return ChangeKind::kMemoryTypeChanged;
   const uint64_t cleared = before & ~after;
   if (leaf && (cleared & kGuestDirty) != 0 && (had & kGuestWrite) != 0) {
     return ChangeKind::kDirtyCleared;

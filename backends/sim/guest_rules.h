@@ -66,6 +66,8 @@ class GuestRules {
   }
   // Returns the table that an entry points to.
   static uint64_t TableOf(uint64_t entry) { return entry & kTableMask; }
+  // Returns the one that CR3 points to, which has 32 bits outside 64-bit modes.
+  uint64_t RootOf(uint64_t cr3) const { return TableOf(cr3 & linear_mask_); }
   // Returns the gpa that a leaf at `level` maps `gva` to.
   uint64_t GpaOf(uint64_t leaf, int level, uint64_t gva) const;
   // Returns the bits PAT, PCD and PWT of a leaf as an index of IA32_PAT.

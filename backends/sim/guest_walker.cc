@@ -93,13 +93,14 @@ inline bool GuestWalker::Begin(const GuestRequest& request, Walk& walk) {
   }
   walk.level = walk.top = rules_.levels();
   walk.rights = walk.top_rights = kRightsMask;
-  uint64_t root = state_.registers.cr3;
+  uint64_t root = rules_.RootOf(state_.registers.cr3);
   if (rules_.mode() == PagingMode::kPae) {
-    root = state_.registers.pdptes[request.gva >> 30 & 3];
-    if ((root & kGuestPresent) == 0) return false;
+    const uint64_t pdpte = state_.registers.pdptes[request.gva >> 30 & 3];
+    if ((pdpte & kGuestPresent) == 0) return false;
+    root = GuestRules::TableOf(pdpte);
   }
   walk.tables_verified = walk.top_verified = true;
-  walk.tables[walk.top] = UnknownTable(GuestRules::TableOf(root));
+  walk.tables[walk.top] = UnknownTable(root);
   return true;
 }
 
@@ -247,7 +248,7 @@ inline bool GuestWalker::BeginQuietly(uint64_t gva, QuietWalk& walk) {
   walk.start = nullptr;
   if (kept_levels_ == 0) {
     walk.top = rules_.levels();
-    walk.table = GuestRules::TableOf(state_.registers.cr3);
+    walk.table = rules_.RootOf(state_.registers.cr3);
     walk.rights = kRightsMask;
     return true;
   }

@@ -74,7 +74,7 @@ ProbeResult Cpu::ProbeLinear(Gva gva) const {
     return result;
   }
   uint64_t rights = kGuestWrite | kGuestUser | kGuestNoExecute;
-  uint64_t table = GuestRules::TableOf(state_.registers.cr3);
+  uint64_t table = rules.RootOf(state_.registers.cr3);
   for (int level = rules.levels();; --level) {
     uint64_t entry = 0;
     if (!ReadForProbe(table, gva.raw(), level, result, entry)) return result;

@@ -13,6 +13,7 @@ namespace tdp::sim {
 
 inline constexpr uint64_t kCr0Pe = uint64_t{1} << 0;
 inline constexpr uint64_t kCr0Wp = uint64_t{1} << 16;
+inline constexpr uint64_t kCr0Nw = uint64_t{1} << 29;
 inline constexpr uint64_t kCr0Cd = uint64_t{1} << 30;
 inline constexpr uint64_t kCr0Pg = uint64_t{1} << 31;
 inline constexpr uint64_t kCr4Pse = uint64_t{1} << 4;

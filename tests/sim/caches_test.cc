@@ -197,6 +197,41 @@ TEST(Cpu, InvlpgOfALargePageDropsEveryPieceOfIt) {
   }
 }
 
+// INVPCID and INVVPID of one address do so, too. INVVPID may name a guest that pages in another way
+// than the one that runs now.
+TEST(Cpu, InvpcidAndInvvpidOfALargePageDropEveryPieceOfIt) {
+  for (const PagingMode mode : {PagingMode::k32Bit, PagingMode::k4Level}) {
+    for (const bool is_invpcid : {true, false}) {
+      World world({}, mode);
+      const uint64_t large = mode == PagingMode::k32Bit ? MiB(4) : MiB(2);
+      const uint64_t last = large - kPageSize;
+      for (uint64_t gpa : {3 * large, 3 * large + last, 4 * large, 4 * large + last}) {
+        world.MapEpt(gpa, World::kGuestMemory + gpa);
+      }
+      const uint64_t entry = world.MapGuest(large, 3 * large, 2);
+      ASSERT_EQ(world.Enter(), Event::kNone);
+      ASSERT_TRUE(world.cpu().Access(Gva(large), AccessKind::kLoad, 8).ok());
+      ASSERT_TRUE(world.cpu().Access(Gva(large + last), AccessKind::kLoad, 8).ok());
+      world.StoreGuest(entry, 4 * large | kGuestLeaf | kGuestLargePage);
+      if (is_invpcid) {
+        ASSERT_EQ(world.cpu().Invpcid(0, 0, Gva(large)), Event::kNone);
+      } else {
+        const Registers guest = world.cpu().registers();
+        Controls other;
+        other.vpid = 2;
+        ASSERT_TRUE(world.cpu().SetControls(other).ok());
+        world.SetMode(mode == PagingMode::k32Bit ? PagingMode::k4Level : PagingMode::kNone);
+        ASSERT_TRUE(world.cpu().Invvpid(0, 1, Gva(large)));
+        world.cpu().SetRegisters(guest);
+        ASSERT_TRUE(world.cpu().SetControls({}).ok());
+      }
+      EXPECT_EQ(world.cpu().Access(Gva(large + last), AccessKind::kLoad, 8).hpa,
+                Hpa(World::HpaOfGuest(4 * large + last)))
+          << is_invpcid;
+    }
+  }
+}
+
 // --- the caches below the TLB: upper entries, and guest-physical translations
 
 // Two neighbouring tables have two pages each, and there is no TLB.

@@ -285,6 +285,15 @@ TEST_F(VirtualizationException, NeverStandsForAMisconfiguration) {
   EXPECT_EQ(Touch(), Event::kEptMisconfiguration);
 }
 
+TEST_F(VirtualizationException, StandsForAViolationOfALoadOfPdptesToo) {
+  world_.SetMode(PagingMode::kPae);
+  SetRights(0);
+  EXPECT_EQ(world_.cpu().WriteCr3(kGpa), Event::kVirtualizationException);
+  EXPECT_EQ(world_.Load(page_ + kVeQualification), 1u) << "a read, of no linear address";
+  EXPECT_EQ(world_.Load(page_ + kVeGpa), kGpa);
+  EXPECT_EQ(world_.cpu().WriteCr3(kGpa), Event::kEptViolation) << "the page is busy";
+}
+
 // --- EPTP switching ---
 
 TEST_F(EptFeatures, VmfuncTakesAnEptpFromTheListWithoutAFlush) {

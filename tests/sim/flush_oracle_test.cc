@@ -476,8 +476,17 @@ INSTANTIATE_TEST_SUITE_P(
                    ChangeKind::kLeafTableChanged},
         LinearRule{"dirty_cleared", 1, kGuestDirty, 0, ChangeKind::kDirtyCleared},
         LinearRule{"accessed_cleared", 1, kGuestAccessed, 0, ChangeKind::kAccessedCleared},
+        LinearRule{"memory_type", 1, 0, uint64_t{1} << 3, ChangeKind::kMemoryTypeChanged},
+        LinearRule{"memory_type_by_pat", 1, 0, uint64_t{1} << 7, ChangeKind::kMemoryTypeChanged},
         LinearRule{"ignored_bit", 1, 0, uint64_t{1} << 9, ChangeKind::kNone}),
     [](const auto& test) { return std::string(test.param.name); });
+
+TEST(LinearChange, OfTheMemoryTypeOfALargePageIsNoneOfItsAddress) {
+  constexpr uint64_t kLarge = MiB(640) | 0xe7;
+  constexpr uint64_t kPat = uint64_t{1} << 12;
+  EXPECT_EQ(ClassifyLinearChange(kLarge, kLarge | kPat, 2), ChangeKind::kMemoryTypeChanged);
+  EXPECT_EQ(ClassifyLinearChange(kLarge, kLarge + MiB(2), 2), ChangeKind::kAddressChanged);
+}
 
 }  // namespace
 }  // namespace tdp::sim

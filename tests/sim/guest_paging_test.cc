@@ -385,6 +385,34 @@ TEST_F(GuestPaging, LargeGuestAndEptPagesAreCachedByTheSmaller) {
   EXPECT_EQ(world_.cpu().counters().tlb_hits, 1u) << "2 MiB in both dimensions";
 }
 
+// SDM vol. 3A, table 5-3: a CPU that left 64-bit mode may have them in CR3 still.
+TEST(Paging32Bit, BitsAbove31OfCr3AreIgnored) {
+  World world(NoCaches(), PagingMode::k32Bit);
+  world.MapEpt(kGpa, kHpa);
+  world.MapGuest(kGva, kGpa);
+  world.Enter();
+  ASSERT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).hpa, Hpa(kHpa));
+  world.ChangeRegisters([](Registers& r) { r.cr3 |= GiB(4); });
+  EXPECT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).hpa, Hpa(kHpa));
+}
+
+TEST_F(GuestPaging, InvlpgOfANonCanonicalAddressDoesNothing) {
+  ASSERT_TRUE(Touch().ok());
+  MoveSilently();
+  // Its lower 57 bits are those of the page.
+  world_.cpu().Invlpg(Gva(kGva | uint64_t{1} << 60));
+  EXPECT_TRUE(StillCached());
+}
+
+TEST_F(GuestPaging, InvpcidRefusesANonCanonicalAddressInEveryMode) {
+  for (const PagingMode mode : {PagingMode::kNone, PagingMode::k32Bit, PagingMode::kPae}) {
+    World world({}, mode);
+    const Gva gva(uint64_t{1} << 50);
+    EXPECT_EQ(world.cpu().Invpcid(0, 0, gva), Event::kGeneralProtection);
+    EXPECT_EQ(world.cpu().Invpcid(1, 0, gva), Event::kNone) << "the type names none";
+  }
+}
+
 // --- the two policies ---
 
 TEST_F(GuestPaging, TheAdversarialPolicyFaultsOnRightsThatTheTablesHaveGivenSince) {
@@ -450,6 +478,26 @@ TEST(PaePaging, AChangeOfCr4LoadsThePdptesAnew) {
   EXPECT_EQ(world.cpu().registers().pdptes[0], 0x1001u) << "SMAP asks for nothing";
   ASSERT_EQ(world.cpu().WriteCr4(cr4 | kCr4Pge), Event::kNone);
   EXPECT_EQ(world.cpu().registers().pdptes[0], 0x3001u);
+}
+
+TEST(PaePaging, AChangeOfCachingInCr0LoadsThePdptesAnew) {
+  constexpr uint64_t kCr0Nw = uint64_t{1} << 29;
+  for (const uint64_t bit : {kCr0Cd, kCr0Nw}) {
+    World world(NoCaches(), PagingMode::kPae);
+    world.MapEpt(kGpa, kHpa);
+    world.Enter();
+    world.Store(kHpa, 0x1000 | 1);
+    world.ChangeRegisters([](Registers& r) { r.cr3 = kGpa; });
+    ASSERT_EQ(world.cpu().LoadPdptes(), Event::kNone);
+    world.Store(kHpa, 0x3000 | 1);
+    const uint64_t cr0 = world.cpu().registers().cr0 | kCr0Cd;
+    ASSERT_EQ(world.cpu().WriteCr0(cr0 & ~kCr0Wp), Event::kNone);
+    world.Store(kHpa, 0x5000 | 1);
+    ASSERT_EQ(world.cpu().WriteCr0(cr0), Event::kNone);
+    EXPECT_EQ(world.cpu().registers().pdptes[0], 0x3001u) << "WP asks for nothing";
+    ASSERT_EQ(world.cpu().WriteCr0(cr0 ^ bit), Event::kNone);
+    EXPECT_EQ(world.cpu().registers().pdptes[0], 0x5001u) << bit;
+  }
 }
 
 TEST(PaePaging, APdpteOutOfReachIsAViolationWithoutALinearAddress) {
