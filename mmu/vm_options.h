@@ -79,11 +79,12 @@ struct VmOptions {
   Hva host_address_end{0};
   // The most tables that may be in use, 4 KiB each, those in vCPUs' stocks and those that wait for
   // a flush included; 1 or more. At the quota tables that the guest has not used are taken away,
-  // and shadow pages. The default is twice what it takes to map every slot by 4 KiB pages in every
-  // view and what `shadow_page_quota` pages take, 96 for each vCPU, and 512: a guest that touches
-  // frames without memory all over its width, or makes tables without end, takes no more. That is 8
-  // KiB for every 2 MiB of slots in a view, and 12 % of the slots' size where guests are shadowed
-  // or nested.
+  // and shadow pages. A stock is up to 32 tables, and of what the quota leaves a quarter, but for
+  // the 5 that a fault may need. The default is twice what it takes to map every slot by 4 KiB
+  // pages in every view and what `shadow_page_quota` pages take, 96 for each vCPU, and 512: a guest
+  // that touches frames without memory all over its width, or makes tables without end, takes no
+  // more. That is 8 KiB for every 2 MiB of slots in a view, and 12 % of the slots' size where
+  // guests are shadowed or nested.
   size_t table_quota = kQuotaByMemory;
   // The most shadow pages of an address space, with `Paging::kShadow` or `nested`; 64 or more. At
   // the quota the oldest are zapped. Each takes one table, and up to two more where it has leaves.

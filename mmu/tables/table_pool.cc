@@ -183,9 +183,11 @@ TableCache::~TableCache() {
 
 // Takes what is free first, even if that makes no full stock: as long as it does the backend is not
 // asked (`TablePool::Reserve`).
+// Under a small quota stocks must not keep from each other what their next faults need.
 absl::Status TableCache::RefillSlow(int needed) {
   const auto least = static_cast<size_t>(needed - size_);
-  const auto most = static_cast<size_t>(kCapacity - size_);
+  const size_t share = std::max(least, pool_.room() / 4);
+  const size_t most = std::min(share, static_cast<size_t>(kCapacity - size_));
   TableList got;
   absl::Status status;
   if (!pool_.TakeFree(least, most, got)) {

@@ -77,6 +77,11 @@ class TablePool {
   size_t quota() const { return quota_.load(std::memory_order_relaxed); }
   // Sets the quota. One below the number in use stops further allocation and takes nothing away.
   void set_quota(size_t tables) { quota_.store(tables, std::memory_order_relaxed); }
+  // Returns how many more tables the quota leaves.
+  size_t room() const {
+    const size_t taken = this->taken();
+    return taken < quota() ? quota() - taken : 0;
+  }
   // Returns how many tables are taken and not returned: linked, detached or in a cache.
   size_t taken() const { return taken_.load(std::memory_order_relaxed); }
   // Returns the bytes held from the backend, free tables and metadata included.
@@ -119,7 +124,7 @@ class TableCache {
  public:
   // The most tables that one fault can need: a whole path below the root, and one to split a leaf.
   static constexpr int kFaultMaximum = 5;
-  // A refill brings the stock to this many.
+  // A refill brings the stock to this many, or near the quota to fewer.
   static constexpr int kCapacity = 32;
 
   explicit TableCache(TablePool& pool) : pool_(pool) {}

@@ -3,6 +3,7 @@
 #include "tdp/mmu/engine/cold_tables.h"
 
 #include <bit>
+#include <memory>
 #include <random>
 #include <thread>
 #include <vector>
@@ -55,6 +56,17 @@ TEST_F(TableReclaimTest, AGuestRunsInFewerTablesThanItTouches) {
     ASSERT_LE(vm_->Stats().tables_in_use, kQuota);
   }
   EXPECT_GT(vm_->Stats().table_reclaims, 0u);
+}
+
+TEST_F(TableReclaimTest, StocksOfOtherVcpusLeaveEachFaultItsTables) {
+  Start();
+  std::vector<std::unique_ptr<Vcpu>> vcpus;
+  for (uint64_t i = 0; i < 6; ++i) {
+    vcpus.push_back(*vm_->CreateVcpu());
+    const FaultResult result = vcpus.back()->HandleEptViolation(Gpa(i * GiB(1)), kWriteFault);
+    EXPECT_EQ(result.outcome, kFixed) << "vCPU " << i << ": " << result.status;
+  }
+  EXPECT_LE(vm_->Stats().tables_in_use, kQuota);
 }
 
 TEST_F(TableReclaimTest, ATableThatIsUsedStaysAndOneThatIsNotGoes) {
