@@ -51,17 +51,6 @@ LargePagePermits::~LargePagePermits() {
 
 uint64_t LargePagePermits::directory_size() const { return GiBIndex(end_ - PageCount(1)) + 1; }
 
-LargePagePermits::OneGiB* LargePagePermits::FindGiB(Gfn gfn) const {
-  const Directory* const directory = directory_.load(std::memory_order_acquire);
-  return directory == nullptr ? nullptr : directory[GiBIndex(gfn)].load(std::memory_order_acquire);
-}
-
-LargePagePermits::TwoMiB* LargePagePermits::FindTwoMiB(Gfn gfn) const {
-  const OneGiB* const gib = FindGiB(gfn);
-  if (gib == nullptr) return nullptr;
-  return gib->pages[gfn.raw() / kPagesPerTwoMiB % 512].load(std::memory_order_acquire);
-}
-
 uint64_t LargePagePermits::TrackedPagesIn(const Directory* directory, Gfn gfn, Level level) const {
   const OneGiB* const gib = directory[GiBIndex(gfn)].load(std::memory_order_acquire);
   if (gib == nullptr) return 0;
@@ -119,12 +108,6 @@ void LargePagePermits::RemoveWriteTracking(Gfn gfn) {
   TDP_CHECK(before != 0);
   gib->tracked_by_2m[gfn.raw() / kPagesPerTwoMiB % 512].fetch_sub(1, std::memory_order_acq_rel);
   gib->tracked.fetch_sub(1, std::memory_order_acq_rel);
-}
-
-bool LargePagePermits::IsWriteTracked(Gfn gfn) const {
-  const TwoMiB* const two_mib = FindTwoMiB(gfn);
-  return two_mib != nullptr &&
-         two_mib->pages[gfn.raw() % kPagesPerTwoMiB].load(std::memory_order_acquire) != 0;
 }
 
 size_t LargePagePermits::bytes() const {

@@ -75,7 +75,11 @@ class LargePagePermits {
   // ResourceExhausted as above.
   absl::Status PrepareWriteTracking(Gfn gfn);
   bool IsWriteTrackingPrepared(Gfn gfn) const { return FindTwoMiB(gfn) != nullptr; }
-  bool IsWriteTracked(Gfn gfn) const;
+  bool IsWriteTracked(Gfn gfn) const {
+    const TwoMiB* const two_mib = FindTwoMiB(gfn);
+    return two_mib != nullptr &&
+           two_mib->pages[gfn.raw() % kPagesPerTwoMiB].load(std::memory_order_acquire) != 0;
+  }
 
   // Returns memory in use, this object included.
   size_t bytes() const;
@@ -112,8 +116,16 @@ class LargePagePermits {
   uint64_t directory_size() const;
   OneGiB* MakeGiB(Gfn gfn);
   TwoMiB* MakeTwoMiB(OneGiB* gib, Gfn gfn);
-  OneGiB* FindGiB(Gfn gfn) const;
-  TwoMiB* FindTwoMiB(Gfn gfn) const;
+  OneGiB* FindGiB(Gfn gfn) const {
+    Directory* const directory = directory_.load(std::memory_order_acquire);
+    return directory == nullptr ? nullptr
+                                : directory[GiBIndex(gfn)].load(std::memory_order_acquire);
+  }
+  TwoMiB* FindTwoMiB(Gfn gfn) const {
+    const OneGiB* const gib = FindGiB(gfn);
+    if (gib == nullptr) return nullptr;
+    return gib->pages[gfn.raw() / kPagesPerTwoMiB % 512].load(std::memory_order_acquire);
+  }
 
   const Gfn base_;
   const Gfn end_;
