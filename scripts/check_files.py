@@ -21,11 +21,8 @@ SPDX = "SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause"
 SPDX_WITHIN_LINES = 3
 
 # Readers are owed this: a comment is a sentence about the thing below it. One that begins so mostly
-# has its verb elsewhere: "What is mapped.", "Whether it is.", "The same of a page." The tests that
-# are left out here have some such comments still.
-IN_SENTENCES = re.compile(
-    r"^(base|memslot|rmap|mmu|backends|tests"
-    r"(?!/explore/(world|world_guests|operations)\.|/mmu/views_test\.))/.*\.(h|cc)$")
+# has its verb elsewhere: "What is mapped.", "Whether it is.", "The same of a page."
+IN_SENTENCES = re.compile(r"^(base|memslot|rmap|mmu|backends|tests)/.*\.(h|cc)$")
 HALF_SENTENCE = re.compile(r"\s*// (What|Whether|The same|Of|As)\b")
 
 MAX_COLUMNS = 100

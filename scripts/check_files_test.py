@@ -40,9 +40,9 @@ class CheckFiles(unittest.TestCase):
                      "It is.\n//\n// As above."):
             self.one_problem("mmu/vm.h", GOOD + f"int x;\n  // {half}\n", "half a sentence")
             alone = GOOD.split("\n")[0] + f"\n\n// {half}\n"
-            for path in ("tests/a.cc", "tests/explore/world_a.cc", "tests/mmu/a_views_test.cc"):
+            for path in ("tests/a.cc", "tests/explore/world.cc", "tests/mmu/views_test.cc"):
                 self.one_problem(path, alone, "half a sentence")
-            for path in ("tools/a.cc", "tests/explore/world.cc", "tests/mmu/views_test.cc"):
+            for path in ("tools/a.cc", "tests/a.py"):
                 self.assertEqual([], check_files.check_source(path, alone))
         whole = "// It says\n// What is mapped.\nint a;  // Of a slot.\n// Whatever.\n// Ask.\n"
         self.assertEqual([], check_files.check_source("mmu/vm.h", GOOD + whole))

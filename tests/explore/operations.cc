@@ -268,7 +268,7 @@ void Populate(World& world) {
   if (!absl::IsUnavailable(done.status())) world.Expect(done.status(), "Populate");
 }
 
-// Of slots that come and go.
+// These slots come and go.
 void PrefaultSecond(World& world) {
   Visitor visitor(world);
   const absl::StatusOr<ByteCount> done =

@@ -268,7 +268,7 @@ void World::HarvestRings() {
   for (const uint32_t slot : Slots()) CheckShown(mark, slot);
 }
 
-// What is over before a take is over for the thread that takes: it was told so.
+// The thread that takes was told of what is over before the take, and so it sees it.
 uint64_t World::BeginTake() {
   fibers_.SeeAll();
   return model_.BeginTake();

@@ -30,7 +30,7 @@
 
 namespace tdp::explore {
 
-// Which tables guests run on.
+// Says which tables guests run on.
 enum class GuestMode : uint8_t {
   kDirect,
   kView,    // of the view beside the base
@@ -49,12 +49,12 @@ struct MachineKind {
   bool smm = false;     // guests go to address space 1 and back
 };
 
-// What makes a slot such.
+// Returns the region that makes a slot what `version` says.
 MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version);
 
-// Every kind, and the one of that name. Dies if there is none.
+// Return every kind, their names for tests with a kind as their parameter, and the kind of a name.
+// The last dies if there is none.
 const std::vector<MachineKind>& MachineKinds();
-// For tests that have one of them as their parameter.
 std::vector<const char*> NamesOfKinds();
 const MachineKind& KindOf(std::string_view name);
 
@@ -84,7 +84,7 @@ class World {
   // slot 0 at its own number, and so do three more tables those of the small slots.
   static constexpr uint64_t kTables = 64;
 
-  // With `guests` vCPUs that have made so many accesses. What varies does by `seed`.
+  // Makes a world with `guests` vCPUs that have made so many accesses. `seed` decides what varies.
   World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint64_t seed, int guests,
         int accesses, int operators);
   ~World();
@@ -97,22 +97,22 @@ class World {
   ViewId view() const { return view_; }
 
   // --- For threads
-  // vCPU `guest` makes so many accesses, and stays in the guest until every operator is done; it
-  // comes out when it is kicked or faults. With `all` it makes them even after that, so that a
+  // Lets vCPU `guest` make so many accesses. It stays in the guest until every operator is done,
+  // and comes out when it is kicked or faults. With `all` it makes them even after that, so that a
   // search by what threads have in common sees them whoever comes first.
   void RunGuest(int guest, int accesses, bool all);
   void OperatorDone();
-  // `vcpu` runs a guest of the machine's kind from now on.
+  // Makes `vcpu` run a guest of the machine's kind from now on.
   absl::Status Start(Vcpu& vcpu);
-  // One vCPU of the caller's runs a few accesses.
+  // Makes a few accesses on a vCPU of the caller's.
   void Touch(Vcpu& vcpu, GuestCpu& cpu, int accesses, Random& random);
   // Another of its runs one access, which writes `store` where `gfn` is. Whether it came to that.
   bool Store(Vcpu& vcpu, GuestCpu& cpu, Gfn gfn, GuestStore store);
   void TouchOnce(Vcpu& vcpu, GuestCpu& cpu, Gfn gfn, Access kind);
-  // The guest's own tables say `to` of `FlatModel::kRemapped` from now on, and one vCPU's CPU, or
-  // where they are a hypervisor's every one, forgets what they said.
+  // Makes the guest's own tables say `to` of `FlatModel::kRemapped` from now on. One vCPU's CPU
+  // forgets what they said, and where they are a hypervisor's every CPU does.
   void Remap(Vcpu& vcpu, GuestCpu& cpu, Gfn to, bool writable);
-  // INVLPG of the frame.
+  // Executes INVLPG for the frame.
   void ForgetRemapped(Vcpu& vcpu, GuestCpu& cpu);
   // Lets the other threads run: what the caller holds is held meanwhile.
   void HoldOn();
@@ -122,7 +122,6 @@ class World {
   void CheckPromises();
   // A view was destroyed: nobody is on it, unless there is one of its number again.
   void CheckLeft(ViewId view);
-  // Whoever was on that root of the base view is there no more.
   // Nobody knows what [first, first + pages) was at `since`.
   void CheckForgotten(AddressSpaceId space, Gfn first, uint64_t pages, uint64_t since);
   // `status` is OK, or memory has run out where it may.
@@ -153,9 +152,10 @@ class World {
   void HarvestRings();
   // Their pages are protected again, and read.
   void ResetRings();
-  // Of the slot with that number in the model.
+  // Takes the log of the slot that has this number in the model.
   void TakeLog(uint32_t slot);
-  // A take of a log begins; its mark. Every write before it must be shown by it.
+  // Notes that a take of a log begins, and returns its mark: the take has to show every write
+  // before it.
   uint64_t BeginTake();
   void CheckShown(uint64_t mark, uint32_t slot);
   bool uses_rings() const { return kind_.ring; }
@@ -186,14 +186,14 @@ class World {
   // Runs accesses until one ends in an event; handles it. Returns how many accesses were made.
   int RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool stay);
   void RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch);
-  // Whether the access is to be tried again.
+  // Returns whether the access is to be tried again.
   bool Handle(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch, CpuEvent event);
   bool HandleDirect(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
   bool HandleShadow(Vcpu& vcpu, const Touched& touch, Access found);
   bool EmulateWrite(Vcpu& vcpu, Gpa gpa, GuestStore* store);
   bool HandleNested(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);
   bool TryAgain(bool again);
-  // The same after a fault, by the outcomes that every kind of fault has.
+  // Returns that for the outcomes that every kind of fault has.
   template <typename Result>
   bool TryAgainAfter(const Result& result, const char* what);
   void CallFromGuest();

@@ -23,14 +23,14 @@
 namespace tdp::explore {
 namespace {
 
-// What a hypervisor in the guest runs its own guest on.
+// A hypervisor in the guest runs its own guest on this EPTP.
 const Eptp kEptp12 = Eptp::Make(Hpa(World::kTables << kPageShift), 4, false);
 
 EntryRules RulesOfL1() {
   return {.capabilities = EptCapabilities::All(), .physical_address_bits = 46};
 }
 
-// Where the guest's own tables say what `FlatModel::kRemapped` is.
+// Returns where the guest's own tables say what `FlatModel::kRemapped` is.
 constexpr uint64_t kRemappingTable = World::kTables + 3 + FlatModel::kRemapped.raw() / 512;
 
 }  // namespace
@@ -174,7 +174,8 @@ void World::MaySwitch(GuestCpu& cpu, Random& random) const {
   (void)cpu.SwitchView(static_cast<ViewId>(random.Below(GuestCpu::kListed)));
 }
 
-// What a thread with a `GuestEntry` may call, and must not have to wait for what waits for it.
+// Makes the calls that a thread with a `GuestEntry` may make. They must not wait for a thread that
+// waits for this one.
 void World::CallFromGuest() {
   (void)vm_->Stats();
   (void)vm_->Translate(Gpa(0));
@@ -190,7 +191,7 @@ void World::TouchOnce(Vcpu& vcpu, GuestCpu& cpu, Gfn gfn, Access kind) {
   RunOne(vcpu, cpu, {.gfn = gfn, .kind = kind, .from_links = false});
 }
 
-// One access, as often as it takes.
+// Makes one access, and tries it again as often as it takes.
 void World::RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch) {
   constexpr int kTries = 48;
   for (int tries = 0; tries < kTries; ++tries) {
@@ -226,7 +227,7 @@ void World::Remap(Vcpu& vcpu, GuestCpu& cpu, Gfn to, bool writable) {
 }
 
 void World::ForgetRemapped(Vcpu& vcpu, GuestCpu& cpu) {
-  // What another CPU has stored by now is told to this one before it is told to forget.
+  // This CPU sees what another one has stored by now before it is told to forget.
   fibers_.SeeAll();
   const uint64_t begun = model_.Now();
   if (kind_.mode == GuestMode::kShadow) {
@@ -296,7 +297,7 @@ bool World::HandleShadow(Vcpu& vcpu, const Touched& touch, Access found) {
   return TryAgainAfter(result, "a page fault");
 }
 
-// The instruction that met a table: it writes `store`, or what stands there.
+// Emulates the instruction that met a table. It writes `store`, or what stands there already.
 bool World::EmulateWrite(Vcpu& vcpu, Gpa gpa, GuestStore* store) {
   const uint64_t begun = model_.BeginDeviceWrite();
   const absl::Status written =

@@ -148,7 +148,7 @@ TEST(Views, APageIsYoungIfAnyViewUsesIt) {
   EXPECT_TRUE(aged->young);
 }
 
-// Or the end of a log, which gives W back where the host allows it, would give more than the view.
+// The end of a log gives W back where the host allows it, which may be more than the view allows.
 TEST(Views, TheEndOfALogGivesNoWriteThatTheViewDenies) {
   ViewingGuest guest;
   guest.AddSlot(Gpa(0), MiB(4), 9);
