@@ -94,6 +94,21 @@ TEST(MachineFile, WhatDoesNotFollowTheFormIsNamedWithItsLine) {
               HasSubstr("no machine \"pentium\" and no file of that name; there are goldencove"));
 }
 
+TEST(MachineFile, OnePolicyIsNamed) {
+  EXPECT_THAT(ErrorOf("plru | assumed", "lru plru | assumed"),
+              HasSubstr("file:11: replacement names more than one"));
+}
+
+TEST(MachineFile, WhatIsNoTextIsRefused) {
+  // A name goes to the terminal.
+  EXPECT_THAT(ErrorOf("name = Small", "name = \x1b[31mSmall"),
+              HasSubstr("file:3: a control character"));
+  EXPECT_THAT(std::string(LoadMachine(testing::TempDir()).status().message()),
+              HasSubstr("Is a directory"));
+  EXPECT_THAT(std::string(LoadMachine("/dev/zero").status().message()),
+              HasSubstr("/dev/zero: too long for a machine file"));
+}
+
 // The published sizes count entries.
 TEST(MachineFile, ThosePublishedHaveTheSizesOfTheirTables) {
   const struct {

@@ -2,9 +2,10 @@
 
 #include "tdp/tools/mmu/machine_file.h"
 
-#include <fstream>
-#include <iterator>
+#include <algorithm>
+#include <bit>
 #include <map>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -18,6 +19,7 @@
 #include "absl/strings/str_split.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/data/machines.h"
+#include "tdp/tools/trace/byte_source.h"
 
 namespace tdp::tools {
 namespace {
@@ -25,6 +27,8 @@ namespace {
 constexpr uint64_t kMaxCycles = 1'000'000;
 constexpr uint64_t kMaxSets = uint64_t{1} << 20;
 constexpr uint64_t kMaxEntries = uint64_t{1} << 22;
+// A longer text is no machine's; without a bound a device would be read for ever.
+constexpr size_t kMaxBytes = size_t{1} << 20;
 
 struct Value {
   std::string text;
@@ -76,6 +80,15 @@ class SectionReader {
     return bits;
   }
 
+  // Returns the number of the one choice that the value names.
+  int Word(const char* key, const std::vector<std::string>& choices, bool with_source) {
+    const auto found = section_.values.find(key);
+    const int line = found == section_.values.end() ? section_.line : found->second.line;
+    const unsigned bits = Words(key, choices, with_source);
+    if (std::popcount(bits) > 1) Fail(line, absl::StrCat(key, " names more than one"));
+    return bits == 0 ? 0 : std::countr_zero(bits);
+  }
+
   std::string Text(const char* key) {
     const std::optional<Value> value = Take(key, false);
     return value.has_value() ? value->text : "";
@@ -88,7 +101,7 @@ class SectionReader {
     if (shape.sets * shape.ways > kMaxEntries) {
       Fail(section_.line, absl::StrCat("more than ", kMaxEntries, " entries"));
     }
-    shape.replacement = Words("replacement", {"lru", "plru"}, true) == 2
+    shape.replacement = Word("replacement", {"lru", "plru"}, true) == 1
                             ? sim::Replacement::kTreePlru
                             : sim::Replacement::kLru;
     shape.cycles = static_cast<int>(Number("cycles", 0, kMaxCycles));
@@ -130,6 +143,8 @@ class SectionReader {
   absl::Status status_;
 };
 
+bool IsControl(char c) { return absl::ascii_iscntrl(static_cast<uint8_t>(c)) && c != '\t'; }
+
 absl::StatusOr<std::vector<Section>> Sections(std::string_view file, std::string_view text) {
   std::vector<Section> sections;
   int number = 0;
@@ -140,6 +155,9 @@ absl::StatusOr<std::vector<Section>> Sections(std::string_view file, std::string
       return absl::InvalidArgumentError(absl::StrCat(file, ":", number, ": ", what));
     };
     if (line.empty() || line[0] == '#') continue;
+    if (std::any_of(line.begin(), line.end(), IsControl)) {
+      return fail("a control character: this is no text");
+    }
     if (line[0] == '[') {
       if (line.back() != ']') return fail("a section ends with ]");
       const std::pair<std::string, std::string> head =
@@ -240,13 +258,20 @@ absl::StatusOr<std::string> TextOf(const std::string& name_or_path) {
   for (const MachineText& machine : kMachineTexts) {
     if (name_or_path == machine.name) return std::string(machine.text);
   }
-  std::ifstream file(name_or_path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file.is_open() || file.bad()) {
+  const absl::StatusOr<std::unique_ptr<ByteSource>> file = OpenByteSource(name_or_path);
+  if (absl::IsNotFound(file.status())) {
     return absl::NotFoundError(absl::StrCat("no machine \"", absl::CHexEscape(name_or_path),
                                             "\" and no file of that name; there are ",
                                             absl::StrJoin(MachineNames(), ", ")));
   }
+  TDP_RETURN_IF_ERROR(file.status());
+  std::string text(kMaxBytes, '\0');
+  TDP_ASSIGN_OR_RETURN(const size_t got, (*file)->Read(absl::MakeSpan(text)));
+  if (got == kMaxBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name_or_path, ": too long for a machine file: a MiB and more"));
+  }
+  text.resize(got);
   return text;
 }
 
