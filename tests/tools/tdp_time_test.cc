@@ -65,6 +65,20 @@ TEST(TdpMachine, EveryPagingAndMachineFindsTheSameAddressesAsTheCpu) {
   }
 }
 
+TEST(TdpMachine, AnAccessAtATimeGetsThroughAsManyPageFaultsAsItMeets) {
+  // Each of 200 pages faults at its first access, with which a stretch begins and ends.
+  const std::string trace = " " + Rounds(200, 1);
+  for (const char* options :
+       {"--interval 1", "--table-churn 1", "--paging shadow --interval 1",
+        "--paging nested --ept-page 4k --interval 1", "--machine zen4 --interval 1",
+        "--cpus 2 --quantum 1", "--as processes --cpus 2 --timeslice 1 --interval 1"}) {
+    const auto report = ReplayJson(options + trace);
+    ASSERT_FALSE(report.is_discarded()) << options;
+    EXPECT_EQ(report["accesses"], 200) << options;
+    EXPECT_GE(report["page_faults"], 200) << options;
+  }
+}
+
 TEST(TdpMachine, AddressesOf57BitsAreReplayedWithFiveLevelsAndRefusedWithFour) {
   const std::string high = " generate:chase,base=0xabcdef12345000,footprint=1m,accesses=5k";
   for (const char* paging : {"native", "ept", "shadow", "nested"}) {

@@ -198,9 +198,9 @@ absl::StatusOr<size_t> CpuRunner::RunUntilExit(absl::Span<const TraceRecord> rec
     }
     TDP_ASSIGN_OR_RETURN(const size_t more, MakeAccesses(records.subspan(done)));
     done += more;
+    if (more != 0) events_without_progress_ = 0;
     if (done == records.size()) return done;
-    events_without_progress_ = more == 0 ? events_without_progress_ + 1 : 1;
-    if (events_without_progress_ > kMaxEventsWithoutProgress) return Stuck();
+    if (++events_without_progress_ > kMaxEventsWithoutProgress) return Stuck();
     const bool outside = machine_.is_shadowed() || machine_.has_pager();
     if (cpu_.exit().event != sim::Event::kPageFault || outside) return done;
     TDP_RETURN_IF_ERROR(AnswerPageFault());
