@@ -5,11 +5,17 @@
 Valgrind's lackey runs the command and connects to a socket once for each program; what it writes
 goes straight into `tdp pack`, a trace for each. A child that goes on without starting a program (a
 fork without exec) is not recorded: lackey does not say which of its lines are whose.
+
+A signal that ends the recording (Ctrl-C, SIGTERM, SIGHUP) is passed on to the programs, a second
+one kills them: what they did until then is in their traces. The packers have a session of their
+own, so that what ends all the others, SIGKILL for one, is for them only the end of the log.
 """
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +73,43 @@ def program_of(head):
     )
 
 
+class Log:
+    """The log of one program: its lines, as they come, and the process that writes them."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self._head = head_of(connection)
+        pid, self.command = program_of(self._head)
+        self.pid = int(pid)
+        self._ended = False
+
+    def lines(self):
+        """Pieces of the log, each of whole lines: a program that is killed leaves half a line."""
+        rest, more = b"", self._head
+        while more:
+            whole, newline, rest = (rest + more).rpartition(b"\n")
+            yield whole + newline
+            more = self._connection.recv(1 << 16)
+        self._ended = True
+
+    def drain(self):
+        """Reads to the end what nobody takes any more."""
+        while self._connection.recv(1 << 16):
+            pass
+        self._ended = True
+
+    def send(self, number):
+        """Passes a signal on to the program, which is alive as long as it has its log open."""
+        if not self._ended and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def cut(self):
+        """Ends the log here. A child that never wrote to it may have it open still."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RD)
+
+
 class Recorder:
     """Takes the logs of programs as they come, each in a thread of its own."""
 
@@ -75,8 +118,12 @@ class Recorder:
         self._output = output
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads = []
+        self._logs = []
         self._lock = threading.Lock()
         self._names = set()
+        self._stops = 0
+        self._mark = None  # the address of a connection that says that all before it have come
+        self._marked = threading.Event()
         self.results = []  # (name, accesses or None, message)
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -88,9 +135,13 @@ class Recorder:
     def _accept(self):
         while True:
             try:
-                connection, _ = self._listener.accept()
+                connection, peer = self._listener.accept()
             except OSError:
                 return
+            if peer == self._mark:
+                connection.close()
+                self._marked.set()
+                continue
             with self._lock:
                 number = len(self._threads)
                 thread = threading.Thread(target=self._pack, args=(connection, number))
@@ -109,41 +160,61 @@ class Recorder:
             return unique
 
     def _pack(self, connection, number):
-        head = head_of(connection)
-        pid, command = program_of(head)
-        name = self._unique(name_for(self._output, number, pid))
+        log = Log(connection)
+        with self._lock:
+            self._logs.append(log)
+            if self._stops > 1:
+                log.cut()
+        name = self._unique(name_for(self._output, number, log.pid))
+        program = ["--program", log.command] if log.command else []
         packer = subprocess.Popen(
-            [self._tdp, "pack", "--format", "lackey", "--program", command, "-", name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            [self._tdp, "pack", "--format", "lackey", *program, "--", "-", name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True)
         errors = []
         reader = threading.Thread(target=lambda: errors.append(packer.stderr.read()))
         reader.start()
         try:
-            while head:
-                packer.stdin.write(head)
-                head = connection.recv(1 << 16)
+            for lines in log.lines():
+                packer.stdin.write(lines)
+                packer.stdin.flush()
             packer.stdin.close()
         except BrokenPipeError:  # the packer has said why
-            while connection.recv(1 << 16):
-                pass
+            log.drain()
         said = packer.stdout.read().decode(errors="replace")
         status = packer.wait()
         reader.join()
         count = re.search(r": (\d+) accesses", said)
-        message = errors[0].decode(errors="replace").strip() if status else command
+        message = errors[0].decode(errors="replace").strip() if status else log.command
         with self._lock:
             self.results.append((name, int(count.group(1)) if count and not status else None,
                                  message))
 
+    def stop(self, number):
+        """Passes the signal on to the programs; from the second one on they are killed."""
+        self._stops += 1
+        for log in list(self._logs):
+            log.send(number if self._stops == 1 else signal.SIGKILL)
+            if self._stops > 1:
+                log.cut()
+
+    def _all_came(self):
+        """Waits until every connection up to now was accepted; the number of programs."""
+        self._marked.clear()
+        with socket.socket() as mark:
+            mark.bind(("127.0.0.1", 0))
+            self._mark = mark.getsockname()
+            mark.connect(self._listener.getsockname())
+            self._marked.wait()
+        return len(self._threads)
+
     def finish(self):
         """Waits for all logs to end. The listener stays open until the last has come."""
-        while True:
-            with self._lock:
-                waiting = [thread for thread in self._threads if thread.is_alive()]
-            if not waiting:
-                break
-            for thread in waiting:
+        ended = -1
+        while ended != (came := self._all_came()):
+            for thread in self._threads[:came]:
                 thread.join()
+            ended = came
         self._listener.close()
         self.results.sort()
 
@@ -161,11 +232,22 @@ def main():
     check_output(output)
     recorder = Recorder(arguments.tdp, output)
     start = time.monotonic()
-    status = subprocess.call(
-        ["valgrind", "--tool=lackey", "--trace-mem=yes", "--trace-children=yes",
-         "--child-silent-after-fork=yes", f"--log-socket={recorder.address}"]
-        + arguments.command)
-    recorder.finish()
+    signals = []
+    with subprocess.Popen(
+            ["valgrind", "--tool=lackey", "--trace-mem=yes", "--trace-children=yes",
+             "--child-silent-after-fork=yes", f"--log-socket={recorder.address}"]
+            + arguments.command) as command:
+
+        def stop(number, _frame):
+            signals.append(number)
+            if command.poll() is None:
+                command.send_signal(number if len(signals) == 1 else signal.SIGKILL)
+            recorder.stop(number)
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
+        status = command.wait()
+        recorder.finish()
     seconds = time.monotonic() - start
     good = [result for result in recorder.results if result[1] is not None]
     for name, accesses, message in recorder.results:
@@ -176,6 +258,10 @@ def main():
     total = sum(accesses for _, accesses, _ in good)
     print(f"{total:,} accesses in {seconds:.1f} s, {total / seconds / 1e6:.2f} million a second; "
           f"the command ended with status {status}; replay with 'tdp replay {good[0][0]}'")
+    if signals:
+        print(f"record: stopped by {signal.Signals(signals[0]).name}: the traces end there",
+              file=sys.stderr)
+        return 128 + signals[0]
     return 0 if len(good) == len(recorder.results) else 2
 
 

@@ -87,7 +87,9 @@ record() {
   build_opt //tools:tdp
   tdp=$PWD/bazel-bin/tools/tdp
   local script=$PWD/scripts/record.py
-  (cd "$CALLER_FOLDER" && exec python3 "$script" --tdp "$tdp" "${arguments[@]}")
+  # In place of this shell: a signal for it is one for the recorder.
+  cd "$CALLER_FOLDER"
+  exec python3 "$script" --tdp "$tdp" "${arguments[@]}"
 }
 
 # man_page [FILE]: the help of tdp and of each of its commands, as a manual page.
