@@ -145,6 +145,19 @@ absl::StatusOr<int> ShowRoots(const std::string& path, const ImageOptions& optio
   return roots.empty() ? kExitMismatch : kExitOk;
 }
 
+// An option that the others leave without a meaning was meant for something else.
+absl::Status CheckTogether(const MapOptions& options) {
+  const ImageOptions& image = options.image;
+  if (options.find_roots &&
+      (!options.diff.empty() || image.eptp.has_value() || image.cr3.has_value())) {
+    return absl::InvalidArgumentError("--find-roots takes no --diff, --eptp or --cr3");
+  }
+  if (options.diff.empty() && (options.diff_eptp.has_value() || options.diff_cr3.has_value())) {
+    return absl::InvalidArgumentError("--diff-eptp and --diff-cr3 are of the image of --diff");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<int> RunMap(absl::Span<const std::string_view> arguments) {
@@ -156,6 +169,7 @@ absl::StatusOr<int> RunMap(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   if (files.size() != 1) return absl::InvalidArgumentError("needs one IMAGE; see tdp map --help");
+  TDP_RETURN_IF_ERROR(CheckTogether(options));
   if (options.find_roots) return ShowRoots(files[0], options.image);
   if (!options.diff.empty()) return ShowDifference(files[0], options);
   return ShowMap(files[0], options);

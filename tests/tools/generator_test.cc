@@ -111,7 +111,10 @@ TEST(Generator, WhatIsNoGeneratorIsRefused) {
   EXPECT_THAT(error("gups,size=4g"), HasSubstr("\"size=4g\": there are footprint"));
   EXPECT_THAT(error("gups,footprint=1"), HasSubstr("from 4k to 16t"));
   EXPECT_THAT(error("gups,footprint=99999999999999t"), HasSubstr("not a number"));
-  EXPECT_THAT(error("gups,base=12345000"), HasSubstr("not a hexadecimal number"));
+  EXPECT_THAT(error("gups,base=12345000"), HasSubstr("not a hexadecimal number with 0x in front"));
+  EXPECT_THAT(error("gups,accesses=1,seed=2,accesses=3"),
+              HasSubstr("\"accesses=3\": is there twice"));
+  EXPECT_THAT(error("gups,stride=8"), HasSubstr("\"stride=8\": is for stride alone"));
   EXPECT_THAT(error("gups,base=0x12345001"), HasSubstr("not a page's address"));
   EXPECT_THAT(error("gups,base=0x1000"), HasSubstr("not a page's address"));
   EXPECT_THAT(error("gups,base=0x100000000000000"), HasSubstr("not a page's address"));

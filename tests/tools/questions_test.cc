@@ -2,12 +2,17 @@
 //
 // Every command of docs/questions.md runs, on small inputs in the place of the large ones.
 
+#include <elf.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -18,6 +23,7 @@
 #include "tdp/base/address.h"
 #include "tdp/tests/tools/run_program.h"
 #include "tdp/tests/tools/trace_files.h"
+#include "tdp/tools/trace/byte_source.h"
 
 namespace tdp::tools {
 namespace {
@@ -80,6 +86,50 @@ TEST(Questions, EachCommandAnswersItsOwn) {
     EXPECT_TRUE(run.status == 0 || (finds && run.status == 1))
         << command << ": " << run.status << " " << run.err;
   }
+}
+
+// Where the byte at a physical address stands in an ELF core of 64 bits.
+size_t OffsetOf(const std::string& core, uint64_t physical) {
+  Elf64_Ehdr header;
+  std::memcpy(&header, core.data(), sizeof(header));
+  for (size_t i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr part;
+    std::memcpy(&part, core.data() + header.e_phoff + i * header.e_phentsize, sizeof(part));
+    if (part.p_type != PT_LOAD || physical < part.p_paddr) continue;
+    if (physical - part.p_paddr < part.p_filesz) return part.p_offset + physical - part.p_paddr;
+  }
+  ADD_FAILURE() << "no byte " << physical;
+  return 0;
+}
+
+// The guest's Linux, before and after four entries of its tables were written.
+TEST(Questions, TheDifferenceOfTwoDumpsIsWhatHappenedBetweenThem) {
+  const std::string before = "tests/tools/data/linux_tables.core.zst";
+  const auto source = OpenByteSource(before);
+  ASSERT_TRUE(source.ok()) << source.status();
+  std::string core = ReadAll(**source).value();
+  constexpr uint64_t kTable = 0x299b000;      // of the 2 MiB from 0x400000 on
+  constexpr uint64_t kDirectory = 0x29b4000;  // the table above it
+  const std::pair<uint64_t, uint64_t> writes[] = {
+      {kTable, 0},                       // unmapped
+      {kTable + 8, 0x80000000096ae027},  // writable, no longer executable
+      {kTable + 16, 0x1234025},          // another frame
+      {kDirectory + 24, 0x400000e7}};    // a page of 2 MiB that was not there
+  for (const auto& [entry, value] : writes) {
+    std::memcpy(&core[OffsetOf(core, entry)], &value, sizeof(value));
+  }
+  const std::string after = WriteFile("after.core", core);
+  const ProgramResult run =
+      RunProgram(absl::StrCat("tools/tdp map --diff ", before, " '", after, "'"));
+  EXPECT_EQ(run.status, 1) << run.err;
+  EXPECT_EQ(run.out,
+            "- 0x000000400000-0x000000400fff -> 0x0000096af000  4k x 1  r--u\n"
+            "- 0x000000401000-0x000000401fff -> 0x0000096ae000  4k x 1  r-xu\n"
+            "+ 0x000000401000-0x000000401fff -> 0x0000096ae000  4k x 1  rw-u\n"
+            "- 0x000000402000-0x000000402fff -> 0x0000096ad000  4k x 1  r-xu\n"
+            "+ 0x000000402000-0x000000402fff -> 0x000001234000  4k x 1  r-xu\n"
+            "+ 0x000000600000-0x0000007fffff -> 0x000040000000  2m x 1  rwxu\n"
+            "4 differences\n");
 }
 
 }  // namespace

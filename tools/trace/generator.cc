@@ -274,7 +274,7 @@ absl::Status SetBase(std::string_view text, GeneratorSpec& spec) {
   constexpr uint64_t kLowest = MiB(16);
   uint64_t base = 0;
   if (!text.starts_with("0x") || !absl::SimpleHexAtoi(text, &base)) {
-    return absl::InvalidArgumentError("not a hexadecimal number");
+    return absl::InvalidArgumentError("not a hexadecimal number with 0x in front");
   }
   if (base % kPageSize != 0 || base < kLowest || base >> kMostUserAddressBits != 0) {
     return absl::InvalidArgumentError("not a page's address from 0x1000000 to 0xfffffffffff000");
@@ -330,7 +330,18 @@ absl::StatusOr<GeneratorSpec> ParseGenerator(std::string_view text) {
   }
   GeneratorSpec spec;
   spec.kind = static_cast<GeneratorKind>(kind - kKinds.begin());
-  for (size_t i = 1; i < fields.size(); ++i) TDP_RETURN_IF_ERROR(SetField(fields[i], spec));
+  for (size_t i = 1; i < fields.size(); ++i) {
+    const std::string_view name = fields[i].substr(0, fields[i].find('='));
+    const auto fail = [&](std::string_view what) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("generator: \"", absl::CHexEscape(fields[i]), "\": ", what));
+    };
+    for (size_t other = 1; other < i; ++other) {
+      if (fields[other].substr(0, fields[other].find('=')) == name) return fail("is there twice");
+    }
+    if (name == "stride" && spec.kind != GeneratorKind::kStride) return fail("is for stride alone");
+    TDP_RETURN_IF_ERROR(SetField(fields[i], spec));
+  }
   return spec;
 }
 
