@@ -15,6 +15,11 @@ constexpr size_t kBatch = size_t{1} << 15;
 }  // namespace
 
 absl::Status LoopingTrace::Refill() {
+  if (is_whole_) {
+    taken_ = 0;
+    ++rounds_;
+    return absl::OkStatus();
+  }
   for (int opened = 0;;) {
     if (reader_ == nullptr) {
       if (opened++ != 0) {
@@ -26,6 +31,9 @@ absl::Status LoopingTrace::Refill() {
     taken_ = 0;
     TDP_ASSIGN_OR_RETURN(const size_t got, reader_->Read(absl::MakeSpan(batch_)));
     batch_.resize(got);
+    // A batch is full but at the end; one that was the beginning as well is kept, since the file
+    // would be opened again for each few accesses.
+    is_whole_ = opened != 0 && got != 0 && got < kBatch;
     if (got != 0) return absl::OkStatus();
     reader_ = nullptr;
     ++rounds_;

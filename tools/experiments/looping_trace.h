@@ -40,6 +40,7 @@ class LoopingTrace {
   std::unique_ptr<TraceReader> reader_;
   std::vector<TraceRecord> batch_;
   size_t taken_ = 0;
+  bool is_whole_ = false;  // all of the trace is in `batch_`
   uint64_t rounds_ = 0;
 };
 
