@@ -18,16 +18,20 @@
 #include "tdp/tools/command.h"
 #include "tdp/tools/command_line.h"
 #include "tdp/tools/experiments/exit_cost.h"
+#include "tdp/tools/json_column.h"
 #include "tdp/tools/mmu/machine_file.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/output_file.h"
+#include "tdp/tools/printable_text.h"
 #include "tdp/tools/progress.h"
+#include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/replay/replay_report.h"
 #include "tdp/tools/replay/run_json.h"
 #include "tdp/tools/report/report_html.h"
+#include "tdp/tools/report_output.h"
 #include "tdp/tools/trace/open_trace.h"
 #include "tdp/tools/trace_options.h"
 
@@ -104,18 +108,27 @@ std::vector<std::string> MadeTraces(const CommandOptions& options) {
   return traces;
 }
 
+OptionParser CellParser(ReplayOptions* replay, TraceInput* input) {
+  OptionParser parser;
+  AddReplayOptions(parser, replay);
+  AddRegionOptions(parser, &replay->observe);
+  AddInputOptions(parser, input);
+  return parser;
+}
+
 absl::Status RunCell(const CommandOptions& options, Cell& cell) {
   TraceReaders readers;
   const TraceInput input = ForLevels(options.input, cell.options.guest_levels);
   TDP_ASSIGN_OR_RETURN(readers.emplace_back(), OpenTrace(cell.trace, input));
   Progress progress;
   TDP_ASSIGN_OR_RETURN(cell.report, Replay(readers, cell.options, progress));
-  ReplayOptions defaults;
-  OptionParser with;
-  OptionParser without;
-  AddReplayOptions(with, &cell.options);
-  AddReplayOptions(without, &defaults);
-  std::vector<std::string> words = ChangedOptions(with, without);
+  ReplayOptions replay = cell.options;
+  TraceInput input_options = options.input;
+  ReplayOptions default_replay;
+  TraceInput default_input;
+  std::vector<std::string> words = ChangedOptions(CellParser(&replay, &input_options),
+                                                  CellParser(&default_replay, &default_input));
+  if (cell.trace.starts_with('-')) words.emplace_back("--");
   words.push_back(cell.trace);
   cell.report.command =
       CommandLine("replay", std::vector<std::string_view>(words.begin(), words.end()));
@@ -189,7 +202,7 @@ std::string Text(const std::vector<Cell>& cells, const ExitPrices& prices,
                       PricesText(cells, prices, page_fault));
   for (size_t i = 0; i < cells.size(); ++i) {
     const Cell& cell = cells[i];
-    if (i % 6 == 0) absl::StrAppend(&out, "\n", cell.trace, "\n");
+    if (i % 6 == 0) absl::StrAppend(&out, "\n", Printable(cell.trace), "\n");
     if (i % 3 == 0) {
       absl::StrAppendFormat(&out, "  %-27s %12s %12s %12s %12s %12s\n",
                             cell.options.table_churn == 0
@@ -212,13 +225,12 @@ std::string Text(const std::vector<Cell>& cells, const ExitPrices& prices,
   return out;
 }
 
-absl::Status WritePage(const std::string& path, const std::vector<Cell>& cells) {
+absl::Status WritePage(OutputFile& output, const std::vector<Cell>& cells) {
   nlohmann::ordered_json runs = nlohmann::ordered_json::array();
   for (const Cell& cell : cells) runs.push_back(RunJson(cell.report));
-  TDP_ASSIGN_OR_RETURN(RunFile file, ReadRunFile("tdp compare", runs.dump()));
-  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> output, OutputFile::Create(path));
-  TDP_RETURN_IF_ERROR(output->Write(ReportHtml({std::move(file)})));
-  return output->Commit();
+  TDP_ASSIGN_OR_RETURN(RunFile file, ReadRunFile("tdp compare", JsonText(runs)));
+  TDP_RETURN_IF_ERROR(output.Write(ReportHtml({std::move(file)})));
+  return output.Commit();
 }
 
 }  // namespace
@@ -245,6 +257,12 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     const TraceInput input = ForLevels(options.input, options.machine.guest_levels);
     TDP_RETURN_IF_ERROR(OpenTrace(trace, input).status());
   }
+  TDP_RETURN_IF_ERROR(
+      CheckOutputs({{"output", options.output}}, InputFiles(traces, options.machine.cache)));
+  std::unique_ptr<OutputFile> page;
+  if (!options.output.empty()) {
+    TDP_ASSIGN_OR_RETURN(page, OutputFile::Create(options.output));
+  }
   TDP_ASSIGN_OR_RETURN(const ExitPrices prices, PricesOf(options.cost, options.machine));
   TDP_ASSIGN_OR_RETURN(const std::string page_fault,
                        NameOfCost(options.machine.cache.machine, "page-fault"));
@@ -254,8 +272,9 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     TDP_RETURN_IF_ERROR(RunCell(options, cell));
     if (cell.report.check.mismatches != 0) status = kExitMismatch;
   }
-  if (!options.output.empty()) TDP_RETURN_IF_ERROR(WritePage(options.output, cells));
-  std::fputs(Text(cells, prices, page_fault).c_str(), stdout);
+  if (page != nullptr) TDP_RETURN_IF_ERROR(WritePage(*page, cells));
+  // The page may be on standard output.
+  if (options.output != "-") std::fputs(Text(cells, prices, page_fault).c_str(), stdout);
   return status;
 }
 

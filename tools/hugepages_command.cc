@@ -17,6 +17,7 @@
 #include "tdp/tools/experiments/page_policy.h"
 #include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
@@ -115,7 +116,9 @@ absl::StatusOr<int> RunHugepages(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "hugepages"));
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
+  TDP_RETURN_IF_ERROR(
+      CheckOutputs({{"json", options.json}}, InputFiles(files, options.machine.cache)));
+  TDP_ASSIGN_OR_RETURN(ReportOutput output, ReportOutput::Open(options.json));
   TDP_ASSIGN_OR_RETURN(const uint64_t exit_cycles, ExitCycles(options.cost, options.machine));
   std::vector<PolicyRun> runs;
   for (const PagePolicy policy : kPolicies) {
@@ -131,10 +134,9 @@ absl::StatusOr<int> RunHugepages(absl::Span<const std::string_view> arguments) {
                         {"accesses_each", options.policy.every},
                         {"exit_cycles", exit_cycles},
                         {"policies", all}};
-    return whole.dump(2) + "\n";
+    return JsonText(whole, 2) + "\n";
   };
-  TDP_RETURN_IF_ERROR(WriteReport(
-      options.json, [&] { return Text(runs, exit_cycles); }, json));
+  TDP_RETURN_IF_ERROR(output.Write([&] { return Text(runs, exit_cycles); }, json));
   return kExitOk;
 }
 

@@ -17,6 +17,7 @@
 #include "tdp/tools/experiments/migration.h"
 #include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
@@ -142,7 +143,9 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "migrate"));
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
+  TDP_RETURN_IF_ERROR(
+      CheckOutputs({{"json", options.json}}, InputFiles(files, options.machine.cache)));
+  TDP_ASSIGN_OR_RETURN(ReportOutput output, ReportOutput::Open(options.json));
   MigrationOptions& migration = options.migration;
   migration.accesses_per_second = options.accesses * 1e6;
   migration.bytes_per_second = options.bandwidth * 1e9 / 8;
@@ -165,10 +168,9 @@ absl::StatusOr<int> RunMigrate(absl::Span<const std::string_view> arguments) {
                         {"exit_seconds", migration.exit_seconds},
                         {"downtime_limit_seconds", migration.downtime_seconds},
                         {"migrations", all}};
-    return whole.dump(2) + "\n";
+    return JsonText(whole, 2) + "\n";
   };
-  TDP_RETURN_IF_ERROR(WriteReport(
-      options.json, [&] { return Text(migrations, migration); }, json));
+  TDP_RETURN_IF_ERROR(output.Write([&] { return Text(migrations, migration); }, json));
   return status;
 }
 

@@ -15,7 +15,9 @@
 #include "tdp/tools/experiments/balloon.h"
 #include "tdp/tools/experiments/exit_cost.h"
 #include "tdp/tools/experiments/overcommit.h"
+#include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
@@ -121,7 +123,9 @@ absl::StatusOr<int> RunOvercommit(absl::Span<const std::string_view> arguments) 
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "overcommit"));
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
+  TDP_RETURN_IF_ERROR(
+      CheckOutputs({{"json", options.json}}, InputFiles(files, options.machine.cache)));
+  TDP_ASSIGN_OR_RETURN(ReportOutput output, ReportOutput::Open(options.json));
   OvercommitOptions& guest = options.guest;
   guest.seed = options.machine.seed;
   guest.accesses_per_second = options.speed * 1e6;
@@ -149,10 +153,9 @@ absl::StatusOr<int> RunOvercommit(absl::Span<const std::string_view> arguments) 
                         {"swap_in_seconds", guest.swap_in_seconds},
                         {"checked", checked},
                         {"runs", runs}};
-    return whole.dump(2) + "\n";
+    return JsonText(whole, 2) + "\n";
   };
-  TDP_RETURN_IF_ERROR(WriteReport(
-      options.json, [&] { return Text(all, checked); }, json));
+  TDP_RETURN_IF_ERROR(output.Write([&] { return Text(all, checked); }, json));
   return status;
 }
 

@@ -19,6 +19,7 @@
 #include "tdp/mmu/vm.h"
 #include "tdp/tools/command.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/printable_text.h"
 #include "tdp/tools/regions/mtree_machine.h"
 #include "tdp/tools/regions/mtree_text.h"
 #include "tdp/tools/regions/region_file.h"

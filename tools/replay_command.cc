@@ -14,6 +14,7 @@
 #include "tdp/tools/command_line.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
+#include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/process_options.h"
 #include "tdp/tools/replay/replay.h"
@@ -93,11 +94,17 @@ absl::StatusOr<int> RunReplay(absl::Span<const std::string_view> arguments) {
   if (files.empty()) {
     return absl::InvalidArgumentError("needs a TRACE; see tdp replay --help");
   }
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
+  if (options.physical_trace == "-") {
+    return absl::InvalidArgumentError("--physical-trace \"-\": standard output has the report");
+  }
+  TDP_RETURN_IF_ERROR(
+      CheckOutputs({{"json", options.json}, {"physical-trace", options.physical_trace}},
+                   InputFiles(files, options.replay.cache)));
+  TDP_ASSIGN_OR_RETURN(ReportOutput output, ReportOutput::Open(options.json));
   TDP_ASSIGN_OR_RETURN(ReplayReport report, ReplayFiles(options, files));
   report.command = CommandLine("replay", arguments);
-  TDP_RETURN_IF_ERROR(WriteReport(
-      options.json, [&] { return ReportText(report); }, [&] { return ReportJson(report); }));
+  TDP_RETURN_IF_ERROR(
+      output.Write([&] { return ReportText(report); }, [&] { return ReportJson(report); }));
   return report.check.mismatches == 0 ? kExitOk : kExitMismatch;
 }
 

@@ -53,7 +53,7 @@ absl::StatusOr<int> RunReport(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   if (inputs.empty()) return absl::InvalidArgumentError("needs a RUN.json; see tdp report --help");
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("output", options.output, inputs));
+  TDP_RETURN_IF_ERROR(CheckOutputs({{"output", options.output}}, inputs));
   std::vector<RunFile> files;
   for (const std::string& input : inputs) {
     TDP_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenByteSource(input));

@@ -5,12 +5,15 @@
 #ifndef TDP_TOOLS_REPORT_OUTPUT_H_
 #define TDP_TOOLS_REPORT_OUTPUT_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/output_file.h"
 
 namespace tdp::tools {
 
@@ -18,15 +21,32 @@ namespace tdp::tools {
 // "-", for standard output, without a FILE.
 void AddJsonOption(OptionParser& parser, std::string* file);
 
-// InvalidArgument if `output`, the file that `option` names, is one of `inputs`, whose place it
-// would take.
-absl::Status CheckIsNoInput(const char* option, const std::string& output,
-                            const std::vector<std::string>& inputs);
+// A file that an option names; "-" is standard output, and an empty path none at all.
+struct NamedOutput {
+  const char* option;
+  std::string path;
+};
 
-// Writes JSON to `json_file`, if that is not empty, and unless it has gone to standard output the
-// text there. Both end with a newline of their own. Unavailable if the system refuses.
-absl::Status WriteReport(const std::string& json_file, absl::FunctionRef<std::string()> text,
-                         absl::FunctionRef<std::string()> json);
+// InvalidArgument if one of `outputs` is one of `inputs`, whose place it would take, or two are the
+// same.
+absl::Status CheckOutputs(const std::vector<NamedOutput>& outputs,
+                          const std::vector<std::string>& inputs);
+
+// Where a report goes. It is opened before the run: a name that cannot be written is told before
+// hours are spent.
+class ReportOutput {
+ public:
+  // `json_file` as `AddJsonOption` has it. Unavailable if the system refuses.
+  static absl::StatusOr<ReportOutput> Open(const std::string& json_file);
+
+  // Writes JSON to the file, if there is one, and unless that is standard output the text there.
+  // Both end with a newline of their own. Unavailable if the system refuses.
+  absl::Status Write(absl::FunctionRef<std::string()> text, absl::FunctionRef<std::string()> json);
+
+ private:
+  bool json_to_stdout_ = false;
+  std::unique_ptr<OutputFile> file_;
+};
 
 }  // namespace tdp::tools
 

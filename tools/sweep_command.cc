@@ -20,6 +20,7 @@
 #include "tdp/tools/command_line.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/progress.h"
+#include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/replay.h"
 #include "tdp/tools/replay/replay_options.h"
@@ -86,6 +87,7 @@ OptionParser MakeParser(CommandOptions* options) {
 OptionParser CellParser(ReplayOptions* replay, TraceInput* input) {
   OptionParser parser;
   AddReplayOptions(parser, replay);
+  AddRegionOptions(parser, &replay->observe);
   AddCheckOption(parser, &replay->check);
   AddInputOptions(parser, input);
   return parser;
@@ -111,8 +113,34 @@ absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCe
                        OpenTrace(cell.trace, ForLevels(options.input, cell.options.guest_levels)));
   readers.push_back(std::move(reader));
   TDP_ASSIGN_OR_RETURN(ReplayReport report, Replay(readers, cell.options, progress));
-  report.command = CellCommand(options, cell);
+  report.command = cell.command;
   return SweepResult{cell, std::move(report)};
+}
+
+// Sets what is the same in all cells. It stands in their tables too, and tells one sweep from
+// another.
+void SetCommonOptions(const CommandOptions& options, SweepCell& cell) {
+  cell.options.check = options.check;
+  cell.options.observe = options.observe;
+  OptionParser common;
+  AddRegionOptions(common, &cell.options.observe);
+  AddCheckOption(common, &cell.options.check);
+  for (const OptionParser::Option& option : common.options()) {
+    cell.values.emplace_back(option.name, option.default_text);
+  }
+  cell.command = CellCommand(options, cell);
+}
+
+std::vector<std::string> InputsOfSweep(std::vector<std::string> inputs,
+                                       const std::vector<SweepCell>& cells) {
+  for (const SweepCell& cell : cells) {
+    for (std::string& file : InputFiles({}, cell.options.cache)) {
+      if (std::find(inputs.begin(), inputs.end(), file) == inputs.end()) {
+        inputs.push_back(std::move(file));
+      }
+    }
+  }
+  return inputs;
 }
 
 // Opens every trace once, so that a name that is wrong is told before hours are spent.
@@ -120,6 +148,11 @@ absl::Status CheckTraces(const CommandOptions& options, const std::vector<std::s
   for (const std::string& trace : traces) {
     if (trace == "-") {
       return absl::InvalidArgumentError("a sweep reads its traces many times: not from \"-\"");
+    }
+    // Who reads the tables of a sweep takes a line for a cell.
+    if (trace.find('\n') != std::string::npos) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", trace, "\": a sweep takes no name with a newline"));
     }
     TDP_RETURN_IF_ERROR(OpenTrace(trace, ForLevels(options.input, 5)).status());
   }
@@ -184,13 +217,10 @@ absl::Status CheckSeeds(CommandOptions& options) {
 
 absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::string>& traces) {
   TDP_ASSIGN_OR_RETURN(std::vector<SweepCell> cells, options.plan.Cells(traces));
-  for (SweepCell& cell : cells) {
-    cell.options.check = options.check;
-    cell.options.observe = options.observe;
-  }
+  for (SweepCell& cell : cells) SetCommonOptions(options, cell);
   TDP_RETURN_IF_ERROR(CheckTraces(options, traces));
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, traces));
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("csv", options.csv, traces));
+  TDP_RETURN_IF_ERROR(
+      CheckOutputs({{"csv", options.csv}, {"json", options.json}}, InputsOfSweep(traces, cells)));
   if (const uint64_t all = options.plan.Combinations(traces); all != cells.size()) {
     absl::FPrintF(stderr,
                   "tdp sweep: %d combinations make %d replays: the others differ from them in "

@@ -23,6 +23,7 @@
 #include "tdp/tools/migrate_command.h"
 #include "tdp/tools/overcommit_command.h"
 #include "tdp/tools/pack_command.h"
+#include "tdp/tools/printable_text.h"
 #include "tdp/tools/regions_command.h"
 #include "tdp/tools/replay_command.h"
 #include "tdp/tools/report_command.h"
@@ -94,7 +95,7 @@ int Run(absl::Span<const std::string_view> arguments) {
   }
   const absl::StatusOr<int> status = command->run(arguments.subspan(1));
   if (status.ok()) return *status;
-  absl::FPrintF(stderr, "tdp %s: %s\n", name, status.status().message());
+  absl::FPrintF(stderr, "tdp %s: %s\n", name, Printable(status.status().message()));
   return kExitUsage;
 }
 

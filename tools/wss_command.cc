@@ -16,6 +16,7 @@
 #include "tdp/tools/experiments/working_set.h"
 #include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
+#include "tdp/tools/replay/cache_options.h"
 #include "tdp/tools/replay/replay_options.h"
 #include "tdp/tools/report_output.h"
 #include "tdp/tools/trace_options.h"
@@ -91,13 +92,15 @@ absl::StatusOr<int> RunWss(absl::Span<const std::string_view> arguments) {
     return kExitOk;
   }
   TDP_ASSIGN_OR_RETURN(const std::string trace_file, OneTrace(files, "wss"));
-  TDP_RETURN_IF_ERROR(CheckIsNoInput("json", options.json, files));
+  TDP_RETURN_IF_ERROR(
+      CheckOutputs({{"json", options.json}}, InputFiles(files, options.machine.cache)));
+  TDP_ASSIGN_OR_RETURN(ReportOutput output, ReportOutput::Open(options.json));
   LoopingTrace trace(trace_file, ForLevels(options.input, options.machine.guest_levels));
   TDP_ASSIGN_OR_RETURN(const std::vector<WorkingSetSample> samples,
                        MeasureWorkingSet(trace, options.machine, options.scan));
-  TDP_RETURN_IF_ERROR(WriteReport(
-      options.json, [&] { return Text(samples); },
-      [&] { return ToJson(options, trace_file, samples).dump(2) + "\n"; }));
+  TDP_RETURN_IF_ERROR(
+      output.Write([&] { return Text(samples); },
+                   [&] { return JsonText(ToJson(options, trace_file, samples), 2) + "\n"; }));
   return kExitOk;
 }
 

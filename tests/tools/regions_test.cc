@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tdp/memslot/flat_view.h"
+#include "tdp/tools/printable_text.h"
 #include "tdp/tools/regions/region_text.h"
 
 namespace tdp::tools {

@@ -161,10 +161,7 @@ TEST(RunJson, AColumnOfCsvIsNamedByThePathInJson) {
   const std::vector<std::string> lines = absl::StrSplit(Tdp("sweep " + trace), '\n');
   const std::vector<std::string> columns = absl::StrSplit(lines[0], ',');
   const Json run = Replay(trace);
-  for (const auto& [name, value] : run["options"].items()) {
-    if (name == "check") continue;
-    EXPECT_THAT(columns, Contains(name));
-  }
+  for (const auto& [name, value] : run["options"].items()) EXPECT_THAT(columns, Contains(name));
   Json figures = run;
   for (const char* key :
        {"schema", "schema_version", "tdp_version", "command", "options", "processes", "machine",
@@ -174,8 +171,8 @@ TEST(RunJson, AColumnOfCsvIsNamedByThePathInJson) {
   std::vector<std::string> paths;
   Paths("", figures, paths);
   for (const std::string& path : paths) EXPECT_THAT(columns, Contains(path));
-  // The other columns are the number of the cell, the number of cells, and the options but --check.
-  EXPECT_EQ(columns.size(), 2 + paths.size() + run["options"].size() - 1);
+  // The other columns are the number of the cell, the number of cells, and the options.
+  EXPECT_EQ(columns.size(), 2 + paths.size() + run["options"].size());
 }
 
 TEST(RunJson, TheCommandMakesTheSameRun) {

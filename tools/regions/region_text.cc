@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
 #include "tdp/memslot/memory_slot.h"
+#include "tdp/tools/printable_text.h"
 
 namespace tdp::tools {
 namespace {
@@ -99,26 +100,6 @@ std::string SlotText(const PlannedSlot& slot) {
 }
 
 }  // namespace
-
-// Of UTF-8, the control characters that take two bytes (U+0080 to U+009F) as well.
-std::string Printable(std::string_view text) {
-  std::string printable;
-  const auto byte_at = [&](size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
-  };
-  const auto hide = [&](size_t i) { absl::StrAppendFormat(&printable, "\\x%02x", byte_at(i)); };
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (byte_at(i) < 0x20 || byte_at(i) == 0x7f) {
-      hide(i);
-    } else if (byte_at(i) == 0xc2 && byte_at(i + 1) >= 0x80 && byte_at(i + 1) < 0xa0) {
-      hide(i);
-      hide(++i);
-    } else {
-      printable.push_back(text[i]);
-    }
-  }
-  return printable;
-}
 
 std::string TreeText(std::string_view name, const Region& root) {
   TreeWriter writer;

@@ -16,10 +16,6 @@
 
 namespace tdp::tools {
 
-// `text` on one line, without anything that a terminal takes for a command: control characters are
-// shown as \xNN.
-std::string Printable(std::string_view text);
-
 // "address-space: NAME" and the tree below `root`, a region a line, children indented, siblings by
 // offset. Every region outside that an alias shows follows with its own tree.
 std::string TreeText(std::string_view name, const Region& root);

@@ -2,6 +2,7 @@
 
 #include "tdp/tools/replay/cache_options.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -78,6 +79,13 @@ void AddCacheOptions(OptionParser& parser, CacheOptions* options) {
              });
   parser.AddChoice("program-data", "whether the program's own data go through that part's caches",
                    &options->program_data, {{"off", false}, {"on", true}});
+}
+
+std::vector<std::string> InputFiles(std::vector<std::string> traces, const CacheOptions& options) {
+  const std::vector<std::string> known = MachineNames();
+  const bool is_file = std::find(known.begin(), known.end(), options.machine) == known.end();
+  if (!options.machine.empty() && is_file) traces.push_back(options.machine);
+  return traces;
 }
 
 absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options) {

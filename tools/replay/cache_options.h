@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "tdp/backends/sim/assoc_cache.h"
@@ -34,6 +35,9 @@ void AddCacheOptions(OptionParser& parser, CacheOptions* options);
 // those with + between. InvalidArgument unless sets and ways are from 1 to 65536 each, and a TLB
 // has at most 2^20 entries.
 absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text);
+
+// Returns `traces` and the machine file, if there is one: the files that a run reads.
+std::vector<std::string> InputFiles(std::vector<std::string> traces, const CacheOptions& options);
 
 // What the options say, for the CPU. InvalidArgument or NotFound for what they do not know.
 absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options);

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "tdp/base/status_macros.h"
@@ -30,7 +31,16 @@ absl::StatusOr<std::optional<RoiMark>> ParseMark(std::string_view text) {
   return mark;
 }
 
+std::string MarkText(const std::optional<RoiMark>& mark) {
+  if (!mark.has_value()) return "";
+  return mark->is_address ? absl::StrCat("@0x", absl::Hex(mark->value)) : absl::StrCat(mark->value);
+}
+
 }  // namespace
+
+std::string RoiText(const Roi& roi) {
+  return roi.is_all() ? "" : absl::StrCat(MarkText(roi.begin), ":", MarkText(roi.end));
+}
 
 absl::StatusOr<Roi> ParseRoi(std::string_view text) {
   const std::vector<std::string_view> parts = absl::StrSplit(text, ':');
@@ -50,7 +60,7 @@ void AddRegionOptions(OptionParser& parser, ObserveOptions* options) {
   parser.Add("roi", "FROM:TO",
              "replay this part of each trace alone: access numbers, or @ADDRESS for the first "
              "access that touches it",
-             "", [options](std::string_view text) -> absl::Status {
+             RoiText(options->roi), [options](std::string_view text) -> absl::Status {
                TDP_ASSIGN_OR_RETURN(options->roi, ParseRoi(text));
                return absl::OkStatus();
              });

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "absl/status/statusor.h"
@@ -34,6 +35,8 @@ struct Roi {
 
 // "FROM:TO", each an access number, "@ADDRESS" in hexadecimal, or nothing. InvalidArgument.
 absl::StatusOr<Roi> ParseRoi(std::string_view text);
+// The text that `ParseRoi` reads as `roi`; nothing for all of a trace.
+std::string RoiText(const Roi& roi);
 
 enum class MissCurveMode : uint8_t { kOff, kSampled, kExact };
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "tdp/tools/printable_text.h"
 #include "tdp/tools/replay/machine_report.h"
 #include "tdp/tools/replay/option_use.h"
 #include "tdp/tools/trace/skip_text.h"
@@ -44,9 +45,9 @@ bool HasEpt(const ReplayOptions& options) {
 
 void AddSetup(std::string& out, const ReplayReport& report) {
   const ReplayOptions& options = report.options;
-  Line(out, "trace", "%s: %s accesses (%s fetches, %s loads, %s stores, %s modifies)", report.trace,
-       WithCommas(report.accesses()), WithCommas(report.records[0]), WithCommas(report.records[1]),
-       WithCommas(report.records[2]), WithCommas(report.records[3]));
+  Line(out, "trace", "%s: %s accesses (%s fetches, %s loads, %s stores, %s modifies)",
+       Printable(report.trace), WithCommas(report.accesses()), WithCommas(report.records[0]),
+       WithCommas(report.records[1]), WithCommas(report.records[2]), WithCommas(report.records[3]));
   if (report.skipped.total() != 0) Line(out, "left out", "%s", SkipText(report.skipped));
   Line(out, "guest", "%s of RAM, pages up to %s, %d levels, frames %s", SizeText(options.ram),
        PageName(options.guest_page), options.guest_levels,

@@ -15,6 +15,7 @@
 #include "tdp/tools/json_column.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/replay/machine_report.h"
+#include "tdp/tools/replay/observe_options.h"
 #include "tdp/tools/replay/option_use.h"
 
 namespace tdp::tools {
@@ -195,7 +196,7 @@ std::string FigureText(const Json& value) {
   if (value.is_null()) return "";
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number_float()) return absl::StrFormat("%.4f", value.get<double>());
-  return value.dump();
+  return JsonText(value);
 }
 
 void AddFigures(const std::string& path, const Json& value,
@@ -216,6 +217,7 @@ Json OptionsJson(const ReplayOptions& options) {
   ReplayOptions copy = options;
   OptionParser parser;  // whose defaults are the values
   AddReplayOptions(parser, &copy);
+  AddRegionOptions(parser, &copy.observe);
   AddCheckOption(parser, &copy.check);
   if (options.processes.count != 0) AddProcessOptions(parser, &copy.processes);
   Json json = Json::object();
@@ -257,7 +259,7 @@ Json RunJson(const ReplayReport& report) {
   return run;
 }
 
-std::string ReportJson(const ReplayReport& report) { return RunJson(report).dump(2) + "\n"; }
+std::string ReportJson(const ReplayReport& report) { return JsonText(RunJson(report), 2) + "\n"; }
 
 std::vector<std::pair<std::string, std::string>> RunFigures(const ReplayReport& report) {
   Json run = RunJson(report);

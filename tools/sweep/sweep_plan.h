@@ -36,6 +36,7 @@ struct SweepCell {
   // option means nothing beside the others (`UnusedOptions`) or is a default without a text.
   std::vector<std::pair<std::string, std::string>> values;
   ReplayOptions options;
+  std::string command;  // that makes this run alone; set by who knows the other options
 };
 
 class SweepPlan {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/json_column.h"
 #include "tdp/tools/replay/run_json.h"
 
 namespace tdp::tools {
@@ -134,7 +135,7 @@ std::string SweepCsvLine(const SweepResult& result, uint64_t all_cells) {
 std::string SweepJsonObject(const SweepResult& result, uint64_t all_cells) {
   Json object = {{"cell", result.cell.number}, {"cells", all_cells}};
   object.update(RunJson(result.report));
-  return object.dump();
+  return JsonText(object);
 }
 
 absl::StatusOr<std::string> MergeSweep(const std::vector<SweepPiece>& pieces) {

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//
+// The files that `tdp` writes: what it writes over, what it tells first, and names of any bytes.
+
+#include <filesystem>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tdp/tests/tools/tdp_program.h"
+
+namespace tdp::tools {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+constexpr char kMachine[] = "tools/data/machines/zen4.machine";
+
+std::string InTempDir(const std::string& name) { return testing::TempDir() + "/" + name; }
+
+TEST(TdpOutputs, NoInputIsWrittenOver) {
+  const std::string trace = SmallTrace(4);
+  const std::string machine = WriteFile("mine.machine", ReadWholeFile(kMachine));
+  const std::string before = ReadWholeFile(trace);
+  for (const std::string command : {"replay --json=", "replay --physical-trace ", "sweep --csv ",
+                                    "sweep --json=", "wss --json=", "migrate --json=",
+                                    "overcommit --json=", "hugepages --json=", "compare -o "}) {
+    for (const std::string& input : {trace, machine}) {
+      ExpectRefusal(
+          Tdp(command + Quoted(input) + " --machine " + Quoted(machine) + " " + Quoted(trace)),
+          "it is one of the inputs");
+    }
+  }
+  EXPECT_EQ(ReadWholeFile(trace), before);
+  EXPECT_EQ(ReadWholeFile(machine), ReadWholeFile(kMachine));
+  // The parts that come with the program are no files.
+  const std::string named = InTempDir("zen4");
+  EXPECT_EQ(Tdp("replay --machine zen4 --json=" + Quoted(named) + " " + Quoted(trace)).status, 0);
+}
+
+TEST(TdpOutputs, TwoOutputsHaveTwoPlaces) {
+  const std::string trace = Quoted(SmallTrace(4));
+  const std::string there = WriteFile("there", "");
+  for (const std::string& file : {there, InTempDir("not_there_yet")}) {
+    ExpectRefusal(Tdp("sweep --csv " + Quoted(file) + " --json=" + Quoted(file) + " " + trace),
+                  "--csv goes there");
+    ExpectRefusal(
+        Tdp("replay --physical-trace " + Quoted(file) + " --json=" + Quoted(file) + " " + trace),
+        "--json goes there");
+  }
+  ExpectRefusal(Tdp("replay --physical-trace - " + trace), "standard output has the report");
+  const ProgramResult page = Tdp("compare -o - --accesses 2000 --footprint 64k --ram 64m");
+  EXPECT_EQ(page.status, 0) << page.err;
+  EXPECT_THAT(page.out, testing::StartsWith("<!"));
+  EXPECT_THAT(page.out, Not(HasSubstr("cycles an access; machine")));
+}
+
+// A report that cannot be written would cost the time of the run.
+TEST(TdpOutputs, WhatCannotBeWrittenIsToldBeforeTheRun) {
+  // Nothing reads this one to its end in the time of a test.
+  const std::string endless = " generate:gups,footprint=1m,accesses=1000000000000";
+  for (const std::string command :
+       {"replay --json=", "replay --physical-trace ", "sweep --csv ",
+        "sweep --json=", "wss --intervals 1000000 --json=", "migrate --json=",
+        "overcommit --accesses 1000000000000 --json=", "hugepages --json=", "compare -o "}) {
+    ExpectRefusal(Tdp(command + "/no/such/folder/file" + endless), "/no/such/folder/file");
+  }
+}
+
+TEST(TdpOutputs, ANameOfAnyBytesMakesNoBadJson) {
+  const std::string trace = InTempDir("caf\xe9.trc");
+  std::filesystem::copy_file(SmallTrace(4), trace,
+                             std::filesystem::copy_options::overwrite_existing);
+  for (const std::string command :
+       {"replay --json ", "sweep --json ", "wss --intervals 2 --interval 10 --json ",
+        "migrate --ram 64m --rounds 2 --json ", "overcommit --accesses 100 --json ",
+        "hugepages --interval 10 --json "}) {
+    const ProgramResult run = Tdp(command + Quoted(trace));
+    EXPECT_EQ(run.status, 0) << command << run.err;
+    EXPECT_TRUE(nlohmann::json::accept(run.out)) << command;
+    EXPECT_THAT(run.out, HasSubstr("caf\xef\xbf\xbd.trc")) << command;
+  }
+  EXPECT_EQ(Tdp("compare -o /dev/null " + Quoted(trace)).status, 0);
+}
+
+TEST(TdpOutputs, ANameStaysOnItsLine) {
+  ExpectRefusal(Tdp("replay 'no\nsuch\x1b[31mtrace'"), "no\\x0asuch\\x1b[31mtrace: No such");
+  const std::string trace = InTempDir("two\nlines.trc");
+  std::filesystem::copy_file(SmallTrace(4), trace,
+                             std::filesystem::copy_options::overwrite_existing);
+  EXPECT_THAT(Tdp("replay " + Quoted(trace)).out, HasSubstr("two\\x0alines.trc: 12 accesses"));
+  ExpectRefusal(Tdp("sweep " + Quoted(trace)), "a sweep takes no name with a newline");
+}
+
+// A trace of a few accesses is run through millions of times.
+TEST(TdpOutputs, AShortTraceIsReadOnce) {
+  const ProgramResult run = Tdp("wss " + Quoted(SmallTrace(1)));
+  EXPECT_EQ(run.status, 0) << run.err;
+  EXPECT_THAT(run.err, IsEmpty());
+}
+
+}  // namespace
+}  // namespace tdp::tools
