@@ -4,6 +4,8 @@
 // out.
 
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -104,6 +106,87 @@ TEST(TdpSweep, GoesOnWhereItWasInterrupted) {
   ExpectRefusal(Tdp("sweep --resume --csv " + Quoted(testing::TempDir() + "/cut.csv") + " " +
                     Quoted(SmallTrace(3))),
                 "another sweep");
+}
+
+TEST(TdpSweep, ResumesNoFileButItsOwn) {
+  const std::string trace = Quoted(SmallTrace(4));
+  for (const char* text :
+       {"precious data", "precious data\n", "[1, 2]\n", "[\n  1\n]\n", "[\nprecious",
+        "[\n{\"cell\": \"x\", \"cells\": 2}\n]\n", "[\n{\"cell\": 0, \"cells\": 2}",
+        "[\n{\"cell\": 0, \"cells\": 2, \"trace\": 5},\n", "cell,cells,trace\n0,2,a\n"}) {
+    for (const char* option : {"--csv ", "--json="}) {
+      const std::string file = WriteFile("others", text);
+      const ProgramResult run =
+          Tdp("sweep --resume --seed 1,2 " + std::string(option) + Quoted(file) + " " + trace);
+      ExpectRefusal(run, "--resume: ");
+      EXPECT_EQ(ReadWholeFile(file), text);
+    }
+  }
+}
+
+TEST(TdpSweep, ResumesNoSweepThatCountedOtherwise) {
+  const std::string trace = Quoted(SmallTrace(40));
+  for (const std::string option : {"--csv ", "--json="}) {
+    const std::string file = option + Quoted(WriteFile("counted", "")) + " ";
+    EXPECT_EQ(Tdp("sweep --warmup 7 --seed 1,2 " + file + trace).status, 0);
+    for (const char* other :
+         {"", "--warmup 8 ", "--warmup 7 --roi 0:60 ", "--warmup 7 --check=off "}) {
+      ExpectRefusal(Tdp("sweep --resume --seed 1,2 " + std::string(other) + file + trace),
+                    "another sweep");
+    }
+    EXPECT_EQ(Tdp("sweep --resume --warmup 7 --seed 1,2 " + file + trace).status, 0);
+  }
+}
+
+TEST(TdpSweep, ResumesNoCellsOfATraceThatWasChanged) {
+  const std::string trace = SmallTrace(4);
+  const std::string csv = WriteFile("old.csv", "");
+  const std::string sweep = "--seed 1,2 --csv " + Quoted(csv) + " " + Quoted(trace);
+  EXPECT_EQ(Tdp("sweep " + sweep).status, 0);
+  const auto written = std::filesystem::last_write_time(csv);
+  std::filesystem::last_write_time(trace, written + std::chrono::seconds(1));
+  ExpectRefusal(Tdp("sweep --resume " + sweep), "small.trc.zst was changed after its cells");
+  EXPECT_EQ(Tdp("sweep " + sweep).status, 0);
+}
+
+TEST(TdpSweep, LeavesAFileAsItWasUntilACellIsDone) {
+  std::string words = ReadWholeFile(SmallTrace(3));
+  words.resize(words.size() - 4);
+  const std::string trace = Quoted(WriteFile("cut.trc", words));
+  for (const char* option : {"--csv ", "--json="}) {
+    const std::string file = WriteFile("kept", "results of yesterday");
+    ExpectRefusal(Tdp("sweep " + std::string(option) + Quoted(file) + " " + trace), "truncated");
+    EXPECT_EQ(ReadWholeFile(file), "results of yesterday");
+  }
+}
+
+TEST(TdpSweep, APipeGetsEveryCell) {
+  const std::string trace = Quoted(SmallTrace(4));
+  for (const std::string option : {"--csv ", "--json="}) {
+    const std::string pipe = Quoted(testing::TempDir() + "/pipe");
+    const std::string out = testing::TempDir() + "/piped";
+    const ProgramResult run = RunProgram(
+        "rm -f " + pipe + "; mkfifo " + pipe + " && { cat " + pipe + " >" + Quoted(out) +
+        " & tools/tdp sweep --jobs 2 --seed 1,2,3 " + option + pipe + " " + trace + "; wait; }");
+    EXPECT_EQ(run.status, 0) << run.err;
+    const std::string text = ReadWholeFile(out);
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), option == "--csv " ? 4 : 5) << text;
+  }
+}
+
+TEST(TdpSweep, SaysInEachCellWhatWasCountedAndTheCommandForIt) {
+  const std::string trace = Quoted(SmallTrace(40));
+  const std::string options = "--warmup 7 --roi @0x400000:60 --check=off ";
+  const auto cell = nlohmann::json::parse(Tdp("sweep --json " + options + trace).out)[0];
+  EXPECT_EQ(cell["options"]["warmup"], 7);
+  EXPECT_EQ(cell["options"]["roi"], "@0x400000:60");
+  const std::string command = cell["command"];
+  const auto again = nlohmann::json::parse(Tdp(command.substr(4) + " --json").out);
+  EXPECT_EQ(again["accesses"], 53);
+  EXPECT_EQ(again["options"], cell["options"]);
+  EXPECT_EQ(again["tlb"], cell["tlb"]);
+  EXPECT_THAT(ColumnsOf(Tdp("sweep " + options + trace).out, {"roi", "warmup", "check"}),
+              testing::ElementsAre(testing::ElementsAre("@0x400000:60", "7", "off")));
 }
 
 TEST(TdpSweep, ShardsMergeIntoTheWhole) {

@@ -4,16 +4,18 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <memory>
-#include <string_view>
+#include <filesystem>
+#include <system_error>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/output_file.h"
 #include "tdp/tools/trace/byte_source.h"
 
 namespace tdp::tools {
@@ -25,40 +27,42 @@ absl::Status WriteError(const std::string& path) {
   return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
 }
 
-// Opens, writes and closes: whatever happens afterwards, the text has reached the system.
-absl::Status WriteNow(const std::string& path, const char* mode, std::string_view text) {
-  if (path == "-") {
-    const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-    return written && std::fflush(stdout) == 0 ? absl::OkStatus() : WriteError("standard output");
-  }
-  std::FILE* const file = std::fopen(path.c_str(), mode);
-  if (file == nullptr) return WriteError(path);
+absl::Status WriteTo(std::FILE* file, const std::string& path, std::string_view text) {
   const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (std::fclose(file) != 0 || !written) return WriteError(path);
-  return absl::OkStatus();
+  return written && std::fflush(file) == 0 ? absl::OkStatus() : WriteError(path);
 }
 
-// Returns the lines of a file; none if there is no such file. With `ended`, without a last one that
-// was cut short.
-absl::StatusOr<std::vector<std::string>> LinesOf(const std::string& path, bool ended) {
-  absl::StatusOr<std::unique_ptr<ByteSource>> source = OpenByteSource(path);
-  if (absl::IsNotFound(source.status())) return std::vector<std::string>();
-  if (!source.ok()) return source.status();
-  std::string text;
-  for (size_t got = 1; got != 0;) {
-    constexpr size_t kChunk = size_t{1} << 16;
-    const size_t had = text.size();
-    text.resize(had + kChunk);
-    TDP_ASSIGN_OR_RETURN(got, (*source)->Read(absl::MakeSpan(text).subspan(had)));
-    text.resize(had + got);
-  }
-  if (ended) text.resize(text.find('\n') == std::string::npos ? 0 : text.rfind('\n'));
-  return std::vector<std::string>(absl::StrSplit(text, '\n', absl::SkipEmpty()));
+// Opens, writes and closes: whatever happens afterwards, the text has reached the system.
+absl::Status AppendNow(const std::string& path, std::string_view text) {
+  std::FILE* const file = std::fopen(path.c_str(), "a");
+  if (file == nullptr) return WriteError(path);
+  const absl::Status written = WriteTo(file, path, text);
+  if (std::fclose(file) != 0 && written.ok()) return WriteError(path);
+  return written;
+}
+
+// All that there is becomes `text`, or stays.
+absl::Status WriteWhole(const std::string& path, std::string_view text) {
+  TDP_ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> file, OutputFile::Create(path));
+  TDP_RETURN_IF_ERROR(file->Write(text));
+  return file->Commit();
 }
 
 absl::Status OtherSweep(const std::string& path) {
   return absl::InvalidArgumentError(
       absl::StrCat(path, ": --resume: it holds another sweep than this one"));
+}
+
+// InvalidArgument if `input`, a file that cells were made of, was changed after `path` was written.
+absl::Status CheckIsOlder(const std::string& input, const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::is_regular_file(input, error)) return absl::OkStatus();
+  const fs::file_time_type changed = fs::last_write_time(input, error);
+  const fs::file_time_type written = fs::last_write_time(path, error);
+  if (error || changed <= written) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": --resume: ", input, " was changed after its cells were made"));
 }
 
 // Cell number and count of a line of CSV; false if it is none.
@@ -70,10 +74,19 @@ bool ReadCsvLine(std::string_view line, uint64_t& cell, uint64_t& cells) {
 
 bool ReadJsonLine(std::string_view line, uint64_t& cell, uint64_t& cells) {
   const Json object = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object() || !object.contains("cell") || !object.contains("cells")) return false;
-  cell = object["cell"].get<uint64_t>();
-  cells = object["cells"].get<uint64_t>();
+  if (!object.is_object()) return false;
+  const Json number = object.value("cell", Json());
+  const Json count = object.value("cells", Json());
+  if (!number.is_number_unsigned() || !count.is_number_unsigned()) return false;
+  cell = number.get<uint64_t>();
+  cells = count.get<uint64_t>();
   return true;
+}
+
+// Returns whether `line` is the beginning of an object for a cell, and no whole one.
+bool IsCutShort(std::string_view line) {
+  constexpr std::string_view kBegin = "{\"cell\":";
+  return (line.starts_with(kBegin) || kBegin.starts_with(line)) && !Json::accept(line);
 }
 
 // Returns what `cell` would be like before it has run: the same inputs in every column.
@@ -81,6 +94,7 @@ SweepResult Unrun(const SweepCell& cell) {
   SweepResult result{cell, ReplayReport()};
   result.report.options = cell.options;
   result.report.trace = cell.trace;
+  result.report.command = cell.command;
   return result;
 }
 
@@ -100,8 +114,10 @@ bool IsCsvOf(const SweepCell& cell, uint64_t all_cells, std::string_view line) {
 bool IsJsonOf(const SweepCell& cell, uint64_t all_cells, std::string_view line) {
   const Json before = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   const Json unrun = Json::parse(SweepJsonObject(Unrun(cell), all_cells));
-  return before.value("trace", "") == unrun["trace"] && before.contains("options") &&
-         before["options"] == unrun["options"];
+  for (const char* key : {"trace", "command", "options"}) {
+    if (before.value(key, Json()) != unrun[key]) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -118,80 +134,125 @@ absl::StatusOr<SweepJournal> SweepJournal::Create(const std::string& csv, const 
   journal.json_.path = json;
   journal.json_.heading = "[";
   journal.json_.ending = "\n]\n";
+  for (File* const file : {&journal.csv_, &journal.json_}) {
+    TDP_RETURN_IF_ERROR(journal.Open(*file));
+  }
   if (resume) TDP_RETURN_IF_ERROR(journal.Resume(cells));
-  TDP_RETURN_IF_ERROR(journal.Begin(journal.csv_));
-  TDP_RETURN_IF_ERROR(journal.Begin(journal.json_));
   return journal;
+}
+
+absl::Status SweepJournal::Open(File& file) const {
+  if (file.path == "-") file.stream.reset(stdout);
+  if (file.path.empty() || file.path == "-") return absl::OkStatus();
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(file.path, error);
+  if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) {
+    // Whether it can be written is told before hours are spent.
+    return OutputFile::Create(file.path).status();
+  }
+  file.stream.reset(std::fopen(file.path.c_str(), "w"));
+  return file.stream == nullptr ? WriteError(file.path) : absl::OkStatus();
 }
 
 absl::Status SweepJournal::Resume(const std::vector<SweepCell>& cells) {
   std::vector<File*> files;
   for (File* file : {&csv_, &json_}) {
-    if (!file->path.empty() && file->path != "-") files.push_back(file);
+    if (!file->path.empty() && file->stream == nullptr) files.push_back(file);
   }
   if (files.empty()) {
     return absl::InvalidArgumentError("--resume goes on with a file: name it with --csv or --json");
   }
-  for (File* file : files) {
-    TDP_ASSIGN_OR_RETURN(const std::vector<std::string> lines, LinesOf(file->path, file == &csv_));
-    if (!lines.empty() && absl::StrCat(lines[0], "\n") != file->heading && file == &csv_) {
-      return OtherSweep(file->path);
-    }
-    for (std::string_view line : lines) {
-      uint64_t cell = 0;
-      uint64_t count = 0;
-      const bool csv = file == &csv_;
-      if (!csv && line.ends_with(',')) line.remove_suffix(1);
-      if (!(csv ? ReadCsvLine : ReadJsonLine)(line, cell, count)) continue;
-      if (count != all_cells_ || cell >= count ||
-          !(csv ? IsCsvOf : IsJsonOf)(cells[cell], all_cells_, line)) {
-        return OtherSweep(file->path);
-      }
-      file->lines[cell] = line;
-    }
-  }
+  for (File* file : files) TDP_RETURN_IF_ERROR(ResumeFile(*file, cells));
   for (const auto& [cell, line] : files[0]->lines) {
     if (files.back()->lines.contains(cell)) done_.insert(cell);
   }
+  for (File* file : files) {
+    for (const uint64_t cell : done_) {
+      TDP_RETURN_IF_ERROR(CheckIsOlder(cells[cell].trace, file->path));
+      TDP_RETURN_IF_ERROR(CheckIsOlder(cells[cell].options.cache.machine, file->path));
+    }
+  }
   return absl::OkStatus();
 }
 
+// A sweep that was interrupted leaves the beginning of what it would have written, so that what
+// else is there belongs to somebody.
+absl::Status SweepJournal::ResumeFile(File& file, const std::vector<SweepCell>& cells) const {
+  const absl::StatusOr<std::unique_ptr<ByteSource>> source = OpenByteSource(file.path);
+  if (absl::IsNotFound(source.status())) return absl::OkStatus();
+  TDP_RETURN_IF_ERROR(source.status());
+  TDP_ASSIGN_OR_RETURN(const std::string text, ReadAll(**source));
+  if (!text.starts_with(file.heading)) {
+    return file.heading.starts_with(text) ? absl::OkStatus() : OtherSweep(file.path);
+  }
+  const bool csv = &file == &csv_;
+  const std::vector<std::string_view> lines = absl::StrSplit(text, '\n');
+  if (lines[0] != absl::StripSuffix(file.heading, "\n")) return OtherSweep(file.path);
+  for (size_t i = 1; i < lines.size(); ++i) {
+    std::string_view line = lines[i];
+    const bool is_last = i + 1 == lines.size();
+    // The last line of CSV may be cut short in its last field. JSON begins a line with the comma
+    // after the one before.
+    if (is_last && csv) break;
+    if (!csv && line.ends_with(',')) line.remove_suffix(1);
+    if (line.empty() || (!csv && line == "]")) continue;
+    if (is_last && IsCutShort(line)) continue;
+    TDP_RETURN_IF_ERROR(ResumeLine(file, cells, line, i + 1));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SweepJournal::ResumeLine(File& file, const std::vector<SweepCell>& cells,
+                                      std::string_view line, size_t number) const {
+  const bool csv = &file == &csv_;
+  uint64_t cell = 0;
+  uint64_t count = 0;
+  if (!(csv ? ReadCsvLine : ReadJsonLine)(line, cell, count)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.path, ":", number, ": --resume: not a cell of a sweep"));
+  }
+  if (count != all_cells_ || cell >= count ||
+      !(csv ? IsCsvOf : IsJsonOf)(cells[cell], all_cells_, line)) {
+    return OtherSweep(file.path);
+  }
+  file.lines[cell] = line;
+  return absl::OkStatus();
+}
+
+// Writes the heading and the cells from before. On a stream the heading comes with the first cell
+// too: nothing, if that one fails.
 absl::Status SweepJournal::Begin(File& file) {
-  // On standard output the heading comes with the first cell: nothing, if that one fails.
-  if (file.path.empty() || file.path == "-") return absl::OkStatus();
-  TDP_RETURN_IF_ERROR(WriteNow(file.path, "w", file.heading));
+  file.begun = true;
+  if (file.stream != nullptr) return WriteTo(file.stream.get(), file.path, file.heading);
+  std::string text = file.heading;
+  file.any = false;
+  file.ordered = true;
   for (const auto& [cell, line] : file.lines) {
-    if (done_.contains(cell)) TDP_RETURN_IF_ERROR(Add(file, cell, line));
+    if (!done_.contains(cell)) continue;
+    absl::StrAppend(&text, TextOf(file, line));
+    file.any = true;
+    file.last = cell;
   }
-  return absl::OkStatus();
+  return WriteWhole(file.path, text);
 }
 
-absl::Status SweepJournal::Add(File& file, uint64_t cell, const std::string& line) {
-  if (file.path.empty()) return absl::OkStatus();
+// In JSON a comma goes between two objects.
+std::string SweepJournal::TextOf(const File& file, std::string_view line) {
+  if (file.ending.empty()) return absl::StrCat(line, "\n");
+  return absl::StrCat(file.any ? ",\n" : "\n", line);
+}
+
+absl::Status SweepJournal::Add(File& file, uint64_t cell) {
+  if (!file.begun) TDP_RETURN_IF_ERROR(Begin(file));
   file.ordered &= !file.any || cell > file.last;
-  file.last = cell;
-  // In JSON a comma goes between two objects.
-  const bool json = !file.ending.empty();
-  if (file.path == "-" && !file.any) TDP_RETURN_IF_ERROR(WriteNow(file.path, "a", file.heading));
-  const std::string text =
-      json ? absl::StrCat(file.any ? ",\n" : "\n", line) : absl::StrCat(line, "\n");
+  const std::string text = TextOf(file, file.lines[cell]);
   file.any = true;
-  return WriteNow(file.path, "a", text);
+  file.last = cell;
+  return file.stream != nullptr ? WriteTo(file.stream.get(), file.path, text)
+                                : AppendNow(file.path, text);
 }
 
-void SweepJournal::Expect(std::vector<uint64_t> cells) {
-  expected_.assign(cells.rbegin(), cells.rend());
-}
-
-absl::Status SweepJournal::AddPending() {
-  while (!expected_.empty() && pending_.contains(expected_.back())) {
-    const uint64_t cell = expected_.back();
-    expected_.pop_back();
-    TDP_RETURN_IF_ERROR(Add(csv_.path == "-" ? csv_ : json_, cell, pending_[cell]));
-    pending_.erase(cell);
-  }
-  return absl::OkStatus();
-}
+void SweepJournal::Expect(std::vector<uint64_t> cells) { expected_ = std::move(cells); }
 
 absl::Status SweepJournal::Append(const SweepResult& result) {
   const uint64_t cell = result.cell.number;
@@ -200,24 +261,32 @@ absl::Status SweepJournal::Append(const SweepResult& result) {
   return Append(json_, cell, SweepJsonObject(result, all_cells_));
 }
 
-absl::Status SweepJournal::Append(File& file, uint64_t cell, const std::string& line) {
-  file.lines[cell] = line;
-  if (file.path != "-" || expected_.empty()) return Add(file, cell, line);
-  pending_[cell] = line;
-  return AddPending();
+absl::Status SweepJournal::Append(File& file, uint64_t cell, std::string line) {
+  file.lines[cell] = std::move(line);
+  if (file.path.empty()) return absl::OkStatus();
+  if (file.stream == nullptr) return Add(file, cell);
+  while (file.next < expected_.size() && file.lines.contains(expected_[file.next])) {
+    TDP_RETURN_IF_ERROR(Add(file, expected_[file.next++]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SweepJournal::End(File& file) {
+  if (file.path.empty()) return absl::OkStatus();
+  if (file.stream == nullptr && !file.ordered) {
+    // Several jobs ended in another order than they began.
+    for (const auto& [cell, line] : file.lines) done_.insert(cell);
+    file.begun = false;
+  }
+  const bool silent = file.stream != nullptr && file.ending.empty();
+  if (!file.begun && !silent) TDP_RETURN_IF_ERROR(Begin(file));
+  return file.stream != nullptr ? WriteTo(file.stream.get(), file.path, file.ending)
+                                : AppendNow(file.path, file.ending);
 }
 
 absl::Status SweepJournal::Finish() {
-  for (File* const file : {&csv_, &json_}) {
-    if (file->path.empty() || file->path == "-" || file->ordered) continue;
-    // Several jobs ended in another order than they began.
-    for (const auto& [cell, line] : file->lines) done_.insert(cell);
-    file->any = false;
-    TDP_RETURN_IF_ERROR(Begin(*file));
-  }
-  if (json_.path.empty()) return absl::OkStatus();
-  if (json_.path == "-" && !json_.any) TDP_RETURN_IF_ERROR(WriteNow("-", "a", json_.heading));
-  return WriteNow(json_.path, "a", json_.ending);
+  TDP_RETURN_IF_ERROR(End(csv_));
+  return End(json_);
 }
 
 std::string SweepJournal::Csv() const {
