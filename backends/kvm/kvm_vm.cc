@@ -45,6 +45,17 @@ absl::Status Refused(int error, std::string_view call, const absl::Status& reaso
   return ErrnoStatus(error, absl::StrFormat("%s refused a request with no known fault", call));
 }
 
+// Refuses what the kernel's request has no field for, and so would take without heeding it.
+absl::Status CheckHasWords(const MemoryRegion& region, const SlotLimits& limits) {
+  if ((region.flags & kSlotHostFrames) != 0) {
+    return absl::InvalidArgumentError("flags have kSlotHostFrames: KVM asks for every page");
+  }
+  const MemoryRegion plain;
+  const bool names_frames = region.hpa != plain.hpa || region.rights != plain.rights ||
+                            region.memory_type != plain.memory_type;
+  return names_frames ? CheckRequest(region, limits) : absl::OkStatus();
+}
+
 // Returns whether the device is not there, or not for this user. Anything else is a fault, and must
 // not look like that.
 bool MeansNoDevice(int error) {
@@ -94,6 +105,7 @@ absl::Status KvmVm::SetMemoryRegion(const MemoryRegion& region) {
   kvm_userspace_memory_region request = {};
   // An id that does not fit its half of the word must not turn into another address space.
   if (region.slot > 0xffff) return CheckRequest(region, mirror_.limits());
+  TDP_RETURN_IF_ERROR(CheckHasWords(region, mirror_.limits()));
   request.slot = SlotWord(region.slot, region.address_space);
   request.flags = region.flags;
   request.guest_phys_addr = region.gpa.raw();

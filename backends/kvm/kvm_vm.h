@@ -21,6 +21,7 @@ namespace tdp {
 
 // Slots, dirty logs and clears go to the kernel. A mirror of the slots says how long a log is, and,
 // when the kernel refuses a request, which field is to blame: the kernel has one errno for many.
+// Slots of host frames are refused, and what goes with them; nobody asks for a slot's cookie.
 // Thread-safe.
 class KvmVm : public GuestMemory {
  public:

@@ -234,5 +234,27 @@ TEST_F(KvmBesideTheEngine, AnswersRandomOperationsAlike) {
   EXPECT_GT(dirty_pages_, 300u);
 }
 
+TEST_F(KvmBesideTheEngine, WhatTheKernelHasNoWordForIsRefusedByNameAndChangesNothing) {
+  const MemoryRegion plain = {
+      .slot = 3, .gpa = Gpa(MiB(4)), .size = kPageSize, .hva = backing_.base()};
+  MemoryRegion rights = plain;
+  rights.rights = Access::Read();
+  MemoryRegion type = plain;
+  type.memory_type = MemoryType::kUncacheable;
+  MemoryRegion frames = plain;
+  frames.flags = kSlotHostFrames;
+  frames.hva = Hva(0);
+  for (const auto& [region, name] :
+       {std::pair{rights, "rights"}, {type, "memory_type"}, {frames, "kSlotHostFrames"}}) {
+    const absl::Status refused = kvm_->SetMemoryRegion(region);
+    EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+    EXPECT_TRUE(absl::StrContains(refused.message(), name)) << refused;
+    MemoryRegion gone = plain;
+    gone.size = 0;
+    EXPECT_FALSE(kvm_->SetMemoryRegion(gone).ok()) << "there is no such slot";
+  }
+  EXPECT_EQ(kvm_->SetMemoryRegion(plain), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace tdp
