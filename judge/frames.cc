@@ -171,8 +171,7 @@ void* Frames::ViewOf(uint64_t offset) const {
 unsigned Frames::Free(void* p) {
   if (!IsInside(p) || Offset(p) % kPageSize != 0) return 0;
   const size_t frame = Offset(p) / kPageSize;
-  if (states_[frame] == 0 || states_[frame] >= kAdopted) return 0;
-  const unsigned n = 1u << (states_[frame] - 1);
+  const unsigned n = FramesOf(frame);
   for (size_t i = frame; i < frame + n; ++i) {
     states_[i] = 0;
     std::fill(Words(i), Words(i) + kFrameWords, kPoison);

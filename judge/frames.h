@@ -40,6 +40,10 @@ class Frames : public sim::TableFrames, public sim::FrameProvider {
   // Returns how many frames `p` gave back; 0, and nothing is changed, unless `Allocate` returned
   // it.
   unsigned Free(void* p);
+  // Returns how many frames the allocation has that begins at `frame`; 0 if none does.
+  unsigned FramesOf(size_t frame) const {
+    return states_[frame] == 0 || states_[frame] >= kAdopted ? 0 : 1u << (states_[frame] - 1);
+  }
   // Makes all calls of `Allocate` fail from the `n`-th on, counted from 1; none with 0.
   void FailFrom(unsigned n) {
     fail_from_ = n;

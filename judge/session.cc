@@ -145,7 +145,7 @@ void Session::Begin() {
   change_pcs_.clear();
   linked_epoch_ += 2;  // no frame is a table of the last epoch
   first_change_ = oracle_.clock();
-  pending_ = ~uint64_t{0};
+  pending_end_ = 0;
   last_pc_ = 0;
   over_ = running_ = false;
   root_ = 0;
@@ -170,7 +170,7 @@ void Session::End() {
   in_subject_ = true;
   subject_.destroy();
   in_subject_ = false;
-  pending_ = ~uint64_t{0};
+  pending_end_ = 0;
   if (Claims(TDPJ_FREES_ALL) && frames_.allocated() != 0) {
     Report("leak", absl::StrFormat("destroy returned, and %u frames were never given back",
                                    frames_.allocated()));

@@ -66,10 +66,10 @@ class Session {
   void Vmrun(int tlb_control, unsigned asid);
   void Invlpga();
   [[noreturn]] void Panic(const char* what);
-  // A store by the instruction at `pc` is about to happen, in a function that was called at
-  // `caller`; 0: not known.
-  void BeforeStore(const volatile void* p, uint64_t pc, uint64_t caller = 0);
-  // Step mode: the store to `p` is done.
+  // A store of up to `size` bytes at `p` by the instruction at `pc` is about to happen, in a
+  // function that was called at `caller`; 0: not known.
+  void BeforeStore(const volatile void* p, size_t size, uint64_t pc, uint64_t caller = 0);
+  // Step mode: that store is done.
   void AfterStore();
 
   // Says what was found and ends the process. `klass` is class[.detail]; `pc` an instruction or
@@ -109,6 +109,7 @@ class Session {
   void JudgeAt(uint64_t gpa);
   void JudgeLookup(uint64_t gpa, const sim::ProbeResult& found);
   void JudgeFrames();
+  void JudgeFreed(size_t frame);
   void JudgeStale();
   void Touch(const tdpj_step& step);
   void TouchSome();
@@ -125,6 +126,7 @@ class Session {
   // Between stores.
   uint64_t PlaceOfStore(uint64_t pc, uint64_t caller);
   void TakeNote();
+  void TakeNoteOf(size_t frame, size_t word);
   void WriteBefore(size_t frame, size_t word);
   void VisibleStore(size_t frame, size_t word, uint64_t before, uint64_t after, uint64_t pc);
   void JudgeBetween(uint64_t gpa, uint64_t pc);
@@ -179,7 +181,8 @@ class Session {
   std::vector<uint64_t> linked_;  // by frame: the epoch in which it was last seen linked
   std::vector<size_t> linked_frames_;
   // The store that a hook announced.
-  uint64_t pending_ = ~uint64_t{0};  // offset of its word
+  uint64_t pending_ = 0;      // offset of its first word
+  uint64_t pending_end_ = 0;  // and behind its last one; no more than that if there is none
   uint64_t pending_pc_ = 0;
   // Stores by instruction and caller. A place is a number with the top bit set, an index of these.
   struct StorePlace {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -74,36 +75,39 @@ void Session::Free(void* p) {
     Report("double-free", absl::StrFormat("%s gives back %#x, which is no allocated frame", Asked(),
                                           reinterpret_cast<uint64_t>(p)));
   }
-  const size_t frame = frames_.Offset(p) / kPageSize;
-  const Hpa hpa(frames_.PhysOf(frame * kPageSize));
-  if (running_) {
-    // The operation may have moved to another root.
-    if (reach_.UseOf(hpa) == sim::FrameUse::kLinked) TakeRoot();
-    const sim::FrameUse use = reach_.UseOf(hpa);
-    if (use == sim::FrameUse::kLinked) {
-      Report("freed-linked",
-             absl::StrFormat("%s gives back the table %#x, to which the root still "
-                             "leads",
-                             Asked(), hpa.raw()),
-             last_pc_);
-    }
-    if (use == sim::FrameUse::kMayBeCached) {
-      const bool may_be_late =
-          Claims(TDPJ_STOPPED) || Claims(TDPJ_GUEST_LEAVES) || Claims(TDPJ_GUEST_RUNS_FREES);
-      if (!may_be_late) {
-        Report("freed-unflushed",
-               absl::StrFormat("%s gives back the table %#x before the flush after it was "
-                               "unlinked: a CPU may still walk it",
-                               Asked(), hpa.raw()),
-               last_pc_);
-      }
-      freed_.push_back(frame);
-    }
-  }
+  const size_t first = frames_.Offset(p) / kPageSize;
+  const Hpa hpa(frames_.PhysOf(first * kPageSize));
+  for (size_t i = 0; running_ && i < frames_.FramesOf(first); ++i) JudgeFreed(first + i);
   if (frames_.Free(p) == 0) {
     Report("double-free",
            absl::StrFormat("%s gives back %#x, a part of an allocation", Asked(), hpa.raw()));
   }
+}
+
+// A frame is about to be given back.
+void Session::JudgeFreed(size_t frame) {
+  const Hpa hpa(frames_.PhysOf(frame * kPageSize));
+  // The operation may have moved to another root.
+  if (reach_.UseOf(hpa) == sim::FrameUse::kLinked) TakeRoot();
+  const sim::FrameUse use = reach_.UseOf(hpa);
+  if (use == sim::FrameUse::kLinked) {
+    Report("freed-linked",
+           absl::StrFormat("%s gives back the table %#x, to which the root still "
+                           "leads",
+                           Asked(), hpa.raw()),
+           last_pc_);
+  }
+  if (use != sim::FrameUse::kMayBeCached) return;
+  const bool may_be_late =
+      Claims(TDPJ_STOPPED) || Claims(TDPJ_GUEST_LEAVES) || Claims(TDPJ_GUEST_RUNS_FREES);
+  if (!may_be_late) {
+    Report("freed-unflushed",
+           absl::StrFormat("%s gives back the table %#x before the flush after it was "
+                           "unlinked: a CPU may still walk it",
+                           Asked(), hpa.raw()),
+           last_pc_);
+  }
+  freed_.push_back(frame);
 }
 
 int Session::Invept(int type, uint64_t eptp, uint64_t reserved) {
@@ -124,7 +128,8 @@ int Session::Invept(int type, uint64_t eptp, uint64_t reserved) {
 int Session::Invvpid(int type, unsigned vpid, uint64_t gva) {
   TakeNote();
   RequireFormat(TDPJ_FORMAT_EPT, "tdpj_invvpid");
-  if (!cpu_.Invvpid(type, static_cast<uint16_t>(vpid), Gva(gva))) {
+  // The descriptor's bits above a VPID are reserved.
+  if (vpid > 0xffff || !cpu_.Invvpid(type, static_cast<uint16_t>(vpid), Gva(gva))) {
     Report("bad-invvpid", absl::StrFormat("%s executes INVVPID type %d with VPID %u, which fails",
                                           Asked(), type, vpid));
   }
@@ -158,21 +163,27 @@ uint64_t Session::PlaceOfStore(uint64_t pc, uint64_t caller) {
   return kPlace | it->second;
 }
 
-void Session::BeforeStore(const volatile void* p, uint64_t pc, uint64_t caller) {
+void Session::BeforeStore(const volatile void* p, size_t size, uint64_t pc, uint64_t caller) {
+  constexpr uint64_t kWord = 8;
+  constexpr uint64_t kEnd = kFrames * kPageSize;
   const uint64_t offset = frames_.Offset(p);
-  if (offset >= kFrames * kPageSize || in_judge_ || !in_subject_) return;
+  if (offset >= kEnd || in_judge_ || !in_subject_) return;
   ++record_.announced;
   TakeNote();
-  const size_t frame = offset / kPageSize;
-  if (!frames_.IsAllocated(frame)) {
-    Report("freed-table-written",
-           absl::StrFormat("%s writes to the frame %#x, which is freed or was never allocated",
-                           Asked(), frames_.PhysOf(offset & ~kPageOffsetMask)),
-           PlaceOfStore(pc, caller));
+  const uint64_t first = offset & ~(kWord - 1);
+  const uint64_t end = offset + std::min<uint64_t>(size, kEnd - offset);
+  for (uint64_t word = first; word < end; word += kWord) {
+    const size_t frame = word / kPageSize;
+    if (!frames_.IsAllocated(frame)) {
+      Report("freed-table-written",
+             absl::StrFormat("%s writes to the frame %#x, which is freed or was never allocated",
+                             Asked(), frames_.PhysOf(word & ~kPageOffsetMask)),
+             PlaceOfStore(pc, caller));
+    }
+    if (!logged_.ranges().empty() && GuestMayRun()) WriteBefore(frame, word % kPageSize / kWord);
   }
-  const uint64_t word = offset & ~uint64_t{7};
-  if (!logged_.ranges().empty() && GuestMayRun()) WriteBefore(frame, word % kPageSize / 8);
-  pending_ = word;
+  pending_ = first;
+  pending_end_ = end;
   pending_pc_ = PlaceOfStore(pc, caller);
 }
 
@@ -194,11 +205,13 @@ void Session::AfterStore() { TakeNote(); }
 
 // The store that was announced last has happened.
 void Session::TakeNote() {
-  if (pending_ == ~uint64_t{0}) return;
-  const uint64_t offset = pending_;
-  pending_ = ~uint64_t{0};
-  const size_t frame = offset / kPageSize;
-  const size_t word = offset % kPageSize / 8;
+  const uint64_t end = std::exchange(pending_end_, 0);
+  for (uint64_t word = pending_; word < end; word += 8) {
+    TakeNoteOf(word / kPageSize, word % kPageSize / 8);
+  }
+}
+
+void Session::TakeNoteOf(size_t frame, size_t word) {
   const uint64_t after = __atomic_load_n(frames_.Words(frame) + word, __ATOMIC_ACQUIRE);
   uint64_t& noted = frames_.Noted(frame)[word];
   if (after == noted) return;

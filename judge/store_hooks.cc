@@ -23,18 +23,12 @@ constexpr size_t kMaxCalls = 256;
 uint64_t g_calls[kMaxCalls];
 size_t g_call_depth = 0;
 
-inline void OnStore(const volatile void* p, const void* caller) {
+inline void OnStore(const volatile void* p, size_t size, const void* caller) {
   Session* session = Session::current();
   if (session == nullptr) return;
   const uint64_t call =
       g_call_depth == 0 || g_call_depth > kMaxCalls ? 0 : g_calls[g_call_depth - 1];
-  session->BeforeStore(p, reinterpret_cast<uint64_t>(caller) - 1, call == 0 ? 0 : call - 1);
-}
-
-// Every word that a store of `size` bytes touches.
-inline void OnStores(const volatile void* p, size_t size, const void* caller) {
-  const auto* byte = static_cast<const volatile char*>(p);
-  for (size_t i = 0; i < size; i += 8) OnStore(byte + i, caller);
+  session->BeforeStore(p, size, reinterpret_cast<uint64_t>(caller) - 1, call == 0 ? 0 : call - 1);
 }
 
 }  // namespace
@@ -57,23 +51,23 @@ void __tsan_func_exit(void) {
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_read_range(void*, size_t) {}
-void __tsan_write_range(void* p, size_t size) { tdp::judge::OnStores(p, size, TDPJ_CALLER); }
+void __tsan_write_range(void* p, size_t size) { tdp::judge::OnStore(p, size, TDPJ_CALLER); }
 
 void* __tsan_memcpy(void* to, const void* from, size_t size) {
-  tdp::judge::OnStores(to, size, TDPJ_CALLER);
+  tdp::judge::OnStore(to, size, TDPJ_CALLER);
   return std::memcpy(to, from, size);
 }
 void* __tsan_memmove(void* to, const void* from, size_t size) {
-  tdp::judge::OnStores(to, size, TDPJ_CALLER);
+  tdp::judge::OnStore(to, size, TDPJ_CALLER);
   return std::memmove(to, from, size);
 }
 void* __tsan_memset(void* to, int value, size_t size) {
-  tdp::judge::OnStores(to, size, TDPJ_CALLER);
+  tdp::judge::OnStore(to, size, TDPJ_CALLER);
   return std::memset(to, value, size);
 }
 
 #define TDPJ_ON_LOAD(p, size) static_cast<void>(p)
-#define TDPJ_ON_STORE(p, size) tdp::judge::OnStores(p, size, TDPJ_CALLER)
+#define TDPJ_ON_STORE(p, size) tdp::judge::OnStore(p, size, TDPJ_CALLER)
 TDP_TSAN_LOADS_AND_STORES(TDPJ_ON_LOAD, TDPJ_ON_STORE)
 TDP_TSAN_FENCES_AND_LOCKS
 

@@ -71,5 +71,7 @@ void tdpj_vmrun(int tlb_control, unsigned asid) { Judge("tdpj_vmrun").Vmrun(tlb_
 void tdpj_invlpga(uint64_t, unsigned) { Judge("tdpj_invlpga").Invlpga(); }
 void tdpj_fatal(const char* what) { Judge("tdpj_fatal").Panic(what); }
 void tdpj_store(const volatile void* p) {
-  Judge("tdpj_store").BeforeStore(p, reinterpret_cast<uint64_t>(__builtin_return_address(0)) - 1);
+  const size_t rest = tdp::kPageSize - reinterpret_cast<uintptr_t>(p) % tdp::kPageSize;
+  Judge("tdpj_store")
+      .BeforeStore(p, rest, reinterpret_cast<uint64_t>(__builtin_return_address(0)) - 1);
 }

@@ -145,7 +145,8 @@ void tdpj_vmrun(int tlb_control, unsigned asid);
 void tdpj_invlpga(uint64_t linear, unsigned asid);
 /* The subject's panic or failed assertion. Does not return. */
 void tdpj_fatal(const char* what) __attribute__((noreturn));
-/* Before a store to a table that no instrumentation sees: memset, assembly. */
+/* Before stores to a table that no instrumentation sees, from `p` on to the end of its page at
+ * most: memset, assembly. */
 void tdpj_store(const volatile void* p);
 
 /* --- Sequences of operations, as the judge prints them. --- */
