@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "tdp/judge/contract.h"
+#include "tdp/judge/explore_contract.h"
+#include "tdp/judge/session.h"
 #include "tdp/judge/tdp_judge.h"
 
 #if !defined(__SANITIZE_THREAD__)
@@ -26,6 +28,7 @@ struct Mistakes {
   bool frees_linked = false;
   bool frees_unflushed = false;
   unsigned vpid = 0;          // INVVPID besides INVEPT; 0: none
+  bool refuses_over = false;  // a map over a mapping
 };
 
 constexpr uint64_t kTable = 7;
@@ -58,6 +61,9 @@ void Set(uint64_t* entry, uint64_t value) {
 }
 
 int Map(uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights, unsigned) {
+  for (uint64_t at = 0; at < size; at += kPage) {
+    if (g_mistakes.refuses_over && LeafTable()[(gpa + at) / kPage] != 0) return -1;
+  }
   for (uint64_t at = 0; at < size; at += kPage) {
     Set(&LeafTable()[(gpa + at) / kPage], (hpa + at) | rights | kLeafBits);
   }
@@ -176,6 +182,43 @@ TEST(Session, InvvpidOfMoreThan16BitsFails) {
   EXPECT_EQ(Replay(Way::kOneByOne, {.vpid = 1}, printed), 0) << printed;
   EXPECT_EQ(Replay(Way::kOneByOne, {.vpid = 0x10001}, printed), 1);
   EXPECT_NE(printed.find("bad-invvpid.unmap"), std::string::npos) << printed;
+}
+
+// Whatever else the contract confines maps to.
+TEST(ExploreContract, AsksWhatTheRestOfTheContractLetsItAsk) {
+  struct Confined {
+    const char* by;
+    void (*confine)(tdpj_contract& contract);
+  };
+  for (const Confined& confined :
+       {Confined{"nothing", [](tdpj_contract&) {}},
+        Confined{"identity_map", [](tdpj_contract& c) { c.identity_map = 1; }},
+        Confined{"min_order", [](tdpj_contract& c) { c.min_order = 3; }},
+        Confined{"hpa_limit", [](tdpj_contract& c) { c.hpa_limit = kPage2M; }}}) {
+    g_way = Way::kOneByOne;
+    g_mistakes = {.refuses_over = true};
+    tdpj_subject subject = Subject();
+    confined.confine(subject.contract);
+    testing::internal::CaptureStdout();
+    ExploreContract(subject, StoreView::kHooks);
+    const std::string printed = testing::internal::GetCapturedStdout();
+    EXPECT_NE(printed.find("TDPJ_OVER_REPLACES    refused"), std::string::npos)
+        << confined.by << ": " << printed;
+    EXPECT_NE(printed.find("unmap_hole = 1                   works"), std::string::npos)
+        << confined.by << ": " << printed;
+  }
+}
+
+TEST(ExploreContract, SaysNothingOfWhatItCannotAsk) {
+  g_way = Way::kOneByOne;
+  g_mistakes = {.refuses_over = true};
+  tdpj_subject subject = Subject();
+  subject.contract.hpa_limit = kPage;
+  testing::internal::CaptureStdout();
+  ExploreContract(subject, StoreView::kHooks);
+  const std::string printed = testing::internal::GetCapturedStdout();
+  EXPECT_EQ(printed.find("works"), std::string::npos) << printed;
+  EXPECT_NE(printed.find("not asked"), std::string::npos) << printed;
 }
 
 }  // namespace
