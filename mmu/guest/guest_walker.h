@@ -48,6 +48,9 @@ struct PagingGeometry {
                                      : kMode == PagingMode::k4Level ? 48
                                                                     : 32;
   static constexpr bool kIs64Bit = kMode >= PagingMode::k4Level;
+  // The root's address in CR3, of which there are 32 bits outside 64-bit modes: a CPU that has left
+  // them may have more in the register, and ignores them.
+  static constexpr uint64_t kRootMask = guest::Bits(kIs64Bit ? 51 : 31, kPageShift);
 
   static constexpr int Shift(int level) { return kPageShift + kIndexBits * (level - 1); }
   static constexpr uint64_t Index(Gva gva, int level) {
@@ -91,13 +94,18 @@ class GuestWalker {
  private:
   static constexpr size_t At(int level) { return static_cast<size_t>(level); }
 
+  // Returns what leads to the root, where it is CR3 that does. Every reader takes the address out.
+  uint64_t Root() const {
+    return Geometry::kIs64Bit ? roots_.cr3 : roots_.cr3 & Geometry::kRootMask;
+  }
+
   // Walks as it nearly always goes: every table is at hand, the leaf is of 4 KiB, nothing is to be
   // set and nothing forbids the access. It looks at what the entries say when it has read them all:
   // an entry that is none leads to no page, or to one of which nothing is used. Returns false, and
   // leaves `walk` to `WalkFurther`, where it is otherwise.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool WalkAtHand(Gva gva, GuestAccess access, GuestWalk& walk) const {
     const typename Memory::AtHand memory{memory_};
-    uint64_t table = roots_.cr3;
+    uint64_t table = Root();
     uint64_t all = ~uint64_t{0};
     uint64_t upper = 0;
     if constexpr (kMode == PagingMode::kPae) {
@@ -188,7 +196,7 @@ class GuestWalker {
 
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool DescendFromRoot(Gva gva, GuestAccess access, GuestWalk& walk,
                                                     Descent& descent) {
-    uint64_t table = roots_.cr3;
+    uint64_t table = Root();
     if constexpr (kMode == PagingMode::kPae) {
       table = roots_.pdptes[gva.raw() >> 30 & 3];
       if ((table & guest::kPresent) == 0) return PageFault(access, 0, walk);
@@ -282,7 +290,7 @@ class GuestWalker {
   uint64_t common_ = 0;  // the AND over the entries of the last descent
 };
 
-// Walks in whatever mode `paging` is. Without paging a gva is a gpa.
+// Walks in whatever mode `paging` is. Without paging a gva is a gpa, and has 32 bits.
 template <typename Memory>
 ABSL_ATTRIBUTE_NOINLINE void GvaToGpaInOtherModes(const GuestPaging& paging,
                                                   const GuestRoots& roots, Memory& memory, Gva gva,
@@ -293,7 +301,7 @@ ABSL_ATTRIBUTE_NOINLINE void GvaToGpaInOtherModes(const GuestPaging& paging,
   switch (paging.mode()) {
     case PagingMode::kNone:
       walk.Begin(0);
-      walk.gpa = Gpa(gva.raw());
+      walk.gpa = Gpa(gva.raw() & guest::Bits(31, 0));
       walk.page_bytes = kPageSize;
       return;
     case PagingMode::k32Bit:

@@ -53,8 +53,9 @@ class ShadowVcpu {
   absl::StatusOr<GuestEvent> WriteCr3(uint64_t value);
   // Does INVLPG.
   absl::Status Invlpg(Gva gva);
-  // Does INVPCID. kGeneralProtection for another type than 0 to 3, a PCID above 4095 (or not 0
-  // without CR4.PCIDE), or a non-canonical address of type 0.
+  // Does INVPCID. kGeneralProtection for another type than 0 to 3, a PCID above 4095 (of types 0
+  // and 1 also for one that is not 0 without CR4.PCIDE), or of type 0 a non-canonical address,
+  // whatever mode the guest is in.
   absl::StatusOr<GuestEvent> Invpcid(uint64_t type, uint64_t pcid, Gva gva);
 
   // --- running ---

@@ -45,18 +45,17 @@ bool KeepsPdptes(const GuestControls& before, const GuestControls& after) {
          ((before.cr0 ^ after.cr0) & kCr0) == 0 && ((before.cr4 ^ after.cr4) & kCr4) == 0;
 }
 
-bool IsCanonical(PagingMode mode, Gva gva) {
-  switch (mode) {
-    case PagingMode::k4Level:
-      return PagingGeometry<PagingMode::k4Level>::IsCanonical(gva);
-    case PagingMode::k5Level:
-      return PagingGeometry<PagingMode::k5Level>::IsCanonical(gva);
-    case PagingMode::kNone:
-    case PagingMode::k32Bit:
-    case PagingMode::kPae:
-      return true;
-  }
-  return true;
+// Returns the bits of CR3 that are the root's address.
+constexpr uint64_t RootMask(PagingMode mode) {
+  return mode >= PagingMode::k4Level ? PagingGeometry<PagingMode::k4Level>::kRootMask
+                                     : PagingGeometry<PagingMode::k32Bit>::kRootMask;
+}
+
+// Returns whether INVPCID takes the address: the mode that the guest is in does not matter to it.
+bool IsCanonical(const GuestControls& controls, Gva gva) {
+  return (controls.cr4 & guest::kCr4FiveLevels) != 0
+             ? PagingGeometry<PagingMode::k5Level>::IsCanonical(gva)
+             : PagingGeometry<PagingMode::k4Level>::IsCanonical(gva);
 }
 
 }  // namespace
@@ -240,7 +239,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRoot(const GuestPaging& paging, const 
   const size_t count = IsWideRoot(fresh.role) ? 1 : kRootPages;
   for (size_t i = 0; i < count; ++i) {
     PageRole role = fresh.role;
-    Gfn gfn((roots.cr3 & guest::kAddressMask) >> kPageShift);
+    Gfn gfn((roots.cr3 & RootMask(paging.mode())) >> kPageShift);
     if (paging.mode() == PagingMode::kNone) gfn = Gfn(i * kLevel1G.pages().raw());
     if (paging.mode() == PagingMode::k32Bit) role = role.WithQuadrant(static_cast<int>(i));
     if (paging.mode() == PagingMode::kPae) {
@@ -401,7 +400,7 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::Invpcid(uint64_t type, uint64_t pcid,
   TDP_RETURN_IF_ERROR(CheckOutside());
   const bool pcids = (paging_.controls().cr4 & guest::kCr4ProcessContextIds) != 0;
   const bool bad_pcid = pcid > 0xfff || (type <= 1 && pcid != 0 && !pcids);
-  const bool bad_address = type == 0 && !IsCanonical(paging_.mode(), gva);
+  const bool bad_address = type == 0 && !IsCanonical(paging_.controls(), gva);
   if (type > 3 || bad_pcid || bad_address) return GuestEvent::kGeneralProtection;
   if (type == 0) {
     InvalidateIn(gva, [&](const ShadowRoot& root) {

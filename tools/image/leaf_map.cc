@@ -42,7 +42,7 @@ class LeafReader {
     const sim::GuestRules& rules = walker_.guest_rules();
     const uint64_t cr3 = walker_.roots().guest->cr3;
     if (rules.mode() != sim::PagingMode::kPae) {
-      return ReadTable(sim::GuestRules::TableOf(cr3), rules.levels(), 0, kLeafRights);
+      return ReadTable(rules.RootOf(cr3), rules.levels(), 0, kLeafRights);
     }
     for (uint64_t i = 0; i < 4; ++i) {
       const auto at = walker_.Find((cr3 & 0xffffffe0) + i * 8);

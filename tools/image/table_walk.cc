@@ -173,7 +173,7 @@ bool TableWalker::LoadPdpte(uint64_t gva, TableWalk& walk, uint64_t& table) cons
 }
 
 bool TableWalker::WalkGuest(uint64_t gva, WalkAccess access, bool user, TableWalk& walk) const {
-  uint64_t table = sim::GuestRules::TableOf(roots_.guest->cr3);
+  uint64_t table = guest_rules_.RootOf(roots_.guest->cr3);
   uint64_t rights = kGuestWrite | kGuestUser | kGuestNoExecute;
   if (guest_rules_.mode() == sim::PagingMode::kPae) {
     if (!LoadPdpte(gva, walk, table)) return false;

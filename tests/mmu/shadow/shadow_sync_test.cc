@@ -249,6 +249,10 @@ TEST_F(ShadowFault, InvpcidThatTheCpuRefusesIsGeneralProtection) {
   EXPECT_EQ(*shadow.Invpcid(0, 1, Gva(0)), GuestEvent::kGeneralProtection) << "without PCIDs";
   EXPECT_EQ(*shadow.Invpcid(0, 0, Gva(uint64_t{1} << 60)), GuestEvent::kGeneralProtection);
   EXPECT_EQ(*shadow.Invpcid(2, 0, Gva(0)), GuestEvent::kNone);
+  Start({}, PagingMode::kPae);
+  EXPECT_EQ(*machine_->shadow().Invpcid(0, 0, Gva(uint64_t{1} << 60)),
+            GuestEvent::kGeneralProtection)
+      << "whatever the mode";
 }
 
 TEST_F(ShadowFault, PdptesWithReservedBitsAreGeneralProtectionAndChangeNothing) {
@@ -267,6 +271,28 @@ TEST_F(ShadowFault, ARootInNoMemoryMapsNothingUntilThereIsSome) {
   EXPECT_EQ(Access(0x10000).what, Seen::What::kNoTable);
   machine_->WriteCr3(0x1000);
   ExpectSame(0x10000);
+}
+
+// --- What 32-bit CPUs have ---
+
+TEST_F(ShadowFault, WithoutPagingAddressesBeyond4GiBWrap) {
+  Start({}, PagingMode::kNone);
+  const PagingFaultResult far =
+      machine_->shadow().HandlePageFault(Gva(GiB(4) + 0x7000), guest::kFaultWrite);
+  EXPECT_EQ(far.outcome, PagingOutcome::kFixed);
+  EXPECT_EQ(far.gpa, Gpa(0x7000));
+  ExpectSame(0x7000);
+}
+
+TEST_F(ShadowFault, In32BitPagingTheUpperHalfOfCr3IsIgnored) {
+  Start();
+  for (uint64_t i = 0; i < 1024; ++i) machine_->Poke<uint32_t>(Gpa(0x3000 + i * 4), 0x83 | 0x60);
+  guest_ = GuestIn(PagingMode::k32Bit);
+  guest_.cr3 = GiB(4) + 0x3000;
+  machine_->Load(guest_);
+  const Seen seen = Access(0x7000);
+  EXPECT_EQ(seen, (Seen{kMemory, machine_->HpaOf(Gpa(0x7000))}));
+  ExpectSame(0x7000);
 }
 
 }  // namespace
