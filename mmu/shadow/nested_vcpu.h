@@ -62,7 +62,7 @@ class NestedVcpu {
   // Does INVEPT for L1: single-context (1) with an EPTP of L1's, or all-context (2), by the rules
   // of the CPU that L1 sees. Returns false if the instruction fails (invalid operand). What is not
   // to be kept is gone from the EPT02 of every address space and from every CPU when it returns.
-  // Waits for vCPUs that are in the guest.
+  // Waits for vCPUs that are in the guest. InvalidArgument for rules of a width that no CPU has.
   absl::StatusOr<bool> Invept(uint64_t type, Eptp eptp, const EntryRules& rules);
   // Does INVVPID for L1, type 0 to 3. Returns false as above: for type 0 also where `gva` is not
   // canonical in `linear_address_bits` (48, or 57 for a CPU with 5-level paging, whatever CR4.LA57

@@ -20,6 +20,16 @@ namespace {
 constexpr int kNestedTries = 128;
 // How many pages INVEPT zaps at a time.
 constexpr size_t kZapBatch = 32;
+
+// Refuses a width that no CPU has.
+absl::Status CheckWidth(const EntryRules& rules) {
+  if (rules.physical_address_bits >= 32 && rules.physical_address_bits <= 52) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "rules.physical_address_bits is %d: must be 32 to 52", rules.physical_address_bits));
+}
+
 // Returns what L2's own tables allow at a final address, where the CPU says so.
 GuestRights GuestRightsOf(ExitQualification qualification) {
   return GuestRights((qualification.user_address() ? GuestRights::kUser : 0u) |
@@ -40,10 +50,7 @@ NestedVcpuImpl::~NestedVcpuImpl() { ReleaseRoot(); }
 absl::Status NestedVcpuImpl::CheckContext(const NestedContext& context) const {
   const Capabilities& can = parts_.backend.capabilities();
   const EntryRules& rules = context.rules;
-  if (rules.physical_address_bits < 32 || rules.physical_address_bits > 52) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "rules.physical_address_bits is %d: must be 32 to 52", rules.physical_address_bits));
-  }
+  TDP_RETURN_IF_ERROR(CheckWidth(rules));
   TDP_RETURN_IF_ERROR(context.eptp.Check(rules.capabilities, rules.physical_address_bits));
   TDP_RETURN_IF_ERROR(Eptp::Make(Hpa(0), context.eptp.levels(), context.eptp.accessed_dirty())
                           .Check(can.ept, can.physical_address_bits));
@@ -56,6 +63,10 @@ absl::Status NestedVcpuImpl::CheckContext(const NestedContext& context) const {
   }
   if (rules.capabilities.execute_only() && !can.ept.execute_only()) {
     return absl::InvalidArgumentError("rules offer execute-only pages, which the CPU lacks");
+  }
+  // No qualification says then what L2's own tables allow, and L1 would hear that it is nothing.
+  if (rules.capabilities.advanced_exit_information() && !can.ept.advanced_exit_information()) {
+    return absl::InvalidArgumentError("rules offer advanced exit information, which the CPU lacks");
   }
   return absl::OkStatus();
 }
@@ -389,6 +400,7 @@ absl::StatusOr<bool> NestedVcpuImpl::Invept(uint64_t type, Eptp eptp, const Entr
   constexpr uint64_t kSingle = 1;
   constexpr uint64_t kAll = 2;
   TDP_RETURN_IF_ERROR(CheckOutside());
+  TDP_RETURN_IF_ERROR(CheckWidth(rules));
   const EptCapabilities can = rules.capabilities;
   const bool is_single = type == kSingle && can.invept_single();
   if (!is_single && !(type == kAll && can.invept_all())) return false;

@@ -375,6 +375,8 @@ TEST(NestedVcpu, RefusesWhatTheCpuOfL1Refuses) {
     context = world.context();
     context.rules.physical_address_bits = bits;
     EXPECT_TRUE(absl::IsInvalidArgument(world.nested().Enter(context))) << bits;
+    const auto done = world.nested().Invept(1, context.eptp, context.rules);
+    EXPECT_TRUE(absl::IsInvalidArgument(done.status())) << bits;
   }
   EXPECT_FALSE(world.nested().is_entered());
   const EntryRules& rules = world.context().rules;
@@ -392,6 +394,22 @@ TEST(NestedVcpu, RefusesWhatTheCpuOfL1Refuses) {
   EXPECT_TRUE(*world.nested().Invvpid(2, 0, Gva(0), rules));
   const NestedFaultResult early = world.nested().HandleViolation(Gpa(0), ExitQualification(1));
   EXPECT_EQ(early.status.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// The CPU of L1 may offer less than the one that there is, and not more.
+TEST(NestedVcpu, RefusesRulesThatTheCpuCannotKeep) {
+  sim::HostMemory memory;
+  sim::CpuConfig cpu;
+  cpu.features.ept = EptCapabilities::All().Without(ept::kCapAdvancedExitInformation);
+  sim::SimBackend backend(memory, {.cpu = cpu});
+  const std::unique_ptr<Vm> vm = *Vm::Create(backend, {.nested = true});
+  const std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
+  NestedContext context = NestedOn(backend, Eptp::Make(Hpa(0x1000), 4, false));
+  EXPECT_EQ(vcpu->nested()->Enter(context), absl::OkStatus());
+  context.rules.capabilities = EptCapabilities::All();
+  const absl::Status refused = vcpu->nested()->Enter(context);
+  EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("advanced exit information"));
 }
 
 // --- What L1's registers and VPIDs say -----------------------------------------------------------
