@@ -18,8 +18,6 @@ namespace {
 
 // How often a root is tried whose pages others take. More tries mean that someone is as fast.
 constexpr int kNestedTries = 128;
-// How many pages INVEPT zaps at a time.
-constexpr size_t kZapBatch = 32;
 
 // Refuses a width that no CPU has.
 absl::Status CheckWidth(const EntryRules& rules) {
@@ -409,24 +407,6 @@ absl::StatusOr<bool> NestedVcpuImpl::Invept(uint64_t type, Eptp eptp, const Entr
   // nothing of address spaces, and neither does the CPU's cache.
   for (NestedShadow* shadow : parts_.shadows) DropAll(*shadow);
   return true;
-}
-
-void NestedVcpuImpl::DropAll(NestedShadow& shadow) {
-  bool more = true;
-  for (bool first = true; more; first = false) {
-    PendingFlush part;
-    {
-      MmuWriteSection section(parts_.mmu_lock);
-      ShadowZap zap;
-      if (first) {
-        shadow.MakeObsolete(zap);
-      } else {
-        more = shadow.ZapObsolete(kZapBatch, zap);
-      }
-      part = shadow.CommitAll(std::move(zap));
-    }
-    part.Settle();
-  }
 }
 
 absl::StatusOr<bool> NestedVcpuImpl::Invvpid(uint64_t type, uint64_t vpid, Gva gva,

@@ -93,7 +93,6 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
   }
   void DropPath(Gpa gpa);
   absl::Status ReloadRoot();
-  void DropAll(NestedShadow& shadow);
 
   PageRole RootRole(const NestedContext& context) const;
   bool IsRootOf(const NestedContext& context) const;

@@ -27,6 +27,9 @@ class ShadowVcpuImpl;
 // it may block in and allocates is done outside every section; ResourceExhausted then means that
 // nothing has changed and the call can be made again.
 //
+// `Vcpu::SetAddressSpace` forgets every shadow of the space that it enters: the guest may have
+// written its tables in the other one. It waits for vCPUs in the guest.
+//
 // It begins without paging, as a CPU after reset.
 class ShadowVcpu {
  public:

@@ -141,6 +141,9 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::LoadPdptes(const GuestPaging& paging,
 
 absl::Status ShadowVcpuImpl::SetAddressSpace(AddressSpaceId space) {
   if (space == space_) return absl::OkStatus();
+  // The guest may have written the tables of one space in the other, where nothing shadowed them
+  // and so nothing was seen. Nothing that a CPU kept is left either, whatever is still unsync.
+  DropAll(*parts_.shadows[space]);
   const auto use = [this](AddressSpaceId other) { UseSpace(other); };
   const AddressSpaceId before = space_;
   use(space);

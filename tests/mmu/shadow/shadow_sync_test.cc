@@ -273,6 +273,47 @@ TEST_F(ShadowFault, ARootInNoMemoryMapsNothingUntilThereIsSome) {
   ExpectSame(0x10000);
 }
 
+// --- Address spaces ---
+
+// Shows the same memory in a second address space, as SMM has it.
+class ShadowSpaces : public ShadowFault {
+ protected:
+  void SetUp() override {
+    MachineOptions options;
+    options.vm.address_spaces = 2;
+    Start(options);
+    ASSERT_TRUE(machine_->vm()
+                    .SetMemoryRegion({.address_space = 1, .size = MiB(16), .hva = Machine::kRam})
+                    .ok());
+  }
+  void Use(AddressSpaceId space) { ASSERT_TRUE(machine_->vcpu().SetAddressSpace(space).ok()); }
+};
+
+TEST_F(ShadowSpaces, ATableThatIsWrittenInOneIsReadAnewInTheOther) {
+  for (const uint64_t level : {1, 2}) {
+    ExpectSame(0x10000);
+    Use(1);
+    machine_->Load(GuestIn(PagingMode::kNone));
+    const uint64_t entry = level == 1 ? 0x4000 + 0x10 * 8 : 0x3000;
+    const uint64_t value = level == 1 ? 0x20000 | kAll : 0x5000 | kAll;
+    Table(5, 0x10, 0x30000 | kAll);
+    ASSERT_EQ(machine_->Store(Gva(entry), value).what, kMemory);
+    Use(0);
+    machine_->Load(guest_);
+    ExpectSame(0x10000);
+  }
+}
+
+TEST_F(ShadowSpaces, AFlushInOneIsAFlushOfTheOther) {
+  Use(1);
+  ExpectSame(0x10000);
+  machine_->Store(Gva(0x4000 + 0x10 * 8), 0x20000 | kAll);  // the table is unsync
+  Use(0);
+  machine_->WriteCr3(guest_.cr3);
+  Use(1);
+  ExpectSame(0x10000);
+}
+
 // --- What 32-bit CPUs have ---
 
 TEST_F(ShadowFault, WithoutPagingAddressesBeyond4GiBWrap) {
