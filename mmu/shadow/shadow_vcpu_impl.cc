@@ -213,7 +213,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install
 // Goes from the root to the page in which the leaf belongs, making what is missing.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ReachLeaf(const PagingFault& fault, Level goal, ShadowZap& zap,
                                                ShadowPlace& place) {
-  if (fault.root == nullptr || !IsCurrent(root_)) return Next::kLoadRoot;
+  if (fault.root == nullptr || !IsCurrent(*fault.root)) return Next::kLoadRoot;
   if (tables().IsFull(kPagesPerFault)) return Next::kTables;
   Fetch fetch(tables(), window_, table_slots_, stock_, zap);
   const PagingGuest guest(paging_, root_.role);

@@ -129,7 +129,7 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   Next BuildRoot(const GuestPaging& paging, const GuestRoots& roots, ShadowRoot& root,
                  ShadowZap& zap);
   Next BuildRootPage(Gfn gfn, PageRole role, ShadowPage*& page, ShadowZap& zap);
-  bool IsCurrent(const ShadowRoot& root) const;
+  bool IsCurrent(const ShadowPage& root) const;
   void Release(ShadowRoot& root);
   void LoadRegisters();
 

@@ -2,7 +2,6 @@
 //
 // The guest's registers, the roots that follow from them, and its flushes.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -281,12 +280,10 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRootPage(Gfn gfn, PageRole role, Shado
   return page == nullptr ? Next::kTables : Next::kDone;
 }
 
-// Returns whether `root` still shadows what it was made for. One without memory does not: there may
-// be some by now.
-bool ShadowVcpuImpl::IsCurrent(const ShadowRoot& root) const {
-  return std::all_of(root.pages.begin(), root.pages.end(), [this](const ShadowPage* page) {
-    return page == nullptr || (tables().IsCurrent(*page) && !page->role.invalid());
-  });
+// Returns whether `root`, one of the root's pages, still shadows what it was made for. One without
+// memory does not: there may be some by now. The others are nothing to an address below this one.
+bool ShadowVcpuImpl::IsCurrent(const ShadowPage& root) const {
+  return tables().IsCurrent(root) && !root.role.invalid();
 }
 
 // Lets go of a root, which may be of the address space that the vCPU is about to leave.

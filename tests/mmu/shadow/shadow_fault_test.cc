@@ -105,6 +105,19 @@ TEST_F(ShadowFault, NoMemoryAndWritesToReadOnlyMemoryAreMmio) {
   EXPECT_EQ(Access(0x10123, kStore), (Seen{Seen::What::kMmio, MiB(32) + 0x123}));
 }
 
+TEST_F(ShadowFault, APdpteThatLeadsToNoMemoryIsNothingToTheOtherGiBs) {
+  Start({}, PagingMode::kPae);
+  machine_->Poke<uint64_t>(Gpa(0x5018), MiB(64) | guest::kPresent);
+  machine_->WriteCr3(guest_.cr3);
+  ExpectSame(0x10000);
+  ExpectSame(GiB(3));
+  ExpectSame(0x11000, kStore);
+  // There is memory by now, and it maps the page.
+  ASSERT_TRUE(machine_->SetRam(1, Gpa(MiB(64)), MiB(1), Machine::kRam).ok());
+  machine_->Poke<uint64_t>(Gpa(0), 0x4000 | kAll);
+  ExpectSame(GiB(3) + 0x10000);
+}
+
 TEST_F(ShadowFault, WritesAreLoggedOnceForEachTake) {
   Start();
   for (uint64_t page = 0x10; page < 0x20; ++page) Access(page << kPageShift, kStore);
