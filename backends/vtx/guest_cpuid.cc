@@ -68,7 +68,9 @@ CpuidLeaf SavedState(uint32_t subleaf, CpuidLeaf own, uint64_t xcr0) {
 CpuidLeaf ShownCpuid(uint32_t leaf, uint32_t subleaf, CpuidLeaf own, const CpuidContext& context) {
   const auto mhz = static_cast<uint32_t>(context.tsc_hz / 1000000);
   if (leaf == kCrystalLeaf && context.tsc_hz != 0) {
-    return {1, 1, static_cast<uint32_t>(context.tsc_hz), 0};  // a crystal as fast as the counter
+    // A crystal as fast as the counter, or as slow as it must be for 32 bits.
+    const auto times = static_cast<uint32_t>((context.tsc_hz >> 32) + 1);
+    return {1, times, static_cast<uint32_t>(context.tsc_hz / times), 0};
   }
   if (leaf == kFrequencyLeaf && context.tsc_hz != 0) return {mhz, mhz, 0, 0};
   if (leaf == kHypervisorLeaf) return {kHypervisorLeaf, 0x7462696c, 0x00007064, 0};  // "libtdp"

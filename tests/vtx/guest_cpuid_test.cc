@@ -86,6 +86,12 @@ TEST(GuestCpuid, TheCountersFrequencyIsToldWhereItIsGivenAndElseTheCpusOwn) {
   EXPECT_EQ(Shown(0, 0, context).eax, 0x16u);
   EXPECT_EQ(Shown(0x15, 0, context).ecx, 100000000u);
   EXPECT_EQ(Shown(0x16, 0, context).eax, 100u);
+  // EBX / EAX times as fast as ECX says, in 32 bits.
+  for (const uint64_t hz : {uint64_t{0xffffffff}, uint64_t{1} << 32, uint64_t{5000000000}}) {
+    context.tsc_hz = hz;
+    const CpuidLeaf told = Shown(0x15, 0, context);
+    EXPECT_EQ(uint64_t{told.ecx} * told.ebx / told.eax, hz);
+  }
 }
 
 TEST(GuestCpuid, LeavesBeyondTheCpusLastOneAreEmpty) {
