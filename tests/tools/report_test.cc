@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -102,6 +104,44 @@ TEST(TdpReport, RefusesWhatIsNoRunByFileAndPlace) {
   EXPECT_EQ(ReadWholeFile(good), before);
   expect(absl::StrCat("'", good, "' -o /no/such/folder/page.html"), "/no/such/folder");
   expect(absl::StrCat("'", good, "' -o /dev/full"), "/dev/full");
+}
+
+// A page of them would be empty, and would not say why.
+TEST(TdpReport, AFieldOfAnotherTypeIsNamed) {
+  const auto run =
+      Json::parse(Tdp("replay --json --interval 5 --machine zen4 " + TraceOf(20, "typed")).out);
+  const std::pair<const char*, const char*> kBroken[] = {
+      {"/tlb", "tlb is 5, not "},
+      {"/tlb/misses", "tlb.misses is 5.5, not "},
+      {"/per_cpu", "per_cpu is 5, not "},
+      {"/options/ram", "options.ram is 5, not "},
+      {"/intervals/exits/0", "intervals.exits[0] is null, not "},
+      {"/machine/stack/causes/1", "machine.stack.causes[1] is 5, not "},
+      {"/walks/references/guest/level_1", "walks.references.guest.level_1 is \"5\", not "}};
+  for (const auto& [place, message] : kBroken) {
+    Json broken = run;
+    const std::string said = message;
+    const size_t is = said.find(" is ") + 4;
+    broken[Json::json_pointer(place)] = Json::parse(said.substr(is, said.find(',', is) - is));
+    const std::string file = WriteFile("typed.json", broken.dump());
+    const ProgramResult result = Tdp("report '" + file + "'");
+    EXPECT_EQ(result.status, 2) << place;
+    EXPECT_EQ(result.out, "");
+    // A message in which quotes are escaped.
+    EXPECT_THAT(absl::StrReplaceAll(result.err, {{"\\\"", "\""}}),
+                HasSubstr("typed.json: " + said));
+  }
+  // A field that an older tdp did not write yet may lack.
+  Json older = run;
+  older["options"].erase("roi");
+  older["walks"].erase("assists");
+  EXPECT_EQ(Tdp("report '" + WriteFile("older.json", older.dump()) + "'").status, 0);
+}
+
+TEST(TdpReport, ABenchmarksFileMayHaveAnyName) {
+  const std::string file = testing::TempDir() + "/b\xe9nch.json";
+  std::ofstream(file) << R"({"context": {}, "benchmarks": [{"name": "a", "cpu_time": 1}]})";
+  EXPECT_EQ(Tdp("report '" + file + "'").status, 0);
 }
 
 std::string Browser() {

@@ -11,9 +11,11 @@
 #include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/experiments/exit_cost.h"
+#include "tdp/tools/json_column.h"
 #include "tdp/tools/regions/json_text.h"
 #include "tdp/tools/replay/run_json.h"
 #include "tdp/tools/report/report_parts.h"
+#include "tdp/tools/report/run_types.h"
 
 namespace tdp::tools {
 namespace {
@@ -38,7 +40,7 @@ absl::Status CheckRun(const Json& run) {
   for (const char* name : kNeeded) {
     if (!run.contains(name)) return absl::InvalidArgumentError(absl::StrCat("has no field ", name));
   }
-  return absl::OkStatus();
+  return CheckRunTypes(run);
 }
 
 bool IsBenchmarks(const Json& file) {
@@ -113,7 +115,7 @@ absl::StatusOr<RunFile> ReadRunFile(std::string name, std::string_view text) {
   auto ordered = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false,
                                                /*ignore_comments=*/true);
   if (IsBenchmarks(*json)) ordered["file"] = name;
-  return RunFile{std::move(name), ordered.dump()};
+  return RunFile{std::move(name), JsonText(ordered)};
 }
 
 std::string ReportHtml(const std::vector<RunFile>& files) {
