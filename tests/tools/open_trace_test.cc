@@ -267,6 +267,9 @@ TEST(OpenTrace, ReadsLackeyTextPlainOrCompressed) {
   };
   EXPECT_EQ(ReadPath(WriteFile("text", text)).value(), want);
   EXPECT_EQ(ReadPath(WriteFile("zst", Zstd(text))).value(), want);
+  // pzstd begins with a frame that has nothing for who unpacks.
+  const std::string skipped("\x50\x2a\x4d\x18\x04\0\0\0size", 12);
+  EXPECT_EQ(ReadPath(WriteFile("pzstd", skipped + Zstd(text))).value(), want);
 }
 
 TEST(OpenTrace, ReadsLackeyTextOfManyChunks) {

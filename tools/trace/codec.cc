@@ -133,10 +133,17 @@ constexpr Magic kForeign[] = {
     {"\x7f\x45LF"sv, "an ELF file"},
 };
 
+// Returns whether a zstd file begins with a frame for others, as pzstd writes them.
+bool IsSkippable(std::string_view magic) {
+  return magic.size() >= 4 && (static_cast<uint8_t>(magic[0]) & 0xf0) == 0x50 &&
+         magic.substr(1).starts_with("\x2a\x4d\x18"sv);
+}
+
 }  // namespace
 
 std::unique_ptr<Codec> MakeCodec(std::string_view magic) {
   if (magic.starts_with("\x28\xb5\x2f\xfd"sv)) return std::make_unique<ZstdCodec>();
+  if (IsSkippable(magic)) return std::make_unique<ZstdCodec>();
   if (magic.starts_with("\x1f\x8b"sv)) return std::make_unique<GzipCodec>();
   if (magic.starts_with("\xfd\x37zXZ\0"sv)) return std::make_unique<XzCodec>();
   return nullptr;
