@@ -36,7 +36,8 @@ namespace {
 constexpr size_t kBatchRecords = size_t{1} << 15;
 constexpr size_t kRoundRecords = size_t{1} << 18;
 
-// Every stack distance, on a thread of its own, which gets each round after it was replayed.
+// The miss curves, on a thread of their own, which gets each round after it was replayed: decoding
+// and replay have a thread each already, and take about the same time.
 class ProfileThread {
  public:
   explicit ProfileThread(const PageWatch::Options& options, size_t takers)
@@ -217,14 +218,14 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
   const ObserveOptions& observe = machine.options().observe;
   const uint64_t processes = machine.options().processes.count;
   const size_t takers = processes != 0 ? processes : static_cast<size_t>(machine.cpus());
-  const PageWatch::Options watched = {.counts = observe.top_pages != 0,
-                                      .sampled = observe.miss_curve == MissCurveMode::kSampled,
-                                      .warmup = observe.warmup,
-                                      .seed = machine.options().seed};
-  PageWatch watch(watched, takers);
+  PageWatch watch({.counts = observe.top_pages != 0, .warmup = observe.warmup}, takers);
   std::optional<ProfileThread> profile;
-  if (observe.miss_curve == MissCurveMode::kExact) {
-    profile.emplace(PageWatch::Options{.exact = true, .warmup = observe.warmup}, takers);
+  if (observe.miss_curve != MissCurveMode::kOff) {
+    profile.emplace(PageWatch::Options{.sampled = observe.miss_curve == MissCurveMode::kSampled,
+                                       .exact = observe.miss_curve == MissCurveMode::kExact,
+                                       .warmup = observe.warmup,
+                                       .seed = machine.options().seed},
+                    takers);
   }
   ReplayThread thread(machine, watch, profile.has_value() ? &profile->channel() : nullptr);
   thread.team().RecordPhysical(physical);
@@ -232,7 +233,8 @@ absl::Status RunTraces(const TraceReaders& readers, Machine& machine, Progress& 
   Dealer dealer(readers, observe, takers, thread.channel(), progress);
   TDP_ASSIGN_OR_RETURN(report.records, dealer.Run());
   TDP_RETURN_IF_ERROR(thread.Join());
-  std::vector<MissCurve> curves = profile.has_value() ? profile->TakeCurves() : watch.TakeCurves();
+  std::vector<MissCurve> curves;
+  if (profile.has_value()) curves = profile->TakeCurves();
   report.run_time = absl::Now() - start;
   const Totals totals = thread.team().totals();
   report.cpu = totals.cpu;
