@@ -245,15 +245,19 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
     std::fputs(absl::StrCat(kUsage, parser.Help()).c_str(), stdout);
     return kExitOk;
   }
+  const CommandOptions defaults;
+  if (!traces.empty() &&
+      (options.footprint != defaults.footprint || options.accesses != defaults.accesses)) {
+    return absl::InvalidArgumentError(
+        "--footprint and --accesses are of the programs that are made without a TRACE");
+  }
   if (traces.empty()) {
     traces = MadeTraces(options);
     // What the first touches cost says nothing of the time after them.
     if (options.machine.observe.warmup == 0) options.machine.observe.warmup = options.accesses / 2;
   }
   for (const std::string& trace : traces) {
-    if (trace == "-") {
-      return absl::InvalidArgumentError("a comparison reads its traces many times: not from \"-\"");
-    }
+    TDP_RETURN_IF_ERROR(CheckIsReadAgain(trace));
     const TraceInput input = ForLevels(options.input, options.machine.guest_levels);
     TDP_RETURN_IF_ERROR(OpenTrace(trace, input).status());
   }

@@ -94,6 +94,7 @@ absl::StatusOr<int> RunReplay(absl::Span<const std::string_view> arguments) {
   if (files.empty()) {
     return absl::InvalidArgumentError("needs a TRACE; see tdp replay --help");
   }
+  TDP_RETURN_IF_ERROR(CheckEachIsReadOnce(files));
   if (options.physical_trace == "-") {
     return absl::InvalidArgumentError("--physical-trace \"-\": standard output has the report");
   }

@@ -146,9 +146,7 @@ std::vector<std::string> InputsOfSweep(std::vector<std::string> inputs,
 // Opens every trace once, so that a name that is wrong is told before hours are spent.
 absl::Status CheckTraces(const CommandOptions& options, const std::vector<std::string>& traces) {
   for (const std::string& trace : traces) {
-    if (trace == "-") {
-      return absl::InvalidArgumentError("a sweep reads its traces many times: not from \"-\"");
-    }
+    TDP_RETURN_IF_ERROR(CheckIsReadAgain(trace));
     // Who reads the tables of a sweep takes a line for a cell.
     if (trace.find('\n') != std::string::npos) {
       return absl::InvalidArgumentError(

@@ -11,7 +11,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
 #include "tdp/tools/options.h"
 #include "tdp/tools/trace/open_trace.h"
 #include "tdp/tools/trace/trace_record.h"
@@ -19,24 +18,7 @@
 namespace tdp::tools {
 
 // Declares --format, --strict and --skip-kernel.
-inline void AddInputOptions(OptionParser& parser, TraceInput* input) {
-  parser.AddChoice("format", "how the trace is written", &input->format,
-                   {{"auto", TraceFormat::kAuto},
-                    {"binary", TraceFormat::kBinary},
-                    {"lackey", TraceFormat::kLackey},
-                    {"dynamorio", TraceFormat::kDynamorio},
-                    {"champsim", TraceFormat::kChampsim},
-                    {"cloudsuite", TraceFormat::kCloudsuite},
-                    {"perf", TraceFormat::kPerf},
-                    {"pinatrace", TraceFormat::kPinatrace},
-                    {"dinero", TraceFormat::kDinero},
-                    {"ramulator", TraceFormat::kRamulator},
-                    {"execlog", TraceFormat::kExeclog}});
-  parser.AddSwitch("strict", "refuse lines and addresses that otherwise are left out and counted",
-                   &input->tolerance.strict);
-  parser.AddSwitch("skip-kernel", "with --strict, leave kernel addresses out all the same",
-                   &input->tolerance.skip_kernel);
-}
+void AddInputOptions(OptionParser& parser, TraceInput* input);
 
 // `input`, with the user addresses that tables of `guest_levels` levels can reach.
 inline TraceInput ForLevels(TraceInput input, int guest_levels) {
@@ -44,13 +26,18 @@ inline TraceInput ForLevels(TraceInput input, int guest_levels) {
   return input;
 }
 
-// Returns the TRACE of a command that reads it several times: one file, not the standard input.
-inline absl::StatusOr<std::string> OneTrace(const std::vector<std::string>& files,
-                                            std::string_view command) {
-  if (files.size() == 1 && files[0] != "-") return files[0];
-  return absl::InvalidArgumentError(
-      absl::StrCat("needs one TRACE, which can be read again; see tdp ", command, " --help"));
-}
+// Returns whether `trace` gives its accesses only once: standard input, a pipe, a device.
+bool IsReadOnce(const std::string& trace);
+// InvalidArgument for such a trace, of a command that reads it several times: the second time it
+// would seem to be a shorter one.
+absl::Status CheckIsReadAgain(const std::string& trace);
+// InvalidArgument if such a trace is there twice: each would get a part of it.
+absl::Status CheckEachIsReadOnce(const std::vector<std::string>& traces);
+
+// Returns the TRACE of a command that reads it several times. InvalidArgument unless it is one
+// file, which can be read again.
+absl::StatusOr<std::string> OneTrace(const std::vector<std::string>& files,
+                                     std::string_view command);
 
 }  // namespace tdp::tools
 

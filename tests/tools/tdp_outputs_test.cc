@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// The files that `tdp` writes: what it writes over, what it tells first, and names of any bytes.
+// The files that `tdp` writes and reads: what it writes over, what it tells first, what it reads
+// twice, and names of any bytes.
 
 #include <filesystem>
 #include <string>
@@ -93,6 +94,27 @@ TEST(TdpOutputs, ANameStaysOnItsLine) {
                              std::filesystem::copy_options::overwrite_existing);
   EXPECT_THAT(Tdp("replay " + Quoted(trace)).out, HasSubstr("two\\x0alines.trc: 12 accesses"));
   ExpectRefusal(Tdp("sweep " + Quoted(trace)), "a sweep takes no name with a newline");
+}
+
+TEST(TdpOutputs, WhatCanBeReadOnceIsReadByOne) {
+  const std::string trace = SmallTrace(4);
+  const std::string pipe = "bash -c 'tools/tdp \"$0\" ${1+\"$@\"} <(cat " + trace + ")' ";
+  EXPECT_EQ(RunProgram(pipe + "replay").status, 0);
+  EXPECT_EQ(Tdp("replay - <" + Quoted(trace)).status, 0);
+  for (const std::string command :
+       {"sweep --seed 1,2", "wss", "migrate", "overcommit", "hugepages", "compare"}) {
+    ExpectRefusal(RunProgram(pipe + command), "reads a TRACE several times");
+    ExpectRefusal(Tdp(command + " - <" + Quoted(trace)), "reads a TRACE several times");
+  }
+  ExpectRefusal(Tdp("replay - - <" + Quoted(trace)), "\"-\" can be read only once");
+  ExpectRefusal(Tdp("replay --as processes /dev/zero " + trace + " /dev/zero"),
+                "\"/dev/zero\" can be read only once");
+}
+
+TEST(TdpOutputs, WhatIsSaidOfMadeProgramsIsRefusedBesideATrace) {
+  for (const std::string option : {"--footprint 64k ", "--accesses 2000 "}) {
+    ExpectRefusal(Tdp("compare " + option + Quoted(SmallTrace(4))), "made without a TRACE");
+  }
 }
 
 // A trace of a few accesses is run through millions of times.
