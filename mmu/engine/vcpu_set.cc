@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "tdp/base/status_macros.h"
 
 namespace tdp {
 
@@ -24,10 +25,9 @@ absl::StatusOr<VcpuId> VcpuSet::TakeId() {
   return static_cast<VcpuId>(id);
 }
 
-void VcpuSet::Add(VcpuId id, VcpuImpl* vcpu, DirtyRing* ring) {
+void VcpuSet::Add(VcpuId id, VcpuImpl* vcpu) {
   MutexLock lock(mutex_);
   places_[id].vcpu = vcpu;
-  places_[id].ring = ring;
 }
 
 void VcpuSet::Remove(VcpuId id, std::unique_ptr<DirtyRing> ring, const FaultStats& stats) {
@@ -70,13 +70,18 @@ absl::Status VcpuSet::EnableRings(uint32_t entries) {
 }
 
 // It was decided before the first vCPU was made whether they have rings.
-absl::StatusOr<std::unique_ptr<DirtyRing>> VcpuSet::TakeRing() {
+absl::StatusOr<std::unique_ptr<DirtyRing>> VcpuSet::TakeRing(VcpuId id) {
   MutexLock lock(mutex_);
   if (ring_entries_ == 0) return std::unique_ptr<DirtyRing>();
   left_rings_.reserve(places_.size() + 1);
-  if (left_rings_.empty()) return DirtyRing::Create(ring_entries_);
-  std::unique_ptr<DirtyRing> ring = std::move(left_rings_.back());
-  left_rings_.pop_back();
+  std::unique_ptr<DirtyRing> ring;
+  if (left_rings_.empty()) {
+    TDP_ASSIGN_OR_RETURN(ring, DirtyRing::Create(ring_entries_));
+  } else {
+    ring = std::move(left_rings_.back());
+    left_rings_.pop_back();
+  }
+  places_[id].ring = ring.get();
   return ring;
 }
 

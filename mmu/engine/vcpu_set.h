@@ -35,8 +35,8 @@ class VcpuSet {
   // Gives an id to a vCPU that is being made; `Remove` takes it back whether or not `Add` was
   // called. ResourceExhausted for the 2^20th that is in use.
   absl::StatusOr<VcpuId> TakeId() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Says that the vCPU is complete: `ForEach` shows it from here on. `ring` is its own, or null.
-  void Add(VcpuId id, VcpuImpl* vcpu, DirtyRing* ring) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Says that the vCPU is complete: `ForEach` shows it from here on.
+  void Add(VcpuId id, VcpuImpl* vcpu) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes the vCPU out. What nobody has harvested of its ring stays for the collector, and what it
   // has counted stays in `retired_stats_`.
   void Remove(VcpuId id, std::unique_ptr<DirtyRing> ring, const FaultStats& stats)
@@ -57,9 +57,10 @@ class VcpuSet {
   // Gives vCPUs that are made from here on rings of `entries`. InvalidArgument if that was said
   // before, or a vCPU has been made.
   absl::Status EnableRings(uint32_t entries) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Returns the ring for a vCPU that is being made: one that another has left, entries and all, or
-  // a new one; null without rings. ResourceExhausted without memory.
-  absl::StatusOr<std::unique_ptr<DirtyRing>> TakeRing() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Returns the ring for the vCPU `id` that is being made: one that another has left, entries and
+  // all, or a new one; null without rings. The collector finds it at any time: what it holds does
+  // not wait for the vCPU to be complete. ResourceExhausted without memory.
+  absl::StatusOr<std::unique_ptr<DirtyRing>> TakeRing(VcpuId id) ABSL_LOCKS_EXCLUDED(mutex_);
   // Harvests the rings that vCPUs have left, then those of vCPUs, until `entries` is full. Returns
   // how many came: none once no ring has any.
   size_t HarvestRings(absl::Span<DirtyRingEntry> entries) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -72,8 +73,8 @@ class VcpuSet {
  private:
   struct Place {
     bool is_taken = false;
-    VcpuImpl* vcpu = nullptr;  // null: none, or being made
-    DirtyRing* ring = nullptr;
+    VcpuImpl* vcpu = nullptr;   // null: none, or being made
+    DirtyRing* ring = nullptr;  // of a vCPU that is being made, too
   };
 
   mutable Mutex mutex_;

@@ -50,11 +50,11 @@ VcpuImpl::~VcpuImpl() {
 }
 
 absl::Status VcpuImpl::Start() {
-  TDP_ASSIGN_OR_RETURN(dirty_ring_, engine_.vcpus().TakeRing());
+  TDP_ASSIGN_OR_RETURN(dirty_ring_, engine_.vcpus().TakeRing(id_));
   faults_.set_dirty_ring(dirty_ring_.get());
   window_.SetDirtyRing(dirty_ring_.get());
   TDP_RETURN_IF_ERROR(StartShadows());
-  engine_.vcpus().Add(id_, this, dirty_ring_.get());
+  engine_.vcpus().Add(id_, this);
   return absl::OkStatus();
 }
 

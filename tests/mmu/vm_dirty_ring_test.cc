@@ -16,6 +16,7 @@
 #include "tdp/base/address.h"
 #include "tdp/memslot/dirty_ring.h"
 #include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/engine/vcpu_set.h"
 #include "tests/world/host_test.h"
 
 namespace tdp {
@@ -178,6 +179,25 @@ TEST_F(DirtyRings, ANewVcpuTakesARingOverWithItsEntries) {
   EXPECT_EQ(Harvest().size(), 20u);
   EXPECT_EQ(vm_->ResetDirtyRings(), 20u);
   EXPECT_EQ((*vm_->CreateVcpu())->dirty_ring()->used(), 0u);
+}
+
+// The collector may come between the two halves of `Vm::CreateVcpu`.
+TEST(VcpuSet, ARingThatAVcpuTakesOverIsHarvestedAndResetBeforeTheVcpuIsComplete) {
+  VcpuSet vcpus;
+  ASSERT_EQ(vcpus.EnableRings(1024), absl::OkStatus());
+  const VcpuId gone = *vcpus.TakeId();
+  std::unique_ptr<DirtyRing> left = *vcpus.TakeRing(gone);
+  ASSERT_TRUE(left->Push({.slot = 3, .index = 5}));
+  vcpus.Remove(gone, std::move(left), {});
+  const VcpuId made = *vcpus.TakeId();
+  std::unique_ptr<DirtyRing> taken = *vcpus.TakeRing(made);
+  ASSERT_EQ(taken->used(), 1u);
+  std::vector<DirtyRingEntry> entries(2);
+  EXPECT_EQ(vcpus.HarvestRings(absl::MakeSpan(entries)), 1u);
+  uint64_t reset = 0;
+  vcpus.ForEachRing([&](DirtyRing& ring) { reset += ring.Reset([](auto&, uint64_t) {}); });
+  EXPECT_EQ(reset, 1u);
+  vcpus.Remove(made, std::move(taken), {});
 }
 
 TEST_F(DirtyRings, PagesMarkedByTheVmmAreHarvestedWithoutAVcpu) {
