@@ -28,6 +28,7 @@ bool LinksTables(uint64_t* table, Level level) {
 }  // namespace
 
 size_t ColdTables::Run(size_t wanted, const SpaceRange& spared) {
+  if (const size_t spare = engine_.GiveSpareBack(); spare != 0) return spare;
   const uint64_t before = engine_.tables_freed();
   TakeVictims(wanted, spared).Settle();
   // Tables that another thread frees meanwhile count as well.

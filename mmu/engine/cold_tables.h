@@ -48,9 +48,9 @@ class ColdTables {
   ColdTables(const ColdTables&) = delete;
   ColdTables& operator=(const ColdTables&) = delete;
 
-  // Takes at least `wanted` cold tables away if there are as many, and waits for the flush. Tables
-  // that map a frame of `spared` stay. Returns how many came back to the pool; 0 if nothing is left
-  // to take. Hold no lock.
+  // Gives back what is kept for zaps, or else takes at least `wanted` cold tables away, if there
+  // are as many, and waits for the flush. Tables that map a frame of `spared` stay. Returns how
+  // many came back to the pool; 0 if nothing is left to take. Hold no lock.
   size_t Run(size_t wanted, const SpaceRange& spared = {}) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Puts at least one table into the empty `cache`: one that is free, else one that is cold and

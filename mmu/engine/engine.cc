@@ -178,6 +178,14 @@ ABSL_ATTRIBUTE_NOINLINE void Engine::RefillSpare(size_t ranges) {
   NoteSpare();
 }
 
+size_t Engine::GiveSpareBack() {
+  TableCache given(pool_);  // returns them behind the section
+  const MmuWriteSection section(mmu_lock_);
+  given.TakeFrom(spare_, TableCache::kCapacity);
+  NoteSpare();
+  return static_cast<size_t>(given.size());
+}
+
 // `detach_all(spare, detached)` takes mappings away in a writer's section and says whether there
 // were any. If not, someone else may have taken them and not have settled yet: that is owed then.
 // `then(flush)` is called at the end of the section.

@@ -122,6 +122,10 @@ class Engine : public TableReclaimer, public TableRecycler {
   PendingFlush BeginInvalidation(HostRange range, bool may_end, bool& ended)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_);
 
+  // Gives the tables that are kept for zaps back to the pool, for who is short of tables: a zap
+  // does without. Returns how many there were. Hold no lock.
+  size_t GiveSpareBack();
+
   // Takes cold tables of views or the oldest shadow pages back: of whichever have more than half of
   // all tables, or of the others if those have none to give.
   size_t RecycleTables(size_t wanted) override;

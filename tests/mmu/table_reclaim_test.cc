@@ -143,6 +143,16 @@ TEST_F(TableReclaimTest, WithNothingToTakeTheAnswerIsResourceExhausted) {
   EXPECT_FALSE(IsMapped(0));
 }
 
+TEST_F(TableReclaimTest, WhatZapsKeepAtHandGoesToAFaultThatLacksTables) {
+  for (size_t quota = 6; quota < 16; ++quota) {  // from a root and what one fault may need on
+    vcpu_.reset();
+    Start({.table_quota = quota});
+    ASSERT_EQ(vm_->InvalidateHostRange(kRam, kPageSize), absl::OkStatus());
+    const FaultResult result = Fault(0);
+    EXPECT_EQ(result.outcome, kFixed) << quota << " " << result.status;
+  }
+}
+
 TEST_F(TableReclaimTest, ASmallerQuotaTakesColdTablesAtOnceAndALargerOneGivesRoom) {
   Start({.table_quota = 128});
   for (uint64_t region = 0; region < 80; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
