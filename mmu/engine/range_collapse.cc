@@ -83,6 +83,15 @@ bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
          policy_.LargestLevel(candidate.slot, base, candidate.page, Access::Read()) >= level;
 }
 
+// Adds what CPUs have set in the old table until the flush. If a log has begun since, D there is
+// older than the log, and so must not come into leaves that faults have opened for it: PML notes no
+// write where D is set already.
+void RangeCollapse::AddLateBits(const Candidate& candidate) {
+  const MmuReadSection section(reader_);
+  const MemorySlot* slot = slots_.Find(space_, candidate.collapse.base());
+  candidate.collapse.AddLateBits(mmu_, slot != nullptr && !slot->logs_dirty_pages());
+}
+
 uint64_t RangeCollapse::Finish(Level level) {
   PendingFlush flush;
   TableList old_tables;
@@ -96,9 +105,7 @@ uint64_t RangeCollapse::Finish(Level level) {
   }
   flush.Settle();
   for (const Candidate& candidate : candidates_) {
-    if (candidate.collapse.old_table() == nullptr) continue;
-    MmuReadSection section(reader_);
-    candidate.collapse.AddLateBits(mmu_);
+    if (candidate.collapse.old_table() != nullptr) AddLateBits(candidate);
   }
   candidates_.clear();
   const uint64_t collapsed = old_tables.size();

@@ -53,6 +53,7 @@ class RangeCollapse {
   std::optional<Backing> BackingOf(const MemorySlot& slot, Gfn base, uint64_t sequence);
   uint64_t Finish(Level level);
   bool IsCurrent(const Candidate& candidate, Level level) const;
+  void AddLateBits(const Candidate& candidate);
 
   Engine& engine_;
   DirectMmu& mmu_;

@@ -41,9 +41,10 @@ bool Collapse::Replace(DirectMmu& mmu) {
   return true;
 }
 
-void Collapse::AddLateBits(const DirectMmu& mmu) const {
+void Collapse::AddLateBits(const DirectMmu& mmu, bool with_dirty) const {
   for (int i = 0; i < Level::kEntries; ++i) {
-    const EptEntry late = old_table_->entry(i).Load();
+    const EptEntry seen = old_table_->entry(i).Load();
+    const EptEntry late = with_dirty ? seen : seen.WithoutDirty();
     if (leaf_.WithUseOf(late) == leaf_ || late.is_mmio()) continue;
     AddLateBits(mmu, base_ + PageCount(static_cast<uint64_t>(i) * level_.below().pages().raw()),
                 late);

@@ -38,9 +38,9 @@ class Collapse {
   // side.
   bool Replace(DirectMmu& mmu);
 
-  // Passes on A and D bits that CPUs have set in the old table since. Readers' side, once no CPU
-  // can reach that table.
-  void AddLateBits(const DirectMmu& mmu) const;
+  // Passes on A bits, and D bits if `with_dirty`, that CPUs have set in the old table since.
+  // Readers' side, once no CPU can reach that table.
+  void AddLateBits(const DirectMmu& mmu, bool with_dirty) const;
 
   // Returns the table that was taken out, or null.
   TablePage* old_table() const { return old_table_; }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -276,9 +277,10 @@ TEST_F(RangeTest, ADBitSetInTheOldTableBeforeTheFlushIsNotLost) {
 // before it is kicked out.
 class CollapseBesideAGuest : public RangeTest {
  protected:
-  void StartSplit() {
+  void StartSplit(VmOptions options = {}) {
     host_.order = 9;
-    Start({.max_leaf_level = kLevel2M});
+    options.max_leaf_level = kLevel2M;
+    Start(options);
     Fault(Gpa(0), kReadFault);
     Split(Gpa(0), MiB(2));
     old_table_ = EntryOf(*vm_, Gpa(0));
@@ -310,6 +312,26 @@ TEST_F(CollapseBesideAGuest, ADBitThatIsSetJustBeforeTheExitIsNotLost) {
   StartSplit();
   EXPECT_EQ(CollapseWhile([&] { EntryRef(old_table_ + 7).FetchOr(ept::kDirty); }), 1u);
   EXPECT_TRUE(EntryAt(Gpa(0)).dirty());
+}
+
+// Where a page has D the CPU writes nothing down, so the log would miss the next write.
+TEST_F(CollapseBesideAGuest, ALateDBitIsNotGivenToAPageWhoseLogHasBegunSince) {
+  host_.offered.pml = true;
+  StartSplit({.dirty_tracking = DirtyTracking::kPml});
+  std::optional<GuestEntry> entry(vcpu_->EnterGuest());
+  host_.on_kick = [&] {
+    host_.on_kick = nullptr;
+    EntryRef(old_table_ + 7).FetchOr(ept::kDirty);
+    entry.reset();
+    std::thread([this] {
+      SetFlags(kSlotLogDirtyPages);
+      EXPECT_LE(Fault(Gpa(0)), FaultOutcome::kSpurious);
+    }).join();
+  };
+  ASSERT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  const EptEntry page = EntryAt(Gpa(7 * kPageSize));
+  EXPECT_TRUE(page.is_writable()) << "the write to page 0 has opened it";
+  EXPECT_FALSE(page.dirty());
 }
 
 TEST_F(CollapseBesideAGuest, ALateDBitIsNotGivenToAnotherFrame) {
