@@ -76,8 +76,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DirectMmu::Remember(Gfn gfn, const Entr
 // Gives the highest entry on the way to `gfn` that lacks W its W back. Where writes are logged the
 // protection moves one level down: off on every child, and only then on at the parent, so that no
 // child is writable in between that was not before. One fault at a time does this to an entry: a
-// second one, late, would take from the children what their writes have set by now. Returns false
-// if another fault is at it.
+// second one, late, would take from the children what their writes have set by now. Who lifts waits
+// for it as well, since a log that ends shows before its last faults are over. Returns false if
+// another fault is at it.
 bool DirectMmu::RestoreWrite(Gfn gfn, Unprotect unprotect) const {
   EntryPosition at = Root();
   EptEntry parent = at.entry(gfn).Load();
@@ -86,13 +87,21 @@ bool DirectMmu::RestoreWrite(Gfn gfn, Unprotect unprotect) const {
     parent = at.entry(gfn).Load();
   }
   if (parent.kind(at.level) != EntryKind::kTable) return true;
-  if (unprotect != Unprotect::kLift) {
-    if (!ClaimPush(at.entry(gfn), parent)) return parent.is_writable();
-    TakeFromChildren(TableAt(parent), at.level.below(), unprotect);
-  }
-  // This fails where the CPU sets A, and, lifting, where another fault is faster.
+  if (unprotect == Unprotect::kLift) return LiftWrite(at.entry(gfn), parent);
+  if (!ClaimPush(at.entry(gfn), parent)) return parent.is_writable();
+  TakeFromChildren(TableAt(parent), at.level.below(), unprotect);
+  // This fails where the CPU sets A.
   while (!at.entry(gfn).CompareExchange(parent, parent.WithWritePushed())) {
   }
+  return true;
+}
+
+// Were W given while another fault takes it from the children, a vCPU could note a way down as
+// writable just before one of its links loses W, and nothing would tell it.
+bool DirectMmu::LiftWrite(EntryRef entry, EptEntry parent) {
+  do {
+    if (parent.is_pushing()) return false;
+  } while (!entry.CompareExchange(parent, parent.WithWrite()));
   return true;
 }
 

@@ -416,6 +416,7 @@ class DirectMmu {
   Descent FindWritable(Gfn gfn, Level target, Unprotect unprotect) const;
   bool NarrowInTable(Gfn base, uint64_t mask, EntryBits bits) const;
   bool RestoreWrite(Gfn gfn, Unprotect unprotect) const;
+  static bool LiftWrite(EntryRef entry, EptEntry parent);
   static bool ClaimPush(EntryRef entry, EptEntry& parent);
   static void TakeFromChildren(uint64_t* children, Level level, Unprotect unprotect);
   void Remember(Gfn gfn, const EntryPosition& position, LeafMemo& memo) const;

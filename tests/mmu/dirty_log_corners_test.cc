@@ -13,6 +13,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/memslot/dirty_log.h"
+#include "tdp/mmu/format/entry_ref.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm_options.h"
 #include "tdp/tests/mmu/logging_guest.h"
@@ -32,6 +34,15 @@ class LogCorners : public testing::TestWithParam<DirtyTracking> {
  protected:
   void Write(uint64_t page, int vcpu = 0) { guest_.Write(vcpu, PageAt(base_, page)); }
   bool IsInGuest() { return guest_.vcpu(0).is_in_guest() || guest_.vcpu(1).is_in_guest(); }
+  // Returns the entry of 1 GiB around `base_`.
+  EntryRef LinkOfGigabyte() {
+    const auto entry_in = [this](Hpa table, Level level) {
+      return EntryRef(reinterpret_cast<uint64_t*>(guest_.memory().At(table)) +
+                      level.IndexOf(Gfn::Of(base_)));
+    };
+    const EptEntry top = entry_in(guest_.vm().eptp().root(), kLevel512G).Load();
+    return entry_in(top.address(), kLevel1G);
+  }
 
   LoggingGuest guest_{{.tracking = GetParam()}};
   Gpa base_{};  // of slot 0
@@ -63,6 +74,27 @@ TEST_P(LogCorners, AWriteInOneLargePageOfAGigabyteLeavesTheOthersLogged) {
   Write(3);
   Write(2 * kTablePages + 1);
   EXPECT_EQ(guest_.Take(0), (Pages{3, 2 * kTablePages + 1}));
+}
+
+// A log that ends shows before the faults are over that still found it. A vCPU that lifted the
+// protection under one of them would note a way as writable of which a link then loses W: each of
+// its writes there would fault, and each fault be found spurious.
+TEST_P(LogCorners, AFaultThatLiftsAProtectionIsRetriedWhileAnotherPushesIt) {
+  base_ = Gpa(GiB(1));
+  guest_.AddSlot(0, base_, GiB(1));
+  Write(0);
+  guest_.SetLogging(0, true);
+  guest_.SetLogging(0, false);
+  const EntryRef link = LinkOfGigabyte();
+  ASSERT_FALSE(link.Load().is_writable());
+  link.FetchOr(ept::kTablePushing);
+  const auto write = ExitQualification::Make(Access::Write(), Access::ReadExecute(), true, true);
+  EXPECT_EQ(guest_.vcpu(0).HandleEptViolation(base_, write).outcome, FaultOutcome::kRetry);
+  EXPECT_FALSE(link.Load().is_writable());
+  EXPECT_TRUE(link.Load().is_pushing());
+  link.FetchAnd(~ept::kTablePushing);
+  EXPECT_LE(guest_.vcpu(0).HandleEptViolation(base_, write).outcome, FaultOutcome::kSpurious);
+  EXPECT_TRUE(guest_.vm().Translate(base_)->access.can_write());
 }
 
 // These are more tables below one entry of 1 GiB than a harvest goes through in one section.
