@@ -28,7 +28,7 @@ constexpr RefusedPair kRefused[] = {
     {kShadowPaging, kPrivateMemory, kInvalid, "shadow tables do not heed attributes"},
     {kShadowPaging, kViews, kFailed, "views are EPT roots"},
     {kShadowPaging, kRaisesVe, kFailed, kOfEptOnly},
-    {kShadowPaging, kDirtyRings, kInvalid, "it logs into bitmaps"},
+    {kShadowPaging, kDirtyRings, kFailed, "it logs into bitmaps"},
     {kShadowPaging, kMemoryTypes, kFailed, "shadow tables do not heed the guest's types"},
     {kShadowPaging, kSplitAndCollapse, kFailed, kKeepTheirSize},
     {kShadowPaging, kVisitLeaves, kFailed, "there is no EPT to show"},

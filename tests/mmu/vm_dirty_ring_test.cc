@@ -80,6 +80,12 @@ TEST_F(DirtyRings, NeedWriteProtection) {
   EXPECT_EQ(vm_->EnableDirtyRing(1024).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(DirtyRings, AreAFailedPreconditionWhereTheGuestsPagingIsShadowed) {
+  HostTest::Start({.paging = Paging::kShadow}, false);
+  const absl::Status refused = vm_->EnableDirtyRing(1024);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+}
+
 TEST_F(DirtyRings, TakeThePlaceOfBitmaps) {
   StartWithRings();
   EXPECT_EQ(vm_->GetDirtyLog(3, [](uint64_t, uint64_t) {}).code(),
