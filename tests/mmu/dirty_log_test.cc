@@ -218,7 +218,7 @@ TEST_P(EveryTracking, AnEagerPushDownReachesATableWhoseFirstPageIsAHole) {
 }
 
 TEST_P(EveryTracking, AnEagerPushDownWithoutTablesSaysSoAndLosesNothing) {
-  Start(sim::CachePolicy::kRealistic, {.table_quota = 45});
+  Start(sim::CachePolicy::kRealistic, {.table_quota = 40});
   guest_->AddSlot(0, Gpa(0), MiB(64), 9);
   for (uint64_t at = 0; at < 32; ++at) guest_->Write(0, Gpa(at * MiB(2)));
   guest_->SetLogging(0, true);
