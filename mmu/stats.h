@@ -55,7 +55,7 @@ struct VmStats {
   FaultStats faults;                   // vCPUs that are gone included
   uint64_t zaps = 0;                   // structural operations that took mappings away
   uint64_t tables_freed = 0;           // after their flush
-  uint64_t table_reclaims = 0;         // times that cold tables were taken for want of others
+  uint64_t table_reclaims = 0;         // times that tables were taken back for want of others
   size_t tables_in_use = 0;            // linked, detached and not freed yet, or in a vCPU's cache
   ByteCount table_bytes_reserved = 0;  // held from the backend, metadata and free tables included
   uint64_t flush_generation = 0;

@@ -128,13 +128,15 @@ class Vcpu {
   // size, wrapping, beyond the guest's width, an access that no fault has), FailedPrecondition (the
   // vCPU is in the guest, or the frame is private and its slot has no such memory), NotFound (no
   // memory there, or a write to read-only memory), PermissionDenied (the view denies it),
-  // Unavailable (the host page is not there yet, or memory keeps changing), ResourceExhausted (no
-  // table memory), and what `Backend::Resolve` answers.
+  // Unavailable (the host page is not there yet, memory keeps changing, or the dirty ring is nearly
+  // full), ResourceExhausted (no table memory), and what `Backend::Resolve` answers.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access = Access::Read());
 
   // Sets the address space whose slots and tables the guest uses from its next entry on (1 in SMM),
   // on its base view. InvalidArgument if the `Vm` has no such space, FailedPrecondition in the
-  // guest.
+  // guest. With `Paging::kShadow` it begins there with an empty shadow, for which it allocates and
+  // waits for vCPUs to leave the guest: ResourceExhausted without memory for a root, Unavailable
+  // where others take its pages as fast; the vCPU then stays where it was.
   absl::Status SetAddressSpace(AddressSpaceId space);
   AddressSpaceId address_space() const;
 

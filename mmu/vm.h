@@ -64,8 +64,9 @@ class Vm : public GuestMemory {
 
   // Creates, deletes (size 0), moves or re-flags a slot, by the rules of KVM_SET_USER_MEMORY_REGION
   // in their order. When it returns no vCPU can use what was taken away. InvalidArgument (a bad
-  // field, named with its value), AlreadyExists (an overlap), ResourceExhausted (no memory); the
-  // slots are then as they were.
+  // field, named with its value), AlreadyExists (an overlap), FailedPrecondition (rights that the
+  // CPU or the options do not offer), ResourceExhausted (no memory); the slots are then as they
+  // were.
   absl::Status SetMemoryRegion(const MemoryRegion& region) override;
 
   // Makes `changes` (tdp/mmu/vm/change.h) together, as their calls would one after the other: each
@@ -79,11 +80,12 @@ class Vm : public GuestMemory {
   // Maps [gpa, gpa + size), page-aligned bytes, with all rights that slot, host and view allow, in
   // the largest leaves. It maps host frames without asking anyone (512 GiB are one table below the
   // root), and other memory as `Vcpu::Prefault` of an access of no kind does. W that an earlier log
-  // or aging took comes back, unless writes are logged now. No A or D bit is set, nothing is marked
-  // as written, and no statistic counts it. Returns how many bytes from `gpa` on are mapped, and
-  // errors, as `Prefault`; NotFound for a view that is not there, FailedPrecondition with
-  // `Paging::kShadow`. Allocates; blocks where the host does; waits for vCPUs to leave the guest
-  // only where a page has become another, or a part of a large one, and the host has not said so.
+  // or aging took comes back, unless writes are logged now. No A or D bit is set, but D in frames
+  // that a view shows; nothing is marked as written, and no statistic counts it. Returns how many
+  // bytes from `gpa` on are mapped, and errors, as `Prefault`; NotFound for a view that is not
+  // there, FailedPrecondition with `Paging::kShadow`. Allocates; blocks where the host does; waits
+  // for vCPUs to leave the guest only where a page has become another, or a part of a large one,
+  // and the host has not said so.
   absl::StatusOr<ByteCount> Populate(Gpa gpa, ByteCount size, AddressSpaceId space = 0,
                                      ViewId view = kBaseView);
 
@@ -94,11 +96,13 @@ class Vm : public GuestMemory {
 
   // Takes the mappings of `count` frames from `first` on away; the guest faults them in again. A
   // large page that reaches over an end is split in every view, with up to 32 tables that are kept
-  // at hand; where these do not do, or there is no memory for them, it goes as a whole. Frames
+  // at hand; where these do not do, or there is no memory for them, it goes as a whole, and with
+  // `reverse_map` always. Frames
   // beyond the guest's width are ignored. InvalidArgument for an address space that is not there.
   absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
-  // Zaps every frame, at a cost that does not depend on their number: the roots stay (`eptp`), and
-  // settling the flush gives all tables below them back. Needs no memory. InvalidArgument for an
+  // Zaps every frame, at a cost that does not depend on their number but with a reverse map and
+  // where guests are shadowed or nested: the roots stay (`eptp`), and settling the flush gives all
+  // tables below them back. Needs no memory. InvalidArgument for an
   // address space that is not there.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space = 0);
 
@@ -180,27 +184,29 @@ class Vm : public GuestMemory {
   absl::Status PushDownDirtyLog(uint32_t slot, AddressSpaceId space = 0);
   // Makes the pages of [start, start + size) of host memory old and says whether any was young
   // (KVM's age_gfn of its MMU notifier). Bytes, as for `InvalidateHostRange`. With A bits no flush
-  // is owed: nothing depends on them but this estimate, and a CPU that goes on using a translation
-  // it has cached makes a page look old at most until the next flush of any kind; KVM decides the
-  // same. Without A bits rights are taken away, and the flush is owed as always then: settle it
-  // before long. Private memory, and frames that a slot or a view names, are passed over.
+  // is owed but with `nested`: nothing depends on them but this estimate, and a CPU that goes on
+  // using a translation it has cached makes a page look old at most until the next flush of any
+  // kind; KVM decides the same. Without A bits rights are taken away, and the flush is owed as
+  // always then: settle it before long. Private memory, and frames that a slot or a view names, are
+  // passed over.
   absl::StatusOr<AgeResult> AgeHostRange(Hva start, ByteCount size);
   // Returns whether any page of [start, start + size) is young; changes nothing.
   absl::StatusOr<bool> TestAge(Hva start, ByteCount size);
 
   // Splits every leaf larger than `to` (1 or 2) that maps one of `count` frames from `first` on;
-  // rights, A and D stay (`PushDownDirtyLog` does more, for a slot that logs). Guest and faults go
+  // rights, A and D stay, but for a D that is older than a log which took the leaf's W
+  // (`PushDownDirtyLog` does more, for a slot that logs). Guest and faults go
   // on meanwhile. At the quota it takes back tables outside of the range that the guest has not
   // used lately, as a fault does, and waits for their flush. InvalidArgument for an address space
-  // or a level that is not there; ResourceExhausted if tables run out: what is split by then stays
-  // so.
+  // or a level that is not there; FailedPrecondition with `Paging::kShadow` or `reverse_map`;
+  // ResourceExhausted if tables run out: what is split by then stays so.
   absl::StatusOr<PendingFlush> SplitRange(Gfn first, PageCount count, Level to = kLevel4K,
                                           AddressSpaceId space = 0);
 
   // Makes large leaves of tables in [first, first + count) where host memory, slot and the leaves
   // that are there agree, in slots that do not log dirty pages; A and D stay. The flush is made.
   // Returns the number of tables that became a leaf. May block in `Backend::Resolve`.
-  // InvalidArgument for an address space that is not there.
+  // InvalidArgument for an address space that is not there, FailedPrecondition as for `SplitRange`.
   absl::StatusOr<uint64_t> CollapseRange(Gfn first, PageCount count, AddressSpaceId space = 0);
 
   // Sets how guest memory is cached from now on; mappings made before are taken away. When it

@@ -70,8 +70,8 @@ struct VmOptions {
   int address_spaces = 1;
   // Slots per address space, 1 to 32764 (KVM's limit).
   uint32_t slot_limit = 32764;
-  // Width of a guest physical address in bits, 32 to 52. 0 stands for what the EPT can name, at
-  // most 52.
+  // Width of a guest physical address in bits, 32 to 52. 0 stands for what tables of `ept_levels`
+  // can name, at most 52.
   int guest_physical_bits = 0;
   // The first host virtual address that is not the user's, page aligned: slots must lie below it.
   // Set it where the host takes addresses from whom it does not trust. With 0 any page may back a
