@@ -102,8 +102,6 @@ constexpr Named kScenarios[] = {
     {"control-untold", "must fail: host pages move and the Vm is not told",
      [](ScenarioPlan& plan, uint64_t seed) {
        PlanTorture(plan, seed, Care::kUntold);
-       // Linux may stand still for good. Cared for, it comes to its end in half of that.
-       plan.options.limit = 1500 * kMillion;
        plan.must_fail = true;
      }},
     {"control-kick", "must fail: host pages move before the other CPU has left the guest",
