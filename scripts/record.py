@@ -219,6 +219,16 @@ class Recorder:
         self.results.sort()
 
 
+def wait_for(command):
+    """Returns the status of `command`. A handler of Python's does not run inside a wait without an
+    end, if the signal came just before it."""
+    while True:
+        try:
+            return command.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            pass
+
+
 def main():
     """Records as the command line says; the status is that of bad input, or 0."""
     parser = argparse.ArgumentParser(
@@ -233,20 +243,26 @@ def main():
     recorder = Recorder(arguments.tdp, output)
     start = time.monotonic()
     signals = []
+    command = None
+
+    def stop(number, _frame):
+        signals.append(number)
+        if command is None:
+            return
+        if command.poll() is None:
+            command.send_signal(number if len(signals) == 1 else signal.SIGKILL)
+        recorder.stop(number)
+
+    # Before there is a program to pass them on to: one that comes by then is kept for it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     with subprocess.Popen(
             ["valgrind", "--tool=lackey", "--trace-mem=yes", "--trace-children=yes",
              "--child-silent-after-fork=yes", f"--log-socket={recorder.address}"]
             + arguments.command) as command:
-
-        def stop(number, _frame):
-            signals.append(number)
-            if command.poll() is None:
-                command.send_signal(number if len(signals) == 1 else signal.SIGKILL)
-            recorder.stop(number)
-
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, stop)
-        status = command.wait()
+        if signals:
+            command.send_signal(signals[-1])
+        status = wait_for(command)
         recorder.finish()
     seconds = time.monotonic() - start
     good = [result for result in recorder.results if result[1] is not None]

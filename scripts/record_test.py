@@ -34,17 +34,15 @@ ENDLESS = """\
     import os, signal, socket, sys
     address = next(a for a in sys.argv if a.startswith("--log-socket=")).split("=")[1]
     host, port = address.split(":")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     log = socket.create_connection((host, int(port)))
     log.sendall(b"==%d== Command: endless\\n S 00001000,8\\n S 00002000,8\\n S 000" % os.getpid())
-    def asked(number, frame):
+    print("going", flush=True)
+    while signal.sigwait([signal.SIGTERM]):
         print("asked", flush=True)
         if sys.argv[-1] == "polite":
             log.sendall(b"03000,8\\n")
             os._exit(0)
-    signal.signal(signal.SIGTERM, asked)
-    print("going", flush=True)
-    while True:
-        signal.pause()
 """
 
 # Keeps what comes, and counts stores.
