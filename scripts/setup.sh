@@ -17,6 +17,8 @@ readonly COUNT_PACKAGES=(valgrind python3)
 readonly MAN_PACKAGES=(help2man)
 readonly VTX_PACKAGES=(bochs bochs-term bochsbios vgabios util-linux)
 readonly DOCS_PACKAGES=(doxygen graphviz)
+# It opens the pages that `tdp report` makes, in tests.
+readonly BROWSER_PACKAGES=(chromium)
 readonly MODEL_PACKAGES=(spin gcc relacy-dev)
 
 readonly SOURCES=(abseil googletest benchmark)
@@ -128,5 +130,5 @@ setup_build() {
 setup_all() {
   setup_build "${FORMAT_PACKAGES[@]}" "${TIDY_PACKAGES[@]}" "${FUZZ_PACKAGES[@]}" \
     "${RECORD_PACKAGES[@]}" "${COUNT_PACKAGES[@]}" "${MAN_PACKAGES[@]}" "${VTX_PACKAGES[@]}" \
-    "${MODEL_PACKAGES[@]}"
+    "${MODEL_PACKAGES[@]}" "${BROWSER_PACKAGES[@]}"
 }

@@ -71,7 +71,7 @@ run_tests() {
     die "unknown option '$*'" "use './run test' or './run test --sanitizers'"
   counts=$(mktemp)
   phase "set-up" setup_build "${FORMAT_PACKAGES[@]}" "${VTX_PACKAGES[@]}" "${MODEL_PACKAGES[@]}" \
-    "${COUNT_PACKAGES[@]}" clang-14
+    "${COUNT_PACKAGES[@]}" "${BROWSER_PACKAGES[@]}" clang-14
   phase "format, files, layers" quick_checks "$counts" || failed=1
   phase "fuzz targets by clang" check_fuzz_targets "$counts" || failed=1
   if guest=$(fetch_linux_guest "$LINUX_KERNEL"); then

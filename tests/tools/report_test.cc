@@ -144,8 +144,21 @@ TEST(TdpReport, ABenchmarksFileMayHaveAnyName) {
   EXPECT_EQ(Tdp("report '" + file + "'").status, 0);
 }
 
-std::string Browser() {
-  return std::system("command -v chromium >/dev/null") == 0 ? "chromium" : "";
+constexpr char kBrowser[] =
+    "chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage";
+
+// Returns why there is no browser that opens pages, or nothing if there is one.
+const std::string& WhyNoBrowser() {
+  static const auto* const why = new std::string([] {
+    if (std::system("command -v chromium >/dev/null") != 0) {
+      return std::string("there is no chromium here; install Debian's package to run this test");
+    }
+    const ProgramResult blank = RunProgram(absl::StrCat(
+        kBrowser, " --user-data-dir='", testing::TempDir(), "/blank' --dump-dom about:blank"));
+    return blank.status == 0 ? std::string()
+                             : absl::StrCat("chromium does not start here: ", blank.err);
+  }());
+  return *why;
 }
 
 // Replaces entities as a browser writes them into attributes.
@@ -155,15 +168,13 @@ std::string Unescaped(const std::string& text) {
 }
 
 TEST(TdpReport, ABrowserShowsTheNumbersOfTheJson) {
-  if (Browser().empty()) {
-    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
-  }
+  if (!WhyNoBrowser().empty()) GTEST_SKIP() << WhyNoBrowser();
   const std::string sweep = SweepFile();
   const std::string page = testing::TempDir() + "/shown.html";
   ASSERT_EQ(Tdp(absl::StrCat("report '", sweep, "' -o '", page, "'")).status, 0);
   const ProgramResult shown =
-      RunProgram(absl::StrCat(Browser(), " --headless --no-sandbox --disable-gpu --user-data-dir='",
-                              testing::TempDir(), "/profile' --dump-dom 'file://", page, "'"));
+      RunProgram(absl::StrCat(kBrowser, " --user-data-dir='", testing::TempDir(),
+                              "/profile' --dump-dom 'file://", page, "'"));
   ASSERT_EQ(shown.status, 0) << shown.err;
   // The last statement of the script sets this.
   ASSERT_THAT(shown.out, HasSubstr("data-ready=\"true\"")) << "the script did not come to its end";
@@ -200,12 +211,10 @@ TEST(TdpReport, FilesOfGoogleBenchmarkAreShownSideBySide) {
       WriteFile("bad.json", R"({"context": {}, "benchmarks": [{"a": 1}]})");
   EXPECT_THAT(Tdp(absl::StrCat("report '", nameless, "' -o '", page, "x'")).err,
               HasSubstr("bad.json: benchmark 0: has no name or no cpu_time"));
-  if (Browser().empty()) {
-    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
-  }
+  if (!WhyNoBrowser().empty()) GTEST_SKIP() << WhyNoBrowser();
   const ProgramResult shown =
-      RunProgram(absl::StrCat(Browser(), " --headless --no-sandbox --disable-gpu --user-data-dir='",
-                              testing::TempDir(), "/bench' --dump-dom 'file://", page, "'"));
+      RunProgram(absl::StrCat(kBrowser, " --user-data-dir='", testing::TempDir(),
+                              "/bench' --dump-dom 'file://", page, "'"));
   EXPECT_THAT(shown.out, AllOf(HasSubstr("data-ready=\"true\""), HasSubstr("Benchmarks"),
                                HasSubstr("× "), HasSubstr("BM_B")));
   EXPECT_THAT(shown.out, HasSubstr(">3,000<")) << "the mean of the two repetitions of BM_A";
@@ -220,17 +229,15 @@ std::string Dom(const std::string& page, const std::string& script, const std::s
   const std::string tried = WriteFile(
       "tried.html",
       absl::StrCat(html.substr(0, end), "<script>", script, "</script>", html.substr(end)));
-  const ProgramResult shown = RunProgram(absl::StrCat(
-      Browser(), " --headless --no-sandbox --disable-gpu ", flags, " --user-data-dir='",
-      testing::TempDir(), "/keys' --dump-dom 'file://", tried, "'"));
+  const ProgramResult shown =
+      RunProgram(absl::StrCat(kBrowser, " ", flags, " --user-data-dir='", testing::TempDir(),
+                              "/keys' --dump-dom 'file://", tried, "'"));
   EXPECT_EQ(shown.status, 0) << shown.err;
   return shown.out;
 }
 
 TEST(TdpReport, TheAddressMapAndTheTimeStripAreUsedByKeyboard) {
-  if (Browser().empty()) {
-    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
-  }
+  if (!WhyNoBrowser().empty()) GTEST_SKIP() << WhyNoBrowser();
   const std::string run =
       WriteFile("run.json", Tdp("replay --json --interval 100 --top-pages 3000 --machine zen4 "
                                 "generate:stride,stride=4k,footprint=8m,accesses=6000")
@@ -270,9 +277,7 @@ TEST(TdpReport, TheAddressMapAndTheTimeStripAreUsedByKeyboard) {
 }
 
 TEST(TdpReport, ExitsArePricedByCause) {
-  if (Browser().empty()) {
-    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
-  }
+  if (!WhyNoBrowser().empty()) GTEST_SKIP() << WhyNoBrowser();
   const std::string sweep = SweepFile();
   const std::string page = testing::TempDir() + "/prices.html";
   ASSERT_EQ(Tdp(absl::StrCat("report '", sweep, "' -o '", page, "'")).status, 0);
@@ -302,9 +307,7 @@ TEST(TdpReport, ExitsArePricedByCause) {
 }
 
 TEST(TdpReport, DarkAndLightFollowTheSystem) {
-  if (Browser().empty()) {
-    GTEST_SKIP() << "there is no chromium here; install Debian's package to run this test";
-  }
+  if (!WhyNoBrowser().empty()) GTEST_SKIP() << WhyNoBrowser();
   const std::string run = WriteFile("run.json", Tdp("replay --json " + TraceOf(3, "t")).out);
   const std::string page = testing::TempDir() + "/dark.html";
   ASSERT_EQ(Tdp(absl::StrCat("report '", run, "' -o '", page, "'")).status, 0);
