@@ -42,12 +42,13 @@ bool Collapse::Replace(DirectMmu& mmu) {
 }
 
 void Collapse::AddLateBits(const DirectMmu& mmu, bool with_dirty) const {
+  // A bit that the large leaf has is no news, nor is a D that is not wanted.
+  const EptEntry known = with_dirty ? leaf_ : leaf_.WithDirty();
   for (int i = 0; i < Level::kEntries; ++i) {
-    const EptEntry seen = old_table_->entry(i).Load();
-    const EptEntry late = with_dirty ? seen : seen.WithoutDirty();
-    if (leaf_.WithUseOf(late) == leaf_ || late.is_mmio()) continue;
+    const EptEntry late = old_table_->entry(i).Load();
+    if (known.WithUseOf(late) == known || late.is_mmio()) continue;
     AddLateBits(mmu, base_ + PageCount(static_cast<uint64_t>(i) * level_.below().pages().raw()),
-                late);
+                with_dirty ? late : late.WithoutDirty());
   }
 }
 
