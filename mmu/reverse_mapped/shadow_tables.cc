@@ -33,7 +33,7 @@ absl::Status ShadowStock::Refill() {
 
 template <typename Entry>
 ShadowTables<Entry>::ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock,
-                                  const MmuLock& mmu_lock, const ShadowTablesOptions& options)
+                                  MmuLock& mmu_lock, const ShadowTablesOptions& options)
     : pool_(pool),
       pools_(pools),
       clock_(clock),
@@ -487,6 +487,26 @@ void ShadowTables<Entry>::ZapShadowsOf(Gfn first, Gfn end, ShadowZap& zap) {
 }
 
 template <typename Entry>
+PendingFlush ShadowTables<Entry>::ZapAll() {
+  constexpr size_t kPagesPerSection = 64;
+  PendingFlush flush;
+  bool more = true;
+  for (bool first = true; more; first = false) {
+    const MmuWriteSection section(mmu_lock_);
+    ShadowZap zap;
+    if (first) {
+      MakeObsolete(zap);
+    } else {
+      more = ZapObsolete(kPagesPerSection, zap);
+    }
+    flush.Merge(CommitAll(std::move(zap)));
+  }
+  return flush;
+}
+
+// Makes every page obsolete, and empties the roots so that no CPU gets to one once `zap` is
+// settled. O(roots).
+template <typename Entry>
 void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
   AssertWriting(mmu_lock_);
   ++generation_;
@@ -496,6 +516,7 @@ void ShadowTables<Entry>::MakeObsolete(ShadowZap& zap) {
   }
 }
 
+// Zaps up to `count` obsolete pages, the oldest first. Returns whether there may be more.
 template <typename Entry>
 bool ShadowTables<Entry>::ZapObsolete(size_t count, ShadowZap& zap) {
   AssertWriting(mmu_lock_);

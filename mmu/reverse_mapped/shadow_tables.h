@@ -102,7 +102,7 @@ class ShadowTables {
   using Ref = BasicEntryRef<Entry>;
   using Chain = RmapList<ShadowPlaces>;
 
-  ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock, const MmuLock& mmu_lock,
+  ShadowTables(TablePool& pool, ShadowPools& pools, FlushClock& clock, MmuLock& mmu_lock,
                const ShadowTablesOptions& options);
   // By then no root is held. Tables go back to the pool: no CPU uses them any more.
   ~ShadowTables();
@@ -264,6 +264,13 @@ class ShadowTables {
   // taken away and not settled is owed, too.
   PendingFlush CommitAll(ShadowZap&& zap);
 
+  // --- with no lock held ---
+
+  // Zaps every page, in sections of its own. The first sees to it that no CPU can get at any, once
+  // what this returns is settled; each of the others zaps a few. What others have taken away and
+  // not settled is owed, too.
+  PendingFlush ZapAll();
+
   // --- structural operations, in a writer's section ---
 
   void SetRmap(uint32_t slot, std::shared_ptr<SlotRmap> rmap) {
@@ -277,11 +284,6 @@ class ShadowTables {
 
   // Takes away every leaf that touches [first, end) and every page that shadows a table there.
   void Detach(Gfn first, Gfn end, ShadowZap& zap);
-  // Makes every page obsolete, and empties the roots so that no CPU gets to one once `zap` is
-  // settled. O(roots).
-  void MakeObsolete(ShadowZap& zap);
-  // Zaps up to `count` obsolete pages, the oldest first. Returns whether there may be more.
-  bool ZapObsolete(size_t count, ShadowZap& zap);
 
   // --- rights and A bits, under the lock ---
 
@@ -302,6 +304,8 @@ class ShadowTables {
 
  private:
   void AssertUnderLock() const { AssertHolds(lock_, mmu_lock_); }
+  void MakeObsolete(ShadowZap& zap);
+  bool ZapObsolete(size_t count, ShadowZap& zap);
   void ProtectTable(ShadowPage& page, ShadowZap& zap);
   bool Protect(RmapHead& head) const;
   bool WriteProtectFrame(Gfn gfn) const;
@@ -341,7 +345,7 @@ class ShadowTables {
   TablePool& pool_;
   ShadowPools& pools_;
   FlushClock& clock_;
-  const MmuLock& mmu_lock_;
+  MmuLock& mmu_lock_;
   const ShadowTablesOptions options_;
   Counters counters_;
 

@@ -45,26 +45,6 @@ bool ShadowFaults<Entry>::FindKnownBacking(Fault& fault) {
 }
 
 template <typename Entry>
-void ShadowFaults<Entry>::DropAll(Tables& shadow) {
-  constexpr size_t kBatch = 32;
-  bool more = true;
-  for (bool first = true; more; first = false) {
-    PendingFlush part;
-    {
-      MmuWriteSection section(parts_.mmu_lock);
-      ShadowZap zap;
-      if (first) {
-        shadow.MakeObsolete(zap);
-      } else {
-        more = shadow.ZapObsolete(kBatch, zap);
-      }
-      part = shadow.CommitAll(std::move(zap));
-    }
-    part.Settle();
-  }
-}
-
-template <typename Entry>
 bool ShadowFaults<Entry>::HasRoomToLog(const Fault& fault) {
   const DirtyLog* log = fault.slot->state->dirty_log();
   return log == nullptr || log->IsPrepared(fault.slot->IndexOf(fault.path.gfn));

@@ -255,8 +255,6 @@ class ShadowFaults {
   absl::Status FetchPage(bool& no_memory);
   absl::Status MakeRoom();
   absl::Status Restock(HeldRoots roots);
-  // Zaps every page of `shadow`, a few at a time. When it returns no CPU has anything of them.
-  void DropAll(Tables& shadow);
   // Calls `take(zap)` under the lock, then commits and settles.
   template <typename Take>
   ABSL_ATTRIBUTE_ALWAYS_INLINE void TakeAway(Take take) {

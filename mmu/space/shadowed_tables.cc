@@ -12,7 +12,7 @@
 namespace tdp {
 namespace {
 
-// How many pages one writer's section zaps.
+// How many pages one writer's section zaps for the quota.
 constexpr size_t kPagesPerSection = 64;
 
 }  // namespace
@@ -52,25 +52,10 @@ void ShadowedTables<Entry>::NarrowPages(Gfn base, uint64_t mask, WriteNotice) {
   tables_.WriteProtectPages(base, mask);
 }
 
-// First sees to it that no CPU can get at anything; then zaps the pages, a few in a section.
 template <typename Entry>
 PendingFlush ShadowedTables<Entry>::ZapAll() {
-  PendingFlush flush;
-  bool more = true;
-  for (bool first = true; more; first = false) {
-    MmuWriteSection section(parts_.mmu_lock);
-    ShadowZap zap;
-    if (first) {
-      tables_.MakeObsolete(zap);
-    } else {
-      more = tables_.ZapObsolete(kPagesPerSection, zap);
-    }
-    PendingFlush part = parts_.clock.Advance();
-    parts_.clock.Retire(std::move(zap.tables), part);
-    flush.Merge(std::move(part));
-    if (first) parts_.zaps.Add();
-  }
-  return flush;
+  parts_.zaps.Add();
+  return tables_.ZapAll();
 }
 
 template <typename Entry>
