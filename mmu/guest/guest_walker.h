@@ -35,6 +35,13 @@ namespace tdp {
 //   bool Find(Gpa page, const std::byte*& found)
 // gives the page that begins there, to be read, or false where `Reach` has to be asked.
 
+// Returns whether the bits of `gva` above its `linear_bits`, 48 or 57, are copies of the highest
+// one.
+constexpr bool IsCanonical(Gva gva, int linear_bits) {
+  const int unused = 64 - linear_bits;
+  return static_cast<uint64_t>(static_cast<int64_t>(gva.raw() << unused) >> unused) == gva.raw();
+}
+
 // Describes the tables of one paging mode.
 template <PagingMode kMode>
 struct PagingGeometry {
@@ -57,10 +64,7 @@ struct PagingGeometry {
     return gva.raw() >> Shift(level) & ((uint64_t{1} << kIndexBits) - 1);
   }
   static constexpr bool IsCanonical(Gva gva) {
-    if constexpr (!kIs64Bit) return true;
-    constexpr int kUnused = 64 - kLinearBits;
-    return static_cast<uint64_t>(static_cast<int64_t>(gva.raw() << kUnused) >> kUnused) ==
-           gva.raw();
+    return !kIs64Bit || tdp::IsCanonical(gva, kLinearBits);
   }
   // Returns the gpa that a leaf of `level` gives `gva`.
   static constexpr Gpa Translate(uint64_t leaf, int level, Gva gva) {

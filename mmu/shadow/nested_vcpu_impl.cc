@@ -12,6 +12,7 @@
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
+#include "tdp/mmu/guest/guest_walker.h"
 
 namespace tdp {
 namespace {
@@ -405,7 +406,7 @@ absl::StatusOr<bool> NestedVcpuImpl::Invept(uint64_t type, Eptp eptp, const Entr
   if (is_single && !eptp.Check(can, rules.physical_address_bits).ok()) return false;
   // Pages of one EPT12 are shared with others where these share tables, so all go. An EPTP says
   // nothing of address spaces, and neither does the CPU's cache.
-  for (NestedShadow* shadow : parts_.shadows) DropAll(*shadow);
+  for (NestedShadow* shadow : parts_.shadows) shadow->ZapAll().Settle();
   return true;
 }
 
@@ -422,8 +423,7 @@ absl::StatusOr<bool> NestedVcpuImpl::Invvpid(uint64_t type, uint64_t vpid, Gva g
   }
   if (type > kLastType || !rules.capabilities.invvpid(static_cast<int>(type))) return false;
   if (vpid > kLastVpid || (vpid == 0 && type != kAll)) return false;
-  const auto top = static_cast<int64_t>(gva.raw()) >> (linear_address_bits - 1);
-  if (type == kAddress && top != 0 && top != -1) return false;
+  if (type == kAddress && !IsCanonical(gva, linear_address_bits)) return false;
   owes_flush_ = true;
   return true;
 }

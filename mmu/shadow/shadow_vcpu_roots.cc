@@ -50,13 +50,6 @@ constexpr uint64_t RootMask(PagingMode mode) {
                                      : PagingGeometry<PagingMode::k32Bit>::kRootMask;
 }
 
-// Returns whether INVPCID takes the address: the mode that the guest is in does not matter to it.
-bool IsCanonical(const GuestControls& controls, Gva gva) {
-  return (controls.cr4 & guest::kCr4FiveLevels) != 0
-             ? PagingGeometry<PagingMode::k5Level>::IsCanonical(gva)
-             : PagingGeometry<PagingMode::k4Level>::IsCanonical(gva);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ShadowVcpuImpl>> ShadowVcpuImpl::Create(
@@ -142,7 +135,7 @@ absl::Status ShadowVcpuImpl::SetAddressSpace(AddressSpaceId space) {
   if (space == space_) return absl::OkStatus();
   // The guest may have written the tables of one space in the other, where nothing shadowed them
   // and so nothing was seen. Nothing that a CPU kept is left either, whatever is still unsync.
-  DropAll(*parts_.shadows[space]);
+  parts_.shadows[space]->ZapAll().Settle();
   const auto use = [this](AddressSpaceId other) { UseSpace(other); };
   const AddressSpaceId before = space_;
   use(space);
@@ -400,7 +393,9 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::Invpcid(uint64_t type, uint64_t pcid,
   TDP_RETURN_IF_ERROR(CheckOutside());
   const bool pcids = (paging_.controls().cr4 & guest::kCr4ProcessContextIds) != 0;
   const bool bad_pcid = pcid > 0xfff || (type <= 1 && pcid != 0 && !pcids);
-  const bool bad_address = type == 0 && !IsCanonical(paging_.controls(), gva);
+  // The mode that the guest is in does not matter to it.
+  const int linear_bits = (paging_.controls().cr4 & guest::kCr4FiveLevels) != 0 ? 57 : 48;
+  const bool bad_address = type == 0 && !IsCanonical(gva, linear_bits);
   if (type > 3 || bad_pcid || bad_address) return GuestEvent::kGeneralProtection;
   if (type == 0) {
     InvalidateIn(gva, [&](const ShadowRoot& root) {
