@@ -57,6 +57,7 @@ class TablePool {
   // Moves tables that are free already, as many as there are up to `most`. False, with nothing
   // moved, if they are fewer than `least` or the quota has no room for them. Hold no lock.
   bool TakeFree(size_t least, size_t most, TableList& out) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Takes tables back, whatever they hold, and makes them empty again. No CPU can reach them.
   void Return(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes tables back that were never linked and are still empty.
