@@ -18,12 +18,6 @@ constexpr uint64_t kEptpListEntries = 512;
 
 bool Changed(uint64_t a, uint64_t b, uint64_t bits) { return ((a ^ b) & bits) != 0; }
 
-// Returns whether all bits of `gva` from number `bits` - 1 on are the same.
-bool IsCanonicalIn(int bits, Gva gva) {
-  const int64_t top = static_cast<int64_t>(gva.raw()) >> (bits - 1);
-  return top == 0 || top == -1;
-}
-
 }  // namespace
 
 void Cpu::DropVpid(uint16_t vpid) {
@@ -145,7 +139,7 @@ Event Cpu::Invpcid(int type, uint16_t pcid, Gva gva) {
   const bool pcids = (state_.registers.cr4 & kCr4Pcide) != 0;
   const bool bad_pcid = pcid > 0xfff || (type <= 1 && pcid != 0 && !pcids);
   const int linear_bits = (state_.registers.cr4 & kCr4La57) != 0 ? 57 : 48;
-  const bool bad_address = type == 0 && !IsCanonicalIn(linear_bits, gva);
+  const bool bad_address = type == 0 && !GuestRules::IsCanonicalIn(linear_bits, gva.raw());
   if (type < 0 || type > 3 || bad_pcid || bad_address) {
     state_.exit = {.event = Event::kGeneralProtection};
     return Fail(Event::kGeneralProtection).event;
@@ -239,7 +233,7 @@ bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
   if (type == 0) {
     // The address is canonical or not by the widest linear addresses of the CPU, whatever mode the
     // guest is in.
-    if (!IsCanonicalIn(57, gva)) return false;
+    if (!GuestRules::IsCanonicalIn(57, gva.raw())) return false;
     const auto matches = [vpid](const Context& context) { return context.vpid == vpid; };
     DropLinearAddressIf(gva.raw(), matches);
     guest_.DropIf(matches);

@@ -76,9 +76,11 @@ class GuestRules {
   }
 
   // Returns whether `gva` is a legal linear address: canonical in 64-bit modes.
-  bool IsCanonical(uint64_t gva) const {
-    return static_cast<uint64_t>(static_cast<int64_t>(gva << canonical_shift_) >>
-                                 canonical_shift_) == gva;
+  bool IsCanonical(uint64_t gva) const { return IsCanonicalIn(64 - canonical_shift_, gva); }
+  // Returns whether it is one of `bits` bits, whatever mode the guest is in.
+  static bool IsCanonicalIn(int bits, uint64_t gva) {
+    const int unused = 64 - bits;
+    return static_cast<uint64_t>(static_cast<int64_t>(gva << unused) >> unused) == gva;
   }
   // Returns which bits of a linear address exist: 32 of them outside 64-bit modes.
   uint64_t linear_mask() const { return linear_mask_; }
