@@ -198,7 +198,7 @@ class ShadowTables {
     Ref(hole.where).Store(hole.value, leaf);
     return true;
   }
-  // Replaces a leaf by one of the same frame and size.
+  // Replaces a leaf by one of the same frame, of the guest's and of the host's, and size.
   void ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin, ShadowZap& zap);
   // Empties an entry, leaf or link. A child that has no parent left stays in the hash.
   void Drop(ShadowPage& page, int index, DescriptorCache& descriptors, ShadowZap& zap);

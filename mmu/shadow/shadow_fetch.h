@@ -168,7 +168,9 @@ class ShadowFetch {
     uint64_t* const where = page.entry(place.index);
     Entry old = EntryAt(where).Load();
     if (ABSL_PREDICT_FALSE(old.kind(level) != EntryKind::kHole)) {
-      if (old.kind(level) == EntryKind::kLeaf && old.MapsAs(leaf)) {
+      // Another frame of the guest's with the same host page has a head of its own.
+      if (old.kind(level) == EntryKind::kLeaf && old.MapsAs(leaf) &&
+          page.OriginOf(place.index).gfn() == origin.gfn()) {
         return Change(tables, zap, place, old, leaf, origin);
       }
       tables.Drop(page, place.index, stock.descriptors, zap);
