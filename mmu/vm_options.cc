@@ -105,6 +105,13 @@ int GuestPhysicalBits(const VmOptions& options) {
   return options.ept_levels == 4 ? 48 : 52;
 }
 
+// In two dimensions a guest's address goes through the CPU's own paging, which stops at the CPU's
+// width whatever the guest was told. A shadow maps host frames only.
+int SlotAddressBits(const VmOptions& options, const Capabilities& capabilities) {
+  constexpr int kWidest = 52;
+  return HasEpt(PagingKindOf(options)) ? capabilities.physical_address_bits : kWidest;
+}
+
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities) {
   return options.accessed_dirty != Use::kNever && capabilities.ept.accessed_dirty();
 }

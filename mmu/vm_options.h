@@ -128,6 +128,8 @@ absl::Status CheckVmOptions(const VmOptions& options, const Capabilities& capabi
 
 // Returns the width of a guest physical address that `options` ask for, in bits.
 int GuestPhysicalBits(const VmOptions& options);
+// Returns the width that the addresses of slots may have, in bits.
+int SlotAddressBits(const VmOptions& options, const Capabilities& capabilities);
 // Returns whether A and D bits are in use.
 bool UsesAccessedDirty(const VmOptions& options, const Capabilities& capabilities);
 // Each returns whether that power, MBEC or #VE, is in use.

@@ -9,9 +9,17 @@ class CheckShapeTest(unittest.TestCase):
     def test_a_question_for_the_kind_of_tables_is_counted_wherever_it_is_asked(self):
         for line in ["if (options_.paging == Paging::kEpt) f();", "if (shadow_ != nullptr) f();",
                      "return options().nested;", "if (HasEpt(kind)) f();",
+                     "if (side() == nullptr) f();",
                      "if (View* view = engine.nested(space)) f();"]:
             self.assertGreater(check_shape.count_mode_tests({"mmu/vm.cc": line}), 0, line)
             self.assertEqual(check_shape.count_mode_tests({"mmu/paging_kind.cc": line}), 0, line)
+
+    def test_files_that_ask_are_counted_once_each_and_those_that_decide_are_not(self):
+        text = "if (shadow_ != nullptr) f();\nif (nested_ != nullptr) g();\n"
+        files = {"mmu/a.cc": text, "mmu/b.cc": text, "mmu/c.cc": "f();\n",
+                 "mmu/vm_options.cc": text, "memslot/a.cc": text}
+        self.assertEqual(check_shape.measure(files)["mode tests"], 4)
+        self.assertEqual(check_shape.measure(files)["files with mode tests"], 2)
 
     def test_comments_and_other_pointers_are_no_questions(self):
         text = "// options.nested says so\nif (slot != nullptr) f();\n"

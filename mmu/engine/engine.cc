@@ -27,11 +27,7 @@ SlotLimits LimitsOf(const VmOptions& options, const Capabilities& capabilities) 
   limits.guest_physical_address_bits = GuestPhysicalBits(options);
   limits.host_physical_address_bits = capabilities.physical_address_bits;
   limits.user_address_end = options.host_address_end;
-  // In two dimensions a guest's address goes through the CPU's own paging, which stops at the CPU's
-  // width whatever the guest was told. A shadow maps host frames only.
-  if (HasEpt(PagingKindOf(options))) {
-    limits.max_physical_address_bits = capabilities.physical_address_bits;
-  }
+  limits.max_physical_address_bits = SlotAddressBits(options, capabilities);
   limits.private_memory = options.private_memory;
   return limits;
 }
@@ -46,7 +42,7 @@ Engine::Engine(Backend& backend, const VmOptions& options)
       clock_(backend, *this),
       cold_tables_(*this),
       logging_(DirtyTrackingInUse(options, backend.capabilities())),
-      quotas_(options.ept_levels, options.address_spaces, HasShadowPages(PagingKindOf(options))),
+      quotas_(options.ept_levels, options.address_spaces),
       table_quota_by_memory_(options.table_quota == kQuotaByMemory),
       spare_(pool_),
       backend_(backend),
@@ -63,7 +59,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, const V
   for (int space = 0; space < options.address_spaces; ++space) {
     TDP_RETURN_IF_ERROR(engine->AddAddressSpace());
   }
-  engine->ChangeQuotas([](MemoryQuotas&) {});
+  engine->ChangeQuotas([&engine](MemoryQuotas& quotas) {
+    engine->ForEachKind([&quotas](MappedTables& tables) { tables.AddNeeds(quotas); });
+  });
   return engine;
 }
 

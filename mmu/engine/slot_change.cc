@@ -9,16 +9,13 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/base/sync.h"
 #include "tdp/memslot/slot_state.h"
-#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 
 namespace tdp {
 
-// None is needed where the VM keeps no reverse map, or no slot comes to a place.
-absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, SlotChange kind,
+absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(Engine& engine, SlotChange kind,
                                                    const MemorySlot& slot) {
-  if (!kHasShadow || !Brings(kind) || !KeepsReverseMap(engine.paging_kind()))
-    return std::shared_ptr<SlotRmap>();
-  return ReverseMappedMmu::MakeRmap(slot);
+  if (!Brings(kind)) return std::shared_ptr<SlotRmap>();
+  return engine.space(slot.address_space).MakeRmap(slot);
 }
 
 // Logging may have been switched on or off, or neither. W goes wherever it is on now.

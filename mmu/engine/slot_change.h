@@ -26,7 +26,7 @@ absl::Status ChangeSlot(Engine& engine, const MemoryRegion& region,
 
 // Makes the reverse map of a slot that is made or moves; null where none is needed.
 // ResourceExhausted without memory.
-absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const Engine& engine, SlotChange kind,
+absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(Engine& engine, SlotChange kind,
                                                    const MemorySlot& slot);
 
 // Protects a slot whose flags show already and that logs now, or opens one that does not log any

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "tdp/base/check.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/mmu/fault/try_section.h"
 #include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 
 namespace tdp {
@@ -213,6 +214,21 @@ FaultResult FaultHandler::ResultOf(FaultAnswer answer) {
   const bool failed = answer.outcome() == FaultOutcome::kError;
   return {answer.outcome(), answer.level(), failed ? TakeError() : absl::OkStatus(),
           answer.denied()};
+}
+
+// Begins a plain fault at the top once more, if the slot is one for those and the policy is not
+// special. Where there is a reverse map no slot is: it has a short way of its own. The sequence is
+// read before either is asked. What is noted of the slot stands in its state, which lives as long
+// as the section in which the slot was found: whoever replaces it has a writer's section between
+// the two.
+void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit) {
+  if (ABSL_PREDICT_FALSE(reverse_mapped_ != nullptr)) return HandleMapped(result, gpa, exit);
+  const uint64_t sequence = sequence_.Current();
+  const bool plain =
+      !policy().is_special() && TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
+        return slots_.FindPlain(space_, Gfn::Of(gpa), sequence);
+      });
+  plain ? HandleViolation(result, gpa, exit) : HandleExit(result, gpa, exit);
 }
 
 void FaultHandler::HandleExit(FaultResult& result, Gpa gpa, ExitQualification exit) {

@@ -7,6 +7,7 @@
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "tdp/mmu/fault/fault_handler.h"
+#include "tdp/mmu/fault/try_section.h"
 #include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
 
 namespace tdp {
@@ -37,11 +38,10 @@ void FaultHandler::HandleMapped(FaultResult& result, Gpa gpa, ExitQualification 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::FillMapped(const MemorySlot& slot, Gfn gfn,
                                                                   uint64_t sequence,
                                                                   EptEntry leaf) {
-  if (!kHasShadow || ABSL_PREDICT_FALSE(!reader_.TryEnter())) return false;
-  const bool filled = sequence_.IsQuietSince(sequence) &&
-                      reverse_mapped_->FillHole(gfn, leaf, *reverse_mapped_->RmapOf(slot), memo_);
-  reader_.Leave();
-  return filled;
+  return kHasShadow && TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
+           return sequence_.IsQuietSince(sequence) &&
+                  reverse_mapped_->FillHole(gfn, leaf, *reverse_mapped_->RmapOf(slot), memo_);
+         });
 }
 
 }  // namespace tdp

@@ -13,21 +13,9 @@
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "tdp/mmu/fault/fault_handler.h"
+#include "tdp/mmu/fault/try_section.h"
 
 namespace tdp {
-namespace {
-
-// Calls `work` in a section and returns what it does, or false where there can be no section
-// without a wait.
-template <typename Work>
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool TryInMmuSection(MmuLock::Reader& reader, Work work) {
-  if (ABSL_PREDICT_FALSE(!reader.TryEnter())) return false;
-  const bool done = work();
-  reader.Leave();
-  return done;
-}
-
-}  // namespace
 
 void FaultHandler::HandleViolation(FaultResult& result, Gpa gpa, ExitQualification exit) {
   if (ABSL_PREDICT_TRUE(exit.found_nothing())) return HandlePlain(result, gpa, exit);
@@ -87,20 +75,6 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::HandlePlain(FaultResult& 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void FaultHandler::Confirm(FaultResult& result) {
   counters_.confirmed.Add();
   result.outcome = FaultOutcome::kSpurious;
-}
-
-// Begins at the top once more, if the slot is one for plain faults and the policy is not special.
-// Where there is a reverse map no slot is: it has a short way of its own. The sequence is read
-// before either is asked. What is noted of the slot stands in its state, which lives as long as the
-// section in which the slot was found: whoever replaces it has a writer's section between the two.
-void FaultHandler::HandleInOtherSlot(FaultResult& result, Gpa gpa, ExitQualification exit) {
-  if (ABSL_PREDICT_FALSE(reverse_mapped_ != nullptr)) return HandleMapped(result, gpa, exit);
-  const uint64_t sequence = sequence_.Current();
-  const bool plain =
-      !policy().is_special() && TryInMmuSection(reader_, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
-        return slots_.FindPlain(space_, Gfn::Of(gpa), sequence);
-      });
-  plain ? HandleViolation(result, gpa, exit) : HandleExit(result, gpa, exit);
 }
 
 // Looks for the page's own table, since that of the last fault is another, before the host is

@@ -86,7 +86,7 @@ absl::StatusOr<PageCount> Prefaulter::MapTable(Gfn gfn, PageCount most, Access a
   const bool log = found->logs_dirty_pages() &&
                    (access.can_write() || IsByHardware(faults_.engine_.dirty_tracking()));
   // Whole tables are for leaves that need no mark, no entry in a reverse map and no look at rules.
-  const bool by_page = log || faults_.reverse_mapped_ != nullptr || faults_.policy().restricts();
+  const bool by_page = log || faults_.policy().is_by_page();
   if (by_page || (found->is_read_only() && access.can_write())) return MapPage(gfn, access);
   const MemorySlot slot = *found;  // what follows may look for others
   const Run fault{gfn, access, sequence, slot};

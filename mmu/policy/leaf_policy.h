@@ -56,6 +56,7 @@ struct LeafPolicyOptions {
   bool suppress_ve = false;      // leaves suppress #VE where no rule says otherwise
   bool execute_by_mode = false;  // MBEC
   bool resolves_pages = false;   // `Capabilities::resolves_pages`
+  bool has_rmap = false;         // each leaf of 4 KiB has its place in a reverse map
 };
 
 // Each view has one. The members that a fault calls are inlined into it: the path is short enough
@@ -180,6 +181,9 @@ class LeafPolicy {
   // the slot, of a slot that has no host frames. Any thread may ask; whoever changes the answer
   // moves the change sequence afterwards.
   bool restricts() const { return (special_.load(std::memory_order_relaxed) & kRestricts) != 0; }
+  // Returns whether a leaf is to be looked at by itself before it is made, since rules may say more
+  // of it or a reverse map has to name it. Any thread may ask, as for `restricts`.
+  bool is_by_page() const { return restricts() || options_.has_rmap; }
   // Returns what slot and view allow of `gfn`. #VE is raised only where the slot denies nothing
   // that the view leaves. Inside a section that has checked the change sequence.
   ViewRule RuleOf(const MemorySlot& slot, Gfn gfn) const {

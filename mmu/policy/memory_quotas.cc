@@ -41,7 +41,7 @@ size_t MemoryQuotas::Tables() const {
   for (int i = 0; i < address_spaces_; ++i) {
     const auto space = static_cast<AddressSpaceId>(i);
     mapping += spaces_[space].tables * spaces_[space].views;
-    if (shadows_) mapping += ShadowPages(space) * kTablesPerShadowPage;
+    if (has_shadow_pages_) mapping += ShadowPages(space) * kTablesPerShadowPage;
   }
   return 2 * mapping + kTablesPerVcpu * vcpus_ + kSpareTables;
 }

@@ -24,11 +24,11 @@ class MemoryQuotas {
   // How many tables a shadow page takes: its own, and two of data where it has leaves.
   static constexpr size_t kTablesPerShadowPage = 3;
 
-  // `levels` are those of the EPT; `shadows` says that tables are shadowed, a guest's own or a
-  // nested hypervisor's.
-  MemoryQuotas(int levels, int address_spaces, bool shadows)
-      : levels_(levels), address_spaces_(address_spaces), shadows_(shadows) {}
+  // `levels` are those of the EPT.
+  MemoryQuotas(int levels, int address_spaces) : levels_(levels), address_spaces_(address_spaces) {}
 
+  // Says that tables are shadowed, a guest's own or a nested hypervisor's.
+  void AddShadowPages() { has_shadow_pages_ = true; }
   void AddSlot(const MemorySlot& slot);
   void RemoveSlot(const MemorySlot& slot);
   void SetViews(AddressSpaceId space, size_t views) { spaces_[space].views = views; }
@@ -58,7 +58,7 @@ class MemoryQuotas {
 
   const int levels_;
   const int address_spaces_;
-  const bool shadows_;
+  bool has_shadow_pages_ = false;
   std::array<Space, kMostSpaces> spaces_;
   size_t vcpus_ = 0;
 };

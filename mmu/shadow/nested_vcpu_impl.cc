@@ -13,6 +13,7 @@
 #include "tdp/base/status_macros.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/mmu/guest/guest_walker.h"
+#include "tdp/mmu/shadow/nested_vcpu.h"
 
 namespace tdp {
 namespace {
@@ -94,9 +95,26 @@ absl::Status NestedVcpuImpl::Leave() {
   return absl::OkStatus();
 }
 
-void NestedVcpuImpl::SetAddressSpace(AddressSpaceId space) {
+absl::Status NestedVcpuImpl::CheckRunsOnEpt() const {
+  if (!is_entered_) return absl::OkStatus();
+  return absl::FailedPreconditionError("the vCPU runs L2: its faults are nested()'s");
+}
+
+// L1 and L2 have a root each, so a flush is always of all. INVEPT drops combined translations of
+// every VPID, and L1 and L2 have no others. L2's root may stand in memory that has come.
+bool NestedVcpuImpl::FlushForEntry(VcpuId id, bool owed, bool has_new_tables) {
+  if (!std::exchange(owes_flush_, false) && !owed && !has_new_tables) return false;
+  parts_.backend.InvalidateAll(id);
+  return true;
+}
+
+absl::Status NestedVcpuImpl::SetAddressSpace(AddressSpaceId space) {
+  if (is_entered_) {
+    return absl::FailedPreconditionError("the vCPU runs L2: NestedVcpu::Leave comes first");
+  }
   ReleaseRoot();
   UseSpace(space);
+  return absl::OkStatus();
 }
 
 Eptp NestedVcpuImpl::eptp() const {
@@ -426,6 +444,27 @@ absl::StatusOr<bool> NestedVcpuImpl::Invvpid(uint64_t type, uint64_t vpid, Gva g
   if (type == kAddress && !IsCanonical(gva, linear_address_bits)) return false;
   owes_flush_ = true;
   return true;
+}
+
+// --- The face ------------------------------------------------------------------------------------
+
+NestedVcpu::NestedVcpu(std::unique_ptr<NestedVcpuImpl> impl) : impl_(std::move(impl)) {}
+NestedVcpu::~NestedVcpu() = default;
+
+absl::Status NestedVcpu::Enter(const NestedContext& context) { return impl_->Enter(context); }
+absl::Status NestedVcpu::Leave() { return impl_->Leave(); }
+bool NestedVcpu::is_entered() const { return impl_->is_entered(); }
+Eptp NestedVcpu::eptp() const { return impl_->eptp(); }
+
+NestedFaultResult NestedVcpu::HandleViolation(Gpa gpa, ExitQualification qualification) {
+  return impl_->HandleViolation(gpa, qualification);
+}
+absl::StatusOr<bool> NestedVcpu::Invept(uint64_t type, Eptp eptp, const EntryRules& rules) {
+  return impl_->Invept(type, eptp, rules);
+}
+absl::StatusOr<bool> NestedVcpu::Invvpid(uint64_t type, uint64_t vpid, Gva gva,
+                                         const EntryRules& rules, int linear_address_bits) {
+  return impl_->Invvpid(type, vpid, gva, rules, linear_address_bits);
 }
 
 }  // namespace tdp

@@ -31,18 +31,20 @@
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"
 #include "tdp/mmu/shadow/nested_fault.h"
 #include "tdp/mmu/shadow/shadow_faults.h"
+#include "tdp/mmu/shadow/vcpu_side.h"
+#include "tdp/mmu/stats.h"
 #include "tdp/mmu/sync/change_sequence.h"
 #include "tdp/mmu/sync/flush_clock.h"
 #include "tdp/mmu/sync/mmu_lock.h"
 
 namespace tdp {
 
-class NestedVcpuImpl : private ShadowFaults<EptEntry> {
+class NestedVcpuImpl final : public VcpuSide, private ShadowFaults<EptEntry> {
  public:
   // `member`, `window` and `ring` (null: none) belong to the `Vcpu`.
   NestedVcpuImpl(const NestedParts& parts, const FlushClock::Member& member, GuestWindow& window,
                  DirtyRing* ring);
-  ~NestedVcpuImpl();
+  ~NestedVcpuImpl() override;
 
   NestedVcpuImpl(const NestedVcpuImpl&) = delete;
   NestedVcpuImpl& operator=(const NestedVcpuImpl&) = delete;
@@ -55,14 +57,15 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
   absl::StatusOr<bool> Invvpid(uint64_t type, uint64_t vpid, Gva gva, const EntryRules& rules,
                                int linear_address_bits);
 
-  // --- for the `Vcpu` ---
-  // Returns the pointer that L2 runs on.
   Eptp eptp() const;
-  // Returns whether the CPU has to forget its linear and combined translations before it runs on.
-  bool TakeFlush() { return std::exchange(owes_flush_, false); }
-  // Sets the address space of the vCPU, which is not in L2.
-  void SetAddressSpace(AddressSpaceId space);
-  void AddTo(FaultStats& stats) const;
+
+  // --- for the `Vcpu` ---
+
+  absl::Status CheckRunsOnEpt() const override;
+  bool FlushForEntry(VcpuId id, bool owed, bool has_new_tables) override;
+  Eptp RunsOn(Eptp own) const override { return is_entered_ ? eptp() : own; }
+  absl::Status SetAddressSpace(AddressSpaceId space) override;
+  void AddTo(FaultStats& stats) const override;
 
  private:
   // An EPT violation of L2 that is being answered.
@@ -103,8 +106,8 @@ class NestedVcpuImpl : private ShadowFaults<EptEntry> {
   NestedContext context_;
   ShadowPage* root_ = nullptr;  // of `context_`, held
   NestedEptWalk walk_;
-  bool owes_flush_ = false;
-  uint16_t last_vpid_ = 0;  // of L1's, under which L2 ran last
+  bool owes_flush_ = false;  // of linear and combined translations
+  uint16_t last_vpid_ = 0;   // of L1's, under which L2 ran last
 };
 
 }  // namespace tdp

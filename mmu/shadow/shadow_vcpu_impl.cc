@@ -384,12 +384,47 @@ void ShadowVcpuImpl::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) 
   flush.Settle();
 }
 
-// --- Counting ------------------------------------------------------------------------------------
+// --- The side of a vCPU --------------------------------------------------------------------------
+
+absl::Status ShadowVcpuImpl::CheckRunsOnEpt() const {
+  return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
+}
+
+// A root that is zapped from here on is emptied, and this vCPU kicked.
+bool ShadowVcpuImpl::FlushForEntry(VcpuId id, bool owed, bool) {
+  if (!std::exchange(owes_flush_, false) && !owed) return false;
+  parts_.backend.InvalidateLinear(id);
+  return true;
+}
 
 void ShadowVcpuImpl::AddTo(FaultStats& stats) const {
   AddCounted<PagingOutcome>(stats);
   stats.guest_faults += Counted(PagingOutcome::kGuestFault);
   stats.emulated_writes += Counted(PagingOutcome::kEmulateWrite);
 }
+
+// --- The face ------------------------------------------------------------------------------------
+
+ShadowVcpu::ShadowVcpu(std::unique_ptr<ShadowVcpuImpl> impl) : impl_(std::move(impl)) {}
+ShadowVcpu::~ShadowVcpu() = default;
+
+const GuestPaging& ShadowVcpu::paging() const { return impl_->paging(); }
+const GuestRoots& ShadowVcpu::roots() const { return impl_->roots(); }
+const ShadowRegisters& ShadowVcpu::registers() const { return impl_->registers(); }
+
+absl::StatusOr<GuestEvent> ShadowVcpu::SetPaging(const GuestControls& controls, uint64_t cr3) {
+  return impl_->SetPaging(controls, cr3);
+}
+absl::StatusOr<GuestEvent> ShadowVcpu::WriteCr3(uint64_t value) { return impl_->WriteCr3(value); }
+absl::Status ShadowVcpu::Invlpg(Gva gva) { return impl_->Invlpg(gva); }
+absl::StatusOr<GuestEvent> ShadowVcpu::Invpcid(uint64_t type, uint64_t pcid, Gva gva) {
+  return impl_->Invpcid(type, pcid, gva);
+}
+
+absl::Status ShadowVcpu::EmulateWrite(Gpa gpa, ByteCount size,
+                                      absl::FunctionRef<void(std::byte* place)> store) {
+  return impl_->EmulateWrite(gpa, size, store);
+}
+absl::Status ShadowVcpu::OnWritten(Gpa gpa, ByteCount size) { return impl_->OnWritten(gpa, size); }
 
 }  // namespace tdp

@@ -22,6 +22,7 @@
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/slot_reader.h"
 #include "tdp/mmu/backend.h"
+#include "tdp/mmu/format/eptp.h"
 #include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/format/paging_entry.h"
@@ -35,6 +36,7 @@
 #include "tdp/mmu/shadow/shadow_faults.h"
 #include "tdp/mmu/shadow/shadow_registers.h"
 #include "tdp/mmu/shadow/shadow_root.h"
+#include "tdp/mmu/shadow/vcpu_side.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/sync/change_sequence.h"
 #include "tdp/mmu/sync/flush_clock.h"
@@ -42,14 +44,14 @@
 
 namespace tdp {
 
-class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
+class ShadowVcpuImpl final : public VcpuSide, private ShadowFaults<PagingEntry> {
  public:
   // Makes it with its first root. `member` and `window` belong to the `Vcpu`. ResourceExhausted
   // without memory for the root.
   static absl::StatusOr<std::unique_ptr<ShadowVcpuImpl>> Create(const PagingParts& parts,
                                                                 const FlushClock::Member& member,
                                                                 GuestWindow& window);
-  ~ShadowVcpuImpl();
+  ~ShadowVcpuImpl() override;
 
   ShadowVcpuImpl(const ShadowVcpuImpl&) = delete;
   ShadowVcpuImpl& operator=(const ShadowVcpuImpl&) = delete;
@@ -69,10 +71,11 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
 
   // --- for the `Vcpu` ---
 
-  // Returns whether the CPU has to forget the vCPU's linear translations before it runs it.
-  bool TakeFlush() { return std::exchange(owes_flush_, false); }
-  absl::Status SetAddressSpace(AddressSpaceId space);
-  void AddTo(FaultStats& stats) const;
+  absl::Status CheckRunsOnEpt() const override;
+  bool FlushForEntry(VcpuId id, bool owed, bool has_new_tables) override;
+  Eptp RunsOn(Eptp) const override { return Eptp(); }
+  absl::Status SetAddressSpace(AddressSpaceId space) override;
+  void AddTo(FaultStats& stats) const override;
   // Says what the tables say of `gva` now; no bit changes. The entry is null-kind where they say
   // nothing.
   struct Found {
@@ -146,7 +149,7 @@ class ShadowVcpuImpl : private ShadowFaults<PagingEntry> {
   ShadowRoot root_;
   RootCache previous_;
   ShadowRegisters registers_;
-  bool owes_flush_ = true;
+  bool owes_flush_ = true;  // of linear translations
 };
 
 }  // namespace tdp

@@ -148,6 +148,7 @@ absl::Status ShadowVcpuImpl::SetAddressSpace(AddressSpaceId space) {
   use(space);
   root_ = root;
   LoadRegisters();
+  owes_flush_ = true;  // linear translations are not tagged by their root
   return absl::OkStatus();
 }
 

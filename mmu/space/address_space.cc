@@ -10,6 +10,16 @@
 #include "tdp/mmu/space/reverse_mapped_tables.h"
 
 namespace tdp {
+namespace {
+
+// Returns the policy that is asked for, and what the kind of tables adds to it.
+LeafPolicyOptions PolicyOf(const AddressSpaceOptions& options) {
+  LeafPolicyOptions policy = options.policy;
+  policy.has_rmap = options.kind == PagingKind::kReverseMapped;
+  return policy;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<AddressSpace>> AddressSpace::Make(const AddressSpaceOptions& options,
                                                                  const MmuParts& parts,
@@ -21,6 +31,9 @@ absl::StatusOr<std::unique_ptr<AddressSpace>> AddressSpace::Make(const AddressSp
   space->MakeKinds(options, parts, pools);
   return space;
 }
+
+AddressSpace::AddressSpace(const AddressSpaceOptions& options, const MmuParts& parts)
+    : views_(options.mmu, PolicyOf(options), parts.pool) {}
 
 void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts,
                              ShadowPools* pools) {
@@ -58,6 +71,11 @@ void AddressSpace::MakeKinds(const AddressSpaceOptions& options, const MmuParts&
 
 ReverseMappedMmu* AddressSpace::reverse_mapped() const {
   return !kHasShadow || reverse_mapped_ == nullptr ? nullptr : &reverse_mapped_->mmu();
+}
+
+absl::StatusOr<std::shared_ptr<SlotRmap>> AddressSpace::MakeRmap(const MemorySlot& slot) const {
+  if (!kHasShadow || only_direct_ != nullptr) return std::shared_ptr<SlotRmap>();
+  return ReverseMappedMmu::MakeRmap(slot);
 }
 
 bool AddressSpace::DetachFromAll(FrameRange range, TableCache& spare, TableList& detached) {

@@ -66,6 +66,10 @@ class AddressSpace {
     return !kHasShadow || nested_ == nullptr ? nullptr : &nested_->tables();
   }
 
+  // Makes the reverse map for a slot that is about to be published; null where no tables keep one.
+  // ResourceExhausted without memory.
+  absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(const MemorySlot& slot) const;
+
   // --- Over all kinds; each as `MappedTables` says of one ---
 
   bool Detach(FrameRange range, TableCache& spare, TableList& detached) {
@@ -91,8 +95,7 @@ class AddressSpace {
   void TakeTables(TableList& out);
 
  private:
-  AddressSpace(const AddressSpaceOptions& options, const MmuParts& parts)
-      : views_(options.mmu, options.policy, parts.pool) {}
+  AddressSpace(const AddressSpaceOptions& options, const MmuParts& parts);
   bool DetachFromAll(FrameRange range, TableCache& spare, TableList& detached);
   void MakeKinds(const AddressSpaceOptions& options, const MmuParts& parts, ShadowPools* pools);
 

@@ -20,6 +20,8 @@ size_t MappedTables::ZapOldest(size_t) { return 0; }
 
 void MappedTables::TrimToQuota() {}
 
+void MappedTables::AddNeeds(MemoryQuotas&) const {}
+
 void MappedTables::SetQuota(const MemoryQuotas&) {}
 
 size_t MappedTables::shadow_table_count() const { return 0; }

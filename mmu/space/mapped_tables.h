@@ -96,6 +96,8 @@ class MappedTables {
   virtual size_t ZapOldest(size_t count);
   // Zaps the oldest pages beyond the quota, and settles the flush.
   virtual void TrimToQuota();
+  // Says in `quotas` that there are shadow pages, before any is made.
+  virtual void AddNeeds(MemoryQuotas& quotas) const;
   // Lets the quota follow `quotas` from here on.
   virtual void SetQuota(const MemoryQuotas& quotas);
   // Returns how many tables shadow pages take, data included. Any thread may ask.

@@ -36,6 +36,7 @@ class ShadowedTables : public MappedTables {
   PendingFlush ZapAll() override;
   size_t ZapOldest(size_t count) override;
   void TrimToQuota() override;
+  void AddNeeds(MemoryQuotas& quotas) const override { quotas.AddShadowPages(); }
   void SetQuota(const MemoryQuotas& quotas) override;
   size_t shadow_table_count() const override;
   void AddTo(ShadowStats& stats) const override;

@@ -53,69 +53,63 @@ absl::Status VcpuImpl::Start() {
   TDP_ASSIGN_OR_RETURN(dirty_ring_, engine_.vcpus().TakeRing(id_));
   faults_.set_dirty_ring(dirty_ring_.get());
   window_.SetDirtyRing(dirty_ring_.get());
-  TDP_RETURN_IF_ERROR(StartShadows());
+  TDP_RETURN_IF_ERROR(StartSide());
   engine_.vcpus().Add(id_, this);
   return absl::OkStatus();
 }
 
-// Makes what answers faults of a vCPU that has more than its EPT, or something else.
-absl::Status VcpuImpl::StartShadows() {
+// Makes what a vCPU has beside its EPT, or in its place.
+absl::Status VcpuImpl::StartSide() {
+  if constexpr (!kHasShadow) return absl::OkStatus();
   switch (engine_.paging_kind()) {
-    case PagingKind::kNested:
-      own_end_ = outside_end_ = Gpa(0);
-      if constexpr (kHasShadow) {
-        nested_ = MakeShadowOwner<NestedVcpu>(std::make_unique<NestedVcpuImpl>(
-            engine_.nested_parts(), flush_member_, window_, dirty_ring_.get()));
-      }
+    case PagingKind::kNested: {
+      auto impl = std::make_unique<NestedVcpuImpl>(engine_.nested_parts(), flush_member_, window_,
+                                                   dirty_ring_.get());
+      side_ = impl.get();
+      nested_ = MakeShadowOwner<NestedVcpu>(std::move(impl));
       break;
+    }
     case PagingKind::kShadow: {
-      own_end_ = outside_end_ = Gpa(0);
-      if constexpr (kHasShadow) {
-        TDP_ASSIGN_OR_RETURN(
-            std::unique_ptr<ShadowVcpuImpl> impl,
-            ShadowVcpuImpl::Create(engine_.shadow_parts(), flush_member_, window_));
-        shadow_ = MakeShadowOwner<ShadowVcpu>(std::move(impl));
-      }
+      TDP_ASSIGN_OR_RETURN(std::unique_ptr<ShadowVcpuImpl> impl,
+                           ShadowVcpuImpl::Create(engine_.shadow_parts(), flush_member_, window_));
+      side_ = impl.get();
+      shadow_ = MakeShadowOwner<ShadowVcpu>(std::move(impl));
       break;
     }
     default:
-      break;  // an EPT, and nothing besides
+      return absl::OkStatus();
   }
+  own_end_ = outside_end_ = Gpa(0);
   return absl::OkStatus();
 }
 
-// Enters on shadow tables. A root that is zapped from here on is emptied, and this vCPU kicked.
-GuestEntry VcpuImpl::EnterOnShadow() {
-  const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
-  if (shadow_->impl().TakeFlush() || owed) {
+// --- To the guest --------------------------------------------------------------------------------
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestEntry VcpuImpl::EnterGuest() {
+  own_end_ = Gpa(0);
+  if (ABSL_PREDICT_FALSE(side() != nullptr)) return EnterBeside();
+  const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
+  const Eptp eptp = faults_.view().mmu().eptp();
+  if (ABSL_PREDICT_FALSE(owed != FlushClock::Member::Owed::kNothing)) {
     flushes_.Add();
-    engine_.backend().InvalidateLinear(id_);
+    if (owed == FlushClock::Member::Owed::kAllRoots || uses_several_roots_ ||
+        engine_.views(address_space()).has_list()) {
+      engine_.backend().InvalidateAll(id_);
+    } else {
+      engine_.backend().Invalidate(id_, eptp);
+    }
   }
-  return GuestEntry(this, Eptp());
+  return GuestEntry(this, eptp);
 }
 
-// Enters where L1 and L2 have a root each: two are in use, so a flush is always of all.
-GuestEntry VcpuImpl::EnterNestable() {
-  // INVEPT drops combined translations of every VPID, and L1 and L2 have no others.
+GuestEntry VcpuImpl::EnterBeside() {
   const bool owed = flush_member_.EnterGuest() != FlushClock::Member::Owed::kNothing;
-  const bool is_new = HasNewTableMemory();  // L2's root may stand there
-  if (nested_->impl().TakeFlush() || owed || is_new) {
-    flushes_.Add();
-    engine_.backend().InvalidateAll(id_);
-  }
-  return GuestEntry(this,
-                    nested_->is_entered() ? nested_->impl().eptp() : faults_.view().mmu().eptp());
+  const bool has_new_tables = HasNewTableMemory();
+  if (side()->FlushForEntry(id_, owed, has_new_tables)) flushes_.Add();
+  return GuestEntry(this, side()->RunsOn(faults_.view().mmu().eptp()));
 }
 
-absl::Status VcpuImpl::CheckRunsOnEpt() const {
-  if (shadow_ != nullptr) {
-    return absl::FailedPreconditionError("VmOptions.paging is kShadow: there is no EPT");
-  }
-  if (RunsL2()) {
-    return absl::FailedPreconditionError("the vCPU runs L2: its faults are nested()'s");
-  }
-  return absl::OkStatus();
-}
+// --- Roots ---------------------------------------------------------------------------------------
 
 absl::Status VcpuImpl::SetAddressSpace(AddressSpaceId space) {
   if (is_in_guest()) return absl::FailedPreconditionError("the vCPU is in the guest");
@@ -123,16 +117,9 @@ absl::Status VcpuImpl::SetAddressSpace(AddressSpaceId space) {
     return absl::InvalidArgumentError(
         absl::StrFormat("address space %u: the VM has %u", space, engine_.address_spaces()));
   }
-  if (RunsL2()) {
-    return absl::FailedPreconditionError("the vCPU runs L2: NestedVcpu::Leave comes first");
-  }
-  if (shadow_ != nullptr) {
-    TDP_RETURN_IF_ERROR(shadow_->impl().SetAddressSpace(space));
-    flush_member_.ForgetCpu();  // linear translations are not tagged by their root
-  }
+  if (side() != nullptr) TDP_RETURN_IF_ERROR(side()->SetAddressSpace(space));
   View& base = engine_.views(space).base();
   TDP_CHECK(base.Enter());
-  if (nested_ != nullptr) nested_->impl().SetAddressSpace(space);
   Adopt(space, base);
   window_.SetAddressSpace(space);
   return absl::OkStatus();
@@ -163,6 +150,24 @@ void VcpuImpl::Adopt(AddressSpaceId space, View& view) {
   window_.SetPolicy(view.policy(), faults_.reader());
 }
 
+// --- Faults --------------------------------------------------------------------------------------
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult VcpuImpl::HandleEptViolation(
+    Gpa gpa, ExitQualification qualification) {
+  FaultResult result;
+  if (ABSL_PREDICT_TRUE(gpa < own_end_)) {
+    faults_.HandleViolation(result, gpa, qualification);
+  } else {
+    result = HandleUnusual(gpa, qualification, Privacy::kAsSet);
+  }
+  return result;
+}
+
+inline FaultResult VcpuImpl::HandleEptMisconfiguration(Gpa gpa) {
+  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return FaultError(std::move(bad));
+  return faults_.ResultOf(faults_.HandleMisconfiguration(gpa, Privacy::kAsSet));
+}
+
 // Answers for a vCPU that may not take the violation, or whose guest has more to say about it.
 FaultResult VcpuImpl::HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted) {
   absl::Status bad = CheckAddress(gpa);
@@ -186,7 +191,7 @@ absl::Status VcpuImpl::CheckAddress(Gpa gpa) const {
   if (is_in_guest()) {
     return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
   }
-  TDP_RETURN_IF_ERROR(CheckRunsOnEpt());
+  if (side() != nullptr) TDP_RETURN_IF_ERROR(side()->CheckRunsOnEpt());
   return CheckWidth(gpa);
 }
 
@@ -211,6 +216,23 @@ absl::StatusOr<ByteCount> VcpuImpl::Prefault(Gpa gpa, ByteCount size, Access acc
   return Prefaulter(faults_).Prefault(gpa, size, access);
 }
 
+// --- Walks of the guest's tables -----------------------------------------------------------------
+
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::Status VcpuImpl::WalkGuest(const GuestPaging& paging,
+                                                                     const GuestRoots& roots,
+                                                                     Gva gva, GuestAccess access,
+                                                                     GuestWalk& walk) {
+  if (ABSL_PREDICT_FALSE(is_in_guest())) {
+    return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
+  }
+  {
+    MmuReadSection section(faults_.reader());
+    GvaToGpa(paging, roots, window_, gva, access, walk);
+  }
+  if (ABSL_PREDICT_TRUE(walk.outcome != GuestWalkOutcome::kNeedsPage)) return absl::OkStatus();
+  return WalkGuestAgain(paging, roots, gva, access, walk);
+}
+
 // Walks again, with what the walk lacked. More than a few times the pages of the longest walk means
 // that someone takes them away as fast.
 absl::Status VcpuImpl::WalkGuestAgain(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
@@ -233,14 +255,61 @@ absl::Status VcpuImpl::WalkGuestAgain(const GuestPaging& paging, const GuestRoot
       absl::StrFormat("guest memory at gpa 0x%x is changing: try again", walk.gpa.raw()));
 }
 
+// --- Counting ------------------------------------------------------------------------------------
+
 FaultStats VcpuImpl::stats() const {
   FaultStats stats;
   faults_.AddTo(stats);
   stats.flushes = flushes_.value();
-  if (shadow_ != nullptr) shadow_->impl().AddTo(stats);
-  if (nested_ != nullptr) nested_->impl().AddTo(stats);
+  if (side() != nullptr) side()->AddTo(stats);
   for (const uint64_t leaves : stats.leaves_installed) stats.fixed += leaves;
   return stats;
 }
+
+// --- The face ------------------------------------------------------------------------------------
+
+void GuestEntry::Leave() {
+  if (VcpuImpl* vcpu = std::exchange(vcpu_, nullptr)) vcpu->LeaveGuest();
+}
+
+Vcpu::Vcpu(std::unique_ptr<VcpuImpl> impl) : impl_(std::move(impl)) {}
+Vcpu::~Vcpu() = default;
+
+VcpuId Vcpu::id() const { return impl_->id(); }
+GuestEntry Vcpu::EnterGuest() { return impl_->EnterGuest(); }
+bool Vcpu::is_in_guest() const { return impl_->is_in_guest(); }
+
+FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification) {
+  return impl_->HandleEptViolation(gpa, qualification);
+}
+FaultResult Vcpu::HandleEptViolation(Gpa gpa, ExitQualification qualification, Privacy wanted) {
+  return impl_->HandleEptViolation(gpa, qualification, wanted);
+}
+FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa) {
+  return impl_->HandleEptMisconfiguration(gpa);
+}
+FaultResult Vcpu::HandleEptMisconfiguration(Gpa gpa, Privacy wanted) {
+  return impl_->HandleEptMisconfiguration(gpa, wanted);
+}
+absl::Status Vcpu::LogPml(absl::Span<const Gpa> pages) { return impl_->LogPml(pages); }
+absl::StatusOr<ByteCount> Vcpu::Prefault(Gpa gpa, ByteCount size, Access access) {
+  return impl_->Prefault(gpa, size, access);
+}
+
+absl::Status Vcpu::SetAddressSpace(AddressSpaceId space) { return impl_->SetAddressSpace(space); }
+AddressSpaceId Vcpu::address_space() const { return impl_->address_space(); }
+absl::Status Vcpu::SetView(ViewId view) { return impl_->SetView(view); }
+ViewId Vcpu::view() const { return impl_->view(); }
+void Vcpu::OnCpuChanged() { impl_->OnCpuChanged(); }
+
+absl::Status Vcpu::WalkGuest(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
+                             GuestAccess access, GuestWalk& walk) {
+  return impl_->WalkGuest(paging, roots, gva, access, walk);
+}
+
+ShadowVcpu* Vcpu::shadow() { return impl_->shadow(); }
+NestedVcpu* Vcpu::nested() { return impl_->nested(); }
+FaultStats Vcpu::stats() const { return impl_->stats(); }
+DirtyRing* Vcpu::dirty_ring() { return impl_->dirty_ring(); }
 
 }  // namespace tdp

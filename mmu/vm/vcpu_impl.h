@@ -26,6 +26,7 @@
 #include "tdp/mmu/paging_kind.h"
 #include "tdp/mmu/shadow/nested_vcpu.h"
 #include "tdp/mmu/shadow/shadow_vcpu.h"
+#include "tdp/mmu/shadow/vcpu_side.h"
 #include "tdp/mmu/stats.h"
 #include "tdp/mmu/sync/flush_clock.h"
 #include "tdp/mmu/vcpu.h"
@@ -78,13 +79,11 @@ class VcpuImpl {
   DirtyRing* dirty_ring() { return dirty_ring_.get(); }
 
  private:
-  absl::Status StartShadows();
+  absl::Status StartSide();
+  VcpuSide* side() const { return kHasShadow ? side_ : nullptr; }
   absl::Status WalkGuestAgain(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
                               GuestAccess access, GuestWalk& walk);
-  GuestEntry EnterOnShadow();
-  GuestEntry EnterNestable();
-  bool RunsL2() const { return nested_ != nullptr && nested_->is_entered(); }
-  absl::Status CheckRunsOnEpt() const;
+  GuestEntry EnterBeside();
   absl::Status CheckAddress(Gpa gpa) const;
   absl::Status CheckWidth(Gpa gpa) const;
   FaultResult HandleUnusual(Gpa gpa, ExitQualification qualification, Privacy wanted);
@@ -111,56 +110,8 @@ class VcpuImpl {
   GuestWindow window_;
   ShadowOwner<ShadowVcpu> shadow_;
   ShadowOwner<NestedVcpu> nested_;
+  VcpuSide* side_ = nullptr;  // of one of those two, or null
 };
-
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline FaultResult VcpuImpl::HandleEptViolation(
-    Gpa gpa, ExitQualification qualification) {
-  FaultResult result;
-  if (ABSL_PREDICT_TRUE(gpa < own_end_)) {
-    faults_.HandleViolation(result, gpa, qualification);
-  } else {
-    result = HandleUnusual(gpa, qualification, Privacy::kAsSet);
-  }
-  return result;
-}
-
-inline FaultResult VcpuImpl::HandleEptMisconfiguration(Gpa gpa) {
-  if (absl::Status bad = CheckAddress(gpa); !bad.ok()) return FaultError(std::move(bad));
-  return faults_.ResultOf(faults_.HandleMisconfiguration(gpa, Privacy::kAsSet));
-}
-
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::Status VcpuImpl::WalkGuest(const GuestPaging& paging,
-                                                                     const GuestRoots& roots,
-                                                                     Gva gva, GuestAccess access,
-                                                                     GuestWalk& walk) {
-  if (ABSL_PREDICT_FALSE(is_in_guest())) {
-    return absl::FailedPreconditionError("the vCPU is in the guest: end its GuestEntry first");
-  }
-  {
-    MmuReadSection section(faults_.reader());
-    GvaToGpa(paging, roots, window_, gva, access, walk);
-  }
-  if (ABSL_PREDICT_TRUE(walk.outcome != GuestWalkOutcome::kNeedsPage)) return absl::OkStatus();
-  return WalkGuestAgain(paging, roots, gva, access, walk);
-}
-
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestEntry VcpuImpl::EnterGuest() {
-  own_end_ = Gpa(0);
-  if (ABSL_PREDICT_FALSE(shadow_ != nullptr)) return EnterOnShadow();
-  if (ABSL_PREDICT_FALSE(nested_ != nullptr)) return EnterNestable();
-  const FlushClock::Member::Owed owed = flush_member_.EnterGuest();
-  const Eptp eptp = faults_.view().mmu().eptp();
-  if (ABSL_PREDICT_FALSE(owed != FlushClock::Member::Owed::kNothing)) {
-    flushes_.Add();
-    if (owed == FlushClock::Member::Owed::kAllRoots || uses_several_roots_ ||
-        engine_.views(address_space()).has_list()) {
-      engine_.backend().InvalidateAll(id_);
-    } else {
-      engine_.backend().Invalidate(id_, eptp);
-    }
-  }
-  return GuestEntry(this, eptp);
-}
 
 }  // namespace tdp
 

@@ -24,7 +24,8 @@ MemorySlot SlotOf(Gfn base, uint64_t pages, AddressSpaceId space = 0) {
 }
 
 TEST(MemoryQuotas, ShadowPagesAreTwoPercentOfThePagesButSixtyFourAtLeast) {
-  MemoryQuotas quotas(4, 2, true);
+  MemoryQuotas quotas(4, 2);
+  quotas.AddShadowPages();
   EXPECT_EQ(quotas.ShadowPages(0), 64u);
   quotas.AddSlot(SlotOf(Gfn(0), 3200));
   EXPECT_EQ(quotas.ShadowPages(0), 64u);
@@ -36,7 +37,7 @@ TEST(MemoryQuotas, ShadowPagesAreTwoPercentOfThePagesButSixtyFourAtLeast) {
 }
 
 TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
-  MemoryQuotas quotas(4, 1, false);
+  MemoryQuotas quotas(4, 1);
   const size_t none = quotas.Tables();
   quotas.AddVcpu();
   EXPECT_EQ(quotas.Tables(), none + 96);
@@ -48,7 +49,7 @@ TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
   EXPECT_EQ(quotas.Tables(), none + 3 * 2 * 4);
   quotas.RemoveSlot(SlotOf(Gfn(511), 2));
   EXPECT_EQ(quotas.Tables(), none);
-  MemoryQuotas five_levels(5, 1, false);
+  MemoryQuotas five_levels(5, 1);
   five_levels.AddSlot(SlotOf(Gfn(511), 2));
   EXPECT_EQ(five_levels.Tables(), none + 2 * 5);
 }
