@@ -176,15 +176,7 @@ absl::Status NestedVcpuImpl::LoadRoot(const NestedContext& context, ShadowPage*&
 
 void NestedVcpuImpl::ReleaseRoot() {
   if (root_ == nullptr) return;
-  PendingFlush flush;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(tables().lock());
-    ShadowZap zap;
-    tables().Release(*root_, zap);
-    flush = tables().Commit(std::move(zap));
-  }
-  flush.Settle();
+  ReleaseRoots(tables(), absl::MakeConstSpan(&root_, 1));
   root_ = nullptr;
 }
 
@@ -197,6 +189,7 @@ NestedFaultResult NestedVcpuImpl::HandleViolation(Gpa gpa, ExitQualification qua
   if (absl::Status bad = qualification.Check(); !bad.ok())
     return Error<NestedFaultResult>(std::move(bad));
   Violation fault(walk_);
+  fault.address = gpa.raw();
   fault.request.gpa = gpa;
   fault.request.access = qualification.access();
   fault.request.linear_address_valid = qualification.linear_address_valid();
@@ -226,31 +219,22 @@ void NestedVcpuImpl::AddTo(FaultStats& stats) const {
       Counted(NestedOutcome::kViolation) + Counted(NestedOutcome::kMisconfiguration);
 }
 
-// Tries to answer a nested violation, top to bottom. docs/shadow.md has the reasons.
 NestedVcpuImpl::Next NestedVcpuImpl::Try(Violation& fault, NestedFaultResult& result) {
-  // Without tables it may still go well.
-  if (ABSL_PREDICT_FALSE(!stock_.IsStocked())) stock_.Refill().IgnoreError();
-  fault.sequence = parts_.sequence.Current();
-  if (const Next next = Walk(fault, result); next != Next::kAgain) return next;
-  result.gpa = walk_.gpa;
-  if (const Next next = FindMemory(fault, result); next != Next::kAgain) return next;
-  if (fault.log_write && ring_ != nullptr && ring_->is_nearly_full()) {
-    result.outcome = NestedOutcome::kDirtyRingFull;
-    return Next::kDone;
-  }
-  return ResolveAndInstall(fault, result,
-                           [&](ShadowZap& zap) { return Install(fault, zap, result); });
+  return TryBy(
+      fault, result, [&] { return Walk(fault, result); },
+      [&](ShadowZap& zap) { return Install(fault, zap, result); });
 }
 
-// Walks EPT12, which sets its A and D flags. Returns kAgain if it allows the access.
+// Walks EPT12, which sets its A and D flags.
 NestedVcpuImpl::Next NestedVcpuImpl::Walk(Violation& fault, NestedFaultResult& result) {
   {
     MmuReadSection section(reader_);
     NestedEptWalker<GuestWindow>(context_.eptp, context_.rules, window_).Walk(fault.request, walk_);
     if (ABSL_PREDICT_TRUE(walk_.outcome == NestedEptOutcome::kMapped)) {
+      result.gpa = walk_.gpa;
       TakePath(fault);
       fault.root = root_;
-      PlanNeighbours(fault, fault.request.gpa.raw(), true, NeighbourOf());
+      PlanNeighbours(fault, true, NeighbourOf());
       return Next::kAgain;
     }
   }
@@ -299,9 +283,7 @@ NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
       parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, fault.page, fault.request.access);
   const Level goal = std::min(Level(fault.path.leaf_level), host);
   ShadowPlace place;
-  const bool is_known = goal == kLevel4K && place.FindBy(memo_, tables().structure(), root_,
-                                                         fault.request.gpa.raw(), fault.path);
-  if (ABSL_PREDICT_FALSE(!is_known)) {
+  if (ABSL_PREDICT_FALSE(!FindByMemo(fault, goal, place))) {
     if (const Next next = ReachLeaf(fault, goal, zap, place); next != Next::kDone) return next;
   }
   const bool may_write =
@@ -309,38 +291,21 @@ NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
   const EptEntry leaf = LeafOf(fault.page.hfn.AlignDown(goal.pages()), goal, fault.path.gfn,
                                Access::FromRaw(static_cast<uint8_t>(fault.path.rights)),
                                may_write && fault.page.writable, fault.page, *fault.slot);
-  const FetchOutcome outcome = SetLeaf(fault, place, goal, leaf, zap);
-  if (outcome != FetchOutcome::kInstalled && outcome != FetchOutcome::kSpurious) {
-    return AfterFetch(outcome, nullptr);
-  }
-  result.outcome =
-      outcome == FetchOutcome::kInstalled ? NestedOutcome::kFixed : NestedOutcome::kSpurious;
-  result.level = goal;
-  if (fault.log_write) MarkDirty(fault);
-  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K) {
-    PrefetchAround(fault, *place.page, place.index);
-  }
-  return Next::kDone;
+  return SetLeaf(fault, place, goal, leaf, zap, result,
+                 [&] { PrefetchAround(fault, *place.page, place.index); });
 }
 
-// Goes from the root to the page in which the leaf belongs, making what is missing.
 NestedVcpuImpl::Next NestedVcpuImpl::ReachLeaf(const Violation& fault, Level goal, ShadowZap& zap,
                                                ShadowPlace& place) {
   if (!tables().IsCurrent(*root_)) return Next::kLoadRoot;
-  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
+  // Nothing says what L1 has changed in a table while it was not linked: it is filled anew.
   const auto empty = [&](ShadowPage& page, const std::byte*) {
     for (int i = 0; page.present != 0 && i < Level::kEntries; ++i) {
       tables().Drop(page, i, stock_.descriptors, zap);
     }
     return true;
   };
-  const uint64_t address = fault.request.gpa.raw();
-  Fetch fetch(tables(), window_, table_slots_, stock_, zap);
-  const FetchOutcome outcome = fetch.Reach(*root_, address, fault.path, goal, empty);
-  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, &fetch);
-  place = fetch.place();
-  if (goal == kLevel4K) Remember(fault, place, address);
-  return Next::kDone;
+  return Reach(fault, goal, zap, place, empty);
 }
 
 // Returns whether EPT02 may have what `entry` says without an access of L2's. A CPU may cache
@@ -383,24 +348,10 @@ EptEntry NestedVcpuImpl::LeafOf(Hfn frame, Level level, Gfn gfn, Access rights, 
 
 // Empties the lowest entry on the way to `gpa` that is there.
 void NestedVcpuImpl::DropPath(Gpa gpa) {
-  PendingFlush flush;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(tables().lock());
-    ShadowZap zap;
-    ShadowPage* page = root_;
-    while (page != nullptr) {
-      const int index = page->level().IndexOf(Gfn::Of(gpa));
-      const EptEntry entry = NestedShadow::At(*page, index).Load();
-      if (entry.kind(page->level()) != EntryKind::kTable) {
-        tables().Drop(*page, index, stock_.descriptors, zap);
-        break;
-      }
-      page = tables().TableOf(entry)->shadow;
-    }
-    flush = tables().Commit(std::move(zap));
-  }
-  flush.Settle();
+  TakeAway([&](ShadowZap& zap) {
+    const ShadowPlace end = EndOfWay(*root_, gpa.raw());
+    tables().Drop(*end.page, end.index, stock_.descriptors, zap);
+  });
 }
 
 absl::Status NestedVcpuImpl::ReloadRoot() {

@@ -87,6 +87,22 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::AfterFetch(FetchOutcome 
   return Next::kAgain;
 }
 
+template <typename Entry>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::Reach(const Fault& fault, Level level,
+                                                              ShadowZap& zap, ShadowPlace& place,
+                                                              Sync sync) {
+  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
+  Fetch fetch(tables(), window_, table_slots_, stock_, zap);
+  const FetchOutcome outcome = fetch.Reach(*fault.root, fault.address, fault.path, level, sync);
+  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, &fetch);
+  place = fetch.place();
+  if (level == kLevel4K) {
+    const uint64_t region = ShadowMemo::RegionOf(fault.address);
+    memo_ = {fault.root, region, tables().structure(), place.page};
+  }
+  return Next::kDone;
+}
+
 // Marks the page after it was made writable, not before: docs/locking.md shows what the other order
 // loses.
 template <typename Entry>
@@ -137,10 +153,9 @@ void ShadowFaults<Entry>::ForgetChangedNeighbours(const Fault& fault) {
   if (parts_.sequence.MovedSince(fault.sequence, range)) neighbours_.count = 0;
 }
 
-// Returns the page of 4 KiB leaves for `address`, if there is one. Under the lock.
 template <typename Entry>
-const ShadowPage* ShadowFaults<Entry>::LeafPageOf(const ShadowPage* root, uint64_t address) const {
-  const ShadowPage* page = root;
+ShadowPage* ShadowFaults<Entry>::LeafPageOf(ShadowPage& root, uint64_t address) const {
+  ShadowPage* page = &root;
   for (Level level = page->level(); level > kLevel4K; level = level.below()) {
     const Entry entry = Tables::At(*page, level.IndexOf(Gfn(address >> kPageShift))).Load();
     if (entry.kind(level) != EntryKind::kTable) return nullptr;
@@ -151,12 +166,12 @@ const ShadowPage* ShadowFaults<Entry>::LeafPageOf(const ShadowPage* root, uint64
 
 // Plans `row` around the entry of the fault, as far as the shadow has nothing there.
 template <typename Entry>
-void ShadowFaults<Entry>::PlanRow(const Fault& fault, uint64_t address, Row row) {
+void ShadowFaults<Entry>::PlanRow(const Fault& fault, Row row) {
   const SpinLockHolder hold(tables().lock());
-  const bool is_known = memo_.LeadsTo(address, fault.root, tables().structure());
-  const ShadowPage* page = is_known ? memo_.page : LeafPageOf(fault.root, address);
+  const bool is_known = memo_.LeadsTo(fault.address, fault.root, tables().structure());
+  const ShadowPage* page = is_known ? memo_.page : LeafPageOf(*fault.root, fault.address);
   if (page == nullptr) return;
-  const int index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
+  const int index = kLevel4K.IndexOf(Gfn(fault.address >> kPageShift));
   uint64_t* const entries = page->table->entries();
   const auto is_hole = [entries](int i) {
     return EntryAt(entries + i).Load().kind(kLevel4K) == EntryKind::kHole;
@@ -167,6 +182,27 @@ void ShadowFaults<Entry>::PlanRow(const Fault& fault, uint64_t address, Row row)
   while (last < row.last && is_hole(last + 1)) ++last;
   neighbours_.first = fault.path.gfn - PageCount(static_cast<uint64_t>(index - first));
   neighbours_.wanted = static_cast<size_t>(last - first + 1);
+}
+
+// --- Ways and roots ------------------------------------------------------------------------------
+
+template <typename Entry>
+ShadowPlace ShadowFaults<Entry>::EndOfWay(ShadowPage& root, uint64_t address) const {
+  for (ShadowPage* page = &root;;) {
+    const int index = page->level().IndexOf(Gfn(address >> kPageShift));
+    const Entry entry = Tables::At(*page, index).Load();
+    if (entry.kind(page->level()) != EntryKind::kTable) return {page, index};
+    page = tables().TableOf(entry)->shadow;
+  }
+}
+
+template <typename Entry>
+void ShadowFaults<Entry>::ReleaseRoots(Tables& tables, absl::Span<ShadowPage* const> pages) {
+  TakeAwayFrom(tables, [&](ShadowZap& zap) {
+    for (ShadowPage* page : pages) {
+      if (page != nullptr) tables.Release(*page, zap);
+    }
+  });
 }
 
 // --- Between two tries ---------------------------------------------------------------------------

@@ -77,6 +77,7 @@ class ShadowFaults {
     explicit Fault(const typename Path::Walk& walk) : path(walk) {}
 
     // These follow from the exit and from the walk.
+    uint64_t address = 0;  // that was accessed: a gva, or a gpa of L2's
     bool is_write = false;
     bool was_present = false;  // a right was missing, not the page
     uint64_t sequence = 0;
@@ -153,6 +154,21 @@ class ShadowFaults {
     return ABSL_PREDICT_TRUE(!is_known) || FindKnownBacking(fault);
   }
   bool FindKnownBacking(Fault& fault);
+  // Tries to answer the fault, from top to bottom; docs/shadow.md has the reasons. `walk()` walks
+  // the guest's tables and returns kAgain if they map the address; `install` is that of
+  // `ResolveAndInstall`.
+  template <typename Result, typename Walk, typename Install>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Next TryBy(Fault& fault, Result& result, Walk walk,
+                                          Install install) {
+    // Without tables it may still go well.
+    if (ABSL_PREDICT_FALSE(!stock_.IsStocked())) stock_.Refill().IgnoreError();
+    fault.sequence = parts_.sequence.Current();
+    if (const Next next = walk(); ABSL_PREDICT_FALSE(next != Next::kAgain)) return next;
+    if (const Next next = FindMemory(fault, result); ABSL_PREDICT_FALSE(next != Next::kAgain)) {
+      return next;
+    }
+    return ResolveAndInstall(fault, result, install);
+  }
   // Looks, after the walk, for the memory that is accessed. Returns kAgain if there is memory
   // behind `fault.path.gfn`, and it may be accessed.
   template <typename Result>
@@ -173,16 +189,34 @@ class ShadowFaults {
   }
   bool HasRoomToLog(const Fault& fault);
   Next NoteMissingRoom(const Fault& fault);
-  // Puts `leaf`, one of `level`, at `place`, after `HasRoom`.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE FetchOutcome SetLeaf(const Fault& fault, ShadowPlace place,
-                                                    Level level, Entry leaf, ShadowZap& zap) {
-    RmapHead& head = level == kLevel4K ? *fault.head : *fault.rmap->Find(fault.path.gfn, level);
-    return Fetch::Set(tables(), window_, stock_, zap, place, fault.path, fault.leaf_entry, level,
-                      leaf, head);
+  // Returns whether the last leaf was put where that of the fault, of `level`, belongs. Under the
+  // lock.
+  bool FindByMemo(const Fault& fault, Level level, ShadowPlace& place) const {
+    return level == kLevel4K &&
+           place.FindBy(memo_, tables().structure(), fault.root, fault.address, fault.path);
   }
-  // Notes that a 4 KiB leaf of `address` was found to go to `place`. Under the lock.
-  void Remember(const Fault& fault, ShadowPlace place, uint64_t address) {
-    memo_ = {fault.root, ShadowMemo::RegionOf(address), tables().structure(), place.page};
+  // Goes from the root, which is current, to the page in which a leaf of `level` belongs, making
+  // what is missing. `sync` is that of `ShadowFetch::Reach`. Under the lock.
+  using Sync = absl::FunctionRef<bool(ShadowPage& page, const std::byte* table)>;
+  Next Reach(const Fault& fault, Level level, ShadowZap& zap, ShadowPlace& place, Sync sync);
+  // Puts `leaf`, one of `level`, at `place`, after `HasRoom`; calls `prefetch()` if that was 4 KiB
+  // and new. Under the lock.
+  template <typename Result, typename PrefetchAround>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Next SetLeaf(const Fault& fault, ShadowPlace place, Level level,
+                                            Entry leaf, ShadowZap& zap, Result& result,
+                                            PrefetchAround prefetch) {
+    RmapHead& head = level == kLevel4K ? *fault.head : *fault.rmap->Find(fault.path.gfn, level);
+    const FetchOutcome outcome = Fetch::Set(tables(), window_, stock_, zap, place, fault.path,
+                                            fault.leaf_entry, level, leaf, head);
+    result.outcome = decltype(result.outcome)::kFixed;
+    result.level = level;
+    if (ABSL_PREDICT_FALSE(outcome != FetchOutcome::kInstalled)) {
+      if (outcome != FetchOutcome::kSpurious) return AfterFetch(outcome, nullptr);
+      result.outcome = decltype(result.outcome)::kSpurious;
+    }
+    if (ABSL_PREDICT_FALSE(fault.log_write)) MarkDirty(fault);
+    if (outcome == FetchOutcome::kInstalled && level == kLevel4K) prefetch();
+    return Next::kDone;
   }
   // Says what comes after `outcome`. `fetch` says what has to be tracked; null if it was not in the
   // way.
@@ -190,23 +224,22 @@ class ShadowFaults {
   void MarkDirty(const Fault& fault);
 
   // Notes which frames around `fault.path.gfn` are to be asked for with it, in the section of the
-  // walk: those that the guest's table maps in a row, where the shadow's page for `address` has
+  // walk: those that the guest's table maps in a row, where the shadow's page for the address has
   // nothing yet. With `is_wide` the guest's entries are of 8 bytes. `origin_of(raw, rights,
   // origin)` says what the guest's entry `raw`, in a table of these rights, asks for, and whether
   // the shadow may have it unasked.
   template <typename OriginOf>
-  ABSL_ATTRIBUTE_ALWAYS_INLINE void PlanNeighbours(Fault& fault, uint64_t address, bool is_wide,
-                                                   OriginOf origin_of) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void PlanNeighbours(Fault& fault, bool is_wide, OriginOf origin_of) {
     neighbours_.wanted = neighbours_.count = 0;
     fault.leaf_entry = nullptr;
     if (fault.was_present || fault.root == nullptr) return;
-    const int index = kLevel4K.IndexOf(Gfn(address >> kPageShift));
+    const int index = kLevel4K.IndexOf(Gfn(fault.address >> kPageShift));
     Row row{index & ~(kWindow - 1), index | (kWindow - 1)};
     if (ABSL_PREDICT_TRUE(fault.path.leaf_level == 1)) {
       row = ABSL_PREDICT_TRUE(is_wide) ? FindRow<true>(fault, index, origin_of)
                                        : FindRow<false>(fault, index, origin_of);
     }
-    if (row.first != row.last) PlanRow(fault, address, row);
+    if (row.first != row.last) PlanRow(fault, row);
   }
 
   // Fills in the entries around the leaf at `index` of `page`, which was set for `fault`, that have
@@ -255,20 +288,33 @@ class ShadowFaults {
   absl::Status FetchPage(bool& no_memory);
   absl::Status MakeRoom();
   absl::Status Restock(HeldRoots roots);
-  // Calls `take(zap)` under the lock, then commits and settles.
+
+  // Calls `take(zap)` in a section, under the lock, then commits and settles.
   template <typename Take>
   ABSL_ATTRIBUTE_ALWAYS_INLINE void TakeAway(Take take) {
+    TakeAwayFrom(tables(), take);
+  }
+  // Does the same under the lock of `tables`, those of any address space.
+  template <typename Take>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void TakeAwayFrom(Tables& tables, Take take) {
     PendingFlush flush;
     {
       MmuReadSection section(reader_);
-      const SpinLockHolder hold(tables().lock());
+      const SpinLockHolder hold(tables.lock());
       ShadowZap zap;
       take(zap);
       if (ABSL_PREDICT_TRUE(zap.is_empty())) return;
-      flush = tables().Commit(std::move(zap));
+      flush = tables.Commit(std::move(zap));
     }
     flush.Settle();
   }
+  // Lets go of `pages`, roots of `tables` that this vCPU holds (null: none).
+  void ReleaseRoots(Tables& tables, absl::Span<ShadowPage* const> pages);
+  // Returns where the way from `root` to `address` ends: at an entry that links no table. Under the
+  // lock.
+  ShadowPlace EndOfWay(ShadowPage& root, uint64_t address) const;
+  // Returns the page of 4 KiB leaves for `address`, or null if the way ends above. Under the lock.
+  ShadowPage* LeafPageOf(ShadowPage& root, uint64_t address) const;
 
   template <typename Result>
   static Result Error(absl::Status status) {
@@ -326,8 +372,7 @@ class ShadowFaults {
 
   template <bool kWide, typename OriginOf>
   Row FindRow(Fault& fault, int index, OriginOf origin_of);
-  void PlanRow(const Fault& fault, uint64_t address, Row row);
-  const ShadowPage* LeafPageOf(const ShadowPage* root, uint64_t address) const;
+  void PlanRow(const Fault& fault, Row row);
   template <typename OriginOf, typename LeafOf>
   void FillIn(const Fault& fault, ShadowPage& page, int index, OriginOf origin_of, LeafOf leaf_of);
   // Returns whether the host is asked by addresses, and so for several pages at once.
@@ -385,6 +430,12 @@ ShadowFaults<Entry>::FindMemory(Fault& fault, Result& result) {
     return Next::kDone;
   }
   fault.log_write = fault.slot->logs_dirty_pages() && fault.is_write;
+  if constexpr (requires { Outcome::kDirtyRingFull; }) {
+    if (fault.log_write && ring_ != nullptr && ring_->is_nearly_full()) {
+      result.outcome = Outcome::kDirtyRingFull;
+      return Next::kDone;
+    }
+  }
   return Next::kAgain;
 }
 

@@ -51,7 +51,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline PagingFaultResult ShadowVcpuImpl::HandlePage
     return result;
   }
   PagingFault fault(walk_);
-  fault.gva = gva;
+  fault.address = gva.raw();
   fault.access = AccessOfErrorCode(error_code);
   if (excused && !fault.access.is_user()) fault.access = fault.access.ExcusedFromSmap();
   fault.is_write = fault.access.is_write();
@@ -86,32 +86,24 @@ void ShadowVcpuImpl::TryAgain(PagingFault& fault, Next next, PagingFaultResult& 
          {root_.pages, release});
 }
 
-// Tries to answer a shadow fault, top to bottom. docs/shadow.md has the reasons.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Try(
     PagingFault& fault, PagingFaultResult& result) {
-  // Without tables it may still go well.
-  if (ABSL_PREDICT_FALSE(!stock_.IsStocked())) stock_.Refill().IgnoreError();
-  fault.sequence = parts_.sequence.Current();
-  if (const Next next = Walk(fault, result); ABSL_PREDICT_FALSE(next != Next::kAgain)) return next;
-  result.gpa = walk_.gpa;
-  if (const Next next = FindMemory(fault, result); ABSL_PREDICT_FALSE(next != Next::kAgain)) {
-    return next;
-  }
-  return ResolveAndInstall(fault, result, [&](ShadowZap& zap) ABSL_ATTRIBUTE_ALWAYS_INLINE {
-    return Install(fault, zap, result);
-  });
+  return TryBy(
+      fault, result, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE { return Walk(fault, result); },
+      [&](ShadowZap& zap) ABSL_ATTRIBUTE_ALWAYS_INLINE { return Install(fault, zap, result); });
 }
 
-// Walks the guest's tables. Returns kAgain if they map the address, and `fault.path` says how.
+// Walks the guest's tables. `fault.path` says how they map the address.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Walk(
     PagingFault& fault, PagingFaultResult& result) {
   {
     MmuReadSection section(reader_);
-    GvaToGpa(paging_, roots_, window_, fault.gva, fault.access, walk_);
+    GvaToGpa(paging_, roots_, window_, Gva(fault.address), fault.access, walk_);
     if (ABSL_PREDICT_TRUE(walk_.outcome == GuestWalkOutcome::kMapped)) {
+      result.gpa = walk_.gpa;
       TakePath(fault);
-      fault.root = root_.PageOf(fault.gva);
-      PlanNeighbours(fault, fault.gva.raw(), root_.role.wide_entries(), NeighbourOf());
+      fault.root = root_.PageOf(Gva(fault.address));
+      PlanNeighbours(fault, root_.role.wide_entries(), NeighbourOf());
       return Next::kAgain;
     }
   }
@@ -135,7 +127,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::WalkEnded(const PagingFault& fault,
       break;  // not of this memory
     case GuestWalkOutcome::kNonCanonical:
       result = Error<PagingFaultResult>(absl::InvalidArgumentError(
-          absl::StrFormat("gva 0x%x is not canonical: it causes no #PF", fault.gva.raw())));
+          absl::StrFormat("gva 0x%x is not canonical: it causes no #PF", fault.address)));
       return Next::kDone;
   }
   return Next::kDone;
@@ -178,8 +170,7 @@ ABSL_ATTRIBUTE_NOINLINE ShadowVcpuImpl::Next ShadowVcpuImpl::InstallLarge(
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::InstallAt(
     PagingFault& fault, Level goal, ShadowZap& zap, PagingFaultResult& result) {
   ShadowPlace place;
-  const bool is_known = goal == kLevel4K && place.FindBy(memo_, tables().structure(), fault.root,
-                                                         fault.gva.raw(), fault.path);
+  const bool is_known = FindByMemo(fault, goal, place);
   if (ABSL_PREDICT_FALSE(NeedsSmapEmulation(fault))) {
     result.outcome = PagingOutcome::kEmulateWrite;
     return Next::kDone;
@@ -196,39 +187,25 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install
   const PagingEntry leaf =
       LeafOf(fault.page.hfn.AlignDown(goal.pages()), goal,
              Emulated(fault, GuestRights(fault.path.rights)), writable, fault.page, *fault.slot);
-  const FetchOutcome outcome = SetLeaf(fault, place, goal, leaf, zap);
-  result.outcome = PagingOutcome::kFixed;
-  result.level = goal;
-  if (ABSL_PREDICT_FALSE(outcome != FetchOutcome::kInstalled)) {
-    if (outcome != FetchOutcome::kSpurious) return AfterFetch(outcome, nullptr);
-    result.outcome = PagingOutcome::kSpurious;
-  }
-  if (ABSL_PREDICT_FALSE(fault.log_write)) MarkDirty(fault);
-  if (outcome == FetchOutcome::kInstalled && goal == kLevel4K) {
+  return SetLeaf(fault, place, goal, leaf, zap, result, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     PrefetchAround(fault, *place.page, place.index);
-  }
-  return Next::kDone;
+  });
 }
 
-// Goes from the root to the page in which the leaf belongs, making what is missing.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ReachLeaf(const PagingFault& fault, Level goal, ShadowZap& zap,
                                                ShadowPlace& place) {
   if (fault.root == nullptr || !IsCurrent(*fault.root)) return Next::kLoadRoot;
-  if (tables().IsFull(kPagesPerFault)) return Next::kTables;
-  Fetch fetch(tables(), window_, table_slots_, stock_, zap);
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
-  const FetchOutcome outcome = fetch.Reach(
-      *fault.root, fault.gva.raw(), fault.path, goal,
-      [&syncer](ShadowPage& page, const std::byte* table) { return syncer.Sync(page, table); });
-  if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, &fetch);
-  place = fetch.place();
-  if (goal == kLevel4K) {
-    Remember(fault, place, fault.gva.raw());
-  } else if (fault.slot->state->MaxLevel(fault.path.gfn) < goal) {
+  const auto sync = [&](ShadowPage& page, const std::byte* table) {
+    return syncer.Sync(page, table);
+  };
+  const Next next = Reach(fault, goal, zap, place, sync);
+  if (next == Next::kDone && goal > kLevel4K &&
+      fault.slot->state->MaxLevel(fault.path.gfn) < goal) {
     return Next::kAgain;  // a table of the walk itself may lie in the page, and be tracked only now
   }
-  return Next::kDone;
+  return next;
 }
 
 // --- The leaf ------------------------------------------------------------------------------------

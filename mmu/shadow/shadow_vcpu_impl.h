@@ -89,7 +89,6 @@ class ShadowVcpuImpl final : public VcpuSide, private ShadowFaults<PagingEntry> 
   struct PagingFault : Fault {
     using Fault::Fault;
 
-    Gva gva;
     GuestAccess access;
   };
 

@@ -204,17 +204,11 @@ absl::Status ShadowVcpuImpl::LoadRoot(const GuestPaging& paging, const GuestRoot
                                       ShadowRoot& root) {
   for (int i = 0; i < kRootTries; ++i) {
     stock_.Refill().IgnoreError();
-    PendingFlush flush;
-    Next next;
-    {
-      MmuReadSection section(reader_);
-      const SpinLockHolder hold(tables().lock());
-      ShadowZap zap;
-      next = tables().IsFull(kRootPages) ? Next::kTables : BuildRoot(paging, roots, root, zap);
-      flush = tables().Commit(std::move(zap));
-    }
+    Next next = Next::kDone;
     // The tables that the root shadows are tracked; nothing is derived from them before this.
-    flush.Settle();
+    TakeAway([&](ShadowZap& zap) {
+      next = tables().IsFull(kRootPages) ? Next::kTables : BuildRoot(paging, roots, root, zap);
+    });
     if (next == Next::kDone) return absl::OkStatus();
     bool no_memory = false;
     const auto release = [this] { return ReleaseCachedRoots(); };
@@ -283,18 +277,7 @@ bool ShadowVcpuImpl::IsCurrent(const ShadowPage& root) const {
 // Lets go of a root, which may be of the address space that the vCPU is about to leave.
 void ShadowVcpuImpl::Release(ShadowRoot& root) {
   if (!root.is_loaded) return;
-  PagingShadow& shadow = *parts_.shadows[root.role.address_space()];
-  PendingFlush flush;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow.lock());
-    ShadowZap zap;
-    for (ShadowPage* page : root.pages) {
-      if (page != nullptr) shadow.Release(*page, zap);
-    }
-    flush = shadow.Commit(std::move(zap));
-  }
-  flush.Settle();
+  ReleaseRoots(*parts_.shadows[root.role.address_space()], root.pages);
   root = ShadowRoot();
 }
 
@@ -322,26 +305,14 @@ void ShadowVcpuImpl::LoadRegisters() {
 // Reads every page again that went unsync: what the guest has written counts from here on. The CPUs
 // first lose the right to write the tables, and what they have cached of it.
 void ShadowVcpuImpl::Resync() {
-  PendingFlush flush;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(tables().lock());
-    if (tables().unsync().first() == nullptr) return;
-    ShadowZap zap;
-    tables().BeginResync(zap);
-    flush = tables().Commit(std::move(zap));
-  }
-  flush.Settle();
-  for (;;) {
-    Next next;
-    {
-      MmuReadSection section(reader_);
-      const SpinLockHolder hold(tables().lock());
-      ShadowZap zap;
-      next = ResyncPages(zap);
-      flush = tables().Commit(std::move(zap));
-    }
-    flush.Settle();
+  bool is_any = false;
+  TakeAway([&](ShadowZap& zap) {
+    is_any = tables().unsync().first() != nullptr;
+    if (is_any) tables().BeginResync(zap);
+  });
+  while (is_any) {
+    Next next = Next::kDone;
+    TakeAway([&](ShadowZap& zap) { next = ResyncPages(zap); });
     if (next == Next::kDone) return;
     FetchForSync();
   }
@@ -352,17 +323,11 @@ void ShadowVcpuImpl::Resync() {
 void ShadowVcpuImpl::FetchForSync() {
   bool no_memory = false;
   if (FetchPage(no_memory).ok() && !no_memory) return;
-  PendingFlush flush;
-  {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(tables().lock());
-    ShadowZap zap;
+  TakeAway([&](ShadowZap& zap) {
     while (ShadowPage* page = tables().unsync().first()) {
       tables().Zap(*page, stock_.descriptors, zap);
     }
-    flush = tables().Commit(std::move(zap));
-  }
-  flush.Settle();
+  });
 }
 
 // Syncs the pages, under the lock. A page that went unsync again meanwhile is read and stays so.
@@ -411,22 +376,16 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::Invpcid(uint64_t type, uint64_t pcid,
 // Syncs the entry for `gva` in the current and the cached roots that `concerns` holds of.
 void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns) {
   for (;;) {
-    PendingFlush flush;
     Next next = Next::kDone;
-    {
-      MmuReadSection section(reader_);
-      const SpinLockHolder hold(tables().lock());
+    TakeAway([&](ShadowZap& zap) {
       if (tables().unsync().first() == nullptr) return;
-      ShadowZap zap;
       if (concerns(root_)) next = ResyncAddress(root_, gva, zap);
       for (const ShadowRoot& root : previous_.roots()) {
         if (next == Next::kDone && root.is_loaded && concerns(root)) {
           next = ResyncAddress(root, gva, zap);
         }
       }
-      flush = tables().Commit(std::move(zap));
-    }
-    flush.Settle();
+    });
     if (next == Next::kDone) return;
     FetchForSync();
   }
@@ -436,12 +395,7 @@ void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRo
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva gva,
                                                    ShadowZap& zap) {
   ShadowPage* page = root.PageOf(gva);
-  for (; page != nullptr && page->level() > kLevel4K;) {
-    const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
-    const PagingEntry entry = PagingShadow::At(*page, index).Load();
-    page =
-        entry.kind(page->level()) == EntryKind::kTable ? tables().TableOf(entry)->shadow : nullptr;
-  }
+  if (page != nullptr) page = LeafPageOf(*page, gva.raw());
   if (page == nullptr || page->sync == ShadowSync::kSynced) return Next::kDone;
   GuestWalkOutcome why = GuestWalkOutcome::kMapped;
   const std::byte* table = window_.Reach(page->gfn.address(), false, why);
@@ -461,15 +415,10 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva g
 ShadowVcpuImpl::Found ShadowVcpuImpl::Look(Gva gva) {
   MmuReadSection section(reader_);
   const SpinLockHolder hold(tables().lock());
-  Found found;
-  const ShadowPage* page = root_.PageOf(gva);
-  while (page != nullptr) {
-    const int index = page->level().IndexOf(Gfn(gva.raw() >> kPageShift));
-    found = {PagingShadow::At(*page, index).Load(), page->level()};
-    if (found.entry.kind(found.level) != EntryKind::kTable) break;
-    page = tables().TableOf(found.entry)->shadow;
-  }
-  return found;
+  ShadowPage* const root = root_.PageOf(gva);
+  if (root == nullptr) return Found();
+  const ShadowPlace end = EndOfWay(*root, gva.raw());
+  return {PagingShadow::At(*end.page, end.index).Load(), end.page->level()};
 }
 
 }  // namespace tdp
