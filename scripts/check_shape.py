@@ -46,7 +46,7 @@ DECIDES = {"mmu/paging_kind.h", "mmu/paging_kind.cc", "mmu/space/address_space.h
 MODE_TEST = re.compile(
     r"\bPaging::k|\bPagingKind::k|\b(?:HasEpt|HasShadowPages|KeepsReverseMap)\(|"
     r"\boptions(?:_|\(\))?\.(?:paging|reverse_map|nested)\b|"
-    r"\b(?:shadow|nested|reverse_mapped|side)_?(?:\(\w*\))? [!=]= nullptr|"
+    r"\b(?:shadow|nested|reverse_mapped|side)_?(?:\([^()]*\))? [!=]= nullptr|"
     r"\bif \([A-Za-z]+\* \w+ = (?:\w+(?:\.|->))?(?:shadow|nested|reverse_mapped)\(")
 
 FACE = "mmu/vm.h"

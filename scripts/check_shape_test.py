@@ -10,6 +10,7 @@ class CheckShapeTest(unittest.TestCase):
         for line in ["if (options_.paging == Paging::kEpt) f();", "if (shadow_ != nullptr) f();",
                      "return options().nested;", "if (HasEpt(kind)) f();",
                      "if (side() == nullptr) f();",
+                     "if (engine.reverse_mapped(slot.address_space) == nullptr) f();",
                      "if (View* view = engine.nested(space)) f();"]:
             self.assertGreater(check_shape.count_mode_tests({"mmu/vm.cc": line}), 0, line)
             self.assertEqual(check_shape.count_mode_tests({"mmu/paging_kind.cc": line}), 0, line)

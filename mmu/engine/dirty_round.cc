@@ -28,9 +28,8 @@ void DirtyRound::Gather() {
 
 void DirtyRound::GatherDirtyBits() {
   // While no slot begins to log, all faults in one that logs are of the kind that notes the lines
-  // of tables. Those of a reverse map never are.
-  const bool notes_lines = engine_.reverse_mapped(slot_.address_space) == nullptr;
-  const uint64_t number = notes_lines ? engine_.logging().begun() : 0;
+  // of tables: those of a reverse map are not, but it finds writes by write-protection alone.
+  const uint64_t number = engine_.logging().begun();
   engine_.views(slot_.address_space).ForEach([this, number](const View& view) {
     DirtyHarvest harvest(view.mmu(), engine_.pool(), engine_.mmu_lock(), number);
     harvest.Run(slot_.base, slot_.end(),
