@@ -143,9 +143,14 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::TakePath(PagingFault& f
   }
   path.leaf_level = walk_.level;
   const uint64_t leaf = walk_.entries[static_cast<size_t>(walk_.level)];
-  // A write has set D, unless that cannot be set.
-  path.rights =
-      fault.access.is_write() ? walk_.rights.raw() : PagingGuest::Clean(walk_.rights, leaf).raw();
+  if (!fault.access.is_write()) {
+    path.rights = PagingGuest::Clean(walk_.rights, leaf).raw();
+    return;
+  }
+  // A write has set D, unless that cannot be set. The parts of a large page stand in a page that is
+  // found by its rights: one with W beyond the guest's own (CR0.WP is clear) is not the one that a
+  // read finds, through which the write that sets D again would not be seen.
+  path.rights = (path.leaf_level == 1 ? walk_.rights : Emulated(fault, walk_.rights)).raw();
 }
 
 // Puts the leaf into the shadow. Under the lock.
@@ -215,7 +220,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::ReachLeaf(const PagingFault& fault, Level g
 // would not guard.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowVcpuImpl::NeedsSmapEmulation(
     const PagingFault& fault) const {
-  const GuestRights rights(fault.path.rights);
+  const GuestRights rights = walk_.rights;
   return fault.access.is_write() && !rights.writable() && rights.user() &&
          (paging_.controls().cr4 & guest::kCr4Smap) != 0;
 }

@@ -67,6 +67,45 @@ TEST_F(ShadowFault, ALargePageWithTheTablesOfTheFirstWalkInsideIsMappedBySmallOn
   EXPECT_EQ(Access(MiB(8) + 0x40000).what, Seen::What::kPageFault);
 }
 
+// A supervisor's write to a read-only page sets D where CR0.WP is clear, in a large page's entry,
+// too. The two entries here map the same page with the same rights. (The reference would set D as
+// well: the stores are made on the shadow alone.)
+TEST_F(ShadowFault, WithoutWpEachReadOnlyLargePageGetsADOfItsOwnAndGetsItAgain) {
+  for (const uint64_t user : {uint64_t{0}, guest::kUser}) {
+    Start();
+    guest_.cr0 &= ~sim::kCr0Wp;
+    machine_->Load(guest_);
+    const uint64_t clean = 0x600000 | 0x21 | user | guest::kLargePage;
+    Table(3, 3, clean);
+    Table(3, 5, clean);
+    Access(0x612345, kStore);
+    EXPECT_EQ(EntryAt(3, 3), clean | guest::kDirty);
+    ExpectSame(0xa12345);
+    ExpectSame(0xa12345, kLoad, true);
+    EXPECT_EQ(EntryAt(3, 5), clean);
+    Access(0xa12345, kStore);
+    EXPECT_EQ(EntryAt(3, 5), clean | guest::kDirty);
+
+    Emulate(3, 3, clean);
+    machine_->Invlpg(Gva(0x612345));
+    ExpectSame(0x613000);
+    Access(0x612345, kStore);
+    EXPECT_EQ(EntryAt(3, 3), clean | guest::kDirty);
+    ExpectSame(0x612345, kStore, true);
+  }
+}
+
+TEST_F(ShadowFault, WithSmapAWriteToAReadOnlyLargeUserPageIsEmulatedToo) {
+  Start();
+  Table(3, 3, 0x600000 | (kAll & ~guest::kWrite) | guest::kLargePage);
+  guest_.cr0 &= ~sim::kCr0Wp;
+  guest_.cr4 |= sim::kCr4Smap;
+  machine_->Load(guest_);
+  ExpectSame(0x612345, kStore, false, true);
+  EXPECT_TRUE(machine_->wants_emulation());
+  ExpectSame(0x612345, kLoad, false, false);
+}
+
 // Frames 16 to 19 end a slot, and frame 20 begins another with other memory; both are in the window
 // of eight that one fault fills in, from either side.
 TEST_F(ShadowFault, NeighboursOutsideTheSlotAreNotMappedFromItsHostPage) {
