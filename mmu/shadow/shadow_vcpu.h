@@ -49,10 +49,12 @@ class ShadowVcpu {
   // state do to translation. Everything the guest may have cached is forgotten. Under PAE paging
   // the PDPTEs are loaded, unless CR3 and all bits that matter to them are as they were;
   // kGeneralProtection if one sets a reserved bit, and nothing has changed. `cr3` is a register's
-  // value: CR3.63 is no part of it. FailedPrecondition for protection keys (CR4.PKE, CR4.PKS),
-  // which are not shadowed.
+  // value: CR3.63 is no part of it, and in a 64-bit mode bits above MAXPHYADDR are InvalidArgument.
+  // FailedPrecondition for protection keys (CR4.PKE, CR4.PKS), which are not shadowed.
   absl::StatusOr<GuestEvent> SetPaging(const GuestControls& controls, uint64_t cr3);
-  // Does MOV to CR3, with bit 63 under CR4.PCIDE. PDPTEs as above.
+  // Does MOV to CR3, with bit 63 under CR4.PCIDE. PDPTEs as above. kGeneralProtection, and nothing
+  // has changed, in a 64-bit mode for a bit above MAXPHYADDR, those of LAM among them, which the
+  // guest's CPU has not.
   absl::StatusOr<GuestEvent> WriteCr3(uint64_t value);
   // Does INVLPG.
   absl::Status Invlpg(Gva gva);

@@ -44,6 +44,12 @@ bool KeepsPdptes(const GuestControls& before, const GuestControls& after) {
          ((before.cr0 ^ after.cr0) & kCr0) == 0 && ((before.cr4 ^ after.cr4) & kCr4) == 0;
 }
 
+// Returns whether `cr3`, a register's value, sets a bit that a CPU in a 64-bit mode refuses: one
+// above its physical addresses. In other modes CR3 has 32 bits, whatever stands above them.
+bool HasReservedBit(const GuestControls& controls, uint64_t cr3) {
+  return controls.mode() >= PagingMode::k4Level && cr3 >> controls.physical_address_bits != 0;
+}
+
 // Returns the bits of CR3 that are the root's address.
 constexpr uint64_t RootMask(PagingMode mode) {
   return mode >= PagingMode::k4Level ? PagingGeometry<PagingMode::k4Level>::kRootMask
@@ -78,6 +84,11 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::SetPaging(const GuestControls& contro
     return absl::InvalidArgumentError(absl::StrFormat(
         "physical_address_bits is %d: must be 32 to 52", controls.physical_address_bits));
   }
+  if (HasReservedBit(controls, cr3)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("cr3 0x%x: has bits above the %d of physical_address_bits", cr3,
+                        controls.physical_address_bits));
+  }
   const GuestPaging paging(controls);
   GuestRoots roots;
   roots.cr3 = cr3;
@@ -99,6 +110,7 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::WriteCr3(uint64_t value) {
   const bool keep = pcids && (value & guest::kCr3KeepTranslations) != 0;
   GuestRoots roots = roots_;
   roots.cr3 = pcids ? value & ~guest::kCr3KeepTranslations : value;
+  if (HasReservedBit(paging_.controls(), roots.cr3)) return GuestEvent::kGeneralProtection;
   TDP_ASSIGN_OR_RETURN(const GuestEvent event, LoadPdptes(paging_, roots.cr3, roots));
   if (event != GuestEvent::kNone) return event;
   bool kept = false;

@@ -265,6 +265,29 @@ TEST_F(ShadowFault, PdptesWithReservedBitsAreGeneralProtectionAndChangeNothing) 
   ExpectSame(0x10000);
 }
 
+TEST_F(ShadowFault, ACr3WithReservedBitsIsGeneralProtectionInA64BitMode) {
+  Start();
+  ExpectSame(0x10000);
+  const ShadowRegisters before = machine_->shadow().registers();
+  for (const int bit : {46, 51, 52, 61, 62, 63}) {  // LAM has 61 and 62, and CR4.PCIDE 63
+    EXPECT_EQ(machine_->WriteCr3(guest_.cr3 | uint64_t{1} << bit), GuestEvent::kGeneralProtection)
+        << bit;
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        machine_->shadow().SetPaging(guest_.controls(), guest_.cr3 | uint64_t{1} << bit).status()))
+        << bit;
+  }
+  EXPECT_EQ(machine_->shadow().registers(), before);
+  guest_.cr4 |= sim::kCr4Pcide;
+  machine_->Load(guest_);
+  EXPECT_EQ(machine_->WriteCr3(guest_.cr3 | guest::kCr3KeepTranslations), GuestEvent::kNone);
+  EXPECT_EQ(machine_->WriteCr3(guest_.cr3 | uint64_t{1} << 46), GuestEvent::kGeneralProtection);
+  ExpectSame(0x10000);
+  // Elsewhere CR3 has 32 bits, and the rest is ignored.
+  Start({}, PagingMode::kPae);
+  EXPECT_EQ(machine_->WriteCr3(guest_.cr3 | uint64_t{1} << 60), GuestEvent::kNone);
+  ExpectSame(0x10000);
+}
+
 TEST_F(ShadowFault, ARootInNoMemoryMapsNothingUntilThereIsSome) {
   Start();
   machine_->WriteCr3(MiB(64));
