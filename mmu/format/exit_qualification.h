@@ -38,10 +38,12 @@ class ExitQualification {
                              (executable ? 0 : ept::kQualGuestNoExecute));
   }
   // Adds what no walk decides, but the way in which `other` came about: whether NMIs were unblocked
-  // by the instruction, and whether it was an instruction's access at all.
+  // by the instruction, whether its access was one to a shadow stack, and whether it was an
+  // instruction's access at all.
   constexpr ExitQualification WithCauseOf(ExitQualification other) const {
-    return ExitQualification(raw_ |
-                             (other.raw_ & (ept::kQualNmiUnblocked | ept::kQualAsynchronous)));
+    constexpr uint64_t kCause =
+        ept::kQualNmiUnblocked | ept::kQualShadowStackAccess | ept::kQualAsynchronous;
+    return ExitQualification(raw_ | (other.raw_ & kCause));
   }
 
   constexpr uint64_t raw() const { return raw_; }

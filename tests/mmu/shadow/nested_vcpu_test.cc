@@ -85,6 +85,19 @@ TEST(NestedVcpu, GivesL1TheViolationThatItsTablesCause) {
       << "nothing is mapped there";
 }
 
+// NMIs that the instruction unblocked, an access to a shadow stack, and one of no instruction.
+TEST(NestedVcpu, TellsL1WhatTheCpuAloneKnowsOfAViolation) {
+  NestedWorld world;
+  ASSERT_TRUE(world.nested().Enter(world.context()).ok());
+  const auto none = ExitQualification::Make(Access::Write(), Access::None(), true, true);
+  for (const int bit : {12, 13, 16}) {
+    const ExitQualification told(none.raw() | uint64_t{1} << bit);
+    const NestedFaultResult result = world.nested().HandleViolation(Gpa(0x5000), told);
+    EXPECT_EQ(result.outcome, NestedOutcome::kViolation);
+    EXPECT_EQ(result.qualification.raw() & uint64_t{1} << bit, uint64_t{1} << bit) << bit;
+  }
+}
+
 TEST(NestedVcpu, GivesL1ItsMisconfigurations) {
   NestedWorld world;
   world.Map(kPage, kFrame, 1, ept::kWrite);
