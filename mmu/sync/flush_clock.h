@@ -130,8 +130,9 @@ class FlushClock {
     if (ABSL_PREDICT_FALSE(any_retired_.load(std::memory_order_relaxed))) ReclaimPassed();
   }
 
-  // Returns when what other threads' `Reclaim` has taken from here has gone through the reclaimer.
-  // If the caller has settled before, everything retired before that has then gone. Hold no lock.
+  // Reclaims, and returns when what other threads' `Reclaim` has taken from here has gone through
+  // the reclaimer: all that was retired by a flush that has been settled has gone then, whoever
+  // settled it. Hold no lock.
   void WaitForReclaims();
 
   uint64_t generation() const { return generation_.load(std::memory_order_seq_cst); }

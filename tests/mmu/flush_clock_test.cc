@@ -272,6 +272,23 @@ TEST(FlushClock, WaitForReclaimsReturnsAfterWhatOtherThreadsHaveTaken) {
   EXPECT_EQ(machine.reclaimed, 1);
 }
 
+// A thread may be stopped after it has settled and before it reclaims. Who finds all settled then
+// owes no flush.
+TEST(FlushClock, WaitForReclaimsReclaimsWhatAnotherThreadHasSettledAndNotReclaimed) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  PendingFlush theirs = clock.Advance();
+  TablePage page;
+  TableList list;
+  list.Push(&page);
+  clock.Retire(std::move(list), theirs);
+  ASSERT_TRUE(clock.TrySettle(theirs));
+  EXPECT_FALSE(clock.Outstanding().is_owed());
+  clock.WaitForReclaims();
+  EXPECT_EQ(machine.reclaimed, 1);
+  theirs.Settle();
+}
+
 // This is the promise of the clock: once `Settle` has returned, no vCPU runs on what it had cached
 // before.
 TEST(FlushClock, AfterSettleNoVcpuUsesAnOlderGeneration) {
