@@ -29,16 +29,20 @@ uint64_t RangeCollapse::Run(FrameRange range, Level level) {
 // Finds the next tables that may be collapsed. Returns where to go on.
 Gfn RangeCollapse::Gather(FrameRange range, Level level) {
   found_.clear();
-  const Gfn reached = walk_.Run(range, [&](const TablePart& part) {
+  Gfn next = range.end;
+  walk_.Run(range, [&](const TablePart& part) {
     if (part.level != level.below()) return true;
     const Gfn base = part.FrameAt(part.first).AlignDown(level.pages());
     if (!range.Holds(base, level.pages()) || (!found_.empty() && found_.back() == base))
       return true;
-    if (found_.size() == kReplacedPerSection) return false;
+    if (found_.size() == kReplacedPerSection) {
+      next = base;  // the walk has passed holes that the table may begin with
+      return false;
+    }
     found_.push_back(base);
     return true;
   });
-  return reached;
+  return next;
 }
 
 // Makes the leaf that a fault would make there now, if that is one of `level`.

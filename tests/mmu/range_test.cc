@@ -426,6 +426,19 @@ TEST_F(RangeTest, HolesBecomePartOfTheLeaf) {
   EXPECT_EQ(LevelOf(Gpa(MiB(2))), 0);
 }
 
+// More than one section replaces, each with a hole in front.
+TEST_F(RangeTest, ManyTablesThatBeginWithAHoleAreAllCollapsed) {
+  constexpr uint64_t kGigabytes = 20;
+  host_.order = 18;
+  Start({}, GiB(kGigabytes));
+  for (uint64_t i = 0; i < kGigabytes; ++i) Fault(Gpa(GiB(i)));
+  Split(Gpa(0), GiB(kGigabytes), kLevel2M);
+  for (uint64_t i = 0; i < kGigabytes; ++i) {
+    vm_->ZapRange(Gfn::Of(Gpa(GiB(i))), kLevel2M.pages())->Settle();
+  }
+  EXPECT_EQ(Collapse(Gpa(0), GiB(kGigabytes)), kGigabytes);
+}
+
 // Regression: recovery of huge pages in KVM read permits outside the slot where the host page began
 // below it.
 TEST_F(RangeTest, ASlotThatBeginsOrEndsInsideAHostPageIsNotCollapsedThere) {
