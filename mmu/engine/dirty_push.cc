@@ -3,6 +3,7 @@
 #include "tdp/mmu/engine/dirty_push.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 
 #include "tdp/base/status_macros.h"
@@ -24,8 +25,10 @@ absl::Status DirtyPush::Stock() {
 
 absl::StatusOr<bool> DirtyPush::Run(const MemorySlot& slot) {
   const FrameRange frames{slot.base, slot.end()};
-  if (frames.first != frames_.first || frames.end != frames_.end) {
+  const uint64_t logs_begun = engine_.logging().begun();
+  if (frames.first != frames_.first || frames.end != frames_.end || logs_begun != logs_begun_) {
     frames_ = frames;
+    logs_begun_ = logs_begun;
     views_done_ = 0;
     next_ = frames.first;
   }

@@ -6,6 +6,7 @@
 #define TDP_MMU_ENGINE_DIRTY_PUSH_H_
 
 #include <cstddef>
+#include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,8 +32,8 @@ class DirtyPush {
   // next push goes on. Hold no lock.
   absl::Status Stock();
   // Does one turn, under the slots mutex, in `slot` as it is now: if that is another than in the
-  // last turn this one begins anew. Returns whether all is done. ResourceExhausted without memory
-  // for the log.
+  // last turn, or a slot has begun to log since, this one begins anew. Returns whether all is done.
+  // ResourceExhausted without memory for the log.
   absl::StatusOr<bool> Run(const MemorySlot& slot);
 
  private:
@@ -44,6 +45,7 @@ class DirtyPush {
   MmuLock::Reader reader_;
   TableCache tables_;
   FrameRange frames_{Gfn(0), Gfn(0)};  // of the slot in the last turn
+  uint64_t logs_begun_ = 0;            // by then: what has begun to log anew is protected again
   MemorySlot slot_;                    // of this turn
   size_t views_done_ = 0;
   Gfn next_;               // in the view after those

@@ -151,6 +151,22 @@ TEST_F(PushInTurns, EndsWhereTheSlotEndsToLog) {
   EXPECT_TRUE(absl::IsNotFound(vm_->PushDownDirtyLog(1)));
 }
 
+TEST_F(PushInTurns, BeginsAnewWhereTheSlotHasBegunToLogAnew) {
+  bool asked = false;
+  host_.on_block = [&] {
+    asked = true;
+    std::thread([&] {
+      Set(1, 0);
+      Set(1, kSlotLogDirtyPages);
+    }).join();
+  };
+  EXPECT_EQ(vm_->PushDownDirtyLog(1), absl::OkStatus());
+  ASSERT_TRUE(asked);
+  for (const ByteCount at : {ByteCount{0}, kSize / 2, kSize - kPageSize}) {
+    EXPECT_TRUE(vm_->Translate(Gpa(kSize + at))->access.can_write()) << at;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Operations, BlockAllocation, testing::ValuesIn(Operations()),
                          [](const auto& of) { return of.param.name; });
 
