@@ -127,7 +127,9 @@ absl::StatusOr<size_t> Prefaulter::Ask(const Run& fault, Gfn from, PageCount pag
   }
   const MmuReadSection section(faults_.reader_);
   if (HasMoved(fault, pages)) return 0;
-  if (!faults_.policy().RuleOf(slot, from).rights.Covers(fault.access)) return 0;
+  // Where the slot denies every right, an access of no kind is denied, too.
+  const Access rights = faults_.policy().RuleOf(slot, from).rights;
+  if (rights.is_empty() || !rights.Covers(fault.access)) return 0;
   runs[0] = {*faults_.policy().BackingOf(slot, from)->frame, pages};
   return 1;
 }

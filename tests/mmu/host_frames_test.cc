@@ -281,6 +281,15 @@ TEST_F(HostFramesTest, PopulateMapsWhatIsExecuteOnlyAndStopsAtWhatIsDeniedAltoge
   EXPECT_EQ(*vm_->Populate(Gpa(0x9000), 0x1000), 0x1000u);
 }
 
+TEST_F(HostFramesTest, PopulateMapsNothingOfASlotThatDeniesAll) {
+  Start({.max_leaf_level = kLevel4K});
+  MemoryRegion denied = Frames(Gpa(0), MiB(2), Hpa(0));
+  denied.rights = Access::None();
+  Set(denied);
+  EXPECT_TRUE(absl::IsPermissionDenied(vm_->Populate(Gpa(0), MiB(2)).status()));
+  EXPECT_FALSE(vm_->Translate(Gpa(0)).ok());
+}
+
 TEST_F(HostFramesTest, PopulateOfAnotherViewLeavesTheBaseAlone) {
   Start();
   Set(Frames(Gpa(0), MiB(2), Hpa(0)));
