@@ -113,6 +113,7 @@ void ReverseMappedMmu::ForEachHead(Gfn first, Gfn end, Visit visit) const {
     if (rmap == nullptr || rmap->end() <= first || rmap->base() >= end) continue;
     const Gfn from = std::max(first, rmap->base());
     const Gfn to = std::min(end, rmap->end());
+    if (from >= to) continue;
     for (int level = 1; level <= SlotRmap::kLevels; ++level) {
       rmap->ForEach(Level(level), from, to, [&visit](Gfn, RmapHead& head) { visit(head); });
     }

@@ -75,6 +75,15 @@ TEST_F(ReverseMapTest, PartOfALargeLeafTakesAllOfItAway) {
   EXPECT_EQ(LevelOf(Gpa(0)), 0);
 }
 
+TEST_F(ReverseMapTest, NoPartOfALargeLeafTakesNothingAway) {
+  host_.order = 9;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  Fault(Gpa(0));
+  vm_->ZapRange(Gfn(5), PageCount(0))->Settle();
+  EXPECT_EQ(LevelOf(Gpa(0)), 2);
+}
+
 TEST_F(ReverseMapTest, ALoggedWriteUnderALargeLeafDropsIt) {
   host_.order = 9;
   Start();
