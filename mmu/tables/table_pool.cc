@@ -3,6 +3,7 @@
 #include "tdp/mmu/tables/table_pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -34,9 +35,13 @@ TablePool::~TablePool() {
 
 // Returns whether `count` more may be taken; they count as taken then.
 bool TablePool::FitsQuota(size_t count) {
-  if (taken_.fetch_add(count) + count <= quota()) return true;
-  taken_.fetch_sub(count);
-  return false;
+  // A request that does not fit never counts, not even for a moment: another thread's might fit.
+  const size_t limit = quota();
+  size_t taken = taken_.load(std::memory_order_relaxed);
+  do {
+    if (count > limit || taken > limit - count) return false;
+  } while (!taken_.compare_exchange_weak(taken, taken + count));
+  return true;
 }
 
 absl::Status TablePool::Take(size_t count, TableList& out) {

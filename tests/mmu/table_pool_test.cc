@@ -3,7 +3,9 @@
 #include "tdp/mmu/tables/table_pool.h"
 #include "tests/world/test_host.h"
 
+#include <atomic>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -123,6 +125,29 @@ TEST(TablePool, KeepsToItsQuota) {
   pool.set_quota(11);
   EXPECT_TRUE(pool.Take(1, list).ok());
   pool.ReturnUnused(std::move(list));
+}
+
+TEST(TablePool, AThreadThatAsksForTooMuchKeepsNothingFromAnother) {
+  MinimalBackend backend;
+  TablePool pool(backend, 10, EptEntry::Empty());
+  std::atomic<int> asked = 0;
+  std::atomic<bool> done = false;
+  std::thread greedy([&] {
+    TableList list;
+    while (!done) {
+      EXPECT_FALSE(pool.Take(11, list).ok());
+      ++asked;
+    }
+  });
+  int refused = 0;
+  while (asked < 200000) {
+    TableList list;
+    refused += pool.Take(5, list).ok() ? 0 : 1;
+    pool.ReturnUnused(std::move(list));
+  }
+  done = true;
+  greedy.join();
+  EXPECT_EQ(refused, 0);
 }
 
 TEST(TableCache, RefillsToWhatAFaultCanNeedEvenNearTheQuota) {
