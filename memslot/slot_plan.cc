@@ -157,8 +157,10 @@ class Planner {
 
 std::vector<PlannedSlot> PlanSlots(absl::Span<const FlatRange> view, const SlotPlanLimits& limits) {
   std::vector<PlannedSlot> slots;
+  const PageCount largest =
+      std::clamp(limits.largest_slot, PageCount(1), SlotPlanLimits().largest_slot);
   for (const FlatRange& range : view) {
-    if (range.region->is_memory()) PlanRange(range, limits.largest_slot.bytes(), &slots);
+    if (range.region->is_memory()) PlanRange(range, largest.bytes(), &slots);
   }
   return slots;
 }

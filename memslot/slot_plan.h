@@ -30,6 +30,7 @@ struct PlannedSlot {
 };
 
 struct SlotPlanLimits {
+  // From 1 page to what is said here; what is not counts as the nearest that is.
   PageCount largest_slot = PageCount((uint64_t{1} << 31) - 1);
 };
 

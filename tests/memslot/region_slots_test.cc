@@ -298,6 +298,20 @@ TEST(SlotPlan, RangesAreCutToWholePagesAndToTheLargestSlot) {
   EXPECT_EQ(slots[2].size, 0x1000u);
 }
 
+// There would be slots without end, of no pages each.
+TEST(SlotPlan, ALargestSlotThatThereCannotBeIsTheNextThatThereCan) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
+  RegionSpec spec{.name = "ram", .kind = RegionKind::kRam, .size = 0x3000};
+  spec.host = Hva(0x100000000000);
+  AddAlias(tree, root, "alias", MustCreate(tree, std::move(spec)), 0, 0x3000, 0x10000);
+  SlotPlanLimits limits;
+  limits.largest_slot = PageCount(0);
+  EXPECT_EQ(PlanSlots(Flatten(*root), limits).size(), 3u);
+  limits.largest_slot = PageCount(~uint64_t{0});
+  EXPECT_EQ(PlanSlots(Flatten(*root), limits).size(), 1u);
+}
+
 TEST(SlotPlan, MemoryAtAnOddPlaceInItsPageIsNoSlot) {
   RegionTree tree;
   Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
