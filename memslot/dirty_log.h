@@ -2,7 +2,7 @@
 //
 // The dirty bitmap of a slot: which of its pages were written since they were last taken.
 //
-// A radix tree over 64-page words. A chunk holds the words of 128 MiB of guest memory, a directory
+// A radix tree over 64-page words. A chunk holds the words of 16 MiB of guest memory, a directory
 // 512 chunks; both come to be when a page in them is about to be written, so a slot costs what it
 // touches. On every floor a summary bit says which words, chunks and directories may hold a dirty
 // page: taking the log costs what is dirty, not what the slot spans.
