@@ -27,6 +27,7 @@
 #include "tdp/tools/replay/replay_report.h"
 #include "tdp/tools/report_output.h"
 #include "tdp/tools/sweep/job_pool.h"
+#include "tdp/tools/sweep/sweep_identity.h"
 #include "tdp/tools/sweep/sweep_journal.h"
 #include "tdp/tools/sweep/sweep_plan.h"
 #include "tdp/tools/sweep/sweep_summary.h"
@@ -117,8 +118,7 @@ absl::StatusOr<SweepResult> RunCell(const CommandOptions& options, const SweepCe
   return SweepResult{cell, std::move(report)};
 }
 
-// Sets what is the same in all cells. It stands in their tables too, and tells one sweep from
-// another.
+// Sets what is the same in all cells. It stands in their tables, too.
 void SetCommonOptions(const CommandOptions& options, SweepCell& cell) {
   cell.options.check = options.check;
   cell.options.observe = options.observe;
@@ -141,6 +141,21 @@ std::vector<std::string> InputsOfSweep(std::vector<std::string> inputs,
     }
   }
   return inputs;
+}
+
+// Sets the identity of the sweep in each of its cells; `inputs` are all files that they read.
+absl::Status SetIdentity(const CommandOptions& options, const std::vector<std::string>& inputs,
+                         std::vector<SweepCell>& cells) {
+  TraceInput input = options.input;
+  OptionParser parser;
+  AddInputOptions(parser, &input);
+  std::vector<std::pair<std::string, std::string>> reading;
+  for (const OptionParser::Option& option : parser.options()) {
+    reading.emplace_back(option.name, option.default_text);
+  }
+  TDP_ASSIGN_OR_RETURN(const std::string identity, SweepIdentity(cells, reading, inputs));
+  for (SweepCell& cell : cells) cell.sweep = identity;
+  return absl::OkStatus();
 }
 
 // Opens every trace once, so that a name that is wrong is told before hours are spent.
@@ -217,8 +232,9 @@ absl::StatusOr<int> Sweep(const CommandOptions& options, const std::vector<std::
   TDP_ASSIGN_OR_RETURN(std::vector<SweepCell> cells, options.plan.Cells(traces));
   for (SweepCell& cell : cells) SetCommonOptions(options, cell);
   TDP_RETURN_IF_ERROR(CheckTraces(options, traces));
-  TDP_RETURN_IF_ERROR(
-      CheckOutputs({{"csv", options.csv}, {"json", options.json}}, InputsOfSweep(traces, cells)));
+  const std::vector<std::string> inputs = InputsOfSweep(traces, cells);
+  TDP_RETURN_IF_ERROR(CheckOutputs({{"csv", options.csv}, {"json", options.json}}, inputs));
+  TDP_RETURN_IF_ERROR(SetIdentity(options, inputs, cells));
   if (const uint64_t all = options.plan.Combinations(traces); all != cells.size()) {
     absl::FPrintF(stderr,
                   "tdp sweep: %d combinations make %d replays: the others differ from them in "

@@ -171,8 +171,8 @@ TEST(RunJson, AColumnOfCsvIsNamedByThePathInJson) {
   std::vector<std::string> paths;
   Paths("", figures, paths);
   for (const std::string& path : paths) EXPECT_THAT(columns, Contains(path));
-  // The other columns are the number of the cell, the number of cells, and the options.
-  EXPECT_EQ(columns.size(), 2 + paths.size() + run["options"].size());
+  // The other columns are the number of the cell, the number of cells, the sweep, and the options.
+  EXPECT_EQ(columns.size(), 3 + paths.size() + run["options"].size());
 }
 
 TEST(RunJson, TheCommandMakesTheSameRun) {

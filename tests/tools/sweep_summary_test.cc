@@ -24,9 +24,10 @@ using ::testing::HasSubstr;
 
 TEST(SweepSummary, MeansAndIntervalsAreStudents) {
   const auto text = SummarizeSweep("f",
-                                   "cell,cells,trace,paging,seed,accesses,what\n"
-                                   "0,5,\"a,b\",ept,1,10,x\n1,5,\"a,b\",ept,2,12,y\n"
-                                   "2,5,\"a,b\",ept,3,17,z\n3,5,c,ept,1,5,x\n4,5,c,ept,2,5,x\n");
+                                   "cell,cells,sweep,trace,paging,seed,accesses,what\n"
+                                   "0,5,v,\"a,b\",ept,1,10,x\n1,5,v,\"a,b\",ept,2,12,y\n"
+                                   "2,5,v,\"a,b\",ept,3,17,z\n3,5,v,c,ept,1,5,x\n"
+                                   "4,5,v,c,ept,2,5,x\n");
   ASSERT_TRUE(text.ok()) << text.status();
   // The mean of 10, 12 and 17 is 13, their deviation 3.6056; the interval is that by the root of
   // three, times 4.303.
@@ -38,15 +39,15 @@ TEST(SweepSummary, MeansAndIntervalsAreStudents) {
 
 TEST(SweepSummary, AMeanOfLargeCountsHasAllItsDigits) {
   const auto text = SummarizeSweep("one.csv",
-                                   "cell,cells,trace,seed,accesses,what\n"
-                                   "0,2,c,1,80000003,1\n"
-                                   "1,2,c,2,80000005,1\n");
+                                   "cell,cells,sweep,trace,seed,accesses,what\n"
+                                   "0,2,v,c,1,80000003,1\n"
+                                   "1,2,v,c,2,80000005,1\n");
   ASSERT_TRUE(text.ok()) << text.status();
   EXPECT_NE(text->find(",80000004,"), std::string::npos) << *text;
 }
 
 TEST(SweepSummary, OneSeedHasNoInterval) {
-  EXPECT_EQ(*SummarizeSweep("f", "cell,cells,trace,seed,accesses\n0,1,a,1,10\n"),
+  EXPECT_EQ(*SummarizeSweep("f", "cell,cells,sweep,trace,seed,accesses\n0,1,v,a,1,10\n"),
             "trace,seeds,accesses_mean,accesses_ci95\na,1,10,\n");
 }
 
@@ -56,8 +57,14 @@ TEST(SweepSummary, WhatIsNoSweepIsRefusedWithItsLine) {
   };
   EXPECT_EQ(error(""), "f.csv: empty");
   EXPECT_EQ(error("a,b,c\n"), "f.csv:1: not the CSV of a sweep");
-  EXPECT_EQ(error("cell,cells,trace,seed,accesses\n0,1,a,1\n"),
-            "f.csv:2: 4 fields, not 5 as in the heading");
+  EXPECT_EQ(error("cell,cells,sweep,trace,seed,accesses\n0,1,v,a,1\n"),
+            "f.csv:2: 5 fields, not 6 as in the heading");
+  EXPECT_EQ(error("cell,cells,sweep,trace,seed,accesses\n0,1,v,a,1,10"), "f.csv:2: cut short");
+  EXPECT_EQ(error("cell,cells,sweep,trace,seed,accesses\n0,2,v,a,1,10\n0,2,v,a,1,10\n"),
+            "f.csv:3: cell 0 is there twice");
+  EXPECT_EQ(error("cell,cells,sweep,trace,seed,accesses\n0,2,1-2-3,a,1,9\n1,2,1-2-4,a,2,9\n"),
+            "f.csv:3: a cell of another sweep than the first: its traces or machine files are "
+            "others, or have been changed");
 }
 
 TEST(JobPool, EachJobRunsOnceAndNoneBeginsAfterAnError) {

@@ -145,6 +145,22 @@ TEST(MergeSweep, ShardsInAnyOrderMakeTheWhole) {
   }
 }
 
+TEST(MergeSweep, RefusesAPieceWhoseWriterWasInterrupted) {
+  const auto cells = CellsOf({"--seed", "1,2", "a"}).value();
+  for (bool json : {false, true}) {
+    const std::string whole = Piece(cells, {}, json);
+    for (size_t length = 1; length < whole.size(); ++length) {
+      EXPECT_FALSE(MergeSweep({{"cut", whole.substr(0, length)}}).ok() && length + 1 < whole.size())
+          << length << " of " << whole.size();
+    }
+  }
+  const std::string csv = Piece(cells, {}, false);
+  EXPECT_EQ(MergeSweep({{"cut.csv", csv.substr(0, csv.size() - 1)}}).status().message(),
+            "cut.csv:3: cut short");
+  EXPECT_EQ(MergeSweep({{"cut.csv", csv.substr(0, csv.size() - 9) + "\n"}}).status().message(),
+            "cut.csv:3: not a line of a sweep");
+}
+
 TEST(MergeSweep, RefusesWhatIsNoWholeSweep) {
   const auto cells = CellsOf({"--seed", "1,2,3,4", "a"}).value();
   const auto others = CellsOf({"--seed", "1,2,3,4,5", "a"}).value();

@@ -27,7 +27,7 @@ TEST(TdpSweep, WritesALineForEachCombination) {
   const std::string trace = Quoted(SmallTrace(20));
   const ProgramResult result = Tdp("sweep --paging native,ept --ept-page 4k,2m " + trace);
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_THAT(result.out, StartsWith("cell,cells,trace,paging,"));
+  EXPECT_THAT(result.out, StartsWith("cell,cells,sweep,trace,paging,"));
   // Natively there is no EPT page to choose: its two combinations are one replay.
   EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 4) << result.out;
   EXPECT_THAT(result.out, AllOf(HasSubstr("\n0,3,"), HasSubstr("\n2,3,")));
@@ -113,7 +113,7 @@ TEST(TdpSweep, ResumesNoFileButItsOwn) {
   for (const char* text :
        {"precious data", "precious data\n", "[1, 2]\n", "[\n  1\n]\n", "[\nprecious",
         "[\n{\"cell\": \"x\", \"cells\": 2}\n]\n", "[\n{\"cell\": 0, \"cells\": 2}",
-        "[\n{\"cell\": 0, \"cells\": 2, \"trace\": 5},\n", "cell,cells,trace\n0,2,a\n"}) {
+        "[\n{\"cell\": 0, \"cells\": 2, \"trace\": 5},\n", "cell,cells,sweep,trace\n0,2,v,a\n"}) {
     for (const char* option : {"--csv ", "--json="}) {
       const std::string file = WriteFile("others", text);
       const ProgramResult run =
@@ -130,9 +130,10 @@ TEST(TdpSweep, ResumesNoSweepThatCountedOtherwise) {
     const std::string file = option + Quoted(WriteFile("counted", "")) + " ";
     EXPECT_EQ(Tdp("sweep --warmup 7 --seed 1,2 " + file + trace).status, 0);
     for (const char* other :
-         {"", "--warmup 8 ", "--warmup 7 --roi 0:60 ", "--warmup 7 --check=off "}) {
+         {"", "--warmup 8 ", "--warmup 7 --roi 0:60 ", "--warmup 7 --check=off ",
+          "--warmup 7 --format binary ", "--warmup 7 --strict ", "--warmup 7 --skip-kernel "}) {
       ExpectRefusal(Tdp("sweep --resume --seed 1,2 " + std::string(other) + file + trace),
-                    "another sweep");
+                    "another sweep than this one: its options are others");
     }
     EXPECT_EQ(Tdp("sweep --resume --warmup 7 --seed 1,2 " + file + trace).status, 0);
   }
@@ -143,9 +144,16 @@ TEST(TdpSweep, ResumesNoCellsOfATraceThatWasChanged) {
   const std::string csv = WriteFile("old.csv", "");
   const std::string sweep = "--seed 1,2 --csv " + Quoted(csv) + " " + Quoted(trace);
   EXPECT_EQ(Tdp("sweep " + sweep).status, 0);
+  // A copy of the same bytes is the same trace.
+  SmallTrace(4);
   const auto written = std::filesystem::last_write_time(csv);
   std::filesystem::last_write_time(trace, written + std::chrono::seconds(1));
-  ExpectRefusal(Tdp("sweep --resume " + sweep), "small.trc.zst was changed after its cells");
+  EXPECT_EQ(Tdp("sweep --resume " + sweep).status, 0);
+  SmallTrace(5);
+  std::filesystem::last_write_time(trace, written);
+  ExpectRefusal(Tdp("sweep --resume " + sweep),
+                "another sweep than this one: its traces or machine files are others, or have been "
+                "changed");
   EXPECT_EQ(Tdp("sweep " + sweep).status, 0);
 }
 
@@ -203,6 +211,55 @@ TEST(TdpSweep, ShardsMergeIntoTheWhole) {
   ExpectRefusal(Tdp("sweep --merge " + Quoted(first)), "cell 1 of 3");
   ExpectRefusal(Tdp("sweep --shard 3/2 " + arguments), "must be i/n");
   ExpectRefusal(Tdp("sweep --cpus 1,x " + arguments), "--cpus \"x\"");
+}
+
+TEST(TdpSweep, ShardsOfTwoSweepsDoNotMerge) {
+  const std::string trace = SmallTrace(20);
+  const auto shard = [&](const char* name, const std::string& options, const std::string& form) {
+    const std::string file = WriteFile(name, "");
+    const ProgramResult run =
+        Tdp("sweep " + options + " " + form + Quoted(file) + " " + Quoted(trace));
+    EXPECT_EQ(run.status, 0) << run.err;
+    return Quoted(file);
+  };
+  for (const std::string form : {"--csv ", "--json="}) {
+    const std::string first = shard("one", "--shard 1/2 --ram 1g,2g", form);
+    const auto merge = [&](const std::string& options) {
+      return Tdp("sweep --merge " + first + " " + shard("two", "--shard 2/2 " + options, form));
+    };
+    EXPECT_EQ(merge("--ram 1g,2g --jobs 2").status, 0);
+    // Each makes two cells, too. The second cell of some is even the same run.
+    for (const char* options :
+         {"--ram 1g,4g", "--ram 4g,2g", "--ram 1g,2g --seed 2", "--ram 1g,2g --strict",
+          "--ram 1g,2g --format binary", "--ram 1g,2g --check=off", "--ram 1g,2g --warmup 1",
+          "--ram 1g,2g --roi 0:60"}) {
+      const ProgramResult merged = merge(options);
+      ExpectRefusal(merged, "two: cell 1 is of another sweep than ");
+      ExpectRefusal(merged, ".one: its options are others\n");
+    }
+    const std::string changed = SmallTrace(21);
+    ASSERT_EQ(changed, trace);
+    ExpectRefusal(merge("--ram 1g,2g"), "its traces or machine files are others");
+    SmallTrace(20);
+  }
+}
+
+TEST(TdpSweep, ShardsOfAnotherMachineFileDoNotMerge) {
+  const std::string trace = Quoted(SmallTrace(20));
+  const std::string machine = ReadWholeFile("tools/data/machines/zen4.machine");
+  const std::string file = WriteFile("my.machine", machine);
+  const auto shard = [&](const std::string& number) {
+    const std::string out = WriteFile("part" + number, "");
+    EXPECT_EQ(Tdp("sweep --shard " + number + "/2 --seed 1,2 --machine " + Quoted(file) +
+                  " --csv " + Quoted(out) + " " + trace)
+                  .status,
+              0);
+    return Quoted(out);
+  };
+  const std::string first = shard("1");
+  WriteFile("my.machine", machine + "\n");
+  ExpectRefusal(Tdp("sweep --merge " + first + " " + shard("2")),
+                "its traces or machine files are others");
 }
 
 }  // namespace

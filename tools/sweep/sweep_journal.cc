@@ -6,22 +6,23 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 #include "tdp/base/status_macros.h"
 #include "tdp/tools/output_file.h"
+#include "tdp/tools/sweep/sweep_identity.h"
 #include "tdp/tools/trace/byte_source.h"
 
 namespace tdp::tools {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 absl::Status WriteError(const std::string& path) {
   return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
@@ -48,39 +49,11 @@ absl::Status WriteWhole(const std::string& path, std::string_view text) {
   return file->Commit();
 }
 
-absl::Status OtherSweep(const std::string& path) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": --resume: it holds another sweep than this one"));
-}
-
-// InvalidArgument if `input`, a file that cells were made of, was changed after `path` was written.
-absl::Status CheckIsOlder(const std::string& input, const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  if (!fs::is_regular_file(input, error)) return absl::OkStatus();
-  const fs::file_time_type changed = fs::last_write_time(input, error);
-  const fs::file_time_type written = fs::last_write_time(path, error);
-  if (error || changed <= written) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": --resume: ", input, " was changed after its cells were made"));
-}
-
-// Cell number and count of a line of CSV; false if it is none.
-bool ReadCsvLine(std::string_view line, uint64_t& cell, uint64_t& cells) {
-  const std::vector<std::string_view> fields = absl::StrSplit(line, absl::MaxSplits(',', 2));
-  return fields.size() == 3 && absl::SimpleAtoi(fields[0], &cell) &&
-         absl::SimpleAtoi(fields[1], &cells);
-}
-
-bool ReadJsonLine(std::string_view line, uint64_t& cell, uint64_t& cells) {
-  const Json object = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) return false;
-  const Json number = object.value("cell", Json());
-  const Json count = object.value("cells", Json());
-  if (!number.is_number_unsigned() || !count.is_number_unsigned()) return false;
-  cell = number.get<uint64_t>();
-  cells = count.get<uint64_t>();
-  return true;
+// `difference` says in what the sweeps differ, if that is known.
+absl::Status OtherSweep(const std::string& path, std::string_view difference = "") {
+  return absl::InvalidArgumentError(absl::StrCat(path,
+                                                 ": --resume: it holds another sweep than this one",
+                                                 difference.empty() ? "" : ": ", difference));
 }
 
 // Returns whether `line` is the beginning of an object for a cell, and no whole one.
@@ -166,12 +139,6 @@ absl::Status SweepJournal::Resume(const std::vector<SweepCell>& cells) {
   for (const auto& [cell, line] : files[0]->lines) {
     if (files.back()->lines.contains(cell)) done_.insert(cell);
   }
-  for (File* file : files) {
-    for (const uint64_t cell : done_) {
-      TDP_RETURN_IF_ERROR(CheckIsOlder(cells[cell].trace, file->path));
-      TDP_RETURN_IF_ERROR(CheckIsOlder(cells[cell].options.cache.machine, file->path));
-    }
-  }
   return absl::OkStatus();
 }
 
@@ -205,17 +172,19 @@ absl::Status SweepJournal::ResumeFile(File& file, const std::vector<SweepCell>& 
 absl::Status SweepJournal::ResumeLine(File& file, const std::vector<SweepCell>& cells,
                                       std::string_view line, size_t number) const {
   const bool csv = &file == &csv_;
-  uint64_t cell = 0;
-  uint64_t count = 0;
-  if (!(csv ? ReadCsvLine : ReadJsonLine)(line, cell, count)) {
+  const std::optional<CellKey> key =
+      csv ? CsvCellKey(line) : JsonCellKey(Json::parse(line, nullptr, /*allow_exceptions=*/false));
+  if (!key.has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat(file.path, ":", number, ": --resume: not a cell of a sweep"));
   }
-  if (count != all_cells_ || cell >= count ||
-      !(csv ? IsCsvOf : IsJsonOf)(cells[cell], all_cells_, line)) {
-    return OtherSweep(file.path);
+  if (key->cells != all_cells_ || key->cell >= key->cells) return OtherSweep(file.path);
+  const SweepCell& cell = cells[key->cell];
+  if (const std::string difference = SweepDifference(key->sweep, cell.sweep); !difference.empty()) {
+    return OtherSweep(file.path, difference);
   }
-  file.lines[cell] = line;
+  if (!(csv ? IsCsvOf : IsJsonOf)(cell, all_cells_, line)) return OtherSweep(file.path);
+  file.lines[key->cell] = line;
   return absl::OkStatus();
 }
 

@@ -27,7 +27,7 @@ class SweepJournal {
   // Files for CSV and JSON; with neither, CSV goes to standard output. With `resume` what whole
   // cells the files have stays in them; else they are begun anew. Either way a file is as it was
   // until the first cell is added. Unavailable if the system refuses; InvalidArgument if a file
-  // that is to be resumed is none of this sweep, or older than what its cells were made of.
+  // that is to be resumed is none of this sweep, or of traces that have been changed since.
   static absl::StatusOr<SweepJournal> Create(const std::string& csv, const std::string& json,
                                              const std::vector<SweepCell>& cells, bool resume);
 

@@ -36,7 +36,9 @@ struct SweepCell {
   // option means nothing beside the others (`UnusedOptions`) or is a default without a text.
   std::vector<std::pair<std::string, std::string>> values;
   ReplayOptions options;
-  std::string command;  // that makes this run alone; set by who knows the other options
+  // The other two are set by whoever knows the options that are no replay's.
+  std::string command;  // makes this run alone
+  std::string sweep;    // `SweepIdentity` of all cells
 };
 
 class SweepPlan {

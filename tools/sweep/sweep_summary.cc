@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <iterator>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -17,26 +18,13 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "tdp/base/status_macros.h"
+#include "tdp/tools/sweep/sweep_identity.h"
+#include "tdp/tools/sweep/sweep_table.h"
 
 namespace tdp::tools {
 namespace {
 
 using Fields = std::vector<std::string>;
-
-// Returns the fields of a line, as they stand there: a quoted one with its quotes.
-Fields SplitCsv(std::string_view line) {
-  Fields fields(1);
-  bool quoted = false;
-  for (const char c : line) {
-    if (c == '"') quoted = !quoted;
-    if (c == ',' && !quoted) {
-      fields.emplace_back();
-    } else {
-      fields.back() += c;
-    }
-  }
-  return fields;
-}
 
 // Two-sided 95 % quantile of Student's t by degrees of freedom.
 double StudentT(size_t degrees) {
@@ -51,22 +39,24 @@ double StudentT(size_t degrees) {
 
 struct Columns {
   size_t seed = 0;
+  size_t sweep = 0;
   size_t first_figure = 0;  // "accesses"
   Fields names;
 };
 
 absl::StatusOr<Columns> ReadHeading(std::string_view name, std::string_view line) {
   Columns columns;
-  columns.names = SplitCsv(line);
+  columns.names = CsvFields(line);
   const auto find = [&columns](std::string_view wanted) {
     return static_cast<size_t>(std::find(columns.names.begin(), columns.names.end(), wanted) -
                                columns.names.begin());
   };
   columns.seed = find("seed");
+  columns.sweep = find("sweep");
   columns.first_figure = find("accesses");
   const bool whole = columns.names.size() > 2 && columns.names[0] == "cell" &&
                      columns.first_figure < columns.names.size() &&
-                     columns.seed < columns.first_figure;
+                     columns.seed < columns.first_figure && columns.sweep < columns.first_figure;
   if (!whole) return absl::InvalidArgumentError(absl::StrCat(name, ":1: not the CSV of a sweep"));
   return columns;
 }
@@ -97,9 +87,9 @@ struct Group {
 
 std::string InputsOf(const Columns& columns, const Fields& fields) {
   Fields inputs;
-  // Cell and number of cells are of the seed.
+  // The cell's number depends on the seed, and the sweep is the same everywhere.
   for (size_t i = 2; i < columns.first_figure; ++i) {
-    if (i != columns.seed) inputs.push_back(fields[i]);
+    if (i != columns.seed && i != columns.sweep) inputs.push_back(fields[i]);
   }
   return absl::StrJoin(inputs, ",");
 }
@@ -128,14 +118,27 @@ absl::StatusOr<std::string> SummarizeSweep(std::string_view name, std::string_vi
   const std::vector<std::string_view> lines = absl::StrSplit(csv, '\n', absl::SkipEmpty());
   if (lines.empty()) return absl::InvalidArgumentError(absl::StrCat(name, ": empty"));
   TDP_ASSIGN_OR_RETURN(const Columns columns, ReadHeading(name, lines[0]));
+  TDP_RETURN_IF_ERROR(CheckLastLine(name, csv));
   std::vector<Group> groups;
+  std::string first_sweep;
+  std::set<std::string> cells;
   std::map<std::string, size_t> numbers;
   for (size_t i = 1; i < lines.size(); ++i) {
-    Fields fields = SplitCsv(lines[i]);
+    Fields fields = CsvFields(lines[i]);
     if (fields.size() != columns.names.size()) {
       return absl::InvalidArgumentError(absl::StrCat(name, ":", i + 1, ": ", fields.size(),
                                                      " fields, not ", columns.names.size(),
                                                      " as in the heading"));
+    }
+    if (i == 1) first_sweep = fields[columns.sweep];
+    if (const std::string difference = SweepDifference(fields[columns.sweep], first_sweep);
+        !difference.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ":", i + 1, ": a cell of another sweep than the first: ", difference));
+    }
+    if (!cells.insert(fields[0]).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ":", i + 1, ": cell ", fields[0], " is there twice"));
     }
     std::string inputs = InputsOf(columns, fields);
     const auto [place, added] = numbers.emplace(inputs, groups.size());
