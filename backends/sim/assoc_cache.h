@@ -78,6 +78,8 @@ class AssocCache {
     const uint64_t newest = block[0] & 15;
     return block[1 + newest] == tag ? &values_[set * ways_ + newest] : nullptr;
   }
+  // Returns whether `FindNewest` ever finds anything.
+  bool keeps_order() const { return geometry_.sets != 0 && !is_odd_; }
   // The bits of a tag that say its set: two tags that differ in none share one.
   uint64_t set_mask() const { return set_mask_; }
 

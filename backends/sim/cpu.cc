@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -469,57 +470,83 @@ AccessResult Cpu::AccessIdentity(Gpa gpa, AccessKind kind, unsigned size) {
 // Pages of 4 KiB whose entry is the newest of its set: a lookup of one changes nothing, so a
 // compare does for it. Each is kept for the kinds of access that its entry allows, as the record of
 // one at its begin. Pages of one set have one place, so that a page which becomes the newest takes
-// that of the one before.
+// that of the one before. Neighbours have different places, even where there is but one set.
 class Cpu::RecentPages {
  public:
   RecentPages(uint64_t set_mask, uint64_t linear_mask)
-      : place_mask_(std::min<uint64_t>(set_mask, kPlaces - 1)),
+      : has_one_set_(set_mask == 0),
+        first_mask_(std::clamp<uint64_t>(set_mask, 1, kPlaces - 1) << kKindBits),
         page_mask_(linear_mask & TraceRecord::kAddressMask & ~kPageOffsetMask) {
     Clear();
   }
 
-  void Clear() {
-    for (auto& row : records_) row.fill(kNone);
-  }
-  void Set(uint64_t linear, size_t kind, bool is_allowed) {
+  void Clear() { records_.fill(kNone); }
+  // `attributes` are those of the page's entry; `needs` are what each kind of access needs of them.
+  void Set(uint64_t linear, uint32_t attributes, const std::array<uint32_t, kKinds>& needs) {
     const uint64_t page = linear & page_mask_;
-    records_[kind][Place(page)] = is_allowed ? kind << TraceRecord::kKindShift | page : kNone;
+    const size_t first = FirstOf(linear);
+    for (size_t kind = 0; kind < kKinds; ++kind) {
+      const uint64_t refused = (~attributes & needs[kind]) != 0 ? kNone : 0;
+      records_[first + kind] = page | kind << TraceRecord::kKindShift | refused;
+    }
+    if (has_one_set_) ForgetFrom(first ^ kKinds);
+  }
+  // No page of the set of `linear` is known to be the newest any more.
+  void Forget(uint64_t linear) {
+    ForgetFrom(FirstOf(linear));
+    if (has_one_set_) ForgetFrom(FirstOf(linear) ^ kKinds);
   }
 
-  // The first record from `at` on of which it takes more than this to say that it stays in one of
-  // the pages: all but those that reach the last bytes of a page.
+  // Returns the first record from `at` on of which it takes more than this to say that it stays in
+  // one of the pages: all but those that reach the last bytes of a page.
   size_t FirstOther(absl::Span<const TraceRecord> records, size_t at) const {
-    const uint64_t mask = page_mask_ | TraceRecord::kKindMask | kIsLong;
-    for (; at < records.size(); ++at) {
-      const uint64_t raw = records[at].raw();
-      if ((raw & mask) != records_[raw >> TraceRecord::kKindShift & 3][Place(raw)]) break;
-      if ((raw & kPageOffsetMask) > kPageSize - kLong / 2) break;
+    constexpr size_t kAtOnce = 4;
+    for (; at + kAtOnce <= records.size(); at += kAtOnce) {
+      if (!StaysInside(records[at])) return at;
+      if (!StaysInside(records[at + 1])) return at + 1;
+      if (!StaysInside(records[at + 2])) return at + 2;
+      if (!StaysInside(records[at + 3])) return at + 3;
     }
+    while (at < records.size() && StaysInside(records[at])) ++at;
     return at;
   }
   bool Has(TraceRecord record) const {
     const uint64_t raw = record.raw();
-    return (raw & (page_mask_ | TraceRecord::kKindMask)) ==
-               records_[raw >> TraceRecord::kKindShift & 3][Place(raw)] &&
+    return (raw & (page_mask_ | TraceRecord::kKindMask)) == KeptFor(raw) &&
            (raw & kPageOffsetMask) + record.size() <= kPageSize;
   }
 
  private:
   static constexpr size_t kPlaces = 64;
+  static constexpr int kKindBits = std::countr_zero(kKinds);
   static constexpr uint64_t kNone = ~uint64_t{0};
   // An access of this many bytes or more has the highest bit of the size set.
   static constexpr uint64_t kLong = 256;
   static constexpr uint64_t kIsLong = uint64_t{8} << TraceRecord::kSizeShift;
 
-  size_t Place(uint64_t linear) const { return linear >> kPageShift & place_mask_; }
+  // The last byte that the longest of the other accesses has, which is on the next page near the
+  // end of a page, and there is another place for that one.
+  bool StaysInside(TraceRecord record) const {
+    const uint64_t last = record.raw() + (kLong / 2 - 1);
+    return (last & (page_mask_ | TraceRecord::kKindMask | kIsLong)) == KeptFor(record.raw());
+  }
+  uint64_t KeptFor(uint64_t raw) const {
+    return records_[FirstOf(raw) + (raw >> TraceRecord::kKindShift & (kKinds - 1))];
+  }
+  // Returns the index of the first kind's record of the place of `linear`.
+  size_t FirstOf(uint64_t linear) const { return linear >> (kPageShift - kKindBits) & first_mask_; }
+  void ForgetFrom(size_t first) {
+    for (size_t kind = 0; kind < kKinds; ++kind) records_[first + kind] = kNone;
+  }
 
-  const uint64_t place_mask_;
+  const bool has_one_set_;
+  const uint64_t first_mask_;
   const uint64_t page_mask_;
-  std::array<std::array<uint64_t, kPlaces>, 4> records_;
+  std::array<uint64_t, kPlaces * kKinds> records_;  // those of a place together, by kind
 };
 
 size_t Cpu::Run(absl::Span<const TraceRecord> records) {
-  if (state_.oracle != nullptr) return RunWatched(records);
+  if (state_.oracle != nullptr || !tlb_[1].keeps_order()) return RunOneByOne(records);
   constexpr size_t kBetweenKicks = 64;
   RecentPages recent(tlb_[1].set_mask(), linear_mask_);
   uint64_t others = 0;
@@ -530,7 +557,7 @@ size_t Cpu::Run(absl::Span<const TraceRecord> records) {
     const bool is_kicked = kicked_.load(std::memory_order_relaxed);
     if (done == records.size() || (done == next.size() && !is_kicked)) continue;
     const TraceRecord record = records[done];
-    if (is_kicked || !recent.Has(record)) {
+    if (is_kicked || !(recent.Has(record) || HitsSmallPage(record, recent))) {
       if (ABSL_PREDICT_FALSE(!Access(record.gva(), record.kind(), record.size()).ok())) break;
       ++others;
       Remember(record, recent);
@@ -542,6 +569,19 @@ size_t Cpu::Run(absl::Span<const TraceRecord> records) {
   return done;
 }
 
+// Makes an access, but for the count, and notes its page, if it hits the TLB for small pages with
+// rights enough; else it does nothing that `Access` would not do again.
+inline bool Cpu::HitsSmallPage(TraceRecord record, RecentPages& recent) {
+  const uint64_t linear = record.raw() & linear_mask_ & TraceRecord::kAddressMask;
+  if ((linear & kPageOffsetMask) + record.size() > kPageSize) return false;
+  if (!guest_.rules().IsCanonical(linear)) return false;
+  const TlbEntry* const entry = tlb_[1].Find(ContextTable::Tag(context_, linear, kPageShift));
+  const uint32_t need = needs_[static_cast<size_t>(record.kind())];
+  if (entry == nullptr || (entry->attributes & need) != need) return false;
+  recent.Set(linear, entry->attributes, needs_);
+  return true;
+}
+
 // Notes the page of an access that `Access` has made.
 void Cpu::Remember(TraceRecord record, RecentPages& recent) const {
   const uint64_t linear = record.raw() & linear_mask_ & TraceRecord::kAddressMask;
@@ -550,14 +590,16 @@ void Cpu::Remember(TraceRecord record, RecentPages& recent) const {
     return;
   }
   const TlbEntry* const entry = tlb_[1].FindNewest(ContextTable::Tag(context_, linear, kPageShift));
-  for (size_t kind = 0; kind < needs_.size(); ++kind) {
-    recent.Set(linear, kind,
-               entry != nullptr && (entry->attributes & needs_[kind]) == needs_[kind]);
+  if (entry == nullptr) {
+    recent.Forget(linear);
+  } else {
+    recent.Set(linear, entry->attributes, needs_);
   }
 }
 
-// Makes the accesses where the oracle looks at each use of a translation.
-size_t Cpu::RunWatched(absl::Span<const TraceRecord> records) {
+// Makes the accesses where the oracle looks at each use of a translation, or the TLB does not say
+// which page is the newest.
+size_t Cpu::RunOneByOne(absl::Span<const TraceRecord> records) {
   for (size_t done = 0; done < records.size(); ++done) {
     const TraceRecord record = records[done];
     if (ABSL_PREDICT_FALSE(!Access(record.gva(), record.kind(), record.size()).ok())) return done;

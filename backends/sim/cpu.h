@@ -199,7 +199,10 @@ class Cpu {
   using Tlb = AssocCache<TlbEntry, EptPath>;
   class RecentPages;
 
-  size_t RunWatched(absl::Span<const TraceRecord> records);
+  static constexpr size_t kKinds = 4;  // of an access
+
+  size_t RunOneByOne(absl::Span<const TraceRecord> records);
+  bool HitsSmallPage(TraceRecord record, RecentPages& recent);
   void Remember(TraceRecord record, RecentPages& recent) const;
 
   TlbHit LookUp(uint64_t gva);
@@ -256,8 +259,8 @@ class Cpu {
   bool has_globals_ = false;  // the TLB may hold some
   bool final_may_be_quiet_ = false;
   uint64_t linear_mask_ = 0;
-  bool eptp_accepted_ = false;       // an entry with this EPTP was not refused
-  std::array<uint32_t, 4> needs_{};  // by kind, at the current CPL
+  bool eptp_accepted_ = false;            // an entry with this EPTP was not refused
+  std::array<uint32_t, kKinds> needs_{};  // by kind, at the current CPL
 };
 
 // Drops the linear and combined mappings whose context satisfies `predicate`.
