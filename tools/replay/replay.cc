@@ -120,21 +120,23 @@ class ReplayThread {
 
 using RecordCounts = std::array<uint64_t, 4>;
 
-// Counts the two bits of a kind, and the records in which both are set, each by itself.
+// Counts the two bits of a kind, and the records in which both are set. A batch is small enough for
+// sums of 32 bits.
 void CountKinds(absl::Span<const TraceRecord> records, RecordCounts& counts) {
-  RecordPair lows = {};
-  RecordPair highs = {};
-  RecordPair boths = {};
-  ForEachPair(records, [&](RecordPair pair) {
-    const RecordPair low = pair >> 60 & 1;
-    const RecordPair high = pair >> 61 & 1;
-    lows += low;
-    highs += high;
-    boths += low & high;
+  UpperHalves kinds = {};
+  UpperHalves lows = {};
+  UpperHalves boths = {};
+  ForEachUpperHalves(records, [&](UpperHalves halves) {
+    const UpperHalves kind = halves >> (TraceRecord::kKindShift - 32);
+    kinds += kind;
+    lows += kind & 1;
+    boths += kind & kind >> 1;
   });
-  const uint64_t both = boths[0] + boths[1];
-  const uint64_t low_alone = lows[0] + lows[1] - both;
-  const uint64_t high_alone = highs[0] + highs[1] - both;
+  const auto sum = [](UpperHalves of) { return uint64_t{of[0]} + of[1] + of[2] + of[3]; };
+  const uint64_t both = sum(boths);
+  const uint64_t low_alone = sum(lows) - both;
+  // A kind is its low bit and twice its high bit.
+  const uint64_t high_alone = (sum(kinds) - sum(lows)) / 2 - both;
   counts[0] += records.size() - low_alone - high_alone - both;
   counts[1] += low_alone;
   counts[2] += high_alone;

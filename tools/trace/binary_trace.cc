@@ -90,8 +90,34 @@ class BinaryTraceReader final : public TraceReader {
     return size_t{0};
   }
 
-  // Returns whether no bit of any record says that it might be none that a user can make. The last
-  // page of the user's half alone needs a closer look, since an access there may reach beyond.
+  // Returns whether no bit of any upper half says that the record might be none that a user can
+  // make. The last 4 GiB of the user's half need a closer look, since an access there may reach
+  // beyond it, and so does the upper half of what five levels of tables reach.
+  bool LookFineFromAbove(absl::Span<const TraceRecord> records) const {
+    // The bits that an address may have here, and the one above them, which must have room for what
+    // is carried below the size.
+    const int bits = std::min(address_bits_, TraceRecord::kSizeShift - 1) - 32;
+    const uint32_t address = (uint32_t{1} << bits) - 1;
+    constexpr int kSizeShift = TraceRecord::kSizeShift - 32;
+    // Above 2^12 bytes a size carries into the bit above its field, and an address of ones into the
+    // bit above the address.
+    const uint32_t fields = address | uint32_t{15} << kSizeShift;
+    const uint32_t to_overflow = 1 | uint32_t{3} << kSizeShift;
+    const uint32_t overflows = uint32_t{1} << bits | uint32_t{16} << kSizeShift;
+    UpperHalves all = {};
+    UpperHalves sums = {};
+    ForEachUpperHalves(records, [&](UpperHalves halves) {
+      all |= halves;
+      sums |= (halves & fields) + to_overflow;
+    });
+    const uint32_t seen = all[0] | all[1] | all[2] | all[3];
+    const uint32_t sum = sums[0] | sums[1] | sums[2] | sums[3];
+    constexpr uint32_t kAddress = (uint32_t{1} << kSizeShift) - 1;
+    return (seen & (kAddress & ~address)) == 0 && seen >> 30 == 0 && (sum & overflows) == 0;
+  }
+
+  // Returns the same by a look at whole records. The last page of the user's half alone needs a
+  // closer look.
   bool LookFine(absl::Span<const TraceRecord> records) const {
     const uint64_t user = (uint64_t{1} << address_bits_) - 1;
     constexpr uint64_t kAddress = (uint64_t{1} << 56) - 1;
@@ -113,7 +139,7 @@ class BinaryTraceReader final : public TraceReader {
   }
 
   absl::Status CheckAll(absl::Span<const TraceRecord> records) const {
-    if (LookFine(records)) return absl::OkStatus();
+    if (LookFineFromAbove(records) || LookFine(records)) return absl::OkStatus();
     bool valid = true;
     for (TraceRecord record : records) valid &= IsUserRecord(record, address_bits_);
     if (valid) return absl::OkStatus();

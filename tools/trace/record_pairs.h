@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// Trace records two at a time, for loops that look at every record of a trace.
+// Trace records two or four at a time, for loops that look at every record of a trace.
 
 #ifndef TDP_TOOLS_TRACE_RECORD_PAIRS_H_
 #define TDP_TOOLS_TRACE_RECORD_PAIRS_H_
@@ -11,6 +11,10 @@
 
 #include "absl/types/span.h"
 #include "tdp/tools/trace/trace_record.h"
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 namespace tdp::tools {
 
@@ -27,6 +31,35 @@ void ForEachPair(absl::Span<const TraceRecord> records, Visit visit) {
     visit(pair);
   }
   if (next < records.size()) visit(RecordPair{records[next].raw(), 0});
+}
+
+// The upper halves of four records, in any order: kind, size and the address from bit 32 on.
+using UpperHalves = uint32_t __attribute__((vector_size(16)));
+
+inline UpperHalves UpperHalvesOf(const TraceRecord* records) {
+#ifdef __SSE2__
+  const auto* const words = reinterpret_cast<const float*>(records);
+  constexpr int kOdd = 0b11'01'11'01;
+  return reinterpret_cast<UpperHalves>(
+      _mm_shuffle_ps(_mm_loadu_ps(words), _mm_loadu_ps(words + 4), kOdd));
+#else
+  UpperHalves halves;
+  for (int i = 0; i < 4; ++i) halves[i] = static_cast<uint32_t>(records[i].raw() >> 32);
+  return halves;
+#endif
+}
+
+// Calls `visit(halves)` for each four of `records`; zeros stand for those that the last four lack.
+template <typename Visit>
+void ForEachUpperHalves(absl::Span<const TraceRecord> records, Visit visit) {
+  size_t next = 0;
+  for (; next + 8 <= records.size(); next += 8) {
+    visit(UpperHalvesOf(&records[next]));
+    visit(UpperHalvesOf(&records[next + 4]));
+  }
+  for (; next < records.size(); ++next) {
+    visit(UpperHalves{static_cast<uint32_t>(records[next].raw() >> 32)});
+  }
 }
 
 }  // namespace tdp::tools
