@@ -8,15 +8,19 @@ fork without exec) is not recorded: lackey does not say which of its lines are w
 
 A signal that ends the recording (Ctrl-C, SIGTERM, SIGHUP) is passed on to the programs, a second
 one kills them: what they did until then is in their traces. The packers have a session of their
-own, so that what ends all the others, SIGKILL for one, is for them only the end of the log.
+own, so that what ends all the others, SIGKILL for one, is for them only the end of the log. A
+packer that is killed itself, or has no room left, leaves what it has written until then in
+TRACE.PID.part, of which `tdp pack --salvage` makes a trace.
 """
 
 import argparse
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -24,6 +28,9 @@ import time
 
 # What lackey says of itself before the first access is shorter.
 HEAD = 4096
+
+# Bytes of a file's name that leave room for two process numbers and ".part".
+LONGEST_NAME = 255 - len("-1234567-10.1234567-10.part")
 
 
 def die(message):
@@ -37,6 +44,8 @@ def check_output(path):
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
         die(f"{path}: is a folder")
+    if len(os.fsencode(os.path.basename(path))) > LONGEST_NAME:
+        die(f"{path}: its name has more than {LONGEST_NAME} bytes")
     if not os.path.isdir(folder):
         die(f"{path}: there is no folder {folder}")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
@@ -71,6 +80,49 @@ def program_of(head):
         pid.group(1).decode() if pid else "0",
         command.group(1).decode(errors="replace") if command else "",
     )
+
+
+def may_be_pieced(path):
+    """Whether a trace can come to `path` by a rename: not to a pipe or a device."""
+    return not os.path.exists(path) or os.path.isfile(path)
+
+
+def target_of(path):
+    """What a symbolic link leads to, and everything else itself."""
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+def open_piece(path, pid):
+    """A new file beside `path` for what is packed, and its name. One that is there already holds
+    what an earlier recording has left."""
+    target, number = target_of(path), 1
+    while True:
+        name = f"{target}.{pid}{'' if number == 1 else f'-{number}'}.part"
+        with contextlib.suppress(FileExistsError):
+            return open(name, "xb"), name
+        number += 1
+
+
+def put_in_place(piece, path):
+    """The whole trace takes the place, and the permissions, of what was there."""
+    target = target_of(path)
+    if os.path.exists(target):
+        os.chmod(piece, stat.S_IMODE(os.stat(target).st_mode))
+    os.replace(piece, target)
+
+
+def what_is_left(status, said, piece, path):
+    """Says why there is no trace at `path`, and what to do with the piece that there is."""
+    reason = said.strip()
+    if status < 0:
+        reason = f"its packer was killed by {signal.Signals(-status).name}"
+    if piece and os.path.getsize(piece) == 0:
+        os.unlink(piece)
+        piece = None
+    if piece:
+        reason += ("; what it had packed by then is kept, to be made a trace of by: "
+                   f"tdp pack --salvage {shlex.quote(piece)} {shlex.quote(path)}")
+    return reason
 
 
 class Log:
@@ -167,10 +219,13 @@ class Recorder:
                 log.cut()
         name = self._unique(name_for(self._output, number, log.pid))
         program = ["--program", log.command] if log.command else []
+        output, piece = open_piece(name, log.pid) if may_be_pieced(name) else (None, None)
         packer = subprocess.Popen(
-            [self._tdp, "pack", "--format", "lackey", *program, "--", "-", name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [self._tdp, "pack", "--format", "lackey", *program, "--", "-", "-" if piece else name],
+            stdin=subprocess.PIPE, stdout=output or subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True)
+        if output:
+            output.close()
         errors = []
         reader = threading.Thread(target=lambda: errors.append(packer.stderr.read()))
         reader.start()
@@ -181,11 +236,17 @@ class Recorder:
             packer.stdin.close()
         except BrokenPipeError:  # the packer has said why
             log.drain()
-        said = packer.stdout.read().decode(errors="replace")
+        said = b"" if piece else packer.stdout.read()
         status = packer.wait()
         reader.join()
+        said = (said + errors[0]).decode(errors="replace")
         count = re.search(r": (\d+) accesses", said)
-        message = errors[0].decode(errors="replace").strip() if status else log.command
+        if status:
+            message = what_is_left(status, said, piece, name)
+        else:
+            message = log.command
+            if piece:
+                put_in_place(piece, name)
         with self._lock:
             self.results.append((name, int(count.group(1)) if count and not status else None,
                                  message))

@@ -50,11 +50,23 @@ PACKER = """\
     #!{python}
     import sys
     log = sys.stdin.read()
-    if "full" in sys.argv[-1]:
-        print("tdp pack: no room", file=sys.stderr)
-        sys.exit(2)
-    open(sys.argv[-1], "w").write(log)
-    print("%s: %d accesses" % (sys.argv[-1], log.count(" S ")))
+    if sys.argv[-1] == "-":
+        sys.stdout.write(log)
+    else:
+        open(sys.argv[-1], "w").write(log)
+    said = sys.stderr if sys.argv[-1] == "-" else sys.stdout
+    print("%s: %d accesses" % (sys.argv[-1], log.count(" S ")), file=said)
+"""
+
+# Writes each line as it comes, and after two accesses its own process number into a file.
+STREAMING_PACKER = """\
+    #!{python}
+    import os, sys
+    for number, line in enumerate(sys.stdin):
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        if number == 2:
+            open("packer", "w").write(str(os.getpid()))
 """
 
 
@@ -119,7 +131,8 @@ class RecordTest(unittest.TestCase):
 
     def test_a_wrong_output_is_told_before_the_command_runs(self):
         for output, message in (("/no/such/x", "there is no folder /no/such"),
-                                (self.folder, "is a folder")):
+                                (self.folder, "is a folder"),
+                                ("n" * 240, "its name has more than 228 bytes")):
             done = self.record("-o", output, "--", "prog", "1")
             self.assertEqual(done.returncode, 2)
             self.assertIn(message, done.stderr)
@@ -127,9 +140,59 @@ class RecordTest(unittest.TestCase):
             self.assertFalse(os.path.exists(os.path.join(self.folder, "ran")))
 
     def test_a_packer_that_fails_is_told(self):
+        self.install("tdp", """\
+            #!{python}
+            import sys
+            print("tdp pack: no room", file=sys.stderr)
+            sys.exit(2)
+            """)
         done = self.record("-o", "full.trc", "--", "prog", "1")
         self.assertEqual(done.returncode, 2)
-        self.assertIn("no room", done.stdout)
+        self.assertIn("full.trc: tdp pack: no room\n", done.stdout)
+        # It had written nothing, so that there is nothing to keep.
+        self.assertEqual(sorted(os.listdir(self.folder)), ["bin", "ran"])
+
+    def test_a_packer_that_is_killed_leaves_what_it_had_packed(self):
+        self.install("tdp", """\
+            #!{python}
+            import os, signal, sys
+            sys.stdout.write(sys.stdin.readline())
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+            """)
+        for piece in ("my trc.70.part", "my trc.70-2.part"):
+            done = self.record("-o", "my trc", "--", "prog", "1")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("my trc: its packer was killed by SIGKILL; what it had packed by then is "
+                          "kept, to be made a trace of by: "
+                          f"tdp pack --salvage '{piece}' 'my trc'\n", done.stdout)
+            self.assertEqual(self.read(piece), "==70== Lackey\n")
+            self.assertFalse(os.path.exists(os.path.join(self.folder, "my trc")))
+
+    def test_even_if_all_are_killed_a_piece_is_left(self):
+        self.install("tdp", STREAMING_PACKER)
+        os.mkfifo(os.path.join(self.folder, "packer"))
+        process = self.start_endless("-o", "lost", "--", "prog", "stubborn")
+        packer = int(self.read("packer"))
+        os.kill(process.pid, signal.SIGKILL)
+        os.kill(packer, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        pieces = [name for name in os.listdir(self.folder) if name.endswith(".part")]
+        self.assertEqual(len(pieces), 1)
+        self.assertTrue(self.read(pieces[0]).endswith(" S 00001000,8\n S 00002000,8\n"))
+
+    def test_a_trace_takes_the_place_and_the_permissions_of_the_one_before(self):
+        old = os.path.join(self.folder, "old")
+        with open(old, "w", encoding="utf-8") as file:
+            file.write("yesterday's")
+        os.chmod(old, 0o640)
+        os.symlink("old", os.path.join(self.folder, "link"))
+        done = self.record("-o", "link", "--", "prog", "1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(os.path.islink(os.path.join(self.folder, "link")))
+        self.assertTrue(self.read("old").endswith(" S 00001000,8\n"))
+        self.assertEqual(os.stat(old).st_mode & 0o777, 0o640)
 
     def test_a_recording_that_is_ended_keeps_what_was_done(self):
         process = self.start_endless("-o", "ended", "--", "prog", "polite")

@@ -38,6 +38,8 @@ OptionParser MakeParser(PackOptions* options) {
   parser.AddString("program", "the command that was recorded, to be noted in the trace",
                    &options->header.program);
   parser.AddInteger("limit", "stop after N accesses; 0 for all", &options->limit, 0, ~uint64_t{0});
+  parser.AddSwitch("salvage", "take a trace whose writer was killed, as far as it goes",
+                   &options->input.tolerance.cut_short);
   parser.AddSwitch("help", "show this", &options->help);
   return parser;
 }

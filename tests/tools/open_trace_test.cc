@@ -206,6 +206,36 @@ TEST(OpenTrace, ATraceThatEndsInsideARecordIsTruncated) {
               AllOf(HasSubstr("truncated"), HasSubstr("byte 21")));
 }
 
+TEST(OpenTrace, WhatIsCutShortIsSalvagedUpToItsLastWholeRecord) {
+  const std::vector<TraceRecord> records = RandomRecords(200'000);
+  const std::string plain = Words(records);
+  const std::string packed = Zstd(plain);
+  const TraceInput salvage = {.tolerance = {.address_bits = 56, .cut_short = true}};
+  const auto check = [&](const std::string& bytes, size_t least) {
+    const auto reader = OpenTrace(WriteFile("trace", bytes), salvage);
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    const auto got = ReadAll(**reader, 777);
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_GE(got->size(), least);
+    ASSERT_LE(got->size(), records.size());
+    EXPECT_TRUE(std::equal(got->begin(), got->end(), records.begin()));
+  };
+  // zstd's blocks are of 128 KiB, of which the last one may be lost.
+  for (const size_t length : {packed.size(), packed.size() - 1, packed.size() / 2}) {
+    const size_t records_before = records.size() * length / packed.size();
+    check(packed.substr(0, length), records_before - std::min<size_t>(records_before, 40'000));
+  }
+  for (const size_t length : {plain.size(), plain.size() - 3, size_t{9}}) {
+    check(plain.substr(0, length), length / sizeof(TraceRecord));
+  }
+  // Damaged data are no less damaged for that, and text may be cut inside an address.
+  std::string damaged = packed;
+  for (size_t i = 2000; i < 2100; ++i) damaged[i] = static_cast<char>(~damaged[i]);
+  const auto reader = OpenTrace(WriteFile("damaged", damaged), salvage);
+  ASSERT_TRUE(!reader.ok() || !ReadAll(**reader).ok());
+  EXPECT_FALSE(OpenTrace(WriteFile("text", " S 1000,8\n S 10"), salvage).ok());
+}
+
 TEST(OpenTrace, CorruptZstdIsDataLoss) {
   std::string bytes = Zstd(Words(RandomRecords(2000)));
   for (size_t i = 20; i < 60; ++i) bytes[i] = static_cast<char>(~bytes[i]);

@@ -525,6 +525,24 @@ TEST(Tdp, AnOutputWithoutANameIsRefused) {
   }
 }
 
+TEST(TdpPack, SalvagesWhatAKilledPackerHasWritten) {
+  // This is as far as the packer came.
+  const std::string all = Tdp("pack generate:gups,footprint=64m,accesses=200000 -").out;
+  const std::string piece = WriteFile("piece", all.substr(0, all.size() / 2));
+  const std::string whole = WriteFile("whole", "yesterday's");
+  ExpectRefusal(Tdp("replay " + Quoted(piece)), "truncated");
+  ExpectRefusal(Tdp("pack " + Quoted(piece) + " " + Quoted(whole)), "truncated");
+  EXPECT_EQ(ReadWholeFile(whole), "yesterday's");
+  const ProgramResult packed = Tdp("pack --salvage " + Quoted(piece) + " " + Quoted(whole));
+  EXPECT_EQ(packed.status, 0) << packed.err;
+  const auto accesses = ReplayJson(Quoted(whole))["accesses"].get<uint64_t>();
+  EXPECT_GT(accesses, 50'000u);
+  EXPECT_LE(accesses, 110'000u);
+  ExpectRefusal(
+      Tdp("pack --salvage " + Quoted(WriteFile("text", " L 1000,8\n L 10")) + " " + Quoted(whole)),
+      "--salvage is for traces");
+}
+
 TEST(TdpPack, BadInputLeavesNoOutput) {
   const std::string in = WriteFile("text", " S 1000,8\n S 1000,\n");
   const std::string out = testing::TempDir() + "/must_not_be_there";

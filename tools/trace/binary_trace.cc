@@ -36,8 +36,8 @@ static_assert(sizeof(Preamble) == 16);
 
 class BinaryTraceReader final : public TraceReader {
  public:
-  BinaryTraceReader(std::unique_ptr<ByteSource> source, int address_bits)
-      : source_(std::move(source)), address_bits_(address_bits) {}
+  BinaryTraceReader(std::unique_ptr<ByteSource> source, int address_bits, bool cut_short)
+      : source_(std::move(source)), address_bits_(address_bits), cut_short_(cut_short) {}
 
   absl::StatusOr<size_t> Read(absl::Span<TraceRecord> records) override {
     const absl::Span<char> bytes(reinterpret_cast<char*>(records.data()),
@@ -48,7 +48,7 @@ class BinaryTraceReader final : public TraceReader {
     }
     TDP_ASSIGN_OR_RETURN(size_t got, source_->Read(bytes.subspan(had)));
     got += had;
-    if (got % sizeof(TraceRecord) != 0) return Truncated(got);
+    if (got % sizeof(TraceRecord) != 0 && !cut_short_) return Truncated(got);
     const size_t count = got / sizeof(TraceRecord);
     TDP_RETURN_IF_ERROR(CheckAll(records.first(count)));
     offset_ += got;
@@ -164,6 +164,7 @@ class BinaryTraceReader final : public TraceReader {
 
   const std::unique_ptr<ByteSource> source_;
   const int address_bits_;
+  const bool cut_short_;
   bool begun_ = false;
   uint64_t offset_ = 0;
 };
@@ -198,8 +199,8 @@ bool LooksLikeWords(std::string_view head) {
 }
 
 std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source,
-                                                   int address_bits) {
-  return std::make_unique<BinaryTraceReader>(std::move(source), address_bits);
+                                                   int address_bits, bool cut_short) {
+  return std::make_unique<BinaryTraceReader>(std::move(source), address_bits, cut_short);
 }
 
 absl::StatusOr<std::unique_ptr<BinaryTraceWriter>> BinaryTraceWriter::Create(

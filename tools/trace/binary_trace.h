@@ -37,9 +37,11 @@ bool HasTraceMagic(std::string_view head);
 // every record is one, and none is about the first page, which no program has.
 bool LooksLikeWords(std::string_view head);
 
-// Reads either version. An address with more than `address_bits` bits is refused.
+// Reads either version. An address with more than `address_bits` bits is refused. If the trace may
+// be `cut_short`, one that ends inside a record ends before it.
 std::unique_ptr<TraceReader> MakeBinaryTraceReader(std::unique_ptr<ByteSource> source,
-                                                   int address_bits = kUserAddressBits);
+                                                   int address_bits = kUserAddressBits,
+                                                   bool cut_short = false);
 
 // Writes a zstd-compressed trace of version 2. `Close` ends it and puts it in its place; a writer
 // destroyed before that leaves nothing behind (`OutputFile`).

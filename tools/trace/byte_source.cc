@@ -107,8 +107,11 @@ class MemorySource final : public StoredSource {
 // The bytes of a compressed file, unpacked.
 class PackedSource final : public ByteSource {
  public:
-  PackedSource(std::unique_ptr<StoredSource> stored, std::unique_ptr<Codec> codec)
-      : stored_(std::move(stored)), codec_(std::move(codec)), input_(kInputBytes) {}
+  PackedSource(std::unique_ptr<StoredSource> stored, std::unique_ptr<Codec> codec, bool cut_short)
+      : stored_(std::move(stored)),
+        codec_(std::move(codec)),
+        input_(kInputBytes),
+        cut_short_(cut_short) {}
 
   absl::StatusOr<size_t> Read(absl::Span<char> out) override {
     size_t done = 0;
@@ -124,7 +127,10 @@ class PackedSource final : public ByteSource {
       pending_.remove_prefix(step.consumed);
       done += step.produced;
       inside_ = step.inside;
-      if (!more && inside_ && step.produced == 0) return Truncated();
+      if (!more && inside_ && step.produced == 0) {
+        if (cut_short_) break;
+        return Truncated();
+      }
     }
     return done;
   }
@@ -157,10 +163,12 @@ class PackedSource final : public ByteSource {
   std::vector<char> input_;
   absl::Span<const char> pending_;
   bool inside_ = true;
+  const bool cut_short_;
 };
 
 // Looks through compression, and names what is no trace by its first bytes.
-absl::StatusOr<std::unique_ptr<ByteSource>> Unpack(std::unique_ptr<StoredSource> stored) {
+absl::StatusOr<std::unique_ptr<ByteSource>> Unpack(std::unique_ptr<StoredSource> stored,
+                                                   bool cut_short = false) {
   TDP_ASSIGN_OR_RETURN(absl::Span<const char> first, stored->Peek(kMagicBytes));
   const std::string_view magic(first.data(), first.size());
   if (const std::string_view name = NameOfMagic(magic); !name.empty()) {
@@ -168,7 +176,7 @@ absl::StatusOr<std::unique_ptr<ByteSource>> Unpack(std::unique_ptr<StoredSource>
   }
   if (std::unique_ptr<Codec> codec = MakeCodec(magic)) {
     return std::unique_ptr<ByteSource>(
-        std::make_unique<PackedSource>(std::move(stored), std::move(codec)));
+        std::make_unique<PackedSource>(std::move(stored), std::move(codec), cut_short));
   }
   return std::unique_ptr<ByteSource>(std::move(stored));
 }
@@ -193,8 +201,11 @@ absl::StatusOr<size_t> PeekableSource::Read(absl::Span<char> out) {
   return from_peeked + read;
 }
 
-absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path) {
-  if (path == "-") return Unpack(std::make_unique<FileSource>("standard input", STDIN_FILENO, 0));
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path,
+                                                           bool cut_short) {
+  if (path == "-") {
+    return Unpack(std::make_unique<FileSource>("standard input", STDIN_FILENO, 0), cut_short);
+  }
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
     return absl::NotFoundError(absl::StrCat("cannot open ", path, ": ", std::strerror(errno)));
@@ -202,7 +213,8 @@ absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& pa
   struct stat info = {};
   const bool regular = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
   return Unpack(
-      std::make_unique<FileSource>(path, fd, regular ? static_cast<uint64_t>(info.st_size) : 0));
+      std::make_unique<FileSource>(path, fd, regular ? static_cast<uint64_t>(info.st_size) : 0),
+      cut_short);
 }
 
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(std::string name,

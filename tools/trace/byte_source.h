@@ -55,8 +55,10 @@ class PeekableSource final : public ByteSource {
 
 // Opens `path`, or standard input for "-", and looks through zstd, gzip and xz compression, each
 // recognised by its magic number. NotFound and the like if it cannot be opened; InvalidArgument for
-// a file of a kind that is known and is no trace, which it names.
-absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path);
+// a file of a kind that is known and is no trace, which it names. If it may be `cut_short`,
+// compressed data that are truncated end there.
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path,
+                                                           bool cut_short = false);
 
 // The same for bytes in memory, which outlive the source; `name` is for messages.
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(std::string name,

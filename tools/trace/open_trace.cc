@@ -97,7 +97,8 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(const std::string& path,
     }
     return MakeGenerator(path, spec);
   }
-  TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenByteSource(path));
+  TDP_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source,
+                       OpenByteSource(path, input.tolerance.cut_short));
   return OpenTrace(std::move(source), input);
 }
 
@@ -109,6 +110,11 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSourc
     return absl::InvalidArgumentError(absl::StrCat(source->name(), ": empty: no access in it"));
   }
   const TraceFormat format = input.format == TraceFormat::kAuto ? Guess(head) : input.format;
+  if (input.tolerance.cut_short && format != TraceFormat::kBinary) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source->name(),
+                     ": --salvage is for traces that tdp itself was writing, which this is not"));
+  }
   for (const LineFormat& lines : kLineFormats) {
     if (lines.format != format) continue;
     return MakeTextTraceReader(std::move(source), lines.name, lines.parse, input.tolerance);
@@ -119,7 +125,8 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(std::unique_ptr<ByteSourc
     case TraceFormat::kCloudsuite:
       return MakeCloudsuiteTraceReader(std::move(source), input.tolerance);
     case TraceFormat::kBinary:
-      return MakeBinaryTraceReader(std::move(source), input.tolerance.address_bits);
+      return MakeBinaryTraceReader(std::move(source), input.tolerance.address_bits,
+                                   input.tolerance.cut_short);
     default:
       break;
   }

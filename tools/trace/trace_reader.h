@@ -39,6 +39,7 @@ struct TraceTolerance {
   bool skip_kernel = false;  // with `strict`: leave kernel addresses out all the same
   // User addresses have at most this many bits; those beyond are not canonical.
   int address_bits = kUserAddressBits;
+  bool cut_short = false;  // a file that is truncated ends there; of the binary format alone
 };
 
 // A trace, read once from front to back in batches: one virtual call for thousands of records.
