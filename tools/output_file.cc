@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -29,7 +30,13 @@ std::string FolderOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-// As many as Linux follows.
+// Returns `path` with `ending` behind it, its last name cut where both would be too long for one.
+std::string WithEnding(const std::string& path, const std::string& ending) {
+  const size_t name = path.rfind('/') + 1;  // npos + 1 is 0
+  return path.substr(0, std::min(path.size(), name + NAME_MAX - ending.size())) + ending;
+}
+
+// Linux follows as many.
 constexpr int kMostLinks = 40;
 
 // Returns where `path` leads to through symbolic links, whether there is a file or not; nothing
@@ -69,9 +76,12 @@ absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string
 // Without a name where the file system can do that, so that not even a killed run leaves a trace.
 absl::Status OutputFile::OpenAside(const std::string& path) {
   target_ = path;
+  // A file without a name would not tell that its name cannot be had.
+  struct stat info = {};
+  if (lstat(path.c_str(), &info) != 0 && errno != ENOENT) return Error("cannot create ");
   fd_ = open(FolderOf(path).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode);
   if (fd_ >= 0) return absl::OkStatus();
-  aside_ = path + ".part";
+  aside_ = WithEnding(path, ".part");
   fd_ = open(aside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
   if (fd_ >= 0) return absl::OkStatus();
   aside_.clear();
@@ -103,7 +113,7 @@ absl::Status OutputFile::PutInPlace() {
   if (aside_.empty()) {
     // A file without a name gets one by way of its descriptor; no name can be given twice, so it
     // comes to its place by a rename.
-    const std::string name = absl::StrCat(target_, ".", getpid(), ".part");
+    const std::string name = WithEnding(target_, absl::StrCat(".", getpid(), ".part"));
     const std::string descriptor = absl::StrCat("/proc/self/fd/", fd_);
     if (linkat(AT_FDCWD, descriptor.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
       return Error("cannot create ");

@@ -22,6 +22,22 @@ constexpr char kMachine[] = "tools/data/machines/zen4.machine";
 
 std::string InTempDir(const std::string& name) { return testing::TempDir() + "/" + name; }
 
+TEST(TdpOutputs, AnOutputMayHaveTheLongestNameThereIsAndNoLongerOne) {
+  const std::string trace = SmallTrace(4);
+  const std::string longest = InTempDir(std::string(255, 'n'));
+  for (const char* command : {"pack TRACE ", "replay TRACE --json=", "sweep TRACE --csv=",
+                              "replay TRACE --physical-trace="}) {
+    std::string words = command;
+    words.replace(words.find("TRACE"), 5, trace);
+    const ProgramResult run = Tdp(words + longest);
+    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_NE(ReadWholeFile(longest), "");
+    std::filesystem::remove(longest);
+    // Told before the run: there is no report either.
+    ExpectRefusal(Tdp(words + longest + "n"), "File name too long");
+  }
+}
+
 TEST(TdpOutputs, NoInputIsWrittenOver) {
   const std::string trace = SmallTrace(4);
   const std::string machine = WriteFile("mine.machine", ReadWholeFile(kMachine));
