@@ -2,6 +2,9 @@
 //
 // The `tdp` command: a table of subcommands, each in a file of its own.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -99,9 +102,21 @@ int Run(absl::Span<const std::string_view> arguments) {
   return kExitUsage;
 }
 
+// Takes the descriptors of standard input, output and error where a caller has closed them: a file
+// that is opened later would get the number, and what belongs on standard output would go into it.
+// Each stays one that cannot be used.
+void HoldStandardDescriptors() {
+  for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(number, F_GETFD) >= 0) continue;
+    // The lowest free number is the one that `open` gives.
+    static_cast<void>(open("/dev/null", number == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+  }
+}
+
 // `status`, unless standard output could not be written: a report that did not arrive is no
-// success.
+// success. What has failed already has said why.
 int CheckOutput(int status) {
+  if (status == kExitUsage) return status;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
   absl::FPrintF(stderr, "tdp: cannot write to standard output: %s\n", std::strerror(errno));
   return kExitUsage;
@@ -111,6 +126,7 @@ int CheckOutput(int status) {
 }  // namespace tdp::tools
 
 int main(int argc, char** argv) {
+  tdp::tools::HoldStandardDescriptors();
   const std::vector<std::string_view> arguments(argv + 1, argv + argc);
   return tdp::tools::CheckOutput(tdp::tools::Run(arguments));
 }

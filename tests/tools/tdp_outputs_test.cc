@@ -38,6 +38,16 @@ TEST(TdpOutputs, AnOutputMayHaveTheLongestNameThereIsAndNoLongerOne) {
   }
 }
 
+TEST(TdpOutputs, WhatBelongsOnAClosedStandardOutputGoesIntoNoFile) {
+  const std::string json = WriteFile("json", "yesterday's");
+  const ProgramResult run =
+      RunProgram("sh -c \"tools/tdp wss --intervals 1000 --interval 10 --json='" + json +
+                 "' generate:gups,footprint=1m,accesses=1000 >&-\"");
+  EXPECT_EQ(run.status, 2);
+  EXPECT_THAT(run.err, HasSubstr("standard output: Bad file descriptor"));
+  EXPECT_TRUE(nlohmann::json::accept(ReadWholeFile(json))) << ReadWholeFile(json).substr(0, 100);
+}
+
 TEST(TdpOutputs, NoInputIsWrittenOver) {
   const std::string trace = SmallTrace(4);
   const std::string machine = WriteFile("mine.machine", ReadWholeFile(kMachine));

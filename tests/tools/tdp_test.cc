@@ -2,6 +2,7 @@
 //
 // These tests run the `tdp` program from outside: what it prints, where, and how it exits.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
@@ -91,6 +92,7 @@ TEST(Tdp, AReportThatCannotBeWrittenIsAFailure) {
           RunProgram(absl::StrCat("sh -c \"tools/tdp ", command, trace, output, "\""));
       EXPECT_EQ(result.status, 2) << command << output;
       EXPECT_THAT(result.err, HasSubstr("standard output")) << command << output;
+      EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
     }
   }
 }

@@ -25,7 +25,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 absl::Status WriteError(const std::string& path) {
-  return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+  const std::string error = std::strerror(errno);
+  return absl::UnavailableError(
+      absl::StrCat("cannot write ", path == "-" ? "standard output" : path, ": ", error));
 }
 
 absl::Status WriteTo(std::FILE* file, const std::string& path, std::string_view text) {
