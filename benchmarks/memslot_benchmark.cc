@@ -177,7 +177,7 @@ void BM_SlotChurn(benchmark::State& state) {
   for (auto _ : state) {
     watch.Start();
     for (uint64_t i = 0; i < kChanges; ++i) {
-      // What a first round takes for its nodes is not growth.
+      // The memory that a first round takes for its nodes is no growth.
       if (i == kChanges / 10) before = mallinfo2().uordblks;
       const auto id = static_cast<uint32_t>(random() % slots);
       MemoryRegion region = SlotAt(id, id * kSlotStride + random() % 2 * kSlotPages);

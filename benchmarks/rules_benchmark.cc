@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What it costs to change the attribute of a page, and what a view allows of it, where many pages
-// differ from their neighbours already.
+// Changes the attribute of a page, and what a view allows of it, where many pages differ from their
+// neighbours already.
 
 #include <cstdint>
 #include <random>

@@ -109,7 +109,7 @@ void BM_InvalidateHostPage(benchmark::State& state) {
 }
 BENCHMARK(BM_InvalidateHostPage)->Unit(benchmark::kMillisecond);
 
-// What the writer's section costs must not depend on the size; the rest is freeing, off the lock.
+// The cost of the writer's section must not depend on the size; the rest is freeing, off the lock.
 // Guests above 1 GiB are mapped by 2 MiB leaves to fit the machine.
 void BM_ZapAll(benchmark::State& state) {
   const ByteCount size = GiB(static_cast<uint64_t>(state.range(0)));

@@ -30,7 +30,7 @@ struct Places {
                   ? 1
                   : 4) {
     const uint64_t apart = 4 * unit;
-    // What is mapped from the start is left alone, unless nothing else may be mapped.
+    // The range that is mapped from the start is left alone, unless nothing else may be mapped.
     const uint64_t taken = contract.map_over == TDPJ_OVER_ONLY ? 0 : contract.initial_size;
     gpa = (taken + 2 * apart - 1) / apart * apart;
     hole = gpa + 2 * apart;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a subject does with what its contract forbids: help in setting the knobs.
+// Finds out what a subject does with what its contract forbids: a help in setting the knobs.
 
 #ifndef TDP_JUDGE_EXPLORE_CONTRACT_H_
 #define TDP_JUDGE_EXPLORE_CONTRACT_H_

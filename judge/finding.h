@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a run of a subject leaves for who started it, in memory that outlives the process.
+// Holds what a run of a subject leaves for whoever started it, in memory that outlives the process.
 
 #ifndef TDP_JUDGE_FINDING_H_
 #define TDP_JUDGE_FINDING_H_

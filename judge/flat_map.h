@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the tables ought to say, without tables: runs of pages in a sorted list.
+// Says without tables what the tables ought to say: runs of pages in a sorted list.
 
 #ifndef TDP_JUDGE_FLAT_MAP_H_
 #define TDP_JUDGE_FLAT_MAP_H_

@@ -107,7 +107,7 @@ uint64_t Generator::DrawHpa(const tdpj_step& step, const FlatMap& map) {
   }
   uint64_t hpa = random_.Below(limit - step.size + 1) & ~(kPage - 1);
   if (random_.OneIn(16)) hpa = (limit - step.size) & ~(kPage - 1);
-  // As often as not congruent, so that large leaves fit.
+  // Half of them are congruent, so that large leaves fit.
   if (random_.OneIn(2)) hpa = (hpa & ~(kPage2M - 1)) | (step.gpa & (kPage2M - 1));
   if (random_.OneIn(step.size >= kGiB ? 2 : 8)) {
     hpa = (hpa & ~(kGiB - 1)) | (step.gpa & (kGiB - 1));

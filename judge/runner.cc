@@ -85,7 +85,7 @@ sigset_t ChildSignal() {
 
 [[noreturn]] void EndChild() { _exit(1); }
 
-// What the subject prints is of use once, not in each of the runs that shorten its sequence.
+// A subject's output is of use once, not in each of the runs that shorten its sequence.
 void Silence() {
   const int nowhere = open("/dev/null", O_WRONLY);
   if (nowhere < 0) return;

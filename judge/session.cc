@@ -395,7 +395,7 @@ void Session::SettleFailure(const tdpj_step&) {
 
 void Session::Harvest(const tdpj_step& step) {
   std::vector<uint64_t> harvested;
-  // What is written while it runs may be left to the next one.
+  // A page that is written while it runs may be left to the next one.
   const std::set<uint64_t> written = written_;
   g_harvested = &harvested;
   const int answer = Call(step);

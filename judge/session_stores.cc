@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the subject's stubs and stores tell while an operation runs.
+// Takes what the subject's stubs and stores tell while an operation runs.
 
 #include <algorithm>
 #include <cstdint>

@@ -86,7 +86,7 @@ void OnFault(int signal, siginfo_t* info, void* context) {
   const bool is_store = (static_cast<uint64_t>(registers[REG_ERR]) & kWriteFault) != 0;
   if (g_step && signal == SIGSEGV && is_store && session != nullptr && session->in_subject() &&
       session->frames().IsInside(info->si_addr)) {
-    // As many bytes as an instruction can store, as far as they are in the page.
+    // An instruction can store as many bytes; those count that are in the page.
     constexpr uint64_t kMostBytes = 64;
     const auto at = reinterpret_cast<uint64_t>(info->si_addr);
     session->BeforeStore(info->si_addr, std::min(kMostBytes, kPageSize - at % kPageSize), pc);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What compilers call for the loads and stores of a subject: gcc and clang with -fsanitize=thread,
-// clang with -fsanitize-coverage=func,trace-stores. These take the place of the sanitizers'
+// Compilers call these for the loads and stores of a subject: gcc and clang with -fsanitize=thread,
+// clang with -fsanitize-coverage=func,trace-stores. They take the place of the sanitizers'
 // runtimes, so that a store to a table is seen before it happens, with the instruction that makes
 // it. The judge itself is compiled without either option.
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What gcc and clang call for each load and store of code that is compiled with -fsanitize=thread,
-// and what C++ headers tell a race detector of their locks: definitions of these functions, to
-// stand in an `extern "C"` block of whoever takes the place of that sanitizer's runtime. Atomic
-// accesses are made here, in the strongest order.
+// Defines what gcc and clang call for each load and store of code that is compiled with
+// -fsanitize=thread, and what C++ headers tell a race detector of their locks: functions to stand
+// in an `extern "C"` block of whoever takes the place of that sanitizer's runtime. Atomic accesses
+// are made here, in the strongest order.
 
 #ifndef TDP_JUDGE_TSAN_CALLS_H_
 #define TDP_JUDGE_TSAN_CALLS_H_

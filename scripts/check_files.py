@@ -22,7 +22,8 @@ SPDX_WITHIN_LINES = 3
 
 # Readers are owed this: a comment is a sentence about the thing below it. One that begins so mostly
 # has its verb elsewhere: "What is mapped.", "Whether it is.", "The same of a page."
-IN_SENTENCES = re.compile(r"^(base|memslot|rmap|mmu|backends|tests)/.*\.(h|cc)$")
+IN_SENTENCES = re.compile(
+    r"^(base|memslot|rmap|mmu|backends|tests|tools|judge|examples|benchmarks)/.*\.(h|cc)$")
 HALF_SENTENCE = re.compile(r"\s*// (What|Whether|The same|Of|As)\b")
 
 MAX_COLUMNS = 100

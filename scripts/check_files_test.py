@@ -35,14 +35,16 @@ class CheckFiles(unittest.TestCase):
         self.one_problem("mmu/vm.h", GOOD + "dynamic_cast<B*>(a);\n", "RTTI")
         self.one_problem("tests/a.h", GOOD.replace("MMU_VM", "TESTS_A") + "GTEST_SKIP();\n", "reason")
 
-    def test_a_comment_of_the_library_or_a_test_does_not_begin_with_half_a_sentence(self):
+    def test_a_comment_does_not_begin_with_half_a_sentence(self):
         for half in ("What is mapped.", "Whether it is.", "The same of a page.", "Of a slot.",
                      "It is.\n//\n// As above."):
             self.one_problem("mmu/vm.h", GOOD + f"int x;\n  // {half}\n", "half a sentence")
             alone = GOOD.split("\n")[0] + f"\n\n// {half}\n"
-            for path in ("tests/a.cc", "tests/explore/world.cc", "tests/mmu/views_test.cc"):
+            for path in ("tests/a.cc", "tests/explore/world.cc", "tests/mmu/views_test.cc",
+                         "tools/a.cc", "tools/trace/a.cc", "judge/a.cc", "examples/linux/a.cc",
+                         "benchmarks/a.cc"):
                 self.one_problem(path, alone, "half a sentence")
-            for path in ("tools/a.cc", "tests/a.py"):
+            for path in ("tests/a.py", "scripts/a.py"):
                 self.assertEqual([], check_files.check_source(path, alone))
         whole = "// It says\n// What is mapped.\nint a;  // Of a slot.\n// Whatever.\n// Ask.\n"
         self.assertEqual([], check_files.check_source("mmu/vm.h", GOOD + whole))

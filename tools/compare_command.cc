@@ -64,7 +64,7 @@ OptionParser MakeParser(CommandOptions* options) {
   AddReplayOptions(replay, &options->machine);
   OptionParser parser;
   for (const OptionParser::Option& option : replay.options()) {
-    // What is compared, or what a machine has in its place.
+    // The command itself sets these: they are what is compared.
     if (option.name == "paging" || option.name == "table-churn") continue;
     parser.Add(option.name, option.form, option.help, option.default_text, option.set);
   }
@@ -253,7 +253,7 @@ absl::StatusOr<int> RunCompare(absl::Span<const std::string_view> arguments) {
   }
   if (traces.empty()) {
     traces = MadeTraces(options);
-    // What the first touches cost says nothing of the time after them.
+    // The cost of the first touches says nothing of the time after them.
     if (options.machine.observe.warmup == 0) options.machine.observe.warmup = options.accesses / 2;
   }
   for (const std::string& trace : traces) {

@@ -8,7 +8,7 @@
 
 namespace tdp::tools {
 
-// Of UTF-8, the control characters that take two bytes (U+0080 to U+009F) as well.
+// Control characters that take two bytes in UTF-8 (U+0080 to U+009F) are escaped as well.
 std::string Printable(std::string_view text) {
   std::string printable;
   const auto byte_at = [&](size_t i) {

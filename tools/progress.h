@@ -24,7 +24,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // What the line begins with from now on, and shows at once: which piece of a longer work this is.
+  // Lets the line begin with `prefix` from now on, and shows it at once: it says which piece of a
+  // longer work this is.
   void SetPrefix(std::string prefix);
 
   // Shows the work done so far, a few times a second at most and only after the first half second.

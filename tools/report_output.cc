@@ -47,7 +47,7 @@ absl::Status CheckOutputs(const std::vector<NamedOutput>& outputs,
           absl::StrCat("--", output.option, " \"", output.path, "\": ", what));
     };
     for (const std::string& input : inputs) {
-      // Of an input "-" is another end.
+      // An input "-" is standard input.
       if (input != "-" && AreOneFile(output.path, input)) return fail("it is one of the inputs");
     }
     for (size_t other = 0; other < i; ++other) {

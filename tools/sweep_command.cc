@@ -194,7 +194,7 @@ absl::StatusOr<int> RunCells(const CommandOptions& options, const std::vector<Sw
                                   options.jobs > 1 ? "" : ": "));
   };
   const auto run = [&](size_t job) -> absl::Status {
-    // Of several cells at a time only their number is shown.
+    // Where several cells run at a time, only their number is shown.
     Progress silent(false);
     if (AbslMutexLock lock(mutex); true) say();
     TDP_ASSIGN_OR_RETURN(const SweepResult result,

@@ -36,7 +36,7 @@ bool IsReadOnce(const std::string& trace) {
   if (trace.starts_with(kGeneratorPrefix)) return false;
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(trace, error);
-  // What is not there, and a folder, is told when it is opened.
+  // Opening tells of a file that is not there, and of a folder.
   return std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) &&
          !std::filesystem::is_directory(status);
 }

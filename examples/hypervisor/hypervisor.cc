@@ -2,7 +2,7 @@
 //
 // A small hypervisor on bare metal: one guest with three slots and a console device in memory.
 //
-// What an embedder of libtdp writes is here in full: slots (SetUpGuest), the run loop with its exit
+// Here is in full what an embedder of libtdp writes: slots (SetUpGuest), the run loop with its exit
 // handler (RunGuest), and the device. It is linked to the freestanding core, without a C library,
 // and boots under Bochs: `./run vtx`.
 

@@ -3,9 +3,9 @@
 // A thin hypervisor for Debian's own Linux on bare metal: without an operating system and without a
 // C library, on the freestanding core. `./run linux` boots it under Bochs.
 //
-// What every embedder writes comes first: slots (linux_guest.cc), the run loop and the exit handler
-// (linux_cpu.cc). Of the rest, linux_image.cc is Linux's boot protocol, and host.cc and a file for
-// each scenario are what is done to Linux's memory while it runs.
+// The code that every embedder writes comes first: slots (linux_guest.cc), the run loop and the
+// exit handler (linux_cpu.cc). Of the rest, linux_image.cc is Linux's boot protocol, and host.cc
+// and a file for each scenario are what is done to Linux's memory while it runs.
 
 #include <cstdint>
 #include <memory>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a run of Linux cost: its exits by kind, and what the engine did meanwhile.
+// Reports what a run of Linux cost: its exits by kind, and what the engine did meanwhile.
 
 #ifndef TDP_EXAMPLES_LINUX_RUN_REPORT_H_
 #define TDP_EXAMPLES_LINUX_RUN_REPORT_H_

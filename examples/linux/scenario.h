@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the host does while Linux runs.
+// Tells the host what to do while Linux runs.
 
 #ifndef TDP_EXAMPLES_LINUX_SCENARIO_H_
 #define TDP_EXAMPLES_LINUX_SCENARIO_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What can be done to Linux's memory while it runs, by name.
+// Names all that can be done to Linux's memory while it runs.
 
 #ifndef TDP_EXAMPLES_LINUX_SCENARIOS_H_
 #define TDP_EXAMPLES_LINUX_SCENARIOS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a hypervisor does where EPT is off: the guest's control registers and flushes go to the
+// Does what a hypervisor does where EPT is off: the guest's control registers and flushes go to the
 // engine, which makes the tables that the CPU walks, and the guest's writes to page tables are
 // carried out in its place. docs/shadow.md has the engine's side.
 

@@ -22,8 +22,9 @@ inline constexpr size_t kControlWords = 6;
 // Holds the controls of one VMCS, as far as they are known.
 struct Controls {
   std::array<std::optional<uint64_t>, kControlWords> words;
-  // What the CPU has: bit n of the low half set means that control n must be 1, bit n of the high
-  // half clear that it must be 0. Of the tertiary controls the whole word says which may be 1.
+  // Each says what the CPU has: bit n of the low half set means that control n must be 1, bit n of
+  // the high half clear that it must be 0. That of the tertiary controls says with its whole word
+  // which of them may be 1.
   std::array<std::optional<uint64_t>, kControlWords> msrs;
 };
 

@@ -107,7 +107,7 @@ void SayRights(DecodedWord& word, const EptContext& context) {
            absl::StrCat("rights ", EptRightsText(word.value, context.mbec)));
 }
 
-// What is ignored by hardware and set all the same is somebody's own bookkeeping.
+// A bit that hardware ignores and that is set all the same is somebody's own bookkeeping.
 void SayIgnored(DecodedWord& word, uint64_t known, const EptContext& context) {
   uint64_t ignored = word.value & ~known & ~ept::kAddressMask;
   if (!context.mbec) ignored &= ~ept::kUserExecute;

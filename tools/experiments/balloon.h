@@ -19,8 +19,8 @@ namespace tdp::tools {
 // (VIRTIO_BALLOON_ARRAY_PFNS_MAX in Linux 6.1, drivers/virtio/virtio_balloon.c).
 inline constexpr uint64_t kBalloonPagesAnExit = 256;
 
-// The same guest as that of `RunOvercommitted`, with `options.resident` of memory for all of its
-// pages and tables. The balloon has the rest before the first access. Which page goes is for the
+// Runs the guest of `RunOvercommitted` with `options.resident` of memory for all of its pages and
+// tables. The balloon has the rest before the first access. Which page goes is for the
 // guest to say: the oldest without its A bit. A page that goes to the swap area is an exit, and one
 // that comes back; its frame stays with the guest, so that the EPT does not change. With `check`
 // the content of every page is compared. The errors of `RunOvercommitted`.

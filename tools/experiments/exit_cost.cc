@@ -27,8 +27,8 @@ ExitPrice Assumed(uint64_t cycles, std::string_view why) {
 
 }  // namespace
 
-// What the host does: docs/experiments.md, "A whole operating system". One instruction a cycle is
-// assumed.
+// The prices are those of docs/experiments.md, "A whole operating system". One instruction a cycle
+// is assumed.
 ExitPrices LinuxBootPrices() {
   ExitPrices prices;
   const auto at = [&prices](ExitCause cause) -> ExitPrice& {

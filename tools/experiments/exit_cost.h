@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a VM exit costs, so that counts of them become time.
+// Gives VM exits a price, so that counts of them become time.
 
 #ifndef TDP_TOOLS_EXPERIMENTS_EXIT_COST_H_
 #define TDP_TOOLS_EXPERIMENTS_EXIT_COST_H_

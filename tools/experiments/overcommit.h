@@ -52,7 +52,7 @@ struct Overcommit {
   double seconds = 0;
 };
 
-// What both kinds of experiments share: InvalidArgument for options that do not go together; a
+// Both kinds of experiments share these: InvalidArgument for options that do not go together; a
 // guest whose stores leave something; the time of what was counted.
 absl::Status CheckOvercommit(const ReplayOptions& machine, const OvercommitOptions& options);
 absl::StatusOr<std::unique_ptr<GuestRun>> StartWritingGuest(LoopingTrace& trace,

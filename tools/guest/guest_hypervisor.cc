@@ -54,7 +54,7 @@ absl::StatusOr<bool> GuestHypervisor::HandleViolation(Gpa gpa, Access access) {
   AbslMutexLock lock(mutex_);
   TDP_ASSIGN_OR_RETURN(uint64_t * entry, WalkTo(gpa, level));
   if (Load(entry).is_present()) return true;  // another CPU was faster
-  // What L1 takes for host frames are frames of its own memory.
+  // L1 takes frames of its own memory for host frames.
   const Hfn frame = Hfn::Of(Hpa(gpa.AlignDown(level.bytes()).raw() + kL2Memory));
   Store(entry, EptEntry::Leaf(frame, level, rights, MemoryType::kWriteBack));
   ++leaves_[level.raw() - 1];

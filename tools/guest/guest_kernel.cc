@@ -19,8 +19,8 @@ constexpr uint64_t kWritable = 1 << 1;
 constexpr uint64_t kUser = 1 << 2;
 constexpr uint64_t kAccessed = 1 << 5;
 constexpr uint64_t kLargePage = 1 << 7;
-// Of an entry that is not present, where every other bit is the kernel's own: the page was evicted,
-// and the bits of the address are its number.
+// Marks an entry that is not present, in which every other bit is the kernel's own: the page was
+// evicted, and the bits of the address are its number.
 constexpr uint64_t kEvicted = 1 << 9;
 constexpr uint64_t kAddressMask = 0x000f'ffff'ffff'f000;
 

@@ -53,7 +53,8 @@ class GuestKernel {
   static constexpr ByteCount kKernelBytes = MiB(2);
   static constexpr uint64_t kKernelStacks = 0xffff'ffc0'0000'0000;
   static constexpr ByteCount kStackBytes = KiB(8);
-  // Of the stack of the program in `space`; pages that are mapped to nothing lie between stacks.
+  // Returns where the stack of the program in `space` begins; pages that are mapped to nothing lie
+  // between stacks.
   static constexpr uint64_t StackOf(size_t space) {
     return kKernelStacks + 2 * kStackBytes * uint64_t{space};
   }

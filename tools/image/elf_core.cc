@@ -47,8 +47,8 @@ absl::StatusOr<T> ReadAs(absl::Span<const char> bytes, uint64_t offset, const ch
   return value;
 }
 
-// What the file says of CPUs in one note segment. Notes of others, and a last one that is cut off,
-// are passed over: the memory is what matters.
+// Reads what one note segment of the file says of CPUs. Notes of others, and a last one that is cut
+// off, are passed over: the memory is what matters.
 void ReadNotes(absl::Span<const char> notes, std::vector<MemoryImage::CpuRegisters>& cpus) {
   const auto padded = [](uint64_t size) { return (size + 3) & ~uint64_t{3}; };
   while (notes.size() >= sizeof(Elf64_Nhdr)) {

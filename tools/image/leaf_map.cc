@@ -97,7 +97,7 @@ class LeafReader {
                          uint64_t rights) {
     if (is_ept_) {
       if (!walker_.ept_rules().IsPresent(entry)) return absl::OkStatus();
-      // What marks MMIO is no mistake.
+      // An entry that marks MMIO is no mistake.
       if ((entry & ept::kRightsMask) == ept::kMmioPattern) return absl::OkStatus();
       if (walker_.ept_rules().IsMisconfigured(entry, level)) {
         Note({.address = address, .from = from, .level = level, .entry = entry});

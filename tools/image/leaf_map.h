@@ -49,9 +49,9 @@ struct LeafMap {
   static constexpr size_t kProblemsKept = 20;
 };
 
-// What the guest's tables map, if the walker knows them, and else what the EPT maps. A run of a
-// guest goes from linear to guest-physical addresses. ResourceExhausted for tables with more
-// entries than 2^28, or more runs than 2^22: these lead back to themselves.
+// Returns what the guest's tables map, if the walker knows them, and else what the EPT maps. A run
+// of a guest goes from linear to guest-physical addresses. ResourceExhausted for tables with
+// more entries than 2^28, or more runs than 2^22: these lead back to themselves.
 absl::StatusOr<LeafMap> ReadLeafMap(const TableWalker& walker);
 
 // One run: "0x...-0x... 0x... 2m rwx WB". `is_ept`: of what the attributes are.
@@ -59,8 +59,8 @@ std::string LeafRunText(const LeafRun& run, bool is_ept);
 // Says what is wrong with an entry, by the rule that it breaks.
 std::string TableProblemText(const TableProblem& problem, const TableWalker& walker);
 
-// What is mapped in only one of two maps, or differently, by address: `before` and `after` have the
-// same range, or one of them is empty.
+// Holds a range that only one of two maps has, or that they map differently: `before` and `after`
+// have the same range, or one of them is empty.
 struct LeafChange {
   LeafRun before;
   LeafRun after;

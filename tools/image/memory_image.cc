@@ -74,7 +74,7 @@ absl::StatusOr<std::unique_ptr<MemoryImage>> MemoryImage::Open(const std::string
   if (status.ok()) status = image->Decompress();
   if (status.ok()) status = image->ReadFormat(base);
   if (status.ok()) return image;
-  // What reads compressed files names them itself.
+  // Errors of compressed files name them already.
   if (status.message().starts_with(path)) return status;
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }

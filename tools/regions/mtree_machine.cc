@@ -286,8 +286,8 @@ class TreeBuilder {
     return absl::OkStatus();
   }
 
-  // Of siblings with one place and priority the first that is printed shows, which a `RegionTree`
-  // says of the last that is attached.
+  // Where siblings have one place and priority, the first that is printed shows; in a `RegionTree`
+  // it is the last that is attached.
   absl::Status AttachAll() {
     for (const MtreeNode* node : order_) {
       for (auto child = node->children.rbegin(); child != node->children.rend(); ++child) {

@@ -22,7 +22,7 @@ struct MtreeMachine {
   // By address space: what QEMU itself shows there; null if the file does not say, or says nothing
   // else.
   std::vector<const MtreeFlatView*> views;
-  // What was guessed, a line each.
+  // Each says in a line what was guessed.
   std::vector<std::string> notes;
 };
 

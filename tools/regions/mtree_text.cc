@@ -72,7 +72,7 @@ std::optional<MtreeType> ParseType(std::string_view text) {
   return std::nullopt;
 }
 
-// Of -o: who owns the region.
+// With -o the owner of the region stands behind the rest.
 std::string_view WithoutOwner(std::string_view text) {
   for (const std::string_view mark : {" owner:{", " parent:{"}) {
     text = text.substr(0, text.find(mark));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What QEMU's monitor prints for `info mtree`, with or without -f, -o and -D, as it stands there.
+// Reads what QEMU's monitor prints for `info mtree`, with or without -f, -o and -D, as it stands
+// there.
 
 #ifndef TDP_TOOLS_REGIONS_MTREE_TEXT_H_
 #define TDP_TOOLS_REGIONS_MTREE_TEXT_H_

@@ -39,7 +39,7 @@ absl::StatusOr<std::array<sim::CacheGeometry, 4>> ParseTlb(std::string_view text
 // Returns `traces` and the machine file, if there is one: the files that a run reads.
 std::vector<std::string> InputFiles(std::vector<std::string> traces, const CacheOptions& options);
 
-// What the options say, for the CPU. InvalidArgument or NotFound for what they do not know.
+// Returns what the options say, for the CPU. InvalidArgument or NotFound for what they do not know.
 absl::StatusOr<sim::CacheConfig> MakeCacheConfig(const CacheOptions& options);
 // Nothing without --machine. Errors are those of `LoadMachine`.
 absl::StatusOr<std::optional<sim::MmuConfig>> MakeMmuConfig(const CacheOptions& options);

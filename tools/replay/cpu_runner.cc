@@ -92,7 +92,7 @@ absl::Status CpuRunner::SwitchTo(size_t space) {
   const bool shadowed = machine_.is_shadowed();
   if (mmu_ != nullptr && !shadowed) FollowCpu();
   TDP_ASSIGN_OR_RETURN(const bool kept, machine_.SwitchSpace(index_, space, held_[space]));
-  // What a shadow's CPU drops at its own CR3 it shows by itself.
+  // A CPU on a shadow shows by itself what it drops at its own CR3.
   if (mmu_ != nullptr && !shadowed) {
     const auto pcid = static_cast<uint16_t>(machine_.ProgramRegisters(space).cr3 & 0xfff);
     if (!kept) mmu_->FlushPcid(pcid);

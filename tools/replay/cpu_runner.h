@@ -52,8 +52,9 @@ class CpuRunner {
   // Forgets what was counted so far, by the CPU and the MMU as well.
   void ClearCounts();
 
-  // Of a migration, from now on: each store leaves another number at its place, so that a copy can
-  // be told from what it was made of; the kernel's own writes are marked, as a device's are;
+  // Does what a migration needs, from now on: each store leaves another number at its place, so
+  // that a copy can be told from what it was made of; the kernel's own writes are marked, as a
+  // device's are;
   // `on_full_ring` is called when the CPU's dirty ring is nearly full, outside of the guest.
   void BeginMigration(std::function<absl::Status()> on_full_ring) {
     on_full_ring_ = std::move(on_full_ring);

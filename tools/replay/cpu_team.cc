@@ -156,8 +156,8 @@ ProcessReport CpuTeam::ReportOf(size_t cpu) const {
           .page_faults = runner.page_faults()};
 }
 
-// As Linux does it: who runs the program is interrupted, who may hold translations of it drops them
-// when it comes back.
+// Linux does it so: a CPU that runs the program is interrupted, and one that may hold translations
+// of it drops them when it comes back to it.
 absl::Status CpuTeam::Shootdown(size_t from, Gva gva) {
   ProcessCounts& counts = runners_[from]->process_counts();
   const size_t space = runners_[from]->space();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What an EPT consists of, counted by walking all of it.
+// Counts what an EPT consists of, by walking all of it.
 
 #ifndef TDP_TOOLS_REPLAY_EPT_CENSUS_H_
 #define TDP_TOOLS_REPLAY_EPT_CENSUS_H_

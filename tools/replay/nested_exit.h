@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a hypervisor with a hypervisor in its guest does with an EPT violation of that one's guest
-// (L2).
+// Answers EPT violations of L2, the guest of a hypervisor in the guest, as the host's hypervisor
+// does.
 
 #ifndef TDP_TOOLS_REPLAY_NESTED_EXIT_H_
 #define TDP_TOOLS_REPLAY_NESTED_EXIT_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What is recorded of a replay beside its totals: time, pages, and the miss curve.
+// Holds what is recorded of a replay beside its totals: time, pages, and the miss curve.
 
 #ifndef TDP_TOOLS_REPLAY_OBSERVATIONS_H_
 #define TDP_TOOLS_REPLAY_OBSERVATIONS_H_
@@ -26,7 +26,7 @@ struct Interval {
   uint64_t walk_cycles = 0;
   uint64_t page_faults = 0;
   uint64_t exits = 0;
-  // Of a machine.
+  // A machine alone counts these.
   uint64_t l1_tlb_hits = 0;
   uint64_t l2_tlb_hits = 0;
   uint64_t full_walks = 0;

@@ -24,8 +24,8 @@ struct RoiMark {
   friend bool operator==(const RoiMark&, const RoiMark&) = default;
 };
 
-// What comes before `begin` and from `end` on is not replayed. A mark that is an address is met by
-// the first access (for the end: the first since the beginning) that touches its byte.
+// Says that accesses before `begin` and from `end` on are not replayed. A mark that is an address
+// is met by the first access (for the end: the first since the beginning) that touches its byte.
 struct Roi {
   std::optional<RoiMark> begin;
   std::optional<RoiMark> end;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What is recorded of the pages that a replay uses: how often each, and a miss curve.
+// Records the pages that a replay uses: how often each, and a miss curve.
 
 #ifndef TDP_TOOLS_REPLAY_PAGE_WATCH_H_
 #define TDP_TOOLS_REPLAY_PAGE_WATCH_H_

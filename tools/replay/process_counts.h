@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What several address spaces cost.
+// Counts what several address spaces cost.
 
 #ifndef TDP_TOOLS_REPLAY_PROCESS_COUNTS_H_
 #define TDP_TOOLS_REPLAY_PROCESS_COUNTS_H_

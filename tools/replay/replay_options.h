@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a replay can be told.
+// Holds all that a replay can be told.
 
 #ifndef TDP_TOOLS_REPLAY_REPLAY_OPTIONS_H_
 #define TDP_TOOLS_REPLAY_REPLAY_OPTIONS_H_
@@ -54,7 +54,7 @@ struct ReplayOptions {
   ColdCheckMode check = ColdCheckMode::kAll;
   ObserveOptions observe;
   ProcessOptions processes;
-  // Of a migration: how written pages are found, and the entries of each CPU's ring; 0: bitmaps.
+  // A migration sets how written pages are found, and the entries of each CPU's ring; 0: bitmaps.
   DirtyTracking dirty_tracking = DirtyTracking::kBest;
   uint64_t dirty_ring_entries = 0;
 };

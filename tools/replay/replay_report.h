@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a replay found, and how it is shown.
+// Holds what a replay found, and shows it.
 
 #ifndef TDP_TOOLS_REPLAY_REPLAY_REPORT_H_
 #define TDP_TOOLS_REPLAY_REPLAY_REPORT_H_

@@ -222,7 +222,7 @@ Json OptionsJson(const ReplayOptions& options) {
   if (options.processes.count != 0) AddProcessOptions(parser, &copy.processes);
   Json json = Json::object();
   for (const OptionParser::Option& option : parser.options()) json[option.name] = ValueOf(option);
-  // What an option without meaning was set to is nobody's business.
+  // The value of an option without meaning would mislead.
   for (const UnusedOption& option : UnusedOptions(options)) {
     json[std::string(option.name)] = nullptr;
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a replay has counted up to some moment, over all CPUs.
+// Holds what a replay has counted up to some moment, over all CPUs.
 
 #ifndef TDP_TOOLS_REPLAY_TOTALS_H_
 #define TDP_TOOLS_REPLAY_TOTALS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the fields of a run are, by docs/run.schema.json.
+// Says of which type each field of a run is, by docs/run.schema.json.
 
 #ifndef TDP_TOOLS_REPORT_RUN_TYPES_H_
 #define TDP_TOOLS_REPORT_RUN_TYPES_H_

@@ -122,7 +122,7 @@ absl::Status SweepJournal::Open(File& file) const {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(file.path, error);
   if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) {
-    // Whether it can be written is told before hours are spent.
+    // A file that cannot be written is told of before hours are spent.
     return OutputFile::Create(file.path).status();
   }
   file.stream.reset(std::fopen(file.path.c_str(), "w"));

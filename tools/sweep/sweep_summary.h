@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the cells of a sweep that differ in their seed alone come to together.
+// Sums up the cells of a sweep that differ in their seed alone.
 
 #ifndef TDP_TOOLS_SWEEP_SWEEP_SUMMARY_H_
 #define TDP_TOOLS_SWEEP_SWEEP_SUMMARY_H_

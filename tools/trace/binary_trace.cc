@@ -26,7 +26,7 @@ constexpr std::string_view kMagic = "TDPTRACE";
 constexpr uint32_t kVersion = 2;
 constexpr uint32_t kMostHeaderBytes = 1 << 20;
 
-// What stands before the JSON text.
+// Stands before the JSON text.
 struct Preamble {
   char magic[8];
   uint32_t version;

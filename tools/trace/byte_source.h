@@ -60,7 +60,7 @@ class PeekableSource final : public ByteSource {
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenByteSource(const std::string& path,
                                                            bool cut_short = false);
 
-// The same for bytes in memory, which outlive the source; `name` is for messages.
+// Opens bytes in memory in the same way. They outlive the source; `name` is for messages.
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(std::string name,
                                                       absl::Span<const char> bytes);
 

@@ -66,7 +66,7 @@ class Shuffle {
   const uint64_t seed_;
 };
 
-// What a generator's reader names and has no bytes of.
+// Stands for the file that a generator has none of: it has a name, and no bytes.
 class NoBytes final : public ByteSource {
  public:
   explicit NoBytes(std::string name) : name_(std::move(name)) {}
@@ -143,7 +143,8 @@ class Stride final : public Program {
 class Bfs final : public Program {
  public:
   static constexpr uint64_t kDegree = 16;
-  // Of a vertex: 8 of offsets, 4 of each edge, a mark, 4 of the queue, to a multiple of eight.
+  // A vertex takes 8 bytes of offsets, 4 of each edge, a mark and 4 of the queue, rounded up to a
+  // multiple of eight.
   static constexpr uint64_t kBytes = 80;
 
   explicit Bfs(const GeneratorSpec& spec)

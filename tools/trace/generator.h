@@ -40,8 +40,9 @@ struct GeneratorSpec {
 // sizes and numbers may end in k, m, g or t. InvalidArgument, in one line, for anything else.
 absl::StatusOr<GeneratorSpec> ParseGenerator(std::string_view text);
 
-// The same spec makes the same records on every machine. Each data access comes after the fetch of
-// the instruction that makes it; the code is one page at 0x400000, the data lie together.
+// Makes a reader whose records are the same for the same spec on every machine. Each data access
+// comes after the fetch of the instruction that makes it; the code is one page at 0x400000, the
+// data lie together.
 std::unique_ptr<TraceReader> MakeGenerator(std::string name, const GeneratorSpec& spec);
 
 }  // namespace tdp::tools

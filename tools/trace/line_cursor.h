@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What the parsers of lines have in common: taking words and numbers off the front.
+// The parsers of lines share this: it takes words and numbers off the front of a line.
 
 #ifndef TDP_TOOLS_TRACE_LINE_CURSOR_H_
 #define TDP_TOOLS_TRACE_LINE_CURSOR_H_

@@ -23,7 +23,7 @@
 namespace tdp::tools {
 namespace {
 
-// What the format is guessed from.
+// The format is guessed from that much of the head.
 constexpr size_t kHeadBytes = size_t{1} << 15;
 
 struct LineFormat {
@@ -32,7 +32,7 @@ struct LineFormat {
   LineParser parse;
 };
 
-// Of formats that the same line can belong to the first is meant.
+// A line that can belong to several formats belongs to the first of them.
 constexpr LineFormat kLineFormats[] = {{TraceFormat::kLackey, "Lackey", ParseLackeyLine},
                                        {TraceFormat::kDynamorio, "DynamoRIO", ParseDynamorioLine},
                                        {TraceFormat::kPinatrace, "pinatrace", ParsePinatraceLine},

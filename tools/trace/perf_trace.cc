@@ -15,7 +15,8 @@ bool Has(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
 
-// What the sample's data source says, which AMD's IBS has too, or else what the event counts.
+// Returns what the sample's data source says, which AMD's IBS has too, or else what the event
+// counts.
 std::optional<AccessKind> KindOf(std::string_view event, std::string_view behind) {
   const bool load = Has(behind, "OP LOAD");
   const bool store = Has(behind, "OP STORE");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a reader has left out, in words.
+// Says in words what a reader has left out.
 
 #ifndef TDP_TOOLS_TRACE_SKIP_TEXT_H_
 #define TDP_TOOLS_TRACE_SKIP_TEXT_H_
