@@ -124,12 +124,13 @@ class Vcpu {
   // than asked for if something is in the way there: the call for the rest then says what. So it is
   // an error only where not even the first page could be mapped (KVM_PRE_FAULT_MEMORY). Pages whose
   // invalidation is in progress are in the way. The host is asked for each page once as one of a
-  // table, and where that was in vain by itself, up to 16 times. InvalidArgument (alignment, no
-  // size, wrapping, beyond the guest's width, an access that no fault has), FailedPrecondition (the
-  // vCPU is in the guest, or the frame is private and its slot has no such memory), NotFound (no
-  // memory there, or a write to read-only memory), PermissionDenied (the view denies it),
-  // Unavailable (the host page is not there yet, memory keeps changing, or the dirty ring is nearly
-  // full), ResourceExhausted (no table memory), and what `Backend::Resolve` answers.
+  // table, and where that was in vain by itself, up to 16 times (once more where a log lacks memory
+  // for it). InvalidArgument (alignment, no size, wrapping, beyond the guest's width, an access
+  // that no fault has), FailedPrecondition (the vCPU is in the guest, or the frame is private and
+  // its slot has no such memory), NotFound (no memory there, or a write to read-only memory),
+  // PermissionDenied (the view denies it), Unavailable (the host page is not there yet, memory
+  // keeps changing, or the dirty ring is nearly full), ResourceExhausted (no table memory), and
+  // what `Backend::Resolve` answers.
   absl::StatusOr<ByteCount> Prefault(Gpa gpa, ByteCount size, Access access = Access::Read());
 
   // Sets the address space whose slots and tables the guest uses from its next entry on (1 in SMM),
