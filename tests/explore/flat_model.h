@@ -34,6 +34,7 @@ struct SlotVersion {
   AddressSpaceId space = 0;
   Gfn base;
   uint64_t pages = 0;
+  uint64_t pages_behind = 0;         // of the slot, too: nobody comes there
   HostPageNumber first = 0;          // of its memory
   HostPageNumber first_private = 0;  // of its private memory, where `has_private`
   bool has_private = false;

@@ -2,6 +2,7 @@
 
 #include "tests/explore/operations.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -36,6 +37,7 @@ bool HasOwnTables(const MachineKind& kind) { return !Plain(kind); }
 bool HasView(const MachineKind& kind) { return kind.mode == GuestMode::kView; }
 bool HasEptpList(const MachineKind& kind) { return kind.vmfunc; }
 bool HasSmm(const MachineKind& kind) { return kind.smm; }
+bool HasGib(const MachineKind& kind) { return kind.gib; }
 bool HasVe(const MachineKind& kind) {
   return kind.options.virtualization_exceptions != Use::kNever;
 }
@@ -244,6 +246,12 @@ void VcpuComesAndGoes(World& world) {
   if (Plain(world.kind())) world.Touch(*visitor, visitor.cpu(), 4, random);
 }
 
+// Pushes down, as the first write of a log, what protects the other pages as well.
+void WriteElsewhere(World& world) {
+  Visitor visitor(world);
+  world.TouchOnce(*visitor, visitor.cpu(), Gfn(512), Access::Write());
+}
+
 void Prefault(World& world) {
   Visitor visitor(world);
   constexpr HostPageNumber kPages = 16;
@@ -253,10 +261,11 @@ void Prefault(World& world) {
       visitor->Prefault(Gpa(0), kPages * kPageSize, Access::ReadWrite());
   // Memory may go on changing.
   if (!absl::IsUnavailable(done.status())) world.Expect(done.status(), "Prefault");
-  // Once as one of a table, 16 times by itself; by itself only up to where it stopped.
+  // Once as one of a table, 16 times by itself and once more with memory for a log; by itself only
+  // up to where it stopped.
   const uint64_t last = done.ok() ? *done / kPageSize : 0;
   const auto of_table = static_cast<HostPageNumber>(last + 1);
-  if (world.host().MostAsked(self, 0, of_table) > 17 ||
+  if (world.host().MostAsked(self, 0, of_table) > 18 ||
       world.host().MostAsked(self, of_table, kPages) > 1) {
     world.Fail("Prefault asks again and again");
   }
@@ -272,7 +281,7 @@ void Populate(World& world) {
 void PrefaultSecond(World& world) {
   Visitor visitor(world);
   const absl::StatusOr<ByteCount> done =
-      visitor->Prefault(World::kSecond.address(), World::kSmallPages * kPageSize, Access::Read());
+      visitor->Prefault(world.second().address(), World::kSmallPages * kPageSize, Access::Read());
   if (!absl::IsUnavailable(done.status()) && !absl::IsNotFound(done.status())) {
     world.Expect(done.status(), "Prefault");
   }
@@ -281,7 +290,7 @@ void PrefaultSecond(World& world) {
 void PopulateFrames(World& world) {
   MakeOfFrames(world);
   const absl::StatusOr<ByteCount> done =
-      world.vm().Populate(World::kHole.address(), World::kSmallPages * kPageSize, 0, world.view());
+      world.vm().Populate(world.hole().address(), World::kSmallPages * kPageSize, 0, world.view());
   if (!absl::IsUnavailable(done.status()) && !absl::IsNotFound(done.status())) {
     world.Expect(done.status(), "Populate");
   }
@@ -396,6 +405,7 @@ constexpr Operation kOperations[] = {
     {"make_smram_anew", MakeSmramAnew, HasSmm},
     {"swap_at_once", SwapAtOnce, HasSmm},
     {"vcpu", VcpuComesAndGoes, Always},
+    {"write_elsewhere", WriteElsewhere, HasGib},
     {"prefault", Prefault, Plain},
     {"prefault_second", PrefaultSecond, Plain},
     {"populate", Populate, Plain},
@@ -411,8 +421,15 @@ constexpr Operation kOperations[] = {
 }  // namespace
 
 std::vector<const Operation*> OperationsOf(const MachineKind& kind) {
+  // Where slot 0 is a GiB, these are about what stands between its leaves and the root.
+  constexpr std::string_view kOfGib[] = {
+      "zap",       "zap_all", "invalidate", "age",      "log_on",   "log_off",        "take",
+      "push_down", "split",   "quota",      "collapse", "prefault", "write_elsewhere"};
   std::vector<const Operation*> offered;
   for (const Operation& operation : kOperations) {
+    if (kind.gib &&
+        std::find(std::begin(kOfGib), std::end(kOfGib), operation.name) == std::end(kOfGib))
+      continue;
     if (operation.offered(kind)) offered.push_back(&operation);
   }
   return offered;

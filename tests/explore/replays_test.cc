@@ -121,5 +121,14 @@ TEST(ExploreReplay, AFaultIsSeenByWhoeverTakesItsPageOutOfTheLog) {
                             .old_reads = {{366, 1}}}});
 }
 
+// A fault gave W back, as the log ended, to an entry from which another was pushing the protection
+// down. Its vCPU noted a way as writable that then lost W: each later write there was spurious.
+TEST(ExploreReplay, NoFaultLiftsAProtectionThatAnotherPushesDown) {
+  ExpectHolds({.scenario = "gib.small/log_off+write_elsewhere",
+               .seed = 26,
+               .weak_memory = false,
+               .schedule = {.turns = {{1, 2}, {103, 1}, {199, 0}}}});
+}
+
 }  // namespace
 }  // namespace tdp::explore

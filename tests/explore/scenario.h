@@ -22,7 +22,7 @@ struct Scenario {
   std::vector<const Operation*> operations;
   // Small scenarios have two threads: an operation beside a vCPU that makes one access, or two
   // operations beside a vCPU that is out of the guest. Their steps are few enough for every
-  // schedule of a bound to be run.
+  // schedule of a bound to be run. Below a GiB the vCPU makes its access beside two as well.
   bool small = false;
 
   // Returns "wp/zap_held+invalidate", or of a small one "wp.small/zap".
@@ -32,7 +32,7 @@ struct Scenario {
   // Returns how many vCPUs run: two beside a pair of operations where there is room for them, else
   // one.
   int Guests() const {
-    if (small) return operations.size() == 1 ? 1 : 0;
+    if (small) return operations.size() == 1 || kind->gib ? 1 : 0;
     return operations.size() <= 2 ? 2 : 1;
   }
   // Return how many accesses each vCPU makes, and has made before. Where it has made few the next

@@ -51,7 +51,7 @@ void Move(World& world, uint32_t id) {
   const SlotVersion* old = world.model().FindSlot(id);
   if (old == nullptr) return;
   SlotVersion version = *old;
-  version.base = version.base == World::kSecond ? World::kElsewhere : World::kSecond;
+  version.base = version.base == world.second() ? world.elsewhere() : world.second();
   Set(world, version);
 }
 
@@ -70,7 +70,7 @@ void MakeThird(World& world, bool names_frames) {
   const SlotTurn turn(world);
   if (world.model().FindSlot(2) != nullptr) return;
   Set(world, {.id = 2,
-              .base = World::kHole,
+              .base = world.hole(),
               .pages = World::kSmallPages,
               .first = World::kThirdPages + World::kSmallPages,
               .names_frames = names_frames});
@@ -87,7 +87,7 @@ void MakeAnew(World& world) {
   if (world.model().FindSlot(1) != nullptr) return;
   // The new slot is over other memory, so that whatever is left of the old one shows.
   Set(world,
-      {.id = 1, .base = World::kSecond, .pages = World::kSmallPages, .first = World::kThirdPages});
+      {.id = 1, .base = world.second(), .pages = World::kSmallPages, .first = World::kThirdPages});
 }
 
 void MoveSecond(World& world) { Move(world, 1); }
@@ -105,7 +105,7 @@ void MakeAnewAtOnce(World& world) {
     changes.push_back(Change::Region({.slot = 1, .size = 0}));
   }
   const SlotVersion version{
-      .id = 1, .base = World::kElsewhere, .pages = World::kSmallPages, .first = World::kThirdPages};
+      .id = 1, .base = world.elsewhere(), .pages = World::kSmallPages, .first = World::kThirdPages};
   changes.push_back(Change::Region(RegionOf(world.host(), version)));
   changes.push_back(Change::Zap(kFew, PageCount(kFewPages)));
   world.model().OfferSlot(version);
@@ -161,7 +161,7 @@ void MakeSmramAnew(World& world) {
   if (world.model().FindSlot(World::kSmram) != nullptr) return;
   Set(world, {.id = World::kSmram,
               .space = 1,
-              .base = World::kSecond,
+              .base = world.second(),
               .pages = World::kSmallPages,
               .first = World::kSmramPages + World::kSmallPages});
 }
@@ -172,7 +172,7 @@ void SwapAtOnce(World& world) {
   const SlotVersion* smram = world.model().FindSlot(World::kSmram);
   if (second == nullptr || smram == nullptr) return;
   SlotVersion moved = *smram;
-  moved.base = moved.base == World::kSecond ? World::kElsewhere : World::kSecond;
+  moved.base = moved.base == world.second() ? world.elsewhere() : world.second();
   world.model().ForgetDirty(1);
   world.model().OfferSlot(moved);
   const absl::Status made = world.vm().Apply(

@@ -85,7 +85,7 @@ WalkedTables::WalkedTables(World& world) : world_(world) {
     if (index != kLeaf) {
       frame = page == kRoot    ? kUpper
               : page == kUpper ? kLower
-              : index == 0     ? World::kSecond.raw() + kInSecond
+              : index == 0     ? world_.second().raw() + kInSecond
                                : kLeavesInFirst;
     }
     held_[word] = {{frame, kNever}};
@@ -180,7 +180,7 @@ std::string WalkedTables::JudgeInSlot(const Vcpu& vcpu, const GuestWalk& walk,
                                       uint64_t since) const {
   const bool is_mapped = walk.outcome == GuestWalkOutcome::kMapped;
   const uint64_t frame = is_mapped ? Gfn::Of(walk.gpa).raw() : 0;
-  const Gfn table = World::kSecond + PageCount(kInSecond);
+  const Gfn table = world_.second() + PageCount(kInSecond);
   const FlatModel& model = world_.model();
   bool is_there = false;
   bool fits = false;
@@ -207,7 +207,7 @@ std::string WalkedTables::JudgeInSlot(const Vcpu& vcpu, const GuestWalk& walk,
 
 void WalkedTables::Rewrite(Vcpu& vcpu, GuestCpu& cpu, Page page) {
   const bool in_second = page == Page::kInSecondSlot;
-  const Gfn table = in_second ? World::kSecond + PageCount(kInSecond) : Gfn(kLeavesInFirst);
+  const Gfn table = in_second ? world_.second() + PageCount(kInSecond) : Gfn(kLeavesInFirst);
   const HostPageNumber memory = in_second ? World::kSecondPages + kInSecond : kLeavesInFirst;
   std::vector<Held>& held = held_[LeafIn(memory)];
   for (const uint64_t more : {1, 0}) {

@@ -55,6 +55,7 @@ const std::vector<MachineKind>& MachineKinds() {
        .mode = GuestMode::kView,
        .vmfunc = true},
       {.name = "smm", .options = {.address_spaces = 2}, .smm = true},
+      {.name = "gib", .options = {.dirty_tracking = kWriteProtection}, .gib = true},
   };
   return *kinds;
 }
@@ -79,7 +80,7 @@ MemoryRegion RegionOf(const ExploredHost& host, const SlotVersion& version) {
       .address_space = version.space,
       .flags = (version.logs ? kSlotLogDirtyPages : 0) | (version.writable ? 0 : kSlotReadOnly),
       .gpa = version.base.address(),
-      .size = version.pages * kPageSize};
+      .size = (version.pages + version.pages_behind) * kPageSize};
   if (version.names_frames) {
     region.flags |= kSlotHostFrames;
     region.hpa = host.FrameOf(version.first).address();
@@ -121,13 +122,11 @@ World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint
   }
   // Guests have run, and slot 0 logs from before that, from after it, or not.
   const uint64_t logging = random.Below(3);
-  const MemoryRegion logs = {
-      .flags = kSlotLogDirtyPages, .size = kFirstPages * kPageSize, .hva = ExploredHost::kRam};
   const auto log = [&] {
     if (kind.options.private_memory) return;
-    TDP_CHECK(vm_->SetMemoryRegion(logs).ok());
     SlotVersion version = *model_.FindSlot(0);
     version.logs = true;
+    TDP_CHECK(vm_->SetMemoryRegion(RegionOf(host_, version)).ok());
     model_.SettleSlot(0, &version);
   };
   if (logging == 1) log();
@@ -140,8 +139,12 @@ World::World(FiberScheduler& fibers, Arena& arena, const MachineKind& kind, uint
 World::~World() = default;
 
 void World::MakeSlots(Random& random) {
-  SlotVersion first = {.id = 0, .base = Gfn(0), .pages = kFirstPages, .first = 0};
-  MemoryRegion region = {.size = kFirstPages * kPageSize, .hva = ExploredHost::kRam};
+  SlotVersion first = {.id = 0,
+                       .base = Gfn(0),
+                       .pages = kFirstPages,
+                       .pages_behind = PagesBehind().raw(),
+                       .first = 0};
+  MemoryRegion region = RegionOf(host_, first);
   if (kind_.options.private_memory) {
     // Half as large, so that there is room for the private half.
     first.has_private = true;
@@ -153,19 +156,13 @@ void World::MakeSlots(Random& random) {
   }
   TDP_CHECK(vm_->SetMemoryRegion(region).ok());
   model_.SettleSlot(0, &first);
-  const bool read_only = random.Below(4) == 0;
-  const SlotVersion second = {.id = 1,
-                              .base = kSecond,
-                              .pages = kSmallPages,
-                              .first = kSecondPages,
-                              .writable = !read_only};
-  TDP_CHECK(vm_->SetMemoryRegion({.slot = 1,
-                                  .flags = read_only ? kSlotReadOnly : 0,
-                                  .gpa = kSecond.address(),
-                                  .size = kSmallPages * kPageSize,
-                                  .hva = ExploredHost::HvaOf(kSecondPages)})
-                .ok());
-  model_.SettleSlot(1, &second);
+  const SlotVersion small = {.id = 1,
+                             .base = second(),
+                             .pages = kSmallPages,
+                             .first = kSecondPages,
+                             .writable = random.Below(4) != 0};
+  TDP_CHECK(vm_->SetMemoryRegion(RegionOf(host_, small)).ok());
+  model_.SettleSlot(1, &small);
 }
 
 void World::MakeSlotsInSmm(bool logs) {
@@ -174,7 +171,7 @@ void World::MakeSlotsInSmm(bool logs) {
     model_.SettleSlot(version.id, &version);
   };
   make({.id = kSharedInSmm, .space = 1, .pages = kFirstPages, .first = 0, .logs = logs});
-  make({.id = kSmram, .space = 1, .base = kSecond, .pages = kSmallPages, .first = kSmramPages});
+  make({.id = kSmram, .space = 1, .base = second(), .pages = kSmallPages, .first = kSmramPages});
 }
 
 std::vector<uint32_t> World::Slots() const {
@@ -198,7 +195,7 @@ void World::WriteGuestTables() {
   table(2)[1] = (kTables + 4) << kPageShift | link;
   for (uint64_t i = 0; i < kFirstPages; ++i) table(3 + i / 512)[i % 512] = i << kPageShift | leaf;
   uint64_t next = 5;
-  for (const Gfn slot : {kSecond, kElsewhere, kHole}) {
+  for (const Gfn slot : {second(), elsewhere(), hole()}) {
     table(2)[slot.raw() / 512] = (kTables + next) << kPageShift | link;
     for (uint64_t i = 0; i < kSmallPages; ++i) {
       table(next)[i] = (slot.raw() + i) << kPageShift | leaf;
@@ -310,6 +307,15 @@ void World::TakeLog(uint32_t slot) {
 // Nobody runs any more: the logs must show what was written, and the tables be sound.
 std::string World::Judge() {
   if (const std::string why = walked_->Check(); !why.empty()) return why;
+  // A vCPU may have noted the way to either table as writable.
+  for (Guest& guest : guests_) {
+    std::vector<uint64_t> frames = {0, 1, 2, 3, 5, 7, 511, 512, 513};
+    if (&guest != guests_.data()) std::reverse(frames.begin(), frames.end());
+    for (const uint64_t gfn : frames) {
+      if (RunOne(*guest.vcpu, *guest.cpu, {Gfn(gfn), Access::Write(), false})) continue;
+      return absl::StrCat("a write of gfn ", gfn, " faults for ever");
+    }
+  }
   if (kind_.ring) {
     HarvestRings();
     ResetRings();

@@ -47,6 +47,7 @@ struct MachineKind {
   bool manual = false;  // manual protection of the dirty log
   bool vmfunc = false;  // guests switch views without an exit
   bool smm = false;     // guests go to address space 1 and back
+  bool gib = false;     // slot 0 is a whole GiB: its log is protected two levels above its leaves
 };
 
 // Returns the region that makes a slot what `version` says.
@@ -62,15 +63,19 @@ class WalkedTables;
 
 class World {
  public:
-  // Guest frames: slot 0 stands at frame 0; slot 1 at `kSecond`, or at `kElsewhere` after a move;
-  // slot 2, where it is made, at `kHole`, which guests touch before.
+  // Guest frames: slot 0 stands at frame 0; slot 1 at `second()`, or at `elsewhere()` after a move;
+  // slot 2, where it is made, at `hole()`, which guests touch before. They lie behind slot 0.
   static constexpr uint64_t kFirstPages = 1024;
-  static constexpr Gfn kSecond{2048};
-  static constexpr Gfn kElsewhere{3072};
-  static constexpr Gfn kHole{4096};
+  Gfn second() const { return Gfn(2048) + PagesBehind(); }
+  Gfn elsewhere() const { return Gfn(3072) + PagesBehind(); }
+  Gfn hole() const { return Gfn(4096) + PagesBehind(); }
+  // Returns how many pages slot 0 has behind those that guests touch.
+  PageCount PagesBehind() const {
+    return kind_.gib ? kLevel1G.pages() - PageCount(kFirstPages) : PageCount(0);
+  }
   static constexpr uint64_t kSmallPages = 16;
-  // In the kind with SMM, address space 1 shows the memory of slot 0 as well, and at `kSecond`, or
-  // at `kElsewhere`, memory of its own.
+  // In the kind with SMM, address space 1 shows the memory of slot 0 as well, and at `second()`, or
+  // at `elsewhere()`, memory of its own.
   static constexpr uint32_t kSharedInSmm = SlotIn(1, 0);
   static constexpr uint32_t kSmram = SlotIn(1, 1);
   static constexpr HostPageNumber kSmramPages = 1100;
@@ -185,7 +190,9 @@ class World {
   Touched NextTouch(Random& random) const;
   // Runs accesses until one ends in an event; handles it. Returns how many accesses were made.
   int RunInGuest(Vcpu& vcpu, GuestCpu& cpu, Random& random, int most, bool stay);
-  void RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch);
+  // Makes one access, and tries it again as often as it takes. Returns false where it takes too
+  // many tries.
+  bool RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch);
   // Returns whether the access is to be tried again.
   bool Handle(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch, CpuEvent event);
   bool HandleDirect(Vcpu& vcpu, const Touched& touch, CpuEvent event, Access found);

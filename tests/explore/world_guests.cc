@@ -78,29 +78,31 @@ void World::EnterContext(Vcpu& vcpu, GuestCpu& cpu, const GuestEntry& entry) con
 }
 
 World::Touched World::NextTouch(Random& random) const {
-  static constexpr std::array<uint64_t, 14> kFrames = {
-      0, 1, 1, 2, 2, 3, 5, 7, 511, 512, 513, kSecond.raw(), kElsewhere.raw(), kHole.raw()};
+  // Below a GiB they stay in slot 0: what a vCPU has noted of the way to a table lives longer then.
+  constexpr size_t kInFirst = 11;
+  const std::array<uint64_t, 14> frames = {
+      0, 1, 1, 2, 2, 3, 5, 7, 511, 512, 513, second().raw(), elsewhere().raw(), hole().raw()};
   // The guest's own tables stand in slot 0.
-  static constexpr std::array<uint64_t, 16> kOwnFrames = {0,
-                                                          1,
-                                                          1,
-                                                          2,
-                                                          2,
-                                                          3,
-                                                          5,
-                                                          511,
-                                                          512,
-                                                          513,
-                                                          600,
-                                                          kTables + 3,
-                                                          kSecond.raw(),
-                                                          kSecond.raw() + 1,
-                                                          kElsewhere.raw(),
-                                                          kHole.raw()};
+  const std::array<uint64_t, 16> own_frames = {0,
+                                               1,
+                                               1,
+                                               2,
+                                               2,
+                                               3,
+                                               5,
+                                               511,
+                                               512,
+                                               513,
+                                               600,
+                                               kTables + 3,
+                                               second().raw(),
+                                               second().raw() + 1,
+                                               elsewhere().raw(),
+                                               hole().raw()};
   Touched touch;
   const bool own_tables = kind_.mode == GuestMode::kShadow || kind_.mode == GuestMode::kNested;
-  touch.gfn = Gfn(own_tables ? kOwnFrames[random.Below(kOwnFrames.size())]
-                             : kFrames[random.Below(kFrames.size())]);
+  touch.gfn = Gfn(own_tables ? own_frames[random.Below(own_frames.size())]
+                             : frames[random.Below(kind_.gib ? kInFirst : frames.size())]);
   const uint64_t kind = random.Below(8);
   touch.kind = kind < 4 ? Access::Write() : kind < 7 ? Access::Read() : Access::Execute();
   touch.from_links = random.Below(2) == 0;
@@ -191,8 +193,7 @@ void World::TouchOnce(Vcpu& vcpu, GuestCpu& cpu, Gfn gfn, Access kind) {
   RunOne(vcpu, cpu, {.gfn = gfn, .kind = kind, .from_links = false});
 }
 
-// Makes one access, and tries it again as often as it takes.
-void World::RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch) {
+bool World::RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch) {
   constexpr int kTries = 48;
   for (int tries = 0; tries < kTries; ++tries) {
     CpuEvent event;
@@ -205,10 +206,11 @@ void World::RunOne(Vcpu& vcpu, GuestCpu& cpu, const Touched& touch) {
       const std::vector<Gpa> log = cpu.TakeLog();
       if (!log.empty()) Expect(vcpu.LogPml(log), "LogPml");
     }
-    if (event == CpuEvent::kNone) return;
+    if (event == CpuEvent::kNone) return true;
     if (event == CpuEvent::kKick || event == CpuEvent::kLogFull) continue;
-    if (!Handle(vcpu, cpu, touch, event)) return;
+    if (!Handle(vcpu, cpu, touch, event)) return true;
   }
+  return false;
 }
 
 void World::Remap(Vcpu& vcpu, GuestCpu& cpu, Gfn to, bool writable) {
