@@ -179,14 +179,22 @@ Event Cpu::Enter(Eptp eptp) {
       state_.exit = {.event = Event::kEntryFailure};
       return Fail(Event::kEntryFailure).event;
     }
-    const bool same_root = eptp.root() == state_.eptp.root();
-    state_.eptp = eptp;
-    eptp_accepted_ = true;
-    if (same_root && state_.oracle != nullptr) state_.oracle->OnEptpChange();
-    Reload();
+    const bool was_accepted = std::exchange(eptp_accepted_, true);
+    UseEptp(eptp, was_accepted);
   }
   if (state_.controls.vpid == 0) DropVpid(0);
   return Event::kNone;
+}
+
+// Takes another EPTP. What it kept of a root counts for that root whenever it is used again, so the
+// oracle is told of other attributes, whichever root had the ones before. Nothing was kept before
+// the first EPTP.
+void Cpu::UseEptp(Eptp eptp, bool is_another) {
+  const Eptp before = std::exchange(state_.eptp, eptp);
+  const bool differs =
+      eptp.levels() != before.levels() || eptp.accessed_dirty() != before.accessed_dirty();
+  if (is_another && differs && state_.oracle != nullptr) state_.oracle->OnEptpChange();
+  Reload();
 }
 
 // --- accesses ---

@@ -231,6 +231,7 @@ class Cpu {
                     uint64_t& entry) const;
 
   void Reload();
+  void UseEptp(Eptp eptp, bool is_another);
   void DropPage(uint64_t gva);
   template <typename Predicate>
   void DropLinearIf(Predicate predicate);

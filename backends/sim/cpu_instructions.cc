@@ -174,11 +174,8 @@ Event Cpu::Vmfunc(uint32_t leaf, uint32_t index) {
     state_.exit = {.event = Event::kVmfunc};
     return Fail(Event::kVmfunc).event;
   }
-  const bool same_root = eptp.root() == state_.eptp.root() && !(eptp == state_.eptp);
-  state_.eptp = eptp;
   state_.eptp_index = static_cast<uint16_t>(index);
-  if (same_root && state_.oracle != nullptr) state_.oracle->OnEptpChange();
-  Reload();
+  UseEptp(eptp, true);
   return Event::kNone;
 }
 

@@ -185,56 +185,44 @@ void FlushOracle::SettleAll() {
   settles_.fetch_add(1, std::memory_order_acq_rel);
 }
 
-// Finds the first step of the path that no longer says the same, with effective rights: a right
-// that another entry of the walk withholds anyway is not missed.
-ChangeKind FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
-                                       StaleUse& use) const {
-  if (path.linear) {
-    FindLinearDifference(path, memory, use);
-    return use.kind;
-  }
-  if (Eptp(path.eptp).levels() != eptp.levels()) return ChangeKind::kWalkLengthChanged;
+// Looks for a step of the path that no longer says the same, with effective rights: a right that
+// another entry of the walk withholds anyway is not missed.
+bool FlushOracle::FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
+                                 int& from, StaleUse& use) const {
   const bool accessed_dirty = eptp.accessed_dirty();
-  if (accessed_dirty && !Eptp(path.eptp).accessed_dirty()) return ChangeKind::kAccessedDirtyEnabled;
   unsigned rights = 15;
-  for (int i = 0; i < path.count; ++i) rights &= RightsSet(path.steps[AsIndex(i)].value);
-  for (int i = 0; i < path.count; ++i) {
-    const auto& [address, value] = path.steps[AsIndex(i)];
+  uint64_t linear_rights = kLinearRights;
+  for (size_t i = 0; i < path.count; ++i) {
+    rights &= RightsSet(path.steps[i].value);
+    linear_rights &= path.steps[i].value ^ kGuestNoExecute;
+  }
+  const uint64_t counts = ~options_.ignored_bits;
+  for (; from < path.count; ++from) {
+    const auto& [address, value] = path.steps[AsIndex(from)];
     const uint64_t now = memory.Load(address);
     if (now == value) continue;
-    const uint64_t counts = ~options_.ignored_bits;
-    const ChangeKind kind =
-        ClassifyChange(value & counts, now & counts, path.level_of(i), accessed_dirty, rights);
-    if (kind == ChangeKind::kNone) continue;
-    if (kind == ChangeKind::kAccessedCleared && !options_.accessed_clear_owed) continue;
+    const int level = path.level_of(from);
+    use.kind = path.linear
+                   ? ClassifyLinearChange(value, now, level, linear_rights)
+                   : ClassifyChange(value & counts, now & counts, level, accessed_dirty, rights);
+    if (use.kind == ChangeKind::kNone) continue;
+    if (use.kind == ChangeKind::kAccessedCleared && !options_.accessed_clear_owed) continue;
     use.entry = Hpa(address);
-    use.level = path.level_of(i);
+    use.level = level;
     use.cached = value;
     use.now = now;
-    return kind;
+    return true;
   }
-  return ChangeKind::kNone;
+  return false;
 }
 
-// Does the same with guest paging's entries.
-void FlushOracle::FindLinearDifference(const EptPath& path, const PhysicalMemory& memory,
-                                       StaleUse& use) const {
-  uint64_t rights = kLinearRights;
-  for (size_t i = 0; i < path.count; ++i) rights &= path.steps[i].value ^ kGuestNoExecute;
-  for (int i = 0; i < path.count; ++i) {
-    const auto& [address, value] = path.steps[AsIndex(i)];
-    const uint64_t now = memory.Load(address);
-    if (now == value) continue;
-    const ChangeKind kind = ClassifyLinearChange(value, now, path.level_of(i), rights);
-    if (kind == ChangeKind::kNone) continue;
-    if (kind == ChangeKind::kAccessedCleared && !options_.accessed_clear_owed) continue;
-    use.kind = kind;
-    use.entry = Hpa(address);
-    use.level = path.level_of(i);
-    use.cached = value;
-    use.now = now;
-    return;
-  }
+// Says what owes a flush since the path is used under another EPTP.
+ChangeKind FlushOracle::FindEptpChange(const EptPath& path, Eptp eptp) {
+  if (path.linear) return ChangeKind::kNone;
+  const Eptp before(path.eptp);
+  if (before.levels() != eptp.levels()) return ChangeKind::kWalkLengthChanged;
+  return eptp.accessed_dirty() && !before.accessed_dirty() ? ChangeKind::kAccessedDirtyEnabled
+                                                           : ChangeKind::kNone;
 }
 
 // Returns the earliest change of the entry, made after the translation was last known good, that is
@@ -254,10 +242,6 @@ const FlushOracle::Change* FlushOracle::DueChange(const StaleUse& use, uint64_t 
 }
 
 bool FlushOracle::IsDue(EptPath& path, StaleUse& use) {
-  // The EPTP is the CPU's own: entering the guest with it made the flush due.
-  if (use.kind == ChangeKind::kWalkLengthChanged || use.kind == ChangeKind::kAccessedDirtyEnabled) {
-    return true;
-  }
   AbslMutexLock lock(mutex_);
   if (const Change* change = DueChange(use, path.verified)) {
     use.where = change->where;
@@ -278,13 +262,20 @@ void FlushOracle::Check(EptPath& path, Eptp eptp, Gva gva, const PhysicalMemory&
     return;
   }
   StaleUse use;
-  use.kind = FindDifference(path, eptp, memory, use);
-  if (use.kind == ChangeKind::kNone) {
+  // The EPTP is the CPU's own: entering the guest with it made the flush due.
+  use.kind = FindEptpChange(path, eptp);
+  bool is_due = use.kind != ChangeKind::kNone;
+  bool differs = is_due;
+  // One of several changes may be due, though another, above it, is not yet.
+  for (int step = 0; !is_due && FindDifference(path, eptp, memory, step, use); ++step) {
+    differs = true;
+    is_due = IsDue(path, use);
+  }
+  if (!differs) {
     path.verified = now;
     path.seen_at = 0;
-    return;
   }
-  if (!IsDue(path, use)) return;
+  if (!is_due) return;
   use.gva = gva;
   use.gpa = Gpa(path.gpa);
   AbslMutexLock lock(mutex_);

@@ -158,10 +158,12 @@ class FlushOracle {
     const char* where;
   };
 
-  ChangeKind FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory,
-                            StaleUse& use) const;
+  // Finds the first difference at or below the step `from`, and says of which step it is. Returns
+  // false if there is none.
+  bool FindDifference(const EptPath& path, Eptp eptp, const PhysicalMemory& memory, int& from,
+                      StaleUse& use) const;
+  static ChangeKind FindEptpChange(const EptPath& path, Eptp eptp);
   bool IsDue(EptPath& path, StaleUse& use);
-  void FindLinearDifference(const EptPath& path, const PhysicalMemory& memory, StaleUse& use) const;
   const Change* DueChange(const StaleUse& use, uint64_t since) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -260,6 +260,32 @@ TEST_F(FlushOracleTest, TheSameRootWithFlagsNewlyOnOwesAFlush) {
   EXPECT_EQ(oracle_->reports()[0].kind, ChangeKind::kAccessedDirtyEnabled);
 }
 
+TEST_F(FlushOracleTest, TheSameRootWithFlagsNewlyOnOwesAFlushWhateverRanBetween) {
+  Start();
+  ASSERT_EQ(world_.Enter(false), Event::kNone);
+  world_.cpu().ClearCaches();
+  ASSERT_TRUE(Touch());
+  for (const bool accessed_dirty : {false, true}) {
+    const Eptp between = Eptp::Make(Hpa(world_.NewFrame()), 4, accessed_dirty);
+    ASSERT_EQ(world_.cpu().Enter(between), Event::kNone);
+  }
+  ASSERT_EQ(world_.Enter(true), Event::kNone);
+  ASSERT_TRUE(Touch());
+  ASSERT_EQ(oracle_->report_count(), 1u);
+  EXPECT_EQ(oracle_->reports()[0].kind, ChangeKind::kAccessedDirtyEnabled);
+}
+
+TEST_F(FlushOracleTest, AChangeThatIsNotDueHidesNoneBelowThatIs) {
+  Start();
+  ASSERT_TRUE(Touch());
+  std::thread([this] { Change(world_.EptEntryAt(kGpa, 3), 0); }).join();
+  Change(leaf_, 0);
+  oracle_->Settle();
+  ASSERT_TRUE(Touch());
+  ASSERT_EQ(oracle_->report_count(), 1u);
+  EXPECT_EQ(oracle_->reports()[0].level, 1);
+}
+
 TEST_F(FlushOracleTest, TheSameRootWithFlagsOffOwesNothing) {
   Start();
   ASSERT_TRUE(Touch());
