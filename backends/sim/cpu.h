@@ -145,10 +145,13 @@ class Cpu {
   void Kick() { kicked_.store(true, std::memory_order_release); }
 
   // --- instructions of the guest (SDM vol. 3A, 5.10.4; all keep what they may keep) ---
+  // Do MOV to CR0 and CR4. Whether the CPU offers what they turn on, and in what order, is not
+  // asked.
   Event WriteCr0(uint64_t value);
-  // Do MOV to CR3 and CR4. With CR4.PCIDE, bit 63 set keeps the translations of the new PCID.
-  Event WriteCr3(uint64_t value);
   Event WriteCr4(uint64_t value);
+  // Does MOV to CR3. With CR4.PCIDE, bit 63 set keeps the translations of the new PCID.
+  // kGeneralProtection in a 64-bit mode for another bit above MAXPHYADDR, those of LAM among them.
+  Event WriteCr3(uint64_t value);
   void SetPkru(uint32_t pkru);
   Event LoadPdptes();
   // Does INVLPG, which does nothing for a non-canonical address.

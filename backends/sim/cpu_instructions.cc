@@ -81,7 +81,14 @@ Event Cpu::WriteCr3(uint64_t value) {
   const Registers before = state_.registers;
   const bool pcids = (before.cr4 & kCr4Pcide) != 0;
   const bool keep = pcids && (value & kCr3KeepTranslations) != 0;
-  state_.registers.cr3 = pcids ? value & ~kCr3KeepTranslations : value;
+  const uint64_t cr3 = pcids ? value & ~kCr3KeepTranslations : value;
+  // Elsewhere CR3 has 32 bits, whatever stands above them.
+  const bool is_64_bit = Is64Bit(PagingModeOf(before));
+  if (is_64_bit && cr3 >> state_.features.physical_address_bits != 0) {
+    state_.exit = {.event = Event::kGeneralProtection};
+    return Fail(Event::kGeneralProtection).event;
+  }
+  state_.registers.cr3 = cr3;
   Reload();
   const Event event = ReloadPdptesIf(true);
   if (event != Event::kNone) {
@@ -109,8 +116,16 @@ Event Cpu::WriteCr4(uint64_t value) {
     SetRegisters(before);
     return event;
   }
-  if (((set | cleared) & kEither) != 0 || (set & kCr4Smep) != 0 || (cleared & kCr4Pcide) != 0) {
+  if (((set | cleared) & kEither) != 0 || (cleared & kCr4Pcide) != 0) {
     DropVpid(state_.controls.vpid);
+  } else if ((set & kCr4Smep) != 0) {
+    // The translations of other PCIDs may stay.
+    ++invalidations_;
+    const Context current = state_.contexts.Of(context_);
+    DropLinearIf([current](const Context& context) {
+      return context.vpid == current.vpid &&
+             (context.pcid == current.pcid || context.pcid == kGlobalPcid);
+    });
   }
   return Event::kNone;
 }
@@ -147,12 +162,13 @@ Event Cpu::Invpcid(int type, uint16_t pcid, Gva gva) {
   ++invalidations_;
   const uint16_t vpid = state_.controls.vpid;
   if (type == 0) {
-    // Global translations of the address may stay: only this PCID's go.
+    // Global translations of the address may stay: only this PCID's go. So may upper entries on the
+    // way to other addresses.
     const auto matches = [vpid, pcid](const Context& context) {
       return context.vpid == vpid && context.pcid == pcid;
     };
     DropLinearAddressIf(gva.raw() & linear_mask_, matches);
-    guest_.DropIf(matches);
+    guest_.DropAddressIf(gva.raw() & linear_mask_, matches);
     return Event::kNone;
   }
   DropLinearIf([type, vpid, pcid](const Context& context) {
@@ -226,14 +242,14 @@ bool Cpu::InveptAll() {
 
 bool Cpu::Invvpid(int type, uint16_t vpid, Gva gva) {
   if (!state_.features.ept.invvpid(type) || (vpid == 0 && type != 2)) return false;
+  // The address is canonical or not by the widest linear addresses of the CPU, whatever mode the
+  // guest is in.
+  if (type == 0 && !GuestRules::IsCanonicalIn(57, gva.raw())) return false;
   ++invalidations_;
   if (type == 0) {
-    // The address is canonical or not by the widest linear addresses of the CPU, whatever mode the
-    // guest is in.
-    if (!GuestRules::IsCanonicalIn(57, gva.raw())) return false;
     const auto matches = [vpid](const Context& context) { return context.vpid == vpid; };
     DropLinearAddressIf(gva.raw(), matches);
-    guest_.DropIf(matches);
+    guest_.DropAddressIf(gva.raw(), matches);
     return true;
   }
   DropLinearIf([type, vpid](const Context& context) {

@@ -74,6 +74,21 @@ class GuestWalker {
     };
     for (auto& cache : structures_) cache.EraseIf(drop);
   }
+  // Drops those of them that are on the way to `gva`. A directory of 32-bit paging, which the
+  // context may have been in, covers twice what others do.
+  template <typename Predicate>
+  void DropAddressIf(uint64_t gva, Predicate predicate) {
+    constexpr int kShiftOf32Bit = 22;
+    for (int level = 2; level <= 5; ++level) {
+      const uint64_t page = ContextTable::Tag(0, gva, ShiftOf(level));
+      const uint64_t narrow = ContextTable::Tag(0, gva, kShiftOf32Bit);
+      structures_[level].EraseIf([&](uint64_t tag, const auto&) {
+        const uint64_t kept = ContextTable::PageOfTag(tag);
+        return predicate(state_.contexts.OfTag(tag)) &&
+               (kept == page || (level == 2 && kept == narrow));
+      });
+    }
+  }
 
  private:
   // A guest table, and what its EPT translation allows.

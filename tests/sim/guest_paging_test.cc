@@ -228,11 +228,36 @@ TEST_F(GuestPaging, ClearingPcideDropsTheTranslationsOfEveryPcid) {
   EXPECT_FALSE(StillCached());
 }
 
-TEST_F(GuestPaging, WithoutPcidsBit63OfCr3KeepsNothing) {
+TEST_F(GuestPaging, SettingSmepKeepsTheTranslationsOfOtherPcids) {
+  SetCr4(kCr4Pcide);
+  const uint64_t cr3 = world_.cpu().registers().cr3;
+  const uint64_t cr4 = world_.cpu().registers().cr4;
+  constexpr uint64_t kKeep = uint64_t{1} << 63;
+  for (const uint64_t pcid : {1, 2}) {
+    ASSERT_EQ(world_.cpu().WriteCr3(cr3 | pcid), Event::kNone);
+    ASSERT_TRUE(Touch().ok());
+  }
+  MoveSilently();
+  ASSERT_EQ(world_.cpu().WriteCr4(cr4 | kCr4Smep), Event::kNone);
+  EXPECT_FALSE(StillCached());
+  ASSERT_EQ(world_.cpu().WriteCr3(cr3 | 1 | kKeep), Event::kNone);
+  EXPECT_TRUE(StillCached());
+}
+
+TEST_F(GuestPaging, ReservedBitsOfCr3AreRefusedIn64BitModesAndNothingIsDropped) {
   ASSERT_TRUE(Touch().ok());
   MoveSilently();
-  ASSERT_EQ(world_.cpu().WriteCr3(world_.cpu().registers().cr3 | uint64_t{1} << 63), Event::kNone);
-  EXPECT_FALSE(StillCached());
+  const Registers before = world_.cpu().registers();
+  for (const int bit : {46, 51, 52, 61, 62, 63}) {  // LAM, which is not modelled, has 61 and 62
+    EXPECT_EQ(world_.cpu().WriteCr3(before.cr3 | uint64_t{1} << bit), Event::kGeneralProtection)
+        << bit;
+    EXPECT_EQ(world_.cpu().exit().event, Event::kGeneralProtection);
+  }
+  EXPECT_EQ(world_.cpu().registers(), before);
+  EXPECT_TRUE(StillCached());
+  SetCr4(kCr4Pcide);
+  EXPECT_EQ(world_.cpu().WriteCr3(before.cr3 | uint64_t{1} << 63), Event::kNone);
+  EXPECT_EQ(world_.cpu().WriteCr3(before.cr3 | uint64_t{3} << 62), Event::kGeneralProtection);
 }
 
 TEST_F(GuestPaging, InvlpgDropsGlobalPagesAndTheUpperEntries) {
@@ -342,6 +367,34 @@ TEST_F(GuestPaging, InvvpidTypesDropWhatTheyName) {
   EXPECT_FALSE(world_.cpu().Invvpid(4, 1));
   EXPECT_TRUE(world_.cpu().Invvpid(0, 1, Gva(uint64_t{1} << 55))) << "of 5-level paging";
   EXPECT_FALSE(world_.cpu().Invvpid(0, 1, Gva(uint64_t{1} << 56)));
+}
+
+// The upper entries on the way to another address may stay: the page beside the one that is named
+// has lost its table, and is found through what the CPU kept of that.
+TEST_F(GuestPaging, InvpcidAndInvvpidOfAnAddressDropTheUpperEntriesOnItsWayAlone) {
+  SetCr4(kCr4Pcide);
+  constexpr uint64_t kNextTable = kGva + MiB(2);
+  world_.MapGuest(kNextTable, kGpa);
+  world_.MapGuest(kNextTable + kPageSize, kGpa);
+  const uint64_t directory = world_.GuestEntryAt(kNextTable, 2);
+  const uint64_t table = world_.Load(directory);
+  const auto reaches_next = [&] {
+    return world_.cpu().Access(Gva(kNextTable + kPageSize), AccessKind::kLoad).ok();
+  };
+  for (const bool by_vpid : {false, true}) {
+    for (const uint64_t named : {kGva, kNextTable}) {
+      world_.cpu().InveptAll();
+      world_.Store(directory, table);
+      ASSERT_TRUE(world_.cpu().Access(Gva(kNextTable), AccessKind::kLoad).ok());
+      world_.Store(directory, 0);
+      if (by_vpid) {
+        ASSERT_TRUE(world_.cpu().Invvpid(0, 1, Gva(named)));
+      } else {
+        ASSERT_EQ(world_.cpu().Invpcid(0, 0, Gva(named)), Event::kNone);
+      }
+      EXPECT_EQ(reaches_next(), named == kGva) << by_vpid;
+    }
+  }
 }
 
 TEST_F(GuestPaging, InvvpidOfAllVpidsKeepsVpid0) {
