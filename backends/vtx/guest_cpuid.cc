@@ -10,20 +10,25 @@ namespace {
 
 constexpr uint32_t Bit(int number) { return 1u << number; }
 
+// Leaf 1: the debug store with its forms (DTES64 and DS-CPL, and in EDX DS itself), MONITOR, VMX,
+// SMX, PDCM, x2APIC and the deadline.
 constexpr uint32_t kHidden1Ecx =
-    Bit(3) | Bit(5) | Bit(6) | Bit(15) | Bit(21) | Bit(24);  // MONITOR VMX SMX PDCM x2APIC deadline
+    Bit(2) | Bit(3) | Bit(4) | Bit(5) | Bit(6) | Bit(15) | Bit(21) | Bit(24);
+constexpr uint32_t kHidden1Edx = Bit(21);
 constexpr uint32_t kOsXsave = Bit(27);
 constexpr uint32_t kHypervisor = Bit(31);
-// Leaf 7: MPX and processor trace; AVX-512 with all that came after it; AMX; keys of user and
-// supervisor pages, CET, user interrupts, Key Locker, branch records, and ENQCMD with its PASID;
-// UMWAIT, TPAUSE and PCONFIG, which raise #UD in a guest without a control of their own; and
-// 5-level paging.
-constexpr uint32_t kHidden7Ebx = Bit(14) | Bit(16) | Bit(17) | Bit(21) | Bit(25) | Bit(26) |
-                                 Bit(27) | Bit(28) | Bit(30) | Bit(31);
+// Leaf 7: SGX, whose memory nobody gives the guest, with its launch control and attestation keys;
+// MPX and processor trace; AVX-512 with all that came after it; AMX; keys of user and supervisor
+// pages, CET, user interrupts, Key Locker, branch records, and ENQCMD with its PASID; UMWAIT,
+// TPAUSE and PCONFIG, which raise #UD in a guest without a control of their own; and 5-level
+// paging.
+constexpr uint32_t kHidden7Ebx = Bit(2) | Bit(14) | Bit(16) | Bit(17) | Bit(21) | Bit(25) |
+                                 Bit(26) | Bit(27) | Bit(28) | Bit(30) | Bit(31);
 constexpr uint32_t kHidden7Ecx = Bit(1) | Bit(3) | Bit(4) | Bit(5) | Bit(6) | Bit(7) | Bit(11) |
-                                 Bit(12) | Bit(14) | Bit(16) | Bit(23) | Bit(29) | Bit(31);
-constexpr uint32_t kHidden7Edx = Bit(2) | Bit(3) | Bit(5) | Bit(8) | Bit(18) | Bit(19) | Bit(20) |
-                                 Bit(22) | Bit(23) | Bit(24) | Bit(25);
+                                 Bit(12) | Bit(14) | Bit(16) | Bit(23) | Bit(29) | Bit(30) |
+                                 Bit(31);
+constexpr uint32_t kHidden7Edx = Bit(1) | Bit(2) | Bit(3) | Bit(5) | Bit(8) | Bit(18) | Bit(19) |
+                                 Bit(20) | Bit(22) | Bit(23) | Bit(24) | Bit(25);
 
 constexpr uint32_t kCrystalLeaf = 0x15;
 constexpr uint32_t kFrequencyLeaf = 0x16;
@@ -41,7 +46,7 @@ CpuidLeaf Features(CpuidLeaf own, const CpuidContext& context) {
   own.ecx &= ~(kHidden1Ecx | kOsXsave | context.hidden.leaf1_ecx);
   own.ecx |= kHypervisor;
   if ((context.guest_cr4 & kCr4OsXsave) != 0) own.ecx |= kOsXsave;
-  own.edx &= ~context.hidden.leaf1_edx;
+  own.edx &= ~(kHidden1Edx | context.hidden.leaf1_edx);
   return own;
 }
 
@@ -89,6 +94,7 @@ CpuidLeaf ShownCpuid(uint32_t leaf, uint32_t subleaf, CpuidLeaf own, const Cpuid
       return SavedState(subleaf, own, context.xcr0);
     case 6:     // thermal and power management
     case 0xa:   // performance monitoring
+    case 0x12:  // SGX
     case 0x14:  // processor trace
       return {};
     default:

@@ -59,6 +59,19 @@ TEST(GuestCpuid, StateThatTheDriverDoesNotKeepApartIsNotOffered) {
   EXPECT_TRUE(IsEmpty(Shown(0xd, 5)));
 }
 
+TEST(GuestCpuid, TheDebugStoreIsHiddenWithWhatCountsForIt) {
+  EXPECT_EQ(Shown(1, 0).edx & 1u << 21, 0u) << "DS";
+  EXPECT_EQ(Shown(1, 0).ecx & (1u << 2 | 1u << 4), 0u) << "DTES64, DS-CPL";
+  EXPECT_TRUE(IsEmpty(Shown(0xa, 0)));
+}
+
+TEST(GuestCpuid, OfSgxThereIsNoTrace) {
+  EXPECT_EQ(Shown(7, 0).ebx & 1u << 2, 0u);
+  EXPECT_EQ(Shown(7, 0).ecx & 1u << 30, 0u) << "launch control";
+  EXPECT_EQ(Shown(7, 0).edx & 1u << 1, 0u) << "attestation keys";
+  for (const uint32_t subleaf : {0, 1, 2}) EXPECT_TRUE(IsEmpty(Shown(0x12, subleaf))) << subleaf;
+}
+
 TEST(GuestCpuid, TheSizeOfTheSavedStateIsThatOfTheComponentsThereAre) {
   EXPECT_EQ(Shown(0xd, 0).ecx, 0x340u);
   CpuidContext context = Cpu();
@@ -73,7 +86,8 @@ TEST(GuestCpuid, WhatTheEmbedderHidesIsHiddenBesides) {
   CpuidContext context = Cpu();
   context.hidden.leaf1_edx = 1 << 7;
   context.hidden.leaf7_edx = 1 << 4;
-  EXPECT_EQ(Shown(1, 0, context).edx, kAll & ~(1u << 7));
+  EXPECT_EQ(Shown(1, 0).edx, kAll & ~(1u << 21)) << "all but DS";
+  EXPECT_EQ(Shown(1, 0, context).edx, kAll & ~(1u << 21 | 1u << 7));
   EXPECT_EQ(Shown(7, 0, context).edx & 1u << 4, 0u);
   EXPECT_NE(Shown(7, 0).edx & 1u << 4, 0u);
 }
