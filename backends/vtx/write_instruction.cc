@@ -59,6 +59,15 @@ struct Decoder {
     out.value = value & MaskOf(size);
     return number & 7;
   }
+  // Memory gets the 16 bits of a selector, whatever the operand size.
+  absl::Status FromSegment() {
+    constexpr int kSegments = 6;
+    out.kind = Kind::kMoveSegment;
+    out.size = 2;
+    TDP_ASSIGN_OR_RETURN(const int number, SkipMemoryOperand(reader, prefixes));
+    out.target.number = number & 7;
+    return out.target.number < kSegments ? absl::OkStatus() : Unknown();
+  }
   absl::Status Accumulator(Kind kind, int size) {
     out.kind = kind;
     out.size = size;
@@ -96,6 +105,8 @@ absl::Status Decoder::OneByte() {
     case 0x88:
     case 0x89:
       return FromRegister(Kind::kMove, size);
+    case 0x8c:
+      return FromSegment();
     case 0xa2:
     case 0xa3:  // the operand's address stands in the instruction
       TDP_RETURN_IF_ERROR(reader.Number(is_64_bit ? 8 : 4).status());
@@ -204,6 +215,7 @@ uint64_t NewValue(const WriteInstruction& instruction, uint64_t old, uint64_t ac
   const uint64_t bit = uint64_t{1} << (value & static_cast<uint64_t>(8 * instruction.size - 1));
   switch (instruction.kind) {
     case Kind::kMove:
+    case Kind::kMoveSegment:
     case Kind::kStoreString:
     case Kind::kMoveString:
     case Kind::kExchange:

@@ -20,6 +20,7 @@ namespace tdp::vtx {
 struct WriteInstruction {
   enum class Kind : uint8_t {
     kMove,             // MOV, MOVNTI; value
+    kMoveSegment,      // MOV of the selector of segment `target` (ES CS SS DS FS GS)
     kStoreString,      // STOS: one element; value
     kMoveString,       // MOVS: one element, of the `size` bytes at RSI
     kExchange,         // XCHG; value in, what was there into `target`
@@ -54,10 +55,10 @@ absl::StatusOr<WriteInstruction> DecodeWriteInstruction(absl::Span<const uint8_t
                                                         uint64_t rsp);
 
 // Executes it on the operand at `place`, aligned to its size, atomically: memory, `registers` and
-// `flags` (RFLAGS) become what the instruction makes of them. MOVS stores `value`, which the caller
-// has read. A string instruction does one element; its registers have moved on by it, and false
-// says that it is to be executed again. InvalidArgument, with nothing done, if the result goes to
-// RSP.
+// `flags` (RFLAGS) become what the instruction makes of them. MOVS and MOV of a selector store
+// `value`, which the caller has read. A string instruction does one element; its registers have
+// moved on by it, and false says that it is to be executed again. InvalidArgument, with nothing
+// done, if the result goes to RSP.
 absl::StatusOr<bool> ExecuteWrite(const WriteInstruction& instruction, std::byte* place,
                                   GuestRegisters& registers, uint64_t& flags);
 

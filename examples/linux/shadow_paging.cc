@@ -371,6 +371,11 @@ absl::Status ShadowPaging::EmulateWrite(const vtx::VmExit& exit, Gpa gpa) {
     TDP_ASSIGN_OR_RETURN(const bool is_read, Read(Gva(registers.rsi), GuestAccess::Read(), source));
     if (!is_read) return absl::OkStatus();
   }
+  if (write->kind == vtx::WriteInstruction::Kind::kMoveSegment) {
+    const auto segment = static_cast<size_t>(write->target.number);
+    TDP_ASSIGN_OR_RETURN(write->value,
+                         vcpu_.Read(vtx::FieldAfter(VmcsField::kGuestEsSelector, segment)));
+  }
   absl::StatusOr<bool> is_done = false;
   const absl::Status status = shadow().EmulateWrite(gpa, size, [&](std::byte* place) {
     is_done = vtx::ExecuteWrite(*write, place, registers, flags);

@@ -59,6 +59,9 @@ const Case kCases[] = {
     {{0x66, 0x89, 0x0f}},                          // mov [rdi], cx
     {{0x89, 0x0f}},                                // mov [rdi], ecx
     {{0x48, 0x89, 0x0f}},                          // mov [rdi], rcx
+    {{0x8c, 0x1f}},                                // mov [rdi], ds
+    {{0x48, 0x8c, 0x0f}},                          // mov [rdi], cs: of 16 bits, too
+    {{0x66, 0x8c, 0x27}},                          // mov [rdi], fs
     {{0xc6, 0x07, 0x85}},                          // mov byte [rdi], 0x85
     {{0x48, 0xc7, 0x07, 0x63, 0x00, 0x00, 0x80}},  // mov qword [rdi], ...
     {{0x48, 0x0f, 0xc3, 0x0f}},                    // movnti [rdi], rcx
@@ -86,6 +89,14 @@ const Case kCases[] = {
     {{0x48, 0xa5}},                                 // movsq
 };
 
+uint16_t SelectorOf(int segment) {
+  std::array<uint16_t, 6> selectors;
+  asm volatile("mov %%es, %0; mov %%cs, %1; mov %%ss, %2; mov %%ds, %3; mov %%fs, %4; mov %%gs, %5"
+               : "=m"(selectors[0]), "=m"(selectors[1]), "=m"(selectors[2]), "=m"(selectors[3]),
+                 "=m"(selectors[4]), "=m"(selectors[5]));
+  return selectors[static_cast<size_t>(segment)];
+}
+
 // Does with the decoder what executing `code` does.
 void Emulate(const std::vector<uint8_t>& code, State& state) {
   GuestRegisters registers;
@@ -102,6 +113,9 @@ void Emulate(const std::vector<uint8_t>& code, State& state) {
     decoded->value = 0;
     memcpy(&decoded->value, reinterpret_cast<void*>(registers.rsi),
            static_cast<size_t>(decoded->size));
+  }
+  if (decoded->kind == WriteInstruction::Kind::kMoveSegment) {
+    decoded->value = SelectorOf(decoded->target.number);
   }
   const auto done =
       ExecuteWrite(*decoded, reinterpret_cast<std::byte*>(registers.rdi), registers, state.flags);
@@ -189,6 +203,7 @@ TEST(WriteInstruction, WhatIsNotUnderstoodIsNamed) {
     return std::string(DecodeWriteInstruction(code, true, registers, 0).status().message());
   };
   EXPECT_EQ(message({0x8b, 0x07}), "opcode 0x8b: no write that this decoder knows");
+  EXPECT_EQ(message({0x8c, 0x37}), "opcode 0x8c: no write that this decoder knows") << "segment 6";
   EXPECT_EQ(message({0x0f, 0x11, 0x07}), "opcode 0x11: no write that this decoder knows");
   EXPECT_EQ(message({0x67, 0x89, 0x07}), "opcode 0x67: no write that this decoder knows");
   EXPECT_EQ(message({0x83, 0x07, 0x01}), "opcode 0x83: no write that this decoder knows");
