@@ -58,6 +58,20 @@ class PendingEvents {
   void Delivered() { now_ = PendingEvent(); }
   bool interrupt_waits() const { return interrupts_[0].is_valid(); }
   bool nmi_waits() const { return nmi_.is_valid(); }
+  // Says at which windows the guest is to come back for what waits.
+  struct Windows {
+    bool interrupt = false;
+    bool nmi = false;
+
+    friend bool operator==(const Windows&, const Windows&) = default;
+  };
+  // `after_sti` says that STI blocks events for one instruction more. No NMI may be given then, and
+  // yet a CPU may open the window for one, again and again: that of interrupts opens when it is
+  // over (SDM vol. 3C, 27.3.1.5 and 27.7.6).
+  Windows windows(bool after_sti) const {
+    return {.interrupt = interrupt_waits() || (nmi_waits() && after_sti),
+            .nmi = nmi_waits() && !after_sti};
+  }
   // Returns whether a fault came on top of a double fault: the guest is to be shut down, not
   // entered.
   bool is_triple_fault() const { return triple_fault_; }

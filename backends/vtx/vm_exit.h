@@ -108,6 +108,22 @@ struct VmExit {
   bool is_exception(uint8_t vector) const {
     return reason == ExitReason::kExceptionOrNmi && !is_nmi() && (interruption & 0xff) == vector;
   }
+  // Returns whether the exit came in an IRET that had ended the blocking of NMIs by then (SDM vol.
+  // 3C, 28.2.1 and 28.2.2). Means nothing where an event was being delivered.
+  bool has_unblocked_nmis() const {
+    constexpr uint64_t kUnblocked = 1 << 12;
+    constexpr uint8_t kDoubleFault = 8;
+    switch (reason) {
+      case ExitReason::kEptViolation:
+      case ExitReason::kPmlFull:
+      case ExitReason::kSppEvent:
+        return (qualification & kUnblocked) != 0;
+      case ExitReason::kExceptionOrNmi:
+        return (interruption & kUnblocked) != 0 && !is_nmi() && !is_exception(kDoubleFault);
+      default:
+        return false;
+    }
+  }
   // Someone wants this vCPU out of the guest.
   bool is_kick() const { return reason == ExitReason::kKickedBeforeEntry || is_nmi(); }
   // Nothing is to be done: the guest can take the event that waited for it, or is to be entered

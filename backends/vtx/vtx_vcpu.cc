@@ -385,7 +385,7 @@ absl::StatusOr<VmExit> VtxVcpu::ReadExit() {
   exit.instruction_bytes = static_cast<uint32_t>(read(VmcsField::kExitInstructionLength));
   if (exit.is_nmi()) TDP_RETURN_IF_ERROR(EndNmi());
   TDP_RETURN_IF_ERROR(EndWaitForSipi(exit));
-  TDP_RETURN_IF_ERROR(KeepInterruptedEvent());
+  TDP_RETURN_IF_ERROR(KeepInterruptedEvent(exit));
   return exit;
 }
 

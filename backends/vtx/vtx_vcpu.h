@@ -202,12 +202,13 @@ class VtxVcpu {
   absl::Status WriteOptionalControls();
   absl::Status WriteHostState();
   absl::Status WriteEvent();
-  absl::Status OpenWindows();
+  absl::Status OpenWindows(bool after_sti);
   void SwitchToGuest(bool xsave);
   void SwitchToHost(bool xsave);
   int Enter();
   absl::StatusOr<VmExit> ReadExit();
-  absl::Status KeepInterruptedEvent();
+  absl::Status KeepInterruptedEvent(const VmExit& exit);
+  absl::Status BlockNmisAgain(const VmExit& exit);
   absl::Status EndNmi();
   absl::Status EndWaitForSipi(const VmExit& exit);
   absl::Status EndBlocking(uint64_t kinds);
@@ -223,7 +224,8 @@ class VtxVcpu {
   Eptp eptp_;
   GuestRegisters registers_;
 
-  uint32_t primary_now_ = 0;  // the primary word in the VMCS
+  uint32_t primary_now_ = 0;         // the primary word in the VMCS
+  bool blocked_nmis_again_ = false;  // an IRET had ended that, and is to be executed again
   PendingEvents events_;
   uint64_t guest_xcr0_ = 0;  // 0: the host's
   uint64_t host_xcr0_ = 0;

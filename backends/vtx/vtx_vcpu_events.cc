@@ -4,6 +4,7 @@
 // the host has carried out.
 
 #include <cstdint>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -63,14 +64,22 @@ bool VtxVcpu::InjectNmi() {
 // The fields hold what the last entry was given; the CPU has cleared the valid bit if that entry
 // took place.
 absl::Status VtxVcpu::WriteEvent() {
+  // The guest gets a fault of its IRET, which has ended the blocking all the same.
+  const bool is_fault =
+      events_.now().is_valid() && events_.now().type() == PendingEvent::Type::kException;
+  if (std::exchange(blocked_nmis_again_, false) && is_fault) {
+    TDP_RETURN_IF_ERROR(EndBlocking(kBlockedByNmi));
+  }
+  bool after_sti = false;
   if (events_.interrupt_waits() || events_.nmi_waits()) {
     TDP_ASSIGN_OR_RETURN(const uint64_t state, VmRead(VmcsField::kGuestInterruptibility));
     TDP_ASSIGN_OR_RETURN(const uint64_t flags, VmRead(VmcsField::kGuestRflags));
     const bool is_blocked = (state & (kBlockedBySti | kBlockedByMovSs)) != 0;
     events_.Promote(!is_blocked && (flags & kInterruptFlag) != 0,
                     !is_blocked && (state & kBlockedByNmi) == 0);
+    after_sti = (state & kBlockedBySti) != 0;
   }
-  TDP_RETURN_IF_ERROR(OpenWindows());
+  TDP_RETURN_IF_ERROR(OpenWindows(after_sti));
   const PendingEvent& event = events_.now();
   if (!event.is_valid()) return absl::OkStatus();
   TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryInterruption, event.information));
@@ -79,10 +88,11 @@ absl::Status VtxVcpu::WriteEvent() {
 }
 
 // Sees to it that the guest comes back when it can take what still waits.
-absl::Status VtxVcpu::OpenWindows() {
+absl::Status VtxVcpu::OpenWindows(bool after_sti) {
+  const PendingEvents::Windows windows = events_.windows(after_sti);
   uint32_t wanted = controls_.primary;
-  if (events_.interrupt_waits()) wanted |= primary::kInterruptWindowExiting;
-  if (events_.nmi_waits()) wanted |= primary::kNmiWindowExiting;
+  if (windows.interrupt) wanted |= primary::kInterruptWindowExiting;
+  if (windows.nmi) wanted |= primary::kNmiWindowExiting;
   if (wanted == primary_now_) return absl::OkStatus();
   primary_now_ = wanted;
   return VmWrite(VmcsField::kPrimaryControls, wanted);
@@ -91,17 +101,26 @@ absl::Status VtxVcpu::OpenWindows() {
 // Keeps an event in the middle of whose delivery to the guest the exit came (its stack or IDT may
 // be what was missing): the event is delivered again at the next entry. An NMI on its way already
 // counts as blocking others, and it could not be entered with then.
-absl::Status VtxVcpu::KeepInterruptedEvent() {
+absl::Status VtxVcpu::KeepInterruptedEvent(const VmExit& exit) {
   TDP_ASSIGN_OR_RETURN(const uint64_t vectoring, VmRead(VmcsField::kIdtVectoring));
   PendingEvent event;
   event.information = static_cast<uint32_t>(vectoring) & ~kVectoringReserved;
-  if (!event.is_valid()) return absl::OkStatus();
+  if (!event.is_valid()) return BlockNmisAgain(exit);
   TDP_ASSIGN_OR_RETURN(const uint64_t error_code, VmRead(VmcsField::kIdtVectoringErrorCode));
   event.error_code = static_cast<uint32_t>(error_code);
   TDP_ASSIGN_OR_RETURN(const uint64_t bytes, VmRead(VmcsField::kExitInstructionLength));
   event.instruction_bytes = static_cast<uint32_t>(bytes);
   events_.Keep(event);
   return event.type() == PendingEvent::Type::kNmi ? EndBlocking(kBlockedByNmi) : absl::OkStatus();
+}
+
+// Blocks NMIs again where the guest's IRET had unblocked them before the exit cut it short: it is
+// to be executed once more, and an NMI before that would come upon the stack of the one it ends.
+absl::Status VtxVcpu::BlockNmisAgain(const VmExit& exit) {
+  if (!options_.virtual_nmis || !exit.has_unblocked_nmis()) return absl::OkStatus();
+  blocked_nmis_again_ = true;
+  TDP_ASSIGN_OR_RETURN(const uint64_t state, VmRead(VmcsField::kGuestInterruptibility));
+  return VmWrite(VmcsField::kGuestInterruptibility, state | kBlockedByNmi);
 }
 
 // Ends an NMI that was the host's and has done its work. Without virtual NMIs some CPUs save the

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "gtest/gtest.h"
+#include "tdp/backends/vtx/vm_exit.h"
 
 namespace tdp::vtx {
 namespace {
@@ -111,6 +112,38 @@ TEST(PendingEvents, OneInterruptWaitsAtATimeAndAnNmiGoesFirst) {
   events.Delivered();
   events.Promote(true, false);
   EXPECT_EQ(events.now().information, 0x80000040u);
+}
+
+// After STI an NMI may not be given yet, and a window for it may open at every entry.
+TEST(PendingEvents, AfterStiAnNmiWaitsForTheWindowOfInterrupts) {
+  using Windows = PendingEvents::Windows;
+  PendingEvents events;
+  EXPECT_EQ(events.windows(true), Windows());
+  ASSERT_TRUE(events.AddNmi());
+  EXPECT_EQ(events.windows(false), (Windows{.interrupt = false, .nmi = true}));
+  EXPECT_EQ(events.windows(true), (Windows{.interrupt = true, .nmi = false}));
+  ASSERT_TRUE(events.AddInterrupt(0x20));
+  EXPECT_EQ(events.windows(false), (Windows{.interrupt = true, .nmi = true}));
+}
+
+TEST(VmExit, SaysOfWhichExitsAnIretHadUnblockedNmis) {
+  constexpr uint64_t kUnblocked = 1 << 12;
+  for (const ExitReason reason :
+       {ExitReason::kEptViolation, ExitReason::kPmlFull, ExitReason::kSppEvent}) {
+    EXPECT_TRUE((VmExit{.reason = reason, .qualification = kUnblocked | 2}.has_unblocked_nmis()));
+    EXPECT_FALSE((VmExit{.reason = reason, .qualification = 2}.has_unblocked_nmis()));
+  }
+  EXPECT_FALSE(
+      (VmExit{.reason = ExitReason::kIo, .qualification = kUnblocked}.has_unblocked_nmis()));
+  const auto exception = [](uint32_t information) {
+    return VmExit{.reason = ExitReason::kExceptionOrNmi, .interruption = information}
+        .has_unblocked_nmis();
+  };
+  constexpr uint32_t kFault = 1u << 31 | 3 << 8 | kUnblocked;
+  EXPECT_TRUE(exception(kFault | kPage));
+  EXPECT_FALSE(exception((kFault & ~kUnblocked) | kPage));
+  EXPECT_FALSE(exception(kFault | kDoubleFault)) << "it is undefined there";
+  EXPECT_FALSE(exception(1u << 31 | 2 << 8 | kUnblocked | 2)) << "an NMI of the host's";
 }
 
 }  // namespace
