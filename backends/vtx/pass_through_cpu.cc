@@ -31,9 +31,11 @@ uint64_t AvailableXcr0() {
   return kGuestXcr0 & OwnCpuid(0xd, 0).eax;
 }
 
+// Returns whether it is one of VMX's, or GETSEC of SMX's, which the guest's CPU lacks.
 bool IsVmxInstruction(ExitReason reason) {
   return (reason >= ExitReason::kVmcall && reason <= ExitReason::kVmxon) ||
-         reason == ExitReason::kInvept || reason == ExitReason::kInvvpid;
+         reason == ExitReason::kInvept || reason == ExitReason::kInvvpid ||
+         reason == ExitReason::kGetsec;
 }
 
 }  // namespace

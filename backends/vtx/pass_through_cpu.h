@@ -34,11 +34,11 @@ class PassThroughCpu {
   // the vCPU is loaded and before it runs. InvalidArgument for an MSR that no bitmap has.
   absl::Status Arm();
 
-  // Answers CPUID (`ShownCpuid`), RDMSR and WRMSR, XSETBV, INVD and the instructions of VMX, which
-  // raise #UD: the instruction has its effect and the guest is past it, or it gets the exception
-  // that the CPU would raise. False, with nothing done, for any other exit. #GP for an MSR that
-  // exits and is none of `absent_msrs`, and for an XCR0 that `VtxVcpu::SetXcr0` refuses. INVD
-  // writes nothing back: caches are coherent.
+  // Answers CPUID (`ShownCpuid`), RDMSR and WRMSR, XSETBV, INVD, and the instructions of VMX and
+  // GETSEC, which raise #UD: the instruction has its effect and the guest is past it, or it gets
+  // the exception that the CPU would raise. False, with nothing done, for any other exit. #GP for
+  // an MSR that exits and is none of `absent_msrs`, and for an XCR0 that `VtxVcpu::SetXcr0`
+  // refuses. INVD writes nothing back: caches are coherent.
   absl::StatusOr<bool> Handle(const VmExit& exit);
 
  private:
