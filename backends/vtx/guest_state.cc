@@ -76,7 +76,9 @@ absl::Status WriteControlRegisters(const GuestState& state, const VmxMsrs& msrs,
       {VmcsField::kGuestEfer, state.efer},
   };
   for (const auto& [field, value] : fields) TDP_RETURN_IF_ERROR(VmWrite(field, value));
-  for (size_t i = 0; i < 4; ++i) {
+  // A VMCS has these only where the CPU has EPT.
+  const bool has_pdptes = msrs.Offers(ControlWord::kSecondary, secondary::kEpt);
+  for (size_t i = 0; has_pdptes && i < 4; ++i) {
     TDP_RETURN_IF_ERROR(VmWrite(FieldAfter(VmcsField::kGuestPdpte0, i), state.pdptes[i]));
   }
   return absl::OkStatus();
