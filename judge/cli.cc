@@ -244,6 +244,12 @@ int Look(const tdpj_subject& subject, const CliOptions& options,
 int ReplaySteps(const tdpj_subject& subject, const std::vector<tdpj_step>& steps, StoreView view) {
   Runner runner(subject, view);
   const Verdict verdict = runner.Replay(steps);
+  if (const Record& record = runner.record(); record.left_out != 0) {
+    std::fprintf(stderr,
+                 "%s: %zu of %zu steps were not run, the first of them step %zu, a %s: %s\n",
+                 subject.name, record.left_out, steps.size(), record.first_left_out,
+                 StepName(steps[record.first_left_out - 1].kind), record.why_left_out);
+  }
   if (!verdict.found) return kClean;
   if (verdict.misuse) return TellMisuse(&subject, verdict.sentence);
   PrintVerdict(verdict, false);

@@ -41,6 +41,10 @@ struct Record {
   std::atomic<bool> finished;     // the process came to the end of what it was to run
   std::atomic<uint64_t> hung_at;  // the instruction at which a step was given up; 0: none was
   Finding finding;
+  // Steps of a replay that were not run: how many, and the first of them (counted from 1) with why.
+  size_t left_out;
+  size_t first_left_out;
+  char why_left_out[96];
   // The sequence under way, and how many steps of it were begun.
   size_t count;
   tdpj_step steps[kMaxSteps];

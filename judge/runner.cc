@@ -146,7 +146,7 @@ template <typename Body>
 Verdict Runner::InChild(Body body) {
   record_->has_finding = record_->finished = false;
   record_->hung_at = 0;
-  record_->count = 0;
+  record_->count = record_->left_out = 0;
   std::fflush(nullptr);
   const pid_t child = fork();
   TDP_CHECK(child >= 0);
@@ -224,7 +224,15 @@ Verdict Runner::Explore(uint64_t seed, const RunLimits& limits, uint64_t& next_s
 Verdict Runner::Replay(const std::vector<tdpj_step>& steps) {
   return InChild([&](Session& session) {
     session.Begin();
-    for (const tdpj_step& step : steps) session.Run(step);
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const char* const why = session.WhyNot(steps[i]);
+      if (why == nullptr) {
+        session.Run(steps[i]);
+      } else if (record_->left_out++ == 0) {
+        record_->first_left_out = i + 1;
+        std::snprintf(record_->why_left_out, sizeof record_->why_left_out, "%s", why);
+      }
+    }
     session.End();
   });
 }

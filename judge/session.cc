@@ -18,10 +18,10 @@
 namespace tdp::judge {
 namespace {
 
-// A CPU ignores these as long as the controls of sub-page writes, of paging-writes and of
-// supervisor shadow stacks are off: software may keep bits of its own there.
-constexpr uint64_t kUnusedLeafRights =
-    ept::kSubPageWrite | ept::kPagingWrite | ept::kSupervisorShadowStack;
+// A CPU ignores these as long as the controls of sub-page writes, of paging-writes, of supervisor
+// shadow stacks and of execution by mode are off: software may keep bits of its own there.
+constexpr uint64_t kUnusedRights =
+    ept::kSubPageWrite | ept::kPagingWrite | ept::kSupervisorShadowStack | ept::kUserExecute;
 
 Session* g_session = nullptr;
 
@@ -48,7 +48,7 @@ Session::Session(const tdpj_subject& subject, Record& record, StoreView view, vo
       frames_(subject.contract.identity_physical != 0),
       oracle_({.accessed_clear_owed = false,
                .linear = subject.contract.format != TDPJ_FORMAT_EPT,
-               .ignored_bits = kUnusedLeafRights}),
+               .ignored_bits = kUnusedRights}),
       cpu_(frames_.physical(), CpuOf(subject.contract)),
       reach_(frames_.physical(), subject.contract.format != TDPJ_FORMAT_EPT, &frames_),
       linked_(kFrames, 0) {
@@ -225,9 +225,15 @@ void Session::LoadCr3(uint64_t root) {
 
 // --- a step ---
 
+const char* Session::WhyNot(const tdpj_step& step) const {
+  if (over_) return "the step before it failed half-way, as it may, and ended the sequence";
+  if (record_.count == kMaxSteps) return "a sequence has no more than 512";
+  return WhyForbidden(subject_, map_, logged_, step);
+}
+
 bool Session::Run(const tdpj_step& step) {
-  if (over_ || WhyForbidden(subject_, map_, logged_, step) != nullptr) return false;
-  if (record_.count == kMaxSteps) return false;
+  static_assert(kMaxSteps == 512);
+  if (WhyNot(step) != nullptr) return false;
   record_.steps[record_.count++] = step;
   ++record_.operations;
   step_ = &step;
@@ -403,8 +409,9 @@ void Session::Harvest(const tdpj_step& step) {
   if (answer < 0 && answer != TDPJ_NO_MEMORY && frames_.failed() == 0) {
     Report("refused", absl::StrFormat("%s was refused with %d", Asked(), answer));
   }
-  if (answer < 0) return;
+  // A harvest that failed has told of these pages all the same.
   for (const uint64_t gpa : harvested) written_.erase(gpa);
+  if (answer < 0) return;
   for (const uint64_t gpa : written) {
     if (gpa < step.gpa || gpa >= step.gpa + step.size || !written_.contains(gpa)) continue;
     Report("dirty-lost", absl::StrFormat("%s did not report the page at gpa %#x, which the guest "

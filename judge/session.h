@@ -44,9 +44,11 @@ class Session {
   // Makes the subject's tables, and destroys them.
   void Begin();
   void End();
-  // Runs the step under every check; false, with nothing done, if the contract forbids it or the
-  // sequence has come to its end.
+  // Runs the step under every check; false, with nothing done, if `WhyNot` says why.
   bool Run(const tdpj_step& step);
+  // Says why the step cannot be run now: the contract forbids it, or the sequence has come to its
+  // end. Null if it can.
+  const char* WhyNot(const tdpj_step& step) const;
   // Returns whether no further step can be judged: one failed half-way, as it may.
   bool is_over() const { return over_; }
 
@@ -113,7 +115,7 @@ class Session {
   void JudgeStale();
   void Touch(const tdpj_step& step);
   void TouchSome();
-  bool Fault(uint64_t gpa, unsigned fail_at);
+  int Fault(uint64_t gpa, unsigned fail_at);
   void Reenter();
   void Harvest(const tdpj_step& step);
   void TakeRoot();

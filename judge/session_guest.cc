@@ -122,8 +122,9 @@ void Session::TouchSome() {
   step_ = asked;
 }
 
-// Tells the subject of a fault. Whether the guest is to try again; memory may be short once.
-bool Session::Fault(uint64_t gpa, unsigned fail_at) {
+// Tells the subject of a fault. Returns what it answers; 1 also where memory was short on purpose,
+// as it is once.
+int Session::Fault(uint64_t gpa, unsigned fail_at) {
   const sim::Exit& exit = cpu_.exit();
   constexpr uint64_t kFinalWalk = uint64_t{1} << 32;  // EXITINFO1: not of a guest's table
   const uint64_t cause =
@@ -140,7 +141,7 @@ bool Session::Fault(uint64_t gpa, unsigned fail_at) {
   if (answer > 1) Misuse(absl::StrFormat("fault returned %d: 1 is fixed, 0 is not", answer));
   CompareTables();
   Reenter();
-  return answer == 1 || was_short;
+  return was_short ? 1 : answer;
 }
 
 // The guest is entered, on the tables that there are now.
@@ -164,7 +165,9 @@ void Session::Touch(const tdpj_step& step) {
     const Extent* extent = map_.Find(step.gpa);
     if (extent == nullptr || (extent->rights & right) == 0) return;
     if (i == 7) break;
-    if (Fault(step.gpa, i == 0 ? step.fail_at : 0)) continue;
+    const int answer = Fault(step.gpa, i == 0 ? step.fail_at : 0);
+    if (answer == 1) continue;
+    if (answer == TDPJ_NO_MEMORY) return;  // its own pool is used up
     // The CPU may fault on rights that it kept, for the tables' own say in a spurious fault.
     const sim::ProbeResult now = Probe(step.gpa);
     if (now.ok() && (now.rights & right) != 0) continue;

@@ -107,8 +107,9 @@ struct tdpj_subject {
   int (*dirty_stop)(uint64_t gpa, uint64_t size);
   int (*dirty_harvest)(uint64_t gpa, uint64_t size, void (*page)(uint64_t gpa));
   /* An EPT violation with its exit qualification (CR3: a page fault with its error code, NPT: a
-   * nested page fault with its EXITINFO1). 1: fixed, the guest tries again; 0 or negative: not.
-   * `eptp` is asked for after it. */
+   * nested page fault with its EXITINFO1) at an address that is mapped with the right in question:
+   * nobody asks what others come to. 1: fixed, the guest tries again; 0 or negative: not. `eptp` is
+   * asked for after it. */
   int (*fault)(uint64_t gpa, uint64_t qualification);
   /* Hints about large leaves; no translation may change. */
   int (*split)(uint64_t gpa, uint64_t size);
@@ -171,7 +172,8 @@ struct tdpj_step {
 };
 
 /* Runs the steps under every check in a process of their own. 0: nothing was found; 1: a finding,
- * printed to stderr; 2: the adapter is wrong. */
+ * printed to stderr; 2: the adapter is wrong. A step that the contract forbids is not run: how many
+ * those were, and why the first of them, is printed to stderr, too. */
 int tdpj_replay(const struct tdpj_subject* subject, const struct tdpj_step* steps, size_t count);
 
 /* What the judge's main() does. */

@@ -33,6 +33,9 @@ struct Mistakes {
 
 constexpr uint64_t kTable = 7;
 constexpr uint64_t kLeafBits = 6 << 3;
+constexpr uint64_t kBit10 = 1 << 10;
+constexpr uint64_t kDirty = 1 << 9;
+constexpr uint64_t kFlagsOn = 1 << 6;  // of an EPTP
 constexpr size_t kEntries = 512;
 
 Way g_way;
@@ -136,26 +139,33 @@ tdpj_subject Subject() {
   return subject;
 }
 
-// Maps eight pages and takes them away. Returns what `tdpj_replay` does, and what it prints.
-int Replay(Way way, const Mistakes& mistakes, std::string& printed) {
-  g_way = way;
-  g_mistakes = mistakes;
-  const tdpj_subject subject = Subject();
-  const auto step = [](int kind) {
-    return tdpj_step{.kind = kind,
-                     .gpa = 0x10000,
-                     .hpa = kind == TDPJ_STEP_MAP ? uint64_t{0x300000} : 0,
-                     .size = 8 * kPage,
-                     .rights = 7,
-                     .memory_type = 6,
-                     .fail_at = 0,
-                     .seed = 1};
-  };
-  const std::vector<tdpj_step> steps = {step(TDPJ_STEP_MAP), step(TDPJ_STEP_UNMAP)};
+// Returns a step about eight pages, or of a touch the first of them.
+tdpj_step Step(int kind) {
+  return {.kind = kind,
+          .gpa = 0x10000,
+          .hpa = kind == TDPJ_STEP_MAP ? uint64_t{0x300000} : 0,
+          .size = kind == TDPJ_STEP_TOUCH ? kPage : 8 * kPage,
+          .rights = kind == TDPJ_STEP_TOUCH ? unsigned{TDPJ_W} : 7,
+          .memory_type = 6,
+          .fail_at = 0,
+          .seed = 1};
+}
+
+// Returns what `tdpj_replay` does of steps of these kinds, and what it prints.
+int Replay(const tdpj_subject& subject, const std::vector<int>& kinds, std::string& printed) {
+  std::vector<tdpj_step> steps;
+  for (const int kind : kinds) steps.push_back(Step(kind));
   testing::internal::CaptureStderr();
   const int result = tdpj_replay(&subject, steps.data(), steps.size());
   printed = testing::internal::GetCapturedStderr();
   return result;
+}
+
+// Maps eight pages and takes them away.
+int Replay(Way way, const Mistakes& mistakes, std::string& printed) {
+  g_way = way;
+  g_mistakes = mistakes;
+  return Replay(Subject(), {TDPJ_STEP_MAP, TDPJ_STEP_UNMAP}, printed);
 }
 
 TEST(Session, SeesEveryWordOfAStoreThatIsTold) {
@@ -175,6 +185,92 @@ TEST(Session, LooksAtEveryFrameOfABlockThatIsFreed) {
   EXPECT_NE(printed.find("freed-linked.unmap"), std::string::npos) << printed;
   EXPECT_EQ(Replay(Way::kOneByOne, {.frees_unflushed = true}, printed), 1);
   EXPECT_NE(printed.find("freed-unflushed.unmap"), std::string::npos) << printed;
+}
+
+TEST(Session, SaysWhichStepsTheContractDoesNotLetItRun) {
+  g_way = Way::kOneByOne;
+  g_mistakes = {};
+  const tdpj_subject subject = Subject();
+  std::string printed;
+  EXPECT_EQ(Replay(subject, {TDPJ_STEP_MAP, TDPJ_STEP_UNMAP}, printed), 0);
+  EXPECT_EQ(printed, "");
+  const std::vector<int> kinds = {TDPJ_STEP_MAP, TDPJ_STEP_PROTECT, TDPJ_STEP_UNMAP,
+                                  TDPJ_STEP_UNMAP};
+  EXPECT_EQ(Replay(subject, kinds, printed), 0);
+  EXPECT_EQ(printed,
+            "four tables: 2 of 4 steps were not run, the first of them step 2, a protect: protect "
+            "is null\n");
+}
+
+// A harvest by D bits, of which every other one fails when it has seen to the page in the middle.
+int Harvest(uint64_t gpa, uint64_t size, void (*page)(uint64_t)) {
+  static bool fails = false;
+  fails = !fails;
+  std::vector<uint64_t> found;
+  for (uint64_t at = fails ? size / 2 : 0; at < size; at += kPage) {
+    uint64_t* const entry = &LeafTable()[(gpa + at) / kPage];
+    if ((*entry & kDirty) != 0) found.push_back(gpa + at);
+    Set(entry, *entry & ~kDirty);
+    if (fails) break;
+  }
+  tdpj_invept(1, Root());
+  for (const uint64_t at : found) page(at);
+  return fails ? TDPJ_NO_MEMORY : 0;
+}
+
+TEST(Session, AsksForNoPageAgainThatAFailedHarvestHasReported) {
+  g_way = Way::kOneByOne;
+  g_mistakes = {};
+  tdpj_subject subject = Subject();
+  subject.eptp = [] { return Root() | kFlagsOn; };
+  subject.dirty_start = [](uint64_t, uint64_t) { return 0; };
+  subject.dirty_harvest = Harvest;
+  for (uint64_t seed = 1; seed < 20; ++seed) {
+    std::vector<tdpj_step> steps;
+    for (const int kind : {TDPJ_STEP_MAP, TDPJ_STEP_DIRTY_START, TDPJ_STEP_TOUCH, TDPJ_STEP_HARVEST,
+                           TDPJ_STEP_HARVEST}) {
+      steps.push_back(Step(kind));
+      steps.back().seed = seed;
+      if (kind == TDPJ_STEP_TOUCH) steps.back().gpa += 4 * kPage;
+    }
+    EXPECT_EQ(tdpj_replay(&subject, steps.data(), steps.size()), 0) << seed;
+  }
+}
+
+TEST(Session, AFaultMayFindThePoolOfTheSubjectUsedUp) {
+  g_way = Way::kOneByOne;
+  g_mistakes = {};
+  tdpj_subject subject = Subject();
+  subject.contract.claims |= TDPJ_DEMAND;
+  subject.map = [](uint64_t, uint64_t, uint64_t, unsigned, unsigned) { return 0; };
+  subject.fault = [](uint64_t, uint64_t) { return static_cast<int>(TDPJ_NO_MEMORY); };
+  std::string printed;
+  EXPECT_EQ(Replay(subject, {TDPJ_STEP_MAP, TDPJ_STEP_TOUCH}, printed), 0) << printed;
+  subject.fault = [](uint64_t, uint64_t) { return 0; };
+  EXPECT_EQ(Replay(subject, {TDPJ_STEP_MAP, TDPJ_STEP_TOUCH}, printed), 1);
+  EXPECT_NE(printed.find("fault-not-fixed.touch"), std::string::npos) << printed;
+}
+
+// Without MBEC, which the judge's CPU does not use, bit 10 is software's.
+TEST(Session, BitsThatTheCpuIgnoresOweNoFlush) {
+  g_way = Way::kOneByOne;
+  g_mistakes = {};
+  tdpj_subject subject = Subject();
+  subject.create = [] {
+    const int answer = Create();
+    for (size_t i = 0; i < 3; ++i) g_tables[i * kEntries] |= kBit10;
+    return answer;
+  };
+  subject.map = [](uint64_t gpa, uint64_t hpa, uint64_t size, unsigned rights, unsigned type) {
+    return Map(gpa, hpa | kBit10, size, rights, type);
+  };
+  subject.split = [](uint64_t gpa, uint64_t) {
+    Set(&LeafTable()[gpa / kPage], LeafTable()[gpa / kPage] & ~kBit10);
+    return 0;
+  };
+  std::string printed;
+  EXPECT_EQ(Replay(subject, {TDPJ_STEP_MAP, TDPJ_STEP_TOUCH, TDPJ_STEP_SPLIT}, printed), 0)
+      << printed;
 }
 
 TEST(Session, InvvpidOfMoreThan16BitsFails) {
