@@ -165,7 +165,8 @@ class Fuzzer {
         cpu.Invpcid(what >> 3 & 7, static_cast<uint16_t>(word & 3), Gva(word));
         break;
       case 5:
-        cpu.WriteCr3(word);
+        // Some of those that a CPU takes keep translations.
+        cpu.WriteCr3(word < kMemory ? word | uint64_t{what >> 3 & 1u} << 63 : word);
         break;
       case 6:
         cpu.WriteCr4(cpu.registers().cr4 ^ (word & (kCr4Pge | kCr4Pcide | kCr4Smep | kCr4Pse)));
