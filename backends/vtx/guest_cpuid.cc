@@ -34,6 +34,7 @@ constexpr uint32_t kCrystalLeaf = 0x15;
 constexpr uint32_t kFrequencyLeaf = 0x16;
 constexpr uint32_t kHypervisorLeaf = 0x40000000;
 constexpr uint32_t kExtendedLeaves = 0x80000000;
+constexpr uint32_t kWidthsLeaf = 0x80000008;
 
 // Returns the last leaf that the guest is told of.
 uint32_t HighestLeaf(const CpuidContext& context) {
@@ -68,6 +69,13 @@ CpuidLeaf SavedState(uint32_t subleaf, CpuidLeaf own, uint64_t xcr0) {
   return subleaf == kAvxSubleaf && (xcr0 & kAvx) != 0 ? own : CpuidLeaf{};
 }
 
+// Linear addresses have 48 bits where there is no 5-level paging.
+CpuidLeaf AddressWidths(CpuidLeaf own) {
+  constexpr uint32_t kLinear = 0xff00, kOfFourLevels = 48 << 8;
+  own.eax = (own.eax & ~kLinear) | std::min(own.eax & kLinear, kOfFourLevels);
+  return own;
+}
+
 }  // namespace
 
 CpuidLeaf ShownCpuid(uint32_t leaf, uint32_t subleaf, CpuidLeaf own, const CpuidContext& context) {
@@ -79,6 +87,7 @@ CpuidLeaf ShownCpuid(uint32_t leaf, uint32_t subleaf, CpuidLeaf own, const Cpuid
   }
   if (leaf == kFrequencyLeaf && context.tsc_hz != 0) return {mhz, mhz, 0, 0};
   if (leaf == kHypervisorLeaf) return {kHypervisorLeaf, 0x7462696c, 0x00007064, 0};  // "libtdp"
+  if (leaf == kWidthsLeaf) return AddressWidths(own);
   if (leaf >= kExtendedLeaves) return own;
   // A CPU answers a leaf beyond its last one with that of the last one.
   if (leaf > std::min(context.highest_basic_leaf, kFrequencyLeaf)) return {};

@@ -38,8 +38,9 @@ inline constexpr uint64_t kGuestXcr0 = 7;
 // that `VtxVcpu` does not switch (MPX, AVX-512, AMX, keys of user and supervisor pages, CET, user
 // interrupts, Key Locker, PASIDs); MONITOR, UMWAIT, TPAUSE and PCONFIG; x2APIC mode and the APIC's
 // TSC deadline; processor trace, branch records, the debug store and performance monitoring; SGX;
-// 5-level paging; and leaves that the CPU does not have. Shown are OSXSAVE as the guest's own CR4
-// has it, the bit that says "hypervisor", and at leaf 0x40000000 this library's name.
+// 5-level paging, so that linear addresses have 48 bits; and leaves that the CPU does not have.
+// Shown are OSXSAVE as the guest's own CR4 has it, the bit that says "hypervisor", and at leaf
+// 0x40000000 this library's name.
 CpuidLeaf ShownCpuid(uint32_t leaf, uint32_t subleaf, CpuidLeaf own, const CpuidContext& context);
 
 }  // namespace tdp::vtx

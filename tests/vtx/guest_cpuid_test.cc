@@ -72,6 +72,13 @@ TEST(GuestCpuid, OfSgxThereIsNoTrace) {
   for (const uint32_t subleaf : {0, 1, 2}) EXPECT_TRUE(IsEmpty(Shown(0x12, subleaf))) << subleaf;
 }
 
+TEST(GuestCpuid, WithoutFiveLevelsLinearAddressesHave48Bits) {
+  EXPECT_EQ(Shown(7, 0).ecx & 1u << 16, 0u);
+  EXPECT_EQ(ShownCpuid(0x80000008, 0, {0x3934, 1, 2, 3}, Cpu()).eax, 0x3034u);
+  EXPECT_EQ(ShownCpuid(0x80000008, 0, {0x302e, 1, 2, 3}, Cpu()).eax, 0x302eu);
+  EXPECT_EQ(ShownCpuid(0x80000008, 0, {0x3934, 1, 2, 3}, Cpu()).ecx, 2u);
+}
+
 TEST(GuestCpuid, TheSizeOfTheSavedStateIsThatOfTheComponentsThereAre) {
   EXPECT_EQ(Shown(0xd, 0).ecx, 0x340u);
   CpuidContext context = Cpu();
