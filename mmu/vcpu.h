@@ -135,9 +135,10 @@ class Vcpu {
 
   // Sets the address space whose slots and tables the guest uses from its next entry on (1 in SMM),
   // on its base view. InvalidArgument if the `Vm` has no such space, FailedPrecondition in the
-  // guest. With `Paging::kShadow` it begins there with an empty shadow, for which it allocates and
-  // waits for vCPUs to leave the guest: ResourceExhausted without memory for a root, Unavailable
-  // where others take its pages as fast; the vCPU then stays where it was.
+  // guest or while it runs L2 (`NestedVcpu::Leave`). With `Paging::kShadow` it begins there with an
+  // empty shadow, for which it allocates and waits for vCPUs to leave the guest: ResourceExhausted
+  // without memory for a root, Unavailable where others take its pages as fast; the vCPU then stays
+  // where it was.
   absl::Status SetAddressSpace(AddressSpaceId space);
   AddressSpaceId address_space() const;
 
@@ -145,8 +146,8 @@ class Vcpu {
   // nothing by itself, translations being tagged by their root; but the first change of the root,
   // and one after memory for tables has come, makes the next entry flush all. After an exit of a
   // guest that may switch views by VMFUNC, call it with the index in the list of EPTPs that the
-  // VMCS shows
-  // (`Vm::EptpList`). NotFound if there is no such view, FailedPrecondition in the guest.
+  // VMCS shows (`Vm::EptpList`). NotFound if there is no such view, FailedPrecondition in the
+  // guest.
   absl::Status SetView(ViewId view);
   ViewId view() const;
 

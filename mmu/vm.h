@@ -66,7 +66,7 @@ class Vm : public GuestMemory {
   // in their order. When it returns no vCPU can use what was taken away. InvalidArgument (a bad
   // field, named with its value), AlreadyExists (an overlap), FailedPrecondition (rights that the
   // CPU or the options do not offer), ResourceExhausted (no memory); the slots are then as they
-  // were.
+  // were. Allocates; waits for vCPUs to leave the guest.
   absl::Status SetMemoryRegion(const MemoryRegion& region) override;
 
   // Makes `changes` (tdp/mmu/vm/change.h) together, as their calls would one after the other: each
@@ -94,22 +94,24 @@ class Vm : public GuestMemory {
   // vCPUs to leave the guest where the guest's paging is shadowed.
   absl::StatusOr<std::unique_ptr<Vcpu>> CreateVcpu();
 
-  // Takes the mappings of `count` frames from `first` on away; the guest faults them in again. A
-  // large page that reaches over an end is split in every view, with up to 32 tables that are kept
-  // at hand; where these do not do, or there is no memory for them, it goes as a whole, and with
-  // `reverse_map` always. Frames
-  // beyond the guest's width are ignored. InvalidArgument for an address space that is not there.
+  // Takes the mappings of `count` frames from `first` on away; the guest faults them in again. CPUs
+  // may use what was mapped until the flush is settled, which is the caller's to do. A large page
+  // that reaches over an end is split in every view, with up to 32 tables that are kept at hand;
+  // where these do not do, or there is no memory for them, it goes as a whole, and with
+  // `reverse_map` always. May ask the backend for those tables; waits for no vCPU. Frames beyond
+  // the guest's width are ignored. InvalidArgument for an address space that is not there.
   absl::StatusOr<PendingFlush> ZapRange(Gfn first, PageCount count, AddressSpaceId space = 0);
   // Zaps every frame, at a cost that does not depend on their number but with a reverse map and
   // where guests are shadowed or nested: the roots stay (`eptp`), and settling the flush gives all
-  // tables below them back. Needs no memory. InvalidArgument for an
-  // address space that is not there.
+  // tables below them back. Needs no memory, and waits for no vCPU. InvalidArgument for an address
+  // space that is not there.
   absl::StatusOr<PendingFlush> ZapAll(AddressSpaceId space = 0);
 
   // The host takes [start, start + size) of its virtual memory back or changes what stands there
   // (the MMU notifier of KVM): when this returns, no vCPU can reach the old pages, and no fault
   // that asked for them before can install them any more. Bytes, whole pages, and the range may
-  // end with the address space (start + size = 2^64); else InvalidArgument.
+  // end with the address space (start + size = 2^64); else InvalidArgument. Waits for vCPUs to
+  // leave the guest, and may ask the backend for tables, as `ZapRange`.
   absl::Status InvalidateHostRange(Hva start, ByteCount size);
   // Does what `InvalidateHostRange` does in two calls around the change itself, for hosts that are
   // told before and after: between them faults on the range end with kRetry. Each Begin that
@@ -195,11 +197,11 @@ class Vm : public GuestMemory {
 
   // Splits every leaf larger than `to` (1 or 2) that maps one of `count` frames from `first` on;
   // rights, A and D stay, but for a D that is older than a log which took the leaf's W
-  // (`PushDownDirtyLog` does more, for a slot that logs). Guest and faults go
-  // on meanwhile. At the quota it takes back tables outside of the range that the guest has not
-  // used lately, as a fault does, and waits for their flush. InvalidArgument for an address space
-  // or a level that is not there; FailedPrecondition with `Paging::kShadow` or `reverse_map`;
-  // ResourceExhausted if tables run out: what is split by then stays so.
+  // (`PushDownDirtyLog` does more, for a slot that logs). Guest and faults go on meanwhile. At the
+  // quota it takes back tables outside of the range that the guest has not used lately, as a fault
+  // does, and waits for their flush. InvalidArgument for an address space or a level that is not
+  // there; FailedPrecondition with `Paging::kShadow` or `reverse_map`; ResourceExhausted if tables
+  // run out: what is split by then stays so.
   absl::StatusOr<PendingFlush> SplitRange(Gfn first, PageCount count, Level to = kLevel4K,
                                           AddressSpaceId space = 0);
 
@@ -212,13 +214,14 @@ class Vm : public GuestMemory {
   // Sets how guest memory is cached from now on; mappings made before are taken away. When it
   // returns no vCPU uses the old types. InvalidArgument for registers that the CPU would refuse,
   // named with their value; FailedPrecondition for types that count (`non_coherent_dma`) with
-  // `Paging::kShadow`, whose tables do not heed them.
+  // `Paging::kShadow`, whose tables do not heed them. Allocates; waits for vCPUs to leave the
+  // guest.
   absl::Status SetMemoryTypes(const GuestMemoryTypes& types);
 
   // Sets the most tables that may be in use from now on (`VmOptions::table_quota`), vCPUs' stocks
   // included; with `kQuotaByMemory` that follows memory again. If more are, those that the guest
-  // has not used lately are taken away until it is so or none are left; what is in use stays, and
-  // no more come. InvalidArgument for none at all.
+  // has not used lately are taken away until it is so or none are left, which waits for vCPUs to
+  // leave the guest; what is in use stays, and no more come. InvalidArgument for none at all.
   absl::Status SetTableQuota(size_t tables);
 
   // Sees to it that the next `tables` tables need no memory from the backend: until they are used
@@ -238,7 +241,8 @@ class Vm : public GuestMemory {
   // frames were backed by before. With n runs of frames that have the same attribute, of which k
   // lie in the range, this takes O(k + log n), and the zap of the range and its flush.
   // InvalidArgument (an unknown attribute, alignment, no size, beyond the guest's width);
-  // FailedPrecondition without `VmOptions::private_memory`.
+  // FailedPrecondition without `VmOptions::private_memory`. Allocates; waits for vCPUs to leave the
+  // guest.
   absl::Status SetMemoryAttributes(Gpa gpa, ByteCount size, uint64_t attributes);
 
   // --- Views (docs/views.md) ---
@@ -252,7 +256,7 @@ class Vm : public GuestMemory {
   // without EPT; ResourceExhausted for the 512th, or without memory for a root.
   absl::StatusOr<ViewId> CreateView(AddressSpaceId space = 0);
   // Takes the view and its tables away. FailedPrecondition while a vCPU is set to it or `Populate`
-  // maps there, InvalidArgument for the base.
+  // maps there, InvalidArgument for the base. Waits for vCPUs to leave the guest.
   absl::Status DestroyView(ViewId view, AddressSpaceId space = 0);
   // Sets what the view allows of `count` frames from `first` on, whatever slots are there now or
   // later: a leaf has those rights of slot and host that are among these. What is denied ends as
