@@ -33,6 +33,7 @@ void MarkBits(DirtyLog& log, uint64_t index, uint64_t bits) {
 }  // namespace
 
 void MarkWritten(const MemorySlot& slot, absl::Span<const WrittenFrames> written) {
+  AssertInSection();
   DirtyLog* log = slot.state == nullptr ? nullptr : slot.state->dirty_log();
   if (log == nullptr) return;
   const FrameRange frames{slot.base, slot.end()};
@@ -52,6 +53,7 @@ void MarkWritten(const MemorySlot& slot, absl::Span<const WrittenFrames> written
 }
 
 void DetachedDirt::OnLost(Gfn gfn) {
+  AssertWriting();
   const MemorySlot* slot = slots_.Find(space_, gfn);
   if (slot == nullptr) return;
   DirtyLog* log = slot->state->dirty_log();

@@ -80,6 +80,7 @@ std::optional<Backing> RangeCollapse::BackingOf(const MemorySlot& slot, Gfn base
 
 // Returns whether the leaf of `candidate` may still be made. Inside a section.
 bool RangeCollapse::IsCurrent(const Candidate& candidate, Level level) const {
+  AssertWriting(engine_.mmu_lock());
   const Gfn base = candidate.collapse.base();
   const Backing& backing = candidate.backing;
   return !engine_.sequence().MovedSince(candidate.sequence, HostRange(backing.hva, level.bytes()),

@@ -20,6 +20,7 @@ absl::StatusOr<std::shared_ptr<SlotRmap>> MakeRmap(Engine& engine, SlotChange ki
 
 // Logging may have been switched on or off, or neither. W goes wherever it is on now.
 bool ProtectForLog(Engine& engine, const MemorySlot& slot, bool logged, TableList& detached) {
+  AssertWriting(engine.mmu_lock());
   AddressSpace& space = engine.space(slot.address_space);
   const FrameRange range{slot.base, slot.end()};
   bool any = false;
@@ -33,6 +34,7 @@ uint64_t SettledGeneration(const Engine& engine, AddressSpaceId space) {
 }
 
 bool DetachOldMmio(Engine& engine, AddressSpaceId space, uint64_t before, TableList& detached) {
+  AssertWriting(engine.mmu_lock());
   return !EptEntry::TellsApart(before, engine.slots().generation(space)) &&
          engine.space(space).DetachMmio(detached);
 }

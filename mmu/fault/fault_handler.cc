@@ -127,6 +127,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasRoomToLog(PageFault& f
 
 // Returns whether what was found behind the frame may be another by now. Inside a section.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool FaultHandler::HasMoved(const PageFault& fault) const {
+  AssertReading(reader_);
   return sequence_.MovedSince(fault.sequence, fault.backing.hva, fault.backing.asks_host());
 }
 

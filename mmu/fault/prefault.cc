@@ -136,6 +136,7 @@ absl::StatusOr<size_t> Prefaulter::Ask(const Run& fault, Gfn from, PageCount pag
 
 // Returns whether the memory may have changed since the run's sequence. Inside a section.
 bool Prefaulter::HasMoved(const Run& fault, PageCount pages) const {
+  AssertReading(faults_.reader_);
   const HostRange range(fault.slot.HvaOf(fault.gfn), pages.bytes());
   return faults_.engine_.sequence().MovedSince(fault.sequence, range,
                                                !fault.slot.has_host_frames());

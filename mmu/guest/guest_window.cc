@@ -51,6 +51,7 @@ std::byte* GuestWindow::Refuse(const Line& line, Gfn gfn, bool to_write, GuestWa
 }
 
 void GuestWindow::Wrote(Gpa gpa) {
+  AssertInSection();
   const Gpa page = PageOf(gpa);
   const Line* line = &lines_[HashOf(page)];
   if (line->page_gpa != page) line = &lines_[OtherHashOf(page)];

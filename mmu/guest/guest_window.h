@@ -58,6 +58,7 @@ class GuestWindow {
   // Returns where the memory at `gpa` is reached, inside an MMU section, in which the pointer stays
   // good. Null with kNeedsPage if `Fetch` has to be called first.
   ABSL_ATTRIBUTE_ALWAYS_INLINE std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why) {
+    AssertInSection();
     const Gpa page = PageOf(gpa);
     const Line* line = &lines_[HashOf(page)];
     if (line->page_gpa != page) {

@@ -29,6 +29,7 @@ void LeafPolicy::Update() {
 // A frame that is named has no piece of host memory around it that would limit a leaf: the slot and
 // the run of the view do.
 std::optional<Backing> LeafPolicy::BackingOf(const MemorySlot& slot, Gfn gfn) const {
+  AssertInSection();
   constexpr int kAnyOrder = HostPage::kLargestOrder;
   const SlotBacking& slot_backing = slot.state->backing();
   Backing backing;
@@ -66,6 +67,7 @@ ViewRule LeafPolicy::Narrowed(ViewRule rule, const MemorySlot& slot) {
 }
 
 bool LeafPolicy::IsUniform(Gfn gfn, Level level) const {
+  AssertInSection();
   return (types_ == nullptr || types_->IsUniform(gfn, level)) &&
          (rules_ == nullptr || rules_->IsUniform(gfn, level)) &&
          (frames_ == nullptr || frames_->IsUniform(gfn, level)) &&
@@ -99,6 +101,7 @@ EptEntry LeafPolicy::Foreign(EptEntry leaf, const MemorySlot& slot) {
 // may make it write-combining by its PAT; ordinary memory has the type of the guest's MTRRs, where
 // they count, to be combined with its PAT. Other types of the host stand whatever the guest says.
 EptEntry LeafPolicy::WithType(EptEntry leaf, Gfn gfn) const {
+  AssertInSection();
   if (rules_ != nullptr) {
     if (const ViewRule rule = rules_->At(gfn); rule.has_type) {
       leaf = leaf.WithMemoryType(rule.type.type);

@@ -26,6 +26,7 @@
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/policy/memory_types.h"
 #include "tdp/mmu/policy/view_rules.h"
+#include "tdp/mmu/sync/section_checks.h"
 #include "tdp/mmu/tables/direct_mmu.h"
 #include "tdp/mmu/vm_options.h"
 
@@ -90,6 +91,7 @@ class LeafPolicy {
   template <bool kPlain = false>
   ABSL_ATTRIBUTE_ALWAYS_INLINE Level LargestLevel(const MemorySlot& slot, Gfn gfn,
                                                   const HostPage& page, Access access) const {
+    AssertInSection();
     if (ABSL_PREDICT_TRUE(!MayBeLarge(page))) return kLevel4K;
     return !kPlain && slot.logs_dirty_pages() ? kLevel4K : LargestOf(slot, gfn, page, access);
   }
@@ -187,12 +189,19 @@ class LeafPolicy {
   // Returns what slot and view allow of `gfn`. #VE is raised only where the slot denies nothing
   // that the view leaves. Inside a section that has checked the change sequence.
   ViewRule RuleOf(const MemorySlot& slot, Gfn gfn) const {
+    AssertInSection();
     const ViewRule rule = RuleOf(gfn);
     return ABSL_PREDICT_TRUE(!slot.has_host_frames()) ? rule : Narrowed(rule, slot);
   }
   // Returns what the view allows of `gfn`, and whether it is private. Inside a section.
-  ViewRule RuleOf(Gfn gfn) const { return rules_ == nullptr ? ViewRule() : rules_->At(gfn); }
-  bool IsPrivate(Gfn gfn) const { return private_ != nullptr && private_->At(gfn); }
+  ViewRule RuleOf(Gfn gfn) const {
+    AssertInSection();
+    return rules_ == nullptr ? ViewRule() : rules_->At(gfn);
+  }
+  bool IsPrivate(Gfn gfn) const {
+    AssertInSection();
+    return private_ != nullptr && private_->At(gfn);
+  }
   // Returns what stands behind `gfn`, a frame of `slot`: what the view shows there, other memory if
   // it is private; nothing if the slot has none of that. Inside a section that has checked the
   // change sequence.
@@ -200,6 +209,7 @@ class LeafPolicy {
   // Returns how many of `pages` frames from `gfn` on have leaves that differ in their frame alone.
   // Inside a section.
   PageCount PagesAlike(Gfn gfn, PageCount pages) const {
+    AssertInSection();
     if (types_ == nullptr) return pages;
     return std::min(pages, types_->EndOfRun(gfn, gfn + pages) - gfn);
   }

@@ -28,6 +28,7 @@ absl::StatusOr<std::shared_ptr<SlotRmap>> ReverseMappedMmu::MakeRmap(const Memor
 }
 
 void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
+  AssertWriting();
   if (id >= rmaps_.size()) rmaps_.resize(id + 1);
   rmaps_[id] = std::move(rmap);
 }
@@ -38,6 +39,7 @@ void ReverseMappedMmu::SetRmap(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
 // there.
 MapResult ReverseMappedMmu::Map(const LeafRequest& request, SlotRmap& rmap, LeafMemo& memo,
                                 TableCache& cache) {
+  AssertInSection();
   if (memo.IsNear(request.gfn, request.level)) {
     const SlotRmap::Hold hold(rmap, request.gfn, request.level);
     if (mmu_.FillHoleNear(request.gfn, request.level, request.leaf, memo)) {
@@ -121,6 +123,7 @@ void ReverseMappedMmu::ForEachHead(Gfn first, Gfn end, Visit visit) const {
 }
 
 bool ReverseMappedMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached) {
+  AssertWriting();
   bool any = false;
   ForEachHead(first, end, [this, &any](RmapHead& head) {
     Leaves::ForEach(head,
@@ -132,6 +135,7 @@ bool ReverseMappedMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& 
 }
 
 bool ReverseMappedMmu::WriteProtect(Gfn first, Gfn end) {
+  AssertWriting();
   bool any = false;
   ForEachHead(first, end, [&any](RmapHead& head) {
     Leaves::ForEach(head, [&any](uint64_t* entry) {
@@ -146,6 +150,7 @@ void ReverseMappedMmu::ForgetAll() {
 }
 
 absl::Status ReverseMappedMmu::CheckInvariants() const {
+  AssertWriting();
   size_t leaves = 0;
   absl::Status status;
   mmu_.ForEach([&](TablePage* table, int index, EptEntry entry, Level level) {

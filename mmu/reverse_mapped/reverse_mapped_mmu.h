@@ -59,7 +59,10 @@ class ReverseMappedMmu {
 
   // Returns the reverse map of a slot that was looked up after the change sequence that the section
   // checked.
-  const std::shared_ptr<SlotRmap>& RmapOf(const MemorySlot& slot) const { return rmaps_[slot.id]; }
+  const std::shared_ptr<SlotRmap>& RmapOf(const MemorySlot& slot) const {
+    AssertInSection();
+    return rmaps_[slot.id];
+  }
 
   // Puts the 4 KiB `leaf` of `gfn`, a frame of `rmap`'s slot, where `memo`, which is near, leads
   // to, if a hole is there and the map has been prepared for it. False leaves everything as it is.

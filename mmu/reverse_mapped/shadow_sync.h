@@ -49,6 +49,7 @@ class ShadowSyncer {
   // dropped, what it says with fewer rights is narrowed. Returns false if the page was zapped,
   // since it is of a mode that the guest is not in.
   bool Sync(ShadowPage& page, const std::byte* table) {
+    tables_.AssertUnderLock();
     if (!guest_.Reads(page.role)) {
       tables_.Zap(page, descriptors_, zap_);
       return false;
@@ -60,6 +61,7 @@ class ShadowSyncer {
 
   // Does the same with one entry. Returns whether there was a leaf.
   bool SyncEntry(ShadowPage& page, int index, const std::byte* table) {
+    tables_.AssertUnderLock();
     const auto at = ShadowTables<Entry>::At(page, index);
     Entry old = at.Load();
     if (old.kind(kLevel4K) != EntryKind::kLeaf) return false;

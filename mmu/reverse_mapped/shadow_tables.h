@@ -302,8 +302,9 @@ class ShadowTables {
   // Returns Internal, saying which page, if an invariant does not hold. In a writer's section.
   absl::Status CheckInvariants() const;
 
- private:
   void AssertUnderLock() const { AssertHolds(lock_, mmu_lock_); }
+
+ private:
   void MakeObsolete(ShadowZap& zap);
   bool ZapObsolete(size_t count, ShadowZap& zap);
   void ProtectTable(ShadowPage& page, ShadowZap& zap);

@@ -15,6 +15,7 @@
 
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
+#include "tdp/mmu/sync/section_checks.h"
 #include "tdp/rmap/slot_rmap.h"
 
 namespace tdp {
@@ -25,6 +26,7 @@ class SlotRmaps {
  public:
   // Puts `rmap` (null: none) in the place of slot `id`.
   void Set(uint32_t id, std::shared_ptr<SlotRmap> rmap) {
+    AssertWriting();
     std::erase_if(slots_, [id](const Slot& slot) { return slot.id == id; });
     if (id >= by_id_.size()) by_id_.resize(id + 1);
     by_id_[id] = rmap.get();

@@ -278,6 +278,7 @@ uint32_t NestedVcpuImpl::Clean(Access rights, EptEntry leaf) const {
 // Puts the leaf into EPT02. Under the lock.
 NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
                                              NestedFaultResult& result) {
+  AssertUnderLock();
   if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
   const Level host =
       parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, fault.page, fault.request.access);

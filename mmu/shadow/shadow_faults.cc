@@ -91,6 +91,7 @@ template <typename Entry>
 typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::Reach(const Fault& fault, Level level,
                                                               ShadowZap& zap, ShadowPlace& place,
                                                               Sync sync) {
+  AssertUnderLock();
   if (tables().IsFull(kPagesPerFault)) return Next::kTables;
   Fetch fetch(tables(), window_, table_slots_, stock_, zap);
   const FetchOutcome outcome = fetch.Reach(*fault.root, fault.address, fault.path, level, sync);
@@ -155,6 +156,7 @@ void ShadowFaults<Entry>::ForgetChangedNeighbours(const Fault& fault) {
 
 template <typename Entry>
 ShadowPage* ShadowFaults<Entry>::LeafPageOf(ShadowPage& root, uint64_t address) const {
+  AssertUnderLock();
   ShadowPage* page = &root;
   for (Level level = page->level(); level > kLevel4K; level = level.below()) {
     const Entry entry = Tables::At(*page, level.IndexOf(Gfn(address >> kPageShift))).Load();
@@ -162,6 +164,16 @@ ShadowPage* ShadowFaults<Entry>::LeafPageOf(ShadowPage& root, uint64_t address) 
     page = tables().TableOf(entry)->shadow;
   }
   return page;
+}
+
+template <typename Entry>
+bool ShadowFaults<Entry>::MayTrackNeighbours(const Fault& fault) const {
+  AssertUnderLock();
+  if (neighbours_.count == 0) return true;
+  const LargePagePermits& permits = fault.slot->state->permits();
+  const Gfn last = neighbours_.first + PageCount(neighbours_.count - 1);
+  return permits.TrackedPages(neighbours_.first, kLevel2M) != 0 ||
+         permits.TrackedPages(last, kLevel2M) != 0;
 }
 
 // Plans `row` around the entry of the fault, as far as the shadow has nothing there.
@@ -188,6 +200,7 @@ void ShadowFaults<Entry>::PlanRow(const Fault& fault, Row row) {
 
 template <typename Entry>
 ShadowPlace ShadowFaults<Entry>::EndOfWay(ShadowPage& root, uint64_t address) const {
+  AssertUnderLock();
   for (ShadowPage* page = &root;;) {
     const int index = page->level().IndexOf(Gfn(address >> kPageShift));
     const Entry entry = Tables::At(*page, index).Load();

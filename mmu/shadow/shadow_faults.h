@@ -131,6 +131,7 @@ class ShadowFaults {
   // Returns FailedPrecondition if the vCPU is in the guest.
   absl::Status CheckOutside() const;
   Tables& tables() const { return *shadow_; }
+  void AssertUnderLock() const { tables().AssertUnderLock(); }
   // Sets the address space of the vCPU.
   void UseSpace(AddressSpaceId space) {
     space_ = space;
@@ -181,6 +182,7 @@ class ShadowFaults {
   // Returns whether the log and the reverse map have memory for the page; if not, notes what needs
   // it: `NoteMissingRoom` says what comes next. Under the lock.
   bool HasRoom(Fault& fault) {
+    AssertUnderLock();
     fault.rmap = tables().RmapOf(*fault.slot, fault.path.gfn);
     if (ABSL_PREDICT_FALSE(fault.rmap == nullptr)) return false;
     fault.head = fault.rmap->Find(fault.path.gfn, kLevel4K);
@@ -192,6 +194,7 @@ class ShadowFaults {
   // Returns whether the last leaf was put where that of the fault, of `level`, belongs. Under the
   // lock.
   bool FindByMemo(const Fault& fault, Level level, ShadowPlace& place) const {
+    AssertUnderLock();
     return level == kLevel4K &&
            place.FindBy(memo_, tables().structure(), fault.root, fault.address, fault.path);
   }
@@ -205,6 +208,7 @@ class ShadowFaults {
   ABSL_ATTRIBUTE_ALWAYS_INLINE Next SetLeaf(const Fault& fault, ShadowPlace place, Level level,
                                             Entry leaf, ShadowZap& zap, Result& result,
                                             PrefetchAround prefetch) {
+    AssertUnderLock();
     RmapHead& head = level == kLevel4K ? *fault.head : *fault.rmap->Find(fault.path.gfn, level);
     const FetchOutcome outcome = Fetch::Set(tables(), window_, stock_, zap, place, fault.path,
                                             fault.leaf_entry, level, leaf, head);
@@ -249,19 +253,14 @@ class ShadowFaults {
   template <typename OriginOf, typename LeafOf>
   ABSL_ATTRIBUTE_ALWAYS_INLINE void Prefetch(const Fault& fault, ShadowPage& page, int index,
                                              OriginOf origin_of, LeafOf leaf_of) {
+    AssertUnderLock();
     if (fault.page.order == 0 && neighbours_.count == 0) return;
     FillIn(fault, page, index, origin_of, leaf_of);
   }
 
-  // Returns whether a frame of the neighbours may be tracked, under the lock, while they are filled
-  // in.
-  bool MayTrackNeighbours(const Fault& fault) const {
-    if (neighbours_.count == 0) return true;
-    const LargePagePermits& permits = fault.slot->state->permits();
-    const Gfn last = neighbours_.first + PageCount(neighbours_.count - 1);
-    return permits.TrackedPages(neighbours_.first, kLevel2M) != 0 ||
-           permits.TrackedPages(last, kLevel2M) != 0;
-  }
+  // Returns whether a frame of the neighbours may be tracked, while they are filled in. Under the
+  // lock.
+  bool MayTrackNeighbours(const Fault& fault) const;
 
   template <typename Outcome>
   void Count(Outcome outcome) {

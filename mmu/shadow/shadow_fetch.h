@@ -137,6 +137,7 @@ class ShadowFetch {
   // the page had to go.
   template <typename Sync>
   FetchOutcome Reach(ShadowPage& root, uint64_t address, const Path& path, Level goal, Sync sync) {
+    tables_.AssertUnderLock();
     page_ = &root;
     for (Level level = root.level();; level = level.below()) {
       index_ = level.IndexOf(Gfn(address >> kPageShift));
@@ -154,6 +155,7 @@ class ShadowFetch {
                                                        ShadowPlace place, const Path& path,
                                                        const std::byte* guest_leaf, Level level,
                                                        Entry leaf, RmapHead& head) {
+    tables.AssertUnderLock();
     ShadowPage& page = *place.page;
     if (!IsTrusted(tables, page, zap)) return FetchOutcome::kFlushFirst;
     if (guest_leaf == nullptr || level.raw() > path.leaf_level) {

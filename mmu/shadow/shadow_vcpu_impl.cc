@@ -156,6 +156,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::TakePath(PagingFault& f
 // Puts the leaf into the shadow. Under the lock.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install(
     PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
+  AssertUnderLock();
   if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
   if (ABSL_PREDICT_TRUE(!parts_.policy.MayBeLarge(fault.page))) {
     return InstallAt(fault, kLevel4K, zap, result);
@@ -240,6 +241,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestRights ShadowVcpuImpl::Emulated(const P
 // lets it go unsync.
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowVcpuImpl::MayWrite(const PagingFault& fault,
                                                                   Level level) {
+  AssertUnderLock();
   const MemorySlot& slot = *fault.slot;
   if (slot.is_read_only() || !fault.page.writable) return false;
   const bool write = fault.access.is_write();

@@ -234,6 +234,7 @@ absl::Status ShadowVcpuImpl::LoadRoot(const GuestPaging& paging, const GuestRoot
 // Builds a root under the lock: holds every page, or none.
 ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRoot(const GuestPaging& paging, const GuestRoots& roots,
                                                ShadowRoot& root, ShadowZap& zap) {
+  AssertUnderLock();
   ShadowRoot fresh;
   fresh.cr3 = roots.cr3;
   fresh.pdptes = roots.pdptes;
@@ -344,6 +345,7 @@ void ShadowVcpuImpl::FetchForSync() {
 
 // Syncs the pages, under the lock. A page that went unsync again meanwhile is read and stays so.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncPages(ShadowZap& zap) {
+  AssertUnderLock();
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
   for (ShadowPage* page = tables().unsync().first(); page != nullptr;) {
@@ -406,6 +408,7 @@ void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRo
 // Syncs the entry for `gva` below `root`. Under the lock.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva gva,
                                                    ShadowZap& zap) {
+  AssertUnderLock();
   ShadowPage* page = root.PageOf(gva);
   if (page != nullptr) page = LeafPageOf(*page, gva.raw());
   if (page == nullptr || page->sync == ShadowSync::kSynced) return Next::kDone;

@@ -62,6 +62,7 @@ bool DirectTables::WriteProtect(FrameRange range) {
 }
 
 void DirectTables::NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) {
+  AssertInSection();
   views_.ForEach([&](View& view) { view.mmu().NarrowPages(base, mask, notice); });
 }
 

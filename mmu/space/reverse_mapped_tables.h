@@ -46,7 +46,10 @@ class ReverseMappedTables final : public DirectTables {
   }
 
  protected:
-  void ForgetLeaves() override { mapped_.ForgetAll(); }
+  void ForgetLeaves() override {
+    AssertWriting(parts_.mmu_lock);
+    mapped_.ForgetAll();
+  }
 
  private:
   ReverseMappedMmu mapped_;

@@ -48,6 +48,7 @@ absl::Status ShadowedTables<Entry>::CheckInvariants() const {
 // Writes are always found by their faults here, so W goes whatever the notice.
 template <typename Entry>
 void ShadowedTables<Entry>::NarrowPages(Gfn base, uint64_t mask, WriteNotice) {
+  AssertInSection();
   const SpinLockHolder hold(tables_.lock());
   tables_.WriteProtectPages(base, mask);
 }

@@ -40,6 +40,7 @@ absl::StatusOr<Hpa> ViewSet::EptpList(MmuLock& lock, TableInHand& table) {
 
 // CPUs in the guest read it. No EPTP is 0, so VMFUNC refuses what is not there.
 void ViewSet::UpdateList(const View& view) {
+  AssertWriting();
   TablePage* list = list_.load(std::memory_order_relaxed);
   if (list == nullptr) return;
   const uint64_t eptp = view.is_open() ? view.mmu().eptp().raw() : 0;

@@ -14,6 +14,7 @@
 #include "tdp/base/address.h"
 #include "tdp/base/host_range.h"
 #include "tdp/base/sync.h"
+#include "tdp/mmu/sync/section_checks.h"
 
 namespace tdp {
 
@@ -34,14 +35,18 @@ class ChangeSequence {
     return ABSL_PREDICT_FALSE(!IsQuietSince(then)) && MovedSince(then, hva, true);
   }
   // Returns whether nothing at all has changed since then, or is changing now: one compare.
-  bool IsQuietSince(uint64_t then) const { return quiet_ == then; }
+  bool IsQuietSince(uint64_t then) const { return quiet() == then; }
   // Returns the one `then` since which nothing has changed; where there is none, a value that
   // `Current` never has.
-  uint64_t quiet() const { return quiet_; }
+  uint64_t quiet() const {
+    AssertInSection();
+    return quiet_;
+  }
 
   // Does the same for a page that the host was asked for, if `of_host`. A frame that a slot or a
   // view names depends on no invalidation.
   bool MovedSince(uint64_t then, Hva hva, bool of_host) const {
+    AssertInSection();
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Contains(hva)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
   }
@@ -49,6 +54,7 @@ class ChangeSequence {
   // Returns whether anything that counts for any page of `range` has changed since, or is changing
   // now.
   bool MovedSince(uint64_t then, HostRange range, bool of_host = true) const {
+    AssertInSection();
     if (ABSL_PREDICT_FALSE(in_progress_ != 0) && of_host && range_.Overlaps(range)) return true;
     return sequence_.load(std::memory_order_relaxed) != then;
   }
@@ -80,6 +86,7 @@ class ChangeSequence {
   // Says that an invalidation of `range` begins. Several may overlap in time; their ranges are then
   // taken as one.
   void Begin(HostRange range) {
+    AssertWriting();
     range_ = in_progress_ == 0 ? range : range_.Hull(range);
     ++in_progress_;
     quiet_ = kMoving;
@@ -90,6 +97,7 @@ class ChangeSequence {
   }
   // Says that something has changed whole within the writer's section: slots, roots.
   void Move() {
+    AssertWriting();
     const uint64_t now = sequence_.load(std::memory_order_relaxed) + 1;
     sequence_.store(now, std::memory_order_release);
     quiet_ = in_progress_ == 0 ? now : kMoving;

@@ -13,6 +13,7 @@
 #include "tdp/base/check.h"
 #include "tdp/base/spin_lock.h"
 #include "tdp/base/sync.h"
+#include "tdp/mmu/sync/section_checks.h"
 
 namespace tdp {
 
@@ -38,8 +39,10 @@ class ABSL_LOCKABLE MmuLock {
     writer_.store(1, std::memory_order_seq_cst);
     if (ABSL_PREDICT_FALSE(clock_ != nullptr)) entered_at_ = clock_();
     if (readers_ != nullptr) WaitForReaders();
+    NoteWriter(1);
   }
   void WriterUnlock() ABSL_UNLOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    NoteWriter(-1);
     if (ABSL_PREDICT_FALSE(clock_ != nullptr)) AddTime();
     writer_.store(0, std::memory_order_release);
     writers_mutex_.Unlock();
@@ -82,15 +85,19 @@ class alignas(64) MmuLock::Reader {
   void Enter() ABSL_SHARED_LOCK_FUNCTION(lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     const uint32_t before = state_.exchange(kInside, std::memory_order_seq_cst);
     if (ABSL_PREDICT_FALSE(!MayStay(before))) EnterSlow();
+    NoteReader(1);
   }
   // Enters if that takes no wait. Else it returns false at once, and the reader stays outside.
   bool TryEnter() ABSL_SHARED_TRYLOCK_FUNCTION(true, lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     const uint32_t before = state_.exchange(kInside, std::memory_order_seq_cst);
-    if (ABSL_PREDICT_TRUE(MayStay(before))) return true;
+    const bool stays = MayStay(before);
+    NoteReader(stays ? 1 : 0);
+    if (ABSL_PREDICT_TRUE(stays)) return true;
     state_.store(before == kUnlisted ? kUnlisted : kOutside, std::memory_order_release);
     return false;
   }
   void Leave() ABSL_UNLOCK_FUNCTION(lock_) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    NoteReader(-1);
     state_.store(kOutside, std::memory_order_release);
   }
   bool is_inside() const { return state_.load(std::memory_order_relaxed) == kInside; }
@@ -141,22 +148,14 @@ class ABSL_SCOPED_LOCKABLE MmuWriteSection {
   MmuLock& lock_;
 };
 
-// A function that needs a section, or a lock, of its caller asserts it by these. Builds with checks
-// abort where it is missing; others ask nothing, nor do those of the explorer, to which a look at a
-// lock would be a step of the schedule.
-#ifndef TDP_EXPLORE
-inline void AssertReading(const MmuLock::Reader& reader) { TDP_DCHECK(reader.is_inside()); }
-inline void AssertWriting(const MmuLock& lock) { TDP_DCHECK(lock.has_writer()); }
-// Asserts `lock`, which is taken inside readers' sections, or a writer's section, which excludes
-// those.
+// A function that needs a section, or a lock, of its caller asserts it by these, or by those of
+// section_checks.h. Builds with checks abort where it is missing; others ask nothing.
+inline void AssertReading(const MmuLock::Reader& r) { TDP_DCHECK(!kAsksSections || r.is_inside()); }
+inline void AssertWriting(const MmuLock& lock) { TDP_DCHECK(!kAsksSections || lock.has_writer()); }
+// Asserts `lock`, which readers take inside their sections, or a writer's section.
 inline void AssertHolds(const SpinLock& lock, const MmuLock& mmu_lock) {
-  TDP_DCHECK(lock.is_held() || mmu_lock.has_writer());
+  TDP_DCHECK(!kAsksSections || lock.is_held() || mmu_lock.has_writer());
 }
-#else
-inline void AssertReading(const MmuLock::Reader&) {}
-inline void AssertWriting(const MmuLock&) {}
-inline void AssertHolds(const SpinLock&, const MmuLock&) {}
-#endif
 
 }  // namespace tdp
 

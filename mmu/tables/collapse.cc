@@ -27,6 +27,7 @@ bool Collapse::Look(TablePage* table, Seen& seen) const {
 }
 
 bool Collapse::Replace(DirectMmu& mmu) {
+  AssertWriting();
   const auto [at, link] = mmu.Descend(mmu.Root(), base_, level_);
   if (at.level != level_ || link.kind(level_) != EntryKind::kTable) return false;
   TablePage* table = TablePage::Of(mmu.TableAt(link));
@@ -42,6 +43,7 @@ bool Collapse::Replace(DirectMmu& mmu) {
 }
 
 void Collapse::AddLateBits(const DirectMmu& mmu, bool with_dirty) const {
+  AssertInSection();
   // A bit that the large leaf has is no news, nor is a D that is not wanted.
   const EptEntry known = with_dirty ? leaf_ : leaf_.WithDirty();
   for (int i = 0; i < Level::kEntries; ++i) {

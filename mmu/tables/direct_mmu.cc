@@ -124,6 +124,7 @@ void DirectMmu::TakeFromChildren(uint64_t* children, Level level, Unprotect unpr
 }
 
 MapResult DirectMmu::MapFromRoot(const LeafRequest& request, LeafMemo& memo, TableCache& cache) {
+  AssertInSection();
   Level target = request.level;
   bool flush_owed = false;
   for (;;) {
@@ -177,6 +178,7 @@ MapOutcome DirectMmu::Install(const EntryPosition& at, EptEntry old, const LeafR
 
 MapOutcome DirectMmu::Link(const EntryPosition& at, EptEntry old, Gfn gfn, EptEntry entry,
                            Level level, TableCache& cache, TablePage*& lowest) const {
+  AssertInSection();
   if (at.level.raw() - level.raw() > cache.size()) return MapOutcome::kNeedsTables;
   const Path path = BuildPath(gfn, entry, level, at.level, cache);
   NoteLine(at.entry(gfn));
@@ -246,6 +248,7 @@ MapOutcome DirectMmu::Widen(const EntryPosition& at, EptEntry old, const LeafReq
 
 bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
                       Unprotect unprotect) const {
+  AssertInSection();
   // Were `old` a link, the leaves made of it would map tables to the guest.
   TDP_CHECK(old.kind(at.level) == EntryKind::kLeaf && at.level > kLevel4K);
   TablePage* table = NewTable(gfn, at.level.below(), cache);
@@ -270,6 +273,7 @@ bool DirectMmu::Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache
 
 MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprotect unprotect,
                                   LeafMemo& memo) {
+  AssertInSection();
   for (;;) {
     const Descent found = Find(gfn, kLevel4K, needed, memo, unprotect);
     const EntryPosition& at = found.at;
@@ -293,6 +297,7 @@ MapResult DirectMmu::WidenInPlace(Gfn gfn, Access needed, Level largest, Unprote
 }
 
 bool DirectMmu::NarrowPages(Gfn base, uint64_t mask, WriteNotice notice) {
+  AssertInSection();
   const EntryBits bits = notice == WriteNotice::kFault ? EntryBits::kWrite : EntryBits::kDirty;
   const int in_first_table = Level::kEntries - kLevel4K.IndexOf(base);
   const uint64_t first = in_first_table < 64 ? (uint64_t{1} << in_first_table) - 1 : ~uint64_t{0};
@@ -319,6 +324,7 @@ bool DirectMmu::NarrowInTable(Gfn base, uint64_t mask, EntryBits bits) const {
 }
 
 DirectMmu::PushResult DirectMmu::PushDown(Gfn gfn, Unprotect unprotect, TableCache& cache) {
+  AssertInSection();
   PushResult result;
   for (;;) {
     const auto [at, entry] = Descend(Root(), gfn, kLevel4K);
@@ -344,6 +350,7 @@ DirectMmu::PushResult DirectMmu::PushDown(Gfn gfn, Unprotect unprotect, TableCac
 }
 
 bool DirectMmu::MapMmio(Gfn gfn, uint64_t generation, TableCache& cache) {
+  AssertInSection();
   const LeafRequest request{gfn, kLevel4K, Access::None(), EptEntry::Mmio(gfn, generation)};
   LeafMemo unused;
   for (;;) {
@@ -363,6 +370,7 @@ struct DirectMmu::Detachment {
 
 bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detached,
                        LostDirtyLeaves* lost) {
+  AssertWriting();
   // That there is such a table is something: what it had of the page another operation may just
   // have taken out.
   if (end - first == PageCount(1) && DetachPage(first, lost)) return true;
@@ -370,6 +378,7 @@ bool DirectMmu::Detach(Gfn first, Gfn end, TableCache& spare, TableList& detache
 }
 
 bool DirectMmu::DetachPage(Gfn gfn, LostDirtyLeaves* lost) const {
+  AssertWriting();
   if (ABSL_PREDICT_FALSE(gfn >= end())) return false;
   bool writable;
   uint64_t* const table = LeafTable(gfn, writable);
@@ -455,6 +464,7 @@ EptEntry DirectMmu::SplitForEdge(const EntryPosition& at, Gfn gfn, EptEntry old,
 
 // Nothing is mapped at the root itself, so nothing of a leaf is lost here.
 bool DirectMmu::DetachAll(TableList& detached) {
+  AssertWriting();
   constexpr int kLineEntries = 8;
   StructureChanged();
   const uint64_t lines = FindLinesInUse(root_entries_);
@@ -472,6 +482,7 @@ bool DirectMmu::DetachAll(TableList& detached) {
 TablePage* DirectMmu::TakeRoot() { return std::exchange(root_, nullptr); }
 
 bool DirectMmu::WriteProtect(Gfn first, Gfn end) {
+  AssertWriting();
   const FrameRange range{first, std::min(end, this->end())};
   if (range.is_empty()) return false;
   StructureChanged();

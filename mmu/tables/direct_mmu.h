@@ -24,6 +24,7 @@
 #include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/format/table_page.h"
 #include "tdp/mmu/mappings.h"
+#include "tdp/mmu/sync/section_checks.h"
 #include "tdp/mmu/tables/table_pool.h"
 
 namespace tdp {
@@ -188,6 +189,7 @@ class DirectMmu {
 
   // Returns what the tables say of `gfn`.
   Translation Walk(Gfn gfn) const {
+    AssertInSection();
     const auto [at, entry] = Descend(Root(), gfn, kLevel4K);
     const bool leaf = entry.kind(at.level) == EntryKind::kLeaf;
     return {entry, at.level, leaf ? at.above & entry.access() : Access::None()};
@@ -196,6 +198,7 @@ class DirectMmu {
   // Makes `request` true, taking tables from `cache`; notes the leaf table in `memo`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE MapResult Map(const LeafRequest& request, LeafMemo& memo,
                                              TableCache& cache) {
+    AssertInSection();
     // Most faults meet the neighbour of the last leaf, and a hole: one load and one
     // compare-exchange.
     if (memo.LeadsTo(request.gfn, request.level, structure())) {
@@ -220,6 +223,7 @@ class DirectMmu {
   // Fills the hole for a caller that knows that the frame `IsNear`.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool FillHoleNear(Gfn gfn, Level level, EptEntry leaf,
                                                  const LeafMemo& memo) {
+    AssertInSection();
     EptEntry hole;
     return memo.structure == structure() &&
            memo.entry(gfn, level).CompareExchange(hole, LeafAt(leaf, level));
@@ -227,6 +231,7 @@ class DirectMmu {
   // Gives W, and D where the CPU sets it, to the 4 KiB leaf that `memo` leads to, if that is all it
   // lacks for a write and the host allows it. False leaves everything as it is.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool GiveWriteBack(Gfn gfn, const LeafMemo& memo) {
+    AssertInSection();
     if (!memo.LeadsTo(gfn, kLevel4K, structure())) return false;
     const EntryRef entry = memo.entry(gfn, kLevel4K);
     EptEntry old = entry.Load();
@@ -318,6 +323,7 @@ class DirectMmu {
   // Goes down from `from` to the entry of `gfn` at `target`, or to the first above it that is no
   // table. Each entry on the way, the last included, is loaded once. Inside a section.
   ABSL_ATTRIBUTE_ALWAYS_INLINE Descent Descend(EntryPosition from, Gfn gfn, Level target) const {
+    AssertInSection();
     // The rights are combined as they stand in the entries and read once, at the end.
     EptEntry above = EptEntry::Empty().WithAccess(from.above);
     const DirectMap direct_map = pool_.direct_map();
@@ -359,6 +365,7 @@ class DirectMmu {
   // level, so that each shift is a constant.
   template <typename GoesOn>
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t* FindLeafTable(Gfn gfn, GoesOn goes_on) const {
+    AssertInSection();
     const DirectMap direct_map = pool_.direct_map();
     uint64_t* table = root_entries_;
     const auto step = [&](Level level) {
@@ -400,7 +407,10 @@ class DirectMmu {
   bool Split(const EntryPosition& at, Gfn gfn, EptEntry old, TableCache& cache,
              Unprotect unprotect = Unprotect::kLift) const;
   // Says that a note in a `LeafMemo` may be wrong from here on. Writer's side.
-  void StructureChanged() { structure_.store(structure() + 1, std::memory_order_relaxed); }
+  void StructureChanged() {
+    AssertWriting();
+    structure_.store(structure() + 1, std::memory_order_relaxed);
+  }
 
   // Returns a number that moves whenever a note in a `LeafMemo` may have become wrong.
   uint64_t structure() const { return structure_.load(std::memory_order_relaxed); }

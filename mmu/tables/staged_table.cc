@@ -37,6 +37,7 @@ void StagedTable::Append(EptEntry leaf, PageCount pages) {
 }
 
 StagedTable::Published StagedTable::Publish(Access needed) {
+  AssertInSection();
   Published published{.outcome = MapOutcome::kInstalled, .reached = first_, .installed = {}};
   const auto [at, old] = mmu_.Descend(mmu_.Root(), first_, kLevel4K);
   if (!at.above.Covers(NeededOf(needed, allowed_))) return published;

@@ -134,6 +134,7 @@ void Batch::TakeAway() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 // Detaches what every change takes away, inside the writer's section. Returns whether anything was
 // there.
 bool Batch::DetachAll(TableCache& spare, TableList& detached) {
+  AssertWriting(engine_.mmu_lock());
   bool any = false;
   for (const SlotBatch::Step& step : slots_.steps()) {
     if (!TakesAway(step.kind)) continue;
@@ -157,6 +158,7 @@ bool Batch::DetachAll(TableCache& spare, TableList& detached) {
 
 // Protects slots that begin or end to log, whose new flags show already, in the same section.
 bool Batch::ProtectForLogs(TableList& detached) {
+  AssertWriting(engine_.mmu_lock());
   bool any = false;
   for (const SlotBatch::Step& step : slots_.steps()) {
     if (step.kind != SlotChange::kFlagsOnly) continue;

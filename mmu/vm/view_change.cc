@@ -110,6 +110,7 @@ absl::Status ViewChange::SetFrames(Gfn first, PageCount count, std::optional<Hfn
 }
 
 void ViewChange::Publish() {
+  AssertWriting(engine_.mmu_lock());
   if (has_rules_) {
     view_.policy().set_rules(rules_.get());
     std::swap(view_.rules, rules_);

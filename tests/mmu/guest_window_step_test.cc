@@ -15,6 +15,7 @@
 #include "tdp/memslot/slot_set.h"
 #include "tdp/mmu/guest/guest_window.h"
 #include "tdp/mmu/sync/change_sequence.h"
+#include "tdp/mmu/sync/mmu_lock.h"
 #include "tests/mmu/single_step.h"
 
 namespace tdp {
@@ -55,6 +56,8 @@ class Slots {
 // Frames follow from addresses, so that a pointer tells the slot.
 TEST(GuestWindowSteps, APageOfASlotThatWasReplacedDuringTheFetchIsNotServed) {
   MinimalBackend backend;
+  MmuLock lock;
+  const MmuWriteSection section(lock);  // nobody else is there
   const auto is_of = [&backend](const std::byte* place, Hva hva) {
     const Hva wanted = hva + kGpa.raw();
     const auto page = backend.Resolve(wanted, Access::Read());

@@ -6,6 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/tables/direct_mmu.h"
 #include "tdp/mmu/tables/table_pool.h"
 
@@ -15,6 +16,8 @@ namespace {
 // The CPU sets D of the leaf between its load and the split.
 TEST(LostSplit, LeavesTheLeafAsItIsAndNothingInItsTable) {
   MinimalBackend host;
+  MmuLock lock;
+  const MmuWriteSection section(lock);  // nobody else is there
   TablePool pool(host, 1000, EptEntry::Empty());
   TableCache cache(pool);
   TableList tables;

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tdp/mmu/sync/mmu_lock.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/dirty_logs.h"
 #include "tests/world/host_test.h"
@@ -104,6 +105,8 @@ TEST_F(ReverseMapTest, ALoggedWriteUnderALargeLeafDropsIt) {
 // an error and the page was mapped no more.
 TEST(ReverseMappedMmu, WithoutTablesALargeLeafStaysWhereASmallerOneIsWanted) {
   MinimalBackend host;
+  MmuLock lock;
+  const MmuWriteSection section(lock);  // nobody else is there
   TablePool pool(host, 100, EptEntry::Empty());
   TableCache stock(pool);
   TableCache nothing(pool);

@@ -3,16 +3,31 @@
 // Calls that belong inside a section or under a lock abort elsewhere, in builds with checks.
 
 #include <memory>
+#include <thread>
 
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
 #include "tdp/base/spin_lock.h"
+#include "tdp/memslot/memory_slot.h"
+#include "tdp/mmu/dirty/detached_dirt.h"
 #include "tdp/mmu/engine/engine.h"
+#include "tdp/mmu/engine/slot_change.h"
+#include "tdp/mmu/guest/guest_window.h"
+#include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
+#include "tdp/mmu/reverse_mapped/shadow_page.h"
 #include "tdp/mmu/reverse_mapped/shadow_tables.h"
+#include "tdp/mmu/reverse_mapped/slot_rmaps.h"
+#include "tdp/mmu/shadow/shadow_faults.h"
+#include "tdp/mmu/sync/flush_clock.h"
 #include "tdp/mmu/sync/mmu_lock.h"
+#include "tdp/mmu/tables/collapse.h"
+#include "tdp/mmu/tables/staged_table.h"
+#include "tdp/mmu/vm/view_change.h"
 
 namespace tdp {
 namespace {
+
+const char* const kDies = "check failed";
 
 struct Kind {
   const char* name;
@@ -29,7 +44,12 @@ class SectionChecks : public testing::TestWithParam<Kind> {
   std::unique_ptr<Engine> engine_;
   const FrameRange range_{Gfn(0), Gfn(1)};
 };
-class SectionChecksDeathTest : public SectionChecks {};
+class SectionChecksDeathTest : public SectionChecks {
+ protected:
+  void SetUp() override {
+    if (!kAsksSections) GTEST_SKIP() << "this build has no checks";
+  }
+};
 
 TEST_P(SectionChecks, AWritersSectionIsEnough) {
   const MmuWriteSection section(engine_->mmu_lock());
@@ -42,28 +62,21 @@ TEST_P(SectionChecks, AWritersSectionIsEnough) {
 }
 
 TEST_P(SectionChecksDeathTest, ChangesOutsideOfAWritersSectionAbort) {
-#ifdef NDEBUG
-  GTEST_SKIP() << "this build has no checks";
-#else
   TableCache none(engine_->pool());
   TableList detached;
-  EXPECT_DEATH(space().WriteProtect(range_), "check failed");
-  EXPECT_DEATH(space().Detach(range_, none, detached), "check failed");
-#endif
+  EXPECT_DEATH(space().WriteProtect(range_), kDies);
+  EXPECT_DEATH(space().Detach(range_, none, detached), kDies);
+  EXPECT_DEATH(space().NarrowPages(Gfn(0), 1, WriteNotice::kFault), kDies);
 }
 
 TEST_P(SectionChecksDeathTest, AReadersSectionIsNotAWriters) {
-#ifdef NDEBUG
-  GTEST_SKIP() << "this build has no checks";
-#else
   MmuLock::Reader reader(engine_->mmu_lock());
   EXPECT_DEATH(
       {
         const MmuReadSection section(reader);
         space().WriteProtect(range_);
       },
-      "check failed");
-#endif
+      kDies);
 }
 
 const Kind kKinds[] = {{"Direct", {}},
@@ -87,7 +100,12 @@ class ShadowLockChecks : public testing::Test {
   std::unique_ptr<Engine> engine_;
   MmuLock::Reader reader_;
 };
-using ShadowLockChecksDeathTest = ShadowLockChecks;
+class ShadowLockChecksDeathTest : public ShadowLockChecks {
+ protected:
+  void SetUp() override {
+    if (!kAsksSections) GTEST_SKIP() << "this build has no checks";
+  }
+};
 
 TEST_F(ShadowLockChecks, TheirLockIsEnough) {
   const MmuReadSection section(reader_);
@@ -105,26 +123,124 @@ TEST_F(ShadowLockChecks, AWritersSectionIsEnough) {
 }
 
 TEST_F(ShadowLockChecksDeathTest, AReadersSectionWithoutTheirLockAborts) {
-#ifdef NDEBUG
-  GTEST_SKIP() << "this build has no checks";
-#else
   const MmuReadSection section(reader_);
-  EXPECT_DEATH(tables().Maps(Gfn(0), Gfn(1)), "check failed");
-  EXPECT_DEATH(tables().WriteProtect(Gfn(0), Gfn(1)), "check failed");
-  EXPECT_DEATH(tables().excess(), "check failed");
-#endif
+  EXPECT_DEATH(tables().Maps(Gfn(0), Gfn(1)), kDies);
+  EXPECT_DEATH(tables().WriteProtect(Gfn(0), Gfn(1)), kDies);
+  EXPECT_DEATH(tables().excess(), kDies);
 }
 
 TEST_F(ShadowLockChecksDeathTest, TheirLockIsNoWritersSection) {
-#ifdef NDEBUG
-  GTEST_SKIP() << "this build has no checks";
-#else
   const MmuReadSection section(reader_);
   const SpinLockHolder hold(tables().lock());
   ShadowZap zap;
-  EXPECT_DEATH(tables().Detach(Gfn(0), Gfn(1), zap), "check failed");
-  EXPECT_DEATH(tables().SetRmap(0, nullptr), "check failed");
-#endif
+  EXPECT_DEATH(tables().Detach(Gfn(0), Gfn(1), zap), kDies);
+  EXPECT_DEATH(tables().SetRmap(0, nullptr), kDies);
+}
+
+// Classes that know no lock ask whether the thread is in a section of any.
+class AnySectionDeathTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!kAsksSections) GTEST_SKIP() << "this build has no checks";
+  }
+  std::unique_ptr<Engine> Make(const VmOptions& options) {
+    return Engine::Create(backend_, options).value();
+  }
+  DirectMmu& mmu() { return engine_->mmu(0); }
+  View& view() { return engine_->views(0).base(); }
+
+  MinimalBackend backend_;
+  const std::unique_ptr<Engine> engine_ = Make({});
+  MmuLock::Reader reader_{engine_->mmu_lock()};
+  const MemorySlot slot_;
+};
+
+TEST_F(AnySectionDeathTest, ALookAtTablesOutsideOfEverySectionAborts) {
+  EXPECT_DEATH(mmu().Walk(Gfn(0)), kDies);
+  EXPECT_DEATH(mmu().NarrowPages(Gfn(0), 1, WriteNotice::kFault), kDies);
+  const MmuReadSection section(reader_);
+  EXPECT_FALSE(mmu().Walk(Gfn(0)).is_mapped());
+}
+
+TEST_F(AnySectionDeathTest, AnotherThreadsSectionIsNoneOfThisOne) {
+  const MmuReadSection section(reader_);
+  std::thread([&] { EXPECT_DEATH(mmu().Walk(Gfn(0)), kDies); }).join();
+}
+
+TEST_F(AnySectionDeathTest, AWritersWorkInAReadersSectionAborts) {
+  const MmuReadSection section(reader_);
+  TableCache none(engine_->pool());
+  TableList detached;
+  EXPECT_DEATH(mmu().WriteProtect(Gfn(0), Gfn(1)), kDies);
+  EXPECT_DEATH(mmu().Detach(Gfn(0), Gfn(1), none, detached), kDies);
+  EXPECT_DEATH(mmu().DetachAll(detached), kDies);
+  EXPECT_DEATH(Collapse(Gfn(0), kLevel2M, EptEntry()).Replace(mmu()), kDies);
+  EXPECT_DEATH(engine_->views(0).UpdateList(view()), kDies);
+  EXPECT_DEATH(engine_->sequence().Move(), kDies);
+  EXPECT_DEATH(SlotRmaps().Set(0, nullptr), kDies);
+  EXPECT_DEATH(DetachedDirt(engine_->slots(), 0).OnLost(Gfn(0)), kDies);
+}
+
+TEST_F(AnySectionDeathTest, AReadersWorkOutsideOfEverySectionAborts) {
+  TableCache cache(engine_->pool());
+  ASSERT_TRUE(cache.Refill().ok());
+  StagedTable staged(mmu(), Gfn(0), cache);
+  EXPECT_DEATH(staged.Publish(Access::Read()), kDies);
+  EXPECT_DEATH(Collapse(Gfn(0), kLevel2M, EptEntry()).AddLateBits(mmu(), false), kDies);
+  EXPECT_DEATH(engine_->sequence().MovedSince(0, Hva(0), true), kDies);
+  EXPECT_DEATH(MarkWritten(slot_, {}), kDies);
+}
+
+TEST_F(AnySectionDeathTest, RulesAskedForOutsideOfEverySectionAbort) {
+  EXPECT_DEATH(view().policy().RuleOf(Gfn(0)), kDies);
+  EXPECT_DEATH(view().policy().IsPrivate(Gfn(0)), kDies);
+  EXPECT_DEATH(view().policy().BackingOf(slot_, Gfn(0)), kDies);
+}
+
+TEST_F(AnySectionDeathTest, AWindowOnGuestMemoryOutsideOfEverySectionAborts) {
+  GuestWindow window(backend_, engine_->slots(), engine_->sequence());
+  GuestWalkOutcome why = GuestWalkOutcome::kMapped;
+  EXPECT_DEATH(window.Reach(Gpa(0), false, why), kDies);
+  EXPECT_DEATH(window.Wrote(Gpa(0)), kDies);
+}
+
+TEST_F(AnySectionDeathTest, SlotsAndRulesShownOutsideOfAWritersSectionAbort) {
+  TableList detached;
+  EXPECT_DEATH(ProtectForLog(*engine_, slot_, false, detached), kDies);
+  EXPECT_DEATH(DetachOldMmio(*engine_, 0, 0, detached), kDies);
+  EXPECT_DEATH(ViewChange(*engine_, view()).Publish(), kDies);
+}
+
+TEST_F(AnySectionDeathTest, AReverseMapWantsItsSidesOfTheLock) {
+  const auto mapped = Make({.reverse_map = true});
+  ReverseMappedMmu& mmu = *mapped->reverse_mapped(0);
+  EXPECT_DEATH(mmu.RmapOf(slot_), kDies);
+  MmuLock::Reader reader(mapped->mmu_lock());
+  const MmuReadSection section(reader);
+  TableCache none(mapped->pool());
+  TableList detached;
+  EXPECT_DEATH(mmu.Detach(Gfn(0), Gfn(1), none, detached), kDies);
+  EXPECT_DEATH(mmu.WriteProtect(Gfn(0), Gfn(1)), kDies);
+  EXPECT_DEATH(mmu.SetRmap(0, nullptr), kDies);
+  EXPECT_DEATH(mmu.CheckInvariants().IgnoreError(), kDies);
+}
+
+// Shows what a shadowed vCPU does under the lock.
+struct Faults : ShadowFaults<PagingEntry> {
+  Faults(Engine& engine, const FlushClock::Member& member, GuestWindow& window)
+      : ShadowFaults(engine.shadow_parts(), member, window, nullptr) {}
+  using ShadowFaults::EndOfWay;
+  using ShadowFaults::LeafPageOf;
+};
+
+TEST_F(ShadowLockChecksDeathTest, AShadowedVcpuGoesThroughTablesUnderTheirLock) {
+  FlushClock::Member member(engine_->clock(), 0);
+  GuestWindow window(backend_, engine_->slots(), engine_->sequence());
+  Faults faults(*engine_, member, window);
+  ShadowPage page;
+  const MmuReadSection section(reader_);
+  EXPECT_DEATH(faults.EndOfWay(page, 0), kDies);
+  EXPECT_DEATH(faults.LeafPageOf(page, 0), kDies);
 }
 
 TEST(ReaderChecks, AReaderKnowsWhetherItIsInside) {
@@ -135,13 +251,10 @@ TEST(ReaderChecks, AReaderKnowsWhetherItIsInside) {
 }
 
 TEST(ReaderChecksDeathTest, AReaderThatIsOutsideAborts) {
-#ifdef NDEBUG
-  GTEST_SKIP() << "this build has no checks";
-#else
+  if (!kAsksSections) GTEST_SKIP() << "this build has no checks";
   MmuLock lock;
   MmuLock::Reader reader(lock);
-  EXPECT_DEATH(AssertReading(reader), "check failed");
-#endif
+  EXPECT_DEATH(AssertReading(reader), kDies);
 }
 
 }  // namespace

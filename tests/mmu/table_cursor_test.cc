@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
+#include "tdp/mmu/sync/mmu_lock.h"
 
 namespace tdp {
 namespace {
@@ -59,6 +60,8 @@ class TableCursorTest : public testing::Test {
     return found;
   }
 
+  MmuLock lock_;
+  const MmuWriteSection section_{lock_};  // nobody else is there
   MinimalBackend host_;
   TablePool pool_;
   TableCache cache_;
