@@ -52,7 +52,8 @@ SlotRmap::~SlotRmap() {
 }
 
 // Takes the lock, waiting for it, and stores in `word` what the word of the unlocked chunk is.
-void SlotRmap::Hold::Wait(uintptr_t& word) {
+void SlotRmap::Hold::Wait() {
+  uintptr_t word = 0;
   do {
     SpinUntil([&] {
       word = word_.load(std::memory_order_relaxed);

@@ -39,14 +39,15 @@ class SlotRmap {
    public:
     ABSL_ATTRIBUTE_ALWAYS_INLINE Hold(const SlotRmap& rmap, Gfn gfn, Level level)
         : index_(rmap.IndexOf(gfn, level)), word_(rmap.WordOf(index_, level)) {
-      uintptr_t word = word_.load(std::memory_order_relaxed);
+      const uintptr_t word = word_.load(std::memory_order_relaxed);
       if (ABSL_PREDICT_FALSE(word == 0)) return;
-      word &= ~kLocked;
-      if (ABSL_PREDICT_FALSE(!word_.compare_exchange_strong(
-              word, word | kLocked, std::memory_order_acquire, std::memory_order_relaxed))) {
-        Wait(word);
+      uintptr_t unlocked = word & ~kLocked;
+      if (ABSL_PREDICT_FALSE(!word_.compare_exchange_strong(unlocked, unlocked | kLocked,
+                                                            std::memory_order_acquire,
+                                                            std::memory_order_relaxed))) {
+        Wait();
       }
-      chunk_ = ChunkOf(word);
+      chunk_ = ChunkOf(word);  // it stays the same
     }
     ABSL_ATTRIBUTE_ALWAYS_INLINE ~Hold() {
       if (ABSL_PREDICT_FALSE(chunk_ == nullptr)) return;
@@ -61,7 +62,7 @@ class SlotRmap {
     RmapHead& head() const { return chunk_->heads[index_ % kHeadsPerChunk]; }
 
    private:
-    void Wait(uintptr_t& word);
+    void Wait();
 
     const uint64_t index_;
     Atomic<uintptr_t>& word_;
@@ -96,11 +97,12 @@ class SlotRmap {
     return chunk == nullptr ? nullptr : &chunk->heads[index % kHeadsPerChunk];
   }
 
-  // Returns the head for the 4 KiB leaf of `gfn`, a frame of the slot. `head` is that of `near`:
-  // most frames around it need no search.
-  RmapHead* FindBeside(RmapHead* head, Gfn near, Gfn gfn) const {
-    if (ABSL_PREDICT_FALSE((gfn.raw() ^ near.raw()) >= kHeadsPerChunk)) return Find(gfn, kLevel4K);
-    return head + static_cast<int64_t>(gfn.raw() - near.raw());
+  // Returns whether the heads for 4 KiB leaves of two frames have the same lock.
+  static bool ShareLock(Gfn a, Gfn b) { return (a.raw() ^ b.raw()) < kHeadsPerChunk; }
+  // Returns the head for the 4 KiB leaf of `gfn`. `head` is that of `near`, with which it shares
+  // its lock.
+  static RmapHead& HeadBeside(RmapHead& head, Gfn near, Gfn gfn) {
+    return *(&head + static_cast<int64_t>(gfn.raw() - near.raw()));
   }
 
   // Calls `visit(gfn, head)` for each head of `level` that is not empty and whose leaf touches

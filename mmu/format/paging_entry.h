@@ -73,6 +73,10 @@ class PagingEntry {
     return entry;
   }
   constexpr PagingEntry WithHostWritable() const { return PagingEntry(raw_ | kSoftHostWritable); }
+  // Returns this leaf, made for frame 0, as one of `frame`.
+  constexpr PagingEntry WithFrame(Hfn frame) const {
+    return PagingEntry(raw_ | frame.address().raw());
+  }
   // Returns the entry of a page that is a device: PAT entry 3, which is UC after reset.
   constexpr PagingEntry WithUncached() const { return PagingEntry(raw_ | kUncached); }
 

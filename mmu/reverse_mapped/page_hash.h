@@ -16,7 +16,7 @@
 namespace tdp {
 
 // Buckets go by the frame alone: all pages of one frame, whatever their roles, are found in one. A
-// page is in the hash once, under `gfn` and `role`. The lock of its `ShadowTables` guards it.
+// page is in the hash once, under `gfn` and `role`. It changes in writers' sections of `MmuLock`.
 class PageHash {
  public:
   // Makes a hash of 2^`bits` buckets, whose number stays.

@@ -6,12 +6,15 @@
 #ifndef TDP_MMU_REVERSE_MAPPED_SHADOW_PAGE_H_
 #define TDP_MMU_REVERSE_MAPPED_SHADOW_PAGE_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 #include "tdp/base/address.h"
 #include "tdp/base/check.h"
 #include "tdp/base/level.h"
+#include "tdp/base/spin_lock.h"
+#include "tdp/base/sync.h"
 #include "tdp/mmu/format/page_role.h"
 #include "tdp/mmu/format/table_page.h"
 #include "tdp/rmap/rmap_descriptor.h"
@@ -49,8 +52,10 @@ class LeafOrigin {
   uint64_t raw_ = 0;
 };
 
-// One shadow page. The lock of its `ShadowTables` guards it, but for what is constant while it is
-// in the hash. It is found from its table through `TablePage::shadow`.
+// One shadow page. It is found from its table through `TablePage::shadow`.
+//
+// A writer's section of `MmuLock` changes anything of it. Beside others, in a reader's section, a
+// thread may change what `leaf_lock` guards and nothing else, so the rest can be read there.
 //
 // Tables of `LeafOrigin`s and of places in chains come to be with their first use, since most pages
 // need neither: direct pages derive their origins, upper pages have no leaves, and few entries
@@ -64,8 +69,10 @@ struct alignas(64) ShadowPage {
   LargePagePermits* tracking = nullptr;
   uint32_t generation = 0;  // of the `ShadowTables` as it was made: another one means obsolete
 
-  // --- under the lock ---
-  uint32_t present = 0;          // entries that are no holes
+  // --- guarded by `leaf_lock` among readers, like the leaves and their origins ---
+  uint32_t present = 0;  // entries that are no holes
+
+  // --- changed by writers ---
   RmapHead parents;              // the entries that link this table
   TablePage* origins = nullptr;  // 512 `LeafOrigin`s
   TablePage* places = nullptr;   // 512 `RmapPlace`s
@@ -75,7 +82,8 @@ struct alignas(64) ShadowPage {
   uint32_t roots = 0;       // vCPUs' roots and cached roots that stand here
   bool is_invalid = false;  // zapped while it was a root: freed when it is none any more
   ShadowSync sync = ShadowSync::kSynced;
-  uint8_t floods = 0;  // writes to the table since something used the page
+  Atomic<uint8_t> floods{0};  // writes to the table since something used the page: `NoteUse`
+  SpinLock leaf_lock;
   ShadowPage* hash_next = nullptr;
   ShadowPage* hash_previous = nullptr;
   ShadowPage* newer = nullptr;  // by time of making
@@ -88,6 +96,11 @@ struct alignas(64) ShadowPage {
   Level level() const { return role.level(); }
   bool is_direct() const { return role.direct(); }
   uint64_t* entry(int index) const { return table->entries() + index; }
+
+  // Says that a walk came by: what is used is perhaps no flood. Readers may; most only look.
+  void NoteUse() {
+    if (floods.load(std::memory_order_relaxed) != 0) floods.store(0, std::memory_order_relaxed);
+  }
 
   // Return, of a stored entry, its page and its place there.
   static ShadowPage* Of(const uint64_t* entry) { return TableOf(entry)->shadow; }

@@ -35,7 +35,8 @@ inline uint64_t GuestEntryBehind(const ShadowPage& page, int index, const std::b
   return LoadGuestEntry(table, PlaceOf(page.role, index), page.role.wide_entries());
 }
 
-// Does syncs under the lock. `Guest` reads the guest's entries: `PagingGuest` shows the shape.
+// Does syncs in a writer's section. `Guest` reads the guest's entries: `PagingGuest` shows the
+// shape.
 template <typename Guest>
 class ShadowSyncer {
  public:
@@ -49,7 +50,7 @@ class ShadowSyncer {
   // dropped, what it says with fewer rights is narrowed. Returns false if the page was zapped,
   // since it is of a mode that the guest is not in.
   bool Sync(ShadowPage& page, const std::byte* table) {
-    tables_.AssertUnderLock();
+    AssertWriting();
     if (!guest_.Reads(page.role)) {
       tables_.Zap(page, descriptors_, zap_);
       return false;
@@ -61,7 +62,7 @@ class ShadowSyncer {
 
   // Does the same with one entry. Returns whether there was a leaf.
   bool SyncEntry(ShadowPage& page, int index, const std::byte* table) {
-    tables_.AssertUnderLock();
+    AssertWriting();
     const auto at = ShadowTables<Entry>::At(page, index);
     Entry old = at.Load();
     if (old.kind(kLevel4K) != EntryKind::kLeaf) return false;
@@ -74,7 +75,7 @@ class ShadowSyncer {
         maps && old.is_writable() && !Guest::Narrow(old, now.rights()).is_writable();
     if (maps && now == before && !is_excessive) return true;
     if (maps && now.gfn() == before.gfn() && Guest::IsNarrower(before.rights(), now.rights())) {
-      // The CPU may set A meanwhile; nothing else changes the entry under the lock.
+      // The CPU may set A meanwhile; nothing else changes the entry here.
       while (!at.CompareExchange(old, Guest::Narrow(old, now.rights()))) {
       }
       page.SetOrigin(index, now);

@@ -45,7 +45,7 @@ ShadowTables<Entry>::ShadowTables(TablePool& pool, ShadowPools& pools, FlushCloc
 
 template <typename Entry>
 ShadowTables<Entry>::~ShadowTables() {
-  const SpinLockHolder hold(lock_);  // nobody else is there, but what follows asks for it
+  const MmuWriteSection section(mmu_lock_);  // nobody else is there, but what follows asks for it
   ShadowZap zap;
   while (ShadowPage* page = pages_.first()) {
     TDP_CHECK(page->roots == 0);
@@ -59,7 +59,7 @@ ShadowTables<Entry>::~ShadowTables() {
 template <typename Entry>
 ShadowPage* ShadowTables<Entry>::Make(Gfn gfn, PageRole role, LargePagePermits* tracking,
                                       ShadowStock& stock, ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   if (stock.tables.size() == 0 || stock.records.size() == 0) return nullptr;
   auto* page = new (stock.records.Pop()) ShadowPage;
   page->gfn = gfn;
@@ -95,7 +95,7 @@ void ShadowTables<Entry>::ProtectTable(ShadowPage& page, ShadowZap& zap) {
 
 template <typename Entry>
 void ShadowTables<Entry>::Release(ShadowPage& page, ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   TDP_CHECK(page.roots != 0);
   if (--page.roots != 0) return;
   roots_.Remove(&page);
@@ -127,36 +127,47 @@ bool ShadowTables<Entry>::ReadyPlaces(ShadowPage& page, const RmapHead& head, Sh
 
 template <typename Entry>
 bool ShadowTables<Entry>::Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   if (!ReadyPlaces(page, child.parents, stock)) return false;
   Chain::Add(child.parents, page.entry(index), ShadowPlaces(), stock.descriptors);
   ++page.present;
-  CountAddition(page);
   At(page, index).Store(hole(), Entry::Table(pool_.HpaOf(child.table->entries())));
+  if (!page.is_direct()) NoteAddition();
   return true;
 }
 
-// Makes room for what `SetLeaf` keeps of a leaf of `page` that is about to enter the chain of
-// `head`.
 template <typename Entry>
-bool ShadowTables<Entry>::ReadyLeaf(ShadowPage& page, const RmapHead& head, ShadowStock& stock) {
+bool ShadowTables<Entry>::MakeRoomFor(ShadowPage& page, const RmapHead& head, ShadowStock& stock) {
+  AssertWriting(mmu_lock_);
   if (!page.is_direct() && !ReadyTable(page.origins, stock)) return false;
   return ReadyPlaces(page, head, stock);
+}
+
+// Enters a leaf of `page` into a chain that others are in. Tables of places are made by writers
+// alone, so those that are there stay. Returns false where one is missing.
+template <typename Entry>
+ABSL_ATTRIBUTE_NOINLINE bool ShadowTables<Entry>::AddToChain(const ShadowPage& page,
+                                                             uint64_t* where, RmapHead& head,
+                                                             ShadowStock& stock) {
+  if (stock.descriptors.size() < Chain::kDescriptorsPerAdd || page.places == nullptr) return false;
+  if (head.is_single() && ShadowPage::Of(head.single())->places == nullptr) return false;
+  Chain::Add(head, where, ShadowPlaces(), stock.descriptors);
+  return true;
 }
 
 template <typename Entry>
 void ShadowTables<Entry>::ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin,
                                      ShadowZap& zap) {
-  AssertUnderLock();
+  AssertHolds(page.leaf_lock, mmu_lock_);
   page.SetOrigin(index, origin);
-  CountAddition(page);
   zap.flush |= At(page, index).Exchange(leaf).OwesFlushFor(leaf);
+  if (!page.is_direct()) NoteAddition();
 }
 
 template <typename Entry>
 void ShadowTables<Entry>::Drop(ShadowPage& page, int index, DescriptorCache& descriptors,
                                ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   const Entry entry = At(page, index).Load();
   switch (entry.kind(page.level())) {
     case EntryKind::kHole:
@@ -207,7 +218,7 @@ void ShadowTables<Entry>::Forget(ShadowPage& page) {
 
 template <typename Entry>
 void ShadowTables<Entry>::Zap(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   TDP_CHECK(!page.is_invalid);
   ++structure_;
   Empty(page, descriptors, zap);
@@ -246,7 +257,7 @@ void ShadowTables<Entry>::DropTable(TablePage*& table, ShadowZap& zap) {
 template <typename Entry>
 size_t ShadowTables<Entry>::ZapHeld(size_t count, absl::Span<ShadowPage* const> keep,
                                     DescriptorCache& descriptors, ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   size_t zapped = 0;
   for (ShadowPage* page = roots_.first(); page != nullptr && zapped < count;
        page = ShadowSideList::Next(page)) {
@@ -260,7 +271,7 @@ size_t ShadowTables<Entry>::ZapHeld(size_t count, absl::Span<ShadowPage* const> 
 
 template <typename Entry>
 size_t ShadowTables<Entry>::ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   size_t zapped = 0;
   for (ShadowPage* page = pages_.first(); page != nullptr && zapped < count;) {
     ShadowPage* next = ShadowAgeList::Next(page);
@@ -276,7 +287,6 @@ size_t ShadowTables<Entry>::ZapOldest(size_t count, DescriptorCache& descriptors
 
 template <typename Entry>
 PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
-  AssertUnderLock();
   PendingFlush flush;
   if (zap.is_empty()) return flush;
   flush = clock_.Advance();
@@ -286,22 +296,30 @@ PendingFlush ShadowTables<Entry>::Commit(ShadowZap&& zap) {
 
 template <typename Entry>
 PendingFlush ShadowTables<Entry>::CommitAll(ShadowZap&& zap) {
-  AssertUnderLock();
   return zap.is_empty() ? clock_.Outstanding() : Commit(std::move(zap));
 }
 
 // --- What the guest writes -----------------------------------------------------------------------
 
 template <typename Entry>
-bool ShadowTables<Entry>::MustTrackShadowed(Gfn gfn, bool unsync) {
+bool ShadowTables<Entry>::MustTrack(Gfn gfn) const {
+  AssertInSection();
   bool must = false;
-  bool synced = false;
+  hash_.ForEachShadowOf(gfn, [&](const ShadowPage* page) {
+    must |= (page->level() > kLevel4K && page->generation == generation_) ||
+            page->sync != ShadowSync::kUnsync;
+  });
+  return must;
+}
+
+template <typename Entry>
+bool ShadowTables<Entry>::MustTrackEvenUnsync(Gfn gfn) {
+  AssertWriting(mmu_lock_);
+  bool must = false;
   hash_.ForEachShadowOf(gfn, [&](const ShadowPage* page) {
     must |= page->level() > kLevel4K && page->generation == generation_;
-    synced |= page->sync != ShadowSync::kUnsync;
   });
-  if (must || !synced) return must;
-  if (!unsync) return true;
+  if (must) return true;
   hash_.ForEachShadowOf(gfn, [&](ShadowPage* page) {
     if (page->level() > kLevel4K) return;
     if (page->sync == ShadowSync::kSynced) {
@@ -316,7 +334,7 @@ bool ShadowTables<Entry>::MustTrackShadowed(Gfn gfn, bool unsync) {
 template <typename Entry>
 void ShadowTables<Entry>::OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors,
                                   ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   bool any = false;
   hash_.ForEachShadowOf(Gfn::Of(gpa), [&](ShadowPage* page) {
     any = true;
@@ -343,7 +361,10 @@ bool ShadowTables<Entry>::IsFlooded(ShadowPage& page, ByteCount offset, ByteCoun
   const bool low_byte = size == 1 && offset % entry_bytes == 0;
   const bool crosses = offset / entry_bytes != (offset + size - 1) / entry_bytes;
   if (crosses || (size < 4 && !low_byte)) return true;
-  return page.level() > kLevel4K && ++page.floods >= kFlood;
+  if (page.level() == kLevel4K) return false;
+  const auto floods = static_cast<uint8_t>(page.floods.load(std::memory_order_relaxed) + 1);
+  page.floods.store(floods, std::memory_order_relaxed);
+  return floods >= kFlood;
 }
 
 // Drops the entries that follow from the guest's entry at `offset`: one, or of a directory of
@@ -368,7 +389,7 @@ void ShadowTables<Entry>::DropWritten(ShadowPage& page, ByteCount offset,
 
 template <typename Entry>
 void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   for (ShadowPage* page = unsync_.first(); page != nullptr; page = ShadowSideList::Next(page)) {
     // Another vCPU may have begun already, and not have settled.
     if (page->sync == ShadowSync::kUnsync) ProtectTable(*page, zap);
@@ -379,7 +400,7 @@ void ShadowTables<Entry>::BeginResync(ShadowZap& zap) {
 
 template <typename Entry>
 void ShadowTables<Entry>::SetSynced(ShadowPage& page) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   unsync_.Remove(&page);
   counters_.resynced.Add();
   page.sync = ShadowSync::kSynced;
@@ -413,25 +434,29 @@ bool ShadowTables<Entry>::WriteProtectFrame(Gfn gfn) const {
 
 template <typename Entry>
 bool ShadowTables<Entry>::WriteProtect(Gfn first, Gfn end) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   bool any = false;
   rmaps_.ForEachHead(first, end, [&](Level, Gfn, RmapHead& head) { any |= Protect(head); });
   return any;
 }
 
+// Faults go on beside it, so each head is held while its chain is followed.
 template <typename Entry>
-bool ShadowTables<Entry>::WriteProtectPages(Gfn base, uint64_t mask) {
-  AssertUnderLock();
-  bool any = false;
+void ShadowTables<Entry>::WriteProtectPages(Gfn base, uint64_t mask) {
+  AssertInSection();
   for (; mask != 0; mask &= mask - 1) {
-    any |= WriteProtectFrame(base + PageCount(static_cast<uint64_t>(std::countr_zero(mask))));
+    const Gfn gfn = base + PageCount(static_cast<uint64_t>(std::countr_zero(mask)));
+    const SlotRmap* rmap = rmaps_.Of(gfn).get();
+    for (Level level = kLevel4K; rmap != nullptr && level <= kLevel1G; level = level.above()) {
+      const SlotRmap::Hold hold(*rmap, gfn, level);
+      if (hold.is_there()) Protect(hold.head());
+    }
   }
-  return any;
 }
 
 template <typename Entry>
 bool ShadowTables<Entry>::Maps(Gfn first, Gfn end) const {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   bool any = false;
   rmaps_.ForEachHead(first, end, [&any](Level, Gfn, const RmapHead&) { any = true; });
   return any;
@@ -439,7 +464,7 @@ bool ShadowTables<Entry>::Maps(Gfn first, Gfn end) const {
 
 template <typename Entry>
 bool ShadowTables<Entry>::Age(Gfn first, Gfn end, bool test) {
-  AssertUnderLock();
+  AssertWriting(mmu_lock_);
   bool young = false;
   rmaps_.ForEachHead(first, end, [&](Level, Gfn, const RmapHead& head) {
     Chain::ForEach(head, [&](uint64_t* where) {

@@ -23,7 +23,6 @@
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
 #include "tdp/base/level.h"
-#include "tdp/base/spin_lock.h"
 #include "tdp/base/sync.h"
 #include "tdp/memslot/large_page_permits.h"
 #include "tdp/memslot/memory_slot.h"
@@ -88,8 +87,10 @@ struct ShadowTablesOptions {
   int hash_bits = 12;
 };
 
-// "Under the lock" below: inside a reader's section of `MmuLock` with `lock()` held, or inside a
-// writer's section, which needs no more.
+// Writers' sections of `MmuLock` change the structure: pages, links, chains of parents, what is
+// tracked and in sync. A fault whose page is linked already sets its leaf in a reader's section,
+// beside other faults: it holds the lock of the leaf's head (`SlotRmap::Hold`), then that of the
+// page (`ShadowPage::leaf_lock`). Writers exclude readers, so they take neither.
 //
 // Invariants: a page is in the hash, in the list by age and write-tracked exactly while it is not
 // invalid, but that pages in guest mode, which shadow an EPT12, are not tracked; each link is in
@@ -111,7 +112,6 @@ class ShadowTables {
   ShadowTables& operator=(const ShadowTables&) = delete;
 
   const ShadowTablesOptions& options() const { return options_; }
-  SpinLock& lock() { return lock_; }
   TablePool& pool() { return pool_; }
   // Returns an entry that maps nothing here: as in the free tables of the pool, to which these go
   // back.
@@ -119,11 +119,11 @@ class ShadowTables {
   // Adds what was counted. Any thread may call it.
   void AddTo(ShadowStats& stats) const;
 
-  // --- pages, under the lock ---
+  // --- pages, in a writer's section ---
 
   // Returns the page of `gfn` and `role`, if there is one that is not obsolete.
   ShadowPage* Find(Gfn gfn, PageRole role) const {
-    AssertUnderLock();
+    AssertWriting(mmu_lock_);
     return hash_.Find(gfn, role, generation_);
   }
 
@@ -133,22 +133,22 @@ class ShadowTables {
   ShadowPage* Make(Gfn gfn, PageRole role, LargePagePermits* tracking, ShadowStock& stock,
                    ShadowZap& zap);
 
-  // Returns whether entries may be derived from the guest's table as it is. They may not until the
-  // flush that its tracking owed is settled: a CPU may still write it unseen.
-  bool IsTrusted(const ShadowPage& page) const { return clock_.IsSettled(page.trusted_from); }
-
   // Holds a page as a root: zapped, it is emptied and stays until the last holder lets go.
   void Hold(ShadowPage& page) {
-    AssertUnderLock();
+    AssertWriting(mmu_lock_);
     if (page.roots++ == 0) roots_.PushBack(&page);
   }
   void Release(ShadowPage& page, ShadowZap& zap);
+
+  // --- pages and entries, in any section ---
+
+  // Returns whether entries may be derived from the guest's table as it is. They may not until the
+  // flush that its tracking owed is settled: a CPU may still write it unseen.
+  bool IsTrusted(const ShadowPage& page) const { return clock_.IsSettled(page.trusted_from); }
   // Returns whether a held page still shadows anything: else the root has to be made anew.
   bool IsCurrent(const ShadowPage& page) const {
     return !page.is_invalid && page.generation == generation_;
   }
-
-  // --- entries, under the lock ---
 
   static Ref At(const ShadowPage& page, int index) { return Ref(page.entry(index)); }
   // Returns the table that `entry` of a page points to.
@@ -158,13 +158,10 @@ class ShadowTables {
   // was found by one leads there, to a page that is as it was, while this stands. It also moves as
   // a guest writes to a table that is shadowed, since a page that is used meanwhile counts its
   // writes anew.
-  uint64_t structure() const {
-    AssertUnderLock();
-    return structure_;
-  }
+  uint64_t structure() const { return structure_; }
 
-  // Links `child` at a hole. Returns false, with nothing changed, if `stock` lacks a table.
-  bool Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock);
+  // --- leaves, in a reader's section with the locks of head and page, or in a writer's ---
+
   // Names a hole for a leaf: the entry of `page` at `index`.
   struct Hole {
     ShadowPage& page;
@@ -180,85 +177,112 @@ class ShadowTables {
                : page.origins->entries();
   }
   // Puts `leaf` there. `head` is that of the leaf's frame and level in the reverse map of its slot.
-  // Returns false, with nothing changed, if `stock` lacks something.
+  // Returns false, with nothing changed, if something is missing that `MakeRoomFor` makes.
   ABSL_ATTRIBUTE_ALWAYS_INLINE bool SetLeaf(const Hole& hole, Entry leaf, LeafOrigin origin,
                                             RmapHead& head, ShadowStock& stock) {
-    AssertUnderLock();
-    if (ABSL_PREDICT_FALSE(!head.is_empty() || hole.origins == nullptr)) {
-      if (!ReadyLeaf(hole.page, head, stock)) return false;
-      hole.page.SetOrigin(hole.index, origin);
-      Chain::Add(head, hole.where, ShadowPlaces(), stock.descriptors);
-      CountAddition(hole.page);
-    } else {
-      hole.origins[hole.index] = origin.raw();
-      head = RmapHead::Single(hole.where);
-      additions_.store(additions() + 1, std::memory_order_relaxed);
-    }
+    if (ABSL_PREDICT_FALSE(!PutLeaf(hole, leaf, origin, head, stock))) return false;
     ++hole.page.present;
+    if (ABSL_PREDICT_TRUE(hole.origins != nullptr)) NoteAddition();
+    return true;
+  }
+  // Does the same for one of several leaves of a page; `CountLeaves` follows for those that were
+  // put.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool PutLeaf(const Hole& hole, Entry leaf, LeafOrigin origin,
+                                            RmapHead& head, ShadowStock& stock) {
+    AssertHolds(hole.page.leaf_lock, mmu_lock_);
+    if (ABSL_PREDICT_FALSE(hole.origins == nullptr)) {
+      if (!hole.page.is_direct()) return false;
+    } else {
+      hole.origins[hole.index] = origin.raw();  // while it is a hole, nobody reads it
+    }
+    if (ABSL_PREDICT_TRUE(head.is_empty())) {
+      head = RmapHead::Single(hole.where);
+    } else if (!AddToChain(hole.page, hole.where, head, stock)) {
+      return false;
+    }
     Ref(hole.where).Store(hole.value, leaf);
     return true;
   }
+  void CountLeaves(ShadowPage& page, uint32_t leaves) {
+    page.present += leaves;
+    if (!page.is_direct()) NoteAddition();
+  }
   // Replaces a leaf by one of the same frame, of the guest's and of the host's, and size.
   void ChangeLeaf(ShadowPage& page, int index, Entry leaf, LeafOrigin origin, ShadowZap& zap);
+  // --- entries, in a writer's section ---
+
+  // Makes room for what `SetLeaf` keeps of a leaf of `page` that is about to enter the chain of
+  // `head`. Returns false if `stock` lacks something.
+  bool MakeRoomFor(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
+  // Links `child` at a hole. Returns false, with nothing changed, if `stock` lacks a table.
+  bool Link(ShadowPage& page, int index, ShadowPage& child, ShadowStock& stock);
   // Empties an entry, leaf or link. A child that has no parent left stays in the hash.
   void Drop(ShadowPage& page, int index, DescriptorCache& descriptors, ShadowZap& zap);
 
-  // Returns how often something was added to pages that shadow a guest's tables. Where that is as
-  // it was when an address space of the guest was last in use, the pages say nothing of it that its
-  // CPU could not have cached then. Any thread.
-  uint64_t additions() const { return additions_.load(std::memory_order_relaxed); }
-
-  // --- what the guest writes, under the lock ---
-
-  // Returns whether the guest must not write `gfn` by itself, since a page shadows it and is to
-  // stay in sync. Pages of level 1 alone can go unsync: `unsync` asks to make them so.
-  bool MustTrack(Gfn gfn, const LargePagePermits& tracking, bool unsync) {
-    AssertUnderLock();
-    return ABSL_PREDICT_FALSE(tracking.IsWriteTracked(gfn)) && MustTrackShadowed(gfn, unsync);
+  // Returns a number that is another one if something was added since to pages that shadow a
+  // guest's tables. Where that is as it was when an address space of the guest was last in use, the
+  // pages say nothing of it that its CPU could not have cached then. Any thread.
+  uint64_t additions() {
+    uint64_t seen = additions_.load(std::memory_order_acquire);
+    while ((seen & kAdded) != 0) {
+      if (additions_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) ++seen;
+    }
+    return seen;
   }
+
+  // --- what the guest writes ---
+
+  // Returns whether the guest must not write `gfn`, which is tracked, by itself, since a page
+  // shadows it and is to stay in sync. Any section.
+  bool MustTrack(Gfn gfn) const;
+  // Lets pages of level 1, if they alone shadow `gfn`, go out of sync. Returns whether the guest
+  // must not write it even so. In a writer's section, like what follows.
+  bool MustTrackEvenUnsync(Gfn gfn);
   // Says that `size` bytes at `gpa`, within one page, have been written to a frame that is tracked:
   // drops the entries that follow from them, or the pages that are written too often or too oddly
   // (kvm_mmu_track_write).
   void OnWrite(Gpa gpa, ByteCount size, DescriptorCache& descriptors, ShadowZap& zap);
 
-  // Returns the pages out of sync.
+  // Returns whether a page shadows a table in `gfn`. Any section.
+  bool Shadows(Gfn gfn) const {
+    AssertInSection();
+    bool any = false;
+    hash_.ForEachShadowOf(gfn, [&any](const ShadowPage*) { any = true; });
+    return any;
+  }
+  // Returns the pages out of sync. Any section.
   const ShadowSideList& unsync() const { return unsync_; }
   // Takes W from the frames of all unsync pages again: once `zap` is settled they can be read and
   // given to `SetSynced`, unless one was written meanwhile and went unsync again.
   void BeginResync(ShadowZap& zap);
   void SetSynced(ShadowPage& page);
 
-  // --- zapping ---
+  // --- zapping, in a writer's section ---
 
-  // Takes the page out of everything: its entries, its parents, the hash. Its children stay. Under
-  // the lock.
+  // Takes the page out of everything: its entries, its parents, the hash. Its children stay.
   void Zap(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
   // Zaps the oldest pages that are no roots: up to `count` of them. Returns how many they were.
-  // Under the lock.
   size_t ZapOldest(size_t count, DescriptorCache& descriptors, ShadowZap& zap);
-  // Does the same in a writer's section.
   size_t ZapOldest(size_t count, ShadowZap& zap) {
     return ZapOldest(count, spare_descriptors_, zap);
   }
   // Zaps up to `count` pages that are held as roots, but none of `keep`: those that have been held
   // longest go first. Their holders load others with their next fault. Returns how many they were.
-  // Under the lock.
   size_t ZapHeld(size_t count, absl::Span<ShadowPage* const> keep, DescriptorCache& descriptors,
                  ShadowZap& zap);
+
+  // --- in any section ---
+
   bool IsFull(size_t more) const { return pages_.size() + more > page_quota(); }
   // Sets the quota of pages. One below their number takes nothing away by itself. Any thread may
   // call it.
   void set_page_quota(size_t pages) { page_quota_.store(pages, std::memory_order_relaxed); }
   size_t page_quota() const { return page_quota_.load(std::memory_order_relaxed); }
-  // Returns how many pages are above the quota. Under the lock.
-  size_t excess() const {
-    AssertUnderLock();
-    return IsFull(0) ? pages_.size() - page_quota() : 0;
-  }
+  // Returns how many pages are above the quota.
+  size_t excess() const { return IsFull(0) ? pages_.size() - page_quota() : 0; }
   // Returns how many tables are in use, those of data included. Any thread may ask.
   size_t table_count() const { return table_count_.load(std::memory_order_relaxed); }
-  // Gives what has been taken away to the clock, under the lock; settle what it returns outside
-  // every section.
+  // Gives what has been taken away to the clock; settle what it returns outside every section.
   PendingFlush Commit(ShadowZap&& zap);
   // Does the same for an operation that promises that no CPU has it any more: what others have
   // taken away and not settled is owed, too.
@@ -285,16 +309,17 @@ class ShadowTables {
   // Takes away every leaf that touches [first, end) and every page that shadows a table there.
   void Detach(Gfn first, Gfn end, ShadowZap& zap);
 
-  // --- rights and A bits, under the lock ---
-
   // Takes W from every leaf that touches [first, end). Returns whether any had it.
   bool WriteProtect(Gfn first, Gfn end);
-  // Does the same for the frames `base` + i, for every bit i of `mask`.
-  bool WriteProtectPages(Gfn base, uint64_t mask);
   // Returns whether any leaf touches [first, end).
   bool Maps(Gfn first, Gfn end) const;
   // Clears A in every leaf that touches [first, end); `test` leaves it. Returns whether any had it.
   bool Age(Gfn first, Gfn end, bool test);
+
+  // --- rights, in a reader's section ---
+
+  // Takes W from the leaves of the frames `base` + i, for every bit i of `mask`.
+  void WriteProtectPages(Gfn base, uint64_t mask);
 
   // --- looking ---
 
@@ -302,24 +327,25 @@ class ShadowTables {
   // Returns Internal, saying which page, if an invariant does not hold. In a writer's section.
   absl::Status CheckInvariants() const;
 
-  void AssertUnderLock() const { AssertHolds(lock_, mmu_lock_); }
-
  private:
   void MakeObsolete(ShadowZap& zap);
   bool ZapObsolete(size_t count, ShadowZap& zap);
   void ProtectTable(ShadowPage& page, ShadowZap& zap);
   bool Protect(RmapHead& head) const;
   bool WriteProtectFrame(Gfn gfn) const;
-  bool MustTrackShadowed(Gfn gfn, bool unsync);
-  bool ReadyLeaf(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
+  static bool AddToChain(const ShadowPage& page, uint64_t* where, RmapHead& head,
+                         ShadowStock& stock);
   bool ReadyPlaces(ShadowPage& page, const RmapHead& head, ShadowStock& stock);
   bool ReadyTable(TablePage*& table, ShadowStock& stock);
   void DropTable(TablePage*& table, ShadowZap& zap);
   void Empty(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
   void DropParents(ShadowPage& page, DescriptorCache& descriptors, ShadowZap& zap);
   void CountTable() { table_count_.store(table_count() + 1, std::memory_order_relaxed); }
-  void CountAddition(const ShadowPage& page) {
-    if (!page.is_direct()) additions_.store(additions() + 1, std::memory_order_relaxed);
+  // Says, after something was added to a page that shadows a table, that it was. Many faults find
+  // it said already, and write nothing that others look at.
+  void NoteAddition() {
+    if (ABSL_PREDICT_TRUE((additions_.load(std::memory_order_relaxed) & kAdded) != 0)) return;
+    additions_.fetch_or(kAdded, std::memory_order_release);
   }
   void Forget(ShadowPage& page);
   void Free(ShadowPage& page, ShadowZap& zap);
@@ -331,7 +357,7 @@ class ShadowTables {
   absl::Status CheckEntry(const ShadowPage& page, int index) const;
   absl::Status CheckCounts() const;
 
-  // These change under the lock, and any thread reads them.
+  // These change in writers' sections, and any thread reads them.
   struct Counters {
     Counter made;
     Counter zapped;
@@ -350,12 +376,15 @@ class ShadowTables {
   const ShadowTablesOptions options_;
   Counters counters_;
 
-  SpinLock lock_;
+  // These change in writers' sections.
   uint32_t generation_ = 1;
-  uint64_t structure_ = 1;         // changed under the lock
-  Atomic<uint64_t> additions_{0};  // changed under the lock
-  Atomic<size_t> table_count_{0};  // the same
+  uint64_t structure_ = 1;
+  Atomic<size_t> table_count_{0};
   Atomic<size_t> page_quota_;
+  // Bit 0: whether something was added since `additions` was asked last; above it, how often that
+  // was so.
+  static constexpr uint64_t kAdded = 1;
+  Atomic<uint64_t> additions_{0};
   PageHash hash_;
   ShadowAgeList pages_;
   ShadowSideList unsync_;

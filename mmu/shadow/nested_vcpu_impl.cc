@@ -155,8 +155,7 @@ absl::Status NestedVcpuImpl::LoadRoot(const NestedContext& context, ShadowPage*&
     stock_.Refill().IgnoreError();  // there may be a root already
     ShadowPage* found = nullptr;
     {
-      MmuReadSection section(reader_);
-      const SpinLockHolder hold(tables().lock());
+      const MmuWriteSection section(parts_.mmu_lock);
       ShadowZap zap;
       found = tables().Find(gfn, role);
       if (found == nullptr && !tables().IsFull(kPagesPerFault)) {
@@ -220,9 +219,10 @@ void NestedVcpuImpl::AddTo(FaultStats& stats) const {
 }
 
 NestedVcpuImpl::Next NestedVcpuImpl::Try(Violation& fault, NestedFaultResult& result) {
-  return TryBy(
+  const Next next = TryBy(
       fault, result, [&] { return Walk(fault, result); },
-      [&](ShadowZap& zap) { return Install(fault, zap, result); });
+      [&](ShadowZap& zap) { return InstallBesideOthers(fault, zap, result); });
+  return next != Next::kAlone ? next : InstallAlone(fault, result);
 }
 
 // Walks EPT12, which sets its A and D flags.
@@ -275,24 +275,43 @@ uint32_t NestedVcpuImpl::Clean(Access rights, EptEntry leaf) const {
   return rights.raw();
 }
 
-// Puts the leaf into EPT02. Under the lock.
-NestedVcpuImpl::Next NestedVcpuImpl::Install(Violation& fault, ShadowZap& zap,
-                                             NestedFaultResult& result) {
-  AssertUnderLock();
-  if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
+// Returns the level of the largest leaf that EPT12, the slot and the host's page allow.
+Level NestedVcpuImpl::LargestLeaf(const Violation& fault) const {
   const Level host =
       parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, fault.page, fault.request.access);
-  const Level goal = std::min(Level(fault.path.leaf_level), host);
-  ShadowPlace place;
-  if (ABSL_PREDICT_FALSE(!FindByMemo(fault, goal, place))) {
-    if (const Next next = ReachLeaf(fault, goal, zap, place); next != Next::kDone) return next;
-  }
+  return std::min(Level(fault.path.leaf_level), host);
+}
+
+// Puts a 4 KiB leaf into a page of EPT02 that is linked, in a reader's section. Returns kAlone if
+// more has to change.
+NestedVcpuImpl::Next NestedVcpuImpl::InstallBesideOthers(Violation& fault, ShadowZap& zap,
+                                                         NestedFaultResult& result) {
+  if (LargestLeaf(fault) > kLevel4K) return Next::kAlone;
+  return SetBesideOthers(fault, [&](ShadowPlace place) {
+    return InstallAt(fault, ShadowSide::kReader, place, kLevel4K, zap, result);
+  });
+}
+
+// Does whatever puts the leaf into EPT02, in a writer's section.
+NestedVcpuImpl::Next NestedVcpuImpl::InstallAlone(Violation& fault, NestedFaultResult& result) {
+  return DoAlone(fault, [&](ShadowZap& zap) {
+    const Level goal = LargestLeaf(fault);
+    const auto reach = [&](ShadowPlace& place) { return ReachLeaf(fault, goal, zap, place); };
+    return SetAlone(fault, goal, reach, [&](ShadowPlace place) {
+      return InstallAt(fault, ShadowSide::kWriter, place, goal, zap, result);
+    });
+  });
+}
+
+NestedVcpuImpl::Next NestedVcpuImpl::InstallAt(Violation& fault, ShadowSide side, ShadowPlace place,
+                                               Level goal, ShadowZap& zap,
+                                               NestedFaultResult& result) {
   const bool may_write =
       !fault.slot->is_read_only() && (!fault.slot->logs_dirty_pages() || fault.is_write);
   const EptEntry leaf = LeafOf(fault.page.hfn.AlignDown(goal.pages()), goal, fault.path.gfn,
                                Access::FromRaw(static_cast<uint8_t>(fault.path.rights)),
                                may_write && fault.page.writable, fault.page, *fault.slot);
-  return SetLeaf(fault, place, goal, leaf, zap, result,
+  return SetLeaf(fault, side, place, goal, leaf, zap, result,
                  [&] { PrefetchAround(fault, *place.page, place.index); });
 }
 
@@ -322,11 +341,13 @@ bool NestedVcpuImpl::MayHaveUnasked(EptEntry entry, Access table, LeafOrigin& or
 }
 
 void NestedVcpuImpl::PrefetchAround(const Violation& fault, ShadowPage& page, int index) {
-  Prefetch(fault, page, index, NeighbourOf(),
-           [&](LeafOrigin origin, const HostPage& host, bool writable) {
-             const Access rights = Access::FromRaw(static_cast<uint8_t>(origin.rights()));
-             return LeafOf(host.hfn, kLevel4K, origin.gfn(), rights, writable, host, *fault.slot);
-           });
+  const auto make_leaf_of = [&] {
+    return [&](LeafOrigin origin, const HostPage& host, bool writable) {
+      const Access rights = Access::FromRaw(static_cast<uint8_t>(origin.rights()));
+      return LeafOf(host.hfn, kLevel4K, origin.gfn(), rights, writable, host, *fault.slot);
+    };
+  };
+  Prefetch(fault, page, index, NeighbourOf(), make_leaf_of);
 }
 
 // Makes the leaf with the rights that EPT12, slot and host have in common, and typed like L1's own

@@ -81,7 +81,11 @@ class NestedVcpuImpl final : public VcpuSide, private ShadowFaults<EptEntry> {
   Next Try(Violation& fault, NestedFaultResult& result);
   Next Walk(Violation& fault, NestedFaultResult& result);
   void TakePath(Violation& fault) const;
-  Next Install(Violation& fault, ShadowZap& zap, NestedFaultResult& result);
+  Level LargestLeaf(const Violation& fault) const;
+  Next InstallBesideOthers(Violation& fault, ShadowZap& zap, NestedFaultResult& result);
+  Next InstallAlone(Violation& fault, NestedFaultResult& result);
+  Next InstallAt(Violation& fault, ShadowSide side, ShadowPlace place, Level goal, ShadowZap& zap,
+                 NestedFaultResult& result);
   Next ReachLeaf(const Violation& fault, Level goal, ShadowZap& zap, ShadowPlace& place);
   EptEntry LeafOf(Hfn frame, Level level, Gfn gfn, Access rights, bool writable,
                   const HostPage& page, const MemorySlot& slot) const;

@@ -45,6 +45,37 @@ bool ShadowFaults<Entry>::FindKnownBacking(Fault& fault) {
 }
 
 template <typename Entry>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::DoAlone(
+    Fault& fault, absl::FunctionRef<Next(ShadowZap& zap)> install) {
+  Next next = Next::kAgain;
+  TakeAway([&](ShadowZap& zap) {
+    if (parts_.sequence.IsQuietSince(fault.sequence) || !HasChanged(fault)) next = install(zap);
+  });
+  return next;
+}
+
+template <typename Entry>
+typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::SetAlone(
+    Fault& fault, Level level, absl::FunctionRef<Next(ShadowPlace& place)> reach,
+    absl::FunctionRef<Next(ShadowPlace place)> set) {
+  if (!HasRoom(fault)) return NoteMissingRoom(fault);
+  ShadowPlace place;
+  if (level == kLevel4K) place = FindLeaf(fault);
+  if (place.page == nullptr) {
+    if (const Next next = reach(place); next != Next::kDone) return next;
+  }
+  return set(place);
+}
+
+template <typename Entry>
+bool ShadowFaults<Entry>::HasRoom(Fault& fault) {
+  fault.rmap = tables().RmapOf(*fault.slot, fault.path.gfn);
+  if (fault.rmap == nullptr) return false;
+  fault.head = fault.rmap->Find(fault.path.gfn, kLevel4K);
+  return fault.head != nullptr && (!fault.log_write || HasRoomToLog(fault));
+}
+
+template <typename Entry>
 bool ShadowFaults<Entry>::HasRoomToLog(const Fault& fault) {
   const DirtyLog* log = fault.slot->state->dirty_log();
   return log == nullptr || log->IsPrepared(fault.slot->IndexOf(fault.path.gfn));
@@ -77,6 +108,8 @@ typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::AfterFetch(FetchOutcome 
       return Next::kAgain;
     case FetchOutcome::kNeedsTables:
       return Next::kTables;
+    case FetchOutcome::kNeedsWriter:
+      return Next::kAlone;
     case FetchOutcome::kNeedsTracking:
       missing_.tracking = fetch->slot_without_tracking->state->shared_permits();
       missing_.gfn = fetch->gfn_without_tracking;
@@ -91,16 +124,13 @@ template <typename Entry>
 typename ShadowFaults<Entry>::Next ShadowFaults<Entry>::Reach(const Fault& fault, Level level,
                                                               ShadowZap& zap, ShadowPlace& place,
                                                               Sync sync) {
-  AssertUnderLock();
+  AssertWriting(parts_.mmu_lock);
   if (tables().IsFull(kPagesPerFault)) return Next::kTables;
   Fetch fetch(tables(), window_, table_slots_, stock_, zap);
   const FetchOutcome outcome = fetch.Reach(*fault.root, fault.address, fault.path, level, sync);
   if (outcome != FetchOutcome::kInstalled) return AfterFetch(outcome, &fetch);
   place = fetch.place();
-  if (level == kLevel4K) {
-    const uint64_t region = ShadowMemo::RegionOf(fault.address);
-    memo_ = {fault.root, region, tables().structure(), place.page};
-  }
+  if (level == kLevel4K) Remember(fault, *place.page);
   return Next::kDone;
 }
 
@@ -115,6 +145,31 @@ void ShadowFaults<Entry>::MarkDirty(const Fault& fault) {
   } else if (DirtyLog* log = fault.slot->state->dirty_log(); log != nullptr) {
     log->Mark(index);
   }
+}
+
+// Returns whether the fault has to begin again, since something has changed since its sequence was
+// read. If not, it keeps what still holds. In any section.
+template <typename Entry>
+ABSL_ATTRIBUTE_NOINLINE bool ShadowFaults<Entry>::HasChanged(Fault& fault) {
+  fault.leaf_entry = nullptr;
+  const bool of_host = fault.asks_host();
+  const Hva hva = fault.known ? fault.known->hva : fault.hva;
+  if (parts_.sequence.MovedSince(fault.sequence, hva, of_host)) return true;
+  if (neighbours_.count != 0) ForgetChangedNeighbours(fault);
+  if (of_host) {
+    fault.page.order = parts_.sequence.StableOrder(hva, fault.page.hfn, fault.page.order);
+  }
+  return false;
+}
+
+template <typename Entry>
+ABSL_ATTRIBUTE_NOINLINE ShadowPlace ShadowFaults<Entry>::FindLeaf(const Fault& fault) {
+  if (fault.root == nullptr || fault.root->role.invalid() || !tables().IsCurrent(*fault.root)) {
+    return ShadowPlace();
+  }
+  const ShadowPlace place = Fetch::Find(tables(), *fault.root, fault.address, fault.path);
+  if (place.page != nullptr) Remember(fault, *place.page);
+  return place;
 }
 
 // --- Neighbours ----------------------------------------------------------------------------------
@@ -134,12 +189,14 @@ void ShadowFaults<Entry>::AskForNeighbours(const Fault& fault) {
   neighbours_.first = first;
   size_t count = 0;
   for (size_t i = 0; i < std::min(*filled, runs.size()); ++i) {
-    HostPage page = runs[i].page;
-    page.order = 0;
+    const HostPage first_page = runs[i].page;
     const size_t end_of_run = count + std::min(most - count, runs[i].pages.raw());
-    for (; count < end_of_run; ++count) {
-      neighbours_.pages[count] = page;
-      page.hfn += PageCount(1);
+    // The parts are stored one by one: a copy as a whole would wait for them. Orders stay 0.
+    for (Hfn hfn = first_page.hfn; count < end_of_run; ++count, hfn += PageCount(1)) {
+      HostPage& page = neighbours_.pages[count];
+      page.hfn = hfn;
+      page.writable = first_page.writable;
+      page.memory_type = first_page.memory_type;
     }
   }
   neighbours_.count = count;
@@ -156,7 +213,7 @@ void ShadowFaults<Entry>::ForgetChangedNeighbours(const Fault& fault) {
 
 template <typename Entry>
 ShadowPage* ShadowFaults<Entry>::LeafPageOf(ShadowPage& root, uint64_t address) const {
-  AssertUnderLock();
+  AssertInSection();
   ShadowPage* page = &root;
   for (Level level = page->level(); level > kLevel4K; level = level.below()) {
     const Entry entry = Tables::At(*page, level.IndexOf(Gfn(address >> kPageShift))).Load();
@@ -166,20 +223,9 @@ ShadowPage* ShadowFaults<Entry>::LeafPageOf(ShadowPage& root, uint64_t address) 
   return page;
 }
 
-template <typename Entry>
-bool ShadowFaults<Entry>::MayTrackNeighbours(const Fault& fault) const {
-  AssertUnderLock();
-  if (neighbours_.count == 0) return true;
-  const LargePagePermits& permits = fault.slot->state->permits();
-  const Gfn last = neighbours_.first + PageCount(neighbours_.count - 1);
-  return permits.TrackedPages(neighbours_.first, kLevel2M) != 0 ||
-         permits.TrackedPages(last, kLevel2M) != 0;
-}
-
 // Plans `row` around the entry of the fault, as far as the shadow has nothing there.
 template <typename Entry>
 void ShadowFaults<Entry>::PlanRow(const Fault& fault, Row row) {
-  const SpinLockHolder hold(tables().lock());
   const bool is_known = memo_.LeadsTo(fault.address, fault.root, tables().structure());
   const ShadowPage* page = is_known ? memo_.page : LeafPageOf(*fault.root, fault.address);
   if (page == nullptr) return;
@@ -196,17 +242,42 @@ void ShadowFaults<Entry>::PlanRow(const Fault& fault, Row row) {
   neighbours_.wanted = static_cast<size_t>(last - first + 1);
 }
 
+template <typename Entry>
+bool ShadowFaults<Entry>::MayTrackNeighbours(const Fault& fault) const {
+  AssertInSection();
+  if (neighbours_.count == 0) return true;
+  const LargePagePermits& permits = fault.slot->state->permits();
+  const Gfn first = neighbours_.first;
+  const Gfn last = first + PageCount(neighbours_.count - 1);
+  if (permits.TrackedPages(first, kLevel2M) != 0) return true;
+  const bool is_one_table = first.AlignDown(kLevel2M.pages()) == last.AlignDown(kLevel2M.pages());
+  return !is_one_table && permits.TrackedPages(last, kLevel2M) != 0;
+}
+
 // --- Ways and roots ------------------------------------------------------------------------------
 
 template <typename Entry>
 ShadowPlace ShadowFaults<Entry>::EndOfWay(ShadowPage& root, uint64_t address) const {
-  AssertUnderLock();
+  AssertInSection();
   for (ShadowPage* page = &root;;) {
     const int index = page->level().IndexOf(Gfn(address >> kPageShift));
     const Entry entry = Tables::At(*page, index).Load();
     if (entry.kind(page->level()) != EntryKind::kTable) return {page, index};
     page = tables().TableOf(entry)->shadow;
   }
+}
+
+template <typename Entry>
+void ShadowFaults<Entry>::TakeAwayFrom(Tables& tables,
+                                       absl::FunctionRef<void(ShadowZap& zap)> take) {
+  PendingFlush flush;
+  {
+    const MmuWriteSection section(parts_.mmu_lock);
+    ShadowZap zap;
+    take(zap);
+    flush = tables.Commit(std::move(zap));
+  }
+  flush.Settle();
 }
 
 template <typename Entry>
@@ -226,6 +297,7 @@ absl::Status ShadowFaults<Entry>::Prepare(Next next, absl::FunctionRef<absl::Sta
   switch (next) {
     case Next::kDone:
     case Next::kAgain:
+    case Next::kAlone:
       return absl::OkStatus();
     case Next::kFetch:
       return FetchPage(no_memory);
@@ -280,8 +352,7 @@ template <typename Entry>
 bool ShadowFaults<Entry>::Recycle(HeldRoots roots) {
   bool is_full;
   {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(tables().lock());
+    const MmuReadSection section(reader_);
     is_full = tables().IsFull(kPagesPerFault);
   }
   if (is_full) return RecycleQuota(roots);

@@ -92,7 +92,7 @@ class ShadowFaults {
     bool log_write = false;
     // This is what the host answered.
     HostPage page;
-    // These are found under the lock: the reverse map of the slot, and the head of the page in it.
+    // These are found in the last section: the reverse map of the slot, and the page's head in it.
     SlotRmap* rmap;
     RmapHead* head;
 
@@ -105,6 +105,7 @@ class ShadowFaults {
     kFetch,     // the window has to fetch a page
     kMakeRoom,  // `missing_`
     kTables,    // tables ran out
+    kAlone,     // what has to change takes a writer's section
     kLoadRoot,  // the root is gone
   };
   // Names what has to be allocated outside the section before the next try.
@@ -131,7 +132,6 @@ class ShadowFaults {
   // Returns FailedPrecondition if the vCPU is in the guest.
   absl::Status CheckOutside() const;
   Tables& tables() const { return *shadow_; }
-  void AssertUnderLock() const { tables().AssertUnderLock(); }
   // Sets the address space of the vCPU.
   void UseSpace(AddressSpaceId space) {
     space_ = space;
@@ -157,7 +157,7 @@ class ShadowFaults {
   bool FindKnownBacking(Fault& fault);
   // Tries to answer the fault, from top to bottom; docs/shadow.md has the reasons. `walk()` walks
   // the guest's tables and returns kAgain if they map the address; `install` is that of
-  // `ResolveAndInstall`.
+  // `ResolveAndInstall`. Returns kAlone if `DoAlone` is to go on from there.
   template <typename Result, typename Walk, typename Install>
   ABSL_ATTRIBUTE_ALWAYS_INLINE Next TryBy(Fault& fault, Result& result, Walk walk,
                                           Install install) {
@@ -174,43 +174,59 @@ class ShadowFaults {
   // behind `fault.path.gfn`, and it may be accessed.
   template <typename Result>
   Next FindMemory(Fault& fault, Result& result);
-  // Asks the host for the page, then calls `install(zap)` under the lock if nothing has changed
-  // since the sequence was read, and settles what that took away.
+  // Asks the host for the page, then calls `install(zap)` in a reader's section if nothing has
+  // changed since the sequence was read, and settles what that took away.
   template <typename Result, typename Install>
   Next ResolveAndInstall(Fault& fault, Result& result, Install install);
+  // Calls `install(zap)` in a writer's section after that, on the same condition.
+  Next DoAlone(Fault& fault, absl::FunctionRef<Next(ShadowZap& zap)> install);
 
-  // Returns whether the log and the reverse map have memory for the page; if not, notes what needs
-  // it: `NoteMissingRoom` says what comes next. Under the lock.
-  bool HasRoom(Fault& fault) {
-    AssertUnderLock();
-    fault.rmap = tables().RmapOf(*fault.slot, fault.path.gfn);
-    if (ABSL_PREDICT_FALSE(fault.rmap == nullptr)) return false;
-    fault.head = fault.rmap->Find(fault.path.gfn, kLevel4K);
-    return ABSL_PREDICT_TRUE(fault.head != nullptr) &&
-           (ABSL_PREDICT_TRUE(!fault.log_write) || HasRoomToLog(fault));
+  // Puts a 4 KiB leaf in beside other faults: `set(place)` does, with the locks of head and page
+  // held. Returns kAlone if room, or a page on the way, is missing. In a reader's section.
+  template <typename SetAt>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Next SetBesideOthers(Fault& fault, SetAt set) {
+    const Gfn gfn = fault.path.gfn;
+    fault.rmap = tables().RmapOf(*fault.slot, gfn);
+    if (ABSL_PREDICT_FALSE(fault.rmap == nullptr)) return Next::kAlone;
+    const SlotRmap::Hold hold(*fault.rmap, gfn, kLevel4K);
+    if (ABSL_PREDICT_FALSE(!hold.is_there() || (fault.log_write && !HasRoomToLog(fault)))) {
+      return Next::kAlone;
+    }
+    fault.head = &hold.head();
+    ShadowPlace place;
+    if (ABSL_PREDICT_FALSE(
+            !place.FindBy(memo_, tables().structure(), fault.root, fault.address, fault.path))) {
+      place = FindLeaf(fault);
+      if (place.page == nullptr) return Next::kAlone;
+    }
+    const SpinLockHolder hold_page(place.page->leaf_lock);
+    return set(place);
   }
+  // Puts a leaf of `level` in, whatever that takes, in a writer's section: `set(place)` does, after
+  // `reach(place)` where the way there is not linked.
+  Next SetAlone(Fault& fault, Level level, absl::FunctionRef<Next(ShadowPlace& place)> reach,
+                absl::FunctionRef<Next(ShadowPlace place)> set);
+  // Returns where the 4 KiB leaf goes, and remembers it, if the way there is linked; else no page.
+  // In any section.
+  ShadowPlace FindLeaf(const Fault& fault);
+  // Returns whether the log and the reverse map have memory for the page; if not, notes what needs
+  // it: `NoteMissingRoom` says what comes next. In a writer's section.
+  bool HasRoom(Fault& fault);
   bool HasRoomToLog(const Fault& fault);
   Next NoteMissingRoom(const Fault& fault);
-  // Returns whether the last leaf was put where that of the fault, of `level`, belongs. Under the
-  // lock.
-  bool FindByMemo(const Fault& fault, Level level, ShadowPlace& place) const {
-    AssertUnderLock();
-    return level == kLevel4K &&
-           place.FindBy(memo_, tables().structure(), fault.root, fault.address, fault.path);
-  }
   // Goes from the root, which is current, to the page in which a leaf of `level` belongs, making
-  // what is missing. `sync` is that of `ShadowFetch::Reach`. Under the lock.
+  // what is missing. `sync` is that of `ShadowFetch::Reach`. In a writer's section.
   using Sync = absl::FunctionRef<bool(ShadowPage& page, const std::byte* table)>;
   Next Reach(const Fault& fault, Level level, ShadowZap& zap, ShadowPlace& place, Sync sync);
-  // Puts `leaf`, one of `level`, at `place`, after `HasRoom`; calls `prefetch()` if that was 4 KiB
-  // and new. Under the lock.
+  // Puts `leaf`, one of `level`, at `place`; calls `prefetch()` if that was 4 KiB and new. Among
+  // readers of 4 KiB alone, with the locks of head and page.
   template <typename Result, typename PrefetchAround>
-  ABSL_ATTRIBUTE_ALWAYS_INLINE Next SetLeaf(const Fault& fault, ShadowPlace place, Level level,
-                                            Entry leaf, ShadowZap& zap, Result& result,
+  ABSL_ATTRIBUTE_ALWAYS_INLINE Next SetLeaf(const Fault& fault, ShadowSide side, ShadowPlace place,
+                                            Level level, Entry leaf, ShadowZap& zap, Result& result,
                                             PrefetchAround prefetch) {
-    AssertUnderLock();
+    AssertInSection();
     RmapHead& head = level == kLevel4K ? *fault.head : *fault.rmap->Find(fault.path.gfn, level);
-    const FetchOutcome outcome = Fetch::Set(tables(), window_, stock_, zap, place, fault.path,
+    const FetchOutcome outcome = Fetch::Set(tables(), window_, stock_, zap, side, place, fault.path,
                                             fault.leaf_entry, level, leaf, head);
     result.outcome = decltype(result.outcome)::kFixed;
     result.level = level;
@@ -248,18 +264,17 @@ class ShadowFaults {
 
   // Fills in the entries around the leaf at `index` of `page`, which was set for `fault`, that have
   // nothing yet and map what lies in the same host page, or what the host was asked for besides
-  // (KVM's FNAME(pte_prefetch)). `origin_of` is as above; `leaf_of(origin, host, writable)` makes
-  // the leaf of an access that was none. Under the lock.
-  template <typename OriginOf, typename LeafOf>
+  // (KVM's FNAME(pte_prefetch)). `origin_of` is as above; `make_leaf_of()` is called if there
+  // may be any, and returns a function: `leaf_of(origin, host, writable)` makes the leaf of an
+  // access that was none. As for `ShadowFetch::Set`.
+  template <typename OriginOf, typename MakeLeafOf>
   ABSL_ATTRIBUTE_ALWAYS_INLINE void Prefetch(const Fault& fault, ShadowPage& page, int index,
-                                             OriginOf origin_of, LeafOf leaf_of) {
-    AssertUnderLock();
+                                             OriginOf origin_of, MakeLeafOf make_leaf_of) {
     if (fault.page.order == 0 && neighbours_.count == 0) return;
-    FillIn(fault, page, index, origin_of, leaf_of);
+    FillIn(fault, page, index, origin_of, make_leaf_of);
   }
 
-  // Returns whether a frame of the neighbours may be tracked, while they are filled in. Under the
-  // lock.
+  // Returns whether a frame of the neighbours may be tracked while they are filled in.
   bool MayTrackNeighbours(const Fault& fault) const;
 
   template <typename Outcome>
@@ -288,31 +303,30 @@ class ShadowFaults {
   absl::Status MakeRoom();
   absl::Status Restock(HeldRoots roots);
 
-  // Calls `take(zap)` in a section, under the lock, then commits and settles.
-  template <typename Take>
-  ABSL_ATTRIBUTE_ALWAYS_INLINE void TakeAway(Take take) {
-    TakeAwayFrom(tables(), take);
-  }
-  // Does the same under the lock of `tables`, those of any address space.
-  template <typename Take>
-  ABSL_ATTRIBUTE_ALWAYS_INLINE void TakeAwayFrom(Tables& tables, Take take) {
+  // Calls `change(zap)` in a reader's section, then commits and settles what that took away: rights
+  // alone, since readers zap no page.
+  template <typename Change>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void BesideOthers(Change change) {
     PendingFlush flush;
     {
-      MmuReadSection section(reader_);
-      const SpinLockHolder hold(tables.lock());
+      const MmuReadSection section(reader_);
       ShadowZap zap;
-      take(zap);
-      if (ABSL_PREDICT_TRUE(zap.is_empty())) return;
-      flush = tables.Commit(std::move(zap));
+      change(zap);
+      if (ABSL_PREDICT_TRUE(!zap.flush)) return;
+      flush = tables().Commit(std::move(zap));
     }
     flush.Settle();
   }
+  // Calls `take(zap)` in a writer's section, then commits and settles.
+  void TakeAway(absl::FunctionRef<void(ShadowZap& zap)> take) { TakeAwayFrom(tables(), take); }
+  // Does the same to `tables`, those of any address space.
+  void TakeAwayFrom(Tables& tables, absl::FunctionRef<void(ShadowZap& zap)> take);
   // Lets go of `pages`, roots of `tables` that this vCPU holds (null: none).
   void ReleaseRoots(Tables& tables, absl::Span<ShadowPage* const> pages);
-  // Returns where the way from `root` to `address` ends: at an entry that links no table. Under the
-  // lock.
+  // Returns where the way from `root` to `address` ends: at an entry that links no table. In any
+  // section, like the next.
   ShadowPlace EndOfWay(ShadowPage& root, uint64_t address) const;
-  // Returns the page of 4 KiB leaves for `address`, or null if the way ends above. Under the lock.
+  // Returns the page of 4 KiB leaves for `address`, or null if the way ends above.
   ShadowPage* LeafPageOf(ShadowPage& root, uint64_t address) const;
 
   template <typename Result>
@@ -343,7 +357,7 @@ class ShadowFaults {
   SlotReader table_slots_;  // of the guest's tables
   ShadowStock stock_;
   MissingRoom missing_;
-  ShadowMemo memo_;  // under the lock
+  ShadowMemo memo_;
 
  private:
   static constexpr size_t kMostOutcomes = 16;
@@ -357,10 +371,10 @@ class ShadowFaults {
   // Holds host memory that a fault has asked for besides its own page, or will.
   struct Neighbours {
     Gfn first;
-    size_t wanted = 0;  // frames in a row, the fault's own among them
-    size_t count = 0;   // of them, what the host has answered for
-    std::array<HostPage, kWindow> pages;
-    std::array<HostRun, kWindow> runs;  // the answer as it comes
+    size_t wanted = 0;                    // frames in a row, the fault's own among them
+    size_t count = 0;                     // of them, what the host has answered for
+    std::array<HostPage, kWindow> pages;  // each by itself: of order 0
+    std::array<HostRun, kWindow> runs;    // the answer as it comes
   };
 
   // Names entries in a row, both ends among them.
@@ -372,8 +386,14 @@ class ShadowFaults {
   template <bool kWide, typename OriginOf>
   Row FindRow(Fault& fault, int index, OriginOf origin_of);
   void PlanRow(const Fault& fault, Row row);
-  template <typename OriginOf, typename LeafOf>
-  void FillIn(const Fault& fault, ShadowPage& page, int index, OriginOf origin_of, LeafOf leaf_of);
+  bool HasChanged(Fault& fault);
+  // Notes that the 4 KiB leaf of the fault goes to `page`.
+  void Remember(const Fault& fault, ShadowPage& page) {
+    memo_ = {fault.root, ShadowMemo::RegionOf(fault.address), tables().structure(), &page};
+  }
+  template <typename OriginOf, typename MakeLeafOf>
+  void FillIn(const Fault& fault, ShadowPage& page, int index, OriginOf origin_of,
+              MakeLeafOf make_leaf_of);
   // Returns whether the host is asked by addresses, and so for several pages at once.
   bool MayAskByRange(const Fault& fault) const {
     return fault.asks_host() && !parts_.policy.options().resolves_pages;
@@ -466,18 +486,10 @@ ShadowFaults<Entry>::ResolveAndInstall(Fault& fault, Result& result, Install ins
     AskForNeighbours(fault);
   }
   Next next = Next::kAgain;
-  TakeAway([&](ShadowZap& zap) ABSL_ATTRIBUTE_ALWAYS_INLINE {
-    if (ABSL_PREDICT_FALSE(!parts_.sequence.IsQuietSince(fault.sequence))) {
-      fault.leaf_entry = nullptr;
-      const bool of_host = fault.asks_host();
-      const Hva hva = fault.known ? fault.known->hva : fault.hva;
-      if (parts_.sequence.MovedSince(fault.sequence, hva, of_host)) return;
-      if (neighbours_.count != 0) ForgetChangedNeighbours(fault);
-      if (of_host) {
-        fault.page.order = parts_.sequence.StableOrder(hva, fault.page.hfn, fault.page.order);
-      }
+  BesideOthers([&](ShadowZap& zap) ABSL_ATTRIBUTE_ALWAYS_INLINE {
+    if (ABSL_PREDICT_TRUE(parts_.sequence.IsQuietSince(fault.sequence)) || !HasChanged(fault)) {
+      next = install(zap);
     }
-    next = install(zap);
   });
   return next;
 }
@@ -494,11 +506,14 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline typename ShadowFaults<Entry>::Row ShadowFaul
   if (ABSL_PREDICT_FALSE(own == nullptr)) return row;
   fault.leaf_entry = own;
   const uint64_t gfn = fault.path.gfn.raw();
+  const uint64_t own_raw = fault.path.entry(1);
   const auto is_in_a_row = [&](int i) ABSL_ATTRIBUTE_ALWAYS_INLINE {
     const uint64_t raw = LoadGuestEntry(own, i - index, kWide);
-    const uint64_t wanted = gfn + static_cast<uint64_t>(int64_t{i} - index);
+    const auto away = static_cast<uint64_t>(int64_t{i} - index);
+    // Most differ by their frames alone from what was walked, and `FillIn` looks again.
+    if (raw == own_raw + (away << kPageShift)) return true;
     LeafOrigin origin;
-    return Entry(raw).frame().raw() == wanted && origin_of(raw, Access::All(), origin);
+    return Entry(raw).frame().raw() == gfn + away && origin_of(raw, Access::All(), origin);
   };
   while (row.first % kWindow != 0 && is_in_a_row(row.first - 1)) --row.first;
   while ((row.last + 1) % kWindow != 0 && is_in_a_row(row.last + 1)) ++row.last;
@@ -506,10 +521,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline typename ShadowFaults<Entry>::Row ShadowFaul
 }
 
 template <typename Entry>
-template <typename OriginOf, typename LeafOf>
+template <typename OriginOf, typename MakeLeafOf>
 void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index,
-                                 OriginOf origin_of, LeafOf leaf_of) {
-  constexpr int kSpareTables = 3;
+                                 OriginOf origin_of, MakeLeafOf make_leaf_of) {
   const PageRole role = page.role;
   const std::byte* table = nullptr;
   if (!role.direct()) {
@@ -528,6 +542,9 @@ void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index
   uint64_t* const entries = page.table->entries();
   uint64_t* const origins = Tables::OriginsOf(page);
   const int first = index & ~(kWindow - 1);
+  uint32_t filled = 0;
+  HostPage part;
+  auto leaf_of = make_leaf_of();
   for (int i = first; i < first + kWindow; ++i) {
     const Entry old = EntryAt(entries + i).Load();
     if (old.kind(kLevel4K) != EntryKind::kHole) continue;
@@ -538,14 +555,13 @@ void ShadowFaults<Entry>::FillIn(const Fault& fault, ShadowPage& page, int index
       continue;
     }
     const Gfn gfn = origin.gfn();
-    HostPage part;
     const HostPage* const host = HostPageOf(fault, gfn, part);
-    if (host == nullptr) continue;
-    RmapHead* const head = fault.rmap->FindBeside(fault.head, fault.path.gfn, gfn);
-    if (head == nullptr || stock_.tables.size() < kSpareTables) continue;
+    if (host == nullptr || !SlotRmap::ShareLock(fault.path.gfn, gfn)) continue;
+    RmapHead& head = SlotRmap::HeadBeside(*fault.head, fault.path.gfn, gfn);
     const Entry leaf = leaf_of(origin, *host, may_write && host->writable);
-    if (!tables.SetLeaf({page, i, entries + i, old, origins}, leaf, origin, *head, stock_)) return;
+    filled += tables.PutLeaf({page, i, entries + i, old, origins}, leaf, origin, head, stock_);
   }
+  tables.CountLeaves(page, filled);
 }
 
 // Returns what the fault's answers say of the host page of `gfn`, a frame of the fault's slot, in

@@ -81,9 +81,13 @@ enum class FetchOutcome : uint8_t {
   kChanged,        // the guest's tables are not what was walked: walk again
   kFlushFirst,     // a CPU may still write a table that is tracked: commit, settle, walk again
   kNeedsTables,    // the stock is used up: refill it
+  kNeedsWriter,    // what has to change takes a writer's section
   kNeedsTracking,  // `gfn_without_tracking`, a frame of `slot_without_tracking`, is to be prepared
   kNeedsPage,      // `Memory` has to fetch a page
 };
+
+// Says in which kind of section of `MmuLock` a fault is: beside others, or alone.
+enum class ShadowSide : uint8_t { kReader, kWriter };
 
 // Names where a leaf goes.
 struct ShadowPlace {
@@ -110,7 +114,8 @@ struct ShadowPlace {
   }
 };
 
-// Fetches under the lock of `tables`. `Memory` reaches the guest's tables as for `GuestWalker`.
+// Follows walks. `Find` and `Set` do in a reader's section what changes leaves alone; what they
+// leave to do is for a writer's. `Memory` reaches the guest's tables as for `GuestWalker`.
 template <typename Entry, typename Memory>
 class ShadowFetch {
  public:
@@ -129,15 +134,28 @@ class ShadowFetch {
   const MemorySlot* slot_without_tracking = nullptr;
   Gfn gfn_without_tracking;
 
-  // Goes from `root` to the page in which the leaf of `address` (a gva, or an L2 gpa) stands:
-  // `page` and `index`, at level `goal`, which is not above `path.leaf_level`. Makes and links what
-  // is missing; pages that are made are tracked from here on. `sync(page, table)` is called for a
+  // Goes from `root` to the page in which the 4 KiB leaf of `address` (a gva, or an L2 gpa) stands,
+  // if all on the way is linked as `path` says. Returns no page if it is not. In any section.
+  static ShadowPlace Find(const Tables& tables, ShadowPage& root, uint64_t address,
+                          const Path& path) {
+    ShadowPlace place{&root, 0};
+    for (Level level = root.level();; level = level.below()) {
+      place.index = level.IndexOf(Gfn(address >> kPageShift));
+      if (level == kLevel4K) return place;
+      place.page = LinkedChild(tables, place, ChildOf(place, path));
+      if (place.page == nullptr) return place;
+    }
+  }
+
+  // Goes from `root` to the page in which the leaf of `address` stands, at level `goal`, which is
+  // not above `path.leaf_level`: `place`. In a writer's section. Makes and links what is missing;
+  // pages that are made are tracked from here on. `sync(page, table)` is called for a
   // page out of sync, or one that is not tracked, that is about to be linked or to be reached
   // through what is, with the guest's table as it is; it may drop entries, and returns false where
   // the page had to go.
   template <typename Sync>
   FetchOutcome Reach(ShadowPage& root, uint64_t address, const Path& path, Level goal, Sync sync) {
-    tables_.AssertUnderLock();
+    AssertWriting();
     page_ = &root;
     for (Level level = root.level();; level = level.below()) {
       index_ = level.IndexOf(Gfn(address >> kPageShift));
@@ -147,15 +165,17 @@ class ShadowFetch {
     }
   }
 
-  // Puts `leaf` at `place`, where `Reach` ended: the entry for `path.gfn` at that level, `level`;
-  // `head` is that of its frame in the reverse map of its slot. `guest_leaf` is where the guest's
-  // leaf stands, if that is at hand.
+  // Puts `leaf` at `place`: the entry for `path.gfn` at that level, `level`; `head` is that of its
+  // frame in the reverse map of its slot. `guest_leaf` is where the guest's leaf stands, if that is
+  // at hand. In a writer's section, or with the locks of head and page in a reader's. There it
+  // returns kNeedsWriter if more than the leaf has to change.
   ABSL_ATTRIBUTE_ALWAYS_INLINE static FetchOutcome Set(Tables& tables, Memory& memory,
                                                        ShadowStock& stock, ShadowZap& zap,
-                                                       ShadowPlace place, const Path& path,
+                                                       ShadowSide side, ShadowPlace place,
+                                                       const Path& path,
                                                        const std::byte* guest_leaf, Level level,
                                                        Entry leaf, RmapHead& head) {
-    tables.AssertUnderLock();
+    AssertInSection();
     ShadowPage& page = *place.page;
     if (!IsTrusted(tables, page, zap)) return FetchOutcome::kFlushFirst;
     if (guest_leaf == nullptr || level.raw() > path.leaf_level) {
@@ -175,13 +195,17 @@ class ShadowFetch {
           page.OriginOf(place.index).gfn() == origin.gfn()) {
         return Change(tables, zap, place, old, leaf, origin);
       }
+      if (side == ShadowSide::kReader) return FetchOutcome::kNeedsWriter;
       tables.Drop(page, place.index, stock.descriptors, zap);
       old = tables.hole();
+    }
+    if (side == ShadowSide::kWriter && !tables.MakeRoomFor(page, head, stock)) {
+      return FetchOutcome::kNeedsTables;
     }
     return tables.SetLeaf({page, place.index, where, old, Tables::OriginsOf(page)}, leaf, origin,
                           head, stock)
                ? FetchOutcome::kInstalled
-               : FetchOutcome::kNeedsTables;
+               : FetchOutcome::kNeedsWriter;
   }
 
  private:
@@ -191,9 +215,9 @@ class ShadowFetch {
     PageRole role;
   };
 
-  Wanted ChildOf(const Path& path) const {
-    const Level level = page_->level();
-    const PageRole role = page_->role.WithLevel(level.below());
+  static Wanted ChildOf(ShadowPlace place, const Path& path) {
+    const Level level = place.page->level();
+    const PageRole role = place.page->role.WithLevel(level.below());
     if (level.raw() <= path.leaf_level) {
       return {path.gfn.AlignDown(level.pages()),
               role.WithDirect(true).WithQuadrant(0).WithAccess(AccessOf(path.rights))};
@@ -201,7 +225,7 @@ class ShadowFetch {
     const int below = level.below().raw();
     // A page shadows half of what a 4-byte table maps: the entry that links it stands for the one
     // or the other half.
-    const int quadrant = role.wide_entries() ? 0 : index_ & 1;
+    const int quadrant = role.wide_entries() ? 0 : place.index & 1;
     return {Gfn::Of(path.address(below)),
             role.WithQuadrant(quadrant).WithAccess(path.table_rights(below))};
   }
@@ -210,20 +234,25 @@ class ShadowFetch {
   static bool IsUntracked(PageRole role) { return role.guest_mode() && !role.direct(); }
   static Access AccessOf(uint32_t rights) { return Access::FromRaw(static_cast<uint8_t>(rights)); }
 
-  // Goes to the child that the guest's entry asks for, made and linked where it is missing. What is
-  // linked already was derived from an entry that nobody can have changed unseen; that it is the
-  // right child says that the walk saw the same entry.
+  // Returns the child at `place` if it is what is wanted; else null. What is linked already was
+  // derived from an entry that nobody can have changed unseen; that it is the right child says that
+  // the walk saw the same entry.
+  static ShadowPage* LinkedChild(const Tables& tables, ShadowPlace place, const Wanted& wanted) {
+    const Entry entry = Tables::At(*place.page, place.index).Load();
+    if (ABSL_PREDICT_FALSE(entry.kind(place.page->level()) != EntryKind::kTable)) return nullptr;
+    const TablePage* table = tables.TableOf(entry);
+    if (ABSL_PREDICT_FALSE(table->base != wanted.gfn || table->role != wanted.role)) return nullptr;
+    table->shadow->NoteUse();
+    return table->shadow;
+  }
+
+  // Goes to the child that the guest's entry asks for, made and linked where it is missing.
   template <typename Sync>
   FetchOutcome Descend(const Path& path, Sync sync) {
-    const Wanted wanted = ChildOf(path);
-    const Entry entry = Tables::At(*page_, index_).Load();
-    if (ABSL_PREDICT_TRUE(entry.kind(page_->level()) == EntryKind::kTable)) {
-      const TablePage* table = tables_.TableOf(entry);
-      if (ABSL_PREDICT_TRUE(table->base == wanted.gfn && table->role == wanted.role)) {
-        page_ = table->shadow;
-        page_->floods = 0;
-        return FetchOutcome::kInstalled;
-      }
+    const Wanted wanted = ChildOf(place(), path);
+    if (ShadowPage* child = LinkedChild(tables_, place(), wanted)) {
+      page_ = child;
+      return FetchOutcome::kInstalled;
     }
     return LinkChild(path, wanted, sync);
   }

@@ -5,7 +5,6 @@
 #include "tdp/mmu/shadow/shadow_vcpu_impl.h"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "absl/base/optimization.h"
@@ -88,9 +87,11 @@ void ShadowVcpuImpl::TryAgain(PagingFault& fault, Next next, PagingFaultResult& 
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Try(
     PagingFault& fault, PagingFaultResult& result) {
-  return TryBy(
+  const Next next = TryBy(
       fault, result, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE { return Walk(fault, result); },
-      [&](ShadowZap& zap) ABSL_ATTRIBUTE_ALWAYS_INLINE { return Install(fault, zap, result); });
+      [&](ShadowZap& zap)
+          ABSL_ATTRIBUTE_ALWAYS_INLINE { return InstallBesideOthers(fault, zap, result); });
+  return ABSL_PREDICT_TRUE(next != Next::kAlone) ? next : InstallAlone(fault, result);
 }
 
 // Walks the guest's tables. `fault.path` says how they map the address.
@@ -153,38 +154,50 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::TakePath(PagingFault& f
   path.rights = (path.leaf_level == 1 ? walk_.rights : Emulated(fault, walk_.rights)).raw();
 }
 
-// Puts the leaf into the shadow. Under the lock.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install(
-    PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
-  AssertUnderLock();
-  if (ABSL_PREDICT_FALSE(!HasRoom(fault))) return NoteMissingRoom(fault);
-  if (ABSL_PREDICT_TRUE(!parts_.policy.MayBeLarge(fault.page))) {
-    return InstallAt(fault, kLevel4K, zap, result);
-  }
-  return InstallLarge(fault, zap, result);
-}
-
-// Installs the largest leaf that the guest's leaf, the slot and the host's page allow. 1 GiB is
-// left to tables of 2 MiB: whether the CPU has such pages in its own paging is not known here.
-ABSL_ATTRIBUTE_NOINLINE ShadowVcpuImpl::Next ShadowVcpuImpl::InstallLarge(
-    PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
+// Returns the level of the largest leaf that the guest's leaf, the slot and the host's page allow.
+// 1 GiB is left to tables of 2 MiB: whether the CPU has such pages in its own paging is not known
+// here.
+ABSL_ATTRIBUTE_NOINLINE Level ShadowVcpuImpl::LargestLeaf(const PagingFault& fault) const {
   const Level host =
       parts_.policy.LargestLevel(*fault.slot, fault.path.gfn, fault.page, Access::Read());
-  return InstallAt(fault, std::min({host, Level(fault.path.leaf_level), kLevel2M}), zap, result);
+  return std::min({host, Level(fault.path.leaf_level), kLevel2M});
+}
+
+// Puts a 4 KiB leaf into a page that is linked, in a reader's section. Returns kAlone if more has
+// to change.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::InstallBesideOthers(
+    PagingFault& fault, ShadowZap& zap, PagingFaultResult& result) {
+  if (ABSL_PREDICT_FALSE(NeedsSmapEmulation(fault))) return EmulateInstead(result);
+  if (ABSL_PREDICT_FALSE(parts_.policy.MayBeLarge(fault.page)) && LargestLeaf(fault) > kLevel4K) {
+    return Next::kAlone;
+  }
+  return SetBesideOthers(fault, [&](ShadowPlace place) ABSL_ATTRIBUTE_ALWAYS_INLINE {
+    return InstallAt(fault, ShadowSide::kReader, place, kLevel4K, zap, result);
+  });
+}
+
+// Does whatever puts the leaf into the shadow, in a writer's section.
+ABSL_ATTRIBUTE_NOINLINE ShadowVcpuImpl::Next ShadowVcpuImpl::InstallAlone(
+    PagingFault& fault, PagingFaultResult& result) {
+  return DoAlone(fault, [&](ShadowZap& zap) {
+    const Level goal = parts_.policy.MayBeLarge(fault.page) ? LargestLeaf(fault) : kLevel4K;
+    const auto reach = [&](ShadowPlace& place) { return ReachLeaf(fault, goal, zap, place); };
+    return SetAlone(fault, goal, reach, [&](ShadowPlace place) {
+      return InstallAt(fault, ShadowSide::kWriter, place, goal, zap, result);
+    });
+  });
+}
+
+ShadowVcpuImpl::Next ShadowVcpuImpl::EmulateInstead(PagingFaultResult& result) {
+  result.outcome = PagingOutcome::kEmulateWrite;
+  return Next::kDone;
 }
 
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::InstallAt(
-    PagingFault& fault, Level goal, ShadowZap& zap, PagingFaultResult& result) {
-  ShadowPlace place;
-  const bool is_known = FindByMemo(fault, goal, place);
-  if (ABSL_PREDICT_FALSE(NeedsSmapEmulation(fault))) {
-    result.outcome = PagingOutcome::kEmulateWrite;
-    return Next::kDone;
-  }
-  if (ABSL_PREDICT_FALSE(!is_known)) {
-    if (const Next next = ReachLeaf(fault, goal, zap, place); next != Next::kDone) return next;
-  }
-  const bool writable = MayWrite(fault, goal);
+    PagingFault& fault, ShadowSide side, ShadowPlace place, Level goal, ShadowZap& zap,
+    PagingFaultResult& result) {
+  bool writable = false;
+  if (ABSL_PREDICT_FALSE(!DecideWrite(fault, side, goal, writable))) return Next::kAlone;
   if (ABSL_PREDICT_FALSE(fault.access.is_write() && !writable)) {
     // The host was asked for a page to be written: if it gave none, it is changing its mind.
     result.outcome = fault.page.writable ? PagingOutcome::kEmulateWrite : PagingOutcome::kRetry;
@@ -193,7 +206,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install
   const PagingEntry leaf =
       LeafOf(fault.page.hfn.AlignDown(goal.pages()), goal,
              Emulated(fault, GuestRights(fault.path.rights)), writable, fault.page, *fault.slot);
-  return SetLeaf(fault, place, goal, leaf, zap, result, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
+  return SetLeaf(fault, side, place, goal, leaf, zap, result, [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
     PrefetchAround(fault, *place.page, place.index);
   });
 }
@@ -237,17 +250,21 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline GuestRights ShadowVcpuImpl::Emulated(const P
   return GuestRights((rights.raw() | GuestRights::kWrite) & ~lost);
 }
 
-// Returns whether the leaf may have W at all. Under the lock; a write to a tracked table of leaves
-// lets it go unsync.
-ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowVcpuImpl::MayWrite(const PagingFault& fault,
-                                                                  Level level) {
-  AssertUnderLock();
+// Says in `writable` whether the leaf may have W at all. A write to a tracked table of leaves lets
+// it go unsync, which takes a writer: returns false if this is none.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool ShadowVcpuImpl::DecideWrite(const PagingFault& fault,
+                                                                     ShadowSide side, Level level,
+                                                                     bool& writable) {
+  AssertInSection();
   const MemorySlot& slot = *fault.slot;
-  if (slot.is_read_only() || !fault.page.writable) return false;
   const bool write = fault.access.is_write();
-  if (slot.logs_dirty_pages() && !write) return false;
-  if (level > kLevel4K) return true;  // no large leaf stands where a page is tracked
-  return !tables().MustTrack(fault.path.gfn, slot.state->permits(), write);
+  writable = !slot.is_read_only() && fault.page.writable && (write || !slot.logs_dirty_pages());
+  if (!writable || level > kLevel4K) return true;  // no large leaf stands where a page is tracked
+  if (ABSL_PREDICT_TRUE(!slot.state->permits().IsWriteTracked(fault.path.gfn))) return true;
+  if (write && side == ShadowSide::kReader) return false;
+  writable =
+      !(write ? tables().MustTrackEvenUnsync(fault.path.gfn) : tables().MustTrack(fault.path.gfn));
+  return true;
 }
 
 // Types that the PAT would have to give are not obeyed: what is not ordinary memory is uncached.
@@ -267,16 +284,29 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline PagingEntry ShadowVcpuImpl::LeafOf(Hfn frame
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::PrefetchAround(const PagingFault& fault,
                                                                         ShadowPage& page,
                                                                         int index) {
-  const MemorySlot& slot = *fault.slot;
-  std::optional<bool> may_track;  // not known yet
-  Prefetch(
-      fault, page, index, NeighbourOf(),
-      [&](LeafOrigin origin, const HostPage& host, bool writable) ABSL_ATTRIBUTE_ALWAYS_INLINE {
-        if (!may_track) may_track = MayTrackNeighbours(fault);
-        writable = writable &&
-                   !(*may_track && tables().MustTrack(origin.gfn(), slot.state->permits(), false));
-        return LeafOf(host.hfn, kLevel4K, GuestRights(origin.rights()), writable, host, slot);
-      });
+  // Most neighbours differ by their frames alone, so what else a leaf says is kept for the next.
+  struct Kept {
+    uint32_t key = ~uint32_t{0};  // what `leaf` was made of
+    PagingEntry leaf;             // of frame 0
+  };
+  const auto make_leaf_of = [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
+    return [this, &slot = *fault.slot, may_track = MayTrackNeighbours(fault), kept = Kept()](
+               LeafOrigin origin, const HostPage& host,
+               bool writable) mutable ABSL_ATTRIBUTE_ALWAYS_INLINE {
+      if (ABSL_PREDICT_FALSE(may_track) && writable) {
+        writable = !(slot.state->permits().IsWriteTracked(origin.gfn()) &&
+                     tables().MustTrack(origin.gfn()));
+      }
+      const uint32_t key = origin.rights() << 16 | uint32_t{writable} << 9 |
+                           uint32_t{host.writable} << 8 | static_cast<uint32_t>(host.memory_type);
+      if (key != kept.key) {
+        kept.key = key;
+        kept.leaf = LeafOf(Hfn(0), kLevel4K, GuestRights(origin.rights()), writable, host, slot);
+      }
+      return kept.leaf.WithFrame(host.hfn);
+    };
+  };
+  Prefetch(fault, page, index, NeighbourOf(), make_leaf_of);
 }
 
 // --- Between two tries ---------------------------------------------------------------------------
@@ -357,12 +387,17 @@ absl::Status ShadowVcpuImpl::OnWritten(Gpa gpa, ByteCount size) {
 // so it is the table of each.
 void ShadowVcpuImpl::OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size) {
   PendingFlush flush;
+  bool is_table;
   {
-    MmuReadSection section(reader_);
-    const SpinLockHolder hold(shadow.lock());
+    const MmuReadSection section(reader_);
+    is_table = shadow.Shadows(Gfn::Of(gpa));
+    // Another thread may have just dropped something for the same bytes that some CPU still has.
+    if (!is_table) flush = shadow.CommitAll(ShadowZap());
+  }
+  if (is_table) {
+    const MmuWriteSection section(parts_.mmu_lock);
     ShadowZap zap;
     shadow.OnWrite(gpa, size, stock_.descriptors, zap);
-    // Another thread may have just dropped something for the same bytes that some CPU still has.
     flush = shadow.CommitAll(std::move(zap));
   }
   flush.Settle();

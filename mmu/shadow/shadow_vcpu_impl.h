@@ -103,15 +103,18 @@ class ShadowVcpuImpl final : public VcpuSide, private ShadowFaults<PagingEntry> 
   void Refuse(uint32_t error_code, PagingFaultResult& result) const;
   void TryAgain(PagingFault& fault, Next next, PagingFaultResult& result);
   void TakePath(PagingFault& fault) const;
-  Next Install(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
-  Next InstallAt(PagingFault& fault, Level goal, ShadowZap& zap, PagingFaultResult& result);
-  Next InstallLarge(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
+  Level LargestLeaf(const PagingFault& fault) const;
+  Next InstallBesideOthers(PagingFault& fault, ShadowZap& zap, PagingFaultResult& result);
+  Next InstallAlone(PagingFault& fault, PagingFaultResult& result);
+  Next InstallAt(PagingFault& fault, ShadowSide side, ShadowPlace place, Level goal, ShadowZap& zap,
+                 PagingFaultResult& result);
+  static Next EmulateInstead(PagingFaultResult& result);
   Next ReachLeaf(const PagingFault& fault, Level goal, ShadowZap& zap, ShadowPlace& place);
   bool NeedsSmapEmulation(const PagingFault& fault) const;
   static PagingEntry LeafOf(Hfn frame, Level level, GuestRights rights, bool writable,
                             const HostPage& page, const MemorySlot& slot);
   GuestRights Emulated(const PagingFault& fault, GuestRights rights) const;
-  bool MayWrite(const PagingFault& fault, Level level);
+  bool DecideWrite(const PagingFault& fault, ShadowSide side, Level level, bool& writable);
   void OnWrittenIn(PagingShadow& shadow, Gpa gpa, ByteCount size);
   bool TryStore(Gpa gpa, absl::FunctionRef<void(std::byte* place)> store, GuestWalkOutcome& why);
   void PrefetchAround(const PagingFault& fault, ShadowPage& page, int index);
@@ -136,6 +139,7 @@ class ShadowVcpuImpl final : public VcpuSide, private ShadowFaults<PagingEntry> 
   void LoadRegisters();
 
   // These do the guest's flushes.
+  bool HasUnsync();
   void Resync();
   void FetchForSync();
   Next ResyncPages(ShadowZap& zap);

@@ -231,10 +231,10 @@ absl::Status ShadowVcpuImpl::LoadRoot(const GuestPaging& paging, const GuestRoot
       absl::StrFormat("the memory of cr3 0x%x is changing: try again", roots.cr3));
 }
 
-// Builds a root under the lock: holds every page, or none.
+// Builds a root in a writer's section: holds every page, or none.
 ShadowVcpuImpl::Next ShadowVcpuImpl::BuildRoot(const GuestPaging& paging, const GuestRoots& roots,
                                                ShadowRoot& root, ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(parts_.mmu_lock);
   ShadowRoot fresh;
   fresh.cr3 = roots.cr3;
   fresh.pdptes = roots.pdptes;
@@ -315,15 +315,18 @@ void ShadowVcpuImpl::LoadRegisters() {
 
 // --- The guest's flushes -------------------------------------------------------------------------
 
+// Returns whether any page is out of sync.
+bool ShadowVcpuImpl::HasUnsync() {
+  const MmuReadSection section(reader_);
+  return tables().unsync().first() != nullptr;
+}
+
 // Reads every page again that went unsync: what the guest has written counts from here on. The CPUs
 // first lose the right to write the tables, and what they have cached of it.
 void ShadowVcpuImpl::Resync() {
-  bool is_any = false;
-  TakeAway([&](ShadowZap& zap) {
-    is_any = tables().unsync().first() != nullptr;
-    if (is_any) tables().BeginResync(zap);
-  });
-  while (is_any) {
+  if (!HasUnsync()) return;
+  TakeAway([this](ShadowZap& zap) { tables().BeginResync(zap); });
+  for (;;) {
     Next next = Next::kDone;
     TakeAway([&](ShadowZap& zap) { next = ResyncPages(zap); });
     if (next == Next::kDone) return;
@@ -343,9 +346,10 @@ void ShadowVcpuImpl::FetchForSync() {
   });
 }
 
-// Syncs the pages, under the lock. A page that went unsync again meanwhile is read and stays so.
+// Syncs the pages, in a writer's section. A page that went unsync again meanwhile is read and stays
+// so.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncPages(ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(parts_.mmu_lock);
   const PagingGuest guest(paging_, root_.role);
   ShadowSyncer<PagingGuest> syncer(tables(), guest, stock_.descriptors, zap);
   for (ShadowPage* page = tables().unsync().first(); page != nullptr;) {
@@ -389,10 +393,9 @@ absl::StatusOr<GuestEvent> ShadowVcpuImpl::Invpcid(uint64_t type, uint64_t pcid,
 
 // Syncs the entry for `gva` in the current and the cached roots that `concerns` holds of.
 void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRoot&)> concerns) {
-  for (;;) {
+  while (HasUnsync()) {
     Next next = Next::kDone;
     TakeAway([&](ShadowZap& zap) {
-      if (tables().unsync().first() == nullptr) return;
       if (concerns(root_)) next = ResyncAddress(root_, gva, zap);
       for (const ShadowRoot& root : previous_.roots()) {
         if (next == Next::kDone && root.is_loaded && concerns(root)) {
@@ -405,10 +408,10 @@ void ShadowVcpuImpl::InvalidateIn(Gva gva, absl::FunctionRef<bool(const ShadowRo
   }
 }
 
-// Syncs the entry for `gva` below `root`. Under the lock.
+// Syncs the entry for `gva` below `root`, in a writer's section.
 ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva gva,
                                                    ShadowZap& zap) {
-  AssertUnderLock();
+  AssertWriting(parts_.mmu_lock);
   ShadowPage* page = root.PageOf(gva);
   if (page != nullptr) page = LeafPageOf(*page, gva.raw());
   if (page == nullptr || page->sync == ShadowSync::kSynced) return Next::kDone;
@@ -428,8 +431,7 @@ ShadowVcpuImpl::Next ShadowVcpuImpl::ResyncAddress(const ShadowRoot& root, Gva g
 // --- Looking -------------------------------------------------------------------------------------
 
 ShadowVcpuImpl::Found ShadowVcpuImpl::Look(Gva gva) {
-  MmuReadSection section(reader_);
-  const SpinLockHolder hold(tables().lock());
+  const MmuReadSection section(reader_);
   ShadowPage* const root = root_.PageOf(gva);
   if (root == nullptr) return Found();
   const ShadowPlace end = EndOfWay(*root, gva.raw());

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "tdp/base/spin_lock.h"
-
 #ifndef TDP_NO_SHADOW  // else nobody makes such tables, and what they call is not there
 
 namespace tdp {
@@ -14,6 +12,8 @@ namespace {
 
 // How many pages one writer's section zaps for the quota.
 constexpr size_t kPagesPerSection = 64;
+// How many frames one writer's section ages: vCPUs wait for no more.
+constexpr PageCount kFramesPerSection(uint64_t{1} << 15);
 
 }  // namespace
 
@@ -49,7 +49,6 @@ absl::Status ShadowedTables<Entry>::CheckInvariants() const {
 template <typename Entry>
 void ShadowedTables<Entry>::NarrowPages(Gfn base, uint64_t mask, WriteNotice) {
   AssertInSection();
-  const SpinLockHolder hold(tables_.lock());
   tables_.WriteProtectPages(base, mask);
 }
 
@@ -85,7 +84,6 @@ template <typename Entry>
 size_t ShadowedTables<Entry>::Excess() {
   MmuLock::Reader reader(parts_.mmu_lock);
   const MmuReadSection section(reader);
-  const SpinLockHolder hold(tables_.lock());
   return tables_.excess();
 }
 
@@ -108,10 +106,12 @@ template class ShadowedTables<PagingEntry>;
 template class ShadowedTables<EptEntry>;
 
 void GuestShadowTables::Age(FrameRange range, AgeMode mode, Aged& aged) {
-  MmuLock::Reader reader(parts_.mmu_lock);
-  const MmuReadSection section(reader);
-  const SpinLockHolder hold(tables().lock());
-  aged.young |= tables().Age(range.first, range.end, mode == AgeMode::kTest);
+  for (Gfn first = range.first; first < range.end;) {
+    const Gfn end = std::min(range.end, first.AlignDown(kFramesPerSection) + kFramesPerSection);
+    const MmuWriteSection section(parts_.mmu_lock);
+    aged.young |= tables().Age(first, end, mode == AgeMode::kTest);
+    first = end;
+  }
 }
 
 void NestedTables::Age(FrameRange range, AgeMode mode, Aged& aged) {

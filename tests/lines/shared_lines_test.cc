@@ -19,7 +19,12 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tdp/mmu/engine/engine.h"
+#include "tdp/mmu/format/guest_format.h"
+#include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/reverse_mapped/reverse_mapped_mmu.h"
+#include "tdp/mmu/reverse_mapped/shadow_tables.h"
+#include "tdp/mmu/shadow/paging_fault.h"
+#include "tdp/mmu/shadow/shadow_vcpu.h"
 #include "tdp/mmu/vcpu.h"
 #include "tdp/mmu/vm.h"
 #include "tdp/mmu/vm/vcpu_impl.h"
@@ -45,6 +50,7 @@ class Host : public Backend {
     capabilities_.ept = EptCapabilities::All();
     capabilities_.physical_address_bits = 52;
     capabilities_.pml = true;
+    capabilities_.shadow_paging = true;
   }
   const Capabilities& capabilities() const override { return capabilities_; }
   absl::StatusOr<Hpa> AllocateTableBlock() override {
@@ -136,6 +142,15 @@ class SharedLinesTest : public testing::TestWithParam<int> {
   }
 
   static void NameTables(Engine& engine, Names& names) {
+    if (auto* shadow = engine.space(0).shadow_tables()) {
+      names.Add("ShadowTables", shadow, sizeof(*shadow));
+      for (ShadowPage* page = shadow->pages_.first(); page != nullptr; page = page->newer) {
+        const std::string level = std::to_string(page->level().raw());
+        names.Add("a shadow page of level " + level, page->table->entries(), kPageSize);
+        names.Add("the record of a shadow page of level " + level, page, sizeof(*page));
+      }
+      return;
+    }
     View& view = engine.views(0).base();
     names.Add("View", &view, sizeof(view));
     const auto name_table = [&names](const TablePage* table) {
@@ -155,6 +170,10 @@ class SharedLinesTest : public testing::TestWithParam<int> {
     if (ReverseMappedMmu* mapped = engine.reverse_mapped(0)) {
       names.Add("ReverseMappedMmu", mapped, sizeof(*mapped));
       SlotRmap& rmap = *mapped->rmaps_[0];
+      names.Add("SlotRmap", &rmap, sizeof(rmap));
+    }
+    if (auto* shadow = engine.space(0).shadow_tables()) {
+      SlotRmap& rmap = *shadow->rmaps_.by_id_[1];
       names.Add("SlotRmap", &rmap, sizeof(rmap));
     }
     const std::optional<MemorySlot> slot = engine.slots_.FindById(0, 0);
@@ -274,6 +293,108 @@ TEST_P(SharedLinesTest, FaultsWithAReverseMapShareNoLine) {
   EXPECT_THAT(LinesOfFaults(1, 1), AreNone());
 }
 
+// These guests have paging of their own, which is shadowed. Their tables are real memory in a slot
+// of its own; the page at each gva is the one of that number in slot 1.
+class SharedShadowLinesTest : public SharedLinesTest {
+ protected:
+  void MakePagedGuest() {
+    host_ = std::make_unique<Host>(0);
+    vm_ = *Vm::Create(*host_, {.paging = Paging::kShadow});
+    const Hva tables(reinterpret_cast<uintptr_t>(tables_.get()));
+    ASSERT_TRUE(vm_->SetMemoryRegion({.size = kTableBytes, .hva = tables}).ok());
+    ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 1,
+                                      .gpa = kData.address(),
+                                      .size = vcpu_count() * kShare * kPageSize,
+                                      .hva = kMemory})
+                    .ok());
+    SetEntry(0, 0, Gfn(1));
+    SetEntry(1, 0, Gfn(2));
+    for (uint64_t page = 0; page < vcpu_count() * kShare; ++page) {
+      const uint64_t table = page / kPagesPerTable;
+      SetEntry(3 + table, page % kPagesPerTable, kData + PageCount(page));
+      SetEntry(2, table, Gfn(3 + table));
+    }
+    const GuestControls controls{.cr0 = guest::kCr0Paging | guest::kCr0WriteProtect,
+                                 .cr4 = guest::kCr4PhysicalAddressExtension,
+                                 .efer = guest::kEferLongModeActive};
+    for (uint64_t i = 0; i < vcpu_count(); ++i) {
+      vcpus_.push_back(*vm_->CreateVcpu());
+      ASSERT_TRUE(vcpus_[i]->shadow()->SetPaging(controls, 0).ok());
+    }
+    // Shadows every table, then shows each vCPU's place to writers again: they have not met it for
+    // so long that it is not listed any more.
+    for (uint64_t i = 0; i < vcpu_count(); ++i) {
+      for (uint64_t page = 0; page < kShare; page += kPagesPerTable) PageFault(i, page);
+    }
+    for (uint64_t i = 0; i < vcpu_count(); ++i) PageFault(i, 0);
+  }
+  void PageFault(uint64_t i, uint64_t page, uint32_t error_code = guest::kFaultWrite) {
+    Vcpu& vcpu = *vcpus_[i];
+    const Gva gva((i * kShare + page) << kPageShift);
+    const PagingFaultResult result = vcpu.shadow()->HandlePageFault(gva, error_code);
+    if (result.outcome > PagingOutcome::kSpurious) std::abort();
+    vcpu.EnterGuest().Leave();
+  }
+  // Clears D behind each `kWindow`th page of all, so that a read maps it without W.
+  void CleanPages() {
+    for (uint64_t page = 0; page < vcpu_count() * kShare; page += kWindow) {
+      tables_.get()[(3 + page / kPagesPerTable) * 512 + page % kPagesPerTable] &= ~guest::kDirty;
+    }
+  }
+
+  static constexpr uint64_t kWindow = 8;  // the pages that one fault fills in
+
+ private:
+  static constexpr ByteCount kTableBytes = MiB(4);
+  static constexpr Gfn kData{GiB(1) >> kPageShift};
+  struct Free {
+    void operator()(uint64_t* memory) const { std::free(memory); }
+  };
+  void SetEntry(uint64_t table, uint64_t index, Gfn to) {
+    constexpr uint64_t kFlags =
+        guest::kPresent | guest::kWrite | guest::kUser | guest::kAccessed | guest::kDirty;
+    tables_.get()[table * 512 + index] = to.address().raw() | kFlags;
+  }
+
+  const std::unique_ptr<uint64_t, Free> tables_{
+      static_cast<uint64_t*>(std::aligned_alloc(kPageSize, kTableBytes))};
+};
+
+TEST_P(SharedShadowLinesTest, ShadowFaultsWithTheirNeighboursShareNoLine) {
+  MakePagedGuest();
+  EXPECT_THAT(LinesOf([this](uint64_t i) {
+                for (uint64_t page = kWindow; page < kShare; page += kWindow) {
+                  if (page % kPagesPerTable != 0) PageFault(i, page);
+                }
+              }),
+              AreNone());
+}
+
+TEST_P(SharedShadowLinesTest, ShadowFaultsInARandomOrderShareNoLine) {
+  MakePagedGuest();
+  EXPECT_THAT(LinesOf([this](uint64_t i) {
+                std::mt19937_64 random(i);
+                for (int n = 0; n < 5000; ++n) PageFault(i, random() % kShare);
+              }),
+              AreNone());
+}
+
+TEST_P(SharedShadowLinesTest, FirstWritesToPagesThatWereReadShareNoLine) {
+  MakePagedGuest();
+  CleanPages();
+  for (uint64_t i = 0; i < vcpu_count(); ++i) {
+    for (uint64_t page = kWindow; page < kShare; page += 2 * kWindow) PageFault(i, page, 0);
+  }
+  EXPECT_THAT(LinesOf([this](uint64_t i) {
+                for (uint64_t page = kWindow; page < kShare; page += 2 * kWindow) {
+                  PageFault(i, page, guest::kFaultPresent | guest::kFaultWrite);
+                }
+              }),
+              AreNone());
+}
+
+INSTANTIATE_TEST_SUITE_P(Vcpus, SharedShadowLinesTest, testing::Values(2, 8),
+                         [](const auto& test) { return std::to_string(test.param); });
 INSTANTIATE_TEST_SUITE_P(Vcpus, SharedLinesTest, testing::Values(2, 8),
                          [](const auto& test) { return std::to_string(test.param); });
 

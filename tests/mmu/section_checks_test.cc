@@ -7,7 +7,6 @@
 
 #include "gtest/gtest.h"
 #include "tdp/backends/minimal/minimal_backend.h"
-#include "tdp/base/spin_lock.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/mmu/dirty/detached_dirt.h"
 #include "tdp/mmu/engine/engine.h"
@@ -87,10 +86,10 @@ const auto kName = [](const auto& info) { return info.param.name; };
 INSTANTIATE_TEST_SUITE_P(Kinds, SectionChecks, testing::ValuesIn(kKinds), kName);
 INSTANTIATE_TEST_SUITE_P(Kinds, SectionChecksDeathTest, testing::ValuesIn(kKinds), kName);
 
-// Shadow tables take a lock of their own inside readers' sections; a writer's section is as good.
-class ShadowLockChecks : public testing::Test {
+// The structure of shadow tables changes in a writer's section; a reader's is not enough.
+class ShadowChecks : public testing::Test {
  protected:
-  ShadowLockChecks()
+  ShadowChecks()
       : engine_(Engine::Create(backend_, {.paging = Paging::kShadow}).value()),
         reader_(engine_->mmu_lock()) {}
 
@@ -100,41 +99,71 @@ class ShadowLockChecks : public testing::Test {
   std::unique_ptr<Engine> engine_;
   MmuLock::Reader reader_;
 };
-class ShadowLockChecksDeathTest : public ShadowLockChecks {
+class ShadowChecksDeathTest : public ShadowChecks {
  protected:
   void SetUp() override {
     if (!kAsksSections) GTEST_SKIP() << "this build has no checks";
   }
 };
 
-TEST_F(ShadowLockChecks, TheirLockIsEnough) {
+TEST_F(ShadowChecks, AReadersSectionIsEnoughToLook) {
   const MmuReadSection section(reader_);
-  const SpinLockHolder hold(tables().lock());
-  EXPECT_FALSE(tables().Maps(Gfn(0), Gfn(1)));
   EXPECT_EQ(tables().excess(), 0u);
+  EXPECT_FALSE(tables().Shadows(Gfn(0)));
+  EXPECT_EQ(tables().unsync().first(), nullptr);
 }
 
-TEST_F(ShadowLockChecks, AWritersSectionIsEnough) {
+TEST_F(ShadowChecks, AWritersSectionIsEnough) {
   const MmuWriteSection section(engine_->mmu_lock());
   ShadowZap zap;
+  EXPECT_FALSE(tables().Maps(Gfn(0), Gfn(1)));
   tables().Detach(Gfn(0), Gfn(1), zap);
   EXPECT_EQ(tables().ZapOldest(1, zap), 0u);
   EXPECT_TRUE(zap.is_empty());
 }
 
-TEST_F(ShadowLockChecksDeathTest, AReadersSectionWithoutTheirLockAborts) {
+TEST_F(ShadowChecksDeathTest, AReadersSectionIsNoWriters) {
   const MmuReadSection section(reader_);
+  ShadowZap zap;
   EXPECT_DEATH(tables().Maps(Gfn(0), Gfn(1)), kDies);
   EXPECT_DEATH(tables().WriteProtect(Gfn(0), Gfn(1)), kDies);
-  EXPECT_DEATH(tables().excess(), kDies);
-}
-
-TEST_F(ShadowLockChecksDeathTest, TheirLockIsNoWritersSection) {
-  const MmuReadSection section(reader_);
-  const SpinLockHolder hold(tables().lock());
-  ShadowZap zap;
+  EXPECT_DEATH(tables().Find(Gfn(0), PageRole()), kDies);
+  EXPECT_DEATH(tables().MustTrackEvenUnsync(Gfn(0)), kDies);
+  EXPECT_DEATH(tables().BeginResync(zap), kDies);
+  EXPECT_DEATH(tables().ZapOldest(1, zap), kDies);
   EXPECT_DEATH(tables().Detach(Gfn(0), Gfn(1), zap), kDies);
   EXPECT_DEATH(tables().SetRmap(0, nullptr), kDies);
+}
+
+TEST_F(ShadowChecksDeathTest, ALookOutsideOfEverySectionAborts) {
+  EXPECT_DEATH(tables().excess(), kDies);
+  EXPECT_DEATH(tables().Shadows(Gfn(0)), kDies);
+  EXPECT_DEATH(tables().MustTrack(Gfn(0)), kDies);
+  EXPECT_DEATH(tables().WriteProtectPages(Gfn(0), 1), kDies);
+}
+
+TEST_F(ShadowChecksDeathTest, ALeafChangesUnderItsPagesLockOnly) {
+  const MmuReadSection section(reader_);
+  ShadowPage page;
+  ShadowZap zap;
+  EXPECT_DEATH(tables().ChangeLeaf(page, 0, PagingEntry(), LeafOrigin(), zap), kDies);
+}
+
+// Shows what a shadowed vCPU looks at in a section.
+struct Faults : ShadowFaults<PagingEntry> {
+  Faults(Engine& engine, const FlushClock::Member& member, GuestWindow& window)
+      : ShadowFaults(engine.shadow_parts(), member, window, nullptr) {}
+  using ShadowFaults::EndOfWay;
+  using ShadowFaults::LeafPageOf;
+};
+
+TEST_F(ShadowChecksDeathTest, AShadowedVcpuGoesThroughTablesInASection) {
+  FlushClock::Member member(engine_->clock(), 0);
+  GuestWindow window(backend_, engine_->slots(), engine_->sequence());
+  Faults faults(*engine_, member, window);
+  ShadowPage page;
+  EXPECT_DEATH(faults.EndOfWay(page, 0), kDies);
+  EXPECT_DEATH(faults.LeafPageOf(page, 0), kDies);
 }
 
 // Classes that know no lock ask whether the thread is in a section of any.
@@ -223,24 +252,6 @@ TEST_F(AnySectionDeathTest, AReverseMapWantsItsSidesOfTheLock) {
   EXPECT_DEATH(mmu.WriteProtect(Gfn(0), Gfn(1)), kDies);
   EXPECT_DEATH(mmu.SetRmap(0, nullptr), kDies);
   EXPECT_DEATH(mmu.CheckInvariants().IgnoreError(), kDies);
-}
-
-// Shows what a shadowed vCPU does under the lock.
-struct Faults : ShadowFaults<PagingEntry> {
-  Faults(Engine& engine, const FlushClock::Member& member, GuestWindow& window)
-      : ShadowFaults(engine.shadow_parts(), member, window, nullptr) {}
-  using ShadowFaults::EndOfWay;
-  using ShadowFaults::LeafPageOf;
-};
-
-TEST_F(ShadowLockChecksDeathTest, AShadowedVcpuGoesThroughTablesUnderTheirLock) {
-  FlushClock::Member member(engine_->clock(), 0);
-  GuestWindow window(backend_, engine_->slots(), engine_->sequence());
-  Faults faults(*engine_, member, window);
-  ShadowPage page;
-  const MmuReadSection section(reader_);
-  EXPECT_DEATH(faults.EndOfWay(page, 0), kDies);
-  EXPECT_DEATH(faults.LeafPageOf(page, 0), kDies);
 }
 
 TEST(ReaderChecks, AReaderKnowsWhetherItIsInside) {
