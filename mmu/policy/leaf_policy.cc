@@ -84,7 +84,8 @@ Level LeafPolicy::LimitLevel(Level level, Gfn gfn, Access access) const {
 
 EptEntry LeafPolicy::Special(EptEntry leaf, const MemorySlot& slot, Gfn gfn) const {
   leaf = WithType(leaf, gfn);
-  if (IsPrivate(gfn)) leaf = leaf.WithPrivate();
+  // Not `IsPrivate`: a policy that nobody else has yet is asked outside of every section.
+  if (private_ != nullptr && private_->At(gfn)) leaf = leaf.WithPrivate();
   if (IsShown(gfn)) leaf = Foreign(leaf, slot);
   if (rules_ != nullptr || slot.has_host_frames()) return WithRule(leaf, slot, gfn);
   return options_.suppress_ve ? leaf.WithSuppressVe() : leaf;
@@ -101,7 +102,6 @@ EptEntry LeafPolicy::Foreign(EptEntry leaf, const MemorySlot& slot) {
 // may make it write-combining by its PAT; ordinary memory has the type of the guest's MTRRs, where
 // they count, to be combined with its PAT. Other types of the host stand whatever the guest says.
 EptEntry LeafPolicy::WithType(EptEntry leaf, Gfn gfn) const {
-  AssertInSection();
   if (rules_ != nullptr) {
     if (const ViewRule rule = rules_->At(gfn); rule.has_type) {
       leaf = leaf.WithMemoryType(rule.type.type);

@@ -176,7 +176,7 @@ class LeafPolicy {
   }
 
   // Returns `leaf`, which has the type of its host page and ignores the guest's PAT, as the types
-  // of the guest make it. Inside a section.
+  // of the guest make it. Inside a section, or before anybody else has the policy.
   EptEntry WithType(EptEntry leaf, Gfn gfn) const;
 
   // Returns whether `RuleOf` may say more than that everything is allowed, or `BackingOf` more than

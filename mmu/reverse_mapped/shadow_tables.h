@@ -273,7 +273,10 @@ class ShadowTables {
 
   // --- in any section ---
 
-  bool IsFull(size_t more) const { return pages_.size() + more > page_quota(); }
+  bool IsFull(size_t more) const {
+    AssertInSection();
+    return pages_.size() + more > page_quota();
+  }
   // Sets the quota of pages. One below their number takes nothing away by itself. Any thread may
   // call it.
   void set_page_quota(size_t pages) { page_quota_.store(pages, std::memory_order_relaxed); }
