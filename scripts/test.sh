@@ -82,8 +82,8 @@ run_tests() {
   phase "tests as shipped" bazel_test opt "$counts" "${linux[@]}" || failed=1
   phase "instructions within their budgets" instruction_budgets "$counts" || failed=1
   phase "the engine under chosen schedules" explore_tests "$counts" || failed=1
-  TEST_TARGETS=//tests/mmu:section_checks_test \
-    phase "sections that functions ask for" bazel_test checked "$counts" || failed=1
+  TEST_TARGETS="//tests/mmu:section_checks_test //tests/model:option_pairs_test" \
+    phase "checks of debug builds" bazel_test checked "$counts" || failed=1
   phase "foreign projects that link the library" consumers "$counts" || failed=1
   phase "the judge in a bare folder" judge_tests "$counts" || failed=1
   if [[ ${1:-} == --sanitizers ]]; then
