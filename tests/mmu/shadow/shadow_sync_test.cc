@@ -113,6 +113,20 @@ TEST_F(ShadowFault, BelowALinkedTableNothingIsStaleEither) {
   ExpectSame((uint64_t{1} << 39) + 0x10000);
 }
 
+// Between the store and the word of it another vCPU walks the new table, and remembers the way to
+// the old one's shadow.
+TEST_F(ShadowFault, ALeafOfATableThatWasJustExchangedDoesNotGoIntoTheOldOnesShadow) {
+  Start();
+  Access(0x10000);
+  Table(5, 0x11, 0x30000 | kAll);
+  Table(3, 0, 0x5000 | kAll);
+  EXPECT_EQ(Access(0x11000).value, machine_->HpaOf(Gpa(0x30000)));
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x3000), 8).ok());
+  Emulate(3, 0, 0x4000 | kAll);
+  ExpectSame(0x10000);  // links the old one's shadow again
+  EXPECT_EQ(Access(0x11000).value, machine_->HpaOf(Gpa(0x11000)));
+}
+
 // --- Roots ---
 
 TEST_F(ShadowFault, TwoAddressSpacesShareThePagesOfWhatTheyShare) {
