@@ -103,6 +103,7 @@ KvmVm::KvmVm(FileDescriptor kvm, FileDescriptor vm, const SlotLimits& limits)
 
 absl::Status KvmVm::SetMemoryRegion(const MemoryRegion& region) {
   kvm_userspace_memory_region request = {};
+  AbslMutexLock lock(mutex_);
   // An id that does not fit its half of the word must not turn into another address space.
   if (region.slot > 0xffff) return CheckRequest(region, mirror_.limits());
   TDP_RETURN_IF_ERROR(CheckHasWords(region, mirror_.limits()));
@@ -111,7 +112,6 @@ absl::Status KvmVm::SetMemoryRegion(const MemoryRegion& region) {
   request.guest_phys_addr = region.gpa.raw();
   request.memory_size = region.size;
   request.userspace_addr = region.hva.raw();
-  AbslMutexLock lock(mutex_);
   absl::StatusOr<SlotUpdate> update = mirror_.Prepare(region);
   if (::ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &request) != 0) {
     return Refused(errno, "KVM_SET_USER_MEMORY_REGION", update.status());

@@ -284,27 +284,33 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline PagingEntry ShadowVcpuImpl::LeafOf(Hfn frame
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::PrefetchAround(const PagingFault& fault,
                                                                         ShadowPage& page,
                                                                         int index) {
-  // Most neighbours differ by their frames alone, so what else a leaf says is kept for the next.
-  struct Kept {
+  // Most neighbours differ by their frames alone, so what else a leaf says is kept for the next. A
+  // class, since compilers do not agree on where a mutable lambda has its attributes.
+  struct LeafOfNeighbour {
+    const ShadowVcpuImpl* vcpu;
+    const MemorySlot* slot;
+    bool may_track;
     uint32_t key = ~uint32_t{0};  // what `leaf` was made of
     PagingEntry leaf;             // of frame 0
+
+    ABSL_ATTRIBUTE_ALWAYS_INLINE PagingEntry operator()(LeafOrigin origin, const HostPage& host,
+                                                        bool writable) {
+      if (ABSL_PREDICT_FALSE(may_track) && writable) {
+        writable = !(slot->state->permits().IsWriteTracked(origin.gfn()) &&
+                     vcpu->tables().MustTrack(origin.gfn()));
+      }
+      const uint32_t made_of = origin.rights() << 16 | uint32_t{writable} << 9 |
+                               uint32_t{host.writable} << 8 |
+                               static_cast<uint32_t>(host.memory_type);
+      if (made_of != key) {
+        key = made_of;
+        leaf = vcpu->LeafOf(Hfn(0), kLevel4K, GuestRights(origin.rights()), writable, host, *slot);
+      }
+      return leaf.WithFrame(host.hfn);
+    }
   };
   const auto make_leaf_of = [&]() ABSL_ATTRIBUTE_ALWAYS_INLINE {
-    return [this, &slot = *fault.slot, may_track = MayTrackNeighbours(fault), kept = Kept()](
-               LeafOrigin origin, const HostPage& host,
-               bool writable) mutable ABSL_ATTRIBUTE_ALWAYS_INLINE {
-      if (ABSL_PREDICT_FALSE(may_track) && writable) {
-        writable = !(slot.state->permits().IsWriteTracked(origin.gfn()) &&
-                     tables().MustTrack(origin.gfn()));
-      }
-      const uint32_t key = origin.rights() << 16 | uint32_t{writable} << 9 |
-                           uint32_t{host.writable} << 8 | static_cast<uint32_t>(host.memory_type);
-      if (key != kept.key) {
-        kept.key = key;
-        kept.leaf = LeafOf(Hfn(0), kLevel4K, GuestRights(origin.rights()), writable, host, slot);
-      }
-      return kept.leaf.WithFrame(host.hfn);
-    };
+    return LeafOfNeighbour{this, fault.slot, MayTrackNeighbours(fault)};
   };
   Prefetch(fault, page, index, NeighbourOf(), make_leaf_of);
 }
