@@ -126,11 +126,11 @@ consumer_strict_headers() {
 }
 
 # Each library as one unit, which some projects ask for, and which takes a third of the time. By
-# clang, since everything else that builds the whole library here is gcc, with its warnings of locks.
+# clang, since everything else that builds the whole library here is gcc, with its warnings of locks besides the strictest.
 install_copy() {
   cmake -G Ninja -S "$1/libtdp" -B "$1/build" -DCMAKE_BUILD_TYPE=Debug "${ONE_UNIT[@]}" \
     -DCMAKE_CXX_COMPILER=clang++-14 -DLIBTDP_VTX=ON \
-    -DCMAKE_CXX_FLAGS="-O0 -g0 -Werror=thread-safety" \
+    -DCMAKE_CXX_FLAGS="-O0 -g0 -Werror -Wthread-safety ${STRICT_WARNINGS[*]}" \
     -DCMAKE_INSTALL_PREFIX="$1/installed" >/dev/null &&
     cmake --build "$1/build" >/dev/null && cmake --install "$1/build" >/dev/null
 }

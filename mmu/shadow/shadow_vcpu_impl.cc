@@ -291,7 +291,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void ShadowVcpuImpl::PrefetchAround(const Pa
     const MemorySlot* slot;
     bool may_track;
     uint32_t key = ~uint32_t{0};  // what `leaf` was made of
-    PagingEntry leaf;             // of frame 0
+    PagingEntry leaf = {};        // of frame 0
 
     ABSL_ATTRIBUTE_ALWAYS_INLINE PagingEntry operator()(LeafOrigin origin, const HostPage& host,
                                                         bool writable) {

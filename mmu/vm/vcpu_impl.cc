@@ -237,8 +237,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline absl::Status VcpuImpl::WalkGuest(const Guest
 // that someone takes them away as fast.
 absl::Status VcpuImpl::WalkGuestAgain(const GuestPaging& paging, const GuestRoots& roots, Gva gva,
                                       GuestAccess access, GuestWalk& walk) {
-  constexpr int kTries = 64;
-  for (int i = 0; i < kTries; ++i) {
+  constexpr int kWalks = 64;
+  for (int i = 0; i < kWalks; ++i) {
     GuestWalkOutcome fetched = GuestWalkOutcome::kMapped;
     TDP_RETURN_IF_ERROR(window_.Fetch(fetched));
     if (fetched == GuestWalkOutcome::kNoMemory) {
