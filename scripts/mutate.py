@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Plants the mistakes of tests/mutations/ one at a time and sees which tests find them.
 
-Usage: mutate.py [--list] [--resume] [--timeout SECONDS] [N | FROM-TO | NAME | LIST]...
+Usage: mutate.py [--list] [--resume] [--jobs N] [--timeout SECONDS] [N | FROM-TO | NAME | LIST]...
 
 Bazel builds and runs the tests without a mistake first. Then each mistake is written into a copy of
 its file in .mutate/, the objects that read this file are compiled again, and the tests are linked
@@ -19,8 +19,10 @@ broken.
 """
 
 import argparse
+import concurrent.futures
 import hashlib
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -133,13 +135,14 @@ def execution_root():
 class Workshop:
     """Compiles, links and runs tests with one file replaced."""
 
-    def __init__(self, layout, timeout):
+    def __init__(self, layout, timeout, name):
         self.layout = layout
         self.timeout = timeout
         self.known = {}
-        self.includes = os.path.join(FOLDER, "include")
-        self.overlay = os.path.join(FOLDER, "overlay")
-        self.objects = os.path.join(FOLDER, "objects")
+        folder = os.path.join(FOLDER, name)
+        self.includes = os.path.join(folder, "include")
+        self.overlay = os.path.join(folder, "overlay")
+        self.objects = os.path.join(folder, "objects")
         os.makedirs(self.includes, exist_ok=True)
         link = os.path.join(self.includes, "tdp")
         if not os.path.islink(link):
@@ -328,14 +331,34 @@ def run_all(chosen, results, arguments):
         print("mutate: a test fails without a mistake: see above", file=sys.stderr)
         return False
     os.nice(15)  # the rest takes hours
-    workshop = Workshop(Layout(execution_root()), arguments.timeout)
-    for number, mistake in enumerate(waiting, start=1):
-        result = workshop.run(mistake)
-        results[key_of(mistake)] = result
-        save_results(RESULTS, results)
-        print(f"{number}/{len(waiting)} {result.verdict:<9} {mistake.name}  {result.by}",
-              flush=True)
+    layout = Layout(execution_root())
+    workshops = queue.SimpleQueue()
+    for number in range(arguments.jobs):
+        workshops.put(Workshop(layout, arguments.timeout, f"workshop{number}"))
+
+    def run_in_one(mistake):
+        workshop = workshops.get()
+        try:
+            return workshop.run(mistake)
+        finally:
+            workshops.put(workshop)
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        running = {pool.submit(run_in_one, mistake): mistake for mistake in waiting}
+        for number, done in enumerate(concurrent.futures.as_completed(running), start=1):
+            mistake, result = running[done], done.result()
+            results[key_of(mistake)] = result
+            save_results(RESULTS, results)
+            print(f"{number}/{len(waiting)} {result.verdict:<9} {mistake.name}  {result.by}",
+                  flush=True)
     return True
+
+
+def positive(word):
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def parse_arguments(words):
@@ -343,7 +366,9 @@ def parse_arguments(words):
     parser.add_argument("which", nargs="*", metavar="N | FROM-TO | NAME | LIST")
     parser.add_argument("--list", action="store_true", help="list the mistakes, run none")
     parser.add_argument("--resume", action="store_true", help="leave out what has an answer")
-    parser.add_argument("--timeout", type=int, default=300, metavar="SECONDS",
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), metavar="N",
+                        help="how many to try at a time (default: the number of CPUs)")
+    parser.add_argument("--timeout", type=positive, default=300, metavar="SECONDS",
                         help="what runs longer hangs (default 300)")
     return parser.parse_args(words)
 
