@@ -97,7 +97,7 @@ absl::Status TablePool::AddBlock() {
   return absl::OkStatus();
 }
 
-absl::Status TablePool::Reserve(size_t tables) {
+absl::Status TablePool::Reserve(size_t tables, size_t spare) {
   // Each is loaded once: whoever takes tables meanwhile takes them from the reserve.
   const size_t limit = quota();
   const size_t in_use = taken();
@@ -108,7 +108,7 @@ absl::Status TablePool::Reserve(size_t tables) {
   for (;;) {
     {
       MutexLock lock(mutex_);
-      if (free_.size() >= tables) return absl::OkStatus();
+      if (free_.size() >= tables + spare) return absl::OkStatus();
     }
     TDP_RETURN_IF_ERROR(AddBlock());
   }

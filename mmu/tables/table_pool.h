@@ -63,10 +63,11 @@ class TablePool {
   // Takes tables back that were never linked and are still empty.
   void ReturnUnused(TableList&& tables) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Sees to it that `tables` tables are free: that many can be taken without a call of the backend.
-  // ResourceExhausted if the quota would not let them be taken, or if the backend has no room; what
-  // it gave stays here then. May call the backend; hold no lock.
-  absl::Status Reserve(size_t tables) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Sees to it that `tables` tables are free, and `spare` more of which the quota says nothing:
+  // that many can be taken without a call of the backend. ResourceExhausted if the quota would not
+  // let them be taken, or if the backend has no room; what it gave stays here then. May call the
+  // backend; hold no lock.
+  absl::Status Reserve(size_t tables, size_t spare = 0) ABSL_LOCKS_EXCLUDED(mutex_);
   // Gives the backend each block back of which no table is taken, nor kept: `for_kept(keep)` calls
   // `keep(table)` for each table that someone may still read, under the pool's lock. Returns the
   // bytes of these blocks. Takes a time in the number of free tables and of blocks, part of it

@@ -136,7 +136,11 @@ absl::Status Vm::SetTableQuota(size_t tables) {
   return absl::OkStatus();
 }
 
-absl::Status Vm::ReserveTables(size_t tables) { return engine_->pool().Reserve(tables); }
+// A fault has as many at hand as it could need. Where it needs fewer the rest must not be missing
+// from what was promised.
+absl::Status Vm::ReserveTables(size_t tables) {
+  return engine_->pool().Reserve(tables, TableCache::kFaultMaximum - 1);
+}
 
 // A table that a vCPU has noted is kept: its next fault looks at it in no section, as a hint.
 ByteCount Vm::ReleaseTableMemory() {

@@ -185,5 +185,26 @@ TEST_F(ShortOfBlocks, AReserveSmallerThanAStockIsUsedUpBeforeABlockIsAskedFor) {
   EXPECT_EQ(host_.refused_blocks, 0);
 }
 
+// A fault has five tables at hand, and uses one of them.
+TEST_F(ShortOfBlocks, AReserveIsUsedToItsLastTableBeforeABlockIsAskedFor) {
+  TakeTheFreeTables();
+  ASSERT_EQ(vm_->ReserveTables(1), absl::OkStatus());
+  constexpr size_t kLeft = 40;
+  for (size_t i = kTablesPerBlock; i > kLeft; --i) ASSERT_TRUE(vm_->CreateView().ok());
+  ASSERT_EQ(vm_->ReserveTables(kLeft), absl::OkStatus());
+  host_.blocks = 0;
+  host_.order = 0;
+  const auto vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(vcpu->SetView(1), absl::OkStatus());
+  const size_t before = vm_->Stats().tables_in_use;
+  // The first makes a table of each level below the root, the others one of the lowest.
+  for (size_t table = 3; table <= kLeft; ++table) {
+    const Gpa gpa(MiB(2) * table);
+    ASSERT_EQ(vcpu->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kFixed) << table;
+  }
+  EXPECT_GE(vm_->Stats().tables_in_use - before, kLeft);
+  EXPECT_EQ(host_.refused_blocks, 0);
+}
+
 }  // namespace
 }  // namespace tdp
