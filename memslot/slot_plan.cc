@@ -6,12 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/numeric/int128.h"
 #include "absl/types/span.h"
 #include "tdp/base/address.h"
-#include "tdp/base/ordered_map.h"
 #include "tdp/memslot/flat_view.h"
 #include "tdp/memslot/memory_slot.h"
 #include "tdp/memslot/region.h"
@@ -62,6 +62,8 @@ bool Overlap(const PlannedSlot& a, const PlannedSlot& b) {
   return a.gpa <= b.end() - 1 && b.gpa <= a.end() - 1;
 }
 
+// Matches, orders and breaks circles in O(n log n) for n slots: a guest that moves one bridge's
+// window moves every slot behind it.
 class Planner {
  public:
   Planner(absl::Span<const PlannedSlot> old_slots, absl::Span<const PlannedSlot> new_slots)
@@ -69,88 +71,146 @@ class Planner {
 
   std::vector<SlotStep> Plan() {
     Match();
-    DeleteTheUnmatched();
+    Sort();
+    FindBlockers();
     Move();
-    for (size_t i : flags_) steps_.push_back({SlotStep::Kind::kFlags, partner_[i], i});
-    for (size_t i : creations_) steps_.push_back({SlotStep::Kind::kCreate, 0, i});
-    return steps_;
+    std::vector<SlotStep> steps;
+    for (size_t i : deletions_) steps.push_back({SlotStep::Kind::kDelete, i, 0});
+    for (size_t i : moves_) steps.push_back({SlotStep::Kind::kMove, partner_[i], i});
+    for (size_t i : flags_) steps.push_back({SlotStep::Kind::kFlags, partner_[i], i});
+    for (size_t i : creations_) steps.push_back({SlotStep::Kind::kCreate, 0, i});
+    return steps;
   }
 
  private:
   static constexpr size_t kNone = ~size_t{0};
 
+  // A slot that is to move. Movers are named by their index in `movers_`.
+  struct Mover {
+    size_t slot = 0;              // in the new list
+    size_t blockers = 0;          // movers in its place that have yet to leave
+    std::vector<size_t> waiting;  // movers whose places it is in
+    bool has_left = false;
+  };
+
   // Gives each new slot an old one of the same identity: the one at the same place if there is one,
   // else any.
   void Match() {
-    OrderedMultimap<Identity, size_t> by_identity;
-    for (size_t i = 0; i < old_.size(); ++i) by_identity.emplace(IdentityOf(old_[i]), i);
+    const std::vector<size_t> olds = ByIdentity(old_);
+    const std::vector<size_t> news = ByIdentity(new_);
     partner_.assign(new_.size(), kNone);
-    MatchWhere(by_identity,
-               [](const PlannedSlot& a, const PlannedSlot& b) { return a.gpa == b.gpa; });
-    MatchWhere(by_identity, [](const PlannedSlot&, const PlannedSlot&) { return true; });
-    for (const auto& [identity, i] : by_identity) deletions_.push_back(i);
-    std::sort(deletions_.begin(), deletions_.end());
+    is_kept_.assign(old_.size(), false);
+    MatchSorted(olds, news,
+                [](const PlannedSlot& slot) { return std::pair(IdentityOf(slot), slot.gpa); });
+    MatchSorted(olds, news, IdentityOf);
   }
 
-  template <typename Fits>
-  void MatchWhere(OrderedMultimap<Identity, size_t>& by_identity, const Fits& fits) {
-    for (size_t i = 0; i < new_.size(); ++i) {
+  static std::vector<size_t> ByIdentity(absl::Span<const PlannedSlot> slots) {
+    std::vector<size_t> order(slots.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return std::tuple(IdentityOf(slots[a]), slots[a].gpa, a) <
+             std::tuple(IdentityOf(slots[b]), slots[b].gpa, b);
+    });
+    return order;
+  }
+
+  // Pairs those that have no partner yet and one key. Both lists ascend by it.
+  template <typename KeyOf>
+  void MatchSorted(const std::vector<size_t>& olds, const std::vector<size_t>& news,
+                   const KeyOf& key_of) {
+    auto old = olds.begin();
+    for (const size_t i : news) {
       if (partner_[i] != kNone) continue;
-      const auto [first, last] = by_identity.equal_range(IdentityOf(new_[i]));
-      const auto found = std::find_if(first, last, [&](const auto& candidate) {
-        return fits(old_[candidate.second], new_[i]);
-      });
-      if (found == last) continue;
-      partner_[i] = found->second;
-      by_identity.erase(found);
+      const auto key = key_of(new_[i]);
+      while (old != olds.end() && (is_kept_[*old] || key_of(old_[*old]) < key)) ++old;
+      if (old == olds.end() || key < key_of(old_[*old])) continue;
+      partner_[i] = *old;
+      is_kept_[*old] = true;
     }
   }
 
-  void DeleteTheUnmatched() {
-    for (size_t i : deletions_) steps_.push_back({SlotStep::Kind::kDelete, i, 0});
+  // Says what becomes of each slot, but for the order of the moves.
+  void Sort() {
+    for (size_t i = 0; i < old_.size(); ++i) {
+      if (!is_kept_[i]) deletions_.push_back(i);
+    }
     for (size_t i = 0; i < new_.size(); ++i) {
       if (partner_[i] == kNone) {
         creations_.push_back(i);
       } else if (old_[partner_[i]].gpa != new_[i].gpa) {
-        moves_.push_back(i);
+        movers_.push_back({.slot = i, .waiting = {}});
       } else if (old_[partner_[i]].flags != new_[i].flags) {
         flags_.push_back(i);
       }
     }
   }
 
-  // Moves slots; a move waits while its place holds a slot that has yet to leave.
-  void Move() {
-    while (!moves_.empty()) {
-      const auto ready = std::find_if(moves_.begin(), moves_.end(), [&](size_t move) {
-        return std::none_of(moves_.begin(), moves_.end(), [&](size_t other) {
-          return other != move && Overlap(old_[partner_[other]], new_[move]);
-        });
+  const PlannedSlot& OldOf(const Mover& mover) const { return old_[partner_[mover.slot]]; }
+
+  // Slots of one list do not overlap each other, so those in the place of a new one are neighbours
+  // among the old ones, and all of these pairs are no more than the slots of both lists.
+  void FindBlockers() {
+    std::vector<size_t> by_old_place(movers_.size());
+    for (size_t i = 0; i < movers_.size(); ++i) by_old_place[i] = i;
+    std::sort(by_old_place.begin(), by_old_place.end(),
+              [&](size_t a, size_t b) { return OldOf(movers_[a]).gpa < OldOf(movers_[b]).gpa; });
+    for (size_t i = 0; i < movers_.size(); ++i) {
+      const PlannedSlot& place = new_[movers_[i].slot];
+      auto at = std::partition_point(by_old_place.begin(), by_old_place.end(), [&](size_t other) {
+        return OldOf(movers_[other]).end() - 1 < place.gpa;
       });
-      if (ready != moves_.end()) {
-        steps_.push_back({SlotStep::Kind::kMove, partner_[*ready], *ready});
-        moves_.erase(ready);
-      } else {
-        BreakCircle();
+      for (; at != by_old_place.end() && Overlap(OldOf(movers_[*at]), place); ++at) {
+        if (*at == i) continue;
+        movers_[*at].waiting.push_back(i);
+        ++movers_[i].blockers;
       }
     }
   }
 
-  void BreakCircle() {
-    const size_t i = moves_.front();
-    moves_.erase(moves_.begin());
-    steps_.insert(steps_.begin(), {SlotStep::Kind::kDelete, partner_[i], 0});
-    creations_.push_back(i);
+  // Moves slots; a move waits while its place holds a slot that has yet to leave. Where each waits
+  // for another, one is deleted first and created last.
+  void Move() {
+    for (size_t i = 0; i < movers_.size(); ++i) {
+      if (movers_[i].blockers == 0) ready_.push_back(i);
+    }
+    MoveTheReady();
+    for (Mover& mover : movers_) {
+      if (mover.has_left) continue;
+      deletions_.push_back(partner_[mover.slot]);
+      creations_.push_back(mover.slot);
+      Leave(mover);
+      MoveTheReady();
+    }
+  }
+
+  void MoveTheReady() {
+    while (!ready_.empty()) {
+      Mover& mover = movers_[ready_.back()];
+      ready_.pop_back();
+      if (mover.has_left) continue;
+      moves_.push_back(mover.slot);
+      Leave(mover);
+    }
+  }
+
+  void Leave(Mover& mover) {
+    mover.has_left = true;
+    for (const size_t i : mover.waiting) {
+      if (--movers_[i].blockers == 0) ready_.push_back(i);
+    }
   }
 
   absl::Span<const PlannedSlot> old_;
   absl::Span<const PlannedSlot> new_;
   std::vector<size_t> partner_;  // of each new slot, or kNone
+  std::vector<bool> is_kept_;    // of each old slot: it is a partner
+  std::vector<Mover> movers_;
+  std::vector<size_t> ready_;  // movers whose places are empty
   std::vector<size_t> deletions_;
   std::vector<size_t> moves_;
   std::vector<size_t> flags_;
   std::vector<size_t> creations_;
-  std::vector<SlotStep> steps_;
 };
 
 }  // namespace

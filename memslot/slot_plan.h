@@ -54,7 +54,8 @@ struct SlotStep {
 // Returns the fewest steps from `old_slots` to `new_slots`, in an order in which none overlaps what
 // is there at its time: deletions first, then moves, changes of flags and creations. A slot that
 // keeps memory, size and read-only moves or changes its flags; any other change is a deletion and a
-// creation. Moves that wait for each other in a circle are broken by one deletion and creation.
+// creation. Moves that wait for each other in a circle are broken by one deletion and creation. No
+// two slots of one list overlap. Takes O(n log n) for n slots.
 std::vector<SlotStep> PlanSteps(absl::Span<const PlannedSlot> old_slots,
                                 absl::Span<const PlannedSlot> new_slots);
 

@@ -339,6 +339,44 @@ TEST(SlotPlan, MovesThatWaitForEachOtherAreBrokenByOneDeletion) {
   EXPECT_EQ(kinds, (std::map<Kind, int>{{Kind::kDelete, 1}, {Kind::kMove, 2}, {Kind::kCreate, 1}}));
 }
 
+// Each of so many slots waits for its neighbour to leave, and of what every alias shows there are
+// as many copies: a time in the square of their number would be minutes.
+TEST(SlotPlan, AHundredThousandSlotsMoveAtOnceInOrder) {
+  constexpr uint64_t kSlots = 100000;
+  for (const bool are_copies : {false, true}) {
+    std::vector<PlannedSlot> before(kSlots);
+    for (uint64_t i = 0; i < kSlots; ++i) {
+      before[i].gpa = Gpa(i * 0x2000);
+      before[i].size = 0x2000;
+      before[i].hva = Hva(MiB(1) + (are_copies ? 0 : i * 0x2000));
+    }
+    std::vector<PlannedSlot> after = before;
+    for (PlannedSlot& slot : after) slot.gpa = slot.gpa + 0x1000;
+    const std::vector<SlotStep> steps = PlanSteps(before, after);
+    ASSERT_EQ(steps.size(), kSlots);
+    for (uint64_t i = 0; i < kSlots; ++i) {
+      ASSERT_EQ(steps[i], (SlotStep{Kind::kMove, kSlots - 1 - i, kSlots - 1 - i}));
+    }
+  }
+}
+
+// One of them alone has to go.
+TEST(SlotPlan, ACircleOfManySlotsIsBrokenOnce) {
+  constexpr uint64_t kSlots = 1000;
+  std::vector<PlannedSlot> before(kSlots);
+  for (uint64_t i = 0; i < kSlots; ++i) {
+    before[i].gpa = Gpa(i * 0x1000);
+    before[i].size = 0x1000;
+    before[i].hva = Hva(MiB(1) + i * 0x1000);
+  }
+  std::vector<PlannedSlot> after = before;
+  for (uint64_t i = 0; i < kSlots; ++i) after[i].gpa = Gpa((i + 1) % kSlots * 0x1000);
+  const std::vector<SlotStep> steps = PlanSteps(before, after);
+  ASSERT_EQ(steps.size(), kSlots + 1);
+  EXPECT_EQ(steps.front().kind, Kind::kDelete);
+  EXPECT_EQ(steps.back().kind, Kind::kCreate);
+}
+
 // The steps between random layouts must be accepted by a set that refuses every overlap, and lead
 // to the layout.
 TEST(SlotPlan, EveryStepIsLegalAndTheLastGivesTheNewLayout) {
