@@ -91,6 +91,7 @@ struct VtxVcpuState {
   bool is_64_bit = false;
   GuestRegisters registers;
   PendingEvents events;
+  bool blocked_nmis_again = false;  // for an IRET that is to be executed once more
   uint64_t xcr0 = 0;
   std::array<uint64_t, 5> debug_registers = {};
   std::vector<uint64_t> msrs;    // those that change hands

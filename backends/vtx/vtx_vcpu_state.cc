@@ -76,6 +76,7 @@ absl::StatusOr<VtxVcpuState> VtxVcpu::Save() const {
   state.is_64_bit = (entry & entry_control::kGuest64) != 0;
   state.registers = registers_;
   state.events = events_;
+  state.blocked_nmis_again = blocked_nmis_again_;
   state.xcr0 = guest_xcr0_;
   state.debug_registers = debug_registers_;
   for (size_t i = 0; i < msr_areas_.size(); ++i) state.msrs.push_back(msr_areas_.At(i));
@@ -102,6 +103,7 @@ absl::Status VtxVcpu::Restore(const VtxVcpuState& state) {
   TDP_RETURN_IF_ERROR(VmWrite(VmcsField::kEntryInterruption, 0));
   registers_ = state.registers;
   events_ = state.events;
+  blocked_nmis_again_ = state.blocked_nmis_again;
   guest_xcr0_ = state.xcr0;
   debug_registers_ = state.debug_registers;
   for (size_t i = 0; i < msr_areas_.size(); ++i) msr_areas_.SetAt(i, state.msrs[i]);
