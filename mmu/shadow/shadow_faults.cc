@@ -234,6 +234,10 @@ void ShadowFaults<Entry>::PlanRow(const Fault& fault, Row row) {
   const auto is_hole = [entries](int i) {
     return EntryAt(entries + i).Load().kind(kLevel4K) == EntryKind::kHole;
   };
+  // By its number an entry with every bit of the address set comes before that of frame 0: there is
+  // no such frame.
+  const int before = static_cast<int>(std::min<uint64_t>(fault.path.gfn.raw(), kWindow));
+  row.first = std::max(row.first, index - before);
   int first = index;
   int last = index;
   while (first > row.first && is_hole(first - 1)) --first;
