@@ -252,7 +252,8 @@ bool ShadowFaults<Entry>::MayTrackNeighbours(const Fault& fault) const {
   if (neighbours_.count == 0) return true;
   const LargePagePermits& permits = fault.slot->state->permits();
   const Gfn first = neighbours_.first;
-  const Gfn last = first + PageCount(neighbours_.count - 1);
+  // The host may have answered for fewer than the page of the fault, which other entries may map.
+  const Gfn last = std::max(first + PageCount(neighbours_.count - 1), fault.path.gfn);
   if (permits.TrackedPages(first, kLevel2M) != 0) return true;
   const bool is_one_table = first.AlignDown(kLevel2M.pages()) == last.AlignDown(kLevel2M.pages());
   return !is_one_table && permits.TrackedPages(last, kLevel2M) != 0;

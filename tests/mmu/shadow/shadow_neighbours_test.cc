@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //
-// What a fault on shadow tables asks the host for, and fills in, beside its own page.
+// A fault on shadow tables asks the host for neighbours of its page, and fills them in with it.
 
 #include <array>
 #include <cstdint>
@@ -77,6 +77,17 @@ TEST_F(ShadowNeighbours, NoneLiesBeforeFrame0) {
   const std::set<uint64_t>& asked = WatchTheHost();
   FaultOn(0x31000);
   EXPECT_EQ(asked, std::set<uint64_t>{0}) << "what lies in front of the guest's memory is not its";
+}
+
+// The host answers for less than it was asked for, up to the end of 2 MiB: not for the page of the
+// fault, frame 513, which is a table, and which the next entry maps once more.
+TEST_F(ShadowNeighbours, ATableAmongThemIsNotMadeWritableWhereTheHostAnswersForFewer) {
+  for (uint64_t i = 0; i < 4; ++i) SetEntry(517, 0x20 + i, 510 + i);
+  SetEntry(517, 0x24, 513);
+  host_.run = PageCount(2);
+  FaultOn(0x23000);
+  EXPECT_FALSE(LeafAt(0x23000).is_writable());
+  EXPECT_FALSE(LeafAt(0x24000).is_writable());
 }
 
 }  // namespace
