@@ -183,6 +183,21 @@ TEST_F(BatchTest, ChangesOfOneViewAddUp) {
   EXPECT_EQ(Touch(Gpa(0x5000), kWriteFault), FaultOutcome::kSpurious);
 }
 
+TEST_F(BatchTest, AZapTakesItsRangeInItsAddressSpace) {
+  Start({.address_spaces = 2});
+  for (AddressSpaceId space : {0, 1}) {
+    MemoryRegion region = Slot(0, Gpa(0), kRam);
+    region.address_space = space;
+    ASSERT_TRUE(vm_->SetMemoryRegion(region).ok());
+    ASSERT_TRUE(vcpu_->SetAddressSpace(space).ok());
+    for (const uint64_t gpa : {0x2000, 0x3000}) EXPECT_EQ(Touch(Gpa(gpa)), FaultOutcome::kFixed);
+  }
+  ASSERT_EQ(vm_->Apply({Change::Zap(Gfn(3), PageCount(1), 1)}), absl::OkStatus());
+  EXPECT_TRUE(vm_->Translate(Gpa(0x2000), 1).ok());
+  EXPECT_FALSE(vm_->Translate(Gpa(0x3000), 1).ok());
+  EXPECT_TRUE(vm_->Translate(Gpa(0x3000), 0).ok());
+}
+
 TEST_F(BatchTest, NoChangesAreNoErrorAndAskingForWhatIsThereChangesNothing) {
   Start();
   EXPECT_EQ(vm_->Apply({}), absl::OkStatus());

@@ -5,6 +5,7 @@
 // says so (`Backend::AllocateTableBlock`).
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -167,8 +168,34 @@ TEST_F(PushInTurns, BeginsAnewWhereTheSlotHasBegunToLogAnew) {
   }
 }
 
+TEST_F(PushInTurns, FlushesWhatItHasSplit) {
+  std::optional<GuestEntry> entry = vcpu_->EnterGuest();
+  host_.on_kick = [&] { entry.reset(); };
+  EXPECT_EQ(vm_->PushDownDirtyLog(1), absl::OkStatus());
+  ASSERT_TRUE(IsSmall(kBaseView));
+  EXPECT_FALSE(entry.has_value()) << "a CPU goes on with a large translation";
+}
+
 INSTANTIATE_TEST_SUITE_P(Operations, BlockAllocation, testing::ValuesIn(Operations()),
                          [](const auto& of) { return of.param.name; });
+
+// The table that would remember it takes its time to come.
+TEST_F(ShortOfBlocks, AFrameThatBecomesPrivateMeanwhileIsNotRememberedAsMmio) {
+  constexpr Gpa kHole(GiB(8));
+  TakeTheFreeTables();
+  bool asked = false;
+  host_.on_block = [&] {
+    asked = true;
+    std::thread([&] {
+      EXPECT_EQ(vm_->SetMemoryAttributes(kHole, kPageSize, kMemoryAttributePrivate),
+                absl::OkStatus());
+    }).join();
+  };
+  EXPECT_EQ(Fault(kHole), FaultOutcome::kMmio) << "it was no private frame yet";
+  ASSERT_TRUE(asked);
+  EXPECT_NE(vcpu_->HandleEptMisconfiguration(kHole).outcome, FaultOutcome::kMmio);
+  EXPECT_EQ(Fault(kHole), FaultOutcome::kMemoryFault);
+}
 
 // A full stock is more than what was reserved, but a fault needs no full stock.
 TEST_F(ShortOfBlocks, AReserveSmallerThanAStockIsUsedUpBeforeABlockIsAskedFor) {

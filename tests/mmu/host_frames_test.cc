@@ -359,6 +359,27 @@ TEST(BaseView, HasRightsOfItsOwnByRange) {
   EXPECT_EQ(guest.Store(Gpa(0x3000)), FaultOutcome::kFixed);
 }
 
+TEST(BaseView, RightsAndTypeOfARangeLeaveEachOtherAsTheyAre) {
+  ViewingGuest guest;
+  guest.AddSlot(Gpa(0), MiB(4), 9);
+  Vm& vm = guest.vm();
+  const ViewMemoryType uncached{MemoryType::kUncacheable};
+  ASSERT_EQ(vm.SetViewRights(kBaseView, Gfn(0), PageCount(8), Access::ReadExecute()),
+            absl::OkStatus());
+  ASSERT_EQ(vm.SetViewMemoryType(kBaseView, Gfn(4), PageCount(8), uncached), absl::OkStatus());
+  ASSERT_EQ(vm.SetViewRights(kBaseView, Gfn(10), PageCount(2), Access::Read()), absl::OkStatus());
+  for (uint64_t page = 0; page < 14; ++page) {
+    const Gpa gpa(page * kPageSize);
+    const bool is_writable = page == 8 || page == 9 || page >= 12;
+    EXPECT_EQ(guest.Store(gpa), is_writable ? FaultOutcome::kFixed : FaultOutcome::kViewDenied)
+        << page;
+    EXPECT_EQ(guest.Load(gpa), FaultOutcome::kFixed);
+    EXPECT_EQ(vm.Translate(gpa)->entry.memory_type() == MemoryType::kUncacheable,
+              page >= 4 && page < 12)
+        << page;
+  }
+}
+
 TEST(BaseView, HasMemoryTypesByRangeThatStandWhateverTheMtrrsSay) {
   ViewingGuest guest;
   guest.AddSlot(Gpa(0), MiB(4), 9);
@@ -402,6 +423,7 @@ TEST_F(HostFramesTest, NestedAndReverseMappedVmsMapThemToo) {
 TEST_F(HostFramesTest, AZapSplitsTheLargePagesOfEveryViewAtItsEnds) {
   Start();
   Set(Frames(Gpa(0), GiB(4), Hpa(0)));
+  vm_->ZapRange(Gfn(0), PageCount(1))->Settle();  // keeps at hand what one view may need
   for (ViewId view = 0; view < 6; ++view) {
     if (view != kBaseView) {
       ASSERT_EQ(*vm_->CreateView(), view);
@@ -418,6 +440,49 @@ TEST_F(HostFramesTest, AZapSplitsTheLargePagesOfEveryViewAtItsEnds) {
                                GiB(3) - 2 * kPageSize, GiB(3) + kPageSize, GiB(4) - kPageSize}) {
       EXPECT_TRUE(is_mapped(Gpa(gpa))) << view << " at " << gpa;
     }
+  }
+}
+
+// The first ones use up the tables that are kept at hand.
+TEST_F(HostFramesTest, EachOfManyZapsSplitsTheLargePagesAtItsEnds) {
+  Start();
+  Set(Frames(Gpa(0), GiB(8), Hpa(0)));
+  ASSERT_EQ(*vm_->Populate(Gpa(0), GiB(8)), GiB(8));
+  for (uint64_t gib = 0; gib < 8; ++gib) {
+    vm_->ZapRange(Gfn::Of(Gpa(GiB(gib) + 0x1234000)), PageCount(1))->Settle();
+    EXPECT_FALSE(IsMapped(Gpa(GiB(gib) + 0x1234000))) << gib;
+    EXPECT_TRUE(IsMapped(Gpa(GiB(gib) + 0x1235000))) << gib;
+    EXPECT_TRUE(IsMapped(Gpa(GiB(gib + 1) - kPageSize))) << gib;
+  }
+}
+
+TEST_F(HostFramesTest, AZapSplitsTheLargePagesAtItsEndsAfterTablesWereShort) {
+  Start();
+  Set(Frames(Gpa(0), GiB(4), Hpa(0)));
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_EQ(*vm_->Populate(Gpa(0), GiB(4)), GiB(4));
+    vm_->ZapRange(Gfn(0x1234), PageCount(1))->Settle();
+    EXPECT_FALSE(IsMapped(Gpa(0x1234000))) << round;
+    EXPECT_TRUE(IsMapped(Gpa(0x1235000)) && IsMapped(Gpa(GiB(1) - kPageSize))) << round;
+    vm_->ZapRange(Gfn(0x1234), PageCount(1))->Settle();  // needs none: a full stock is kept
+    ASSERT_EQ(vm_->SetTableQuota(1), absl::OkStatus());  // which goes, too
+    ASSERT_EQ(vm_->SetTableQuota(kQuotaByMemory), absl::OkStatus());
+  }
+}
+
+// With a second view more are wanted than the quota leaves, but two are enough.
+TEST_F(HostFramesTest, AZapNearTheQuotaSplitsWithWhatThereIs) {
+  Start();
+  Set(Frames(Gpa(0), MiB(4), Hpa(0)));
+  const ViewId view = *vm_->CreateView();
+  for (const ViewId each : {kBaseView, view}) {
+    ASSERT_EQ(*vm_->Populate(Gpa(0), MiB(4), 0, each), MiB(4));
+  }
+  ASSERT_EQ(vm_->SetTableQuota(vm_->Stats().tables_in_use + 6), absl::OkStatus());
+  vm_->ZapRange(Gfn(5), PageCount(1))->Settle();
+  for (const ViewId each : {kBaseView, view}) {
+    EXPECT_FALSE(vm_->Translate(Gpa(0x5000), 0, each).ok()) << each;
+    EXPECT_TRUE(vm_->Translate(Gpa(0x6000), 0, each).ok()) << each;
   }
 }
 

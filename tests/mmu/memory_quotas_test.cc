@@ -2,12 +2,14 @@
 
 #include "tdp/mmu/policy/memory_quotas.h"
 
+#include <array>
 #include <cstdint>
 #include <random>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/change.h"
 #include "tests/world/host_test.h"
 
 namespace tdp {
@@ -54,7 +56,48 @@ TEST(MemoryQuotas, TablesAreTwiceWhatMapsTheSlotsInEveryView) {
   EXPECT_EQ(five_levels.Tables(), none + 2 * 5);
 }
 
-using DefaultQuotas = HostTest;
+class DefaultQuotas : public HostTest {
+ protected:
+  // Returns the quota of tables: what is in use, and what could be had beside that.
+  size_t Quota() {
+    size_t least = 0;
+    size_t most = 1 << 13;
+    while (least < most) {
+      const size_t middle = (least + most + 1) / 2;
+      if (vm_->ReserveTables(middle).ok()) {
+        least = middle;
+      } else {
+        most = middle - 1;
+      }
+    }
+    return vm_->Stats().tables_in_use + least;
+  }
+};
+
+TEST_F(DefaultQuotas, WhateverGoesGivesItsPartOfTheQuotaBack) {
+  Start();
+  const size_t none = Quota();
+  {
+    const auto vcpu = *vm_->CreateVcpu();
+    EXPECT_EQ(Quota(), none + 96);
+  }
+  EXPECT_EQ(Quota(), none);
+  // It needs 32 tables of leaves, one above them, and one above that.
+  constexpr size_t kOfRegion = 2 * (32 + 1 + 1);
+  for (const bool in_batch : {false, true}) {
+    SCOPED_TRACE(in_batch ? "in a batch" : "by itself");
+    const auto set = [&](const MemoryRegion& region) {
+      const std::array change{Change::Region(region)};
+      EXPECT_EQ(in_batch ? vm_->Apply(change) : vm_->SetMemoryRegion(region), absl::OkStatus());
+    };
+    set({.size = MiB(64), .hva = kRam});
+    EXPECT_EQ(Quota(), none + kOfRegion);
+    set({.gpa = Gpa(GiB(1)), .size = MiB(64), .hva = kRam});
+    EXPECT_EQ(Quota(), none + kOfRegion) << "moved";
+    set({.size = 0});
+    EXPECT_EQ(Quota(), none);
+  }
+}
 
 TEST_F(DefaultQuotas, AQuotaThatWasGivenFollowsMemoryAgainWhenAsked) {
   Start();

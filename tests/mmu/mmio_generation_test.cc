@@ -10,6 +10,7 @@
 #include "tdp/mmu/format/ept_entry.h"
 #include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/change.h"
 #include "tests/world/host_test.h"
 
 namespace tdp {
@@ -98,8 +99,8 @@ TEST_P(MmioGeneration, WhicheverChangeGoesAround) {
 // It takes so many changes that these tests run with one setting only.
 class MmioGenerationByKind : public MmioGeneration {};
 
-TEST_P(MmioGenerationByKind, AFlagAndAMoveAndADeletionGoAroundToo) {
-  constexpr int kKinds = 3;
+TEST_P(MmioGenerationByKind, AFlagAMoveADeletionAndABatchGoAroundToo) {
+  constexpr int kKinds = 4;
   SetSlot(0, Gpa(MiB(16)), MiB(1));
   for (int kind = 0; kind < kKinds; ++kind) {
     ASSERT_EQ(vcpu_->HandleEptViolation(kHole, kRead).outcome, FaultOutcome::kMmio);
@@ -116,6 +117,14 @@ TEST_P(MmioGenerationByKind, AFlagAndAMoveAndADeletionGoAroundToo) {
                 absl::OkStatus());
     }
     if (kind == 2) SetSlot(0, Gpa(0), 0);
+    if (kind == 3) {
+      ASSERT_EQ(vm_->Apply({Change::Region({.slot = 0,
+                                            .address_space = space_,
+                                            .gpa = Gpa(MiB(16)),
+                                            .size = MiB(1),
+                                            .hva = kHost})}),
+                absl::OkStatus());
+    }
     EXPECT_FALSE(Entry().is_mmio()) << "kind " << kind;
   }
 }

@@ -4,6 +4,7 @@
 #include "tdp/mmu/format/guest_paging.h"
 #include "tdp/mmu/guest/guest_walk.h"
 #include "tdp/mmu/vm.h"
+#include "tdp/mmu/vm/change.h"
 
 #include <optional>
 
@@ -58,6 +59,19 @@ TEST_F(PrivateMemory, AFrameReachesTheMemoryThatItsAttributeSays) {
   EXPECT_EQ(Reach(Gpa(0x4000)), Host(ViewingGuest::kRam + 0x4000));
   ASSERT_EQ(Make(false, Gpa(0), MiB(4)), absl::OkStatus());
   EXPECT_EQ(Reach(Gpa(0x3000)), Host(ViewingGuest::kRam + 0x3000));
+}
+
+TEST_F(PrivateMemory, ABatchMakesSeveralRangesPrivate) {
+  for (const uint64_t gpa : {0x3000, 0x9000}) Reach(Gpa(gpa));
+  ASSERT_EQ(guest_.vm().Apply({Change::Attributes(Gpa(0x3000), 0x1000, kMemoryAttributePrivate),
+                               Change::Attributes(Gpa(0x9000), 0x2000, kMemoryAttributePrivate)}),
+            absl::OkStatus());
+  for (const uint64_t gpa : {0x3000, 0x9000, 0xa000}) {
+    EXPECT_EQ(Reach(Gpa(gpa)), Host(kPrivate + gpa)) << gpa;
+  }
+  for (const uint64_t gpa : {0x2000, 0x4000, 0x8000, 0xb000}) {
+    EXPECT_EQ(Reach(Gpa(gpa)), Host(ViewingGuest::kRam + gpa)) << gpa;
+  }
 }
 
 TEST_F(PrivateMemory, ALeafIsOfOneAttribute) {

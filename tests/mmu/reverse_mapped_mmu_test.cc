@@ -66,6 +66,25 @@ TEST_F(ReverseMapTest, AHostRangeIsFoundThroughIt) {
   EXPECT_EQ(LevelOf(Gpa(0x4000)), 1);
 }
 
+TEST_F(ReverseMapTest, EachAddressSpaceHasItsOwn) {
+  Start({.address_spaces = 2});
+  for (AddressSpaceId space = 0; space < 2; ++space) {
+    ASSERT_TRUE(
+        vm_->SetMemoryRegion({.address_space = space, .size = MiB(2), .hva = kRam + MiB(2) * space})
+            .ok());
+  }
+  ASSERT_TRUE(vcpu_->SetAddressSpace(1).ok());
+  for (const uint64_t page : {3, 4, 5}) {
+    ASSERT_EQ(Fault(Gpa(page * kPageSize)), FaultOutcome::kFixed);
+  }
+  EXPECT_EQ(vm_->CheckInvariants(), absl::OkStatus());
+  vm_->ZapRange(Gfn(3), PageCount(1), 1)->Settle();
+  EXPECT_FALSE(IsMapped(Gpa(0x3000)));
+  ASSERT_TRUE(vm_->InvalidateHostRange(kRam + MiB(2) + 0x4000, kPageSize).ok());
+  EXPECT_FALSE(IsMapped(Gpa(0x4000)));
+  EXPECT_TRUE(IsMapped(Gpa(0x5000)));
+}
+
 TEST_F(ReverseMapTest, PartOfALargeLeafTakesAllOfItAway) {
   host_.order = 9;
   Start();

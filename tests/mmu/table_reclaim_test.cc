@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <memory>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -226,6 +227,19 @@ TEST_F(TableReclaimTest, ASplitOfMoreThanTheQuotaHoldsDoesNotUndoItsBeginning) {
   EXPECT_TRUE(absl::IsResourceExhausted(flush.status())) << flush.status();
   for (uint64_t region = 0; region < 200; ++region) EXPECT_TRUE(IsMapped(region)) << region;
   EXPECT_EQ(vm_->Translate(Gpa(0))->level, kLevel4K);
+}
+
+TEST_F(TableReclaimTest, WhatWasSplitBeforeTablesWereShortIsFlushed) {
+  host_.order = 9;
+  Start();
+  for (uint64_t region = 0; region < 8; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  ASSERT_TRUE(vm_->SetTableQuota(vm_->Stats().tables_in_use + 2).ok());
+  std::optional<GuestEntry> entry = vcpu_->EnterGuest();
+  host_.on_kick = [&] { entry.reset(); };
+  const auto flush = vm_->SplitRange(Gfn(0), PageCount(8 * 512));
+  EXPECT_TRUE(absl::IsResourceExhausted(flush.status())) << flush.status();
+  ASSERT_EQ(vm_->Translate(Gpa(0))->level, kLevel4K);
+  EXPECT_FALSE(entry.has_value()) << "a CPU goes on with a large translation";
 }
 
 TEST_F(TableReclaimTest, PushingADirtyLogDownAtTheQuotaTakesColdTablesOfOtherSlots) {

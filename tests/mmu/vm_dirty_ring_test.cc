@@ -132,6 +132,60 @@ TEST_F(DirtyRings, AnEntryOfASlotThatIsGoneIsResetAllTheSame) {
   EXPECT_EQ(vm_->ResetDirtyRings(), 1u);
 }
 
+TEST_F(DirtyRings, AResetProtectsNothingOfASlotThatLogsNoMore) {
+  StartWithRings();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  ASSERT_EQ(Harvest(), std::set<uint64_t>{5});
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3,
+                                    .gpa = Gpa(MiB(2)),
+                                    .size = kPages * kPageSize,
+                                    .hva = Hva(0x7f0000000000)})
+                  .ok());
+  Write(*vcpu, 5);
+  ASSERT_TRUE(IsWritable(5));
+  EXPECT_EQ(vm_->ResetDirtyRings(), 1u);
+  EXPECT_TRUE(IsWritable(5));
+}
+
+TEST_F(DirtyRings, PagesOfSmmThatTheVmmHasMarkedAreHarvestedToo) {
+  HostTest::Start({.dirty_tracking = DirtyTracking::kWriteProtection, .address_spaces = 2},
+                  /*with_vcpu=*/false);
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3,
+                                    .address_space = 1,
+                                    .flags = kSlotLogDirtyPages,
+                                    .size = MiB(2),
+                                    .hva = Hva(0x7f0000000000)})
+                  .ok());
+  ASSERT_TRUE(vm_->MarkDirty(Gpa(0x7000), 1, 1).ok());
+  EXPECT_EQ(Harvest(), std::set<uint64_t>{7});
+}
+
+// The entries are of pages that the slot of that number has no more: others stand there.
+TEST_F(DirtyRings, AResetLeavesWhatLiesBehindASlotThatHasBecomeSmaller) {
+  StartWithRings();
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  const std::set<uint64_t> written{70, 75, 200};
+  for (const uint64_t page : written) ASSERT_EQ(Write(*vcpu, page), FaultOutcome::kFixed);
+  ASSERT_EQ(Harvest(), written);
+  constexpr ByteCount kLeft = 72 * kPageSize;
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3}).ok());
+  ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3,
+                                    .flags = kSlotLogDirtyPages,
+                                    .gpa = Gpa(MiB(2)),
+                                    .size = kLeft,
+                                    .hva = Hva(0x7f0000000000)})
+                  .ok());
+  ASSERT_TRUE(
+      vm_->SetMemoryRegion(
+             {.slot = 4, .gpa = Gpa(MiB(2) + kLeft), .size = MiB(2), .hva = Hva(0x7f0000000000)})
+          .ok());
+  for (const uint64_t page : written) ASSERT_EQ(Write(*vcpu, page), FaultOutcome::kFixed);
+  EXPECT_GE(vm_->ResetDirtyRings(), 3u);
+  EXPECT_TRUE(IsWritable(75) && IsWritable(200)) << "of slot 4";
+}
+
 TEST_F(DirtyRings, TheCallsForBitmapsAreRefusedAsSuch) {
   StartWithRings();
   const auto ignore = [](uint64_t, uint64_t) {};
@@ -154,6 +208,19 @@ TEST_F(DirtyRings, AreRefusedWhileASlotLogsIntoABitmap) {
   EXPECT_EQ(vm_->HarvestDirtyRings([](const DirtyRingEntry&) {}).code(),
             absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(vm_->SetMemoryRegion({.slot = 3}).ok());
+  EXPECT_TRUE(vm_->EnableDirtyRing(1024).ok());
+}
+
+TEST_F(DirtyRings, AreRefusedWhileASlotOfSmmLogsIntoABitmap) {
+  HostTest::Start({.dirty_tracking = DirtyTracking::kWriteProtection, .address_spaces = 2},
+                  /*with_vcpu=*/false);
+  MemoryRegion smram{
+      .address_space = 1, .flags = kSlotLogDirtyPages, .size = MiB(2), .hva = Hva(0x7f0000000000)};
+  ASSERT_TRUE(vm_->SetMemoryRegion(smram).ok());
+  const absl::Status refused = vm_->EnableDirtyRing(1024);
+  EXPECT_THAT(refused.message(), testing::HasSubstr("slot 0 of address space 1"));
+  smram.flags = 0;
+  ASSERT_TRUE(vm_->SetMemoryRegion(smram).ok());
   EXPECT_TRUE(vm_->EnableDirtyRing(1024).ok());
 }
 

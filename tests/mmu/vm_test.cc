@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -94,6 +95,21 @@ TEST_F(VmTest, TheSameFaultAgainIsSpuriousAndAsksTheHostNothingWhereTheLeafWasSe
   EXPECT_EQ(host_.resolves, before);
 }
 
+TEST_F(VmTest, RulesOfTheBaseThatAreGoneCostAFaultNothing) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  for (const Access rights : {Access::Read(), Access::All()}) {
+    ASSERT_TRUE(vm_->SetViewRights(kBaseView, Gfn(8), PageCount(4), rights).ok());
+  }
+  for (const std::optional<Hfn> frames : {std::optional(Hfn(5)), std::optional<Hfn>()}) {
+    ASSERT_TRUE(vm_->SetViewFrames(kBaseView, Gfn(8), PageCount(4), frames).ok());
+  }
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  const int before = host_.resolves;
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kSpurious);
+  EXPECT_EQ(host_.resolves, before) << "the fault took the long way";
+}
+
 TEST_F(VmTest, LeavesAreAsLargeAsSlotHostAndOptionsAllow) {
   host_.order = 18;
   Start();
@@ -163,6 +179,18 @@ TEST_F(VmTest, AFrameThatTheHostChangedIsReplacedNotMixed) {
   EXPECT_EQ(LevelOf(Gpa(0)), 0);
   EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
   EXPECT_EQ(FrameOf(Gpa(0)), Hfn((kRam.raw() + MiB(64)) >> kPageShift));
+}
+
+TEST_F(VmTest, AFrameThatTheHostChangedIsReplacedInTheAddressSpaceOfTheFault) {
+  host_.writable = false;
+  Start({.address_spaces = 2});
+  ASSERT_TRUE(vm_->SetMemoryRegion({.address_space = 1, .size = MiB(2), .hva = kRam}).ok());
+  ASSERT_TRUE(vcpu_->SetAddressSpace(1).ok());
+  EXPECT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);
+  host_.offset = MiB(64);
+  EXPECT_EQ(Fault(Gpa(0), WriteTo(Access::ReadExecute())), FaultOutcome::kRetry);
+  EXPECT_EQ(LevelOf(Gpa(0)), 0);
+  EXPECT_EQ(Fault(Gpa(0)), FaultOutcome::kFixed);
 }
 
 // HAXM kept the old memory.
