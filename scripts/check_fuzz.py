@@ -5,7 +5,8 @@
 Usage: check_fuzz.py [--all]
 
 Each tests/fuzz/*_fuzz.cc goes through clang's front end with our warnings and those of thread
-safety as errors, and with --all each source of the tests beside a header that one of them includes.
+safety as errors; with --all also each source of the tests beside a header that one of them
+includes, and what a stranger may want to build or copy: the examples, tools and benchmarks.
 No code is made. What a source was found to read is kept in .fuzz/checked: it is looked at again
 when one of these files is newer.
 """
@@ -23,7 +24,10 @@ COMPILER = "clang++-14"
 CHECKED = ".fuzz/checked"
 INCLUDES = ("-I.", f"-I{CHECKED}/include", "-isystem", ".deps/abseil",
             "-isystem", ".deps/googletest/googletest/include",
-            "-isystem", ".deps/googletest/googlemock/include")
+            "-isystem", ".deps/googletest/googlemock/include",
+            "-isystem", ".deps/benchmark/include")
+# Sources that are no fuzz targets, but that clang is to take, too.
+BESIDES = ("benchmarks/**/*.cc", "examples/**/*.cc", "tools/**/*.cc")
 # Targets for which each shared access asks a scheduler.
 EXPLORED = ("tests/fuzz/threads_fuzz.cc",)
 
@@ -118,11 +122,13 @@ def main():
     command = (COMPILER, "-std=c++20", "-fsyntax-only", *options, "-Wthread-safety", "-Werror",
                *INCLUDES)
     targets = [(s, s in EXPLORED) for s in sorted(glob.glob("tests/fuzz/*_fuzz.cc"))]
-    complaints, count = Checker(command).check_all(targets, follow)
+    besides = [(source, False) for pattern in BESIDES if follow
+               for source in sorted(glob.glob(pattern, recursive=True))]
+    complaints, count = Checker(command).check_all(targets + besides, follow)
     sys.stdout.write("".join(complaints))
     if complaints or not targets:
-        sys.exit(f"{len(complaints)} of {count} sources of the fuzz targets are not as clang wants")
-    print(f"{COMPILER} takes {len(targets)} fuzz targets, of {count} sources")
+        sys.exit(f"{len(complaints)} of {count} sources are not as clang wants")
+    print(f"{COMPILER} takes {len(targets)} fuzz targets, and {count} sources in all")
 
 
 if __name__ == "__main__":

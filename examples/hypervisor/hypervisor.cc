@@ -202,7 +202,7 @@ absl::Status RunGuest(const Guest& guest, Vcpu& mmu, vtx::VtxVcpu& vcpu, Report&
 // --- The report ----------------------------------------------------------------------------------
 
 template <typename... Args>
-void Say(std::string_view format, const Args&... args) {
+void Say(const absl::FormatSpec<Args...>& format, const Args&... args) {
   vtx::Print(absl::StrFormat(format, args...));
 }
 

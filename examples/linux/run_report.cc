@@ -3,7 +3,6 @@
 #include "tdp/examples/linux/run_report.h"
 
 #include <cstdint>
-#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -53,7 +52,7 @@ const char* NameOf(const vtx::VmExit& exit) {
 }
 
 template <typename... Args>
-void PrintLine(std::string_view format, const Args&... args) {
+void PrintLine(const absl::FormatSpec<Args...>& format, const Args&... args) {
   vtx::Print(absl::StrFormat(format, args...) + "\n");
 }
 
