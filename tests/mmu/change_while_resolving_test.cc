@@ -86,6 +86,19 @@ TEST_F(ChangeWhileResolving, ALargeFaultBesideTheLastOneMapsNothingInASlotThatLo
   EXPECT_EQ(Fault(Gpa(MiB(4))), FaultOutcome::kFixed);
 }
 
+TEST_F(ChangeWhileResolving, AChangeOfSlotsBesideAnInvalidationBringsNoneOfItsPagesBack) {
+  Start();
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  ASSERT_TRUE(vm_->BeginHostInvalidation(kRam + 0x5000, kPageSize).ok());
+  ASSERT_TRUE(
+      vm_->SetMemoryRegion({.slot = 1, .gpa = Gpa(GiB(1)), .size = MiB(2), .hva = kRam}).ok());
+  EXPECT_EQ(Fault(Gpa(0x4000)), FaultOutcome::kFixed);
+  EXPECT_EQ(Fault(Gpa(0x5000)), FaultOutcome::kRetry);
+  EXPECT_FALSE(IsMapped(Gpa(0x5000)));
+  vm_->EndHostInvalidation();
+  EXPECT_EQ(Fault(Gpa(0x5000)), FaultOutcome::kFixed);
+}
+
 TEST_F(ChangeWhileResolving, OfTwoInvalidationsAtOnceEachKeepsItsRange) {
   Start();
   for (const uint64_t first : {0x3000, 0x9000}) {

@@ -3,6 +3,7 @@
 // These tests log dirty pages off the beaten path: slots of gigabytes, slots that share a table or
 // lie across two parts of a log, and the flushes that the calls for the log owe.
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -145,6 +146,21 @@ TEST_P(LogCorners, TwoSlotsInOneTableAreTakenInAnyOrder) {
   }
 }
 
+// The second writes are no faults: with D bits only the table knows of them.
+TEST_P(LogCorners, ATableThatIsTakenAwayTellsTheLogsOfAllItsSlots) {
+  for (uint32_t slot = 0; slot < 3; ++slot) {
+    guest_.AddSlot(slot, PageAt(Gpa(0), 150 * slot), 100 * kPageSize, 0, kSlotLogDirtyPages);
+  }
+  const auto write_all = [&] {
+    for (uint64_t slot = 0; slot < 3; ++slot) Write(150 * slot + 50);
+  };
+  write_all();
+  for (uint32_t slot = 0; slot < 3; ++slot) EXPECT_EQ(guest_.Take(slot), Pages{50}) << slot;
+  write_all();
+  guest_.Settle(guest_.vm().ZapRange(Gfn(0), PageCount(2 * kTablePages)));
+  for (uint32_t slot = 0; slot < 3; ++slot) EXPECT_EQ(guest_.Take(slot), Pages{50}) << slot;
+}
+
 // Page 4096 of a slot is where the next part of its log begins; here that is in the middle of a
 // table.
 TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
@@ -164,6 +180,20 @@ TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
   Write(kNext + 20);
   Write(kNext - 20);
   EXPECT_EQ(guest_.Take(0), (Pages{kNext - 20, kNext + 20}));
+}
+
+// The next part of the log begins in the middle of the last table, which ends with the slot.
+TEST_P(LogCorners, APushMakesRoomInBothPartsOfTheLogThatATableLiesAcross) {
+  base_ = PageAt(Gpa(0), 100);
+  constexpr uint64_t kNext = DirtyLog::kPagesPerChunk;
+  guest_.AddSlot(0, base_, (kNext + kTablePages - 100) * kPageSize);
+  for (const uint64_t page : {kNext - 10, kNext + 10}) Write(page);
+  guest_.SetLogging(0, true);
+  ASSERT_EQ(guest_.vm().PushDownDirtyLog(0), absl::OkStatus());
+  for (const uint64_t page : {kNext + 10, kNext - 10}) {
+    Write(page);
+    EXPECT_EQ(guest_.Take(0), Pages{page});
+  }
 }
 
 // The slot begins 20 pages before the end of a table, so that its log's first 64 lie in two.
@@ -262,6 +292,15 @@ TEST_P(LogCorners, ATakeFlushesOnceMoreForAPageThatAZapHasMarkedMeanwhile) {
     EXPECT_EQ(seen, Pages{6});
   }
   guest_.backend().leave = [&](VcpuId id) { guest_.Leave(static_cast<int>(id)); };
+}
+
+// Whoever hands a CPU's log over need not know what faults there were.
+TEST(LogOfTheCpu, APageThatNoFaultHasMadeRoomForIsLoggedToo) {
+  LoggingGuest guest({.tracking = DirtyTracking::kPml, .vcpus = 1, .oracle = false});
+  guest.AddSlot(0, Gpa(0), MiB(64), 0, kSlotLogDirtyPages);
+  const std::array pages{Gpa(0x5000), Gpa(MiB(40)), Gpa(0x7000)};
+  EXPECT_EQ(guest.vcpu(0).LogPml(pages), absl::OkStatus());
+  EXPECT_EQ(guest.Take(0), (Pages{5, 7, MiB(40) / kPageSize}));
 }
 
 }  // namespace

@@ -110,6 +110,22 @@ TEST_F(GuestWindowTest, TablesInFramesThatMayNotBeWrittenKeepTheirFlagsClear) {
   }
 }
 
+// A view shows another table in place of the lowest.
+TEST_F(GuestWindowTest, TablesAreThoseOfTheViewThatTheVcpuRunsIn) {
+  const ViewId view = *vm_->CreateView();
+  std::byte* const other = ram_.get() + kSize;
+  const uint64_t entry = 0x124000 | kTable;
+  std::memcpy(other + kLeaf % kPageSize, &entry, sizeof(entry));
+  ASSERT_EQ(vm_->SetViewFrames(view, Gfn::Of(Gpa(kLeaf)), PageCount(1),
+                               Hfn::Of(Hpa(reinterpret_cast<uintptr_t>(other)))),
+            absl::OkStatus());
+  EXPECT_EQ(Walk().gpa, Gpa(0x123678));
+  ASSERT_EQ(vcpu_->SetView(view), absl::OkStatus());
+  EXPECT_EQ(Walk().gpa, Gpa(0x124678));
+  ASSERT_EQ(vcpu_->SetView(kBaseView), absl::OkStatus());
+  EXPECT_EQ(Walk().gpa, Gpa(0x123678));
+}
+
 // Frames 14 and 27 share a line of the window, and each may use another one.
 TEST_F(GuestWindowTest, TablesThatWantTheSameLineDoNotPutEachOtherOutForEver) {
   constexpr uint64_t kFrame14 = 14 * kPageSize;

@@ -189,6 +189,16 @@ TEST(HostAddressLimits, ARangeMayNotWrap) {
   EXPECT_THAT(std::string(slot.message()), HasSubstr("wraps around"));
 }
 
+TEST(SlotNumbers, LieBelowTheLimitThatTheOptionsName) {
+  TestHost host;
+  const auto vm = *Vm::Create(host, {.slot_limit = 2});
+  MemoryRegion region{.slot = 1, .size = MiB(2), .hva = Hva(TiB(1))};
+  EXPECT_EQ(vm->SetMemoryRegion(region), absl::OkStatus());
+  region.slot = 2;
+  EXPECT_THAT(std::string(vm->SetMemoryRegion(region).message()),
+              HasSubstr("slot = 2: the limit is 2"));
+}
+
 TEST(HostAddressLimits, AHostThatWantsALimitHasOne) {
   TestHost host;
   const Hva end(0x7ffffffff000);

@@ -84,6 +84,25 @@ TEST_F(TableReclaimTest, ATableThatIsUsedStaysAndOneThatIsNotGoes) {
   EXPECT_FALSE(IsMapped(0)) << "and not any more";
 }
 
+// The tables above are not used by anything else, and go with none that is used.
+TEST_F(TableReclaimTest, ATableThatIsUsedStaysWhereItIsAloneBelowItsGigabyte) {
+  Start();
+  for (uint64_t gib = 0; gib < 60; ++gib) {
+    ASSERT_EQ(Fault(gib * 512).outcome, kFixed);
+    LinkOf(0).FetchOr(ept::kAccessed);
+    ASSERT_TRUE(IsMapped(0)) << gib;
+  }
+}
+
+TEST_F(TableReclaimTest, TablesOfTheOtherAddressSpaceAreTakenToo) {
+  Start({.address_spaces = 2});
+  ASSERT_TRUE(vm_->SetMemoryRegion({.address_space = 1, .size = GiB(64), .hva = kRam}).ok());
+  for (const AddressSpaceId space : {1, 0, 1}) {
+    ASSERT_TRUE(vcpu_->SetAddressSpace(space).ok());
+    for (uint64_t region = 0; region < 200; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  }
+}
+
 TEST_F(TableReclaimTest, WhereEveryTableIsUsedTheSecondTurnOfTheHandTakesOne) {
   Start();
   for (uint64_t region = 0; region < 500; ++region) {
@@ -217,6 +236,36 @@ TEST_F(TableReclaimTest, ASplitAtTheQuotaTakesColdTablesOfOtherFrames) {
     EXPECT_EQ(found->level, kLevel4K) << region;
   }
   EXPECT_LE(vm_->Stats().tables_in_use, kQuota);
+}
+
+TEST_F(TableReclaimTest, ASplitAtTheQuotaTakesColdTablesOfTheSameFramesInTheOtherAddressSpace) {
+  constexpr uint64_t kRegions = 20;
+  Start({.address_spaces = 2});
+  ASSERT_TRUE(vm_->SetMemoryRegion({.address_space = 1, .size = GiB(64), .hva = kRam}).ok());
+  for (const AddressSpaceId space : {1, 0}) {
+    ASSERT_TRUE(vcpu_->SetAddressSpace(space).ok());
+    host_.order = space == 1 ? 0 : 9;
+    for (uint64_t region = 0; region < kRegions; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  }
+  ASSERT_TRUE(vm_->SetTableQuota(vm_->Stats().tables_in_use).ok());
+  auto flush = vm_->SplitRange(Gfn(0), PageCount(kRegions * 512));
+  ASSERT_TRUE(flush.ok()) << flush.status();
+  flush->Settle();
+}
+
+TEST_F(TableReclaimTest, ASplitAtTheQuotaGetsTheTablesThatAnotherFlushHolds) {
+  Start();
+  for (uint64_t region = 0; region < 10; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  host_.order = 9;
+  for (uint64_t region = 1024; region < 1028; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  ASSERT_TRUE(vm_->SetTableQuota(vm_->Stats().tables_in_use).ok());
+  std::optional<GuestEntry> entry = vcpu_->EnterGuest();
+  host_.on_kick = [&] { entry.reset(); };
+  PendingFlush held = *vm_->ZapRange(Gfn(0), PageCount(10 * 512));
+  auto flush = vm_->SplitRange(Gfn(1024 * 512), PageCount(4 * 512));
+  EXPECT_TRUE(flush.ok()) << flush.status();
+  if (flush.ok()) flush->Settle();
+  held.Settle();
 }
 
 TEST_F(TableReclaimTest, ASplitOfMoreThanTheQuotaHoldsDoesNotUndoItsBeginning) {

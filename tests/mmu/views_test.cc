@@ -142,10 +142,27 @@ TEST(Views, APageIsYoungIfAnyViewUsesIt) {
   guest.AddSlot(Gpa(0), MiB(4));
   for (int i = 0; i < 2; ++i) ASSERT_TRUE(guest.vm().CreateView().ok());
   EXPECT_EQ(guest.Load(Gpa(0x3000)), kDone);
+  EXPECT_TRUE(*guest.vm().TestAge(ViewingGuest::kRam, MiB(2)));
   auto aged = guest.vm().AgeHostRange(ViewingGuest::kRam, MiB(2));
   ASSERT_TRUE(aged.ok());
   aged->flush.Settle();
   EXPECT_TRUE(aged->young);
+}
+
+TEST(Views, RightsThatAgingTakesInOneViewOweAFlush) {
+  ViewingGuest guest({.vm = {.accessed_dirty = Use::kNever}});
+  guest.AddSlot(Gpa(0), MiB(4));
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(guest.vm().CreateView().ok());
+  for (const ViewId view : {0, 1, 2}) {
+    ASSERT_EQ(guest.vcpu().SetView(view), absl::OkStatus());
+    EXPECT_EQ(guest.Load(Gpa(0x3000 + view * kPageSize)), kDone);
+    const Hva page = ViewingGuest::kRam + 0x3000 + view * kPageSize;
+    auto aged = guest.vm().AgeHostRange(page, kPageSize);
+    ASSERT_TRUE(aged.ok());
+    EXPECT_TRUE(aged->young) << view;
+    EXPECT_TRUE(aged->flush.is_owed()) << view;
+    aged->flush.Settle();
+  }
 }
 
 // The end of a log gives W back where the host allows it, which may be more than the view allows.

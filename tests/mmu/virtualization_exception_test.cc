@@ -128,6 +128,22 @@ TEST_F(Exceptions, NoneIsRaisedWhileTheSlotLogs) {
   ExpectRaises(Gpa(0x3000), kStore);
 }
 
+TEST_F(Exceptions, NoneIsRaisedInAnyViewWhileTheSlotLogs) {
+  const ViewId second = *guest_.vm().CreateView();
+  ASSERT_EQ(guest_.vm().SetViewRights(second, Gfn(3), kPage, Access::ReadExecute()),
+            absl::OkStatus());
+  for (const ViewId view : {view_, second}) {
+    ASSERT_EQ(LetRaise(Gfn(3), true, view), absl::OkStatus());
+    ASSERT_EQ(guest_.vcpu().SetView(view), absl::OkStatus());
+    ExpectRaises(Gpa(0x3000), kStore);
+  }
+  guest_.SetSlot(Gpa(0), MiB(4), kSlotLogDirtyPages);
+  for (const ViewId view : {view_, second}) {
+    ASSERT_EQ(guest_.vcpu().SetView(view), absl::OkStatus());
+    ExpectExits(Gpa(0x3000), kStore);
+  }
+}
+
 TEST_F(Exceptions, NoneIsRaisedByAWriteThatATakeOfTheLogWaitsFor) {
   ASSERT_EQ(guest_.vm().SetRaisesVe(view_, Gfn(0), PageCount(1024), true), absl::OkStatus());
   guest_.SetSlot(Gpa(0), MiB(4), kSlotLogDirtyPages);

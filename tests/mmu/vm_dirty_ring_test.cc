@@ -132,6 +132,14 @@ TEST_F(DirtyRings, AnEntryOfASlotThatIsGoneIsResetAllTheSame) {
   EXPECT_EQ(vm_->ResetDirtyRings(), 1u);
 }
 
+TEST_F(DirtyRings, StayWhateverIsSaidOfBitmaps) {
+  StartWithRings();
+  ASSERT_TRUE(vm_->SetManualDirtyLogProtect(kDirtyLogManualProtect | kDirtyLogInitiallySet).ok());
+  const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();
+  ASSERT_EQ(Write(*vcpu, 5), FaultOutcome::kFixed);
+  EXPECT_EQ(Harvest(), std::set<uint64_t>{5});
+}
+
 TEST_F(DirtyRings, AResetProtectsNothingOfASlotThatLogsNoMore) {
   StartWithRings();
   const std::unique_ptr<Vcpu> vcpu = *vm_->CreateVcpu();

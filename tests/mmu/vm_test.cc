@@ -3,6 +3,7 @@
 #include "tdp/mmu/vm.h"
 #include "tests/world/host_test.h"
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -169,6 +170,17 @@ TEST_F(VmTest, AReadOnlyHostPageIsMappedReadOnlyUntilTheWriteThatBreaksItsSharin
   EXPECT_TRUE(vm_->Translate(Gpa(0))->access.can_write());
 }
 
+// The table of the last fault has the page, and it may not be written yet.
+TEST_F(VmTest, AWriteThatFoundNothingIsNotToldThatAPageIsThereThatMayBeReadAlone) {
+  host_.writable = false;
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  EXPECT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);
+  EXPECT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kSpurious);
+  EXPECT_EQ(Fault(Gpa(0), kWriteFault), FaultOutcome::kFixed);
+  EXPECT_TRUE(vm_->Translate(Gpa(0))->access.can_write());
+}
+
 TEST_F(VmTest, AFrameThatTheHostChangedIsReplacedNotMixed) {
   host_.writable = false;
   Start();
@@ -286,6 +298,68 @@ TEST_F(VmTest, ASmallMappingUnderALargeLeafSplitsIt) {
   EXPECT_TRUE(vm_->Translate(Gpa(0x3000))->access.can_write());
   EXPECT_FALSE(vm_->Translate(Gpa(0x4000))->access.can_write());
   EXPECT_EQ(FrameOf(Gpa(0x4000)), Hfn::Of(Hpa(GiB(1024) + 0x4000)));
+}
+
+TEST_F(VmTest, ASplitByAFaultIsFlushed) {
+  for (const ExitQualification how : {kWriteFault, WriteTo(Access::ReadExecute())}) {
+    SCOPED_TRACE(how.raw());
+    vcpu_.reset();
+    host_.order = 9;
+    host_.writable = false;
+    Start();
+    ASSERT_TRUE(SetRam(Gpa(0), MiB(4), 0, 0, Hva(GiB(1024))).ok());
+    Fault(Gpa(0), kReadFault);
+    ASSERT_EQ(LevelOf(Gpa(0)), 2);
+    host_.order = 0;
+    const auto other = *vm_->CreateVcpu();
+    std::optional<GuestEntry> entry = other->EnterGuest();
+    host_.on_kick = [&] { entry.reset(); };
+    EXPECT_EQ(Fault(Gpa(0x3000), how), FaultOutcome::kFixed);
+    ASSERT_EQ(LevelOf(Gpa(0x3000)), 1);
+    EXPECT_FALSE(entry.has_value()) << "a CPU goes on with the large translation";
+    EXPECT_EQ(vm_->Stats().faults.splits, 1u);
+  }
+}
+
+// The tables of a view that raises #VE go as a log begins, and what they say was written is older.
+// Another vCPU makes room in the log before they are read.
+TEST_F(VmTest, TablesThatGoAsALogBeginsBringNothingIntoIt) {
+  host_.offered.ve = true;
+  Start({.virtualization_exceptions = Use::kRequire});
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  const ViewId view = *vm_->CreateView();
+  ASSERT_EQ(vm_->SetRaisesVe(view, Gfn(0), PageCount(8), true), absl::OkStatus());
+  const auto other = *vm_->CreateVcpu();
+  ASSERT_EQ(vcpu_->SetView(view), absl::OkStatus());
+  EXPECT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kFixed);
+  std::optional<GuestEntry> entry = vcpu_->EnterGuest();
+  host_.on_kick = [&] {
+    if (!entry.has_value()) return;
+    while (other->HandleEptViolation(Gpa(0x5000), kWriteFault).outcome == FaultOutcome::kRetry) {
+    }
+    entry.reset();
+  };
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), kSlotLogDirtyPages).ok());
+  ASSERT_FALSE(entry.has_value());
+  uint64_t dirty = 0;
+  EXPECT_TRUE(vm_->TakeDirtyLog(0, [&](uint64_t, uint64_t mask) { dirty |= mask; }).ok());
+  EXPECT_EQ(dirty, uint64_t{1} << 5);
+}
+
+// Its guest's tables, which map nothing, are asked after its own.
+TEST_F(VmTest, WhatIsTakenFromAHypervisorIsFlushedThoughItsGuestHasNothing) {
+  Start({.nested = true});
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4)).ok());
+  for (const uint64_t gpa : {0x3000, 0x5000}) {
+    EXPECT_EQ(Fault(Gpa(gpa)), FaultOutcome::kFixed);
+  }
+  PendingFlush flush = *vm_->ZapRange(Gfn(3), PageCount(1));
+  EXPECT_TRUE(flush.is_owed());
+  flush.Settle();
+  std::optional<GuestEntry> entry = vcpu_->EnterGuest();
+  host_.on_kick = [&] { entry.reset(); };
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(4), kSlotLogDirtyPages).ok());
+  EXPECT_FALSE(entry.has_value()) << "a CPU goes on writing unlogged";
 }
 
 TEST_F(VmTest, ZapAllTakesEverythingAtOnce) {
@@ -429,9 +503,17 @@ TEST_F(VmTest, MisuseIsAWordedErrorAtTheCallThatMadeIt) {
               HasSubstr("address space 3"));
   EXPECT_THAT(std::string(vm_->InvalidateHostRange(Hva(0x123), KiB(4)).message()),
               HasSubstr("start 0x123"));
+  constexpr Gpa kFar(uint64_t{1} << 48);
+  EXPECT_THAT(std::string(vcpu_->HandleEptMisconfiguration(kFar).status.message()),
+              HasSubstr("gpa 0x1000000000000 is beyond the guest's width"));
+  EXPECT_THAT(std::string(vm_->Translate(kFar).status().message()),
+              HasSubstr("gpa 0x1000000000000 is beyond the guest's width"));
   const GuestEntry entry = vcpu_->EnterGuest();
-  EXPECT_THAT(std::string(vcpu_->HandleEptViolation(Gpa(0), kReadFault).status.message()),
-              HasSubstr("in the guest"));
+  for (const absl::Status& refused : {vcpu_->HandleEptViolation(Gpa(0), kReadFault).status,
+                                      vcpu_->HandleEptMisconfiguration(Gpa(0)).status,
+                                      vcpu_->SetAddressSpace(0), vcpu_->SetView(kBaseView)}) {
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("in the guest"));
+  }
 }
 
 TEST(Vm, CreateRefusesOptionsBeyondTheBackendByName) {
@@ -466,6 +548,34 @@ TEST(Vm, TwoAddressSpacesHaveTheirOwnSlotsAndTables) {
   EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kReadFault).outcome, FaultOutcome::kFixed);
   EXPECT_NE(vm->eptp(0), vm->eptp(1));
   EXPECT_FALSE(vcpu->SetAddressSpace(2).ok());
+}
+
+TEST_F(VmTest, StatsTellTheSizeOfEachPageHoweverItWasMapped) {
+  host_.order = 9;
+  Start({.dirty_tracking = DirtyTracking::kWriteProtection});
+  const auto set = [&](uint32_t flags) {
+    ASSERT_TRUE(SetRam(Gpa(0), MiB(8), flags, 0, Hva(GiB(1024))).ok());
+  };
+  using Leaves = std::array<uint64_t, 3>;
+  set(0);
+  for (uint64_t region = 0; region < 3; ++region) {
+    const FaultResult result = vcpu_->HandleEptViolation(Gpa(region * MiB(2)), kWriteFault);
+    EXPECT_EQ(result.outcome, FaultOutcome::kFixed);
+    EXPECT_EQ(result.level, kLevel2M);
+  }
+  EXPECT_EQ(vm_->Stats().faults.leaves_installed, (Leaves{0, 3, 0}));
+  host_.order = 0;
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(MiB(6)), 16 * kPageSize, Access::Read()), 16 * kPageSize);
+  EXPECT_EQ(vm_->Stats().faults.leaves_installed, (Leaves{16, 3, 0}));
+  set(kSlotLogDirtyPages);
+  for (uint64_t page = 0; page < 4; ++page) {
+    const Gpa gpa = Gpa(MiB(6)) + page * kPageSize;
+    EXPECT_EQ(Fault(gpa, WriteTo(Access::ReadExecute())), FaultOutcome::kFixed);
+  }
+  const FaultStats stats = vm_->Stats().faults;
+  EXPECT_EQ(stats.leaves_installed, (Leaves{20, 3, 0}));
+  EXPECT_EQ(stats.fixed, 23u);
+  EXPECT_GE(stats.fast, 3u) << "the host was not asked";
 }
 
 TEST(Vm, StatsCountWhatHappened) {

@@ -89,6 +89,20 @@ TEST_F(NestedQuotas, L1AndL2TakeTablesBackFromEachOther) {
   }
 }
 
+TEST_F(NestedQuotas, L2TakesItsOwnTablesBackWhereL1HasNone) {
+  Start({.table_quota = 100, .nested = true}, MiB(256));
+  MakeEpt12();
+  EXPECT_EQ(TouchByL2(vcpu(0), kRegions), kRegions);
+  EXPECT_LE(vm().Stats().tables_in_use, 100u);
+}
+
+TEST_F(NestedQuotas, AQuotaOfShadowPagesThatTheEmbedderSetsStaysWhateverTheSlotsDo) {
+  Start({.shadow_page_quota = 70, .nested = true}, MiB(256));
+  MakeEpt12();
+  EXPECT_EQ(TouchByL2(vcpu(0), kRegions), kRegions);
+  EXPECT_LE(vm().Stats().shadow.pages, 70u);
+}
+
 TEST_F(NestedQuotas, ALowerTableQuotaTakesTablesOfBoth) {
   Start({.nested = true}, MiB(256));
   MakeEpt12();
