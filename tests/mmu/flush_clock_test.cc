@@ -69,6 +69,21 @@ TEST(FlushClock, AVcpuInTheGuestIsKickedAndWaitedFor) {
   EXPECT_FALSE(vcpu.is_in_guest());
 }
 
+TEST(FlushClock, AVcpuIsKickedByItsOwnIdWhoeverHadItsPlaceBefore) {
+  FakeMachine machine;
+  FlushClock clock(machine, machine);
+  {
+    FlushClock::Member gone(clock, 3);
+    static_cast<void>(gone.EnterGuest());
+    gone.LeaveGuest();
+  }
+  FlushClock::Member vcpu(clock, 7);
+  static_cast<void>(vcpu.EnterGuest());
+  machine.on_kick = [&] { vcpu.LeaveGuest(); };
+  clock.Advance().Settle();
+  EXPECT_EQ(machine.kicked, std::vector<VcpuId>{7});
+}
+
 TEST(FlushClock, AReplacedRootFlushesAllRootsOnce) {
   FakeMachine machine;
   FlushClock clock(machine, machine);

@@ -3,6 +3,7 @@
 // Slots and ranges lie anywhere in the host's address space: where kernels have their memory, and
 // up to the last byte.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tdp/mmu/format/ept_format.h"
 #include "tdp/mmu/vm.h"
 #include "tests/world/host_test.h"
 
@@ -251,6 +253,35 @@ TEST(CpuWidth, DoesNotBindAShadowedGuest) {
   const std::unique_ptr<Vm> vm = *Vm::Create(host, {.paging = Paging::kShadow});
   EXPECT_EQ(vm->SetMemoryRegion({.gpa = Gpa(GiB(64)), .size = kSize, .hva = kKernel}),
             absl::OkStatus());
+}
+
+// --- The pages of the CPU ---
+
+TEST(CpuPages, NoLeafIsLargerThanTheCpuHas) {
+  for (const auto& [lacks, level] :
+       {std::pair{uint64_t{0}, kLevel1G}, std::pair{ept::kCap1G, kLevel2M},
+        std::pair{ept::kCap1G | ept::kCap2M, kLevel4K}}) {
+    TestHost host;
+    host.order = 18;
+    host.offered.ept = host.offered.ept.Without(lacks);
+    const std::unique_ptr<Vm> vm = *Vm::Create(host, {});
+    const std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
+    ASSERT_EQ(vm->SetMemoryRegion({.size = GiB(2), .hva = Hva(TiB(1))}), absl::OkStatus());
+    EXPECT_EQ(vcpu->HandleEptViolation(Gpa(0), kReadFault).level, level);
+    EXPECT_EQ(vm->Translate(Gpa(0))->level, level);
+  }
+}
+
+TEST(CpuTables, WhatTheCpuLacksIsRefusedByName) {
+  const auto refusal = [](uint64_t lacks, const VmOptions& options) {
+    TestHost host;
+    host.offered.ept = host.offered.ept.Without(lacks);
+    return std::string(Vm::Create(host, options).status().message());
+  };
+  EXPECT_THAT(refusal(ept::kCapWalk4, {}), HasSubstr("4-level tables"));
+  EXPECT_THAT(refusal(ept::kCapWalk5, {.ept_levels = 5}), HasSubstr("5-level tables"));
+  EXPECT_THAT(refusal(ept::kCapWriteBack, {}), HasSubstr("write-back tables"));
+  EXPECT_THAT(refusal(0, {.table_quota = 0}), HasSubstr("table_quota is 0"));
 }
 
 }  // namespace

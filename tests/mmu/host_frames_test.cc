@@ -404,6 +404,50 @@ TEST(BaseView, HasMemoryTypesByRangeThatStandWhateverTheMtrrsSay) {
       kBaseView, Gfn(0), PageCount(1), ViewMemoryType{static_cast<MemoryType>(2)})));
 }
 
+TEST_F(HostFramesTest, OneFrameThatAViewShowsKeepsTheLeavesAroundItSmall) {
+  host_.order = 9;
+  Start();
+  Set({.size = MiB(4), .hva = Hva(TiB(1))});
+  ASSERT_EQ(vm_->SetViewFrames(kBaseView, Gfn(5), PageCount(1), Hfn(0x77)), absl::OkStatus());
+  for (const uint64_t gpa : {uint64_t{0}, uint64_t{0x5000}, MiB(2)}) {
+    EXPECT_EQ(Touch(Gpa(gpa), kReadFault).outcome, FaultOutcome::kFixed);
+  }
+  EXPECT_EQ(LevelOf(Gpa(0)), 1);
+  EXPECT_EQ(HpaOf(Gpa(0x5000)), Hpa(0x77000));
+  EXPECT_EQ(LevelOf(Gpa(MiB(2))), 2);
+}
+
+TEST_F(HostFramesTest, ATypeOfTheHostThatIsNoPlainMemoryStandsWhateverTheMtrrsSay) {
+  constexpr uint64_t kMtrrsOnAndWriteBack = 1 << 11 | 6;
+  host_.memory_type = MemoryType::kWriteThrough;
+  Start();
+  Set({.size = MiB(4), .hva = Hva(TiB(1))});
+  ASSERT_EQ(vm_->SetMemoryTypes(
+                {.non_coherent_dma = true, .mtrrs = {.default_type = kMtrrsOnAndWriteBack}}),
+            absl::OkStatus());
+  EXPECT_EQ(Touch(Gpa(0), kReadFault).outcome, FaultOutcome::kFixed);
+  EXPECT_EQ(EntryAt(Gpa(0)).memory_type(), MemoryType::kWriteThrough);
+}
+
+// The guest could do nothing about what the slot denies.
+TEST_F(HostFramesTest, AViewRaisesNothingWhereTheSlotDeniesMore) {
+  host_.offered.ve = true;
+  Start({.virtualization_exceptions = Use::kRequire});
+  for (const Access rights : {Access::All(), Access::ReadWrite()}) {
+    MemoryRegion region = Frames(Gpa(0), MiB(2), Hpa(GiB(1)));
+    region.rights = rights;
+    Set(region);
+    const ViewId view = *vm_->CreateView();
+    ASSERT_EQ(vm_->SetViewRights(view, Gfn(1), PageCount(1), Access::ReadExecute()),
+              absl::OkStatus());
+    ASSERT_EQ(vm_->SetRaisesVe(view, Gfn(1), PageCount(1), true), absl::OkStatus());
+    ASSERT_EQ(vcpu_->SetView(view), absl::OkStatus());
+    EXPECT_EQ(Touch(Gpa(0x1000), kReadFault).outcome, FaultOutcome::kFixed);
+    EXPECT_EQ(vm_->Translate(Gpa(0x1000), 0, view)->entry.suppress_ve(), rights != Access::All());
+    Set({.size = 0});
+  }
+}
+
 // --- Guests whose tables are shadowed
 
 TEST_F(HostFramesTest, NestedAndReverseMappedVmsMapThemToo) {

@@ -71,6 +71,27 @@ TEST_F(PrefaultTest, WhatAPortSaysOfMoreThanItWasAskedForIsNotMapped) {
   EXPECT_FALSE(IsMapped(Gpa(MiB(2) + 0x5000))) << "behind the slot";
 }
 
+TEST_F(PrefaultTest, PagesInARowThatTheHostMapsDifferentlyAreEachMappedAsItIs) {
+  Start();
+  const auto is_writable = [](int answer) { return answer % 2 == 0; };
+  const auto type = [](int answer) {
+    return answer % 3 == 0 ? MemoryType::kUncacheable : MemoryType::kWriteBack;
+  };
+  const int before = host_.resolves;
+  host_.on_resolve = [&] {
+    const int answer = host_.resolves - before;
+    host_.writable = is_writable(answer);
+    host_.memory_type = type(answer);
+  };
+  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), 16 * kPageSize), 16 * kPageSize);
+  ASSERT_EQ(host_.resolves - before, 16);
+  for (int page = 0; page < 16; ++page) {
+    const EptEntry entry = EntryAt(Gpa(static_cast<uint64_t>(page) * kPageSize));
+    EXPECT_EQ(entry.is_writable(), is_writable(page + 1)) << page;
+    EXPECT_EQ(entry.memory_type(), type(page + 1)) << page;
+  }
+}
+
 TEST_F(PrefaultTest, NothingOfItIsAccessedOrDirty) {
   Start();
   ASSERT_TRUE(vcpu_->Prefault(Gpa(0), MiB(2)).ok());

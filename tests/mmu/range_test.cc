@@ -64,6 +64,26 @@ TEST_F(RangeTest, APageIsYoungFromItsUseToItsAging) {
   EXPECT_TRUE(*vm_->TestAge(kRam, GiB(4)));
 }
 
+TEST_F(RangeTest, EveryPageOfALargeRangeBecomesOld) {
+  for (const Use bits : {Use::kIfOffered, Use::kNever}) {
+    vcpu_.reset();
+    Start({.accessed_dirty = bits});
+    for (uint64_t i = 0; i < 100; ++i) {
+      for (const uint64_t page : {0, 1, 77}) Fault(Gpa(i * MiB(2) + page * kPageSize));
+    }
+    EXPECT_TRUE(Age(kRam, MiB(200)));
+    EXPECT_FALSE(*vm_->TestAge(kRam, MiB(200)));
+  }
+}
+
+TEST_F(RangeTest, WhatRemembersMmioIsNoPageThatWasUsed) {
+  HostTest::Start({.accessed_dirty = Use::kNever});
+  ASSERT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kMmio);
+  SetFlags(0, MiB(2));
+  EXPECT_FALSE(*vm_->TestAge(kRam, MiB(2)));
+  EXPECT_FALSE(Age(kRam, MiB(2)));
+}
+
 TEST_F(RangeTest, AgingKeepsRightsAndD) {
   Start();
   Fault(Gpa(0x3000));
@@ -485,6 +505,27 @@ TEST_F(RangeTest, MisuseIsAWordedError) {
               HasSubstr("address space 5"));
   EXPECT_THAT(std::string(vm_->AgeHostRange(Hva(1), 4096).status().message()),
               HasSubstr("start 0x1"));
+}
+
+TEST_F(RangeTest, WhatRemembersMmioIsNotCollapsed) {
+  host_.order = 9;
+  HostTest::Start();
+  ASSERT_EQ(Fault(Gpa(0x3000)), FaultOutcome::kMmio);
+  SetFlags(0);
+  EXPECT_EQ(Collapse(Gpa(0), MiB(2)), 0u);
+  EXPECT_FALSE(IsMapped(Gpa(0)));
+}
+
+TEST_F(RangeTest, WithoutABitsWhatIsCollapsedOfOldPagesIsOld) {
+  host_.order = 9;
+  Start({.accessed_dirty = Use::kNever});
+  Fault(Gpa(0));
+  Split(Gpa(0), MiB(2));
+  Age(kRam, MiB(2));
+  ASSERT_EQ(Collapse(Gpa(0), MiB(2)), 1u);
+  EXPECT_FALSE(*vm_->TestAge(kRam, MiB(2)));
+  EXPECT_EQ(Fault(Gpa(0), kReadFault), FaultOutcome::kFixed);
+  EXPECT_TRUE(*vm_->TestAge(kRam, MiB(2)));
 }
 
 }  // namespace

@@ -80,6 +80,12 @@ TEST_F(VisitLeavesTest, MoreRunsThanOneSectionHoldsAreAllShownOnce) {
   }
 }
 
+TEST_F(VisitLeavesTest, MoreTablesThanOneSectionVisitsAreAllShown) {
+  Start({.max_leaf_level = kLevel4K});
+  for (uint64_t i = 0; i < 60; ++i) Touch(Gpa(i * MiB(2)));
+  EXPECT_EQ(Runs().size(), 60u);
+}
+
 TEST_F(VisitLeavesTest, AProtectionAboveALeafTakesTheRightFromItsRun) {
   Start({.dirty_tracking = DirtyTracking::kWriteProtection, .max_leaf_level = kLevel4K});
   Touch(Gpa(0x1000));
