@@ -145,8 +145,9 @@ class Cpu {
   void Kick() { kicked_.store(true, std::memory_order_release); }
 
   // --- instructions of the guest (SDM vol. 3A, 5.10.4; all keep what they may keep) ---
-  // Do MOV to CR0 and CR4. Whether the CPU offers what they turn on, and in what order, is not
-  // asked.
+  // Do MOV to CR0 and CR4. kGeneralProtection, with nothing changed, for what cannot stand together
+  // or not be changed in that mode. Whether the CPU offers what they turn on, and whether the code
+  // segment is a 64-bit one, is not asked.
   Event WriteCr0(uint64_t value);
   Event WriteCr4(uint64_t value);
   // Does MOV to CR3. With CR4.PCIDE, bit 63 set keeps the translations of the new PCID.
@@ -241,6 +242,7 @@ class Cpu {
   template <typename Predicate>
   void DropLinearAddressIf(uint64_t gva, Predicate predicate);
   void DropVpid(uint16_t vpid);
+  Event RaiseGeneralProtection();
   Event ReloadPdptesIf(bool needed);
 
   MachineState state_;

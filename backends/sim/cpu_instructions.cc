@@ -14,9 +14,27 @@ namespace tdp::sim {
 namespace {
 
 constexpr uint64_t kCr3KeepTranslations = uint64_t{1} << 63;
+constexpr uint64_t kPcidMask = 0xfff;
 constexpr uint64_t kEptpListEntries = 512;
 
 bool Changed(uint64_t a, uint64_t b, uint64_t bits) { return ((a ^ b) & bits) != 0; }
+
+// Returns whether MOV to CR0 or CR4 may make `after` of `before` (SDM vol. 2B, "MOV—Move to/from
+// Control Registers").
+bool IsLegalChange(const Registers& before, const Registers& after) {
+  const bool paging = (after.cr0 & kCr0Pg) != 0;
+  const bool was_64_bit = Is64Bit(PagingModeOf(before));
+  const uint64_t cr4_set = after.cr4 & ~before.cr4;
+  if (paging && (after.cr0 & kCr0Pe) == 0) return false;
+  if ((after.cr0 & (kCr0Cd | kCr0Nw)) == kCr0Nw || after.cr0 >> 32 != 0) return false;
+  // IA-32e mode begins with PAE, and keeps it and the number of levels.
+  const bool long_mode = paging && (after.efer & (kEferLme | kEferLma)) != 0;
+  if (long_mode && (after.cr4 & kCr4Pae) == 0) return false;
+  if (was_64_bit && paging && Changed(before.cr4, after.cr4, kCr4La57)) return false;
+  // PCIDs are for IA-32e mode, and begin with PCID 0.
+  if ((after.cr4 & kCr4Pcide) != 0 && !paging) return false;
+  return (cr4_set & kCr4Pcide) == 0 || (was_64_bit && (before.cr3 & kPcidMask) == 0);
+}
 
 }  // namespace
 
@@ -52,6 +70,11 @@ void Cpu::DropLinearAddressIf(uint64_t gva, Predicate predicate) {
 
 // --- the guest's ---
 
+Event Cpu::RaiseGeneralProtection() {
+  state_.exit = {.event = Event::kGeneralProtection};
+  return Fail(Event::kGeneralProtection).event;
+}
+
 Event Cpu::ReloadPdptesIf(bool needed) {
   if (!needed || PagingModeOf(state_.registers) != PagingMode::kPae) return Event::kNone;
   return LoadPdptes();
@@ -67,6 +90,10 @@ Event Cpu::LoadPdptes() {
 Event Cpu::WriteCr0(uint64_t value) {
   const Registers before = state_.registers;
   state_.registers.cr0 = value;
+  if (!IsLegalChange(before, state_.registers)) {
+    state_.registers = before;
+    return RaiseGeneralProtection();
+  }
   Reload();
   const Event event = ReloadPdptesIf(Changed(before.cr0, value, kCr0Pg | kCr0Cd | kCr0Nw));
   if (event != Event::kNone) {
@@ -85,8 +112,7 @@ Event Cpu::WriteCr3(uint64_t value) {
   // Elsewhere CR3 has 32 bits, whatever stands above them.
   const bool is_64_bit = Is64Bit(PagingModeOf(before));
   if (is_64_bit && cr3 >> state_.features.physical_address_bits != 0) {
-    state_.exit = {.event = Event::kGeneralProtection};
-    return Fail(Event::kGeneralProtection).event;
+    return RaiseGeneralProtection();
   }
   state_.registers.cr3 = cr3;
   Reload();
@@ -97,7 +123,7 @@ Event Cpu::WriteCr3(uint64_t value) {
   }
   if (keep) return Event::kNone;
   ++invalidations_;
-  const uint16_t pcid = pcids ? value & 0xfff : 0;
+  const uint16_t pcid = pcids ? value & kPcidMask : 0;
   DropLinearIf([vpid = state_.controls.vpid, pcid](const Context& context) {
     return context.vpid == vpid && context.pcid == pcid;
   });
@@ -109,6 +135,10 @@ Event Cpu::WriteCr4(uint64_t value) {
   const uint64_t set = value & ~before.cr4;
   const uint64_t cleared = before.cr4 & ~value;
   state_.registers.cr4 = value;
+  if (!IsLegalChange(before, state_.registers)) {
+    state_.registers = before;
+    return RaiseGeneralProtection();
+  }
   Reload();
   constexpr uint64_t kEither = kCr4Pse | kCr4Pae | kCr4Pge;
   const Event event = ReloadPdptesIf(Changed(before.cr4, value, kEither | kCr4Smep));
@@ -156,8 +186,7 @@ Event Cpu::Invpcid(int type, uint16_t pcid, Gva gva) {
   const int linear_bits = (state_.registers.cr4 & kCr4La57) != 0 ? 57 : 48;
   const bool bad_address = type == 0 && !GuestRules::IsCanonicalIn(linear_bits, gva.raw());
   if (type < 0 || type > 3 || bad_pcid || bad_address) {
-    state_.exit = {.event = Event::kGeneralProtection};
-    return Fail(Event::kGeneralProtection).event;
+    return RaiseGeneralProtection();
   }
   ++invalidations_;
   const uint16_t vpid = state_.controls.vpid;

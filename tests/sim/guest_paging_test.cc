@@ -534,7 +534,7 @@ TEST(PaePaging, AChangeOfCr4LoadsThePdptesAnew) {
 }
 
 TEST(PaePaging, AChangeOfCachingInCr0LoadsThePdptesAnew) {
-  constexpr uint64_t kCr0Nw = uint64_t{1} << 29;
+  // NW is set beside CD alone.
   for (const uint64_t bit : {kCr0Cd, kCr0Nw}) {
     World world(NoCaches(), PagingMode::kPae);
     world.MapEpt(kGpa, kHpa);
