@@ -261,10 +261,7 @@ Event EptWalker::SetFlags(const EptRequest& request, const Walk& walk, bool& aga
   }
   if (ABSL_PREDICT_TRUE(missing == 0)) return Event::kNone;
   if (state_.controls.pml && IsLogFull(state_)) {
-    state_.exit = {.event = Event::kPmlFull,
-                   .gpa = Gpa(request.gpa),
-                   .gva = Gva(request.gva),
-                   .length = request.size};
+    state_.exit = {.event = Event::kPmlFull};
     return Event::kPmlFull;
   }
   for (int level = walk.top; level >= walk.level; --level) {

@@ -20,7 +20,7 @@ enum class Event : uint8_t {
   kEptViolation,         // VM exit 48: qualification, gpa, gva
   kEptMisconfiguration,  // VM exit 49: gpa
   kWalkedNoTable,        // no event of hardware: a walk read what is no table (`TableFrames`): gpa
-  kPmlFull,              // VM exit 62: the access has not happened
+  kPmlFull,              // VM exit 62, of which no address is told: the access has not happened
   kSppEvent,             // VM exit 66: qualification, gpa, gva
   kVmfunc,               // VM exit 59: VMFUNC refused
   kEntryFailure,         // VM entry refused the EPTP

@@ -172,7 +172,9 @@ TEST_F(PageModificationLog, WhenFullExitsBeforeTheAccessAndSetsNothing) {
   const uint64_t before = world_.Load(leaf_);
   EXPECT_EQ(Touch(AccessKind::kStore), Event::kPmlFull);
   EXPECT_EQ(world_.Load(leaf_), before);
-  EXPECT_EQ(world_.cpu().exit().gpa, Gpa(kGpa));
+  EXPECT_EQ(world_.cpu().exit().gpa, Gpa(0)) << "such an exit tells no address";
+  EXPECT_EQ(world_.cpu().exit().gva, Gva(0));
+  EXPECT_EQ(world_.cpu().exit().length, 0u);
   world_.cpu().set_pml_index(511);
   EXPECT_EQ(Touch(AccessKind::kStore), Event::kNone);
 }
