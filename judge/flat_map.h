@@ -50,7 +50,7 @@ class FlatMap {
   std::vector<Extent> extents_;
 };
 
-// A set of pages as sorted ranges: where dirty logging is on.
+// A set of pages as ranges that do not overlap, in no order: where dirty logging is on.
 class RangeSet {
  public:
   struct Range {

@@ -70,6 +70,8 @@ TEST_F(DirtyLogRequest, ClearChecksInTheKernelsOrder) {
   ExpectClear(0, 128, 72, StatusCode::kOk);
   ExpectClear(0, 64, 64, StatusCode::kOk);
   ExpectClear(0, 0, 0, StatusCode::kOk);
+  Add(3, kSlotLogDirtyPages, Gpa(MiB(4)), 128 * kPageSize);
+  ExpectClear(3, 128, 0, StatusCode::kOk);
 }
 
 TEST_F(DirtyLogRequest, RingsAreAnotherInterface) {

@@ -77,6 +77,7 @@ TEST(DirtyLog, AnInitiallyDirtyLogHasEveryPageAndNoMore) {
   const auto log = MakeLog(kPages, DirtyLog::Initial::kAllDirty);
   EXPECT_LT(log->bytes(), 1024u);
   EXPECT_EQ(log->CountDirty(), kPages);
+  EXPECT_EQ(*Copy(*log).rbegin(), kPages - 1);
   EXPECT_TRUE(log->IsDirty(kPages - 1));
   log->Mark(5);
   EXPECT_LT(log->bytes(), 1024u);
@@ -91,6 +92,42 @@ TEST(DirtyLog, AnInitiallyDirtyLogHasEveryPageAndNoMore) {
   EXPECT_EQ(log->CountDirty(), kPages - 100);
   EXPECT_EQ(Take(*log).size(), kPages - 100);
   EXPECT_EQ(log->CountDirty(), 0u);
+}
+
+TEST(DirtyLog, AnInitiallyDirtyLogEndsWithItsLastPageWhereverThatStands) {
+  for (const uint64_t pages : {uint64_t{1}, DirtyLog::kPagesPerWord + 1,
+                               DirtyLog::kPagesPerChunk + 1, DirtyLog::kPagesPerDirectory + 1}) {
+    const auto log = MakeLog(pages, DirtyLog::Initial::kAllDirty);
+    uint64_t last = 0;
+    log->Copy([&](uint64_t base, uint64_t mask) {
+      EXPECT_NE(mask, 0u);
+      last = base + static_cast<uint64_t>(std::bit_width(mask)) - 1;
+    });
+    EXPECT_EQ(last, pages - 1);
+    EXPECT_EQ(log->CountDirty(), pages);
+    uint64_t taken = 0;
+    ASSERT_TRUE(log->Take([&](uint64_t, uint64_t mask) {
+                     taken += static_cast<uint64_t>(std::popcount(mask));
+                   })
+                    .ok());
+    EXPECT_EQ(taken, pages);
+  }
+}
+
+TEST(DirtyLog, AClearOfAnInitiallyDirtyLogMayLieInTwoChunks) {
+  const auto log = MakeLog(2 * DirtyLog::kPagesPerChunk, DirtyLog::Initial::kAllDirty);
+  Pages cleared;
+  const std::vector<uint64_t> all(2, ~uint64_t{0});
+  ASSERT_TRUE(log->Clear(DirtyLog::kPagesPerChunk - 64, 128, all, AddTo(cleared)).ok());
+  EXPECT_EQ(cleared.size(), 128u);
+}
+
+TEST(DirtyLog, TheLastPageOfTheLongestSlotIsTaken) {
+  constexpr uint64_t kPages = uint64_t{1} << 31;
+  const auto log = MakeLog(kPages);
+  PrepareAndMark(*log, kPages - 1);
+  EXPECT_EQ(Copy(*log), Pages{kPages - 1});
+  EXPECT_EQ(Take(*log), Pages{kPages - 1});
 }
 
 TEST(DirtyLog, ClearTakesOnlyTheBitsGivenInsideTheRange) {

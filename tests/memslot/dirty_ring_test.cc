@@ -66,6 +66,17 @@ TEST(DirtyRing, ResetJoinsNeighboursOfOneSlotOnly) {
   EXPECT_EQ(runs[4].second, 1u);
 }
 
+TEST(DirtyRing, KeepsRoomForAFullLogOfTheCpusAndTheFaultThatFoundIt) {
+  constexpr uint32_t kLogOfTheCpu = 512;
+  constexpr uint32_t kOfAFault = 64;
+  const auto ring = MakeRing(1024);
+  uint64_t index = 0;
+  while (!ring->is_nearly_full()) ASSERT_TRUE(ring->Push({0, 0, index++}));
+  for (uint32_t i = 0; i < kLogOfTheCpu + kOfAFault; ++i) {
+    ASSERT_TRUE(ring->Push({0, 0, index++})) << i;
+  }
+}
+
 TEST(DirtyRing, IsNearlyFullBeforeItIsFull) {
   const auto ring = MakeRing(1024);
   uint32_t pushed = 0;

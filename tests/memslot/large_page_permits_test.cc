@@ -140,6 +140,14 @@ TEST(LargePagePermits, AgreeWithStoredCountsOnRandomSlots) {
       ASSERT_EQ(permits.ReasonsAgainst(Gfn(look), kLevel2M), by_2m.At(look)) << look;
       ASSERT_EQ(permits.ReasonsAgainst(Gfn(look), kLevel1G), by_1g.At(look)) << look;
       ASSERT_EQ(permits.IsWriteTracked(Gfn(gfn)), tracked[gfn] != 0);
+      // The frames that may be large, tracked pages aside, and what is asked for at most.
+      const auto large = permits.Large2MFrames();
+      const bool may_be_large =
+          permits.ReasonsAgainst(Gfn(look), kLevel2M) == permits.TrackedPages(Gfn(look), kLevel2M);
+      ASSERT_EQ(Gfn(look) - large.first < large.pages, may_be_large) << look;
+      ASSERT_LE(permits.MaxLevel(Gfn(look), kLevel2M), kLevel2M);
+      ASSERT_EQ(permits.MaxLevel(Gfn(look), kLevel2M),
+                std::min(permits.MaxLevel(Gfn(look)), kLevel2M));
     }
   }
 }

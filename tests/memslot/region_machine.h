@@ -32,6 +32,8 @@ namespace tdp {
 // Puts a `SlotSet` behind the interface of a VM, with writes of a guest that has no CPU.
 class SlotSetSink : public GuestMemory {
  public:
+  explicit SlotSetSink(const SlotLimits& limits = {}) : set_(limits) {}
+
   absl::Status SetMemoryRegion(const MemoryRegion& region) override {
     ++calls_;
     if (fail_at_ == calls_) return absl::ResourceExhaustedError("asked to fail");
@@ -61,13 +63,16 @@ class SlotSetSink : public GuestMemory {
   }
 
   // Writes to the page of `gpa` as a guest does.
-  void Write(Gpa gpa) {
-    const std::optional<MemorySlot> slot = set_.FindByGfn(0, Gfn::Of(gpa));
+  void Write(Gpa gpa, AddressSpaceId address_space = 0) {
+    const std::optional<MemorySlot> slot = set_.FindByGfn(address_space, Gfn::Of(gpa));
     TDP_CHECK(slot.has_value() && slot->state->dirty_log() != nullptr);
     const uint64_t index = slot->IndexOf(Gfn::Of(gpa));
     TDP_CHECK(slot->state->dirty_log()->Prepare(index).ok());
     slot->state->dirty_log()->Mark(index);
   }
+
+  // Dirty pages go to rings from here on, and no call reads them.
+  void UseRings() { set_.set_dirty_bitmap_policy(DirtyBitmapPolicy::kRings); }
 
   const SlotSet& set() const { return set_; }
   int calls() const { return calls_; }
@@ -75,7 +80,7 @@ class SlotSetSink : public GuestMemory {
   void FailAt(int call) { fail_at_ = call; }
 
  private:
-  SlotSet set_{SlotLimits{}};
+  SlotSet set_;
   bool is_manual_ = false;
   int calls_ = 0;
   int fail_at_ = 0;

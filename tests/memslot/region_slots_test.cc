@@ -175,6 +175,8 @@ TEST(RegionSlots, ARegionThatIsMadeAnewHasNoneOfTheOldOnesPages) {
           ASSERT_TRUE(machine.tree_.Commit().ok());
         }
         EXPECT_TRUE(TakeDirty(machine.slots_, *fresh).empty());
+        machine.sink_.Write(Gpa(kHole + MiB(1) + 0x7000));
+        EXPECT_EQ(TakeDirty(machine.slots_, *fresh), std::set<uint64_t>{7});
       }
       ASSERT_TRUE(machine.tree_.Detach(fresh).ok());
     }
@@ -201,7 +203,7 @@ TEST(RegionSlots, WhatIsKnownOfARegionThatIsDestroyedStaysUntilACommitSucceeds) 
 TEST(RegionSlots, PagesBeyondTheNewEndAreForgottenForGood) {
   Machine machine;
   Region* const ram = AddRam(machine, "bar", MiB(1), kHole);
-  for (const uint64_t page : {0, 63, 64, 130, 255}) {
+  for (const uint64_t page : {0, 63, 64, 100, 130, 255}) {
     machine.sink_.Write(Gpa(kHole + page * kPageSize));
   }
   ASSERT_TRUE(machine.tree_.SetSize(ram, 65 * kPageSize).ok());
@@ -224,11 +226,13 @@ TEST(RegionSlots, WithManualProtectionAPageIsShownOnce) {
   Machine machine;
   ASSERT_TRUE(machine.sink_.SetManualDirtyLogProtect(kDirtyLogManualProtect).ok());
   const uint64_t far = GiB(2) / kPageSize;
-  for (const uint64_t page : {uint64_t{3}, uint64_t{64}, far, far + 1, GiB(3) / kPageSize - 1}) {
+  // The slot at 0 ends inside a word, with page 159.
+  for (const uint64_t page :
+       {uint64_t{3}, uint64_t{64}, uint64_t{159}, far, far + 200, GiB(3) / kPageSize - 1}) {
     machine.sink_.Write(Gpa(page * kPageSize));
   }
   EXPECT_EQ(TakeDirty(machine.slots_, *machine.pc_.ram),
-            (std::set<uint64_t>{3, 64, far, far + 1, GiB(3) / kPageSize - 1}));
+            (std::set<uint64_t>{3, 64, 159, far, far + 200, GiB(3) / kPageSize - 1}));
   EXPECT_TRUE(TakeDirty(machine.slots_, *machine.pc_.ram).empty());
   machine.sink_.Write(Gpa(0x3000));
   // The slot goes, and comes back with a new log.
@@ -310,6 +314,75 @@ TEST(SlotPlan, ALargestSlotThatThereCannotBeIsTheNextThatThereCan) {
   EXPECT_EQ(PlanSlots(Flatten(*root), limits).size(), 3u);
   limits.largest_slot = PageCount(~uint64_t{0});
   EXPECT_EQ(PlanSlots(Flatten(*root), limits).size(), 1u);
+  RegionSpec large{.name = "large", .kind = RegionKind::kRam, .size = TiB(9)};
+  MustAttach(tree, root, MustCreate(tree, std::move(large)), TiB(1));
+  EXPECT_EQ(PlanSlots(Flatten(*root), limits).size(), 3u) << "a slot has less than 8 TiB";
+}
+
+// Both show the same memory, so that either could take the place of the other.
+TEST(SlotPlan, ASlotWhosePlaceStaysIsNotMovedForItsTwin) {
+  PlannedSlot slot;
+  slot.gpa = Gpa(0x10000);
+  slot.size = 0x1000;
+  slot.hva = Hva(0x100000000000);
+  PlannedSlot twin = slot;
+  twin.gpa = Gpa(0x20000);
+  EXPECT_EQ(PlanSteps(std::vector{slot, twin}, std::vector{twin}),
+            (std::vector<SlotStep>{{SlotStep::Kind::kDelete, 0, 0}}));
+}
+
+TEST(RegionSlots, FlashIsReadAsASlotThatCannotBeWrittenOrNotAtAll) {
+  Machine machine;
+  RegionSpec spec{.name = "flash", .kind = RegionKind::kRomDevice, .size = MiB(1)};
+  spec.host = Hva(0x300000000000);
+  Region* const flash = MustCreate(machine.tree_, std::move(spec));
+  MustAttach(machine.tree_, machine.pc_.pci, flash, kHole);
+  const auto slot = [&] { return machine.sink_.set().FindByGfn(0, Gfn::Of(Gpa(kHole))); };
+  ASSERT_TRUE(slot().has_value());
+  EXPECT_TRUE(slot()->is_read_only());
+  ASSERT_TRUE(machine.tree_.SetRomMode(flash, false).ok());
+  EXPECT_FALSE(slot().has_value());
+}
+
+TEST(RegionSlots, WithRingsLoggingIsSwitchedOffAndNoPageIsTaken) {
+  Machine machine;
+  machine.sink_.UseRings();
+  Region* const ram = AddRam(machine, "bar", MiB(1), kHole);
+  EXPECT_TRUE(machine.tree_.SetLogDirty(ram, false).ok());
+  ASSERT_TRUE(machine.tree_.SetLogDirty(ram, true).ok());
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(machine.slots_.TakeDirty(*ram, [](uint64_t, uint64_t) {})));
+}
+
+// Slots of both spaces have id 0, and the guest writes through either.
+TEST(RegionSlots, OfAnotherAddressSpaceLeaveTheFirstAlone) {
+  for (const uint64_t manual : {uint64_t{0}, kDirtyLogManualProtect}) {
+    SlotSetSink sink(SlotLimits{.address_spaces = 2});
+    ASSERT_TRUE(sink.SetManualDirtyLogProtect(manual).ok());
+    ASSERT_TRUE(sink.SetMemoryRegion({.slot = 0,
+                                      .flags = kSlotLogDirtyPages,
+                                      .size = MiB(1),
+                                      .hva = Hva(0x200000000000)})
+                    .ok());
+    RegionTree tree;
+    Region* const root = MustCreate(tree, {.name = "smm", .size = kWholeAddressSpace});
+    RegionSlots slots(&tree, root, &sink, 1);
+    RegionSpec spec{.name = "smram", .kind = RegionKind::kRam, .size = MiB(1)};
+    spec.host = Hva(0x300000000000);
+    spec.log_dirty = true;
+    Region* const smram = MustCreate(tree, std::move(spec));
+    MustAttach(tree, root, smram, 0);
+    sink.Write(Gpa(0x3000), 0);
+    sink.Write(Gpa(0x5000), 1);
+    EXPECT_EQ(TakeDirty(slots, *smram), std::set<uint64_t>{5});
+    EXPECT_TRUE(TakeDirty(slots, *smram).empty());
+    sink.Write(Gpa(0x7000), 1);
+    ASSERT_TRUE(tree.SetEnabled(smram, false).ok());
+    EXPECT_FALSE(sink.set().FindById(1, 0).has_value());
+    ASSERT_TRUE(sink.set().FindById(0, 0).has_value());
+    EXPECT_TRUE(sink.set().FindById(0, 0)->state->dirty_log()->IsDirty(3));
+    EXPECT_EQ(TakeDirty(slots, *smram), std::set<uint64_t>{7});
+  }
 }
 
 TEST(SlotPlan, MemoryAtAnOddPlaceInItsPageIsNoSlot) {
@@ -406,6 +479,10 @@ TEST(SlotPlan, EveryStepIsLegalAndTheLastGivesTheNewLayout) {
       ASSERT_TRUE(tree.Commit().ok());
       const std::vector<PlannedSlot> wanted = PlanSlots(Flatten(*root));
       ASSERT_EQ(sink.set().size(), wanted.size());
+      ASSERT_TRUE(std::is_sorted(slots.slots().begin(), slots.slots().end(),
+                                 [](const RegionSlots::Applied& a, const RegionSlots::Applied& b) {
+                                   return a.slot.gpa < b.slot.gpa;
+                                 }));
       for (const PlannedSlot& slot : wanted) {
         const std::optional<MemorySlot> found = sink.set().FindByGfn(0, Gfn::Of(slot.gpa));
         ASSERT_TRUE(found.has_value());

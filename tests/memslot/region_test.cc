@@ -128,6 +128,15 @@ TEST(RegionTree, RefusesADepthBeyondItsLimitHoweverItComesAbout) {
   EXPECT_TRUE(Flatten(*chain.front()).empty());
 }
 
+TEST(RegionTree, WhatHasLostItsDeepestPartFitsBelowAnother) {
+  RegionTree tree;
+  const std::vector<Region*> chain = Chain(tree, kMaxRegionDepth);
+  Region* const top = MustCreate(tree, {.name = "top", .size = 1});
+  ExpectError(tree.Attach(top, chain.front(), 0), kExhausted, "deeper than 128");
+  ASSERT_TRUE(tree.Detach(chain.back()).ok());
+  EXPECT_TRUE(tree.Attach(top, chain.front(), 0).ok());
+}
+
 // Each level shows the one below twice.
 TEST(RegionTree, RefusesAliasesOfAliasesThatShowTooMuch) {
   RegionTree tree;
@@ -180,6 +189,25 @@ TEST(RegionTree, ATargetThatGrowsCountsForEachThatShowsIt) {
   ASSERT_TRUE(tree.Commit().ok());
 }
 
+TEST(RegionTree, AsMuchAsMayBeShownIsShown) {
+  RegionTree tree;
+  Region* const root = MustCreate(tree, {.name = "root", .size = MiB(1)});
+  Region* const target = MustCreate(tree, {.name = "target", .size = MiB(1)});
+  tree.Begin();
+  // The root, 511 aliases, and for each of them the target with its children.
+  constexpr uint64_t kAliases = 511;
+  static_assert((kMaxRegionsShown - 1) % kAliases == 0);
+  for (uint64_t i = 0; i < kAliases; ++i) AddAlias(tree, root, "alias", target, 0, 1, i);
+  for (uint64_t i = 0; i < (kMaxRegionsShown - 1) / kAliases - 2; ++i) {
+    MustAttach(tree, target, MustCreate(tree, {.name = "child", .size = 1}), 0);
+  }
+  Region* const one = MustCreate(tree, {.name = "one", .size = 1});
+  ExpectError(tree.Attach(root, one, 0), kExhausted, "more than 262144");
+  ASSERT_TRUE(tree.Detach(root->children()[0]).ok());
+  EXPECT_TRUE(tree.Attach(root, one, 0).ok());
+  ASSERT_TRUE(tree.Commit().ok());
+}
+
 TEST(RegionTree, ManySiblingsAreFlattenedAndOverlappedAtNoGreatCost) {
   RegionTree tree;
   Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
@@ -223,6 +251,45 @@ TEST(RegionTree, ListenersHearOfATransactionOnceAndOfNothingNever) {
   tree.RemoveListener(&listener);
 }
 
+TEST(RegionTree, ListenersHearOfEveryKindOfChange) {
+  RegionTree tree;
+  RegionSpec ram{.name = "ram", .kind = RegionKind::kRam, .size = 0x2000};
+  ram.host = Hva(0x100000000000);
+  Region* const root = MustCreate(tree, {.name = "root", .size = MiB(1)});
+  Region* const memory = MustCreate(tree, ram);
+  ram.kind = RegionKind::kRomDevice;
+  Region* const flash = MustCreate(tree, ram);
+  Region* const alias = AddAlias(tree, root, "alias", memory, 0, 0x1000, 0);
+  CountingListener listener;
+  tree.AddListener(&listener);
+  int heard = 0;
+  const auto expect_heard = [&](const absl::Status& status) {
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_EQ(listener.heard, ++heard);
+  };
+  expect_heard(tree.Attach(root, flash, 0x4000));
+  expect_heard(tree.SetOffset(flash, 0x5000));
+  expect_heard(tree.SetPriority(flash, 1));
+  expect_heard(tree.SetRomMode(flash, false));
+  expect_heard(tree.SetSize(flash, 0x1000));
+  expect_heard(tree.SetReadOnly(flash, true));
+  expect_heard(tree.SetEnabled(flash, false));
+  expect_heard(tree.SetLogDirty(memory, true));
+  expect_heard(tree.SetAliasOffset(alias, 0x1000));
+  expect_heard(tree.Detach(flash));
+  tree.RemoveListener(&listener);
+}
+
+TEST(RegionTree, MemoryThatGrowsStaysBelowTheEndOfTheHostsAddresses) {
+  RegionTree tree;
+  RegionSpec spec{.name = "ram", .kind = RegionKind::kRam, .size = 0x1000};
+  spec.host = Hva(~uint64_t{0x1fff});
+  Region* const ram = MustCreate(tree, spec);
+  EXPECT_TRUE(tree.SetSize(ram, 0x2000).ok());
+  ExpectError(tree.SetSize(ram, 0x2001), kInvalid, "/ram: host");
+  EXPECT_EQ(ram->size(), 0x2000u);
+}
+
 TEST(FlatView, HolesShowWhatLiesBelow) {
   RegionTree tree;
   Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
@@ -251,6 +318,12 @@ TEST(FlatView, TheLastOfEqualPriorityShows) {
   EXPECT_EQ(Flatten(*root).front().region, a);
 }
 
+TEST(FlatView, SaysOfRomThatItCannotBeWritten) {
+  RegionTree tree;
+  Region* const rom = MustCreate(tree, {.name = "rom", .kind = RegionKind::kRom, .size = 0x1000});
+  EXPECT_EQ(Flatten(*rom), (std::vector<FlatRange>{{0, 0x1000, rom, 0, true}}));
+}
+
 TEST(FlatView, CoversTwoToTheSixtyFour) {
   RegionTree tree;
   Region* const root = MustCreate(tree, {.name = "root", .size = kWholeAddressSpace});
@@ -274,6 +347,9 @@ TEST(FlatView, JoinsNeighboursThatContinueEachOther) {
   EXPECT_TRUE(tree.SetAliasOffset(second, 0x1000).ok());
   EXPECT_EQ(Flatten(*root).size(), 2u);
   EXPECT_TRUE(tree.SetAliasOffset(second, 0x2000).ok());
+  EXPECT_TRUE(tree.SetOffset(second, 0x8000).ok());
+  EXPECT_EQ(Flatten(*root).size(), 2u) << "it goes on in the device, but elsewhere";
+  EXPECT_TRUE(tree.SetOffset(second, 0x3000).ok());
   EXPECT_TRUE(tree.SetReadOnly(second, true).ok());
   EXPECT_EQ(Flatten(*root).size(), 2u);
 }

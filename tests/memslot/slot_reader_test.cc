@@ -104,7 +104,43 @@ TEST(SlotReader, KeepsAddressSpacesApart) {
     EXPECT_EQ(reader.Find(1, Gfn(0xa0))->address_space, 1);
     EXPECT_EQ(reader.Find(0, Gfn(0x10))->address_space, 0);
     EXPECT_EQ(reader.Find(1, Gfn(0x10)), nullptr);
+    ASSERT_NE(reader.Find(1, Gfn(0xa1)), nullptr);
+    EXPECT_NE(reader.LastHit(1, Gfn(0xa0)), nullptr);
+    EXPECT_EQ(reader.LastHit(0, Gfn(0xa0)), nullptr);
   }
+}
+
+// A fault goes by the slot that it found, without another look, while the caller's number stands.
+TEST(SlotReader, APlainSlotHasNoFlagsAndIsThatOfItsSequence) {
+  SlotSet set(SlotLimits{.private_memory = true});
+  SlotReader reader(set);
+  Apply(set, Region(1, 0x1f8, 0x400, 0x100001f8));
+  EXPECT_FALSE(reader.IsInPlain(Gfn(0x200), 7));
+  ASSERT_TRUE(reader.FindPlain(0, Gfn(0x200), 7));
+  EXPECT_TRUE(reader.IsInPlain(Gfn(0x5f7), 7));
+  EXPECT_FALSE(reader.IsInPlain(Gfn(0x5f8), 7)) << "behind its end";
+  EXPECT_FALSE(reader.IsInPlain(Gfn(0x1f7), 7)) << "before its begin";
+  EXPECT_FALSE(reader.IsInPlain(Gfn(0x200), 8)) << "the slots may have changed";
+  EXPECT_EQ(reader.HvaOfPlain(Gfn(0x201)), Hva(kHva + 0x10000201 * kPageSize));
+  EXPECT_TRUE(reader.IsLargeInPlain(Gfn(0x200)));
+  EXPECT_FALSE(reader.IsLargeInPlain(Gfn(0x1ff))) << "the 2 MiB begin before the slot";
+  EXPECT_FALSE(reader.IsLargeInPlain(Gfn(0x400))) << "they end behind it";
+  ASSERT_TRUE(set.FindById(0, 1)->state->permits().AddWriteTracking(Gfn(0x201)).ok());
+  EXPECT_FALSE(reader.IsLargeInPlain(Gfn(0x200))) << "a page of the slot is tracked";
+  reader.ForgetPlain();
+  EXPECT_FALSE(reader.IsInPlain(Gfn(0x200), 7));
+
+  MemoryRegion special = Region(2, 0x1000, 0x10, 0);
+  for (const uint32_t flags : {kSlotLogDirtyPages, kSlotReadOnly, kSlotPrivateMemory}) {
+    special.flags = flags;
+    Apply(set, special);
+    EXPECT_FALSE(reader.FindPlain(0, Gfn(0x1000), 7)) << flags;
+    Apply(set, Region(2, 0, 0, 0));
+  }
+  absl::StatusOr<SlotUpdate> going = set.Prepare(Region(1, 0, 0, 0));
+  ASSERT_TRUE(going.ok());
+  set.PublishInvalid(*going);
+  EXPECT_FALSE(reader.FindPlain(0, Gfn(0x200), 9));
 }
 
 // A reader that is asked often enough keeps a copy of few slots, 32 at most.

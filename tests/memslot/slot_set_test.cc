@@ -15,8 +15,11 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
+#include "tdp/base/access.h"
 #include "tdp/base/address.h"
+#include "tdp/base/host_range.h"
 #include "tdp/memslot/memory_slot.h"
+#include "tdp/memslot/slot_batch.h"
 #include "tdp/memslot/slot_limits.h"
 #include "tdp/memslot/slot_state.h"
 #include "tdp/memslot/slot_update.h"
@@ -131,6 +134,9 @@ TEST(SlotSet, AMovingSlotMayOverlapItself) {
   EXPECT_EQ(*Apply(set, Region(0, 0xf000, 0x4000)), SlotChange::kMove);
   ExpectRefused(set, Region(0, 0x9000, 0x4000), absl::StatusCode::kAlreadyExists, "slot 1");
   EXPECT_EQ(set.FindById(0, 0)->base, Gfn(0xf));
+  // Below frame 0 there is no other.
+  ASSERT_TRUE(Apply(set, Region(2, 0, 0x4000)).ok());
+  EXPECT_EQ(*Apply(set, Region(2, 0x1000, 0x4000)), SlotChange::kMove);
 }
 
 TEST(SlotSet, TheSameRequestTwiceChangesNothing) {
@@ -147,6 +153,114 @@ TEST(SlotSet, RefusesMorePagesThanItsTotal) {
   ExpectRefused(set, Region(1, 0x10000, 0x3000), kInvalid, "size = 0x3000");
   ASSERT_TRUE(Apply(set, Region(1, 0x10000, 0x2000)).ok());
   EXPECT_EQ(set.total_pages(), PageCount(10));
+}
+
+TEST(SlotSet, MemoryMayEndWithTheUsersAddressesAndNotBeginBehindThem) {
+  constexpr uint64_t kEnd = 0x7ffffffff000;
+  SlotSet set(SlotLimits{.user_address_end = Hva(kEnd)});
+  ExpectRefused(set, Region(0, 0, 0x1000, kEnd), kInvalid, "user addresses");
+  ExpectRefused(set, Region(0, 0, 0x1000, kEnd + 0x1000), kInvalid, "user addresses");
+  EXPECT_TRUE(Apply(set, Region(0, 0, 0x2000, kEnd - 0x2000)).ok());
+}
+
+TEST(SlotSet, SlotsLieBelowTheWidthOfTheCpuAsWell) {
+  SlotSet set(SlotLimits{.guest_physical_address_bits = 40, .max_physical_address_bits = 36});
+  const uint64_t end = uint64_t{1} << 36;
+  ExpectRefused(set, Region(0, end, 0x1000), kInvalid, "MAXPHYADDR of 36 bits");
+  EXPECT_TRUE(Apply(set, Region(0, end - 0x1000, 0x1000)).ok());
+}
+
+MemoryRegion Frames(uint64_t hpa, uint64_t size) {
+  MemoryRegion region = Region(0, 0x10000, size, 0, kSlotHostFrames);
+  region.hpa = Hpa(hpa);
+  return region;
+}
+
+TEST(SlotSet, HostFramesLieBelowTheHostsWidthAndAreMemory) {
+  SlotSet set(SlotLimits{.host_physical_address_bits = 40});
+  const uint64_t end = uint64_t{1} << 40;
+  ExpectRefused(set, Frames(end - 0x1000, 0x2000), kInvalid, "MAXPHYADDR of 40 bits");
+  ExpectRefused(set, Frames(end + 0x1000, 0x1000), kInvalid, "MAXPHYADDR of 40 bits");
+  ExpectRefused(set, Frames(0x800, 0x1000), kInvalid, "hpa = 0x800");
+  MemoryRegion bad = Frames(0, 0x1000);
+  for (const Access rights : {Access::Write(), Access::Write() | Access::Execute()}) {
+    bad.rights = rights;
+    ExpectRefused(set, bad, kInvalid, "rights");
+  }
+  bad = Frames(0, 0x1000);
+  bad.hva = Hva(kHva);
+  ExpectRefused(set, bad, kInvalid, "hva");
+  bad = Frames(0, 0x1000);
+  bad.memory_type = static_cast<MemoryType>(3);
+  ExpectRefused(set, bad, kInvalid, "memory_type");
+  EXPECT_TRUE(Apply(set, Frames(end - 0x1000, 0x1000)).ok());
+  EXPECT_TRUE(set.FindById(0, 0)->has_host_frames());
+  EXPECT_TRUE(set.FindByGfn(0, Gfn(0x10))->has_host_frames());
+}
+
+TEST(SlotSet, WhatIsSaidOfFramesIsRefusedOfMemory) {
+  SlotSet set(SlotLimits{});
+  MemoryRegion region = Region(0, 0, 0x1000);
+  region.rights = Access::Read();
+  ExpectRefused(set, region, kInvalid, "rights");
+  region = Region(0, 0, 0x1000);
+  region.memory_type = MemoryType::kUncacheable;
+  ExpectRefused(set, region, kInvalid, "memory_type");
+  region = Region(0, 0, 0x1000);
+  region.hpa = Hpa(0x1000);
+  ExpectRefused(set, region, kInvalid, "hpa");
+}
+
+TEST(SlotSet, WhatStandsBehindASlotOnlyADeletionChanges) {
+  SlotSet set(SlotLimits{.private_memory = true});
+  MemoryRegion frames = Frames(0x100000, 0x1000);
+  frames.cookie = 5;
+  ASSERT_TRUE(Apply(set, frames).ok());
+  MemoryRegion other = frames;
+  other.rights = Access::Read();
+  ExpectRefused(set, other, kInvalid, "rights");
+  other = frames;
+  other.memory_type = MemoryType::kUncacheable;
+  ExpectRefused(set, other, kInvalid, "memory_type");
+  other = frames;
+  other.cookie = 6;
+  ExpectRefused(set, other, kInvalid, "cookie");
+  other = frames;
+  other.hpa = Hpa(0x200000);
+  ExpectRefused(set, other, kInvalid, "hpa");
+  ExpectRefused(set, Region(0, 0x10000, 0x1000), kInvalid, "flags");
+
+  MemoryRegion secret = Region(1, 0x20000, 0x1000, kHva, kSlotPrivateMemory);
+  secret.private_hva = Hva(kHva + 0x800);
+  ExpectRefused(set, secret, kInvalid, "private_hva");
+  secret.private_hva = Hva(kHva + MiB(1));
+  ASSERT_TRUE(Apply(set, secret).ok());
+  ExpectRefused(set, secret, kInvalid, "private memory");
+  ExpectRefused(set, Region(1, 0x20000, 0x1000), kInvalid, "private memory");
+}
+
+// Slot 1's private memory is the shared memory of slot 0, from its third page on.
+TEST(SlotSet, AHostRangeIsTheSharedMemoryOfOneSlotAndThePrivateOfAnother) {
+  SlotSet set(SlotLimits{.private_memory = true});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x8000)).ok());
+  MemoryRegion secret = Region(1, 0x20000, 0x4000, kHva + MiB(1), kSlotPrivateMemory);
+  secret.private_hva = Hva(kHva + 0x2000);
+  ASSERT_TRUE(Apply(set, secret).ok());
+  using Parts = std::map<uint32_t, std::pair<uint64_t, uint64_t>>;
+  const auto parts_in = [&](uint64_t offset, ByteCount size) {
+    Parts parts;
+    set.ForEachInHostRange(HostRange(Hva(kHva + offset), size),
+                           [&](const MemorySlot& slot, Gfn first, PageCount pages) {
+                             parts[slot.id] = {first.raw(), pages.raw()};
+                           });
+    return parts;
+  };
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(parts_in(0x1000, 0x1000), (Parts{{0, {0x11, 1}}}));
+    EXPECT_EQ(parts_in(0x3000, 0x2000), (Parts{{0, {0x13, 2}}, {1, {0x21, 2}}}));
+  }
+  ASSERT_TRUE(Apply(set, Region(1, 0, 0)).ok());
+  EXPECT_EQ(parts_in(0x3000, 0x2000), (Parts{{0, {0x13, 2}}}));
 }
 
 TEST(SlotSet, LimitsOutsideTheirRangesAreNamed) {
@@ -336,6 +450,118 @@ TEST(SlotSet, AgreesWithAMapOfPagesUnderRandomRequests) {
     ASSERT_TRUE(set.CheckInvariants().ok()) << set.CheckInvariants();
   }
   EXPECT_EQ(set.size(), present.size());
+}
+
+// --- several changes together ---
+
+MemoryRegion InSpace(AddressSpaceId address_space, MemoryRegion region) {
+  region.address_space = address_space;
+  return region;
+}
+
+std::vector<MemorySlot> All(const SlotSet& set) {
+  std::vector<MemorySlot> slots;
+  for (AddressSpaceId space = 0; space < set.limits().address_spaces; ++space) {
+    set.ForEach(space, [&](const MemorySlot& slot) { slots.push_back(slot); });
+  }
+  return slots;
+}
+
+TEST(SlotBatch, ThatIsNotPublishedLeavesAllAsItWas) {
+  SlotSet set(SlotLimits{.address_spaces = 2, .private_memory = true});
+  MemoryRegion secret = Region(1, 0x40000, 0x4000, kHva, kSlotPrivateMemory);
+  secret.private_hva = Hva(kHva + MiB(1));
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000)).ok());
+  ASSERT_TRUE(Apply(set, secret).ok());
+  ASSERT_TRUE(Apply(set, InSpace(1, Region(0, 0x10000, 0x2000))).ok());
+  const std::vector<MemorySlot> slots = All(set);
+  const PageCount pages = set.total_pages();
+  size_t bytes = 0;
+  for (int i = 0; i < 200; ++i) {
+    {
+      SlotBatch batch(set);
+      ASSERT_TRUE(batch.Add(Region(0, 0x20000, 0x4000)).ok()) << "it moves";
+      ASSERT_TRUE(batch.Add(Region(0, 0x20000, 0x4000, kHva, kSlotLogDirtyPages)).ok());
+      ASSERT_TRUE(batch.Add(Region(1, 0, 0)).ok()) << "the private one goes";
+      ASSERT_TRUE(batch.Add(Region(2, 0x40000, 0x8000)).ok());
+      ASSERT_TRUE(batch.Add(InSpace(1, Region(0, 0, 0))).ok());
+      EXPECT_FALSE(batch.Add(Region(3, 0x20000, 0x1000)).ok()) << "slot 0 is to be there";
+      EXPECT_EQ(All(set), slots) << "readers see none of it";
+    }
+    if (i == 0) bytes = set.bytes();
+    int found = 0;
+    set.ForEachInHostRange(HostRange(Hva(kHva + MiB(1)), kPageSize),
+                           [&](const MemorySlot&, Gfn, PageCount) { ++found; });
+    EXPECT_EQ(found, 1) << "the private memory";
+  }
+  EXPECT_EQ(All(set), slots);
+  EXPECT_EQ(set.FindById(0, 0), slots[0]);
+  EXPECT_EQ(set.size(), 3u);
+  EXPECT_EQ(set.total_pages(), pages);
+  EXPECT_EQ(set.bytes(), bytes);
+  EXPECT_EQ(set.CheckInvariants(), absl::OkStatus());
+}
+
+TEST(SlotBatch, ShowsInEachSpaceWhatGoesAndNewFlagsBeforeTheRest) {
+  SlotSet set(SlotLimits{.address_spaces = 2});
+  for (const AddressSpaceId space : {0, 1}) {
+    ASSERT_TRUE(Apply(set, InSpace(space, Region(0, 0x10000, 0x4000))).ok());
+    ASSERT_TRUE(Apply(set, InSpace(space, Region(1, 0x20000, 0x4000))).ok());
+  }
+  const auto at = [&](AddressSpaceId space, uint64_t gpa) {
+    return set.FindByGfn(space, Gfn::Of(Gpa(gpa)));
+  };
+  SlotBatch batch(set);
+  for (const AddressSpaceId space : {0, 1}) {
+    ASSERT_TRUE(batch.Add(InSpace(space, Region(0, 0, 0))).ok());
+    ASSERT_TRUE(batch.Add(InSpace(space, Region(2, 0x10000, 0x1000, kHva + MiB(1)))).ok());
+    ASSERT_TRUE(batch.Add(InSpace(space, Region(1, 0x20000, 0x4000))).ok()) << "as it is";
+    ASSERT_TRUE(
+        batch.Add(InSpace(space, Region(1, 0x20000, 0x4000, kHva, kSlotLogDirtyPages))).ok());
+  }
+  batch.PublishFirst();
+  for (const AddressSpaceId space : {0, 1}) {
+    EXPECT_TRUE(at(space, 0x10000)->invalid) << space;
+    EXPECT_TRUE(at(space, 0x20000)->logs_dirty_pages()) << space;
+    EXPECT_NE(set.generation(space) & kSlotUpdateInProgress, 0u) << space;
+  }
+  batch.Publish();
+  for (const AddressSpaceId space : {0, 1}) {
+    EXPECT_EQ(at(space, 0x10000)->id, 2u) << space;
+    EXPECT_FALSE(at(space, 0x11000).has_value()) << space;
+    EXPECT_EQ(set.generation(space) & kSlotUpdateInProgress, 0u) << space;
+  }
+  EXPECT_EQ(set.CheckInvariants(), absl::OkStatus()) << "the index by host address too";
+}
+
+TEST(SlotBatch, KeepsNoMemoryOfWhatItHasShownFirst) {
+  SlotSet set(SlotLimits{});
+  ASSERT_TRUE(Apply(set, Region(0, 0x10000, 0x4000)).ok());
+  size_t bytes = 0;
+  for (int i = 0; i < 200; ++i) {
+    for (const uint32_t flags : {kSlotLogDirtyPages, uint32_t{0}}) {
+      SlotBatch batch(set);
+      ASSERT_TRUE(batch.Add(Region(0, 0x10000, 0x4000, kHva, flags)).ok());
+      batch.PublishFirst();
+      batch.Publish();
+    }
+    if (i == 0) bytes = set.bytes();
+  }
+  EXPECT_EQ(set.bytes(), bytes);
+}
+
+TEST(SlotSet, AnyTwoIdsOfAnyTwoSpacesMayBeOverOnePage) {
+  SlotSet set(SlotLimits{.address_spaces = kMaxAddressSpaces});
+  for (AddressSpaceId space = 0; space < kMaxAddressSpaces; ++space) {
+    for (uint32_t id = 1; id < set.limits().slots; id *= 2) {
+      ASSERT_TRUE(Apply(set, InSpace(space, Region(id, uint64_t{id} << 12, 0x1000))).ok());
+    }
+  }
+  EXPECT_EQ(set.CheckInvariants(), absl::OkStatus());
+  size_t found = 0;
+  set.ForEachInHostRange(HostRange(Hva(kHva), kPageSize),
+                         [&](const MemorySlot&, Gfn, PageCount) { ++found; });
+  EXPECT_EQ(found, set.size());
 }
 
 TEST(SlotSet, PagesOfADeletedSlotMayBeUsedAgain) {
