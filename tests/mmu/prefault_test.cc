@@ -72,23 +72,24 @@ TEST_F(PrefaultTest, WhatAPortSaysOfMoreThanItWasAskedForIsNotMapped) {
 }
 
 TEST_F(PrefaultTest, PagesInARowThatTheHostMapsDifferentlyAreEachMappedAsItIs) {
-  Start();
-  const auto is_writable = [](int answer) { return answer % 2 == 0; };
-  const auto type = [](int answer) {
-    return answer % 3 == 0 ? MemoryType::kUncacheable : MemoryType::kWriteBack;
-  };
-  const int before = host_.resolves;
-  host_.on_resolve = [&] {
-    const int answer = host_.resolves - before;
-    host_.writable = is_writable(answer);
-    host_.memory_type = type(answer);
-  };
-  ASSERT_EQ(*vcpu_->Prefault(Gpa(0), 16 * kPageSize), 16 * kPageSize);
-  ASSERT_EQ(host_.resolves - before, 16);
-  for (int page = 0; page < 16; ++page) {
-    const EptEntry entry = EntryAt(Gpa(static_cast<uint64_t>(page) * kPageSize));
-    EXPECT_EQ(entry.is_writable(), is_writable(page + 1)) << page;
-    EXPECT_EQ(entry.memory_type(), type(page + 1)) << page;
+  for (const bool by_type : {false, true}) {
+    vcpu_.reset();
+    Start();
+    const auto is_other = [](int answer) { return answer % 3 == 0; };
+    const int before = host_.resolves;
+    host_.on_resolve = [&] {
+      const bool other = is_other(host_.resolves - before);
+      host_.writable = by_type || !other;
+      host_.memory_type = by_type && other ? MemoryType::kUncacheable : MemoryType::kWriteBack;
+    };
+    ASSERT_EQ(*vcpu_->Prefault(Gpa(0), 16 * kPageSize), 16 * kPageSize);
+    ASSERT_EQ(host_.resolves - before, 16);
+    for (int page = 0; page < 16; ++page) {
+      const EptEntry entry = EntryAt(Gpa(static_cast<uint64_t>(page) * kPageSize));
+      const bool other = is_other(page + 1);
+      EXPECT_EQ(entry.is_writable(), by_type || !other) << page;
+      EXPECT_EQ(entry.memory_type() == MemoryType::kUncacheable, by_type && other) << page;
+    }
   }
 }
 

@@ -85,6 +85,16 @@ TEST_F(ReverseMapTest, EachAddressSpaceHasItsOwn) {
   EXPECT_TRUE(IsMapped(Gpa(0x5000)));
 }
 
+TEST_F(ReverseMapTest, TheTypesOfTheGuestCountForAPageBesideTheLastOneToo) {
+  Start();
+  ASSERT_TRUE(SetRam(Gpa(0), MiB(2)).ok());
+  ASSERT_EQ(vm_->SetMemoryTypes({.non_coherent_dma = true}), absl::OkStatus());
+  for (uint64_t gpa = 0; gpa < 4 * kPageSize; gpa += kPageSize) {
+    EXPECT_EQ(Fault(Gpa(gpa)), FaultOutcome::kFixed);
+    EXPECT_EQ(EntryAt(Gpa(gpa)).memory_type(), MemoryType::kUncacheable) << gpa;
+  }
+}
+
 TEST_F(ReverseMapTest, PartOfALargeLeafTakesAllOfItAway) {
   host_.order = 9;
   Start();

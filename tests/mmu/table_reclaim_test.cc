@@ -111,6 +111,21 @@ TEST_F(TableReclaimTest, WhereEveryTableIsUsedTheSecondTurnOfTheHandTakesOne) {
   }
 }
 
+// It looks at 32 tables in each section, and a table whose A it has just taken is not cold.
+TEST_F(TableReclaimTest, NoTableIsLookedAtTwiceInOneTurnOfTheHand) {
+  constexpr uint64_t kRegions = 80;
+  Start({.table_quota = 128});
+  for (uint64_t region = 0; region < kRegions; ++region) ASSERT_EQ(Fault(region).outcome, kFixed);
+  for (uint64_t region = 0; region < kRegions; ++region) {
+    LinkOf(region).FetchOr(ept::kAccessed);
+  }
+  ASSERT_TRUE(vm_->SetTableQuota(vm_->Stats().tables_in_use).ok());
+  for (uint64_t region = 1000; vm_->Stats().table_reclaims == 0; ++region) {
+    ASSERT_EQ(Fault(region).outcome, kFixed);
+  }
+  for (uint64_t region = 8; region < kRegions; ++region) EXPECT_TRUE(IsMapped(region)) << region;
+}
+
 // The harvest of D bits skips every link that has neither A nor this note.
 TEST_F(TableReclaimTest, TheABitThatItClearsIsNotedForTheHarvest) {
   Start();

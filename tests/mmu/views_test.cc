@@ -14,6 +14,7 @@
 #include "tdp/mmu/format/ept_format.h"
 #include "tests/mmu/viewing_guest.h"
 #include "tests/world/dirty_logs.h"
+#include "tests/world/test_host.h"
 
 namespace tdp {
 namespace {
@@ -261,6 +262,27 @@ TEST(Views, AnAddressSpaceKeepsItsTranslationsWhileTheVcpuIsInTheOther) {
   ASSERT_EQ(guest.Store(Gpa(0x3000)), kDone);
   touch_both();
   EXPECT_TRUE(absl::IsNotFound(guest.vcpu().SetView(view))) << "it is the other space's";
+}
+
+// Each page is beside one that was just mapped, in the other space.
+TEST(Views, InEachAddressSpaceAPageIsThatOfItsOwnSlot) {
+  TestHost host;
+  const std::unique_ptr<Vm> vm = *Vm::Create(host, {.address_spaces = 2});
+  const std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
+  const auto ram_of = [](AddressSpaceId space) { return Hva(TiB(1) + space * GiB(1)); };
+  for (const AddressSpaceId space : {0, 1}) {
+    ASSERT_EQ(vm->SetMemoryRegion({.address_space = space, .size = MiB(4), .hva = ram_of(space)}),
+              absl::OkStatus());
+  }
+  for (uint64_t page = 0; page < 12; ++page) {
+    const auto space = static_cast<AddressSpaceId>(page / 3 % 2);
+    const Gpa gpa(page * kPageSize);
+    ASSERT_EQ(vcpu->SetAddressSpace(space), absl::OkStatus());
+    EXPECT_EQ(vcpu->HandleEptViolation(gpa, kWriteFault).outcome, FaultOutcome::kFixed);
+    EXPECT_EQ(vm->Translate(gpa, space)->FrameOf(Gfn::Of(gpa)).address().raw(),
+              ram_of(space).raw() + gpa.raw())
+        << page;
+  }
 }
 
 TEST(Views, TheGuestSwitchesByItselfThroughTheListOfEptps) {

@@ -90,10 +90,10 @@ TEST_F(NestedQuotas, L1AndL2TakeTablesBackFromEachOther) {
 }
 
 TEST_F(NestedQuotas, L2TakesItsOwnTablesBackWhereL1HasNone) {
-  Start({.table_quota = 100, .nested = true}, MiB(256));
+  Start({.table_quota = 64, .nested = true}, MiB(256));
   MakeEpt12();
   EXPECT_EQ(TouchByL2(vcpu(0), kRegions), kRegions);
-  EXPECT_LE(vm().Stats().tables_in_use, 100u);
+  EXPECT_LE(vm().Stats().tables_in_use, 64u);
 }
 
 TEST_F(NestedQuotas, AQuotaOfShadowPagesThatTheEmbedderSetsStaysWhateverTheSlotsDo) {
