@@ -160,6 +160,7 @@ class GuestWalker {
       if (!Descend(gva, access, walk) || !Check(access, walk)) return;
       if (ABSL_PREDICT_TRUE(HasFlagsSet(access, walk))) break;
     } while (ABSL_PREDICT_FALSE(!SetAccessedAndDirty(access, walk)));
+    if (ABSL_PREDICT_FALSE(walk.outcome != GuestWalkOutcome::kMapped)) return;
     walk.gpa = Geometry::Translate(walk.entries[At(walk.level)], walk.level, gva);
     walk.page_bytes = uint64_t{1} << Geometry::Shift(walk.level);
   }

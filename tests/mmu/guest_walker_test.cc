@@ -185,6 +185,15 @@ TEST_F(GuestWalkerTest, AnEntryThatChangesUnderTheWalkIsReadAgain) {
   EXPECT_EQ(memory_.Get(kLeafAddress), 0x456000 | kTable | guest::kAccessed);
 }
 
+TEST_F(GuestWalkerTest, ATableThatGoesBeforeItsFlagsAreSetIsAskedForByItsAddress) {
+  memory_.before_reach = [&](Gpa gpa, bool to_write) {
+    if (to_write && gpa == Gpa(kLeafAddress)) memory_.kinds[4] = FakeMemory::Kind::kAbsent;
+  };
+  const GuestWalk walk = Walk();
+  EXPECT_EQ(walk.outcome, GuestWalkOutcome::kNeedsPage);
+  EXPECT_EQ(walk.gpa, Gpa(kLeafAddress));
+}
+
 TEST_F(GuestWalkerTest, NonCanonicalAddressesAreNoPageFaults) {
   EXPECT_EQ(Walk(Gva(uint64_t{1} << 47)).outcome, GuestWalkOutcome::kNonCanonical);
   EXPECT_EQ(Walk(Gva(0xffff800000000000)).outcome, GuestWalkOutcome::kPageFault);
