@@ -27,13 +27,20 @@ namespace tdp {
 // A walk reaches guest memory through a class with
 //   std::byte* Reach(Gpa gpa, bool to_write, GuestWalkOutcome& why)
 //   void Wrote(Gpa gpa)
+//   void AskAgain(Gpa gpa)
 // `Reach` gives the place of the 4 or 8 bytes at `gpa`, or null and why: kNoMemory, kNeedsPage,
 // kNestedFault. With `to_write`, a place that may be written; null with kMapped if it never may be
-// (read-only memory). `Wrote` follows each write through such a place.
+// (read-only memory). `Wrote` follows each write through such a place. `AskAgain` says that the
+// page of the last such place is to be asked for once more, since the walk ends there as
+// kNeedsPage.
 //
 // It may have `AtHand` besides, made of it for one section:
 //   bool Find(Gpa page, const std::byte*& found)
 // gives the page that begins there, to be read, or false where `Reach` has to be asked.
+
+// How often a walk begins again by itself where entries change under it. A guest that writes its
+// tables all the time gets no more at once: the walk is in a section, for whose end others wait.
+inline constexpr int kWalksAtOnce = 16;
 
 // Returns whether the bits of `gva` above its `linear_bits`, 48 or 57, are copies of the highest
 // one.
@@ -156,6 +163,7 @@ class GuestWalker {
       walk.outcome = GuestWalkOutcome::kNonCanonical;
       return;
     }
+    walks_left_ = kWalksAtOnce;
     do {
       if (!Descend(gva, access, walk) || !Check(access, walk)) return;
       if (ABSL_PREDICT_TRUE(HasFlagsSet(access, walk))) break;
@@ -272,10 +280,19 @@ class GuestWalker {
         walk.write_protected_table = true;
         continue;
       }
-      if (!CompareExchange(place, entry, flagged)) return false;
+      if (!CompareExchange(place, entry, flagged)) {
+        return EndsAt(walk.entry_addresses[At(level)], walk);
+      }
       memory_.Wrote(walk.entry_addresses[At(level)]);
       walk.entries[At(level)] = flagged;
     }
+    return true;
+  }
+  // Returns whether the walk ends here, where an entry has changed under it.
+  bool EndsAt(Gpa entry, GuestWalk& walk) {
+    if (--walks_left_ != 0) return false;
+    memory_.AskAgain(entry);
+    Stop(walk, GuestWalkOutcome::kNeedsPage, entry);
     return true;
   }
 
@@ -293,6 +310,7 @@ class GuestWalker {
   const GuestRoots& roots_;
   Memory& memory_;
   uint64_t common_ = 0;  // the AND over the entries of the last descent
+  int walks_left_;       // set as a walk begins
 };
 
 // Walks in whatever mode `paging` is. Without paging a gva is a gpa, and has 32 bits.

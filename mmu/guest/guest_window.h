@@ -100,6 +100,12 @@ class GuestWindow {
   // them, and the page goes to the slot's own log instead.
   void Wrote(Gpa gpa);
 
+  // Says that a walk has ended at a page that it could reach, and which is asked for once more.
+  void AskAgain(Gpa gpa) {
+    wanted_ = Gfn::Of(gpa);
+    wanted_to_write_ = true;
+  }
+
   // Brings in the page that the last refusal was about, outside every section. `outcome` is then
   // kMapped (walk again), or kNoMemory if no slot has memory there. Errors are those of
   // `Backend::Resolve`, and ResourceExhausted without memory for a dirty log.

@@ -72,6 +72,7 @@ class NestedEptWalker {
   // Translates, checks the access, and with EPTP bit 6 sets A in every entry used and D in the leaf
   // of a write. The EPTP has passed `Eptp::Check`.
   void Walk(const NestedEptAccess& request, NestedEptWalk& walk) {
+    walks_left_ = kWalksAtOnce;
     do {
       if (!Descend(request, walk) || !Check(request, walk)) return;
     } while (ABSL_PREDICT_FALSE(eptp_.accessed_dirty() && !SetAccessedAndDirty(request, walk)));
@@ -164,11 +165,19 @@ class NestedEptWalker {
       uint64_t expected = entry.raw();
       if (!Word(place).compare_exchange_strong(expected, flagged.raw(),
                                                std::memory_order_acq_rel)) {
-        return false;
+        return EndsAt(walk.entry_addresses[At(level)], walk);
       }
       memory_.Wrote(walk.entry_addresses[At(level)]);
       walk.entries[At(level)] = flagged;
     }
+    return true;
+  }
+
+  // Returns whether the walk ends here, where an entry has changed under it.
+  bool EndsAt(Gpa entry, NestedEptWalk& walk) {
+    if (--walks_left_ != 0) return false;
+    memory_.AskAgain(entry);
+    Unreachable(GuestWalkOutcome::kNeedsPage, entry, walk);
     return true;
   }
 
@@ -179,6 +188,7 @@ class NestedEptWalker {
   const Eptp eptp_;
   const EntryRules& rules_;
   Memory& memory_;
+  int walks_left_;  // set as a walk begins
 };
 
 // Reaches L2's memory as its own page tables are walked: L1's memory through EPT12. It is a memory
@@ -206,6 +216,7 @@ class NestedMemory {
 
   // Says that something was written where the last `Reach` for writing led.
   void Wrote(Gpa) { memory_.Wrote(walk_.gpa); }
+  void AskAgain(Gpa) { memory_.AskAgain(walk_.gpa); }
 
   // Does what `Reach` does for any other access.
   std::byte* ReachFor(const NestedEptAccess& request, bool to_write, GuestWalkOutcome& why) {

@@ -66,6 +66,7 @@ class FakeMemory {
     return bytes.get() + gpa.raw();
   }
   void Wrote(Gpa gpa) { written.push_back(gpa); }
+  void AskAgain(Gpa gpa) { asked_again.push_back(gpa); }
   void Set(uint64_t gpa, uint64_t value) { std::memcpy(bytes.get() + gpa, &value, 8); }
   uint64_t Get(uint64_t gpa) const {
     uint64_t value;
@@ -76,6 +77,7 @@ class FakeMemory {
   std::map<uint64_t, Kind> kinds;
   std::function<void(Gpa, bool)> before_reach;
   std::vector<Gpa> written;
+  std::vector<Gpa> asked_again;
 
  private:
   static constexpr size_t kBytes = 64 * kPageSize;
@@ -185,6 +187,20 @@ TEST_F(GuestWalkerTest, AnEntryThatChangesUnderTheWalkIsReadAgain) {
   EXPECT_EQ(memory_.Get(kLeafAddress), 0x456000 | kTable | guest::kAccessed);
 }
 
+// Another CPU of the guest's writes the entry as fast as it is read.
+TEST_F(GuestWalkerTest, AnEntryThatNeverStandsStillEndsTheWalk) {
+  int changes = 0;
+  memory_.before_reach = [&](Gpa gpa, bool to_write) {
+    if (!to_write || gpa != Gpa(kLeafAddress) || changes == 1000) return;
+    memory_.Set(kLeafAddress, uint64_t(++changes) << 52 | 0x123000 | kTable);
+  };
+  const GuestWalk walk = Walk();
+  EXPECT_LT(changes, 100);
+  EXPECT_EQ(walk.outcome, GuestWalkOutcome::kNeedsPage);
+  EXPECT_EQ(walk.gpa, Gpa(kLeafAddress));
+  EXPECT_THAT(memory_.asked_again, testing::ElementsAre(Gpa(kLeafAddress)));
+}
+
 TEST_F(GuestWalkerTest, ATableThatGoesBeforeItsFlagsAreSetIsAskedForByItsAddress) {
   memory_.before_reach = [&](Gpa gpa, bool to_write) {
     if (to_write && gpa == Gpa(kLeafAddress)) memory_.kinds[4] = FakeMemory::Kind::kAbsent;
@@ -283,6 +299,36 @@ TEST_F(NestedWalkTest, WhatMustBeFetchedFirstIsAnAddressOfL1) {
   memory_.kinds[18] = FakeMemory::Kind::kAbsent;  // a table of EPT12 itself
   EXPECT_EQ(Nested(nested).outcome, GuestWalkOutcome::kNeedsPage);
   EXPECT_EQ(nested.fault().gpa, Gpa(18 * kPageSize));
+}
+
+TEST_F(NestedWalkTest, AnEntryOfEpt12ThatNeverStandsStillEndsTheWalk) {
+  const Gpa entry(19 * kPageSize + 3 * 8);
+  int changes = 0;
+  memory_.before_reach = [&](Gpa gpa, bool to_write) {
+    if (!to_write || gpa != entry || changes == 1000) return;
+    SetLeaf(3, uint64_t(++changes) << 52 | 3 << kPageShift | ept::kRightsMask | 6 << 3);
+  };
+  NestedMemory<FakeMemory> nested(MakeEptp(true), rules_, memory_);
+  EXPECT_EQ(Nested(nested).outcome, GuestWalkOutcome::kNeedsPage);
+  EXPECT_LT(changes, 100);
+  EXPECT_EQ(nested.fault().outcome, NestedEptOutcome::kNeedsPage);
+  EXPECT_EQ(nested.fault().gpa, entry);
+  EXPECT_THAT(memory_.asked_again, testing::ElementsAre(entry));
+}
+
+TEST_F(NestedWalkTest, AnEntryOfL2sThatNeverStandsStillIsAskedForByItsAddressOfL1) {
+  SetLeaf(4, 40 << kPageShift | ept::kRightsMask | 6 << 3);
+  const Gpa entry(40 * kPageSize + 5 * 8);
+  int changes = 0;
+  memory_.Set(entry.raw(), 0x23000 | kTable);
+  memory_.before_reach = [&](Gpa gpa, bool to_write) {
+    if (!to_write || gpa != entry || changes == 1000) return;
+    memory_.Set(entry.raw(), uint64_t(++changes) << 52 | 0x23000 | kTable);
+  };
+  NestedMemory<FakeMemory> nested(MakeEptp(false), rules_, memory_);
+  EXPECT_EQ(Nested(nested).outcome, GuestWalkOutcome::kNeedsPage);
+  EXPECT_LT(changes, 100);
+  EXPECT_THAT(memory_.asked_again, testing::ElementsAre(entry));
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ struct NarrowEntries {
     return place;
   }
   void Wrote(Gpa) {}
+  void AskAgain(Gpa) {}
 
   NestedMemory<WalkedMemory>& nested;
   WalkedMemory& memory;
@@ -71,6 +72,7 @@ struct FlatEntries {
     return place;
   }
   void Wrote(Gpa) {}
+  void AskAgain(Gpa) {}
 
   WalkedMemory& memory;
   bool narrow;

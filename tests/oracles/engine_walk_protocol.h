@@ -29,6 +29,7 @@ class WalkedMemory {
   void Store(Gpa gpa, uint64_t value);
   void StorePage(Gpa gpa, const char* bytes);
   void Wrote(Gpa) {}
+  void AskAgain(Gpa) {}
   // Notes that the entry of the last `Reach` is one of 4 bytes.
   void NarrowLast() { writes_[last_] = sizeof(uint32_t); }
   // Returns " ad ADDRESS=NEW…" for the entries written since the last call, by address.
