@@ -160,6 +160,15 @@ TEST_F(PrefaultTest, WhatIsPrefaultedForAWriteIsWritableAfterALogHasEnded) {
   }
 }
 
+TEST_F(PrefaultTest, RomIsThereForReadsAndNotForWrites) {
+  Start({}, MiB(16), kSlotReadOnly);
+  EXPECT_TRUE(absl::IsNotFound(vcpu_->Prefault(Gpa(0), MiB(2), Access::Write()).status()));
+  EXPECT_FALSE(IsMapped(Gpa(0)));
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(0), MiB(2), Access::Read()), MiB(2));
+  EXPECT_FALSE(EntryAt(Gpa(0)).is_writable());
+  EXPECT_TRUE(absl::IsNotFound(vcpu_->Prefault(Gpa(0), MiB(2), Access::Write()).status()));
+}
+
 TEST_F(PrefaultTest, LargeHostPagesAreMappedAsSuch) {
   host_.order = 9;
   Start({}, MiB(7));
