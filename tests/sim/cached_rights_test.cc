@@ -139,6 +139,54 @@ TEST(CachedRights, OfTheGuestAreFaultedByUnderTheAdversarialPolicyAlone) {
   }
 }
 
+TEST(CachedRights, OfEverySizeAndOfGlobalPagesAreFaultedByOnce) {
+  for (const int level : {1, 2, 3}) {
+    for (const uint64_t global : {uint64_t{0}, kGuestGlobal}) {
+      World world(WithPolicy(CachePolicy::kAdversarial));
+      world.MapEpt(GiB(2), GiB(8), level);
+      const uint64_t entry =
+          world.MapGuest(GiB(3), GiB(2), level, (kGuestLeaf & ~kGuestWrite) | global);
+      world.ChangeRegisters([](Registers& r) { r.cr4 |= kCr4Pge; });
+      world.Enter();
+      ASSERT_TRUE(world.cpu().Access(Gva(GiB(3)), AccessKind::kLoad).ok());
+      world.Store(entry, world.Load(entry) | kGuestWrite);
+      EXPECT_EQ(world.cpu().Access(Gva(GiB(3)), AccessKind::kStore).event, Event::kPageFault);
+      EXPECT_TRUE(world.cpu().Access(Gva(GiB(3)), AccessKind::kStore).ok()) << level << global;
+    }
+  }
+}
+
+TEST(CachedRights, OfEverySizeInTheEptAreFaultedByOnce) {
+  for (const int level : {1, 2, 3}) {
+    World world(WithPolicy(CachePolicy::kAdversarial));
+    const uint64_t leaf = world.MapEpt(GiB(2), GiB(8), level, ept::kRead | kWriteBack);
+    world.Enter();
+    ASSERT_TRUE(world.cpu().AccessGpa(Gpa(GiB(2)), AccessKind::kLoad).ok());
+    world.Store(leaf, world.Load(leaf) | ept::kWrite);
+    const auto store = [&] { return world.cpu().AccessGpa(Gpa(GiB(2)), AccessKind::kStore).event; };
+    EXPECT_EQ(store(), Event::kEptViolation) << level;
+    EXPECT_EQ(store(), Event::kNone) << level;
+  }
+}
+
+// The hypervisor puts another table above the page beside one that was touched.
+TEST(CachedRights, AnEndedWalkDropsTheUpperEntriesThatLedToIt) {
+  for (const uint64_t old_leaf : {uint64_t{0}, kHpa | ept::kWrite}) {
+    World world;
+    world.MapEpt(kGpa, kHpa);
+    world.Store(world.EptEntryAt(kGpa + kPageSize, 1), old_leaf);
+    world.Enter();
+    ASSERT_TRUE(world.cpu().AccessGpa(Gpa(kGpa), AccessKind::kLoad).ok());
+    const uint64_t table = world.NewFrame();
+    world.Store(table + 8, kHpa | kRwx | kWriteBack);
+    world.Store(world.EptEntryAt(kGpa, 2), table | kRwx);
+    const Gpa beside(kGpa + kPageSize);
+    EXPECT_EQ(world.cpu().AccessGpa(beside, AccessKind::kLoad).event,
+              old_leaf == 0 ? Event::kEptViolation : Event::kEptMisconfiguration);
+    EXPECT_TRUE(world.cpu().AccessGpa(beside, AccessKind::kLoad).ok());
+  }
+}
+
 TEST(CachedRights, OfTheEptAreFaultedByUnderTheAdversarialPolicyAlone) {
   for (const auto& [bits, kind] :
        {std::pair{ept::kWrite, AccessKind::kStore}, std::pair{ept::kExecute, AccessKind::kFetch}}) {

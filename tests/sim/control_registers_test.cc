@@ -12,6 +12,25 @@
 namespace tdp::sim {
 namespace {
 
+constexpr uint64_t kGva = 0x40000000;
+constexpr uint64_t kGpa = MiB(64);
+constexpr uint64_t kHpa = MiB(512);
+constexpr uint64_t kOtherHpa = MiB(640);
+constexpr uint64_t kOtherGpa = MiB(96);
+
+TEST(LegacyPaging, AChangeOfPseDropsWhatWasCached) {
+  World world({}, PagingMode::k32Bit);
+  world.MapEpt(kGpa, kHpa);
+  world.MapEpt(kOtherGpa, kOtherHpa);
+  const uint64_t entry = world.MapGuest(kGva, kGpa);
+  world.Enter();
+  ASSERT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).hpa, Hpa(kHpa));
+  world.StoreGuest(entry, kOtherGpa | kGuestLeaf);
+  const uint64_t cr4 = world.cpu().registers().cr4;
+  ASSERT_EQ(world.cpu().WriteCr4(cr4 & ~kCr4Pse), Event::kNone);
+  EXPECT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).hpa, Hpa(kOtherHpa));
+}
+
 TEST(ControlRegisters, WhatCannotStandTogetherIsRefusedAndChangesNothing) {
   struct Case {
     const char* what;
@@ -65,6 +84,33 @@ TEST(ControlRegisters, LongModeIsEnteredByPaeThenPagingAndPcidsCome) {
   EXPECT_EQ(world.cpu().WriteCr4(kCr4Pae | kCr4La57 | kCr4Pcide), Event::kNone);
   EXPECT_EQ(world.cpu().WriteCr4(kCr4Pae | kCr4La57), Event::kNone);
   EXPECT_EQ(world.cpu().WriteCr0(cr0), Event::kNone);
+}
+
+TEST(PaePaging, AMoveToAControlRegisterThatFaultsChangesNothing) {
+  World world({}, PagingMode::kPae);
+  world.MapEpt(kGpa, kHpa);
+  world.MapGuest(kGva, kOtherGpa);
+  world.Enter();
+  world.Store(kHpa, 0x1000 | 3);  // bit 1 is reserved
+  Registers before = world.cpu().registers();
+  EXPECT_EQ(world.cpu().WriteCr3(kGpa), Event::kGeneralProtection);
+  EXPECT_EQ(world.cpu().registers(), before);
+  world.ChangeRegisters([](Registers& r) { r.cr3 = kGpa; });
+  before = world.cpu().registers();
+  EXPECT_EQ(world.cpu().WriteCr4(before.cr4 ^ kCr4Pge), Event::kGeneralProtection);
+  EXPECT_EQ(world.cpu().registers(), before);
+  EXPECT_EQ(world.cpu().WriteCr0(before.cr0 ^ kCr0Cd), Event::kGeneralProtection);
+  EXPECT_EQ(world.cpu().registers(), before);
+}
+
+TEST(PaePaging, Cr3Has32BitsAndPdptesLieAtAnyMultipleOf32) {
+  World world(NoCaches(), PagingMode::kPae);
+  world.MapEpt(kGpa, kHpa);
+  world.Enter();
+  world.Store(kHpa, 0x1000 | 1);
+  world.Store(kHpa + 0xfe0, 0x3000 | 1);
+  ASSERT_EQ(world.cpu().WriteCr3(kGpa | 0xfe0 | GiB(8)), Event::kNone);
+  EXPECT_EQ(world.cpu().registers().pdptes[0], 0x3001u);
 }
 
 }  // namespace

@@ -63,6 +63,21 @@ TEST_F(EptFeatures, AViolationReportsAccessAndRights) {
   }
 }
 
+TEST_F(EptFeatures, AdvancedInformationIsAboutTheGuestsPage) {
+  struct Case {
+    uint64_t bits;
+    uint64_t expected;
+  };
+  for (const Case& c : {Case{kGuestLeaf & ~kGuestUser, ept::kQualGuestWritable},
+                        Case{kGuestLeaf & ~kGuestWrite, ept::kQualUserAddress},
+                        Case{kGuestLeaf | kGuestNoExecute, kAdvanced | ept::kQualGuestNoExecute}}) {
+    world_.MapGuest(kGva, kGpa, 1, c.bits);
+    SetRights(0);
+    ASSERT_EQ(Touch(), Event::kEptViolation);
+    EXPECT_EQ(qualification(), 1 | kLinear | c.expected);
+  }
+}
+
 TEST_F(EptFeatures, WithoutAdvancedInformationBits9To11AreClear) {
   CpuFeatures features;
   features.ept = features.ept.Without(ept::kCapAdvancedExitInformation);
@@ -96,10 +111,34 @@ TEST_F(EptFeatures, AnAccessAcrossAPageNeedsBoth) {
   world_.MapGuest(kGva + kPageSize, kGpa + kPageSize);
   ASSERT_EQ(Touch(AccessKind::kLoad, kPageSize - 4, 8), Event::kEptViolation);
   EXPECT_EQ(world_.cpu().exit().gpa, Gpa(kGpa + kPageSize));
+  EXPECT_EQ(world_.cpu().exit().length, 4u);
   world_.MapEpt(kGpa + kPageSize, kHpa + MiB(4));
   const AccessResult result = world_.cpu().Access(Gva(kGva + kPageSize - 4), AccessKind::kLoad, 8);
   ASSERT_TRUE(result.ok());
   EXPECT_EQ(result.hpa, Hpa(kHpa + kPageSize - 4));
+}
+
+TEST_F(EptFeatures, AnEptpThatTheCpuNoLongerOffersIsRefusedAgain) {
+  ASSERT_EQ(world_.Enter(true), Event::kNone);
+  CpuFeatures features = world_.cpu().features();
+  features.ept = features.ept.Without(ept::kCapAccessedDirty);
+  world_.cpu().SetFeatures(features);
+  EXPECT_EQ(world_.Enter(true), Event::kEntryFailure);
+}
+
+TEST_F(EptFeatures, AKickEndsAPhysicalAccessToo) {
+  world_.cpu().Kick();
+  EXPECT_EQ(world_.cpu().AccessGpa(Gpa(kGpa), AccessKind::kLoad).event, Event::kKick);
+  EXPECT_EQ(world_.cpu().AccessGpa(Gpa(kGpa), AccessKind::kLoad).event, Event::kNone);
+}
+
+TEST(EptFeatures32Bit, AGuestTableOutOfReachIsAnAccessOfFourBytes) {
+  World world(NoCaches(), PagingMode::k32Bit);
+  world.MapGuest(kGva, kGpa);
+  world.Enter();
+  world.Store(world.EptEntryAt(world.cpu().registers().cr3, 1), 0);
+  ASSERT_EQ(world.cpu().Access(Gva(kGva), AccessKind::kLoad).event, Event::kEptViolation);
+  EXPECT_EQ(world.cpu().exit().length, 4u);
 }
 
 // --- A/D flags and the log ---
@@ -224,6 +263,18 @@ TEST_F(EptFeatures, MbecChoosesTheExecuteRightByThePagesMode) {
   EXPECT_EQ(qualification() & (15 << 3), uint64_t{1 << 3 | 1 << 6});
 }
 
+TEST_F(EptFeatures, UnderMbecACachedUserPageHasTheUsersRight) {
+  Controls controls;
+  controls.mbec = true;
+  SetControls(controls);
+  for (const uint64_t right : {ept::kExecute, ept::kUserExecute}) {
+    SetRights(ept::kRead | right);
+    ASSERT_EQ(Touch(AccessKind::kLoad), Event::kNone);
+    const bool users = right == ept::kUserExecute;
+    EXPECT_EQ(Touch(AccessKind::kFetch), users ? Event::kNone : Event::kEptViolation);
+  }
+}
+
 TEST_F(EptFeatures, UnderMbecBit10AloneMakesAnEntryPresent) {
   SetRights(ept::kUserExecute);
   EXPECT_EQ(Touch(AccessKind::kFetch), Event::kEptViolation);
@@ -282,6 +333,45 @@ TEST_F(VirtualizationException, IsNotSuppressedByBit63OfATable) {
   EXPECT_EQ(Touch(), Event::kEptViolation) << "not present: any level's bit 63 decides";
 }
 
+TEST_F(VirtualizationException, IsNotDeliveredInRealMode) {
+  SetRights(0);
+  world_.ChangeRegisters([](Registers& r) { r = {.cr0 = 0}; });
+  EXPECT_EQ(world_.cpu().Access(Gva(kGpa), AccessKind::kLoad).event, Event::kEptViolation);
+  world_.ChangeRegisters([](Registers& r) { r.cr0 = kCr0Pe; });
+  EXPECT_EQ(world_.cpu().Access(Gva(kGpa), AccessKind::kLoad).event,
+            Event::kVirtualizationException);
+}
+
+TEST_F(VirtualizationException, StandsForAViolationOfAPhysicalAccessToo) {
+  SetRights(0);
+  EXPECT_EQ(world_.cpu().AccessGpa(Gpa(kGpa), AccessKind::kLoad).event,
+            Event::kVirtualizationException);
+}
+
+// The worst CPU faults by the rights that it kept, and by the bit 63 that it kept with them.
+TEST(VirtualizationExceptionOfAKeptRight, IsSuppressedByTheLeafAsItWas) {
+  for (const bool suppressed : {false, true}) {
+    CpuConfig config;
+    config.policy = CachePolicy::kAdversarial;
+    World world(config);
+    const uint64_t bits = ept::kRead | kWriteBack | (suppressed ? ept::kSuppressVe : 0);
+    const uint64_t leaf = world.MapEpt(GiB(2), GiB(8), 2, bits);
+    world.MapGuest(GiB(3), GiB(2), 2);
+    world.Enter();
+    Controls controls;
+    controls.ve = true;
+    controls.ve_information = Hpa(world.NewFrame());
+    ASSERT_TRUE(world.cpu().SetControls(controls).ok());
+    ASSERT_TRUE(world.cpu().Access(Gva(GiB(3)), AccessKind::kLoad).ok());
+    world.Store(leaf, GiB(8) | kRwx | kWriteBack | ept::kLargePage);
+    const Gva gva(GiB(3) + 5 * kPageSize + 8);
+    EXPECT_EQ(world.cpu().Access(gva, AccessKind::kStore).event,
+              suppressed ? Event::kEptViolation : Event::kVirtualizationException);
+    EXPECT_EQ(world.cpu().exit().gpa, Gpa(GiB(2) + 5 * kPageSize + 8));
+    EXPECT_TRUE(world.cpu().Access(gva, AccessKind::kStore).ok());
+  }
+}
+
 TEST_F(VirtualizationException, NeverStandsForAMisconfiguration) {
   SetRights(ept::kWrite);
   EXPECT_EQ(Touch(), Event::kEptMisconfiguration);
@@ -328,8 +418,14 @@ TEST_F(EptFeatures, VmfuncExitsOnABadIndexLeafOrEptp) {
   controls.eptp_list = Hpa(list);
   SetControls(controls);
   EXPECT_EQ(world_.cpu().Vmfunc(0, 512), Event::kVmfunc);
-  EXPECT_EQ(world_.cpu().Vmfunc(1, 0), Event::kVmfunc);
   EXPECT_EQ(world_.cpu().Vmfunc(0, 0), Event::kVmfunc) << "EPTP 0 is not one";
+  world_.Store(list, world_.eptp().raw());
+  EXPECT_EQ(world_.cpu().Vmfunc(1, 0), Event::kVmfunc) << "there is no such leaf";
+  EXPECT_EQ(world_.cpu().Vmfunc(0, 0), Event::kNone);
+  controls.ept = false;
+  SetControls(controls);
+  EXPECT_EQ(world_.cpu().Vmfunc(0, 0), Event::kVmfunc) << "EPT is off";
+  controls.ept = true;
   controls.eptp_switching = false;
   SetControls(controls);
   EXPECT_EQ(world_.cpu().Vmfunc(0, 0), Event::kVmfunc);
@@ -404,6 +500,12 @@ TEST_F(EptFeatures, PagingWriteLetsGuestTablesBeUpdatedInReadOnlyPages) {
   SetControls(controls);
   EXPECT_EQ(Touch(), Event::kNone);
   EXPECT_NE(world_.Load(entry) & kGuestAccessed, 0u);
+  // The entries above the leaf must give W all the same.
+  world_.Store(entry, world_.Load(entry) & ~kGuestAccessed);
+  const uint64_t upper = world_.EptEntryAt(table, 2);
+  world_.Store(upper, world_.Load(upper) & ~ept::kWrite);
+  world_.cpu().InveptAll();
+  EXPECT_EQ(Touch(), Event::kEptViolation);
 }
 
 TEST_F(EptFeatures, GuestPagingVerificationWantsPagingWriteTables) {
@@ -424,12 +526,28 @@ TEST_F(EptFeatures, GuestPagingVerificationWantsPagingWriteTables) {
   EXPECT_EQ(Touch(), Event::kNone);
 }
 
+// The page that demands nothing leaves an upper entry behind, by which its neighbour is reached.
+TEST_F(EptFeatures, GuestPagingVerificationRemembersTheTablesAboveACachedEntry) {
+  Controls controls;
+  controls.paging_write = true;
+  controls.guest_paging_verification = true;
+  SetControls(controls);
+  world_.MapGuest(kGva + kPageSize, kGpa + kPageSize);
+  world_.MapEpt(kGpa + kPageSize, kHpa, 1, kRwx | kWriteBack | ept::kVerifyGuestPaging);
+  const uint64_t table = (world_.GuestEntryAt(kGva, 1) & ~kPageOffsetMask) - World::kGuestMemory;
+  const uint64_t place = world_.EptEntryAt(table, 1);
+  world_.Store(place, world_.Load(place) | ept::kPagingWrite);
+  ASSERT_EQ(Touch(), Event::kNone);
+  EXPECT_EQ(Touch(AccessKind::kLoad, kPageSize), Event::kEptViolation);
+}
+
 TEST_F(EptFeatures, SupervisorShadowStacksNeedBit60OfTheLeaf) {
   const Eptp eptp(world_.eptp().raw() | ept::kEptpSupervisorShadowStack);
   ASSERT_EQ(world_.cpu().Enter(eptp), Event::kNone);
   const AccessRequest push = {
       .gva = kGva, .kind = AccessKind::kStore, .size = 8, .shadow_stack = true};
   SetRights(kRwx);
+  ASSERT_EQ(Touch(AccessKind::kStore), Event::kNone) << "it is kept for ordinary stores";
   EXPECT_EQ(world_.cpu().Access(push).event, Event::kEptViolation);
   EXPECT_NE(qualification() & ept::kQualShadowStackAccess, 0u);
   SetRights(ept::kRead | ept::kSupervisorShadowStack);

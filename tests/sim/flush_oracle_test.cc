@@ -177,6 +177,22 @@ TEST_F(FlushOracleTest, ARightGivenOwesNothing) {
   EXPECT_EQ(oracle_->report_count(), 0u);
 }
 
+TEST_F(FlushOracleTest, RightsThatALeafHasBesideItsOwnAreMissedToo) {
+  Start();
+  for (const uint64_t right :
+       {ept::kSubPageWrite, ept::kPagingWrite, ept::kSupervisorShadowStack}) {
+    world_.Store(leaf_, kHpa | kRwx | kWriteBack | right);
+    world_.cpu().ClearCaches();
+    ASSERT_TRUE(Touch());
+    Change(leaf_, world_.Load(leaf_) & ~right);
+    oracle_->Settle();
+    EXPECT_TRUE(Touch());
+    ASSERT_EQ(oracle_->report_count(), 1u);
+    EXPECT_EQ(oracle_->reports()[0].kind, ChangeKind::kRightRemoved);
+    oracle_->ClearReports();
+  }
+}
+
 TEST_F(FlushOracleTest, AHoleOrAMisconfigurationThatIsFilledOwesNothing) {
   Start();
   for (const uint64_t unmapped : {uint64_t{0}, uint64_t{ept::kWrite | ept::kExecute}}) {

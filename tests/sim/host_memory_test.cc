@@ -137,6 +137,17 @@ TEST(HostMemory, APieceThatIsDiscardedInPartIsSmallInTheRest) {
   EXPECT_EQ(memory.Resolve(kHva + MiB(3), Access::Write())->order, 0);
 }
 
+TEST(HostMemory, APageThatIsDiscardedComesBackAloneInItsPiece) {
+  HostMemory memory({.size = GiB(1)});
+  ASSERT_TRUE(memory.Map(kHva, MiB(2), {.order = 9}).ok());
+  **memory.AtHva(kHva) = std::byte{1};
+  **memory.AtHva(kHva + 7 * kPageSize) = std::byte{7};
+  ASSERT_TRUE(memory.Discard(kHva + 5 * kPageSize, kPageSize).ok());
+  EXPECT_EQ(memory.Resolve(kHva + 5 * kPageSize, Access::Write())->order, 0);
+  EXPECT_EQ(**memory.AtHva(kHva), std::byte{1});
+  EXPECT_EQ(**memory.AtHva(kHva + 7 * kPageSize), std::byte{7});
+}
+
 TEST(FrameAllocator, HasAsManyFramesAsItSays) {
   FrameAllocator allocator({.frames = PageCount(4096), .fragmentation = 0.5});
   const PageCount said = allocator.free_frames();

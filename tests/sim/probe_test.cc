@@ -35,6 +35,17 @@ TEST(Probe, SaysWhatTheTablesSayOfAnAddress) {
   EXPECT_EQ(found.path.steps[2].address, world.EptEntryAt(kGpa, 2));
 }
 
+TEST(Probe, TellsTheUsersExecuteRightUnderMbecAlone) {
+  World world;
+  world.MapEpt(kGpa, kHpa, 1, kRwx | ept::kUserExecute);
+  world.Enter();
+  EXPECT_EQ(world.cpu().Probe(Gpa(kGpa)).rights, kRightRead | kRightWrite | kRightExecute);
+  Controls controls;
+  controls.mbec = true;
+  ASSERT_TRUE(world.cpu().SetControls(controls).ok());
+  EXPECT_EQ(world.cpu().Probe(Gpa(kGpa)).rights, 15u);
+}
+
 TEST(Probe, SaysWhereAWalkEndsAndWhy) {
   World world;
   const uint64_t leaf = world.MapEpt(kGpa, kHpa);
@@ -42,6 +53,7 @@ TEST(Probe, SaysWhereAWalkEndsAndWhy) {
   EXPECT_EQ(world.cpu().Probe(Gpa(kGpa + kPageSize)).event, Event::kEptViolation);
   EXPECT_EQ(world.cpu().Probe(Gpa(kGpa + kPageSize)).level, 1);
   EXPECT_EQ(world.cpu().Probe(Gpa(uint64_t{1} << 48)).event, Event::kEptViolation);
+  EXPECT_EQ(world.cpu().Probe(Gpa(kGpa | uint64_t{1} << 48)).event, Event::kEptViolation);
   world.Store(leaf, kHpa | ept::kWrite);
   EXPECT_EQ(world.cpu().Probe(Gpa(kGpa)).event, Event::kEptMisconfiguration);
 }
@@ -173,6 +185,18 @@ TEST(Invept, FailsWithItsReason) {
   without.ept = without.ept.Without(ept::kCapInveptSingle);
   world.cpu().SetFeatures(without);
   EXPECT_EQ(world.cpu().Invept(1, eptp), VmFail::kType);
+}
+
+TEST(Invept, OfAllContextsDropsGuestPhysicalTranslations) {
+  World world({.caches = *CachePreset("nested")});
+  const uint64_t leaf = world.MapEpt(kGpa, kHpa);
+  world.Enter();
+  const auto touch = [&] { return world.cpu().AccessGpa(Gpa(kGpa), AccessKind::kLoad).hpa; };
+  ASSERT_EQ(touch(), Hpa(kHpa));
+  world.Store(leaf, (kHpa + kPageSize) | kRwx | kWriteBack);
+  EXPECT_EQ(touch(), Hpa(kHpa)) << "it is kept";
+  ASSERT_TRUE(world.cpu().InveptAll());
+  EXPECT_EQ(touch(), Hpa(kHpa + kPageSize));
 }
 
 TEST(Reset, DropsTranslationsCountersTheEventAndTheEptp) {

@@ -112,6 +112,15 @@ TEST(TagArray, ATreeOfFourWaysIsTheTextbooks) {
   }
 }
 
+TEST(TagArray, ATagThatIsThereIsKeptOnceWhateverIsUnusedBeforeIt) {
+  TagArray array(1, 3, Replacement::kLru);
+  array.Insert(0, 1);
+  const size_t place = array.Insert(0, 2);
+  array.Erase(0, 1);
+  EXPECT_EQ(array.Insert(0, 2), place);
+  EXPECT_EQ(array.live(), 1u);
+}
+
 TEST(TagArray, ATreeOfAnyWidthNeverGivesUpWhatWasUsedLast) {
   for (size_t ways : {1u, 2u, 3u, 5u, 6u, 12u, 13u}) {
     TagArray array(2, ways, Replacement::kTreePlru);
