@@ -52,6 +52,12 @@ TEST_F(FrameArenaTest, FreeingTwiceAborts) {
   EXPECT_DEATH(arena_.Free(pages + kPageSize, 2 * kPageSize), "check failed") << "the first of two";
 }
 
+TEST_F(FrameArenaTest, FreeingWhatIsNotItsOwnAborts) {
+  const Hpa all = *arena_.Allocate(kBytes, kPageSize);
+  EXPECT_DEATH(arena_.Free(all + kBytes, kPageSize), "check failed") << "behind its end";
+  EXPECT_DEATH(arena_.Free(all - kPageSize, kPageSize), "check failed") << "before its begin";
+}
+
 TEST_F(FrameArenaTest, WhatIsAskedForInZerosIsZero) {
   const Hpa page = *arena_.Allocate(kPageSize, kPageSize);
   auto* const words = arena_.PointerTo<uint64_t>(page);

@@ -39,6 +39,10 @@ TEST(GuestCpuid, OsxsaveIsThatOfTheGuestsOwnCr4) {
   EXPECT_NE(ShownCpuid(1, 0, {}, context).ecx & 1u << 27, 0u);
 }
 
+TEST(GuestCpuid, TheGuestIsToldOfItsHypervisor) {
+  EXPECT_NE(ShownCpuid(1, 0, {}, Cpu()).ecx & 1u << 31, 0u);
+}
+
 TEST(GuestCpuid, StateThatTheDriverDoesNotKeepApartIsNotOffered) {
   const CpuidLeaf features = Shown(7, 0);
   EXPECT_EQ(features.ebx & 1u << 16, 0u) << "AVX-512";

@@ -52,6 +52,10 @@ TEST(PendingEvents, TwoExceptionsMakeWhatTheCpuMakesOfThem) {
     PendingEvents events;
     events.Keep(Kept(row.first));
     events.AddException(row.second, 0);
+    if (row.is_double) {
+      EXPECT_EQ(events.now().information, 0x80000b08u) << "with an error code, which is 0";
+      EXPECT_EQ(events.now().error_code, 0u);
+    }
     EXPECT_EQ(events.now().vector(), row.is_double ? kDoubleFault : row.second)
         << int{row.first} << " then " << int{row.second};
     EXPECT_FALSE(events.is_triple_fault());

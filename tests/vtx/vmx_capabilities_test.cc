@@ -39,6 +39,21 @@ TEST(ChooseControls, RefusesAMissingControlByName) {
             "this CPU has no secondary processor-based control \"unrestricted guest\"");
 }
 
+TEST(ChooseControls, NamesTheLowestOfSeveralThatAreMissing) {
+  const auto chosen = ChooseControls(VmxMsrs(), ControlWord::kSecondary,
+                                     secondary::kEpt | secondary::kUnrestrictedGuest);
+  EXPECT_THAT(chosen.status().message(), HasSubstr("\"enable EPT\""));
+}
+
+TEST(VmxMsrs, EachWordHasARangeOfItsOwn) {
+  const VmxMsrs msrs = {.pin = 1, .primary = 2, .secondary = 3, .exit = 4, .entry = 5};
+  EXPECT_EQ(msrs.RangeOf(ControlWord::kPin), 1u);
+  EXPECT_EQ(msrs.RangeOf(ControlWord::kPrimary), 2u);
+  EXPECT_EQ(msrs.RangeOf(ControlWord::kSecondary), 3u);
+  EXPECT_EQ(msrs.RangeOf(ControlWord::kExit), 4u);
+  EXPECT_EQ(msrs.RangeOf(ControlWord::kEntry), 5u);
+}
+
 TEST(ChooseControls, RefusesAnUnnamedBitByNumber) {
   const auto chosen = ChooseControls(VmxMsrs(), ControlWord::kExit, 1u << 30);
   EXPECT_THAT(chosen.status().message(), HasSubstr("VM-exit control bit 30"));
@@ -86,8 +101,10 @@ TEST(DecodeCapabilities, SubPageRightsAreTheirOwnControl) {
 
 TEST(DecodeCapabilities, VmFunctionsWithoutEptpSwitchingAreNoEptpSwitching) {
   VmxMsrs msrs = TigerLake();
-  msrs.vm_functions = 0;
-  EXPECT_FALSE(DecodeCapabilities(msrs, 0)->eptp_switching);
+  for (const uint64_t others : {0, 2}) {
+    msrs.vm_functions = others;
+    EXPECT_FALSE(DecodeCapabilities(msrs, 0)->eptp_switching) << others;
+  }
 }
 
 TEST(VmxMsrs, AControlIsOfferedIfItMayBeOne) {

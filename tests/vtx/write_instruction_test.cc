@@ -11,6 +11,7 @@
 #include <cstring>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "gtest/gtest.h"
 
 namespace tdp::vtx {
@@ -59,6 +60,7 @@ const Case kCases[] = {
     {{0x66, 0x89, 0x0f}},                          // mov [rdi], cx
     {{0x89, 0x0f}},                                // mov [rdi], ecx
     {{0x48, 0x89, 0x0f}},                          // mov [rdi], rcx
+    {{0x66, 0x48, 0x89, 0x0f}},                    // the same: REX.W goes before 0x66
     {{0x8c, 0x1f}},                                // mov [rdi], ds
     {{0x48, 0x8c, 0x0f}},                          // mov [rdi], cs: of 16 bits, too
     {{0x66, 0x8c, 0x27}},                          // mov [rdi], fs
@@ -83,6 +85,7 @@ const Case kCases[] = {
     {{0xf0, 0x48, 0x0f, 0xba, 0x37, 0x01}, 0x894},  // lock btr qword [rdi], 1
     {{0x48, 0x0f, 0xba, 0x2f, 0x3f}, 0x894},        // bts qword [rdi], 63
     {{0x0f, 0xba, 0x3f, 0x07}, 0x894},              // btc dword [rdi], 7
+    {{0x0f, 0xba, 0x2f, 0x21}, 0x894},              // bts dword [rdi], 33: bit 1
     {{0xaa}},                                       // stosb
     {{0x48, 0xab}},                                 // stosq
     {{0x66, 0xa5}},                                 // movsw
@@ -135,11 +138,15 @@ TEST(WriteInstruction, DoesWhatTheProcessorDoes) {
   for (const Case& test : kCases) {
     for (const uint64_t old : kValues) {
       for (const uint64_t value : kValues) {
-        for (const uint64_t accumulator : {old, value, uint64_t{0x4433221155667788}}) {
+        for (const uint64_t accumulator :
+             {old, value, uint64_t{0x4433221155667788}, old | 0xffffffff00000000}) {
           const auto fresh = [&](State& state) {
             state.memory = {old, 7, value, 9};
             state.rax = accumulator;
-            state.rdx = accumulator >> 32;
+            // CMPXCHG8B compares EDX:EAX, and not what else the two have.
+            state.rdx = old >> 32 | 0x1234567800000000;
+            // Every flag is set where nothing is.
+            if (old == 0) state.flags |= kStatusFlags;
             state.rcx = value;
             state.rbx = ~value;
             state.rdi = reinterpret_cast<uint64_t>(&state.memory[0]);
@@ -197,6 +204,17 @@ TEST(WriteInstruction, A32BitGuestsBytesMeanOtherThings) {
   EXPECT_EQ(registers.rdi, 0u);
 }
 
+// The bytes behind those that were fetched are there, and not to be looked at.
+TEST(WriteInstruction, AnInstructionThatIsCutShortIsRefused) {
+  for (const Case& test : kCases) {
+    for (size_t length = 0; length < test.code.size(); ++length) {
+      const auto head = absl::MakeConstSpan(test.code).first(length);
+      EXPECT_FALSE(DecodeWriteInstruction(head, true, GuestRegisters(), 0).ok())
+          << int{test.code[0]} << " " << length;
+    }
+  }
+}
+
 TEST(WriteInstruction, WhatIsNotUnderstoodIsNamed) {
   const GuestRegisters registers;
   const auto message = [&](const std::vector<uint8_t>& code) {
@@ -215,6 +233,8 @@ TEST(WriteInstruction, WhatIsNotUnderstoodIsNamed) {
     EXPECT_EQ(message({0xf3, segment, 0xa4}), unknown) << "behind another prefix";
     EXPECT_EQ(message({0x26, 0x66, segment, 0xa4}), unknown);
   }
+  EXPECT_EQ(message({0x66, 0x0f, 0xc3, 0x07}), "opcode 0xc3: no write that this decoder knows");
+  EXPECT_EQ(message({0xc6, 0x0f, 1}), "opcode 0xc6: no write that this decoder knows");
   EXPECT_EQ(message({0x48, 0xc7, 0x07, 1}), "instruction goes beyond its 4 bytes");
   GuestRegisters changed;
   alignas(8) std::byte place[8];
