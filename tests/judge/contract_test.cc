@@ -75,6 +75,12 @@ TEST(Misuse, IsToldInWordsThatNameTheField) {
          s.contract.gpa_limit = 0x1000;
        }},
       {"contract.initial_size is 0x800", [](tdpj_subject& s) { s.contract.initial_size = 0x800; }},
+      {"contract.initial_holes[0] is {0x2000, 0x1000}",
+       [](tdpj_subject& s) {
+         s.contract.min_order = 1;
+         s.contract.initial_size = 0x8000;
+         s.contract.initial_holes[0] = {0x2000, 0x1000};
+       }},
       {"nothing is ever mapped", [](tdpj_subject& s) { s.contract.map_over = TDPJ_OVER_ONLY; }},
   };
   for (const auto& test : cases) {
@@ -118,6 +124,45 @@ TEST(Contract, ForbidsWhatItDoesNotAllow) {
   EXPECT_EQ(why(TDPJ_STEP_MAP, 0x9000, 0x3000), "not 2^n pages");
   EXPECT_EQ(why(TDPJ_STEP_PROTECT, 0x4000, 0x4000), "protect is null");
   EXPECT_EQ(why(TDPJ_STEP_HARVEST, 0x4000, 0x4000), "it is not logged");
+}
+
+TEST(Contract, LetsAMapReachTheLimitsAndHaveWhatIsListed) {
+  tdpj_subject subject = GoodSubject();
+  subject.contract.gpa_limit = 0x10000;
+  subject.contract.hpa_limit = 0x20000;
+  subject.contract.type_count = 1;
+  subject.contract.types[0] = 6;
+  FlatMap map;
+  const auto why = [&](uint64_t gpa, uint64_t hpa, unsigned rights, unsigned type) {
+    const tdpj_step step = {.kind = TDPJ_STEP_MAP,
+                            .gpa = gpa,
+                            .hpa = hpa,
+                            .size = 0x2000,
+                            .rights = rights,
+                            .memory_type = type,
+                            .fail_at = 0,
+                            .seed = 0};
+    const char* text = WhyForbidden(subject, map, RangeSet(), step);
+    return std::string(text == nullptr ? "" : text);
+  };
+  EXPECT_EQ(why(0xe000, 0x1e000, TDPJ_R | TDPJ_W, 6), "");
+  EXPECT_EQ(why(0xe000, 0x1e000, TDPJ_R, 6), "") << "the second of the rights";
+  EXPECT_EQ(why(0xf000, 0, TDPJ_R, 6), "beyond gpa_limit");
+  EXPECT_EQ(why(0, 0x1f000, TDPJ_R, 6), "beyond hpa_limit");
+  EXPECT_EQ(why(0, 0, TDPJ_R | TDPJ_X, 6), "rights that the contract does not list");
+  EXPECT_EQ(why(0, 0, TDPJ_R, 0), "a memory type that the contract does not list");
+  // Two mappings are not one, nor is what is left of one.
+  map.Map({0, 0x1000, 0, 3, 6, 0, 0x1000}, false);
+  map.Map({0x1000, 0x2000, 0, 3, 6, 0x1000, 0x2000}, false);
+  const tdpj_step both = {.kind = TDPJ_STEP_UNMAP,
+                          .gpa = 0,
+                          .hpa = 0,
+                          .size = 0x2000,
+                          .rights = 0,
+                          .memory_type = 0,
+                          .fail_at = 0,
+                          .seed = 0};
+  EXPECT_STREQ(WhyForbidden(subject, map, RangeSet(), both), "it is not one mapping");
 }
 
 TEST(Contract, CanConfineMapToWhatIsMappedAndToIdentityAndToUnits) {

@@ -65,6 +65,9 @@ TEST(FlatMap, KnowsWhatCutsAMapping) {
   EXPECT_FALSE(map.CutsMapping(0x4000, 0x8000));
   EXPECT_FALSE(map.CutsMapping(0, 0x4000));
   EXPECT_TRUE(map.CutsMapping(0x4000, 0x7000));
+  map.Map({0x8000, 0xa000, 0, 7, 6, 0x8000, 0xa000}, false);
+  EXPECT_FALSE(map.CutsMapping(0x4000, 0xa000));
+  EXPECT_TRUE(map.CutsMapping(0x4000, 0x9000)) << "the second of two";
   map.Unmap(0x4000, 0x5000);
   EXPECT_TRUE(map.CutsMapping(0x5000, 0x8000)) << "it is what is left of a mapping";
 }

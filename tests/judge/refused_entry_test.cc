@@ -29,6 +29,8 @@ TEST(RefusedEntry, ItsReasonIsTold) {
       {0x1000'001f, 1, false, "memory type 3 is reserved"},
       {uint64_t{1} << 46 | 7, 1, true, "its address has more than the CPU's 46 bits"},
       {0x1000'2087, 2, true, "has bits 0x2000 below it"},
+      {0x1000'3087, 2, true, "has bits 0x2000 below it"},  // bit 12 is one of the PAT's
+      {0x1000'0036, 1, false, "it gives W without R"},
   };
   for (const auto& refused : cases) {
     EXPECT_NE(WhyRefused(refused.entry, refused.level, refused.linear, 46).find(refused.says),
