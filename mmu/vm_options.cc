@@ -132,9 +132,11 @@ DirtyTracking DirtyTrackingInUse(const VmOptions& options, const Capabilities& c
 }
 
 Level MaxLeafLevel(const VmOptions& options, const Capabilities& capabilities) {
-  Level level = options.max_leaf_level;
-  if (!HasEpt(PagingKindOf(options))) return std::min(level, kLevel2M);
-  while (!capabilities.ept.OffersLeafAt(level)) level = level.below();
+  const Level most = options.max_leaf_level;
+  if (!HasEpt(PagingKindOf(options))) return std::min(most, kLevel2M);
+  // A large leaf is split into leaves of the next level, and stands where those might as well.
+  Level level = kLevel4K;
+  while (level < most && capabilities.ept.OffersLeafAt(level.above())) level = level.above();
   return level;
 }
 

@@ -62,6 +62,18 @@ TEST_F(PrefaultTest, MapsNothingBeyondThePieceOfHostMemoryThatAPageLiesIn) {
   }
 }
 
+// A CPU says of each size by itself whether it has it.
+TEST_F(PrefaultTest, ACpuWithoutLeavesOf2MGetsNoneOf1GThatWouldHaveToBeSplitIntoThem) {
+  host_.offered.ept = host_.offered.ept.Without(ept::kCap2M).With(ept::kCap1G);
+  host_.order = 18;
+  Start({}, GiB(2));
+  EXPECT_EQ(Fault(Gpa(GiB(1))), FaultOutcome::kFixed);
+  EXPECT_EQ(LevelOf(Gpa(GiB(1))), 1);
+  host_.order = 9;
+  EXPECT_EQ(*vcpu_->Prefault(Gpa(0), MiB(4)), MiB(4));
+  EXPECT_EQ(LevelOf(Gpa(MiB(2))), 1);
+}
+
 TEST_F(PrefaultTest, WhatAPortSaysOfMoreThanItWasAskedForIsNotMapped) {
   host_.run = PageCount(4096);
   Start({}, MiB(2) + 0x5000);
