@@ -108,7 +108,8 @@ absl::Status TablePool::Reserve(size_t tables, size_t spare) {
   for (;;) {
     {
       MutexLock lock(mutex_);
-      if (free_.size() >= tables + spare) return absl::OkStatus();
+      const size_t free = free_.size();
+      if (free >= tables && free - tables >= spare) return absl::OkStatus();  // the sum may wrap
     }
     TDP_RETURN_IF_ERROR(AddBlock());
   }

@@ -73,6 +73,16 @@ TEST(TablePool, AReserveBeyondTheQuotaIsRefusedByItsNumbers) {
   pool.ReturnUnused(std::move(list));
 }
 
+TEST(TablePool, AReserveThatOnlyTheSpareMakesTooLargeToCountIsNotThere) {
+  TestHost backend;
+  TablePool pool(backend, ~size_t{0}, EptEntry::Empty());
+  backend.blocks = 2;
+  TableList list;
+  ASSERT_TRUE(pool.Take(1, list).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(pool.Reserve(~size_t{0} - 1, 4)));
+  pool.ReturnUnused(std::move(list));
+}
+
 TEST(TablePool, BlocksWithoutATableInUseGoBackToTheBackend) {
   TestHost backend;
   backend.blocks = 3;
