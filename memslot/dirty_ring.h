@@ -5,6 +5,7 @@
 #ifndef TDP_MEMSLOT_DIRTY_RING_H_
 #define TDP_MEMSLOT_DIRTY_RING_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -51,7 +52,10 @@ class DirtyRing {
 
   // Returns how many entries are not free. Any thread may ask.
   uint32_t used() const {
-    return pushed_.load(std::memory_order_acquire) - reset_.load(std::memory_order_acquire);
+    // In this order, since entries go from one count to the other: the vCPU has pushed whatever is
+    // free again. Others may have come between the two loads, beyond what the ring holds.
+    const uint32_t reset = reset_.load(std::memory_order_acquire);
+    return std::min(pushed_.load(std::memory_order_acquire) - reset, size());
   }
 
   // Moves the oldest dirty entries to `entries`, as many as there are or fit, and returns how many;

@@ -2,6 +2,7 @@
 
 #include "tdp/memslot/dirty_ring.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -119,6 +120,24 @@ TEST(DirtyRing, DeliversEveryEntryInOrderBesideItsCollector) {
   }
   vcpu.join();
   EXPECT_EQ(reset, kEntries);
+}
+
+TEST(DirtyRing, HasNeverMoreEntriesInUseThanItHas) {
+  const auto ring = MakeRing(1024);
+  std::atomic<bool> done = false;
+  std::thread vcpu([&] {
+    std::vector<DirtyRingEntry> got(256);
+    for (uint64_t i = 0; i < 3000000; ++i) {
+      EXPECT_TRUE(ring->Push({0, 0, i}));
+      ring->Harvest(absl::MakeSpan(got));
+      ring->Reset([](const DirtyRingEntry&, uint64_t) {});
+    }
+    done = true;
+  });
+  uint32_t most = 0;
+  while (!done) most = std::max(most, ring->used());
+  vcpu.join();
+  EXPECT_LE(most, ring->size());
 }
 
 }  // namespace
