@@ -111,8 +111,11 @@ class Vcpu {
   absl::Status LogPml(absl::Span<const Gpa> pages);
 
   // Answers an EPT misconfiguration (exit 49) at `gpa`: kMmio if the engine made it so and the
-  // slots still say so; kRetry if the memory there has changed since (run on: the next access is a
-  // violation); else kError with Internal: the tables are corrupt.
+  // slots still say so. If they have changed since, it answers as a violation of a read, so that
+  // memory that has come there is mapped (kFixed); but where view or slot deny a read it is kRetry,
+  // and the next access is a violation that tells what it wants. kRetry also if another entry
+  // stands there by now; kError with Internal if that is none the CPU takes: the tables are
+  // corrupt. Calls the backend, allocates and waits as `HandleEptViolation`, with its errors.
   FaultResult HandleEptMisconfiguration(Gpa gpa);
   // Does the same for hardware by which a guest says which memory it wants: what is remembered as
   // MMIO is shared, so kPrivate ends with kMemoryFault. FailedPrecondition without
