@@ -45,12 +45,16 @@ ShadowTables<Entry>::ShadowTables(TablePool& pool, ShadowPools& pools, FlushCloc
 
 template <typename Entry>
 ShadowTables<Entry>::~ShadowTables() {
-  const MmuWriteSection section(mmu_lock_);  // nobody else is there, but what follows asks for it
   ShadowZap zap;
-  while (ShadowPage* page = pages_.first()) {
-    TDP_CHECK(page->roots == 0);
-    Zap(*page, spare_descriptors_, zap);
+  {
+    const MmuWriteSection section(mmu_lock_);  // nobody else is there, but `Zap` asks for it
+    while (ShadowPage* page = pages_.first()) {
+      TDP_CHECK(page->roots == 0);
+      Zap(*page, spare_descriptors_, zap);
+    }
   }
+  // The pool's mutex is taken under no section here, either: who checks the order of locks as they
+  // are taken does not know that nobody else is there.
   pool_.Return(std::move(zap.tables));
 }
 

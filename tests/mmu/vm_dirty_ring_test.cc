@@ -362,5 +362,22 @@ TEST_F(DirtyRings, OtherThreadsNeedNotWaitForTheEndOfAHarvest) {
   EXPECT_TRUE(pages.contains(7) && pages.contains(8));
 }
 
+// Where Abseil is built without NDEBUG it checks the order of mutexes as they are taken, and ends
+// the process at the first cycle, whether or not two threads could meet in it.
+TEST_F(DirtyRings, ANestedVmTakesItsMutexesInOneOrderToItsEnd) {
+  HostTest::Start({.nested = true}, false);
+  ASSERT_TRUE(vm_->EnableDirtyRing(1024).ok());
+  AddSlot();
+  {
+    const auto vcpu = *vm_->CreateVcpu();
+    ASSERT_EQ(Write(*vcpu, 0), FaultOutcome::kFixed);
+    EXPECT_EQ(Harvest().size(), 1u);
+    EXPECT_EQ(vm_->ResetDirtyRings(), 1u);
+    vm_->ReleaseTableMemory();
+  }
+  ASSERT_EQ(vm_->CheckInvariants(), absl::OkStatus());
+  vm_ = nullptr;
+}
+
 }  // namespace
 }  // namespace tdp
