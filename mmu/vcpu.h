@@ -68,7 +68,8 @@ class [[nodiscard]] GuestEntry {
 // thread at a time uses it; that thread may change.
 class Vcpu {
  public:
-  // By then the vCPU is not in the guest.
+  // By then the vCPU is not in the guest. Where its guest's tables are shadowed (`Paging::kShadow`,
+  // `VmOptions::nested`) it lets go of their roots, and may wait for vCPUs to leave the guest.
   ~Vcpu();
 
   Vcpu(const Vcpu&) = delete;
@@ -141,7 +142,7 @@ class Vcpu {
   // guest or while it runs L2 (`NestedVcpu::Leave`). With `Paging::kShadow` it begins there with an
   // empty shadow, for which it allocates and waits for vCPUs to leave the guest: ResourceExhausted
   // without memory for a root, Unavailable where others take its pages as fast; the vCPU then stays
-  // where it was.
+  // where it was. With `VmOptions::nested` it lets go of L2's root, and may wait, too.
   absl::Status SetAddressSpace(AddressSpaceId space);
   AddressSpaceId address_space() const;
 
