@@ -41,6 +41,7 @@ class TestHost : public MinimalBackend {
     page.order = order;
     page.writable = writable || access.can_write();
     page.memory_type = memory_type;
+    if (on_answer) on_answer(hva, access, page);
     return page;
   }
   absl::StatusOr<size_t> ResolveRange(Hva hva, PageCount pages, Access access,
@@ -84,6 +85,7 @@ class TestHost : public MinimalBackend {
   std::set<Hva> missing;
   absl::Status answer;  // of every page, if it is no OK
   std::function<void()> on_resolve;
+  std::function<void(Hva, Access, HostPage&)> on_answer;  // may change the answer
   std::function<void()> on_kick;
   std::function<void()> on_block;     // once: by the next call for a block
   std::atomic<int> blocks = 1 << 20;  // of tables that can still be had

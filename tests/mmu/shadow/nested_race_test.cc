@@ -42,15 +42,15 @@ class NestedRace : public SimTest {
   NestedFaultResult Fault(VcpuId id, uint64_t gpa, Access access) {
     return vcpu(id).nested()->HandleViolation(Gpa(gpa), Qualify(access));
   }
-  // Returns the frame of the small page at `gpa` in the tables on which vCPU 1 runs L2; 0 if there
-  // is none.
-  Hfn MappedFrame(Gpa gpa) {
+  // Returns the entry of 4 KiB for `gpa` in the tables on which vCPU 1 runs L2; a hole if there is
+  // none.
+  EptEntry MappedEntry(Gpa gpa) {
     Hpa table = vcpu(1).nested()->eptp().root();
     for (Level level(4);; level = level.below()) {
       auto* const entries = reinterpret_cast<uint64_t*>(memory().At(table));
       const EptEntry entry = EntryRef(entries + level.IndexOf(Gfn::Of(gpa))).Load();
-      if (level == kLevel4K) return entry.is_present() ? entry.frame() : Hfn(0);
-      if (entry.kind(level) != EntryKind::kTable) return Hfn(0);
+      if (level == kLevel4K) return entry;
+      if (entry.kind(level) != EntryKind::kTable) return EptEntry();
       table = entry.address();
     }
   }
@@ -85,7 +85,7 @@ TEST_F(NestedRace, ATableThatIsExchangedAndComesBackIsLinkedAgain) {
   Poke(0x3000, 0x4000 | kRights);
   EXPECT_EQ(Fault(1, 3 * kPageSize, Access::Read()).outcome, NestedOutcome::kFixed);
   const Hfn wanted = memory().Resolve(kRam + MiB(2) + 3 * kPageSize, Access::Read())->hfn;
-  EXPECT_EQ(MappedFrame(Gpa(3 * kPageSize)), wanted) << "the way is not to its table";
+  EXPECT_EQ(MappedEntry(Gpa(3 * kPageSize)).frame(), wanted) << "the way is not to its table";
 }
 
 TEST_F(NestedRace, APageThatWentWhileTheHostWasAskedIsNotMapped) {
@@ -148,9 +148,29 @@ TEST_F(NestedRace, AReadOfALoggedPageGivesNoW) {
   ASSERT_TRUE(vm().TakeDirtyLog(0, [](uint64_t, uint64_t) {}).ok());
   ASSERT_EQ(Fault(0, 0, Access::Read()).outcome, NestedOutcome::kFixed);
   EXPECT_EQ(Fault(0, 0, Access::Write()).outcome, NestedOutcome::kFixed) << "W was missing";
+  EXPECT_EQ(Fault(0, 0, Access::Read()).outcome, NestedOutcome::kSpurious);
+  EXPECT_TRUE(MappedEntry(Gpa(0)).is_writable()) << "a read takes none";
   EXPECT_EQ(TakenPages(vm()), std::set<uint64_t>{MiB(2) / kPageSize});
   EXPECT_EQ(Fault(0, 0, Access::Read()).outcome, NestedOutcome::kSpurious);
   EXPECT_EQ(Fault(0, 0, Access::Write()).outcome, NestedOutcome::kFixed) << "the take took W";
+}
+
+TEST_F(NestedRace, ReadOnlyMemoryOfL1GetsNoW) {
+  Start(0, false);
+  ASSERT_TRUE(vm().SetMemoryRegion({.slot = 0}).ok());
+  ASSERT_TRUE(SetRam(kSlotReadOnly).ok());
+  ASSERT_EQ(Fault(1, 0, Access::Read()).outcome, NestedOutcome::kFixed);
+  EXPECT_TRUE(MappedEntry(Gpa(0)).is_present());
+  EXPECT_FALSE(MappedEntry(Gpa(0)).is_writable());
+  EXPECT_EQ(Fault(1, 0, Access::Write()).outcome, NestedOutcome::kMmio);
+}
+
+// The host shares the page until it is written.
+TEST_F(NestedRace, APageThatTheHostSharesGetsNoWFromARead) {
+  Start(0, false);
+  ASSERT_TRUE(memory().Protect(kRam + MiB(2), kPageSize, false).ok());
+  ASSERT_EQ(Fault(1, 0, Access::Read()).outcome, NestedOutcome::kFixed);
+  EXPECT_FALSE(MappedEntry(Gpa(0)).is_writable());
 }
 
 TEST_F(NestedRace, ALargePageOfL1IsSmallWhereItsSlotLogs) {

@@ -409,22 +409,6 @@ TEST(NestedVcpu, RefusesWhatTheCpuOfL1Refuses) {
   EXPECT_EQ(early.status.code(), absl::StatusCode::kFailedPrecondition);
 }
 
-// The CPU of L1 may offer less than the one that there is, and not more.
-TEST(NestedVcpu, RefusesRulesThatTheCpuCannotKeep) {
-  sim::HostMemory memory;
-  sim::CpuConfig cpu;
-  cpu.features.ept = EptCapabilities::All().Without(ept::kCapAdvancedExitInformation);
-  sim::SimBackend backend(memory, {.cpu = cpu});
-  const std::unique_ptr<Vm> vm = *Vm::Create(backend, {.nested = true});
-  const std::unique_ptr<Vcpu> vcpu = *vm->CreateVcpu();
-  NestedContext context = NestedOn(backend, Eptp::Make(Hpa(0x1000), 4, false));
-  EXPECT_EQ(vcpu->nested()->Enter(context), absl::OkStatus());
-  context.rules.capabilities = EptCapabilities::All();
-  const absl::Status refused = vcpu->nested()->Enter(context);
-  EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("advanced exit information"));
-}
-
 // --- What L1's registers and VPIDs say -----------------------------------------------------------
 
 // Two EPTPs differ in bit 6 alone: L1 sees the flags of the one that is loaded.

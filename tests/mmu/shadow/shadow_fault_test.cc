@@ -65,6 +65,21 @@ TEST_F(ShadowFault, AGuestThatClearsDAndFlushesSeesItSetAgain) {
   EXPECT_EQ(EntryAt(4, 16), 0x10000 | kAll);
 }
 
+// Without CR0.WP the write that set D has given a read-only page W, which must not outlive D.
+TEST_F(ShadowFault, WithoutWpAReadOnlyPageThatLosesDGetsItAgain) {
+  Start();
+  constexpr uint64_t kClean = 0x10000 | guest::kPresent | guest::kAccessed;
+  Table(4, 16, kClean);
+  guest_.cr0 &= ~sim::kCr0Wp;
+  machine_->Load(guest_);
+  for (int i = 0; i < 2; ++i) {
+    Access(0x10000, kStore);
+    EXPECT_EQ(EntryAt(4, 16), kClean | guest::kDirty);
+    ASSERT_EQ(machine_->Store(Gva(0x4000 + 16 * 8), kClean).what, kMemory);
+    machine_->Invlpg(Gva(0x10000));
+  }
+}
+
 // --- CR0.WP, SMEP, SMAP ---
 
 TEST_F(ShadowFault, WithoutWpASupervisorWritesAReadOnlyUserPageAndUsersStillReadIt) {
@@ -248,6 +263,8 @@ TEST_F(ShadowFault, WhatIsNotShadowedIsRefusedInWords) {
   EXPECT_TRUE(absl::IsFailedPrecondition(machine_->vcpu().Prefault(Gpa(0), 4096).status()));
   const auto entry = machine_->vcpu().EnterGuest();
   EXPECT_TRUE(absl::IsFailedPrecondition(machine_->shadow().Invlpg(Gva(0))));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(machine_->shadow().HandlePageFault(Gva(0x10000), 0).status));
 }
 
 TEST_F(ShadowFault, EmulatedWritesNameWhatIsWrong) {
@@ -258,6 +275,8 @@ TEST_F(ShadowFault, EmulatedWritesNameWhatIsWrong) {
   const auto never = [](std::byte*) { ADD_FAILURE() << "nothing may be stored"; };
   EXPECT_TRUE(absl::IsInvalidArgument(shadow.EmulateWrite(Gpa(0x1010), ~uint64_t{0}, never)));
   EXPECT_TRUE(absl::IsNotFound(shadow.EmulateWrite(Gpa(MiB(32)), 8, nothing)));
+  ASSERT_TRUE(machine_->SetRam(1, Gpa(MiB(32)), MiB(4), Machine::kRam, kSlotReadOnly).ok());
+  EXPECT_TRUE(absl::IsPermissionDenied(shadow.EmulateWrite(Gpa(MiB(32)), 8, never)));
 }
 
 TEST(ShadowOptions, ABackendWithoutItSaysSo) {

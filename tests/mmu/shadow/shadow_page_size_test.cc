@@ -46,6 +46,25 @@ TEST_F(ShadowFault, ALargePageWithATableInsideIsMappedBySmallOnes) {
   EXPECT_EQ(machine_->last_fault().level, kLevel2M);
 }
 
+// A table that is none any more, and in no shadow, is tracked no more.
+TEST_F(ShadowFault, ALargePageIsLargeAgainWhenTheTableInsideIsGone) {
+  MachineOptions options;
+  options.host_order = 9;
+  Start(options);
+  Table(0x600, 0, 0x10000 | kAll);
+  Table(3, 1, 0x600000 | kAll);
+  ExpectSame(MiB(2));
+  Table(3, 4, 0x600000 | kAll | guest::kLargePage);
+  ExpectSame(MiB(8) + 0x10000, kStore);
+  EXPECT_EQ(machine_->last_fault().level, kLevel4K);
+  Emulate(3, 1, 0);
+  Emulate(3, 4, 0);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x600006), 4).ok());
+  Table(3, 5, 0x600000 | kAll | guest::kLargePage);
+  ExpectSame(MiB(10) + 0x10000, kStore);
+  EXPECT_EQ(machine_->last_fault().level, kLevel2M);
+}
+
 // The large page was allowed when the fault began. The tables of the walk itself lie in it, and
 // this fault is the first to track them.
 TEST_F(ShadowFault, ALargePageWithTheTablesOfTheFirstWalkInsideIsMappedBySmallOnes) {
@@ -226,6 +245,9 @@ TEST_F(ShadowFault, WithoutPagingAddressesArePhysicalOnes) {
   ExpectSame(0x123456, kStore, true);
   ExpectSame(0x123456, kFetch);
   EXPECT_EQ(Access(MiB(16)).what, Seen::What::kMmio);
+  ASSERT_TRUE(machine_->memory().Map(Hva(0x7e0000000000), MiB(4)).ok());
+  ASSERT_TRUE(machine_->SetRam(1, Gpa(GiB(1)), MiB(4), Hva(0x7e0000000000)).ok());
+  ExpectSame(GiB(1) + 0x123456, kStore);
 }
 
 }  // namespace

@@ -127,6 +127,13 @@ TEST_F(NestedQuotas, RootsOfOtherVcpusDoNotHoldTheQuotaForGood) {
     EXPECT_EQ(nested.HandleViolation(Gpa(0), kWriteFault).outcome, NestedOutcome::kFixed) << i;
     ASSERT_LE(vm().Stats().shadow.pages, 64u);
   }
+  // Roots that nothing is below yet count, too.
+  for (uint64_t i = 0; i < 80; ++i) {
+    const Hpa root(0x260000 + i * kPageSize);
+    ASSERT_TRUE(vcpu(i).nested()->Enter(NestedOn(backend(), Eptp::Make(root, 4, true))).ok());
+    ASSERT_LE(vm().Stats().shadow.pages, 64u);
+    Poke(root.raw(), 0x2000 | kEntry);
+  }
   // A vCPU whose root went finds another.
   for (int i = 0; i < world_->vcpus(); ++i) {
     EXPECT_EQ(vcpu(i).nested()->HandleViolation(Gpa(MiB(2)), kWriteFault).outcome,

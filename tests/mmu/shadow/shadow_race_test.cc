@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -74,6 +75,21 @@ TEST_F(ShadowRace, AnEntryThatIsWrittenWhileTheHostIsAskedIsWalkedAgain) {
   };
   EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
   EXPECT_EQ(MappedGpa(), 0x50000u);
+}
+
+// The host has begun to take the page away, and not ended.
+TEST_F(ShadowRace, APageThatIsBeingTakenAwayIsNotMapped) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_TRUE(vm().InvalidateHostRange(kRam + 0x40000, kPageSize).ok());
+  backend().resolve_at = kRam + 0x40000;
+  backend().on_resolve = [this] {
+    ASSERT_TRUE(vm().BeginHostInvalidation(kRam + 0x40000, kPageSize).ok());
+  };
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kRetry);
+  EXPECT_EQ(MappedGpa(), 0u);
+  vm().EndHostInvalidation();
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  EXPECT_EQ(MappedGpa(), 0x40000u);
 }
 
 // The host has taken the memory of the guest's table, and gives other memory in its place.
@@ -273,6 +289,100 @@ TEST_F(ShadowRace, ATableThatIsWrittenDuringAResyncStaysUnsync) {
   EXPECT_EQ(vm().Stats().shadow.mmu_unsync, 1u);
   EXPECT_TRUE(IsWritable(1, 0x4000));
   EXPECT_EQ(MappedGpa(), 0u) << "what was written before the flush counts";
+}
+
+// Between the two halves of vCPU 0's flush vCPU 1 reads the table.
+TEST_F(ShadowRace, ATableThatIsReadDuringAResyncGetsNoW) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
+  backend().on_kick = [&] {
+    in_guest.reset();
+    EXPECT_LE(Fault(1, 0x4000, 0), PagingOutcome::kSpurious);
+    EXPECT_FALSE(IsWritable(1, 0x4000));
+  };
+  ASSERT_TRUE(vcpu(0).shadow()->WriteCr3(0x1000).ok());
+  EXPECT_EQ(vm().Stats().shadow.mmu_unsync, 0u);
+  EXPECT_FALSE(IsWritable(1, 0x4000));
+}
+
+// vCPU 0 has taken W and waits for vCPU 1, which writes the table yet, when a third vCPU flushes.
+TEST_F(ShadowRace, AResyncBesideAnotherWaitsForThoseThatTheOtherWaitsFor) {
+  const std::unique_ptr<Vcpu> third = *vm().CreateVcpu();
+  ASSERT_TRUE(third->shadow()->SetPaging(Controls(), 0x1000).ok());
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_EQ(Fault(1, 0x4000, guest::kFaultWrite), PagingOutcome::kFixed);
+  std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
+  bool waited = false;
+  backend().on_kick = [&] {
+    backend().on_kick = [&] {
+      waited = true;
+      Poke(kLeaf, 0x50000 | kAll);
+      in_guest.reset();
+    };
+    ASSERT_TRUE(third->shadow()->WriteCr3(0x1000).ok());
+    in_guest.reset();
+  };
+  ASSERT_TRUE(vcpu(0).shadow()->WriteCr3(0x1000).ok());
+  EXPECT_TRUE(waited);
+  EXPECT_EQ(MappedGpa(), 0u) << "by what stood there before the write";
+}
+
+// vCPU 0 has dropped an entry, and vCPU 1 still has it: a write of the same bytes must wait for
+// that one though nothing is left to be dropped. The first write drops the entry, or the whole
+// page.
+TEST_F(ShadowRace, AWriteBesideAnUnsettledOneOfTheSameBytesWaitsToo) {
+  const std::unique_ptr<Vcpu> third = *vm().CreateVcpu();
+  for (const bool zaps : {false, true}) {
+    SCOPED_TRACE(zaps);
+    const Gpa at(0x14000 + 16 * 8 + (zaps ? 6 : 0));
+    const ByteCount size = zaps ? 4 : 8;
+    ASSERT_EQ(Fault(1, 0x10000, 0), PagingOutcome::kFixed);
+    std::optional<GuestEntry> in_guest = vcpu(1).EnterGuest();
+    bool waited = false;
+    backend().on_kick = [&] {
+      backend().on_kick = [&] {
+        waited = true;
+        in_guest.reset();
+      };
+      EXPECT_TRUE(third->shadow()->OnWritten(at, size).ok());
+      in_guest.reset();
+    };
+    ASSERT_TRUE(vcpu(0).shadow()->OnWritten(at, size).ok());
+    EXPECT_TRUE(waited);
+    backend().on_kick = nullptr;
+  }
+}
+
+// The slot behind the page is being moved, and the move waits for vCPU 1.
+TEST_F(ShadowRace, AnAccessToASlotThatIsMovingIsTriedAgain) {
+  ASSERT_TRUE(memory().Map(Hva(0x7e0000000000), MiB(2)).ok());
+  MemoryRegion region = {.slot = 1, .gpa = Gpa(MiB(8)), .size = MiB(2), .hva = Hva(0x7e0000000000)};
+  ASSERT_TRUE(vm().SetMemoryRegion(region).ok());
+  Poke(kLeaf, MiB(8) | kAll);
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  region.gpa = Gpa(MiB(16));
+  PagingOutcome outcome = PagingOutcome::kError;
+  EXPECT_TRUE(KicksVcpu1([&] { EXPECT_TRUE(vm().SetMemoryRegion(region).ok()); },
+                         [&] { outcome = Fault(0, 0x10000, 0); }));
+  EXPECT_EQ(outcome, PagingOutcome::kRetry);
+  EXPECT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kMmio);
+}
+
+// Both address spaces show the table. vCPU 1 runs on it in the second.
+TEST(ShadowSpacesRace, WhatIsWrittenIsFollowedInEveryAddressSpace) {
+  SimWorld world({.vm = {.paging = Paging::kShadow, .address_spaces = 2}, .vcpus = 2});
+  ASSERT_TRUE(world.SetRam(MiB(4)).ok());
+  ASSERT_TRUE(
+      world.vm().SetMemoryRegion({.address_space = 1, .size = MiB(4), .hva = SimWorld::kRam}).ok());
+  for (uint64_t table : {1, 2, 3}) world.Poke(Gpa(table << 12), (table + 1) << 12 | kAll);
+  world.Poke(Gpa(0x4000 + 16 * 8), 0x40000 | kAll);
+  ASSERT_TRUE(world.vcpu(1).SetAddressSpace(1).ok());
+  ShadowVcpu& shadow = *world.vcpu(1).shadow();
+  ASSERT_TRUE(shadow.SetPaging(FourLevelPaging(), 0x1000).ok());
+  ASSERT_EQ(shadow.HandlePageFault(Gva(0x10000), 0).outcome, PagingOutcome::kFixed);
+  ASSERT_TRUE(world.vcpu(0).shadow()->OnWritten(Gpa(0x4000 + 16 * 8), 8).ok());
+  EXPECT_FALSE(shadow.impl().Look(Gva(0x10000)).entry.is_present());
 }
 
 // A fault has dropped an entry, and a CPU still has it: an invalidation of its page must wait for

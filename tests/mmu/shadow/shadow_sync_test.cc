@@ -3,6 +3,7 @@
 // A guest writes its tables and changes its roots, and its shadow has to follow in time.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -77,6 +78,25 @@ TEST_F(ShadowFault, AnUpperTableThatIsWrittenThreeTimesIsShadowedNoMore) {
   for (uint64_t i = 100; i < 103; ++i) Emulate(3, i, 0);
   EXPECT_EQ(Stats().mmu_flooded, 1u);
   ExpectSame(0x10000);  // and is again, when it is used
+}
+
+TEST_F(ShadowFault, AnUpperTableThatIsUsedBetweenItsWritesIsNotFlooded) {
+  Start();
+  for (uint64_t i = 1; i < 8; ++i) {
+    Access(8 * i << kPageShift);  // the first of the eight that come with it
+    Emulate(3, 100 + i, 0);
+  }
+  EXPECT_EQ(Stats().mmu_flooded, 0u);
+}
+
+// Linux clears A by the lowest byte of an entry. Another byte alone is none that a guest writes.
+TEST_F(ShadowFault, AWriteOfOneByteFitsAnEntryWhereItIsTheLowest) {
+  Start();
+  Access(0x10000);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x3000 + 100 * 8), 1).ok());
+  EXPECT_EQ(Stats().mmu_flooded, 0u);
+  ASSERT_TRUE(machine_->shadow().OnWritten(Gpa(0x3001 + 100 * 8), 1).ok());
+  EXPECT_EQ(Stats().mmu_flooded, 1u);
 }
 
 TEST_F(ShadowFault, AWriteThatFitsNoEntryZapsThePage) {
@@ -206,6 +226,190 @@ TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoneOfATableThatWasNotLin
   Table(8, 0, 0x4000 | kAll);
   machine_->WriteCr3(0x6001 | kKeep);
   ExpectSame(0x10000);
+}
+
+// Here nothing else is added: the guest writes its tables through a large page, whose parts are no
+// entries of tables.
+TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNotOneLeafMore) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  Table(3, 4, kAll | guest::kLargePage);
+  Table(6, 0, EntryAt(1, 0));
+  machine_->Load(guest_);
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  constexpr uint64_t kEntry = MiB(8) + 0x4000 + 72 * 8;
+  machine_->Store(Gva(kEntry), 0);
+  ExpectSame(0x10000);
+  machine_->WriteCr3(0x6001);
+  ExpectSame(0x48000);
+  machine_->WriteCr3(0x1000 | kKeep);
+  machine_->Store(Gva(kEntry), 0x10000 | kAll);
+  ExpectSame(0x48000);
+  machine_->Store(Gva(kEntry), 0x20000 | kAll);
+  machine_->WriteCr3(0x6001 | kKeep);
+  ExpectSame(0x48000);
+}
+
+// The root of PCID 0 is cached, and has a shadow of its own of the table: another right above it.
+TEST_F(ShadowFault, InvpcidSyncsTheRootOfItsPcid) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  Table(3, 4, kAll | guest::kLargePage);
+  Table(6, 0, 0x7000 | (kAll & ~guest::kUser));
+  Table(7, 0, 0x3000 | kAll);
+  machine_->Load(guest_);
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  constexpr uint64_t kEntry = MiB(8) + 0x4000 + 16 * 8;
+  for (const uint64_t cr3 : {uint64_t{0x6001}, 0x1000 | kKeep, 0x6001 | kKeep}) {
+    machine_->WriteCr3(cr3);
+    Access(0x10000);
+    Access(kEntry);
+  }
+  ASSERT_EQ(machine_->Store(Gva(kEntry), 0x20000 | kAll).what, kMemory);
+  ASSERT_FALSE(machine_->wants_emulation());
+  ASSERT_EQ(*machine_->shadow().Invpcid(0, 0, Gva(0x10000)), GuestEvent::kNone);
+  machine_->WriteCr3(0x1000 | kKeep);
+  ExpectSame(0x10000);
+}
+
+TEST_F(ShadowFault, SettingTheRegistersIsAFlush) {
+  Start();
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+  machine_->Load(guest_);
+  ExpectSame(0x10000);
+}
+
+// A page fault drops what is cached for its address (SDM vol. 3A, 5.10.4.1).
+TEST_F(ShadowFault, AfterAPageFaultOfTheGuestsTheAddressIsWalkedAnew) {
+  Start();
+  Table(4, 16, 0x10000 | (kAll & ~guest::kWrite));
+  Access(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | (kAll & ~guest::kWrite));
+  ASSERT_EQ(Access(0x10000, kStore).what, Seen::What::kPageFault);
+  ExpectSame(0x10000);
+}
+
+// The fetch gives the leaf X, and the guest takes it again.
+TEST_F(ShadowFault, ARightThatCameWithAFaultGoesWithAFlush) {
+  Start();
+  Table(4, 16, 0x10000 | kAll | guest::kNoExecute);
+  ExpectSame(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x10000 | kAll);
+  ExpectSame(0x10000, kFetch);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x10000 | kAll | guest::kNoExecute);
+  machine_->Invlpg(Gva(0x10000));
+  ExpectSame(0x10000, kFetch);
+}
+
+// With EFER.NXE clear bit 63 is reserved. The flush that comes with its change reads the table.
+TEST_F(ShadowFault, ATableOfOneModeIsNotSyncedByTheRulesOfAnother) {
+  Start();
+  GuestCpu plain = guest_;
+  plain.efer &= ~sim::kEferNxe;
+  machine_->Load(plain);
+  ExpectSame(0x10000);
+  machine_->Store(Gva(0x4000 + 16 * 8), 0x10000 | kAll | guest::kNoExecute);
+  machine_->Load(guest_);
+  machine_->Load(plain);
+  ExpectSame(0x10000);
+}
+
+// Here PCID 0 has brought a right into the table, to a page that PCID 1 has only read.
+TEST_F(ShadowFault, ACr3WriteThatKeepsTranslationsKeepsNoRightThatItsPcidNeverHad) {
+  Start();
+  guest_.cr4 |= sim::kCr4Pcide;
+  Table(4, 16, 0x10000 | (kAll & ~guest::kDirty));
+  Table(6, 0, EntryAt(1, 0));
+  machine_->Load(guest_);
+  constexpr uint64_t kKeep = guest::kCr3KeepTranslations;
+  machine_->Store(Gva(0x4000 + 63 * 8), 0);  // maps the table, too
+  machine_->WriteCr3(0x6001);
+  ExpectSame(0x10000);
+  machine_->WriteCr3(0x1000 | kKeep);
+  ASSERT_EQ(Access(0x10000, kStore).what, kMemory);
+  ASSERT_EQ(machine_->Store(Gva(0x4000 + 16 * 8), 0x10000 | (kAll & ~guest::kWrite)).what, kMemory);
+  machine_->WriteCr3(0x6001 | kKeep);
+  ExpectSame(0x10000, kStore);
+}
+
+// Outside of 64-bit modes bit 63 of CR3 is none, and without CR4.PCIDE it asks for nothing.
+TEST_F(ShadowFault, WithoutPcidsNoCr3WriteKeepsAnything) {
+  Start({}, PagingMode::kPae);
+  const uint64_t cr3 = guest_.cr3 | guest::kCr3KeepTranslations;
+  for (uint64_t frame = 0x20; frame < 0x22; ++frame) {
+    EXPECT_EQ(machine_->WriteCr3(cr3), GuestEvent::kNone);
+    EXPECT_EQ(Access(0x10000).value, machine_->HpaOf(Gpa(frame == 0x20 ? 0x10000 : 0x20000)));
+    machine_->Store(Gva(0x4000 + 16 * 8), frame << kPageShift | kAll);
+  }
+  EXPECT_EQ(machine_->WriteCr3(cr3), GuestEvent::kNone);
+  EXPECT_EQ(Access(0x10000).value, machine_->HpaOf(Gpa(0x21000)));
+}
+
+TEST_F(ShadowFault, InvpcidOfContextsSyncsAll) {
+  for (const uint64_t type : {1, 2, 3}) {
+    Start();
+    Access(0x10000);
+    machine_->Store(Gva(0x4000 + 16 * 8), 0x20000 | kAll);
+    ASSERT_EQ(*machine_->shadow().Invpcid(type, 0, Gva(0)), GuestEvent::kNone);
+    EXPECT_EQ(Stats().mmu_unsync, 0u) << "type " << type;
+    ExpectSame(0x10000);
+  }
+}
+
+TEST_F(ShadowFault, InvpcidKnowsTheAddressesOf5LevelPaging) {
+  Start();
+  Table(6, 0, 0x1000 | kAll);
+  guest_ = GuestIn(PagingMode::k5Level);
+  guest_.cr3 = 0x6000;
+  machine_->Load(guest_);
+  ShadowVcpu& shadow = machine_->shadow();
+  EXPECT_EQ(*shadow.Invpcid(0, 0, Gva(uint64_t{1} << 55)), GuestEvent::kNone);
+  EXPECT_EQ(*shadow.Invpcid(0, 0, Gva(uint64_t{1} << 56)), GuestEvent::kGeneralProtection);
+}
+
+// The guest has written another PDPTE, for the same GiB, to memory. (SDM vol. 3A, 5.4.1.)
+TEST_F(ShadowFault, PdptesAreLoadedByTheMovsThatLoadThem) {
+  struct Case {
+    const char* name;
+    void (*change)(GuestCpu&);
+    bool loads;
+  };
+  constexpr Case kCases[] = {
+      {"CR3", [](GuestCpu&) {}, true},
+      {"CR0.WP", [](GuestCpu& cpu) { cpu.cr0 ^= guest::kCr0WriteProtect; }, false},
+      {"CR0.CD", [](GuestCpu& cpu) { cpu.cr0 ^= guest::kCr0CacheDisable; }, true},
+      {"CR0.NW", [](GuestCpu& cpu) { cpu.cr0 ^= guest::kCr0NotWriteThrough; }, true},
+      {"CR4.PGE", [](GuestCpu& cpu) { cpu.cr4 ^= guest::kCr4GlobalPages; }, true},
+      {"CR4.PSE", [](GuestCpu& cpu) { cpu.cr4 ^= guest::kCr4PageSizeExtensions; }, true},
+      {"CR4.SMEP", [](GuestCpu& cpu) { cpu.cr4 ^= guest::kCr4Smep; }, true},
+      {"CR4.SMAP", [](GuestCpu& cpu) { cpu.cr4 ^= guest::kCr4Smap; }, false},
+  };
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    Start({}, PagingMode::kPae);
+    ASSERT_EQ(Access(0x10000).value, machine_->HpaOf(Gpa(0x10000)));
+    Table(6, 0, 0x7000 | kAll);
+    Table(7, 16, 0x20000 | kAll);
+    machine_->Poke<uint64_t>(Gpa(0x5000), 0x6001);
+    c.change(guest_);
+    if (std::string(c.name) == "CR3") {
+      machine_->WriteCr3(guest_.cr3);
+    } else {
+      machine_->Load(guest_);
+    }
+    EXPECT_EQ(Access(0x10000, kLoad, true).value,
+              machine_->HpaOf(Gpa(c.loads ? 0x20000 : 0x10000)));
+  }
+  // Whoever sets another CR3 besides loads them, too.
+  Start({}, PagingMode::kPae);
+  Table(6, 0, 0x7000 | kAll);
+  Table(7, 16, 0x20000 | kAll);
+  machine_->Poke<uint64_t>(Gpa(0x5020), 0x6001);
+  guest_.cr3 = 0x5020;
+  machine_->Load(guest_);
+  EXPECT_EQ(Access(0x10000).value, machine_->HpaOf(Gpa(0x20000)));
+  EXPECT_EQ(machine_->WriteCr3(MiB(64)), GuestEvent::kGeneralProtection) << "no memory is there";
 }
 
 TEST_F(ShadowFault, WritesOverSeveralPagesOfTablesAreFollowedInEach) {
