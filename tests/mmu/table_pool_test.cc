@@ -111,6 +111,18 @@ TEST(TablePool, BlocksWithoutATableInUseGoBackToTheBackend) {
   pool.ReturnUnused(std::move(again));
 }
 
+TEST(TablePool, ABlockStaysAsLongAsSomebodyMayReadATableOfIt) {
+  MinimalBackend backend;
+  TablePool pool(backend, kPlenty, EptEntry::Empty());
+  TableList all;
+  ASSERT_TRUE(pool.Take(2 * static_cast<size_t>(kTablesPerBlock), all).ok());
+  const uint64_t* const read = all.head()->entries();
+  pool.ReturnUnused(std::move(all));
+  ASSERT_EQ(pool.ReleaseBlocks([&](TablePool::Keep keep) { keep(read); }), kTableBlockBytes);
+  EXPECT_EQ(EptEntry(*read), EptEntry::Empty());
+  EXPECT_EQ(pool.ReleaseBlocks(), kTableBlockBytes);
+}
+
 TEST(TablePool, TakesAllOrNothingFromAPoorBackend) {
   TestHost backend;
   TablePool pool(backend, kPlenty, EptEntry::Empty());
