@@ -146,7 +146,8 @@ TEST_F(ShadowFault, WritesAreLoggedOnceForEachTake) {
   EXPECT_EQ(Faults(), before + 1);
   Access(0x11000, kStore);
   EXPECT_EQ(Faults(), before + 1);
-  EXPECT_THAT(TakeDirty(), ElementsAre(0x11));
+  Access(0x13000, kStore);
+  EXPECT_THAT(TakeDirty(), ElementsAre(0x11, 0x13)) << "each page of a take is protected again";
 }
 
 TEST_F(ShadowFault, AReadOfALoggedPageGivesNoWToItOrItsNeighbours) {

@@ -77,6 +77,13 @@ TEST_F(ShadowRace, AnEntryThatIsWrittenWhileTheHostIsAskedIsWalkedAgain) {
   EXPECT_EQ(MappedGpa(), 0x50000u);
 }
 
+// The host takes the memory of a table, one page.
+TEST_F(ShadowRace, ATableWhoseMemoryGoesTakesItsLeavesWithIt) {
+  ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
+  ASSERT_TRUE(vm().InvalidateHostRange(kRam + 0x4000, kPageSize).ok());
+  EXPECT_EQ(MappedGpa(), 0u);
+}
+
 // The host has begun to take the page away, and not ended.
 TEST_F(ShadowRace, APageThatIsBeingTakenAwayIsNotMapped) {
   ASSERT_EQ(Fault(0, 0x10000, 0), PagingOutcome::kFixed);
