@@ -182,6 +182,18 @@ TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
   EXPECT_EQ(guest_.Take(0), (Pages{kNext - 20, kNext + 20}));
 }
 
+// The pages were mapped before the log, so the first write opens the whole table.
+TEST_P(LogCorners, AWriteThatOpensATableMakesRoomInBothPartsOfTheLog) {
+  base_ = PageAt(Gpa(0), 100);
+  guest_.AddSlot(0, base_, MiB(64));
+  constexpr uint64_t kNext = DirtyLog::kPagesPerChunk;
+  const Pages written{kNext - 10, kNext + 10};
+  for (const uint64_t page : written) Write(page);
+  guest_.SetLogging(0, true);
+  for (const uint64_t page : written) Write(page);
+  EXPECT_EQ(guest_.Take(0), written);
+}
+
 // The next part of the log begins in the middle of the last table, which ends with the slot.
 TEST_P(LogCorners, APushMakesRoomInBothPartsOfTheLogThatATableLiesAcross) {
   base_ = PageAt(Gpa(0), 100);

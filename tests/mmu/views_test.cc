@@ -411,10 +411,10 @@ TEST(Views, ARightThatAgingTookComesBackWithinTheView) {
 // The exit of a page that was remembered as MMIO does not say what the guest tried.
 TEST(Views, WhereMemoryHasComeAnAccessIsAnsweredByWhatItIsAndNotAsARead) {
   ViewingGuest guest;
-  EXPECT_EQ(guest.Load(Gpa(0x3000)), FaultOutcome::kMmio);
-  guest.AddSlot(Gpa(0), MiB(2), 0, kSlotReadOnly);
   ASSERT_EQ(guest.vm().SetViewRights(kBaseView, Gfn(0), PageCount(512), ExecuteOnly()),
             absl::OkStatus());
+  EXPECT_EQ(guest.Load(Gpa(0x3000)), FaultOutcome::kMmio) << "which is remembered";
+  guest.AddSlot(Gpa(0), MiB(2), 0, kSlotReadOnly);
   EXPECT_EQ(guest.Store(Gpa(0x3000)), FaultOutcome::kMmio) << "of a read-only slot";
   EXPECT_EQ(guest.Load(Gpa(0x3000)), kDenied);
   EXPECT_EQ(guest.Fetch(Gpa(0x3000)), kDone);
