@@ -238,6 +238,13 @@ class ShadowTables {
   // Lets pages of level 1, if they alone shadow `gfn`, go out of sync. Returns whether the guest
   // must not write it even so. In a writer's section, like what follows.
   bool MustTrackEvenUnsync(Gfn gfn);
+  // Zaps those pages that are out of sync longest where there are more than `kMostUnsync`, so that
+  // whoever looks at all of them in one section is soon done.
+  void LimitUnsync(DescriptorCache& descriptors, ShadowZap& zap) {
+    AssertWriting(mmu_lock_);
+    while (unsync_.size() > kMostUnsync) Zap(*unsync_.first(), descriptors, zap);
+  }
+  static constexpr size_t kMostUnsync = 256;
   // Says that `size` bytes at `gpa`, within one page, have been written to a frame that is tracked:
   // drops the entries that follow from them, or the pages that are written too often or too oddly
   // (kvm_mmu_track_write).

@@ -180,6 +180,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline ShadowVcpuImpl::Next ShadowVcpuImpl::Install
 ABSL_ATTRIBUTE_NOINLINE ShadowVcpuImpl::Next ShadowVcpuImpl::InstallAlone(
     PagingFault& fault, PagingFaultResult& result) {
   return DoAlone(fault, [&](ShadowZap& zap) {
+    tables().LimitUnsync(stock_.descriptors, zap);  // this fault may let one more page go unsync
     const Level goal = parts_.policy.MayBeLarge(fault.page) ? LargestLeaf(fault) : kLevel4K;
     const auto reach = [&](ShadowPlace& place) { return ReachLeaf(fault, goal, zap, place); };
     return SetAlone(fault, goal, reach, [&](ShadowPlace place) {

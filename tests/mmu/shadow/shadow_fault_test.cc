@@ -293,5 +293,26 @@ TEST(ShadowOptions, ABackendWithoutItSaysSo) {
   EXPECT_TRUE(absl::IsInvalidArgument(logged.status())) << logged.status();
 }
 
+// Every sync looks at all pages that are out of sync in one section, for whose end others wait.
+TEST_F(ShadowFault, FewPagesAreOutOfSyncHoweverManyTablesTheGuestWrites) {
+  constexpr uint64_t kTables = 400;
+  constexpr uint64_t kFirst = 0x100;  // frame
+  Start({.vm = {.shadow_page_quota = 1000}});
+  for (uint64_t i = 1; i <= kTables; ++i) {
+    Table(3, i, (kFirst + i) << kPageShift | kAll);
+    Table(kFirst + i, 0, 0x10000 | kAll);
+    Table(kFirst + i, 1, (kFirst + i) << kPageShift | kAll);  // itself
+  }
+  for (uint64_t i = 1; i <= kTables; ++i) {
+    Access(i * MiB(2));
+    machine_->Store(Gva(i * MiB(2) + kPageSize), 0x11000 | kAll);
+    EXPECT_FALSE(machine_->wants_emulation());
+    ASSERT_LE(Stats().mmu_unsync, 257u);
+  }
+  machine_->WriteCr3(guest_.cr3);
+  EXPECT_EQ(Stats().mmu_unsync, 0u);
+  for (uint64_t i = 1; i <= kTables; ++i) ExpectSame(i * MiB(2), kStore);
+}
+
 }  // namespace
 }  // namespace tdp::shadow_test
