@@ -54,7 +54,10 @@ void ShadowedTables<Entry>::NarrowPages(Gfn base, uint64_t mask, WriteNotice) {
 
 template <typename Entry>
 PendingFlush ShadowedTables<Entry>::ZapAll() {
-  parts_.zaps.Add();
+  {
+    const MmuWriteSection section(parts_.mmu_lock);
+    parts_.zaps.Add();  // other writers count there, too
+  }
   return tables_.ZapAll();
 }
 

@@ -3,6 +3,8 @@
 // Ranges are aged, split, collapsed, prefaulted and taken away while vCPUs fault.
 
 #include <atomic>
+#include <cstdint>
+#include <memory>
 #include <random>
 #include <thread>
 #include <vector>
@@ -77,6 +79,20 @@ void FaultAndOperate(const VmOptions& options) {
 TEST(RangeThreads, RangesChangeSizeUnderFaultsAndKeepTheirFrames) { FaultAndOperate({}); }
 
 TEST(RangeThreads, SoTheyDoWithoutABits) { FaultAndOperate({.accessed_dirty = Use::kNever}); }
+
+TEST(RangeThreads, EachZapOfAllThatIsShadowedCounts) {
+  constexpr uint64_t kZaps = 300000;
+  TestHost host;
+  host.offered.shadow_paging = true;
+  const std::unique_ptr<Vm> vm = *Vm::Create(host, {.paging = Paging::kShadow});
+  const auto zap = [&vm] {
+    for (uint64_t i = 0; i < kZaps; ++i) vm->ZapAll()->Settle();
+  };
+  std::thread other(zap);
+  zap();
+  other.join();
+  EXPECT_EQ(vm->Stats().zaps, 2 * kZaps);
+}
 
 }  // namespace
 }  // namespace tdp
