@@ -213,6 +213,7 @@ class VtxVcpu {
   absl::Status EndNmi();
   absl::Status EndWaitForSipi(const VmExit& exit);
   absl::Status EndBlocking(uint64_t kinds);
+  absl::StatusOr<uint64_t> BehindInstruction(uint64_t rip, uint64_t bytes) const;
 
   FrameArena& arena_;
   const VmxMsrs msrs_;

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tdp/backends/vtx/guest_state.h"
 #include "tdp/backends/vtx/pending_events.h"
 #include "tdp/backends/vtx/vmcs_field.h"
 #include "tdp/backends/vtx/vmx_asm.h"
@@ -30,13 +31,15 @@ constexpr uint64_t kTrapFlag = 1 << 8;            // of RFLAGS
 constexpr uint64_t kInterruptFlag = 1 << 9;       // of RFLAGS
 constexpr uint64_t kBranchTrap = 1 << 1;          // of IA32_DEBUGCTL: TF traps at branches only
 constexpr uint64_t kPendingSingleStep = 1 << 14;  // of the pending debug exceptions
+constexpr uint64_t kLongCode = 1 << 13;           // of the rights of CS
 
 }  // namespace
 
 // Blocking ends with the instruction after STI or MOV SS, which this one is.
 absl::Status VtxVcpu::SkipInstruction(const VmExit& exit) {
   TDP_ASSIGN_OR_RETURN(const uint64_t rip, Read(VmcsField::kGuestRip));
-  TDP_RETURN_IF_ERROR(Write(VmcsField::kGuestRip, rip + exit.instruction_bytes));
+  TDP_ASSIGN_OR_RETURN(const uint64_t next, BehindInstruction(rip, exit.instruction_bytes));
+  TDP_RETURN_IF_ERROR(Write(VmcsField::kGuestRip, next));
   TDP_ASSIGN_OR_RETURN(const uint64_t state, Read(VmcsField::kGuestInterruptibility));
   if ((state & (kBlockedBySti | kBlockedByMovSs)) != 0) {
     TDP_RETURN_IF_ERROR(
@@ -48,6 +51,18 @@ absl::Status VtxVcpu::SkipInstruction(const VmExit& exit) {
   if ((debug & kBranchTrap) != 0) return absl::OkStatus();
   TDP_ASSIGN_OR_RETURN(const uint64_t pending, Read(VmcsField::kGuestPendingDebug));
   return Write(VmcsField::kGuestPendingDebug, pending | kPendingSingleStep);
+}
+
+// Returns where the instruction of `bytes` at `rip` ends. Outside of 64-bit mode the address space
+// goes on at 0 behind 4 GiB, and the CPU takes no entry with more in RIP (SDM vol. 3C, 27.3.1.4).
+absl::StatusOr<uint64_t> VtxVcpu::BehindInstruction(uint64_t rip, uint64_t bytes) const {
+  constexpr uint64_t kLow = 0xffffffff;
+  const uint64_t next = rip + bytes;
+  if ((rip & ~kLow) == (next & ~kLow)) return next;
+  TDP_ASSIGN_OR_RETURN(const uint64_t entry, Read(VmcsField::kEntryControls));
+  TDP_ASSIGN_OR_RETURN(const uint64_t rights, Read(FieldAfter(VmcsField::kGuestEsRights, kCs)));
+  const bool is_64_bit = (entry & entry_control::kGuest64) != 0 && (rights & kLongCode) != 0;
+  return is_64_bit ? next : next & kLow;
 }
 
 void VtxVcpu::InjectException(uint8_t vector, int64_t error_code) {

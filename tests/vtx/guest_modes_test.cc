@@ -193,6 +193,27 @@ TEST(GuestModes, AGuestThatFaultsWhileAnExceptionIsDeliveredStillGetsIt) {
   EXPECT_EQ(machine.FaultsAt(Gpa(Machine::kStack - 8)), 1);
 }
 
+// The guest has put an instruction that exits at the end of its address space.
+TEST(GuestModes, TheInstructionBehindTheLastOf4GiBIsAt0OutsideOf64BitMode) {
+  constexpr uint8_t kProgram[] = {0x0f, 0xa2, 0xf4};  // cpuid; hlt
+  Machine machine;
+  machine.Start(kProgram, GuestState::Flat32(Machine::kCode.raw(), Machine::kStack));
+  VmExit exit = machine.Run();
+  ASSERT_EQ(exit.reason, ExitReason::kCpuid);
+  CheckOk(machine.vcpu().Write(VmcsField::kGuestRip, 0xfffffffe));
+  CheckOk(machine.vcpu().SkipInstruction(exit));
+  ASSERT_EQ(ValueOrDie(machine.vcpu().Read(VmcsField::kGuestRip)), 0u) << "no entry takes more";
+  machine.Copy(HaltProgram(), Gpa(0));
+  EXPECT_EQ(machine.Run().reason, ExitReason::kHlt);
+
+  machine.Start64(kProgram);
+  exit = machine.Run();
+  ASSERT_EQ(exit.reason, ExitReason::kCpuid);
+  CheckOk(machine.vcpu().Write(VmcsField::kGuestRip, 0xfffffffe));
+  CheckOk(machine.vcpu().SkipInstruction(exit));
+  EXPECT_EQ(ValueOrDie(machine.vcpu().Read(VmcsField::kGuestRip)), 0x100000000u);
+}
+
 TEST(GuestModes, VectorRegistersOfGuestAndHostAreApart) {
   Machine machine;
   machine.Start64(KeepVectorProgram());
