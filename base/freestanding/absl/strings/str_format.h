@@ -96,6 +96,9 @@ inline void Format(std::string& out, std::string_view format, const FormatArg* a
 
 }  // namespace internal
 
+template <typename...>
+using FormatSpec = std::string_view;  // nothing is checked before it is used
+
 template <typename... Args>
 std::string StrFormat(std::string_view format, const Args&... args) {
   const internal::FormatArg list[] = {internal::MakeFormatArg(args)..., {}};
