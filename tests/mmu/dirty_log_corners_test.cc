@@ -161,6 +161,27 @@ TEST_P(LogCorners, ATableThatIsTakenAwayTellsTheLogsOfAllItsSlots) {
   for (uint32_t slot = 0; slot < 3; ++slot) EXPECT_EQ(guest_.Take(slot), Pages{50}) << slot;
 }
 
+// Both spaces have a slot at the same address that logs, over other memory.
+TEST_P(LogCorners, ATableOfSmmThatIsTakenAwayTellsTheLogOfItsOwnSpace) {
+  LoggingGuest guest({.tracking = GetParam()}, {.address_spaces = 2});
+  guest.AddSlot(0, Gpa(0), MiB(2), 0, kSlotLogDirtyPages);
+  constexpr Hva kSmram{TiB(3)};
+  ASSERT_EQ(guest.memory().Map(kSmram, MiB(2), {}), absl::OkStatus());
+  ASSERT_EQ(guest.vm().SetMemoryRegion(
+                {.address_space = 1, .flags = kSlotLogDirtyPages, .size = MiB(2), .hva = kSmram}),
+            absl::OkStatus());
+  ASSERT_EQ(guest.vcpu(0).SetAddressSpace(1), absl::OkStatus());
+  const auto take = [&](AddressSpaceId space) {
+    return ShownPages([&](auto visit) { return guest.vm().TakeDirtyLog(0, visit, space); });
+  };
+  guest.Write(0, PageAt(Gpa(0), 50));
+  EXPECT_EQ(take(1), Pages{50});
+  guest.Write(0, PageAt(Gpa(0), 50));
+  guest.Settle(guest.vm().ZapRange(Gfn(0), PageCount(2 * kTablePages), 1));
+  EXPECT_EQ(take(1), Pages{50});
+  EXPECT_THAT(take(0), IsEmpty());
+}
+
 // Page 4096 of a slot is where the next part of its log begins; here that is in the middle of a
 // table.
 TEST_P(LogCorners, ATableThatLiesAcrossTwoPartsOfTheLogHasRoomInBoth) {
