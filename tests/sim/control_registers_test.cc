@@ -7,16 +7,11 @@
 #include <cstdint>
 
 #include "tdp/backends/sim/cpu.h"
+#include "tests/sim/guest_page.h"
 #include "tests/sim/world.h"
 
 namespace tdp::sim {
 namespace {
-
-constexpr uint64_t kGva = 0x40000000;
-constexpr uint64_t kGpa = MiB(64);
-constexpr uint64_t kHpa = MiB(512);
-constexpr uint64_t kOtherHpa = MiB(640);
-constexpr uint64_t kOtherGpa = MiB(96);
 
 TEST(LegacyPaging, AChangeOfPseDropsWhatWasCached) {
   World world({}, PagingMode::k32Bit);

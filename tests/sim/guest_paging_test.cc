@@ -8,32 +8,14 @@
 #include <cstdint>
 
 #include "tdp/backends/sim/cpu.h"
+#include "tests/sim/guest_page.h"
 #include "tests/sim/world.h"
 
 namespace tdp::sim {
 namespace {
 
-constexpr uint64_t kGva = 0x40000000;
-constexpr uint64_t kGpa = MiB(64);
-constexpr uint64_t kHpa = MiB(512);
-constexpr uint64_t kOtherHpa = MiB(640);
-constexpr uint64_t kOtherGpa = MiB(96);
-
-class GuestPaging : public testing::Test {
+class GuestPaging : public GuestPageTest {
  protected:
-  GuestPaging() {
-    world_.MapEpt(kGpa, kHpa);
-    world_.MapEpt(kOtherGpa, kOtherHpa);
-    entry_ = world_.MapGuest(kGva, kGpa);
-    world_.Enter();
-  }
-  void SetCr4(uint64_t bits) {
-    world_.ChangeRegisters([bits](Registers& r) { r.cr4 |= bits; });
-  }
-  AccessResult Touch(AccessKind kind = AccessKind::kLoad,
-                     Accessor accessor = Accessor::kSupervisor) {
-    return world_.cpu().Access({.gva = kGva, .kind = kind, .accessor = accessor});
-  }
   // Returns the error code of the page fault, or 0 if there was none.
   uint32_t Fault(AccessKind kind, Accessor accessor) {
     const AccessResult result = Touch(kind, accessor);
@@ -43,12 +25,6 @@ class GuestPaging : public testing::Test {
     world_.Store(entry_, kGpa | bits);
     world_.cpu().Invlpg(Gva(kGva));
   }
-  // Makes the guest's tables say another page, without telling the CPU.
-  void MoveSilently() { world_.Store(entry_, kOtherGpa | kGuestLeaf); }
-  bool StillCached() { return Touch().hpa == Hpa(kHpa); }
-
-  World world_;
-  uint64_t entry_ = 0;
 };
 
 TEST_F(GuestPaging, WpDecidesWhetherTheSupervisorMayWriteReadOnlyPages) {

@@ -8,38 +8,13 @@
 #include <cstdint>
 
 #include "tdp/backends/sim/cpu.h"
+#include "tests/sim/guest_page.h"
 #include "tests/sim/world.h"
 
 namespace tdp::sim {
 namespace {
 
-constexpr uint64_t kGva = 0x40000000;
-constexpr uint64_t kGpa = MiB(64);
-constexpr uint64_t kHpa = MiB(512);
-constexpr uint64_t kOtherHpa = MiB(640);
-constexpr uint64_t kOtherGpa = MiB(96);
-
-class PagingCorners : public testing::Test {
- protected:
-  PagingCorners() {
-    world_.MapEpt(kGpa, kHpa);
-    world_.MapEpt(kOtherGpa, kOtherHpa);
-    entry_ = world_.MapGuest(kGva, kGpa);
-    world_.Enter();
-  }
-  void SetCr4(uint64_t bits) {
-    world_.ChangeRegisters([bits](Registers& r) { r.cr4 |= bits; });
-  }
-  AccessResult Touch(AccessKind kind = AccessKind::kLoad) {
-    return world_.cpu().Access({.gva = kGva, .kind = kind});
-  }
-  // Makes the guest's tables say another page, without telling the CPU.
-  void MoveSilently() { world_.Store(entry_, kOtherGpa | kGuestLeaf); }
-  bool StillCached() { return Touch().hpa == Hpa(kHpa); }
-
-  World world_;
-  uint64_t entry_ = 0;
-};
+using PagingCorners = GuestPageTest;
 
 // SDM vol. 3A, tables 5-4 to 5-19. The leaf of `level` is asked for where `leaf` is true.
 bool IsReserved(PagingMode mode, int level, bool leaf, int bit, const CpuFeatures& features) {
