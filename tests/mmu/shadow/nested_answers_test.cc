@@ -22,8 +22,6 @@ using testing::HasSubstr;
 constexpr uint64_t kPage = 0x5000;     // of L2
 constexpr uint64_t kFrame = 0x800000;  // of L1
 
-Nested Memory(uint64_t gpa) { return {Nested::What::kMemory, gpa}; }
-
 // The CPU of L1 may offer less than the one that there is, and not more.
 TEST(NestedAnswers, RefusesWhatTheCpuLacksOrNobodyShadows) {
   struct Case {

@@ -25,8 +25,6 @@ constexpr uint64_t kFrame = 0x800000;  // of L1
 constexpr uint64_t kRead = ept::kRead;
 constexpr uint64_t kAll = ept::kRightsMask;
 
-Nested Memory(uint64_t gpa) { return {Nested::What::kMemory, gpa}; }
-
 TEST(NestedVcpu, RunsL2OnTheMemoryThatL1Gave) {
   NestedWorld world;
   world.Map(kPage, kFrame);

@@ -37,6 +37,9 @@ struct Nested {
   }
 };
 
+// Says that an access comes to L1's memory at `gpa`.
+inline Nested Memory(uint64_t gpa) { return {Nested::What::kMemory, gpa}; }
+
 class NestedWorld : public SimWorld {
  public:
   static constexpr ByteCount kRamBytes = MiB(16);
