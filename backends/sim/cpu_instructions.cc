@@ -89,11 +89,10 @@ Event Cpu::LoadPdptes() {
 
 Event Cpu::WriteCr0(uint64_t value) {
   const Registers before = state_.registers;
-  state_.registers.cr0 = value;
-  if (!IsLegalChange(before, state_.registers)) {
-    state_.registers = before;
-    return RaiseGeneralProtection();
-  }
+  Registers after = before;
+  after.cr0 = value;
+  if (!IsLegalChange(before, after)) return RaiseGeneralProtection();
+  state_.registers = after;
   Reload();
   const Event event = ReloadPdptesIf(Changed(before.cr0, value, kCr0Pg | kCr0Cd | kCr0Nw));
   if (event != Event::kNone) {
@@ -134,11 +133,10 @@ Event Cpu::WriteCr4(uint64_t value) {
   const Registers before = state_.registers;
   const uint64_t set = value & ~before.cr4;
   const uint64_t cleared = before.cr4 & ~value;
-  state_.registers.cr4 = value;
-  if (!IsLegalChange(before, state_.registers)) {
-    state_.registers = before;
-    return RaiseGeneralProtection();
-  }
+  Registers after = before;
+  after.cr4 = value;
+  if (!IsLegalChange(before, after)) return RaiseGeneralProtection();
+  state_.registers = after;
   Reload();
   constexpr uint64_t kEither = kCr4Pse | kCr4Pae | kCr4Pge;
   const Event event = ReloadPdptesIf(Changed(before.cr4, value, kEither | kCr4Smep));
