@@ -126,7 +126,7 @@ consumer_strict_headers() {
 }
 
 # Each library as one unit, which some projects ask for, and which takes a third of the time. By
-# clang, with its warnings of locks and the strictest besides: all else here builds by gcc.
+# clang, with its warnings of locks and the strictest besides: nothing else builds all of it so.
 install_copy() {
   cmake -G Ninja -S "$1/libtdp" -B "$1/build" -DCMAKE_BUILD_TYPE=Debug "${ONE_UNIT[@]}" \
     -DCMAKE_CXX_COMPILER=clang++-14 -DLIBTDP_VTX=ON \
